@@ -1,0 +1,47 @@
+# Two commands do all the set-up: `make demo` (the main job) and `make test`. Everything goes into .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+TASKS := button-press-topdown-v3 drawer-open-v3 window-close-v3 door-open-v3
+RUN ?= runs/first
+DATA ?= data/demos
+export MUJOCO_GL ?= osmesa
+
+.PHONY: demo test setup setup-dev system lint bench interop clean
+
+demo: setup
+	$(BIN)/wamkit collect --env metaworld --tasks $(TASKS) --episodes 30 --out $(DATA)
+	$(BIN)/wamkit train --recipe metaworld-unified --data $(DATA) --out $(RUN)
+	$(BIN)/wamkit eval $(RUN) --episodes 20
+
+test: setup-dev
+	$(BIN)/python -m pytest
+
+lint: setup-dev
+	$(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/main_job.py
+
+setup: $(VENV)/.installed system
+setup-dev: $(VENV)/.installed-dev system
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { echo "wamkit needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The marks name what they were made from, so a changed pyproject.toml installs again.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
+	touch $(VENV)/.installed $@
+
+# MuJoCo draws by software through OSMesa, a system library.
+system:
+	@sh tools/system.sh
+
+clean:
+	rm -rf $(VENV) build dist

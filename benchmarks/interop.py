@@ -1,0 +1,139 @@
+"""Does lerobot read what wamkit writes, and the other way round? Compares every value and pixel of every frame.
+
+lerobot runs in an environment of its own (it needs other versions of NumPy and PyAV than wamkit does):
+
+    python3.11 -m venv .venv-lerobot
+    .venv-lerobot/bin/pip install torch==2.13.0 numpy==2.2.6 'datasets>=4,<5' 'pandas<3' 'av>=15,<16' pillow \
+        draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
+    .venv-lerobot/bin/pip install --no-deps lerobot==0.4.4
+    python benchmarks/interop.py --python .venv-lerobot/bin/python
+
+Prints one line a comparison and exits with status 1 if anything differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from wamkit.data.store import Store
+from wamkit.types import Episode, Snapshot
+
+WITH_LEROBOT = Path(__file__).parents[1] / "tests/interop/with_lerobot.py"
+CAMERAS, SIZE = ("front", "wrist"), 64
+TEXTS = ("press the button", "open the drawer")
+
+
+def pictures(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Coloured squares that move over a wood-like grain, uint8 (steps, 2, 3, 64, 64): no frame is like another."""
+    out = np.empty((steps, len(CAMERAS), 3, SIZE, SIZE), np.uint8)
+    grain = rng.integers(90, 140, (3, 1, SIZE)).repeat(SIZE, 1)
+    for view in range(len(CAMERAS)):
+        start, speed, colour = rng.integers(0, 20, 2), rng.integers(1, 3, 2), rng.integers(0, 255, 3)
+        for step in range(steps):
+            y, x = start + speed * step % 40
+            out[step, view] = grain
+            out[step, view, :, y : y + 9, x : x + 9] = colour[:, None, None]
+    return out
+
+
+def episodes() -> list[Episode]:
+    """Two tasks, two cameras, different lengths, one episode that isn't to be imitated."""
+    out = []
+    for seed, steps in enumerate((24, 17, 30, 9)):
+        rng = np.random.default_rng(seed)
+        expert = rng.uniform(-1, 1, (steps, 4)).astype(np.float32)
+        out.append(
+            Episode(
+                task=("press", "open")[seed % 2],
+                text=TEXTS[seed % 2],
+                seed=seed,
+                fps=80.0,
+                cameras=CAMERAS,
+                images=pictures(rng, steps),
+                proprio=rng.normal(size=(steps, 7)).astype(np.float32),
+                action=expert + rng.normal(0, 0.1, expert.shape).astype(np.float32),
+                action_expert=expert,
+                reward=rng.uniform(0, 10, steps).astype(np.float32),
+                success=np.arange(steps) > steps - 3,
+                imitate=seed != 2,
+                noise=0.1,
+                snapshots=tuple(Snapshot(rng.normal(size=9), {}, {"step": step}) for step in range(steps)),
+            )
+        )
+    return out
+
+
+def lerobot(python: str, *arguments: object) -> None:
+    done = subprocess.run([python, str(WITH_LEROBOT), *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"lerobot failed to {arguments[0]}:\n{done.stderr}")
+
+
+def compare(title: str, root: Path, python: str, folder: Path) -> bool:
+    """Reads `root` with both and counts the differences."""
+    lerobot(python, "read", root, folder / "read.npz")
+    store = Store.open(root)
+    columns = store.numeric()
+    with np.load(folder / "read.npz") as file:
+        theirs = dict(file)
+    if "action.expert" not in theirs:
+        columns.pop("action.expert")  # which we fill in
+    wrong = [k for k, v in columns.items() if not np.array_equal(theirs[k].reshape(v.shape), v)]
+    texts = np.array([e.text for e in store.episodes for _ in range(e.length)])
+    wrong += ["task"] if not np.array_equal(theirs["task"], texts) else []
+    largest = unequal = 0
+    for camera in store.cameras:
+        ours = np.concatenate([store.decode(e.index, camera) for e in store.episodes])
+        difference = np.abs(ours.astype(int) - theirs[f"observation.images.{camera}"])
+        largest, unequal = max(largest, int(difference.max())), unequal + int((difference > 0).sum())
+    print(
+        f"{title}: {len(store)} episodes, {store.frames} frames, {len(columns) + 1} columns: "
+        f"{len(wrong)} differ {wrong or ''}; pixels: {unequal} differ, by at most {largest}"
+    )
+    return not wrong and not largest
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--python", required=True, help="the interpreter of an environment with lerobot")
+    python = parser.parse_args().python
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = episodes()
+        store = Store.create(
+            folder / "ours",
+            cameras=CAMERAS,
+            image_shape=(3, SIZE, SIZE),
+            proprio_names=[f"p{i}" for i in range(7)],
+            action_names=("x", "y", "z", "grip"),
+            fps=80,
+            robot_type="test",
+        )
+        for row in rows:
+            store.append(row)
+        store.finalize()
+        good = compare("written by wamkit", folder / "ours", python, folder)
+        np.savez(
+            folder / "source.npz",
+            images=np.concatenate([e.images for e in rows]),
+            state=np.concatenate([e.proprio for e in rows]),
+            action=np.concatenate([e.action for e in rows]),
+            episode=np.repeat(range(len(rows)), [len(e) for e in rows]),
+            text=np.array([e.text for e in rows for _ in range(len(e))]),
+        )
+        lerobot(python, "write", folder / "theirs", folder / "source.npz")
+        good &= compare("written by lerobot", folder / "theirs", python, folder)
+        for tool in ("delete", "merge"):
+            lerobot(python, tool, folder / "ours", folder / tool)
+            good &= compare(f"written by wamkit, then lerobot's {tool}", folder / tool, python, folder)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

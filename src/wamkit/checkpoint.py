@@ -1,0 +1,302 @@
+"""Checkpoints: atomic, verified by SHA-256, exact to the bit, and free of pickle.
+
+    folder/latest                       the name of the newest checkpoint
+    folder/step-00001000/weights.safetensors    weights for inference (the EMA where there is one)
+                         training.safetensors   raw weights, optimizer and generator tensors
+                         state.json             step, configuration, extras, optimizer scalars
+                         manifest.json          versions, and size and SHA-256 of every file
+
+A checkpoint is built in a hidden sibling folder, made durable, and renamed into place; then `latest` moves to it, and
+old ones go. So a kill or a power cut at any moment leaves `latest` at a complete checkpoint, the old one or the new.
+One process writes to a folder at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wamkit.config import atomic_write, fsync_folder
+from wamkit.types import WamkitError
+
+FORMAT_VERSION = 1
+WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.safetensors", "state.json", "manifest.json"
+NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")  # ".1" when the step was saved before
+
+
+class CheckpointError(WamkitError):
+    """A checkpoint could not be written, or is missing, damaged or from a newer version."""
+
+
+class _Damaged(CheckpointError):
+    """A file of a checkpoint is missing or altered; says which, without advice."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One loaded checkpoint, tensors on the CPU.
+
+    weights: for inference, by the model's own names.   config, extra: as they were given to `save_checkpoint`.
+    model_state, ema_state, optimizer_state, rng_state: what exact resume needs, in the original dtypes and memory
+    layouts; None unless loaded with `training=True`, and `ema_state` also when none was saved.
+    """
+
+    path: Path
+    step: int
+    weights: dict[str, Tensor]
+    config: dict[str, Any]
+    extra: dict[str, Any]
+    model_state: dict[str, Tensor] | None = None
+    ema_state: dict[str, Tensor] | None = None
+    optimizer_state: dict[str, Any] | None = None
+    rng_state: dict[str, Any] | None = None
+
+
+def save_checkpoint(
+    folder: str | Path,
+    *,
+    step: int,
+    model_state: Mapping[str, Tensor],
+    ema_state: Mapping[str, Tensor] | None,
+    optimizer_state: Mapping[str, Any],
+    rng_state: Mapping[str, Any],
+    config: Mapping[str, Any],
+    extra: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Writes one complete checkpoint under `folder`, points `latest` to it, and keeps the `keep` newest.
+
+    ema_state: averaged weights by the names of `model_state`; a name it lacks (a buffer) is taken from there.
+    optimizer_state, rng_state: nested dicts, lists and tuples of tensors, numbers, text and None; restored exactly.
+    config, extra: the same without tensors (loader position, normalisation, ...).
+    Returns the checkpoint's folder. Raises CheckpointError when it cannot be written (disk full) or something in it
+    cannot be stored; the earlier checkpoints then stand untouched.
+    """
+    if keep < 1 or step < 0:
+        raise CheckpointError(f"keep must be at least 1 and step at least 0, got keep={keep}, step={step}")
+    if unknown := sorted(set(ema_state or ()) - set(model_state)):
+        raise CheckpointError(f"ema_state has {unknown[:3]}, which model_state lacks; use the model's own names")
+    training: dict[str, Tensor] = {}
+    state = {
+        "step": step,
+        "config": _pack(dict(config), None, "config"),
+        "extra": _pack(dict(extra), None, "extra"),
+        "ema": None if ema_state is None else sorted(ema_state),
+        "model_state": _pack(dict(model_state), training, "model"),
+        "optimizer_state": _pack(dict(optimizer_state), training, "optimizer"),
+        "rng_state": _pack(dict(rng_state), training, "rng"),
+    }
+    weights: dict[str, Tensor] = {}
+    state["weights"] = _pack({**model_state, **(ema_state or {})}, weights, "")
+    folder = Path(folder)
+    again = [number + 1 for at, number in map(_order, _checkpoints(folder)) if at == step]
+    name = f"step-{step:08d}" + (f".{max(again)}" if again else "")  # never over the one that `latest` names
+    tmp = folder / f".tmp-{name}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _clean(folder)
+        _write(tmp, weights, training, state)
+        os.rename(tmp, folder / name)
+        fsync_folder(folder)
+        atomic_write(folder / "latest", f"{name}\n".encode())
+        for old in [p for p in _checkpoints(folder) if p.name != name][keep - 1 :]:
+            os.rename(old, folder / f".tmp-old-{old.name}")  # a half-deleted folder must not look like a checkpoint
+        _clean(folder)
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(
+            f"could not save step {step} under {folder}: {e}. Earlier checkpoints are untouched; free space, save again"
+        ) from e
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return folder / name
+
+
+def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
+    """Reads and verifies a checkpoint, given its folder, the one with `latest`, or the run with that in `checkpoints/`.
+
+    Raises CheckpointError for a missing, truncated or altered file, naming it and the newest intact checkpoint beside
+    it, and for one written by a newer wamkit. With `training` the state for resuming is read too.
+    """
+    path = _locate(Path(folder))
+    try:
+        _verify(path)
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
+        weights = _unpack(state["weights"], _load_tensors(path / WEIGHTS))
+        resume = {}
+        if training:
+            tensors = _load_tensors(path / TRAINING)
+            resume = {key: _unpack(state[key], tensors) for key in ("model_state", "optimizer_state", "rng_state")}
+            resume["ema_state"] = None if state["ema"] is None else {k: weights[k] for k in state["ema"]}
+    except _Damaged as e:
+        raise CheckpointError(f"{e}{_advice(path.parent, path.name)}") from None
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path} cannot be read: {e}") from e
+    return Checkpoint(path, state["step"], weights, _unpack(state["config"], {}), _unpack(state["extra"], {}), **resume)
+
+
+def _write(tmp: Path, weights: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]) -> None:
+    tmp.mkdir()
+    (tmp / STATE).write_text(json.dumps(state), encoding="utf-8")
+    for name, tensors in ((WEIGHTS, weights), (TRAINING, training)):
+        save_file(tensors, tmp / name)
+        shutil.copymode(tmp / STATE, tmp / name)  # safetensors makes files that only their owner can read
+    files = {n: {"size": (tmp / n).stat().st_size, "sha256": _sha256(tmp / n)} for n in (STATE, WEIGHTS, TRAINING)}
+    head = {"format_version": FORMAT_VERSION, "wamkit_version": _wamkit_version(), "files": files}
+    (tmp / MANIFEST).write_text(json.dumps(head | {"sha256": _digest(head)}, indent=2), encoding="utf-8")
+    for file in tmp.iterdir():
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())
+    fsync_folder(tmp)
+
+
+def _verify(path: Path) -> None:
+    """Raises _Damaged unless every file is present and unaltered, CheckpointError for a newer format."""
+    try:
+        head = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        intact = head.pop("sha256") == _digest(head)
+    except FileNotFoundError:
+        raise _Damaged(f"{path / MANIFEST} is missing") from None
+    except (ValueError, KeyError, AttributeError, TypeError):
+        intact = False
+    if not intact:
+        raise _Damaged(f"{path / MANIFEST} is damaged: its own checksum does not match")
+    if head["format_version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} was written by wamkit {head['wamkit_version']} in checkpoint format {head['format_version']}; "
+            f"this is wamkit {_wamkit_version()}, which reads formats up to {FORMAT_VERSION}: upgrade wamkit"
+        )
+    for name, expected in head["files"].items():
+        file = path / name
+        if not file.is_file():
+            raise _Damaged(f"{file} is missing")
+        if (size := file.stat().st_size) != expected["size"]:
+            raise _Damaged(f"{file} has {size} bytes, {expected['size']} were written")
+        if _sha256(file) != expected["sha256"]:
+            raise _Damaged(f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def _advice(folder: Path, bad: str) -> str:
+    """What to do about a checkpoint that cannot be used: the newest intact one beside it, if there is any."""
+    for other in _checkpoints(folder):
+        if other.name != bad and _usable(other):
+            return f"; {other} is intact: load that, or write {other.name!r} into {folder / 'latest'} to go on from it"
+    return "; no other intact checkpoint stands beside it: restore the file from a copy, or train again"
+
+
+def _usable(path: Path) -> bool:
+    try:
+        _verify(path)
+    except (CheckpointError, OSError):
+        return False
+    return True
+
+
+def _locate(given: Path) -> Path:
+    if (given / MANIFEST).exists() or NAME.fullmatch(given.name):
+        return given
+    folder = next((f for f in (given, given / "checkpoints") if (f / "latest").is_file()), None)
+    if folder is None:  # killed before the first `latest`: a complete checkpoint may stand there all the same
+        found = _checkpoints(given) or _checkpoints(given / "checkpoints")
+        if not found:
+            raise CheckpointError(f"no checkpoint in {given}: expected a file `latest` or a folder step-00000000 in it")
+        return found[0]
+    name = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+    if not NAME.fullmatch(name) or not (folder / name).is_dir():
+        raise CheckpointError(
+            f"{folder / 'latest'} names {name!r}, which is no checkpoint there{_advice(folder, name)}"
+        )
+    return folder / name
+
+
+def _pack(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
+    """The JSON-able form of nested containers; tensors move to `tensors`, named by their place. None refuses them."""
+    if isinstance(value, Tensor) and tensors is not None:
+        while where in tensors:  # {"a.b": x, "a": {"b": y}}
+            where += "'"
+        tensors[where] = torch.clone(value.detach().cpu(), memory_format=torch.contiguous_format)
+        node: dict[str, Any] = {"__tensor__": where}
+        if not value.is_contiguous():
+            # safetensors keeps no memory layout, and fused AdamW on the CPU silently computes nonsense when the layouts
+            # of a channels_last weight and of its moments differ.
+            node["stride"] = list(torch.empty_like(value, device="meta").stride())
+        return node
+    if isinstance(value, Mapping):
+        items = [(k, _pack(v, tensors, f"{where}.{k}" if where else str(k))) for k, v in value.items()]
+        if all(isinstance(k, str) and not k.startswith("__") for k in value):
+            return dict(items)
+        return {"__items__": [[_pack(k, None, f"a key of {where}"), v] for k, v in items]}
+    if isinstance(value, (list, tuple)):
+        items = [_pack(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {"__tuple__": items}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise CheckpointError(f"{where} is a {type(value).__name__}, which cannot be stored there; make it numbers or text")
+
+
+def _unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(node, list):
+        return [_unpack(v, tensors) for v in node]
+    if not isinstance(node, dict):
+        return node
+    if "__tensor__" in node:
+        tensor = tensors[node["__tensor__"]]
+        if "stride" not in node:
+            return tensor
+        return torch.empty_strided(tensor.shape, node["stride"], dtype=tensor.dtype).copy_(tensor)
+    if "__tuple__" in node:
+        return tuple(_unpack(node["__tuple__"], tensors))
+    if "__items__" in node:
+        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in node["__items__"]}
+    return {k: _unpack(v, tensors) for k, v in node.items()}
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in load_file(path).items()}  # a copy: load_file maps the file, which may change
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders under `folder`, newest step first."""
+    found = [p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=_order, reverse=True)
+
+
+def _order(path: Path) -> tuple[int, int]:
+    step, number = NAME.fullmatch(path.name).groups()
+    return int(step), int(number or 0)
+
+
+def _clean(folder: Path) -> None:
+    """Removes what a killed save left behind."""
+    for left in folder.glob(".tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".latest.*.tmp"):
+        left.unlink(missing_ok=True)
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _digest(head: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
+
+
+def _wamkit_version() -> str:
+    try:
+        return version("wamkit")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

@@ -1,0 +1,211 @@
+"""The command line: one command a step, each resumable and useful alone. `wamkit COMMAND --help` lists the options."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from wamkit.config import nearest
+from wamkit.types import Query, WamkitError
+
+QueryName = Literal["policy", "video", "forward", "inverse", "joint"]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains a family on a data set; the same command continues a run that was cut short."""
+
+    data: Path
+    """Data set folder, from `wamkit collect`."""
+    out: Path
+    """Run folder."""
+    recipe: str = "metaworld-unified"
+    """Where the options below start from; `wamkit list` shows all recipes."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluates a run on held-out reset states and writes eval/report.html, eval/summary.json and eval/episodes.parquet."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    episodes: int = 20
+    """Held-out reset states a task."""
+    replan_every: int = 8
+    """Actions taken of each chunk before the model is asked again."""
+    steps: int | None = None
+    """Denoising steps a query; the model's own if not given."""
+    query: Literal["policy", "joint"] = "policy"
+    """What the policy asks the model."""
+    held_out: int = 6
+    """Held-out recordings a task (one more off-expert each) on which imagination is scored."""
+    processes: int = 2
+    """Worker processes."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Asks a run one of the five queries about a held-out recording; writes a video and an npz."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Run folder."""
+    query: QueryName = "joint"
+    """What is asked."""
+    episode: int = 0
+    """Which held-out recording."""
+    stride: int = 4
+    """Ask at every so many steps of it."""
+    seed: int = 0
+    """Of the noise."""
+    out: Path | None = None
+    """Where to; run/samples if not given."""
+
+
+def _train(argv: Sequence[str]) -> None:
+    from wamkit.recipes import RECIPES
+    from wamkit.training import train_run
+
+    # The recipe decides which options exist, so it is read first.
+    name = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--recipe"), None)
+    name = name or next((a.split("=", 1)[1] for a in argv if a.startswith("--recipe=")), Train.recipe)
+    run = RECIPES.get(name)()
+    fields = [(k, type(getattr(run, k)), field(default=getattr(run, k))) for k in ("model", "window", "train")]
+    options = dataclasses.make_dataclass("Train", fields, bases=(_kw(Train),), frozen=True, kw_only=True)
+    args = tyro.cli(options, args=argv, prog="wamkit train", description=Train.__doc__)
+    run = dataclasses.replace(run, model=args.model, window=args.window, train=args.train)
+    train_run(run, args.data, args.out)
+    print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
+
+
+def _kw(cls: type) -> type:
+    """`cls` with keyword-only fields, so that fields without a default may follow others."""
+    return dataclasses.make_dataclass(
+        cls.__name__,
+        [(f.name, f.type if not isinstance(f.type, str) else _TYPES[f.type], field(default=f.default)) for f in dataclasses.fields(cls)],
+        frozen=True,
+        kw_only=True,
+    )
+
+
+_TYPES = {"Path": Path, "str": str}
+
+
+def _collect(argv: Sequence[str]) -> None:
+    from wamkit.collect import CollectConfig, collect
+
+    store = collect(tyro.cli(CollectConfig, args=argv, prog="wamkit collect"))
+    print(f"collected: {len(store)} episodes, {store.frames} frames in {store.root}")
+
+
+def _eval(argv: Sequence[str]) -> None:
+    args = tyro.cli(Eval, args=argv, prog="wamkit eval")
+    from wamkit.evaluate import evaluate
+
+    evaluate(args.run, episodes=args.episodes, replan_every=args.replan_every, steps=args.steps, query=args.query, held_out=args.held_out, processes=args.processes)
+
+
+def _sample(argv: Sequence[str]) -> None:
+    args = tyro.cli(Sample, args=argv, prog="wamkit sample")
+    from wamkit.evaluate import sample_episode
+
+    for path in sample_episode(args.run, Query(args.query), args.episode, stride=args.stride, seed=args.seed, out=args.out):
+        print(path)
+
+
+def _list(argv: Sequence[str]) -> None:
+    from wamkit.envs import ENVIRONMENTS
+    from wamkit.family import FAMILIES
+    from wamkit.recipes import RECIPES
+    from wamkit.registry import load_package
+
+    load_package("wamkit.families")
+    first = lambda x: (x.__doc__ or "").strip().splitlines()[0]  # noqa: E731
+    notes = {
+        "policy": "what should I do?  o, l -> a",
+        "video": "what will happen?  o, l -> o'",
+        "forward": "what if I do this?  o, l, a -> o'",
+        "inverse": "what was done?  o, o' -> a",
+        "joint": "what will happen and what should I do?  o, l -> o', a",
+    }
+    sections = {
+        "families": {n: f"{FAMILIES.get(n).taxonomy.leaf}; answers {', '.join(sorted(FAMILIES.get(n).queries))}" for n in FAMILIES.names()},
+        "queries": notes,
+        "environments": {n: f"{first(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)" for n in ENVIRONMENTS.names()},
+        "recipes": {n: first(RECIPES.get(n)) for n in RECIPES.names()},
+    }
+    for title, entries in sections.items():
+        print(title)
+        for name, note in entries.items():
+            print(f"  {name:<20} {note}")
+
+
+def _check_env(argv: Sequence[str]) -> None:
+    from wamkit.envs import make_env
+    from wamkit.envs.check import check_env
+
+    args = tyro.cli(_CheckEnv, args=argv, prog="wamkit check-env")
+    check_env(lambda: make_env(args.name, **({"task": args.task} if args.task else {})))
+    print(f"{args.name}: all checks passed")
+
+
+@dataclass(frozen=True)
+class _CheckEnv:
+    """Runs the environment checker: determinism, spaces, pictures, snapshots."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """Environment name."""
+    task: str = ""
+    """One of its tasks."""
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "collect": (_collect, "record demonstrations by scripted experts, and off-expert episodes"),
+    "train": (_train, "train a family on recordings"),
+    "eval": (_eval, "closed loop, imagination and report on held-out states"),
+    "sample": (_sample, "ask one of the five queries; writes a video"),
+    "list": (_list, "families, queries, environments, recipes"),
+    "check-env": (_check_env, "check that an environment keeps the contract"),
+}
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; errors that wamkit raises on purpose are printed as one line, and the exit code is 1."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: wamkit COMMAND [options]\n")
+        for name, (_, note) in COMMANDS.items():
+            print(f"  {name:<12} {note}")
+        print("\n`wamkit COMMAND --help` lists a command's options.")
+        return 0
+    if argv[0] == "--version":
+        from wamkit import __version__
+
+        print(__version__)
+        return 0
+    if argv[0] not in COMMANDS:
+        print(f"wamkit: unknown command '{argv[0]}'{nearest(argv[0], COMMANDS)}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        COMMANDS[argv[0]][0](argv[1:])
+    except WamkitError as e:
+        print(f"wamkit {argv[0]}: {e}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        os._exit(0)
+    except KeyboardInterrupt:
+        print(f"\nwamkit {argv[0]}: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    return 0

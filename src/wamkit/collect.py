@@ -1,0 +1,295 @@
+"""Collection of demonstrations by scripted experts, and of off-expert episodes, into a store.
+
+What episode i contains depends on (config, i) alone: not on the number of workers, nor on how often collection was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from wamkit.config import nearest, save_json, to_dict
+from wamkit.data.store import Store
+from wamkit.data.video import encode_video
+from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
+from wamkit.envs.base import Expert
+from wamkit.parallel import run_parallel
+from wamkit.rollout import Action, rollout
+from wamkit.types import Episode, Observation, WamkitError
+
+_CORRELATION = 0.9
+"""Of the random actions of an off-expert episode, from one step to the next: an eighth of a second at 80 Hz."""
+
+_FROM_RESET_EVERY = 4
+"""Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect, and where to."""
+
+    tasks: tuple[str, ...]
+    """Task names of the environment."""
+    out: Path
+    """Folder of the store."""
+    env: str = "metaworld"
+    """Environment name."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of the environment's Config (JSON-able), the same for all tasks."""
+    episodes: int = 30
+    """Successful demonstrations for each task."""
+    off_expert: int = 4
+    """Episodes of smooth random actions for each task: they show what actions do and are marked as not for imitation."""
+    noise: tuple[float, ...] = (0.0, 0.1, 0.3)
+    """Levels of Gaussian action noise, in half ranges of the action space; demonstrations take them in turn. The noise
+    leads the expert astray, so that recoveries are in the data; the label stays the clean action."""
+    steps_after_success: int = 8
+    """Demonstrations go on for so many steps, so that a policy learns to stay."""
+    off_expert_steps: int = 60
+    """Length of an off-expert episode."""
+    off_expert_skip: int = 60
+    """Most off-expert episodes start after a random number of the expert's steps up to this, unrecorded: contacts happen."""
+    max_attempts: int = 20
+    """An expert that fails is tried again with the next seed, so often at most."""
+    snapshots: bool = False
+    """Record the simulator's state at every step."""
+    seed: int = 0
+    """Of everything random."""
+    processes: int = 2
+    """Worker processes; no influence on what is recorded."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError(f"tasks must be named once each, at least one; found {self.tasks}")
+        if self.episodes < 0 or self.off_expert < 0 or self.episodes + self.off_expert == 0:
+            raise ValueError(f"episodes + off_expert must be positive, found {self.episodes} and {self.off_expert}")
+        if not self.noise or not all(math.isfinite(n) and n >= 0 for n in self.noise):
+            raise ValueError(f"noise must hold levels >= 0, found {self.noise}")
+        if min(self.max_attempts, self.off_expert_steps, self.processes) < 1:
+            raise ValueError("max_attempts, off_expert_steps and processes must be at least 1")
+        if min(self.steps_after_success, self.off_expert_skip, self.seed) < 0:
+            raise ValueError("steps_after_success, off_expert_skip and seed must not be negative")
+        jobs = len(self.tasks) * (self.episodes + self.off_expert)
+        if jobs * self.max_attempts > TRAIN_SEEDS:
+            raise ValueError(f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode of the plan. seeds: one for each attempt, all below TRAIN_SEEDS."""
+
+    index: int
+    task: str
+    kind: Literal["expert", "off-expert"]
+    noise: float
+    from_reset: bool
+    seeds: tuple[int, ...]
+
+
+def plan(config: CollectConfig) -> tuple[Job, ...]:
+    """All episodes in the order of the store: tasks in turn, off-expert episodes spread evenly, so every prefix is balanced.
+
+    No two jobs share a seed.
+    """
+    rounds, off = config.episodes + config.off_expert, config.off_expert
+    first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+    jobs: list[Job] = []
+    for r in range(rounds):
+        off_before, off_after = r * off // rounds, (r + 1) * off // rounds
+        expert = off_after == off_before
+        for task in config.tasks:
+            start = first + len(jobs) * config.max_attempts
+            jobs.append(
+                Job(
+                    index=len(jobs),
+                    task=task,
+                    kind="expert" if expert else "off-expert",
+                    noise=config.noise[(r - off_before) % len(config.noise)] if expert else 0.0,
+                    from_reset=not expert and off_before % _FROM_RESET_EVERY == 0,
+                    seeds=tuple((start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
+                )
+            )
+    return tuple(jobs)
+
+
+def collect(config: CollectConfig, progress: bool = True) -> Store:
+    """Carries out the plan in worker processes and gives the store; episodes that are there already are kept.
+
+    Call it again after a kill: it goes on where it stopped. The resolved configuration is `collect.json` in the folder.
+    Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
+    difference), and when an expert keeps failing.
+    """
+    known = ENVIRONMENTS.get(config.env).tasks()
+    for task in config.tasks:
+        if task not in known:
+            raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, known)}; known: {', '.join(known)}")
+    store, jobs = _open(config), plan(config)
+    if len(store) > len(jobs):
+        raise WamkitError(f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder")
+    todo = [(config, job) for job in jobs[len(store) :]]
+    results = run_parallel(
+        todo,
+        _work,
+        processes=config.processes,
+        desc="collect",
+        describe=lambda item: f"episode {item[1].index} ({item[1].kind}, {item[1].task})",
+        progress=progress,
+        done=len(store),
+    )
+    for episode, encoded in results:
+        store.append(episode, encoded=encoded)
+    store.finalize()
+    return store
+
+
+def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
+    """Records the episode that `job` stands for; a demonstration is repeated with the next seed until it succeeds."""
+    expert = env.expert()
+    if job.kind == "off-expert":
+        return _record_off_expert(config, job, env, expert)
+    if expert is None:
+        raise WamkitError(f"{config.env} has no scripted expert for {job.task}: collect with episodes=0")
+    for seed in job.seeds:
+        episode = rollout(
+            env,
+            NoisyExpert(expert, job.noise, env.action_space.low, env.action_space.high),
+            seed=seed,
+            session=np.random.default_rng([seed, 1]),
+            steps_after_success=config.steps_after_success,
+            record_snapshots=config.snapshots,
+            noise=job.noise,
+        )
+        if episode.succeeded:
+            return episode
+    raise WamkitError(
+        f"the scripted expert of {job.task} failed {len(job.seeds)} times in a row with noise {job.noise} "
+        f"(seeds {job.seeds[0]} to {job.seeds[-1]}): lower the noise, or leave the task out"
+    )
+
+
+def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert | None) -> Episode:
+    seed = job.seeds[0]
+    rng = np.random.default_rng([seed, 2])
+    skip = 0 if expert is None or job.from_reset else int(rng.integers(config.off_expert_skip + 1))
+    return rollout(
+        env,
+        Wanderer(expert, env.action_space.low, env.action_space.high),
+        seed=seed,
+        session=Wandering(rng, rng.standard_normal(env.action_space.shape), skip),
+        max_steps=config.off_expert_steps,
+        skip=skip,
+        steps_after_success=None,
+        record_snapshots=config.snapshots,
+        imitate=False,
+    )
+
+
+@dataclass(frozen=True)
+class NoisyExpert:
+    """Actor: executes clip(expert + noise), labels with the expert's own action. Its session is a random generator.
+
+    noise: standard deviation in half ranges of the action space.   low, high: float32 (a,), that range.
+    """
+
+    expert: Expert
+    noise: float
+    low: np.ndarray
+    high: np.ndarray
+
+    def needs_images(self, session: np.random.Generator) -> bool:
+        """Never: the expert reads the simulator."""
+        return False
+
+    def act(self, observation: Observation, session: np.random.Generator) -> tuple[Action, np.random.Generator]:
+        clean = np.clip(self.expert(session), self.low, self.high)
+        scale = self.noise * (self.high - self.low) / 2
+        noisy = np.clip(clean + scale * session.standard_normal(clean.shape), self.low, self.high)
+        return Action(noisy.astype(np.float32), clean), session
+
+
+class Wandering(NamedTuple):
+    """Session of `Wanderer`: generator, present position of the random walk float (a,), expert steps that are left."""
+
+    rng: np.random.Generator
+    position: np.ndarray
+    expert_steps: int
+
+
+@dataclass(frozen=True)
+class Wanderer:
+    """Actor: after the expert's steps, a discrete Ornstein-Uhlenbeck process (Uhlenbeck and Ornstein 1930).
+
+    x' = rho x + sqrt(1 - rho^2) n with n standard normal, so x stays standard normal; the action is the centre of the
+    range plus half its width times x, clipped.   low, high: float32 (a,), the range.
+    """
+
+    expert: Expert | None
+    low: np.ndarray
+    high: np.ndarray
+
+    def needs_images(self, session: Wandering) -> bool:
+        """Never."""
+        return False
+
+    def act(self, observation: Observation, session: Wandering) -> tuple[np.ndarray, Wandering]:
+        rng, x, left = session
+        if left and self.expert is not None:
+            return self.expert(rng), Wandering(rng, x, left - 1)
+        action = (self.high + self.low) / 2 + (self.high - self.low) / 2 * x
+        x = _CORRELATION * x + math.sqrt(1 - _CORRELATION**2) * rng.standard_normal(x.shape)
+        return np.clip(action, self.low, self.high).astype(np.float32), Wandering(rng, x, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _environment(name: str, options: str) -> Environment:
+    """A worker's environments live on from job to job: building one takes as long as twenty steps."""
+    return make_env(name, **json.loads(options))
+
+
+def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
+    """One job: the episode, its pictures encoded and dropped, so that workers do the encoding and pipes carry little."""
+    config, job = item
+    env = _environment(config.env, json.dumps({**config.options, "task": job.task}, sort_keys=True))
+    episode = record(config, job, env)
+    encoded = {camera: encode_video(episode.images[:, v], episode.fps) for v, camera in enumerate(episode.cameras)}
+    return dataclasses.replace(episode, images=None), encoded
+
+
+def _open(config: CollectConfig) -> Store:
+    """The store of this configuration: a new one, or the one that was begun with the same."""
+    resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
+    path = config.out / "collect.json"
+    if path.exists():
+        try:
+            before = json.loads(path.read_text())
+        except ValueError as error:
+            raise WamkitError(f"{path} is not JSON ({error}): move the folder away, or restore the file") from error
+        changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
+        if changed:
+            found = "; ".join(f"{k} was {before.get(k)!r}, now {resolved.get(k)!r}" for k in changed)
+            raise WamkitError(f"{config.out} was collected with another configuration: {found}. Use another folder for it")
+    env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
+    store = Store.open_or_create(
+        config.out,
+        cameras=tuple(env.cameras),
+        image_shape=env.observation_space["images"].shape[1:],
+        proprio_names=env.proprio_names,
+        action_names=env.action_names,
+        fps=env.fps,
+        robot_type=env.robot_type,
+    )
+    env.close()
+    if not path.exists():
+        if len(store):
+            raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")
+        save_json(path, resolved)
+    return store

@@ -1,0 +1,270 @@
+"""Configuration as frozen dataclasses: exact JSON round trip, strict reading, and errors that say where.
+
+A configuration is a tree of frozen dataclasses whose leaves are bool, int, float, str, None, Path, enums and literals,
+in tuples, lists and string-keyed mappings. Where a field may hold more than one dataclass (a union, or a subclass of
+the annotated one), the JSON object carries the tag "kind": the class name, or the default of its own field `kind`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import json
+import os
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from wamkit.types import WamkitError
+
+T = TypeVar("T")
+SCALARS = (bool, int, float, str, type(None))
+
+
+class ConfigError(WamkitError, ValueError):
+    """A configuration has an unknown key, a missing key or a wrong type; the message starts with the place."""
+
+
+class WriteError(WamkitError, OSError):
+    """A file could not be written (disk full, no permission); whatever stood in its place is untouched."""
+
+
+def nearest(name: object, options: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)" for the option closest to `name`, or "" when none is close; made to be appended."""
+    match = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The JSON-able form of a dataclass instance. Raises ConfigError where `from_dict` would not give it back equal."""
+    if not is_dataclass(config) or isinstance(config, type):
+        raise ConfigError(f"a configuration is a dataclass instance; this is {_found(config)}")
+    out = _encode(config, type(config), "")
+    back = from_dict(type(config), out)
+    for f in _init_fields(type(config)):
+        was, now = getattr(config, f.name), getattr(back, f.name)
+        if was is not now and was != now:
+            raise ConfigError(f"{f.name}: {was!r} would come back from JSON as {now!r}")
+    return out
+
+
+def to_json(config: Any) -> str:
+    """`to_dict` as indented JSON text."""
+    return json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
+    """Builds `cls` from JSON-able data; a missing key takes the field's default.
+
+    Raises ConfigError naming the place ("train.optimizer.lr") for an unknown key, a wrong type, a missing key without a
+    default, or a value that the class itself refuses with ValueError.
+    """
+    return _decode(cls, data, "")
+
+
+def from_json(cls: type[T], text: str) -> T:
+    """`from_dict` of JSON text."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as e:
+        raise ConfigError(f"not valid JSON: {e}") from e
+    return from_dict(cls, data)
+
+
+def load_json(cls: type[T], path: str | Path) -> T:
+    """Reads the configuration that `save_json` wrote; every error names the file."""
+    try:
+        return from_json(cls, Path(path).read_text(encoding="utf-8"))
+    except (ConfigError, OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: {e}") from e
+
+
+def save_json(path: str | Path, obj: Any) -> None:
+    """Writes a configuration, or anything JSON-able, atomically."""
+    text = to_json(obj) if is_dataclass(obj) else json.dumps(obj, indent=2, ensure_ascii=False) + "\n"
+    atomic_write(path, text.encode())
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Puts `data` at `path` so that a crash at any moment leaves the old content or the new, never a mixture.
+
+    Raises WriteError, with the old content in place, when the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the id keeps two processes out of each other's file
+    try:
+        with open(tmp, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(tmp, path)
+        fsync_folder(path.parent)  # without it a power cut may forget the rename
+    except OSError as e:
+        raise WriteError(f"could not write {path}: {e.strerror}; free space or choose another folder") from e
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _encode(value: Any, hint: Any, where: str) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        cls, hints = type(value), get_type_hints(type(value))
+        out = {} if set(_dataclasses(hint)) == {cls} or "kind" in hints else {"kind": _tag(cls)}
+        for f in _init_fields(cls):
+            out[f.name] = _encode(getattr(value, f.name), hints[f.name], _join(where, f.name))
+        return out
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_encode(v, hint, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {k: _encode(v, hint, _join(where, k)) for k, v in value.items()}
+    if isinstance(value, SCALARS):
+        return value
+    raise ConfigError(f"{where}: a configuration cannot hold {_found(value)}")
+
+
+def _decode(hint: Any, data: Any, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return data
+    if origin in (Union, types.UnionType):
+        return _decode_union(hint, data, where)
+    if is_dataclass(hint):
+        return _decode_dataclass((hint,), data, where)
+    if origin is Literal:
+        return _decode_choice({a: a for a in args}, data, where)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _decode_choice({m.value: m for m in hint}, data, where)
+    if origin in (tuple, list):
+        return _decode_sequence(origin, args, data, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        _check(isinstance(data, Mapping) and all(isinstance(k, str) for k in data), hint, data, where)
+        return {k: _decode(args[1], v, _join(where, k)) for k, v in data.items()}
+    if hint is Path:
+        _check(isinstance(data, str), "a path as text", data, where)
+        return Path(data)
+    if hint in SCALARS:
+        accepted = (int, float) if hint is float else hint
+        _check(isinstance(data, accepted) and (hint is bool or not isinstance(data, bool)), hint, data, where)
+        return float(data) if hint is float else data
+    raise ConfigError(f"{where or hint}: {_name(hint)} is not a type that a configuration can hold")
+
+
+def _decode_dataclass(candidates: tuple[type, ...], data: Any, where: str) -> Any:
+    _check(isinstance(data, Mapping), " or ".join(f"the fields of {c.__name__}" for c in candidates), data, where)
+    cls = _choose(candidates, data, where)
+    hints, known, values = get_type_hints(cls), {f.name: f for f in _init_fields(cls)}, {}
+    for key in data:
+        if key not in known and key != "kind":
+            place, has = _join(where, key), ", ".join(known)
+            raise ConfigError(f"{place}: unknown key{nearest(key, known)}; {cls.__name__} has: {has}")
+    for name, f in known.items():
+        if name in data:
+            values[name] = _decode(hints[name], data[name], _join(where, name))
+        elif f.default is MISSING and f.default_factory is MISSING:
+            raise ConfigError(f"{_join(where, name)}: missing, and {cls.__name__} has no default for it")
+    try:
+        return cls(**values)
+    except ValueError as e:
+        raise ConfigError(f"{where}: {e}" if where else str(e)) from e
+
+
+def _choose(candidates: tuple[type, ...], data: Mapping[str, Any], where: str) -> type:
+    """The dataclass that the tag of `data` names among the candidates and their subclasses."""
+    kind, first = data.get("kind"), candidates[0]
+    if len(candidates) == 1 and kind in (None, _tag(first)):
+        return first
+    tags = {_tag(c): c for candidate in candidates for c in _with_subclasses(candidate)}
+    if isinstance(kind, str) and kind in tags:
+        return tags[kind]
+    if len(candidates) == 1 and "kind" in first.__dataclass_fields__:
+        return first  # an ordinary field that happens to be called `kind`
+    problem = "missing" if kind is None else f"unknown {kind!r}{nearest(kind, tags)}"
+    raise ConfigError(f"{_join(where, 'kind')}: {problem}; known: {', '.join(tags)}")
+
+
+def _decode_union(hint: Any, data: Any, where: str) -> Any:
+    arms = [a for a in get_args(hint) if a is not type(None)]
+    classes = tuple(a for a in arms if is_dataclass(a))
+    if type(data) in get_args(hint):  # the exact type first: 3 in `float | int` stays an int
+        return data
+    if classes and (isinstance(data, Mapping) or len(classes) == len(arms)):
+        return _decode_dataclass(classes, data, where)
+    if len(arms) == 1:  # an optional: the arm's own error is the most exact
+        return _decode(arms[0], data, where)
+    for arm in arms:
+        try:
+            return _decode(arm, data, where)
+        except ConfigError:
+            continue
+    return _check(False, hint, data, where)
+
+
+def _decode_choice(options: Mapping[Any, Any], data: Any, where: str) -> Any:
+    for key, value in options.items():
+        if key == data and type(key) is type(data):  # True is not 1
+            return value
+    known = ", ".join(map(repr, options))
+    raise ConfigError(f"{where}: expected one of {known}, found {_found(data)}{nearest(data, map(str, options))}")
+
+
+def _decode_sequence(origin: type, args: tuple[Any, ...], data: Any, where: str) -> Any:
+    _check(isinstance(data, (list, tuple)), f"a list for {origin.__name__}", data, where)
+    hints = [args[0]] * len(data) if origin is list or args[-1:] == (...,) else list(args)
+    if len(hints) != len(data):
+        raise ConfigError(f"{where}: expected {len(hints)} entries, found {len(data)}")
+    return origin(_decode(h, v, f"{where}[{i}]") for i, (h, v) in enumerate(zip(hints, data, strict=True)))
+
+
+def _check(ok: bool, expected: Any, data: Any, where: str) -> None:
+    if not ok:
+        raise ConfigError(f"{where or 'configuration'}: expected {_name(expected)}, found {_found(data)}")
+
+
+def _found(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)
+
+
+def _join(where: str, key: Any) -> str:
+    return f"{where}.{key}" if where else str(key)
+
+
+def _init_fields(cls: type) -> list[Field]:
+    return [f for f in fields(cls) if f.init]
+
+
+def _tag(cls: type) -> str:
+    own = next((f.default for f in fields(cls) if f.name == "kind"), MISSING)
+    return own if isinstance(own, str) else cls.__name__
+
+
+def _dataclasses(hint: Any) -> Iterator[type]:
+    if is_dataclass(hint):
+        yield hint
+    for arg in get_args(hint):
+        yield from _dataclasses(arg)
+
+
+def _with_subclasses(cls: type) -> Iterator[type]:
+    yield cls
+    for sub in cls.__subclasses__():
+        if "__dataclass_fields__" in vars(sub):
+            yield from _with_subclasses(sub)

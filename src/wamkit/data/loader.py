@@ -1,0 +1,157 @@
+"""From recorded frames to training batches: windows around a current frame, drawn as a pure function of (seed, step).
+
+Nothing is remembered between batches, so a run resumes exactly by continuing at its step.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from wamkit.types import Batch, Spec, WamkitError
+
+
+@dataclass(frozen=True)
+class Frames:
+    """All frames of a data set, episodes one after the other: N rows, E episodes.
+
+    images: uint8 (N, V, 3, H, W), usually memory-mapped.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
+    episode: int64 (N,), which episode a row belongs to.    text: E instructions.
+    imitate, has_action: bool (E,).
+    """
+
+    images: np.ndarray
+    proprio: np.ndarray
+    action: np.ndarray
+    action_expert: np.ndarray
+    episode: np.ndarray
+    text: tuple[str, ...]
+    imitate: np.ndarray
+    has_action: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.episode)
+
+    def ends(self) -> np.ndarray:
+        """int64 (N,): one past the last row of each row's episode."""
+        last = np.flatnonzero(np.diff(self.episode, append=-1))
+        return last[np.searchsorted(last, np.arange(len(self)))] + 1
+
+
+class Windows:
+    """Batches of windows over `frames`.
+
+    A window is the current frame t, the frames at t + spec.frame_offsets, and the actions t .. t + spec.chunk - 1. Past
+    the end of an episode, frames and actions repeat the last one and are marked invalid.
+    `shift` is the largest random translation in pixels (edges repeat), the same for all frames of a window.
+    """
+
+    def __init__(self, frames: Frames, spec: Spec, *, seed: int, batch_size: int, shift: int = 0):
+        if len(frames) < 1:
+            raise WamkitError("the data set has no frames to train on")
+        self.frames, self.spec, self.seed, self.batch_size, self.shift = frames, spec, seed, batch_size, shift
+        self._end = frames.ends()
+        self._order = lru_cache(maxsize=2)(self._permutation)
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.frames))
+
+    def indices(self, step: int) -> np.ndarray:
+        """The current frames (int64 (B,)) of batch `step`: every frame once an epoch, epochs shuffled independently."""
+        k = step * self.batch_size + np.arange(self.batch_size)
+        epoch, place = np.divmod(k, len(self.frames))
+        return np.array([self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)])
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, always the same for one seed."""
+        shifts = None
+        if self.shift:
+            rng = np.random.default_rng((self.seed, 1, step))
+            shifts = rng.integers(-self.shift, self.shift + 1, (self.batch_size, 2))
+        return self.gather(self.indices(step), shifts)
+
+    def gather(self, now: np.ndarray, shifts: np.ndarray | None = None) -> Batch:
+        """The windows whose current frames are `now` (int64 (B,)), translated by `shifts` (int64 (B, 2): down, right)."""
+        f, end = self.frames, self._end[now][:, None]
+        at = now[:, None] + np.array((0, *self.spec.frame_offsets))
+        steps = now[:, None] + np.arange(self.spec.chunk)
+        pictures = f.images[np.minimum(at, end - 1)]
+        if shifts is not None:
+            pictures = translate(pictures, shifts)
+        clipped, episode = np.minimum(steps, end - 1), f.episode[now]
+        tensor = torch.from_numpy
+        return Batch(
+            obs=tensor(pictures[:, 0]),
+            future=tensor(pictures[:, 1:]),
+            frame_valid=tensor(at[:, 1:] < end),
+            proprio=tensor(f.proprio[now]),
+            action=tensor(f.action[clipped]),
+            action_expert=tensor(f.action_expert[clipped]),
+            action_valid=tensor(steps < end),
+            text=[f.text[e] for e in episode],
+            has_action=tensor(f.has_action[episode]),
+            imitate=tensor(f.imitate[episode]),
+        )
+
+
+def translate(pictures: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Moves row i of `pictures` (B, ..., H, W) down by shifts[i, 0] and right by shifts[i, 1] pixels, repeating the edge."""
+    H, W = pictures.shape[-2:]
+    out = np.empty_like(pictures)
+    for source, target, (dy, dx) in zip(pictures, out, shifts.tolist(), strict=True):
+        y0, y1, x0, x1 = max(dy, 0), H + min(dy, 0), max(dx, 0), W + min(dx, 0)
+        target[..., y0:y1, x0:x1] = source[..., y0 - dy : y1 - dy, x0 - dx : x1 - dx]
+        target[..., :y0, x0:x1] = target[..., y0 : y0 + 1, x0:x1]
+        target[..., y1:, x0:x1] = target[..., y1 - 1 : y1, x0:x1]
+        target[..., :x0] = target[..., x0 : x0 + 1]
+        target[..., x1:] = target[..., x1 - 1 : x1]
+    return out
+
+
+class Prefetcher:
+    """Makes batches in a background thread, `depth` ahead; `waited_s` is the time that the consumer spent waiting."""
+
+    def __init__(self, make: Callable[[int], Batch], first: int, last: int, depth: int = 3):
+        self.waited_s = 0.0
+        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(make, first, last), daemon=True)
+        self._thread.start()
+
+    def _fill(self, make: Callable[[int], Batch], first: int, last: int) -> None:
+        for step in range(first, last):
+            try:
+                item: Batch | BaseException = make(step)
+            except BaseException as e:  # handed to the consumer, who raises it
+                item = e
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if self._stop.is_set() or isinstance(item, BaseException):
+                return
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        start = time.perf_counter()
+        item = self._queue.get()
+        self.waited_s += time.perf_counter() - start
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stops the thread; batches made ahead are dropped (they can be made again)."""
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,251 @@
+"""Reading a LeRobotDataset v3.0 folder, lerobot's own or ours, with every fact that is checked on the way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wamkit.data.files import StoreError
+from wamkit.data.schema import IMAGES, SNAPSHOTS_PATH, VERSION
+from wamkit.types import Episode
+
+RESTORE = "restore it from a copy or record the data again"
+VECTORS = ("observation.state", "action", "action.expert")
+_FINITE = (*VECTORS, "next.reward")
+
+
+@dataclass(frozen=True)
+class EpisodeMeta:
+    """What is known of a stored episode without reading its frames.
+
+    from_index: number of its first frame in the store.   noise: scale of the action noise.   seed: -1 where unknown.
+    imitate: false for episodes that show what actions do rather than how the task is done.
+    """
+
+    index: int
+    task: str
+    text: str
+    length: int
+    seed: int
+    success: bool
+    imitate: bool
+    noise: float
+    from_index: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Where one camera's frames of an episode are: in file `path` from frame `start`; sha256 of that file, if known."""
+
+    path: Path
+    start: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stored episode: its facts and its files. clips: camera -> clip."""
+
+    meta: EpisodeMeta
+    data: Path
+    clips: Mapping[str, Clip]
+    snapshots: Path | None
+
+
+def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row:
+    """The episode that one row of meta/episodes, or the facts about to become one, describes.
+
+    Raises KeyError for a column that is missing.
+    """
+    texts, index = facts["tasks"], facts["episode_index"]
+    text = texts[0] if texts else ""
+    meta = EpisodeMeta(
+        index=index,
+        task=facts.get("wamkit/task", text),
+        text=text,
+        length=facts["length"],
+        seed=facts.get("wamkit/seed", -1),
+        success=facts.get("wamkit/success", False),
+        imitate=facts.get("wamkit/imitate", True),
+        noise=facts.get("wamkit/noise", 0.0),
+        from_index=facts["dataset_from_index"],
+    )
+    clips = {}
+    for key in (k for k, f in info["features"].items() if f["dtype"] == "video"):
+        chunk, file = (facts[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index"))
+        path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+        start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
+        clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
+    chunk, file = facts["data/chunk_index"], facts["data/file_index"]
+    snapshots = root / SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index)
+    data = root / info["data_path"].format(chunk_index=chunk, file_index=file)
+    return Row(meta, data, clips, snapshots if facts.get("wamkit/snapshots") else None)
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """meta/info.json; raises StoreError if there is none, or one of another version, or one that lacks something."""
+    path = root / "meta/info.json"
+    if not root.is_dir():
+        raise StoreError(f"{root}: there is no such folder; record data first (wamkit collect) or name another")
+    if not path.exists():
+        what = "is only half created, or isn't a data set" if any(root.iterdir()) else "is empty"
+        raise StoreError(
+            f"{root} {what} (no meta/info.json); record data into it first (wamkit collect) or name another"
+        )
+    try:
+        info = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
+    version = info.get("codebase_version") if isinstance(info, dict) else None
+    if version != VERSION:
+        raise StoreError(
+            f"{path}: codebase_version is {version}, wamkit reads {VERSION}; convert the data set with lerobot"
+        )
+    for key in ("fps", "features", "total_episodes", "total_frames", "data_path"):
+        if key not in info:
+            raise StoreError(f"{path}: {key!r} is missing; {RESTORE}")
+    return info
+
+
+def read_texts(root: Path) -> list[str]:
+    """The instructions in meta/tasks.parquet, by task_index. lerobot 0.4 and 0.6 name the column differently."""
+    path = root / "meta/tasks.parquet"
+    try:
+        table = pq.ParquetFile(path).read(use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
+    column = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
+    if column is None or "task_index" not in table.column_names:
+        raise StoreError(f"{path}: columns {table.column_names} instead of 'task_index' and 'task'; {RESTORE}")
+    return table.sort_by("task_index")[column].to_pylist()
+
+
+def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
+    """All episodes in meta/episodes, in order; raises StoreError where they, or the files they name, don't fit."""
+    rows, used = [], {}
+    for path, facts in sorted(_read_facts(root), key=lambda x: x[1].get("episode_index", -1)):
+        try:
+            row = row_of(facts, root, info)
+        except KeyError as error:
+            raise StoreError(f"{path}: column {error} is missing; {RESTORE}") from error
+        index, first = len(rows), rows[-1].meta.from_index + rows[-1].meta.length if rows else 0
+        if row.meta.index != index:
+            raise StoreError(f"{root}/meta/episodes: episode {index} is missing or there twice; {RESTORE}")
+        if row.meta.from_index != first or row.meta.length < 1:
+            said = f"{row.meta.length} frames from {row.meta.from_index}"
+            raise StoreError(
+                f"{path} (episode {index}): says {said}, but the episodes before end at {first}; {RESTORE}"
+            )
+        for camera, clip in row.clips.items():
+            before = used.get(clip.path, 0)
+            if clip.start != before:  # the times drift when summed as floats; the lengths don't
+                said = f"starts at frame {clip.start} of {clip.path}, but the episodes before it there end at {before}"
+                raise StoreError(f"{path} (episode {index}, camera {camera}): {said}; {RESTORE}")
+            used[clip.path] = before + row.meta.length
+        for file in (row.data, row.snapshots, *(c.path for c in row.clips.values())):
+            if file is not None and not (file.is_file() and file.stat().st_size):
+                raise StoreError(f"{file} (episode {index}) is missing or empty; {RESTORE}")
+        rows.append(row)
+    return rows
+
+
+def _read_facts(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                names = [n for n in file.schema_arrow.names if not n.startswith("stats/")]
+                table = file.read(names, use_threads=False)
+        except (OSError, pa.ArrowException) as error:
+            raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
+        for facts in table.to_pylist():
+            if table.num_rows > 1:  # lerobot's tools rewrite files but copy our columns: these no longer hold
+                facts = {k: v for k, v in facts.items() if not k.startswith(("wamkit/sha256/", "wamkit/snapshots"))}
+            yield path, facts
+
+
+def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The columns `features` of the data file `path`, which holds the episodes `metas`: arrays (n, *shape).
+
+    Raises StoreError for what is damaged, missing, not finite, or not numbered as the episodes say.
+    """
+    named = f"episode {metas[0].index}" + (f" to {metas[-1].index}" if len(metas) > 1 else "")
+    where = f"{path} ({named})"
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(list(features), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{where} cannot be read ({error}); {RESTORE}") from error
+    if missing := set(features) - set(table.column_names):
+        raise StoreError(f"{where}: columns {sorted(missing)} are missing; {RESTORE}")
+    length = sum(m.length for m in metas)
+    if table.num_rows != length:
+        raise StoreError(f"{where}: {table.num_rows} frames instead of {length}; {RESTORE}")
+    out = {key: _array(table[key], feature, f"{where}: column {key!r}") for key, feature in features.items()}
+    episodes = np.repeat([m.index for m in metas], [m.length for m in metas])
+    numbers = np.concatenate([np.arange(m.length) for m in metas])
+    for key, right in (
+        ("episode_index", episodes),
+        ("frame_index", numbers),
+        ("index", metas[0].from_index + np.arange(length)),
+    ):
+        if not np.array_equal(out[key].reshape(-1), right):
+            raise StoreError(f"{where}: column {key!r} isn't numbered as meta/episodes says; {RESTORE}")
+    for key in (k for k in _FINITE if k in out):
+        bad = ~np.isfinite(out[key]).reshape(length, -1).all(1)
+        if bad.any():
+            at = f"episode {episodes[bad][0]}, step {numbers[bad][0]}"
+            raise StoreError(f"{path} ({at}): {key} is NaN or infinite; {RESTORE}")
+    return out
+
+
+def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> np.ndarray:
+    values = column.combine_chunks()
+    while (
+        pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type) or pa.types.is_large_list(values.type)
+    ):
+        values = values.flatten()
+    try:
+        if values.null_count:
+            raise ValueError("it has empty cells")
+        return values.to_numpy(zero_copy_only=False).astype(feature["dtype"]).reshape(len(column), *feature["shape"])
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"{where}: {error}; info.json says {feature['dtype']} {list(feature['shape'])}; {RESTORE}"
+        ) from error
+
+
+def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
+    """Raises StoreError, saying why, if `episode` cannot become an episode of a store with `layout`."""
+    steps, (_, height, width) = len(episode), layout.image_shape
+    shapes = {
+        "proprio": (steps, len(layout.proprio_names)),
+        "action": (steps, len(layout.action_names)),
+        "action_expert": (steps, len(layout.action_names)),
+        "reward": (steps,),
+        "success": (steps,),
+    }
+    if with_images and layout.cameras:
+        shapes["images"] = (steps, len(layout.cameras), 3, height, width)
+    problem = "it has no steps" if not steps else ""
+    for name, shape in shapes.items():
+        value = getattr(episode, name)
+        if value is None or value.shape != shape:
+            problem = problem or f"{name} is {None if value is None else value.shape}, the store has {shape}"
+        elif not np.isfinite(value).all():
+            step = int(np.flatnonzero(~np.isfinite(value).reshape(steps, -1).all(1))[0])
+            problem = problem or f"{name} is NaN or infinite at step {step}"
+    if episode.cameras != layout.cameras:
+        problem = problem or f"its cameras are {episode.cameras}, the store's {layout.cameras}"
+    if episode.fps != layout.fps:
+        problem = problem or f"it has {episode.fps} steps a second, the store {layout.fps}"
+    if episode.snapshots is not None and len(episode.snapshots) != steps:
+        problem = problem or f"it has {len(episode.snapshots)} snapshots for {steps} steps"
+    if problem:
+        raise StoreError(f"cannot store the episode of {episode.task}, seed {episode.seed}: {problem}; record it again")

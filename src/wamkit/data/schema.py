@@ -1,0 +1,260 @@
+"""LeRobotDataset v3.0: what is in `meta/`, which columns there are, and how Arrow stores them.
+
+Facts of the format as lerobot 0.4 writes and reads it. One set of files (data, one video a camera, episode) is written
+for every episode, which the format allows: a finished file is never touched again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wamkit.data import video
+from wamkit.data.files import StoreError
+from wamkit.types import Episode
+
+VERSION = "v3.0"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+SNAPSHOTS_PATH = "snapshots/chunk-{chunk_index:03d}/episode-{episode_index:06d}.npz"
+FILES_PER_CHUNK = 1000
+IMAGES = "observation.images."
+INDEX_COLUMNS = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+_QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What every episode of a store has in common.
+
+    cameras: names without `observation.images.`.   image_shape: (3, H, W), of every camera.
+    proprio_names, action_names: one name a dimension.   fps: steps, and frames, a second.
+    """
+
+    cameras: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    proprio_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    fps: float
+    robot_type: str
+
+    def __post_init__(self) -> None:
+        problem = ""
+        if len(set(self.cameras)) != len(self.cameras) or any(not c or "/" in c for c in self.cameras):
+            problem = f"cameras {self.cameras} must be distinct names without '/'"
+        elif len(self.image_shape) != 3 or self.image_shape[0] != 3 or min(self.image_shape) < 1:
+            problem = f"image_shape {self.image_shape} must be (3, height, width)"
+        elif not self.proprio_names or not self.action_names:
+            problem = "proprio_names and action_names need one name a dimension"
+        elif not (math.isfinite(self.fps) and self.fps > 0):
+            problem = f"fps {self.fps} must be positive"
+        if problem:
+            raise StoreError(problem)
+
+    def features(self) -> dict[str, dict[str, Any]]:
+        """The `features` of info.json."""
+        state, action = list(self.proprio_names), list(self.action_names)
+        out: dict[str, dict[str, Any]] = {
+            "observation.state": {"dtype": "float32", "shape": [len(state)], "names": state},
+            "action": {"dtype": "float32", "shape": [len(action)], "names": action},
+            "action.expert": {"dtype": "float32", "shape": [len(action)], "names": action},
+            "next.reward": {"dtype": "float32", "shape": [1], "names": None},
+            "next.success": {"dtype": "bool", "shape": [1], "names": None},
+        }
+        _, height, width = self.image_shape
+        info = {
+            "video.height": height,
+            "video.width": width,
+            "video.channels": 3,
+            "video.codec": "h264",
+            "video.pix_fmt": video.PIXEL_FORMAT,
+            "video.fps": _number(self.fps),
+            "video.g": video.GOP,
+            "video.crf": video.CRF,
+            "video.encoder": f"{video.CODEC}, PyAV {av.__version__}",
+            "video.is_depth_map": False,
+            "has_audio": False,
+        }
+        for camera in self.cameras:
+            shape, names = [height, width, 3], ["height", "width", "channels"]
+            out[IMAGES + camera] = {"dtype": "video", "shape": shape, "names": names, "info": info}
+        return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> Layout:
+        """The layout that info.json describes; raises StoreError for a feature that is missing or can't be used."""
+        features = info["features"]
+        for key in ("observation.state", "action", *INDEX_COLUMNS):
+            if key not in features:
+                raise StoreError(
+                    f"meta/info.json: feature {key!r} is missing; wamkit needs it, record or convert the data with it"
+                )
+        videos = [k for k, f in features.items() if f["dtype"] == "video"]
+        shapes = {tuple(features[k]["shape"]) for k in videos}
+        if len(shapes) > 1:
+            raise StoreError(f"meta/info.json: cameras of different sizes {sorted(shapes)}; convert them to one size")
+        height, width, channels = shapes.pop() if shapes else (1, 1, 3)
+        return cls(
+            cameras=tuple(k.removeprefix(IMAGES) for k in videos),
+            image_shape=(channels, height, width),
+            proprio_names=_names(features, "observation.state"),
+            action_names=_names(features, "action"),
+            fps=info["fps"],
+            robot_type=info.get("robot_type") or "",
+        )
+
+
+def _names(features: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    names, shape = features[key]["names"], features[key]["shape"]
+    if isinstance(names, dict):  # lerobot also writes {"motors": [...]}
+        names = next(iter(names.values()), None)
+    if not isinstance(names, list) or len(names) != shape[0]:
+        names = [f"{key}_{i}" for i in range(shape[0])]
+    return tuple(str(n) for n in names)
+
+
+def _number(x: float) -> int | float:
+    return int(x) if x == int(x) else x
+
+
+def same_features(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """True if rows of `a` can follow rows of `b`; how the video was encoded doesn't count."""
+
+    def core(features: Mapping[str, Any]) -> dict[str, Any]:
+        return {k: (f["dtype"], tuple(f["shape"]), f["names"]) for k, f in features.items()}
+
+    return core(a) == core(b)
+
+
+def info_json(layout: Layout, features: Mapping[str, Any], episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    """The content of meta/info.json."""
+    return {
+        "codebase_version": VERSION,
+        "robot_type": layout.robot_type,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": FILES_PER_CHUNK,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": _number(layout.fps),
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if layout.cameras else None,
+        "features": features,
+    }
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
+    """`table` as one parquet file with page checksums, so that a flipped bit is found when it is read."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="snappy", write_page_checksum=True, **options)
+    return sink.getvalue().to_pybytes()
+
+
+def facts_bytes(facts: Mapping[str, Any]) -> bytes:
+    """One row of meta/episodes as a parquet file, without what describes its 150 columns of one cell: half the size."""
+    table = pa.table({k: [v] for k, v in facts.items()})
+    return parquet_bytes(table, use_dictionary=False, write_statistics=False, store_schema=False)
+
+
+def data_columns(episode: Episode, index: int, first: int, task_index: int) -> dict[str, np.ndarray]:
+    """The per-frame columns of `episode`, number `index` of the store; its first frame is the store's frame `first`."""
+    steps = np.arange(len(episode))
+    return {
+        "observation.state": episode.proprio,
+        "action": episode.action,
+        "action.expert": episode.action_expert,
+        "next.reward": episode.reward,
+        "next.success": episode.success,
+        "timestamp": steps / episode.fps,
+        "frame_index": steps,
+        "episode_index": np.full(len(episode), index),
+        "index": first + steps,
+        "task_index": np.full(len(episode), task_index),
+    }
+
+
+def data_table(columns: Mapping[str, np.ndarray], features: Mapping[str, Any]) -> pa.Table:
+    """`columns` as Arrow keeps them for `features`; videos have no column."""
+    arrays, hf = {}, {}
+    for key, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
+        values = np.asarray(columns[key]).astype(feature["dtype"])
+        value = {"dtype": feature["dtype"], "_type": "Value"}
+        if feature["shape"] == [1]:  # the format stores these as plain columns
+            arrays[key], hf[key] = pa.array(values.reshape(-1)), value
+        else:
+            width = feature["shape"][0]
+            arrays[key] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+            hf[key] = {"feature": value, "length": width, "_type": "Sequence"}
+    metadata = {"huggingface": json.dumps({"info": {"features": hf}})}
+    return pa.table(arrays).replace_schema_metadata(metadata)
+
+
+def tasks_table(texts: Sequence[str]) -> pa.Table:
+    """meta/tasks.parquet: lerobot takes the instruction from the *index* of a pandas frame, hence the metadata."""
+    name = "__index_level_0__"
+    table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), name: pa.array(texts, pa.string())})
+
+    def column(field: str | None, stored: str, kind: str, dtype: str) -> dict[str, Any]:
+        return {"name": field, "field_name": stored, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
+
+    pandas = {
+        "index_columns": [name],
+        "column_indexes": [],
+        "columns": [column("task_index", "task_index", "int64", "int64"), column(None, name, "unicode", "object")],
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.0.0",
+    }
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+
+
+def describe(values: np.ndarray) -> dict[str, list]:
+    """Statistics of `values`, (N, D) or (N,), as stats.json has them: lists of D numbers, and `count` [N].
+
+    The quantiles are those of the values; lerobot's are an envelope of per-episode ones, which widens with the data.
+    """
+    x = values.reshape(len(values), -1).astype(np.float64)
+    stats = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}
+    stats |= dict(zip(_QUANTILES, np.quantile(x, list(_QUANTILES.values()), axis=0), strict=True))
+    return {k: v.tolist() for k, v in stats.items()} | {"count": [len(values)]}
+
+
+def describe_pictures(pictures: np.ndarray) -> dict[str, list]:
+    """The same for pictures, uint8 (N, 3, H, W): (3, 1, 1) a statistic, in [0, 1]; exact, by histogram."""
+    stats: dict[str, list] = {}
+    grey = np.arange(256) / 255
+    for channel in range(pictures.shape[1]):
+        counts = np.bincount(pictures[:, channel].ravel(), minlength=256)
+        total, below = counts.sum(), np.cumsum(counts)
+        mean = counts @ grey / total
+        at = np.array(list(_QUANTILES.values())) * (total - 1)
+        low, high = (grey[np.searchsorted(below, f(at), side="right")] for f in (np.floor, np.ceil))
+        present = grey[counts > 0]
+        row = {
+            "min": present[0],
+            "max": present[-1],
+            "mean": mean,
+            "std": math.sqrt(counts @ (grey - mean) ** 2 / total),
+        }
+        row |= dict(zip(_QUANTILES, low + (high - low) * (at - np.floor(at)), strict=True))
+        for name, value in row.items():
+            stats.setdefault(name, []).append([[float(value)]])
+    return stats | {"count": [len(pictures)]}

@@ -1,0 +1,403 @@
+"""Recordings as a LeRobotDataset v3.0 folder, written and read by pyarrow and PyAV.
+
+    meta/info.json, tasks.parquet, stats.json      totals, instructions, statistics: derived from the episodes
+    meta/episodes/chunk-000/file-000.parquet       one episode's facts; once this file is there, the episode is stored
+    data/chunk-000/file-000.parquet                one episode's frames
+    videos/observation.images.<camera>/chunk-000/file-000.mp4
+    snapshots/chunk-000/episode-000000.npz         simulator states (ours; lerobot doesn't look here)
+
+lerobot has no place for some facts; they are further columns of the episodes' table, which it ignores: `wamkit/task`,
+`wamkit/seed`, `wamkit/success`, `wamkit/imitate`, `wamkit/noise`, `wamkit/snapshots`, and `wamkit/sha256/<video key>`,
+by which damage is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wamkit.data import schema
+from wamkit.data.files import StoreError, exclusive, make_folder, temporary, write_atomic
+from wamkit.data.records import (
+    RESTORE,
+    VECTORS,
+    EpisodeMeta,
+    Row,
+    check_episode,
+    read_data,
+    read_info,
+    read_rows,
+    read_texts,
+    row_of,
+)
+from wamkit.data.schema import Layout
+from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
+from wamkit.data.video import decode_video, encode_video
+from wamkit.types import Episode, Snapshot
+
+__all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
+
+_SAMPLE = 256  # frames a camera that the picture statistics of stats.json are made of
+_SAMPLE_EPISODE = 8  # and those of one episode
+
+
+class Store:
+    """A data set on disk; see `create`, `open`, `open_or_create`. One process writes at a time, any number read."""
+
+    def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str]):
+        self.root, self.layout = root, Layout.from_info(info)
+        self._info, self._rows, self._texts = info, rows, texts
+        self._columns: dict[str, np.ndarray] | None = None
+
+    # ------------------------------------------------------------------ making and opening
+
+    @classmethod
+    def create(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        cameras: Sequence[str],
+        image_shape: tuple[int, int, int],
+        proprio_names: Sequence[str],
+        action_names: Sequence[str],
+        fps: float,
+        robot_type: str,
+    ) -> Store:
+        """Starts an empty store in `root`, which must not hold anything else. image_shape: (3, H, W) of every camera.
+
+        Raises StoreError if there is something in `root`, or for a layout that cannot be stored.
+        """
+        root = Path(root)
+        layout = Layout(tuple(cameras), tuple(image_shape), tuple(proprio_names), tuple(action_names), fps, robot_type)
+        begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
+        if root.exists() and not (root.is_dir() and all(p.name in begun for p in root.rglob("*"))):
+            raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
+        store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), [], [])
+        store._write_totals()
+        return store
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> Store:
+        """Opens and checks a store; all but the pictures is read (a video is checked when it is decoded).
+
+        If writing was cut off by a kill, the totals are brought up to date; `stats.json` is by the next `finalize`.
+        Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
+        """
+        root = Path(root)
+        info = read_info(root)
+        rows = read_rows(root, info)
+        texts = read_texts(root)
+        store = cls(root, info, rows, texts + [t for t in dict.fromkeys(r.meta.text for r in rows) if t not in texts])
+        store._check_totals()
+        if (store.numeric()["task_index"] >= len(store._texts)).any():
+            raise StoreError(f"{root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        return store
+
+    @classmethod
+    def open_or_create(cls, root: str | os.PathLike[str], **layout: Any) -> Store:
+        """Opens the store in `root`, or creates it; the arguments are those of `create`.
+
+        Raises StoreError if the store that is there has another layout.
+        """
+        if not (Path(root) / "meta/info.json").exists():
+            return cls.create(root, **layout)
+        store = cls.open(root)
+        for name, have in asdict(store.layout).items():
+            want = tuple(layout[name]) if isinstance(have, tuple) else layout[name]
+            if have != want:
+                raise StoreError(
+                    f"{root} was recorded with {name} = {have}, not {want}; name another folder or the same {name}"
+                )
+        return store
+
+    # ------------------------------------------------------------------ what is in it
+
+    @property
+    def episodes(self) -> tuple[EpisodeMeta, ...]:
+        return tuple(row.meta for row in self._rows)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return self.layout.cameras
+
+    @property
+    def frames(self) -> int:
+        """How many frames, that is steps, all episodes have together."""
+        return sum(row.meta.length for row in self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def numeric(self) -> dict[str, np.ndarray]:
+        """All N frames, episode after episode: one read-only array for every column that isn't a video or text.
+
+        "observation.state" (N, s), "action" and "action.expert" (N, a): float32; "next.reward" float32, "next.success"
+        bool, "timestamp" float32 (seconds), "frame_index", "episode_index", "index", "task_index" int64: all (N,).
+        "action.expert" is "action" in data sets without an expert. Raises StoreError as `open` does.
+        """
+        if self._columns is None:
+            self._columns = self._read_columns()
+        return dict(self._columns)
+
+    def decode(self, episode: int, camera: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "T 3 H W"]:
+        """All pictures of one camera in one episode, uint8 RGB (T, 3, H, W), resized to `size` (H, W) if given.
+
+        Raises StoreError naming episode and camera if the video is missing or damaged, or isn't of the declared size.
+        """
+        return self._decode(episode, camera, range(self._row(episode).meta.length), size)
+
+    def snapshots(self, episode: int) -> tuple[Snapshot, ...]:
+        """The simulator's state before each step; raises StoreError if the episode has none or they are damaged."""
+        path = self._row(episode).snapshots
+        if path is None:
+            raise StoreError(
+                f"{self.root}: episode {episode} was recorded without snapshots; record it again with them"
+            )
+        try:
+            snapshots = unpack_snapshots(path.read_bytes())
+        except (OSError, StoreError) as error:
+            raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+        if len(snapshots) != self._row(episode).meta.length:
+            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
+        return snapshots
+
+    def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
+        """Episode `index` as it was appended (pictures as the codec left them)."""
+        meta, columns = self._row(index).meta, self.numeric()
+        here = slice(meta.from_index, meta.from_index + meta.length)
+        empty = {"next.reward": np.zeros(self.frames, np.float32), "next.success": np.zeros(self.frames, bool)}
+        get = {k: v[here].copy() for k, v in (empty | columns).items()}
+        return Episode(
+            task=meta.task,
+            text=meta.text,
+            seed=meta.seed,
+            fps=self.layout.fps,
+            cameras=self.cameras,
+            images=np.stack([self.decode(index, c) for c in self.cameras], 1) if images and self.cameras else None,
+            proprio=get["observation.state"],
+            action=get["action"],
+            action_expert=get["action.expert"],
+            reward=get["next.reward"],
+            success=get["next.success"],
+            imitate=meta.imitate,
+            noise=meta.noise,
+            snapshots=self.snapshots(index) if snapshots else None,
+        )
+
+    def videos(self) -> Iterator[tuple[int, str, Path, int]]:
+        """(episode, camera, file, first frame in that file) of every clip, in order."""
+        for row in self._rows:
+            for camera, clip in row.clips.items():
+                yield row.meta.index, camera, clip.path, clip.start
+
+    # ------------------------------------------------------------------ writing
+
+    def append(self, episode: Episode, encoded: Mapping[str, bytes] | None = None) -> EpisodeMeta:
+        """Stores `episode` as the next one. When this returns it is on disk; a kill before leaves the store as it was.
+
+        encoded: the videos (camera -> MP4 of `encode_video`) if a worker process has made them; `episode.images` is
+        then not used. The same episodes in the same order give the same bytes. `latency_s` isn't stored. Raises
+        StoreError, with the store as it was, for an episode or videos that don't fit the layout, for NaN, and when the
+        disk is full.
+        """
+        index, layout = len(self._rows), self.layout
+        if not schema.same_features(self._info["features"], layout.features()):
+            raise StoreError(f"{self.root} was not recorded by wamkit and is read-only; create a store of your own")
+        check_episode(episode, layout, with_images=encoded is None)
+        if encoded is None:
+            encoded = {c: encode_video(episode.images[:, v], layout.fps) for v, c in enumerate(layout.cameras)}
+        if set(encoded) != set(layout.cameras):
+            raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
+        pictures = {c: _sample_clip(encoded[c], episode, layout, c) for c in layout.cameras}
+        texts = self._texts if episode.text in self._texts else [*self._texts, episode.text]
+        columns = schema.data_columns(episode, index, self.frames, texts.index(episode.text))
+        data = schema.data_table(columns, self._info["features"])
+        paths = self._paths(index)
+        contents = {"data": schema.parquet_bytes(data)} | {f"video/{c}": encoded[c] for c in layout.cameras}
+        if episode.snapshots is not None:
+            contents["snapshots"] = pack_snapshots(episode.snapshots)
+        stats = {k: schema.describe(v) for k, v in columns.items()}
+        stats |= {self._key(c): schema.describe_pictures(p) for c, p in pictures.items()}
+        facts = self._facts(episode, encoded)
+        facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
+        contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
+        with exclusive(self.root):
+            if paths["episodes"].exists():
+                raise StoreError(f"{self.root}: another process has stored episode {index}; open the store again")
+            self._discard(index)
+            try:
+                for name, content in contents.items():
+                    write_atomic(paths[name], content)
+            except BaseException:
+                self._discard(index)
+                raise
+        self._rows.append(row_of(facts, self.root, self._info))
+        self._texts, self._columns = texts, None
+        return self._rows[-1].meta
+
+    def finalize(self) -> None:
+        """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes what a killed writer left."""
+        stats = {}
+        if self._rows:
+            stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in self._info["features"]}
+            stats |= {self._key(c): schema.describe_pictures(self._sample(c)) for c in self.cameras}
+        self._write_totals(stats)
+
+    # ------------------------------------------------------------------ inside
+
+    def _row(self, episode: int) -> Row:
+        if not 0 <= episode < len(self._rows):
+            raise StoreError(f"{self.root} has no episode {episode}; it has {len(self._rows)}, numbered from 0")
+        return self._rows[episode]
+
+    def _key(self, camera: str) -> str:
+        key = schema.IMAGES + camera
+        return key if key in self._info["features"] else camera
+
+    def _paths(self, index: int) -> dict[str, Path]:
+        chunk, file = divmod(index, schema.FILES_PER_CHUNK)
+        where = {"chunk_index": chunk, "file_index": file, "episode_index": index}
+        out = {"data": self.root / schema.DATA_PATH.format(**where)}
+        for camera in self.cameras:
+            out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
+        out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
+        return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
+
+    def _discard(self, index: int) -> None:
+        """Removes what a half-written episode `index` left; never a committed one."""
+        paths = self._paths(index)
+        if not paths["episodes"].exists() and schema.same_features(self._info["features"], self.layout.features()):
+            with contextlib.suppress(OSError):
+                for path in paths.values():
+                    path.unlink(missing_ok=True)
+                    temporary(path).unlink(missing_ok=True)
+
+    def _facts(self, episode: Episode, encoded: Mapping[str, bytes]) -> dict[str, Any]:
+        """The episode's row in meta/episodes, without statistics."""
+        index, first = len(self._rows), self.frames
+        chunk, file = divmod(index, schema.FILES_PER_CHUNK)
+        facts: dict[str, Any] = {
+            "episode_index": index,
+            "tasks": [episode.text],
+            "length": len(episode),
+            "data/chunk_index": chunk,
+            "data/file_index": file,
+            "dataset_from_index": first,
+            "dataset_to_index": first + len(episode),
+            "meta/episodes/chunk_index": chunk,
+            "meta/episodes/file_index": file,
+            "wamkit/task": episode.task,
+            "wamkit/seed": int(episode.seed),
+            "wamkit/success": episode.succeeded,
+            "wamkit/imitate": bool(episode.imitate),
+            "wamkit/noise": float(episode.noise),
+            "wamkit/snapshots": episode.snapshots is not None,
+        }
+        for camera in self.cameras:
+            key = self._key(camera)
+            times = {"from_timestamp": 0.0, "to_timestamp": len(episode) / self.layout.fps}
+            facts |= {f"videos/{key}/{k}": v for k, v in ({"chunk_index": chunk, "file_index": file} | times).items()}
+            facts[f"wamkit/sha256/{key}"] = hashlib.sha256(encoded[camera]).hexdigest()
+        return facts
+
+    def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
+        """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
+        row = self._row(episode)
+        if camera not in row.clips:
+            raise StoreError(f"{self.root} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}")
+        clip = row.clips[camera]
+        try:
+            source: Path | bytes = clip.path
+            if clip.sha256 is not None:
+                source = clip.path.read_bytes()
+                if hashlib.sha256(source).hexdigest() != clip.sha256:
+                    raise StoreError("its content has changed since it was recorded")
+            pictures = decode_video(
+                source, self.layout.fps, [clip.start + f for f in frames], self.layout.image_shape[1:], size
+            )
+        except (OSError, StoreError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StoreError(f"{clip.path} (episode {episode}, camera {camera}): {reason}; {RESTORE}") from error
+        return pictures
+
+    def _sample(self, camera: str) -> np.ndarray:
+        """A fixed random sample of the camera's pictures in the whole store, uint8 (n, 3, H, W)."""
+        picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
+        starts = np.array([row.meta.from_index for row in self._rows])
+        owner = np.searchsorted(starts, picked, side="right") - 1
+        return np.concatenate(
+            [self._decode(e, camera, (picked[owner == e] - starts[e]).tolist(), None) for e in np.unique(owner)]
+        )
+
+    def _read_columns(self) -> dict[str, np.ndarray]:
+        features = {
+            k: f
+            for k, f in self._info["features"].items()
+            if f["dtype"] not in ("video", "image", "string", "language")
+        }
+        parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
+        files: dict[Path, list[EpisodeMeta]] = {}
+        for row in self._rows:
+            files.setdefault(row.data, []).append(row.meta)
+        for path, metas in files.items():
+            for key, values in read_data(path, metas, features).items():
+                parts[key].append(values)
+        out = {}
+        for key, feature in features.items():
+            empty = np.empty((0, *feature["shape"]), feature["dtype"])
+            out[key] = np.concatenate(parts[key]) if parts[key] else empty
+            if key not in VECTORS and tuple(feature["shape"]) == (1,):
+                out[key] = out[key].reshape(-1)
+            out[key].setflags(write=False)
+        return {"action.expert": out["action"]} | out
+
+    def _check_totals(self) -> None:
+        """The totals must be those of the episodes, or of the first few after a kill: then they are mended."""
+        promised = self._info["total_episodes"]
+        lengths = [row.meta.length for row in self._rows]
+        if promised > len(lengths):
+            lost = f"{promised} episodes are promised but meta/episodes has {len(lengths)}"
+            raise StoreError(f"{self.root}/meta/info.json: {lost}, files are lost; {RESTORE}")
+        if self._info["total_frames"] != sum(lengths[:promised]):
+            have = f"{promised} episodes have {sum(lengths[:promised])}"
+            wrong = f"{self._info['total_frames']} frames are promised but {have}"
+            raise StoreError(f"{self.root}/meta/info.json: {wrong}; {RESTORE}")
+        if promised < len(lengths) and os.access(self.root, os.W_OK):
+            self._write_totals()
+
+    def _write_totals(self, stats: Mapping[str, Any] | None = None) -> None:
+        """Derives tasks.parquet and info.json from the episodes; info.json comes last: it makes a folder a store."""
+        info = schema.info_json(self.layout, self._info["features"], len(self._rows), self.frames, len(self._texts))
+        self._info |= {k: info[k] for k in ("total_episodes", "total_frames", "total_tasks", "splits")}
+        make_folder(self.root)
+        with exclusive(self.root, wait=True):
+            self._discard(len(self._rows))
+            if stats is not None:
+                write_atomic(self.root / "meta/stats.json", _json(stats))
+            write_atomic(self.root / "meta/tasks.parquet", schema.parquet_bytes(schema.tasks_table(self._texts)))
+            write_atomic(self.root / "meta/info.json", _json(self._info))
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=4, ensure_ascii=False).encode()
+
+
+def _sample_clip(video: bytes, episode: Episode, layout: Layout, camera: str) -> np.ndarray:
+    """A few pictures of a video that is about to be stored; StoreError if it can't be decoded or is too short."""
+    steps = len(episode)
+    try:
+        picked = np.unique(np.linspace(0, steps - 1, _SAMPLE_EPISODE).astype(int)).tolist()
+        return decode_video(video, layout.fps, picked, layout.image_shape[1:], total=steps)
+    except StoreError as error:
+        raise StoreError(
+            f"the video of camera {camera} doesn't fit the episode: {error}; encode its {steps} frames again"
+        ) from error

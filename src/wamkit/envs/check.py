@@ -1,0 +1,212 @@
+"""An executable checker, after Gymnasium's: what an environment must do before anything is learned or measured in it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import multiprocessing
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from wamkit.envs.base import Environment, observation
+from wamkit.types import Snapshot, WamkitError
+
+Factory = Callable[[], Environment]
+Trace = list[tuple[dict[str, Any], float, bool, np.ndarray]]
+"""For each instant: observation dictionary, reward, success, physics vector. The first one is the reset's."""
+
+
+def check_env(factory: Factory, *, seed: int = 0, steps: int = 20) -> list[str]:
+    """Runs every check on environments made by `factory`, which must be picklable (it also runs in a new process).
+
+    Gives the names of the checks, in the order in which they passed. Raises WamkitError with the first that failed.
+    """
+    passed = []
+    for name, check in _CHECKS.items():
+        try:
+            check(factory, seed, steps)
+        except Exception as error:
+            detail = error if isinstance(error, _Failed) else f"{type(error).__name__}: {error}"
+            raise WamkitError(f"environment check {name!r} failed: {detail}") from error
+        passed.append(name)
+    return passed
+
+
+class _Failed(WamkitError):
+    """A check's own finding."""
+
+
+def _demand(condition: Any, finding: str) -> None:
+    if not condition:
+        raise _Failed(finding)
+
+
+def _play(env: Environment, start: int | Snapshot, actions: np.ndarray) -> Trace:
+    """Resets (start: a seed) or restores (start: a snapshot), then executes the actions, float32 (n, a)."""
+    if isinstance(start, Snapshot):
+        raw, success = env.restore(start), False
+    else:
+        raw, info = env.reset(seed=start)
+        success = info["success"]
+    return [(raw, 0.0, success, env.snapshot().physics), *_play_on(env, actions)]
+
+
+def _play_on(env: Environment, actions: np.ndarray) -> Trace:
+    trace: Trace = []
+    for action in actions:
+        raw, reward, _, _, info = env.step(action)
+        trace.append((raw, reward, info["success"], env.snapshot().physics))
+    return trace
+
+
+def _difference(a: Trace, b: Trace, images: bool = True) -> str:
+    """Where two traces differ first, or "" when they agree byte for byte."""
+    for t, ((raw_a, *rest_a), (raw_b, *rest_b)) in enumerate(zip(a, b, strict=True)):
+        parts = {"reward": (rest_a[0], rest_b[0]), "success": (rest_a[1], rest_b[1]), "physics": (rest_a[2], rest_b[2])}
+        parts["proprio"] = (raw_a["proprio"], raw_b["proprio"])
+        if images:
+            parts["images"] = (raw_a["images"], raw_b["images"])
+        for name, (x, y) in parts.items():
+            if not np.array_equal(x, y):
+                return f"{name} differ at instant {t}"
+    return ""
+
+
+def _actions(env: Environment, seed: int, n: int) -> np.ndarray:
+    """Smooth seeded actions over the whole range, float32 (n, a)."""
+    rng, space = np.random.default_rng(seed), env.action_space
+    held = np.repeat(rng.uniform(space.low, space.high, (n // 5 + 1, *space.shape)), 5, axis=0)
+    return held[:n].astype(np.float32)
+
+
+def _check_contract(factory: Factory, seed: int, steps: int) -> None:
+    env = factory()
+    for name in ("cameras", "fps", "task", "text", "robot_type", "proprio_names", "action_names", "Config"):
+        _demand(hasattr(env, name), f"attribute {name!r} is missing")
+    _demand(isinstance(env.observation_space, spaces.Dict), "observation_space must be a gymnasium Dict")
+    _demand(isinstance(env.action_space, spaces.Box), "action_space must be a gymnasium Box")
+    _demand(env.action_space.shape == (len(env.action_names),), "action_names must name every action dimension")
+    _demand(env.observation_space["proprio"].shape == (len(env.proprio_names),), "proprio_names must name every number")
+    _demand(env.observation_space["images"].shape[0] == len(env.cameras), "cameras must name every picture")
+    _demand(env.task in env.tasks(), f"task {env.task!r} is not among tasks()")
+    raw, info = env.reset(seed=seed)
+    for action in _actions(env, seed, steps):
+        _demand(type(info.get("success")) is bool, f"info['success'] must be a bool, found {info.get('success')!r}")
+        observation(raw, env.observation_space)
+        _demand(env.observation_space.contains(raw), f"the observation is outside observation_space: proprio {raw['proprio']}")
+        raw, reward, terminated, truncated, info = env.step(action)
+        _demand(np.isfinite(reward), f"reward {reward} is not finite")
+        _demand(type(terminated) is bool and type(truncated) is bool, "terminated and truncated must be bool")
+    expert = env.expert()
+    if expert is not None:
+        action = expert(np.random.default_rng(seed))
+        _demand(env.action_space.contains(action), f"the expert's action {action!r} is outside action_space")
+    env.close()
+
+
+def _check_determinism(factory: Factory, seed: int, steps: int) -> None:
+    env = factory()
+    actions = _actions(env, seed, steps)
+    first = _play(env, seed, actions)
+    _play(env, seed + 1, actions[: steps // 2])
+    found = _difference(first, _play(env, seed, actions))
+    _demand(not found, f"the same seed and actions after another episode: {found}")
+    env.close()
+    again = factory()
+    found = _difference(first, _play(again, seed, actions))
+    _demand(not found, f"the same seed and actions in another instance: {found}")
+    again.close()
+
+
+def _check_variety(factory: Factory, seed: int, steps: int) -> None:
+    env = factory()
+    traces = [_play(env, seed + k, _actions(env, seed, steps)) for k in range(3)]
+    env.close()
+    starts = [trace[0][0]["images"] for trace in traces]
+    _demand(any(not np.array_equal(starts[0], other) for other in starts[1:]), "three seeds start with the same picture")
+    for name, before, after in zip(env.cameras, traces[0][0][0]["images"], traces[0][-1][0]["images"], strict=True):
+        _demand(not np.array_equal(before, after), f"camera {name!r}: the picture stays the same while the robot moves")
+        _demand(before.std() > 0, f"camera {name!r}: the picture is of one colour")
+
+
+def _check_render_switch(factory: Factory, seed: int, steps: int) -> None:
+    env = factory()
+    actions = _actions(env, seed, steps)
+    drawn = _play(env, seed, actions)
+    env.render_images = False
+    blind = _play(env, seed, actions)
+    env.close()
+    _demand(all("images" not in raw for raw, *_ in blind), "with render_images = False observations still hold images")
+    found = _difference(drawn, blind, images=False)
+    _demand(not found, f"with and without drawing: {found}")
+
+
+def _check_two_at_once(factory: Factory, seed: int, steps: int) -> None:
+    """The picture of one living environment must not be another's (seen with several software OpenGL contexts)."""
+    alone = []
+    for k in range(2):
+        env = factory()
+        alone.append(_play(env, seed + k, _actions(env, seed, 2)))
+        env.close()
+    pair = factory(), factory()
+    together = [_play(env, seed + k, _actions(env, seed, 2)) for k, env in enumerate(pair)]
+    together[0] = _play(pair[0], seed, _actions(pair[0], seed, 2))
+    for env in pair:
+        env.close()
+    for k in range(2):
+        found = _difference(alone[k], together[k])
+        _demand(not found, f"environment {k + 1} of two in one process does not show what it shows alone: {found}")
+
+
+def _check_snapshot(factory: Factory, seed: int, steps: int) -> None:
+    """A snapshot of the middle of an episode goes on byte for byte, in the same environment and in a new one."""
+    env = factory()
+    actions = _actions(env, seed, 2 * steps)
+    _play(env, seed, actions[:steps])
+    snapshot = env.snapshot()
+    on = _play_on(env, actions[steps:])
+    _play(env, seed + 1, actions[:2])
+    found = _difference(on, _play(env, snapshot, actions[steps:])[1:])
+    _demand(not found, f"a snapshot restored in the same environment and {steps} actions replayed: {found}")
+    env.close()
+    found = _difference(on, _play_fresh(factory, snapshot, actions[steps:])[1:])
+    _demand(not found, f"a snapshot restored in a new environment and {steps} actions replayed: {found}")
+
+
+def _check_new_process(factory: Factory, seed: int, steps: int) -> None:
+    """The same in another process, where nothing is left over; and two seeds in two processes show different pictures."""
+    env = factory()
+    actions = _actions(env, seed, 2 * steps)
+    started = _play(env, seed, actions[:steps])
+    snapshot = env.snapshot()
+    on = _play_on(env, actions[steps:])
+    env.close()
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        restored = pool.submit(_play_fresh, factory, snapshot, actions[steps:]).result()
+        same, other = (pool.submit(_play_fresh, factory, seed + k, actions[:steps]).result() for k in range(2))
+    found = _difference(on, restored[1:])
+    _demand(not found, f"a snapshot restored in a new process and {steps} actions replayed: {found}")
+    found = _difference(started, same)
+    _demand(not found, f"the same seed and actions in another process: {found}")
+    _demand(_difference(started, other), "another seed in another process gives the same episode")
+
+
+def _play_fresh(factory: Factory, start: int | Snapshot, actions: np.ndarray) -> Trace:
+    env = factory()
+    try:
+        return _play(env, start, actions)
+    finally:
+        env.close()
+
+
+_CHECKS: dict[str, Callable[[Factory, int, int], None]] = {
+    "contract": _check_contract,
+    "determinism": _check_determinism,
+    "variety": _check_variety,
+    "render switch": _check_render_switch,
+    "snapshot": _check_snapshot,
+    "two at once": _check_two_at_once,
+    "new process": _check_new_process,
+}

@@ -1,0 +1,425 @@
+"""MetaWorld (Yu et al. 2019, arXiv 1910.10897): 50 table-top tasks of a Sawyer arm in MuJoCo, by name.
+
+Needs the package `metaworld`; pictures are drawn off-screen, by software (OSMesa) unless MUJOCO_GL says otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+from wamkit.config import nearest
+from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.types import Snapshot, WamkitError
+
+INSTRUCTIONS = {
+    "assembly-v3": "pick up the wrench and put its ring onto the peg",
+    "basketball-v3": "put the basketball into the hoop",
+    "bin-picking-v3": "move the cube from one bin into the other",
+    "box-close-v3": "put the lid onto the box",
+    "button-press-topdown-v3": "press the button from the top",
+    "button-press-topdown-wall-v3": "reach over the wall and press the button from the top",
+    "button-press-v3": "press the button from the front",
+    "button-press-wall-v3": "reach around the wall and press the button from the front",
+    "coffee-button-v3": "press the button of the coffee machine",
+    "coffee-pull-v3": "pull the mug away from the coffee machine",
+    "coffee-push-v3": "push the mug under the coffee machine",
+    "dial-turn-v3": "turn the dial",
+    "disassemble-v3": "lift the wrench off the peg",
+    "door-close-v3": "close the door",
+    "door-lock-v3": "lock the door",
+    "door-open-v3": "open the door",
+    "door-unlock-v3": "unlock the door",
+    "drawer-close-v3": "close the drawer",
+    "drawer-open-v3": "open the drawer",
+    "faucet-close-v3": "turn the faucet off",
+    "faucet-open-v3": "turn the faucet on",
+    "hammer-v3": "hammer the nail into the box",
+    "hand-insert-v3": "put the gripper into the hole",
+    "handle-press-side-v3": "press the handle down from the side",
+    "handle-press-v3": "press the handle down",
+    "handle-pull-side-v3": "pull the handle up from the side",
+    "handle-pull-v3": "pull the handle up",
+    "lever-pull-v3": "pull the lever up",
+    "peg-insert-side-v3": "insert the peg into the hole in the side of the box",
+    "peg-unplug-side-v3": "pull the peg out of the side of the box",
+    "pick-out-of-hole-v3": "pick the puck out of the hole",
+    "pick-place-v3": "pick up the puck and bring it to the goal",
+    "pick-place-wall-v3": "pick up the puck and bring it over the wall to the goal",
+    "plate-slide-back-side-v3": "slide the plate out of the cabinet, sideways",
+    "plate-slide-back-v3": "slide the plate out of the cabinet",
+    "plate-slide-side-v3": "slide the plate into the cabinet, sideways",
+    "plate-slide-v3": "slide the plate into the cabinet",
+    "push-back-v3": "pull the puck back to the goal",
+    "push-v3": "push the puck to the goal",
+    "push-wall-v3": "push the puck around the wall to the goal",
+    "reach-v3": "reach the goal",
+    "reach-wall-v3": "reach around the wall to the goal",
+    "shelf-place-v3": "put the block onto the shelf",
+    "soccer-v3": "push the ball into the soccer goal",
+    "stick-pull-v3": "pull the thermos with the stick",
+    "stick-push-v3": "push the thermos with the stick",
+    "sweep-into-v3": "sweep the puck into the hole",
+    "sweep-v3": "sweep the puck off the table",
+    "window-close-v3": "slide the window closed",
+    "window-open-v3": "slide the window open",
+}
+"""Instruction of every task."""
+
+_PROPRIO_LOW = np.array([-0.525, 0.348, -0.0525, 0.0], np.float32)
+_PROPRIO_HIGH = np.array([0.525, 1.025, 0.7, 1.0], np.float32)
+_CLOSE_CORNER2 = (0.75, 0.075, 0.7)
+"""Where most MetaWorld papers put `corner2`; at its default place the object is half as wide in the picture."""
+
+_BULKY = ("mesh_", "tex_", "hfield_", "skin_", "bvh_", "oct_", "name", "paths", "text_")
+"""Model fields that no reset touches and that would make the comparison with the pristine model slow."""
+
+_PLAIN = (bool, int, float, str, type(None), np.generic)
+
+
+@dataclass(frozen=True)
+class MetaWorldConfig:
+    """Options of `MetaWorld`."""
+
+    task: str
+    """One of the 50 task names, e.g. `drawer-open-v3`."""
+    height: int = 64
+    """Pixels."""
+    width: int = 64
+    """Pixels."""
+    supersample: int = 3
+    """Pictures are drawn so many times larger and averaged down. At 64x64 a frame costs as much as its vertices, so 3
+    takes 15 % longer than 1; without it edges jump by whole pixels, and where they are within one is lost to the model."""
+    cameras: tuple[str, ...] = ("corner2",)
+    """One picture each: topview, corner, corner2, corner3, corner4, behindGripper, gripperPOV."""
+    goal_markers: bool = False
+    """Draw MuJoCo's sites. Off, because the goal is one of them: a coloured ball that no real scene has gives away where
+    the object must go, and for look-alike tasks even which task is meant."""
+    reset_low: tuple[float, ...] | None = None
+    """Lower corner of the range from which a reset draws; None for the task's own."""
+    reset_high: tuple[float, ...] | None = None
+    """Upper corner, likewise."""
+    max_steps: int = 200
+    """An episode is truncated after so many steps."""
+    text: str | None = None
+    """Instruction in place of the task's own."""
+
+
+@register_env("metaworld")
+class MetaWorld(Environment):
+    """The 50 manipulation tasks of MetaWorld (Sawyer arm, MuJoCo)."""
+
+    Config = MetaWorldConfig
+    robot_type = "sawyer"
+    proprio_names = ("hand_x", "hand_y", "hand_z", "gripper_open")
+    action_names = ("dx", "dy", "dz", "gripper_close")
+    fps = 80.0
+    metadata = {"render_modes": [], "render_fps": 80}
+
+    def __init__(self, config: MetaWorldConfig):
+        _check_task(config.task)
+        self.config, self.task, self.cameras = config, config.task, tuple(config.cameras)
+        self.text = config.text or INSTRUCTIONS[config.task]
+        self._mujoco, registry, policies = _load()
+        self._sim = _build(registry[config.task], config)
+        self._policy = policies[config.task]()
+        self._pictures = _Pictures(self._mujoco, self._sim, config)
+        self._fields = _small_fields(self._sim.model)
+        self._pristine_fields = {name: field.copy() for name, field in self._fields.items()}
+        self._fixed = {k for k, v in vars(self._sim).items() if not _is_plain(v) or _views_simulator(v)}
+        self._pristine_attributes = copy.deepcopy({k: v for k, v in vars(self._sim).items() if k not in self._fixed})
+        self._was_reset = False
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
+        self.observation_space = observation_spaces(
+            len(self.cameras), config.height, config.width, _PROPRIO_LOW, _PROPRIO_HIGH
+        )
+
+    @classmethod
+    def tasks(cls) -> tuple[str, ...]:
+        return tuple(INSTRUCTIONS)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Starts the episode that `seed` stands for; without a seed the next one is drawn from the last seed's stream."""
+        if seed is None and not self._was_reset:
+            raise WamkitError("the first reset needs a seed: reset(seed=...)")
+        super().reset(seed=seed)
+        if seed is None:
+            seed = int(self.np_random.integers(2**31))
+        sim = self._sim
+        # MetaWorld leaves the last episode's objects in the model while it moves the hand to its start: begin afresh.
+        self._set_fields({})
+        self._set_attributes({}, keep_views=False)
+        sim.seed(seed)
+        sim.reset()
+        # Some tasks move a body without letting the simulator know; their first observation would show the old place.
+        self._mujoco.mj_forward(sim.model, sim.data)
+        sim._prev_obs = sim._get_curr_obs_combined_no_goal()
+        space = sim.sawyer_observation_space
+        sim._last_stable_obs = np.clip(sim._get_obs(), space.low, space.high)
+        self._was_reset = True
+        return self._observe(), {"success": False}
+
+    def step(self, action: np.ndarray):
+        """One step of 1/80 s. action: float (4,), hand displacement (1 is 1 cm) and gripper effort, clipped to [-1, 1]."""
+        action = np.asarray(action, np.float32)
+        if action.shape != (4,) or not np.isfinite(action).all():
+            raise WamkitError(f"metaworld action: expected 4 finite numbers, found {action!r}")
+        if not self._was_reset:
+            raise WamkitError("step before the first reset: call reset(seed=...)")
+        _, reward, _, _, info = self._sim.step(np.clip(action, -1.0, 1.0))
+        truncated = self._sim.curr_path_length >= self.config.max_steps
+        return self._observe(), float(reward), False, truncated, {"success": bool(info["success"])}
+
+    def expert(self) -> Expert:
+        """MetaWorld's scripted policy; it reads the simulator's full state, which no learned policy sees."""
+        return lambda rng: np.clip(self._policy.get_action(self._sim._last_stable_obs), -1.0, 1.0).astype(np.float32)
+
+    def snapshot(self) -> Snapshot:
+        """See `Snapshot`; attributes are those that differ from a new simulator's, plus the task and the generator."""
+        mujoco, sim = self._mujoco, self._sim
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        physics = np.empty(mujoco.mj_stateSize(sim.model, spec))
+        mujoco.mj_getState(sim.model, sim.data, physics, spec)
+        model = {k: v.copy() for k, v in self._fields.items() if not np.array_equal(v, self._pristine_fields[k])}
+        attributes: dict[str, Any] = {"task": self.task, "np_random": json.dumps(sim.np_random.bit_generator.state)}
+        for key, value in vars(sim).items():
+            if key in self._fixed or key in _RANDOM or _views_simulator(value):
+                continue
+            if not _is_plain(value):
+                raise WamkitError(f"{self.task}: cannot record attribute {key!r} of type {type(value).__name__}")
+            if key not in self._pristine_attributes or not _same(value, self._pristine_attributes[key]):
+                attributes[key] = copy.deepcopy(value)
+        return Snapshot(physics=physics, model=model, attributes=attributes)
+
+    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
+        if snapshot.attributes.get("task") != self.task:
+            raise WamkitError(f"a snapshot of {snapshot.attributes.get('task')!r} cannot be restored in {self.task!r}")
+        if not self._was_reset:
+            # Only a reset makes the attributes that look into the simulator's memory, e.g. door-lock's `obj_init_pos`.
+            render, self.render_images = self.render_images, False
+            self.reset(seed=0)
+            self.render_images = render
+        attributes = {k: v for k, v in snapshot.attributes.items() if k not in ("task", "np_random")}
+        self._set_fields(snapshot.model)
+        self._set_attributes(attributes, keep_views=True)
+        sim, mujoco, spec = self._sim, self._mujoco, self._mujoco.mjtState.mjSTATE_INTEGRATION
+        sim.np_random.bit_generator.state = json.loads(snapshot.attributes["np_random"])
+        mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
+        mujoco.mj_forward(sim.model, sim.data)
+        # mj_forward overwrites the solver's warm start, which is part of the state.
+        mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
+        return self._observe()
+
+    def close(self) -> None:
+        self._pictures.close()
+        super().close()
+
+    def _observe(self) -> dict[str, Any]:
+        raw = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}
+        if self.render_images:
+            raw["images"] = self._pictures.draw()
+        return raw
+
+    def _set_fields(self, changed: dict[str, np.ndarray]) -> None:
+        for name, field in self._fields.items():
+            value = changed.get(name, self._pristine_fields[name])
+            if not np.array_equal(field, value):
+                field[...] = value
+
+    def _set_attributes(self, changed: dict[str, Any], keep_views: bool) -> None:
+        attributes = vars(self._sim)
+        for key in [k for k in attributes if k not in self._fixed and k not in _RANDOM]:
+            if not (keep_views and _views_simulator(attributes[key])):
+                del attributes[key]
+        for key, value in (self._pristine_attributes | changed).items():
+            if key not in attributes:
+                attributes[key] = copy.deepcopy(value)
+
+
+_RANDOM = ("_np_random", "_np_random_seed")
+
+
+class _Pictures:
+    """Draws the cameras of one simulator. All simulators of a process share one OpenGL context.
+
+    `mujoco.Renderer` makes a context for each instance, and with two of them alive under OSMesa the second silently gives
+    the first one's last picture. One context with a frame buffer for each model (MjrContext) gives every one its own.
+    """
+
+    _context: ClassVar[Any] = None
+
+    def __init__(self, mujoco: Any, sim: Any, config: MetaWorldConfig):
+        self._mujoco, self._sim, self._config = mujoco, sim, config
+        self._target: Any = None
+        self._options = mujoco.MjvOption()
+        if not config.goal_markers:
+            self._options.sitegroup[:] = 0
+        model = sim.model
+        ids = [model.camera(name).id for name in config.cameras]
+        self._cameras = [mujoco.MjvCamera() for _ in ids]
+        for camera, index in zip(self._cameras, ids, strict=True):
+            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
+        # corner, corner2, corner3 and corner4 are mounted upside down: turn their pictures by half a turn.
+        self._turned = [model.cam_bodyid[i] == 0 and sim.data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3 for i in ids]
+
+    def draw(self) -> np.ndarray:
+        """The present pictures, uint8 (V, 3, H, W)."""
+        mujoco, model, n = self._mujoco, self._sim.model, self._config.supersample
+        height, width = n * self._config.height, n * self._config.width
+        if self._target is None:
+            self._open()
+        _Pictures._context.make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._target)
+        rectangle, everything = mujoco.MjrRect(0, 0, width, height), mujoco.mjtCatBit.mjCAT_ALL
+        pictures = np.empty((len(self._cameras), 3, height // n, width // n), np.uint8)
+        bottom_up = np.empty((height, width, 3), np.uint8)
+        for k, (camera, turned) in enumerate(zip(self._cameras, self._turned, strict=True)):
+            mujoco.mjv_updateScene(model, self._sim.data, self._options, None, camera, everything, self._scene)
+            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+                self._scene.flags[flag] = 0
+            mujoco.mjr_render(rectangle, self._scene, self._target)
+            mujoco.mjr_readPixels(bottom_up, None, rectangle, self._target)
+            large = (bottom_up[:, ::-1] if turned else bottom_up[::-1]).transpose(2, 0, 1)
+            blocks = large.reshape(3, height // n, n, width // n, n).sum((2, 4), np.uint16)
+            pictures[k] = (blocks + n * n // 2) // (n * n)
+        return pictures
+
+    def _open(self) -> None:
+        mujoco, model, n = self._mujoco, self._sim.model, self._config.supersample
+        try:
+            if _Pictures._context is None:
+                _Pictures._context = mujoco.gl_context.GLContext(n * self._config.width, n * self._config.height)
+            _Pictures._context.make_current()
+            self._scene = mujoco.MjvScene(model, 1000)
+            self._target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        except Exception as error:
+            raise _render_error(error) from error
+
+    def close(self) -> None:
+        """Frees the frame buffer; the next draw makes a new one."""
+        if self._target is not None:
+            _Pictures._context.make_current()
+            self._target.free()
+            self._target = None
+
+
+def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The reset range common to all `tasks`, as (reset_low, reset_high) for `MetaWorldConfig`.
+
+    With it, the same seed starts look-alike tasks (faucet-open-v3, faucet-close-v3) from the same state. Raises WamkitError
+    when the ranges do not meet.
+    """
+    registry, tasks = _load()[1], tuple(tasks)
+    for task in tasks:
+        _check_task(task)
+    spaces = [registry[task]()._random_reset_space for task in tasks]
+    if len({space.shape for space in spaces}) > 1:
+        raise WamkitError(f"the reset ranges of {', '.join(tasks)} have different dimensions")
+    low, high = np.max([s.low for s in spaces], axis=0), np.min([s.high for s in spaces], axis=0)
+    if (low > high).any():
+        raise WamkitError(f"the reset ranges of {', '.join(tasks)} do not meet")
+    return tuple(low.tolist()), tuple(high.tolist())
+
+
+def _check_task(task: str) -> None:
+    if task not in INSTRUCTIONS:
+        known = ", ".join(INSTRUCTIONS)
+        raise WamkitError(f"unknown metaworld task {task!r}{nearest(task, INSTRUCTIONS)}; known: {known}")
+
+
+def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
+    """mujoco, the simulators by task, the scripted policies by task."""
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "osmesa")
+    try:
+        import mujoco
+    except Exception as error:
+        raise _render_error(error) from error
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+        from metaworld.policies import ENV_POLICY_MAP
+    except ImportError as error:
+        raise WamkitError(f"the package metaworld cannot be imported ({error}): pip install metaworld") from error
+    # The scripted policies warn at most steps that their actions will be clipped, which is what happens.
+    warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
+    return mujoco, ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
+
+
+def _render_error(error: Exception) -> WamkitError:
+    return WamkitError(
+        f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} ({type(error).__name__}: {error}). "
+        "For drawing by software install the Debian package libosmesa6; with a GPU and its driver set MUJOCO_GL=egl"
+    )
+
+
+def _build(cls: type, config: MetaWorldConfig) -> Any:
+    """The bare simulator, ready for seeded resets, with cheap drawing and the close camera."""
+    sim = cls()
+    sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
+    # Otherwise the scripted experts get a goal of zeros, for the observation is clipped to this (cached) space.
+    sim._partially_observable = False
+    del sim.sawyer_observation_space
+    sim.observation_space = sim.sawyer_observation_space
+    sim.max_path_length = sys.maxsize
+    if config.reset_low is not None or config.reset_high is not None:
+        space = sim._random_reset_space
+        low = np.array(space.low if config.reset_low is None else config.reset_low, np.float64)
+        high = np.array(space.high if config.reset_high is None else config.reset_high, np.float64)
+        if low.shape != space.shape or high.shape != space.shape or (low > high).any():
+            raise WamkitError(f"reset range of {config.task}: expected {space.shape[0]} numbers each, low <= high, "
+                              f"found {config.reset_low} and {config.reset_high}")
+        sim._random_reset_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
+    model = sim.model
+    names = [model.camera(i).name for i in range(model.ncam)]
+    for camera in config.cameras:
+        if camera not in names:
+            raise WamkitError(f"unknown camera {camera!r} of metaworld{nearest(camera, names)}; known: {', '.join(names)}")
+    # As shipped (4096 pixel shadow map, four samples a pixel) a software frame takes 200 to 400 ms, so about 12.
+    model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 0
+    model.vis.global_.offwidth = config.supersample * config.width
+    model.vis.global_.offheight = config.supersample * config.height
+    model.cam_pos[model.camera("corner2").id] = _CLOSE_CORNER2
+    return sim
+
+
+def _small_fields(model: Any) -> dict[str, np.ndarray]:
+    names = [name for name in dir(model) if not name.startswith(("_", *_BULKY))]
+    return {name: value for name in names if isinstance(value := getattr(model, name), np.ndarray)}
+
+
+def _views_simulator(value: Any) -> bool:
+    """True for an array that looks into MuJoCo's memory, so that it changes as the simulator does."""
+    while isinstance(value, np.ndarray):
+        if value.base is None:
+            return False
+        value = value.base
+    return type(value).__module__.startswith("mujoco") or type(value).__name__ == "PyCapsule"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return isinstance(value, (*_PLAIN, np.ndarray))
+
+
+def _same(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b)
+    return bool(a == b)

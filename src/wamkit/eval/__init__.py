@@ -1,0 +1,11 @@
+"""Evaluation: what a model imagines, what it does in closed loop, how sure the figures are, and the page of it all.
+
+`visual` scores pictures, `stats` puts intervals on figures, `pictures` turns frames into PNG and MP4, `charts` draws
+curves, `report` writes the page. No module here changes a model or reads a data set.
+"""
+
+from wamkit.types import WamkitError
+
+
+class EvaluationError(WamkitError, ValueError):
+    """Figures or pictures that cannot be scored or shown: wrong shape, dtype or range, or nothing to score."""

@@ -1,0 +1,154 @@
+"""Closed-loop success in a simulator: fixed held-out reset states, one record an episode, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wamkit.checkpoint import atomic_write, load_checkpoint
+from wamkit.envs.base import held_out_seeds, make_env
+from wamkit.parallel import run_parallel
+from wamkit.policy import Policy, Session
+from wamkit.rollout import rollout
+from wamkit.run import load
+from wamkit.types import Episode, Observation
+
+SEEDS_PER_JOB = 5
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of running a policy in closed loop.
+
+    env, options: the environment's name and options without its task.   tasks: names.   episodes: reset states a task,
+    the first so many held-out seeds.   text: an instruction in place of each task's own, by task, to test what words do.
+    replan_every, query, steps: see `Policy`.
+    """
+
+    env: str
+    tasks: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    episodes: int = 20
+    replan_every: int = 8
+    query: str = "policy"
+    steps: int | None = None
+    text: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """One closed-loop episode. steps: until solved, or all of them.   latency_ms: one figure a model query."""
+
+    task: str
+    seed: int
+    text: str
+    success: bool
+    steps: int
+    latency_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: str
+    protocol: Protocol
+    task: str
+    seeds: tuple[int, ...]
+    pictures: bool = False
+
+
+class _Told:
+    """A policy that hears `text` whatever the environment says."""
+
+    def __init__(self, policy: Policy, text: str | None):
+        self.policy, self.text = policy, text
+
+    def needs_images(self, session: Session | None) -> bool:
+        return self.policy.needs_images(session)
+
+    def act(self, obs: Observation, session: Session | None) -> tuple[np.ndarray, Session]:
+        return self.policy.act(replace(obs, text=self.text) if self.text else obs, session)
+
+
+_model = lru_cache(maxsize=1)(load)
+
+
+def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
+    """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
+    p = protocol
+    policy = _Told(Policy(_model(str(run)), replan_every=p.replan_every, query=p.query, steps=p.steps), dict(p.text).get(task))
+    env = make_env(p.env, task=task, **dict(p.options))
+    try:
+        return [rollout(env, policy, seed=s, session=Session(s), record_images=pictures, steps_after_success=4 if pictures else 0) for s in seeds]
+    finally:
+        env.close()
+
+
+def _work(job: _Job) -> list[Record]:
+    episodes = play(job.run, job.protocol, job.task, job.seeds)
+    return [_record(e, dict(job.protocol.text).get(job.task, e.text)) for e in episodes]
+
+
+def _record(e: Episode, text: str) -> Record:
+    steps = int(e.success.argmax()) + 1 if e.succeeded else len(e)
+    return Record(e.task, e.seed, text, e.succeeded, steps, tuple(1000 * s for s in e.latency_s))
+
+
+def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc: str = "evaluate") -> list[Record]:
+    """Plays every task from every held-out reset state and returns the records, task by task.
+
+    Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
+    short continues, and one that is asked for again is read, not run.
+    """
+    weights = hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
+    seeds = held_out_seeds(protocol.episodes)
+    jobs = [_Job(str(run), protocol, t, seeds[i : i + SEEDS_PER_JOB]) for t in protocol.tasks for i in range(0, len(seeds), SEEDS_PER_JOB)]
+    parts = [Path(run) / "eval" / "parts" / f"{_key(weights, job)}.json" for job in jobs]
+    todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if not part.exists()]
+    work = run_parallel([j for j, _ in todo], _work, processes=processes, desc=desc, unit="job", describe=lambda j: f"{j.task} seeds {j.seeds}")
+    for (_, part), records in zip(todo, work, strict=True):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
+    rows = [row for part in parts for row in json.loads(part.read_text())]
+    return [Record(**{**row, "latency_ms": tuple(row["latency_ms"])}) for row in rows]
+
+
+def _key(weights: str, job: _Job) -> str:
+    protocol = {**asdict(job.protocol), "tasks": None, "episodes": None, "text": dict(job.protocol.text).get(job.task)}
+    return hashlib.sha256(json.dumps([weights, protocol, job.task, job.seeds], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _ClipJob:
+    run: str
+    protocol: Protocol
+    task: str
+    seed: int
+
+
+def _clip(job: _ClipJob) -> Episode:
+    return play(job.run, job.protocol, job.task, [job.seed], pictures=True)[0]
+
+
+def clips(run: str | Path, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1) -> list[Episode]:
+    """One success and up to `failures` failures a task, played again with pictures: the same seeds, the same episodes."""
+    jobs = []
+    for task in protocol.tasks:
+        own = [r for r in records if r.task == task]
+        chosen = [r for r in own if r.success][:1] + [r for r in own if not r.success][:failures]
+        jobs += [_ClipJob(str(run), protocol, task, r.seed) for r in chosen]
+    return list(run_parallel(jobs, _clip, processes=processes, desc="clips", unit="clip", describe=lambda j: f"{j.task} seed {j.seed}"))
+
+
+def write_records(records: Sequence[Record], path: str | Path) -> None:
+    """The per-episode records as a parquet file."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), path)

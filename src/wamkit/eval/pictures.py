@@ -1,0 +1,107 @@
+"""Frames to files: tiling, enlarging, PNG and H.264. Frames are uint8, channels first, RGB."""
+
+from __future__ import annotations
+
+import base64
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from jaxtyping import UInt8
+
+from wamkit.eval import EvaluationError
+
+DIFFERENCE_GAIN = 2  # an error of half the range is already white; at gain 1 most errors are too dark to see
+
+
+def difference(
+    truth: UInt8[np.ndarray, "*n H W"], imagined: UInt8[np.ndarray, "*n H W"]
+) -> UInt8[np.ndarray, "*n H W"]:
+    """|truth - imagined| times DIFFERENCE_GAIN, clipped to 255: black where the two agree."""
+    gap = np.abs(truth.astype(np.int16) - imagined.astype(np.int16)) * DIFFERENCE_GAIN
+    return gap.clip(0, 255).astype(np.uint8)
+
+
+def side_by_side(pictures: Sequence[UInt8[np.ndarray, "*n 3 H W"]], gap: int = 2) -> UInt8[np.ndarray, "*n 3 H wide"]:
+    """Pictures (or clips) of one shape next to each other, `gap` white columns between them."""
+    shapes = {p.shape for p in pictures}
+    if len(shapes) != 1:
+        raise EvaluationError(f"pictures side by side need one shape, not {sorted(shapes)}")
+    white = np.full((*pictures[0].shape[:-1], gap), 255, np.uint8)
+    return np.concatenate([x for p in pictures for x in (white, p)][1:], axis=-1)
+
+
+def enlarge(frames: UInt8[np.ndarray, "*n H W"], scale: int) -> UInt8[np.ndarray, "*n bigH bigW"]:
+    """Every pixel as a block of scale x scale, so that small pictures stay honest on a large screen."""
+    return frames.repeat(scale, axis=-2).repeat(scale, axis=-1)
+
+
+def png(picture: UInt8[np.ndarray, "3 H W"]) -> bytes:
+    """One RGB picture as PNG. Rows are stored as differences to the row above, which suits enlarged pixels."""
+    _check(picture, 3)
+    rows = picture.transpose(1, 2, 0).reshape(picture.shape[1], -1)
+    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
+    filtered = np.hstack([np.full((len(rows), 1), 2, np.uint8), rows - above])
+    header = struct.pack(">IIBBBBB", picture.shape[2], picture.shape[1], 8, 2, 0, 0, 0)
+    body = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 9)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in body)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def strip_png(frames: UInt8[np.ndarray, "N 3 H W"], scale: int = 3, gap: int = 2) -> bytes:
+    """N frames in one row, enlarged, as PNG."""
+    _check(frames, 4)
+    return png(enlarge(side_by_side(list(frames), gap), scale))
+
+
+def save_video(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> Path:
+    """Writes frames as H.264 in MP4 (yuv420p, BT.709, index first), which every browser and phone plays.
+
+    Odd heights and widths get one repeated row or column, since yuv420p needs even sizes. The file appears under its
+    name only when complete. Returns its path. Raises EvaluationError for no frames, a wrong shape or dtype, fps <= 0.
+    """
+    _check(frames, 4)
+    if len(frames) == 0 or not fps > 0:
+        raise EvaluationError(f"a video needs frames and a positive rate, not {len(frames)} frames at {fps} per second")
+    path = Path(path)
+    pixels = enlarge(frames, scale)
+    pixels = np.pad(pixels, ((0, 0), (0, 0), (0, pixels.shape[2] % 2), (0, pixels.shape[3] % 2)), mode="edge")
+    partial = path.with_name(path.name + ".partial")
+    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt = pixels.shape[2], pixels.shape[3], "yuv420p"
+        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
+        context = stream.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709, or players guess by size
+        context.color_range = 1
+        for picture in pixels.transpose(0, 2, 3, 1):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            container.mux(
+                stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"))
+            )
+        container.mux(stream.encode())
+    os.replace(partial, path)
+    return path
+
+
+def mp4(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> bytes:
+    """What `save_video` writes, as bytes. (The index can only be moved to the front in a real file.)"""
+    with tempfile.TemporaryDirectory() as folder:
+        return save_video(Path(folder) / "clip.mp4", frames, fps, scale).read_bytes()
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """The content inside its own address; `kind` is the media type, as in "image/png"."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _check(frames: np.ndarray, axes: int) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != axes or frames.shape[-3] != 3:
+        wanted = "(T, 3, H, W)" if axes == 4 else "(3, H, W)"
+        raise EvaluationError(f"pictures are uint8 {wanted}, not {frames.dtype} {frames.shape}")

@@ -1,0 +1,239 @@
+"""The whole evaluation of a run: closed loop and imagination on held-out states, summarised in JSON and one HTML page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.checkpoint import load_checkpoint
+from wamkit.collect import CollectConfig, collect
+from wamkit.config import atomic_write
+from wamkit.data.dataset import open_frames
+from wamkit.data.loader import Frames, Windows
+from wamkit.envs.base import held_out_seeds
+from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, write_records
+from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
+from wamkit.eval.pictures import difference, save_video, side_by_side
+from wamkit.eval.report import Clip, ClosedLoop, Curves, Imagined, Report, Row, Still, Table, TaskResult, versions, write_report
+from wamkit.eval.stats import clopper_pearson, wilson
+from wamkit.family import Family
+from wamkit.run import load
+from wamkit.types import Query, WamkitError
+
+PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
+
+
+def held_out_frames(run: Path, config: dict[str, Any], episodes: int, processes: int = 2) -> Frames:
+    """Recordings from reset states that training never saw, made once and kept in run/eval/held-out.
+
+    A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
+    """
+    source = config["source"]
+    if not source["env"]:
+        raise WamkitError(f"{run} was trained on data that no environment of wamkit made; there is nothing to evaluate it in")
+    store = collect(
+        CollectConfig(
+            env=source["env"], options=source["options"], tasks=tuple(source["tasks"]), out=run / "eval" / f"held-out-{episodes}",
+            episodes=episodes, off_expert=1, held_out=True, processes=processes,
+        )  # fmt: skip
+    )
+    if shared := {m.seed for m in store.episodes} & set(source["seeds"]):
+        raise WamkitError(f"held-out recordings share the seeds {sorted(shared)[:5]} with training; remove {store.root}")
+    return open_frames(store.root)[0]
+
+
+def evaluate(
+    run: Path, *, episodes: int = 20, replan_every: int = 8, steps: int | None = None, query: str = "policy", held_out: int = 6, processes: int = 2
+) -> dict[str, Any]:
+    """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
+
+    Every part is kept when it is done, so that an evaluation which was cut short continues.
+    """
+    model, saved = load(run), load_checkpoint(run)
+    source = saved.config["source"]
+    if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
+        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
+    frames = held_out_frames(run, saved.config, held_out, processes)
+    protocol = Protocol(source["env"], tuple(source["tasks"]), tuple(source["options"].items()), episodes, replan_every, query, steps)
+    records = closed_loop(run, protocol, processes=processes)
+    write_records(records, run / "eval" / "episodes.parquet")
+    result = imagine(model, frames, steps=steps)
+    tables = [success_table(records), *picture_tables(model, result)]
+    summary = {
+        "run": str(run),
+        "family": model.name,
+        "step": saved.step,
+        "training_seconds": saved.extra.get("elapsed_s"),
+        "rows": [_json_row(t.title, r) for t in tables for r in t.rows],
+    }
+    atomic_write(run / "eval" / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    report = _report(run, model, saved, protocol, records, frames, tables, processes)
+    path = write_report(report, run / "eval" / "report.html")
+    print(text_table(tables))
+    print(f"report: {path}")
+    return summary
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
+def success_table(records: Sequence[Record]) -> Table:
+    """Success per task and pooled, with intervals, and the latency of queries."""
+    rows = []
+    for task in dict.fromkeys(r.task for r in records):
+        own = [r for r in records if r.task == task]
+        rate = wilson(sum(r.success for r in own), len(own))
+        rows.append(Row(task, rate.value, rate, "at least 85 %", rate.value >= 0.85, ".0%"))
+    rate = clopper_pearson(sum(r.success for r in records), len(records))
+    latency = np.percentile([x for r in records for x in r.latency_ms], (50, 95))
+    rows.append(Row("all tasks", rate.value, rate, "at least 95 %", rate.value >= 0.95, ".1%", note="Clopper-Pearson interval over episodes; tasks: Wilson"))
+    rows.append(Row("one query, median", latency[0], None, "at most 25", latency[0] <= 25, ".1f", "ms", f"one core, while the other one works too; 95 % took less than {latency[1]:.1f} ms"))
+    return Table("Does it solve the tasks?", "Episodes from reset states never trained on, solved if the task's condition held at any step.", tuple(rows))
+
+
+def picture_tables(model: Family, result: Imagination) -> list[Table]:
+    """Fidelity of imagined futures, whether they listen to actions, and inverse against policy error."""
+    tables = []
+    if result.fidelity:
+        rows = []
+        for query in (q for q in ("joint", "video", "forward") if q in result.fidelity):
+            part, episode = result.demonstrations(query)
+            for offset in model.spec.frame_offsets:
+                s = part.score(offset, episode, seed=0)
+                given = "true actions given" if query == "forward" else "nothing given"
+                rows.append(Row(f"{query}, +{offset}: skill over copying", s.skill.value, s.skill, "at least 0.65", s.skill.value >= 0.65, ".3f", note=f"{given}; PSNR {s.psnr:.1f} dB, copying {s.psnr_copy:.1f}; SSIM {s.ssim:.3f}, copying {s.ssim_copy:.3f}; {s.windows} windows"))
+                rows.append(Row(f"{query}, +{offset}: on moving pixels", s.moving_gain.value, s.moving_gain, "at least 6", s.moving_gain.value >= 6, ".1f", "dB", f"better than copying; {s.moving_share:.0%} of pixels move"))
+        for offset in model.spec.frame_offsets:
+            part, episode = result.demonstrations("ceiling")
+            s = part.score(offset, episode, seed=0)
+            rows.append(Row(f"ceiling of the codec, +{offset}", s.psnr, None, "at least 30", s.psnr >= 30, ".1f", "dB", "the truth, written down and read back"))
+        tables.append(Table("Is what it imagines right?", "Skill is 1 for a perfect picture and 0 for a copy of the current frame.", tuple(rows)))
+    rows = []
+    if result.listening is not None:
+        ratio = result.true_over_shuffled()
+        rows.append(Row("forward dynamics, true / shuffled actions", ratio.value, ratio, "at most 0.80", ratio.value <= 0.8 and ratio.excludes(1), ".3f", note="error on moving pixels, same noise; below 1 it listens to the action"))
+    if {"inverse", "policy"} <= set(result.action_error):
+        ratio = result.inverse_over_policy()
+        rows.append(Row("inverse dynamics / policy, action error", ratio.value, ratio, "below 1", ratio.value < 1, ".3f", note="against executed actions; below 1 it reads the future"))
+    if rows:
+        tables.append(Table("Do picture and action belong together?", "Ratios of two errors on the same windows; intervals resample whole episodes.", tuple(rows)))
+    return tables
+
+
+def text_table(tables: Sequence[Table]) -> str:
+    """The tables for a terminal."""
+    lines = []
+    for table in tables:
+        lines += ["", table.title]
+        for r in table.rows:
+            interval = f"[{r.interval.low:{r.fmt}}, {r.interval.high:{r.fmt}}]" if r.interval else ""
+            verdict = "" if r.passed is None else "met" if r.passed else "MISSED"
+            lines.append(f"  {r.name:<42} {r.value:>8{r.fmt}} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}")
+    return "\n".join(lines) + "\n"
+
+
+def _json_row(table: str, r: Row) -> dict[str, Any]:
+    low, high = (float(r.interval.low), float(r.interval.high)) if r.interval else (None, None)
+    return {"table": table, "name": r.name, "value": float(r.value), "low": low, "high": high, "unit": r.unit, "target": r.target, "passed": None if r.passed is None else bool(r.passed), "note": r.note}
+
+
+# ------------------------------------------------------------------------------------------------------------------ report
+
+
+@dataclass(frozen=True)
+class Film:
+    """One recording asked at every `stride` steps: frames (T, V, 3, H, W) that were real and imagined, F horizons each."""
+
+    now: np.ndarray
+    real: np.ndarray
+    imagined: np.ndarray | None
+    actions: np.ndarray | None
+    executed: np.ndarray
+
+
+def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0) -> Film:
+    """Asks `query` at every `stride` steps of recording `episode`."""
+    starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), stride)
+    starts = starts[frames.episode[starts] == episode]
+    if not len(starts):
+        raise WamkitError(f"there is no recording {episode} longer than {max(model.spec.frame_offsets)} steps; there are {frames.episode[-1] + 1}")
+    batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
+    given = {Query.FORWARD: {"actions": batch.action.numpy()}, Query.INVERSE: {"future": batch.future.numpy()}}.get(query, {})
+    out = model.sample(observations(batch), query, seed=[seed] * len(starts), **given)
+    return Film(batch.obs.numpy(), batch.future.numpy(), out.future, out.actions, batch.action.numpy())
+
+
+def sample_episode(run: Path, query: Query, episode: int, *, stride: int = 4, seed: int = 0, out: Path | None = None) -> list[Path]:
+    """What `wamkit sample` does: one query along a held-out recording, as an npz and, where pictures come out, a video."""
+    model, saved = load(run), load_checkpoint(run)
+    f = film(model, held_out_frames(run, saved.config, 6), episode, query, stride=stride, seed=seed)
+    folder = out or run / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{query}-{episode:03d}"
+    given = {k: v for k, v in vars(f).items() if v is not None}
+    np.savez_compressed(stem.with_suffix(".npz"), **given)
+    paths = [stem.with_suffix(".npz")]
+    if f.imagined is not None:
+        views = range(f.real.shape[2])
+        columns = [x for k in range(f.real.shape[1]) for v in views for x in (f.real[:, k, v], f.imagined[:, k, v], difference(f.real[:, k, v], f.imagined[:, k, v]))]
+        paths.append(save_video(stem.with_suffix(".mp4"), side_by_side(columns), 20 / stride, scale=4))
+    return paths
+
+
+def _report(run: Path, model: Family, saved: Any, protocol: Protocol, records: Sequence[Record], frames: Frames, tables: list[Table], processes: int) -> Report:
+    rows = {r.name: r for t in tables for r in t.rows}
+    last = model.spec.frame_offsets[-1]
+    head = ["all tasks", f"joint, +{last}: skill over copying", "forward dynamics, true / shuffled actions", "one query, median"]
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
+    played = clips(run, protocol, records, processes=processes)
+    imagined, stills = _imagined(model, frames)
+    source = saved.config["source"]
+    return Report(
+        title=f"{model.name}: {run.name}",
+        subtitle=f"{source['episodes']} recorded episodes of {len(source['tasks'])} tasks, {saved.step} training steps in {saved.extra['elapsed_s'] / 60:.1f} minutes",
+        headline=tuple(rows[n] for n in head if n in rows),
+        tables=tuple(tables),
+        closed_loop=(ClosedLoop(f"{protocol.episodes} held-out reset states a task", tuple(_task_result(t, records) for t in protocol.tasks), 0.85),),
+        imagined=imagined,
+        stills=stills,
+        clips=tuple(Clip(e.task, e.images[::2, 0], e.succeeded, e.fps / 4, f"seed {e.seed}, {len(e)} steps") for e in played),
+        curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
+        commands=(f"wamkit train --recipe metaworld-{model.name} --data DATA --out {run}", f"wamkit eval {run} --episodes {protocol.episodes} --replan-every {protocol.replan_every}"),
+        versions=versions(),
+        config={k: v for k, v in saved.config.items() if k != "source"} | {"source": {k: v for k, v in source.items() if k != "seeds"}},
+    )
+
+
+def _task_result(task: str, records: Sequence[Record]) -> TaskResult:
+    own = [r for r in records if r.task == task]
+    steps = [r.steps for r in own if r.success]
+    p50, p95 = np.percentile([x for r in own for x in r.latency_ms], (50, 95))
+    return TaskResult(task, len(steps), len(own), float(np.median(steps)) if steps else None, float(p50), float(p95))
+
+
+def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
+    """Videos of the first demonstration of every task, and of one off-expert episode, with a still from each."""
+    clips_, stills = [], []
+    texts = list(dict.fromkeys(frames.text))
+    chosen = [(t, next(e for e, x in enumerate(frames.text) if x == t and frames.imitate[e])) for t in texts]
+    queries = [q for q in PICTURED[:2] if q in model.queries]
+    jobs = [(t, e, q) for t, e in chosen for q in queries]
+    off = np.flatnonzero(~frames.imitate)
+    if len(off) and Query.FORWARD in model.queries:
+        jobs.append(("random actions", int(off[0]), Query.FORWARD))
+    for text, episode, query in jobs:
+        f = film(model, frames, episode, query)
+        name = f"{text}: {'given the actions' if query is Query.FORWARD else 'imagined with its own actions'}"
+        for k, offset in enumerate(model.spec.frame_offsets):
+            clips_.append(Imagined(name, offset, f.real[:, k, 0], f.imagined[:, k, 0]))
+        middle = len(f.now) // 2
+        stills.append(Still(name, f.now[middle, 0], f.real[middle, :, 0], f.imagined[middle, :, 0], model.spec.frame_offsets))
+    return tuple(clips_), tuple(stills)
+
+

@@ -1,0 +1,89 @@
+"""`bc`: behaviour cloning, the control that a World Action Model is compared with. Not a WAM: it models p(a | o, l) alone.
+
+The same context, trunk and action head as `unified`, trained on actions only; it supports one query, the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
+from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
+from wamkit.nn.heads import NoisyStream, masked_mean
+from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, visibility
+from wamkit.nn.tokens import ContextTokens, Normalizer, canvas
+from wamkit.nn.trunk import Trunk
+from wamkit.types import Batch, Query, Spec
+
+
+@dataclass(frozen=True)
+class BCConfig:
+    """Sizes and choices of the control `bc`; the same names and defaults as in `unified`."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    actions_per_token: int = 2
+    policy_label: Literal["expert", "executed"] = "expert"
+    proprio_noise: float = 0.05
+    denoising_steps: int = 8
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@FAMILIES.register("bc")
+class BC(Family):
+    """See the module's docstring."""
+
+    name = "bc"
+    taxonomy = Taxonomy("control", "none", "none", "trunk denoises", "joint")
+    queries = frozenset({Query.POLICY})
+    Config = BCConfig
+
+    def __init__(self, config: BCConfig, spec: Spec, normalizer: Normalizer):
+        super().__init__(config, spec, normalizer)
+        c, D = config, config.width
+        cells = (spec.height // 16) * (spec.width * spec.views // 16)
+        self.context = ContextTokens(D, cells, spec.proprio_dim, build_text(c.text, D), c.proprio_noise)
+        self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
+        self.still = torch.nn.Parameter(torch.zeros(D))
+        self.trunk = Trunk(D, c.depth, c.heads)
+
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
+        B = len(batch)
+        label = batch.action_expert if self.config.policy_label == "expert" else batch.action
+        x = self.normalizer.encode("action", label).reshape(B, self.action.length, -1)
+        sigma = uniform_sigma(B, generator).to(x.device)
+        eps = torch.randn(x.shape, generator=generator).to(x.device)
+        context = self.context(canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text, generator)
+        condition = self.action.condition(sigma)
+        tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), condition)], 1)
+        segments = [Segment(CONTEXT, context.shape[1]), Segment(ACTION, self.action.length)]
+        mask_LK = visibility(segments, Program.DECOUPLED).to(x.device)
+        conditions = torch.stack([self.still.expand(B, -1), condition], 1)
+        y, _ = self.trunk(tokens, conditions, [s.length for s in segments], mask_LK)
+        error = (self.action.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
+        valid = batch.action_valid & (batch.has_action & batch.imitate).unsqueeze(1)
+        return {"policy": masked_mean(error, valid.unsqueeze(-1).expand_as(batch.action).reshape(x.shape))}
+
+    def generate(
+        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        context = self.context(canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text)
+        _, cache = self.trunk(context, self.still.view(1, 1, -1), [context.shape[1]])
+
+        def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
+            condition = self.action.condition(torch.full((1,), sigma[ACTION], device=context.device))
+            tokens = self.action.tokens(state[ACTION], condition)
+            y, _ = self.trunk(tokens, condition.unsqueeze(1), [self.action.length], None, cache)
+            return {ACTION: self.action.velocity(y)}
+
+        width = self.config.actions_per_token * self.spec.action_dim
+        noise = row_noise(generators, (self.action.length, width), context.device)
+        x = euler(velocity, {ACTION: noise}, {ACTION: denoise(steps)})[ACTION]
+        return self.normalizer.decode("action", x.reshape(len(batch), self.spec.chunk, self.spec.action_dim)), None

@@ -1,0 +1,192 @@
+"""The one contract of every World Action Model: named losses to train it, five queries to ask it.
+
+A family declares what it is (`taxonomy`) and what it can be asked (`queries`), builds its networks from a configuration
+and a `Spec`, and implements two methods. It holds no run-time state: random generators and caches are passed in.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wamkit.nn.tokens import Normalizer
+from wamkit.registry import Registry
+from wamkit.types import Batch, Observation, ObservationError, Query, Sample, Spec, UnsupportedQuery
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """A family's place in the survey arXiv:2605.12090, as data."""
+
+    leaf: str
+    modality: str  # what the future is made of
+    conditioning: str  # how imagination and action meet
+    decoder: str  # how actions come out
+    gradient: str  # joint, detached, EMA target, ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training: the share of all steps that it takes, and which parameters (by name prefix) learn in it."""
+
+    name: str
+    share: float
+    prefixes: tuple[str, ...]
+
+
+class Family(nn.Module, ABC):
+    """Base of every family. Subclasses are final: no family subclasses another."""
+
+    name: ClassVar[str]
+    taxonomy: ClassVar[Taxonomy]
+    queries: ClassVar[frozenset[Query]]
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
+        super().__init__()
+        self.config, self.spec, self.normalizer = config, spec, normalizer
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The phases of training, in order; shares sum to 1. One phase over all parameters unless overridden."""
+        return (Stage("main", 1.0, ("",)),)
+
+    @abstractmethod
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Float[Tensor, " B"]]:
+        """Named losses, one value a row, in raw units of the loss; a row that a loss does not concern holds 0.
+
+        The trainer sums them with the weights that the recipe gives by name. All randomness comes from `generator`.
+        """
+
+    @abstractmethod
+    def generate(
+        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Answers `query` for every row: (actions (B, A, a) in robot units or None, future uint8 (B, F, V, 3, H, W) or None).
+
+        Given actions or futures are in `batch`; fields that the query does not give hold zeros and must not be read.
+        Row i draws its noise from generators[i] alone, so a row's answer does not depend on its neighbours.
+        """
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch) -> Tensor | None:
+        """What the family's own codec makes of the true futures, uint8 (B, F, V, 3, H, W): the ceiling of its pictures.
+
+        None for families that imagine no pictures.
+        """
+        return None
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        obs: Observation | Sequence[Observation],
+        query: Query | str = Query.JOINT,
+        *,
+        seed: int | Sequence[int] = 0,
+        actions: np.ndarray | None = None,
+        future: np.ndarray | None = None,
+        steps: int | None = None,
+    ) -> Sample:
+        """Asks one of the five queries about one observation or several.
+
+        obs: an Observation, or B of them.            query: 'policy', 'video', 'forward', 'inverse' or 'joint'.
+        actions: (A, a) or (B, A, a) in robot units, for `forward`.   future: uint8 (F, V, 3, H, W) or (B, ...), for `inverse`.
+        seed: one for all rows (row i draws from (seed, i)), or one a row. Same seed, same sample.
+        steps: denoising steps; the configuration's default if None.
+        Raises UnsupportedQuery, or ObservationError naming the field, what was expected and what came.
+        """
+        query = Query(query)
+        if query not in self.queries:
+            raise UnsupportedQuery(unsupported(self.name, query))
+        rows = [obs] if isinstance(obs, Observation) else list(obs)
+        batch = query_batch(rows, query, self.spec, actions, future)
+        seeds = [seed + 1_000_003 * i for i in range(len(rows))] if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(rows):
+            raise ObservationError(f"{len(rows)} observations need {len(rows)} seeds (or one), got {len(seeds)}")
+        device = next(self.parameters()).device
+        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        a, f = self.generate(batch.to(device), query, generators, steps or self.config.denoising_steps)
+        return Sample(query, None if a is None else a.float().cpu().numpy(), None if f is None else f.cpu().numpy())
+
+
+FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families")
+
+
+def unsupported(name: str, query: Query) -> str:
+    """The message for a query that the family `name` does not model: says which families do."""
+    able = sorted(n for n in FAMILIES.names() if query in FAMILIES.get(n).queries)
+    return f"family '{name}' does not model the query '{query}'; families that do: {', '.join(able) or 'none'}"
+
+
+def row_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard normal noise (B, *shape): row i from generators[i], drawn on the CPU so that all devices agree."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+
+
+def query_batch(
+    rows: Sequence[Observation], query: Query, spec: Spec, actions: np.ndarray | None, future: np.ndarray | None
+) -> Batch:
+    """Checks the inputs of a query against `spec` and stacks them to a Batch of B rows."""
+    B, F_ = len(rows), len(spec.frame_offsets)
+    if B == 0:
+        raise ObservationError("no observation was given")
+    for i, row in enumerate(rows):
+        check_observation(row, spec, f"observation {i}")
+    picture = (spec.views, 3, spec.height, spec.width)
+    a = _given("actions", actions, query is Query.FORWARD, (B, spec.chunk, spec.action_dim), np.floating, query)
+    f = _given("future", future, query is Query.INVERSE, (B, F_, *picture), np.uint8, query)
+    action = torch.from_numpy(a.astype(np.float32))
+    return Batch(
+        obs=torch.from_numpy(np.stack([r.images for r in rows])),
+        future=torch.from_numpy(f.astype(np.uint8)),
+        frame_valid=torch.ones(B, F_, dtype=torch.bool),
+        proprio=torch.from_numpy(np.stack([r.proprio for r in rows])),
+        action=action,
+        action_expert=action,
+        action_valid=torch.ones(B, spec.chunk, dtype=torch.bool),
+        text=[r.text for r in rows],
+        has_action=torch.ones(B, dtype=torch.bool),
+        imitate=torch.ones(B, dtype=torch.bool),
+    )
+
+
+def _given(name: str, value: np.ndarray | None, wanted: bool, shape: tuple[int, ...], kind: type, query: Query) -> np.ndarray:
+    if not wanted:
+        if value is not None:
+            raise ObservationError(f"the query '{query}' takes no {name}")
+        return np.zeros(shape, kind if kind is np.uint8 else np.float32)
+    if value is None:
+        raise ObservationError(f"the query '{query}' needs {name} of shape {shape[1:]} or {shape}")
+    value = np.asarray(value)
+    value = value[None] if value.ndim == len(shape) - 1 else value
+    if value.shape != shape or not np.issubdtype(value.dtype, kind):
+        raise ObservationError(f"{name}: expected {kind.__name__} {shape}, got {value.dtype} {value.shape}")
+    if kind is np.floating and not np.isfinite(value).all():
+        raise ObservationError(f"{name}: not all values are finite")
+    return value
+
+
+def check_observation(obs: Observation, spec: Spec, where: str = "observation") -> None:
+    """Raises ObservationError, naming the field, if `obs` is not what a model of this `spec` was trained on."""
+    if not isinstance(obs, Observation):
+        raise ObservationError(f"{where}: expected wamkit.Observation, got {type(obs).__name__}")
+    if obs.images is None:
+        raise ObservationError(f"{where}: images are missing (the environment was told not to render)")
+    wants = (
+        ("images", obs.images, np.uint8, (spec.views, 3, spec.height, spec.width)),
+        ("proprio", obs.proprio, np.float32, (spec.proprio_dim,)),
+    )
+    for field, value, dtype, shape in wants:
+        if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+            got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise ObservationError(f"{where}: {field}: expected {np.dtype(dtype).name} {shape} as in training, got {got}")
+    if not np.isfinite(obs.proprio).all():
+        raise ObservationError(f"{where}: proprio: not all values are finite: {obs.proprio}")
+    if not isinstance(obs.text, str) or not obs.text.strip():
+        raise ObservationError(f"{where}: text: expected an instruction, got {obs.text!r}")

@@ -1,0 +1,1 @@
+"""Shared parts that every family is built from: tokens, streams (who sees whom), trunk, heads, flow."""

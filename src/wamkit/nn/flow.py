@@ -1,0 +1,69 @@
+"""Flow matching with one noise level per stream: paths, samplers of noise levels, schedules, the Euler integrator.
+
+Convention, fixed once: sigma = 0 is clean, sigma = 1 is noise, x_sigma = (1 - sigma) x + sigma eps, and the network
+predicts the velocity v = dx_sigma / dsigma = eps - x (rectified flow, Liu et al. 2022, eq. 1, with time reversed).
+
+A *schedule* is the list of noise levels that one stream takes during sampling. Which query is asked is decided by
+schedules alone: `denoise` what is wanted, hold at 0 what is given, hold at 1 what is neither (UWM, arXiv:2504.02792).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+Velocity = Callable[[Mapping[str, Tensor], Mapping[str, float]], Mapping[str, Tensor]]
+
+
+def interpolate(x: Tensor, eps: Tensor, sigma_B: Tensor) -> Tensor:
+    """The point x_sigma on the straight path from data `x` (B, ...) to noise `eps`, with one sigma in [0, 1] a row."""
+    sigma = sigma_B.view(-1, *[1] * (x.dim() - 1))
+    return torch.lerp(x, eps, sigma)
+
+
+def uniform_sigma(count: int, generator: torch.Generator) -> Tensor:
+    """`count` noise levels, stratified over (0, 1): one in each of `count` equal bins, shuffled.
+
+    Stratification keeps the law uniform and takes the between-batch variance of the levels away.
+    """
+    bins = torch.randperm(count, generator=generator)
+    return (bins + torch.rand(count, generator=generator)) / count
+
+
+def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+    """phi(u) = s u / (1 + (s - 1) u): shift > 1 moves levels towards noise (SD3, arXiv:2403.03206, eq. 23)."""
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def denoise(steps: int, shift: float = 1.0) -> tuple[float, ...]:
+    """The schedule 1 -> 0 in `steps` Euler steps: steps + 1 levels, starting at exactly 1 and ending at exactly 0."""
+    if steps < 1:
+        raise ValueError(f"a schedule needs at least one denoising step, got {steps}")
+    return tuple(shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist())
+
+
+def hold(sigma: float, steps: int) -> tuple[float, ...]:
+    """The schedule that stays at `sigma`: 0 for what is given, 1 for what is neither given nor wanted."""
+    return (float(sigma),) * (steps + 1)
+
+
+def euler(velocity: Velocity, start: Mapping[str, Tensor], schedules: Mapping[str, tuple[float, ...]]) -> dict[str, Tensor]:
+    """Integrates every stream along its own schedule with Euler's method.
+
+    velocity: maps (state, noise levels) to one velocity a moving stream, each of the stream's shape.
+    start: stream -> its state at the first level of its schedule (noise at 1, data at 0).
+    schedules: stream -> noise levels, all of one length. Streams that hold are returned unchanged, bit for bit.
+    """
+    lengths = {len(s) for s in schedules.values()}
+    if len(lengths) != 1 or set(start) != set(schedules):
+        raise ValueError(f"streams {sorted(start)} need one schedule each, of one length; got {dict(schedules)}")
+    state = dict(start)
+    for i in range(lengths.pop() - 1):
+        levels = {name: s[i] for name, s in schedules.items()}
+        moving = {name: s[i + 1] - s[i] for name, s in schedules.items() if s[i + 1] != s[i]}
+        v = velocity(state, levels)
+        for name, delta in moving.items():
+            state[name] = state[name] + delta * v[name]
+    return state

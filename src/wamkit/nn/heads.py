@@ -1,0 +1,45 @@
+"""Ends of the trunk: how a noisy stream gets in, and how its velocity comes out."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wamkit.nn.trunk import sigma_features
+
+
+class NoisyStream(nn.Module):
+    """One diffused stream of `length` tokens with `channels` numbers each: embedding, noise-level condition, velocity head."""
+
+    def __init__(self, channels: int, length: int, width: int):
+        super().__init__()
+        self.length, self.width = length, width
+        self.embed = nn.Linear(channels, width)
+        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.head = nn.Linear(width, channels)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def tokens(self, x_BLc: Float[Tensor, "B L c"], condition_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B L D"]:
+        """Noisy values to tokens that know their position and their noise level."""
+        return self.embed(x_BLc) + self.position + condition_BD.unsqueeze(1)
+
+    def condition(self, sigma_B: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
+        """The conditioning vector of a noise level in [0, 1]."""
+        return self.level(sigma_features(sigma_B, self.width))
+
+    def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
+        """Trunk outputs to velocities eps - x."""
+        return self.head(y_BLD)
+
+
+def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:
+    """Mean over all but the first axis where `valid` (broadcast to `error`) is true; 0 for rows with nothing valid.
+
+    Divides by what is valid, never by what is padded, so that short rows weigh as much as long ones.
+    """
+    valid = valid.to(error.dtype).expand_as(error)
+    axes = tuple(range(1, error.dim()))
+    return (error * valid).sum(axes) / valid.sum(axes).clamp(min=1)

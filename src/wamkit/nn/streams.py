@@ -1,0 +1,77 @@
+"""Who sees whom: a token sequence is a list of segments, and visibility is data.
+
+A segment is a run of tokens of one stream (context, future, action), clean or noisy, belonging to one draw. Draws share
+the context and never see each other, so one sequence can hold several training problems about one observation.
+The context never sees what is generated: attention composes over layers, and anything it saw would leak to everyone.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+CONTEXT, FUTURE, ACTION = "context", "future", "action"
+
+
+class Program(enum.StrEnum):
+    """Which noisy stream may look at which (OpenWAM's ablation grammar)."""
+
+    JOINT = "joint"  # action and future see each other
+    ACTION_NOISY_TO_VIDEO = "action_noisy_to_video"  # the future sees the noisy action
+    VIDEO_NOISY_TO_ACTION = "video_noisy_to_action"  # the action sees the noisy future
+    DECOUPLED = "decoupled"  # neither sees the other
+    VIDEO_THEN_ACTION = "video_then_action"  # the action sees the clean future
+    ACTION_THEN_VIDEO = "action_then_video"  # the future sees the clean action
+
+
+@dataclass(frozen=True)
+class Segment:
+    """`length` tokens of one stream; `clean` marks teacher-forced tokens, `draw` the training problem they belong to."""
+
+    stream: str
+    length: int
+    clean: bool = False
+    draw: int = 0
+
+
+def sees(query: Segment, key: Segment, program: Program) -> bool:
+    """Whether tokens of `query` may attend to tokens of `key`."""
+    if key.stream == CONTEXT:
+        return True
+    if query.stream == CONTEXT or query.draw != key.draw:
+        return False
+    if query.stream == key.stream:
+        return query.clean == key.clean
+    if query.clean:
+        return False
+    pair = (query.stream, key.stream, key.clean)
+    allowed = {
+        Program.JOINT: {(ACTION, FUTURE, False), (FUTURE, ACTION, False)},
+        Program.ACTION_NOISY_TO_VIDEO: {(FUTURE, ACTION, False)},
+        Program.VIDEO_NOISY_TO_ACTION: {(ACTION, FUTURE, False)},
+        Program.DECOUPLED: set(),
+        Program.VIDEO_THEN_ACTION: {(ACTION, FUTURE, True)},
+        Program.ACTION_THEN_VIDEO: {(FUTURE, ACTION, True)},
+    }
+    return pair in allowed[program]
+
+
+def visibility(segments: list[Segment], program: Program) -> Bool[Tensor, "L K"]:
+    """The mask of who sees whom, tokens by tokens, true where the query (row) may attend to the key (column)."""
+    table = torch.tensor([[sees(q, k, program) for k in segments] for q in segments])
+    index = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor([s.length for s in segments]))
+    return table[index][:, index]
+
+
+def closure(mask_LK: Bool[Tensor, "L K"]) -> Bool[Tensor, "L K"]:
+    """What reaches what through any number of layers: the transitive closure of a square visibility mask."""
+    reach = mask_LK | torch.eye(len(mask_LK), dtype=torch.bool)
+    while True:
+        further = (reach.float() @ reach.float()) > 0
+        if torch.equal(further, reach):
+            return reach
+        reach = further

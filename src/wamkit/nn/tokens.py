@@ -1,0 +1,145 @@
+"""From raw inputs to tokens: pictures, proprioception, instructions, and the normalisation of numbers."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from wamkit.types import WamkitError
+
+
+def canvas(images: UInt8[Tensor, "... V 3 H W"]) -> Float[Tensor, "... 3 H VW"]:
+    """Tiles the views side by side and maps uint8 to [-1, 1], so that no family needs view logic."""
+    *lead, V, C, H, W = images.shape
+    tiled = images.movedim(-4, -2).reshape(*lead, C, H, V * W)
+    return tiled.float().mul_(1 / 127.5).sub_(1)
+
+
+def uncanvas(picture: Float[Tensor, "... 3 H VW"], views: int) -> UInt8[Tensor, "... V 3 H W"]:
+    """The inverse of `canvas`, rounding to the nearest of 256 levels and clipping."""
+    *lead, C, H, VW = picture.shape
+    levels = picture.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return levels.reshape(*lead, C, H, views, VW // views).movedim(-2, -4)
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2, group norm and SiLU: (B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(8, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.norm(self.conv(x)))
+
+
+class ImageTokens(nn.Module):
+    """The current frame as a grid of tokens, one for each 16x16 pixels: (B, 3, H, W) -> (B, H/16 * W/16, D)."""
+
+    def __init__(self, width: int, channels: tuple[int, int, int] = (24, 48, 96)):
+        super().__init__()
+        sizes = (3, *channels)
+        self.down = nn.Sequential(*(Downsample(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
+        self.last = nn.Conv2d(channels[-1], width, 3, stride=2, padding=1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, picture_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
+        x = self.last(self.down(picture_BCHW.contiguous(memory_format=torch.channels_last)))
+        return x.flatten(2).transpose(1, 2)
+
+
+@lru_cache(maxsize=65536)
+def ngram_ids(text: str, buckets: int) -> tuple[int, ...]:
+    """Bucket ids of an instruction's words and word pairs: lower-cased, hashed with CRC-32, so any text has ids.
+
+    Pairs keep word order: "red on blue" and "blue on red" differ. The text has no ids only if it has no letter or digit.
+    """
+    words = re.findall(r"[^\W_]+", text.lower())
+    grams = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
+    return tuple(zlib.crc32(g.encode()) % buckets for g in grams)
+
+
+class TextTable(nn.Module):
+    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759) -> (B, 1, D)."""
+
+    def __init__(self, width: int, buckets: int = 4096):
+        super().__init__()
+        self.buckets = buckets
+        self.table = nn.EmbeddingBag(buckets, width, mode="mean")
+        self.project = nn.Linear(width, width)
+
+    def forward(self, texts: list[str]) -> Float[Tensor, "B 1 D"]:
+        ids = [ngram_ids(t, self.buckets) for t in texts]
+        offsets = torch.tensor([0, *(len(i) for i in ids[:-1])]).cumsum(0)
+        flat = torch.tensor([j for i in ids for j in i], dtype=torch.int64)
+        device = self.table.weight.device
+        return self.project(self.table(flat.to(device), offsets.to(device))).unsqueeze(1)
+
+
+class Normalizer(nn.Module):
+    """Maps named vectors of known statistics to about unit scale and back; statistics travel with the weights.
+
+    `statistics`: key -> (mean, std), each a float32 vector (d,). A key that is missing is an error that names the
+    command which computes it: silently passing raw numbers through is how a policy goes wrong unnoticed.
+    """
+
+    def __init__(self, statistics: Mapping[str, tuple[Tensor, Tensor]]):
+        super().__init__()
+        for key, (mean, std) in statistics.items():
+            # A constant dimension has std 0: dividing by 1 maps it to 0 instead of to noise.
+            std = torch.where(std > 1e-6, std, torch.ones_like(std))
+            self.register_buffer(f"mean_{key}", mean.float())
+            self.register_buffer(f"std_{key}", std.float())
+
+    def _get(self, key: str) -> tuple[Tensor, Tensor]:
+        if f"mean_{key}" not in self._buffers:
+            known = sorted(k[5:] for k in self._buffers if k.startswith("mean_"))
+            raise WamkitError(
+                f"no normalisation statistics for '{key}' (known: {', '.join(known) or 'none'}); "
+                "`wamkit train` computes them from the numeric columns of --data"
+            )
+        return getattr(self, f"mean_{key}"), getattr(self, f"std_{key}")
+
+    def encode(self, key: str, x: Tensor) -> Tensor:
+        """(..., d) in the key's own units -> the same shape at about zero mean and unit deviation."""
+        mean, std = self._get(key)
+        return (x - mean) / std
+
+    def decode(self, key: str, x: Tensor) -> Tensor:
+        """The inverse of `encode`."""
+        mean, std = self._get(key)
+        return x * std + mean
+
+
+class ContextTokens(nn.Module):
+    """What is known now, as tokens: picture grid, proprioception, instruction -> (B, H/16 * VW/16 + 2, D).
+
+    `grid` (L, D) is the learned position of each cell of the picture; streams that live on the same grid may share it.
+    `proprio_noise` is the deviation, in normalised units, of the noise that training adds to proprioception: without it
+    a policy reads its own trajectory off the joints and stops looking.
+    """
+
+    def __init__(self, width: int, cells: int, proprio_dim: int, text: nn.Module, proprio_noise: float = 0.0):
+        super().__init__()
+        self.image, self.text = ImageTokens(width), text
+        self.proprio = nn.Linear(proprio_dim, width)
+        self.grid = nn.Parameter(0.02 * torch.randn(cells, width))
+        self.proprio_noise = proprio_noise
+
+    def forward(
+        self, picture_BCHW: Tensor, proprio_Bs: Tensor, texts: list[str], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """`proprio_Bs` is normalised. Noise is added only where a generator is given, as training does."""
+        if generator is not None and self.proprio_noise > 0:
+            eps = torch.randn(proprio_Bs.shape, generator=generator).to(proprio_Bs.device)
+            proprio_Bs = proprio_Bs + self.proprio_noise * eps
+        image = self.image(picture_BCHW) + self.grid
+        return torch.cat([image, self.proprio(proprio_Bs).unsqueeze(1), self.text(texts)], 1)

@@ -1,0 +1,81 @@
+"""Named parts that register themselves: families, recipes, and whatever an out-of-tree package adds to them."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from wamkit.config import nearest
+from wamkit.types import WamkitError
+
+T = TypeVar("T")
+
+
+class RegistryError(WamkitError, LookupError):
+    """A name is taken, unknown, or its plug-in does not load."""
+
+
+class Registry(Generic[T]):
+    """Names to objects of one kind.
+
+    kind: what is registered, for error messages ("family").
+    entry_point_group: the group under which other installed packages announce modules that register more
+        (`[project.entry-points."wamkit.families"]`); they are imported at the first look-up. None: no plug-ins.
+    """
+
+    def __init__(self, kind: str, entry_point_group: str | None = None):
+        self.kind = kind
+        self._group = entry_point_group
+        self._items: dict[str, T] = {}
+        self._origin: dict[str, str] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator that files an object under `name`; a name that is taken raises RegistryError."""
+
+        def add(item: T) -> T:
+            origin = getattr(item, "__module__", "an unknown module")
+            if name in self._items:
+                taken = self._origin[name]
+                raise RegistryError(f"{self.kind} {name!r} of {origin} is already registered by {taken}; rename one")
+            self._items[name], self._origin[name] = item, origin
+            return item
+
+        return add
+
+    def get(self, name: str) -> T:
+        """The object called `name`; an unknown name raises RegistryError with the nearest and all known names."""
+        self._load_plugins()
+        if name not in self._items:
+            known = ", ".join(self.names()) or "none"
+            raise RegistryError(f"unknown {self.kind} {name!r}{nearest(name, self._items)}; known: {known}")
+        return self._items[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        self._load_plugins()
+        return sorted(self._items)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names()
+
+    def _load_plugins(self) -> None:
+        group, self._group = self._group, None  # cleared first: a plug-in may look names up while it loads
+        for point in entry_points(group=group) if group else ():
+            try:
+                point.load()
+            except Exception as e:
+                self._group = group
+                where = f"{point.value!r} of package {point.dist.name if point.dist else '?'}"
+                raise RegistryError(f"{self.kind} plug-in {where} does not load: {e!r}; update or uninstall it") from e
+
+
+def load_package(package: str) -> None:
+    """Imports every module of a package, so that each registers its parts; an error in one of them propagates."""
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")

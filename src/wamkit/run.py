@@ -1,0 +1,114 @@
+"""A trained run as one artefact: build a model from configuration, load it from a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from wamkit import config as cfg
+from wamkit.checkpoint import load_checkpoint
+from wamkit.family import FAMILIES, Family
+from wamkit.nn.tokens import Normalizer
+from wamkit.registry import load_package
+from wamkit.types import Spec, WamkitError
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """What a window of the data set is."""
+
+    chunk: int = 16
+    """Actions a window."""
+    frame_offsets: tuple[int, ...] = (8, 16)
+    """Steps ahead at which futures are imagined."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a family is trained. The defaults are a few minutes on two CPU cores."""
+
+    steps: int = 1200
+    """All stages together."""
+    batch_size: int = 64
+    lr: float = 1.5e-3
+    """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
+    final_lr: float = 0.02
+    warmup: int = 50
+    weight_decay: float = 0.01
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """`muon` orthogonalises the updates of the trunk's matrices and uses AdamW for the rest."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    ema: float = 0.99
+    """Decay of the averaged weights, which are what a checkpoint serves."""
+    shift: int = 3
+    """Augmentation: largest translation of a window's pictures, in pixels."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Weights of losses by name; those not named weigh 1. A name that the family does not return is an error."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
+    device: str = "cpu"
+    threads: int = 2
+    seed: int = 0
+    save_every: int = 200
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete run: which family, how large, on what windows, trained how."""
+
+    family: str
+    model: Any
+    """The family's own configuration."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def family_class(name: str) -> type[Family]:
+    """The family registered as `name`; an unknown name raises, with the nearest match."""
+    load_package("wamkit.families")
+    return FAMILIES.get(name)
+
+
+def build(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> Family:
+    """A freshly initialised model: weights are a pure function of (configuration, seed)."""
+    torch.manual_seed(run.train.seed)
+    normalizer = Normalizer({k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()})
+    return family_class(run.family)(run.model, spec, normalizer)
+
+
+def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[str, Any]:
+    """Everything that `load` needs besides the weights, JSON-able: it goes into every checkpoint and config.json."""
+    return {
+        "family": run.family,
+        "model": cfg.to_dict(run.model),
+        "window": cfg.to_dict(run.window),
+        "train": cfg.to_dict(run.train),
+        "spec": cfg.to_dict(spec),
+        "statistics": statistics,
+    }
+
+
+def run_from_dict(data: dict[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]]:
+    """The inverse of `run_to_dict`."""
+    model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
+    run = RunConfig(data["family"], model, cfg.from_dict(WindowConfig, data["window"]), cfg.from_dict(TrainConfig, data["train"]))
+    return run, cfg.from_dict(Spec, data["spec"]), data["statistics"]
+
+
+def load(path: str | Path, device: str = "cpu") -> Family:
+    """The model of a run folder, ready to be asked: averaged weights, configuration and normalisation in one.
+
+    Raises CheckpointError naming the file when anything is missing or damaged, and WamkitError if there is no run at all.
+    """
+    if not Path(path).exists():
+        raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
+    saved = load_checkpoint(path)
+    run, spec, statistics = run_from_dict(saved.config)
+    model = build(run, spec, statistics)
+    model.load_state_dict(saved.weights)
+    return model.to(device).eval()

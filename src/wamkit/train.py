@@ -1,0 +1,295 @@
+"""The one trainer: every family, every stage, from the first step to a checkpoint that resumes bit for bit.
+
+All randomness of step k (windows, augmentation, noise, noise levels) is a pure function of (seed, k), so a resumed run
+needs no random state but the step, and gives the same weights as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wamkit.checkpoint import atomic_write, load_checkpoint, save_checkpoint
+from wamkit.data.loader import Frames, Prefetcher, Windows
+from wamkit.family import Family, Stage
+from wamkit.run import TrainConfig
+from wamkit.types import Batch, WamkitError
+
+
+class TrainingDiverged(WamkitError):
+    """A loss or gradient is not finite; the message says which, when and after what."""
+
+
+class Interrupted(WamkitError):
+    """Training was asked to stop (Ctrl-C or SIGTERM); everything up to the named step is saved."""
+
+
+def native_bf16(device: str) -> bool:
+    """Whether bfloat16 products are faster than float32 here: on GPUs, and on CPUs with AVX512-BF16 or AMX."""
+    if device != "cpu":
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def stage_spans(stages: tuple[Stage, ...], steps: int) -> list[tuple[Stage, int, int]]:
+    """(stage, first step, one past its last step) for each stage, covering 0 .. steps without gaps."""
+    spans, start, total = [], 0, 0.0
+    for stage in stages:
+        total += stage.share
+        end = round(total * steps)
+        spans.append((stage, start, end))
+        start = end
+    if start != steps:
+        raise WamkitError(f"the shares of the stages {[(s.name, s.share) for s in stages]} must sum to 1")
+    return spans
+
+
+def learning_rate(step: int, start: int, end: int, config: TrainConfig) -> float:
+    """The rate of `step` in the stage start .. end: linear warm-up, then a cosine down to final_lr * lr."""
+    k, n = step - start, end - start
+    warm = min(1.0, (k + 1) / max(1, min(config.warmup, n // 4)))
+    cosine = 0.5 * (1 + math.cos(math.pi * k / n))
+    return config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
+
+
+class Optimizer:
+    """Muon for the trunk's matrices, AdamW for everything else, behind one interface; plain AdamW if so configured."""
+
+    def __init__(self, model: Family, config: TrainConfig):
+        matrices, rest = [], []
+        for name, p in model.named_parameters():
+            hidden = config.optimizer == "muon" and ".blocks." in name and p.ndim == 2
+            (matrices if hidden else rest).append(p)
+        fused = config.device != "cpu" or hasattr(torch, "_fused_adamw_")
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=fused)
+        ]
+        if matrices:
+            muon = torch.optim.Muon(matrices, config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.parts.append(muon)
+
+    def step(self, lr: float) -> None:
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+
+class Trainer:
+    """Trains one family on one set of frames and writes a run folder.
+
+    out/ holds config.json, metrics.jsonl, tensorboard/, checkpoints/. Calling `run` again continues where it stopped.
+    """
+
+    def __init__(self, model: Family, frames: Frames, config: TrainConfig, out: Path, run_config: dict, extra: dict | None = None):
+        self.model, self.config, self.out, self.run_config = model.to(config.device), config, Path(out), run_config
+        self.extra = extra or {}
+        self.windows = Windows(frames, model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
+        self.optimizer = Optimizer(model, config)
+        self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self.step = 0
+        self.elapsed_s = 0.0
+        self.weights = dict(config.weights)
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
+        self.autocast = torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=bf16)
+
+    # ------------------------------------------------------------------------------------------------------------- loop
+
+    def run(self) -> Family:
+        """Trains to the end of the last stage and returns the model with its averaged weights.
+
+        Raises TrainingDiverged, or Interrupted after saving when SIGINT or SIGTERM arrived.
+        """
+        torch.set_num_threads(self.config.threads)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._resume()
+        with _stop_signals() as stopped, _metrics(self.out, self.step) as log, self._bar() as bar:
+            for stage, start, end in stage_spans(self.model.stages(), self.config.steps):
+                if self.step < end:
+                    self._run_stage(stage, start, end, log, bar, stopped)
+        self.model.load_state_dict(self.average)
+        return self.model.eval()
+
+    def _run_stage(self, stage: Stage, start: int, end: int, log: _Log, bar: tqdm, stopped: list[str]) -> None:
+        self.model.train()
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(name.startswith(stage.prefixes))
+        active = [p for p in self.model.parameters() if p.requires_grad]
+        prefetch = Prefetcher(self.windows.batch, self.step, end)
+        try:
+            while self.step < end:
+                began, waited = time.perf_counter(), prefetch.waited_s
+                batch = next(prefetch)
+                lr = learning_rate(self.step, start, end, self.config)
+                losses, norm = self.update(batch, stage, active, lr)
+                seconds = time.perf_counter() - began
+                self.elapsed_s += seconds
+                wait = (prefetch.waited_s - waited) / seconds
+                self.step += 1
+                if self.step == end:
+                    self._adopt_average(stage)
+                if self.step % self.config.log_every == 0 or self.step == end:
+                    log.write({"step": self.step, "stage": stage.name, "lr": lr, "grad_norm": norm, "seconds": seconds, "wait": wait, **losses})
+                    bar.set_postfix_str(f"{stage.name} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items()))
+                bar.update()
+                if self.step % self.config.save_every == 0 or self.step == self.config.steps or stopped:
+                    log.flush()
+                    self._save()
+                if stopped:
+                    raise Interrupted(f"{stopped[0]}: stopped and saved at step {self.step} of {self.config.steps} in {self.out}; the same command continues")
+        finally:
+            prefetch.close()
+
+    def update(self, batch: Batch, stage: Stage, active: list[Tensor], lr: float) -> tuple[dict[str, float], float]:
+        """One optimisation step: (mean loss by name, gradient norm before clipping)."""
+        generator = torch.Generator().manual_seed(hash((self.config.seed, self.step, 0x77616D)) & (2**63 - 1))
+        with self.autocast:
+            losses_B = self.model(batch.to(self.config.device), generator, stage.name)
+        if unknown := set(self.weights) - set(losses_B) - self._other_losses(stage):
+            raise WamkitError(f"train.weights names {sorted(unknown)}, but '{self.model.name}' returns {sorted(losses_B)}")
+        losses = {name: loss_B.mean() for name, loss_B in losses_B.items()}
+        total = sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items())
+        self.optimizer.zero_grad()
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(active, self.config.clip)
+        values = {name: loss.item() for name, loss in losses.items()}
+        if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
+            raise TrainingDiverged(self._diagnosis(values, losses_B, float(norm), batch, lr))
+        self.optimizer.step(lr)
+        # A young average must not remember the initialisation: its memory grows with the stage.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            names = [n for n, p in self.model.named_parameters() if p.requires_grad]
+            torch._foreach_lerp_([self.average[n] for n in names], active, 1 - decay)
+        return values, float(norm)
+
+    def _other_losses(self, stage: Stage) -> set[str]:
+        """Names of losses that only other stages return; known once those ran, so weights for them are not an error."""
+        return set() if len(self.model.stages()) == 1 else set(self.weights)
+
+    def _adopt_average(self, stage: Stage) -> None:
+        """At its end a stage's parameters become their average: later stages build on what the checkpoint will serve."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                if name.startswith(stage.prefixes):
+                    p.copy_(self.average[name])
+
+    def _diagnosis(self, values: dict[str, float], losses_B: dict[str, Tensor], norm: float, batch: Batch, lr: float) -> str:
+        bad = {k: (~torch.isfinite(v)).nonzero().flatten().tolist()[:8] for k, v in losses_B.items() if not torch.isfinite(v).all()}
+        inputs = [k for k, v in vars(batch).items() if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()]
+        rows = ", ".join(f"{k} in rows {r}" for k, r in bad.items()) or "none of the losses, but the gradient"
+        return (
+            f"training diverged at step {self.step}: not finite: {rows}; losses {values}, gradient norm {norm:.3g}, rate {lr:.2e}. "
+            + (f"The data itself is not finite in {inputs}: run the data checks. " if inputs else "The data of this batch is finite. ")
+            + f"The last checkpoint before it is kept in {self.out / 'checkpoints'}; a lower train.lr or train.clip usually helps."
+        )
+
+    def _bar(self) -> tqdm:
+        return tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True, mininterval=1.0)
+
+    # ------------------------------------------------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        optimizer = {str(i): part.state_dict() for i, part in enumerate(self.optimizer.parts)}
+        save_checkpoint(
+            self.out / "checkpoints",
+            step=self.step,
+            model_state=self.model.state_dict(),
+            ema_state=self.average,
+            optimizer_state=optimizer,
+            rng_state={"seed": self.config.seed, "step": self.step},
+            config=self.run_config,
+            extra={**self.extra, "elapsed_s": self.elapsed_s, "loader": {"seed": self.config.seed, "step": self.step}},
+        )
+
+    def _resume(self) -> None:
+        if not (self.out / "checkpoints" / "latest").exists():
+            return
+        saved = load_checkpoint(self.out, training=True)
+        if saved.config != self.run_config:
+            keys = sorted(_differences(saved.config, self.run_config))
+            raise WamkitError(f"{self.out} was trained with another configuration ({', '.join(keys)} differ): choose another --out, or the same options")
+        self.model.load_state_dict(saved.model_state)
+        self.average = {k: v.to(self.config.device) for k, v in saved.ema_state.items()}
+        for i, part in enumerate(self.optimizer.parts):
+            part.load_state_dict(saved.optimizer_state[str(i)])
+        self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
+
+
+def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {*a, *b}:
+            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield path
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[str]]:
+    """Turns SIGINT and SIGTERM into an entry of the yielded list, so that the loop can save before it stops."""
+    stopped: list[str] = []
+
+    def note(number: int, frame: object) -> None:
+        stopped.append(signal.Signals(number).name)
+
+    old = {}
+    try:
+        old = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are the caller's business
+        old = {}
+    try:
+        yield stopped
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+class _Log:
+    """metrics.jsonl and TensorBoard, cut back to the step that a run resumes from, so that no step is logged twice."""
+
+    def __init__(self, out: Path, step: int):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
+
+        path = out / "metrics.jsonl"
+        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+        atomic_write(path, "".join(line + "\n" for line in rows).encode())
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
+
+    def write(self, row: dict) -> None:
+        self._file.write(json.dumps(row) + "\n")
+        for key, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(key, value, row["step"])
+
+    def flush(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._board.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+@contextmanager
+def _metrics(out: Path, step: int) -> Iterator[_Log]:
+    log = _Log(out, step)
+    try:
+        yield log
+    finally:
+        log.close()

@@ -1,0 +1,45 @@
+"""From a recipe and a data folder to a trained run folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wamkit.config import atomic_write
+from wamkit.data.dataset import open_frames, spec_of, statistics
+from wamkit.data.store import Store
+from wamkit.family import Family
+from wamkit.run import RunConfig, build, run_to_dict
+from wamkit.train import Trainer
+
+
+def train_run(run: RunConfig, data: Path, out: Path) -> Family:
+    """Trains `run` on the store in `data` and writes the run folder `out`; continues it if it was begun.
+
+    config.json there holds the resolved configuration, shapes, statistics and where the data came from.
+    Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
+    """
+    frames, store = open_frames(data)
+    spec = spec_of(store, run.window.chunk, run.window.frame_offsets)
+    numbers = statistics(frames)
+    config = run_to_dict(run, spec, numbers) | {"source": source(store)}
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = Trainer(build(run, spec, numbers), frames, run.train, out, config)
+    atomic_write(out / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    return trainer.run()
+
+
+def source(store: Store) -> dict[str, Any]:
+    """Where the demonstrations came from, so that evaluation meets the same world and other reset states."""
+    path = store.root / "collect.json"
+    collected = json.loads(path.read_text()) if path.exists() else {}
+    return {
+        "env": collected.get("env", ""),
+        "options": collected.get("options", {}),
+        "tasks": list(collected.get("tasks", ())),
+        "collect_seed": collected.get("seed", 0),
+        "seeds": sorted({m.seed for m in store.episodes}),
+        "episodes": len(store),
+        "frames": store.frames,
+    }

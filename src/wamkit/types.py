@@ -1,0 +1,180 @@
+"""The vocabulary of the library: what is observed, recorded, learned from and imagined.
+
+Shape legend used everywhere (suffix of a tensor name = its axes):
+  B batch   T time (episode steps)   F imagined frames   V camera views   C channels   H, W pixels
+  A steps of an action chunk   a action dimensions   s proprioception dimensions
+  L tokens   D model width   K keys
+
+Public objects are typed dataclasses, never loose dictionaries.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, UInt8
+from torch import Tensor
+
+
+class WamkitError(Exception):
+    """Base of every error that wamkit raises on purpose: says what was wrong, where, and what to do."""
+
+
+class UnsupportedQuery(WamkitError):
+    """A family was asked for a conditional that its method does not model."""
+
+
+class ObservationError(WamkitError, ValueError):
+    """An observation has the wrong keys, shapes, types or ranges."""
+
+
+class Query(enum.StrEnum):
+    """The five conditionals of p(o', a | o, l)."""
+
+    POLICY = "policy"  # o, l -> a
+    VIDEO = "video"  # o, l -> o'
+    FORWARD = "forward"  # o, l, a -> o'
+    INVERSE = "inverse"  # o, o' -> a
+    JOINT = "joint"  # o, l -> o', a
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a robot sees at one instant.
+
+    images: uint8 (V, 3, H, W), one picture a camera, RGB, upright; None when the environment was told to skip rendering.
+    proprio: float32 (s,), in the environment's own units.
+    text: the instruction.
+    """
+
+    images: UInt8[np.ndarray, "V 3 H W"] | None
+    proprio: Float32[np.ndarray, " s"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The shapes and clocks that data, model and environment must agree on.
+
+    frame_offsets are the steps ahead, ascending, at which futures are imagined (the last one is at most `chunk`).
+    """
+
+    cameras: tuple[str, ...]
+    height: int
+    width: int
+    proprio_dim: int
+    action_dim: int
+    chunk: int = 16
+    frame_offsets: tuple[int, ...] = (8, 16)
+    fps: float = 80.0
+
+    @property
+    def views(self) -> int:
+        return len(self.cameras)
+
+
+@dataclass
+class Batch:
+    """One batch of windows, in raw units (uint8 pixels, the robot's own action units). Masks are true where valid.
+
+    obs: uint8 (B, V, 3, H, W), the current frame.           future: uint8 (B, F, V, 3, H, W).
+    frame_valid: bool (B, F).                                proprio: float32 (B, s).
+    action: float32 (B, A, a), what was executed.            action_expert: float32 (B, A, a), the clean label.
+    action_valid: bool (B, A).                               text: B instructions.
+    has_action: bool (B,), false for action-free video.      imitate: bool (B,), false for off-expert episodes.
+    """
+
+    obs: UInt8[Tensor, "B V 3 H W"]
+    future: UInt8[Tensor, "B F V 3 H W"]
+    frame_valid: Bool[Tensor, "B F"]
+    proprio: Float[Tensor, "B s"]
+    action: Float[Tensor, "B A a"]
+    action_expert: Float[Tensor, "B A a"]
+    action_valid: Bool[Tensor, "B A"]
+    text: list[str]
+    has_action: Bool[Tensor, " B"]
+    imitate: Bool[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return self.obs.shape[0]
+
+    def map(self, function: Any) -> Batch:
+        """Applies `function` to every tensor; the text stays."""
+        return Batch(**{k: v if isinstance(v, list) else function(v) for k, v in vars(self).items()})
+
+    def rows(self, index: Tensor) -> Batch:
+        """The rows at `index` (int64 (N,)), in that order."""
+        out = self.map(lambda x: x[index])
+        out.text = [self.text[i] for i in index.tolist()]
+        return out
+
+    def to(self, device: torch.device | str) -> Batch:
+        return self.map(lambda x: x.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a query returned, for B observations.
+
+    actions: float32 (B, A, a) in the robot's own units, or None when the query asks for none.
+    future: uint8 (B, F, V, 3, H, W), or None when the query asks for none.
+    """
+
+    query: Query
+    actions: Float32[np.ndarray, "B A a"] | None
+    future: UInt8[np.ndarray, "B F V 3 H W"] | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything needed to put one simulator back to one instant, byte for byte.
+
+    physics: float64 (n,), MuJoCo's mjSTATE_INTEGRATION vector.
+    model: fields of the compiled model that differ from the freshly loaded one (MetaWorld places objects there).
+    attributes: the environment's plain Python attributes (numbers, text, arrays, nested tuples and lists of them).
+    """
+
+    physics: np.ndarray
+    model: Mapping[str, np.ndarray]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode of T steps: row t is what was seen before `action[t]` was executed.
+
+    images: uint8 (T, V, 3, H, W), or None where nobody asked for pictures.   proprio: float32 (T, s).
+    action: float32 (T, a), executed, noise included.   action_expert: float32 (T, a), the clean label (equal to `action`
+    where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
+    imitate: false for episodes that show what actions do rather than how the task is done.
+    snapshots: T of them, or None.
+    """
+
+    task: str
+    text: str
+    seed: int
+    fps: float
+    cameras: tuple[str, ...]
+    images: UInt8[np.ndarray, "T V 3 H W"] | None
+    proprio: Float32[np.ndarray, "T s"]
+    action: Float32[np.ndarray, "T a"]
+    action_expert: Float32[np.ndarray, "T a"]
+    reward: Float32[np.ndarray, " T"]
+    success: Bool[np.ndarray, " T"]
+    imitate: bool = True
+    noise: float = 0.0
+    snapshots: tuple[Snapshot, ...] | None = None
+    latency_s: tuple[float, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    @property
+    def succeeded(self) -> bool:
+        """True if the task was solved at any step."""
+        return bool(self.success.any())

@@ -1,0 +1,68 @@
+"""What lerobot itself does with a data set; runs in an environment that has lerobot (see benchmarks/interop.py).
+
+python with_lerobot.py read ROOT OUT.npz          every value and pixel of every frame, through LeRobotDataset
+python with_lerobot.py write ROOT SOURCE.npz      records the pictures and numbers of SOURCE.npz as a new data set
+python with_lerobot.py delete ROOT NEW_ROOT       lerobot's editing tool: a copy without episode 0
+python with_lerobot.py merge ROOT NEW_ROOT        lerobot's editing tool: the data set twice over
+"""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent / "stand_in"))
+
+import numpy as np  # noqa: E402
+from lerobot.datasets.aggregate import aggregate_datasets  # noqa: E402
+from lerobot.datasets.dataset_tools import delete_episodes  # noqa: E402
+from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: E402
+
+
+def load(root):
+    return LeRobotDataset("local/" + Path(root).name, root=root, video_backend="pyav")
+
+
+def read(root, out):
+    """Writes {column: array} for all frames; pictures as uint8, `task` as text."""
+    data = load(root)
+    columns = {}
+    for i in range(len(data)):
+        for key, value in data[i].items():
+            value = value.numpy() if hasattr(value, "numpy") else np.array(value)
+            if value.ndim == 3 and value.dtype.kind == "f":
+                value = np.rint(value * 255).astype(np.uint8)
+            columns.setdefault(key, []).append(value)
+    np.savez(out, **{key: np.stack(values) for key, values in columns.items()})
+
+
+def write(root, source):
+    with np.load(source) as file:
+        images, state, action, episode, text = (file[k] for k in ("images", "state", "action", "episode", "text"))
+    features = {
+        "observation.state": {"dtype": "float32", "shape": state.shape[1:], "names": None},
+        "action": {"dtype": "float32", "shape": action.shape[1:], "names": None},
+    }
+    cameras = [f"observation.images.cam{v}" for v in range(images.shape[1])]
+    names = ["height", "width", "channels"]
+    features |= {c: {"dtype": "video", "shape": (*images.shape[3:], 3), "names": names} for c in cameras}
+    data = LeRobotDataset.create("local/written", fps=20, features=features, root=root, robot_type="test")
+    for i, number in enumerate(episode):
+        pictures = {c: images[i, v].transpose(1, 2, 0) for v, c in enumerate(cameras)}
+        data.add_frame({"observation.state": state[i], "action": action[i], "task": str(text[i]), **pictures})
+        if i + 1 == len(episode) or episode[i + 1] != number:
+            data.save_episode()
+    data.finalize()
+
+
+def delete(root, new_root):
+    delete_episodes(load(root), [0], output_dir=new_root, repo_id="local/" + Path(new_root).name)
+
+
+def merge(root, new_root):
+    name = "local/" + Path(root).name
+    aggregate_datasets([name, name], "local/merged", roots=[Path(root), Path(root)], aggr_root=Path(new_root))
+
+
+if __name__ == "__main__":
+    {"read": read, "write": write, "delete": delete, "merge": merge}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,108 @@
+"""Intervals and tests against published figures, exact coverage and planted effects."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from wamkit.eval import EvaluationError
+from wamkit.eval.stats import UNDEFINED, bootstrap_ratio, clopper_pearson, mcnemar, paired_ratio, wilson
+
+
+def test_wilson_known_answers():
+    for successes, trials, low, high in [
+        (49, 50, 0.895, 0.996),
+        (490, 500, 0.964, 0.989),
+        (0, 20, 0.0, 0.161),
+        (20, 20, 0.839, 1.0),
+    ]:
+        interval = wilson(successes, trials)
+        assert interval.value == successes / trials
+        assert (interval.low, interval.high) == pytest.approx((low, high), abs=6e-4)
+
+
+def test_clopper_pearson_known_answer_and_guarantee():
+    assert clopper_pearson(0, 10).high == pytest.approx(1 - 0.025**0.1, abs=1e-9)
+    trials, rates = 10, np.linspace(0.01, 0.99, 99)
+    for make, at_least in [(clopper_pearson, 0.95), (wilson, 0.83)]:
+        intervals = [make(k, trials) for k in range(trials + 1)]
+        coverage = [
+            sum(binom.pmf(k, trials, p) for k, i in enumerate(intervals) if i.low <= p <= i.high) for p in rates
+        ]
+        assert min(coverage) >= at_least
+
+
+@pytest.mark.parametrize("bad", [(3, 2), (-1, 5), (0, 0)])
+def test_rates_that_are_none(bad):
+    with pytest.raises(EvaluationError, match="not a rate"):
+        wilson(*bad)
+
+
+def test_bootstrap_is_seeded_and_covers():
+    rng, hits = np.random.default_rng(0), 0
+    for trial in range(200):
+        below = rng.uniform(1, 2, 40)
+        above = 0.5 * below + rng.normal(0, 0.1, 40)
+        interval = bootstrap_ratio(above, below, np.arange(40), seed=trial, draws=1000)
+        hits += interval.low <= 0.5 <= interval.high
+    assert 0.90 <= hits / 200 <= 0.99
+    first, again, other = (bootstrap_ratio(above, below, np.arange(40), seed=s, draws=1000) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_bootstrap_resamples_episodes_not_windows():
+    rng = np.random.default_rng(0)
+    per_episode = rng.normal(1, 0.5, 20)
+    windows, episode = per_episode.repeat(50), np.arange(20).repeat(50)
+    clustered = bootstrap_ratio(windows, np.ones(1000), episode, seed=0)
+    naive = bootstrap_ratio(windows, np.ones(1000), np.arange(1000), seed=0, draws=2000)
+    assert clustered.value == pytest.approx(per_episode.mean())
+    assert (clustered.high - clustered.low) / (naive.high - naive.low) == pytest.approx(math.sqrt(50), rel=0.1)
+    assert clustered.high - clustered.low == pytest.approx(2 * 1.96 * per_episode.std() / math.sqrt(20), rel=0.1)
+
+
+def test_bootstrap_pools_rather_than_averages_ratios():
+    assert bootstrap_ratio(
+        np.array([1.0, 9.0]), np.array([1.0, 99.0]), np.array([0, 1]), seed=0
+    ).value == pytest.approx(0.1)
+
+
+def test_bootstrap_edges():
+    one = bootstrap_ratio(np.array([1.0, 2.0]), np.array([2.0, 4.0]), np.array([7, 7]), seed=0)
+    assert (one.value, one.low, one.high) == (0.5, -math.inf, math.inf) and not one.excludes(1)
+    sparse = bootstrap_ratio(np.ones(3), np.array([0.0, 0.0, 1.0]), np.arange(3), seed=0)
+    assert sparse.high == math.inf and not math.isnan(sparse.low)
+    assert not UNDEFINED.excludes(0) and UNDEFINED.undefined
+    for top, bottom, message in [
+        ([1.0], [0.0], "sums to 0"),
+        ([np.nan], [1.0], "not finite"),
+        ([1.0, 2.0], [1.0], "equally many"),
+        ([], [], "at least one"),
+    ]:
+        with pytest.raises(EvaluationError, match=message):
+            bootstrap_ratio(np.array(top), np.array(bottom), np.arange(len(top)), seed=0)
+
+
+def test_pairing_beats_not_pairing():
+    rng = np.random.default_rng(0)
+    hardness = rng.lognormal(0, 2, 60)  # windows differ a lot; the effect of 20 % does not
+    error, reference, episode = 0.8 * hardness, hardness * rng.uniform(0.95, 1.05, 60), np.arange(60)
+    paired = paired_ratio(error, reference, episode, seed=0)
+    assert paired.excludes(1) and paired.value == pytest.approx(0.8, abs=0.05)
+    assert not paired_ratio(error, rng.permutation(reference), episode, seed=0).excludes(1)
+    assert not paired_ratio(reference, reference, episode, seed=0).excludes(1)
+    with pytest.raises(EvaluationError, match="negative"):
+        paired_ratio(-error, reference, episode, seed=0)
+
+
+def test_mcnemar_known_answers():
+    first = np.array([True] * 8 + [False] * 2 + [True] * 30)
+    second = np.array([False] * 8 + [True] * 2 + [True] * 30)
+    result = mcnemar(first, second)
+    assert (result.first_only, result.second_only) == (8, 2)
+    assert result.p_value == pytest.approx(2 * binom.cdf(2, 10, 0.5)) == pytest.approx(0.109375)
+    assert mcnemar(second, first).p_value == pytest.approx(result.p_value)
+    assert mcnemar(first, first).p_value == 1.0
+    with pytest.raises(EvaluationError, match="bool vectors"):
+        mcnemar(first.astype(int), second)
