@@ -1,4 +1,4 @@
-"""Does lerobot read what wamkit writes, and the other way round? Compares every value and pixel of every frame.
+r"""Does lerobot read what wamkit writes, and the other way round? Compares every value and pixel of every frame.
 
 lerobot runs in an environment of its own (it needs other versions of NumPy and PyAV than wamkit does):
 
@@ -112,7 +112,7 @@ def main() -> int:
             image_shape=(3, SIZE, SIZE),
             proprio_names=[f"p{i}" for i in range(7)],
             action_names=("x", "y", "z", "grip"),
-            fps=80,
+            fps=80.0,
             robot_type="test",
         )
         for row in rows:

@@ -20,7 +20,7 @@ from wamkit.config import nearest, save_json, to_dict
 from wamkit.data.store import Store
 from wamkit.data.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
-from wamkit.envs.base import Expert
+from wamkit.envs.base import HELD_OUT_RECORDINGS, Expert
 from wamkit.parallel import run_parallel
 from wamkit.rollout import Action, rollout
 from wamkit.types import Episode, Observation, WamkitError
@@ -61,6 +61,8 @@ class CollectConfig:
     """An expert that fails is tried again with the next seed, so often at most."""
     snapshots: bool = False
     """Record the simulator's state at every step."""
+    held_out: bool = False
+    """Reset with seeds that no training episode has: recordings to score a model on."""
     seed: int = 0
     """Of everything random."""
     processes: int = 2
@@ -102,6 +104,7 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
     """
     rounds, off = config.episodes + config.off_expert, config.off_expert
     first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+    base = HELD_OUT_RECORDINGS if config.held_out else 0
     jobs: list[Job] = []
     for r in range(rounds):
         off_before, off_after = r * off // rounds, (r + 1) * off // rounds
@@ -115,7 +118,7 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
                     kind="expert" if expert else "off-expert",
                     noise=config.noise[(r - off_before) % len(config.noise)] if expert else 0.0,
                     from_reset=not expert and off_before % _FROM_RESET_EVERY == 0,
-                    seeds=tuple((start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
+                    seeds=tuple(base + (start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
                 )
             )
     return tuple(jobs)

@@ -34,11 +34,13 @@ class Taxonomy:
 
 @dataclass(frozen=True)
 class Stage:
-    """One phase of training: the share of all steps that it takes, and which parameters (by name prefix) learn in it."""
+    """One phase of training: the share of all steps that it takes, which parameters (by name prefix) learn in it, and
+    how fast, as a multiple of the trainer's learning rate."""
 
     name: str
     share: float
     prefixes: tuple[str, ...]
+    lr: float = 1.0
 
 
 class Family(nn.Module, ABC):

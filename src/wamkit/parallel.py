@@ -56,7 +56,7 @@ def run_parallel(
     """
     if processes < 1:
         raise WamkitError(f"processes must be at least 1, found {processes}")
-    pool = _Pool(worker, min(processes, max(len(jobs), 1)))
+    pool = _Pool(worker, min(processes, len(jobs)))
     ready: dict[int, R] = {}
     window, sent = 2 * processes, 0
     with contextlib.closing(pool), _bar(len(jobs), done, desc, unit, progress) as bar:

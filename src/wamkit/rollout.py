@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wamkit.envs.base import Environment, observation
-from wamkit.types import Episode, Observation, WamkitError
+from wamkit.types import Episode, Observation, Snapshot, WamkitError
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def rollout(
     """Resets `env` with `seed`, lets `actor` act, and records the episode (row t: what was seen before action t).
 
     session: the actor's first session.   max_steps: recorded steps at most; None for the environment's own limit.
-    skip: steps that are executed first but neither recorded nor drawn (for the actor they have no pictures).
+    skip: steps that are executed first but not recorded (and drawn only if the actor looks).
     steps_after_success: recorded steps beyond the first success; None to go on regardless.
     record_images, record_snapshots: whether the episode gets pictures and one `Snapshot` for each row.
     imitate, noise: written into the episode.
@@ -61,20 +61,23 @@ def rollout(
     recorder = _Recorder()
     drawing = env.render_images
     try:
-        env.render_images = record_images and skip == 0 or skip == 0 and _needs_images(actor, session)
+        env.render_images = (record_images and skip == 0) or _needs_images(actor, session)
         raw, _ = env.reset(seed=seed)
         left = None
         for step in range(-skip, max_steps if max_steps is not None else _FOREVER):
-            snapshot = env.snapshot() if record_snapshots and step >= 0 else None
+            if record_snapshots and step >= 0:
+                recorder.snapshots.append(env.snapshot())
             replans, started = _needs_images(actor, session), time.perf_counter()
             action, session = actor.act(observation(raw, env.observation_space), session)
             if replans and step >= 0:
                 recorder.latency_s.append(time.perf_counter() - started)
             action = _checked(action, env, actor, step)
-            env.render_images = step >= -1 and (record_images or _needs_images(actor, session))
+            env.render_images = (record_images and step >= -1) or _needs_images(actor, session)
             after, reward, terminated, truncated, info = env.step(action.executed)
             if step >= 0:
-                recorder.add(raw if record_images else raw | {"images": None}, action, reward, info["success"], snapshot)
+                recorder.add(raw, action, float(reward), info["success"])
+                if record_images:
+                    recorder.images.append(raw["images"])
                 if info["success"] and left is None:
                     left = steps_after_success
                 elif left is not None:
@@ -115,21 +118,21 @@ def _checked(action: np.ndarray | Action, env: Environment, actor: Actor, step: 
 
 class _Recorder:
     def __init__(self) -> None:
-        self.images, self.proprio, self.action, self.expert = [], [], [], []
-        self.reward, self.success, self.snapshots, self.latency_s = [], [], [], []
+        self.images: list[np.ndarray] = []
+        self.proprio: list[np.ndarray] = []
+        self.action: list[np.ndarray] = []
+        self.expert: list[np.ndarray] = []
+        self.reward: list[float] = []
+        self.success: list[bool] = []
+        self.snapshots: list[Snapshot] = []
+        self.latency_s: list[float] = []
 
-    def add(self, raw: dict[str, Any], action: Action, reward: float, success: bool, snapshot: Any) -> None:
-        for column, value in (
-            (self.images, raw["images"]),
-            (self.snapshots, snapshot),
-            (self.proprio, raw["proprio"]),
-            (self.action, action.executed),
-            (self.expert, action.expert),
-            (self.reward, reward),
-            (self.success, success),
-        ):
-            if value is not None:
-                column.append(value)
+    def add(self, raw: dict[str, Any], action: Action, reward: float, success: bool) -> None:
+        self.proprio.append(raw["proprio"])
+        self.action.append(action.executed)
+        self.expert.append(action.executed if action.expert is None else action.expert)
+        self.reward.append(reward)
+        self.success.append(success)
 
     def episode(self, env: Environment, seed: int, imitate: bool, noise: float) -> Episode:
         return Episode(

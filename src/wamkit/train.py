@@ -134,7 +134,7 @@ class Trainer:
             while self.step < end:
                 began, waited = time.perf_counter(), prefetch.waited_s
                 batch = next(prefetch)
-                lr = learning_rate(self.step, start, end, self.config)
+                lr = stage.lr * learning_rate(self.step, start, end, self.config)
                 losses, norm = self.update(batch, stage, active, lr)
                 seconds = time.perf_counter() - began
                 self.elapsed_s += seconds

@@ -47,7 +47,7 @@ def _replay(task, snapshot, steps):
 
 
 def test_checker_passes_metaworld():
-    assert check_env(DRAWER, steps=6)[-1] == "new process"
+    assert check_env(DRAWER, steps=4)[-1] == "new process"
 
 
 def test_snapshots_of_contact_and_free_objects_continue_in_a_new_process_byte_for_byte():
@@ -256,7 +256,7 @@ class Forgetful(MetaWorld):
 
 @pytest.mark.parametrize(
     ("cls", "message"),
-    [(Drifting, "determinism.*another episode"), (Stale, "variety.*same picture"), (Forgetful, "snapshot.*restored in a new environment")],
+    [(Drifting, "determinism.*another episode"), (Stale, "variety.*same picture"), (Forgetful, "snapshot.*restored in")],
 )
 def test_checker_finds_broken_environments(cls, message):
     with pytest.raises(WamkitError, match=message):

@@ -114,7 +114,7 @@ class Layout:
             image_shape=(channels, height, width),
             proprio_names=_names(features, "observation.state"),
             action_names=_names(features, "action"),
-            fps=info["fps"],
+            fps=float(info["fps"]),
             robot_type=info.get("robot_type") or "",
         )
 

@@ -107,7 +107,10 @@ def pack_snapshots(snapshots: Sequence[Snapshot]) -> bytes:
             name: {"rows": rows, "values": [json.loads(v) for v in values]} for name, (rows, values) in columns.items()
         },
     }
-    arrays = {f"pool_{i}": np.stack(stack) for i, stack in enumerate(pools.stacks.values())}
+    arrays = {}
+    for number, ((dtype, shape), stack) in enumerate(pools.stacks.items()):
+        arrays[f"pool_{number}"] = np.empty((len(stack), *shape), dtype)  # np.stack would change the byte order
+        arrays[f"pool_{number}"][:] = stack
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer, index=np.frombuffer(json.dumps(index, separators=(",", ":")).encode(), np.uint8), **arrays

@@ -77,7 +77,8 @@ class Store:
         Raises StoreError if there is something in `root`, or for a layout that cannot be stored.
         """
         root = Path(root)
-        layout = Layout(tuple(cameras), tuple(image_shape), tuple(proprio_names), tuple(action_names), fps, robot_type)
+        names = tuple(proprio_names), tuple(action_names)
+        layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type)
         begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
         if root.exists() and not (root.is_dir() and all(p.name in begun for p in root.rglob("*"))):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
@@ -221,7 +222,6 @@ class Store:
         texts = self._texts if episode.text in self._texts else [*self._texts, episode.text]
         columns = schema.data_columns(episode, index, self.frames, texts.index(episode.text))
         data = schema.data_table(columns, self._info["features"])
-        paths = self._paths(index)
         contents = {"data": schema.parquet_bytes(data)} | {f"video/{c}": encoded[c] for c in layout.cameras}
         if episode.snapshots is not None:
             contents["snapshots"] = pack_snapshots(episode.snapshots)
@@ -230,16 +230,7 @@ class Store:
         facts = self._facts(episode, encoded)
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
         contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
-        with exclusive(self.root):
-            if paths["episodes"].exists():
-                raise StoreError(f"{self.root}: another process has stored episode {index}; open the store again")
-            self._discard(index)
-            try:
-                for name, content in contents.items():
-                    write_atomic(paths[name], content)
-            except BaseException:
-                self._discard(index)
-                raise
+        self._commit(index, contents)
         self._rows.append(row_of(facts, self.root, self._info))
         self._texts, self._columns = texts, None
         return self._rows[-1].meta
@@ -271,6 +262,20 @@ class Store:
             out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
         out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
         return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
+
+    def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
+        """Writes the files of episode `index`, in the order given, or none of them."""
+        paths = self._paths(index)
+        with exclusive(self.root):
+            if paths["episodes"].exists():
+                raise StoreError(f"{self.root}: another process has stored episode {index}; open the store again")
+            self._discard(index)
+            try:
+                for name, content in contents.items():
+                    write_atomic(paths[name], content)
+            except BaseException:
+                self._discard(index)
+                raise
 
     def _discard(self, index: int) -> None:
         """Removes what a half-written episode `index` left; never a committed one."""
@@ -334,16 +339,12 @@ class Store:
         picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
         starts = np.array([row.meta.from_index for row in self._rows])
         owner = np.searchsorted(starts, picked, side="right") - 1
-        return np.concatenate(
-            [self._decode(e, camera, (picked[owner == e] - starts[e]).tolist(), None) for e in np.unique(owner)]
-        )
+        frames = {e: (picked[owner == e] - starts[e]).tolist() for e in np.unique(owner).tolist()}
+        return np.concatenate([self._decode(e, camera, numbers, None) for e, numbers in frames.items()])
 
     def _read_columns(self) -> dict[str, np.ndarray]:
-        features = {
-            k: f
-            for k, f in self._info["features"].items()
-            if f["dtype"] not in ("video", "image", "string", "language")
-        }
+        other = ("video", "image", "string", "language")
+        features = {k: f for k, f in self._info["features"].items() if f["dtype"] not in other}
         parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
         files: dict[Path, list[EpisodeMeta]] = {}
         for row in self._rows:

@@ -3,13 +3,13 @@
 Measured on 64x64 MetaWorld renders (button-press-topdown, the close `corner2` view, 100 frames; drawer-open is within 1
 dB; PyAV 18.1; medium preset, GOP 2):
 
-| encoder           | RGB PSNR, dB (worst frame) | PSNR of Y | bytes a frame | decode, ms a frame |
-|-------------------|----------------------------|-----------|---------------|--------------------|
-| yuv420p, CRF 18   | 28.4 (27.5)                | 36        | 550           | 0.3                |
-| yuv420p, CRF 0    | 29.9 (29.0)                | 45        | 1630          | 0.35               |
-| yuv444p, CRF 18   | 32.3 (30.1)                | 36        | 600           | 0.3                |
-| yuv444p, CRF 3    | 43.9 (40.3)                | 50        | 1760          | 0.35               |
-| RGB, lossless     | exact                      | exact     | 3500          | 0.5                |
+| encoder         | RGB PSNR, dB (worst frame) | PSNR of Y | bytes a frame |
+|-----------------|----------------------------|-----------|---------------|
+| yuv420p, CRF 18 | 28.4 (27.5)                | 36        | 550           |
+| yuv420p, CRF 0  | 29.9 (29.0)                | 45        | 1630          |
+| yuv444p, CRF 18 | 32.3 (30.1)                | 36        | 600           |
+| yuv444p, CRF 3  | 43.9 (40.3)                | 50        | 1760          |
+| RGB, lossless   | exact                      | exact     | 3500          |
 
 At this size the saturated robot is a few pixels wide, and halving the chroma caps the picture at 30 dB whatever the bit
 rate. Hence 4:4:4 at CRF 3 (profile High 4:4:4 Predictive), which whatever decodes by FFmpeg reads, lerobot and PyAV
@@ -42,9 +42,8 @@ def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, crf: int = CR
     Raises StoreError for frames of another type or shape.
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
-        raise StoreError(
-            f"cannot encode frames of {frames.dtype} {frames.shape}; expected uint8 (T, 3, H, W) with T >= 1"
-        )
+        raise StoreError(f"cannot encode {frames.dtype} {frames.shape}; expected uint8 (T, 3, H, W) with T >= 1")
+    # threads=1 below: by default swscale uses all cores, which for small pictures on a busy machine is much slower.
     rate, buffer, reformatter = Fraction(fps).limit_denominator(100_000), io.BytesIO(), VideoReformatter()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream(CODEC, rate=rate, options={"crf": str(crf), "preset": "medium"})
@@ -52,7 +51,8 @@ def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, crf: int = CR
         context = stream.codec_context
         context.gop_size, context.max_b_frames, context.thread_count = GOP, 0, 1
         for number, picture in enumerate(np.ascontiguousarray(frames.transpose(0, 2, 3, 1))):
-            frame = reformatter.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format=PIXEL_FORMAT)
+            rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = reformatter.reformat(rgb, format=PIXEL_FORMAT, threads=1)
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -110,11 +110,9 @@ def _decode(
                 break
         if at != number:
             raise StoreError(f"frame {number} is missing")
-        resize = (
-            {}
-            if (frame.height, frame.width) == size
-            else {"height": size[0], "width": size[1], "interpolation": "AREA"}
-        )
-        frame = reformatter.reformat(frame, format="rgb24", **resize)
+        resize = {}
+        if (frame.height, frame.width) != size:
+            resize = {"height": size[0], "width": size[1], "interpolation": "AREA"}
+        frame = reformatter.reformat(frame, format="rgb24", threads=1, **resize)
         out[row] = frame.to_ndarray().transpose(2, 0, 1)
     return out

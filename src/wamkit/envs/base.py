@@ -31,6 +31,10 @@ Expert = Callable[[np.random.Generator], np.ndarray]
 """Scripted expert: takes a random generator, gives the clean action float32 (a,) for the environment's present state."""
 
 
+HELD_OUT_RECORDINGS = 2_000_000
+"""Recordings that models are scored on are reset with HELD_OUT_RECORDINGS + k: neither trained on nor played from."""
+
+
 def held_out_seeds(n: int) -> tuple[int, ...]:
     """The first `n` evaluation seeds, disjoint from every training seed."""
     return tuple(range(HELD_OUT_SEED_BASE, HELD_OUT_SEED_BASE + n))
@@ -50,6 +54,8 @@ class Environment(gymnasium.Env, abc.ABC):
     Config: ClassVar[type]
     """Frozen dataclass of the options; the constructor takes one."""
 
+    observation_space: spaces.Dict
+    action_space: spaces.Box
     render_images: bool = True
     cameras: tuple[str, ...]
     fps: float

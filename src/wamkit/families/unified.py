@@ -41,8 +41,10 @@ class UnifiedConfig:
     width: int = 128
     depth: int = 4
     heads: int = 4
-    codec_channels: int = 16
-    """Latent numbers a 16x16-pixel cell."""
+    codec_channels: int = 8
+    """Latent numbers an 8x8-pixel cell of a future frame."""
+    codec_lr: float = 2.0
+    """The codec's learning rate, as a multiple of train.lr: convolutions bear a higher one than the trunk."""
     codec_share: float = 0.25
     """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 2
@@ -70,18 +72,19 @@ class Unified(Family):
     def __init__(self, config: UnifiedConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        self.cells = (spec.height // 16) * (spec.width * spec.views // 16)
+        grid = (spec.height // 16, spec.width * spec.views // 16)
+        self.cells = grid[0] * grid[1]
         self.frames = len(spec.frame_offsets)
         self.context = ContextTokens(D, self.cells, spec.proprio_dim, build_text(c.text, D), c.proprio_noise)
-        self.codec = FrameCodec(c.codec_channels)
-        self.future = NoisyStream(self.frames * c.codec_channels, self.cells, D)
+        self.codec = FrameCodec(grid, c.codec_channels)
+        self.future = NoisyStream(self.frames * self.codec.channels, self.cells, D)
         self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
         self.still = torch.nn.Parameter(torch.zeros(D))  # the context's condition: it is always clean
         self.trunk = Trunk(D, c.depth, c.heads)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
-        return (Stage("codec", share, ("codec",)), Stage("main", 1 - share, ("context", "future", "action", "still", "trunk")))
+        return (Stage("codec", share, ("codec",), self.config.codec_lr), Stage("main", 1 - share, ("context", "future", "action", "still", "trunk")))
 
     # ---------------------------------------------------------------------------------------------------------- training
 
@@ -94,7 +97,7 @@ class Unified(Family):
         B, pick = len(batch), torch.randint(self.frames, (len(batch),), generator=generator).to(now.device)
         rows = torch.arange(B, device=now.device)
         future = canvas(batch.future[rows, pick])
-        eps = torch.randn(B, self.cells, self.config.codec_channels, generator=generator).to(now.device)
+        eps = torch.randn(B, self.cells, self.codec.channels, generator=generator).to(now.device)
         error = (self.codec(future, now, eps) - future).square().flatten(1).mean(1)
         return {"codec": 100 * error * batch.frame_valid[rows, pick]}
 
@@ -135,7 +138,7 @@ class Unified(Family):
         _, y_p, y_z, y_a = y.split(lengths, 1)
 
         action_valid = self._pack(batch.action_valid.unsqueeze(-1).expand_as(batch.action), raw=True) & batch.has_action.view(B, 1, 1)
-        frame_valid = batch.frame_valid.repeat_interleave(self.config.codec_channels, 1).unsqueeze(1)
+        frame_valid = batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
         error_p = (self.action.velocity(y_p) - (eps_p - policy_x)).square()
         error_a = (self.action.velocity(y_a) - (eps_a - action_x)).square()
         error_z = (self.future.velocity(y_z) - (eps_z - z)).square()
@@ -164,7 +167,7 @@ class Unified(Family):
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.
         eps_a = row_noise(generators, (self.action.length, self.config.actions_per_token * self.spec.action_dim), device)
-        eps_z = row_noise(generators, (self.cells, self.frames * self.config.codec_channels), device)
+        eps_z = row_noise(generators, (self.cells, self.frames * self.codec.channels), device)
         if query in (Query.POLICY, Query.JOINT, Query.INVERSE):
             start[ACTION], schedules[ACTION] = eps_a, denoise(steps)
         if query in (Query.VIDEO, Query.JOINT, Query.FORWARD):

@@ -41,7 +41,8 @@ def denoise(steps: int, shift: float = 1.0) -> tuple[float, ...]:
     """The schedule 1 -> 0 in `steps` Euler steps: steps + 1 levels, starting at exactly 1 and ending at exactly 0."""
     if steps < 1:
         raise ValueError(f"a schedule needs at least one denoising step, got {steps}")
-    return tuple(shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist())
+    inner = shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()[1:-1]
+    return (1.0, *inner, 0.0)
 
 
 def hold(sigma: float, steps: int) -> tuple[float, ...]:

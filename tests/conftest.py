@@ -1,0 +1,54 @@
+"""Shared fixtures: a tiny spec, batches of random numbers, and shape checking of the contract's public functions."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MUJOCO_GL", "osmesa")
+
+import pytest
+import torch
+
+from wamkit.nn.tokens import Normalizer
+from wamkit.registry import load_package
+from wamkit.types import Batch, Spec
+
+load_package("wamkit.families")
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def spec() -> Spec:
+    return Spec(cameras=("left", "right"), height=32, width=32, proprio_dim=5, action_dim=3, chunk=8, frame_offsets=(4, 8), fps=20.0)
+
+
+@pytest.fixture
+def normalizer(spec: Spec) -> Normalizer:
+    g = torch.Generator().manual_seed(5)
+    vector = lambda n: (torch.randn(n, generator=g), torch.rand(n, generator=g) + 0.5)  # noqa: E731
+    return Normalizer({"proprio": vector(spec.proprio_dim), "action": vector(spec.action_dim)})
+
+
+def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
+    """A batch of random numbers that satisfies `spec`, with everything valid."""
+    g = torch.Generator().manual_seed(seed)
+    picture = (spec.views, 3, spec.height, spec.width)
+    F = len(spec.frame_offsets)
+    action = torch.randn(rows, spec.chunk, spec.action_dim, generator=g)
+    return Batch(
+        obs=torch.randint(0, 256, (rows, *picture), generator=g, dtype=torch.uint8),
+        future=torch.randint(0, 256, (rows, F, *picture), generator=g, dtype=torch.uint8),
+        frame_valid=torch.ones(rows, F, dtype=torch.bool),
+        proprio=torch.randn(rows, spec.proprio_dim, generator=g),
+        action=action,
+        action_expert=action + 0.1 * torch.randn(action.shape, generator=g),
+        action_valid=torch.ones(rows, spec.chunk, dtype=torch.bool),
+        text=[("open the drawer", "close the window", "press it")[i % 3] for i in range(rows)],
+        has_action=torch.ones(rows, dtype=torch.bool),
+        imitate=torch.ones(rows, dtype=torch.bool),
+    )
+
+
+@pytest.fixture
+def batch(spec: Spec) -> Batch:
+    return random_batch(spec, 6)

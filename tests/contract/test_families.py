@@ -1,0 +1,220 @@
+"""What every registered family must fulfil; a new family is tested by being registered."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import random_batch
+from wamkit.family import FAMILIES, Family
+from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
+
+NAMES = FAMILIES.names()
+
+
+def make(name: str, spec, normalizer, seed: int = 0, **options) -> Family:
+    """A small model with all parameters random, so that nothing is hidden by zero initialisation."""
+    cls = FAMILIES.get(name)
+    torch.manual_seed(seed)
+    model = cls(cls.Config(width=32, depth=2, heads=2, **options), spec, normalizer)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape))
+    return model
+
+
+def losses(model: Family, batch, seed: int = 1) -> dict[str, torch.Tensor]:
+    out = {}
+    for stage in model.stages():
+        out |= model(batch, torch.Generator().manual_seed(seed), stage.name)
+    return out
+
+
+def ask(model: Family, query: Query, batch, rows: slice = slice(None), seeds=None, **kw):
+    obs = [Observation(o, p, t) for o, p, t in zip(batch.obs.numpy(), batch.proprio.numpy(), batch.text, strict=True)][rows]
+    given = {Query.FORWARD: {"actions": batch.action.numpy()[rows]}, Query.INVERSE: {"future": batch.future.numpy()[rows]}}.get(query, {})
+    return model.sample(obs, query, seed=list(range(len(batch)))[rows] if seeds is None else seeds, steps=3, **(given | kw))
+
+
+def queries() -> list[tuple[str, Query]]:
+    return [(n, q) for n in NAMES for q in sorted(FAMILIES.get(n).queries)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_are_one_finite_number_a_row(name, spec, normalizer, batch):
+    for key, value in losses(make(name, spec, normalizer), batch).items():
+        assert value.shape == (len(batch),), key
+        assert torch.isfinite(value).all() and (value > 0).any(), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_of_a_stage_gets_a_finite_gradient(name, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    for stage in model.stages():
+        model.zero_grad(set_to_none=True)
+        for seed in range(4):  # over several draws every mode occurs
+            sum(v.sum() for v in model(batch, torch.Generator().manual_seed(seed), stage.name).values()).backward()
+        for key, p in model.named_parameters():
+            if key.startswith(stage.prefixes):
+                assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0, (stage.name, key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_do_not_influence_each_other(name, spec, normalizer, batch):
+    """Perturbing row 0 leaves the losses of all other rows as they were."""
+    model = make(name, spec, normalizer)
+    before = losses(model, batch)
+    other = dataclasses.replace(batch, obs=batch.obs.clone(), proprio=batch.proprio.clone(), action=batch.action.clone())
+    other.obs[0], other.proprio[0], other.action[0] = 255 - other.obs[0], -other.proprio[0], other.action[0] + 1
+    after = losses(model, other)
+    for key in before:
+        torch.testing.assert_close(before[key][1:], after[key][1:], rtol=1e-5, atol=1e-6)
+        assert not torch.equal(before[key], after[key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_without_actions_or_imitation_are_silent(name, spec, normalizer, batch):
+    """What actions such rows hold changes no loss by a bit, and their action losses are zero."""
+    model = make(name, spec, normalizer)
+    action_losses = [k for k in losses(model, batch) if k in ("policy", "action")]
+    mute = dataclasses.replace(batch, has_action=torch.zeros(len(batch), dtype=torch.bool))
+    noisy = dataclasses.replace(mute, action=torch.randn_like(mute.action) * 9, action_expert=torch.randn_like(mute.action) * 9)
+    a, b = losses(model, mute), losses(model, noisy)
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+    for key in action_losses:
+        assert (a[key] == 0).all()
+    off = dataclasses.replace(batch, imitate=torch.zeros(len(batch), dtype=torch.bool))
+    assert (losses(model, off)["policy"] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padded_steps_are_silent(name, spec, normalizer, batch):
+    """Values behind a mask change no loss by a bit."""
+    model = make(name, spec, normalizer)
+    batch.action_valid[:, 5:] = False
+    batch.frame_valid[:, 1] = False
+    other = dataclasses.replace(batch, action=batch.action.clone(), action_expert=batch.action_expert.clone(), future=batch.future.clone())
+    a = losses(model, batch)
+    for key, value in losses(model, other).items():
+        assert torch.equal(a[key], value), key
+    full = dataclasses.replace(batch, action_valid=torch.ones_like(batch.action_valid))
+    assert not torch.equal(losses(model, full)["policy"], a["policy"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_overfits_one_batch(name, spec, normalizer):
+    batch = random_batch(spec, 4)
+    model = make(name, spec, normalizer)
+    for stage in model.stages():
+        chosen = [p for k, p in model.named_parameters() if k.startswith(stage.prefixes)]
+        optimizer = torch.optim.Adam(chosen, 3e-3)
+        curve = []
+        for step in range(120):
+            total = sum(v.mean() for v in model(batch, torch.Generator().manual_seed(step % 8), stage.name).values())
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            curve.append(total.item())
+        assert np.mean(curve[-8:]) < 0.5 * np.mean(curve[:8]), (stage.name, curve[0], curve[-1])
+
+
+@pytest.mark.parametrize(("name", "query"), queries())
+def test_query_returns_what_it_says(name, query, spec, normalizer, batch):
+    out = ask(make(name, spec, normalizer), query, batch)
+    wants_action = query in (Query.POLICY, Query.INVERSE, Query.JOINT)
+    wants_future = query in (Query.VIDEO, Query.FORWARD, Query.JOINT)
+    assert (out.actions is not None) == wants_action
+    assert (out.future is not None) == (wants_future and FAMILIES.get(name).taxonomy.modality != "none")
+    if out.actions is not None:
+        assert out.actions.shape == (len(batch), spec.chunk, spec.action_dim) and out.actions.dtype == np.float32
+        assert np.isfinite(out.actions).all()
+    if out.future is not None:
+        assert out.future.shape == (len(batch), len(spec.frame_offsets), spec.views, 3, spec.height, spec.width)
+        assert out.future.dtype == np.uint8
+
+
+@pytest.mark.parametrize(("name", "query"), queries())
+def test_same_seed_same_sample_in_any_order(name, query, spec, normalizer, batch):
+    """No state hides in the model: other questions in between change nothing, and another seed changes the answer."""
+    model = make(name, spec, normalizer)
+    first = ask(model, query, batch)
+    for other in model.queries:
+        ask(model, other, batch, seeds=[99] * len(batch))
+    again = ask(model, query, batch)
+    different = ask(model, query, batch, seeds=[7] * len(batch))
+    for field in ("actions", "future"):
+        a, b, c = (getattr(x, field) for x in (first, again, different))
+        if a is not None:
+            assert np.array_equal(a, b) and not np.array_equal(a, c)
+
+
+@pytest.mark.parametrize(("name", "query"), queries())
+def test_a_row_alone_equals_the_row_in_a_batch(name, query, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    together, alone = ask(model, query, batch), ask(model, query, batch, rows=slice(2, 3))
+    if together.actions is not None:
+        np.testing.assert_allclose(together.actions[2:3], alone.actions, rtol=1e-4, atol=1e-5)
+    if together.future is not None:
+        assert np.abs(together.future[2:3].astype(int) - alone.future.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if Query.FORWARD in FAMILIES.get(n).queries])
+def test_forward_dynamics_depends_on_the_action(name, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    a, b = ask(model, Query.FORWARD, batch), ask(model, Query.FORWARD, batch, actions=-batch.action.numpy())
+    assert not np.array_equal(a.future, b.future)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unsupported_query_names_who_can(name, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    for query in set(Query) - model.queries:
+        with pytest.raises(UnsupportedQuery, match="unified"):
+            ask(model, query, batch)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_save_and_load_gives_the_same_answers(name, spec, normalizer, batch):
+    model, other = make(name, spec, normalizer, seed=0), make(name, spec, normalizer, seed=1)
+    other.load_state_dict(model.state_dict())
+    for query in model.queries:
+        a, b = ask(model, query, batch), ask(other, query, batch)
+        assert a.actions is None or np.array_equal(a.actions, b.actions)
+        assert a.future is None or np.array_equal(a.future, b.future)
+
+
+def wrong_observations():
+    yield "images", lambda o: dataclasses.replace(o, images=None), "images are missing"
+    yield "images", lambda o: dataclasses.replace(o, images=o.images.astype(np.float32)), "images: expected uint8"
+    yield "images", lambda o: dataclasses.replace(o, images=o.images[..., :16]), r"expected uint8 \(2, 3, 32, 32\) as in training"
+    yield "proprio", lambda o: dataclasses.replace(o, proprio=o.proprio[:3]), "proprio: expected float32"
+    yield "proprio", lambda o: dataclasses.replace(o, proprio=np.full_like(o.proprio, np.nan)), "not all values are finite"
+    yield "text", lambda o: dataclasses.replace(o, text=" "), "text: expected an instruction"
+
+
+@pytest.mark.parametrize(("field", "spoil", "message"), list(wrong_observations()), ids=range(6))
+def test_a_wrong_observation_is_named(field, spoil, message, spec, normalizer, batch):
+    model = make("bc", spec, normalizer)
+    good = Observation(batch.obs[0].numpy(), batch.proprio[0].numpy(), "open it")
+    model.sample(good, "policy")
+    with pytest.raises(ObservationError, match=message):
+        model.sample([good, spoil(good)], "policy")
+
+
+def test_given_fields_are_checked(spec, normalizer, batch):
+    model = make("unified", spec, normalizer)
+    obs = Observation(batch.obs[0].numpy(), batch.proprio[0].numpy(), "open it")
+    with pytest.raises(ObservationError, match="needs actions of shape"):
+        model.sample(obs, "forward")
+    with pytest.raises(ObservationError, match="takes no actions"):
+        model.sample(obs, "policy", actions=batch.action[0].numpy())
+    with pytest.raises(ObservationError, match="actions: expected floating"):
+        model.sample(obs, "forward", actions=np.zeros((1, 2), np.float32))
+    with pytest.raises(ObservationError, match="not all values are finite"):
+        model.sample(obs, "forward", actions=np.full((spec.chunk, spec.action_dim), np.inf, np.float32))
+    with pytest.raises(ObservationError, match="need 1 seeds"):
+        model.sample(obs, "policy", seed=[1, 2])

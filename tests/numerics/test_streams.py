@@ -1,0 +1,81 @@
+"""Who sees whom: every program's transitive closure, and no leak in numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, closure, visibility
+from wamkit.nn.trunk import Trunk
+
+C, Z, ZC = Segment(CONTEXT, 3), Segment(FUTURE, 4), Segment(FUTURE, 4, clean=True)
+A, AC = Segment(ACTION, 2), Segment(ACTION, 2, clean=True)
+SEGMENTS = {"C": C, "Z": Z, "Zc": ZC, "A": A, "Ac": AC}
+
+REACH = {  # what information can reach the noisy action and the noisy future, through any number of layers
+    Program.JOINT: ({"C", "A", "Z"}, {"C", "A", "Z"}),
+    Program.ACTION_NOISY_TO_VIDEO: ({"C", "A"}, {"C", "A", "Z"}),
+    Program.VIDEO_NOISY_TO_ACTION: ({"C", "A", "Z"}, {"C", "Z"}),
+    Program.DECOUPLED: ({"C", "A"}, {"C", "Z"}),
+    Program.VIDEO_THEN_ACTION: ({"C", "A", "Zc"}, {"C", "Z"}),
+    Program.ACTION_THEN_VIDEO: ({"C", "A"}, {"C", "Z", "Ac"}),
+}
+
+
+def spans() -> dict[str, slice]:
+    out, start = {}, 0
+    for name, segment in SEGMENTS.items():
+        out[name] = slice(start, start + segment.length)
+        start += segment.length
+    return out
+
+
+@pytest.mark.parametrize("program", list(Program))
+def test_transitive_closure(program):
+    reach = closure(visibility(list(SEGMENTS.values()), program))
+    at = spans()
+    for query, expected in zip(("A", "Z"), REACH[program], strict=True):
+        assert {k for k in SEGMENTS if reach[at[query], at[k]].any()} == expected, query
+    assert {k for k in SEGMENTS if reach[at["C"], at[k]].any()} == {"C"}
+
+
+@pytest.mark.parametrize("program", list(Program))
+def test_no_leak_in_numbers(program):
+    """Perturbing what must be invisible leaves the outputs bit-equal, and perturbing what is visible does not."""
+    torch.manual_seed(0)
+    trunk = Trunk(32, 3, 2)
+    segments = list(SEGMENTS.values())
+    mask = visibility(segments, program)
+    for p in trunk.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x, condition = torch.randn(1, len(mask), 32), torch.randn(1, len(segments), 32)
+    lengths = [s.length for s in segments]
+    base, _ = trunk(x, condition, lengths, mask)
+    for source, where in spans().items():
+        moved = x.clone()
+        moved[:, where] += 1.0
+        out, _ = trunk(moved, condition, lengths, mask)
+        for query, expected in zip(("A", "Z"), REACH[program], strict=True):
+            assert torch.equal(out[:, spans()[query]], base[:, spans()[query]]) == (source not in expected), (source, query)
+
+
+def test_draws_share_the_context_alone():
+    segments = [C, Segment(ACTION, 2, draw=0), Segment(FUTURE, 4, draw=1), Segment(ACTION, 2, draw=1)]
+    mask = visibility(segments, Program.JOINT)
+    assert not mask[3:5, 5:].any() and not mask[5:, 3:5].any()
+    assert mask[:, :3].all() and mask[5:, 5:].all()
+
+
+def test_cache_equals_no_cache():
+    """The context's keys and values, computed once, serve later passes as if it were still in the sequence."""
+    torch.manual_seed(0)
+    trunk = Trunk(32, 3, 2)
+    segments = [C, A, Z]
+    mask = visibility(segments, Program.JOINT)
+    for p in trunk.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    x, condition = torch.randn(2, 9, 32), torch.randn(1, 3, 32)
+    whole, _ = trunk(x, condition, [3, 2, 4], mask)
+    _, cache = trunk(x[:, :3], condition[:, :1], [3])
+    part, _ = trunk(x[:, 3:], condition[:, 1:], [2, 4], mask[3:], cache)
+    torch.testing.assert_close(part, whole[:, 3:], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,155 @@
+"""Collection and worker processes: the plan, what is recorded, independence of workers and kills, and the errors."""
+
+import dataclasses
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wamkit.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
+from wamkit.data.store import Store
+from wamkit.envs import TRAIN_SEEDS, make_env
+from wamkit.parallel import WorkerError, run_parallel
+from wamkit.types import WamkitError
+
+TASKS = ("drawer-open-v3", "button-press-topdown-v3")
+
+
+def _small(out, **changes):
+    return CollectConfig(**({"tasks": TASKS[1:], "out": out, "episodes": 2, "off_expert": 1, "off_expert_steps": 12} | changes))
+
+
+def _digest(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_every_prefix_of_the_plan_is_balanced():
+    jobs = plan(CollectConfig(tasks=("a", "b", "c"), out=Path("x"), episodes=30, off_expert=4))
+    assert [job.index for job in jobs] == list(range(102))
+    assert Counter((job.task, job.kind) for job in jobs) == {
+        (task, kind): n for task in "abc" for kind, n in (("expert", 30), ("off-expert", 4))
+    }
+    for end in range(3, 103, 3):
+        counts = Counter((job.task, job.kind) for job in jobs[:end])
+        assert len({counts[task, "expert"] for task in "abc"}) == 1
+        assert abs(counts["a", "off-expert"] - end / 3 * 4 / 34) < 1
+    levels = Counter(job.noise for job in jobs if job.kind == "expert")
+    assert levels == {0.0: 30, 0.1: 30, 0.3: 30}
+    assert [job.from_reset for job in jobs if job.task == "a" and job.kind == "off-expert"] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 987654])
+def test_seeds_of_all_attempts_are_distinct_training_seeds(seed):
+    jobs = plan(CollectConfig(tasks=tuple("abcdefgh"), out=Path("x"), episodes=200, off_expert=20, seed=seed))
+    seeds = [s for job in jobs for s in job.seeds]
+    assert len(set(seeds)) == len(seeds) == 8 * 220 * 20
+    assert min(seeds) >= 0 and max(seeds) < TRAIN_SEEDS
+    with pytest.raises(ValueError, match="more than 1000000 seeds"):
+        CollectConfig(tasks=("a",), out=Path("x"), episodes=60_000)
+
+
+def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_imitation(tmp_path):
+    config = _small(tmp_path, noise=(0.3,), off_expert=4, snapshots=True)
+    jobs = {(job.kind, job.from_reset): job for job in reversed(plan(config))}
+    env = make_env("metaworld", task=TASKS[1])
+    demo = record(config, jobs["expert", False], env)
+    assert demo.imitate and demo.noise == 0.3 and demo.succeeded
+    assert int(np.argmax(demo.success)) == len(demo) - 1 - config.steps_after_success
+    noise = demo.action - demo.action_expert
+    assert 0.1 < np.abs(noise).mean() < 0.3 and np.abs(demo.action).max() <= 1
+    env.render_images = False
+    env.restore(demo.snapshots[20])
+    np.testing.assert_array_equal(env.expert()(np.random.default_rng(0)), demo.action_expert[20])
+    for from_reset in (True, False):
+        job = jobs["off-expert", from_reset]
+        off = record(config, job, env)
+        assert not off.imitate and len(off) == 12 and np.array_equal(off.action, off.action_expert)
+        started = off.snapshots[0].attributes.get("curr_path_length", 0)
+        assert (started == 0) == from_reset
+
+
+def test_noise_and_wandering_have_the_moments_they_claim():
+    low, high = np.full(4, -2.0, np.float32), np.full(4, 2.0, np.float32)
+    actor, rng = NoisyExpert(lambda rng: np.zeros(4, np.float32), 0.1, low, high), np.random.default_rng(0)
+    noise = np.stack([actor.act(None, rng)[0].executed for _ in range(4000)])
+    assert abs(noise.std() - 0.2) < 0.01 and abs(noise.mean()) < 0.01  # 0.1 half ranges of 2
+    walk, session, path = Wanderer(None, low, high), Wandering(rng, np.zeros(4), 0), []
+    for _ in range(8000):
+        path.append(session.position)
+        action, session = walk.act(None, session)
+        assert (np.abs(action) <= 2).all()
+    path = np.stack(path)
+    assert abs(path.std() - 1) < 0.05
+    assert abs((path[1:] * path[:-1]).mean() / path.var() - 0.9) < 0.02
+
+
+def test_content_depends_neither_on_workers_nor_on_kills(tmp_path):
+    collect(_small(tmp_path / "whole", processes=2), progress=False)
+    whole = _digest(tmp_path / "whole")
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_collect as t; from wamkit.collect import collect\n"
+        "if __name__ == '__main__': collect(t._small(Path(sys.argv[1]), processes=1))"
+    )
+    (tmp_path / "go.py").write_text(script)
+    parts, facts = tmp_path / "parts", tmp_path / "parts/meta/episodes"
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    victim = subprocess.Popen([sys.executable, tmp_path / "go.py", parts, Path(__file__).parent], env=here)
+    deadline = time.monotonic() + 120
+    while not list(facts.rglob("*.parquet")) and victim.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    victim.send_signal(signal.SIGKILL)
+    victim.wait()
+    assert 1 <= len(Store.open(parts)) < 3
+    store = collect(_small(parts, processes=1), progress=False)
+    assert _digest(parts) == whole
+    assert [(e.task, e.imitate) for e in store.episodes].count((TASKS[1], False)) == 1
+    assert len({e.seed for e in store.episodes}) == 3 and store.frames == sum(e.length for e in store.episodes)
+    changed = dataclasses.replace(_small(parts), noise=(0.5,))
+    with pytest.raises(WamkitError, match=r"another configuration: noise was \[0.0, 0.1, 0.3\], now \[0.5\]"):
+        collect(changed, progress=False)
+
+
+def test_unknown_tasks_and_hopeless_experts_are_named(tmp_path):
+    with pytest.raises(WamkitError, match="did you mean 'drawer-open-v3'"):
+        collect(_small(tmp_path, tasks=("drawer-opn-v3",)))
+    with pytest.raises(WamkitError, match="did you mean 'metaworld'"):
+        collect(_small(tmp_path, env="metaword"))
+    assert not list(tmp_path.iterdir())
+    config = _small(tmp_path, options={"max_steps": 5}, max_attempts=2)
+    env = make_env("metaworld", task=TASKS[1], max_steps=5)
+    with pytest.raises(WamkitError, match="button-press-topdown-v3 failed 2 times in a row with noise 0.0"):
+        record(config, plan(config)[0], env)
+    env.close()
+
+
+def _square(job):
+    if job < 0:
+        raise ValueError(f"{job} is negative")
+    if job == 99:
+        os._exit(7)
+    time.sleep(0.2 if job == 1 else 0.0)
+    return job * job, os.getpid()
+
+
+def test_parallel_results_come_in_order_from_other_processes():
+    results = list(run_parallel(range(1, 8), _square, processes=2, progress=False))
+    assert [value for value, _ in results] == [1, 4, 9, 16, 25, 36, 49]
+    assert os.getpid() not in {pid for _, pid in results}
+
+
+def test_parallel_failures_name_the_job_and_leave_no_children():
+    for jobs, message in (((2, -1), "job -1 failed.*ValueError: -1 is negative"), ((99,), "job 99 failed.*exit code 7")):
+        with pytest.raises(WorkerError, match=f"(?s){message}"):
+            list(run_parallel(jobs, _square, processes=1, progress=False, describe=lambda job: f"job {job}"))
+    results = run_parallel(range(1, 50), _square, processes=1, progress=False)
+    _, pid = next(results)
+    results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
