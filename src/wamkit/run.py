@@ -38,7 +38,7 @@ class TrainConfig:
     final_lr: float = 0.02
     warmup: int = 50
     weight_decay: float = 0.01
-    optimizer: Literal["adamw", "muon"] = "muon"
+    optimizer: Literal["adamw", "muon"] = "adamw"
     """`muon` orthogonalises the updates of the trunk's matrices and uses AdamW for the rest."""
     clip: float = 1.0
     """Largest global gradient norm."""

@@ -12,16 +12,20 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wamkit.checkpoint import atomic_write, load_checkpoint, save_checkpoint
+from wamkit.checkpoint import load_checkpoint, save_checkpoint
+from wamkit.config import atomic_write, nearest
 from wamkit.data.loader import Frames, Prefetcher, Windows
 from wamkit.family import Family, Stage
+from wamkit.optim import Optimizer
 from wamkit.run import TrainConfig
 from wamkit.types import Batch, WamkitError
 
@@ -39,6 +43,11 @@ def native_bf16(device: str) -> bool:
     if device != "cpu":
         return True
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    """`batch` as `parts` runs of rows, of sizes that differ by one at most."""
+    return [batch.rows(rows) for rows in torch.arange(len(batch), device=batch.obs.device).tensor_split(parts)]
 
 
 def stage_spans(stages: tuple[Stage, ...], steps: int) -> list[tuple[Stage, int, int]]:
@@ -62,33 +71,6 @@ def learning_rate(step: int, start: int, end: int, config: TrainConfig) -> float
     return config.lr * warm * (config.final_lr + (1 - config.final_lr) * cosine)
 
 
-class Optimizer:
-    """Muon for the trunk's matrices, AdamW for everything else, behind one interface; plain AdamW if so configured."""
-
-    def __init__(self, model: Family, config: TrainConfig):
-        matrices, rest = [], []
-        for name, p in model.named_parameters():
-            hidden = config.optimizer == "muon" and ".blocks." in name and p.ndim == 2
-            (matrices if hidden else rest).append(p)
-        fused = config.device != "cpu" or hasattr(torch, "_fused_adamw_")
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, config.lr, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=fused)
-        ]
-        if matrices:
-            muon = torch.optim.Muon(matrices, config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-            self.parts.append(muon)
-
-    def step(self, lr: float) -> None:
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = lr
-            part.step()
-
-    def zero_grad(self) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
-
-
 class Trainer:
     """Trains one family on one set of frames and writes a run folder.
 
@@ -99,13 +81,19 @@ class Trainer:
         self.model, self.config, self.out, self.run_config = model.to(config.device), config, Path(out), run_config
         self.extra = extra or {}
         self.windows = Windows(frames, model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
-        self.optimizer = Optimizer(model, config)
+        # Hidden matrices of the trunk; embeddings, heads, norms and convolutions are AdamW's in any case.
+        matrices = [n for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2] if config.optimizer == "muon" else []
+        self.optimizer = Optimizer(model, lr=config.lr, weight_decay=config.weight_decay, matrices=matrices)
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
         self.elapsed_s = 0.0
         self.weights = dict(config.weights)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
-        self.autocast = torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=bf16)
+        self.autocast = lambda: torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=bf16)
+        # On a CPU the batch is divided among threads with one core each: operators release the interpreter's lock, and
+        # two such threads are twice as fast as one, while two threads inside each operator gave 1.4 times (docs/LOG.md).
+        self.parts = min(config.threads, config.batch_size) if config.device == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.parts)
 
     # ------------------------------------------------------------------------------------------------------------- loop
 
@@ -114,8 +102,8 @@ class Trainer:
 
         Raises TrainingDiverged, or Interrupted after saving when SIGINT or SIGTERM arrived.
         """
-        torch.set_num_threads(self.config.threads)
         self.out.mkdir(parents=True, exist_ok=True)
+        self._check_weights()
         self._resume()
         with _stop_signals() as stopped, _metrics(self.out, self.step) as log, self._bar() as bar:
             for stage, start, end in stage_spans(self.model.stages(), self.config.steps):
@@ -154,32 +142,44 @@ class Trainer:
         finally:
             prefetch.close()
 
+    def _check_weights(self) -> None:
+        """Loss weights must name losses that exist: asks every stage once, on two rows."""
+        batch = self.windows.gather(np.zeros(2, np.int64)).to(self.config.device)
+        with torch.no_grad():
+            known = {k for stage in self.model.stages() for k in self.model(batch, torch.Generator().manual_seed(0), stage.name)}
+        for name in set(self.weights) - known:
+            raise WamkitError(f"train.weights names the loss '{name}'{nearest(name, known)}, but '{self.model.name}' returns {', '.join(sorted(known))}")
+
     def update(self, batch: Batch, stage: Stage, active: list[Tensor], lr: float) -> tuple[dict[str, float], float]:
         """One optimisation step: (mean loss by name, gradient norm before clipping)."""
-        generator = torch.Generator().manual_seed(hash((self.config.seed, self.step, 0x77616D)) & (2**63 - 1))
-        with self.autocast:
-            losses_B = self.model(batch.to(self.config.device), generator, stage.name)
-        if unknown := set(self.weights) - set(losses_B) - self._other_losses(stage):
-            raise WamkitError(f"train.weights names {sorted(unknown)}, but '{self.model.name}' returns {sorted(losses_B)}")
-        losses = {name: loss_B.mean() for name, loss_B in losses_B.items()}
-        total = sum(self.weights.get(name, 1.0) * loss for name, loss in losses.items())
-        self.optimizer.zero_grad()
-        total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(active, self.config.clip)
-        values = {name: loss.item() for name, loss in losses.items()}
+        parts = _split(batch.to(self.config.device), self.parts)
+        results = list(self.pool.map(lambda i: self._gradients(parts[i], i, stage, active, len(batch)), range(len(parts))))
+        losses_B = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
+        for p, *grads in zip(active, *(r[1] for r in results), strict=True):
+            p.grad = sum(grads[1:], grads[0])
+        norm = torch.nn.utils.clip_grad_norm_(active, self.config.clip).item()
+        values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
         if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
-            raise TrainingDiverged(self._diagnosis(values, losses_B, float(norm), batch, lr))
+            raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
         self.optimizer.step(lr)
+        self.optimizer.zero_grad()
         # A young average must not remember the initialisation: its memory grows with the stage.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             names = [n for n, p in self.model.named_parameters() if p.requires_grad]
             torch._foreach_lerp_([self.average[n] for n in names], active, 1 - decay)
-        return values, float(norm)
+        return values, norm
 
-    def _other_losses(self, stage: Stage) -> set[str]:
-        """Names of losses that only other stages return; known once those ran, so weights for them are not an error."""
-        return set() if len(self.model.stages()) == 1 else set(self.weights)
+    def _gradients(self, part: Batch, index: int, stage: Stage, active: list[Tensor], rows: int) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Losses by name and gradients of their weighted sum over `part`, divided by the `rows` of the whole batch."""
+        torch.set_num_threads(1)
+        seed = np.random.SeedSequence((self.config.seed, self.step, index)).generate_state(1, np.uint64)[0] >> 1
+        with self.autocast():
+            losses_B = self.model(part, torch.Generator().manual_seed(int(seed)), stage.name)
+        total = sum(self.weights.get(name, 1.0) * loss_B.sum() for name, loss_B in losses_B.items()) / rows
+        grads = torch.autograd.grad(total, active, allow_unused=True)
+        grads = tuple(torch.zeros_like(p) if g is None else g for p, g in zip(active, grads, strict=True))
+        return {name: loss_B.detach() for name, loss_B in losses_B.items()}, grads
 
     def _adopt_average(self, stage: Stage) -> None:
         """At its end a stage's parameters become their average: later stages build on what the checkpoint will serve."""

@@ -29,7 +29,7 @@ class BCConfig:
     width: int = 128
     depth: int = 4
     heads: int = 4
-    actions_per_token: int = 2
+    actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
     proprio_noise: float = 0.05
     denoising_steps: int = 8

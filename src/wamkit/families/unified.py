@@ -47,7 +47,7 @@ class UnifiedConfig:
     """The codec's learning rate, as a multiple of train.lr: convolutions bear a higher one than the trunk."""
     codec_share: float = 0.25
     """Share of all steps that train the frame codec, before the trunk starts."""
-    actions_per_token: int = 2
+    actions_per_token: int = 4
     program: Program = Program.JOINT
     policy_label: Literal["expert", "executed"] = "expert"
     """What the policy learns to do: the clean expert action, or what was executed, noise included."""

@@ -27,10 +27,8 @@ class FrameCodec(nn.Module):
     def __init__(self, grid: tuple[int, int], channels: int = 8, width: int = 64, noise: float = 0.1):
         super().__init__()
         self.grid, self.channels, self.noise = grid, 4 * channels, noise
-        self.patch = nn.Conv2d(6, width, 4, stride=4)
-        self.encoder = nn.Sequential(
-            Downsample(width, 96), nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(), nn.Conv2d(96, channels, 1)
-        )
+        self.patch = nn.Conv2d(6, 48, 4, stride=4)
+        self.encoder = nn.Sequential(Downsample(48, 64), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, channels, 1))
         self.now16, self.now8 = nn.Conv2d(3, width, 4, stride=4), Downsample(width, 64)
         self.place16 = nn.Parameter(torch.zeros(1, width, 4 * grid[0], 4 * grid[1]))
         self.place8 = nn.Parameter(torch.zeros(1, 64, 2 * grid[0], 2 * grid[1]))

@@ -16,7 +16,7 @@ class NoisyStream(nn.Module):
         super().__init__()
         self.length, self.width = length, width
         self.embed = nn.Linear(channels, width)
-        self.position = nn.Parameter(0.02 * torch.randn(length, width))
+        self.position = nn.Parameter(0.5 * torch.randn(length, width))
         self.level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.head = nn.Linear(width, channels)
         nn.init.zeros_(self.head.weight)

@@ -44,16 +44,16 @@ class Downsample(nn.Module):
 class ImageTokens(nn.Module):
     """The current frame as a grid of tokens, one for each 16x16 pixels: (B, 3, H, W) -> (B, H/16 * W/16, D)."""
 
-    def __init__(self, width: int, channels: tuple[int, int, int] = (24, 48, 96)):
+    def __init__(self, width: int, channels: tuple[int, int] = (48, 96)):
         super().__init__()
-        sizes = (3, *channels)
-        self.down = nn.Sequential(*(Downsample(a, b) for a, b in zip(sizes, sizes[1:], strict=False)))
-        self.last = nn.Conv2d(channels[-1], width, 3, stride=2, padding=1)
+        self.patch = nn.Conv2d(3, channels[0], 4, stride=4)
+        self.down = Downsample(*channels)
+        self.last = nn.Conv2d(channels[1], width, 3, stride=2, padding=1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, picture_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
-        x = self.last(self.down(picture_BCHW.contiguous(memory_format=torch.channels_last)))
-        return x.flatten(2).transpose(1, 2)
+        x = F.silu(self.patch(picture_BCHW.contiguous(memory_format=torch.channels_last)))
+        return self.last(self.down(x)).flatten(2).transpose(1, 2)
 
 
 @lru_cache(maxsize=65536)
@@ -131,7 +131,7 @@ class ContextTokens(nn.Module):
         super().__init__()
         self.image, self.text = ImageTokens(width), text
         self.proprio = nn.Linear(proprio_dim, width)
-        self.grid = nn.Parameter(0.02 * torch.randn(cells, width))
+        self.grid = nn.Parameter(0.5 * torch.randn(cells, width))
         self.proprio_noise = proprio_noise
 
     def forward(

@@ -1,0 +1,72 @@
+"""Optimisers: Muon for the trunk's matrices, AdamW for everything else, behind one small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
+    """The nearest semi-orthogonal matrix to each of a stack (..., n, m), roughly, by Newton-Schulz iteration.
+
+    Singular values end in about [0.7, 1.2], which is enough. Source: Jordan et al. 2024, "Muon", coefficients included.
+    In float32: torch's own Muon computes in bfloat16, which a processor without such units does ten times slower.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = g.shape[-2] > g.shape[-1]
+    x = g.mT if tall else g
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose updates are orthogonalised matrix by matrix, scaled to the size of AdamW's (arXiv:2502.16982, eq. 4)."""
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for p in (p for p in group["params"] if p.grad is not None):
+                by_shape.setdefault(p.shape, []).append(p)
+            for shape, ps in by_shape.items():
+                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
+                torch._foreach_lerp_(buffers, [p.grad for p in ps], 1 - group["momentum"])
+                nesterov = torch._foreach_lerp([p.grad for p in ps], buffers, group["momentum"])
+                update = orthogonalise(torch.stack(list(nesterov)))
+                torch._foreach_mul_(ps, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(ps, list(update.unbind()), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+
+
+class Optimizer:
+    """Muon for parameters named by `matrices`, AdamW for the others.
+
+    `parts` are the optimisers of torch that it is made of, for saving and loading their states.
+    """
+
+    def __init__(self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), fused: bool = True):
+        chosen = set(matrices)
+        named = list(model.named_parameters())
+        rest, muon = [p for n, p in named if n not in chosen], [p for n, p in named if n in chosen]
+        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=fused)]
+        if muon:
+            self.parts.append(Muon(muon, lr, weight_decay=weight_decay))
+
+    def step(self, lr: float) -> None:
+        """One step of every part at learning rate `lr`; parameters without a gradient stay as they are."""
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Drops all gradients."""
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)

@@ -1,0 +1,250 @@
+"""The trainer: exact resume, clean interruption, diagnosis, schedules, batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wamkit.checkpoint import load_checkpoint
+from wamkit.data.loader import Frames, Prefetcher, Windows, translate
+from wamkit.families.bc import BC, BCConfig
+from wamkit.families.unified import Unified, UnifiedConfig
+from wamkit.family import Stage
+from wamkit.nn.tokens import Normalizer
+from wamkit.run import TrainConfig
+from wamkit.train import Trainer, TrainingDiverged, learning_rate, native_bf16, stage_spans
+from wamkit.types import Spec, WamkitError
+
+SPEC = Spec(cameras=("top",), height=16, width=16, proprio_dim=2, action_dim=2, chunk=4, frame_offsets=(2, 4))
+SMALL = TrainConfig(steps=12, batch_size=8, threads=2, save_every=4, log_every=1, warmup=2)
+
+
+def frames(episodes: int = 4, length: int = 9, seed: int = 0) -> Frames:
+    rng = np.random.default_rng(seed)
+    n = episodes * length
+    return Frames(
+        images=rng.integers(0, 256, (n, 1, 3, 16, 16), np.uint8),
+        proprio=rng.standard_normal((n, 2), np.float32),
+        action=rng.standard_normal((n, 2), np.float32),
+        action_expert=rng.standard_normal((n, 2), np.float32),
+        episode=np.repeat(np.arange(episodes), length),
+        text=tuple("open it" if e % 2 else "close it" for e in range(episodes)),
+        imitate=np.arange(episodes) != 1,
+        has_action=np.ones(episodes, bool),
+    )
+
+
+def trainer(out: Path, config: TrainConfig = SMALL, family: str = "unified", data: Frames | None = None) -> Trainer:
+    torch.manual_seed(config.seed)
+    normalizer = Normalizer({k: (torch.zeros(2), torch.ones(2)) for k in ("proprio", "action")})
+    cls, options = {"unified": (Unified, UnifiedConfig), "bc": (BC, BCConfig)}[family]
+    model = cls(options(width=32, depth=1, heads=2), SPEC, normalizer)
+    return Trainer(model, frames() if data is None else data, config, out, {"train": dataclasses.asdict(config)})
+
+
+def state(out: Path) -> dict[str, torch.Tensor]:
+    saved = load_checkpoint(out, training=True)
+    return {**{f"w.{k}": v for k, v in saved.weights.items()}, **{f"m.{k}": v for k, v in saved.model_state.items()}}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_is_deterministic_and_learns(tmp_path, optimizer):
+    config = dataclasses.replace(SMALL, optimizer=optimizer, steps=40)
+    for name in ("a", "b"):
+        trainer(tmp_path / name, config).run()
+    assert same(state(tmp_path / "a"), state(tmp_path / "b"))
+    rows = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+    policy = [r["policy"] for r in rows if "policy" in r]
+    assert np.mean(policy[-5:]) < np.mean(policy[:5])
+    other = dataclasses.replace(config, seed=1)
+    trainer(tmp_path / "c", other).run()
+    assert not same(state(tmp_path / "a"), state(tmp_path / "c"))
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    """Stopped after every checkpoint in turn, in the first stage and in the second: the final weights agree to the bit."""
+    trainer(tmp_path / "whole").run()
+    out = tmp_path / "parts"
+    for _ in range(3):
+        t = trainer(out)
+        save, count = t._save, []
+
+        def stop_after_one(save=save, count=count):
+            save()
+            count.append(1)
+            raise KeyboardInterrupt
+
+        t._save = stop_after_one
+        with pytest.raises(KeyboardInterrupt):
+            t.run()
+    trainer(out).run()
+    assert same(state(tmp_path / "whole"), state(out))
+    steps = [json.loads(x)["step"] for x in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+SCRIPT = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+from test_train import trainer, SMALL
+import dataclasses
+trainer(pathlib.Path(sys.argv[1]), dataclasses.replace(SMALL, steps=60, save_every=5)).run()
+"""
+
+
+def launch(out: Path) -> subprocess.Popen:
+    code = SCRIPT.format(tests=str(Path(__file__).parent))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), *sys.path]))}
+    return subprocess.Popen([sys.executable, "-c", code, str(out)], env=env, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(out: Path, process: subprocess.Popen) -> None:
+    deadline = time.time() + 60
+    while not list((out / "checkpoints").glob("step-*")) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.01)
+
+
+def test_kill_9_and_again_gives_the_same_weights(tmp_path):
+    assert launch(tmp_path / "whole").wait() == 0
+    rng, kills = np.random.default_rng(0), 0
+    while True:
+        process = launch(tmp_path / "killed")
+        wait_for_step(tmp_path / "killed", process)
+        time.sleep(float(rng.uniform(0, 0.4)))
+        if kills == 3:
+            assert process.wait() == 0
+            break
+        process.kill()
+        process.wait()
+        kills += 1
+    assert same(state(tmp_path / "whole"), state(tmp_path / "killed"))
+
+
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
+    process = launch(tmp_path)
+    wait_for_step(tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate()
+    if process.returncode:  # it may have finished just before
+        assert "SIGTERM: stopped and saved at step" in err and "the same command continues" in err
+    assert load_checkpoint(tmp_path).step > 0
+
+
+def test_another_configuration_is_refused(tmp_path):
+    trainer(tmp_path).run()
+    with pytest.raises(WamkitError, match=r"another configuration \(train.lr differ\)"):
+        trainer(tmp_path, dataclasses.replace(SMALL, lr=1.0)).run()
+
+
+def test_divergence_stops_with_a_diagnosis(tmp_path):
+    bad = frames()
+    bad.action_expert[5] = np.nan
+    with pytest.raises(TrainingDiverged, match=r"policy in rows .*not finite in \['action_expert'\]"):
+        trainer(tmp_path, data=bad, family="bc").run()
+    with pytest.raises(TrainingDiverged, match="data of this batch is finite"):
+        t = trainer(tmp_path / "x", family="bc")
+        with torch.no_grad():
+            t.model.action.head.weight.fill_(math.inf)
+        t.run()
+
+
+def test_a_wrong_loss_name_is_refused(tmp_path):
+    with pytest.raises(WamkitError, match="did you mean 'policy'"):
+        trainer(tmp_path, dataclasses.replace(SMALL, weights=(("polcy", 2.0),))).run()
+
+
+def test_loss_weights_scale_gradients(tmp_path):
+    t, u = trainer(tmp_path / "a"), trainer(tmp_path / "b", dataclasses.replace(SMALL, weights=(("codec", 3.0),)))
+    stage = t.model.stages()[0]
+    for x in (t, u):
+        x.active = [p for n, p in x.model.named_parameters() if n.startswith(stage.prefixes)]
+    batch = t.windows.batch(0)
+    _, ga = t._gradients(batch, 0, stage, t.active, 8)
+    _, gb = u._gradients(batch, 0, stage, u.active, 8)
+    for a, b in zip(ga, gb, strict=True):
+        torch.testing.assert_close(3 * a, b)
+
+
+def test_stages_cover_all_steps():
+    stages = (Stage("a", 1 / 3, ("",)), Stage("b", 1 / 3, ("",)), Stage("c", 1 / 3, ("",)))
+    for steps in (1, 2, 7, 100):
+        spans = stage_spans(stages, steps)
+        assert [s for _, s, _ in spans] == [0, *(e for _, _, e in spans[:-1])] and spans[-1][2] == steps
+    with pytest.raises(WamkitError, match="sum to 1"):
+        stage_spans((Stage("a", 0.5, ("",)),), 10)
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = TrainConfig(lr=2.0, warmup=10, final_lr=0.1)
+    rates = [learning_rate(k, 100, 300, config) for k in range(100, 300)]
+    assert rates[0] == pytest.approx(0.2, rel=1e-3) and max(rates) == pytest.approx(2.0, rel=0.02)
+    assert rates[-1] == pytest.approx(0.2, rel=0.01) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+def test_precision_follows_the_processor():
+    assert native_bf16("cuda") and isinstance(native_bf16("cpu"), bool)
+
+
+# ------------------------------------------------------------------------------------------------------------------ loader
+
+
+def test_windows_hold_what_they_say():
+    f = frames(episodes=2, length=6)
+    batch = Windows(f, SPEC, seed=0, batch_size=1).gather(np.array([0, 4, 5, 7]))
+    assert torch.equal(batch.obs, torch.from_numpy(f.images[[0, 4, 5, 7]]))
+    assert batch.frame_valid.tolist() == [[True, True], [False, False], [False, False], [True, True]]
+    assert batch.action_valid.tolist() == [[True] * 4, [True, True, False, False], [True, False, False, False], [True] * 4]
+    assert torch.equal(batch.future[0], torch.from_numpy(f.images[[2, 4]]))
+    assert torch.equal(batch.action[1], torch.from_numpy(f.action[[4, 5, 5, 5]]))  # never from the next episode
+    assert batch.imitate.tolist() == [True, True, True, False] and batch.text[0] == "close it"
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    f = frames()
+    a, b, c = (Windows(f, SPEC, seed=s, batch_size=5, shift=2) for s in (0, 0, 1))
+    for k in (7, 0, 3):
+        assert torch.equal(a.batch(k).obs, b.batch(k).obs)
+    assert not np.array_equal(a.indices(3), c.indices(3))
+    seen = np.concatenate([Windows(f, SPEC, seed=0, batch_size=9).indices(k) for k in range(4)])
+    assert np.array_equal(np.sort(seen), np.arange(36))  # every frame once an epoch
+
+
+def test_translate_moves_and_repeats_edges():
+    x = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 1, 4, 4)
+    out = translate(x, np.array([[1, -2], [0, 0]]))
+    padded = np.pad(x[0, 0], 2, mode="edge")
+    assert np.array_equal(out[0, 0], padded[1:5, 4:8]) and np.array_equal(out[1], x[1])
+
+
+def test_prefetcher_keeps_order_and_passes_errors_on():
+    made = Prefetcher(lambda k: k * 10, 3, 6)
+    assert [next(made) for _ in range(3)] == [30, 40, 50]
+    made.close()
+
+    def broken(k):
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        next(Prefetcher(broken, 0, 1))
+
+
+def test_no_frames_is_an_error():
+    empty = frames(episodes=1, length=1)
+    empty = dataclasses.replace(empty, episode=empty.episode[:0])
+    with pytest.raises(WamkitError, match="no frames"):
+        Windows(empty, SPEC, seed=0, batch_size=1)
