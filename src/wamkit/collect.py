@@ -46,7 +46,7 @@ class CollectConfig:
     """Further options of the environment's Config (JSON-able), the same for all tasks."""
     episodes: int = 30
     """Successful demonstrations for each task."""
-    off_expert: int = 4
+    off_expert: int = 10
     """Episodes of smooth random actions for each task: they show what actions do and are marked as not for imitation."""
     noise: tuple[float, ...] = (0.0, 0.1, 0.3)
     """Levels of Gaussian action noise, in half ranges of the action space; demonstrations take them in turn. The noise

@@ -76,6 +76,10 @@ class Family(nn.Module, ABC):
         Row i draws its noise from generators[i] alone, so a row's answer does not depend on its neighbours.
         """
 
+    def default_steps(self, query: Query) -> int:
+        """Denoising steps of `query` where the caller names none: the configuration's `denoising_steps`."""
+        return self.config.denoising_steps
+
     @torch.inference_mode()
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """What the family's own codec makes of the true futures, uint8 (B, F, V, 3, H, W): the ceiling of its pictures.
@@ -113,7 +117,7 @@ class Family(nn.Module, ABC):
             raise ObservationError(f"{len(rows)} observations need {len(rows)} seeds (or one), got {len(seeds)}")
         device = next(self.parameters()).device
         generators = [torch.Generator().manual_seed(s) for s in seeds]
-        a, f = self.generate(batch.to(device), query, generators, steps or self.config.denoising_steps)
+        a, f = self.generate(batch.to(device), query, generators, steps or self.default_steps(query))
         return Sample(query, None if a is None else a.float().cpu().numpy(), None if f is None else f.cpu().numpy())
 
 

@@ -33,18 +33,18 @@ class TrainConfig:
     steps: int = 1200
     """All stages together."""
     batch_size: int = 64
-    lr: float = 1.5e-3
+    lr: float = 3e-3
     """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
     final_lr: float = 0.02
     warmup: int = 50
     weight_decay: float = 0.01
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon"] = "muon"
     """`muon` orthogonalises the updates of the trunk's matrices and uses AdamW for the rest."""
     clip: float = 1.0
     """Largest global gradient norm."""
     ema: float = 0.99
     """Decay of the averaged weights, which are what a checkpoint serves."""
-    shift: int = 3
+    shift: int = 0
     """Augmentation: largest translation of a window's pictures, in pixels."""
     weights: tuple[tuple[str, float], ...] = ()
     """Weights of losses by name; those not named weigh 1. A name that the family does not return is an error."""

@@ -103,6 +103,7 @@ class Trainer:
         Raises TrainingDiverged, or Interrupted after saving when SIGINT or SIGTERM arrived.
         """
         self.out.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(self.config.threads)  # of this thread, for the optimiser; the pool's have one each
         self._check_weights()
         self._resume()
         with _stop_signals() as stopped, _metrics(self.out, self.step) as log, self._bar() as bar:

@@ -265,3 +265,19 @@ def test_checker_finds_broken_environments(cls, message):
 
 def _make(cls):
     return cls(cls.Config(task="drawer-open-v3"))
+
+
+def test_coarse_meshes_change_neither_physics_nor_visibly_the_picture():
+    """Merged vertices are for drawing alone."""
+    fine = MetaWorld(MetaWorldConfig("door-open-v3", coarse_meshes=False))
+    coarse = MetaWorld(MetaWorldConfig("door-open-v3"))
+    assert coarse._sim.model.mesh_facenum.sum() < 0.5 * fine._sim.model.mesh_facenum.sum()
+    a, b = fine.reset(seed=3)[0], coarse.reset(seed=3)[0]
+    expert = fine.expert()
+    for _ in range(45):
+        action = expert(np.random.default_rng(0))
+        a, b = fine.step(action)[0], coarse.step(action)[0]
+    assert fine.snapshot().physics.tobytes() == coarse.snapshot().physics.tobytes()
+    error = np.square(a["images"].astype(float) - b["images"]).mean()
+    assert 10 * np.log10(255**2 / error) > 38
+    fine.close(), coarse.close()

@@ -20,7 +20,7 @@ from wamkit.parallel import run_parallel
 from wamkit.policy import Policy, Session
 from wamkit.rollout import rollout
 from wamkit.run import load
-from wamkit.types import Episode, Observation
+from wamkit.types import Episode, Observation, Query
 
 SEEDS_PER_JOB = 5
 
@@ -108,6 +108,8 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
     Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
     short continues, and one that is asked for again is read, not run.
     """
+    model = load(run)
+    protocol = replace(protocol, steps=protocol.steps or model.default_steps(Query(protocol.query)))
     weights = hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
     seeds = held_out_seeds(protocol.episodes)
     jobs = [_Job(str(run), protocol, t, seeds[i : i + SEEDS_PER_JOB]) for t in protocol.tasks for i in range(0, len(seeds), SEEDS_PER_JOB)]

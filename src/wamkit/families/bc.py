@@ -32,7 +32,7 @@ class BCConfig:
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
     proprio_noise: float = 0.05
-    denoising_steps: int = 8
+    denoising_steps: int = 4
     text: TextConfig = field(default_factory=TextConfig)
 
 

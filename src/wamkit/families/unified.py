@@ -23,7 +23,7 @@ from torch import Tensor
 
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FrameCodec
-from wamkit.nn.flow import denoise, euler, hold, interpolate, uniform_sigma
+from wamkit.nn.flow import denoise, euler, hold, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import NoisyStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
@@ -43,9 +43,9 @@ class UnifiedConfig:
     heads: int = 4
     codec_channels: int = 8
     """Latent numbers an 8x8-pixel cell of a future frame."""
-    codec_lr: float = 2.0
+    codec_lr: float = 1.33
     """The codec's learning rate, as a multiple of train.lr: convolutions bear a higher one than the trunk."""
-    codec_share: float = 0.25
+    codec_share: float = 0.3
     """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 4
     program: Program = Program.JOINT
@@ -53,10 +53,19 @@ class UnifiedConfig:
     """What the policy learns to do: the clean expert action, or what was executed, noise included."""
     joint_label: Literal["expert", "executed"] = "executed"
     """The same for the actions of joint rows, whose futures came from what was executed."""
-    modes: tuple[float, float, float, float] = (0.3, 0.3, 0.2, 0.2)
+    modes: tuple[float, float, float, float] = (0.25, 0.25, 0.35, 0.15)
     """How often a row trains joint, forward, inverse, video."""
+    future_shift: float = 3.0
+    """Moves the future's noise levels towards noise, in training and sampling: its many numbers are redundant, so that
+    what happens is decided at high noise, and below it only how that looks."""
     proprio_noise: float = 0.05
     denoising_steps: int = 8
+    """Of queries that imagine pictures."""
+    policy_steps: int = 4
+    """Of policy queries."""
+    inverse_steps: int = 1
+    """Of inverse queries. One Euler step from pure noise gives exactly the mean of what the model believes, since there
+    v = eps - E[x]: the best estimate of what was done. More steps draw a sample of it, with twice the squared error."""
     text: TextConfig = field(default_factory=TextConfig)
 
 
@@ -111,6 +120,7 @@ class Unified(Family):
         joint, forward, inverse, video = (mode == i for i in range(4))
 
         sigma_p, sigma_a, sigma_z = (uniform_sigma(B, generator).to(device) for _ in range(3))
+        sigma_z = shift_sigma(sigma_z, self.config.future_shift)
         sigma_a = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
         sigma_z = sigma_z.masked_fill(inverse, 0)
         policy_x = expert if self.config.policy_label == "expert" else executed
@@ -158,6 +168,9 @@ class Unified(Family):
 
     # ---------------------------------------------------------------------------------------------------------- sampling
 
+    def default_steps(self, query: Query) -> int:
+        return {Query.POLICY: self.config.policy_steps, Query.INVERSE: self.config.inverse_steps}.get(query, self.config.denoising_steps)
+
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> tuple[Tensor | None, Tensor | None]:
@@ -171,7 +184,7 @@ class Unified(Family):
         if query in (Query.POLICY, Query.JOINT, Query.INVERSE):
             start[ACTION], schedules[ACTION] = eps_a, denoise(steps)
         if query in (Query.VIDEO, Query.JOINT, Query.FORWARD):
-            start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps)
+            start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.future_shift)
         if query is Query.FORWARD:
             start[ACTION], schedules[ACTION] = self._pack(batch.action), hold(0, steps)
         if query is Query.INVERSE:

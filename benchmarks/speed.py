@@ -1,0 +1,154 @@
+"""Speed of what users wait for, each measured beside what it is compared with in the same run. Run it on an idle machine.
+
+Usage: python benchmarks/speed.py RUN --data DATA
+  query      one policy query (a whole chunk), batch 1, on one thread: median and 95th percentile
+  step       the trainer's loop against a bare PyTorch loop over the same module, the same batches and the same threads
+  arithmetic FLOPs of a training step on one thread, over the rate of a one-thread matrix product timed between the steps
+  waiting    share of the trainer's time spent waiting for data
+  frames     rendering + stepping MetaWorld on one core
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import tyro
+from torch.utils.flop_counter import FlopCounterMode
+
+from wamkit.checkpoint import load_checkpoint
+from wamkit.data.dataset import open_frames
+from wamkit.data.loader import Prefetcher
+from wamkit.envs import make_env
+from wamkit.run import build, load, run_from_dict
+from wamkit.train import Trainer, _split
+from wamkit.types import Observation
+
+
+@dataclass(frozen=True)
+class Args:
+    """What to measure with."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """A trained run."""
+    data: Path = Path("data/demos")
+    """The data set it was trained on."""
+    steps: int = 20
+    """Training steps a round."""
+    rounds: int = 5
+    """Rounds, alternating between the two things compared; medians are reported."""
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def query(args: Args) -> None:
+    torch.set_num_threads(1)
+    model = load(args.run)
+    frames, _ = open_frames(args.data)
+    times = []
+    for i in range(220):
+        obs = Observation(frames.images[i], frames.proprio[i], frames.text[0])
+        times.append(1000 * seconds(lambda obs=obs: model.sample(obs, "policy", seed=0)))
+    times = sorted(times[20:])
+    print(f"query       {statistics.median(times):6.1f} ms median, {times[int(0.95 * len(times))]:.1f} ms at 95 %; {model.config.denoising_steps} denoising steps")
+
+
+def fresh(args: Args, folder: str, threads: int) -> Trainer:
+    saved = load_checkpoint(args.run)
+    run, spec, numbers = run_from_dict(saved.config)
+    model = build(run, spec, numbers)
+    model.load_state_dict(saved.weights)
+    frames, _ = open_frames(args.data)
+    return Trainer(model, frames, dataclasses.replace(run.train, threads=threads), Path(folder), {})
+
+
+def step(args: Args, folder: str) -> None:
+    """The trainer's own loop body against the least that PyTorch needs for the same update."""
+    ours = fresh(args, folder, 2)
+    stage = ours.model.stages()[-1]
+    for name, p in ours.model.named_parameters():
+        p.requires_grad_(name.startswith(stage.prefixes))
+    active = [p for p in ours.model.parameters() if p.requires_grad]
+    batches = [ours.windows.batch(k) for k in range(args.steps)]
+    pool = ThreadPoolExecutor(2)
+
+    def bare() -> None:
+        for batch in batches:
+            parts = _split(batch, 2)
+
+            def gradients(i: int, parts: list = parts) -> tuple:
+                torch.set_num_threads(1)
+                losses = ours.model(parts[i], torch.Generator().manual_seed(i), stage.name)
+                return torch.autograd.grad(sum(v.sum() for v in losses.values()), active)
+
+            for p, a, b in zip(active, *pool.map(gradients, range(2)), strict=True):
+                p.grad = a + b
+            ours.optimizer.step(1e-6)
+            ours.optimizer.zero_grad()
+
+    waits: list[float] = []
+
+    def trainer() -> None:
+        prefetch = Prefetcher(ours.windows.batch, 0, args.steps)
+        spent = seconds(lambda: [ours.update(next(prefetch), stage, active, 1e-6) for _ in range(args.steps)])
+        waits.append(prefetch.waited_s / spent)
+        prefetch.close()
+
+    bare(), trainer()
+    waits.clear()
+    pairs = [(seconds(bare), seconds(trainer)) for _ in range(args.rounds)]
+    ratio = statistics.median(b / t for b, t in pairs)
+    print(f"step        {1000 * statistics.median(t for _, t in pairs) / args.steps:6.1f} ms; throughput {ratio:.1%} of the bare loop's (median of {args.rounds} pairs)")
+    print(f"waiting     {statistics.median(waits):6.2%} of the time for data")
+
+
+def arithmetic(args: Args, folder: str) -> None:
+    torch.set_num_threads(1)
+    ours = fresh(args, folder, 1)
+    stage = ours.model.stages()[-1]
+    for name, p in ours.model.named_parameters():
+        p.requires_grad_(name.startswith(stage.prefixes))
+    active = [p for p in ours.model.parameters() if p.requires_grad]
+    batch = ours.windows.batch(0)
+    with FlopCounterMode(display=False) as counter:
+        ours._gradients(batch, 0, stage, active, len(batch))
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    shares = []
+    for _ in range(args.rounds + 1):
+        spent = seconds(lambda: [ours._gradients(batch, 0, stage, active, len(batch)) for _ in range(4)]) / 4
+        peak = 2 * 1024**3 / min(seconds(lambda: a @ b) for _ in range(20))
+        shares.append(counter.get_total_flops() / spent / peak)
+    print(f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread matrix product's {peak / 1e9:.0f} GFLOP/s; {counter.get_total_flops() / 1e9:.1f} GFLOP a step")
+
+
+def frames() -> None:
+    env = make_env("metaworld", task="drawer-open-v3")
+    env.reset(seed=0)
+    action = np.zeros(4, np.float32)
+    rates = [60 / seconds(lambda: [env.step(action) for _ in range(60)]) for _ in range(4)]
+    print(f"frames      {statistics.median(rates[1:]):6.1f} a second, rendered and stepped at 64x64 on one core")
+
+
+def main(args: Args) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        query(args)
+        step(args, folder)
+        arithmetic(args, folder)
+    frames()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

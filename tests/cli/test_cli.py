@@ -1,0 +1,120 @@
+"""The commands as a user types them: the whole job in miniature, and bad input."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import wamkit
+from wamkit.cli import main
+from wamkit.types import Observation
+
+TASKS = ["drawer-open-v3", "faucet-open-v3"]
+TRAIN = ["--model.width", "32", "--model.depth", "1", "--model.heads", "2", "--train.steps", "6", "--train.batch-size", "8", "--train.log-every", "1"]
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory) -> Path:
+    """Two tasks, three demonstrations and one off-expert episode each, six training steps."""
+    root = tmp_path_factory.mktemp("job")
+    assert main(["collect", "--tasks", *TASKS, "--episodes", "3", "--off-expert", "1", "--out", str(root / "data")]) == 0
+    assert main(["train", "--data", str(root / "data"), "--out", str(root / "run"), *TRAIN]) == 0
+    return root
+
+
+def test_the_whole_job(job, capsys):
+    """Evaluation writes a page, a summary and records; asking again reads the episodes instead of playing them."""
+    run = job / "run"
+    evaluate = ["eval", str(run), "--episodes", "1", "--held-out", "1", "--steps", "2"]
+    assert main(evaluate) == 0
+    out = capsys.readouterr().out
+    assert "all tasks" in out and "report.html" in out
+    summary = json.loads((run / "eval/summary.json").read_text())
+    names = [r["name"] for r in summary["rows"]]
+    assert {*TASKS, "all tasks", "joint, +8: skill over copying", "forward dynamics, true / shuffled actions"} <= set(names)
+    page = (run / "eval/report.html").read_text()
+    assert "<video" in page and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
+    assert parts and main(evaluate) == 0
+    assert parts == {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
+    seeds = set(json.loads((run / "config.json").read_text())["source"]["seeds"])
+    assert not seeds & set(pq.read_table(run / "eval/episodes.parquet")["seed"].to_pylist())
+
+
+@pytest.mark.parametrize("query", ["policy", "video", "forward", "inverse", "joint"])
+def test_sample_writes_every_query(job, query):
+    assert main(["sample", str(job / "run"), "--query", query, "--episode", "1", "--stride", "16", "--out", str(job / "samples")]) == 0
+    saved = np.load(job / "samples" / f"{query}-001.npz")
+    assert saved["now"].dtype == np.uint8
+    assert ("imagined" in saved) == (query in ("video", "forward", "joint")) == (job / "samples" / f"{query}-001.mp4").exists()
+    assert ("actions" in saved) == (query in ("policy", "inverse", "joint"))
+
+
+def test_the_python_front_door(job):
+    model = wamkit.load(job / "run")
+    rng = np.random.default_rng(0)
+    obs = Observation(rng.integers(0, 256, (1, 3, 64, 64), np.uint8), rng.standard_normal(4, np.float32), "open the drawer")
+    out = model.sample(obs, query="joint", seed=0)
+    assert out.actions.shape == (1, 16, 4) and out.future.shape == (1, 2, 1, 3, 64, 64)
+    action, session = wamkit.Policy(model, replan_every=8).act(obs, session=None)
+    assert action.shape == (4,) and session.used == 1
+
+
+def test_the_same_command_again_has_nothing_to_do(job, capsys):
+    before = (job / "run/checkpoints/latest").read_text()
+    assert main(["train", "--data", str(job / "data"), "--out", str(job / "run"), *TRAIN]) == 0
+    assert (job / "run/checkpoints/latest").read_text() == before
+
+
+def test_list_names_everything(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for word in ("unified", "bc", "metaworld", "metaworld-unified", "metaworld-bc", "policy", "video", "forward", "inverse", "joint"):
+        assert word in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
+        (["collect", "--tasks", "drawer-opn-v3", "--out", "{tmp}/d"], "did you mean 'drawer-open-v3'"),
+        (["collect", "--env", "metawrld", "--tasks", "x", "--out", "{tmp}/d"], "did you mean 'metaworld'"),
+        (["train", "--recipe", "metaworld-unifed", "--data", "{tmp}", "--out", "{tmp}/r"], "did you mean 'metaworld-unified'"),
+        (["train", "--data", "{tmp}/nowhere", "--out", "{tmp}/r"], "nowhere"),
+        (["train", "--data", "{tmp}", "--out", "{tmp}/r"], "info.json"),
+        (["eval", "{tmp}/nowhere"], "there is no run at"),
+        (["sample", "{tmp}", "--query", "joint"], "checkpoint"),
+        (["check-env", "metaworl", "--task", "drawer-open-v3"], "did you mean 'metaworld'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(argv, message, tmp_path, capsys):
+    argv = [a.format(tmp=tmp_path) for a in argv]
+    assert main(argv) in (1, 2)
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_an_unknown_option_names_the_nearest(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "r"), "--train.stps", "3"])
+    assert "--train.steps" in capsys.readouterr().err
+
+
+def test_other_options_on_a_begun_run_are_refused(job, capsys):
+    assert main(["train", "--data", str(job / "data"), "--out", str(job / "run"), *TRAIN, "--train.seed", "4"]) == 1
+    assert "train.seed differ" in capsys.readouterr().err
+
+
+def test_a_flipped_bit_in_the_weights_is_found(job, tmp_path, capsys):
+    shutil.copytree(job / "run", tmp_path / "run")
+    weights = next((tmp_path / "run/checkpoints").glob("step-*/weights.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    assert main(["eval", str(tmp_path / "run")]) == 1
+    assert "weights.safetensors" in capsys.readouterr().err

@@ -1,0 +1,74 @@
+"""The policy runtime: chunks, replanning, sessions that belong to the caller."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from wamkit.family import FAMILIES
+from wamkit.policy import Policy, Session
+from wamkit.types import Observation, UnsupportedQuery, WamkitError
+
+
+@pytest.fixture
+def model(spec, normalizer):
+    torch.manual_seed(0)
+    cls = FAMILIES.get("unified")
+    return cls(cls.Config(width=32, depth=1, heads=2, denoising_steps=2), spec, normalizer).eval()
+
+
+@pytest.fixture
+def obs(spec):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (spec.views, 3, spec.height, spec.width), np.uint8)
+    return Observation(images, rng.standard_normal(spec.proprio_dim, np.float32), "open it")
+
+
+def test_replans_after_so_many_actions(model, obs):
+    policy, session, chunks = Policy(model, replan_every=3), None, []
+    for step in range(7):
+        assert policy.needs_images(session) == (step % 3 == 0)
+        action, session = policy.act(obs, session)
+        chunks.append(session.chunk)
+        assert np.array_equal(action, session.chunk[step % 3])
+    assert session.queries == 3
+    assert chunks[0] is chunks[2] and not np.array_equal(chunks[2], chunks[3])  # new noise, new chunk
+
+
+def test_sessions_are_independent_and_repeatable(model, obs):
+    policy = Policy(model, replan_every=2)
+
+    def play(seed, steps=5):
+        session, out = Session(seed), []
+        for _ in range(steps):
+            action, session = policy.act(obs, session)
+            out.append(action)
+        return np.stack(out)
+
+    first = play(1)
+    other = play(2)
+    assert np.array_equal(play(1), first) and not np.array_equal(first, other)
+
+
+def test_a_session_is_not_changed_by_acting(model, obs):
+    policy = Policy(model)
+    _, session = policy.act(obs, None)
+    kept = (session.used, session.queries, session.chunk.copy())
+    policy.act(obs, session)
+    assert (session.used, session.queries) == kept[:2] and np.array_equal(session.chunk, kept[2])
+
+
+def test_joint_is_a_policy_too_and_others_are_not(model, obs):
+    action, _ = Policy(model, query="joint").act(obs)
+    assert action.shape == (model.spec.action_dim,)
+    with pytest.raises(WamkitError, match="acts on the query 'policy' or 'joint'"):
+        Policy(model, query="forward")
+    with pytest.raises(WamkitError, match="replan_every must lie in 1 .. 8"):
+        Policy(model, replan_every=9)
+
+
+def test_bc_has_no_joint(spec, normalizer):
+    cls = FAMILIES.get("bc")
+    with pytest.raises(UnsupportedQuery, match="families that do: unified"):
+        Policy(cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer), query="joint")
