@@ -50,10 +50,14 @@ def main(args: Args) -> None:
         told[name] = closed_loop(args.out, protocol, desc=f"{name} instruction")
         rate = wilson(sum(r.success for r in told[name]), len(told[name]))
         result[name] = [rate.value, rate.low, rate.high]
-        print(f"{name:<8} {sum(r.success for r in told[name])} of {len(told[name])}: {rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]")
+        print(
+            f"{name:<8} {sum(r.success for r in told[name])} of {len(told[name])}: {rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+        )
     test = mcnemar(*(np.array([r.success for r in told[n]]) for n in ("correct", "swapped")))
     result["points"] = 100 * (result["correct"][0] - result["swapped"][0])
-    print(f"difference {result['points']:.0f} points; solved only when told right {test.first_only}, only when told wrong {test.second_only}, p = {test.p_value:.2g}")
+    print(
+        f"difference {result['points']:.0f} points; told right only {test.first_only}, told wrong only {test.second_only}, p = {test.p_value:.2g}"
+    )
     (args.out / "language.json").write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -65,7 +65,9 @@ def main(args: Args) -> None:
         }
         (args.out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
     for family, row in table.items():
-        print(f"{family:<10} pooled {row['pooled'][0]:.1%} [{row['pooled'][1]:.1%}, {row['pooled'][2]:.1%}] over seeds {row['seeds']}")
+        print(
+            f"{family:<10} pooled {row['pooled'][0]:.1%} [{row['pooled'][1]:.1%}, {row['pooled'][2]:.1%}] over seeds {row['seeds']}"
+        )
         for task, (k, n, low, high) in row["tasks"].items():
             print(f"  {task:<28} {k:>3} of {n}  {k / n:.0%} [{low:.0%}, {high:.0%}]")
 

@@ -31,7 +31,7 @@ from wamkit.data.loader import Prefetcher
 from wamkit.envs import make_env
 from wamkit.run import build, load, run_from_dict
 from wamkit.train import Trainer, _split
-from wamkit.types import Observation
+from wamkit.types import Observation, Query
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,10 @@ def query(args: Args) -> None:
     for i in range(220):
         obs = Observation(frames.images[i], frames.proprio[i], frames.text[0])
         times.append(1000 * seconds(lambda obs=obs: model.sample(obs, "policy", seed=0)))
-    times = sorted(times[20:])
-    print(f"query       {statistics.median(times):6.1f} ms median, {times[int(0.95 * len(times))]:.1f} ms at 95 %; {model.config.denoising_steps} denoising steps")
+    times, steps = sorted(times[20:]), model.default_steps(Query.POLICY)
+    print(
+        f"query       {statistics.median(times):6.1f} ms median, {times[int(0.95 * len(times))]:.1f} ms at 95 %; {steps} denoising steps"
+    )
 
 
 def fresh(args: Args, folder: str, threads: int) -> Trainer:
@@ -111,7 +113,8 @@ def step(args: Args, folder: str) -> None:
     waits.clear()
     pairs = [(seconds(bare), seconds(trainer)) for _ in range(args.rounds)]
     ratio = statistics.median(b / t for b, t in pairs)
-    print(f"step        {1000 * statistics.median(t for _, t in pairs) / args.steps:6.1f} ms; throughput {ratio:.1%} of the bare loop's (median of {args.rounds} pairs)")
+    ms = 1000 * statistics.median(t for _, t in pairs) / args.steps
+    print(f"step        {ms:6.1f} ms; throughput {ratio:.1%} of a bare loop's (median of {args.rounds})")
     print(f"waiting     {statistics.median(waits):6.2%} of the time for data")
 
 
@@ -126,12 +129,14 @@ def arithmetic(args: Args, folder: str) -> None:
     with FlopCounterMode(display=False) as counter:
         ours._gradients(batch, 0, stage, active, len(batch))
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    shares = []
+    shares, flop = [], counter.get_total_flops()
     for _ in range(args.rounds + 1):
         spent = seconds(lambda: [ours._gradients(batch, 0, stage, active, len(batch)) for _ in range(4)]) / 4
         peak = 2 * 1024**3 / min(seconds(lambda: a @ b) for _ in range(20))
-        shares.append(counter.get_total_flops() / spent / peak)
-    print(f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread matrix product's {peak / 1e9:.0f} GFLOP/s; {counter.get_total_flops() / 1e9:.1f} GFLOP a step")
+        shares.append(flop / spent / peak)
+    print(
+        f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread matrix product's {peak / 1e9:.0f} GFLOP/s; {flop / 1e9:.1f} GFLOP a step"
+    )
 
 
 def frames() -> None:

@@ -19,7 +19,16 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def spec() -> Spec:
-    return Spec(cameras=("left", "right"), height=32, width=32, proprio_dim=5, action_dim=3, chunk=8, frame_offsets=(4, 8), fps=20.0)
+    return Spec(
+        cameras=("left", "right"),
+        height=32,
+        width=32,
+        proprio_dim=5,
+        action_dim=3,
+        chunk=8,
+        frame_offsets=(4, 8),
+        fps=20.0,
+    )
 
 
 @pytest.fixture

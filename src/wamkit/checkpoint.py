@@ -274,7 +274,9 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _order(path: Path) -> tuple[int, int]:
-    step, number = NAME.fullmatch(path.name).groups()
+    match = NAME.fullmatch(path.name)
+    assert match is not None, path  # callers list matching folders alone
+    step, number = match.groups()
     return int(step), int(number or 0)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -89,7 +88,10 @@ def _kw(cls: type) -> type:
     """`cls` with keyword-only fields, so that fields without a default may follow others."""
     return dataclasses.make_dataclass(
         cls.__name__,
-        [(f.name, f.type if not isinstance(f.type, str) else _TYPES[f.type], field(default=f.default)) for f in dataclasses.fields(cls)],
+        [
+            (f.name, f.type if not isinstance(f.type, str) else _TYPES[f.type], field(default=f.default))
+            for f in dataclasses.fields(cls)
+        ],
         frozen=True,
         kw_only=True,
     )
@@ -109,14 +111,24 @@ def _eval(argv: Sequence[str]) -> None:
     args = tyro.cli(Eval, args=argv, prog="wamkit eval")
     from wamkit.evaluate import evaluate
 
-    evaluate(args.run, episodes=args.episodes, replan_every=args.replan_every, steps=args.steps, query=args.query, held_out=args.held_out, processes=args.processes)
+    evaluate(
+        args.run,
+        episodes=args.episodes,
+        replan_every=args.replan_every,
+        steps=args.steps,
+        query=args.query,
+        held_out=args.held_out,
+        processes=args.processes,
+    )
 
 
 def _sample(argv: Sequence[str]) -> None:
     args = tyro.cli(Sample, args=argv, prog="wamkit sample")
     from wamkit.evaluate import sample_episode
 
-    for path in sample_episode(args.run, Query(args.query), args.episode, stride=args.stride, seed=args.seed, out=args.out):
+    for path in sample_episode(
+        args.run, Query(args.query), args.episode, stride=args.stride, seed=args.seed, out=args.out
+    ):
         print(path)
 
 
@@ -136,9 +148,14 @@ def _list(argv: Sequence[str]) -> None:
         "joint": "what will happen and what should I do?  o, l -> o', a",
     }
     sections = {
-        "families": {n: f"{FAMILIES.get(n).taxonomy.leaf}; answers {', '.join(sorted(FAMILIES.get(n).queries))}" for n in FAMILIES.names()},
+        "families": {
+            n: f"{FAMILIES.get(n).taxonomy.leaf}; answers {', '.join(sorted(FAMILIES.get(n).queries))}"
+            for n in FAMILIES.names()
+        },
         "queries": notes,
-        "environments": {n: f"{first(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)" for n in ENVIRONMENTS.names()},
+        "environments": {
+            n: f"{first(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)" for n in ENVIRONMENTS.names()
+        },
         "recipes": {n: first(RECIPES.get(n)) for n in RECIPES.names()},
     }
     for title, entries in sections.items():
@@ -196,7 +213,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__version__)
         return 0
     if argv[0] not in COMMANDS:
-        print(f"wamkit: unknown command '{argv[0]}'{nearest(argv[0], COMMANDS)}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        print(
+            f"wamkit: unknown command '{argv[0]}'{nearest(argv[0], COMMANDS)}; known: {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
         return 2
     try:
         COMMANDS[argv[0]][0](argv[1:])

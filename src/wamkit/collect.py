@@ -82,7 +82,9 @@ class CollectConfig:
             raise ValueError("steps_after_success, off_expert_skip and seed must not be negative")
         jobs = len(self.tasks) * (self.episodes + self.off_expert)
         if jobs * self.max_attempts > TRAIN_SEEDS:
-            raise ValueError(f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds")
+            raise ValueError(
+                f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
+            )
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
             raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, known)}; known: {', '.join(known)}")
     store, jobs = _open(config), plan(config)
     if len(store) > len(jobs):
-        raise WamkitError(f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder")
+        raise WamkitError(
+            f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder"
+        )
     todo = [(config, job) for job in jobs[len(store) :]]
     results = run_parallel(
         todo,
@@ -279,7 +283,9 @@ def _open(config: CollectConfig) -> Store:
         changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
         if changed:
             found = "; ".join(f"{k} was {before.get(k)!r}, now {resolved.get(k)!r}" for k in changed)
-            raise WamkitError(f"{config.out} was collected with another configuration: {found}. Use another folder for it")
+            raise WamkitError(
+                f"{config.out} was collected with another configuration: {found}. Use another folder for it"
+            )
     env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
     store = Store.open_or_create(
         config.out,

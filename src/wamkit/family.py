@@ -149,7 +149,7 @@ def query_batch(
     f = _given("future", future, query is Query.INVERSE, (B, F_, *picture), np.uint8, query)
     action = torch.from_numpy(a.astype(np.float32))
     return Batch(
-        obs=torch.from_numpy(np.stack([r.images for r in rows])),
+        obs=torch.from_numpy(np.stack([r.images for r in rows if r.images is not None])),
         future=torch.from_numpy(f.astype(np.uint8)),
         frame_valid=torch.ones(B, F_, dtype=torch.bool),
         proprio=torch.from_numpy(np.stack([r.proprio for r in rows])),
@@ -162,7 +162,9 @@ def query_batch(
     )
 
 
-def _given(name: str, value: np.ndarray | None, wanted: bool, shape: tuple[int, ...], kind: type, query: Query) -> np.ndarray:
+def _given(
+    name: str, value: np.ndarray | None, wanted: bool, shape: tuple[int, ...], kind: type, query: Query
+) -> np.ndarray:
     if not wanted:
         if value is not None:
             raise ObservationError(f"the query '{query}' takes no {name}")
@@ -191,7 +193,9 @@ def check_observation(obs: Observation, spec: Spec, where: str = "observation") 
     for field, value, dtype, shape in wants:
         if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
             got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-            raise ObservationError(f"{where}: {field}: expected {np.dtype(dtype).name} {shape} as in training, got {got}")
+            raise ObservationError(
+                f"{where}: {field}: expected {np.dtype(dtype).name} {shape} as in training, got {got}"
+            )
     if not np.isfinite(obs.proprio).all():
         raise ObservationError(f"{where}: proprio: not all values are finite: {obs.proprio}")
     if not isinstance(obs.text, str) or not obs.text.strip():

@@ -51,11 +51,15 @@ class Optimizer:
     `parts` are the optimisers of torch that it is made of, for saving and loading their states.
     """
 
-    def __init__(self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), fused: bool = True):
+    def __init__(
+        self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), fused: bool = True
+    ):
         chosen = set(matrices)
         named = list(model.named_parameters())
         rest, muon = [p for n, p in named if n not in chosen], [p for n, p in named if n in chosen]
-        self.parts: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=fused)]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=fused)
+        ]
         if muon:
             self.parts.append(Muon(muon, lr, weight_decay=weight_decay))
 

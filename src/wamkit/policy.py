@@ -32,14 +32,26 @@ class Policy:
     The policy itself holds no state, so one instance serves any number of robots.
     """
 
-    def __init__(self, model: Family, *, replan_every: int = 8, query: Query | str = Query.POLICY, steps: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        model: Family,
+        *,
+        replan_every: int = 8,
+        query: Query | str = Query.POLICY,
+        steps: int | None = None,
+        seed: int = 0,
+    ):
         self.query = Query(query)
         if self.query not in model.queries:
             raise UnsupportedQuery(unsupported(model.name, self.query))
         if self.query not in (Query.POLICY, Query.JOINT):
-            raise WamkitError(f"a policy acts on the query 'policy' or 'joint'; '{self.query}' needs to be given what it should find out")
+            raise WamkitError(
+                f"a policy acts on the query 'policy' or 'joint'; '{self.query}' needs to be given what it should find out"
+            )
         if not 1 <= replan_every <= model.spec.chunk:
-            raise WamkitError(f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}")
+            raise WamkitError(
+                f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}"
+            )
         self.model, self.replan_every, self.steps, self.seed = model, replan_every, steps, seed
 
     def needs_images(self, session: Session | None) -> bool:
@@ -49,9 +61,11 @@ class Policy:
     def act(self, obs: Observation, session: Session | None = None) -> tuple[np.ndarray, Session]:
         """The next action, float32 (a,) in the robot's units, and the session to pass back; None starts a new one."""
         session = session or Session(self.seed)
-        if self.needs_images(session):
+        chunk = session.chunk
+        if chunk is None or self.needs_images(session):
             # One noise a query, the same for the same session seed: a replayed episode takes the same actions.
             noise = int(np.random.SeedSequence((session.seed, session.queries)).generate_state(1, np.uint64)[0] >> 1)
-            chunk = self.model.sample(obs, self.query, seed=[noise], steps=self.steps).actions[0]
-            session = Session(session.seed, chunk, 0, session.queries + 1)
-        return session.chunk[session.used], Session(session.seed, session.chunk, session.used + 1, session.queries)
+            answer = self.model.sample(obs, self.query, seed=[noise], steps=self.steps)
+            assert answer.actions is not None  # both queries that a policy may ask give actions
+            chunk, session = answer.actions[0], Session(session.seed, None, 0, session.queries + 1)
+        return chunk[session.used], Session(session.seed, chunk, session.used + 1, session.queries)

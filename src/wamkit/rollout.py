@@ -88,7 +88,9 @@ def rollout(
     finally:
         env.render_images = drawing
     if not recorder.action:
-        raise WamkitError(f"{env.task}, seed {seed}: the episode ended within its {skip} skipped steps, nothing is recorded")
+        raise WamkitError(
+            f"{env.task}, seed {seed}: the episode ended within its {skip} skipped steps, nothing is recorded"
+        )
     return recorder.episode(env, seed, imitate, noise)
 
 

@@ -96,7 +96,9 @@ def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[
 def run_from_dict(data: dict[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]]:
     """The inverse of `run_to_dict`."""
     model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
-    run = RunConfig(data["family"], model, cfg.from_dict(WindowConfig, data["window"]), cfg.from_dict(TrainConfig, data["train"]))
+    run = RunConfig(
+        data["family"], model, cfg.from_dict(WindowConfig, data["window"]), cfg.from_dict(TrainConfig, data["train"])
+    )
     return run, cfg.from_dict(Spec, data["spec"]), data["statistics"]
 
 

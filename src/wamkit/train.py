@@ -77,12 +77,18 @@ class Trainer:
     out/ holds config.json, metrics.jsonl, tensorboard/, checkpoints/. Calling `run` again continues where it stopped.
     """
 
-    def __init__(self, model: Family, frames: Frames, config: TrainConfig, out: Path, run_config: dict, extra: dict | None = None):
+    def __init__(
+        self, model: Family, frames: Frames, config: TrainConfig, out: Path, run_config: dict, extra: dict | None = None
+    ):
         self.model, self.config, self.out, self.run_config = model.to(config.device), config, Path(out), run_config
         self.extra = extra or {}
         self.windows = Windows(frames, model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
         # Hidden matrices of the trunk; embeddings, heads, norms and convolutions are AdamW's in any case.
-        matrices = [n for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2] if config.optimizer == "muon" else []
+        matrices = (
+            [n for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2]
+            if config.optimizer == "muon"
+            else []
+        )
         self.optimizer = Optimizer(model, lr=config.lr, weight_decay=config.weight_decay, matrices=matrices)
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
@@ -132,14 +138,26 @@ class Trainer:
                 if self.step == end:
                     self._adopt_average(stage)
                 if self.step % self.config.log_every == 0 or self.step == end:
-                    log.write({"step": self.step, "stage": stage.name, "lr": lr, "grad_norm": norm, "seconds": seconds, "wait": wait, **losses})
+                    log.write(
+                        {
+                            "step": self.step,
+                            "stage": stage.name,
+                            "lr": lr,
+                            "grad_norm": norm,
+                            "seconds": seconds,
+                            "wait": wait,
+                            **losses,
+                        }
+                    )
                     bar.set_postfix_str(f"{stage.name} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items()))
                 bar.update()
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps or stopped:
                     log.flush()
                     self._save()
                 if stopped:
-                    raise Interrupted(f"{stopped[0]}: stopped and saved at step {self.step} of {self.config.steps} in {self.out}; the same command continues")
+                    raise Interrupted(
+                        f"{stopped[0]}: stopped and saved at step {self.step} of {self.config.steps} in {self.out}; the same command continues"
+                    )
         finally:
             prefetch.close()
 
@@ -147,14 +165,22 @@ class Trainer:
         """Loss weights must name losses that exist: asks every stage once, on two rows."""
         batch = self.windows.gather(np.zeros(2, np.int64)).to(self.config.device)
         with torch.no_grad():
-            known = {k for stage in self.model.stages() for k in self.model(batch, torch.Generator().manual_seed(0), stage.name)}
+            known = {
+                k
+                for stage in self.model.stages()
+                for k in self.model(batch, torch.Generator().manual_seed(0), stage.name)
+            }
         for name in set(self.weights) - known:
-            raise WamkitError(f"train.weights names the loss '{name}'{nearest(name, known)}, but '{self.model.name}' returns {', '.join(sorted(known))}")
+            raise WamkitError(
+                f"train.weights names the loss '{name}'{nearest(name, known)}, but '{self.model.name}' returns {', '.join(sorted(known))}"
+            )
 
     def update(self, batch: Batch, stage: Stage, active: list[Tensor], lr: float) -> tuple[dict[str, float], float]:
         """One optimisation step: (mean loss by name, gradient norm before clipping)."""
         parts = _split(batch.to(self.config.device), self.parts)
-        results = list(self.pool.map(lambda i: self._gradients(parts[i], i, stage, active, len(batch)), range(len(parts))))
+        results = list(
+            self.pool.map(lambda i: self._gradients(parts[i], i, stage, active, len(batch)), range(len(parts)))
+        )
         losses_B = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
         for p, *grads in zip(active, *(r[1] for r in results), strict=True):
             p.grad = sum(grads[1:], grads[0])
@@ -171,7 +197,9 @@ class Trainer:
             torch._foreach_lerp_([self.average[n] for n in names], active, 1 - decay)
         return values, norm
 
-    def _gradients(self, part: Batch, index: int, stage: Stage, active: list[Tensor], rows: int) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    def _gradients(
+        self, part: Batch, index: int, stage: Stage, active: list[Tensor], rows: int
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """Losses by name and gradients of their weighted sum over `part`, divided by the `rows` of the whole batch."""
         torch.set_num_threads(1)
         seed = np.random.SeedSequence((self.config.seed, self.step, index)).generate_state(1, np.uint64)[0] >> 1
@@ -189,18 +217,34 @@ class Trainer:
                 if name.startswith(stage.prefixes):
                     p.copy_(self.average[name])
 
-    def _diagnosis(self, values: dict[str, float], losses_B: dict[str, Tensor], norm: float, batch: Batch, lr: float) -> str:
-        bad = {k: (~torch.isfinite(v)).nonzero().flatten().tolist()[:8] for k, v in losses_B.items() if not torch.isfinite(v).all()}
-        inputs = [k for k, v in vars(batch).items() if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()]
+    def _diagnosis(
+        self, values: dict[str, float], losses_B: dict[str, Tensor], norm: float, batch: Batch, lr: float
+    ) -> str:
+        bad = {
+            k: (~torch.isfinite(v)).nonzero().flatten().tolist()[:8]
+            for k, v in losses_B.items()
+            if not torch.isfinite(v).all()
+        }
+        inputs = [
+            k
+            for k, v in vars(batch).items()
+            if isinstance(v, Tensor) and v.is_floating_point() and not torch.isfinite(v).all()
+        ]
         rows = ", ".join(f"{k} in rows {r}" for k, r in bad.items()) or "none of the losses, but the gradient"
         return (
             f"training diverged at step {self.step}: not finite: {rows}; losses {values}, gradient norm {norm:.3g}, rate {lr:.2e}. "
-            + (f"The data itself is not finite in {inputs}: run the data checks. " if inputs else "The data of this batch is finite. ")
+            + (
+                f"The data itself is not finite in {inputs}: run the data checks. "
+                if inputs
+                else "The data of this batch is finite. "
+            )
             + f"The last checkpoint before it is kept in {self.out / 'checkpoints'}; a lower train.lr or train.clip usually helps."
         )
 
     def _bar(self) -> tqdm:
-        return tqdm(total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True, mininterval=1.0)
+        return tqdm(
+            total=self.config.steps, initial=self.step, desc="train", unit="step", dynamic_ncols=True, mininterval=1.0
+        )
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
@@ -223,7 +267,9 @@ class Trainer:
         saved = load_checkpoint(self.out, training=True)
         if saved.config != self.run_config:
             keys = sorted(_differences(saved.config, self.run_config))
-            raise WamkitError(f"{self.out} was trained with another configuration ({', '.join(keys)} differ): choose another --out, or the same options")
+            raise WamkitError(
+                f"{self.out} was trained with another configuration ({', '.join(keys)} differ): choose another --out, or the same options"
+            )
         self.model.load_state_dict(saved.model_state)
         self.average = {k: v.to(self.config.device) for k, v in saved.ema_state.items()}
         for i, part in enumerate(self.optimizer.parts):
@@ -266,7 +312,11 @@ class _Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         path = out / "metrics.jsonl"
-        rows = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step] if path.exists() else []
+        rows = (
+            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
+            if path.exists()
+            else []
+        )
         atomic_write(path, "".join(line + "\n" for line in rows).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)

@@ -105,7 +105,8 @@ class Batch:
 
     def map(self, function: Any) -> Batch:
         """Applies `function` to every tensor; the text stays."""
-        return Batch(**{k: v if isinstance(v, list) else function(v) for k, v in vars(self).items()})
+        fields: dict[str, Any] = {k: v if isinstance(v, list) else function(v) for k, v in vars(self).items()}
+        return Batch(**fields)
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at `index` (int64 (N,)), in that order."""

@@ -15,14 +15,29 @@ from wamkit.cli import main
 from wamkit.types import Observation
 
 TASKS = ["drawer-open-v3", "faucet-open-v3"]
-TRAIN = ["--model.width", "32", "--model.depth", "1", "--model.heads", "2", "--train.steps", "6", "--train.batch-size", "8", "--train.log-every", "1"]
+TRAIN = [
+    "--model.width",
+    "32",
+    "--model.depth",
+    "1",
+    "--model.heads",
+    "2",
+    "--train.steps",
+    "6",
+    "--train.batch-size",
+    "8",
+    "--train.log-every",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Path:
     """Two tasks, three demonstrations and one off-expert episode each, six training steps."""
     root = tmp_path_factory.mktemp("job")
-    assert main(["collect", "--tasks", *TASKS, "--episodes", "3", "--off-expert", "1", "--out", str(root / "data")]) == 0
+    assert (
+        main(["collect", "--tasks", *TASKS, "--episodes", "3", "--off-expert", "1", "--out", str(root / "data")]) == 0
+    )
     assert main(["train", "--data", str(root / "data"), "--out", str(root / "run"), *TRAIN]) == 0
     return root
 
@@ -36,7 +51,9 @@ def test_the_whole_job(job, capsys):
     assert "all tasks" in out and "report.html" in out
     summary = json.loads((run / "eval/summary.json").read_text())
     names = [r["name"] for r in summary["rows"]]
-    assert {*TASKS, "all tasks", "joint, +8: skill over copying", "forward dynamics, true / shuffled actions"} <= set(names)
+    assert {*TASKS, "all tasks", "joint, +8: skill over copying", "forward dynamics, true / shuffled actions"} <= set(
+        names
+    )
     page = (run / "eval/report.html").read_text()
     assert "<video" in page and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
     parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
@@ -48,17 +65,39 @@ def test_the_whole_job(job, capsys):
 
 @pytest.mark.parametrize("query", ["policy", "video", "forward", "inverse", "joint"])
 def test_sample_writes_every_query(job, query):
-    assert main(["sample", str(job / "run"), "--query", query, "--episode", "1", "--stride", "16", "--out", str(job / "samples")]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(job / "run"),
+                "--query",
+                query,
+                "--episode",
+                "1",
+                "--stride",
+                "16",
+                "--out",
+                str(job / "samples"),
+            ]
+        )
+        == 0
+    )
     saved = np.load(job / "samples" / f"{query}-001.npz")
     assert saved["now"].dtype == np.uint8
-    assert ("imagined" in saved) == (query in ("video", "forward", "joint")) == (job / "samples" / f"{query}-001.mp4").exists()
+    assert (
+        ("imagined" in saved)
+        == (query in ("video", "forward", "joint"))
+        == (job / "samples" / f"{query}-001.mp4").exists()
+    )
     assert ("actions" in saved) == (query in ("policy", "inverse", "joint"))
 
 
 def test_the_python_front_door(job):
     model = wamkit.load(job / "run")
     rng = np.random.default_rng(0)
-    obs = Observation(rng.integers(0, 256, (1, 3, 64, 64), np.uint8), rng.standard_normal(4, np.float32), "open the drawer")
+    obs = Observation(
+        rng.integers(0, 256, (1, 3, 64, 64), np.uint8), rng.standard_normal(4, np.float32), "open the drawer"
+    )
     out = model.sample(obs, query="joint", seed=0)
     assert out.actions.shape == (1, 16, 4) and out.future.shape == (1, 2, 1, 3, 64, 64)
     action, session = wamkit.Policy(model, replan_every=8).act(obs, session=None)
@@ -74,7 +113,18 @@ def test_the_same_command_again_has_nothing_to_do(job, capsys):
 def test_list_names_everything(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
-    for word in ("unified", "bc", "metaworld", "metaworld-unified", "metaworld-bc", "policy", "video", "forward", "inverse", "joint"):
+    for word in (
+        "unified",
+        "bc",
+        "metaworld",
+        "metaworld-unified",
+        "metaworld-bc",
+        "policy",
+        "video",
+        "forward",
+        "inverse",
+        "joint",
+    ):
         assert word in out
 
 
@@ -84,7 +134,10 @@ def test_list_names_everything(capsys):
         (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
         (["collect", "--tasks", "drawer-opn-v3", "--out", "{tmp}/d"], "did you mean 'drawer-open-v3'"),
         (["collect", "--env", "metawrld", "--tasks", "x", "--out", "{tmp}/d"], "did you mean 'metaworld'"),
-        (["train", "--recipe", "metaworld-unifed", "--data", "{tmp}", "--out", "{tmp}/r"], "did you mean 'metaworld-unified'"),
+        (
+            ["train", "--recipe", "metaworld-unifed", "--data", "{tmp}", "--out", "{tmp}/r"],
+            "did you mean 'metaworld-unified'",
+        ),
         (["train", "--data", "{tmp}/nowhere", "--out", "{tmp}/r"], "nowhere"),
         (["train", "--data", "{tmp}", "--out", "{tmp}/r"], "info.json"),
         (["eval", "{tmp}/nowhere"], "there is no run at"),

@@ -34,9 +34,16 @@ def losses(model: Family, batch, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def ask(model: Family, query: Query, batch, rows: slice = slice(None), seeds=None, **kw):
-    obs = [Observation(o, p, t) for o, p, t in zip(batch.obs.numpy(), batch.proprio.numpy(), batch.text, strict=True)][rows]
-    given = {Query.FORWARD: {"actions": batch.action.numpy()[rows]}, Query.INVERSE: {"future": batch.future.numpy()[rows]}}.get(query, {})
-    return model.sample(obs, query, seed=list(range(len(batch)))[rows] if seeds is None else seeds, steps=3, **(given | kw))
+    obs = [Observation(o, p, t) for o, p, t in zip(batch.obs.numpy(), batch.proprio.numpy(), batch.text, strict=True)][
+        rows
+    ]
+    given = {
+        Query.FORWARD: {"actions": batch.action.numpy()[rows]},
+        Query.INVERSE: {"future": batch.future.numpy()[rows]},
+    }.get(query, {})
+    return model.sample(
+        obs, query, seed=list(range(len(batch)))[rows] if seeds is None else seeds, steps=3, **(given | kw)
+    )
 
 
 def queries() -> list[tuple[str, Query]]:
@@ -67,7 +74,9 @@ def test_rows_do_not_influence_each_other(name, spec, normalizer, batch):
     """Perturbing row 0 leaves the losses of all other rows as they were."""
     model = make(name, spec, normalizer)
     before = losses(model, batch)
-    other = dataclasses.replace(batch, obs=batch.obs.clone(), proprio=batch.proprio.clone(), action=batch.action.clone())
+    other = dataclasses.replace(
+        batch, obs=batch.obs.clone(), proprio=batch.proprio.clone(), action=batch.action.clone()
+    )
     other.obs[0], other.proprio[0], other.action[0] = 255 - other.obs[0], -other.proprio[0], other.action[0] + 1
     after = losses(model, other)
     for key in before:
@@ -81,7 +90,9 @@ def test_rows_without_actions_or_imitation_are_silent(name, spec, normalizer, ba
     model = make(name, spec, normalizer)
     action_losses = [k for k in losses(model, batch) if k in ("policy", "action")]
     mute = dataclasses.replace(batch, has_action=torch.zeros(len(batch), dtype=torch.bool))
-    noisy = dataclasses.replace(mute, action=torch.randn_like(mute.action) * 9, action_expert=torch.randn_like(mute.action) * 9)
+    noisy = dataclasses.replace(
+        mute, action=torch.randn_like(mute.action) * 9, action_expert=torch.randn_like(mute.action) * 9
+    )
     a, b = losses(model, mute), losses(model, noisy)
     for key in a:
         assert torch.equal(a[key], b[key]), key
@@ -97,7 +108,9 @@ def test_padded_steps_are_silent(name, spec, normalizer, batch):
     model = make(name, spec, normalizer)
     batch.action_valid[:, 5:] = False
     batch.frame_valid[:, 1] = False
-    other = dataclasses.replace(batch, action=batch.action.clone(), action_expert=batch.action_expert.clone(), future=batch.future.clone())
+    other = dataclasses.replace(
+        batch, action=batch.action.clone(), action_expert=batch.action_expert.clone(), future=batch.future.clone()
+    )
     a = losses(model, batch)
     for key, value in losses(model, other).items():
         assert torch.equal(a[key], value), key
@@ -190,9 +203,17 @@ def test_save_and_load_gives_the_same_answers(name, spec, normalizer, batch):
 def wrong_observations():
     yield "images", lambda o: dataclasses.replace(o, images=None), "images are missing"
     yield "images", lambda o: dataclasses.replace(o, images=o.images.astype(np.float32)), "images: expected uint8"
-    yield "images", lambda o: dataclasses.replace(o, images=o.images[..., :16]), r"expected uint8 \(2, 3, 32, 32\) as in training"
+    yield (
+        "images",
+        lambda o: dataclasses.replace(o, images=o.images[..., :16]),
+        r"expected uint8 \(2, 3, 32, 32\) as in training",
+    )
     yield "proprio", lambda o: dataclasses.replace(o, proprio=o.proprio[:3]), "proprio: expected float32"
-    yield "proprio", lambda o: dataclasses.replace(o, proprio=np.full_like(o.proprio, np.nan)), "not all values are finite"
+    yield (
+        "proprio",
+        lambda o: dataclasses.replace(o, proprio=np.full_like(o.proprio, np.nan)),
+        "not all values are finite",
+    )
     yield "text", lambda o: dataclasses.replace(o, text=" "), "text: expected an instruction"
 
 

@@ -56,7 +56,10 @@ def test_no_leak_in_numbers(program):
         moved[:, where] += 1.0
         out, _ = trunk(moved, condition, lengths, mask)
         for query, expected in zip(("A", "Z"), REACH[program], strict=True):
-            assert torch.equal(out[:, spans()[query]], base[:, spans()[query]]) == (source not in expected), (source, query)
+            assert torch.equal(out[:, spans()[query]], base[:, spans()[query]]) == (source not in expected), (
+                source,
+                query,
+            )
 
 
 def test_draws_share_the_context_alone():

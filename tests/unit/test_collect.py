@@ -23,11 +23,15 @@ TASKS = ("drawer-open-v3", "button-press-topdown-v3")
 
 
 def _small(out, **changes):
-    return CollectConfig(**({"tasks": TASKS[1:], "out": out, "episodes": 2, "off_expert": 1, "off_expert_steps": 12} | changes))
+    return CollectConfig(
+        **({"tasks": TASKS[1:], "out": out, "episodes": 2, "off_expert": 1, "off_expert_steps": 12} | changes)
+    )
 
 
 def _digest(folder):
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
+    }
 
 
 def test_every_prefix_of_the_plan_is_balanced():
@@ -42,7 +46,12 @@ def test_every_prefix_of_the_plan_is_balanced():
         assert abs(counts["a", "off-expert"] - end / 3 * 4 / 34) < 1
     levels = Counter(job.noise for job in jobs if job.kind == "expert")
     assert levels == {0.0: 30, 0.1: 30, 0.3: 30}
-    assert [job.from_reset for job in jobs if job.task == "a" and job.kind == "off-expert"] == [True, False, False, False]
+    assert [job.from_reset for job in jobs if job.task == "a" and job.kind == "off-expert"] == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("seed", [0, 1, 987654])
@@ -145,7 +154,10 @@ def test_parallel_results_come_in_order_from_other_processes():
 
 
 def test_parallel_failures_name_the_job_and_leave_no_children():
-    for jobs, message in (((2, -1), "job -1 failed.*ValueError: -1 is negative"), ((99,), "job 99 failed.*exit code 7")):
+    for jobs, message in (
+        ((2, -1), "job -1 failed.*ValueError: -1 is negative"),
+        ((99,), "job 99 failed.*exit code 7"),
+    ):
         with pytest.raises(WorkerError, match=f"(?s){message}"):
             list(run_parallel(jobs, _square, processes=1, progress=False, describe=lambda job: f"job {job}"))
     results = run_parallel(range(1, 50), _square, processes=1, progress=False)

@@ -52,7 +52,13 @@ def test_checker_passes_metaworld():
 
 def test_snapshots_of_contact_and_free_objects_continue_in_a_new_process_byte_for_byte():
     # All tasks in one other process: every one goes on from amid its contact phase, with pictures, for 20 actions.
-    tasks = {"drawer-open-v3": 60, "door-open-v3": 50, "faucet-open-v3": 35, "button-press-topdown-v3": 45, "pick-place-v3": 60}
+    tasks = {
+        "drawer-open-v3": 60,
+        "door-open-v3": 50,
+        "faucet-open-v3": 35,
+        "button-press-topdown-v3": 45,
+        "pick-place-v3": 60,
+    }
     here, jobs = {}, {}
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for task, before in tasks.items():
@@ -256,7 +262,11 @@ class Forgetful(MetaWorld):
 
 @pytest.mark.parametrize(
     ("cls", "message"),
-    [(Drifting, "determinism.*another episode"), (Stale, "variety.*same picture"), (Forgetful, "snapshot.*restored in")],
+    [
+        (Drifting, "determinism.*another episode"),
+        (Stale, "variety.*same picture"),
+        (Forgetful, "snapshot.*restored in"),
+    ],
 )
 def test_checker_finds_broken_environments(cls, message):
     with pytest.raises(WamkitError, match=message):

@@ -29,7 +29,7 @@ def test_words_and_their_order_matter():
 
 
 def test_hashes_do_not_depend_on_the_process():
-    assert ngram_ids("open the drawer", 4096) == (1823, 873, 1014, 3494, 2299)
+    assert ngram_ids("open the drawer", 4096) == (932, 3558, 3585, 346, 1737)
 
 
 def test_normaliser_round_trip_and_strictness():
@@ -59,7 +59,9 @@ def test_a_pretrained_encoder_is_loaded_from_a_path(tmp_path):
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "open", "close", "the", "drawer"]
     (tmp_path / "vocab.txt").write_text("\n".join(words))
     transformers.BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
-    config = transformers.BertConfig(len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    config = transformers.BertConfig(
+        len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
     transformers.BertModel(config).save_pretrained(tmp_path)
     text = build_text(TextConfig("pretrained", model=str(tmp_path)), 8)
     rows = text(["open the drawer", "close the drawer", "open the drawer"])

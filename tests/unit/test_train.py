@@ -64,17 +64,17 @@ def same(a: dict, b: dict) -> bool:
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_is_deterministic_and_learns(tmp_path, optimizer):
-    config = dataclasses.replace(SMALL, optimizer=optimizer, steps=60)
+    config = dataclasses.replace(SMALL, optimizer=optimizer, steps=60, save_every=60)
     data = frames()
     data.action_expert[:] = 1.0
     for name in ("a", "b"):
-        trainer(tmp_path / name, config, data=data).run()
+        trainer(tmp_path / name, config, "bc", data).run()
     assert same(state(tmp_path / "a"), state(tmp_path / "b"))
     rows = [json.loads(x) for x in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
     policy = [r["policy"] for r in rows if "policy" in r]
     assert np.mean(policy[-10:]) < 0.8 * np.mean(policy[:10])
     other = dataclasses.replace(config, seed=1)
-    trainer(tmp_path / "c", other, data=data).run()
+    trainer(tmp_path / "c", other, "bc", data).run()
     assert not same(state(tmp_path / "a"), state(tmp_path / "c"))
 
 
@@ -128,7 +128,7 @@ def test_kill_9_and_again_gives_the_same_weights(tmp_path):
         process = launch(tmp_path / "killed")
         wait_for_step(tmp_path / "killed", process)
         time.sleep(float(rng.uniform(0, 0.4)))
-        if kills == 3:
+        if kills == 2:
             assert process.wait() == 0
             break
         process.kill()
@@ -195,7 +195,9 @@ def test_learning_rate_warms_up_and_decays():
     config = TrainConfig(lr=2.0, warmup=10, final_lr=0.1)
     rates = [learning_rate(k, 100, 300, config) for k in range(100, 300)]
     assert rates[0] == pytest.approx(0.2, rel=1e-3) and max(rates) == pytest.approx(2.0, rel=0.02)
-    assert rates[-1] == pytest.approx(0.2, rel=0.01) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[-1] == pytest.approx(0.2, rel=0.01) and all(
+        a >= b for a, b in zip(rates[10:], rates[11:], strict=False)
+    )
 
 
 def test_precision_follows_the_processor():
@@ -210,7 +212,12 @@ def test_windows_hold_what_they_say():
     batch = Windows(f, SPEC, seed=0, batch_size=1).gather(np.array([0, 4, 5, 7]))
     assert torch.equal(batch.obs, torch.from_numpy(f.images[[0, 4, 5, 7]]))
     assert batch.frame_valid.tolist() == [[True, True], [False, False], [False, False], [True, True]]
-    assert batch.action_valid.tolist() == [[True] * 4, [True, True, False, False], [True, False, False, False], [True] * 4]
+    assert batch.action_valid.tolist() == [
+        [True] * 4,
+        [True, True, False, False],
+        [True, False, False, False],
+        [True] * 4,
+    ]
     assert torch.equal(batch.future[0], torch.from_numpy(f.images[[2, 4]]))
     assert torch.equal(batch.action[1], torch.from_numpy(f.action[[4, 5, 5, 5]]))  # never from the next episode
     assert batch.imitate.tolist() == [True, True, True, False] and batch.text[0] == "close it"

@@ -55,4 +55,7 @@ def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...]) -> Spec:
 def statistics(frames: Frames) -> dict[str, Any]:
     """Mean and deviation of proprioception and executed actions over all frames, JSON-able, from numeric columns alone."""
     columns = {"proprio": frames.proprio, "action": frames.action}
-    return {k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()} for k, x in columns.items()}
+    return {
+        k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()}
+        for k, x in columns.items()
+    }

@@ -115,29 +115,40 @@ def translate(pictures: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return out
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """An exception on its way from the background thread to the consumer, who raises it."""
+
+    error: BaseException
+
+
+def _result(make: Callable[[int], Batch], step: int) -> Batch | _Failure:
+    try:
+        return make(step)
+    except BaseException as e:
+        return _Failure(e)
+
+
 class Prefetcher:
     """Makes batches in a background thread, `depth` ahead; `waited_s` is the time that the consumer spent waiting."""
 
     def __init__(self, make: Callable[[int], Batch], first: int, last: int, depth: int = 3):
         self.waited_s = 0.0
-        self._queue: queue.Queue[Batch | BaseException] = queue.Queue(depth)
+        self._queue: queue.Queue[Batch | _Failure] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(make, first, last), daemon=True)
         self._thread.start()
 
     def _fill(self, make: Callable[[int], Batch], first: int, last: int) -> None:
         for step in range(first, last):
-            try:
-                item: Batch | BaseException = make(step)
-            except BaseException as e:  # handed to the consumer, who raises it
-                item = e
+            item = _result(make, step)
             while not self._stop.is_set():
                 try:
                     self._queue.put(item, timeout=0.1)
                     break
                 except queue.Full:
                     continue
-            if self._stop.is_set() or isinstance(item, BaseException):
+            if self._stop.is_set() or isinstance(item, _Failure):
                 return
 
     def __iter__(self) -> Iterator[Batch]:
@@ -147,8 +158,8 @@ class Prefetcher:
         start = time.perf_counter()
         item = self._queue.get()
         self.waited_s += time.perf_counter() - start
-        if isinstance(item, BaseException):
-            raise item
+        if isinstance(item, _Failure):
+            raise item.error
         return item
 
     def close(self) -> None:

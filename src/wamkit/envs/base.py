@@ -83,7 +83,9 @@ class Environment(gymnasium.Env, abc.ABC):
         """Goes back to a snapshot; gives the observation dictionary of that instant."""
 
 
-def observation_spaces(views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray) -> spaces.Dict:
+def observation_spaces(
+    views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray
+) -> spaces.Dict:
     """The observation space of the contract; the proprioception bounds are float32 (s,)."""
     return spaces.Dict(
         images=spaces.Box(0, 255, (views, 3, height, width), np.uint8),
@@ -122,7 +124,9 @@ def _check_array(key: str, value: Any, dtype: type, ndim: int, space: spaces.Dic
     shape = space[key].shape if space is not None else None
     expected = f"{np.dtype(dtype)} {shape or f'with {ndim} axes'}"
     if not isinstance(value, np.ndarray):
-        raise ObservationError(f"observation[{key!r}]: expected a numpy array, {expected}, found {type(value).__name__}")
+        raise ObservationError(
+            f"observation[{key!r}]: expected a numpy array, {expected}, found {type(value).__name__}"
+        )
     if value.dtype != dtype or value.ndim != ndim or (shape is not None and value.shape != shape):
         raise ObservationError(f"observation[{key!r}]: expected {expected}, found {value.dtype} {value.shape}")
 

@@ -95,7 +95,10 @@ def _check_contract(factory: Factory, seed: int, steps: int) -> None:
     for action in _actions(env, seed, steps):
         _demand(type(info.get("success")) is bool, f"info['success'] must be a bool, found {info.get('success')!r}")
         observation(raw, env.observation_space)
-        _demand(env.observation_space.contains(raw), f"the observation is outside observation_space: proprio {raw['proprio']}")
+        _demand(
+            env.observation_space.contains(raw),
+            f"the observation is outside observation_space: proprio {raw['proprio']}",
+        )
         raw, reward, terminated, truncated, info = env.step(action)
         _demand(np.isfinite(reward), f"reward {reward} is not finite")
         _demand(type(terminated) is bool and type(truncated) is bool, "terminated and truncated must be bool")
@@ -125,7 +128,9 @@ def _check_variety(factory: Factory, seed: int, steps: int) -> None:
     traces = [_play(env, seed + k, _actions(env, seed, steps)) for k in range(3)]
     env.close()
     starts = [trace[0][0]["images"] for trace in traces]
-    _demand(any(not np.array_equal(starts[0], other) for other in starts[1:]), "three seeds start with the same picture")
+    _demand(
+        any(not np.array_equal(starts[0], other) for other in starts[1:]), "three seeds start with the same picture"
+    )
     for name, before, after in zip(env.cameras, traces[0][0][0]["images"], traces[0][-1][0]["images"], strict=True):
         _demand(not np.array_equal(before, after), f"camera {name!r}: the picture stays the same while the robot moves")
         _demand(before.std() > 0, f"camera {name!r}: the picture is of one colour")

@@ -378,14 +378,18 @@ def _build(cls: type, config: MetaWorldConfig) -> Any:
         low = np.array(space.low if config.reset_low is None else config.reset_low, np.float64)
         high = np.array(space.high if config.reset_high is None else config.reset_high, np.float64)
         if low.shape != space.shape or high.shape != space.shape or (low > high).any():
-            raise WamkitError(f"reset range of {config.task}: expected {space.shape[0]} numbers each, low <= high, "
-                              f"found {config.reset_low} and {config.reset_high}")
+            raise WamkitError(
+                f"reset range of {config.task}: expected {space.shape[0]} numbers each, low <= high, "
+                f"found {config.reset_low} and {config.reset_high}"
+            )
         sim._random_reset_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
     model = sim.model
     names = [model.camera(i).name for i in range(model.ncam)]
     for camera in config.cameras:
         if camera not in names:
-            raise WamkitError(f"unknown camera {camera!r} of metaworld{nearest(camera, names)}; known: {', '.join(names)}")
+            raise WamkitError(
+                f"unknown camera {camera!r} of metaworld{nearest(camera, names)}; known: {', '.join(names)}"
+            )
     # As shipped (4096 pixel shadow map, four samples a pixel) a software frame takes 200 to 400 ms, so about 12.
     model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 0
     model.vis.global_.offwidth = config.supersample * config.width

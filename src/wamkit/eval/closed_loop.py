@@ -84,10 +84,22 @@ _model = lru_cache(maxsize=1)(load)
 def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
     """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
     p = protocol
-    policy = _Told(Policy(_model(str(run)), replan_every=p.replan_every, query=p.query, steps=p.steps), dict(p.text).get(task))
+    policy = _Told(
+        Policy(_model(str(run)), replan_every=p.replan_every, query=p.query, steps=p.steps), dict(p.text).get(task)
+    )
     env = make_env(p.env, task=task, **dict(p.options))
     try:
-        return [rollout(env, policy, seed=s, session=Session(s), record_images=pictures, steps_after_success=4 if pictures else 0) for s in seeds]
+        return [
+            rollout(
+                env,
+                policy,
+                seed=s,
+                session=Session(s),
+                record_images=pictures,
+                steps_after_success=4 if pictures else 0,
+            )
+            for s in seeds
+        ]
     finally:
         env.close()
 
@@ -112,10 +124,21 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
     protocol = replace(protocol, steps=protocol.steps or model.default_steps(Query(protocol.query)))
     weights = hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
     seeds = held_out_seeds(protocol.episodes)
-    jobs = [_Job(str(run), protocol, t, seeds[i : i + SEEDS_PER_JOB]) for t in protocol.tasks for i in range(0, len(seeds), SEEDS_PER_JOB)]
+    jobs = [
+        _Job(str(run), protocol, t, seeds[i : i + SEEDS_PER_JOB])
+        for t in protocol.tasks
+        for i in range(0, len(seeds), SEEDS_PER_JOB)
+    ]
     parts = [Path(run) / "eval" / "parts" / f"{_key(weights, job)}.json" for job in jobs]
     todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if not part.exists()]
-    work = run_parallel([j for j, _ in todo], _work, processes=processes, desc=desc, unit="job", describe=lambda j: f"{j.task} seeds {j.seeds}")
+    work = run_parallel(
+        [j for j, _ in todo],
+        _work,
+        processes=processes,
+        desc=desc,
+        unit="job",
+        describe=lambda j: f"{j.task} seeds {j.seeds}",
+    )
     for (_, part), records in zip(todo, work, strict=True):
         part.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
@@ -125,7 +148,9 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
 
 def _key(weights: str, job: _Job) -> str:
     protocol = {**asdict(job.protocol), "tasks": None, "episodes": None, "text": dict(job.protocol.text).get(job.task)}
-    return hashlib.sha256(json.dumps([weights, protocol, job.task, job.seeds], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([weights, protocol, job.task, job.seeds], sort_keys=True).encode()).hexdigest()[
+        :16
+    ]
 
 
 @dataclass(frozen=True)
@@ -140,14 +165,20 @@ def _clip(job: _ClipJob) -> Episode:
     return play(job.run, job.protocol, job.task, [job.seed], pictures=True)[0]
 
 
-def clips(run: str | Path, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1) -> list[Episode]:
+def clips(
+    run: str | Path, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1
+) -> list[Episode]:
     """One success and up to `failures` failures a task, played again with pictures: the same seeds, the same episodes."""
     jobs = []
     for task in protocol.tasks:
         own = [r for r in records if r.task == task]
         chosen = [r for r in own if r.success][:1] + [r for r in own if not r.success][:failures]
         jobs += [_ClipJob(str(run), protocol, task, r.seed) for r in chosen]
-    return list(run_parallel(jobs, _clip, processes=processes, desc="clips", unit="clip", describe=lambda j: f"{j.task} seed {j.seed}"))
+    return list(
+        run_parallel(
+            jobs, _clip, processes=processes, desc="clips", unit="clip", describe=lambda j: f"{j.task} seed {j.seed}"
+        )
+    )
 
 
 def write_records(records: Sequence[Record], path: str | Path) -> None:

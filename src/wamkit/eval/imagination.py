@@ -42,7 +42,9 @@ class Imagination:
     def inverse_over_policy(self, seed: int = 0) -> Interval:
         """Inverse-dynamics error over policy error, on demonstrations, both against what was executed."""
         rows = self.imitate & np.isfinite(self.action_error["policy"])
-        return paired_ratio(self.action_error["inverse"][rows], self.action_error["policy"][rows], self.episode[rows], seed)
+        return paired_ratio(
+            self.action_error["inverse"][rows], self.action_error["policy"][rows], self.episode[rows], seed
+        )
 
     def demonstrations(self, query: str) -> tuple[Fidelity, np.ndarray]:
         """Scores of `query` on demonstration windows alone, and their episodes: what an expert will do can be foreseen
@@ -74,7 +76,9 @@ def observations(batch: Batch) -> list[Observation]:
     return [Observation(o, p, t) for o, p, t in zip(batch.obs.numpy(), batch.proprio.numpy(), batch.text, strict=True)]
 
 
-def imagine(model: Family, frames: Frames, *, stride: int = 4, seed: int = 0, steps: int | None = None, progress: bool = True) -> Imagination:
+def imagine(
+    model: Family, frames: Frames, *, stride: int = 4, seed: int = 0, steps: int | None = None, progress: bool = True
+) -> Imagination:
     """Asks `model` every query that it knows about every window of `frames` and scores the answers.
 
     All queries of a window share one noise, drawn from (seed, window), so that comparisons are paired.
@@ -102,11 +106,22 @@ def imagine(model: Family, frames: Frames, *, stride: int = 4, seed: int = 0, st
                 futures.setdefault(query, []).append(_score(batch, torch.from_numpy(out.future), spec.frame_offsets))
             if query is Query.FORWARD:
                 deaf = model.sample(obs, query, seed=seeds, steps=steps, actions=wrong).future
-                listening.append(moving_errors(batch.obs, batch.future, [torch.from_numpy(out.future), torch.from_numpy(deaf)], batch.frame_valid))
+                listening.append(
+                    moving_errors(
+                        batch.obs,
+                        batch.future,
+                        [torch.from_numpy(out.future), torch.from_numpy(deaf)],
+                        batch.frame_valid,
+                    )
+                )
         ceiling = model.reconstruct(batch)
         if ceiling is not None:
             futures.setdefault("ceiling", []).append(_score(batch, ceiling, spec.frame_offsets))
-    joined = Errors(np.concatenate([e.sums for e in listening], 1), np.concatenate([e.count for e in listening])) if listening else None
+    joined = (
+        Errors(np.concatenate([e.sums for e in listening], 1), np.concatenate([e.count for e in listening]))
+        if listening
+        else None
+    )
     return Imagination(
         episode=frames.episode[starts],
         imitate=frames.imitate[frames.episode[starts]],
@@ -123,5 +138,8 @@ def _score(batch: Batch, future: Tensor, offsets: tuple[int, ...]) -> Fidelity:
 def _action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:
     """Mean squared error of each row over its valid steps, NaN where there are none."""
     valid = batch.action_valid.numpy()[..., None]
-    total, count = (np.square(actions - batch.action.numpy()) * valid).sum((1, 2)), valid.sum((1, 2)) * actions.shape[-1]
+    total, count = (
+        (np.square(actions - batch.action.numpy()) * valid).sum((1, 2)),
+        valid.sum((1, 2)) * actions.shape[-1],
+    )
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)

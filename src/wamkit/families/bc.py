@@ -60,7 +60,9 @@ class BC(Family):
         x = self.normalizer.encode("action", label).reshape(B, self.action.length, -1)
         sigma = uniform_sigma(B, generator).to(x.device)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
-        context = self.context(canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text, generator)
+        context = self.context(
+            canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text, generator
+        )
         condition = self.action.condition(sigma)
         tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), condition)], 1)
         segments = [Segment(CONTEXT, context.shape[1]), Segment(ACTION, self.action.length)]

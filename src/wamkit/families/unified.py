@@ -74,7 +74,13 @@ class Unified(Family):
     """See the module's docstring."""
 
     name = "unified"
-    taxonomy = Taxonomy("joint / diffusion / unified / explicit", "frame latents", "one stream, joint attention", "trunk denoises", "joint")
+    taxonomy = Taxonomy(
+        "joint / diffusion / unified / explicit",
+        "frame latents",
+        "one stream, joint attention",
+        "trunk denoises",
+        "joint",
+    )
     queries = frozenset(Query)
     Config = UnifiedConfig
 
@@ -93,7 +99,10 @@ class Unified(Family):
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
-        return (Stage("codec", share, ("codec",), self.config.codec_lr), Stage("main", 1 - share, ("context", "future", "action", "still", "trunk")))
+        return (
+            Stage("codec", share, ("codec",), self.config.codec_lr),
+            Stage("main", 1 - share, ("context", "future", "action", "still", "trunk")),
+        )
 
     # ---------------------------------------------------------------------------------------------------------- training
 
@@ -124,7 +133,9 @@ class Unified(Family):
         sigma_a = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
         sigma_z = sigma_z.masked_fill(inverse, 0)
         policy_x = expert if self.config.policy_label == "expert" else executed
-        action_x = torch.where(joint.view(B, 1, 1), expert, executed) if self.config.joint_label == "expert" else executed
+        action_x = (
+            torch.where(joint.view(B, 1, 1), expert, executed) if self.config.joint_label == "expert" else executed
+        )
         eps_p, eps_a, eps_z = (torch.randn(x.shape, generator=generator).to(device) for x in (policy_x, action_x, z))
         streams = [
             (self.action, interpolate(policy_x, eps_p, sigma_p), sigma_p),
@@ -135,7 +146,10 @@ class Unified(Family):
         conditions = [self.still.expand(B, -1)] + [s.condition(sigma) for s, _, sigma in streams]
         tokens = [context] + [s.tokens(x, c) for (s, x, _), c in zip(streams, conditions[1:], strict=True)]
         segments = [Segment(CONTEXT, context.shape[1])]
-        segments += [Segment(n, s.length, draw=d) for n, s, d in ((ACTION, self.action, 0), (FUTURE, self.future, 1), (ACTION, self.action, 1))]
+        segments += [
+            Segment(n, s.length, draw=d)
+            for n, s, d in ((ACTION, self.action, 0), (FUTURE, self.future, 1), (ACTION, self.action, 1))
+        ]
         lengths = [s.length for s in segments]
         mask_LK = visibility(segments, self.config.program).to(device)
         # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
@@ -147,7 +161,9 @@ class Unified(Family):
         y, _ = self.trunk(torch.cat(tokens, 1), torch.stack(conditions, 1), lengths, mask_BLK.unsqueeze(1))
         _, y_p, y_z, y_a = y.split(lengths, 1)
 
-        action_valid = self._pack(batch.action_valid.unsqueeze(-1).expand_as(batch.action), raw=True) & batch.has_action.view(B, 1, 1)
+        action_valid = self._pack(
+            batch.action_valid.unsqueeze(-1).expand_as(batch.action), raw=True
+        ) & batch.has_action.view(B, 1, 1)
         frame_valid = batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
         error_p = (self.action.velocity(y_p) - (eps_p - policy_x)).square()
         error_a = (self.action.velocity(y_a) - (eps_a - action_x)).square()
@@ -169,7 +185,9 @@ class Unified(Family):
     # ---------------------------------------------------------------------------------------------------------- sampling
 
     def default_steps(self, query: Query) -> int:
-        return {Query.POLICY: self.config.policy_steps, Query.INVERSE: self.config.inverse_steps}.get(query, self.config.denoising_steps)
+        return {Query.POLICY: self.config.policy_steps, Query.INVERSE: self.config.inverse_steps}.get(
+            query, self.config.denoising_steps
+        )
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -179,7 +197,9 @@ class Unified(Family):
         start: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.
-        eps_a = row_noise(generators, (self.action.length, self.config.actions_per_token * self.spec.action_dim), device)
+        eps_a = row_noise(
+            generators, (self.action.length, self.config.actions_per_token * self.spec.action_dim), device
+        )
         eps_z = row_noise(generators, (self.cells, self.frames * self.codec.channels), device)
         if query in (Query.POLICY, Query.JOINT, Query.INVERSE):
             start[ACTION], schedules[ACTION] = eps_a, denoise(steps)
@@ -206,7 +226,9 @@ class Unified(Family):
         _, cache = self.trunk(context, self.still.view(1, 1, -1), [context.shape[1]])
         return cache, context.shape[1]
 
-    def _velocity(self, state: dict[str, Tensor], sigma: dict[str, float], cache: Cache, context_length: int) -> dict[str, Tensor]:
+    def _velocity(
+        self, state: dict[str, Tensor], sigma: dict[str, float], cache: Cache, context_length: int
+    ) -> dict[str, Tensor]:
         modules = {ACTION: self.action, FUTURE: self.future}
         names = [n for n in (FUTURE, ACTION) if n in state]
         conditions = [modules[n].condition(torch.full((1,), sigma[n], device=state[n].device)) for n in names]
@@ -214,7 +236,9 @@ class Unified(Family):
         segments = [Segment(CONTEXT, context_length)] + [Segment(n, modules[n].length) for n in names]
         mask_LK = visibility(segments, self.config.program)[context_length:].to(tokens[0].device)
         lengths = [s.length for s in segments[1:]]
-        y, _ = self.trunk(torch.cat(tokens, 1), torch.stack(conditions, 1), lengths, None if mask_LK.all() else mask_LK, cache)
+        y, _ = self.trunk(
+            torch.cat(tokens, 1), torch.stack(conditions, 1), lengths, None if mask_LK.all() else mask_LK, cache
+        )
         return {n: modules[n].velocity(part) for n, part in zip(names, y.split(lengths, 1), strict=True)}
 
     # ---------------------------------------------------------------------------------------------------------- packing

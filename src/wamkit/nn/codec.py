@@ -28,13 +28,18 @@ class FrameCodec(nn.Module):
         super().__init__()
         self.grid, self.channels, self.noise = grid, 4 * channels, noise
         self.patch = nn.Conv2d(6, 48, 4, stride=4)
-        self.encoder = nn.Sequential(Downsample(48, 64), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, channels, 1))
+        self.encoder = nn.Sequential(
+            Downsample(48, 64), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, channels, 1)
+        )
         self.now16, self.now8 = nn.Conv2d(3, width, 4, stride=4), Downsample(width, 64)
         self.place16 = nn.Parameter(torch.zeros(1, width, 4 * grid[0], 4 * grid[1]))
         self.place8 = nn.Parameter(torch.zeros(1, 64, 2 * grid[0], 2 * grid[1]))
         self.up8, self.mix8 = nn.Conv2d(channels + 64, 96, 3, padding=1), nn.Conv2d(96, 96, 3, padding=1)
         self.squeeze = nn.Conv2d(96, width // 2, 1)
-        self.up16, self.mix16 = nn.Conv2d(width // 2 + width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.up16, self.mix16 = (
+            nn.Conv2d(width // 2 + width, width, 3, padding=1),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
         self.norm8, self.norm16 = nn.GroupNorm(8, 96), nn.GroupNorm(8, width)
         self.out = nn.Conv2d(width, 4 * 16, 3, padding=1)
         self.to(memory_format=torch.channels_last)

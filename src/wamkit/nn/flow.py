@@ -50,7 +50,9 @@ def hold(sigma: float, steps: int) -> tuple[float, ...]:
     return (float(sigma),) * (steps + 1)
 
 
-def euler(velocity: Velocity, start: Mapping[str, Tensor], schedules: Mapping[str, tuple[float, ...]]) -> dict[str, Tensor]:
+def euler(
+    velocity: Velocity, start: Mapping[str, Tensor], schedules: Mapping[str, tuple[float, ...]]
+) -> dict[str, Tensor]:
     """Integrates every stream along its own schedule with Euler's method.
 
     velocity: maps (state, noise levels) to one velocity a moving stream, each of the stream's shape.

@@ -35,13 +35,17 @@ class PretrainedText(nn.Module):
         try:
             from transformers import AutoModel, AutoTokenizer
         except ImportError as e:
-            raise WamkitError("text.kind=pretrained needs the package transformers: pip install 'wamkit[pretrained]'") from e
+            raise WamkitError(
+                "text.kind=pretrained needs the package transformers: pip install 'wamkit[pretrained]'"
+            ) from e
         if not model:
             raise WamkitError("text.kind=pretrained needs text.model, a local path or a hub id")
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         encoder = AutoModel.from_pretrained(model).eval().requires_grad_(False)
         # Kept out of the module's parameters on purpose, see the docstring.
-        object.__setattr__(self, "encoder", getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder)
+        object.__setattr__(
+            self, "encoder", getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder
+        )
         self.project = nn.Linear(encoder.config.hidden_size, width)
 
     def forward(self, texts: list[str]) -> Float[Tensor, "B 1 D"]:

@@ -27,7 +27,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x_BLD: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         B, L, D = x_BLD.shape
         q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         if past is not None:
@@ -45,7 +47,9 @@ class Block(nn.Module):
         self.attention = Attention(width, heads)
         self.up, self.down = nn.Linear(width, mlp_ratio * width), nn.Linear(mlp_ratio * width, width)
 
-    def forward(self, x_BLD: Tensor, mod: list[Tensor], mask: Tensor | None, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(
+        self, x_BLD: Tensor, mod: list[Tensor], mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         scale1, shift1, scale2, shift2 = mod
         y, kv = self.attention(torch.addcmul(shift1, self.norm1(x_BLD), scale1), mask, past)
         x_BLD = x_BLD + y
@@ -83,7 +87,9 @@ class Trunk(nn.Module):
         past: Cache | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Cache]:
         mod_BS4D = self.modulation(F.silu(condition_BSD))
-        index = torch.repeat_interleave(torch.arange(len(lengths), device=x_BLD.device), torch.tensor(lengths, device=x_BLD.device))
+        index = torch.repeat_interleave(
+            torch.arange(len(lengths), device=x_BLD.device), torch.tensor(lengths, device=x_BLD.device)
+        )
         scale1, shift1, scale2, shift2 = (m.index_select(1, index) for m in mod_BS4D.chunk(4, -1))
         mod = [1 + scale1, shift1, 1 + scale2, shift2]
         cache: Cache = []
