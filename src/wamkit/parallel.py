@@ -56,6 +56,8 @@ def run_parallel(
     """
     if processes < 1:
         raise WamkitError(f"processes must be at least 1, found {processes}")
+    if not jobs:
+        return
     pool = _Pool(worker, min(processes, len(jobs)))
     ready: dict[int, R] = {}
     window, sent = 2 * processes, 0
