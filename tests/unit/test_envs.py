@@ -22,7 +22,7 @@ from wamkit.envs import (
     shared_reset_range,
 )
 from wamkit.envs.check import check_env
-from wamkit.envs.metaworld import INSTRUCTIONS
+from wamkit.envs.metaworld import INSTRUCTIONS, MetaWorldConfig
 from wamkit.types import ObservationError, WamkitError
 
 DRAWER = functools.partial(make_env, "metaworld", task="drawer-open-v3")
