@@ -23,6 +23,16 @@ lint: setup-dev
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
 
+# Opens what wamkit writes with the lerobot package itself, and the other way round, in an environment of its own.
+LEROBOT := .venv-lerobot/bin
+interop: setup
+	test -x $(LEROBOT)/python || $(PYTHON) -m venv .venv-lerobot
+	echo torch==2.13.0 > .venv-lerobot/constraints.txt
+	$(LEROBOT)/pip install --quiet -c .venv-lerobot/constraints.txt torch==2.13.0 numpy==2.2.6 'datasets>=4,<5' 'pandas<3' 'av>=15,<16' \
+	  pillow draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
+	$(LEROBOT)/pip install --quiet --no-deps lerobot==0.4.4
+	$(BIN)/python benchmarks/interop.py --python $(LEROBOT)/python
+
 setup: $(VENV)/.installed system
 setup-dev: $(VENV)/.installed-dev system
 
