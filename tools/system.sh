@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that MuJoCo can draw without a screen: the OSMesa library, unless MUJOCO_GL chooses another way.
 set -eu
+PATH=$PATH:/usr/sbin:/sbin
 [ "${MUJOCO_GL:-osmesa}" = osmesa ] || exit 0
 found() { ldconfig -p 2>/dev/null | grep -q libOSMesa; }
 found && exit 0
