@@ -51,10 +51,15 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` takes bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
     device: str = "cpu"
+    """Any device of torch."""
     threads: int = 2
+    """On a CPU: parts that each batch is divided into, with a thread and a core each. Part of the result's identity."""
     seed: int = 0
+    """Of initial weights, windows, noise."""
     save_every: int = 200
+    """Steps between checkpoints."""
     log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
