@@ -62,7 +62,6 @@ class _Job:
     protocol: Protocol
     task: str
     seeds: tuple[int, ...]
-    pictures: bool = False
 
 
 class _Told:
@@ -153,16 +152,8 @@ def _key(weights: str, job: _Job) -> str:
     ]
 
 
-@dataclass(frozen=True)
-class _ClipJob:
-    run: str
-    protocol: Protocol
-    task: str
-    seed: int
-
-
-def _clip(job: _ClipJob) -> Episode:
-    return play(job.run, job.protocol, job.task, [job.seed], pictures=True)[0]
+def _clip(job: _Job) -> Episode:
+    return play(job.run, job.protocol, job.task, job.seeds, pictures=True)[0]
 
 
 def clips(
@@ -173,10 +164,15 @@ def clips(
     for task in protocol.tasks:
         own = [r for r in records if r.task == task]
         chosen = [r for r in own if r.success][:1] + [r for r in own if not r.success][:failures]
-        jobs += [_ClipJob(str(run), protocol, task, r.seed) for r in chosen]
+        jobs += [_Job(str(run), protocol, task, (r.seed,)) for r in chosen]
     return list(
         run_parallel(
-            jobs, _clip, processes=processes, desc="clips", unit="clip", describe=lambda j: f"{j.task} seed {j.seed}"
+            jobs,
+            _clip,
+            processes=processes,
+            desc="clips",
+            unit="clip",
+            describe=lambda j: f"{j.task} seed {j.seeds[0]}",
         )
     )
 
