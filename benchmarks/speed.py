@@ -23,7 +23,7 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
 from wamkit.checkpoint import load_checkpoint
 from wamkit.data.dataset import open_frames
@@ -46,6 +46,13 @@ class Args:
     """Training steps a round."""
     rounds: int = 5
     """Rounds, alternating between the two things compared; medians are reported."""
+
+
+# torch counts attention's products on a GPU only.
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -74,7 +81,9 @@ def fresh(args: Args, folder: str, threads: int) -> Trainer:
     model = build(run, spec, numbers)
     model.load_state_dict(saved.weights)
     frames, _ = open_frames(args.data)
-    return Trainer(model, frames, dataclasses.replace(run.train, threads=threads), Path(folder), {})
+    trainer = Trainer(model, frames, dataclasses.replace(run.train, threads=threads), Path(folder), {})
+    trainer.windows.features = trainer._features(model.stages()[-1], run.train.steps)
+    return trainer
 
 
 def step(args: Args, folder: str) -> None:
@@ -126,7 +135,7 @@ def arithmetic(args: Args, folder: str) -> None:
         p.requires_grad_(name.startswith(stage.prefixes))
     active = [p for p in ours.model.parameters() if p.requires_grad]
     batch = ours.windows.batch(0)
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         ours._gradients(batch, 0, stage, active, len(batch))
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     shares, flop = [], counter.get_total_flops()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -80,7 +81,7 @@ def _train(argv: Sequence[str]) -> None:
     options = dataclasses.make_dataclass("Train", fields, bases=(_kw(Train),), frozen=True, kw_only=True)
     args = tyro.cli(options, args=argv, prog="wamkit train", description=Train.__doc__)
     run = dataclasses.replace(run, model=args.model, window=args.window, train=args.train)
-    train_run(run, args.data, args.out)
+    train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]))
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 
 

@@ -332,7 +332,7 @@ def _report(
         ),
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
-            f"wamkit train --recipe metaworld-{model.name} --data DATA --out {run}",
+            *filter(None, [json.loads((run / "config.json").read_text()).get("command")]),
             f"wamkit eval {run} --episodes {protocol.episodes} --replan-every {protocol.replan_every}",
         ),
         versions=versions(),

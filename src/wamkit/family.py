@@ -59,6 +59,14 @@ class Family(nn.Module, ABC):
         """The phases of training, in order; shares sum to 1. One phase over all parameters unless overridden."""
         return (Stage("main", 1.0, ("",)),)
 
+    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """What the losses of `stage` read of a window that the stage's training cannot change: latents of a frozen codec.
+
+        Named tensors with one row a window. The trainer computes them once for all windows, where that is less work, and
+        hands them back in `batch.features`; `forward` computes them itself where they are missing. Nothing by default.
+        """
+        return {}
+
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Float[Tensor, " B"]]:
         """Named losses, one value a row, in raw units of the loss; a row that a loss does not concern holds 0.

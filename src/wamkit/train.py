@@ -30,6 +30,9 @@ from wamkit.run import TrainConfig
 from wamkit.types import Batch, WamkitError
 
 
+FEATURE_BYTES = 2**30
+
+
 class TrainingDiverged(WamkitError):
     """A loss or gradient is not finite; the message says which, when and after what."""
 
@@ -124,6 +127,7 @@ class Trainer:
         for name, p in self.model.named_parameters():
             p.requires_grad_(name.startswith(stage.prefixes))
         active = [p for p in self.model.parameters() if p.requires_grad]
+        self.windows.features = self._features(stage, end - start)
         prefetch = Prefetcher(self.windows.batch, self.step, end)
         try:
             while self.step < end:
@@ -160,6 +164,26 @@ class Trainer:
                     )
         finally:
             prefetch.close()
+
+    def _features(self, stage: Stage, steps: int) -> dict[str, np.ndarray]:
+        """`Family.features` of all windows; nothing where pictures are augmented, or where a stage of so many steps sees
+        fewer windows than there are, or where they would take more than FEATURE_BYTES: the family computes them then."""
+        self.windows.features, count, rows = {}, len(self.windows.frames), self.config.batch_size
+
+        @torch.no_grad()
+        def part(low: int) -> dict[str, np.ndarray]:
+            torch.set_num_threads(1)
+            batch = self.windows.gather(np.arange(low, min(low + rows, count))).to(self.config.device)
+            with self.autocast():
+                return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
+
+        if self.config.shift or count > steps * rows:
+            return {}
+        bytes_a_row = sum(v.nbytes / len(v) for v in part(0).values())
+        if not 0 < bytes_a_row * count <= FEATURE_BYTES:
+            return {}
+        parts = list(self.pool.map(part, range(0, count, rows)))
+        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
     def _check_weights(self) -> None:
         """Loss weights must name losses that exist: asks every stage once, on two rows."""

@@ -14,10 +14,11 @@ from wamkit.run import RunConfig, build, run_to_dict
 from wamkit.train import Trainer
 
 
-def train_run(run: RunConfig, data: Path, out: Path) -> Family:
+def train_run(run: RunConfig, data: Path, out: Path, command: str = "") -> Family:
     """Trains `run` on the store in `data` and writes the run folder `out`; continues it if it was begun.
 
-    config.json there holds the resolved configuration, shapes, statistics and where the data came from.
+    config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
+    that asked for it, if one did.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     frames, store = open_frames(data)
@@ -26,7 +27,7 @@ def train_run(run: RunConfig, data: Path, out: Path) -> Family:
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
     out.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(build(run, spec, numbers), frames, run.train, out, config)
-    atomic_write(out / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    atomic_write(out / "config.json", (json.dumps({"command": command} | config, indent=2) + "\n").encode())
     return trainer.run()
 
 

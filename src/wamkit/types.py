@@ -87,6 +87,7 @@ class Batch:
     action: float32 (B, A, a), what was executed.            action_expert: float32 (B, A, a), the clean label.
     action_valid: bool (B, A).                               text: B instructions.
     has_action: bool (B,), false for action-free video.      imitate: bool (B,), false for off-expert episodes.
+    features: what `Family.features` made of these windows, where the trainer computed it ahead; else empty.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -99,14 +100,15 @@ class Batch:
     text: list[str]
     has_action: Bool[Tensor, " B"]
     imitate: Bool[Tensor, " B"]
+    features: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.obs.shape[0]
 
     def map(self, function: Any) -> Batch:
         """Applies `function` to every tensor; the text stays."""
-        fields: dict[str, Any] = {k: v if isinstance(v, list) else function(v) for k, v in vars(self).items()}
-        return Batch(**fields)
+        fields: dict[str, Any] = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Batch(**fields, text=self.text, features={k: function(v) for k, v in self.features.items()})
 
     def rows(self, index: Tensor) -> Batch:
         """The rows at `index` (int64 (N,)), in that order."""

@@ -70,6 +70,17 @@ def test_every_parameter_of_a_stage_gets_a_finite_gradient(name, spec, normalize
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_features_made_ahead_change_nothing(name, spec, normalizer, batch):
+    """Losses are the same whether the trainer hands in what a frozen part made of the windows, or the family makes it."""
+    model = make(name, spec, normalizer)
+    for stage in model.stages():
+        ahead = dataclasses.replace(batch, features=model.features(batch, stage.name))
+        assert all(len(v) == len(batch) and not v.requires_grad for v in ahead.features.values())
+        a, b = (model(x, torch.Generator().manual_seed(1), stage.name) for x in (batch, ahead))
+        assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_do_not_influence_each_other(name, spec, normalizer, batch):
     """Perturbing row 0 leaves the losses of all other rows as they were."""
     model = make(name, spec, normalizer)

@@ -257,3 +257,19 @@ def test_no_frames_is_an_error():
     empty = dataclasses.replace(empty, episode=empty.episode[:0])
     with pytest.raises(WamkitError, match="no frames"):
         Windows(empty, SPEC, seed=0, batch_size=1)
+
+
+def test_features_are_computed_ahead_where_that_is_less_work(tmp_path):
+    """Each window's row is what the family makes of that window alone; a short stage or moving pictures get none."""
+    a = trainer(tmp_path / "a")
+    stage = a.model.stages()[-1]
+    table = a._features(stage, 12)["latents"]
+    assert len(table) == len(a.windows.frames)
+    a.windows.features = {"latents": table}
+    batch = a.windows.batch(3)
+    alone = a.model.features(dataclasses.replace(batch, features={}), stage.name)["latents"]
+    torch.testing.assert_close(batch.features["latents"], alone, rtol=1e-4, atol=1e-5)
+    assert a._features(a.model.stages()[0], 12) == {}
+    assert a._features(stage, 4) == {}, "36 windows, but only 32 rows to train on"
+    moving = trainer(tmp_path / "b", dataclasses.replace(SMALL, shift=2))
+    assert moving._features(stage, 12) == {}

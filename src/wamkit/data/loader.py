@@ -51,12 +51,14 @@ class Windows:
     A window is the current frame t, the frames at t + spec.frame_offsets, and the actions t .. t + spec.chunk - 1. Past
     the end of an episode, frames and actions repeat the last one and are marked invalid.
     `shift` is the largest random translation in pixels (edges repeat), the same for all frames of a window.
+    `features` are arrays with one row for each of the N windows, handed out with the batches.
     """
 
     def __init__(self, frames: Frames, spec: Spec, *, seed: int, batch_size: int, shift: int = 0):
         if len(frames) < 1:
             raise WamkitError("the data set has no frames to train on")
         self.frames, self.spec, self.seed, self.batch_size, self.shift = frames, spec, seed, batch_size, shift
+        self.features: dict[str, np.ndarray] = {}
         self._end = frames.ends()
         self._order = lru_cache(maxsize=2)(self._permutation)
 
@@ -98,6 +100,7 @@ class Windows:
             text=[f.text[e] for e in episode],
             has_action=tensor(f.has_action[episode]),
             imitate=tensor(f.imitate[episode]),
+            features={k: tensor(v[now]) for k, v in self.features.items()},
         )
 
 

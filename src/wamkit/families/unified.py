@@ -106,6 +106,11 @@ class Unified(Family):
 
     # ---------------------------------------------------------------------------------------------------------- training
 
+    @torch.no_grad()
+    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        """Latents of the future: the main stage does not change the codec."""
+        return {"latents": self._encode(batch.future, canvas(batch.obs))} if stage == "main" else {}
+
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         now = canvas(batch.obs)
         return self._codec_loss(batch, now, generator) if stage == "codec" else self._main_losses(batch, now, generator)
@@ -121,8 +126,7 @@ class Unified(Family):
 
     def _main_losses(self, batch: Batch, now: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         B, device = len(batch), now.device
-        with torch.no_grad():
-            z = self._encode(batch.future, now)
+        z = (batch.features or self.features(batch, "main"))["latents"]
         executed = self._pack(batch.action)
         expert = self._pack(batch.action_expert)
         mode = self._draw_modes(batch, generator).to(device)
