@@ -82,7 +82,7 @@ def fresh(args: Args, folder: str, threads: int) -> Trainer:
     model.load_state_dict(saved.weights)
     frames, _ = open_frames(args.data)
     trainer = Trainer(model, frames, dataclasses.replace(run.train, threads=threads), Path(folder), {})
-    trainer.windows.features = trainer._features(model.stages()[-1], run.train.steps)
+    trainer.prepare(model.stages()[-1], run.train.steps)
     return trainer
 
 

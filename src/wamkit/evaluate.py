@@ -310,6 +310,7 @@ def _report(
     ]
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
+    trained = json.loads((run / "config.json").read_text()).get("command")
     played = clips(run, protocol, records, processes=processes)
     imagined, stills = _imagined(model, frames)
     source, minutes = saved.config["source"], saved.extra["elapsed_s"] / 60
@@ -332,7 +333,7 @@ def _report(
         ),
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
-            *filter(None, [json.loads((run / "config.json").read_text()).get("command")]),
+            *([trained] if trained else []),
             f"wamkit eval {run} --episodes {protocol.episodes} --replan-every {protocol.replan_every}",
         ),
         versions=versions(),

@@ -29,7 +29,7 @@ from wamkit.optim import Optimizer
 from wamkit.run import TrainConfig
 from wamkit.types import Batch, WamkitError
 
-
+# The most memory that features of all windows may take.
 FEATURE_BYTES = 2**30
 
 
@@ -127,7 +127,7 @@ class Trainer:
         for name, p in self.model.named_parameters():
             p.requires_grad_(name.startswith(stage.prefixes))
         active = [p for p in self.model.parameters() if p.requires_grad]
-        self.windows.features = self._features(stage, end - start)
+        self.prepare(stage, end - start)
         prefetch = Prefetcher(self.windows.batch, self.step, end)
         try:
             while self.step < end:
@@ -165,9 +165,12 @@ class Trainer:
         finally:
             prefetch.close()
 
-    def _features(self, stage: Stage, steps: int) -> dict[str, np.ndarray]:
-        """`Family.features` of all windows; nothing where pictures are augmented, or where a stage of so many steps sees
-        fewer windows than there are, or where they would take more than FEATURE_BYTES: the family computes them then."""
+    def prepare(self, stage: Stage, steps: int) -> None:
+        """Computes `Family.features` of all windows for a stage of so many steps, which batches then carry.
+
+        Not where pictures are augmented, where the stage sees fewer windows than there are, or where the features would
+        take more than FEATURE_BYTES: then the family computes them at every step.
+        """
         self.windows.features, count, rows = {}, len(self.windows.frames), self.config.batch_size
 
         @torch.no_grad()
@@ -178,12 +181,12 @@ class Trainer:
                 return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
 
         if self.config.shift or count > steps * rows:
-            return {}
-        bytes_a_row = sum(v.nbytes / len(v) for v in part(0).values())
-        if not 0 < bytes_a_row * count <= FEATURE_BYTES:
-            return {}
-        parts = list(self.pool.map(part, range(0, count, rows)))
-        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+            return
+        first = self.pool.submit(part, 0).result()
+        if sum(v.nbytes / len(v) for v in first.values()) * count > FEATURE_BYTES or not first:
+            return
+        parts = [first, *self.pool.map(part, range(rows, count, rows))]
+        self.windows.features = {k: np.concatenate([p[k] for p in parts]) for k in first}
 
     def _check_weights(self) -> None:
         """Loss weights must name losses that exist: asks every stage once, on two rows."""

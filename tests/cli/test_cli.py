@@ -56,6 +56,7 @@ def test_the_whole_job(job, capsys):
     )
     page = (run / "eval/report.html").read_text()
     assert "<video" in page and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert f"wamkit train --data {job / 'data'} --out {run}" in page
     parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
     assert parts and main(evaluate) == 0
     assert parts == {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}

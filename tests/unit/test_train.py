@@ -263,13 +263,15 @@ def test_features_are_computed_ahead_where_that_is_less_work(tmp_path):
     """Each window's row is what the family makes of that window alone; a short stage or moving pictures get none."""
     a = trainer(tmp_path / "a")
     stage = a.model.stages()[-1]
-    table = a._features(stage, 12)["latents"]
-    assert len(table) == len(a.windows.frames)
-    a.windows.features = {"latents": table}
+    a.prepare(stage, 12)
+    assert len(a.windows.features["latents"]) == len(a.windows.frames)
     batch = a.windows.batch(3)
     alone = a.model.features(dataclasses.replace(batch, features={}), stage.name)["latents"]
     torch.testing.assert_close(batch.features["latents"], alone, rtol=1e-4, atol=1e-5)
-    assert a._features(a.model.stages()[0], 12) == {}
-    assert a._features(stage, 4) == {}, "36 windows, but only 32 rows to train on"
+    a.prepare(a.model.stages()[0], 12)
+    assert a.windows.features == {}
+    a.prepare(stage, 4)
+    assert a.windows.features == {}, "36 windows, but only 32 rows to train on"
     moving = trainer(tmp_path / "b", dataclasses.replace(SMALL, shift=2))
-    assert moving._features(stage, 12) == {}
+    moving.prepare(stage, 12)
+    assert moving.windows.features == {}
