@@ -17,7 +17,7 @@ RECIPES: Registry[Recipe] = Registry("recipe", "wamkit.recipes")
 @RECIPES.register("metaworld-unified")
 def metaworld_unified() -> RunConfig:
     """The main job: a World Action Model that learns four MetaWorld tasks in minutes on two CPU cores."""
-    return RunConfig("unified", UnifiedConfig(), WindowConfig(), TrainConfig())
+    return RunConfig("unified", UnifiedConfig(), WindowConfig(), TrainConfig(weights=(("future", 2.0),)))
 
 
 @RECIPES.register("metaworld-bc")

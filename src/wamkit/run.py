@@ -30,10 +30,10 @@ class WindowConfig:
 class TrainConfig:
     """How a family is trained. The defaults are a few minutes on two CPU cores."""
 
-    steps: int = 1200
+    steps: int = 1700
     """All stages together."""
-    batch_size: int = 64
-    lr: float = 3e-3
+    batch_size: int = 32
+    lr: float = 5e-3
     """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
     final_lr: float = 0.02
     warmup: int = 50

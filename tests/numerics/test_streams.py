@@ -48,13 +48,12 @@ def test_no_leak_in_numbers(program):
     mask = visibility(segments, program)
     for p in trunk.parameters():
         torch.nn.init.normal_(p, std=0.2)
-    x, condition = torch.randn(1, len(mask), 32), torch.randn(1, len(segments), 32)
-    lengths = [s.length for s in segments]
-    base, _ = trunk(x, condition, lengths, mask)
+    x = torch.randn(1, len(mask), 32)
+    base, _ = trunk(x, mask)
     for source, where in spans().items():
         moved = x.clone()
         moved[:, where] += 1.0
-        out, _ = trunk(moved, condition, lengths, mask)
+        out, _ = trunk(moved, mask)
         for query, expected in zip(("A", "Z"), REACH[program], strict=True):
             assert torch.equal(out[:, spans()[query]], base[:, spans()[query]]) == (source not in expected), (
                 source,
@@ -77,8 +76,8 @@ def test_cache_equals_no_cache():
     mask = visibility(segments, Program.JOINT)
     for p in trunk.parameters():
         torch.nn.init.normal_(p, std=0.2)
-    x, condition = torch.randn(2, 9, 32), torch.randn(1, 3, 32)
-    whole, _ = trunk(x, condition, [3, 2, 4], mask)
-    _, cache = trunk(x[:, :3], condition[:, :1], [3])
-    part, _ = trunk(x[:, 3:], condition[:, 1:], [2, 4], mask[3:], cache)
+    x = torch.randn(2, 9, 32)
+    whole, _ = trunk(x, mask)
+    _, cache = trunk(x[:, :3])
+    part, _ = trunk(x[:, 3:], mask[3:], cache)
     torch.testing.assert_close(part, whole[:, 3:], rtol=1e-5, atol=1e-5)

@@ -51,7 +51,6 @@ class BC(Family):
         cells = (spec.height // 16) * (spec.width * spec.views // 16)
         self.context = ContextTokens(D, cells, spec.proprio_dim, build_text(c.text, D), c.proprio_noise)
         self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
-        self.still = torch.nn.Parameter(torch.zeros(D))
         self.trunk = Trunk(D, c.depth, c.heads)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
@@ -63,12 +62,10 @@ class BC(Family):
         context = self.context(
             canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text, generator
         )
-        condition = self.action.condition(sigma)
-        tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), condition)], 1)
+        tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), sigma)], 1)
         segments = [Segment(CONTEXT, context.shape[1]), Segment(ACTION, self.action.length)]
         mask_LK = visibility(segments, Program.DECOUPLED).to(x.device)
-        conditions = torch.stack([self.still.expand(B, -1), condition], 1)
-        y, _ = self.trunk(tokens, conditions, [s.length for s in segments], mask_LK)
+        y, _ = self.trunk(tokens, mask_LK)
         error = (self.action.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
         valid = batch.action_valid & (batch.has_action & batch.imitate).unsqueeze(1)
         return {"policy": masked_mean(error, valid.unsqueeze(-1).expand_as(batch.action).reshape(x.shape))}
@@ -77,12 +74,11 @@ class BC(Family):
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> tuple[Tensor | None, Tensor | None]:
         context = self.context(canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text)
-        _, cache = self.trunk(context, self.still.view(1, 1, -1), [context.shape[1]])
+        _, cache = self.trunk(context)
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            condition = self.action.condition(torch.full((1,), sigma[ACTION], device=context.device))
-            tokens = self.action.tokens(state[ACTION], condition)
-            y, _ = self.trunk(tokens, condition.unsqueeze(1), [self.action.length], None, cache)
+            level = torch.full((1,), sigma[ACTION], device=context.device)
+            y, _ = self.trunk(self.action.tokens(state[ACTION], level), None, cache)
             return {ACTION: self.action.velocity(y)}
 
         width = self.config.actions_per_token * self.spec.action_dim

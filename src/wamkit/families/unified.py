@@ -43,8 +43,8 @@ class UnifiedConfig:
     heads: int = 4
     codec_channels: int = 8
     """Latent numbers an 8x8-pixel cell of a future frame."""
-    codec_lr: float = 1.33
-    """The codec's learning rate, as a multiple of train.lr: convolutions bear a higher one than the trunk."""
+    codec_lr: float = 0.8
+    """The codec's learning rate, as a multiple of train.lr."""
     codec_share: float = 0.3
     """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 4
@@ -94,14 +94,13 @@ class Unified(Family):
         self.codec = FrameCodec(grid, c.codec_channels)
         self.future = NoisyStream(self.frames * self.codec.channels, self.cells, D)
         self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
-        self.still = torch.nn.Parameter(torch.zeros(D))  # the context's condition: it is always clean
         self.trunk = Trunk(D, c.depth, c.heads)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
         return (
             Stage("codec", share, ("codec",), self.config.codec_lr),
-            Stage("main", 1 - share, ("context", "future", "action", "still", "trunk")),
+            Stage("main", 1 - share, ("context", "future", "action", "trunk")),
         )
 
     # ---------------------------------------------------------------------------------------------------------- training
@@ -147,8 +146,7 @@ class Unified(Family):
             (self.action, interpolate(action_x, eps_a, sigma_a), sigma_a),
         ]
         context = self.context(now, self.normalizer.encode("proprio", batch.proprio), batch.text, generator)
-        conditions = [self.still.expand(B, -1)] + [s.condition(sigma) for s, _, sigma in streams]
-        tokens = [context] + [s.tokens(x, c) for (s, x, _), c in zip(streams, conditions[1:], strict=True)]
+        tokens = [context] + [self._tokens(s, x, sigma, context) for s, x, sigma in streams]
         segments = [Segment(CONTEXT, context.shape[1])]
         segments += [
             Segment(n, s.length, draw=d)
@@ -162,7 +160,7 @@ class Unified(Family):
         own_LK = torch.zeros_like(mask_LK)
         own_LK[-self.action.length :, -self.action.length :] = True
         mask_BLK = mask_LK & (own_LK | ~absent_BK.unsqueeze(1))
-        y, _ = self.trunk(torch.cat(tokens, 1), torch.stack(conditions, 1), lengths, mask_BLK.unsqueeze(1))
+        y, _ = self.trunk(torch.cat(tokens, 1), mask_BLK.unsqueeze(1))
         _, y_p, y_z, y_a = y.split(lengths, 1)
 
         action_valid = self._pack(
@@ -213,8 +211,10 @@ class Unified(Family):
             start[ACTION], schedules[ACTION] = self._pack(batch.action), hold(0, steps)
         if query is Query.INVERSE:
             start[FUTURE], schedules[FUTURE] = self._encode(batch.future, now), hold(0, steps)
-        cache, context_length = self._prefill(batch, now)
-        final = euler(lambda x, s: self._velocity(x, s, cache, context_length), start, schedules)
+        # The context sees no one but itself, so one pass serves every denoising step.
+        context = self.context(now, self.normalizer.encode("proprio", batch.proprio), batch.text)
+        _, cache = self.trunk(context)
+        final = euler(lambda x, s: self._velocity(x, s, context, cache), start, schedules)
         actions = self._unpack(final[ACTION]) if query in (Query.POLICY, Query.JOINT, Query.INVERSE) else None
         future = self._decode(final[FUTURE], now) if query in (Query.VIDEO, Query.JOINT, Query.FORWARD) else None
         return actions, future
@@ -224,26 +224,23 @@ class Unified(Family):
         now = canvas(batch.obs)
         return self._decode(self._encode(batch.future, now), now)
 
-    def _prefill(self, batch: Batch, now: Tensor) -> tuple[Cache, int]:
-        """The context's keys and values: it sees no one but itself, so one pass serves every denoising step."""
-        context = self.context(now, self.normalizer.encode("proprio", batch.proprio), batch.text)
-        _, cache = self.trunk(context, self.still.view(1, 1, -1), [context.shape[1]])
-        return cache, context.shape[1]
+    def _tokens(self, stream: NoisyStream, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        """A future token starts from the present picture's token of its cell, so that the trunk works out what changes."""
+        tokens = stream.tokens(x, sigma)
+        return tokens + context[:, : self.cells] if stream is self.future else tokens
 
     def _velocity(
-        self, state: dict[str, Tensor], sigma: dict[str, float], cache: Cache, context_length: int
+        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, cache: Cache
     ) -> dict[str, Tensor]:
         modules = {ACTION: self.action, FUTURE: self.future}
         names = [n for n in (FUTURE, ACTION) if n in state]
-        conditions = [modules[n].condition(torch.full((1,), sigma[n], device=state[n].device)) for n in names]
-        tokens = [modules[n].tokens(state[n], c) for n, c in zip(names, conditions, strict=True)]
-        segments = [Segment(CONTEXT, context_length)] + [Segment(n, modules[n].length) for n in names]
-        mask_LK = visibility(segments, self.config.program)[context_length:].to(tokens[0].device)
-        lengths = [s.length for s in segments[1:]]
-        y, _ = self.trunk(
-            torch.cat(tokens, 1), torch.stack(conditions, 1), lengths, None if mask_LK.all() else mask_LK, cache
-        )
-        return {n: modules[n].velocity(part) for n, part in zip(names, y.split(lengths, 1), strict=True)}
+        levels = {n: torch.full((1,), sigma[n], device=context.device) for n in names}
+        tokens = [self._tokens(modules[n], state[n], levels[n], context) for n in names]
+        segments = [Segment(CONTEXT, context.shape[1])] + [Segment(n, modules[n].length) for n in names]
+        mask_LK = visibility(segments, self.config.program)[context.shape[1] :].to(context.device)
+        y, _ = self.trunk(torch.cat(tokens, 1), None if mask_LK.all() else mask_LK, cache)
+        parts = y.split([modules[n].length for n in names], 1)
+        return {n: modules[n].velocity(part) for n, part in zip(names, parts, strict=True)}
 
     # ---------------------------------------------------------------------------------------------------------- packing
 

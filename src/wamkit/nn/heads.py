@@ -10,7 +10,7 @@ from wamkit.nn.trunk import sigma_features
 
 
 class NoisyStream(nn.Module):
-    """One diffused stream of `length` tokens with `channels` numbers each: embedding, noise-level condition, velocity head."""
+    """One diffused stream of `length` tokens with `channels` numbers each: embedding and velocity head."""
 
     def __init__(self, channels: int, length: int, width: int):
         super().__init__()
@@ -22,13 +22,9 @@ class NoisyStream(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def tokens(self, x_BLc: Float[Tensor, "B L c"], condition_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B L D"]:
-        """Noisy values to tokens that know their position and their noise level."""
-        return self.embed(x_BLc) + self.position + condition_BD.unsqueeze(1)
-
-    def condition(self, sigma_B: Float[Tensor, " B"]) -> Float[Tensor, "B D"]:
-        """The conditioning vector of a noise level in [0, 1]."""
-        return self.level(sigma_features(sigma_B, self.width))
+    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"]) -> Float[Tensor, "B L D"]:
+        """Noisy values to tokens that know their position and their noise level in [0, 1] (one a row, or one for all)."""
+        return self.embed(x_BLc) + self.position + self.level(sigma_features(sigma_B, self.width)).unsqueeze(1)
 
     def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
         """Trunk outputs to velocities eps - x."""
