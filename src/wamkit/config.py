@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import enum
 import json
+import math
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +36,19 @@ def nearest(name: object, options: Iterable[str]) -> str:
     """ " (did you mean 'x'?)" for the option closest to `name`, or "" when none is close; made to be appended."""
     match = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def within(config: Any, **bounds: tuple[float, float]) -> None:
+    """Raises ConfigError naming the field where a number of `config` is not in its closed interval: within(c, steps=(1, inf)).
+
+    A tuple of numbers must hold one at least, all of them inside.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or not all(low <= x <= high for x in numbers):
+            limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            raise ConfigError(f"{name} = {value}: must be {limits}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

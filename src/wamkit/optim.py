@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +12,20 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix to each of a stack (..., n, m), roughly, by Newton-Schulz iteration.
 
     Singular values end in about [0.7, 1.2], which is enough. Source: Jordan et al. 2024, "Muon", coefficients included.
-    In float32: torch's own Muon computes in bfloat16, which a processor without such units does ten times slower.
+    In float32: torch's own Muon computes in bfloat16, which a processor without such units does ten times slower. Every
+    step multiplies x by a polynomial of its Gram matrix, and these commute, so the iteration runs on the small Gram matrix
+    alone and x is multiplied once: the same result, in half the arithmetic for a matrix four times as wide as high.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
     x = g.mT if tall else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    gram, factor = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        p = b * gram + c * gram @ gram
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        factor, gram = p @ factor, p @ gram @ p
+    x = factor @ x
     return x.mT if tall else x
 
 
@@ -48,27 +53,32 @@ class Muon(torch.optim.Optimizer):
 class Optimizer:
     """Muon for parameters named by `matrices`, AdamW for the others.
 
-    `parts` are the optimisers of torch that it is made of, for saving and loading their states.
+    `parts` are the optimisers of torch that it is made of, for saving and loading their states: AdamW, and the matrices
+    dealt out to `threads` Muons of equal work, so that they can be stepped side by side. Dealing changes no result.
     """
 
     def __init__(
-        self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), fused: bool = True
+        self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), threads: int = 1
     ):
         chosen = set(matrices)
         named = list(model.named_parameters())
         rest, muon = [p for n, p in named if n not in chosen], [p for n, p in named if n in chosen]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=fused)
+            torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         ]
-        if muon:
-            self.parts.append(Muon(muon, lr, weight_decay=weight_decay))
+        muon.sort(key=lambda p: tuple(p.shape))  # each hand gets some of every shape
+        hands = [muon[i::threads] for i in range(threads)]
+        self.parts += [Muon(hand, lr, weight_decay=weight_decay) for hand in hands if hand]
 
-    def step(self, lr: float) -> None:
-        """One step of every part at learning rate `lr`; parameters without a gradient stay as they are."""
+    def step(self, lr: float, run: Callable[..., Iterable[None]] = map) -> None:
+        """One step of every part at learning rate `lr`; parameters without a gradient stay as they are.
+
+        `run` maps a function over the parts: the builtin, or a thread pool's.
+        """
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
-            part.step()
+        list(run(lambda part: part.step(), self.parts))
 
     def zero_grad(self) -> None:
         """Drops all gradients."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,12 @@ class WindowConfig:
     chunk: int = 16
     """Actions a window."""
     frame_offsets: tuple[int, ...] = (8, 16)
-    """Steps ahead at which futures are imagined."""
+    """Steps ahead at which futures are imagined, ascending; at most `chunk`, since actions decide what is seen."""
+
+    def __post_init__(self) -> None:
+        cfg.within(self, chunk=(1, inf), frame_offsets=(1, self.chunk))
+        if list(self.frame_offsets) != sorted(set(self.frame_offsets)):
+            raise cfg.ConfigError(f"frame_offsets = {self.frame_offsets}: must ascend")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,12 @@ class TrainConfig:
     """Steps between checkpoints."""
     log_every: int = 10
     """Steps between rows of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        count, tiny = (1, inf), 1e-12
+        cfg.within(self, steps=count, batch_size=count, threads=count, save_every=count, log_every=count)
+        cfg.within(self, lr=(tiny, inf), clip=(tiny, inf), final_lr=(0, 1), ema=(0, 1))
+        cfg.within(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, inf))
 
 
 @dataclass(frozen=True)

@@ -92,17 +92,21 @@ class Trainer:
             if config.optimizer == "muon"
             else []
         )
-        self.optimizer = Optimizer(model, lr=config.lr, weight_decay=config.weight_decay, matrices=matrices)
+        # On a CPU the batch is divided among threads with one core each: operators release the interpreter's lock, and
+        # two such threads are twice as fast as one, while two threads inside each operator gave 1.4 times (docs/LOG.md).
+        self.parts = min(config.threads, config.batch_size) if config.device == "cpu" else 1
+        self.pool = ThreadPoolExecutor(self.parts, initializer=torch.set_num_threads, initargs=(1,))
+        self.optimizer = Optimizer(
+            model, lr=config.lr, weight_decay=config.weight_decay, matrices=matrices, threads=self.parts
+        )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
         self.elapsed_s = 0.0
         self.weights = dict(config.weights)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
-        self.autocast = lambda: torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=bf16)
-        # On a CPU the batch is divided among threads with one core each: operators release the interpreter's lock, and
-        # two such threads are twice as fast as one, while two threads inside each operator gave 1.4 times (docs/LOG.md).
-        self.parts = min(config.threads, config.batch_size) if config.device == "cpu" else 1
-        self.pool = ThreadPoolExecutor(self.parts)
+        # Without autocast's cache of cast weights: all threads share it, and whichever leaves first empties it for the others,
+        # so that where gradients are rounded would depend on their timing.
+        self.autocast = lambda: torch.autocast(config.device.split(":")[0], torch.bfloat16, bf16, cache_enabled=False)
 
     # ------------------------------------------------------------------------------------------------------------- loop
 
@@ -112,15 +116,18 @@ class Trainer:
         Raises TrainingDiverged, or Interrupted after saving when SIGINT or SIGTERM arrived.
         """
         self.out.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(self.config.threads)  # of this thread, for the optimiser; the pool's have one each
-        self._check_weights()
-        self._resume()
-        with _stop_signals() as stopped, _metrics(self.out, self.step) as log, self._bar() as bar:
+        with _one_thread(), _stop_signals() as stopped:
+            self._check_weights()
+            self._resume()
+            self._run_stages(stopped)
+        self.model.load_state_dict(self.average)
+        return self.model.eval()
+
+    def _run_stages(self, stopped: list[str]) -> None:
+        with _metrics(self.out, self.step) as log, self._bar() as bar:
             for stage, start, end in stage_spans(self.model.stages(), self.config.steps):
                 if self.step < end:
                     self._run_stage(stage, start, end, log, bar, stopped)
-        self.model.load_state_dict(self.average)
-        return self.model.eval()
 
     def _run_stage(self, stage: Stage, start: int, end: int, log: _Log, bar: tqdm, stopped: list[str]) -> None:
         self.model.train()
@@ -175,7 +182,6 @@ class Trainer:
 
         @torch.no_grad()
         def part(low: int) -> dict[str, np.ndarray]:
-            torch.set_num_threads(1)
             batch = self.windows.gather(np.arange(low, min(low + rows, count))).to(self.config.device)
             with self.autocast():
                 return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
@@ -215,7 +221,7 @@ class Trainer:
         values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
         if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
             raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
-        self.optimizer.step(lr)
+        self.optimizer.step(lr, self.pool.map)
         self.optimizer.zero_grad()
         # A young average must not remember the initialisation: its memory grows with the stage.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
@@ -228,7 +234,6 @@ class Trainer:
         self, part: Batch, index: int, stage: Stage, active: list[Tensor], rows: int
     ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """Losses by name and gradients of their weighted sum over `part`, divided by the `rows` of the whole batch."""
-        torch.set_num_threads(1)
         seed = np.random.SeedSequence((self.config.seed, self.step, index)).generate_state(1, np.uint64)[0] >> 1
         with self.autocast():
             losses_B = self.model(part, torch.Generator().manual_seed(int(seed)), stage.name)
@@ -310,6 +315,17 @@ def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
             yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
         yield path
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside each operator: the pool's threads have the cores, and idle helpers of OpenMP would spin on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -81,6 +81,20 @@ def test_features_made_ahead_change_nothing(name, spec, normalizer, batch):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_losses_in_bfloat16_are_those_of_float32_but_for_rounding(name, spec, normalizer, batch):
+    """Trained where the processor multiplies bfloat16, a family computes its losses in float32, with finite gradients."""
+    model = make(name, spec, normalizer)
+    exact = losses(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = losses(model, batch)
+    for key, value in rounded.items():
+        assert value.dtype is torch.float32, key
+        torch.testing.assert_close(value, exact[key], rtol=0.1, atol=0.02)
+    sum(v.sum() for v in rounded.values()).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_rows_do_not_influence_each_other(name, spec, normalizer, batch):
     """Perturbing row 0 leaves the losses of all other rows as they were."""
     model = make(name, spec, normalizer)

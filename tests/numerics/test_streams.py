@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, closure, visibility
-from wamkit.nn.trunk import Trunk
+from wamkit.nn.trunk import Trunk, attend
 
 C, Z, ZC = Segment(CONTEXT, 3), Segment(FUTURE, 4), Segment(FUTURE, 4, clean=True)
 A, AC = Segment(ACTION, 2), Segment(ACTION, 2, clean=True)
@@ -66,6 +66,22 @@ def test_draws_share_the_context_alone():
     mask = visibility(segments, Program.JOINT)
     assert not mask[3:5, 5:].any() and not mask[5:, 3:5].any()
     assert mask[:, :3].all() and mask[5:, 5:].all()
+
+
+def test_attention_in_bfloat16_is_attention():
+    """What is written out for bfloat16 on a CPU gives what torch's fused kernel gives, forward and backward."""
+    g = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, n, 8, generator=g, requires_grad=True) for n in (5, 7, 7))
+    mask = torch.rand(2, 1, 5, 7, generator=g) > 0.4
+    mask[..., 0] = True
+    bias = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+    weight = torch.randn(2, 2, 5, 8, generator=g)
+    exact = attend(q, k, v, bias)
+    low = attend(*(x.bfloat16() for x in (q, k, v)), bias.bfloat16())
+    torch.testing.assert_close(low.float(), exact, rtol=0.03, atol=0.03)
+    a, b = (torch.autograd.grad((y.float() * weight).sum(), (q, k, v)) for y in (exact, low))
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(y, x, rtol=0.05, atol=0.06)
 
 
 def test_cache_equals_no_cache():

@@ -23,6 +23,7 @@ from wamkit.config import (
     to_dict,
     to_json,
 )
+from wamkit.run import TrainConfig, WindowConfig
 from wamkit.types import Query, WamkitError
 
 
@@ -223,3 +224,18 @@ def test_nearest() -> None:
     options = ["button-press-topdown-v3", "drawer-open-v3", "window-close-v3"]
     assert nearest("drawer-opne-v3", options) == " (did you mean 'drawer-open-v3'?)"
     assert nearest("zzz", options) == ""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TrainConfig(steps=0), "steps = 0: must be at least 1"),
+        (lambda: TrainConfig(final_lr=2.0), "final_lr = 2.0: must be between 0 and 1"),
+        (lambda: WindowConfig(frame_offsets=()), r"frame_offsets = \(\): must be between 1 and 16"),
+        (lambda: WindowConfig(chunk=4, frame_offsets=(2, 8)), r"frame_offsets = \(2, 8\): must be between 1 and 4"),
+        (lambda: WindowConfig(frame_offsets=(8, 4)), "must ascend"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()

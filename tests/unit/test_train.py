@@ -22,12 +22,13 @@ from wamkit.families.bc import BC, BCConfig
 from wamkit.families.unified import Unified, UnifiedConfig
 from wamkit.family import Stage
 from wamkit.nn.tokens import Normalizer
+from wamkit.optim import Optimizer, orthogonalise
 from wamkit.run import TrainConfig
 from wamkit.train import Trainer, TrainingDiverged, learning_rate, native_bf16, stage_spans
 from wamkit.types import Spec, WamkitError
 
 SPEC = Spec(cameras=("top",), height=16, width=16, proprio_dim=2, action_dim=2, chunk=4, frame_offsets=(2, 4))
-SMALL = TrainConfig(steps=12, batch_size=8, threads=2, save_every=4, log_every=1, warmup=2)
+SMALL = TrainConfig(steps=12, batch_size=8, threads=2, save_every=4, log_every=1, warmup=2, precision="fp32")
 
 
 def frames(episodes: int = 4, length: int = 9, seed: int = 0) -> Frames:
@@ -78,12 +79,14 @@ def test_training_is_deterministic_and_learns(tmp_path, optimizer):
     assert not same(state(tmp_path / "a"), state(tmp_path / "c"))
 
 
-def test_resumed_equals_uninterrupted(tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_equals_uninterrupted(tmp_path, precision):
     """Stopped after every checkpoint in turn, in the first stage and in the second: the final weights agree to the bit."""
-    trainer(tmp_path / "whole").run()
+    config = dataclasses.replace(SMALL, precision=precision)
+    trainer(tmp_path / "whole", config).run()
     out = tmp_path / "parts"
     for _ in range(3):
-        t = trainer(out)
+        t = trainer(out, config)
         save, count = t._save, []
 
         def stop_after_one(save=save, count=count):
@@ -94,10 +97,49 @@ def test_resumed_equals_uninterrupted(tmp_path):
         t._save = stop_after_one
         with pytest.raises(KeyboardInterrupt):
             t.run()
-    trainer(out).run()
+    trainer(out, config).run()
     assert same(state(tmp_path / "whole"), state(out))
     steps = [json.loads(x)["step"] for x in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
+
+
+def test_in_bfloat16_threads_do_not_decide_the_result(tmp_path):
+    """Six runs agree to the bit, though two threads share one process (autocast's cache once made them differ)."""
+    config = dataclasses.replace(SMALL, precision="bf16", steps=6)
+    runs = []
+    for i in range(6):
+        trainer(tmp_path / str(i), config).run()
+        runs.append(state(tmp_path / str(i)))
+    assert all(same(runs[0], other) for other in runs[1:])
+
+
+def test_muon_dealt_to_three_hands_gives_what_one_gives():
+    """How the matrices are dealt out to threads changes nothing; fp32 rounding of stacked products aside."""
+    weights = []
+    for threads in (1, 3):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(*(torch.nn.Linear(8, n, bias=False) for n in (8, 8, 32, 32, 8)))
+        names = [n for n, _ in model.named_parameters()]
+        optimizer = Optimizer(model, lr=0.1, weight_decay=0.0, matrices=names[:4], threads=threads)
+        assert len(optimizer.parts) == 1 + threads
+        for step in range(3):
+            for p in model.parameters():
+                p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
+            optimizer.step(0.1)
+        weights.append([p.detach().clone() for p in model.parameters()])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_orthogonalise_leaves_singular_vectors_and_evens_singular_values():
+    g = torch.Generator().manual_seed(0)
+    for shape in ((16, 64), (64, 16), (16, 16)):
+        x = torch.randn(3, *shape, generator=g)
+        u, _, vh = torch.linalg.svd(x, full_matrices=False)
+        core = u.mT @ orthogonalise(x) @ vh.mT
+        values = core.diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(core, torch.diag_embed(values), atol=1e-3, rtol=0)
+        assert values.max() < 1.25 and (values > 0.5).float().mean() > 0.9
 
 
 SCRIPT = """

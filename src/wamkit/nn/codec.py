@@ -47,7 +47,7 @@ class FrameCodec(nn.Module):
     def encode(self, future: Float[Tensor, "B 3 H W"], current: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
         """Pictures in [-1, 1] -> latents (B, tokens, channels), each token normalised to mean 0 and deviation 1."""
         pair = torch.cat([future, current], 1).contiguous(memory_format=torch.channels_last)
-        z = F.pixel_unshuffle(self.encoder(F.silu(self.patch(pair))), 2)
+        z = F.pixel_unshuffle(self.encoder(F.silu(self.patch(pair))).float(), 2)
         return F.layer_norm(z.flatten(2).transpose(1, 2), (self.channels,))
 
     def decode(self, z_BLc: Float[Tensor, "B L c"], current: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
@@ -59,7 +59,7 @@ class FrameCodec(nn.Module):
         x = self.squeeze(x + F.silu(self.mix8(x)))
         x = F.silu(self.norm16(self.up16(torch.cat([F.interpolate(x, scale_factor=2), now16], 1))))
         x = x + F.silu(self.mix16(x))
-        picture, keep = F.pixel_shuffle(self.out(x), 4).split([3, 1], 1)
+        picture, keep = F.pixel_shuffle(self.out(x).float(), 4).split([3, 1], 1)
         # Starts out as a copy of the current frame, which is already right for most pixels.
         return torch.lerp(picture, current, torch.sigmoid(keep + 2))
 

@@ -27,8 +27,8 @@ class NoisyStream(nn.Module):
         return self.embed(x_BLc) + self.position + self.level(sigma_features(sigma_B, self.width)).unsqueeze(1)
 
     def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
-        """Trunk outputs to velocities eps - x."""
-        return self.head(y_BLD)
+        """Trunk outputs to velocities eps - x, in float32 whatever precision the trunk computes in."""
+        return self.head(y_BLD).float()
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:

@@ -17,6 +17,17 @@ from torch import Tensor, nn
 Cache = list[tuple[Tensor, Tensor]]
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v for (B, heads, L, d) and a bias that broadcasts to (B, heads, L, K).
+
+    Written out for bfloat16 on a CPU: there the backward of torch's fused kernel is ten times slower (docs/LOG.md).
+    """
+    if q.device.type == "cpu" and q.dtype is torch.bfloat16:
+        score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        return torch.softmax(score if bias is None else score + bias, -1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
 class Attention(nn.Module):
     """Multi-head attention; keys and values of `past` (each (B, heads, P, D / heads)) come before the new ones."""
 
@@ -29,13 +40,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(
-        self, x_BLD: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+        self, x_BLD: Tensor, bias: Tensor | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         B, L, D = x_BLD.shape
         q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = attend(q, k, v, None if bias is None else bias.to(q.dtype))
         return self.out(y.transpose(1, 2).reshape(B, L, D)), (k, v)
 
 
@@ -64,9 +75,9 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, mlp_ratio * width), nn.Linear(mlp_ratio * width, width)
 
     def forward(
-        self, x_BLD: Tensor, mask: Tensor | None, past: tuple[Tensor, Tensor] | None
+        self, x_BLD: Tensor, bias: Tensor | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        y, kv = self.attention(self.norm1(x_BLD), mask, past)
+        y, kv = self.attention(self.norm1(x_BLD), bias, past)
         x_BLD = x_BLD + y
         return x_BLD + self.down(SquaredReLU.apply(self.up(self.norm2(x_BLD)))), kv
 
@@ -93,9 +104,15 @@ class Trunk(nn.Module):
         mask_LK: Bool[Tensor, "... L K"] | None = None,
         past: Cache | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Cache]:
+        # A bias, made once for all blocks: attention would make one of a mask in each, forward and backward.
+        bias = (
+            None
+            if mask_LK is None
+            else torch.zeros(mask_LK.shape, device=x_BLD.device).masked_fill_(~mask_LK, -math.inf)
+        )
         cache: Cache = []
         for i, block in enumerate(self.blocks):
-            x_BLD, kv = block(x_BLD, mask_LK, past[i] if past else None)
+            x_BLD, kv = block(x_BLD, bias, past[i] if past else None)
             cache.append(kv)
         return self.norm(x_BLD), cache
 
