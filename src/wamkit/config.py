@@ -47,7 +47,8 @@ def within(config: Any, **bounds: tuple[float, float]) -> None:
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
         if not numbers or not all(low <= x <= high for x in numbers):
-            limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+            limits = f"between {low:g} and {high:g}"
+            limits = f"at least {low:g}" if high == math.inf else f"at most {high:g}" if low == -math.inf else limits
             raise ConfigError(f"{name} = {value}: must be {limits}")
 
 

@@ -152,10 +152,21 @@ def query_batch(
         raise ObservationError("no observation was given")
     for i, row in enumerate(rows):
         check_observation(row, spec, f"observation {i}")
+        if len(row.past) != len(spec.past_offsets):
+            raise ObservationError(
+                f"observation {i}: past: the model looks back at the steps {spec.past_offsets}, so expected "
+                f"{len(spec.past_offsets)} observations (None before the episode began), got {len(row.past)}"
+            )
+        for offset, earlier in zip(spec.past_offsets, row.past, strict=True):
+            if earlier is not None:
+                check_observation(earlier, spec, f"observation {i}, {-offset} steps ago")
     picture = (spec.views, 3, spec.height, spec.width)
     a = _given("actions", actions, query is Query.FORWARD, (B, spec.chunk, spec.action_dim), np.floating, query)
     f = _given("future", future, query is Query.INVERSE, (B, F_, *picture), np.uint8, query)
     action = torch.from_numpy(a.astype(np.float32))
+    # Where there was nothing yet, the present stands in; families do not read what `past_valid` rules out.
+    past = [[p or row for p in row.past] for row in rows]
+    seen = lambda name, shape: np.array([[getattr(p, name) for p in ps] for ps in past]).reshape(B, -1, *shape)  # noqa: E731
     return Batch(
         obs=torch.from_numpy(np.stack([r.images for r in rows if r.images is not None])),
         future=torch.from_numpy(f.astype(np.uint8)),
@@ -164,6 +175,9 @@ def query_batch(
         action=action,
         action_expert=action,
         action_valid=torch.ones(B, spec.chunk, dtype=torch.bool),
+        past=torch.from_numpy(seen("images", picture).astype(np.uint8)),
+        past_proprio=torch.from_numpy(seen("proprio", (spec.proprio_dim,)).astype(np.float32)),
+        past_valid=torch.tensor([[p is not None for p in row.past] for row in rows], dtype=torch.bool),
         text=[r.text for r in rows],
         has_action=torch.ones(B, dtype=torch.bool),
         imitate=torch.ones(B, dtype=torch.bool),

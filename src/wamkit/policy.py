@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wamkit.family import Family, unsupported
-from wamkit.types import Observation, Query, UnsupportedQuery, WamkitError
+from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery, WamkitError
 
 
 @dataclass(frozen=True)
 class Session:
     """Where one robot is in its current chunk. Immutable: `Policy.act` returns the next one.
 
+    seed: of this session's noise.   step: actions taken so far.   queries: model queries so far.
     chunk: float32 (A, a) in the robot's units, or None before the first query.   used: actions of it already taken.
-    queries: model queries so far.   seed: of this session's noise.
+    seen: (step, observation) of those earlier steps that a coming query may look back at.
     """
 
     seed: int = 0
+    step: int = 0
+    queries: int = 0
     chunk: np.ndarray | None = None
     used: int = 0
-    queries: int = 0
+    seen: tuple[tuple[int, Observation], ...] = ()
 
 
 class Policy:
@@ -53,19 +56,38 @@ class Policy:
                 f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}"
             )
         self.model, self.replan_every, self.steps, self.seed = model, replan_every, steps, seed
+        self.past_offsets = model.spec.past_offsets
 
     def needs_images(self, session: Session | None) -> bool:
-        """Whether the next `act` looks at the pictures; inside a chunk it does not, and rendering can be saved."""
-        return session is None or session.chunk is None or session.used >= self.replan_every
+        """Whether the next `act` looks at the pictures, now or at a later query that looks back at them.
+
+        Inside a chunk it usually does not, and rendering can be saved.
+        """
+        step = 0 if session is None else session.step
+        return any((step - offset) % self.replan_every == 0 for offset in (0, *self.past_offsets))
 
     def act(self, obs: Observation, session: Session | None = None) -> tuple[np.ndarray, Session]:
         """The next action, float32 (a,) in the robot's units, and the session to pass back; None starts a new one."""
         session = session or Session(self.seed)
-        chunk = session.chunk
-        if chunk is None or self.needs_images(session):
+        chunk, used, queries, seen = session.chunk, session.used, session.queries, session.seen
+        if chunk is None or used >= self.replan_every:
             # One noise a query, the same for the same session seed: a replayed episode takes the same actions.
-            noise = int(np.random.SeedSequence((session.seed, session.queries)).generate_state(1, np.uint64)[0] >> 1)
-            answer = self.model.sample(obs, self.query, seed=[noise], steps=self.steps)
+            noise = int(np.random.SeedSequence((session.seed, queries)).generate_state(1, np.uint64)[0] >> 1)
+            looking = replace(obs, past=self._past(session))
+            answer = self.model.sample(looking, self.query, seed=[noise], steps=self.steps)
             assert answer.actions is not None  # both queries that a policy may ask give actions
-            chunk, session = answer.actions[0], Session(session.seed, None, 0, session.queries + 1)
-        return chunk[session.used], Session(session.seed, chunk, session.used + 1, session.queries)
+            chunk, used, queries = answer.actions[0], 0, queries + 1
+        if self.past_offsets:
+            if obs.images is not None:
+                seen = (*seen, (session.step, replace(obs, past=())))
+            seen = tuple((k, o) for k, o in seen if k > session.step + self.past_offsets[0])
+        return chunk[used], Session(session.seed, session.step + 1, queries, chunk, used + 1, seen)
+
+    def _past(self, session: Session) -> tuple[Observation | None, ...]:
+        """What the session saw at the steps that the model looks back at; None before its first step."""
+        seen, steps = dict(session.seen), [session.step + offset for offset in self.past_offsets]
+        if missing := [k for k in steps if k >= 0 and k not in seen]:
+            raise ObservationError(
+                f"the policy looks back at step {missing[0]}, but `act` got no images there: draw them where `needs_images` says so"
+            )
+        return tuple(seen.get(k) for k in steps)

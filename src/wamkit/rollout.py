@@ -55,7 +55,8 @@ def rollout(
     steps_after_success: recorded steps beyond the first success; None to go on regardless.
     record_images, record_snapshots: whether the episode gets pictures and one `Snapshot` for each row.
     imitate, noise: written into the episode.
-    `Episode.latency_s` holds the seconds of each call that looked at pictures: with a chunking policy, of each replanning.
+    `Episode.latency_s` holds the seconds of each call that looked at pictures; with a session that counts its `queries`, of
+    each that asked the model.
     Raises WamkitError when an action has the wrong shape or is not finite, or when nothing could be recorded.
     """
     recorder = _Recorder()
@@ -67,9 +68,9 @@ def rollout(
         for step in range(-skip, max_steps if max_steps is not None else _FOREVER):
             if record_snapshots and step >= 0:
                 recorder.snapshots.append(env.snapshot())
-            replans, started = _needs_images(actor, session), time.perf_counter()
+            looks, before, started = _needs_images(actor, session), session, time.perf_counter()
             action, session = actor.act(observation(raw, env.observation_space), session)
-            if replans and step >= 0:
+            if looks and step >= 0 and _asked(before, session):
                 recorder.latency_s.append(time.perf_counter() - started)
             action = _checked(action, env, actor, step)
             env.render_images = (record_images and step >= -1) or _needs_images(actor, session)
@@ -101,6 +102,11 @@ _FOREVER = 1_000_000_000
 def _needs_images(actor: Actor, session: Any) -> bool:
     needs = getattr(actor, "needs_images", None)
     return True if needs is None else bool(needs(session))
+
+
+def _asked(before: Any, after: Any) -> bool:
+    """Whether the model was asked between two sessions; True where they do not count."""
+    return getattr(after, "queries", 1) != getattr(before, "queries", 0)
 
 
 def _checked(action: np.ndarray | Action, env: Environment, actor: Actor, step: int) -> Action:

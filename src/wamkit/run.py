@@ -26,10 +26,16 @@ class WindowConfig:
     frame_offsets: tuple[int, ...] = (8, 16)
     """Steps ahead at which futures are imagined, ascending; at most `chunk`, since actions decide what is seen."""
 
+    past_offsets: tuple[int, ...] = ()
+    """Steps, negative and ascending, at which the model sees earlier observations too: -16 -8 is two of them."""
+
     def __post_init__(self) -> None:
         cfg.within(self, chunk=(1, inf), frame_offsets=(1, self.chunk))
-        if list(self.frame_offsets) != sorted(set(self.frame_offsets)):
-            raise cfg.ConfigError(f"frame_offsets = {self.frame_offsets}: must ascend")
+        if self.past_offsets:
+            cfg.within(self, past_offsets=(-inf, -1))
+        for name in ("frame_offsets", "past_offsets"):
+            if list(getattr(self, name)) != sorted(set(getattr(self, name))):
+                raise cfg.ConfigError(f"{name} = {getattr(self, name)}: must ascend")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def train_run(run: RunConfig, data: Path, out: Path, command: str = "") -> Famil
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     frames, store = open_frames(data)
-    spec = spec_of(store, run.window.chunk, run.window.frame_offsets)
+    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets)
     numbers = statistics(frames)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
     out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """The vocabulary of the library: what is observed, recorded, learned from and imagined.
 
 Shape legend used everywhere (suffix of a tensor name = its axes):
-  B batch   T time (episode steps)   F imagined frames   V camera views   C channels   H, W pixels
+  B batch   T time (episode steps)   P past frames   F imagined frames   V camera views   C channels   H, W pixels
   A steps of an action chunk   a action dimensions   s proprioception dimensions
   L tokens   D model width   K keys
 
@@ -50,11 +50,14 @@ class Observation:
     images: uint8 (V, 3, H, W), one picture a camera, RGB, upright; None when the environment was told to skip rendering.
     proprio: float32 (s,), in the environment's own units.
     text: the instruction.
+    past: for a model that looks back, what was seen at its `spec.past_offsets`, in that order; None where the episode had
+    not begun. Their own `past` is not read.
     """
 
     images: UInt8[np.ndarray, "V 3 H W"] | None
     proprio: Float32[np.ndarray, " s"]
     text: str
+    past: tuple[Observation | None, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Spec:
     """The shapes and clocks that data, model and environment must agree on.
 
     frame_offsets are the steps ahead, ascending, at which futures are imagined (the last one is at most `chunk`).
+    past_offsets are the steps, negative and ascending, at which earlier observations are seen beside the present one.
     """
 
     cameras: tuple[str, ...]
@@ -71,6 +75,7 @@ class Spec:
     action_dim: int
     chunk: int = 16
     frame_offsets: tuple[int, ...] = (8, 16)
+    past_offsets: tuple[int, ...] = ()
     fps: float = 80.0
 
     @property
@@ -86,6 +91,8 @@ class Batch:
     frame_valid: bool (B, F).                                proprio: float32 (B, s).
     action: float32 (B, A, a), what was executed.            action_expert: float32 (B, A, a), the clean label.
     action_valid: bool (B, A).                               text: B instructions.
+    past: uint8 (B, P, V, 3, H, W), earlier frames.          past_proprio: float32 (B, P, s).
+    past_valid: bool (B, P), false before the episode began.
     has_action: bool (B,), false for action-free video.      imitate: bool (B,), false for off-expert episodes.
     features: what `Family.features` made of these windows, where the trainer computed it ahead; else empty.
     """
@@ -97,6 +104,9 @@ class Batch:
     action: Float[Tensor, "B A a"]
     action_expert: Float[Tensor, "B A a"]
     action_valid: Bool[Tensor, "B A"]
+    past: UInt8[Tensor, "B P V 3 H W"]
+    past_proprio: Float[Tensor, "B P s"]
+    past_valid: Bool[Tensor, "B P"]
     text: list[str]
     has_action: Bool[Tensor, " B"]
     imitate: Bool[Tensor, " B"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import random_batch
+from wamkit.eval.imagination import observations
 from wamkit.family import FAMILIES, Family
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
 
@@ -34,9 +35,7 @@ def losses(model: Family, batch, seed: int = 1) -> dict[str, torch.Tensor]:
 
 
 def ask(model: Family, query: Query, batch, rows: slice = slice(None), seeds=None, **kw):
-    obs = [Observation(o, p, t) for o, p, t in zip(batch.obs.numpy(), batch.proprio.numpy(), batch.text, strict=True)][
-        rows
-    ]
+    obs = observations(batch)[rows]
     given = {
         Query.FORWARD: {"actions": batch.action.numpy()[rows]},
         Query.INVERSE: {"future": batch.future.numpy()[rows]},
@@ -141,6 +140,25 @@ def test_padded_steps_are_silent(name, spec, normalizer, batch):
         assert torch.equal(a[key], value), key
     full = dataclasses.replace(batch, action_valid=torch.ones_like(batch.action_valid))
     assert not torch.equal(losses(model, full)["policy"], a["policy"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_looking_back(name, spec, normalizer):
+    """Earlier observations count in training and sampling where there are any, and are silent where there were none yet."""
+    spec = dataclasses.replace(spec, past_offsets=(-4, -2))
+    model, batch = make(name, spec, normalizer), random_batch(spec, 3)
+    batch.past_valid[0, 0] = False
+    hidden, seen = (dataclasses.replace(batch, past=batch.past.clone()) for _ in range(2))
+    hidden.past[0, 0], seen.past[0, 1] = 255 - batch.past[0, 0], 255 - batch.past[0, 1]
+    a, b, c = (losses(model, x) for x in (batch, hidden, seen))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+    for query in model.queries:
+        x, y, z = (ask(model, query, part) for part in (batch, hidden, seen))
+        for field in ("actions", "future"):
+            if getattr(x, field) is not None:
+                assert np.array_equal(getattr(x, field), getattr(y, field))
+                assert not np.array_equal(getattr(x, field)[0], getattr(z, field)[0])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -249,6 +267,20 @@ def test_a_wrong_observation_is_named(field, spoil, message, spec, normalizer, b
     model.sample(good, "policy")
     with pytest.raises(ObservationError, match=message):
         model.sample([good, spoil(good)], "policy")
+
+
+def test_a_wrong_past_is_named(spec, normalizer):
+    spec = dataclasses.replace(spec, past_offsets=(-4, -2))
+    model, batch = make("bc", spec, normalizer), random_batch(spec, 1)
+    (good,) = observations(batch)
+    model.sample(good, "policy")
+    with pytest.raises(
+        ObservationError, match=r"looks back at the steps \(-4, -2\), so expected 2 observations .*got 1"
+    ):
+        model.sample(dataclasses.replace(good, past=good.past[:1]), "policy")
+    earlier = dataclasses.replace(good.past[1], images=None)
+    with pytest.raises(ObservationError, match="observation 0, 2 steps ago: images are missing"):
+        model.sample(dataclasses.replace(good, past=(None, earlier)), "policy")
 
 
 def test_given_fields_are_checked(spec, normalizer, batch):

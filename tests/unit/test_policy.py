@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,36 @@ def test_a_session_is_not_changed_by_acting(model, obs):
     kept = (session.used, session.queries, session.chunk.copy())
     policy.act(obs, session)
     assert (session.used, session.queries) == kept[:2] and np.array_equal(session.chunk, kept[2])
+
+
+def test_looks_back_at_what_the_session_saw(spec, normalizer):
+    """A policy with history asks exactly what one would ask who kept every observation; pictures that it does not need
+    may be missing, and one that it needs is asked for."""
+    spec = replace(spec, past_offsets=(-5, -2))
+    torch.manual_seed(0)
+    cls = FAMILIES.get("unified")
+    model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval()
+    rng = np.random.default_rng(0)
+    picture, numbers = (spec.views, 3, spec.height, spec.width), spec.proprio_dim
+    all_seen = [
+        Observation(rng.integers(0, 256, picture, np.uint8), rng.standard_normal(numbers, np.float32), "open it")
+        for _ in range(9)
+    ]
+    policy, session, drawn = Policy(model, replan_every=3), None, []
+    for step, obs in enumerate(all_seen):
+        drawn.append(policy.needs_images(session))
+        shown = obs if drawn[-1] else replace(obs, images=None)
+        before, (_, session) = session, policy.act(shown, session)
+        if step % 3 == 0:
+            past = tuple(all_seen[step + o] if step + o >= 0 else None for o in (-5, -2))
+            noise = int(np.random.SeedSequence((0, step // 3)).generate_state(1, np.uint64)[0] >> 1)
+            assert np.array_equal(
+                session.chunk, model.sample(replace(obs, past=past), "policy", seed=[noise]).actions[0]
+            )
+    assert drawn == [True, True, False] * 3  # 0 3 6 now, 1 4 7 as two (and five) steps ago
+    assert len(session.seen) <= 5
+    with pytest.raises(WamkitError, match="looks back at step 1"):
+        policy.act(all_seen[0], replace(before, step=6, used=3, seen=()))
 
 
 def test_joint_is_a_policy_too_and_others_are_not(model, obs):

@@ -18,6 +18,7 @@ import torch
 
 from wamkit.checkpoint import load_checkpoint
 from wamkit.data.loader import Frames, Prefetcher, Windows, translate
+from wamkit.eval.imagination import observations
 from wamkit.families.bc import BC, BCConfig
 from wamkit.families.unified import Unified, UnifiedConfig
 from wamkit.family import Stage
@@ -263,6 +264,17 @@ def test_windows_hold_what_they_say():
     assert torch.equal(batch.future[0], torch.from_numpy(f.images[[2, 4]]))
     assert torch.equal(batch.action[1], torch.from_numpy(f.action[[4, 5, 5, 5]]))  # never from the next episode
     assert batch.imitate.tolist() == [True, True, True, False] and batch.text[0] == "close it"
+
+
+def test_the_past_ends_where_the_episode_began():
+    f, spec = frames(episodes=2, length=6), dataclasses.replace(SPEC, past_offsets=(-3, -1))
+    batch = Windows(f, spec, seed=0, batch_size=1).gather(np.array([6, 7, 10]))
+    assert batch.past_valid.tolist() == [[False, False], [False, True], [True, True]]
+    assert torch.equal(batch.past, torch.from_numpy(f.images[[[6, 6], [6, 6], [7, 9]]]))
+    assert torch.equal(batch.past_proprio, torch.from_numpy(f.proprio[[[6, 6], [6, 6], [7, 9]]]))
+    assert torch.equal(batch.obs, torch.from_numpy(f.images[[6, 7, 10]]))
+    first, second, _ = observations(batch)
+    assert first.past == (None, None) and np.array_equal(second.past[1].images, f.images[6])
 
 
 def test_batches_are_a_function_of_seed_and_step():

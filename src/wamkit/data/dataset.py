@@ -35,7 +35,7 @@ def open_frames(root: str | Path) -> tuple[Frames, Store]:
     )
 
 
-def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...]) -> Spec:
+def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...], past_offsets: tuple[int, ...] = ()) -> Spec:
     """Shapes and clocks of windows over `store`. Raises StoreError when pictures cannot be cut into 16x16 cells."""
     _, height, width = store.layout.image_shape
     if height % 16 or width % 16:
@@ -48,6 +48,7 @@ def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...]) -> Spec:
         action_dim=len(store.layout.action_names),
         chunk=chunk,
         frame_offsets=frame_offsets,
+        past_offsets=past_offsets,
         fps=store.layout.fps,
     )
 

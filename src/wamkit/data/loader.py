@@ -48,8 +48,9 @@ class Frames:
 class Windows:
     """Batches of windows over `frames`.
 
-    A window is the current frame t, the frames at t + spec.frame_offsets, and the actions t .. t + spec.chunk - 1. Past
-    the end of an episode, frames and actions repeat the last one and are marked invalid.
+    A window is the current frame t, the frames at t + spec.frame_offsets and t + spec.past_offsets, and the actions
+    t .. t + spec.chunk - 1. Beyond the ends of an episode, frames and actions repeat the outermost one and are marked
+    invalid.
     `shift` is the largest random translation in pixels (edges repeat), the same for all frames of a window.
     `features` are arrays with one row for each of the N windows, handed out with the batches.
     """
@@ -60,6 +61,7 @@ class Windows:
         self.frames, self.spec, self.seed, self.batch_size, self.shift = frames, spec, seed, batch_size, shift
         self.features: dict[str, np.ndarray] = {}
         self._end = frames.ends()
+        self._first = np.searchsorted(frames.episode, frames.episode)
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
@@ -82,21 +84,27 @@ class Windows:
     def gather(self, now: np.ndarray, shifts: np.ndarray | None = None) -> Batch:
         """The windows whose current frames are `now` (int64 (B,)), translated by `shifts` (int64 (B, 2): down, right)."""
         f, end = self.frames, self._end[now][:, None]
+        first = self._first[now][:, None]
+        ago = now[:, None] + np.array(self.spec.past_offsets, np.int64)
         at = now[:, None] + np.array((0, *self.spec.frame_offsets))
         steps = now[:, None] + np.arange(self.spec.chunk)
-        pictures = f.images[np.minimum(at, end - 1)]
+        earlier, P = np.maximum(ago, first), len(self.spec.past_offsets)
+        pictures = f.images[np.concatenate([earlier, np.minimum(at, end - 1)], 1)]
         if shifts is not None:
             pictures = translate(pictures, shifts)
         clipped, episode = np.minimum(steps, end - 1), f.episode[now]
         tensor = torch.from_numpy
         return Batch(
-            obs=tensor(pictures[:, 0]),
-            future=tensor(pictures[:, 1:]),
+            obs=tensor(pictures[:, P]),
+            future=tensor(pictures[:, P + 1 :]),
             frame_valid=tensor(at[:, 1:] < end),
             proprio=tensor(f.proprio[now]),
             action=tensor(f.action[clipped]),
             action_expert=tensor(f.action_expert[clipped]),
             action_valid=tensor(steps < end),
+            past=tensor(pictures[:, :P]),
+            past_proprio=tensor(f.proprio[earlier]),
+            past_valid=tensor(ago >= first),
             text=[f.text[e] for e in episode],
             has_action=tensor(f.has_action[episode]),
             imitate=tensor(f.imitate[episode]),

@@ -72,8 +72,12 @@ def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
 
 
 def observations(batch: Batch) -> list[Observation]:
-    """The current frames of a batch as observations."""
-    return [Observation(o, p, t) for o, p, t in zip(batch.obs.numpy(), batch.proprio.numpy(), batch.text, strict=True)]
+    """What a batch's rows see, as observations."""
+    numbers = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
+    return [
+        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)))
+        for t, o, p, *past in zip(batch.text, *(x.numpy() for x in numbers), strict=True)
+    ]
 
 
 def imagine(

@@ -17,7 +17,7 @@ from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import NoisyStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas
+from wamkit.nn.tokens import ContextTokens, Normalizer
 from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -48,8 +48,7 @@ class BC(Family):
     def __init__(self, config: BCConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        cells = (spec.height // 16) * (spec.width * spec.views // 16)
-        self.context = ContextTokens(D, cells, spec.proprio_dim, build_text(c.text, D), c.proprio_noise)
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
         self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
         self.trunk = Trunk(D, c.depth, c.heads)
 
@@ -59,9 +58,7 @@ class BC(Family):
         x = self.normalizer.encode("action", label).reshape(B, self.action.length, -1)
         sigma = uniform_sigma(B, generator).to(x.device)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
-        context = self.context(
-            canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text, generator
-        )
+        context = self.context(batch, self.normalizer, generator)
         tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), sigma)], 1)
         segments = [Segment(CONTEXT, context.shape[1]), Segment(ACTION, self.action.length)]
         mask_LK = visibility(segments, Program.DECOUPLED).to(x.device)
@@ -73,7 +70,7 @@ class BC(Family):
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        context = self.context(canvas(batch.obs), self.normalizer.encode("proprio", batch.proprio), batch.text)
+        context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:

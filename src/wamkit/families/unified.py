@@ -27,7 +27,7 @@ from wamkit.nn.flow import denoise, euler, hold, interpolate, shift_sigma, unifo
 from wamkit.nn.heads import NoisyStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, uncanvas
+from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, uncanvas
 from wamkit.nn.trunk import Cache, Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -88,9 +88,9 @@ class Unified(Family):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
         grid = (spec.height // 16, spec.width * spec.views // 16)
-        self.cells = grid[0] * grid[1]
+        self.cells = cells_of(spec)
         self.frames = len(spec.frame_offsets)
-        self.context = ContextTokens(D, self.cells, spec.proprio_dim, build_text(c.text, D), c.proprio_noise)
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
         self.codec = FrameCodec(grid, c.codec_channels)
         self.future = NoisyStream(self.frames * self.codec.channels, self.cells, D)
         self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
@@ -145,7 +145,7 @@ class Unified(Family):
             (self.future, interpolate(z, eps_z, sigma_z), sigma_z),
             (self.action, interpolate(action_x, eps_a, sigma_a), sigma_a),
         ]
-        context = self.context(now, self.normalizer.encode("proprio", batch.proprio), batch.text, generator)
+        context = self.context(batch, self.normalizer, generator)
         tokens = [context] + [self._tokens(s, x, sigma, context) for s, x, sigma in streams]
         segments = [Segment(CONTEXT, context.shape[1])]
         segments += [
@@ -212,7 +212,7 @@ class Unified(Family):
         if query is Query.INVERSE:
             start[FUTURE], schedules[FUTURE] = self._encode(batch.future, now), hold(0, steps)
         # The context sees no one but itself, so one pass serves every denoising step.
-        context = self.context(now, self.normalizer.encode("proprio", batch.proprio), batch.text)
+        context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
         final = euler(lambda x, s: self._velocity(x, s, context, cache), start, schedules)
         actions = self._unpack(final[ACTION]) if query in (Query.POLICY, Query.JOINT, Query.INVERSE) else None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from wamkit.types import WamkitError
+from wamkit.types import Batch, Spec, WamkitError
 
 
 def canvas(images: UInt8[Tensor, "... V 3 H W"]) -> Float[Tensor, "... 3 H VW"]:
@@ -27,6 +27,11 @@ def uncanvas(picture: Float[Tensor, "... 3 H VW"], views: int) -> UInt8[Tensor, 
     *lead, C, H, VW = picture.shape
     levels = picture.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.reshape(*lead, C, H, views, VW // views).movedim(-2, -4)
+
+
+def cells_of(spec: Spec) -> int:
+    """How many 16x16-pixel cells the canvas of `spec` has: the picture tokens of one frame."""
+    return (spec.height // 16) * (spec.width * spec.views // 16)
 
 
 class Downsample(nn.Module):
@@ -120,26 +125,43 @@ class Normalizer(nn.Module):
 
 
 class ContextTokens(nn.Module):
-    """What is known now, as tokens: picture grid, proprioception, instruction -> (B, H/16 * VW/16 + 2, D).
+    """What is known, as tokens: picture grid, proprioception and instruction now, then pictures and proprioception of the
+    past, if the spec has one -> (B, (1 + P) (cells + 1) + 1, D), the cells of the present picture first.
 
-    `grid` (L, D) is the learned position of each cell of the picture; streams that live on the same grid may share it.
     `proprio_noise` is the deviation, in normalised units, of the noise that training adds to proprioception: without it
     a policy reads its own trajectory off the joints and stops looking.
     """
 
-    def __init__(self, width: int, cells: int, proprio_dim: int, text: nn.Module, proprio_noise: float = 0.0):
+    def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0):
         super().__init__()
         self.image, self.text = ImageTokens(width), text
-        self.proprio = nn.Linear(proprio_dim, width)
-        self.grid = nn.Parameter(0.5 * torch.randn(cells, width))
-        self.proprio_noise = proprio_noise
+        self.proprio = nn.Linear(spec.proprio_dim, width)
+        self.grid = nn.Parameter(0.5 * torch.randn(cells_of(spec), width))
+        self.spec, self.proprio_noise = spec, proprio_noise
+        if spec.past_offsets:
+            self.age = nn.Parameter(0.5 * torch.randn(len(spec.past_offsets), 1, width))
+            self.before = nn.Parameter(torch.zeros(width))  # in place of what was seen, where nothing was yet
 
     def forward(
-        self, picture_BCHW: Tensor, proprio_Bs: Tensor, texts: list[str], generator: torch.Generator | None = None
+        self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None
     ) -> Float[Tensor, "B L D"]:
-        """`proprio_Bs` is normalised. Noise is added only where a generator is given, as training does."""
+        """Noise is added to proprioception only where a generator is given, as training does."""
+        now = torch.cat([self._seen(batch.obs, normalizer, batch.proprio, generator), self.text(batch.text)], 1)
+        if not self.spec.past_offsets:
+            return now
+        past = self._seen(batch.past, normalizer, batch.past_proprio, generator)
+        past = torch.where(batch.past_valid[..., None, None], past, self.before) + self.age
+        return torch.cat([now, past.flatten(1, 2)], 1)
+
+    def _seen(
+        self, images: Tensor, normalizer: Normalizer, proprio: Tensor, generator: torch.Generator | None
+    ) -> Float[Tensor, "... L D"]:
+        """Pictures (..., V, 3, H, W) and proprioception (..., s) as tokens (..., cells + 1, D)."""
+        proprio = normalizer.encode("proprio", proprio)
         if generator is not None and self.proprio_noise > 0:
-            eps = torch.randn(proprio_Bs.shape, generator=generator).to(proprio_Bs.device)
-            proprio_Bs = proprio_Bs + self.proprio_noise * eps
-        image = self.image(picture_BCHW) + self.grid
-        return torch.cat([image, self.proprio(proprio_Bs).unsqueeze(1), self.text(texts)], 1)
+            eps = torch.randn(proprio.shape, generator=generator).to(proprio.device)
+            proprio = proprio + self.proprio_noise * eps
+        lead = proprio.shape[:-1]
+        pictures = canvas(images)
+        cells = self.image(pictures.reshape(-1, *pictures.shape[-3:])).unflatten(0, lead) + self.grid
+        return torch.cat([cells, self.proprio(proprio).unsqueeze(-2)], -2)
