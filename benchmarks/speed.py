@@ -3,7 +3,8 @@
 Usage: python benchmarks/speed.py RUN --data DATA
   query      one policy query (a whole chunk), batch 1, on one thread: median and 95th percentile
   step       the trainer's loop against a bare PyTorch loop over the same module, the same batches and the same threads
-  arithmetic FLOPs of a training step on one thread, over the rate of a one-thread matrix product timed between the steps
+  arithmetic FLOPs of a training step on one thread, over the rate of a one-thread matrix product timed between the steps, in
+             float32 and, where the processor multiplies it natively, in bfloat16, each against a product of its own kind
   waiting    share of the trainer's time spent waiting for data
   frames     rendering + stepping MetaWorld on one core
 """
@@ -30,7 +31,7 @@ from wamkit.data.dataset import open_frames
 from wamkit.data.loader import Prefetcher
 from wamkit.envs import make_env
 from wamkit.run import build, load, run_from_dict
-from wamkit.train import Trainer, _split
+from wamkit.train import Trainer, _split, native_bf16
 from wamkit.types import Observation, Query
 
 
@@ -77,13 +78,13 @@ def query(args: Args) -> None:
     )
 
 
-def fresh(args: Args, folder: str, threads: int) -> Trainer:
+def fresh(args: Args, folder: str, threads: int, precision: str = "auto") -> Trainer:
     saved = load_checkpoint(args.run)
     run, spec, numbers = run_from_dict(saved.config)
     model = build(run, spec, numbers)
     model.load_state_dict(saved.weights)
     frames, _ = open_frames(args.data)
-    trainer = Trainer(model, frames, dataclasses.replace(run.train, threads=threads), Path(folder), {})
+    trainer = Trainer(model, frames, dataclasses.replace(run.train, threads=threads, precision=precision), Path(folder), {})
     trainer.prepare(model.stages()[-1], run.train.steps)
     return trainer
 
@@ -95,21 +96,22 @@ def step(args: Args, folder: str) -> None:
     for name, p in ours.model.named_parameters():
         p.requires_grad_(name.startswith(stage.prefixes))
     active = [p for p in ours.model.parameters() if p.requires_grad]
+    torch.set_num_threads(1)  # as the trainer's loop does: the pool's threads have the cores
     batches = [ours.windows.batch(k) for k in range(args.steps)]
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
 
     def bare() -> None:
         for batch in batches:
             parts = _split(batch, 2)
 
             def gradients(i: int, parts: list = parts) -> tuple:
-                torch.set_num_threads(1)
-                losses = ours.model(parts[i], torch.Generator().manual_seed(i), stage.name)
+                with ours.autocast():
+                    losses = ours.model(parts[i], torch.Generator().manual_seed(i), stage.name)
                 return torch.autograd.grad(sum(v.sum() for v in losses.values()), active)
 
             for p, a, b in zip(active, *pool.map(gradients, range(2)), strict=True):
                 p.grad = a + b
-            ours.optimizer.step(1e-6)
+            ours.optimizer.step(1e-6, pool.map)
             ours.optimizer.zero_grad()
 
     waits: list[float] = []
@@ -129,9 +131,9 @@ def step(args: Args, folder: str) -> None:
     print(f"waiting     {statistics.median(waits):6.2%} of the time for data")
 
 
-def arithmetic(args: Args, folder: str) -> None:
+def arithmetic(args: Args, folder: str, precision: str) -> None:
     torch.set_num_threads(1)
-    ours = fresh(args, folder, 1)
+    ours = fresh(args, folder, 1, precision)
     stage = ours.model.stages()[-1]
     for name, p in ours.model.named_parameters():
         p.requires_grad_(name.startswith(stage.prefixes))
@@ -139,14 +141,16 @@ def arithmetic(args: Args, folder: str) -> None:
     batch = ours.windows.batch(0)
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         ours._gradients(batch, 0, stage, active, len(batch))
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(1024, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
     shares, flop = [], counter.get_total_flops()
     for _ in range(args.rounds + 1):
         spent = seconds(lambda: [ours._gradients(batch, 0, stage, active, len(batch)) for _ in range(4)]) / 4
         peak = 2 * 1024**3 / min(seconds(lambda: a @ b) for _ in range(20))
         shares.append(flop / spent / peak)
     print(
-        f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread matrix product's {peak / 1e9:.0f} GFLOP/s; {flop / 1e9:.1f} GFLOP a step"
+        f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread {precision} matrix product's {peak / 1e9:.0f} GFLOP/s; "
+        f"{flop / 1e9:.1f} GFLOP a step in {1000 * spent:.0f} ms"
     )
 
 
@@ -162,7 +166,8 @@ def main(args: Args) -> None:
     with tempfile.TemporaryDirectory() as folder:
         query(args)
         step(args, folder)
-        arithmetic(args, folder)
+        for precision in ("fp32", "bf16") if native_bf16("cpu") else ("fp32",):
+            arithmetic(args, folder, precision)
     frames()
 
 
