@@ -84,7 +84,9 @@ def fresh(args: Args, folder: str, threads: int, precision: str = "auto") -> Tra
     model = build(run, spec, numbers)
     model.load_state_dict(saved.weights)
     frames, _ = open_frames(args.data)
-    trainer = Trainer(model, frames, dataclasses.replace(run.train, threads=threads, precision=precision), Path(folder), {})
+    trainer = Trainer(
+        model, frames, dataclasses.replace(run.train, threads=threads, precision=precision), Path(folder), {}
+    )
     trainer.prepare(model.stages()[-1], run.train.steps)
     return trainer
 

@@ -33,6 +33,7 @@ from wamkit.eval.report import (
     write_report,
 )
 from wamkit.eval.stats import Interval, clopper_pearson, wilson
+from wamkit.eval.visual import Score
 from wamkit.family import Family
 from wamkit.run import load
 from wamkit.types import Query, WamkitError
@@ -172,14 +173,21 @@ def fidelity_table(model: Family, result: Imagination) -> Table:
                         f"ceiling of the codec, +{offset}", s.psnr, None, "at least 30", s.psnr >= 30, ".1f", "dB", note
                     )
                 )
+                rows.append(_sharpness("ceiling", s))
                 continue
             note = "true actions given" if query == "forward" else "nothing given"
             note += f"; copying in brackets: PSNR {s.psnr:.1f} ({s.psnr_copy:.1f}) dB, SSIM {s.ssim:.3f} ({s.ssim_copy:.3f})"
             rows.append(_figure(f"{query}, +{offset}: skill over copying", s.skill, 0.65, "", note, ".3f"))
             note = f"better than copying; {s.moving_share:.0%} of pixels move; {s.windows} windows"
             rows.append(_figure(f"{query}, +{offset}: on moving pixels", s.moving_gain, 6, "dB", note, ".1f"))
+            rows.append(_sharpness(query, s))
     how = "Skill is 1 for a perfect picture and 0 for a copy of the current frame. Demonstrations only."
     return Table("Is what it imagines right?", how, tuple(rows))
+
+
+def _sharpness(query: str, s: Score) -> Row:
+    note = "edges of what moves, imagined / real: 1 is as sharp, less is blurred"
+    return Row(f"{query}, +{s.offset}: sharpness", s.sharpness.value, s.sharpness, fmt=".2f", note=note)
 
 
 def coupling_table(result: Imagination) -> Table:

@@ -11,6 +11,7 @@ from wamkit.eval import EvaluationError
 from wamkit.eval.stats import paired_ratio
 from wamkit.eval.visual import (
     Fidelity,
+    edge_strength,
     fidelity,
     masked_error,
     masked_psnr,
@@ -110,6 +111,21 @@ def test_masked_error_counts_masked_pixels_only():
     assert masked_error(truth, image, mask).tolist() == pytest.approx([16 * 0.25, 0.0])
     assert masked_psnr(truth, image, mask)[0].item() == pytest.approx(-10 * math.log10(0.125))
     assert masked_psnr(truth, image, mask)[1].isnan()
+
+
+def test_sharpness_falls_with_blur_and_ignores_what_stands_still():
+    current, truth = scene()
+    kernel = torch.tensor([1.0, 2.0, 1.0])
+    kernel = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
+    blurred, values = truth.float() / 255, []
+    for _ in range(4):
+        values.append(fidelity(current, truth, blurred.clamp(0, 1), (4, 8)).score(8, EPISODE, seed=0).sharpness.value)
+        blurred = torch.nn.functional.conv2d(blurred.flatten(0, 1), kernel, padding=1, groups=3).view_as(blurred)
+    assert values[0] == pytest.approx(1.0, abs=1e-6) and values == sorted(values, reverse=True) and values[-1] < 0.8
+    step, mask = torch.zeros(3, 8, 8), torch.ones(8, 8, dtype=torch.bool)
+    step[:, :, 4:] = 0.5
+    assert edge_strength(step, mask).item() == pytest.approx(7 * 3 * 0.5)
+    assert edge_strength(step, ~mask).item() == 0
 
 
 def test_perfect_copy_and_deleted_object():

@@ -80,10 +80,11 @@ def save_video(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "T 3 H W"
         context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709, or players guess by size
         context.color_range = 1
+        context.max_b_frames = 0  # with them, x264's AVX-512 code gives other bytes from run to run
         for picture in pixels.transpose(0, 2, 3, 1):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(
-                stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"))
+                stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1))
             )
         container.mux(stream.encode())
     os.replace(partial, path)
