@@ -84,7 +84,9 @@ def save_video(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "T 3 H W"
         for picture in pixels.transpose(0, 2, 3, 1):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(
-                stream.encode(frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1))
+                stream.encode(
+                    frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
+                )
             )
         container.mux(stream.encode())
     os.replace(partial, path)

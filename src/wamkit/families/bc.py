@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
-from wamkit.nn.heads import NoisyStream, masked_mean
+from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer
@@ -49,23 +49,21 @@ class BC(Family):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
         self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
+        self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
-        B = len(batch)
         label = batch.action_expert if self.config.policy_label == "expert" else batch.action
-        x = self.normalizer.encode("action", label).reshape(B, self.action.length, -1)
-        sigma = uniform_sigma(B, generator).to(x.device)
+        x = self.action.pack(label, self.normalizer)
+        sigma = uniform_sigma(len(batch), generator).to(x.device)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         context = self.context(batch, self.normalizer, generator)
-        tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), sigma)], 1)
+        tokens = torch.cat([context, self.action.stream.tokens(interpolate(x, eps, sigma), sigma)], 1)
         segments = [Segment(CONTEXT, context.shape[1]), Segment(ACTION, self.action.length)]
         mask_LK = visibility(segments, Program.DECOUPLED).to(x.device)
         y, _ = self.trunk(tokens, mask_LK)
-        error = (self.action.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
-        valid = batch.action_valid & (batch.has_action & batch.imitate).unsqueeze(1)
-        return {"policy": masked_mean(error, valid.unsqueeze(-1).expand_as(batch.action).reshape(x.shape))}
+        error = (self.action.stream.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
+        return {"policy": masked_mean(error, self.action.valid(batch) & batch.imitate.view(-1, 1, 1))}
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -75,10 +73,9 @@ class BC(Family):
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
             level = torch.full((1,), sigma[ACTION], device=context.device)
-            y, _ = self.trunk(self.action.tokens(state[ACTION], level), None, cache)
-            return {ACTION: self.action.velocity(y)}
+            y, _ = self.trunk(self.action.stream.tokens(state[ACTION], level), None, cache)
+            return {ACTION: self.action.stream.velocity(y)}
 
-        width = self.config.actions_per_token * self.spec.action_dim
-        noise = row_noise(generators, (self.action.length, width), context.device)
+        noise = row_noise(generators, (self.action.length, self.action.channels), context.device)
         x = euler(velocity, {ACTION: noise}, {ACTION: denoise(steps)})[ACTION]
-        return self.normalizer.decode("action", x.reshape(len(batch), self.spec.chunk, self.spec.action_dim)), None
+        return self.action.unpack(x, self.normalizer), None

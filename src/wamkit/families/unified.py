@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.codec import FrameCodec
+from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, hold, interpolate, shift_sigma, uniform_sigma
-from wamkit.nn.heads import NoisyStream, masked_mean
+from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, uncanvas
+from wamkit.nn.tokens import ContextTokens, Normalizer
 from wamkit.nn.trunk import Cache, Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -87,20 +87,16 @@ class Unified(Family):
     def __init__(self, config: UnifiedConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        grid = (spec.height // 16, spec.width * spec.views // 16)
-        self.cells = cells_of(spec)
-        self.frames = len(spec.frame_offsets)
         self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.codec = FrameCodec(grid, c.codec_channels)
-        self.future = NoisyStream(self.frames * self.codec.channels, self.cells, D)
-        self.action = NoisyStream(c.actions_per_token * spec.action_dim, spec.chunk // c.actions_per_token, D)
+        self.future = FutureLatents(spec, D, c.codec_channels)
+        self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
         return (
-            Stage("codec", share, ("codec",), self.config.codec_lr),
-            Stage("main", 1 - share, ("context", "future", "action", "trunk")),
+            Stage("codec", share, ("future.codec",), self.config.codec_lr),
+            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
         )
 
     # ---------------------------------------------------------------------------------------------------------- training
@@ -108,26 +104,15 @@ class Unified(Family):
     @torch.no_grad()
     def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """Latents of the future: the main stage does not change the codec."""
-        return {"latents": self._encode(batch.future, canvas(batch.obs))} if stage == "main" else {}
+        return {"latents": self.future.encode(batch)} if stage == "main" else {}
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
-        now = canvas(batch.obs)
-        return self._codec_loss(batch, now, generator) if stage == "codec" else self._main_losses(batch, now, generator)
-
-    def _codec_loss(self, batch: Batch, now: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Mean squared error, in squared units of [-1, 1] pixels times 100, of one imagined frame a row."""
-        B, pick = len(batch), torch.randint(self.frames, (len(batch),), generator=generator).to(now.device)
-        rows = torch.arange(B, device=now.device)
-        future = canvas(batch.future[rows, pick])
-        eps = torch.randn(B, self.cells, self.codec.channels, generator=generator).to(now.device)
-        error = (self.codec(future, now, eps) - future).square().flatten(1).mean(1)
-        return {"codec": 100 * error * batch.frame_valid[rows, pick]}
-
-    def _main_losses(self, batch: Batch, now: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        B, device = len(batch), now.device
+        if stage == "codec":
+            return {"codec": self.future.loss(batch, generator)}
+        B, device = len(batch), batch.obs.device
         z = (batch.features or self.features(batch, "main"))["latents"]
-        executed = self._pack(batch.action)
-        expert = self._pack(batch.action_expert)
+        executed = self.action.pack(batch.action, self.normalizer)
+        expert = self.action.pack(batch.action_expert, self.normalizer)
         mode = self._draw_modes(batch, generator).to(device)
         joint, forward, inverse, video = (mode == i for i in range(4))
 
@@ -136,44 +121,36 @@ class Unified(Family):
         sigma_a = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
         sigma_z = sigma_z.masked_fill(inverse, 0)
         policy_x = expert if self.config.policy_label == "expert" else executed
-        action_x = (
-            torch.where(joint.view(B, 1, 1), expert, executed) if self.config.joint_label == "expert" else executed
-        )
+        joint_x = expert if self.config.joint_label == "expert" else executed
+        action_x = torch.where(joint.view(B, 1, 1), joint_x, executed)
         eps_p, eps_a, eps_z = (torch.randn(x.shape, generator=generator).to(device) for x in (policy_x, action_x, z))
-        streams = [
-            (self.action, interpolate(policy_x, eps_p, sigma_p), sigma_p),
-            (self.future, interpolate(z, eps_z, sigma_z), sigma_z),
-            (self.action, interpolate(action_x, eps_a, sigma_a), sigma_a),
-        ]
         context = self.context(batch, self.normalizer, generator)
-        tokens = [context] + [self._tokens(s, x, sigma, context) for s, x, sigma in streams]
-        segments = [Segment(CONTEXT, context.shape[1])]
-        segments += [
-            Segment(n, s.length, draw=d)
-            for n, s, d in ((ACTION, self.action, 0), (FUTURE, self.future, 1), (ACTION, self.action, 1))
+        tokens = [
+            context,
+            self.action.stream.tokens(interpolate(policy_x, eps_p, sigma_p), sigma_p),
+            self.future.tokens(interpolate(z, eps_z, sigma_z), sigma_z, context),
+            self.action.stream.tokens(interpolate(action_x, eps_a, sigma_a), sigma_a),
         ]
-        lengths = [s.length for s in segments]
+        streams = ((CONTEXT, 0), (ACTION, 0), (FUTURE, 1), (ACTION, 1))
+        segments = [Segment(n, t.shape[1], draw=d) for (n, d), t in zip(streams, tokens, strict=True)]
         mask_LK = visibility(segments, self.config.program).to(device)
         # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
-        absent_BK = torch.zeros(B, sum(lengths), dtype=torch.bool, device=device)
+        absent_BK = torch.zeros(B, mask_LK.shape[1], dtype=torch.bool, device=device)
         absent_BK[:, -self.action.length :] = video.unsqueeze(1)
         own_LK = torch.zeros_like(mask_LK)
         own_LK[-self.action.length :, -self.action.length :] = True
         mask_BLK = mask_LK & (own_LK | ~absent_BK.unsqueeze(1))
         y, _ = self.trunk(torch.cat(tokens, 1), mask_BLK.unsqueeze(1))
-        _, y_p, y_z, y_a = y.split(lengths, 1)
+        _, y_p, y_z, y_a = y.split([s.length for s in segments], 1)
 
-        action_valid = self._pack(
-            batch.action_valid.unsqueeze(-1).expand_as(batch.action), raw=True
-        ) & batch.has_action.view(B, 1, 1)
-        frame_valid = batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
-        error_p = (self.action.velocity(y_p) - (eps_p - policy_x)).square()
-        error_a = (self.action.velocity(y_a) - (eps_a - action_x)).square()
-        error_z = (self.future.velocity(y_z) - (eps_z - z)).square()
+        action_valid, rows = self.action.valid(batch), lambda x: x.view(B, 1, 1)
+        error_p = (self.action.stream.velocity(y_p) - (eps_p - policy_x)).square()
+        error_a = (self.action.stream.velocity(y_a) - (eps_a - action_x)).square()
+        error_z = (self.future.stream.velocity(y_z) - (eps_z - z)).square()
         return {
-            "policy": masked_mean(error_p, action_valid & batch.imitate.view(B, 1, 1)),
-            "action": masked_mean(error_a, action_valid & (joint | inverse).view(B, 1, 1)),
-            "future": masked_mean(error_z, frame_valid & ~inverse.view(B, 1, 1)),
+            "policy": masked_mean(error_p, action_valid & rows(batch.imitate)),
+            "action": masked_mean(error_a, action_valid & rows(joint | inverse)),
+            "future": masked_mean(error_z, self.future.valid(batch) & ~rows(inverse)),
         }
 
     def _draw_modes(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -194,72 +171,47 @@ class Unified(Family):
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        now = canvas(batch.obs)
-        device = now.device
+        device = batch.obs.device
         start: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.
-        eps_a = row_noise(
-            generators, (self.action.length, self.config.actions_per_token * self.spec.action_dim), device
-        )
-        eps_z = row_noise(generators, (self.cells, self.frames * self.codec.channels), device)
+        eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
+        eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
         if query in (Query.POLICY, Query.JOINT, Query.INVERSE):
             start[ACTION], schedules[ACTION] = eps_a, denoise(steps)
         if query in (Query.VIDEO, Query.JOINT, Query.FORWARD):
             start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.future_shift)
         if query is Query.FORWARD:
-            start[ACTION], schedules[ACTION] = self._pack(batch.action), hold(0, steps)
+            start[ACTION], schedules[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
         if query is Query.INVERSE:
-            start[FUTURE], schedules[FUTURE] = self._encode(batch.future, now), hold(0, steps)
+            start[FUTURE], schedules[FUTURE] = self.future.encode(batch), hold(0, steps)
         # The context sees no one but itself, so one pass serves every denoising step.
         context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
         final = euler(lambda x, s: self._velocity(x, s, context, cache), start, schedules)
-        actions = self._unpack(final[ACTION]) if query in (Query.POLICY, Query.JOINT, Query.INVERSE) else None
-        future = self._decode(final[FUTURE], now) if query in (Query.VIDEO, Query.JOINT, Query.FORWARD) else None
-        return actions, future
+        wants_action = query in (Query.POLICY, Query.JOINT, Query.INVERSE)
+        wants_future = query in (Query.VIDEO, Query.JOINT, Query.FORWARD)
+        return (
+            self.action.unpack(final[ACTION], self.normalizer) if wants_action else None,
+            self.future.decode(final[FUTURE], batch.obs) if wants_future else None,
+        )
 
     @torch.inference_mode()
     def reconstruct(self, batch: Batch) -> Tensor:
-        now = canvas(batch.obs)
-        return self._decode(self._encode(batch.future, now), now)
-
-    def _tokens(self, stream: NoisyStream, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        """A future token starts from the present picture's token of its cell, so that the trunk works out what changes."""
-        tokens = stream.tokens(x, sigma)
-        return tokens + context[:, : self.cells] if stream is self.future else tokens
+        return self.future.decode(self.future.encode(batch), batch.obs)
 
     def _velocity(
         self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, cache: Cache
     ) -> dict[str, Tensor]:
-        modules = {ACTION: self.action, FUTURE: self.future}
-        names = [n for n in (FUTURE, ACTION) if n in state]
-        levels = {n: torch.full((1,), sigma[n], device=context.device) for n in names}
-        tokens = [self._tokens(modules[n], state[n], levels[n], context) for n in names]
-        segments = [Segment(CONTEXT, context.shape[1])] + [Segment(n, modules[n].length) for n in names]
+        level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
+        tokens = {}
+        if FUTURE in state:
+            tokens[FUTURE] = self.future.tokens(state[FUTURE], level[FUTURE], context)
+        if ACTION in state:
+            tokens[ACTION] = self.action.stream.tokens(state[ACTION], level[ACTION])
+        segments = [Segment(CONTEXT, context.shape[1])] + [Segment(n, t.shape[1]) for n, t in tokens.items()]
         mask_LK = visibility(segments, self.config.program)[context.shape[1] :].to(context.device)
-        y, _ = self.trunk(torch.cat(tokens, 1), None if mask_LK.all() else mask_LK, cache)
-        parts = y.split([modules[n].length for n in names], 1)
-        return {n: modules[n].velocity(part) for n, part in zip(names, parts, strict=True)}
-
-    # ---------------------------------------------------------------------------------------------------------- packing
-
-    def _pack(self, action_BAa: Tensor, raw: bool = False) -> Tensor:
-        """(B, A, a) in robot units -> normalised tokens (B, A / p, p * a); `raw` leaves the values as they are."""
-        x = action_BAa if raw else self.normalizer.encode("action", action_BAa)
-        return x.reshape(len(x), self.action.length, -1)
-
-    def _unpack(self, x: Tensor) -> Tensor:
-        return self.normalizer.decode("action", x.reshape(len(x), self.spec.chunk, self.spec.action_dim))
-
-    def _encode(self, future_BFVCHW: Tensor, now_BCHW: Tensor) -> Tensor:
-        """Future frames (uint8) -> latents (B, cells, F * c): a cell's token holds all its frames."""
-        B, F = future_BFVCHW.shape[:2]
-        z = self.codec.encode(canvas(future_BFVCHW).flatten(0, 1), now_BCHW.repeat_interleave(F, 0))
-        return z.unflatten(0, (B, F)).transpose(1, 2).flatten(2)
-
-    def _decode(self, z_BLc: Tensor, now_BCHW: Tensor) -> Tensor:
-        B, F = len(z_BLc), self.frames
-        z = z_BLc.unflatten(2, (F, -1)).transpose(1, 2).flatten(0, 1)
-        picture = self.codec.decode(z, now_BCHW.repeat_interleave(F, 0))
-        return uncanvas(picture.unflatten(0, (B, F)), self.spec.views)
+        y, _ = self.trunk(torch.cat(list(tokens.values()), 1), None if mask_LK.all() else mask_LK, cache)
+        parts = y.split([t.shape[1] for t in tokens.values()], 1)
+        heads = {FUTURE: self.future.stream, ACTION: self.action.stream}
+        return {n: heads[n].velocity(part) for n, part in zip(tokens, parts, strict=True)}

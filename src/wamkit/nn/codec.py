@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from wamkit.nn.tokens import Downsample
+from wamkit.nn.heads import NoisyStream
+from wamkit.nn.tokens import Downsample, canvas, cells_of, uncanvas
+from wamkit.types import Batch, Spec
 
 
 class FrameCodec(nn.Module):
@@ -66,3 +68,49 @@ class FrameCodec(nn.Module):
     def forward(self, future: Tensor, current: Tensor, eps: Tensor) -> Tensor:
         """The reconstruction through noisy latents; `eps` is standard normal noise (B, L, c)."""
         return self.decode(self.encode(future, current) + self.noise * eps, current)
+
+
+class FutureLatents(nn.Module):
+    """Future frames as a noisy stream of codec latents: one token a cell holds all its frames' numbers (F * c).
+
+    `codec` is trained first, by `loss`; then it is frozen and `stream` learns to imagine what it writes down.
+    """
+
+    def __init__(self, spec: Spec, width: int, channels: int):
+        super().__init__()
+        self.spec, self.frames, self.cells = spec, len(spec.frame_offsets), cells_of(spec)
+        self.codec = FrameCodec((spec.height // 16, spec.width * spec.views // 16), channels)
+        self.channels = self.frames * self.codec.channels
+        self.stream = NoisyStream(self.channels, self.cells, width)
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
+        """The codec's mean squared error, in squared units of [-1, 1] pixels times 100, of one future frame a row."""
+        now = canvas(batch.obs)
+        B, pick = len(batch), torch.randint(self.frames, (len(batch),), generator=generator).to(now.device)
+        rows = torch.arange(B, device=now.device)
+        future = canvas(batch.future[rows, pick])
+        eps = torch.randn(B, self.cells, self.codec.channels, generator=generator).to(now.device)
+        error = (self.codec(future, now, eps) - future).square().flatten(1).mean(1)
+        return 100 * error * batch.frame_valid[rows, pick]
+
+    def encode(self, batch: Batch) -> Float[Tensor, "B L c"]:
+        """The latents of `batch.future`."""
+        B, F_ = batch.future.shape[:2]
+        now = canvas(batch.obs).repeat_interleave(F_, 0)
+        z = self.codec.encode(canvas(batch.future).flatten(0, 1), now)
+        return z.unflatten(0, (B, F_)).transpose(1, 2).flatten(2)
+
+    def decode(self, z_BLc: Float[Tensor, "B L c"], obs: UInt8[Tensor, "B V 3 H W"]) -> UInt8[Tensor, "B F V 3 H W"]:
+        """Latents to pictures, given the current ones."""
+        z = z_BLc.unflatten(2, (self.frames, -1)).transpose(1, 2).flatten(0, 1)
+        picture = self.codec.decode(z, canvas(obs).repeat_interleave(self.frames, 0))
+        return uncanvas(picture.unflatten(0, (len(obs), self.frames)), self.spec.views)
+
+    def tokens(self, z_BLc: Tensor, sigma_B: Tensor, context_BLD: Float[Tensor, "B K D"]) -> Float[Tensor, "B L D"]:
+        """Noisy latents to tokens. Each starts from the present picture's token of its cell (the first of the context),
+        so that the trunk works out what changes: the field's channel concatenation (UniPi, PAD), by addition."""
+        return self.stream.tokens(z_BLc, sigma_B) + context_BLD[:, : self.cells]
+
+    def valid(self, batch: Batch) -> Bool[Tensor, "B 1 c"]:
+        """Which numbers of `encode` are evidence: frames inside the episode."""
+        return batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from wamkit.nn.tokens import Normalizer
 from wamkit.nn.trunk import sigma_features
+from wamkit.types import Batch, Spec
 
 
 class NoisyStream(nn.Module):
@@ -29,6 +31,29 @@ class NoisyStream(nn.Module):
     def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
         """Trunk outputs to velocities eps - x, in float32 whatever precision the trunk computes in."""
         return self.head(y_BLD).float()
+
+
+class ActionChunk(nn.Module):
+    """A chunk of actions as a noisy stream: `per_token` consecutive steps, normalised, are one token of p * a numbers."""
+
+    def __init__(self, spec: Spec, width: int, per_token: int):
+        super().__init__()
+        self.shape = (spec.chunk, spec.action_dim)
+        self.stream = NoisyStream(per_token * spec.action_dim, spec.chunk // per_token, width)
+        self.length, self.channels = spec.chunk // per_token, per_token * spec.action_dim
+
+    def pack(self, action_BAa: Float[Tensor, "B A a"], normalizer: Normalizer) -> Float[Tensor, "B L c"]:
+        """Actions in robot units to normalised tokens."""
+        return normalizer.encode("action", action_BAa).reshape(len(action_BAa), self.length, self.channels)
+
+    def unpack(self, x_BLc: Float[Tensor, "B L c"], normalizer: Normalizer) -> Float[Tensor, "B A a"]:
+        """The inverse of `pack`."""
+        return normalizer.decode("action", x_BLc.reshape(len(x_BLc), *self.shape))
+
+    def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
+        """Which numbers of `pack` are evidence: steps inside the episode, of rows that have actions."""
+        step = batch.action_valid & batch.has_action.unsqueeze(1)
+        return step.unsqueeze(-1).expand(-1, -1, self.shape[1]).reshape(len(batch), self.length, self.channels)
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:
