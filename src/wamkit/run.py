@@ -42,9 +42,9 @@ class WindowConfig:
 class TrainConfig:
     """How a family is trained. The defaults are a few minutes on two CPU cores."""
 
-    steps: int = 1700
+    steps: int = 2800
     """All stages together."""
-    batch_size: int = 32
+    batch_size: int = 16
     lr: float = 5e-3
     """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
     final_lr: float = 0.02

@@ -45,7 +45,7 @@ class UnifiedConfig:
     """Latent numbers an 8x8-pixel cell of a future frame."""
     codec_lr: float = 0.8
     """The codec's learning rate, as a multiple of train.lr."""
-    codec_share: float = 0.3
+    codec_share: float = 0.35
     """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 4
     program: Program = Program.JOINT
@@ -63,6 +63,8 @@ class UnifiedConfig:
     """Of queries that imagine pictures."""
     policy_steps: int = 4
     """Of policy queries."""
+    inverse_shift: float = 9.0
+    """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
     inverse_steps: int = 1
     """Of inverse queries. One Euler step from pure noise gives exactly the mean of what the model believes, since there
     v = eps - E[x]: the best estimate of what was done. More steps draw a sample of it, with twice the squared error."""
@@ -118,6 +120,7 @@ class Unified(Family):
 
         sigma_p, sigma_a, sigma_z = (uniform_sigma(B, generator).to(device) for _ in range(3))
         sigma_z = shift_sigma(sigma_z, self.config.future_shift)
+        sigma_a = torch.where(inverse, shift_sigma(sigma_a, self.config.inverse_shift), sigma_a)
         sigma_a = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
         sigma_z = sigma_z.masked_fill(inverse, 0)
         policy_x = expert if self.config.policy_label == "expert" else executed
@@ -178,7 +181,8 @@ class Unified(Family):
         eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
         eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
         if query in (Query.POLICY, Query.JOINT, Query.INVERSE):
-            start[ACTION], schedules[ACTION] = eps_a, denoise(steps)
+            shift = self.config.inverse_shift if query is Query.INVERSE else 1.0
+            start[ACTION], schedules[ACTION] = eps_a, denoise(steps, shift)
         if query in (Query.VIDEO, Query.JOINT, Query.FORWARD):
             start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.future_shift)
         if query is Query.FORWARD:
