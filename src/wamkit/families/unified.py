@@ -26,7 +26,7 @@ from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, hold, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, sees_other, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer
 from wamkit.nn.trunk import Cache, Trunk
 from wamkit.types import Batch, Query, Spec
@@ -93,6 +93,10 @@ class Unified(Family):
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
+        # What a program keeps apart cannot be asked for.
+        dynamics = {Query.FORWARD: (FUTURE, ACTION), Query.INVERSE: (ACTION, FUTURE)}
+        self.queries = frozenset(q for q in Query if q not in dynamics or sees_other(c.program, *dynamics[q]))
+        self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
@@ -130,21 +134,22 @@ class Unified(Family):
         context = self.context(batch, self.normalizer, generator)
         tokens = [
             context,
-            self.action.stream.tokens(interpolate(policy_x, eps_p, sigma_p), sigma_p),
-            self.future.tokens(interpolate(z, eps_z, sigma_z), sigma_z, context),
-            self.action.stream.tokens(interpolate(action_x, eps_a, sigma_a), sigma_a),
+            self._tokens(ACTION, interpolate(policy_x, eps_p, sigma_p), sigma_p, context),
+            self._tokens(FUTURE, interpolate(z, eps_z, sigma_z), sigma_z, context),
+            self._tokens(ACTION, interpolate(action_x, eps_a, sigma_a), sigma_a, context),
         ]
-        streams = ((CONTEXT, 0), (ACTION, 0), (FUTURE, 1), (ACTION, 1))
-        segments = [Segment(n, t.shape[1], draw=d) for (n, d), t in zip(streams, tokens, strict=True)]
+        streams = [(CONTEXT, 0, False), (ACTION, 0, False), (FUTURE, 1, False), (ACTION, 1, False)]
+        if self.first:
+            clean = torch.zeros(1, device=device)
+            tokens.append(self._tokens(self.first, {FUTURE: z, ACTION: executed}[self.first], clean, context))
+            streams.append((self.first, 1, True))
+        segments = [Segment(n, t.shape[1], clean, d) for (n, d, clean), t in zip(streams, tokens, strict=True)]
         mask_LK = visibility(segments, self.config.program).to(device)
         # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
-        absent_BK = torch.zeros(B, mask_LK.shape[1], dtype=torch.bool, device=device)
-        absent_BK[:, -self.action.length :] = video.unsqueeze(1)
-        own_LK = torch.zeros_like(mask_LK)
-        own_LK[-self.action.length :, -self.action.length :] = True
-        mask_BLK = mask_LK & (own_LK | ~absent_BK.unsqueeze(1))
+        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments]).to(device)
+        mask_BLK = mask_LK & ~(video.view(B, 1, 1) & action_L & ~action_L.unsqueeze(1))
         y, _ = self.trunk(torch.cat(tokens, 1), mask_BLK.unsqueeze(1))
-        _, y_p, y_z, y_a = y.split([s.length for s in segments], 1)
+        _, y_p, y_z, y_a, *_ = y.split([s.length for s in segments], 1)
 
         action_valid, rows = self.action.valid(batch), lambda x: x.view(B, 1, 1)
         error_p = (self.action.stream.velocity(y_p) - (eps_p - policy_x)).square()
@@ -152,15 +157,17 @@ class Unified(Family):
         error_z = (self.future.stream.velocity(y_z) - (eps_z - z)).square()
         return {
             "policy": masked_mean(error_p, action_valid & rows(batch.imitate)),
-            "action": masked_mean(error_a, action_valid & rows(joint | inverse)),
-            "future": masked_mean(error_z, self.future.valid(batch) & ~rows(inverse)),
+            "action": masked_mean(error_a, action_valid & rows(joint & batch.imitate | inverse)),
+            "future": masked_mean(error_z, self.future.valid(batch) & rows(~inverse & batch.imitate | forward)),
         }
 
     def _draw_modes(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """One of WORLD for each row (int64 (B,)), among those that the row is evidence for."""
-        weights = torch.tensor(self.config.modes).repeat(len(batch), 1)
+        possible = torch.tensor([q in self.queries for q in WORLD])
+        weights = (torch.tensor(self.config.modes) * possible).repeat(len(batch), 1)
         off_expert, no_action = ~batch.imitate.cpu(), ~batch.has_action.cpu()
-        weights[off_expert] *= torch.tensor([0.0, 1.0, 1.0, 0.0])
+        if possible[1] or possible[2]:
+            weights[off_expert] *= torch.tensor([0.0, 1.0, 1.0, 0.0])
         weights[no_action] = torch.tensor([0.0, 0.0, 0.0, 1.0])
         return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 
@@ -189,6 +196,10 @@ class Unified(Family):
             start[ACTION], schedules[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
         if query is Query.INVERSE:
             start[FUTURE], schedules[FUTURE] = self.future.encode(batch), hold(0, steps)
+        if query is Query.JOINT and self.first:  # one stream after the other, each over all its steps
+            second = FUTURE if self.first == ACTION else ACTION
+            schedules[self.first] += hold(0, steps - 1)
+            schedules[second] = (*hold(1, steps - 1), *schedules[second])
         # The context sees no one but itself, so one pass serves every denoising step.
         context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
@@ -204,16 +215,16 @@ class Unified(Family):
     def reconstruct(self, batch: Batch) -> Tensor:
         return self.future.decode(self.future.encode(batch), batch.obs)
 
+    def _tokens(self, name: str, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.stream.tokens(x, sigma)
+
     def _velocity(
         self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, cache: Cache
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
-        tokens = {}
-        if FUTURE in state:
-            tokens[FUTURE] = self.future.tokens(state[FUTURE], level[FUTURE], context)
-        if ACTION in state:
-            tokens[ACTION] = self.action.stream.tokens(state[ACTION], level[ACTION])
-        segments = [Segment(CONTEXT, context.shape[1])] + [Segment(n, t.shape[1]) for n, t in tokens.items()]
+        tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
+        segments = [Segment(CONTEXT, context.shape[1])]
+        segments += [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == 0) for n, t in tokens.items()]
         mask_LK = visibility(segments, self.config.program)[context.shape[1] :].to(context.device)
         y, _ = self.trunk(torch.cat(list(tokens.values()), 1), None if mask_LK.all() else mask_LK, cache)
         parts = y.split([t.shape[1] for t in tokens.values()], 1)

@@ -28,6 +28,15 @@ class Program(enum.StrEnum):
     ACTION_THEN_VIDEO = "action_then_video"  # the future sees the clean action
 
 
+TEACHER_FORCED = {Program.VIDEO_THEN_ACTION: FUTURE, Program.ACTION_THEN_VIDEO: ACTION}
+"""The stream that goes first in programs of two steps: training shows its clean tokens to the other one."""
+
+
+def sees_other(program: Program, query: str, key: str) -> bool:
+    """Whether tokens of the noisy stream `query` may look at the stream `key`, noisy or clean, under `program`."""
+    return any(sees(Segment(query, 1), Segment(key, 1, clean), program) for clean in (False, True))
+
+
 @dataclass(frozen=True)
 class Segment:
     """`length` tokens of one stream; `clean` marks teacher-forced tokens, `draw` the training problem they belong to."""
