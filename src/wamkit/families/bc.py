@@ -54,7 +54,7 @@ class BC(Family):
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         label = batch.action_expert if self.config.policy_label == "expert" else batch.action
-        x = self.action.pack(label, self.normalizer)
+        x = self.action.known(label, batch, self.normalizer)
         sigma = uniform_sigma(len(batch), generator).to(x.device)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         context = self.context(batch, self.normalizer, generator)

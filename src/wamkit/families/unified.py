@@ -116,9 +116,10 @@ class Unified(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         B, device = len(batch), batch.obs.device
-        z = (batch.features or self.features(batch, "main"))["latents"]
-        executed = self.action.pack(batch.action, self.normalizer)
-        expert = self.action.pack(batch.action_expert, self.normalizer)
+        with torch.no_grad():
+            z = self.future.known(batch)
+        executed = self.action.known(batch.action, batch, self.normalizer)
+        expert = self.action.known(batch.action_expert, batch, self.normalizer)
         mode = self._draw_modes(batch, generator).to(device)
         joint, forward, inverse, video = (mode == i for i in range(4))
 

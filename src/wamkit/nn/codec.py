@@ -100,6 +100,11 @@ class FutureLatents(nn.Module):
         z = self.codec.encode(canvas(batch.future).flatten(0, 1), now)
         return z.unflatten(0, (B, F_)).transpose(1, 2).flatten(2)
 
+    def known(self, batch: Batch) -> Float[Tensor, "B L c"]:
+        """The latents, from `batch.features` if they were made ahead, with zeros for frames beyond the episode."""
+        z = batch.features["latents"] if batch.features else self.encode(batch)
+        return z.masked_fill(~self.valid(batch), 0)
+
     def decode(self, z_BLc: Float[Tensor, "B L c"], obs: UInt8[Tensor, "B V 3 H W"]) -> UInt8[Tensor, "B F V 3 H W"]:
         """Latents to pictures, given the current ones."""
         z = z_BLc.unflatten(2, (self.frames, -1)).transpose(1, 2).flatten(0, 1)

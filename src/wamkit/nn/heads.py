@@ -11,6 +11,19 @@ from wamkit.nn.trunk import sigma_features
 from wamkit.types import Batch, Spec
 
 
+class GivenStream(nn.Module):
+    """A stream that is never noisy and never wanted: `length` tokens with `channels` numbers each, embedded."""
+
+    def __init__(self, channels: int, length: int, width: int):
+        super().__init__()
+        self.embed = nn.Linear(channels, width)
+        self.position = nn.Parameter(0.5 * torch.randn(length, width))
+
+    def tokens(self, x_BLc: Float[Tensor, "B L c"]) -> Float[Tensor, "B L D"]:
+        """Values to tokens that know their position."""
+        return self.embed(x_BLc) + self.position
+
+
 class NoisyStream(nn.Module):
     """One diffused stream of `length` tokens with `channels` numbers each: embedding and velocity head."""
 
@@ -34,17 +47,24 @@ class NoisyStream(nn.Module):
 
 
 class ActionChunk(nn.Module):
-    """A chunk of actions as a noisy stream: `per_token` consecutive steps, normalised, are one token of p * a numbers."""
+    """A chunk of actions as a stream: `per_token` consecutive steps, normalised, are one token of p * a numbers.
 
-    def __init__(self, spec: Spec, width: int, per_token: int):
+    given: whether actions are only ever given, never generated; then `stream` is a GivenStream.
+    """
+
+    def __init__(self, spec: Spec, width: int, per_token: int, given: bool = False):
         super().__init__()
         self.shape = (spec.chunk, spec.action_dim)
-        self.stream = NoisyStream(per_token * spec.action_dim, spec.chunk // per_token, width)
         self.length, self.channels = spec.chunk // per_token, per_token * spec.action_dim
+        self.stream = (GivenStream if given else NoisyStream)(self.channels, self.length, width)
 
     def pack(self, action_BAa: Float[Tensor, "B A a"], normalizer: Normalizer) -> Float[Tensor, "B L c"]:
         """Actions in robot units to normalised tokens."""
         return normalizer.encode("action", action_BAa).reshape(len(action_BAa), self.length, self.channels)
+
+    def known(self, action_BAa: Float[Tensor, "B A a"], batch: Batch, normalizer: Normalizer) -> Float[Tensor, "B L c"]:
+        """`pack`, with zeros (the mean) where `valid` says that nothing is known: padding must not speak."""
+        return self.pack(action_BAa, normalizer).masked_fill(~self.valid(batch), 0)
 
     def unpack(self, x_BLc: Float[Tensor, "B L c"], normalizer: Normalizer) -> Float[Tensor, "B A a"]:
         """The inverse of `pack`."""

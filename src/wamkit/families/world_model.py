@@ -1,0 +1,110 @@
+"""`world_model`: p(o' | o, l, a), the control that imagines what an action does and emits none. Not a WAM.
+
+The same context, trunk and frame latents as `unified`, with the clean actions beside the noisy future; it supports one
+query, forward dynamics. Off-expert rows teach it as much as demonstrations do; rows without actions teach it nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
+from wamkit.nn.codec import FutureLatents
+from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
+from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.trunk import Trunk
+from wamkit.types import Batch, Query, Spec
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Sizes and choices of the family `world_model`."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    codec_channels: int = 8
+    codec_lr: float = 0.8
+    codec_share: float = 0.35
+    actions_per_token: int = 4
+    future_shift: float = 3.0
+    proprio_noise: float = 0.05
+    denoising_steps: int = 8
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@FAMILIES.register("world_model")
+class WorldModel(Family):
+    """See the module's docstring."""
+
+    name = "world_model"
+    taxonomy = Taxonomy("control", "frame latents", "clean actions beside the future", "none", "joint")
+    queries = frozenset({Query.FORWARD})
+    Config = WorldModelConfig
+
+    def __init__(self, config: WorldModelConfig, spec: Spec, normalizer: Normalizer):
+        super().__init__(config, spec, normalizer)
+        c, D = config, config.width
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        self.future = FutureLatents(spec, D, c.codec_channels)
+        self.action = ActionChunk(spec, D, c.actions_per_token, given=True)
+        self.trunk = Trunk(D, c.depth, c.heads)
+
+    def stages(self) -> tuple[Stage, ...]:
+        share = self.config.codec_share
+        return (
+            Stage("codec", share, ("future.codec",), self.config.codec_lr),
+            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
+        )
+
+    @torch.no_grad()
+    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        return {"latents": self.future.encode(batch)} if stage == "main" else {}
+
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
+        if stage == "codec":
+            return {"codec": self.future.loss(batch, generator)}
+        with torch.no_grad():
+            z = self.future.known(batch)
+        sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
+        eps = torch.randn(z.shape, generator=generator).to(z.device)
+        context = self.context(batch, self.normalizer, generator)
+        action = self.action.stream.tokens(self.action.known(batch.action, batch, self.normalizer))
+        future = self.future.tokens(interpolate(z, eps, sigma), sigma, context)
+        segments = [
+            Segment(CONTEXT, context.shape[1]),
+            Segment(ACTION, action.shape[1], clean=True),
+            Segment(FUTURE, future.shape[1]),
+        ]
+        mask_LK = visibility(segments, Program.ACTION_THEN_VIDEO).to(z.device)
+        y, _ = self.trunk(torch.cat([context, action, future], 1), mask_LK)
+        error = (self.future.stream.velocity(y[:, -future.shape[1] :]) - (eps - z)).square()
+        return {"future": masked_mean(error, self.future.valid(batch) & batch.has_action.view(-1, 1, 1))}
+
+    def generate(
+        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        context = self.context(batch, self.normalizer)
+        _, cache = self.trunk(context)
+        # Actions see the context alone, so they too are computed once.
+        _, cache = self.trunk(self.action.stream.tokens(self.action.pack(batch.action, self.normalizer)), None, cache)
+
+        def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
+            level = torch.full((1,), sigma[FUTURE], device=context.device)
+            y, _ = self.trunk(self.future.tokens(state[FUTURE], level, context), None, cache)
+            return {FUTURE: self.future.stream.velocity(y)}
+
+        noise = row_noise(generators, (self.future.cells, self.future.channels), context.device)
+        z = euler(velocity, {FUTURE: noise}, {FUTURE: denoise(steps, self.config.future_shift)})[FUTURE]
+        return None, self.future.decode(z, batch.obs)
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch) -> Tensor:
+        return self.future.decode(self.future.encode(batch), batch.obs)
