@@ -97,15 +97,17 @@ def test_losses_in_bfloat16_are_those_of_float32_but_for_rounding(name, spec, no
 def test_rows_do_not_influence_each_other(name, spec, normalizer, batch):
     """Perturbing row 0 leaves the losses of all other rows as they were."""
     model = make(name, spec, normalizer)
-    before = losses(model, batch)
     other = dataclasses.replace(
         batch, obs=batch.obs.clone(), proprio=batch.proprio.clone(), action=batch.action.clone()
     )
     other.obs[0], other.proprio[0], other.action[0] = 255 - other.obs[0], -other.proprio[0], other.action[0] + 1
-    after = losses(model, other)
-    for key in before:
-        torch.testing.assert_close(before[key][1:], after[key][1:], rtol=1e-5, atol=1e-6)
-        assert not torch.equal(before[key], after[key])
+    changed = set()
+    for seed in range(6):  # a loss may not concern row 0 in one draw
+        before, after = losses(model, batch, seed), losses(model, other, seed)
+        for key in before:
+            torch.testing.assert_close(before[key][1:], after[key][1:], rtol=1e-5, atol=1e-6)
+        changed |= {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed == set(before)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,191 @@
+"""`hidden_state`: features of one video pass condition a small action head.
+
+Two leaves in one file, as their methods differ in two switches only:
+* `detach`: the action head reads the video expert without training it, after it was trained. Cascaded / implicit /
+  predictive features (VPP, arXiv:2412.14803; mimic-video).
+* not `detach`: both learn together. Joint / diffusion / multi-stream / hidden state (Fast-WAM, DiT4DiT).
+
+The video expert denoises the future. The action expert attends to its keys and values, layer by layer; nobody attends to
+actions. In training the future's noise level is independent of the action's (mimic-video), so the same weights act on what was
+never imagined (`imagine` off: one video pass over pure noise, which carries no future but asks for one) and on what was
+(`imagine` on: the video is denoised first). At level 0 a real future makes the head an inverse dynamics model.
+
+Where this differs from the reference code: noise of the feature pass is seeded (VPP draws it anew at every call, unseeded); rows
+without actions train the video (Fast-WAM's release refuses them); the level that a policy query uses, 1, is trained exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
+from wamkit.nn.codec import FutureLatents
+from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.mixture import Mixture
+from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
+from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.trunk import Cache
+from wamkit.types import Batch, Query, Spec
+
+
+@dataclass(frozen=True)
+class HiddenStateConfig:
+    """Sizes and choices of the family `hidden_state`."""
+
+    width: int = 112
+    """Of the video expert and of the attention that both share."""
+    action_width: int = 56
+    """Of the action expert."""
+    depth: int = 4
+    heads: int = 4
+    detach: bool = False
+    """Whether the action head only reads the video expert, which is then trained first, in a stage of its own."""
+    imagine: bool = False
+    """Whether a policy query denoises the future first, or reads the features of a single pass over noise."""
+    codec_channels: int = 8
+    codec_lr: float = 0.8
+    codec_share: float = 0.35
+    actions_per_token: int = 4
+    policy_label: Literal["expert", "executed"] = "expert"
+    inverse: float = 0.3
+    """Share of rows that train inverse dynamics: the future is given, clean."""
+    blind: float = 0.4
+    """Share of rows whose future is pure noise, as it is in a policy query that imagines nothing."""
+    future_shift: float = 3.0
+    proprio_noise: float = 0.05
+    denoising_steps: int = 8
+    policy_steps: int = 4
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@FAMILIES.register("hidden_state")
+class HiddenState(Family):
+    """See the module's docstring."""
+
+    name = "hidden_state"
+    taxonomy = Taxonomy(
+        "joint / diffusion / multi-stream / hidden-state (detached: cascaded / implicit)",
+        "frame latents",
+        "action head attends to video features",
+        "small head denoises",
+        "joint or detached",
+    )
+    queries = frozenset({Query.POLICY, Query.VIDEO, Query.INVERSE, Query.JOINT})
+    Config = HiddenStateConfig
+
+    def __init__(self, config: HiddenStateConfig, spec: Spec, normalizer: Normalizer):
+        super().__init__(config, spec, normalizer)
+        c, D = config, config.width
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        self.future = FutureLatents(spec, D, c.codec_channels)
+        self.action = ActionChunk(spec, c.action_width, c.actions_per_token)
+        self.experts = Mixture({FUTURE: D, ACTION: c.action_width}, c.depth, c.heads, D)
+
+    def stages(self) -> tuple[Stage, ...]:
+        c, rest = self.config, 1 - self.config.codec_share
+        codec = Stage("codec", c.codec_share, ("future.codec",), c.codec_lr)
+        video, head = ("context", "future.stream", *_expert(FUTURE)), ("action", *_expert(ACTION))
+        if c.detach:
+            return codec, Stage("video", rest / 2, video), Stage("head", rest / 2, head)
+        return codec, Stage("main", rest, video + head)
+
+    @torch.no_grad()
+    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        return {} if stage == "codec" else {"latents": self.future.encode(batch)}
+
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
+        if stage == "codec":
+            return {"codec": self.future.loss(batch, generator)}
+        B, device, c = len(batch), batch.obs.device, self.config
+        with torch.no_grad():
+            z = self.future.known(batch)
+        draw = torch.rand(B, generator=generator).to(device)
+        inverse = (draw < c.inverse) | ~batch.imitate  # all that a row that nobody should imitate is evidence for
+        blind = ~inverse & (draw > 1 - c.blind)
+        sigma_z = shift_sigma(uniform_sigma(B, generator), c.future_shift).to(device)
+        sigma_z = sigma_z.masked_fill(inverse, 0).masked_fill(blind, 1)
+        sigma_a = uniform_sigma(B, generator).to(device)
+        label = batch.action_expert if c.policy_label == "expert" else batch.action
+        label = torch.where(inverse.view(B, 1, 1), batch.action, label)
+        x = self.action.known(label, batch, self.normalizer)
+        eps_z, eps_a = (torch.randn(t.shape, generator=generator).to(device) for t in (z, x))
+        context = self.context(batch, self.normalizer, generator)
+        future = self.future.tokens(interpolate(z, eps_z, sigma_z), sigma_z, context)
+        tokens = {FUTURE: torch.cat([context, future], 1)}
+        if stage != "video":
+            tokens[ACTION] = self.action.stream.tokens(interpolate(x, eps_a, sigma_a), sigma_a)
+        detach = {(ACTION, FUTURE)} if c.detach else set()
+        mask = self._masks(context.shape[1], device)
+        if stage == "video":
+            mask = {FUTURE: mask[FUTURE][:, : -self.action.length]}
+        y, _ = self.experts(tokens, mask, detach=detach)
+        losses, rows = {}, lambda t: t.view(B, 1, 1)
+        if stage != "head":
+            error_z = (self.future.stream.velocity(y[FUTURE][:, context.shape[1] :]) - (eps_z - z)).square()
+            losses["future"] = masked_mean(error_z, self.future.valid(batch) & ~rows(inverse))
+        if stage != "video":
+            error_a, valid = (self.action.stream.velocity(y[ACTION]) - (eps_a - x)).square(), self.action.valid(batch)
+            losses["policy"] = masked_mean(error_a, valid & ~rows(inverse))
+            losses["action"] = masked_mean(error_a, valid & rows(inverse))
+        return losses
+
+    def _masks(self, context: int, device: torch.device) -> dict[str, Tensor]:
+        """Who sees whom, split by who asks: the video expert holds context and future, the action expert actions."""
+        lengths = ((CONTEXT, context), (FUTURE, self.future.cells), (ACTION, self.action.length))
+        mask_LK = visibility([Segment(*s) for s in lengths], Program.VIDEO_NOISY_TO_ACTION).to(device)
+        known = context + self.future.cells
+        return {FUTURE: mask_LK[:known], ACTION: mask_LK[known:]}
+
+    # ---------------------------------------------------------------------------------------------------------- sampling
+
+    def default_steps(self, query: Query) -> int:
+        imagines = query in (Query.VIDEO, Query.JOINT) or (query is Query.POLICY and self.config.imagine)
+        return self.config.denoising_steps if imagines else self.config.policy_steps
+
+    def generate(
+        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        device = batch.obs.device
+        noise_a = row_noise(generators, (self.action.length, self.action.channels), device)
+        z = row_noise(generators, (self.future.cells, self.future.channels), device)
+        context = self.context(batch, self.normalizer)
+        _, known = self.experts({FUTURE: context}, {FUTURE: None})
+
+        def video(z: Tensor, sigma: float) -> tuple[Tensor, Cache]:
+            tokens = self.future.tokens(z, torch.full((1,), sigma, device=device), context)
+            y, cache = self.experts({FUTURE: tokens}, {FUTURE: None}, known)
+            return self.future.stream.velocity(y[FUTURE]), cache
+
+        imagines = query in (Query.VIDEO, Query.JOINT) or (query is Query.POLICY and self.config.imagine)
+        if imagines:
+            path = denoise(steps, self.config.future_shift)
+            z = euler(lambda x, s: {FUTURE: video(x[FUTURE], s[FUTURE])[0]}, {FUTURE: z}, {FUTURE: path})[FUTURE]
+        future = self.future.decode(z, batch.obs) if imagines else None
+        if query is Query.VIDEO:
+            return None, future
+        given = query is Query.INVERSE
+        _, features = video(self.future.encode(batch) if given else z, 0.0 if given or imagines else 1.0)
+
+        def velocity(x: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
+            tokens = self.action.stream.tokens(x[ACTION], torch.full((1,), sigma[ACTION], device=device))
+            y, _ = self.experts({ACTION: tokens}, {ACTION: None}, features)
+            return {ACTION: self.action.stream.velocity(y[ACTION])}
+
+        actions = euler(velocity, {ACTION: noise_a}, {ACTION: denoise(self.config.policy_steps)})[ACTION]
+        return self.action.unpack(actions, self.normalizer), future
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch) -> Tensor:
+        return self.future.decode(self.future.encode(batch), batch.obs)
+
+
+def _expert(stream: str) -> tuple[str, ...]:
+    """The prefixes of one expert's parameters."""
+    return f"experts.blocks.{stream}", f"experts.norms.{stream}"
