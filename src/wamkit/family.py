@@ -49,6 +49,8 @@ class Family(nn.Module, ABC):
     name: ClassVar[str]
     taxonomy: ClassVar[Taxonomy]
     queries: ClassVar[frozenset[Query]]
+    deterministic: ClassVar[frozenset[Query]] = frozenset()
+    """Queries that answer with one best guess, whatever the seed."""
     Config: ClassVar[type]
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):

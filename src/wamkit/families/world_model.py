@@ -15,7 +15,7 @@ from torch import Tensor
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
-from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.heads import ActionChunk, GivenStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer
@@ -54,7 +54,7 @@ class WorldModel(Family):
         c, D = config, config.width
         self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
         self.future = FutureLatents(spec, D, c.codec_channels)
-        self.action = ActionChunk(spec, D, c.actions_per_token, given=True)
+        self.action = ActionChunk(spec, D, c.actions_per_token, GivenStream)
         self.trunk = Trunk(D, c.depth, c.heads)
 
     def stages(self) -> tuple[Stage, ...]:

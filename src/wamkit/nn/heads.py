@@ -24,6 +24,23 @@ class GivenStream(nn.Module):
         return self.embed(x_BLc) + self.position
 
 
+class QueryStream(nn.Module):
+    """A stream that is never shown: `length` learned queries, each of which reads `channels` numbers out of the trunk."""
+
+    def __init__(self, channels: int, length: int, width: int):
+        super().__init__()
+        self.queries = nn.Parameter(0.5 * torch.randn(length, width))
+        self.head = nn.Linear(width, channels)
+
+    def tokens(self, rows: int) -> Float[Tensor, "B L D"]:
+        """The queries, for each of so many rows."""
+        return self.queries.expand(rows, -1, -1)
+
+    def values(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
+        """Trunk outputs to the numbers asked for, in float32."""
+        return self.head(y_BLD).float()
+
+
 class NoisyStream(nn.Module):
     """One diffused stream of `length` tokens with `channels` numbers each: embedding and velocity head."""
 
@@ -49,14 +66,14 @@ class NoisyStream(nn.Module):
 class ActionChunk(nn.Module):
     """A chunk of actions as a stream: `per_token` consecutive steps, normalised, are one token of p * a numbers.
 
-    given: whether actions are only ever given, never generated; then `stream` is a GivenStream.
+    stream: how they get in and out: denoised (NoisyStream), only ever given (GivenStream), or queried (QueryStream).
     """
 
-    def __init__(self, spec: Spec, width: int, per_token: int, given: bool = False):
+    def __init__(self, spec: Spec, width: int, per_token: int, stream: type[nn.Module] = NoisyStream):
         super().__init__()
         self.shape = (spec.chunk, spec.action_dim)
         self.length, self.channels = spec.chunk // per_token, per_token * spec.action_dim
-        self.stream = (GivenStream if given else NoisyStream)(self.channels, self.length, width)
+        self.stream = stream(self.channels, self.length, width)
 
     def pack(self, action_BAa: Float[Tensor, "B A a"], normalizer: Normalizer) -> Float[Tensor, "B L c"]:
         """Actions in robot units to normalised tokens."""

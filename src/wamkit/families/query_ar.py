@@ -1,0 +1,126 @@
+"""`query_ar`: learned queries read the action chunk and the future off a step-causal trunk, in one pass.
+
+Stands for the leaf joint / autoregressive / explicit-decoupled (GR-1, arXiv:2312.13139; GR-2; GR-MG). The sequence is the history,
+step by step (`window.past_offsets`), each step seeing itself and what came before. [ACT] and [OBS] queries of the present
+step look at it and are looked at by nobody, not even by each other: given what was seen, action and future are
+conditionally independent, so neither forward nor inverse dynamics can be asked. One pass answers policy, video and joint at once,
+with one best guess instead of a sample: there is nothing to denoise and no seed to draw from.
+
+Where this differs from the reference code, on purpose: the action head has a non-linearity (the trunk's last block; GR-1's own MLP has
+none); a chunk is predicted instead of one step, since regression to single actions averages over modes at every step; the
+future is read as latents of the frame codec, whose normalised tokens take the place of patch-normalised pixels; all action
+dimensions share the smooth-L1 loss, because the gripper of a simulator need not be binary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wamkit.family import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.codec import FutureLatents
+from wamkit.nn.heads import ActionChunk, QueryStream, masked_mean
+from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.trunk import Trunk
+from wamkit.types import Batch, Query, Spec
+
+
+@dataclass(frozen=True)
+class QueryARConfig:
+    """Sizes and choices of the family `query_ar`."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    codec_channels: int = 8
+    codec_lr: float = 0.8
+    codec_share: float = 0.35
+    actions_per_token: int = 4
+    policy_label: Literal["expert", "executed"] = "expert"
+    proprio_noise: float = 0.05
+    denoising_steps: int = 1
+    """Always one pass."""
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@FAMILIES.register("query_ar")
+class QueryAR(Family):
+    """See the module's docstring."""
+
+    name = "query_ar"
+    taxonomy = Taxonomy(
+        "joint / autoregressive / explicit-decoupled", "frame latents", "shared history, separate queries", "regression queries", "joint"
+    )  # fmt: skip
+    queries = frozenset({Query.POLICY, Query.VIDEO, Query.JOINT})
+    deterministic = queries
+    Config = QueryARConfig
+
+    def __init__(self, config: QueryARConfig, spec: Spec, normalizer: Normalizer):
+        super().__init__(config, spec, normalizer)
+        c, D = config, config.width
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        self.future = FutureLatents(spec, D, c.codec_channels, QueryStream)
+        self.action = ActionChunk(spec, D, c.actions_per_token, QueryStream)
+        self.trunk = Trunk(D, c.depth, c.heads)
+        # The step that each token of the context belongs to: the text comes before all, the present is the last.
+        cells, past = self.future.cells, len(spec.past_offsets)
+        steps = [past] * (cells + 1) + [-1] + [p for p in range(past) for _ in range(cells + 1)]
+        self.register_buffer("step_L", torch.tensor(steps), persistent=False)
+
+    def stages(self) -> tuple[Stage, ...]:
+        share = self.config.codec_share
+        return (
+            Stage("codec", share, ("future.codec",), self.config.codec_lr),
+            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
+        )
+
+    @torch.no_grad()
+    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        return {"latents": self.future.encode(batch)} if stage == "main" else {}
+
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
+        if stage == "codec":
+            return {"codec": self.future.loss(batch, generator)}
+        with torch.no_grad():
+            z = self.future.known(batch)
+        label = batch.action_expert if self.config.policy_label == "expert" else batch.action
+        x = self.action.known(label, batch, self.normalizer)
+        action, future = self._read(batch, generator)
+        # Off-expert rows show what an expert would not do: they are evidence for neither query.
+        imitate = batch.imitate.view(-1, 1, 1)
+        return {
+            "policy": masked_mean(F.smooth_l1_loss(action, x, reduction="none"), self.action.valid(batch) & imitate),
+            "future": masked_mean((future - z).square(), self.future.valid(batch) & imitate),
+        }
+
+    def _read(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The action chunk and the future's latents, as tokens."""
+        B = len(batch)
+        context = self.context(batch, self.normalizer, generator)
+        actions = self.action.stream.tokens(B)
+        # As everywhere, a future token starts from the present picture's token of its cell.
+        futures = self.future.stream.tokens(B) + context[:, : self.future.cells]
+        queries = actions.shape[1] + futures.shape[1]
+        # Step-causal; queries see every step and are keys to none.
+        step_causal_LL = self.step_L.unsqueeze(1) >= self.step_L
+        mask_LK = F.pad(F.pad(step_causal_LL, (0, 0, 0, queries), value=True), (0, queries), value=False)
+        y, _ = self.trunk(torch.cat([context, actions, futures], 1), mask_LK)
+        _, y_a, y_z = y.split([context.shape[1], actions.shape[1], futures.shape[1]], 1)
+        return self.action.stream.values(y_a), self.future.stream.values(y_z)
+
+    def generate(
+        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        action, future = self._read(batch)
+        actions = self.action.unpack(action, self.normalizer) if query is not Query.VIDEO else None
+        return actions, self.future.decode(future, batch.obs) if query is not Query.POLICY else None
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch) -> Tensor:
+        return self.future.decode(self.future.encode(batch), batch.obs)
