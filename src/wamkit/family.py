@@ -69,6 +69,13 @@ class Family(nn.Module, ABC):
         """
         return {}
 
+    def after_step(self) -> None:
+        """Called after every optimisation step: moves what follows the learned weights (EMA targets). Nothing by default."""
+
+    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+        """Figures of a training batch that warn of silent failure (a collapsed target, unused codes), for the log."""
+        return {}
+
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Float[Tensor, " B"]]:
         """Named losses, one value a row, in raw units of the loss; a row that a loss does not concern holds 0.

@@ -158,6 +158,7 @@ class Trainer:
                             "seconds": seconds,
                             "wait": wait,
                             **losses,
+                            **self._meters(batch, stage),
                         }
                     )
                     bar.set_postfix_str(f"{stage.name} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items()))
@@ -223,6 +224,7 @@ class Trainer:
             raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
         self.optimizer.step(lr, self.pool.map)
         self.optimizer.zero_grad()
+        self.model.after_step()
         # A young average must not remember the initialisation: its memory grows with the stage.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
@@ -248,6 +250,17 @@ class Trainer:
             for name, p in self.model.named_parameters():
                 if name.startswith(stage.prefixes):
                     p.copy_(self.average[name])
+
+    @torch.no_grad()
+    def _meters(self, batch: Batch, stage: Stage) -> dict[str, float]:
+        return self.model.meters(batch.to(self.config.device), stage.name)
+
+    def _follow(self) -> None:
+        """What no gradient moves is served as it is: parts not learning in this stage, and targets that follow others."""
+        with torch.no_grad():
+            for name, p in self.model.named_parameters():
+                if not p.requires_grad:
+                    self.average[name].copy_(p)
 
     def _diagnosis(
         self, values: dict[str, float], losses_B: dict[str, Tensor], norm: float, batch: Batch, lr: float
@@ -281,6 +294,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
     def _save(self) -> None:
+        self._follow()
         optimizer = {str(i): part.state_dict() for i, part in enumerate(self.optimizer.parts)}
         save_checkpoint(
             self.out / "checkpoints",

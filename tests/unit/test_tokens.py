@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from wamkit.nn.codec import FrameCodec
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.pretrained import TextConfig, VisionTeacher, build_text
 from wamkit.nn.tokens import Normalizer, TextTable, canvas, ngram_ids, uncanvas
 from wamkit.types import WamkitError
 
@@ -71,3 +71,23 @@ def test_a_pretrained_encoder_is_loaded_from_a_path(tmp_path):
     rows.sum().backward()
     with pytest.raises(WamkitError, match="needs text.model"):
         build_text(TextConfig("pretrained"), 8)
+
+
+def test_a_pretrained_vision_teacher_is_loaded_from_a_path(tmp_path):
+    """Real loading code on a tiny random DINOv2: patches land in the cell that shows them, and weights stay out of ours."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=12, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7, use_swiglu_ffn=False
+    )
+    transformers.Dinov2Model(config).save_pretrained(tmp_path)
+    transformers.BitImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.2, 0.3]).save_pretrained(tmp_path)
+    teacher = VisionTeacher(str(tmp_path), (2, 4))
+    assert teacher.channels == 12 and not list(teacher.parameters()) and not teacher.state_dict()
+    pictures = torch.rand(3, 3, 32, 64) * 2 - 1
+    tokens = teacher(pictures)
+    assert tokens.shape == (3, 8, 12) and torch.isfinite(tokens).all() and not tokens.requires_grad
+    moved = pictures.clone()
+    moved[:, :, :16, :16] = -moved[:, :, :16, :16]  # the first cell of 2x4
+    assert (teacher(moved) - tokens).abs().mean((0, 2)).argmax() == 0
+    with pytest.raises(WamkitError, match="needs model.pretrained"):
+        VisionTeacher("", (2, 4))

@@ -1,11 +1,12 @@
-"""Reading the instruction: a small table learned from scratch, or a pretrained encoder through `transformers`."""
+"""Pretrained encoders through `transformers`: of instructions (beside a small table learned from scratch) and of pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,6 +25,17 @@ class TextConfig:
     """For `pretrained`: a local path or a hub id of any encoder that `transformers.AutoModel` loads."""
 
 
+def _transformers(what: str, model: str, option: str) -> Any:
+    """The package, if it is there and `model` was named."""
+    try:
+        import transformers
+    except ImportError as e:
+        raise WamkitError(f"{what} needs the package transformers: pip install 'wamkit[pretrained]'") from e
+    if not model:
+        raise WamkitError(f"{what} needs {option}, a local path or a hub id")
+    return transformers
+
+
 class PretrainedText(nn.Module):
     """A frozen pretrained encoder, averaged over the instruction's tokens and projected: (B, 1, D).
 
@@ -32,16 +44,9 @@ class PretrainedText(nn.Module):
 
     def __init__(self, model: str, width: int):
         super().__init__()
-        try:
-            from transformers import AutoModel, AutoTokenizer
-        except ImportError as e:
-            raise WamkitError(
-                "text.kind=pretrained needs the package transformers: pip install 'wamkit[pretrained]'"
-            ) from e
-        if not model:
-            raise WamkitError("text.kind=pretrained needs text.model, a local path or a hub id")
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        encoder = AutoModel.from_pretrained(model).eval().requires_grad_(False)
+        transformers = _transformers("text.kind=pretrained", model, "text.model")
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        encoder = transformers.AutoModel.from_pretrained(model).eval().requires_grad_(False)
         # Kept out of the module's parameters on purpose, see the docstring.
         object.__setattr__(
             self, "encoder", getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder
@@ -58,6 +63,37 @@ class PretrainedText(nn.Module):
         mean = (hidden * mask).sum(1) / mask.sum(1)
         row = {t: i for i, t in enumerate(sorted(set(texts)))}
         return self.project(mean[[row[t] for t in texts]]).unsqueeze(1)
+
+
+class VisionTeacher(nn.Module):
+    """A frozen pretrained vision encoder (DINOv2, SigLIP, CLIP, ViT ...), its patch tokens pooled to a grid of picture cells.
+
+    forward: pictures (B, 3, H, W) in [-1, 1] -> (B, rows * columns, channels). Not part of the checkpoint, as above.
+    """
+
+    def __init__(self, model: str, grid: tuple[int, int]):
+        super().__init__()
+        transformers = _transformers("a pretrained teacher", model, "model.pretrained")
+        encoder = transformers.AutoModel.from_pretrained(model)
+        encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
+        processor = transformers.AutoImageProcessor.from_pretrained(model)
+        object.__setattr__(self, "encoder", encoder)
+        self.grid, self.channels = grid, encoder.config.hidden_size
+        size = encoder.config.image_size
+        self.size: tuple[int, int] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(processor, f"image_{name}")).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, picture_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
+        self.encoder.to(picture_BCHW.device)
+        x = F.interpolate((picture_BCHW + 1) / 2, self.size, mode="bilinear", antialias=True)
+        tokens = self.encoder(pixel_values=(x - self.mean) / self.std).last_hidden_state
+        rows, columns = (n // self.encoder.config.patch_size for n in self.size)
+        # Class and register tokens come first.
+        patches = tokens[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+        return F.adaptive_avg_pool2d(patches, self.grid).flatten(2).transpose(1, 2)
 
 
 def build_text(config: TextConfig, width: int) -> nn.Module:

@@ -104,17 +104,26 @@ class Trunk(nn.Module):
         mask_LK: Bool[Tensor, "... L K"] | None = None,
         past: Cache | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Cache]:
+        hidden, cache = self.run(x_BLD, mask_LK, past)
+        return self.norm(hidden[-1]), cache
+
+    def run(
+        self, x_BLD: Tensor, mask_LK: Tensor | None = None, past: Cache | None = None
+    ) -> tuple[list[Float[Tensor, "B L D"]], Cache]:
+        """The output of every block, before the last norm, and the cache: for losses on what middle layers hold."""
         # A bias, made once for all blocks: attention would make one of a mask in each, forward and backward.
         bias = (
             None
             if mask_LK is None
             else torch.zeros(mask_LK.shape, device=x_BLD.device).masked_fill_(~mask_LK, -math.inf)
         )
+        hidden: list[Tensor] = []
         cache: Cache = []
         for i, block in enumerate(self.blocks):
             x_BLD, kv = block(x_BLD, bias, past[i] if past else None)
+            hidden.append(x_BLD)
             cache.append(kv)
-        return self.norm(x_BLD), cache
+        return hidden, cache
 
 
 def sigma_features(sigma: Tensor, width: int) -> Tensor:
