@@ -42,6 +42,16 @@ class Query(enum.StrEnum):
     INVERSE = "inverse"  # o, o' -> a
     JOINT = "joint"  # o, l -> o', a
 
+    @property
+    def wants_action(self) -> bool:
+        """Whether the answer holds actions."""
+        return self in (Query.POLICY, Query.INVERSE, Query.JOINT)
+
+    @property
+    def wants_future(self) -> bool:
+        """Whether the answer holds a future."""
+        return self in (Query.VIDEO, Query.FORWARD, Query.JOINT)
+
 
 @dataclass(frozen=True)
 class Observation:

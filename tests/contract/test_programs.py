@@ -21,12 +21,13 @@ ANSWERS = {
     Program.VIDEO_THEN_ACTION: BOTH | {Query.INVERSE},
     Program.ACTION_THEN_VIDEO: BOTH | {Query.FORWARD},
 }
-programs = pytest.mark.parametrize("program", list(Program))
+PROGRAMMED = ("unified", "mot")
+programs = pytest.mark.parametrize(("name", "program"), [(n, p) for n in PROGRAMMED for p in Program])
 
 
 @programs
-def test_answers_what_the_program_lets_through(program, spec, normalizer, batch):
-    model = make("unified", spec, normalizer, program=program)
+def test_answers_what_the_program_lets_through(name, program, spec, normalizer, batch):
+    model = make(name, spec, normalizer, program=program)
     assert model.queries == ANSWERS[program]
     for query in Query:
         if query in model.queries:
@@ -38,15 +39,15 @@ def test_answers_what_the_program_lets_through(program, spec, normalizer, batch)
 
 
 @programs
-def test_one_set_of_weights_fits_all_programs(program, spec, normalizer):
-    model = make("unified", spec, normalizer, program=program)
-    model.load_state_dict(make("unified", spec, normalizer, seed=3).state_dict(), strict=True)
+def test_one_set_of_weights_fits_all_programs(name, program, spec, normalizer):
+    model = make(name, spec, normalizer, program=program)
+    model.load_state_dict(make(name, spec, normalizer, seed=3).state_dict(), strict=True)
 
 
 @programs
-def test_losses_see_what_the_program_shows_and_no_more(program, spec, normalizer, batch):
+def test_losses_see_what_the_program_shows_and_no_more(name, program, spec, normalizer, batch):
     """To the bit: other futures change the action's loss only where actions see futures, and the other way round."""
-    model = make("unified", spec, normalizer, program=program)
+    model = make(name, spec, normalizer, program=program)
     before = losses(model, batch)
     assert all(torch.isfinite(v).all() for v in before.values())
     futures = losses(model, dataclasses.replace(batch, future=255 - batch.future))
@@ -57,9 +58,9 @@ def test_losses_see_what_the_program_shows_and_no_more(program, spec, normalizer
 
 
 @programs
-def test_what_goes_first_does_not_hear_of_what_follows(program, spec, normalizer, batch):
+def test_what_goes_first_does_not_hear_of_what_follows(name, program, spec, normalizer, batch):
     """The joint query's first stream is the marginal itself; the second one follows from it."""
-    model = make("unified", spec, normalizer, program=program)
+    model = make(name, spec, normalizer, program=program)
     joint = ask(model, Query.JOINT, batch)
     video, policy = ask(model, Query.VIDEO, batch), ask(model, Query.POLICY, batch)
     alone = {
@@ -71,9 +72,9 @@ def test_what_goes_first_does_not_hear_of_what_follows(program, spec, normalizer
 
 
 @programs
-def test_off_expert_rows_are_evidence_for_dynamics_alone(program, spec, normalizer, batch):
+def test_off_expert_rows_are_evidence_for_dynamics_alone(name, program, spec, normalizer, batch):
     """Where a program learns no dynamics, what random actions did teaches nothing."""
-    model = make("unified", spec, normalizer, program=program)
+    model = make(name, spec, normalizer, program=program)
     off = dataclasses.replace(batch, imitate=torch.zeros(len(batch), dtype=torch.bool))
     seen = {
         k: any((losses(model, off, seed)[k] > 0).any() for seed in range(4)) for k in ("policy", "action", "future")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wamkit.nn.flow import denoise, euler, hold, interpolate, shift_sigma, uniform_sigma
+from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_other, shift_sigma, slow, uniform_sigma
 from wamkit.nn.heads import masked_mean
 
 
@@ -37,6 +37,33 @@ def test_exact_velocity_recovers_the_gaussian(shift):
         assert out[k].std().item() == pytest.approx(deviation, rel=0.05)
         # The map is monotone and affine: each sample is where its own noise says.
         torch.testing.assert_close(out[k], mean + deviation * eps[k], atol=0.05, rtol=0.05)
+
+
+def test_partial_slow_and_consecutive_schedules_recover_the_gaussian():
+    """Every kind of schedule moves along the same flow: what is stopped on the way lies on the path, all else arrives."""
+    g = torch.Generator().manual_seed(0)
+    eps = {"a": torch.randn(4000, generator=g), "z": torch.randn(4000, generator=g)}
+    law = {"a": (2.0, 0.5), "z": (-1.0, 0.2)}
+
+    def velocity(state, sigma):
+        return {k: gaussian_velocity(x, sigma[k], *law[k]) for k, x in state.items()}
+
+    first, second = one_after_the_other(denoise(200, 3.0, until=0.4), denoise(100))
+    assert len(first) == len(second) == 301 and first[200:] == (0.4,) * 101 and second[:200] == (1.0,) * 200
+    out = euler(velocity, eps, {"z": first, "a": second})
+    assert out["a"].mean().item() == pytest.approx(2.0, abs=0.03)
+    assert out["z"].mean().item() == pytest.approx(0.6 * -1.0, abs=0.03)  # E[x_sigma] = (1 - sigma) E[x]
+    assert out["z"].std().item() == pytest.approx(math.hypot(0.6 * 0.2, 0.4), rel=0.05)
+    out = euler(velocity, eps, {"z": denoise(400), "a": slow(denoise(400), 4)})
+    for k, (mean, deviation) in law.items():
+        assert (out[k].mean().item(), out[k].std().item()) == pytest.approx((mean, deviation), abs=0.04)
+
+
+def test_a_slow_schedule_moves_at_every_nth_step():
+    assert slow(denoise(4), 2) == (1.0, 1.0, 0.5, 0.5, 0.0) and slow(denoise(5), 1) == denoise(5)
+    assert slow(denoise(3), 2) == pytest.approx((1.0, 1.0, 1 / 3, 0.0))
+    with pytest.raises(ValueError, match="at least one denoising step"):
+        denoise(0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])

@@ -21,7 +21,7 @@ from torch import Tensor
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.draws import POLICY, DrawConfig, draw
-from wamkit.nn.flow import denoise, euler, hold
+from wamkit.nn.flow import denoise, euler, hold, one_after_the_other
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, sees_other, visibility
@@ -142,10 +142,10 @@ class Unified(Family):
         # Noise is drawn in one order for every query, so that queries with one seed share it.
         eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
         eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
-        if query in (Query.POLICY, Query.JOINT, Query.INVERSE):
+        if query.wants_action:
             shift = self.config.draws.inverse_shift if query is Query.INVERSE else 1.0
             start[ACTION], schedules[ACTION] = eps_a, denoise(steps, shift)
-        if query in (Query.VIDEO, Query.JOINT, Query.FORWARD):
+        if query.wants_future:
             start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.draws.future_shift)
         if query is Query.FORWARD:
             start[ACTION], schedules[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
@@ -153,17 +153,15 @@ class Unified(Family):
             start[FUTURE], schedules[FUTURE] = self.future.encode(batch), hold(0, steps)
         if query is Query.JOINT and self.first:  # one stream after the other, each over all its steps
             second = FUTURE if self.first == ACTION else ACTION
-            schedules[self.first] += hold(0, steps - 1)
-            schedules[second] = (*hold(1, steps - 1), *schedules[second])
+            order = (self.first, second)
+            schedules = dict(zip(order, one_after_the_other(*(schedules[n] for n in order)), strict=True))
         # The context sees no one but itself, so one pass serves every denoising step.
         context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
         final = euler(lambda x, s: self._velocity(x, s, context, cache), start, schedules)
-        wants_action = query in (Query.POLICY, Query.JOINT, Query.INVERSE)
-        wants_future = query in (Query.VIDEO, Query.JOINT, Query.FORWARD)
         return (
-            self.action.unpack(final[ACTION], self.normalizer) if wants_action else None,
-            self.future.decode(final[FUTURE], batch.obs) if wants_future else None,
+            self.action.unpack(final[ACTION], self.normalizer) if query.wants_action else None,
+            self.future.decode(final[FUTURE], batch.obs) if query.wants_future else None,
         )
 
     @torch.inference_mode()

@@ -37,17 +37,31 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
-def denoise(steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """The schedule 1 -> 0 in `steps` Euler steps: steps + 1 levels, starting at exactly 1 and ending at exactly 0."""
+def denoise(steps: int, shift: float = 1.0, until: float = 0.0) -> tuple[float, ...]:
+    """The schedule 1 -> `until` in `steps` Euler steps: steps + 1 levels, starting and ending exactly there.
+
+    until > 0 leaves the stream partly noisy: enough to decide what happens (LingBot-VA's partial denoising).
+    """
     if steps < 1:
         raise ValueError(f"a schedule needs at least one denoising step, got {steps}")
     inner = shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()[1:-1]
-    return (1.0, *inner, 0.0)
+    return (1.0, *(until + (1 - until) * s for s in inner), float(until))
+
+
+def slow(schedule: tuple[float, ...], every: int) -> tuple[float, ...]:
+    """`schedule` with a move at every `every`-th step only (DUST's asynchronous sampling): as many steps, fewer levels."""
+    last = len(schedule) - 1
+    return tuple(schedule[min(i // every * every, last)] if i < last else schedule[last] for i in range(last + 1))
 
 
 def hold(sigma: float, steps: int) -> tuple[float, ...]:
     """The schedule that stays at `sigma`: 0 for what is given, 1 for what is neither given nor wanted."""
     return (float(sigma),) * (steps + 1)
+
+
+def one_after_the_other(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+    """Two schedules in a row: the second stream waits at its first level, then the first one holds its last."""
+    return first + hold(first[-1], len(second) - 2), hold(second[0], len(first) - 2) + second
 
 
 def euler(

@@ -1,0 +1,204 @@
+"""`mot`: one expert a stream, one attention over both: a mixture of transformers that denoises future and actions.
+
+Stands for the leaf joint / diffusion / multi-stream / cross-attention (LingBot-VA; Motus, arXiv:2512.13030; DUST, arXiv:2510.27607). The
+video expert holds context and future, the action expert holds actions; each has its own norms, projections and MLP, and both
+attend to all that the program shows them. Noise levels are independent, so all conditionals that the program lets through can be
+asked (`nn.draws`). The methods are switches:
+
+* Motus: program `joint`, the default.
+* DUST: program `joint` and `slow` > 1, asynchronous denoising: actions move at every `slow`-th step only, since pictures need more.
+* LingBot-VA: program `video_then_action`; with `imagine`, a policy query denoises the video down to `partial` and then decodes actions
+  from it: what happens is decided at high noise. The clean future that training shows to actions is noised up to that level.
+
+Where this differs from the reference code, on purpose: noise levels are drawn a row (LingBot shares one over a batch), training and
+sampling use one attention code (LingBot's must be switched by hand), and its release, one shared backbone, is `unified` here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
+from wamkit.nn.codec import FutureLatents
+from wamkit.nn.draws import POLICY, DrawConfig, draw
+from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_other, slow
+from wamkit.nn.heads import ActionChunk
+from wamkit.nn.mixture import Mixture
+from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, sees_other, visibility
+from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.trunk import Cache
+from wamkit.types import Batch, Query, Spec
+
+
+@dataclass(frozen=True)
+class MoTConfig:
+    """Sizes and choices of the family `mot`."""
+
+    width: int = 112
+    """Of the video expert and of the attention that both share."""
+    action_width: int = 56
+    """Of the action expert."""
+    depth: int = 4
+    heads: int = 4
+    program: Program = Program.JOINT
+    imagine: bool = False
+    """Whether a policy query imagines the future along with its actions, or leaves it out."""
+    partial: float = 0.4
+    """How far down a policy query that imagines denoises the video, where that goes first."""
+    slow: int = 1
+    """Where both denoise together: actions move at every so many steps."""
+    codec_channels: int = 8
+    codec_lr: float = 0.8
+    codec_share: float = 0.35
+    actions_per_token: int = 4
+    draws: DrawConfig = field(default_factory=DrawConfig)
+    """What the rows of a batch train: labels, how often each conditional, noise levels."""
+    proprio_noise: float = 0.05
+    denoising_steps: int = 8
+    policy_steps: int = 4
+    inverse_steps: int = 1
+    """One step from pure noise gives the mean of what the model believes was done."""
+    text: TextConfig = field(default_factory=TextConfig)
+
+
+@FAMILIES.register("mot")
+class MoT(Family):
+    """See the module's docstring."""
+
+    name = "mot"
+    taxonomy = Taxonomy(
+        "joint / diffusion / multi-stream / cross-attention",
+        "frame latents",
+        "one expert a stream, joint attention",
+        "expert denoises",
+        "joint",
+    )
+    queries = frozenset(Query)
+    Config = MoTConfig
+
+    def __init__(self, config: MoTConfig, spec: Spec, normalizer: Normalizer):
+        super().__init__(config, spec, normalizer)
+        c, D = config, config.width
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        self.future = FutureLatents(spec, D, c.codec_channels)
+        self.action = ActionChunk(spec, c.action_width, c.actions_per_token)
+        self.experts = Mixture({FUTURE: D, ACTION: c.action_width}, c.depth, c.heads, D)
+        dynamics = {Query.FORWARD: (FUTURE, ACTION), Query.INVERSE: (ACTION, FUTURE)}
+        self.queries = frozenset(q for q in Query if q not in dynamics or sees_other(c.program, *dynamics[q]))
+        self.first = TEACHER_FORCED.get(c.program)
+
+    def stages(self) -> tuple[Stage, ...]:
+        share = self.config.codec_share
+        return (
+            Stage("codec", share, ("future.codec",), self.config.codec_lr),
+            Stage("main", 1 - share, ("context", "future.stream", "action", "experts")),
+        )
+
+    @torch.no_grad()
+    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
+        return {"latents": self.future.encode(batch)} if stage == "main" else {}
+
+    # ---------------------------------------------------------------------------------------------------------- training
+
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
+        if stage == "codec":
+            return {"codec": self.future.loss(batch, generator)}
+        draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
+        context = self.context(batch, self.normalizer, generator)
+        held = {FUTURE: [context], ACTION: []}
+        segments = {FUTURE: [Segment(CONTEXT, context.shape[1])], ACTION: []}
+
+        def add(stream: str, x: Tensor, sigma: Tensor, clean: bool, number: int) -> None:
+            held[stream].append(self._tokens(stream, x, sigma, context))
+            segments[stream].append(Segment(stream, x.shape[1], clean, number))
+
+        add(FUTURE, draws.noisy(FUTURE), draws.sigma[FUTURE], False, 1)
+        add(ACTION, draws.noisy(POLICY), draws.sigma[POLICY], False, 0)
+        add(ACTION, draws.noisy(ACTION), draws.sigma[ACTION], False, 1)
+        if self.first:
+            known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
+            level = torch.rand(len(batch), generator=generator).to(known.device)
+            level = level * (self.config.partial if self.first == FUTURE else 0)
+            noise = torch.randn(known.shape, generator=generator).to(known.device)
+            add(self.first, interpolate(known, noise, level), level, True, 1)
+        order = segments[FUTURE] + segments[ACTION]
+        mask_LK = visibility(order, self.config.program).to(context.device)
+        # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
+        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in order])
+        absent_LK = (action_L & ~action_L.unsqueeze(1)).to(context.device)
+        mask = (mask_LK & ~(draws.is_(Query.VIDEO) & absent_LK)).unsqueeze(1)
+        tokens = {s: torch.cat(parts, 1) for s, parts in held.items()}
+        video = tokens[FUTURE].shape[1]
+        y, _ = self.experts(tokens, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]})
+        L = self.action.length
+        heads = {
+            POLICY: self.action.stream.velocity(y[ACTION][:, :L]),
+            ACTION: self.action.stream.velocity(y[ACTION][:, L : 2 * L]),
+            FUTURE: self.future.stream.velocity(y[FUTURE][:, context.shape[1] :][:, : self.future.cells]),
+        }
+        return draws.losses(heads, batch, self.future, self.action)
+
+    def _tokens(self, stream: str, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+        return self.future.tokens(x, sigma, context) if stream == FUTURE else self.action.stream.tokens(x, sigma)
+
+    # ---------------------------------------------------------------------------------------------------------- sampling
+
+    def default_steps(self, query: Query) -> int:
+        c = self.config
+        quick = {Query.POLICY: c.denoising_steps if c.imagine else c.policy_steps, Query.INVERSE: c.inverse_steps}
+        return quick.get(query, c.denoising_steps)
+
+    def generate(
+        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
+    ) -> tuple[Tensor | None, Tensor | None]:
+        c, device = self.config, batch.obs.device
+        eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
+        eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
+        together = query is Query.JOINT or (query is Query.POLICY and c.imagine)
+        start, paths = {}, {}
+        if query.wants_future or together:
+            start[FUTURE], paths[FUTURE] = eps_z, denoise(steps, c.draws.future_shift)
+        if query.wants_action:
+            path = denoise(steps, c.draws.inverse_shift if query is Query.INVERSE else 1.0)
+            start[ACTION], paths[ACTION] = eps_a, slow(path, c.slow) if together and not self.first else path
+        if query is Query.FORWARD:
+            start[ACTION], paths[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
+        if query is Query.INVERSE:
+            start[FUTURE], paths[FUTURE] = self.future.encode(batch), hold(0, steps)
+        if together and self.first == ACTION:
+            paths[ACTION], paths[FUTURE] = one_after_the_other(paths[ACTION], paths[FUTURE])
+        if together and self.first == FUTURE:
+            until = c.partial if query is Query.POLICY else 0.0  # a picture that is shown is denoised to its end
+            path = denoise(steps, c.draws.future_shift, until)
+            paths[FUTURE], paths[ACTION] = one_after_the_other(path, denoise(c.policy_steps))
+        context = self.context(batch, self.normalizer)
+        _, cache = self.experts({FUTURE: context}, {FUTURE: None})
+        last = {n: path[-1] for n, path in paths.items()}
+        final = euler(lambda x, s: self._velocity(x, s, last, context, cache), start, paths)
+        return (
+            self.action.unpack(final[ACTION], self.normalizer) if query.wants_action else None,
+            self.future.decode(final[FUTURE], batch.obs) if query.wants_future else None,
+        )
+
+    def _velocity(
+        self, state: dict[str, Tensor], sigma: dict[str, float], last: dict[str, float], context: Tensor, cache: Cache
+    ) -> dict[str, Tensor]:
+        level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
+        tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
+        # The stream that goes first is shown to the other one once it has come to its end.
+        order = [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == last[n]) for n, t in tokens.items()]
+        known = context.shape[1]
+        mask_LK = visibility([Segment(CONTEXT, known), *order], self.config.program).to(context.device)
+        rows = dict(zip(tokens, mask_LK[known:].split([s.length for s in order]), strict=True))
+        y, _ = self.experts(tokens, rows, cache)
+        heads = {FUTURE: self.future.stream, ACTION: self.action.stream}
+        return {n: heads[n].velocity(part) for n, part in y.items()}
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch) -> Tensor:
+        return self.future.decode(self.future.encode(batch), batch.obs)

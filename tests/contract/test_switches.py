@@ -1,0 +1,76 @@
+"""Switches that make one family several methods of the literature: each one changes what it says and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from test_families import ask, losses, make
+from wamkit.nn.streams import Program
+from wamkit.types import Query
+
+
+@pytest.mark.parametrize("program", [Program.JOINT, Program.VIDEO_THEN_ACTION, Program.ACTION_THEN_VIDEO])
+def test_mot_imagining_before_acting(program, spec, normalizer, batch):
+    """The same weights with and without imagination: actions change exactly where the program lets them see the future."""
+    plain, dreaming = (make("mot", spec, normalizer, program=program, imagine=i, policy_steps=3) for i in (False, True))
+    a, b = (ask(m, Query.POLICY, batch).actions for m in (plain, dreaming))
+    assert np.isfinite(b).all()
+    assert np.allclose(a, b, rtol=1e-4, atol=1e-5) == (program is Program.ACTION_THEN_VIDEO)
+
+
+def test_mot_asynchronous_and_partial_denoising_change_the_answer(spec, normalizer, batch):
+    plain, slow = (make("mot", spec, normalizer, slow=n) for n in (1, 2))
+    joint = [ask(m, Query.JOINT, batch) for m in (plain, slow)]
+    assert not np.array_equal(joint[0].actions, joint[1].actions)
+    assert np.array_equal(ask(plain, Query.POLICY, batch).actions, ask(slow, Query.POLICY, batch).actions)
+    options = {"program": Program.VIDEO_THEN_ACTION, "imagine": True}
+    whole, partial = (make("mot", spec, normalizer, partial=p, **options) for p in (0.0, 0.5))
+    assert not np.array_equal(ask(whole, Query.POLICY, batch).actions, ask(partial, Query.POLICY, batch).actions)
+
+
+def test_a_detached_head_teaches_the_video_expert_nothing(spec, normalizer, batch):
+    """Cascaded: the policy's loss has no gradient in what imagines. Joint: it has."""
+    for detach in (True, False):
+        model = make("hidden_state", spec, normalizer, detach=detach)
+        model(batch, torch.Generator().manual_seed(1), "head" if detach else "main")["policy"].sum().backward()
+        video = [p for n, p in model.named_parameters() if n.startswith(("context", "experts.blocks.future"))]
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in video) != detach
+        assert model.action.stream.head.weight.grad.abs().sum() > 0
+
+
+def test_imagination_at_test_time_is_returned_with_the_actions(spec, normalizer, batch):
+    off, on = (make("hidden_state", spec, normalizer, imagine=i) for i in (False, True))
+    a, b, joint = ask(off, Query.POLICY, batch), ask(on, Query.POLICY, batch), ask(off, Query.JOINT, batch)
+    assert a.future is None and not np.array_equal(a.actions, b.actions)
+    assert np.array_equal(b.actions, joint.actions) and np.array_equal(b.future, joint.future)
+
+
+def test_queries_are_keys_to_nobody_and_steps_are_causal(spec, normalizer, batch):
+    """query_ar, to the bit: the policy does not hear of the future's queries, and the past does not see the present."""
+    model = make("query_ar", spec, normalizer)
+    policy = losses(model, batch)["policy"]
+    with torch.no_grad():
+        model.future.stream.queries.add_(1.0)
+    after = losses(model, batch)
+    assert torch.equal(after["policy"], policy)
+    step = model.step_L
+    assert (step == len(spec.past_offsets)).sum() == model.future.cells + 1 and (step == -1).sum() == 1
+
+
+def test_moving_averages_follow_and_are_saved_as_they_are(spec, normalizer, batch):
+    model = make("align", spec, normalizer, decay=0.9)
+    before = [p.clone() for p in model.teacher.parameters()]
+    with torch.no_grad():
+        for p in model.context.image.parameters():
+            p.add_(1.0)
+    model.after_step()
+    for old, new, source in zip(before, model.teacher.parameters(), model.context.image.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * source)
+    assert model.meters(batch, "main")["spread_ema"] > 0
+
+
+def test_several_teachers_each_have_their_loss(spec, normalizer, batch):
+    model = make("align", spec, normalizer, teachers=("ema", "pixels"))
+    assert {"policy", "align_ema", "align_pixels"} == set(losses(model, batch))
