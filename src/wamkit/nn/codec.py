@@ -73,16 +73,16 @@ class FrameCodec(nn.Module):
 class FutureLatents(nn.Module):
     """Future frames as a stream of codec latents: one token a cell holds all its frames' numbers (F * c).
 
-    `codec` is trained first, by `loss`; then it is frozen and `stream` (denoised or queried) learns to imagine what it
-    writes down.
+    `codec` is trained first, by `loss`; then it is frozen and `stream` (denoised or queried; None for families with heads
+    of their own) learns to imagine what it writes down.
     """
 
-    def __init__(self, spec: Spec, width: int, channels: int, stream: type[nn.Module] = NoisyStream):
+    def __init__(self, spec: Spec, width: int, channels: int, stream: type[nn.Module] | None = NoisyStream):
         super().__init__()
         self.spec, self.frames, self.cells = spec, len(spec.frame_offsets), cells_of(spec)
         self.codec = FrameCodec((spec.height // 16, spec.width * spec.views // 16), channels)
         self.channels = self.frames * self.codec.channels
-        self.stream = stream(self.channels, self.cells, width)
+        self.stream = stream(self.channels, self.cells, width) if stream else None
 
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
         """The codec's mean squared error, in squared units of [-1, 1] pixels times 100, of one future frame a row."""
