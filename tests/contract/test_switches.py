@@ -74,3 +74,18 @@ def test_moving_averages_follow_and_are_saved_as_they_are(spec, normalizer, batc
 def test_several_teachers_each_have_their_loss(spec, normalizer, batch):
     model = make("align", spec, normalizer, teachers=("ema", "pixels"))
     assert {"policy", "align_ema", "align_pixels"} == set(losses(model, batch))
+
+
+def test_jepa_predicts_each_frame_from_what_came_before(spec, normalizer, batch):
+    """To the bit: the prediction of frame i does not hear of frame i, nor of a later transition's latents."""
+    model = make("jepa", spec, normalizer)
+    g = torch.Generator().manual_seed(0)
+    cells, D = model.cell.shape
+    s, z = torch.randn(2, 2, cells, D, generator=g), torch.randn(2, 2, 4, D, generator=g)
+    said = model._roll(s, z)
+    for later_s, later_z in ((s[:, 1:] + 1, z[:, 1:]), (s[:, 1:], z[:, 1:] + 1)):
+        again = model._roll(torch.cat([s[:, :1], later_s], 1), torch.cat([z[:, :1], later_z], 1))
+        assert torch.equal(said[:, 0], again[:, 0]) and not torch.equal(said[:, 1], again[:, 1])
+    rolled = model.roll_out(batch)
+    assert rolled.shape == (len(batch), 2, cells, D) and torch.isfinite(rolled).all()
+    assert model.meters(batch, "main")["target_std"] > 0.3
