@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wamkit.config import atomic_write, fsync_folder
+from wamkit.config import atomic_write, fsync_folder, write_error
 from wamkit.types import WamkitError
 
 FORMAT_VERSION = 1
@@ -116,12 +116,17 @@ def save_checkpoint(
             os.rename(old, folder / f".tmp-old-{old.name}")  # a half-deleted folder must not look like a checkpoint
         _clean(folder)
     except (OSError, SafetensorError) as e:
-        raise CheckpointError(
-            f"could not save step {step} under {folder}: {e}. Earlier checkpoints are untouched; free space, save again"
-        ) from e
+        why = write_error(folder, e) if isinstance(e, OSError) else e
+        raise CheckpointError(f"could not save step {step}: {why}. Earlier checkpoints are untouched") from e
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return folder / name
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """Whether anything in `folder` or its `checkpoints/` is, or claims to be, a checkpoint to go on from."""
+    at = Path(folder) / "checkpoints"
+    return any((f / "latest").is_file() or bool(_checkpoints(f)) for f in (Path(folder), at))
 
 
 def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
@@ -173,6 +178,8 @@ def _verify(path: Path) -> None:
         intact = False
     if not intact:
         raise _Damaged(f"{path / MANIFEST} is damaged: its own checksum does not match")
+    if not isinstance(head.get("format_version"), int):
+        raise _Damaged(f"{path / MANIFEST}: format_version is {head.get('format_version')!r}, not a number")
     if head["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} was written by wamkit {head['wamkit_version']} in checkpoint format {head['format_version']}; "

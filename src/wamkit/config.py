@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import difflib
 import enum
+import errno
 import json
 import math
 import os
 import types
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -41,12 +43,12 @@ def nearest(name: object, options: Iterable[str]) -> str:
 def within(config: Any, **bounds: tuple[float, float]) -> None:
     """Raises ConfigError naming the field where a number of `config` is not in its closed interval: within(c, steps=(1, inf)).
 
-    A tuple of numbers must hold one at least, all of them inside.
+    Numbers are finite in any case. A tuple of them must hold one at least, all of them inside.
     """
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
         numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or not all(low <= x <= high for x in numbers):
+        if not numbers or not all(low <= x <= high and math.isfinite(x) for x in numbers):
             limits = f"between {low:g} and {high:g}"
             limits = f"at least {low:g}" if high == math.inf else f"at most {high:g}" if low == -math.inf else limits
             raise ConfigError(f"{name} = {value}: must be {limits}")
@@ -117,9 +119,17 @@ def atomic_write(path: str | Path, data: bytes) -> None:
         os.replace(tmp, path)
         fsync_folder(path.parent)  # without it a power cut may forget the rename
     except OSError as e:
-        raise WriteError(f"could not write {path}: {e.strerror}; free space or choose another folder") from e
+        raise write_error(path, e) from e
     finally:
-        tmp.unlink(missing_ok=True)
+        with suppress(OSError):  # where nothing could be written there is nothing to take away
+            tmp.unlink(missing_ok=True)
+
+
+def write_error(path: str | Path, error: OSError) -> WriteError:
+    """What to say, and what to do, when `path` could not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free space, then run the same command again" if full else "choose another folder, or allow writing there"
+    return WriteError(f"could not write {path}: {error.strerror or error}; {advice}")
 
 
 def fsync_folder(folder: Path) -> None:

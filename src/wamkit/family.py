@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wamkit.config import ConfigError, within
+from wamkit.nn.draws import check_modes
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import Registry
 from wamkit.types import Batch, Observation, ObservationError, Query, Sample, Spec, UnsupportedQuery
@@ -55,6 +58,7 @@ class Family(nn.Module, ABC):
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
         super().__init__()
+        check_sizes(config, spec)
         self.config, self.spec, self.normalizer = config, spec, normalizer
 
     def stages(self) -> tuple[Stage, ...]:
@@ -127,16 +131,31 @@ class Family(nn.Module, ABC):
         query = Query(query)
         if query not in self.queries:
             raise UnsupportedQuery(unsupported(self.name, query))
+        if not isinstance(obs, (Observation, Sequence)):
+            raise ObservationError(f"expected a wamkit.Observation or a list of them, got {type(obs).__name__}")
+        steps = self.default_steps(query) if steps is None else steps
+        if not isinstance(steps, int) or steps < 1:
+            raise ObservationError(f"steps = {steps!r}: must be a whole number of denoising steps, at least 1")
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         batch = query_batch(rows, query, self.spec, actions, future)
-        seeds = [seed + 1_000_003 * i for i in range(len(rows))] if isinstance(seed, int) else list(seed)
-        if len(seeds) != len(rows):
-            raise ObservationError(f"{len(rows)} observations need {len(rows)} seeds (or one), got {len(seeds)}")
-        device = next(self.parameters()).device
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
-        a, f = self.generate(batch.to(device), query, generators, steps or self.default_steps(query))
+        self._check_units(batch)
+        generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
+        a, f = self.generate(batch.to(next(self.parameters()).device), query, generators, steps)
         return Sample(query, None if a is None else a.float().cpu().numpy(), None if f is None else f.cpu().numpy())
 
+    def _check_units(self, batch: Batch) -> None:
+        """Numbers far outside all that training saw are not this robot's, or not in its units; nothing sensible follows."""
+        for key, values in (("proprio", batch.proprio), ("proprio", batch.past_proprio), ("action", batch.action)):
+            far = self.normalizer.encode(key, values.to(next(self.parameters()).device)).abs()
+            if far.numel() and not far.max() <= FAR:
+                raise ObservationError(
+                    f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from what training "
+                    "saw; are these the robot's units, in the order of training?"
+                )
+
+
+FAR = 1e3
+"""Deviations from the training mean beyond which a number is taken for a mistake."""
 
 FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families")
 
@@ -145,6 +164,49 @@ def unsupported(name: str, query: Query) -> str:
     """The message for a query that the family `name` does not model: says which families do."""
     able = sorted(n for n in FAMILIES.names() if query in FAMILIES.get(n).queries)
     return f"family '{name}' does not model the query '{query}'; families that do: {', '.join(able) or 'none'}"
+
+
+def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
+    """One seed a row, from one for all or one each. Raises ObservationError for the wrong number or kind."""
+    given = np.asarray(seed)
+    if given.dtype.kind not in "iu" or given.ndim > 1 or (given < 0).any():
+        raise ObservationError(f"seed = {seed!r}: must be a whole number from 0 on, or one for each row")
+    if given.ndim and len(given) != rows:
+        raise ObservationError(f"{rows} observations need {rows} seeds (or one), got {len(given)}")
+    return given.tolist() if given.ndim else [(int(given) + 1_000_003 * i) % 2**63 for i in range(rows)]
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        ("width", "depth", "heads", "action_width", "head_width", "head_depth", "actions_per_token"), (1, inf)
+    ),
+    **dict.fromkeys(("denoising_steps", "policy_steps", "inverse_steps", "codec_channels", "rounds"), (1, inf)),
+    **dict.fromkeys(("codec_share",), (0.01, 0.99)),
+    **dict.fromkeys(("decay", "at", "partial", "inverse", "blind"), (0, 1)),
+    **dict.fromkeys(("codec_lr", "future_shift", "inverse_shift"), (1e-6, inf)),
+    **dict.fromkeys(("proprio_noise",), (0, inf)),
+}
+"""What fields of these names may hold, in the configuration of any family: the same name means the same thing everywhere."""
+
+
+def check_sizes(config: Any, spec: Spec) -> None:
+    """Raises ConfigError, saying which numbers do not fit together and what would, before anything is built."""
+    within(config, **{name: bounds for name, bounds in BOUNDS.items() if hasattr(config, name)})
+    size = lambda name: getattr(config, name, None)  # noqa: E731
+    fits = [("width", size("width"), "heads", size("heads"))]
+    fits += [(n, size(n), "two", 2) for n in ("width", "action_width", "head_width")]  # noise levels: sines and cosines
+    fits += [("window.chunk", spec.chunk, "actions_per_token", size("actions_per_token"))]
+    fits += [(n, getattr(spec, n), "a picture cell", 16) for n in ("height", "width")]
+    for name, whole, other, part in fits:
+        if whole and part and whole % part:
+            near = [n for n in (whole // part * part, (whole // part + 1) * part) if n]
+            raise ConfigError(
+                f"{name} {whole} is not a multiple of {other}, {part}: {' or '.join(map(str, near))} would fit"
+                if other != "two"
+                else f"{name} {whole} must be even: {whole - 1} or {whole + 1} would fit"
+            )
+    if (modes := size("modes")) is not None:
+        check_modes(modes)
 
 
 def row_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -203,6 +265,9 @@ def _given(
     if value is None:
         raise ObservationError(f"the query '{query}' needs {name} of shape {shape[1:]} or {shape}")
     value = np.asarray(value)
+    if np.issubdtype(value.dtype, np.floating):
+        with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+            value = value.astype(np.float32)
     value = value[None] if value.ndim == len(shape) - 1 else value
     if value.shape != shape or not np.issubdtype(value.dtype, kind):
         raise ObservationError(f"{name}: expected {kind.__name__} {shape}, got {value.dtype} {value.shape}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wamkit.family import Family, unsupported
+from wamkit.family import Family, row_seeds, unsupported
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery, WamkitError
 
 
@@ -44,6 +44,8 @@ class Policy:
         steps: int | None = None,
         seed: int = 0,
     ):
+        if not isinstance(model, Family):
+            raise WamkitError(f"a policy needs a model, as `wamkit.load` returns; got {type(model).__name__}")
         self.query = Query(query)
         if self.query not in model.queries:
             raise UnsupportedQuery(unsupported(model.name, self.query))
@@ -51,11 +53,11 @@ class Policy:
             raise WamkitError(
                 f"a policy acts on the query 'policy' or 'joint'; '{self.query}' needs to be given what it should find out"
             )
-        if not 1 <= replan_every <= model.spec.chunk:
+        if not isinstance(replan_every, int) or not 1 <= replan_every <= model.spec.chunk:
             raise WamkitError(
                 f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}"
             )
-        self.model, self.replan_every, self.steps, self.seed = model, replan_every, steps, seed
+        self.model, self.replan_every, self.steps, self.seed = model, replan_every, steps, row_seeds(seed, 1)[0]
         self.past_offsets = model.spec.past_offsets
 
     def needs_images(self, session: Session | None) -> bool:

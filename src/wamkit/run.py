@@ -77,7 +77,10 @@ class TrainConfig:
         count, tiny = (1, inf), 1e-12
         cfg.within(self, steps=count, batch_size=count, threads=count, save_every=count, log_every=count)
         cfg.within(self, lr=(tiny, inf), clip=(tiny, inf), final_lr=(0, 1), ema=(0, 1))
-        cfg.within(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, inf))
+        cfg.within(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, 2**63 - 1))
+        for name, weight in self.weights:
+            if not 0 <= weight < inf:
+                raise cfg.ConfigError(f"weights: {name} weighs {weight}: must be at least 0, and finite")
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,17 @@ def run_from_dict(data: dict[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]
     return run, cfg.from_dict(Spec, data["spec"]), data["statistics"]
 
 
+def find_device(name: str) -> torch.device:
+    """The device of that name. Raises WamkitError where there is none here."""
+    try:
+        found = torch.device(name)
+        torch.zeros(1, device=found).item()  # `meta` holds no numbers; a missing GPU shows only in use
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        reason = str(e).splitlines()[0]
+        raise WamkitError(f"device '{name}' cannot be used here ({reason}); `cpu` always can") from e
+    return found
+
+
 def load(path: str | Path, device: str = "cpu") -> Family:
     """The model of a run folder, ready to be asked: averaged weights, configuration and normalisation in one.
 
@@ -135,5 +149,16 @@ def load(path: str | Path, device: str = "cpu") -> Family:
     saved = load_checkpoint(path)
     run, spec, statistics = run_from_dict(saved.config)
     model = build(run, spec, statistics)
+    mine = model.state_dict()
+    wrong = {
+        k
+        for k in mine.keys() | saved.weights.keys()
+        if getattr(mine.get(k), "shape", 0) != getattr(saved.weights.get(k), "shape", 1)
+    }
+    if wrong:
+        raise WamkitError(
+            f"{saved.path} does not hold what its configuration describes, a '{run.family}' of these sizes: {len(wrong)} of its "
+            f"tensors do not fit, {min(wrong)} among them. The configuration was changed after training, or belongs to another family"
+        )
     model.load_state_dict(saved.weights)
-    return model.to(device).eval()
+    return model.to(find_device(device)).eval()

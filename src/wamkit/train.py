@@ -15,18 +15,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wamkit.checkpoint import load_checkpoint, save_checkpoint
-from wamkit.config import atomic_write, nearest
+from wamkit.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from wamkit.config import ConfigError, atomic_write, nearest, save_json, write_error
+from wamkit.data.files import exclusive
 from wamkit.data.loader import Frames, Prefetcher, Windows
 from wamkit.family import Family, Stage
 from wamkit.optim import Optimizer
-from wamkit.run import TrainConfig
+from wamkit.run import TrainConfig, find_device
 from wamkit.types import Batch, WamkitError
 
 # The most memory that features of all windows may take.
@@ -81,10 +83,19 @@ class Trainer:
     """
 
     def __init__(
-        self, model: Family, frames: Frames, config: TrainConfig, out: Path, run_config: dict, extra: dict | None = None
+        self, model: Family, frames: Frames, config: TrainConfig, out: Path, run_config: dict, command: str = ""
     ):
-        self.model, self.config, self.out, self.run_config = model.to(config.device), config, Path(out), run_config
-        self.extra = extra or {}
+        self.model, self.config, self.out, self.run_config = (
+            model.to(find_device(config.device)),
+            config,
+            Path(out),
+            run_config,
+        )
+        self.command = command
+        if 2 * config.shift >= min(model.spec.height, model.spec.width):
+            raise ConfigError(
+                f"train.shift = {config.shift}: pictures are {model.spec.height}x{model.spec.width}, less than half that"
+            )
         self.windows = Windows(frames, model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
         # Hidden matrices of the trunk; embeddings, heads, norms and convolutions are AdamW's in any case.
         matrices = (
@@ -115,11 +126,16 @@ class Trainer:
 
         Raises TrainingDiverged, or Interrupted after saving when SIGINT or SIGTERM arrived.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
-        with _one_thread(), _stop_signals() as stopped:
-            self._check_weights()
-            self._resume()
-            self._run_stages(stopped)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with exclusive(self.out), _one_thread(), _stop_signals() as stopped:
+                self._check_weights()
+                self._resume()
+                # Only now: a run that was refused must not leave its options in the folder of another.
+                save_json(self.out / "config.json", {"command": self.command} | self.run_config)
+                self._run_stages(stopped)
+        except OSError as e:
+            raise e if isinstance(e, WamkitError) else write_error(self.out, e) from e
         self.model.load_state_dict(self.average)
         return self.model.eval()
 
@@ -283,7 +299,8 @@ class Trainer:
                 if inputs
                 else "The data of this batch is finite. "
             )
-            + f"The last checkpoint before it is kept in {self.out / 'checkpoints'}; a lower train.lr or train.clip usually helps."
+            + (f"The last checkpoint is kept in {self.out / 'checkpoints'}; " if has_checkpoint(self.out) else "")
+            + "a lower train.lr or train.clip usually helps."
         )
 
     def _bar(self) -> tqdm:
@@ -304,17 +321,18 @@ class Trainer:
             optimizer_state=optimizer,
             rng_state={"seed": self.config.seed, "step": self.step},
             config=self.run_config,
-            extra={**self.extra, "elapsed_s": self.elapsed_s, "loader": {"seed": self.config.seed, "step": self.step}},
+            extra={"elapsed_s": self.elapsed_s, "loader": {"seed": self.config.seed, "step": self.step}},
         )
 
     def _resume(self) -> None:
-        if not (self.out / "checkpoints" / "latest").exists():
+        if not has_checkpoint(self.out):
             return
         saved = load_checkpoint(self.out, training=True)
         if saved.config != self.run_config:
-            keys = sorted(_differences(saved.config, self.run_config))
+            found = sorted(_differences(saved.config, self.run_config))
+            named = [f"{path} was {was}, now {now}" for path, was, now in found[:4]] + ["..."] * (len(found) > 4)
             raise WamkitError(
-                f"{self.out} was trained with another configuration ({', '.join(keys)} differ): choose another --out, or the same options"
+                f"{self.out} was trained with another configuration ({'; '.join(named)}): choose another --out, or the same options"
             )
         self.model.load_state_dict(saved.model_state)
         self.average = {k: v.to(self.config.device) for k, v in saved.ema_state.items()}
@@ -323,12 +341,13 @@ class Trainer:
         self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
 
 
-def _differences(a: object, b: object, path: str = "") -> Iterator[str]:
+def _differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Where two configurations differ, and the two values there, shortened."""
     if isinstance(a, dict) and isinstance(b, dict):
         for key in {*a, *b}:
             yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
-        yield path
+        yield path, shorten(str(a), 40), shorten(str(b), 40)
 
 
 @contextmanager
@@ -362,6 +381,22 @@ def _stop_signals() -> Iterator[list[str]]:
             signal.signal(s, handler)
 
 
+def read_metrics(path: Path) -> list[tuple[str, dict]]:
+    """The rows of a metrics.jsonl, as text and as numbers. A last line that a kill cut short is left out.
+
+    Raises WamkitError naming the line that is none.
+    """
+    rows, lines = [], path.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append((line, row | {"step": int(row["step"])}))
+        except (ValueError, KeyError, TypeError) as e:
+            if number < len(lines):
+                raise WamkitError(f"{path}, line {number} is no row of metrics; remove it, or the file") from e
+    return rows
+
+
 class _Log:
     """metrics.jsonl and TensorBoard, cut back to the step that a run resumes from, so that no step is logged twice."""
 
@@ -369,11 +404,7 @@ class _Log:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
 
         path = out / "metrics.jsonl"
-        rows = (
-            [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-            if path.exists()
-            else []
-        )
+        rows = [line for line, row in read_metrics(path) if row["step"] <= step] if path.exists() else []
         atomic_write(path, "".join(line + "\n" for line in rows).encode())
         self._file = path.open("a")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)

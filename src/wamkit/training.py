@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import atomic_write
 from wamkit.data.dataset import open_frames, spec_of, statistics
 from wamkit.data.store import Store
 from wamkit.family import Family
 from wamkit.run import RunConfig, build, run_to_dict
 from wamkit.train import Trainer
+from wamkit.types import WamkitError
 
 
 def train_run(run: RunConfig, data: Path, out: Path, command: str = "") -> Family:
@@ -25,16 +25,19 @@ def train_run(run: RunConfig, data: Path, out: Path, command: str = "") -> Famil
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets)
     numbers = statistics(frames)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(build(run, spec, numbers), frames, run.train, out, config)
-    atomic_write(out / "config.json", (json.dumps({"command": command} | config, indent=2) + "\n").encode())
-    return trainer.run()
+    return Trainer(build(run, spec, numbers), frames, run.train, out, config, command).run()
 
 
 def source(store: Store) -> dict[str, Any]:
     """Where the demonstrations came from, so that evaluation meets the same world and other reset states."""
     path = store.root / "collect.json"
-    collected = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        collected = json.loads(path.read_text()) if path.exists() else {}
+        collected.get("env")
+    except (ValueError, AttributeError) as e:
+        raise WamkitError(
+            f"{path} is damaged ({e}); `wamkit collect` with the options that made it writes it again"
+        ) from e
     return {
         "env": collected.get("env", ""),
         "options": collected.get("options", {}),

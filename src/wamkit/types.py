@@ -10,6 +10,7 @@ Public objects are typed dataclasses, never loose dictionaries.
 
 from __future__ import annotations
 
+import difflib
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,12 @@ class Query(enum.StrEnum):
     FORWARD = "forward"  # o, l, a -> o'
     INVERSE = "inverse"  # o, o' -> a
     JOINT = "joint"  # o, l -> o', a
+
+    @classmethod
+    def _missing_(cls, value: object) -> Query:
+        match = difflib.get_close_matches(str(value), [q.value for q in cls], n=1)
+        hint = f" (did you mean '{match[0]}'?)" if match else ""
+        raise ObservationError(f"there is no query {value!r}{hint}; there are {', '.join(q.value for q in cls)}")
 
     @property
     def wants_action(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from conftest import random_batch
+from wamkit.config import ConfigError
 from wamkit.eval.imagination import observations
 from wamkit.family import FAMILIES, Family
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
@@ -280,6 +281,59 @@ def test_a_wrong_observation_is_named(field, spoil, message, spec, normalizer, b
     model.sample(good, "policy")
     with pytest.raises(ObservationError, match=message):
         model.sample([good, spoil(good)], "policy")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": 30, "heads": 4}, r"width 30 is not a multiple of heads, 4: 28 or 32 would fit"),
+        ({"width": 15, "heads": 3}, r"width 15 must be even: 14 or 16 would fit"),
+        ({"width": 0}, "width = 0: must be at least 1"),
+        ({"depth": -1}, "depth = -1: must be at least 1"),
+        ({"heads": 0}, "heads = 0: must be at least 1"),
+        ({"actions_per_token": 3}, r"window.chunk 8 is not a multiple of actions_per_token, 3: 6 or 9 would fit"),
+        ({"codec_share": 1.0}, "codec_share = 1.0: must be between 0.01 and 0.99"),
+        ({"denoising_steps": 0}, "denoising_steps = 0: must be at least 1"),
+        ({"proprio_noise": float("nan")}, "proprio_noise = nan"),
+    ],
+    ids=lambda x: str(x)[:30],
+)
+def test_sizes_that_do_not_fit_say_what_would(name, options, message, spec, normalizer):
+    cls = FAMILIES.get(name)
+    if missing := set(options) - {f.name for f in dataclasses.fields(cls.Config)}:
+        pytest.skip(f"{name} has no {missing}")
+    with pytest.raises(ConfigError, match=message):
+        cls(cls.Config(**options), spec, normalizer)
+
+
+def test_numbers_that_are_not_the_robots_are_refused(spec, normalizer, batch):
+    model = make("unified", spec, normalizer)
+    (obs,) = observations(batch.rows(torch.tensor([0])))
+    actions = batch.action[0].numpy()
+    with pytest.raises(ObservationError, match="proprio: 1e.38 lies .* deviations"):
+        model.sample(dataclasses.replace(obs, proprio=np.full_like(obs.proprio, 1e38)), "policy")
+    with pytest.raises(ObservationError, match="actions: not all values are finite"):
+        model.sample(obs, "forward", actions=np.full(actions.shape, 1e300))
+    with pytest.raises(ObservationError, match="action: 1e.38 lies .* deviations"):
+        model.sample(obs, "forward", actions=np.full(actions.shape, 1e38))
+
+
+def test_a_question_that_makes_no_sense_is_refused(spec, normalizer, batch):
+    model = make("unified", spec, normalizer)
+    (obs,) = observations(batch.rows(torch.tensor([0])))
+    with pytest.raises(ObservationError, match=r"no query 'polcy' \(did you mean 'policy'\?\)"):
+        model.sample(obs, "polcy")
+    with pytest.raises(ObservationError, match="expected a wamkit.Observation or a list of them, got NoneType"):
+        model.sample(None)
+    for steps in (0, -1, 1.5):
+        with pytest.raises(ObservationError, match="steps = "):
+            model.sample(obs, steps=steps)
+    for seed in (-1, 0.5, "a", [[1]]):
+        with pytest.raises(ObservationError, match="seed = "):
+            model.sample(obs, seed=seed)
+    a, b = model.sample(obs, seed=np.int64(3)), model.sample(obs, seed=[3])
+    assert np.array_equal(a.actions, b.actions)
 
 
 def test_a_wrong_past_is_named(spec, normalizer):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from test_families import ask, losses, make
+
 from wamkit.nn.streams import Program
 from wamkit.types import Query
 

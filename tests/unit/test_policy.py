@@ -98,9 +98,15 @@ def test_joint_is_a_policy_too_and_others_are_not(model, obs):
         Policy(model, query="forward")
     with pytest.raises(WamkitError, match="replan_every must lie in 1 .. 8"):
         Policy(model, replan_every=9)
+    with pytest.raises(WamkitError, match="replan_every must lie in"):
+        Policy(model, replan_every=1.5)
+    with pytest.raises(WamkitError, match="a policy needs a model, as `wamkit.load` returns; got str"):
+        Policy("runs/first")
+    with pytest.raises(WamkitError, match="seed = -1"):
+        Policy(model, seed=-1)
 
 
 def test_bc_has_no_joint(spec, normalizer):
     cls = FAMILIES.get("bc")
-    with pytest.raises(UnsupportedQuery, match="families that do: unified"):
+    with pytest.raises(UnsupportedQuery, match="families that do: .*unified"):
         Policy(cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer), query="joint")

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.checkpoint import load_checkpoint
+from wamkit.checkpoint import load_checkpoint, save_checkpoint
+from wamkit.config import ConfigError
+from wamkit.data.files import exclusive
 from wamkit.data.loader import Frames, Prefetcher, Windows, translate
 from wamkit.eval.imagination import observations
 from wamkit.families.bc import BC, BCConfig
@@ -24,8 +26,8 @@ from wamkit.families.unified import Unified, UnifiedConfig
 from wamkit.family import Stage
 from wamkit.nn.tokens import Normalizer
 from wamkit.optim import Optimizer, orthogonalise
-from wamkit.run import TrainConfig
-from wamkit.train import Trainer, TrainingDiverged, learning_rate, native_bf16, stage_spans
+from wamkit.run import RunConfig, TrainConfig, build, find_device, load, run_to_dict
+from wamkit.train import Trainer, TrainingDiverged, learning_rate, native_bf16, read_metrics, stage_spans
 from wamkit.types import Spec, WamkitError
 
 SPEC = Spec(cameras=("top",), height=16, width=16, proprio_dim=2, action_dim=2, chunk=4, frame_offsets=(2, 4))
@@ -192,8 +194,65 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 
 def test_another_configuration_is_refused(tmp_path):
     trainer(tmp_path).run()
-    with pytest.raises(WamkitError, match=r"another configuration \(train.lr differ\)"):
+    config = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(WamkitError, match=r"another configuration \(train.lr was 0.005, now 1.0\)"):
         trainer(tmp_path, dataclasses.replace(SMALL, lr=1.0)).run()
+    assert (tmp_path / "config.json").read_bytes() == config  # a refused run leaves no trace
+
+
+def test_a_lost_pointer_does_not_start_over(tmp_path):
+    trainer(tmp_path).run()
+    (tmp_path / "checkpoints" / "latest").unlink()
+    again = trainer(tmp_path)
+    again._resume()
+    assert again.step == 12
+
+
+def test_weights_of_other_sizes_or_families_are_named(tmp_path):
+    numbers = {k: {"mean": [0.0, 0.0], "std": [1.0, 1.0]} for k in ("proprio", "action")}
+    small, large = (RunConfig("bc", BCConfig(width=w, depth=1, heads=2)) for w in (32, 64))
+    other = RunConfig("unified", UnifiedConfig(width=32, depth=1, heads=2))
+    weights = build(small, SPEC, numbers).state_dict()
+    for run in (large, other):
+        parts = {"ema_state": None, "optimizer_state": {}, "rng_state": {}, "extra": {}}
+        config = run_to_dict(run, SPEC, numbers)
+        save_checkpoint(tmp_path / run.family, step=1, model_state=weights, config=config, **parts)
+        with pytest.raises(WamkitError, match=f"does not hold what its configuration describes, a '{run.family}'"):
+            load(tmp_path / run.family)
+
+
+def test_one_trainer_a_run_folder(tmp_path):
+    with exclusive(tmp_path), pytest.raises(WamkitError, match="another process is writing here"):
+        trainer(tmp_path).run()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(WamkitError, match="could not write .*file.*choose another folder"):
+            trainer(out).run()
+
+
+def test_damaged_metrics_are_named_and_a_cut_last_line_is_dropped(tmp_path):
+    trainer(tmp_path).run()
+    path = tmp_path / "metrics.jsonl"
+    rows = read_metrics(path)
+    path.write_text("".join(line + "\n" for line, _ in rows) + '{"step": 13, "lo')
+    assert read_metrics(path) == rows
+    path.write_text("junk\n" + path.read_text())
+    with pytest.raises(WamkitError, match="metrics.jsonl, line 1 is no row"):
+        read_metrics(path)
+
+
+@pytest.mark.parametrize("name", ["nosuch", "meta", "", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(name):
+    with pytest.raises(WamkitError, match=f"device '{name}' cannot be used here"):
+        find_device(name)
+
+
+def test_shifts_beyond_the_picture_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="train.shift = 8: pictures are 16x16"):
+        trainer(tmp_path, dataclasses.replace(SMALL, shift=8))
 
 
 def test_divergence_stops_with_a_diagnosis(tmp_path):
@@ -204,7 +263,7 @@ def test_divergence_stops_with_a_diagnosis(tmp_path):
     with pytest.raises(TrainingDiverged, match="data of this batch is finite"):
         t = trainer(tmp_path / "x", family="bc")
         with torch.no_grad():
-            t.model.action.head.weight.fill_(math.inf)
+            t.model.action.stream.head.weight.fill_(math.inf)
         t.run()
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wamkit.config import ConfigError, within
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
@@ -42,6 +44,16 @@ class DrawConfig:
     what happens is decided at high noise, and below it only how that looks."""
     inverse_shift: float = 9.0
     """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
+
+    def __post_init__(self) -> None:
+        within(self, future_shift=(1e-6, inf), inverse_shift=(1e-6, inf))
+        check_modes(self.modes)
+
+
+def check_modes(modes: tuple[float, ...]) -> None:
+    """Raises ConfigError unless these can be shares: finite, none negative, not all zero."""
+    if not all(0 <= m < inf for m in modes) or not sum(modes):
+        raise ConfigError(f"modes = {modes}: shares must be at least 0, and not all 0")
 
 
 @dataclass(frozen=True)

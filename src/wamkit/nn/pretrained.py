@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wamkit.config import within
 from wamkit.nn.tokens import TextTable
 from wamkit.types import WamkitError
 
@@ -23,6 +25,9 @@ class TextConfig:
     """Rows of the table that hashed words and word pairs share."""
     model: str = ""
     """For `pretrained`: a local path or a hub id of any encoder that `transformers.AutoModel` loads."""
+
+    def __post_init__(self) -> None:
+        within(self, buckets=(1, inf))
 
 
 def _transformers(what: str, model: str, option: str) -> Any:
