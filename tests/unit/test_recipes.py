@@ -1,0 +1,55 @@
+"""Recipes are complete runs: every family has one at the demo's size and one at the literature's, and sizes compare fairly."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from wamkit.config import from_dict, to_dict
+from wamkit.family import FAMILIES, Family
+from wamkit.nn.tokens import Normalizer
+from wamkit.recipes import RECIPES
+from wamkit.run import RunConfig, TrainConfig, WindowConfig, family_class
+from wamkit.types import Spec
+
+SMALL = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4)
+BIG = Spec(cameras=("front", "wrist"), height=256, width=256, proprio_dim=14, action_dim=14)
+
+
+def on_meta(run: RunConfig, spec: Spec) -> Family:
+    """The model without memory behind its weights."""
+    spec = dataclasses.replace(spec, chunk=run.window.chunk, past_offsets=run.window.past_offsets)
+    with torch.device("meta"):
+        sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
+        numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
+        return family_class(run.family)(run.model, spec, numbers)
+
+
+def trunk(model: Family) -> int:
+    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(("trunk", "experts")))
+
+
+def test_every_family_has_both_recipes():
+    families = {RECIPES.get(n)().family for n in RECIPES.names()}
+    assert families >= {f for f in FAMILIES.names() if FAMILIES.get(f).__module__.startswith("wamkit.")}
+    small = {n.removeprefix("metaworld-") for n in RECIPES.names() if n.startswith("metaworld-")}
+    assert small == {n.removeprefix("large-") for n in RECIPES.names() if n.startswith("large-")}
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES.names() if n.startswith("metaworld-")])
+def test_trunks_of_the_small_recipes_are_equal_within_five_percent(name):
+    reference = trunk(on_meta(RECIPES.get("metaworld-unified")(), SMALL))
+    assert trunk(on_meta(RECIPES.get(name)(), SMALL)) == pytest.approx(reference, rel=0.05)
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES.names() if n.startswith("large-")])
+def test_large_recipes_build_and_come_back_from_json(name):
+    run = RECIPES.get(name)()
+    model = on_meta(run, BIG)
+    assert sum(p.numel() for p in model.parameters()) > 3e8
+    assert from_dict(type(run.model), to_dict(run.model)) == run.model
+    assert from_dict(TrainConfig, to_dict(run.train)) == run.train
+    assert from_dict(WindowConfig, to_dict(run.window)) == run.window
+    assert RECIPES.get(name).__doc__
