@@ -16,7 +16,8 @@ from torch import Tensor
 from wamkit.family import FAMILIES, Family, Taxonomy
 from wamkit.nn.heads import ActionChunk, QueryStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, uncanvas
+from wamkit.nn.streams import Segment, expand
+from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length, uncanvas
 from wamkit.nn.trunk import Trunk
 from wamkit.recipes import RECIPES
 from wamkit.run import RunConfig
@@ -53,12 +54,19 @@ class Regress(Family):
         self.future = QueryStream(self.frames * 48, cells_of(spec), D)  # 4x4 colours a cell and frame
         self.trunk = Trunk(D, config.depth, config.heads)
 
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        lengths = (context_length(self.spec), self.action.length, cells_of(self.spec))
+        segments = [Segment(n, length) for n, length in zip(("context", "chunk", "picture"), lengths, strict=True)]
+        return segments, torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 1]], dtype=torch.bool)
+
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The chunk as tokens, and the future as pictures (B, F, 3, H, VW) in about [-1, 1]."""
         context = self.context(batch, self.normalizer)
         future = self.future.tokens(len(batch)) + context[:, : self.future.queries.shape[0]]
-        y, _ = self.trunk(torch.cat([context, self.action.stream.tokens(len(batch)), future], 1))
-        _, y_a, y_z = y.split([context.shape[1], self.action.length, future.shape[1]], 1)
+        segments, seen_SS = self.sight()
+        tokens = torch.cat([context, self.action.stream.tokens(len(batch)), future], 1)
+        y, _ = self.trunk(tokens, expand(seen_SS, segments).to(tokens.device))
+        _, y_a, y_z = y.split([s.length for s in segments], 1)
         now = canvas(batch.obs)
         rows, columns = (n // 16 for n in now.shape[-2:])
         change = self.future.values(y_z).transpose(1, 2).unflatten(2, (rows, columns))

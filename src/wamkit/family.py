@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError, within
 from wamkit.nn.draws import check_modes
+from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import Registry
 from wamkit.types import Batch, Observation, ObservationError, Query, Sample, Spec, UnsupportedQuery
@@ -72,6 +73,13 @@ class Family(nn.Module, ABC):
         hands them back in `batch.features`; `forward` computes them itself where they are missing. Nothing by default.
         """
         return {}
+
+    @abstractmethod
+    def sight(self) -> tuple[Sequence[Segment], Bool[Tensor, "S S"]]:
+        """Who sees whom in one training sequence: its segments, and a table, true where a row may look at a column.
+
+        It is what training masks with (`nn.streams.expand`), not a description of it. `wamkit show` draws it.
+        """
 
     def after_step(self) -> None:
         """Called after every optimisation step: moves what follows the learned weights (EMA targets). Nothing by default."""

@@ -93,6 +93,18 @@ def metaworld_jepa() -> RunConfig:
     return RunConfig("jepa", _model("jepa"), WindowConfig(), TrainConfig(weights=weights))
 
 
+@RECIPES.register("metaworld-cascade_idm")
+def metaworld_cascade_idm() -> RunConfig:
+    """A planner imagines the pictures, an inverse dynamics model reads the actions off them (UniPi, Vidar)."""
+    return RunConfig("cascade_idm", _model("cascade_idm"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-latent_action")
+def metaworld_latent_action() -> RunConfig:
+    """Latent actions learned from video alone, then actions read off them (LAPA, villa-X)."""
+    return RunConfig("latent_action", _model("latent_action"), WindowConfig(), TrainConfig())
+
+
 def large(name: str) -> RunConfig:
     """The recipe `name` at the sizes of the literature."""
     run = RECIPES.get(name)()

@@ -12,6 +12,7 @@ from conftest import random_batch
 from wamkit.config import ConfigError
 from wamkit.eval.imagination import observations
 from wamkit.family import FAMILIES, Family
+from wamkit.nn.streams import closure
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
 
 NAMES = FAMILIES.names()
@@ -363,3 +364,14 @@ def test_given_fields_are_checked(spec, normalizer, batch):
         model.sample(obs, "forward", actions=np.full((spec.chunk, spec.action_dim), np.inf, np.float32))
     with pytest.raises(ObservationError, match="need 1 seeds"):
         model.sample(obs, "policy", seed=[1, 2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_given_and_known_hears_of_nothing_else(name, spec, normalizer):
+    """Through any number of layers: what is known now never hears of what is noisy or wanted (the transitive closure)."""
+    segments, seen = make(name, spec, normalizer).sight()
+    assert seen.shape == (len(segments), len(segments)) and seen.dtype is torch.bool
+    reach = closure(seen)
+    known = [i for i, s in enumerate(segments) if s.stream in ("context", "now", "text")]
+    others = [i for i, s in enumerate(segments) if s.stream not in ("context", "now", "text", "slots")]
+    assert known and not reach[known][:, others].any()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -55,8 +57,16 @@ def test_queries_are_keys_to_nobody_and_steps_are_causal(spec, normalizer, batch
         model.future.stream.queries.add_(1.0)
     after = losses(model, batch)
     assert torch.equal(after["policy"], policy)
-    step = model.step_L
-    assert (step == len(spec.past_offsets)).sum() == model.future.cells + 1 and (step == -1).sum() == 1
+    model = make("query_ar", dataclasses.replace(spec, past_offsets=(-4, -2)), normalizer)
+    _, seen = model.sight()  # now, text, -4, -2, action query, future query
+    assert seen.int().tolist() == [
+        [1, 1, 1, 1, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+    ]
 
 
 def test_moving_averages_follow_and_are_saved_as_they_are(spec, normalizer, batch):

@@ -29,7 +29,8 @@ from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, VisionTeacher, build_text
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of
+from wamkit.nn.streams import ACTION, CONTEXT, Segment, expand
+from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length
 from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -91,7 +92,7 @@ class Align(Family):
         )
 
     def stages(self) -> tuple[Stage, ...]:
-        return (Stage("main", 1.0, ("context", "action", "trunk", "ask", "say")),)
+        return (Stage("main", 1.0, ("context", ACTION, "trunk", "ask", "say")),)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -127,7 +128,8 @@ class Align(Family):
         eps = torch.randn(x.shape, generator=generator).to(device)
         context = self.context(batch, self.normalizer, generator)
         tokens = torch.cat([context, self._tokens(interpolate(x, eps, sigma), sigma, context)], 1)
-        hidden, _ = self.trunk.run(tokens, self._mask(context.shape[1], device))
+        segments, seen_SS = self.sight()
+        hidden, _ = self.trunk.run(tokens, expand(seen_SS, segments).to(device))
         L = self.action.length
         velocity = self.action.stream.velocity(self.trunk.norm(hidden[-1])[:, context.shape[1] :][:, :L])
         said = hidden[max(1, round(self.config.at * self.config.depth)) - 1][:, context.shape[1] + L :]
@@ -144,12 +146,12 @@ class Align(Family):
         ask = self.ask + context[:, : len(self.ask)]
         return torch.cat([self.action.stream.tokens(x, sigma), ask], 1)
 
-    def _mask(self, context: int, device: torch.device) -> Tensor:
+    def sight(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; actions and queries see everything."""
-        length = context + self.action.length + len(self.ask)
-        mask_LK = torch.ones(length, length, dtype=torch.bool, device=device)
-        mask_LK[:context, context:] = False
-        return mask_LK
+        lengths = ((CONTEXT, context_length(self.spec)), (ACTION, self.action.length), ("query", len(self.ask)))
+        seen = torch.ones(3, 3, dtype=torch.bool)
+        seen[0, 1:] = False
+        return [Segment(*s) for s in lengths], seen
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -158,10 +160,10 @@ class Align(Family):
         _, cache = self.trunk(context)
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            level = torch.full((1,), sigma["action"], device=context.device)
-            y, _ = self.trunk(self._tokens(state["action"], level, context), None, cache)
-            return {"action": self.action.stream.velocity(y[:, : self.action.length])}
+            level = torch.full((1,), sigma[ACTION], device=context.device)
+            y, _ = self.trunk(self._tokens(state[ACTION], level, context), None, cache)
+            return {ACTION: self.action.stream.velocity(y[:, : self.action.length])}
 
         noise = row_noise(generators, (self.action.length, self.action.channels), context.device)
-        x = euler(velocity, {"action": noise}, {"action": denoise(steps)})["action"]
+        x = euler(velocity, {ACTION: noise}, {ACTION: denoise(steps)})[ACTION]
         return self.action.unpack(x, self.normalizer), None

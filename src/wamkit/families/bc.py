@@ -16,8 +16,8 @@ from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, expand, table
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -52,6 +52,10 @@ class BC(Family):
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
 
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        segments = [Segment(CONTEXT, context_length(self.spec)), Segment(ACTION, self.action.length)]
+        return segments, table(segments, Program.DECOUPLED)
+
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         label = batch.action_expert if self.config.policy_label == "expert" else batch.action
         x = self.action.known(label, batch, self.normalizer)
@@ -59,9 +63,8 @@ class BC(Family):
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         context = self.context(batch, self.normalizer, generator)
         tokens = torch.cat([context, self.action.stream.tokens(interpolate(x, eps, sigma), sigma)], 1)
-        segments = [Segment(CONTEXT, context.shape[1]), Segment(ACTION, self.action.length)]
-        mask_LK = visibility(segments, Program.DECOUPLED).to(x.device)
-        y, _ = self.trunk(tokens, mask_LK)
+        segments, seen_SS = self.sight()
+        y, _ = self.trunk(tokens, expand(seen_SS, segments).to(x.device))
         error = (self.action.stream.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
         return {"policy": masked_mean(error, self.action.valid(batch) & batch.imitate.view(-1, 1, 1))}
 

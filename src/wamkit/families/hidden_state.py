@@ -29,8 +29,8 @@ from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sig
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.mixture import Mixture
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache
 from wamkit.types import Batch, Query, Spec
 
@@ -122,7 +122,7 @@ class HiddenState(Family):
         if stage != "video":
             tokens[ACTION] = self.action.stream.tokens(interpolate(x, eps_a, sigma_a), sigma_a)
         detach = {(ACTION, FUTURE)} if c.detach else set()
-        mask = self._masks(context.shape[1], device)
+        mask = self._masks(device)
         if stage == "video":
             mask = {FUTURE: mask[FUTURE][:, : -self.action.length]}
         y, _ = self.experts(tokens, mask, detach=detach)
@@ -136,12 +136,16 @@ class HiddenState(Family):
             losses["action"] = masked_mean(error_a, valid & rows(inverse))
         return losses
 
-    def _masks(self, context: int, device: torch.device) -> dict[str, Tensor]:
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        lengths = ((CONTEXT, context_length(self.spec)), (FUTURE, self.future.cells), (ACTION, self.action.length))
+        segments = [Segment(*s) for s in lengths]
+        return segments, table(segments, Program.VIDEO_NOISY_TO_ACTION)
+
+    def _masks(self, device: torch.device) -> dict[str, Tensor]:
         """Who sees whom, split by who asks: the video expert holds context and future, the action expert actions."""
-        lengths = ((CONTEXT, context), (FUTURE, self.future.cells), (ACTION, self.action.length))
-        mask_LK = visibility([Segment(*s) for s in lengths], Program.VIDEO_NOISY_TO_ACTION).to(device)
-        known = context + self.future.cells
-        return {FUTURE: mask_LK[:known], ACTION: mask_LK[known:]}
+        segments, seen_SS = self.sight()
+        mask_LK = expand(seen_SS, segments).to(device)
+        return {FUTURE: mask_LK[: -self.action.length], ACTION: mask_LK[-self.action.length :]}
 
     # ---------------------------------------------------------------------------------------------------------- sampling
 

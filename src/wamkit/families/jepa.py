@@ -28,7 +28,8 @@ from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of
+from wamkit.nn.streams import CONTEXT, Segment, expand
+from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length
 from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -127,15 +128,24 @@ class Jepa(Family):
             "spread": F.relu(c.spread - (cells.var(1) + 1e-4).sqrt()).mean(1),
         }
 
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        """The context sees itself; latent and action queries see everything. No token holds anything of the future."""
+        lengths = (
+            (CONTEXT, context_length(self.spec)),
+            ("latent query", len(self.ask_z)),
+            ("action query", len(self.ask_a)),
+        )
+        seen = torch.ones(3, 3, dtype=torch.bool)
+        seen[0, 1:] = False
+        return [Segment(*s) for s in lengths], seen
+
     def _found(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """What the latent queries (B, F, latents, D) and the action queries (B, L, head_width) found in the present."""
         B, F_ = len(context), len(self.spec.frame_offsets)
         ask = torch.cat([self.ask_z, self.ask_a]).expand(B, -1, -1)
-        length, known = context.shape[1] + ask.shape[1], context.shape[1]
-        mask_LK = torch.ones(length, length, dtype=torch.bool, device=context.device)
-        mask_LK[:known, known:] = False
-        y, _ = self.trunk(torch.cat([context, ask], 1), mask_LK)
-        z, a = y[:, known:].split([len(self.ask_z), len(self.ask_a)], 1)
+        segments, seen_SS = self.sight()
+        y, _ = self.trunk(torch.cat([context, ask], 1), expand(seen_SS, segments).to(context.device))
+        z, a = y[:, context.shape[1] :].split([len(self.ask_z), len(self.ask_a)], 1)
         return z.unflatten(1, (F_, -1)), self.bridge(a)
 
     def _roll(self, s_BFLD: Tensor, z_BFKD: Tensor) -> Tensor:

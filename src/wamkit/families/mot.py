@@ -29,8 +29,19 @@ from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_othe
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.mixture import Mixture
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, sees_other, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.streams import (
+    ACTION,
+    CONTEXT,
+    FUTURE,
+    TEACHER_FORCED,
+    Program,
+    Segment,
+    expand,
+    sees_other,
+    table,
+    visibility,
+)
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache
 from wamkit.types import Batch, Query, Spec
 
@@ -105,31 +116,33 @@ class MoT(Family):
 
     # ---------------------------------------------------------------------------------------------------------- training
 
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        cells, chunk = self.future.cells, self.action.length
+        video = [Segment(CONTEXT, context_length(self.spec)), Segment(FUTURE, cells, draw=1)]
+        action = [Segment(ACTION, chunk), Segment(ACTION, chunk, draw=1)]
+        if self.first:
+            known = Segment(self.first, {FUTURE: cells, ACTION: chunk}[self.first], clean=True, draw=1)
+            (video if self.first == FUTURE else action).append(known)
+        return video + action, table(video + action, self.config.program)
+
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
         context = self.context(batch, self.normalizer, generator)
         held = {FUTURE: [context], ACTION: []}
-        segments = {FUTURE: [Segment(CONTEXT, context.shape[1])], ACTION: []}
-
-        def add(stream: str, x: Tensor, sigma: Tensor, clean: bool, number: int) -> None:
-            held[stream].append(self._tokens(stream, x, sigma, context))
-            segments[stream].append(Segment(stream, x.shape[1], clean, number))
-
-        add(FUTURE, draws.noisy(FUTURE), draws.sigma[FUTURE], False, 1)
-        add(ACTION, draws.noisy(POLICY), draws.sigma[POLICY], False, 0)
-        add(ACTION, draws.noisy(ACTION), draws.sigma[ACTION], False, 1)
+        for name, stream in ((FUTURE, FUTURE), (POLICY, ACTION), (ACTION, ACTION)):
+            held[stream].append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
         if self.first:
             known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
             level = torch.rand(len(batch), generator=generator).to(known.device)
             level = level * (self.config.partial if self.first == FUTURE else 0)
             noise = torch.randn(known.shape, generator=generator).to(known.device)
-            add(self.first, interpolate(known, noise, level), level, True, 1)
-        order = segments[FUTURE] + segments[ACTION]
-        mask_LK = visibility(order, self.config.program).to(context.device)
+            held[self.first].append(self._tokens(self.first, interpolate(known, noise, level), level, context))
+        segments, seen_SS = self.sight()
+        mask_LK = expand(seen_SS, segments).to(context.device)
         # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
-        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in order])
+        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments])
         absent_LK = (action_L & ~action_L.unsqueeze(1)).to(context.device)
         mask = (mask_LK & ~(draws.is_(Query.VIDEO) & absent_LK)).unsqueeze(1)
         tokens = {s: torch.cat(parts, 1) for s, parts in held.items()}

@@ -26,6 +26,7 @@ from wamkit.family import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.heads import ActionChunk, QueryStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.streams import Segment, expand
 from wamkit.nn.tokens import ContextTokens, Normalizer
 from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
@@ -68,10 +69,6 @@ class QueryAR(Family):
         self.future = FutureLatents(spec, D, c.codec_channels, QueryStream)
         self.action = ActionChunk(spec, D, c.actions_per_token, QueryStream)
         self.trunk = Trunk(D, c.depth, c.heads)
-        # The step that each token of the context belongs to: the text comes before all, the present is the last.
-        cells, past = self.future.cells, len(spec.past_offsets)
-        steps = [past] * (cells + 1) + [-1] + [p for p in range(past) for _ in range(cells + 1)]
-        self.register_buffer("step_L", torch.tensor(steps), persistent=False)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
@@ -83,6 +80,20 @@ class QueryAR(Family):
     @torch.no_grad()
     def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         return {"latents": self.future.encode(batch)} if stage == "main" else {}
+
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        """Step-causal: the present comes last, the instruction before all; queries see all steps and are keys to none."""
+        step, past = self.future.cells + 1, len(self.spec.past_offsets)
+        segments = [Segment("now", step), Segment("text", 1)]
+        segments += [Segment(f"{offset}", step) for offset in self.spec.past_offsets]
+        order = torch.tensor([past, -1, *range(past)])
+        seen = F.pad(order.unsqueeze(1) >= order, (0, 2, 0, 2), value=False)
+        seen[-2:, :-2] = True
+        return [
+            *segments,
+            Segment("action query", self.action.length),
+            Segment("future query", self.future.cells),
+        ], seen
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
@@ -106,10 +117,8 @@ class QueryAR(Family):
         actions = self.action.stream.tokens(B)
         # As everywhere, a future token starts from the present picture's token of its cell.
         futures = self.future.stream.tokens(B) + context[:, : self.future.cells]
-        queries = actions.shape[1] + futures.shape[1]
-        # Step-causal; queries see every step and are keys to none.
-        step_causal_LL = self.step_L.unsqueeze(1) >= self.step_L
-        mask_LK = F.pad(F.pad(step_causal_LL, (0, 0, 0, queries), value=True), (0, queries), value=False)
+        segments, seen_SS = self.sight()
+        mask_LK = expand(seen_SS, segments).to(context.device)
         y, _ = self.trunk(torch.cat([context, actions, futures], 1), mask_LK)
         _, y_a, y_z = y.split([context.shape[1], actions.shape[1], futures.shape[1]], 1)
         return self.action.stream.values(y_a), self.future.stream.values(y_z)

@@ -27,7 +27,8 @@ from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.streams import CONTEXT, Segment
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk, sigma_features
 from wamkit.types import Batch, Query, Spec
 
@@ -147,6 +148,13 @@ class SharedRep(Family):
         x = z + a.unsqueeze(2) + self.place + context[:, None, :cells]
         y, _ = self.trunk(torch.cat([context, x.flatten(1, 2)], 1))
         return y[:, context.shape[1] :]
+
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        """Everyone sees everyone: what must not be known is masked before it becomes a token."""
+        slots = self.future.frames * self.future.cells
+        return [Segment(CONTEXT, context_length(self.spec)), Segment("slots", slots)], torch.ones(
+            2, 2, dtype=torch.bool
+        )
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":

@@ -24,8 +24,19 @@ from wamkit.nn.draws import POLICY, DrawConfig, draw
 from wamkit.nn.flow import denoise, euler, hold, one_after_the_other
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, sees_other, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.streams import (
+    ACTION,
+    CONTEXT,
+    FUTURE,
+    TEACHER_FORCED,
+    Program,
+    Segment,
+    expand,
+    sees_other,
+    table,
+    visibility,
+)
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache, Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -99,6 +110,14 @@ class Unified(Family):
         """Latents of the future: the main stage does not change the codec."""
         return {"latents": self.future.encode(batch)} if stage == "main" else {}
 
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        lengths = {FUTURE: self.future.cells, ACTION: self.action.length}
+        segments = [Segment(CONTEXT, context_length(self.spec)), Segment(ACTION, lengths[ACTION])]
+        segments += [Segment(FUTURE, lengths[FUTURE], draw=1), Segment(ACTION, lengths[ACTION], draw=1)]
+        if self.first:
+            segments.append(Segment(self.first, lengths[self.first], clean=True, draw=1))
+        return segments, table(segments, self.config.program)
+
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
@@ -107,13 +126,11 @@ class Unified(Family):
         tokens = [context]
         for name, stream in ((POLICY, ACTION), (FUTURE, FUTURE), (ACTION, ACTION)):
             tokens.append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
-        streams = [(CONTEXT, False, 0), (ACTION, False, 0), (FUTURE, False, 1), (ACTION, False, 1)]
         if self.first:
             known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
             tokens.append(self._tokens(self.first, known, torch.zeros(1, device=known.device), context))
-            streams.append((self.first, True, 1))
-        segments = [Segment(s[0], t.shape[1], *s[1:]) for s, t in zip(streams, tokens, strict=True)]
-        mask_LK = visibility(segments, self.config.program).to(context.device)
+        segments, seen_SS = self.sight()
+        mask_LK = expand(seen_SS, segments).to(context.device)
         # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
         action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments])
         absent_LK = (action_L & ~action_L.unsqueeze(1)).to(context.device)

@@ -17,8 +17,8 @@ from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, GivenStream, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
 
@@ -68,6 +68,11 @@ class WorldModel(Family):
     def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         return {"latents": self.future.encode(batch)} if stage == "main" else {}
 
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        context, chunk = context_length(self.spec), self.action.length
+        segments = [Segment(CONTEXT, context), Segment(ACTION, chunk, clean=True), Segment(FUTURE, self.future.cells)]
+        return segments, table(segments, Program.ACTION_THEN_VIDEO)
+
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
@@ -78,13 +83,8 @@ class WorldModel(Family):
         context = self.context(batch, self.normalizer, generator)
         action = self.action.stream.tokens(self.action.known(batch.action, batch, self.normalizer))
         future = self.future.tokens(interpolate(z, eps, sigma), sigma, context)
-        segments = [
-            Segment(CONTEXT, context.shape[1]),
-            Segment(ACTION, action.shape[1], clean=True),
-            Segment(FUTURE, future.shape[1]),
-        ]
-        mask_LK = visibility(segments, Program.ACTION_THEN_VIDEO).to(z.device)
-        y, _ = self.trunk(torch.cat([context, action, future], 1), mask_LK)
+        segments, seen_SS = self.sight()
+        y, _ = self.trunk(torch.cat([context, action, future], 1), expand(seen_SS, segments).to(z.device))
         error = (self.future.stream.velocity(y[:, -future.shape[1] :]) - (eps - z)).square()
         return {"future": masked_mean(error, self.future.valid(batch) & batch.has_action.view(-1, 1, 1))}
 

@@ -8,6 +8,7 @@ The context never sees what is generated: attention composes over layers, and an
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,11 +70,20 @@ def sees(query: Segment, key: Segment, program: Program) -> bool:
     return pair in allowed[program]
 
 
-def visibility(segments: list[Segment], program: Program) -> Bool[Tensor, "L K"]:
+def visibility(segments: Sequence[Segment], program: Program) -> Bool[Tensor, "L K"]:
     """The mask of who sees whom, tokens by tokens, true where the query (row) may attend to the key (column)."""
-    table = torch.tensor([[sees(q, k, program) for k in segments] for q in segments])
+    return expand(table(segments, program), segments)
+
+
+def table(segments: Sequence[Segment], program: Program) -> Bool[Tensor, "S S"]:
+    """Who sees whom, segment by segment: true where the row's segment may look at the column's."""
+    return torch.tensor([[sees(q, k, program) for k in segments] for q in segments])
+
+
+def expand(table_SS: Bool[Tensor, "S S"], segments: Sequence[Segment]) -> Bool[Tensor, "L L"]:
+    """A table of segments as a mask of tokens."""
     index = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor([s.length for s in segments]))
-    return table[index][:, index]
+    return table_SS[index][:, index]
 
 
 def closure(mask_LK: Bool[Tensor, "L K"]) -> Bool[Tensor, "L K"]:

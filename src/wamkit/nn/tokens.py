@@ -34,6 +34,11 @@ def cells_of(spec: Spec) -> int:
     return (spec.height // 16) * (spec.width * spec.views // 16)
 
 
+def context_length(spec: Spec) -> int:
+    """How many tokens `ContextTokens` makes of one observation and its past."""
+    return (1 + len(spec.past_offsets)) * (cells_of(spec) + 1) + 1
+
+
 class Downsample(nn.Module):
     """A 3x3 convolution of stride 2, group norm and SiLU: (B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
 
