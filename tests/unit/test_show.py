@@ -1,0 +1,35 @@
+"""What `wamkit show` says of a family."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+import pytest
+
+from wamkit.family import FAMILIES
+from wamkit.recipes import RECIPES
+from wamkit.show import model_of, svg, text
+from wamkit.types import WamkitError
+
+
+@pytest.mark.parametrize("name", [*FAMILIES.names(), *RECIPES.names()])
+def test_shows_every_family_and_recipe(name):
+    model = model_of(name)
+    page, (segments, seen) = text(model), model.sight()
+    assert model.taxonomy.leaf in page and all(q in page for q in model.queries)
+    assert f"{sum(p.numel() for p in model.parameters()):,}" in page
+    assert page.count("■") == int(seen.sum()) and page.count("·") == int((~seen).sum())
+    assert sum(s.length for s in segments) > 0
+
+
+def test_the_picture_has_a_square_for_each_pair():
+    model = model_of("unified")
+    root = ET.fromstring(svg(model))
+    squares = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("rx")]
+    _, seen = model.sight()
+    assert len(squares) == seen.numel() and sum(e.get("fill") != "#eee" for e in squares) == int(seen.sum())
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(WamkitError, match="'unifed' is no family, recipe or run folder; families: .*unified"):
+        model_of("unifed")
