@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from wamkit.config import atomic_write
+from wamkit.config import atomic_write, nearest
 from wamkit.family import FAMILIES, Family
 from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
@@ -38,6 +38,48 @@ def model_of(name: str) -> Family:
         sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
         numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
         return family_class(run.family)(run.model, spec, numbers)
+
+
+AXES = {
+    "leaf": "leaf of the survey's taxonomy",
+    "modality": "what the future is made of",
+    "conditioning": "how imagination and action meet",
+    "decoder": "how actions come out",
+    "gradient": "where gradients go",
+}
+
+
+def by_axis(axis: str) -> dict[str, list[str]]:
+    """Families grouped by one axis of their `Taxonomy`: value -> names. Raises WamkitError for an unknown axis."""
+    load_package("wamkit.families")
+    if axis not in AXES:
+        raise WamkitError(f"families have no axis '{axis}'{nearest(axis, AXES)}; they have {', '.join(AXES)}")
+    groups: dict[str, list[str]] = {}
+    for name in FAMILIES.names():
+        groups.setdefault(getattr(FAMILIES.get(name).taxonomy, axis), []).append(name)
+    return dict(sorted(groups.items()))
+
+
+def taxonomy_page() -> str:
+    """docs/taxonomy.md: every family of this library with its place, made from what the families say of themselves."""
+    load_package("wamkit.families")
+    families = {n: FAMILIES.get(n) for n in FAMILIES.names() if FAMILIES.get(n).__module__.startswith("wamkit.")}
+    lines = [
+        "# The taxonomy",
+        "",
+        "Every family declares its place in the survey arXiv:2605.12090 as data; this page is made from it (`wamkit list --by leaf`).",
+        "`wamkit show FAMILY` draws who sees whom.",
+        "",
+        "| family | leaf | the future is | how they meet | actions come out by | gradients | answers |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, cls in sorted(families.items(), key=lambda item: item[1].taxonomy.leaf):
+        t = cls.taxonomy
+        answers = ", ".join(sorted(cls.queries))
+        lines.append(
+            f"| `{name}` | {t.leaf} | {t.modality} | {t.conditioning} | {t.decoder} | {t.gradient} | {answers} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def label(segment: Segment) -> str:

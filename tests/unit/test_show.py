@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 
 from wamkit.family import FAMILIES
 from wamkit.recipes import RECIPES
-from wamkit.show import model_of, svg, text
+from wamkit.show import by_axis, model_of, svg, taxonomy_page, text
 from wamkit.types import WamkitError
 
 
@@ -33,3 +34,15 @@ def test_the_picture_has_a_square_for_each_pair():
 def test_an_unknown_name_lists_what_there_is():
     with pytest.raises(WamkitError, match="'unifed' is no family, recipe or run folder; families: .*unified"):
         model_of("unifed")
+
+
+def test_the_taxonomy_page_is_up_to_date():
+    """After a family changed: python -c "from wamkit.show import taxonomy_page; print(taxonomy_page(), end='')" > docs/taxonomy.md"""
+    assert (Path(__file__).parents[2] / "docs" / "taxonomy.md").read_text() == taxonomy_page()
+
+
+def test_families_by_axis():
+    assert set(sum(by_axis("decoder").values(), [])) == set(FAMILIES.names())
+    assert "bc" in by_axis("leaf")["control"]
+    with pytest.raises(WamkitError, match=r"no axis 'decodr' \(did you mean 'decoder'\?\)"):
+        by_axis("decodr")
