@@ -81,7 +81,7 @@ class Family(nn.Module, ABC):
         It is what training masks with (`nn.streams.expand`), not a description of it. `wamkit show` draws it.
         """
 
-    def after_step(self) -> None:
+    def after_step(self) -> None:  # house: a hook; most families follow nothing
         """Called after every optimisation step: moves what follows the learned weights (EMA targets). Nothing by default."""
 
     def meters(self, batch: Batch, stage: str) -> dict[str, float]:
