@@ -1,7 +1,7 @@
 """Recipes: functions that return a complete run. `wamkit train --recipe NAME` starts from one; options override it.
 
 `metaworld-FAMILY` is the demo's budget on two CPU cores: equal data and steps, trunks of equal size. `large-FAMILY` has the sizes
-at which the literature trains, for a GPU or many: the same files, other numbers.
+at which the literature trains, for a GPU or many (`--train.device`): the same files, other numbers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ FUTURE_2 = TrainConfig(weights=(("future", 2.0),))
 """Pictures weigh twice: they are what is hard, and actions lose nothing by it."""
 
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "action_width": 512, "head_width": 512, "codec_channels": 16}
-LARGE_TRAIN = TrainConfig(
-    steps=200_000, batch_size=256, lr=2e-4, warmup=2000, ema=0.9999, device="cuda", save_every=5000
-)
+LARGE_TRAIN = TrainConfig(steps=200_000, batch_size=256, lr=2e-4, warmup=2000, ema=0.9999, save_every=5000)
 
 
 def _model(family: str, **options: Any) -> Any:

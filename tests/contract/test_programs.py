@@ -41,7 +41,8 @@ def test_answers_what_the_program_lets_through(name, program, spec, normalizer, 
 @programs
 def test_one_set_of_weights_fits_all_programs(name, program, spec, normalizer):
     model = make(name, spec, normalizer, program=program)
-    model.load_state_dict(make(name, spec, normalizer, seed=3).state_dict(), strict=True)
+    keys = model.load_state_dict(make(name, spec, normalizer, seed=3).state_dict(), strict=False)
+    assert not keys.missing_keys and not keys.unexpected_keys
 
 
 @programs
