@@ -146,14 +146,15 @@ class Family(nn.Module, ABC):
             raise ObservationError(f"steps = {steps!r}: must be a whole number of denoising steps, at least 1")
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         batch = query_batch(rows, query, self.spec, actions, future)
-        self._check_units(batch)
+        self._check_units(batch, query)
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
         a, f = self.generate(batch.to(next(self.parameters()).device), query, generators, steps)
         return Sample(query, None if a is None else a.float().cpu().numpy(), None if f is None else f.cpu().numpy())
 
-    def _check_units(self, batch: Batch) -> None:
+    def _check_units(self, batch: Batch, query: Query) -> None:
         """Numbers far outside all that training saw are not this robot's, or not in its units; nothing sensible follows."""
-        for key, values in (("proprio", batch.proprio), ("proprio", batch.past_proprio), ("action", batch.action)):
+        given = [("proprio", batch.proprio), ("proprio", batch.past_proprio)]
+        for key, values in given + ([("action", batch.action)] if query is Query.FORWARD else []):
             far = self.normalizer.encode(key, values.to(next(self.parameters()).device)).abs()
             if far.numel() and not far.max() <= FAR:
                 raise ObservationError(
@@ -162,7 +163,7 @@ class Family(nn.Module, ABC):
                 )
 
 
-FAR = 1e3
+FAR = 1e5
 """Deviations from the training mean beyond which a number is taken for a mistake."""
 
 FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families")
@@ -171,6 +172,8 @@ FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families")
 def unsupported(name: str, query: Query) -> str:
     """The message for a query that the family `name` does not model: says which families do."""
     able = sorted(n for n in FAMILIES.names() if query in FAMILIES.get(n).queries)
+    if name in able:
+        return f"this '{name}' was configured so that it cannot answer '{query}' (its program keeps one stream from the other)"
     return f"family '{name}' does not model the query '{query}'; families that do: {', '.join(able) or 'none'}"
 
 

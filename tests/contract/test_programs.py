@@ -34,7 +34,9 @@ def test_answers_what_the_program_lets_through(name, program, spec, normalizer, 
             out = ask(model, query, batch)
             assert out.actions is None or np.isfinite(out.actions).all()
         else:
-            with pytest.raises(UnsupportedQuery):
+            with pytest.raises(
+                UnsupportedQuery, match=f"this '{name}' was configured so that it cannot answer '{query}'"
+            ):
                 ask(model, query, batch)
 
 
