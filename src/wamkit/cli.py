@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-import tyro
-
-from wamkit.config import nearest
-from wamkit.types import Query, WamkitError
-
-QueryName = Literal["policy", "video", "forward", "inverse", "joint"]
+# All else is imported where it is used, so that Ctrl-C during the seconds that takes is met by `entry`.
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Train:
 class Eval:
     """Evaluates a run on held-out reset states and writes eval/report.html, eval/summary.json and eval/episodes.parquet."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Path
     """Run folder."""
     episodes: int = 20
     """Held-out reset states a task."""
@@ -43,8 +39,8 @@ class Eval:
     """Actions taken of each chunk before the model is asked again."""
     steps: int | None = None
     """Denoising steps a query; the model's own if not given."""
-    query: Literal["policy", "joint"] = "policy"
-    """What the policy asks the model."""
+    query: str = "policy"
+    """What the policy asks the model: policy, or joint."""
     held_out: int = 6
     """Held-out recordings a task (one more off-expert each) on which imagination is scored."""
     processes: int = 2
@@ -55,10 +51,10 @@ class Eval:
 class Sample:
     """Asks a run one of the five queries about a held-out recording; writes a video and an npz."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Path
     """Run folder."""
-    query: QueryName = "joint"
-    """What is asked."""
+    query: str = "joint"
+    """What is asked: policy, video, forward, inverse or joint."""
     episode: int = 0
     """Which held-out recording."""
     stride: int = 4
@@ -69,7 +65,16 @@ class Sample:
     """Where to; run/samples if not given."""
 
 
+def _parse(options: Any, command: str, argv: Sequence[str]) -> Any:
+    """The dataclass `options` from the command line: fields without a default by their place, all others by name."""
+    import tyro
+
+    return tyro.cli(options, args=argv, prog=f"wamkit {command}", config=(tyro.conf.PositionalRequiredArgs,))
+
+
 def _train(argv: Sequence[str]) -> None:
+    import tyro
+
     from wamkit.recipes import RECIPES
     from wamkit.training import train_run
 
@@ -102,6 +107,8 @@ _TYPES = {"Path": Path, "str": str}
 
 
 def _collect(argv: Sequence[str]) -> None:
+    import tyro
+
     from wamkit.collect import CollectConfig, collect
 
     store = collect(tyro.cli(CollectConfig, args=argv, prog="wamkit collect"))
@@ -109,7 +116,7 @@ def _collect(argv: Sequence[str]) -> None:
 
 
 def _eval(argv: Sequence[str]) -> None:
-    args = tyro.cli(Eval, args=argv, prog="wamkit eval")
+    args = _parse(Eval, "eval", argv)
     from wamkit.evaluate import evaluate
 
     evaluate(
@@ -124,8 +131,9 @@ def _eval(argv: Sequence[str]) -> None:
 
 
 def _sample(argv: Sequence[str]) -> None:
-    args = tyro.cli(Sample, args=argv, prog="wamkit sample")
+    args = _parse(Sample, "sample", argv)
     from wamkit.evaluate import sample_episode
+    from wamkit.types import Query
 
     for path in sample_episode(
         args.run, Query(args.query), args.episode, stride=args.stride, seed=args.seed, out=args.out
@@ -133,7 +141,22 @@ def _sample(argv: Sequence[str]) -> None:
         print(path)
 
 
+@dataclass(frozen=True)
+class _List:
+    """Lists families, queries, environments and recipes."""
+
+    by: str | None = None
+    """Groups the families by an axis of the taxonomy: leaf, modality, conditioning, decoder or gradient."""
+
+
 def _list(argv: Sequence[str]) -> None:
+    args = _parse(_List, "list", argv)
+    from wamkit.show import by_axis
+
+    if args.by is not None:
+        for value, names in by_axis(args.by).items():
+            print(f"{value}\n  {', '.join(names)}")
+        return
     from wamkit.envs import ENVIRONMENTS
     from wamkit.family import FAMILIES
     from wamkit.recipes import RECIPES
@@ -165,23 +188,45 @@ def _list(argv: Sequence[str]) -> None:
             print(f"  {name:<20} {note}")
 
 
+@dataclass(frozen=True)
+class _Show:
+    """Shows what a family is: its leaf, its questions, its parts, and who sees whom."""
+
+    name: str
+    """A family, a recipe or a run folder."""
+    out: Path | None = None
+    """Also draws who sees whom into this SVG file."""
+
+
+def _show(argv: Sequence[str]) -> None:
+    args = _parse(_Show, "show", argv)
+    from wamkit.show import model_of, text, write_svg
+
+    model = model_of(args.name)
+    print(text(model))
+    if args.out is not None:
+        write_svg(model, args.out)
+        print(args.out)
+
+
 def _check_env(argv: Sequence[str]) -> None:
-    from wamkit.envs import make_env
+    from wamkit.envs import ENVIRONMENTS, make_env
     from wamkit.envs.check import check_env
 
-    args = tyro.cli(_CheckEnv, args=argv, prog="wamkit check-env")
-    check_env(lambda: make_env(args.name, **({"task": args.task} if args.task else {})))
-    print(f"{args.name}: all checks passed")
+    args = _parse(_CheckEnv, "check-env", argv)
+    task = args.task or ENVIRONMENTS.get(args.name).tasks()[0]
+    check_env(functools.partial(make_env, args.name, task=task))
+    print(f"{args.name}, {task}: all checks passed")
 
 
 @dataclass(frozen=True)
 class _CheckEnv:
     """Runs the environment checker: determinism, spaces, pictures, snapshots."""
 
-    name: Annotated[str, tyro.conf.Positional]
+    name: str
     """Environment name."""
-    task: str = ""
-    """One of its tasks."""
+    task: str | None = None
+    """One of its tasks; the first if not given."""
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
@@ -190,13 +235,18 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),
     "list": (_list, "families, queries, environments, recipes"),
+    "show": (_show, "what a family is, and who sees whom in it"),
     "check-env": (_check_env, "check that an environment keeps the contract"),
 }
 
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nwamkit: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -213,6 +263,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
+    from wamkit.config import nearest
+    from wamkit.types import WamkitError
+
     if argv[0] not in COMMANDS:
         print(
             f"wamkit: unknown command '{argv[0]}'{nearest(argv[0], COMMANDS)}; known: {', '.join(COMMANDS)}",

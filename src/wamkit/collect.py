@@ -10,13 +10,14 @@ import functools
 import json
 import math
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wamkit.config import nearest, save_json, to_dict
+from wamkit.config import ConfigError, nearest, save_json, to_dict, within
 from wamkit.data.store import Store
 from wamkit.data.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
@@ -71,18 +72,15 @@ class CollectConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ValueError(f"tasks must be named once each, at least one; found {self.tasks}")
-        if self.episodes < 0 or self.off_expert < 0 or self.episodes + self.off_expert == 0:
-            raise ValueError(f"episodes + off_expert must be positive, found {self.episodes} and {self.off_expert}")
-        if not self.noise or not all(math.isfinite(n) and n >= 0 for n in self.noise):
-            raise ValueError(f"noise must hold levels >= 0, found {self.noise}")
-        if min(self.max_attempts, self.off_expert_steps, self.processes) < 1:
-            raise ValueError("max_attempts, off_expert_steps and processes must be at least 1")
-        if min(self.steps_after_success, self.off_expert_skip, self.seed) < 0:
-            raise ValueError("steps_after_success, off_expert_skip and seed must not be negative")
+            raise ConfigError(f"tasks must be named once each, at least one; found {self.tasks}")
+        count, size = (1, math.inf), (0, math.inf)
+        within(self, max_attempts=count, off_expert_steps=count, processes=count, noise=size)
+        within(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
+        if self.episodes + self.off_expert == 0:
+            raise ConfigError("episodes and off_expert are both 0: there is nothing to collect")
         jobs = len(self.tasks) * (self.episodes + self.off_expert)
         if jobs * self.max_attempts > TRAIN_SEEDS:
-            raise ValueError(
+            raise ConfigError(
                 f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
             )
 
@@ -129,7 +127,8 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
 def collect(config: CollectConfig, progress: bool = True) -> Store:
     """Carries out the plan in worker processes and gives the store; episodes that are there already are kept.
 
-    Call it again after a kill: it goes on where it stopped. The resolved configuration is `collect.json` in the folder.
+    Call it again after a kill: it goes on where it stopped; when nothing is left to do, it writes nothing. The resolved
+    configuration is `collect.json` in the folder.
     Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
     difference), and when an expert keeps failing.
     """
@@ -152,8 +151,9 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
         progress=progress,
         done=len(store),
     )
-    for episode, encoded in results:
-        store.append(episode, encoded=encoded)
+    with closing(results):  # a full disk must not leave the bar and the workers behind
+        for episode, encoded in results:
+            store.append(episode, encoded=encoded)
     store.finalize()
     return store
 
@@ -277,15 +277,17 @@ def _open(config: CollectConfig) -> Store:
     path = config.out / "collect.json"
     if path.exists():
         try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
-            raise WamkitError(f"{path} is not JSON ({error}): move the folder away, or restore the file") from error
-        changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
+            before = json.loads(path.read_bytes())
+            changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
+        except (OSError, ValueError, TypeError) as error:
+            raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error
         if changed:
             found = "; ".join(f"{k} was {before.get(k)!r}, now {resolved.get(k)!r}" for k in changed)
             raise WamkitError(
                 f"{config.out} was collected with another configuration: {found}. Use another folder for it"
             )
+        if (config.out / "meta/info.json").exists():
+            return Store.open(config.out)  # of the same environment: no need for one, nor for what it draws with
     env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
     store = Store.open_or_create(
         config.out,

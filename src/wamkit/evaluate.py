@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from wamkit.checkpoint import load_checkpoint
 from wamkit.collect import CollectConfig, collect
-from wamkit.config import atomic_write
+from wamkit.config import atomic_write, within
 from wamkit.data.dataset import open_frames
+from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames, Windows
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, write_records
@@ -34,9 +38,11 @@ from wamkit.eval.report import (
 )
 from wamkit.eval.stats import Interval, clopper_pearson, wilson
 from wamkit.eval.visual import Score
-from wamkit.family import Family
+from wamkit.family import Family, unsupported
+from wamkit.policy import Policy
 from wamkit.run import load
-from wamkit.types import Query, WamkitError
+from wamkit.train import read_metrics
+from wamkit.types import Query, UnsupportedQuery, WamkitError
 
 PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
@@ -82,16 +88,20 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
-    Every part is kept when it is done, so that an evaluation which was cut short continues.
+    Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
+    any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
+    within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(1, inf), processes=(1, inf))
     model, saved = load(run), load_checkpoint(run)
     source = saved.config["source"]
-    if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
-        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = held_out_frames(run, saved.config, held_out, processes)
     protocol = Protocol(
         source["env"], tuple(source["tasks"]), tuple(source["options"].items()), episodes, replan_every, query, steps
     )
+    Policy(model, replan_every=replan_every, query=query)
+    history = _history(run)
+    if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
+        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
+    frames = held_out_frames(run, saved.config, held_out, processes)
     records = closed_loop(run, protocol, processes=processes)
     write_records(records, run / "eval" / "episodes.parquet")
     result = imagine(model, frames, steps=steps)
@@ -105,7 +115,7 @@ def evaluate(
         "rows": [_json_row(t.title, r) for t in tables for r in t.rows],
     }
     atomic_write(run / "eval" / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    report = _report(run, model, saved, protocol, records, frames, tables, processes)
+    report = _report(run, model, saved, history, protocol, records, frames, tables, processes)
     path = write_report(report, run / "eval" / "report.html")
     print(text_table(tables))
     print(f"report: {path}")
@@ -260,11 +270,12 @@ class Film:
 
 def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0) -> Film:
     """Asks `query` at every `stride` steps of recording `episode`."""
-    starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), stride)
+    reach = max(*model.spec.frame_offsets, model.spec.chunk)
+    starts = window_starts(frames, reach, stride)
     starts = starts[frames.episode[starts] == episode]
     if not len(starts):
         raise WamkitError(
-            f"there is no recording {episode} longer than {max(model.spec.frame_offsets)} steps; there are {frames.episode[-1] + 1}"
+            f"there is no recording {episode} longer than {reach} steps; there are {frames.episode[-1] + 1}, numbered from 0"
         )
     batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
     given = {Query.FORWARD: {"actions": batch.action.numpy()}, Query.INVERSE: {"future": batch.future.numpy()}}.get(
@@ -277,14 +288,22 @@ def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: i
 def sample_episode(
     run: Path, query: Query, episode: int, *, stride: int = 4, seed: int = 0, out: Path | None = None
 ) -> list[Path]:
-    """What `wamkit sample` does: one query along a held-out recording, as an npz and, where pictures come out, a video."""
+    """What `wamkit sample` does: one query along a held-out recording, as an npz and, where pictures come out, a video.
+
+    Raises WamkitError, before any work starts, for an argument that is out of range, a query that the model doesn't
+    know, or an `out` that is no folder and cannot become one.
+    """
+    given = SimpleNamespace(episode=episode, stride=stride, seed=seed)
+    within(given, episode=(0, inf), stride=(1, inf), seed=(0, 2**63 - 1))
     model, saved = load(run), load_checkpoint(run)
-    f = film(model, held_out_frames(run, saved.config, 6), episode, query, stride=stride, seed=seed)
+    if (query := Query(query)) not in model.queries:
+        raise UnsupportedQuery(unsupported(model.name, query))
     folder = out or run / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{query}-{episode:03d}"
-    given = {k: v for k, v in vars(f).items() if v is not None}
-    np.savez_compressed(stem.with_suffix(".npz"), **given)
+    make_folder(folder)
+    f = film(model, held_out_frames(run, saved.config, 6), episode, query, stride=stride, seed=seed)
+    stem, archive = folder / f"{query}-{episode:03d}", io.BytesIO()
+    np.savez_compressed(archive, **{k: v for k, v in vars(f).items() if v is not None})
+    atomic_write(stem.with_suffix(".npz"), archive.getvalue())
     paths = [stem.with_suffix(".npz")]
     if f.imagined is not None:
         views = range(f.real.shape[2])
@@ -298,10 +317,26 @@ def sample_episode(
     return paths
 
 
+def _history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows of run/metrics.jsonl, and the command that trained the run, out of run/config.json."""
+    path = run / "metrics.jsonl"
+    try:
+        metrics = [row for _, row in read_metrics(path)]
+        path = run / "config.json"
+        return metrics, json.loads(path.read_bytes()).get("command")
+    except (OSError, ValueError, AttributeError) as error:
+        lost = "its learning curves" if path.name == "metrics.jsonl" else "the training command"
+        stand_in = "an empty file" if path.name == "metrics.jsonl" else "a file with {} in it"
+        raise WamkitError(
+            f"{path} cannot be read ({error}): restore it, or put {stand_in} there; the report then lacks {lost}"
+        ) from error
+
+
 def _report(
     run: Path,
     model: Family,
     saved: Any,
+    history: tuple[list[dict[str, Any]], str | None],
     protocol: Protocol,
     records: Sequence[Record],
     frames: Frames,
@@ -316,9 +351,8 @@ def _report(
         "forward dynamics, true / shuffled actions",
         "one query, median",
     ]
-    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
-    trained = json.loads((run / "config.json").read_text()).get("command")
     played = clips(run, protocol, records, processes=processes)
     imagined, stills = _imagined(model, frames)
     source, minutes = saved.config["source"], saved.extra["elapsed_s"] / 60

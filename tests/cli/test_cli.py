@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import wamkit
-from wamkit.cli import main
+from wamkit.cli import entry, main
 from wamkit.types import Observation
 
 TASKS = ["drawer-open-v3", "faucet-open-v3"]
@@ -111,6 +114,13 @@ def test_the_same_command_again_has_nothing_to_do(job, capsys):
     assert (job / "run/checkpoints/latest").read_text() == before
 
 
+def test_check_env_takes_the_first_task_or_the_one_that_is_named(capsys):
+    assert main(["check-env", "metaworld", "--task", TASKS[1]]) == 0
+    assert f"metaworld, {TASKS[1]}: all checks passed" in capsys.readouterr().out
+    assert main(["check-env", "metaworld"]) == 0
+    assert "metaworld, assembly-v3: all checks passed" in capsys.readouterr().out
+
+
 def test_list_names_everything(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
@@ -143,14 +153,54 @@ def test_list_names_everything(capsys):
         (["train", "--data", "{tmp}", "--out", "{tmp}/r"], "info.json"),
         (["eval", "{tmp}/nowhere"], "there is no run at"),
         (["sample", "{tmp}", "--query", "joint"], "checkpoint"),
-        (["check-env", "metaworl", "--task", "drawer-open-v3"], "did you mean 'metaworld'"),
+        (["sample", "{tmp}", "--query", "jiont"], "there is no query 'jiont' (did you mean 'joint'?)"),
+        (["check-env", "metaworl"], "did you mean 'metaworld'"),
+        (["check-env", "metaworld", "--task", "drawer-opn-v3"], "did you mean 'drawer-open-v3'"),
+        (["collect", "--tasks", "drawer-open-v3", "--out", "{tmp}/file/d"], "could not write {tmp}/file: "),
+        (["collect", "--tasks", "drawer-open-v3", "--out", "{tmp}/file"], "could not write {tmp}/file: "),
     ],
 )
 def test_bad_input_is_one_clear_line(argv, message, tmp_path, capsys):
     argv = [a.format(tmp=tmp_path) for a in argv]
+    (tmp_path / "file").touch()
     assert main(argv) in (1, 2)
     err = capsys.readouterr().err
-    assert message in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    assert message.format(tmp=tmp_path) in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
+
+
+def test_list_refuses_further_words(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["list", "extra"])
+    assert stop.value.code == 2 and "extra" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_progress_bar_before_the_error(tmp_path):
+    """The message has a line of its own, and no worker outlives it."""
+    script = """
+import resource, sys
+from wamkit.cli import main
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+    sys.exit(main(sys.argv[1:]))
+"""
+    (tmp_path / "go.py").write_text(script)
+    collect = ["collect", "--tasks", TASKS[0], "--episodes", "0", "--off-expert", "2", "--processes", "1", "--out", "d"]
+    here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "go.py", *collect], cwd=tmp_path, env=here, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("wamkit collect: could not write d/")
+
+
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(monkeypatch, capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wamkit.cli.main", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        entry()
+    assert stop.value.code == 130 and "Traceback" not in capsys.readouterr().err
 
 
 def test_an_unknown_option_names_the_nearest(tmp_path, capsys):
@@ -161,7 +211,7 @@ def test_an_unknown_option_names_the_nearest(tmp_path, capsys):
 
 def test_other_options_on_a_begun_run_are_refused(job, capsys):
     assert main(["train", "--data", str(job / "data"), "--out", str(job / "run"), *TRAIN, "--train.seed", "4"]) == 1
-    assert "train.seed differ" in capsys.readouterr().err
+    assert "train.seed was 0, now 4" in capsys.readouterr().err
 
 
 def test_a_flipped_bit_in_the_weights_is_found(job, tmp_path, capsys):
@@ -172,3 +222,14 @@ def test_a_flipped_bit_in_the_weights_is_found(job, tmp_path, capsys):
     weights.write_bytes(data)
     assert main(["eval", str(tmp_path / "run")]) == 1
     assert "weights.safetensors" in capsys.readouterr().err
+
+
+def test_show_and_list_by_axis(capsys, tmp_path):
+    assert main(["show", "unified", "--out", str(tmp_path / "u.svg")]) == 0
+    shown = capsys.readouterr().out
+    assert "who sees whom" in shown and "noisy action" in shown and (tmp_path / "u.svg").stat().st_size > 500
+    assert main(["list", "--by", "decoder"]) == 0
+    assert "trunk denoises\n  align, bc" in capsys.readouterr().out
+    assert main(["show", "unifed"]) == 1 and main(["list", "--by", "decodr"]) == 1
+    errors = capsys.readouterr().err
+    assert "no family, recipe or run folder" in errors and "did you mean 'decoder'" in errors

@@ -84,6 +84,12 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
         assert (started == 0) == from_reset
 
 
+@pytest.mark.parametrize("changes", [{"processes": 0}, {"noise": (float("nan"),)}, {"episodes": -1}, {"tasks": ()}])
+def test_what_cannot_be_collected_is_an_error_of_wamkit(tmp_path, changes):
+    with pytest.raises(WamkitError, match=next(iter(changes))):
+        _small(tmp_path, **changes)
+
+
 def test_noise_and_wandering_have_the_moments_they_claim():
     low, high = np.full(4, -2.0, np.float32), np.full(4, 2.0, np.float32)
     actor, rng = NoisyExpert(lambda rng: np.zeros(4, np.float32), 0.1, low, high), np.random.default_rng(0)
@@ -99,7 +105,7 @@ def test_noise_and_wandering_have_the_moments_they_claim():
     assert abs((path[1:] * path[:-1]).mean() / path.var() - 0.9) < 0.02
 
 
-def test_content_depends_neither_on_workers_nor_on_kills(tmp_path):
+def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     collect(_small(tmp_path / "whole", processes=2), progress=False)
     whole = _digest(tmp_path / "whole")
     script = (
@@ -118,11 +124,18 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path):
     assert 1 <= len(Store.open(parts)) < 3
     store = collect(_small(parts, processes=1), progress=False)
     assert _digest(parts) == whole
+    times = {p: p.stat().st_mtime_ns for p in parts.rglob("*")}
+    monkeypatch.setattr("wamkit.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
+    assert len(collect(_small(parts), progress=False)) == 3
+    assert {p: p.stat().st_mtime_ns for p in parts.rglob("*")} == times
     assert [(e.task, e.imitate) for e in store.episodes].count((TASKS[1], False)) == 1
     assert len({e.seed for e in store.episodes}) == 3 and store.frames == sum(e.length for e in store.episodes)
     changed = dataclasses.replace(_small(parts), noise=(0.5,))
     with pytest.raises(WamkitError, match=r"another configuration: noise was \[0.0, 0.1, 0.3\], now \[0.5\]"):
         collect(changed, progress=False)
+    (parts / "collect.json").write_text("[]")
+    with pytest.raises(WamkitError, match="collect.json is damaged"):
+        collect(_small(parts), progress=False)
 
 
 def test_unknown_tasks_and_hopeless_experts_are_named(tmp_path):

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from wamkit.config import ConfigError
 from wamkit.envs import (
     ENVIRONMENTS,
     HELD_OUT_SEED_BASE,
@@ -226,6 +227,32 @@ make_env("metaworld", task="drawer-open-v3").reset(seed=0)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=_env(MUJOCO_GL="osmesa"))
     assert done.returncode == 1 and "libosmesa6" in done.stderr and "MUJOCO_GL=egl" in done.stderr
     assert "WamkitError" in done.stderr.splitlines()[-1]
+
+
+def test_an_empty_choice_is_none_and_egl_without_its_device_advises_software():
+    script = """
+import os
+from wamkit.envs import make_env
+make_env("metaworld", task="drawer-open-v3").reset(seed=0)
+print(os.environ["MUJOCO_GL"])
+"""
+    run = functools.partial(subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True)
+    assert run(env=_env(MUJOCO_GL="")).stdout == "osmesa\n"
+    failed = run(env=_env(MUJOCO_GL="egl", MUJOCO_EGL_DEVICE_ID="99"))
+    last = failed.stderr.splitlines()[-1]
+    assert failed.returncode == 1 and "WamkitError" in last
+    assert "set MUJOCO_GL=osmesa" in last and "libosmesa6" in last and "MUJOCO_GL=egl" not in last
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"height": 0}, {"width": -1}, {"supersample": 0}, {"max_steps": 0}, {"cameras": ()}, {"text": " "}],
+    ids=str,
+)
+def test_options_out_of_range_are_refused(options):
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"environment 'metaworld': {name} .*must be"):
+        make_env("metaworld", task="drawer-open-v3", **options)
 
 
 def _env(**more):

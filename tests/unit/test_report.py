@@ -4,6 +4,7 @@ import base64
 import io
 import math
 import re
+import resource
 from html.parser import HTMLParser
 
 import av
@@ -27,7 +28,7 @@ from wamkit.eval.report import (
     write_report,
 )
 from wamkit.eval.stats import Interval
-from wamkit.types import Episode
+from wamkit.types import Episode, WamkitError
 
 VOID = {"meta", "br", "img", "link", "input"}
 NASTY = '<script>alert("x")</script> & co'
@@ -208,6 +209,22 @@ def test_video_has_its_frames_rate_and_front_index(tmp_path):
     assert shown.shape == (9, 100, 100, 3)
     assert np.abs(shown[:, :99, :99].astype(int) - enlarge(frames, 3).transpose(0, 2, 3, 1)).mean() < 4
     assert mp4(frames, 12.5, 3) == content
+
+
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
+    page, clip = write_report(Report("old"), tmp_path / "report.html"), tmp_path / "clip.mp4"
+    before, (soft, hard) = page.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(WamkitError, match="could not write .*report.html: .*free space"):
+            write_report(Report("new"), page)
+        with pytest.raises(WamkitError, match="could not write .*clip.mp4: "):
+            save_video(clip, moving(), 10)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [page] and page.read_bytes() == before
+    with pytest.raises(WamkitError, match="could not write .*report.html: .*in the way"):
+        write_report(Report("new"), page / "report.html")
 
 
 def test_pictures_refuse_what_they_cannot_show(tmp_path):

@@ -301,6 +301,35 @@ def poke_nan(table):
     return table.set_column(table.column_names.index("action"), "action", column)
 
 
+def as_text(table):
+    column = pa.array([str(x) for x in table["next.reward"].to_pylist()])
+    return table.set_column(table.column_names.index("next.reward"), "next.reward", column)
+
+
+def edit_feature(key, **changes):
+    """Changes a feature of info.json; a value of None takes the field out."""
+
+    def edit(root):
+        path = root / "meta/info.json"
+        info = json.loads(path.read_text())
+        feature = info["features"][key] | changes
+        info["features"][key] = {k: v for k, v in feature.items() if v is not None}
+        path.write_text(json.dumps(info))
+
+    return edit
+
+
+def edit_facts(**changes):
+    """Changes columns of episode 1 in meta/episodes; a value of None takes the column out."""
+
+    def edit(root):
+        path = root / "meta/episodes/chunk-000/file-001.parquet"
+        facts = pq.read_table(path).to_pylist()[0] | changes
+        pq.write_table(pa.Table.from_pylist([{k: v for k, v in facts.items() if v is not None}]), path)
+
+    return edit
+
+
 def without_feature(root):
     path = root / "meta/info.json"
     info = json.loads(path.read_text())
@@ -337,6 +366,24 @@ DATA, VIDEO = "data/chunk-000/file-001.parquet", "videos/observation.images.wris
         (cut("meta/info.json", 100), "info.json cannot be read"),
         (edit_json(codebase_version="v2.1"), "codebase_version is v2.1, wamkit reads v3.0"),
         (without_feature, "feature 'action' is missing"),
+        (edit_json(features=["action"]), "info.json: features is a list"),
+        (edit_json(fps="x"), "info.json: fps is 'x', not a positive number"),
+        (edit_json(fps=-20), "info.json: fps is -20"),
+        (edit_json(total_episodes="x"), "info.json: total_episodes is 'x'"),
+        (edit_json(total_frames=None), "info.json: total_frames is None"),
+        (edit_json(data_path="data/{nothing}"), "info.json: data_path is 'data/{nothing}'"),
+        (edit_json(video_path=None), "info.json: video_path is None"),
+        (edit_feature("action", shape="junk"), "info.json: feature 'action' needs a shape"),
+        (edit_feature("action", shape=[2, 1]), "info.json: feature 'action' needs a shape of one number"),
+        (edit_feature("action", dtype="int64"), "info.json: feature 'action' needs a dtype of floating-point numbers"),
+        (edit_feature("action", dtype="junk"), "info.json: feature 'action' needs a dtype"),
+        (edit_feature("next.reward", dtype=None), "info.json: feature 'next.reward' has no dtype"),
+        (edit_feature("observation.images.front", shape=[32, 32]), r"front' needs the shape \[height, width, 3\]"),
+        (edit_facts(length="8"), r"file-001.parquet \(episode 1\): length: expected int, found '8'"),
+        (edit_facts(tasks=[" "]), r"file-001.parquet \(episode 1\): tasks is \[' '\], .* needs an instruction"),
+        (edit_facts(**{"data/file_index": "x"}), r"file-001.parquet \(episode 1\): "),
+        (edit_facts(length=None), "file-001.parquet: column 'length' is missing"),
+        (edit_data(as_text), r"file-001.parquet \(episode 1\): column 'next.reward': it holds string"),
         (edit_json(total_episodes=4), "4 episodes are promised but meta/episodes has 3"),
         (edit_json(total_frames=25), "25 frames are promised but 3 episodes have 24"),
         (lambda root: (root / "meta/episodes/chunk-000/file-001.parquet").unlink(), "episode 1 is missing"),
@@ -381,6 +428,28 @@ def test_a_video_of_another_size_is_found_without_checksum(copy):
         Store.open(copy).decode(1, "wrist")
 
 
+def test_a_video_of_another_rate_or_length_is_found_without_checksum(copy):
+    edit_facts(**{f"wamkit/sha256/observation.images.{camera}": None for camera in CAMERAS})(copy)
+    (copy / VIDEO).write_bytes(encode_video(pictures(0, 13), FPS))
+    with pytest.raises(StoreError, match=r"episode 1, camera wrist\): it has 13 frames instead of 8"):
+        Store.open(copy).decode(1, "wrist")
+    edit_json(fps=10)(copy)
+    with pytest.raises(StoreError, match=r"episode 1, camera front\): it has 20 frames a second, but .* says fps 10"):
+        Store.open(copy).decode(1, "front")
+
+
+def test_vectors_are_read_as_float32(copy):
+    for episode in range(3):
+        path = copy / f"data/chunk-000/file-00{episode}.parquet"
+        table = pq.read_table(path)
+        whole = pa.array([[1, 2]] * len(table), pa.list_(pa.int64(), 2))
+        pq.write_table(table.set_column(table.column_names.index("action"), "action", whole), path)
+    edit_feature("observation.state", dtype="float64")(copy)
+    columns = Store.open(copy).numeric()
+    assert columns["action"].dtype == columns["observation.state"].dtype == np.float32
+    assert (columns["action"] == [1, 2]).all()
+
+
 def test_damaged_or_missing_snapshots(copy):
     name = "snapshots/chunk-000/episode-000001.npz"
     flip(name, 200)(copy)
@@ -398,6 +467,7 @@ def test_damaged_or_missing_snapshots(copy):
         ({"proprio": np.zeros((9, 4), np.float32)}, r"proprio is \(9, 4\), the store has \(9, 3\)"),
         ({"images": np.zeros((9, 2, 3, 16, 16), np.uint8)}, "images is"),
         ({"images": None}, "images is None"),
+        ({"text": " "}, "instruction is empty"),
         ({"cameras": ("front", "top")}, "cameras"),
         ({"fps": 30.0}, "30.0 steps a second"),
         ({"snapshots": ()}, "0 snapshots for 9 steps"),
@@ -544,7 +614,14 @@ def test_cache_holds_what_is_decoded_and_is_built_once(copy, monkeypatch):
     assert FrameCache.build_or_open(Store.open(copy)).path == cache.path
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data.replace(b'"format"', b'"farmot"')])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data.replace(b'"format"', b'"farmot"'),
+        lambda data: data[:9000] + bytes([data[9000] ^ 4]) + data[9001:],
+    ],
+)
 def test_a_damaged_cache_is_built_again(copy, damage):
     store = Store.open(copy)
     path = FrameCache.build_or_open(store).path

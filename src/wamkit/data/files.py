@@ -12,6 +12,7 @@ from pathlib import Path
 from wamkit.types import WamkitError
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
 
 
 class StoreError(WamkitError):
@@ -33,16 +34,20 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Creates `folder` and its parents, durably."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
-        sync_folder(folder.parent)
+    """Creates `folder` and its parents, durably. Raises StoreError naming the one that cannot be made."""
+    try:
+        if not folder.is_dir():
+            make_folder(folder.parent)
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+    except OSError as error:
+        raise write_error(folder, error) from error
 
 
 def write_error(path: Path, error: OSError) -> StoreError:
     """What to tell the user when `path` could not be written."""
     hint = "free some space" if error.errno in _NO_ROOM else "check the folder's permissions and disk"
+    hint = "a file is in the way, move it or name another folder," if error.errno in _IN_THE_WAY else hint
     return StoreError(
         f"could not write {path}: {error.strerror or error}; {hint} and run again, nothing that was stored is lost"
     )

@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wamkit.config import from_dict
 from wamkit.data.files import StoreError
-from wamkit.data.schema import IMAGES, SNAPSHOTS_PATH, VERSION
+from wamkit.data.schema import IMAGES, SNAPSHOTS_PATH, VECTORS, VERSION, Layout, check_info
 from wamkit.types import Episode
 
 RESTORE = "restore it from a copy or record the data again"
-VECTORS = ("observation.state", "action", "action.expert")
 _FINITE = (*VECTORS, "next.reward")
 
 
@@ -62,20 +62,25 @@ class Row:
 def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row:
     """The episode that one row of meta/episodes, or the facts about to become one, describes.
 
-    Raises KeyError for a column that is missing.
+    Raises KeyError for a column that is missing, ValueError or TypeError for one that holds something else.
     """
+    facts = {k: v for k, v in facts.items() if v is not None}
     texts, index = facts["tasks"], facts["episode_index"]
-    text = texts[0] if texts else ""
-    meta = EpisodeMeta(
-        index=index,
-        task=facts.get("wamkit/task", text),
-        text=text,
-        length=facts["length"],
-        seed=facts.get("wamkit/seed", -1),
-        success=facts.get("wamkit/success", False),
-        imitate=facts.get("wamkit/imitate", True),
-        noise=facts.get("wamkit/noise", 0.0),
-        from_index=facts["dataset_from_index"],
+    if not isinstance(texts, list) or not texts or not str(texts[0]).strip():
+        raise ValueError(f"tasks is {texts!r}, but an episode needs an instruction")
+    meta = from_dict(
+        EpisodeMeta,
+        {
+            "index": index,
+            "task": facts.get("wamkit/task", texts[0]),
+            "text": texts[0],
+            "length": facts["length"],
+            "seed": facts.get("wamkit/seed", -1),
+            "success": facts.get("wamkit/success", False),
+            "imitate": facts.get("wamkit/imitate", True),
+            "noise": facts.get("wamkit/noise", 0.0),
+            "from_index": facts["dataset_from_index"],
+        },
     )
     clips = {}
     for key in (k for k, f in info["features"].items() if f["dtype"] == "video"):
@@ -108,9 +113,11 @@ def read_info(root: Path) -> dict[str, Any]:
         raise StoreError(
             f"{path}: codebase_version is {version}, wamkit reads {VERSION}; convert the data set with lerobot"
         )
-    for key in ("fps", "features", "total_episodes", "total_frames", "data_path"):
-        if key not in info:
-            raise StoreError(f"{path}: {key!r} is missing; {RESTORE}")
+    try:
+        check_info(info)
+        Layout.from_info(info)
+    except StoreError as error:
+        raise StoreError(f"{path}: {error}; {RESTORE}") from error
     return info
 
 
@@ -129,12 +136,15 @@ def read_texts(root: Path) -> list[str]:
 
 def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
     """All episodes in meta/episodes, in order; raises StoreError where they, or the files they name, don't fit."""
-    rows, used = [], {}
-    for path, facts in sorted(_read_facts(root), key=lambda x: x[1].get("episode_index", -1)):
+    rows, used, found = [], {}, []
+    for path, facts in _read_facts(root):
         try:
-            row = row_of(facts, root, info)
+            found.append((path, row_of(facts, root, info)))
         except KeyError as error:
             raise StoreError(f"{path}: column {error} is missing; {RESTORE}") from error
+        except (ValueError, TypeError) as error:
+            raise StoreError(f"{path} (episode {facts.get('episode_index')}): {error}; {RESTORE}") from error
+    for path, row in sorted(found, key=lambda x: x[1].meta.index):
         index, first = len(rows), rows[-1].meta.from_index + rows[-1].meta.length if rows else 0
         if row.meta.index != index:
             raise StoreError(f"{root}/meta/episodes: episode {index} is missing or there twice; {RESTORE}")
@@ -214,6 +224,10 @@ def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> n
     try:
         if values.null_count:
             raise ValueError("it has empty cells")
+        if not (
+            pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
+        ):
+            raise TypeError(f"it holds {values.type} instead of numbers")
         return values.to_numpy(zero_copy_only=False).astype(feature["dtype"]).reshape(len(column), *feature["shape"])
     except (ValueError, TypeError) as error:
         raise StoreError(
@@ -233,7 +247,7 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
     }
     if with_images and layout.cameras:
         shapes["images"] = (steps, len(layout.cameras), 3, height, width)
-    problem = "it has no steps" if not steps else ""
+    problem = "it has no steps" if not steps else "" if episode.text.strip() else "its instruction is empty"
     for name, shape in shapes.items():
         value = getattr(episode, name)
         if value is None or value.shape != shape:

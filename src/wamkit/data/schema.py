@@ -35,6 +35,9 @@ INDEX_COLUMNS = {
     "index": "int64",
     "task_index": "int64",
 }
+VECTORS = ("observation.state", "action", "action.expert")
+UNREAD = ("video", "image", "string", "language")
+"""Types of features that are no numbers in the data files."""
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 
@@ -97,17 +100,18 @@ class Layout:
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Layout:
-        """The layout that info.json describes; raises StoreError for a feature that is missing or can't be used."""
+        """The layout that info.json describes, which `check_info` lets through.
+
+        Raises StoreError for a feature that is missing or can't be used.
+        """
         features = info["features"]
         for key in ("observation.state", "action", *INDEX_COLUMNS):
             if key not in features:
-                raise StoreError(
-                    f"meta/info.json: feature {key!r} is missing; wamkit needs it, record or convert the data with it"
-                )
+                raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
         videos = [k for k, f in features.items() if f["dtype"] == "video"]
         shapes = {tuple(features[k]["shape"]) for k in videos}
         if len(shapes) > 1:
-            raise StoreError(f"meta/info.json: cameras of different sizes {sorted(shapes)}; convert them to one size")
+            raise StoreError(f"cameras of different sizes {sorted(shapes)}; convert them to one size")
         height, width, channels = shapes.pop() if shapes else (1, 1, 3)
         return cls(
             cameras=tuple(k.removeprefix(IMAGES) for k in videos),
@@ -119,8 +123,55 @@ class Layout:
         )
 
 
+def check_info(info: Mapping[str, Any]) -> None:
+    """Raises StoreError naming the first field of info.json that is missing or isn't what the format says."""
+    for key in ("total_episodes", "total_frames"):
+        if not _is_whole(info.get(key), 0):
+            raise StoreError(f"{key} is {info.get(key)!r}, not a whole number from 0 on")
+    fps = info.get("fps")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
+        raise StoreError(f"fps is {fps!r}, not a positive number")
+    if not isinstance(info.get("features"), dict):
+        raise StoreError(f"features is a {type(info.get('features')).__name__}, not features by their names")
+    for key, feature in info["features"].items():
+        if reason := _unusable(key, feature):
+            raise StoreError(f"feature {key!r} {reason}; it says {feature}")
+    videos = any(f["dtype"] == "video" for f in info["features"].values())
+    for key in ("data_path", "video_path")[: 1 + videos]:
+        try:
+            info[key].format(video_key="", chunk_index=0, file_index=0)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise StoreError(f"{key} is {info.get(key)!r}, not a path with chunk_index and file_index") from error
+
+
+def _unusable(key: str, feature: Any) -> str:
+    """Why wamkit cannot read a feature of info.json, or ""."""
+    if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+        return "has no dtype"
+    dtype, shape = feature["dtype"], feature.get("shape")
+    if dtype in UNREAD and dtype != "video":
+        return ""
+    if not isinstance(shape, list) or not shape or not all(_is_whole(n, 1) for n in shape):
+        return "needs a shape, a list of whole numbers from 1 on"
+    if dtype == "video":
+        return "" if len(shape) == 3 and shape[2] == 3 else "needs the shape [height, width, 3]"
+    try:
+        kind = np.dtype(dtype).kind
+    except TypeError:
+        kind = ""
+    if kind not in ("f" if key in VECTORS else "biuf") or not kind:
+        return f"needs a dtype of {'floating-point ' * (key in VECTORS)}numbers"
+    if key in VECTORS and len(shape) != 1:
+        return "needs a shape of one number"
+    return "needs the shape [1]" if key in INDEX_COLUMNS and shape != [1] else ""
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 def _names(features: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    names, shape = features[key]["names"], features[key]["shape"]
+    names, shape = features[key].get("names"), features[key]["shape"]
     if isinstance(names, dict):  # lerobot also writes {"motors": [...]}
         names = next(iter(names.values()), None)
     if not isinstance(names, list) or len(names) != shape[0]:
@@ -136,7 +187,7 @@ def same_features(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """True if rows of `a` can follow rows of `b`; how the video was encoded doesn't count."""
 
     def core(features: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: (f["dtype"], tuple(f["shape"]), f["names"]) for k, f in features.items()}
+        return {k: (f["dtype"], tuple(f.get("shape") or ()), f.get("names")) for k, f in features.items()}
 
     return core(a) == core(b)
 

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +30,6 @@ from wamkit.data import schema
 from wamkit.data.files import StoreError, exclusive, make_folder, temporary, write_atomic
 from wamkit.data.records import (
     RESTORE,
-    VECTORS,
     EpisodeMeta,
     Row,
     check_episode,
@@ -39,7 +39,7 @@ from wamkit.data.records import (
     read_texts,
     row_of,
 )
-from wamkit.data.schema import Layout
+from wamkit.data.schema import UNREAD, VECTORS, Layout
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.video import decode_video, encode_video
 from wamkit.types import Episode, Snapshot
@@ -56,6 +56,9 @@ class Store:
     def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str]):
         self.root, self.layout = root, Layout.from_info(info)
         self._info, self._rows, self._texts = info, rows, texts
+        self._held: Counter[Path] = Counter()  # frames of all episodes together in each video file
+        for row in rows:
+            self._count(row)
         self._columns: dict[str, np.ndarray] | None = None
 
     # ------------------------------------------------------------------ making and opening
@@ -80,7 +83,7 @@ class Store:
         names = tuple(proprio_names), tuple(action_names)
         layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type)
         begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
-        if root.exists() and not (root.is_dir() and all(p.name in begun for p in root.rglob("*"))):
+        if root.is_dir() and not all(p.name in begun for p in root.rglob("*")):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
         store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), [], [])
         store._write_totals()
@@ -141,7 +144,8 @@ class Store:
     def numeric(self) -> dict[str, np.ndarray]:
         """All N frames, episode after episode: one read-only array for every column that isn't a video or text.
 
-        "observation.state" (N, s), "action" and "action.expert" (N, a): float32; "next.reward" float32, "next.success"
+        "observation.state" (N, s), "action" and "action.expert" (N, a): float32, whatever they are stored as, unless
+        info.json declares whole numbers, which are choices rather than quantities: `open` refuses those; "next.reward" float32, "next.success"
         bool, "timestamp" float32 (seconds), "frame_index", "episode_index", "index", "task_index" int64: all (N,).
         "action.expert" is "action" in data sets without an expert. Raises StoreError as `open` does.
         """
@@ -232,11 +236,17 @@ class Store:
         contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
         self._commit(index, contents)
         self._rows.append(row_of(facts, self.root, self._info))
+        self._count(self._rows[-1])
         self._texts, self._columns = texts, None
         return self._rows[-1].meta
 
     def finalize(self) -> None:
-        """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes what a killed writer left."""
+        """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes what a killed writer left.
+
+        Writes nothing where they are.
+        """
+        if self._is_final():
+            return
         stats = {}
         if self._rows:
             stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in self._info["features"]}
@@ -244,6 +254,9 @@ class Store:
         self._write_totals(stats)
 
     # ------------------------------------------------------------------ inside
+
+    def _count(self, row: Row) -> None:
+        self._held.update({clip.path: row.meta.length for clip in row.clips.values()})
 
     def _row(self, episode: int) -> Row:
         if not 0 <= episode < len(self._rows):
@@ -326,9 +339,8 @@ class Store:
                 source = clip.path.read_bytes()
                 if hashlib.sha256(source).hexdigest() != clip.sha256:
                     raise StoreError("its content has changed since it was recorded")
-            pictures = decode_video(
-                source, self.layout.fps, [clip.start + f for f in frames], self.layout.image_shape[1:], size
-            )
+            numbers, total = [clip.start + f for f in frames], self._held[clip.path]
+            pictures = decode_video(source, self.layout.fps, numbers, self.layout.image_shape[1:], size, total)
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StoreError(f"{clip.path} (episode {episode}, camera {camera}): {reason}; {RESTORE}") from error
@@ -343,8 +355,8 @@ class Store:
         return np.concatenate([self._decode(e, camera, numbers, None) for e, numbers in frames.items()])
 
     def _read_columns(self) -> dict[str, np.ndarray]:
-        other = ("video", "image", "string", "language")
-        features = {k: f for k, f in self._info["features"].items() if f["dtype"] not in other}
+        features = {k: f for k, f in self._info["features"].items() if f["dtype"] not in UNREAD}
+        features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
         parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
         files: dict[Path, list[EpisodeMeta]] = {}
         for row in self._rows:
@@ -360,6 +372,14 @@ class Store:
                 out[key] = out[key].reshape(-1)
             out[key].setflags(write=False)
         return {"action.expert": out["action"]} | out
+
+    def _is_final(self) -> bool:
+        """Whether the first and the last file that `finalize` writes are of the frames there are now."""
+        try:
+            stats, info = (json.loads((self.root / f"meta/{name}.json").read_bytes()) for name in ("stats", "info"))
+            return stats["action"]["count"] == [info["total_frames"]] == [self.frames]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def _check_totals(self) -> None:
         """The totals must be those of the episodes, or of the first few after a kill: then they are mended."""

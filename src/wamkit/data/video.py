@@ -83,6 +83,9 @@ def decode_video(
                 raise StoreError(f"its pictures are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
             if total is not None and stream.frames not in (0, total):
                 raise StoreError(f"it has {stream.frames} frames instead of {total}")
+            rate = float(stream.average_rate or fps)  # frames by duration: off by up to one frame
+            if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
+                raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
             # Without "explode" FFmpeg paints over damaged parts and says nothing.
             stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
             return _decode(container, stream, Fraction(fps).limit_denominator(100_000), numbers, size or shape)

@@ -12,12 +12,13 @@ import sys
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import nearest
+from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.types import Snapshot, WamkitError
 
@@ -115,6 +116,13 @@ class MetaWorldConfig:
     """An episode is truncated after so many steps."""
     text: str | None = None
     """Instruction in place of the task's own."""
+
+    def __post_init__(self) -> None:
+        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
+        if self.text is not None and not self.text.strip():
+            raise ConfigError("text is empty: must be an instruction; leave it out for the task's own")
 
 
 @register_env("metaworld")
@@ -341,8 +349,8 @@ def _check_task(task: str) -> None:
 
 def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
     """mujoco, the simulators by task, the scripted policies by task."""
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "osmesa")
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
+        os.environ["MUJOCO_GL"] = "osmesa"
     try:
         import mujoco
     except Exception as error:
@@ -358,10 +366,12 @@ def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
 
 
 def _render_error(error: Exception) -> WamkitError:
-    return WamkitError(
-        f"MuJoCo cannot draw with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')!r} ({type(error).__name__}: {error}). "
-        "For drawing by software install the Debian package libosmesa6; with a GPU and its driver set MUJOCO_GL=egl"
-    )
+    chosen = os.environ.get("MUJOCO_GL", "")
+    software = "install the Debian package libosmesa6"
+    advice = f"For drawing by software {software}; with a GPU and its driver set MUJOCO_GL=egl"
+    if chosen.lower() != "osmesa":
+        advice = f"It needs a GPU and its driver: for drawing by software set MUJOCO_GL=osmesa and {software}"
+    return WamkitError(f"MuJoCo cannot draw with MUJOCO_GL={chosen!r} ({type(error).__name__}: {error}). {advice}")
 
 
 def _build(cls: type, config: MetaWorldConfig) -> Any:

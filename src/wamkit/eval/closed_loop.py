@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wamkit.checkpoint import atomic_write, load_checkpoint
+from wamkit.checkpoint import load_checkpoint
+from wamkit.config import atomic_write, from_dict, within
+from wamkit.data.files import make_folder
 from wamkit.envs.base import held_out_seeds, make_env
 from wamkit.parallel import run_parallel
 from wamkit.policy import Policy, Session
@@ -42,6 +46,9 @@ class Protocol:
     query: str = "policy"
     steps: int | None = None
     text: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        within(self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)}))
 
 
 @dataclass(frozen=True)
@@ -117,10 +124,10 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
     """Plays every task from every held-out reset state and returns the records, task by task.
 
     Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
-    short continues, and one that is asked for again is read, not run.
+    short continues, and one that is asked for again is read, not run. A piece that is damaged is played again.
     """
-    model = load(run)
-    protocol = replace(protocol, steps=protocol.steps or model.default_steps(Query(protocol.query)))
+    if protocol.steps is None:
+        protocol = replace(protocol, steps=load(run).default_steps(Query(protocol.query)))
     weights = hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
     seeds = held_out_seeds(protocol.episodes)
     jobs = [
@@ -129,7 +136,8 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
         for i in range(0, len(seeds), SEEDS_PER_JOB)
     ]
     parts = [Path(run) / "eval" / "parts" / f"{_key(weights, job)}.json" for job in jobs]
-    todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if not part.exists()]
+    done = {part: _read_part(part, job) for job, part in zip(jobs, parts, strict=True)}
+    todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if done[part] is None]
     work = run_parallel(
         [j for j, _ in todo],
         _work,
@@ -138,11 +146,21 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
         unit="job",
         describe=lambda j: f"{j.task} seeds {j.seeds}",
     )
-    for (_, part), records in zip(todo, work, strict=True):
-        part.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
-    rows = [row for part in parts for row in json.loads(part.read_text())]
-    return [Record(**{**row, "latency_ms": tuple(row["latency_ms"])}) for row in rows]
+    with closing(work):
+        for (_, part), records in zip(todo, work, strict=True):
+            make_folder(part.parent)
+            atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
+            done[part] = records
+    return [record for part in parts for record in done[part] or ()]
+
+
+def _read_part(path: Path, job: _Job) -> list[Record] | None:
+    """The records of a finished piece; None if there is none, or if it is not that of `job`, one record a seed."""
+    try:
+        records = [from_dict(Record, row) for row in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return None
+    return records if [(r.task, r.seed) for r in records] == [(job.task, s) for s in job.seeds] else None
 
 
 def _key(weights: str, job: _Job) -> str:
@@ -178,6 +196,8 @@ def clips(
 
 
 def write_records(records: Sequence[Record], path: str | Path) -> None:
-    """The per-episode records as a parquet file."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), path)
+    """The per-episode records as a parquet file, atomically."""
+    make_folder(Path(path).parent)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), sink)
+    atomic_write(path, sink.getvalue().to_pybytes())

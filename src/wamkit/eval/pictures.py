@@ -15,6 +15,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from wamkit.config import atomic_write, write_error
 from wamkit.eval import EvaluationError
 
 DIFFERENCE_GAIN = 2  # an error of half the range is already white; at gain 1 most errors are too dark to see
@@ -61,20 +62,34 @@ def strip_png(frames: UInt8[np.ndarray, "N 3 H W"], scale: int = 3, gap: int = 2
 
 
 def save_video(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> Path:
-    """Writes frames as H.264 in MP4 (yuv420p, BT.709, index first), which every browser and phone plays.
+    """Writes the video that `mp4` makes, atomically, and returns its path. Raises as `mp4`."""
+    atomic_write(path, mp4(frames, fps, scale))
+    return Path(path)
 
-    Odd heights and widths get one repeated row or column, since yuv420p needs even sizes. The file appears under its
-    name only when complete. Returns its path. Raises EvaluationError for no frames, a wrong shape or dtype, fps <= 0.
+
+def mp4(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> bytes:
+    """Frames as H.264 in MP4 (yuv420p, BT.709, index first), which every browser and phone plays.
+
+    Odd heights and widths get one repeated row or column, since yuv420p needs even sizes. Raises EvaluationError for no
+    frames, a wrong shape or dtype, fps <= 0, and WriteError when the folder of temporary files has no room.
     """
     _check(frames, 4)
     if len(frames) == 0 or not fps > 0:
         raise EvaluationError(f"a video needs frames and a positive rate, not {len(frames)} frames at {fps} per second")
-    path = Path(path)
     pixels = enlarge(frames, scale)
     pixels = np.pad(pixels, ((0, 0), (0, 0), (0, pixels.shape[2] % 2), (0, pixels.shape[3] % 2)), mode="edge")
-    partial = path.with_name(path.name + ".partial")
-    with av.open(str(partial), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+    with tempfile.TemporaryDirectory() as folder:  # the index can only be moved to the front in a real file
+        file = Path(folder) / "clip.mp4"
+        try:
+            _encode(file, pixels, Fraction(fps).limit_denominator(1000))
+            return file.read_bytes()
+        except OSError as error:
+            raise write_error(file, error) from error
+
+
+def _encode(file: Path, pixels: UInt8[np.ndarray, "T 3 H W"], rate: Fraction) -> None:
+    with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = pixels.shape[2], pixels.shape[3], "yuv420p"
         stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
         context = stream.codec_context
@@ -89,14 +104,6 @@ def save_video(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "T 3 H W"
                 )
             )
         container.mux(stream.encode())
-    os.replace(partial, path)
-    return path
-
-
-def mp4(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> bytes:
-    """What `save_video` writes, as bytes. (The index can only be moved to the front in a real file.)"""
-    with tempfile.TemporaryDirectory() as folder:
-        return save_video(Path(folder) / "clip.mp4", frames, fps, scale).read_bytes()
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from wamkit.config import atomic_write
+from wamkit.data.files import make_folder
 from wamkit.eval.charts import curve_svg, interval_svg
 from wamkit.eval.pictures import DIFFERENCE_GAIN, data_uri, difference, enlarge, mp4, png, side_by_side
 from wamkit.eval.stats import Interval, wilson
@@ -162,12 +164,13 @@ class Report:
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Writes the page and returns its path. The file appears under its name only when complete."""
+    """Writes the page and returns its path. The file appears under its name only when complete.
+
+    Raises WamkitError naming the file when the disk refuses.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(_page(report), encoding="utf-8")
-    os.replace(partial, path)
+    make_folder(path.parent)
+    atomic_write(path, _page(report).encode())
     return path
 
 

@@ -1,0 +1,117 @@
+"""The evaluation of a run: arguments and side files are checked before any work, damaged parts are played again."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from wamkit.checkpoint import save_checkpoint
+from wamkit.config import to_dict
+from wamkit.eval.closed_loop import Protocol, closed_loop
+from wamkit.evaluate import evaluate, sample_episode
+from wamkit.run import RunConfig, build, family_class, run_to_dict
+from wamkit.types import Query, Spec, UnsupportedQuery, WamkitError
+
+TASK = "drawer-open-v3"
+OPTIONS = {"max_steps": 3, "height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A policy of a family that imagines nothing, as it was before its first step."""
+    out = tmp_path_factory.mktemp("evaluate") / "run"
+    spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
+    numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
+    config = RunConfig("bc", family_class("bc").Config(width=32, depth=1, heads=2))
+    source = {"env": "metaworld", "options": OPTIONS, "tasks": [TASK], "seeds": [0], "episodes": 1}
+    save_checkpoint(
+        out / "checkpoints",
+        step=1,
+        model_state=build(config, spec, numbers).state_dict(),
+        ema_state=None,
+        optimizer_state={},
+        rng_state={},
+        config=run_to_dict(config, spec, numbers) | {"source": source},
+        extra={"elapsed_s": 1.0},
+    )
+    (out / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    (out / "config.json").write_text("{}")
+    return out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"episodes": 0}, "episodes = 0: must be at least 1"),
+        ({"held_out": 0}, "held_out = 0: must be at least 1"),
+        ({"processes": 0}, "processes = 0: must be at least 1"),
+        ({"steps": 0}, "steps = 0: must be at least 1"),
+        ({"replan_every": 0}, "replan_every = 0: must be at least 1"),
+        ({"replan_every": 17}, r"replan_every must lie in 1 .. 16"),
+        ({"query": "joint"}, "'bc' does not model the query 'joint'; families that do:.* unified"),
+        ({"query": "polcy"}, "did you mean 'policy'"),
+    ],
+)
+def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
+    with pytest.raises(WamkitError, match=message):
+        evaluate(run, **arguments)
+    assert not (run / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"stride": 0}, "stride = 0: must be at least 1"),
+        ({"seed": -1}, "seed = -1: must be between 0"),
+        ({"seed": 2**63}, "must be between 0"),
+        ({"episode": -1}, "episode = -1: must be at least 0"),
+        ({"query": "video"}, "'bc' does not model the query 'video'"),
+        ({"out": "a file"}, "a file.*in the way"),
+    ],
+)
+def test_sampling_refuses_arguments_before_any_work(run, tmp_path, arguments, message):
+    (tmp_path / "a file").touch()
+    given = {"query": Query.POLICY, "episode": 0, "out": "out"} | arguments
+    with pytest.raises(WamkitError, match=message):
+        sample_episode(run, **given | {"out": tmp_path / given["out"]})
+    assert not (run / "eval").exists()
+
+
+def test_an_unsupported_query_is_that(run):
+    with pytest.raises(UnsupportedQuery):
+        sample_episode(run, "joint", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", None, "metrics.jsonl cannot be read.*an empty file"),
+        ("metrics.jsonl", '{"step": \n{"step": 2}\n', "metrics.jsonl, line 1"),
+        ("config.json", None, "config.json cannot be read.*{} in it"),
+        ("config.json", "[]", "config.json cannot be read"),
+    ],
+)
+def test_a_damaged_side_file_is_named_before_any_work(run, name, content, message):
+    before = (run / name).read_text()
+    try:
+        (run / name).write_text(content) if content else (run / name).unlink()
+        with pytest.raises(WamkitError, match=message):
+            evaluate(run, episodes=1, held_out=1)
+    finally:
+        (run / name).write_text(before)
+    assert not (run / "eval").exists()
+
+
+def test_a_damaged_part_is_played_again(run):
+    protocol = Protocol("metaworld", (TASK,), tuple(OPTIONS.items()), episodes=2)
+    records = closed_loop(run, protocol, processes=1)
+    (part,) = (run / "eval/parts").iterdir()
+    good = part.read_bytes()
+    row = to_dict(records[0])
+    assert json.loads(good)[0] == row
+    for damaged in (b"[]", json.dumps([row | {"steps": "3"}] * 2).encode()):
+        part.write_bytes(damaged)
+        again = closed_loop(run, protocol, processes=1)
+        assert [(r.seed, r.success, r.steps) for r in again] == [(r.seed, r.success, r.steps) for r in records]
+        assert part.read_bytes() == json.dumps([to_dict(r) for r in again]).encode()
+    assert closed_loop(run, protocol, processes=1) == again
