@@ -35,9 +35,7 @@ def source(store: Store) -> dict[str, Any]:
         collected = json.loads(path.read_text()) if path.exists() else {}
         collected.get("env")
     except (ValueError, AttributeError) as e:
-        raise WamkitError(
-            f"{path} is damaged ({e}); `wamkit collect` with the options that made it writes it again"
-        ) from e
+        raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e
     return {
         "env": collected.get("env", ""),
         "options": collected.get("options", {}),

@@ -233,3 +233,12 @@ def test_show_and_list_by_axis(capsys, tmp_path):
     assert main(["show", "unifed"]) == 1 and main(["list", "--by", "decodr"]) == 1
     errors = capsys.readouterr().err
     assert "no family, recipe or run folder" in errors and "did you mean 'decoder'" in errors
+
+
+def test_the_package_imports_before_torch_and_has_all_its_names():
+    """So that Ctrl-C in the first seconds of a command ends it with a message."""
+    code = "import sys, wamkit, wamkit.cli; print('torch' in sys.modules); print([getattr(wamkit, n) for n in wamkit.__all__] and 'ok')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["False", "ok"]
+    with pytest.raises(AttributeError, match="no attribute 'Polcy'"):
+        wamkit.Polcy  # noqa: B018
