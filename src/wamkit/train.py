@@ -232,9 +232,18 @@ class Trainer:
             self.pool.map(lambda i: self._gradients(parts[i], i, stage, active, len(batch)), range(len(parts)))
         )
         losses_B = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
-        for p, *grads in zip(active, *(r[1] for r in results), strict=True):
-            p.grad = sum(grads[1:], grads[0])
-        norm = torch.nn.utils.clip_grad_norm_(active, self.config.clip).item()
+        hands = [range(i, len(active), self.parts) for i in range(self.parts)]
+
+        def add_up(hand: range) -> list[Tensor]:
+            for i in hand:
+                active[i].grad = sum((r[1][i] for r in results[1:]), results[0][1][i])
+            return list(torch._foreach_norm([active[i].grad for i in hand])) if hand else []
+
+        norms = dict(zip((i for hand in hands for i in hand), sum(self.pool.map(add_up, hands), []), strict=True))
+        total = torch.linalg.vector_norm(torch.stack([norms[i] for i in range(len(active))]))
+        norm = total.item()
+        if norm > self.config.clip:
+            torch.nn.utils.clip_grads_with_norm_(active, self.config.clip, total)
         values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
         if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
             raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
@@ -243,9 +252,14 @@ class Trainer:
         self.model.after_step()
         # A young average must not remember the initialisation: its memory grows with the stage.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            names = [n for n, p in self.model.named_parameters() if p.requires_grad]
-            torch._foreach_lerp_([self.average[n] for n in names], active, 1 - decay)
+        averages = [self.average[n] for n, p in self.model.named_parameters() if p.requires_grad]
+
+        @torch.no_grad()
+        def follow(hand: range) -> None:
+            if hand:
+                torch._foreach_lerp_([averages[i] for i in hand], [active[i].data for i in hand], 1 - decay)
+
+        list(self.pool.map(follow, hands))
         return values, norm
 
     def _gradients(
