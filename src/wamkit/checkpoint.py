@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wamkit.config import atomic_write, fsync_folder, write_error
+from wamkit.config import advice_for, atomic_write, fsync_folder
 from wamkit.types import WamkitError
 
 FORMAT_VERSION = 1
@@ -116,8 +116,10 @@ def save_checkpoint(
             os.rename(old, folder / f".tmp-old-{old.name}")  # a half-deleted folder must not look like a checkpoint
         _clean(folder)
     except (OSError, SafetensorError) as e:
-        why = write_error(folder, e) if isinstance(e, OSError) else e
-        raise CheckpointError(f"could not save step {step}: {why}. Earlier checkpoints are untouched") from e
+        advice = advice_for(e) if isinstance(e, OSError) else "free space, then run the same command again"
+        raise CheckpointError(
+            f"could not save step {step} under {folder}: {e}. Earlier checkpoints are untouched; {advice}"
+        ) from e
     finally:
         shutil.rmtree(tmp, ignore_errors=True)
     return folder / name

@@ -127,9 +127,13 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 
 def write_error(path: str | Path, error: OSError) -> WriteError:
     """What to say, and what to do, when `path` could not be written."""
+    return WriteError(f"could not write {path}: {error.strerror or error}; {advice_for(error)}")
+
+
+def advice_for(error: OSError) -> str:
+    """What to do about a file that could not be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free space, then run the same command again" if full else "choose another folder, or allow writing there"
-    return WriteError(f"could not write {path}: {error.strerror or error}; {advice}")
+    return "free space, then run the same command again" if full else "choose another folder, or allow writing there"
 
 
 def fsync_folder(folder: Path) -> None:
