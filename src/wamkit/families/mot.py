@@ -24,7 +24,7 @@ from torch import Tensor
 
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
-from wamkit.nn.draws import POLICY, DrawConfig, draw
+from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
 from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_other, slow
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.mixture import Mixture
@@ -36,8 +36,6 @@ from wamkit.nn.streams import (
     TEACHER_FORCED,
     Program,
     Segment,
-    expand,
-    sees_other,
     table,
     visibility,
 )
@@ -99,8 +97,7 @@ class MoT(Family):
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, c.action_width, c.actions_per_token)
         self.experts = Mixture({FUTURE: D, ACTION: c.action_width}, c.depth, c.heads, D)
-        dynamics = {Query.FORWARD: (FUTURE, ACTION), Query.INVERSE: (ACTION, FUTURE)}
-        self.queries = frozenset(q for q in Query if q not in dynamics or sees_other(c.program, *dynamics[q]))
+        self.queries = answers(c.program)
         self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -139,12 +136,7 @@ class MoT(Family):
             level = level * (self.config.partial if self.first == FUTURE else 0)
             noise = torch.randn(known.shape, generator=generator).to(known.device)
             held[self.first].append(self._tokens(self.first, interpolate(known, noise, level), level, context))
-        segments, seen_SS = self.sight()
-        mask_LK = expand(seen_SS, segments).to(context.device)
-        # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
-        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments])
-        absent_LK = (action_L & ~action_L.unsqueeze(1)).to(context.device)
-        mask = (mask_LK & ~(draws.is_(Query.VIDEO) & absent_LK)).unsqueeze(1)
+        mask = draws.visible(*self.sight())
         tokens = {s: torch.cat(parts, 1) for s, parts in held.items()}
         video = tokens[FUTURE].shape[1]
         y, _ = self.experts(tokens, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]})

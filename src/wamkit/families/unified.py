@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
-from wamkit.nn.draws import POLICY, DrawConfig, draw
+from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
 from wamkit.nn.flow import denoise, euler, hold, one_after_the_other
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.pretrained import TextConfig, build_text
@@ -31,8 +31,6 @@ from wamkit.nn.streams import (
     TEACHER_FORCED,
     Program,
     Segment,
-    expand,
-    sees_other,
     table,
     visibility,
 )
@@ -91,9 +89,7 @@ class Unified(Family):
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
-        # What a program keeps apart cannot be asked for.
-        dynamics = {Query.FORWARD: (FUTURE, ACTION), Query.INVERSE: (ACTION, FUTURE)}
-        self.queries = frozenset(q for q in Query if q not in dynamics or sees_other(c.program, *dynamics[q]))
+        self.queries = answers(c.program)
         self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -130,11 +126,7 @@ class Unified(Family):
             known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
             tokens.append(self._tokens(self.first, known, torch.zeros(1, device=known.device), context))
         segments, seen_SS = self.sight()
-        mask_LK = expand(seen_SS, segments).to(context.device)
-        # A stream at sigma = 1 is absent: the future of a `video` row must not see the action tokens beside it.
-        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments])
-        absent_LK = (action_L & ~action_L.unsqueeze(1)).to(context.device)
-        y, _ = self.trunk(torch.cat(tokens, 1), (mask_LK & ~(draws.is_(Query.VIDEO) & absent_LK)).unsqueeze(1))
+        y, _ = self.trunk(torch.cat(tokens, 1), draws.visible(segments, seen_SS))
         _, y_p, y_z, y_a, *_ = y.split([s.length for s in segments], 1)
         heads = {
             POLICY: self.action.stream.velocity(y_p),

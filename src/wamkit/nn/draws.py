@@ -8,7 +8,7 @@ inverse dynamics. Rows without actions train the future alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal
@@ -21,7 +21,7 @@ from wamkit.config import ConfigError, within
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.streams import ACTION, FUTURE
+from wamkit.nn.streams import ACTION, FUTURE, Program, Segment, expand, sees_other
 from wamkit.nn.tokens import Normalizer
 from wamkit.types import Batch, Query
 
@@ -77,6 +77,14 @@ class Draws:
         """Which rows train the conditional `query`."""
         return (self.mode == WORLD.index(query)).view(-1, 1, 1)
 
+    def visible(self, segments: Sequence[Segment], seen_SS: Bool[Tensor, "S S"]) -> Bool[Tensor, "B 1 L L"]:
+        """The mask of a batch from the table of its segments. A stream at sigma = 1 is absent: the future of a `video` row
+        does not see the action tokens of its draw."""
+        device = self.mode.device
+        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments])
+        absent_LK = (action_L & ~action_L.unsqueeze(1)).to(device)
+        return (expand(seen_SS, segments).to(device) & ~(self.is_(Query.VIDEO) & absent_LK)).unsqueeze(1)
+
     def losses(
         self, velocity: Mapping[str, Tensor], batch: Batch, future: FutureLatents, action: ActionChunk
     ) -> dict[str, Float[Tensor, " B"]]:
@@ -90,6 +98,12 @@ class Draws:
             FUTURE: future.valid(batch) & (~inverse & imitate | forward),
         }
         return {n: masked_mean(error[n], valid[n]) for n in (POLICY, ACTION, FUTURE) if n in error}
+
+
+def answers(program: Program) -> frozenset[Query]:
+    """What can be asked under `program`: dynamics only where it shows one stream to the other."""
+    dynamics = {Query.FORWARD: (FUTURE, ACTION), Query.INVERSE: (ACTION, FUTURE)}
+    return frozenset(q for q in Query if q not in dynamics or sees_other(program, *dynamics[q]))
 
 
 def draw(
