@@ -82,10 +82,10 @@ def _train(argv: Sequence[str]) -> None:
     name = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--recipe"), None)
     name = name or next((a.split("=", 1)[1] for a in argv if a.startswith("--recipe=")), Train.recipe)
     run = RECIPES.get(name)()
-    fields = [(k, type(getattr(run, k)), field(default=getattr(run, k))) for k in ("model", "window", "train")]
+    fields = [(k, type(getattr(run, k)), field(default=getattr(run, k))) for k in RUN_PARTS]
     options = dataclasses.make_dataclass("Train", fields, bases=(_kw(Train),), frozen=True, kw_only=True)
     args = tyro.cli(options, args=argv, prog="wamkit train", description=Train.__doc__)
-    run = dataclasses.replace(run, model=args.model, window=args.window, train=args.train)
+    run = dataclasses.replace(run, **{k: getattr(args, k) for k in RUN_PARTS})
     train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]))
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 
@@ -102,6 +102,8 @@ def _kw(cls: type) -> type:
         kw_only=True,
     )
 
+
+RUN_PARTS = ("model", "window", "train", "episodes")
 
 _TYPES = {"Path": Path, "str": str}
 
@@ -141,6 +143,12 @@ def _sample(argv: Sequence[str]) -> None:
         print(path)
 
 
+def _compare(argv: Sequence[str]) -> None:
+    from wamkit.compare import Compare, compare
+
+    print(f"page: {compare(_parse(Compare, 'compare', argv))}")
+
+
 @dataclass(frozen=True)
 class _List:
     """Lists families, queries, environments and recipes."""
@@ -157,6 +165,7 @@ def _list(argv: Sequence[str]) -> None:
         for value, names in by_axis(args.by).items():
             print(f"{value}\n  {', '.join(names)}")
         return
+    from wamkit.comparisons import COMPARISONS
     from wamkit.envs import ENVIRONMENTS
     from wamkit.family import FAMILIES
     from wamkit.recipes import RECIPES
@@ -181,6 +190,7 @@ def _list(argv: Sequence[str]) -> None:
             n: f"{first(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)" for n in ENVIRONMENTS.names()
         },
         "recipes": {n: first(RECIPES.get(n)) for n in RECIPES.names()},
+        "comparisons": {n: first(COMPARISONS.get(n)) for n in COMPARISONS.names()},
     }
     for title, entries in sections.items():
         print(title)
@@ -234,6 +244,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),
+    "compare": (_compare, "train and evaluate many recipes under one budget; writes a page"),
     "list": (_list, "families, queries, environments, recipes"),
     "show": (_show, "what a family is, and who sees whom in it"),
     "check-env": (_check_env, "check that an environment keeps the contract"),

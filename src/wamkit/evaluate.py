@@ -47,8 +47,10 @@ from wamkit.types import Query, UnsupportedQuery, WamkitError
 PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
 
-def held_out_frames(run: Path, config: dict[str, Any], episodes: int, processes: int = 2) -> Frames:
-    """Recordings from reset states that training never saw, made once and kept in run/eval/held-out.
+def held_out_frames(
+    run: Path, config: dict[str, Any], episodes: int, processes: int = 2, folder: Path | None = None
+) -> Frames:
+    """Recordings from reset states that training never saw, made once and kept in `folder`, or run/eval.
 
     A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
     """
@@ -62,7 +64,7 @@ def held_out_frames(run: Path, config: dict[str, Any], episodes: int, processes:
             env=source["env"],
             options=source["options"],
             tasks=tuple(source["tasks"]),
-            out=run / "eval" / f"held-out-{episodes}",
+            out=(folder or run / "eval") / f"held-out-{episodes}",
             episodes=episodes,
             off_expert=1,
             held_out=True,
@@ -85,10 +87,15 @@ def evaluate(
     query: str = "policy",
     held_out: int = 6,
     processes: int = 2,
+    recordings: Path | None = None,
+    report: bool = True,
 ) -> dict[str, Any]:
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
-    Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
+    A model that gives no actions is not played in closed loop.
+
+    recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
+    the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
     any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
     within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(1, inf), processes=(1, inf))
@@ -97,15 +104,19 @@ def evaluate(
     protocol = Protocol(
         source["env"], tuple(source["tasks"]), tuple(source["options"].items()), episodes, replan_every, query, steps
     )
-    Policy(model, replan_every=replan_every, query=query)
+    acts = any(q in model.queries for q in (Query.POLICY, Query.JOINT))
+    if acts:
+        Policy(model, replan_every=replan_every, query=query)
     history = _history(run)
     if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = held_out_frames(run, saved.config, held_out, processes)
-    records = closed_loop(run, protocol, processes=processes)
-    write_records(records, run / "eval" / "episodes.parquet")
+    frames = held_out_frames(run, saved.config, held_out, processes, recordings)
+    records = closed_loop(run, protocol, processes=processes) if acts else []
+    if acts:
+        write_records(records, run / "eval" / "episodes.parquet")
     result = imagine(model, frames, steps=steps)
-    tables = [success_table(records), fidelity_table(model, result), coupling_table(result)]
+    tables = [success_table(records)] if acts else []
+    tables += [fidelity_table(model, result), coupling_table(result)]
     tables = [t for t in tables if t.rows]
     summary = {
         "run": str(run),
@@ -114,11 +125,12 @@ def evaluate(
         "training_seconds": saved.extra.get("elapsed_s"),
         "rows": [_json_row(t.title, r) for t in tables for r in t.rows],
     }
+    make_folder(run / "eval")
     atomic_write(run / "eval" / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-    report = _report(run, model, saved, history, protocol, records, frames, tables, processes)
-    path = write_report(report, run / "eval" / "report.html")
     print(text_table(tables))
-    print(f"report: {path}")
+    if report:
+        page = _report(run, model, saved, history, protocol, records, frames, tables, processes)
+        print(f"report: {write_report(page, run / 'eval' / 'report.html')}")
     return summary
 
 
@@ -353,7 +365,7 @@ def _report(
     ]
     metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
-    played = clips(run, protocol, records, processes=processes)
+    played = clips(run, protocol, records, processes=processes) if records else []
     imagined, stills = _imagined(model, frames)
     source, minutes = saved.config["source"], saved.extra["elapsed_s"] / 60
     return Report(
@@ -367,7 +379,9 @@ def _report(
                 tuple(_task_result(t, records) for t in protocol.tasks),
                 0.85,
             ),
-        ),
+        )
+        if records
+        else (),
         imagined=imagined,
         stills=stills,
         clips=tuple(

@@ -1,4 +1,4 @@
-"""Optimisers: Muon for the trunk's matrices, AdamW for everything else, behind one small interface."""
+"""Optimisers: Muon for hidden matrices and convolutions, AdamW for everything else, behind one small interface."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose updates are orthogonalised matrix by matrix, scaled to the size of AdamW's (arXiv:2502.16982, eq. 4)."""
+    """Momentum whose updates are orthogonalised matrix by matrix, scaled to the size of AdamW's (arXiv:2502.16982, eq. 4).
+
+    A convolution's kernel (c_out, c_in, h, w) is taken for the matrix (c_out, c_in h w) that it is.
+    """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
@@ -45,9 +48,11 @@ class Muon(torch.optim.Optimizer):
                 buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
                 torch._foreach_lerp_(buffers, [p.grad for p in ps], 1 - group["momentum"])
                 nesterov = torch._foreach_lerp([p.grad for p in ps], buffers, group["momentum"])
-                update = orthogonalise(torch.stack(list(nesterov)))
+                update = orthogonalise(torch.stack(list(nesterov)).flatten(2)).view(-1, *shape)
                 torch._foreach_mul_(ps, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(ps, list(update.unbind()), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)
+                torch._foreach_add_(
+                    ps, list(update.unbind()), alpha=-group["lr"] * 0.2 * max(shape[0], shape[1:].numel()) ** 0.5
+                )
 
 
 class Optimizer:

@@ -39,10 +39,25 @@ class WindowConfig:
 
 
 @dataclass(frozen=True)
+class EpisodesConfig:
+    """Which episodes of the data set are learned from. By default all, with their actions."""
+
+    labelled: int | None = None
+    """Only the first so many demonstrations keep their actions; off-expert episodes are left out."""
+    action_free: int = 0
+    """Where `labelled` is given: so many further demonstrations are shown as video, without their actions."""
+
+    def __post_init__(self) -> None:
+        cfg.within(self, action_free=(0, inf), **({} if self.labelled is None else {"labelled": (1, inf)}))
+        if self.labelled is None and self.action_free:
+            raise cfg.ConfigError("action_free needs `labelled`: how many demonstrations keep their actions")
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """How a family is trained. The defaults are a few minutes on two CPU cores."""
 
-    steps: int = 2800
+    steps: int = 3000
     """All stages together."""
     batch_size: int = 16
     lr: float = 5e-3
@@ -51,7 +66,7 @@ class TrainConfig:
     warmup: int = 50
     weight_decay: float = 0.01
     optimizer: Literal["adamw", "muon"] = "muon"
-    """`muon` orthogonalises the updates of the trunk's matrices and uses AdamW for the rest."""
+    """`muon` orthogonalises the updates of the trunk's matrices and of convolutions, and uses AdamW for the rest."""
     clip: float = 1.0
     """Largest global gradient norm."""
     ema: float = 0.99
@@ -92,6 +107,7 @@ class RunConfig:
     """The family's own configuration."""
     window: WindowConfig = field(default_factory=WindowConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    episodes: EpisodesConfig = field(default_factory=EpisodesConfig)
 
 
 def family_class(name: str) -> type[Family]:
@@ -114,6 +130,7 @@ def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[
         "model": cfg.to_dict(run.model),
         "window": cfg.to_dict(run.window),
         "train": cfg.to_dict(run.train),
+        "episodes": cfg.to_dict(run.episodes),
         "spec": cfg.to_dict(spec),
         "statistics": statistics,
     }
@@ -122,9 +139,8 @@ def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[
 def run_from_dict(data: dict[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]]:
     """The inverse of `run_to_dict`."""
     model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
-    run = RunConfig(
-        data["family"], model, cfg.from_dict(WindowConfig, data["window"]), cfg.from_dict(TrainConfig, data["train"])
-    )
+    parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
+    run = RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
     return run, cfg.from_dict(Spec, data["spec"]), data["statistics"]
 
 

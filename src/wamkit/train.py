@@ -6,12 +6,13 @@ needs no random state but the step, and gives the same weights as one that was n
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,10 @@ from wamkit.types import Batch, WamkitError
 
 # The most memory that features of all windows may take.
 FEATURE_BYTES = 2**30
+
+
+Watch = Callable[[Family], dict[str, float]]
+"""Figures of the model as a checkpoint would serve it, by name."""
 
 
 class TrainingDiverged(WamkitError):
@@ -80,10 +85,18 @@ class Trainer:
     """Trains one family on one set of frames and writes a run folder.
 
     out/ holds config.json, metrics.jsonl, tensorboard/, checkpoints/. Calling `run` again continues where it stopped.
+    `watch` is asked at every checkpoint, and its figures join the metrics: a learning curve. It must not touch what it gets.
     """
 
     def __init__(
-        self, model: Family, frames: Frames, config: TrainConfig, out: Path, run_config: dict, command: str = ""
+        self,
+        model: Family,
+        frames: Frames,
+        config: TrainConfig,
+        out: Path,
+        run_config: dict,
+        command: str = "",
+        watch: Watch | None = None,
     ):
         self.model, self.config, self.out, self.run_config = (
             model.to(find_device(config.device)),
@@ -91,18 +104,15 @@ class Trainer:
             Path(out),
             run_config,
         )
-        self.command = command
+        self.command, self.watch = command, watch
         if 2 * config.shift >= min(model.spec.height, model.spec.width):
             raise ConfigError(
                 f"train.shift = {config.shift}: pictures are {model.spec.height}x{model.spec.width}, less than half that"
             )
         self.windows = Windows(frames, model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
-        # Hidden matrices of the trunk; embeddings, heads, norms and convolutions are AdamW's in any case.
-        matrices = (
-            [n for n, p in model.named_parameters() if ".blocks." in n and p.ndim == 2]
-            if config.optimizer == "muon"
-            else []
-        )
+        # Hidden matrices of the trunk and convolutions; embeddings, heads and norms are AdamW's in any case.
+        muon = config.optimizer == "muon"
+        matrices = [n for n, p in model.named_parameters() if muon and (p.ndim == 4 or ".blocks." in n and p.ndim == 2)]
         # On a CPU the batch is divided among threads with one core each: operators release the interpreter's lock, and
         # two such threads are twice as fast as one, while two threads inside each operator gave 1.4 times (docs/LOG.md).
         self.parts = min(config.threads, config.batch_size) if config.device == "cpu" else 1
@@ -112,7 +122,7 @@ class Trainer:
         )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.step = 0
-        self.elapsed_s = 0.0
+        self.elapsed_s = self.cpu_s = 0.0
         self.weights = dict(config.weights)
         bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
         # Without autocast's cache of cast weights: all threads share it, and whichever leaves first empties it for the others,
@@ -154,12 +164,13 @@ class Trainer:
         prefetch = Prefetcher(self.windows.batch, self.step, end)
         try:
             while self.step < end:
-                began, waited = time.perf_counter(), prefetch.waited_s
+                began, waited, cpu = time.perf_counter(), prefetch.waited_s, time.process_time()
                 batch = next(prefetch)
                 lr = stage.lr * learning_rate(self.step, start, end, self.config)
                 losses, norm = self.update(batch, stage, active, lr)
                 seconds = time.perf_counter() - began
                 self.elapsed_s += seconds
+                self.cpu_s += time.process_time() - cpu
                 wait = (prefetch.waited_s - waited) / seconds
                 self.step += 1
                 if self.step == end:
@@ -180,6 +191,9 @@ class Trainer:
                     bar.set_postfix_str(f"{stage.name} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items()))
                 bar.update()
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps or stopped:
+                    self._follow()
+                    if self.watch is not None:
+                        log.write({"step": self.step, "stage": stage.name, **self.watch(self._served())})
                     log.flush()
                     self._save()
                 if stopped:
@@ -324,8 +338,13 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------------ checkpoints
 
+    def _served(self) -> Family:
+        """A copy of the model as a checkpoint of this moment serves it: with its averaged weights."""
+        served = copy.deepcopy(self.model)
+        served.load_state_dict(self.average)
+        return served.eval()
+
     def _save(self) -> None:
-        self._follow()
         optimizer = {str(i): part.state_dict() for i, part in enumerate(self.optimizer.parts)}
         save_checkpoint(
             self.out / "checkpoints",
@@ -335,7 +354,11 @@ class Trainer:
             optimizer_state=optimizer,
             rng_state={"seed": self.config.seed, "step": self.step},
             config=self.run_config,
-            extra={"elapsed_s": self.elapsed_s, "loader": {"seed": self.config.seed, "step": self.step}},
+            extra={
+                "elapsed_s": self.elapsed_s,
+                "cpu_s": self.cpu_s,
+                "loader": {"seed": self.config.seed, "step": self.step},
+            },
         )
 
     def _resume(self) -> None:
@@ -353,6 +376,7 @@ class Trainer:
         for i, part in enumerate(self.optimizer.parts):
             part.load_state_dict(saved.optimizer_state[str(i)])
         self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
+        self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s)
 
 
 def _differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, str, str]]:

@@ -10,22 +10,24 @@ from wamkit.data.dataset import open_frames, spec_of, statistics
 from wamkit.data.store import Store
 from wamkit.family import Family
 from wamkit.run import RunConfig, build, run_to_dict
-from wamkit.train import Trainer
+from wamkit.train import Trainer, Watch
 from wamkit.types import WamkitError
 
 
-def train_run(run: RunConfig, data: Path, out: Path, command: str = "") -> Family:
+def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: Watch | None = None) -> Family:
     """Trains `run` on the store in `data` and writes the run folder `out`; continues it if it was begun.
 
     config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
-    that asked for it, if one did.
+    that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`).
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     frames, store = open_frames(data)
+    if run.episodes.labelled is not None:
+        frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets)
     numbers = statistics(frames)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
-    return Trainer(build(run, spec, numbers), frames, run.train, out, config, command).run()
+    return Trainer(build(run, spec, numbers), frames, run.train, out, config, command, watch).run()
 
 
 def source(store: Store) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from wamkit.compare import trunk_size
 from wamkit.config import from_dict, to_dict
 from wamkit.family import FAMILIES, Family
 from wamkit.nn.tokens import Normalizer
@@ -27,10 +28,6 @@ def on_meta(run: RunConfig, spec: Spec) -> Family:
         return family_class(run.family)(run.model, spec, numbers)
 
 
-def trunk(model: Family) -> int:
-    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(("trunk", "experts")))
-
-
 def test_every_family_has_both_recipes():
     families = {RECIPES.get(n)().family for n in RECIPES.names()}
     assert families >= {f for f in FAMILIES.names() if FAMILIES.get(f).__module__.startswith("wamkit.")}
@@ -40,8 +37,8 @@ def test_every_family_has_both_recipes():
 
 @pytest.mark.parametrize("name", [n for n in RECIPES.names() if n.startswith("metaworld-")])
 def test_trunks_of_the_small_recipes_are_equal_within_five_percent(name):
-    reference = trunk(on_meta(RECIPES.get("metaworld-unified")(), SMALL))
-    assert trunk(on_meta(RECIPES.get(name)(), SMALL)) == pytest.approx(reference, rel=0.05)
+    reference = trunk_size(on_meta(RECIPES.get("metaworld-unified")(), SMALL))
+    assert trunk_size(on_meta(RECIPES.get(name)(), SMALL)) == pytest.approx(reference, rel=0.05)
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES.names() if n.startswith("large-")])

@@ -54,8 +54,10 @@ def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...], past_offse
 
 
 def statistics(frames: Frames) -> dict[str, Any]:
-    """Mean and deviation of proprioception and executed actions over all frames, JSON-able, from numeric columns alone."""
-    columns = {"proprio": frames.proprio, "action": frames.action}
+    """Mean and deviation of proprioception and executed actions over all frames that are used, JSON-able; of actions, over
+    those that have any."""
+    rows = frames.rows()
+    columns = {"proprio": frames.proprio[rows], "action": frames.action[rows[frames.has_action[frames.episode[rows]]]]}
     return {
         k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()}
         for k, x in columns.items()

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,7 @@ class Frames:
     images: uint8 (N, V, 3, H, W), usually memory-mapped.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
     episode: int64 (N,), which episode a row belongs to.    text: E instructions.
     imitate, has_action: bool (E,).
+    used: bool (E,), which episodes windows are drawn from; None for all.
     """
 
     images: np.ndarray
@@ -35,6 +36,7 @@ class Frames:
     text: tuple[str, ...]
     imitate: np.ndarray
     has_action: np.ndarray
+    used: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -43,6 +45,25 @@ class Frames:
         """int64 (N,): one past the last row of each row's episode."""
         last = np.flatnonzero(np.diff(self.episode, append=-1))
         return last[np.searchsorted(last, np.arange(len(self)))] + 1
+
+    def rows(self) -> np.ndarray:
+        """int64: the rows of the episodes that are used."""
+        return np.arange(len(self)) if self.used is None else np.flatnonzero(self.used[self.episode])
+
+    def labelled(self, labelled: int, action_free: int) -> Frames:
+        """Only the first `labelled` demonstrations, and the next `action_free` as video without actions.
+
+        Raises WamkitError where there are not so many.
+        """
+        demos = np.flatnonzero(self.imitate & self.has_action)
+        if labelled < 1 or labelled + action_free > len(demos):
+            raise WamkitError(
+                f"{labelled} labelled and {action_free} action-free demonstrations were asked for, at least 1 labelled; there are {len(demos)}"
+            )
+        kept, has_action = demos[: labelled + action_free], self.has_action.copy()
+        has_action[kept[labelled:]] = False
+        used = np.isin(np.arange(len(self.text)), kept)
+        return replace(self, used=used, has_action=has_action)
 
 
 class Windows:
@@ -56,7 +77,8 @@ class Windows:
     """
 
     def __init__(self, frames: Frames, spec: Spec, *, seed: int, batch_size: int, shift: int = 0):
-        if len(frames) < 1:
+        self._rows = frames.rows()
+        if not len(self._rows):
             raise WamkitError("the data set has no frames to train on")
         self.frames, self.spec, self.seed, self.batch_size, self.shift = frames, spec, seed, batch_size, shift
         self.features: dict[str, np.ndarray] = {}
@@ -65,12 +87,12 @@ class Windows:
         self._order = lru_cache(maxsize=2)(self._permutation)
 
     def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, 0, epoch)).permutation(len(self.frames))
+        return self._rows[np.random.default_rng((self.seed, 0, epoch)).permutation(len(self._rows))]
 
     def indices(self, step: int) -> np.ndarray:
         """The current frames (int64 (B,)) of batch `step`: every frame once an epoch, epochs shuffled independently."""
         k = step * self.batch_size + np.arange(self.batch_size)
-        epoch, place = np.divmod(k, len(self.frames))
+        epoch, place = np.divmod(k, len(self._rows))
         return np.array([self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)])
 
     def batch(self, step: int) -> Batch:

@@ -105,7 +105,7 @@ def imagine(
             given = {Query.FORWARD: {"actions": true}, Query.INVERSE: {"future": batch.future.numpy()}}.get(query, {})
             out = model.sample(obs, query, seed=seeds, steps=steps, **given)
             if out.actions is not None:
-                errors.setdefault(query, []).append(_action_error(out.actions, batch))
+                errors.setdefault(query, []).append(action_error(out.actions, batch))
             if out.future is not None:
                 futures.setdefault(query, []).append(_score(batch, torch.from_numpy(out.future), spec.frame_offsets))
             if query is Query.FORWARD:
@@ -139,7 +139,7 @@ def _score(batch: Batch, future: Tensor, offsets: tuple[int, ...]) -> Fidelity:
     return fidelity(batch.obs, batch.future, future, offsets, batch.frame_valid)
 
 
-def _action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:
+def action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:
     """Mean squared error of each row over its valid steps, NaN where there are none."""
     valid = batch.action_valid.numpy()[..., None]
     total, count = (

@@ -51,7 +51,7 @@ class CascadeIDMConfig:
     depth: int = 4
     heads: int = 4
     codec_channels: int = 8
-    codec_lr: float = 0.8
+    codec_lr: float = 1.2
     codec_share: float = 0.3
     idm_share: float = 0.25
     """Share of all steps that train the inverse dynamics model, last; what is left trains the planner."""

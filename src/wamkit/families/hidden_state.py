@@ -50,8 +50,8 @@ class HiddenStateConfig:
     imagine: bool = False
     """Whether a policy query denoises the future first, or reads the features of a single pass over noise."""
     codec_channels: int = 8
-    codec_lr: float = 0.8
-    codec_share: float = 0.35
+    codec_lr: float = 1.2
+    codec_share: float = 0.4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
     inverse: float = 0.3

@@ -62,8 +62,8 @@ class MoTConfig:
     slow: int = 1
     """Where both denoise together: actions move at every so many steps."""
     codec_channels: int = 8
-    codec_lr: float = 0.8
-    codec_share: float = 0.35
+    codec_lr: float = 1.2
+    codec_share: float = 0.4
     actions_per_token: int = 4
     draws: DrawConfig = field(default_factory=DrawConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""

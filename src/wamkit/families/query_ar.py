@@ -40,8 +40,8 @@ class QueryARConfig:
     depth: int = 4
     heads: int = 4
     codec_channels: int = 8
-    codec_lr: float = 0.8
-    codec_share: float = 0.35
+    codec_lr: float = 1.2
+    codec_share: float = 0.4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
     proprio_noise: float = 0.05

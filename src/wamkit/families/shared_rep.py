@@ -52,8 +52,8 @@ class SharedRepConfig:
     """Of the transformer that denoises actions."""
     head_depth: int = 2
     codec_channels: int = 8
-    codec_lr: float = 0.8
-    codec_share: float = 0.35
+    codec_lr: float = 1.2
+    codec_share: float = 0.4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
     proprio_noise: float = 0.05

@@ -48,9 +48,9 @@ class UnifiedConfig:
     heads: int = 4
     codec_channels: int = 8
     """Latent numbers an 8x8-pixel cell of a future frame."""
-    codec_lr: float = 0.8
+    codec_lr: float = 1.2
     """The codec's learning rate, as a multiple of train.lr."""
-    codec_share: float = 0.35
+    codec_share: float = 0.4
     """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 4
     program: Program = Program.JOINT

@@ -31,8 +31,8 @@ class WorldModelConfig:
     depth: int = 4
     heads: int = 4
     codec_channels: int = 8
-    codec_lr: float = 0.8
-    codec_share: float = 0.35
+    codec_lr: float = 1.2
+    codec_share: float = 0.4
     actions_per_token: int = 4
     future_shift: float = 3.0
     proprio_noise: float = 0.05

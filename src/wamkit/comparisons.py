@@ -1,0 +1,107 @@
+"""Comparisons: lists of recipes that are trained and evaluated under one budget. `wamkit compare NAME` runs one.
+
+Every entry of a comparison sees as many samples in all its stages together, has a trunk of the same size, and is played from the
+same held-out reset states. Training seeds are fixed here, before anything is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from wamkit.nn.streams import Program
+from wamkit.registry import Registry
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}."""
+
+    name: str
+    recipe: str
+    seeds: tuple[int, ...] = (0, 1)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows under one question. reference: the row that all others are compared with, pairwise."""
+
+    title: str
+    question: str
+    reference: str
+    entries: tuple[Entry, ...]
+
+
+COMPARISONS: Registry[Callable[[], Comparison]] = Registry("comparison", "wamkit.comparisons")
+
+THREE = (0, 1, 2)
+LEAVES = (
+    "mot",
+    "hidden_state",
+    "hidden_state-detached",
+    "cascade_idm",
+    "latent_action",
+    "query_ar",
+    "jepa",
+    "align",
+    "shared_rep",
+    "world_model",
+)
+
+
+@COMPARISONS.register("leaves")
+def leaves() -> Comparison:
+    """Every leaf of the taxonomy and the two controls."""
+    head = [Entry("unified", "metaworld-unified", THREE), Entry("bc", "metaworld-bc", THREE)]
+    rest = [Entry(name, f"metaworld-{name}") for name in LEAVES]
+    return Comparison(
+        "Every leaf of the taxonomy",
+        "Which way to couple imagination and action? One trunk, one data set, one budget, one protocol.",
+        "unified",
+        (*head, *rest),
+    )
+
+
+@COMPARISONS.register("programs")
+def programs() -> Comparison:
+    """The six programs of `unified`: which stream may look at which."""
+    entries = [Entry(p.value, "metaworld-unified", options={"model.program": p.value}) for p in Program]
+    return Comparison(
+        "Six programs on one trunk",
+        "Which stream should see which, clean or noisy? The same weights in number and place; only the mask differs.",
+        Program.JOINT.value,
+        tuple(entries),
+    )
+
+
+VIDEO_USERS = (
+    "unified",
+    "mot",
+    "hidden_state",
+    "hidden_state-detached",
+    "cascade_idm",
+    "latent_action",
+    "query_ar",
+    "jepa",
+    "align",
+    "shared_rep",
+)
+
+
+@COMPARISONS.register("action-free")
+def action_free() -> Comparison:
+    """Ten labelled demonstrations alone, and with fifty more without actions."""
+    alone, more = {"episodes.labelled": 10}, {"episodes.labelled": 10, "episodes.action_free": 50}
+    entries = [Entry("bc, 10 labelled", "metaworld-bc", options=alone)]
+    for name in VIDEO_USERS:
+        entries.append(Entry(f"{name}, 10 labelled", f"metaworld-{name}", options=alone))
+        entries.append(Entry(f"{name}, 10 labelled + 50 action-free", f"metaworld-{name}", options=more))
+    return Comparison(
+        "What video without actions is worth",
+        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions. Each family "
+        "is compared with itself.",
+        "",
+        tuple(entries),
+    )

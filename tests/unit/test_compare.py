@@ -1,0 +1,163 @@
+"""A comparison, end to end on a small world: every job once, one file each, and a page that says what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+
+from wamkit import compare as module
+from wamkit.collect import CollectConfig, collect
+from wamkit.compare import Compare, changed, compare
+from wamkit.comparisons import COMPARISONS, Comparison, Entry
+from wamkit.config import ConfigError, from_dict
+from wamkit.eval.latency import query_latency
+from wamkit.recipes import RECIPES
+from wamkit.results import Result, write_page
+from wamkit.types import Observation, Query, WamkitError
+
+TINY = {
+    "model.width": 32,
+    "model.depth": 1,
+    "model.heads": 2,
+    "train.steps": 4,
+    "train.save_every": 2,
+    "train.batch_size": 4,
+}
+SMALL = Comparison(
+    "Small",
+    "Does it run?",
+    "bc",
+    (
+        Entry("bc", "metaworld-bc", (0, 1), TINY),
+        Entry("unified", "metaworld-unified", (0,), TINY),
+        Entry("world_model", "metaworld-world_model", (0,), TINY),
+        Entry("bc, 1 labelled", "metaworld-bc", (0,), {**TINY, "episodes.labelled": 1}),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def args(tmp_path_factory) -> Compare:
+    root = tmp_path_factory.mktemp("compare")
+    options = {"height": 32, "width": 32, "max_steps": 90, "supersample": 1}
+    world = CollectConfig(tasks=("drawer-open-v3",), out=root / "data", episodes=2, off_expert=0, options=options)
+    collect(world, progress=False)
+    return Compare("small", root / "data", root / "results", root / "work", episodes=2, held_out=1, processes=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COMPARISONS._items, "small", lambda: SMALL)
+        yield
+
+
+@pytest.fixture(scope="module")
+def page(args) -> str:
+    return compare(args).read_text()
+
+
+def results(args) -> dict[str, Result]:
+    folder = args.out / "small"
+    return {p.stem: from_dict(Result, json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))}
+
+
+def test_every_job_leaves_one_small_file(args, page):
+    found = results(args)
+    assert sorted(found) == ["bc-0", "bc-1", "bc-1-labelled-0", "unified-0", "world_model-0"]
+    assert all(p.stat().st_size < 20_000 for p in (args.out / "small").glob("*.json"))
+    assert all(r.training["cpu_s"] > 0 and sum(r.samples.values()) == 16 for r in found.values())
+    assert found["unified-0"].samples == {"codec": 4, "main": 12} or sum(found["unified-0"].samples.values()) == 16
+    assert found["bc-0"].curve["step"] == (2, 4) and min(found["bc-0"].curve["held_out_action_error"]) > 0
+    assert found["world_model-0"].episodes == {} and found["world_model-0"].latency == {}
+    assert len(found["bc-0"].episodes["drawer-open-v3"]["solved"]) == 2
+    assert "forward, +8: skill over copying" in found["world_model-0"].figures
+
+
+def test_the_page_holds_every_row_and_its_pictures_are_svg(args, page):
+    for name in ("bc", "unified", "world_model", "bc, 1 labelled"):
+        assert f"\n| {name} |" in page
+    assert "5 of 5 jobs are finished" in page
+    for picture in (args.out / "small").glob("*.svg"):
+        assert ElementTree.parse(picture).getroot().tag.endswith("svg")
+
+
+def test_finished_jobs_are_read_in_a_fresh_clone_and_changed_ones_run_again(args, page, monkeypatch, capsys):
+    monkeypatch.setattr(module, "train_run", lambda *_, **__: pytest.fail("trained again"))
+    shutil.rmtree(args.work)
+    compare(args)
+    assert "5 of them done" in capsys.readouterr().out
+    entries = tuple(dataclasses.replace(e, options={**e.options, "train.lr": 1e-4}) for e in SMALL.entries[:1])
+    monkeypatch.setitem(COMPARISONS._items, "small", lambda: dataclasses.replace(SMALL, entries=entries))
+    with pytest.raises(WamkitError, match="no result yet"):
+        compare(dataclasses.replace(args, page=True))
+
+
+def test_a_damaged_result_is_named(args, page):
+    path = args.out / "small" / "bc-1.json"
+    whole = path.read_text()
+    path.write_text(whole[:50])
+    try:
+        with pytest.raises(WamkitError, match=r"bc-1.json is damaged"):
+            compare(dataclasses.replace(args, page=True))
+    finally:
+        path.write_text(whole)
+
+
+def test_unknown_rows_and_options_are_refused(args):
+    with pytest.raises(WamkitError, match="no row 'bcc'"):
+        compare(dataclasses.replace(args, only=("bcc",)))
+    with pytest.raises(WamkitError, match="unknown comparison 'leafs' .*did you mean 'leaves'"):
+        compare(dataclasses.replace(args, name="leafs"))
+    with pytest.raises(ConfigError, match="no part 'modle'"):
+        changed(RECIPES.get("metaworld-bc")(), {"modle.width": 3})
+    with pytest.raises(ConfigError, match="widht"):
+        changed(RECIPES.get("metaworld-bc")(), {"model.widht": 3})
+
+
+@pytest.mark.parametrize("name", COMPARISONS.names())
+def test_every_comparison_builds_its_runs(name):
+    comparison = COMPARISONS.get(name)()
+    names = [e.name for e in comparison.entries]
+    assert len(set(names)) == len(names) and (not comparison.reference or comparison.reference in names)
+    for entry in comparison.entries:
+        run = changed(RECIPES.get(entry.recipe)(), entry.options)
+        assert run.train.steps * run.train.batch_size == 48_000, "the one budget"
+
+
+def outcome(name: str, seed: int, solved: str) -> Result:
+    """A result with the given outcomes and nothing else."""
+    window = {"window": {"frame_offsets": [8, 16]}}
+    return Result(
+        "k", name, "", seed, window, "leaf", ("policy",), {"trunk": 1, "all": 1}, {"main": 1}, {"cpu_s": 1.0},
+        {"task-v3": {"first_seed": 0, "solved": solved, "steps": []}}, {}, {}, {"step": [1], "held_out_action_error": [1.0]}, {},
+    )  # fmt: skip
+
+
+def test_pairs_are_the_same_seed_and_the_same_state(tmp_path):
+    comparison = Comparison("t", "q", "a", (Entry("a", ""), Entry("b", "")))
+    rows = [outcome("a", 0, "1100"), outcome("a", 1, "1100"), outcome("b", 1, "1111"), outcome("b", 7, "0000")]
+    text = write_page(comparison, rows, 4, "c", tmp_path / "page.md").read_text()
+    line = next(x for x in text.splitlines() if x.startswith("| b | +"))
+    assert line.split(" | ")[1] == "+50.0" and line.split(" | ")[3:5] == ["2", "0"]  # seed 1 alone is common
+
+
+def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalizer):
+    from wamkit.run import family_class
+
+    cls = family_class("unified")
+    model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval()
+    g = np.random.default_rng(0)
+    picture = g.integers(0, 256, (2, 3, 32, 32), np.uint8)
+    obs = [Observation(picture, np.zeros(5, np.float32), "press")]
+    before = model.sample(obs, "policy", seed=0).actions
+    spent = query_latency(model, obs, Query.POLICY, repeats=9)
+    parts = spent.encode + spent.prefill + spent.steps * spent.step + spent.decode
+    assert spent.steps == 4 and min(spent.encode, spent.prefill, spent.step) > 0
+    assert parts >= spent.total * 0.99
+    assert "forward" not in vars(model.trunk) and np.array_equal(before, model.sample(obs, "policy", seed=0).actions)
