@@ -11,7 +11,7 @@ from test_families import ask, losses, make
 
 from wamkit.config import ConfigError, from_dict
 from wamkit.eval.imagination import observations
-from wamkit.families.discrete import DiscreteConfig
+from wamkit.families.discrete import UNKNOWN, DiscreteConfig
 from wamkit.nn.codec import CodeConfig, FrameCodec
 from wamkit.nn.streams import ACTION, FUTURE, closure
 from wamkit.nn.trunk import Read
@@ -26,17 +26,21 @@ def test_every_token_has_one_id_in_one_table(spec, normalizer, batch):
     ranges = [range(words.words), *(range(words.start[k], words.start[k] + words.size[k]) for k in (FUTURE, ACTION))]
     ids = [i for r in ranges for i in r] + [*words.begin.values(), words.blank]
     assert sorted(ids) == list(range(words.table.num_embeddings)) and words.head.out_features == len(ids)
-    assert set(model.image_ids(batch).unique().tolist()) <= set(ranges[1])
-    assert set(model.action_ids(batch.action).unique().tolist()) <= set(ranges[2])
+    for name, codes, own in (
+        (FUTURE, model.future.encode(batch), ranges[1]),
+        (ACTION, model.bins(batch.action), ranges[2]),
+    ):
+        codes[0, 0, 0] = UNKNOWN
+        assert set(model._ids(name, codes).unique().tolist()) <= {*own, words.begin[name], words.blank}
 
 
 def test_actions_come_back_up_to_half_a_bin_and_what_is_clipped_is_counted(spec, normalizer, batch):
     model = make("discrete", spec, normalizer, reach=2.0, bins=101)
     x = normalizer.encode("action", batch.action)
-    back = normalizer.encode("action", model.actions(model.action_ids(batch.action)))
+    back = normalizer.encode("action", model.actions(model.bins(batch.action)))
     torch.testing.assert_close(back, x.clamp(-2, 2), atol=0.02 + 1e-5, rtol=0)
     assert model.meters(batch, "main")["clipped"] == pytest.approx((x.abs() > 2).float().mean().item())
-    assert 1 <= model.meters(batch, "codec")["codes"] <= model.image_ids(batch).numel()
+    assert 1 <= model.meters(batch, "codec")["codes"] <= model.future.encode(batch).numel()
 
 
 def test_latents_are_rounded_with_the_gradient_of_what_is_rounded():
@@ -97,7 +101,7 @@ def test_steps_ignore_the_actions_of_other_steps(spec, normalizer):
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_what_is_written_first_is_the_marginal_itself(way, spec, normalizer, batch):
-    options = {"temperature": 1.0, "action_temperature": 0.02, "policy_steps": 3} | way
+    options = {"temperature": 1.0, "policy_steps": 3} | way
     cot, world = (make("discrete", spec, normalizer, joint=order, **options) for order in ("cot", "world"))
     a, b = ask(cot, Query.JOINT, batch), ask(world, Query.JOINT, batch)
     assert (a.future != ask(cot, Query.VIDEO, batch).future).mean() < 1e-3
@@ -112,8 +116,8 @@ def test_sampling_follows_the_probabilities(spec, normalizer):
     words.head.weight.data.zero_()
     words.head.bias.data[words.start[FUTURE] : words.start[FUTURE] + 4] = 2 * p.log()
     u = (torch.arange(1000).unsqueeze(0) + 0.5) / 1000
-    ids, sure = words.choose(FUTURE, torch.zeros(1, 1000, 32), u, 2.0)
-    assert torch.bincount((ids - words.start[FUTURE]).flatten()).tolist() == [100, 200, 300, 400]
+    codes, _, sure = words.choose(FUTURE, torch.zeros(1, 1000, 32), u, 2.0)
+    assert torch.bincount(codes.flatten()).tolist() == [100, 200, 300, 400]
     torch.testing.assert_close(sure[0, [0, 999]], torch.tensor([0.1, 0.4]))
 
 
@@ -122,8 +126,8 @@ def test_the_answer_at_temperature_0_is_the_mean(spec, normalizer):
     words = model.vocabulary
     words.head.weight.data.zero_()
     words.head.bias.data[words.start[ACTION] :][:5] = torch.tensor([0.5, 1e-9, 1e-9, 0.25, 0.25]).log()
-    ids, _ = words.choose(ACTION, torch.zeros(1, 1, 32), torch.zeros(1, 1), 0.0, mean=True)
-    assert ids.item() - words.start[ACTION] == 2  # of 0 * 0.5 + 3 * 0.25 + 4 * 0.25 = 1.75
+    codes, said, _ = words.choose(ACTION, torch.zeros(1, 1, 32), torch.zeros(1, 1), 0.0, mean=True)
+    assert codes.item() == 2 and said.item() == pytest.approx(1.75)  # 0 * 0.5 + 3 * 0.25 + 4 * 0.25
 
 
 def test_rounds_fill_in_all_slots_and_keep_what_they_wrote(spec, normalizer, batch, monkeypatch):

@@ -42,6 +42,9 @@ from wamkit.nn.trunk import Read, Trunk
 from wamkit.nn.vocabulary import Vocabulary, from_digits, to_digits
 from wamkit.types import Batch, Query, Spec
 
+UNKNOWN = -1
+"""In place of a code that is not known: not yet, or not at all."""
+
 
 @dataclass(frozen=True)
 class DiscreteConfig:
@@ -79,7 +82,7 @@ class DiscreteConfig:
     proprio_noise: float = 0.05
     denoising_steps: int = 8
     """Of "parallel": rounds in which a future is filled in."""
-    policy_steps: int = 2
+    policy_steps: int = 1
     """Of "parallel": rounds in which actions are."""
 
     def __post_init__(self) -> None:
@@ -126,25 +129,13 @@ class Discrete(Family):
             Stage("main", 1 - share, ("context", "place", "trunk")),
         )
 
-    # ------------------------------------------------------------------------------------------- from values to ids and back
+    def bins(self, action_BAa: Tensor) -> Tensor:
+        """Actions' codes (B, A, a), one for each step and dimension; what is out of reach is clipped."""
+        return to_digits(self.normalizer.encode("action", action_BAa) / self.config.reach, self.config.bins)
 
-    def image_ids(self, batch: Batch) -> Tensor:
-        """The futures' tokens (B, F, n), frame by frame."""
-        return self.future.encode(batch) + self.vocabulary.start[FUTURE]
-
-    def pictures(self, ids_BFn: Tensor, batch: Batch) -> Tensor:
-        """The inverse, given the present pictures: uint8 (B, F, V, 3, H, W)."""
-        return self.future.decode(ids_BFn - self.vocabulary.start[FUTURE], batch.obs)
-
-    def action_ids(self, action_BAa: Tensor) -> Tensor:
-        """Actions' tokens (B, A, a), one for each step and dimension; what is out of reach is clipped."""
-        x = self.normalizer.encode("action", action_BAa) / self.config.reach
-        return to_digits(x, self.config.bins) + self.vocabulary.start[ACTION]
-
-    def actions(self, ids_BAa: Tensor) -> Tensor:
-        """The inverse, up to rounding and clipping: (B, A, a) in robot units."""
-        x = from_digits(ids_BAa - self.vocabulary.start[ACTION], self.config.bins)
-        return self.normalizer.decode("action", x * self.config.reach)
+    def actions(self, bins_BAa: Tensor) -> Tensor:
+        """The inverse, up to rounding and clipping: (B, A, a) in robot units. Between the bins lie means of several."""
+        return self.normalizer.decode("action", from_digits(bins_BAa, self.config.bins) * self.config.reach)
 
     def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         return {"codes": self.future.encode(batch)} if stage == "main" else {}
@@ -187,19 +178,19 @@ class Discrete(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         B, device, c = len(batch), batch.obs.device, self.config
-        codes = batch.features["codes"].long() if batch.features else self.future.encode(batch)
-        ids = {ACTION: self.action_ids(batch.action), FUTURE: codes + self.vocabulary.start[FUTURE]}
+        seen = batch.features["codes"].long() if batch.features else self.future.encode(batch)
+        codes = {ACTION: self.bins(batch.action), FUTURE: seen}
         valid = {
-            ACTION: (batch.action_valid & batch.has_action.unsqueeze(1)).unsqueeze(2).expand_as(ids[ACTION]),
-            FUTURE: batch.frame_valid.unsqueeze(2).expand_as(ids[FUTURE]),
+            ACTION: (batch.action_valid & batch.has_action.unsqueeze(1)).unsqueeze(2).expand_as(codes[ACTION]),
+            FUTURE: batch.frame_valid.unsqueeze(2).expand_as(codes[FUTURE]),
         }
         frames_first = (torch.rand(B, generator=generator) < c.frames_first).to(device) | ~batch.has_action
         told = valid if self.lead else self._shown(valid, frames_first, generator)
         context = self.context(batch, self.normalizer, generator)
         tokens = [context]
         for name in (ACTION, FUTURE):
-            inputs = self._inputs(name, ids[name].where(told[name], self.vocabulary.blank))
-            tokens.append(self.vocabulary.table(inputs) + self._places(name, context))
+            ids = self._ids(name, codes[name].where(told[name], UNKNOWN))
+            tokens.append(self.vocabulary.table(ids) + self._places(name, context))
         masks = torch.stack([self._mask(ACTION), self._mask(FUTURE)]).to(device)
         y, _ = self.trunk(torch.cat(tokens, 1), masks[frames_first.long()].unsqueeze(1))
         _, y_a, y_z = y.split([t.shape[1] for t in tokens], 1)
@@ -207,7 +198,7 @@ class Discrete(Family):
         for name, part, smooth in ((ACTION, y_a, c.smooth), (FUTURE, y_z, 0.0)):
             blocks, size = self.shape[name]
             outputs = part.unflatten(1, (blocks, -1))[:, :, :size]
-            error[name] = self.vocabulary.surprise(name, outputs, ids[name], smooth)
+            error[name] = self.vocabulary.surprise(name, outputs, codes[name], smooth)
             asked[name] = valid[name] if self.lead else valid[name] & ~told[name]
         later, imitate = frames_first.view(B, 1, 1), batch.imitate.view(B, 1, 1)
         return {
@@ -227,9 +218,11 @@ class Discrete(Family):
             told[name] = known & (shown | (clean & (frames_first == (name == FUTURE))).view(B, 1, 1))
         return told
 
-    def _inputs(self, name: str, ids: Tensor) -> Tensor:
-        """Ids (B, blocks, size) as they stand in the sequence (B, length): each block after its mark, if it has one."""
-        return F.pad(ids, (self.lead, 0), value=self.vocabulary.begin[name]).flatten(1)
+    def _ids(self, name: str, codes: Tensor) -> Tensor:
+        """Codes (B, blocks, size) as ids in the sequence (B, length): each block after its mark, if it has one."""
+        words = self.vocabulary
+        ids = (codes + words.start[name]).where(codes != UNKNOWN, words.blank)
+        return F.pad(ids, (self.lead, 0), value=words.begin[name]).flatten(1)
 
     def _places(self, name: str, context: Tensor) -> Tensor:
         """What is added to tokens (B or 1, length, D): where they stand, and for image tokens the present picture's token of
@@ -254,48 +247,49 @@ class Discrete(Family):
         _, read = Read(self.trunk, mask_LL, place[:0]).on(context, place[: context.shape[1]])
         # Drawn in one order for every query, so that queries with one seed share it.
         draws = {n: torch.stack([torch.rand(L, generator=g) for g in generators]) for n, L in self.length.items()}
-        out: dict[str, Tensor] = {}
+        out = {}
         for name in order:
             base, u, more = self._places(name, context), draws[name].to(place.device), name != order[-1]
             if query in (Query.FORWARD, Query.INVERSE) and more:  # it is given
-                ids = self._inputs(name, self.action_ids(batch.action) if name == ACTION else self.image_ids(batch))
+                ids = self._ids(name, self.bins(batch.action) if name == ACTION else self.future.encode(batch))
                 _, read = read.on(self.vocabulary.table(ids) + base, self.at[name] + place[: self.length[name]])
             elif self.lead:
                 out[name], read = self._write(name, u, base, read, more)
             else:
                 rounds = min(steps, self.config.policy_steps) if query is Query.JOINT and name == ACTION else steps
                 out[name], read = self._fill(name, u, base, read, more, rounds)
-        ids = {n: x.unflatten(1, (self.shape[n][0], -1))[:, :, self.lead :] for n, x in out.items()}
+        said = {n: x.unflatten(1, (self.shape[n][0], -1))[:, :, self.lead :] for n, x in out.items()}
         return (
-            self.actions(ids[ACTION]) if query.wants_action else None,
-            self.pictures(ids[FUTURE], batch) if query.wants_future else None,
+            self.actions(said[ACTION]) if query.wants_action else None,
+            self.future.decode(said[FUTURE].long(), batch.obs) if query.wants_future else None,
         )
 
     def _write(self, name: str, u: Tensor, base: Tensor, read: Read, more: bool) -> tuple[Tensor, Read]:
-        """A modality token by token (B, length), and what was read by then: its very last token only if there is more to come."""
+        """What a modality says, token by token (B, length), and what was read by then: its last token only if there is more."""
         (blocks, size), words = self.shape[name], self.vocabulary
-        inputs = self._inputs(name, torch.full((len(u), blocks, size), words.blank, device=u.device))
+        ids, said = self._ids(name, torch.full((len(u), blocks, size), UNKNOWN, device=u.device)), torch.zeros_like(u)
         place = torch.arange(self.length[name], device=u.device).view(blocks, 1 + size)
         runs = list(place.T if name == ACTION and self.config.action_mask else place.reshape(-1, 1))
         for i, at in enumerate(runs if more else runs[:-1]):
-            y, read = read.on(words.table(inputs[:, at]) + base[:, at], self.at[name] + at)
+            y, read = read.on(words.table(ids[:, at]) + base[:, at], self.at[name] + at)
             if (i + 1) % (1 + size):  # not the last of a block
-                inputs[:, at + 1] = words.choose(name, y, u[:, at], self.heat[name], name == ACTION)[0]
-        return inputs, read
+                code, said[:, at + 1], _ = words.choose(name, y, u[:, at], self.heat[name], name == ACTION)
+                ids[:, at + 1] = code + words.start[name]
+        return said, read
 
     def _fill(self, name: str, u: Tensor, base: Tensor, read: Read, more: bool, rounds: int) -> tuple[Tensor, Read]:
-        """A modality in rounds, the surest slots first: as many stay blank as the cosine schedule says."""
-        L, words = self.length[name], self.vocabulary
-        inputs, at = torch.full(u.shape, words.blank, device=u.device), self.at[name] + torch.arange(L, device=u.device)
+        """The same in rounds, the surest slots first: as many stay blank as the cosine schedule says."""
+        L, words, said = self.length[name], self.vocabulary, torch.zeros_like(u)
+        ids, at = torch.full(u.shape, words.blank, device=u.device), self.at[name] + torch.arange(L, device=u.device)
         for k in range(rounds):
-            y, _ = read.on(words.table(inputs) + base, at)
-            ids, sure = words.choose(name, y, u, self.heat[name], name == ACTION)
-            sure = sure.masked_fill(inputs != words.blank, 2.0)  # what is written stays
+            y, _ = read.on(words.table(ids) + base, at)
+            code, mean, sure = words.choose(name, y, u, self.heat[name], name == ACTION)
+            sure = sure.masked_fill(ids != words.blank, 2.0)  # what is written stays
             blank = math.floor(L * math.cos(math.pi / 2 * (k + 1) / rounds))
-            chosen = torch.zeros_like(sure).scatter(1, sure.topk(L - blank).indices, 1.0) > 0
-            inputs = ids.where(chosen & (sure < 2), inputs)
-        return inputs, read.on(words.table(inputs) + base, at)[1] if more else read
+            new = (torch.zeros_like(sure).scatter(1, sure.topk(L - blank).indices, 1.0) > 0) & (sure < 2)
+            ids, said = (code + words.start[name]).where(new, ids), mean.where(new, said)
+        return said, read.on(words.table(ids) + base, at)[1] if more else read
 
     @torch.inference_mode()
     def reconstruct(self, batch: Batch) -> Tensor:
-        return self.pictures(self.image_ids(batch), batch)
+        return self.future.decode(self.future.encode(batch), batch.obs)

@@ -61,32 +61,34 @@ class Vocabulary(nn.Module):
         rows = slice(self.start[kind], self.start[kind] + self.size[kind])
         return F.linear(y, self.head.weight[rows], self.head.bias[rows]).float()
 
-    def surprise(self, kind: str, y: Float[Tensor, "... D"], ids: Tensor, smooth: float = 0.0) -> Tensor:
-        """How badly the trunk outputs foretell `ids`: the cross-entropy of each, in nats.
+    def surprise(self, kind: str, y: Float[Tensor, "... D"], codes: Tensor, smooth: float = 0.0) -> Tensor:
+        """How badly the trunk outputs foretell `codes` (...): the cross-entropy of each, in nats.
 
         smooth > 0 is for codes whose neighbours are alike: the divergence from a Gaussian of that deviation, in codes,
         around each (HL-Gauss, arXiv:2403.03950), which is 0 where foretold exactly.
         """
-        logits, target = self.logits(kind, y), ids - self.start[kind]
+        logits = self.logits(kind, y)
         if not smooth:
-            return F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none").view(ids.shape)
-        distance = torch.arange(self.size[kind], device=ids.device) - target.unsqueeze(-1)
+            return F.cross_entropy(logits.flatten(0, -2), codes.flatten(), reduction="none").view(codes.shape)
+        distance = torch.arange(self.size[kind], device=codes.device) - codes.unsqueeze(-1)
         p = torch.softmax(-0.5 * (distance / smooth).square(), -1)
         return F.kl_div(F.log_softmax(logits, -1), p, reduction="none").sum(-1)
 
     def choose(
         self, kind: str, y: Float[Tensor, "... D"], u: Tensor, temperature: float, mean: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """Ids by trunk outputs and uniform draws `u`, and how probable each is.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes by trunk outputs and uniform draws `u` (...), what they say, and how probable each is.
 
-        At temperature 0 nothing is drawn: the likeliest, or with `mean`, for codes in order, the one nearest to their mean.
+        At temperature 0 nothing is drawn: the likeliest code, or with `mean`, for codes in order, the one nearest to their
+        mean; then the mean itself, between the codes, is what it says.
         """
         p = torch.softmax(self.logits(kind, y) / (temperature or 1), -1)
         if temperature:
             sums = p.cumsum(-1)
-            code = (sums < u.unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1)
+            said = (sums < u.unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1).float()
         elif mean:
-            code = (p @ torch.arange(p.shape[-1], device=p.device, dtype=p.dtype)).round().long()
+            said = p @ torch.arange(p.shape[-1], device=p.device, dtype=p.dtype)
         else:
-            code = p.argmax(-1)
-        return code + self.start[kind], p.gather(-1, code.unsqueeze(-1)).squeeze(-1)
+            said = p.argmax(-1).float()
+        codes = said.round().long()
+        return codes, said, p.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
