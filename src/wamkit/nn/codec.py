@@ -140,7 +140,7 @@ class FutureLatents(nn.Module):
 class CodeConfig:
     """How a future frame is written in codes: `cell` of them for each 16x16 pixels, each one of levels ** numbers."""
 
-    cell: int = 2
+    cell: int = 1
     """Codes a 16x16-pixel cell and frame."""
     numbers: int = 4
     """Latent numbers that a code names together."""
