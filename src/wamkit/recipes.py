@@ -103,6 +103,18 @@ def metaworld_latent_action() -> RunConfig:
     return RunConfig("latent_action", _model("latent_action"), WindowConfig(), TrainConfig())
 
 
+@RECIPES.register("metaworld-discrete")
+def metaworld_discrete() -> RunConfig:
+    """Text, pictures and actions as tokens of one vocabulary, written one after the other (WorldVLA, CoT-VLA)."""
+    return RunConfig("discrete", _model("discrete"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-discrete-parallel")
+def metaworld_discrete_parallel() -> RunConfig:
+    """The same tokens, filled in by mask diffusion in rounds (UD-VLA)."""
+    return RunConfig("discrete", _model("discrete", decode="parallel"), WindowConfig(), TrainConfig())
+
+
 def large(name: str) -> RunConfig:
     """The recipe `name` at the sizes of the literature."""
     run = RECIPES.get(name)()

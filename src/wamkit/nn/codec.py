@@ -3,18 +3,25 @@
 In a manipulation scene the background stands still. A decoder that is shown the current frame need not redraw it, and one
 that knows where in the picture it is (a learned map) can fill in what the arm uncovers, so a few numbers a cell suffice
 for the rest and what is copied stays sharp. encode(future, current) -> latents of unit scale, one token for each 16x16
-pixels; decode(latents, current) -> picture.
+pixels; decode(latents, current) -> picture. With `levels`, latents are bounded and rounded (finite scalar quantisation,
+arXiv:2309.15505), so that a few of them together are one of finitely many codes: an image token.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from math import inf
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
+from wamkit.config import ConfigError, within
 from wamkit.nn.heads import NoisyStream
 from wamkit.nn.tokens import Downsample, canvas, cells_of, uncanvas
+from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
 from wamkit.types import Batch, Spec
 
 
@@ -23,12 +30,12 @@ class FrameCodec(nn.Module):
 
     grid: (rows, columns) of 16x16-pixel cells.   channels: latent numbers an 8x8-pixel cell; a token holds four of these.
     noise: deviation of the noise that training adds to latents, which makes the decoder tolerant of the errors that a
-    generative model will make in them.
+    generative model will make in them.   levels: 0, or how many values, evenly spaced over [-1, 1], a number can take.
     """
 
-    def __init__(self, grid: tuple[int, int], channels: int = 8, width: int = 64, noise: float = 0.1):
+    def __init__(self, grid: tuple[int, int], channels: int = 8, width: int = 64, noise: float = 0.1, levels: int = 0):
         super().__init__()
-        self.grid, self.channels, self.noise = grid, 4 * channels, noise
+        self.grid, self.channels, self.noise, self.levels = grid, 4 * channels, 0.0 if levels else noise, levels
         self.patch = nn.Conv2d(6, 48, 4, stride=4)
         self.encoder = nn.Sequential(
             Downsample(48, 64), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, channels, 1)
@@ -47,10 +54,15 @@ class FrameCodec(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def encode(self, future: Float[Tensor, "B 3 H W"], current: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
-        """Pictures in [-1, 1] -> latents (B, tokens, channels), each token normalised to mean 0 and deviation 1."""
+        """Pictures in [-1, 1] -> latents (B, tokens, channels), each token normalised to mean 0 and deviation 1, or rounded
+        to `levels` values in [-1, 1], with the gradient of what is rounded (straight through)."""
         pair = torch.cat([future, current], 1).contiguous(memory_format=torch.channels_last)
         z = F.pixel_unshuffle(self.encoder(F.silu(self.patch(pair))).float(), 2)
-        return F.layer_norm(z.flatten(2).transpose(1, 2), (self.channels,))
+        z = z.flatten(2).transpose(1, 2)
+        if not self.levels:
+            return F.layer_norm(z, (self.channels,))
+        z = torch.tanh(z)
+        return z + (from_digits(to_digits(z, self.levels), self.levels) - z).detach()
 
     def decode(self, z_BLc: Float[Tensor, "B L c"], current: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Latents and the current picture in [-1, 1] -> the future picture, in about [-1, 1]."""
@@ -77,10 +89,12 @@ class FutureLatents(nn.Module):
     of their own) learns to imagine what it writes down.
     """
 
-    def __init__(self, spec: Spec, width: int, channels: int, stream: type[nn.Module] | None = NoisyStream):
+    def __init__(
+        self, spec: Spec, width: int, channels: int, stream: type[nn.Module] | None = NoisyStream, levels: int = 0
+    ):
         super().__init__()
         self.spec, self.frames, self.cells = spec, len(spec.frame_offsets), cells_of(spec)
-        self.codec = FrameCodec((spec.height // 16, spec.width * spec.views // 16), channels)
+        self.codec = FrameCodec((spec.height // 16, spec.width * spec.views // 16), channels, levels=levels)
         self.channels = self.frames * self.codec.channels
         self.stream = stream(self.channels, self.cells, width) if stream else None
 
@@ -120,3 +134,60 @@ class FutureLatents(nn.Module):
     def valid(self, batch: Batch) -> Bool[Tensor, "B 1 c"]:
         """Which numbers of `encode` are evidence: frames inside the episode."""
         return batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class CodeConfig:
+    """How a future frame is written in codes: `cell` of them for each 16x16 pixels, each one of levels ** numbers."""
+
+    cell: int = 1
+    """Codes a 16x16-pixel cell and frame."""
+    numbers: int = 4
+    """Latent numbers that a code names together."""
+    levels: int = 6
+    """Values that each of them can take."""
+
+    def __post_init__(self) -> None:
+        within(self, cell=(1, inf), numbers=(1, inf), levels=(2, inf))
+        if (count := self.cell * self.numbers) % 4:
+            near = 4 * math.ceil(count / 4)
+            raise ConfigError(
+                f"cell * numbers = {count}: must be a multiple of 4 (the codec's cells), {near} for example"
+            )
+        if self.size > 2**16:
+            raise ConfigError(
+                f"levels ** numbers = {self.levels} ** {self.numbers} codes: must be at most {2**16}; take fewer levels, or "
+                "more codes of fewer numbers"
+            )
+
+    @property
+    def size(self) -> int:
+        """How many codes there are."""
+        return self.levels**self.numbers
+
+
+class FutureCodes(nn.Module):
+    """Future frames as codes, `length` a frame: the rounded latents of a cell, a few at a time (finite scalar quantisation)."""
+
+    def __init__(self, spec: Spec, config: CodeConfig):
+        super().__init__()
+        self.latents = FutureLatents(spec, 0, config.cell * config.numbers // 4, None, config.levels)
+        self.config, self.cells, self.length = config, self.latents.cells, self.latents.cells * config.cell
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:
+        """As `FutureLatents.loss`."""
+        return self.latents.loss(batch, generator)
+
+    @torch.no_grad()
+    def encode(self, batch: Batch) -> Int[Tensor, "B F n"]:
+        """The codes of `batch.future`, cell by cell in rows."""
+        c = self.config
+        with torch.autocast(batch.obs.device.type, enabled=False):  # no code may depend on the precision of training
+            z = self.latents.encode(batch).unflatten(2, (-1, c.cell, c.numbers))
+        return join_digits(to_digits(z, c.levels), c.levels).transpose(1, 2).flatten(2)
+
+    def decode(self, codes_BFn: Int[Tensor, "B F n"], obs: UInt8[Tensor, "B V 3 H W"]) -> UInt8[Tensor, "B F V 3 H W"]:
+        """Codes to pictures, given the current ones."""
+        c = self.config
+        digits = split_digits(codes_BFn.unflatten(2, (-1, c.cell)).transpose(1, 2), c.levels, c.numbers)
+        return self.latents.decode(from_digits(digits, c.levels).flatten(2), obs)

@@ -86,6 +86,13 @@ def expand(table_SS: Bool[Tensor, "S S"], segments: Sequence[Segment]) -> Bool[T
     return table_SS[index][:, index]
 
 
+def in_order(segments: Sequence[Segment]) -> Bool[Tensor, "L L"]:
+    """What is written token by token: false where a token would look at a later one of its own segment, unless of the context."""
+    index = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor([s.length for s in segments]))
+    known = torch.tensor([s.stream == CONTEXT for s in segments])[index]
+    return (index.unsqueeze(1) != index) | known | torch.ones(len(index), len(index), dtype=torch.bool).tril()
+
+
 def closure(mask_LK: Bool[Tensor, "L K"]) -> Bool[Tensor, "L K"]:
     """What reaches what through any number of layers: the transitive closure of a square visibility mask."""
     reach = mask_LK | torch.eye(len(mask_LK), dtype=torch.bool)

@@ -7,6 +7,7 @@ of every norm by noise level (AdaLN) were measured and left out: as good a step,
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -124,6 +125,25 @@ class Trunk(nn.Module):
             hidden.append(x_BLD)
             cache.append(kv)
         return hidden, cache
+
+
+@dataclass(frozen=True)
+class Read:
+    """What `trunk` has read of a sequence whose places may be read in any order, each once.
+
+    mask_LL: over the whole sequence, true where a place may look at another.   seen: the places read so far (int64 (K,)).
+    """
+
+    trunk: Trunk
+    mask_LL: Bool[Tensor, "L L"]
+    seen: Tensor
+    cache: Cache | None = None
+
+    def on(self, x_BnD: Float[Tensor, "B n D"], at: Tensor) -> tuple[Float[Tensor, "B n D"], Read]:
+        """Reads on: tokens that stand at the places `at` (int64 (n,)) -> the trunk's outputs, and what was read by then."""
+        seen = torch.cat([self.seen, at])
+        y, cache = self.trunk(x_BnD, self.mask_LL[at][:, seen], self.cache)
+        return y, Read(self.trunk, self.mask_LL, seen, cache)
 
 
 def sigma_features(sigma: Tensor, width: int) -> Tensor:
