@@ -74,9 +74,10 @@ def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
 def observations(batch: Batch) -> list[Observation]:
     """What a batch's rows see, as observations."""
     numbers = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
+    points = [None] * len(batch) if batch.points is None else batch.points.numpy()
     return [
-        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)))
-        for t, o, p, *past in zip(batch.text, *(x.numpy() for x in numbers), strict=True)
+        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)), x)
+        for t, x, o, p, *past in zip(batch.text, points, *(x.numpy() for x in numbers), strict=True)
     ]
 
 
