@@ -264,7 +264,8 @@ def _json_row(table: str, r: Row) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Film:
-    """One recording asked at every `stride` steps: frames (T, V, 3, H, W) that were real and imagined, F horizons each; imagined points (T, F, K, 3)."""
+    """One recording asked at every `stride` steps: frames (T, V, 3, H, W) that were real and imagined, F horizons each, and
+    imagined scene points (T, F, K, 3)."""
 
     now: np.ndarray
     real: np.ndarray

@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import random_batch
-from test_families import ask, losses, make
+from test_families import losses, make
 
 from wamkit.cli import main
 from wamkit.collect import CollectConfig, collect
@@ -53,7 +52,9 @@ def recorded(tmp_path_factory) -> tuple[Store, Store]:
     stores = []
     for name, options in (("with", {"points": SIDE}), ("without", {})):
         out = tmp_path_factory.mktemp("points") / name
-        config = CollectConfig((TASK,), out, options={**options, "max_steps": 120}, episodes=1, off_expert=1, processes=1)
+        config = CollectConfig(
+            (TASK,), out, options={**options, "max_steps": 120}, episodes=1, off_expert=1, processes=1
+        )
         stores.append(collect(dataclasses.replace(config, noise=(0.1,)), progress=False))
     return tuple(stores)
 

@@ -17,7 +17,6 @@ import torch
 
 from wamkit.types import Batch, Spec, Tracks, WamkitError
 
-
 COLLECT_POINTS = "collect them with `wamkit collect --options points={}`"
 
 

@@ -89,7 +89,9 @@ class Layout:
         }
         if self.points:
             K = self.points**2
-            for key, dtype, size in zip(TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True):
+            for key, dtype, size in zip(
+                TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
+            ):
                 out[key] = {"dtype": dtype, "shape": [size], "names": None}
         _, height, width = self.image_shape
         info = {

@@ -162,7 +162,9 @@ class Store:
         if not self.layout.points:
             return None
         points, body, pose = (self.numeric()[k] for k in schema.TRACKS)
-        return Tracks(points.reshape(self.frames, -1, 4), body.reshape(self.frames, -1), pose.reshape(self.frames, -1, 7))
+        return Tracks(
+            points.reshape(self.frames, -1, 4), body.reshape(self.frames, -1), pose.reshape(self.frames, -1, 7)
+        )
 
     def decode(self, episode: int, camera: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "T 3 H W"]:
         """All pictures of one camera in one episode, uint8 RGB (T, 3, H, W), resized to `size` (H, W) if given.

@@ -113,7 +113,9 @@ def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Obs
     """
     extra = sorted(set(raw) - {"images", "proprio", "text", "points"})
     if extra:
-        raise ObservationError(f"observation has an unknown key {extra[0]!r}: expected images, proprio, text and points")
+        raise ObservationError(
+            f"observation has an unknown key {extra[0]!r}: expected images, proprio, text and points"
+        )
     for key in ("proprio", "text"):
         if key not in raw:
             raise ObservationError(f"observation has no {key!r}: found {sorted(raw)}")

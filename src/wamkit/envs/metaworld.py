@@ -270,8 +270,8 @@ class MetaWorld(Environment):
 
 _RANDOM = ("_np_random", "_np_random_seed")
 
-_BODIES = 64
-"""Rows of `body_pose`, the same for all tasks: none has more bodies."""
+_BODIES = 40
+"""Rows of `body_pose`, the same for all tasks: none has more than 39 bodies."""
 
 
 def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pictures: _Pictures) -> ScenePoints:
