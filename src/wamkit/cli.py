@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,8 +115,37 @@ def _collect(argv: Sequence[str]) -> None:
 
     from wamkit.collect import CollectConfig, collect
 
-    store = collect(tyro.cli(CollectConfig, args=argv, prog="wamkit collect"))
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_key_values)
+    store = collect(tyro.cli(CollectConfig, args=argv, prog="wamkit collect", registry=registry))
     print(f"collected: {len(store)} episodes, {store.frames} frames in {store.root}")
+
+
+def _key_values(info: Any) -> Any:
+    """How tyro reads a mapping: KEY=VALUE, with JSON for a value or, where it is none, plain text."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    def read(words: list[str]) -> dict[str, Any]:
+        pairs = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not key or not equals:
+                raise ValueError(f"{word!r} is not KEY=VALUE")
+            try:
+                pairs[key] = json.loads(value)
+            except ValueError:
+                pairs[key] = value
+        return pairs
+
+    if typing.get_origin(info.type) is not Mapping:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[KEY=VALUE ...]",
+        instance_from_str=read,
+        is_instance=lambda x: isinstance(x, Mapping),
+        str_from_instance=lambda x: [f"{k}={json.dumps(v)}" for k, v in x.items()],
+    )
 
 
 def _eval(argv: Sequence[str]) -> None:

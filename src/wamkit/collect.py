@@ -297,6 +297,8 @@ def _open(config: CollectConfig) -> Store:
         action_names=env.action_names,
         fps=env.fps,
         robot_type=env.robot_type,
+        points=env.points,
+        bodies=env.bodies,
     )
     env.close()
     if not path.exists():

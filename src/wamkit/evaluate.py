@@ -203,6 +203,11 @@ def fidelity_table(model: Family, result: Imagination) -> Table:
             note = f"better than copying; {s.moving_share:.0%} of pixels move; {s.windows} windows"
             rows.append(_figure(f"{query}, +{offset}: on moving pixels", s.moving_gain, 6, "dB", note, ".1f"))
             rows.append(_sharpness(query, s))
+    for k, offset in enumerate(model.spec.frame_offsets if result.points is not None else ()):
+        ratio = result.points_over_still(k)
+        note = f"of points that move, in a policy query: {1000 * result.point_error(k):.1f} mm off on average"
+        name = f"scene points, +{offset}: error / standing still"
+        rows.append(Row(name, ratio.value, ratio, "at most 0.50", ratio.value <= 0.5, ".3f", note=note))
     how = "Skill is 1 for a perfect picture and 0 for a copy of the current frame. Demonstrations only."
     return Table("Is what it imagines right?", how, tuple(rows))
 
@@ -271,13 +276,15 @@ def _json_row(table: str, r: Row) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Film:
-    """One recording asked at every `stride` steps: frames (T, V, 3, H, W) that were real and imagined, F horizons each."""
+    """One recording asked at every `stride` steps: frames (T, V, 3, H, W) that were real and imagined, F horizons each, and
+    imagined scene points (T, F, K, 3)."""
 
     now: np.ndarray
     real: np.ndarray
     imagined: np.ndarray | None
     actions: np.ndarray | None
     executed: np.ndarray
+    points: np.ndarray | None = None
 
 
 def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0) -> Film:
@@ -294,7 +301,7 @@ def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: i
         query, {}
     )
     out = model.sample(observations(batch), query, seed=[seed] * len(starts), **given)
-    return Film(batch.obs.numpy(), batch.future.numpy(), out.future, out.actions, batch.action.numpy())
+    return Film(batch.obs.numpy(), batch.future.numpy(), out.future, out.actions, batch.action.numpy(), out.points)
 
 
 def sample_episode(

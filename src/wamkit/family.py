@@ -22,7 +22,7 @@ from wamkit.nn.draws import check_modes
 from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import Registry
-from wamkit.types import Batch, Observation, ObservationError, Query, Sample, Spec, UnsupportedQuery
+from wamkit.types import Answer, Batch, Observation, ObservationError, Query, Sample, Spec, UnsupportedQuery
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class Family(nn.Module, ABC):
     queries: ClassVar[frozenset[Query]]
     deterministic: ClassVar[frozenset[Query]] = frozenset()
     """Queries that answer with one best guess, whatever the seed."""
+    looks_at_points: ClassVar[bool] = False
+    """Whether it needs the scene points of a depth camera: the spec then has them, and data without them are refused."""
     Config: ClassVar[type]
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
@@ -98,8 +100,9 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Answers `query` for every row: (actions (B, A, a) in robot units or None, future uint8 (B, F, V, 3, H, W) or None).
+    ) -> Answer | tuple[Tensor | None, Tensor | None]:
+        """Answers `query` for every row: (actions (B, A, a) in robot units or None, future uint8 (B, F, V, 3, H, W) or None),
+        and from families that imagine scene points those too, as an `Answer`.
 
         Given actions or futures are in `batch`; fields that the query does not give hold zeros and must not be read.
         Row i draws its noise from generators[i] alone, so a row's answer does not depend on its neighbours.
@@ -148,8 +151,9 @@ class Family(nn.Module, ABC):
         batch = query_batch(rows, query, self.spec, actions, future)
         self._check_units(batch, query)
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
-        a, f = self.generate(batch.to(next(self.parameters()).device), query, generators, steps)
-        return Sample(query, None if a is None else a.float().cpu().numpy(), None if f is None else f.cpu().numpy())
+        a, f, p = Answer(*self.generate(batch.to(next(self.parameters()).device), query, generators, steps))
+        numbers = [None if x is None else x.float().cpu().numpy() for x in (a, p)]
+        return Sample(query, numbers[0], None if f is None else f.cpu().numpy(), numbers[1])
 
     def _check_units(self, batch: Batch, query: Query) -> None:
         """Numbers far outside all that training saw are not this robot's, or not in its units; nothing sensible follows."""
@@ -234,6 +238,7 @@ def query_batch(
         raise ObservationError("no observation was given")
     for i, row in enumerate(rows):
         check_observation(row, spec, f"observation {i}")
+        check_points(row, spec, f"observation {i}")
         if len(row.past) != len(spec.past_offsets):
             raise ObservationError(
                 f"observation {i}: past: the model looks back at the steps {spec.past_offsets}, so expected "
@@ -263,6 +268,7 @@ def query_batch(
         text=[r.text for r in rows],
         has_action=torch.ones(B, dtype=torch.bool),
         imitate=torch.ones(B, dtype=torch.bool),
+        points=torch.from_numpy(np.stack([r.points for r in rows if r.points is not None])) if spec.points else None,
     )
 
 
@@ -285,6 +291,22 @@ def _given(
     if kind is np.floating and not np.isfinite(value).all():
         raise ObservationError(f"{name}: not all values are finite")
     return value
+
+
+def check_points(obs: Observation, spec: Spec, where: str) -> None:
+    """Raises ObservationError unless `obs` has the scene points that a model of this `spec` looks at, if it does."""
+    if not spec.points:
+        return
+    shape = (spec.points**2, 4)
+    if obs.points is None:
+        raise ObservationError(
+            f"{where}: points are missing: this model looks at the {shape[0]} scene points of a depth camera, float32 {shape} "
+            f"(of MetaWorld: make_env('metaworld', points={spec.points}, ...))"
+        )
+    if obs.points.dtype != np.float32 or obs.points.shape != shape or not np.isfinite(obs.points).all():
+        raise ObservationError(
+            f"{where}: points: expected finite float32 {shape} as in training, got {obs.points.dtype} {obs.points.shape}"
+        )
 
 
 def check_observation(obs: Observation, spec: Spec, where: str = "observation") -> None:

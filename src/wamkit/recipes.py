@@ -97,6 +97,12 @@ def metaworld_cascade_idm() -> RunConfig:
     return RunConfig("cascade_idm", _model("cascade_idm"), WindowConfig(), TrainConfig())
 
 
+@RECIPES.register("metaworld-cascade_geom")
+def metaworld_cascade_geom() -> RunConfig:
+    """A planner imagines where scene points go, rigid motions become waypoints (AVDC, Im2Flow2Act, 3DFlowAction)."""
+    return RunConfig("cascade_geom", _model("cascade_geom"), WindowConfig(), TrainConfig())
+
+
 @RECIPES.register("metaworld-latent_action")
 def metaworld_latent_action() -> RunConfig:
     """Latent actions learned from video alone, then actions read off them (LAPA, villa-X)."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from wamkit.envs.base import Environment, observation
-from wamkit.types import Episode, Observation, Snapshot, WamkitError
+from wamkit.types import Episode, Observation, Snapshot, Tracks, WamkitError
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def rollout(
     session: the actor's first session.   max_steps: recorded steps at most; None for the environment's own limit.
     skip: steps that are executed first but not recorded (and drawn only if the actor looks).
     steps_after_success: recorded steps beyond the first success; None to go on regardless.
-    record_images, record_snapshots: whether the episode gets pictures and one `Snapshot` for each row.
+    record_images, record_snapshots: whether the episode gets pictures (and scene points, where the environment has them) and one
+    `Snapshot` for each row.
     imitate, noise: written into the episode.
     `Episode.latency_s` holds the seconds of each call that looked at pictures; with a session that counts its `queries`, of
     each that asked the model.
@@ -63,7 +64,7 @@ def rollout(
     drawing = env.render_images
     try:
         env.render_images = (record_images and skip == 0) or _needs_images(actor, session)
-        raw, _ = env.reset(seed=seed)
+        raw, truth = env.reset(seed=seed)
         left = None
         for step in range(-skip, max_steps if max_steps is not None else _FOREVER):
             if record_snapshots and step >= 0:
@@ -79,11 +80,13 @@ def rollout(
                 recorder.add(raw, action, float(reward), info["success"])
                 if record_images:
                     recorder.images.append(raw["images"])
+                    if env.points:
+                        recorder.tracks.append((raw["points"], truth["point_body"], truth["body_pose"]))
                 if info["success"] and left is None:
                     left = steps_after_success
                 elif left is not None:
                     left -= 1
-            raw = after
+            raw, truth = after, info
             if left == 0 or terminated or truncated:
                 break
     finally:
@@ -134,6 +137,7 @@ class _Recorder:
         self.success: list[bool] = []
         self.snapshots: list[Snapshot] = []
         self.latency_s: list[float] = []
+        self.tracks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def add(self, raw: dict[str, Any], action: Action, reward: float, success: bool) -> None:
         self.proprio.append(raw["proprio"])
@@ -159,4 +163,5 @@ class _Recorder:
             noise=noise,
             snapshots=tuple(self.snapshots) or None,
             latency_s=tuple(self.latency_s),
+            tracks=Tracks(*map(np.stack, zip(*self.tracks, strict=True))) if self.tracks else None,
         )

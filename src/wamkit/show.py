@@ -16,7 +16,7 @@ from wamkit.registry import load_package
 from wamkit.run import RunConfig, family_class, load
 from wamkit.types import Spec, WamkitError
 
-EXAMPLE = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4)
+EXAMPLE = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4, points=32)
 """The shapes that families and recipes are shown at; a run has its own."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from wamkit.data.dataset import open_frames, spec_of, statistics
 from wamkit.data.store import Store
 from wamkit.family import Family
-from wamkit.run import RunConfig, build, run_to_dict
+from wamkit.run import RunConfig, build, family_class, run_to_dict
 from wamkit.train import Trainer, Watch
 from wamkit.types import WamkitError
 
@@ -24,8 +24,9 @@ def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: W
     frames, store = open_frames(data)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
-    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets)
-    numbers = statistics(frames)
+    points = family_class(run.family).looks_at_points
+    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, points)
+    numbers = statistics(frames, spec)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
     return Trainer(build(run, spec, numbers), frames, run.train, out, config, command, watch).run()
 

@@ -14,11 +14,11 @@ import difflib
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Int32, UInt8
 from torch import Tensor
 
 
@@ -69,12 +69,15 @@ class Observation:
     text: the instruction.
     past: for a model that looks back, what was seen at its `spec.past_offsets`, in that order; None where the episode had
     not begun. Their own `past` is not read.
+    points: float32 (K, 4), where the rays of a square grid of the first camera's pixels hit, row by row: x, y, z in world
+    metres, and 1 on the robot itself (a robot knows that from its kinematics), else 0; None without a depth camera.
     """
 
     images: UInt8[np.ndarray, "V 3 H W"] | None
     proprio: Float32[np.ndarray, " s"]
     text: str
     past: tuple[Observation | None, ...] = ()
+    points: Float32[np.ndarray, "K 4"] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Spec:
 
     frame_offsets are the steps ahead, ascending, at which futures are imagined (the last one is at most `chunk`).
     past_offsets are the steps, negative and ascending, at which earlier observations are seen beside the present one.
+    points is a side of the grid of scene points that a model is shown; 0 for models that look at none.
     """
 
     cameras: tuple[str, ...]
@@ -94,6 +98,7 @@ class Spec:
     frame_offsets: tuple[int, ...] = (8, 16)
     past_offsets: tuple[int, ...] = ()
     fps: float = 80.0
+    points: int = 0
 
     @property
     def views(self) -> int:
@@ -112,6 +117,8 @@ class Batch:
     past_valid: bool (B, P), false before the episode began.
     has_action: bool (B,), false for action-free video.      imitate: bool (B,), false for off-expert episodes.
     features: what `Family.features` made of these windows, where the trainer computed it ahead; else empty.
+    points: float32 (B, K, 4), see `Observation`.            point_flow: float32 (B, F, K, 3), where those points went, in metres.
+    Both None unless the spec has points.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -128,6 +135,8 @@ class Batch:
     has_action: Bool[Tensor, " B"]
     imitate: Bool[Tensor, " B"]
     features: dict[str, Tensor] = field(default_factory=dict)
+    points: Float[Tensor, "B K 4"] | None = None
+    point_flow: Float[Tensor, "B F K 3"] | None = None
 
     def __len__(self) -> int:
         return self.obs.shape[0]
@@ -153,11 +162,53 @@ class Sample:
 
     actions: float32 (B, A, a) in the robot's own units, or None when the query asks for none.
     future: uint8 (B, F, V, 3, H, W), or None when the query asks for none.
+    points: float32 (B, F, K, 3), where each observed point is imagined to be, in world metres; None for models that imagine none.
     """
 
     query: Query
     actions: Float32[np.ndarray, "B A a"] | None
     future: UInt8[np.ndarray, "B F V 3 H W"] | None
+    points: Float32[np.ndarray, "B F K 3"] | None = None
+
+
+class Answer(NamedTuple):
+    """What `Family.generate` returns; families that imagine no points may return the first two alone. See `Sample`."""
+
+    actions: Tensor | None
+    future: Tensor | None
+    points: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Scene points of T frames, and what tells where each of them is at any other frame of the same episode.
+
+    points: float32 (T, K, 4), see `Observation`.   body: int32 (T, K), the rigid body that each lies on.
+    pose: float32 (T, M, 7), position and unit quaternion (w, x, y, z) of every body.
+    """
+
+    points: Float32[np.ndarray, "T K 4"]
+    body: Int32[np.ndarray, "T K"]
+    pose: Float32[np.ndarray, "T M 7"]
+
+    def flow(self, now: np.ndarray, then: np.ndarray) -> Float32[np.ndarray, "B F K 3"]:
+        """How far, in metres, the points of the frames `now` (int (B,)) have moved by the frames `then` (int (B, F)).
+
+        x' = R' R^T (x - p) + p', with (R, p) and (R', p') the poses of the point's body then and now.
+        """
+        body, before = self.body[now], self.pose[now]
+        start = np.take_along_axis(before, body[..., None], 1)[:, None]
+        end = np.take_along_axis(self.pose[then], body[:, None, :, None], 2)
+        x = self.points[now][:, None, :, :3]
+        w, v = start[..., 3:4], -start[..., 4:]
+        local = _turn(w, v, x - start[..., :3])
+        return _turn(end[..., 3:4], end[..., 4:], local) + end[..., :3] - x
+
+
+def _turn(w: np.ndarray, v: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """`x` (..., 3) turned by the unit quaternion with real part `w` (..., 1) and imaginary part `v` (..., 3)."""
+    t = 2 * np.cross(v, x)
+    return x + w * t + np.cross(v, t)
 
 
 @dataclass(frozen=True)
@@ -182,7 +233,7 @@ class Episode:
     action: float32 (T, a), executed, noise included.   action_expert: float32 (T, a), the clean label (equal to `action`
     where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
     imitate: false for episodes that show what actions do rather than how the task is done.
-    snapshots: T of them, or None.
+    snapshots: T of them, or None.   tracks: scene points of the T frames, or None.
     """
 
     task: str
@@ -200,6 +251,7 @@ class Episode:
     noise: float = 0.0
     snapshots: tuple[Snapshot, ...] | None = None
     latency_s: tuple[float, ...] = field(default=())
+    tracks: Tracks | None = None
 
     def __len__(self) -> int:
         return len(self.action)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import random_batch
+from conftest import POINTS, random_batch
 from wamkit.config import ConfigError
 from wamkit.eval.imagination import observations
 from wamkit.family import FAMILIES, Family
@@ -21,6 +21,7 @@ NAMES = FAMILIES.names()
 def make(name: str, spec, normalizer, seed: int = 0, **options) -> Family:
     """A small model with all parameters random, so that nothing is hidden by zero initialisation."""
     cls = FAMILIES.get(name)
+    spec = dataclasses.replace(spec, points=POINTS if cls.looks_at_points else 0)
     torch.manual_seed(seed)
     model = cls(cls.Config(width=32, depth=2, heads=2, **options), spec, normalizer)
     with torch.no_grad():
@@ -206,6 +207,9 @@ def test_query_returns_what_it_says(name, query, spec, normalizer, batch):
     if out.future is not None:
         assert out.future.shape == (len(batch), len(spec.frame_offsets), spec.views, 3, spec.height, spec.width)
         assert out.future.dtype == np.uint8
+    if out.points is not None:
+        assert out.points.shape == (len(batch), len(spec.frame_offsets), POINTS**2, 3)
+        assert out.points.dtype == np.float32 and np.isfinite(out.points).all()
 
 
 @pytest.mark.parametrize(("name", "query"), queries())
@@ -217,7 +221,7 @@ def test_same_seed_same_sample_in_any_order(name, query, spec, normalizer, batch
         ask(model, other, batch, seeds=[99] * len(batch))
     again = ask(model, query, batch)
     different = ask(model, query, batch, seeds=[7] * len(batch))
-    for field in ("actions", "future"):
+    for field in ("actions", "future", "points"):
         a, b, c = (getattr(x, field) for x in (first, again, different))
         if a is not None:
             assert np.array_equal(a, b) and np.array_equal(a, c) == (query in model.deterministic)

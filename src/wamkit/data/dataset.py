@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from wamkit.data.cache import FrameCache
-from wamkit.data.loader import Frames
+from wamkit.data.loader import COLLECT_POINTS, Frames, Windows
 from wamkit.data.store import Store, StoreError
 from wamkit.types import Spec
 
@@ -30,16 +30,30 @@ def open_frames(root: str | Path) -> tuple[Frames, Store]:
             text=tuple(m.text for m in metas),
             imitate=np.array([m.imitate for m in metas]),
             has_action=np.ones(len(metas), bool),
+            tracks=store.tracks(),
         ),
         store,
     )
 
 
-def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...], past_offsets: tuple[int, ...] = ()) -> Spec:
-    """Shapes and clocks of windows over `store`. Raises StoreError when pictures cannot be cut into 16x16 cells."""
+def spec_of(
+    store: Store,
+    chunk: int,
+    frame_offsets: tuple[int, ...],
+    past_offsets: tuple[int, ...] = (),
+    points: bool = False,
+) -> Spec:
+    """Shapes and clocks of windows over `store`, with its scene points if `points`.
+
+    Raises StoreError when pictures cannot be cut into 16x16 cells, or when there are no points.
+    """
     _, height, width = store.layout.image_shape
     if height % 16 or width % 16:
         raise StoreError(f"{store.root}: pictures are {height}x{width}; height and width must be multiples of 16")
+    if points and not store.layout.points:
+        raise StoreError(
+            f"{store.root} has no scene points, which this family learns from: {COLLECT_POINTS.format(32)} into a new folder"
+        )
     return Spec(
         cameras=store.cameras,
         height=height,
@@ -50,15 +64,36 @@ def spec_of(store: Store, chunk: int, frame_offsets: tuple[int, ...], past_offse
         frame_offsets=frame_offsets,
         past_offsets=past_offsets,
         fps=store.layout.fps,
+        points=store.layout.points if points else 0,
     )
 
 
-def statistics(frames: Frames) -> dict[str, Any]:
+def statistics(frames: Frames, spec: Spec) -> dict[str, Any]:
     """Mean and deviation of proprioception and executed actions over all frames that are used, JSON-able; of actions, over
-    those that have any."""
+    those that have any.
+
+    Where the spec has points also "point_flow": its mean is 0, what stands still, and its deviation (one for all axes, so that
+    directions keep) the root mean square over the points that move, in the demonstrations.
+    """
     rows = frames.rows()
     columns = {"proprio": frames.proprio[rows], "action": frames.action[rows[frames.has_action[frames.episode[rows]]]]}
-    return {
+    out = {
         k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()}
         for k, x in columns.items()
     }
+    if spec.points:
+        shown = rows[frames.imitate[frames.episode[rows]]]
+        shown = shown[:: max(1, len(shown) // _FLOW_SAMPLE)]
+        batch = Windows(frames, spec, seed=0, batch_size=1).gather(shown)
+        flow = batch.point_flow[batch.frame_valid].numpy()
+        flow = flow[np.linalg.norm(flow, axis=-1) > _STILL]
+        deviation = float(np.sqrt(np.square(flow, dtype=np.float64).mean())) if len(flow) else 1.0
+        out["point_flow"] = {"mean": [0.0] * 3, "std": [deviation] * 3}
+    return out
+
+
+_FLOW_SAMPLE = 500
+"""Windows that the statistics of flow are made of."""
+
+_STILL = 1e-3
+"""Metres below which a point stands still."""

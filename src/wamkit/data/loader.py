@@ -15,7 +15,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from wamkit.types import Batch, Spec, WamkitError
+from wamkit.types import Batch, Spec, Tracks, WamkitError
+
+COLLECT_POINTS = "collect them with `wamkit collect --options points={}`"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Frames:
 
     images: uint8 (N, V, 3, H, W), usually memory-mapped.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
     episode: int64 (N,), which episode a row belongs to.    text: E instructions.
-    imitate, has_action: bool (E,).
+    imitate, has_action: bool (E,).   tracks: scene points of the N rows, or None.
     used: bool (E,), which episodes windows are drawn from; None for all.
     """
 
@@ -36,6 +38,7 @@ class Frames:
     text: tuple[str, ...]
     imitate: np.ndarray
     has_action: np.ndarray
+    tracks: Tracks | None = None
     used: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -80,6 +83,10 @@ class Windows:
         self._rows = frames.rows()
         if not len(self._rows):
             raise WamkitError("the data set has no frames to train on")
+        if spec.points and (frames.tracks is None or frames.tracks.points.shape[1] != spec.points**2):
+            raise WamkitError(
+                f"the frames have no grid of {spec.points} x {spec.points} scene points: {COLLECT_POINTS.format(spec.points)}"
+            )
         self.frames, self.spec, self.seed, self.batch_size, self.shift = frames, spec, seed, batch_size, shift
         self.features: dict[str, np.ndarray] = {}
         self._end = frames.ends()
@@ -116,6 +123,10 @@ class Windows:
             pictures = translate(pictures, shifts)
         clipped, episode = np.minimum(steps, end - 1), f.episode[now]
         tensor = torch.from_numpy
+        seen = {}
+        if self.spec.points:
+            then = np.minimum(at[:, 1:], end - 1)
+            seen = {"points": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
         return Batch(
             obs=tensor(pictures[:, P]),
             future=tensor(pictures[:, P + 1 :]),
@@ -131,6 +142,7 @@ class Windows:
             has_action=tensor(f.has_action[episode]),
             imitate=tensor(f.imitate[episode]),
             features={k: tensor(v[now]) for k, v in self.features.items()},
+            **seen,
         )
 
 

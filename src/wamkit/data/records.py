@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from wamkit.config import from_dict
 from wamkit.data.files import StoreError
-from wamkit.data.schema import IMAGES, SNAPSHOTS_PATH, VECTORS, VERSION, Layout, check_info
+from wamkit.data.schema import BODY_POSE, IMAGES, POINTS, SNAPSHOTS_PATH, VECTORS, VERSION, Layout, check_info
 from wamkit.types import Episode
 
 RESTORE = "restore it from a copy or record the data again"
-_FINITE = (*VECTORS, "next.reward")
+_FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 
 @dataclass(frozen=True)
@@ -248,8 +248,11 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
     if with_images and layout.cameras:
         shapes["images"] = (steps, len(layout.cameras), 3, height, width)
     problem = "it has no steps" if not steps else "" if episode.text.strip() else "its instruction is empty"
+    if layout.points:
+        K = layout.points**2
+        shapes |= {"points": (steps, K, 4), "body": (steps, K), "pose": (steps, layout.bodies, 7)}
     for name, shape in shapes.items():
-        value = getattr(episode, name)
+        value = getattr(episode.tracks if name in ("points", "body", "pose") else episode, name, None)
         if value is None or value.shape != shape:
             problem = problem or f"{name} is {None if value is None else value.shape}, the store has {shape}"
         elif not np.isfinite(value).all():

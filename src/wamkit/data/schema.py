@@ -36,6 +36,9 @@ INDEX_COLUMNS = {
     "task_index": "int64",
 }
 VECTORS = ("observation.state", "action", "action.expert")
+POINTS, POINT_BODY, BODY_POSE = TRACKS = ("observation.points", "observation.points.body", "observation.bodies")
+"""Scene points and how they move, row after row of `wamkit.types.Tracks`. They are columns of places rather than quantities, so
+stats.json does not describe them: it would be longer than they are."""
 UNREAD = ("video", "image", "string", "language")
 """Types of features that are no numbers in the data files."""
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
@@ -47,6 +50,7 @@ class Layout:
 
     cameras: names without `observation.images.`.   image_shape: (3, H, W), of every camera.
     proprio_names, action_names: one name a dimension.   fps: steps, and frames, a second.
+    points, bodies: scene points a side of their grid, and bodies whose poses are recorded with them; 0 without points.
     """
 
     cameras: tuple[str, ...]
@@ -55,6 +59,8 @@ class Layout:
     action_names: tuple[str, ...]
     fps: float
     robot_type: str
+    points: int = 0
+    bodies: int = 0
 
     def __post_init__(self) -> None:
         problem = ""
@@ -66,6 +72,8 @@ class Layout:
             problem = "proprio_names and action_names need one name a dimension"
         elif not (math.isfinite(self.fps) and self.fps > 0):
             problem = f"fps {self.fps} must be positive"
+        elif self.points < 0 or (self.points > 0) != (self.bodies > 0):
+            problem = f"{self.points} points a side with {self.bodies} bodies: points need bodies that they lie on"
         if problem:
             raise StoreError(problem)
 
@@ -79,6 +87,12 @@ class Layout:
             "next.reward": {"dtype": "float32", "shape": [1], "names": None},
             "next.success": {"dtype": "bool", "shape": [1], "names": None},
         }
+        if self.points:
+            K = self.points**2
+            for key, dtype, size in zip(
+                TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
+            ):
+                out[key] = {"dtype": dtype, "shape": [size], "names": None}
         _, height, width = self.image_shape
         info = {
             "video.height": height,
@@ -113,6 +127,7 @@ class Layout:
         if len(shapes) > 1:
             raise StoreError(f"cameras of different sizes {sorted(shapes)}; convert them to one size")
         height, width, channels = shapes.pop() if shapes else (1, 1, 3)
+        ours = all(k in features for k in TRACKS)
         return cls(
             cameras=tuple(k.removeprefix(IMAGES) for k in videos),
             image_shape=(channels, height, width),
@@ -120,6 +135,8 @@ class Layout:
             action_names=_names(features, "action"),
             fps=float(info["fps"]),
             robot_type=info.get("robot_type") or "",
+            points=math.isqrt(features[POINT_BODY]["shape"][0]) if ours else 0,
+            bodies=features[BODY_POSE]["shape"][0] // 7 if ours else 0,
         )
 
 
@@ -226,7 +243,8 @@ def facts_bytes(facts: Mapping[str, Any]) -> bytes:
 
 def data_columns(episode: Episode, index: int, first: int, task_index: int) -> dict[str, np.ndarray]:
     """The per-frame columns of `episode`, number `index` of the store; its first frame is the store's frame `first`."""
-    steps = np.arange(len(episode))
+    steps, tracks = np.arange(len(episode)), episode.tracks
+    seen = (tracks.points, tracks.body, tracks.pose) if tracks else ()
     return {
         "observation.state": episode.proprio,
         "action": episode.action,
@@ -238,6 +256,7 @@ def data_columns(episode: Episode, index: int, first: int, task_index: int) -> d
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
         "task_index": np.full(len(episode), task_index),
+        **{key: x.reshape(len(episode), -1) for key, x in zip(TRACKS, seen, strict=False)},
     }
 
 

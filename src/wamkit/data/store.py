@@ -42,7 +42,7 @@ from wamkit.data.records import (
 from wamkit.data.schema import UNREAD, VECTORS, Layout
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.video import decode_video, encode_video
-from wamkit.types import Episode, Snapshot
+from wamkit.types import Episode, Snapshot, Tracks
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 
@@ -74,14 +74,16 @@ class Store:
         action_names: Sequence[str],
         fps: float,
         robot_type: str,
+        points: int = 0,
+        bodies: int = 0,
     ) -> Store:
-        """Starts an empty store in `root`, which must not hold anything else. image_shape: (3, H, W) of every camera.
+        """Starts an empty store in `root`, which must not hold anything else; the arguments are those of `Layout`.
 
         Raises StoreError if there is something in `root`, or for a layout that cannot be stored.
         """
         root = Path(root)
         names = tuple(proprio_names), tuple(action_names)
-        layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type)
+        layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type, points, bodies)
         begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
         if root.is_dir() and not all(p.name in begun for p in root.rglob("*")):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
@@ -116,7 +118,8 @@ class Store:
             return cls.create(root, **layout)
         store = cls.open(root)
         for name, have in asdict(store.layout).items():
-            want = tuple(layout[name]) if isinstance(have, tuple) else layout[name]
+            want = layout.get(name, 0) if name in ("points", "bodies") else layout[name]
+            want = tuple(want) if isinstance(have, tuple) else want
             if have != want:
                 raise StoreError(
                     f"{root} was recorded with {name} = {have}, not {want}; name another folder or the same {name}"
@@ -147,11 +150,21 @@ class Store:
         "observation.state" (N, s), "action" and "action.expert" (N, a): float32, whatever they are stored as, unless
         info.json declares whole numbers, which are choices rather than quantities: `open` refuses those; "next.reward" float32, "next.success"
         bool, "timestamp" float32 (seconds), "frame_index", "episode_index", "index", "task_index" int64: all (N,).
+        With scene points also the columns `schema.TRACKS`, which `tracks` gives in shape.
         "action.expert" is "action" in data sets without an expert. Raises StoreError as `open` does.
         """
         if self._columns is None:
             self._columns = self._read_columns()
         return dict(self._columns)
+
+    def tracks(self) -> Tracks | None:
+        """Scene points of all N frames, episode after episode; None if none were recorded."""
+        if not self.layout.points:
+            return None
+        points, body, pose = (self.numeric()[k] for k in schema.TRACKS)
+        return Tracks(
+            points.reshape(self.frames, -1, 4), body.reshape(self.frames, -1), pose.reshape(self.frames, -1, 7)
+        )
 
     def decode(self, episode: int, camera: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "T 3 H W"]:
         """All pictures of one camera in one episode, uint8 RGB (T, 3, H, W), resized to `size` (H, W) if given.
@@ -180,7 +193,8 @@ class Store:
         meta, columns = self._row(index).meta, self.numeric()
         here = slice(meta.from_index, meta.from_index + meta.length)
         empty = {"next.reward": np.zeros(self.frames, np.float32), "next.success": np.zeros(self.frames, bool)}
-        get = {k: v[here].copy() for k, v in (empty | columns).items()}
+        get = {k: v[here].copy() for k, v in (empty | columns).items() if k not in schema.TRACKS}
+        tracks = self.tracks()
         return Episode(
             task=meta.task,
             text=meta.text,
@@ -196,6 +210,7 @@ class Store:
             imitate=meta.imitate,
             noise=meta.noise,
             snapshots=self.snapshots(index) if snapshots else None,
+            tracks=Tracks(tracks.points[here], tracks.body[here], tracks.pose[here]) if tracks else None,
         )
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
@@ -229,7 +244,7 @@ class Store:
         contents = {"data": schema.parquet_bytes(data)} | {f"video/{c}": encoded[c] for c in layout.cameras}
         if episode.snapshots is not None:
             contents["snapshots"] = pack_snapshots(episode.snapshots)
-        stats = {k: schema.describe(v) for k, v in columns.items()}
+        stats = {k: schema.describe(v) for k, v in columns.items() if k not in schema.TRACKS}
         stats |= {self._key(c): schema.describe_pictures(p) for c, p in pictures.items()}
         facts = self._facts(episode, encoded)
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
@@ -249,7 +264,8 @@ class Store:
             return
         stats = {}
         if self._rows:
-            stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in self._info["features"]}
+            described = self._info["features"].keys() - set(schema.TRACKS)
+            stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
             stats |= {self._key(c): schema.describe_pictures(self._sample(c)) for c in self.cameras}
         self._write_totals(stats)
 

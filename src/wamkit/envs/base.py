@@ -48,6 +48,9 @@ class Environment(gymnasium.Env, abc.ABC):
     inside a chunk of actions needs none, and under software OpenGL the picture is nine tenths of a step.
     action: float32 (a,), a Box in the environment's own units; values outside are clipped.
     info: holds `success`, a bool, after reset and after every step.
+    points: an environment that has a depth camera may add `points` float32 (points ** 2, 4) to its observations (see
+    `Observation`) wherever it draws, and then tells in `info` what only a simulator knows of them: `point_body` int32 (K,), the
+    body that each lies on, and `body_pose` float32 (bodies, 7), where every body is (see `Tracks`).
     reset(seed): a pure function of the seed, whatever happened before.
     """
 
@@ -64,6 +67,10 @@ class Environment(gymnasium.Env, abc.ABC):
     robot_type: str
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
+    points: int = 0
+    """Scene points a side of their grid; 0 where there are none."""
+    bodies: int = 0
+    """Rows of `info["body_pose"]`."""
 
     @classmethod
     @abc.abstractmethod
@@ -84,10 +91,12 @@ class Environment(gymnasium.Env, abc.ABC):
 
 
 def observation_spaces(
-    views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray
+    views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray, points: int = 0
 ) -> spaces.Dict:
-    """The observation space of the contract; the proprioception bounds are float32 (s,)."""
+    """The observation space of the contract; the proprioception bounds are float32 (s,), `points` is a side of their grid."""
+    depth = {"points": spaces.Box(-np.inf, np.inf, (points**2, 4), np.float32)} if points else {}
     return spaces.Dict(
+        **depth,
         images=spaces.Box(0, 255, (views, 3, height, width), np.uint8),
         proprio=spaces.Box(np.asarray(proprio_low, np.float32), np.asarray(proprio_high, np.float32), dtype=np.float32),
         text=spaces.Text(max_length=256, min_length=1, charset=_TEXT_CHARS),
@@ -97,13 +106,16 @@ def observation_spaces(
 def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Observation:
     """Turns an observation dictionary into a checked `Observation`.
 
-    raw: `proprio` float32 (s,) finite, `text` a non-empty str, and optionally `images` uint8 (V, 3, H, W).
+    raw: `proprio` float32 (s,) finite, `text` a non-empty str, and optionally `images` uint8 (V, 3, H, W) and `points`
+    float32 (K, 4).
     space: the environment's observation space; when given, shapes must agree with it.
     Raises ObservationError, which names the key, what was expected and what was found.
     """
-    extra = sorted(set(raw) - {"images", "proprio", "text"})
+    extra = sorted(set(raw) - {"images", "proprio", "text", "points"})
     if extra:
-        raise ObservationError(f"observation has an unknown key {extra[0]!r}: expected images, proprio and text")
+        raise ObservationError(
+            f"observation has an unknown key {extra[0]!r}: expected images, proprio, text and points"
+        )
     for key in ("proprio", "text"):
         if key not in raw:
             raise ObservationError(f"observation has no {key!r}: found {sorted(raw)}")
@@ -117,7 +129,10 @@ def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Obs
         _check_array("images", images, np.uint8, 4, space)
         if images.shape[1] != 3:
             raise ObservationError(f"observation['images']: expected shape (V, 3, H, W), found {images.shape}")
-    return Observation(images=images, proprio=proprio, text=text)
+    points = raw.get("points")
+    if points is not None:
+        _check_array("points", points, np.float32, 2, space)
+    return Observation(images=images, proprio=proprio, text=text, points=points)
 
 
 def _check_array(key: str, value: Any, dtype: type, ndim: int, space: spaces.Dict | None) -> None:

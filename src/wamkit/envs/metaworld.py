@@ -20,6 +20,7 @@ import numpy as np
 
 from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.points import ScenePoints
 from wamkit.types import Snapshot, WamkitError
 
 INSTRUCTIONS = {
@@ -116,9 +117,12 @@ class MetaWorldConfig:
     """An episode is truncated after so many steps."""
     text: str | None = None
     """Instruction in place of the task's own."""
+    points: int = 0
+    """Scene points a side of a square grid of pixels of the first camera, as a depth camera gives them; 0 for none. Recordings
+    then also hold how every point moves, which families that imagine points learn from."""
 
     def __post_init__(self) -> None:
-        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
+        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf), points=(0, inf))
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():
@@ -141,9 +145,11 @@ class MetaWorld(Environment):
         self.config, self.task, self.cameras = config, config.task, tuple(config.cameras)
         self.text = config.text or INSTRUCTIONS[config.task]
         self._mujoco, registry, policies = _load()
-        self._sim = _build(registry[config.task], config)
+        self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()
         self._pictures = _Pictures(self._mujoco, self._sim, config)
+        self.points, self.bodies = config.points, _BODIES if config.points else 0
+        self._points = _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.points else None
         self._fields = _small_fields(self._sim.model)
         self._pristine_fields = {name: field.copy() for name, field in self._fields.items()}
         self._fixed = {k for k, v in vars(self._sim).items() if not _is_plain(v) or _views_simulator(v)}
@@ -151,7 +157,7 @@ class MetaWorld(Environment):
         self._was_reset = False
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = observation_spaces(
-            len(self.cameras), config.height, config.width, _PROPRIO_LOW, _PROPRIO_HIGH
+            len(self.cameras), config.height, config.width, _PROPRIO_LOW, _PROPRIO_HIGH, config.points
         )
 
     @classmethod
@@ -177,7 +183,8 @@ class MetaWorld(Environment):
         space = sim.sawyer_observation_space
         sim._last_stable_obs = np.clip(sim._get_obs(), space.low, space.high)
         self._was_reset = True
-        return self._observe(), {"success": False}
+        raw, truth = self._observe()
+        return raw, {"success": False, **truth}
 
     def step(self, action: np.ndarray):
         """One step of 1/80 s. action: float (4,), hand displacement (1 is 1 cm) and gripper effort, clipped to [-1, 1]."""
@@ -188,7 +195,8 @@ class MetaWorld(Environment):
             raise WamkitError("step before the first reset: call reset(seed=...)")
         _, reward, _, _, info = self._sim.step(np.clip(action, -1.0, 1.0))
         truncated = self._sim.curr_path_length >= self.config.max_steps
-        return self._observe(), float(reward), False, truncated, {"success": bool(info["success"])}
+        raw, truth = self._observe()
+        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **truth}
 
     def expert(self) -> Expert:
         """MetaWorld's scripted policy; it reads the simulator's full state, which no learned policy sees."""
@@ -228,17 +236,21 @@ class MetaWorld(Environment):
         mujoco.mj_forward(sim.model, sim.data)
         # mj_forward overwrites the solver's warm start, which is part of the state.
         mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
-        return self._observe()
+        return self._observe()[0]
 
     def close(self) -> None:
         self._pictures.close()
         super().close()
 
-    def _observe(self) -> dict[str, Any]:
-        raw = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}
+    def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The observation, and what only a simulator knows of it, for `info`."""
+        raw, truth = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
         if self.render_images:
             raw["images"] = self._pictures.draw()
-        return raw
+            if self._points:
+                raw["points"], truth["point_body"] = self._points.cast(self._sim.data)
+                truth["body_pose"] = self._points.body_pose(self._sim.data)
+        return raw, truth
 
     def _set_fields(self, changed: dict[str, np.ndarray]) -> None:
         for name, field in self._fields.items():
@@ -257,6 +269,23 @@ class MetaWorld(Environment):
 
 
 _RANDOM = ("_np_random", "_np_random_seed")
+
+_BODIES = 40
+"""Rows of `body_pose`, the same for all tasks: none has more than 39 bodies."""
+
+
+def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pictures: _Pictures) -> ScenePoints:
+    """Of the first camera. The robot is all that hangs on its base."""
+    return ScenePoints(
+        mujoco,
+        solid,
+        camera=sim.model.camera(config.cameras[0]).id,
+        side=config.points,
+        aspect=config.width / config.height,
+        turned=pictures.turned[0],
+        robot=solid.body_rootid == solid.body("base").id,
+        poses=_BODIES,
+    )
 
 
 class _Pictures:
@@ -280,7 +309,7 @@ class _Pictures:
         for camera, index in zip(self._cameras, ids, strict=True):
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
         # corner, corner2, corner3 and corner4 are mounted upside down: turn their pictures by half a turn.
-        self._turned = [model.cam_bodyid[i] == 0 and sim.data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3 for i in ids]
+        self.turned = [model.cam_bodyid[i] == 0 and sim.data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3 for i in ids]
 
     def draw(self) -> np.ndarray:
         """The present pictures, uint8 (V, 3, H, W)."""
@@ -293,7 +322,7 @@ class _Pictures:
         rectangle, everything = mujoco.MjrRect(0, 0, width, height), mujoco.mjtCatBit.mjCAT_ALL
         pictures = np.empty((len(self._cameras), 3, height // n, width // n), np.uint8)
         bottom_up = np.empty((height, width, 3), np.uint8)
-        for k, (camera, turned) in enumerate(zip(self._cameras, self._turned, strict=True)):
+        for k, (camera, turned) in enumerate(zip(self._cameras, self.turned, strict=True)):
             mujoco.mjv_updateScene(model, self._sim.data, self._options, None, camera, everything, self._scene)
             for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
                 self._scene.flags[flag] = 0
@@ -374,8 +403,8 @@ def _render_error(error: Exception) -> WamkitError:
     return WamkitError(f"MuJoCo cannot draw with MUJOCO_GL={chosen!r} ({type(error).__name__}: {error}). {advice}")
 
 
-def _build(cls: type, config: MetaWorldConfig) -> Any:
-    """The bare simulator, ready for seeded resets, with cheap drawing and the close camera."""
+def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
+    """The bare simulator, ready for seeded resets, with cheap drawing and the close camera; and its model with whole meshes."""
     sim = cls()
     sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
     # Otherwise the scripted experts get a goal of zeros, for the observation is clipped to this (cached) space.
@@ -405,9 +434,10 @@ def _build(cls: type, config: MetaWorldConfig) -> Any:
     model.vis.global_.offwidth = config.supersample * config.width
     model.vis.global_.offheight = config.supersample * config.height
     model.cam_pos[model.camera("corner2").id] = _CLOSE_CORNER2
+    solid = copy.copy(model) if config.points else model
     if config.coarse_meshes:
         _coarsen_meshes(model)
-    return sim
+    return sim, solid
 
 
 _CELL = 0.004

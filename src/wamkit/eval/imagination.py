@@ -1,4 +1,4 @@
-"""What a model imagines on held-out recordings: how good the pictures are, and whether they listen to the action."""
+"""What a model imagines on held-out recordings: how good pictures and scene points are, and whether they listen to the action."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from wamkit.types import Batch, Observation, Query
 
 BATCH = 64
 
+MOVES = 5e-3
+"""Metres from which a scene point counts as moving."""
+
 
 @dataclass(frozen=True)
 class Imagination:
@@ -27,6 +30,8 @@ class Imagination:
     fidelity: query -> scores of the futures that it imagined; "ceiling" is what the model's own codec makes of the truth.
     listening: errors with true and with shuffled actions, rows 0 and 1 of `sums`; None where not asked.
     action_error: query -> mean squared error (W,) against executed actions in robot units, NaN where nothing is valid.
+    points: float64 (W, F, 3) of models that imagine scene points, else None: over those that move, in metres, the sum of the errors
+    of where they are imagined, the sum of how far they move, which is the error of standing still, and how many there are.
     """
 
     episode: np.ndarray
@@ -34,6 +39,17 @@ class Imagination:
     fidelity: dict[str, Fidelity]
     listening: Errors | None
     action_error: dict[str, np.ndarray]
+    points: np.ndarray | None = None
+
+    def points_over_still(self, frame: int, seed: int = 0) -> Interval:
+        """Error of imagined points at future frame number `frame` over that of standing still, on demonstrations."""
+        error, still, _ = self.points[self.imitate, frame].T
+        return paired_ratio(error, still, self.episode[self.imitate], seed)
+
+    def point_error(self, frame: int) -> float:
+        """Mean error of those points, in metres."""
+        error, _, count = self.points[self.imitate, frame].sum(0)
+        return float(error / max(count, 1))
 
     def true_over_shuffled(self, seed: int = 0) -> Interval:
         """Forward-dynamics error with true actions over that with actions shuffled within the task: below 1 it listens."""
@@ -74,9 +90,10 @@ def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
 def observations(batch: Batch) -> list[Observation]:
     """What a batch's rows see, as observations."""
     numbers = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
+    points = [None] * len(batch) if batch.points is None else batch.points.numpy()
     return [
-        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)))
-        for t, o, p, *past in zip(batch.text, *(x.numpy() for x in numbers), strict=True)
+        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)), x)
+        for t, x, o, p, *past in zip(batch.text, points, *(x.numpy() for x in numbers), strict=True)
     ]
 
 
@@ -96,6 +113,7 @@ def imagine(
     futures: dict[str, list[Fidelity]] = {}
     listening: list[Errors] = []
     errors: dict[str, list[np.ndarray]] = {}
+    points: list[np.ndarray] = []
     for low in tqdm(range(0, len(starts), BATCH), desc="imagine", unit="batch", disable=not progress):
         rows = np.arange(low, min(low + BATCH, len(starts)))
         batch, obs = every.rows(torch.from_numpy(rows)), None
@@ -106,6 +124,8 @@ def imagine(
             out = model.sample(obs, query, seed=seeds, steps=steps, **given)
             if out.actions is not None:
                 errors.setdefault(query, []).append(action_error(out.actions, batch))
+            if out.points is not None and query is Query.POLICY:
+                points.append(_point_error(out.points, batch))
             if out.future is not None:
                 futures.setdefault(query, []).append(_score(batch, torch.from_numpy(out.future), spec.frame_offsets))
             if query is Query.FORWARD:
@@ -132,11 +152,21 @@ def imagine(
         fidelity={k: Fidelity.join(v) for k, v in futures.items()},
         listening=joined,
         action_error={k: np.concatenate(v) for k, v in errors.items()},
+        points=np.concatenate(points) if points else None,
     )
 
 
 def _score(batch: Batch, future: Tensor, offsets: tuple[int, ...]) -> Fidelity:
     return fidelity(batch.obs, batch.future, future, offsets, batch.frame_valid)
+
+
+def _point_error(points: np.ndarray, batch: Batch) -> np.ndarray:
+    """See `Imagination.points`; points is (B, F, K, 3)."""
+    flow = batch.point_flow.numpy()
+    moved = np.linalg.norm(flow, axis=-1)
+    error = np.linalg.norm(points - batch.points.numpy()[:, None, :, :3] - flow, axis=-1)
+    moves = (moved > MOVES) & batch.frame_valid.numpy()[..., None]
+    return np.stack([(x * moves).sum(-1, dtype=np.float64) for x in (error, moved, moves)], -1)
 
 
 def action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:

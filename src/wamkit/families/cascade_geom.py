@@ -1,0 +1,233 @@
+"""`cascade_geom`: a flow planner imagines where every scene point goes, and geometry reads the actions off that motion.
+
+Stands for the leaf cascaded / explicit / geometric extraction (AVDC, arXiv:2310.08576; Im2Flow2Act, arXiv:2407.15208;
+3DFlowAction, arXiv:2506.06199). The plan is a "flow image": displacements in metres, at every future frame, of a grid of points
+that a depth camera sees now. Rigid motions fitted to it (weighted Kabsch) say where the hand goes and what it takes along; a
+proportional controller goes there. No action label is used in training, so videos without actions teach it as much.
+
+Where this differs from the reference code, on purpose:
+* Points are anchored in the present frame: no tracker and no segmentation at run time. AVDC needs the object's true mask and
+  an optical flow between imagined pictures; here a robot knows which points lie on itself, and what else moves is the object.
+* Flow in three dimensions from the start, so a rigid fit is one SVD. AVDC searches 2-D flow for it with `minimize` and up to 50
+  random restarts, and keeps points that left the picture on its border.
+* The hand's own motion is part of the plan, as in no reference: they know grasps from elsewhere and move objects. It makes
+  approach, contact and retreat one primitive; the object's motion corrects it in contact and chooses the grip.
+* The network estimates the clean flow instead of the velocity (JiT, arXiv:2511.13720), which follows from it: a token has 384
+  numbers, and their noise would not fit through its width, as the motion of few rigid bodies does.
+
+Off-expert rows train nothing here: they do not show where a task leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wamkit.config import ConfigError, within
+from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
+from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.nn.heads import NoisyStream
+from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.streams import CONTEXT, FUTURE, Program, Segment, expand, table
+from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
+from wamkit.nn.trunk import Cache, Trunk
+from wamkit.types import Answer, Batch, Query, Spec
+
+
+@dataclass(frozen=True)
+class CascadeGeomConfig:
+    """Sizes and choices of the family `cascade_geom`."""
+
+    width: int = 128
+    depth: int = 4
+    heads: int = 4
+    patch: int = 8
+    """Points a side of the square that one token holds."""
+    moving: float = 0.003
+    """Metres from which a point counts as moving: it then weighs `moving_weight` in the loss, and moves an object."""
+    moving_weight: float = 10.0
+    reach: float = 0.08
+    """Metres: how fast the say of a robot's point in the hand's motion falls with its distance to the hand (a deviation)."""
+    carry: float = 0.5
+    """Say of the object's motion in the hand's, in contact."""
+    unit: float = 0.01
+    """Metres that an action of 1 displaces the hand's target by: calibration of the robot."""
+    lag: float = 2.0
+    """Steps by which the hand follows its target: calibration of the robot."""
+    future_shift: float = 3.0
+    proprio_noise: float = 0.05
+    denoising_steps: int = 4
+    text: TextConfig = field(default_factory=TextConfig)
+
+    def __post_init__(self) -> None:
+        within(self, patch=(1, inf), moving=(0, inf), moving_weight=(0, inf), reach=(1e-3, inf), carry=(0, 1))
+        within(self, unit=(1e-6, inf), lag=(0, inf))
+
+
+# ------------------------------------------------------------------------------------------------------------------ geometry
+
+
+def kabsch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The rigid motion (R (..., 3, 3), t (..., 3)) with the least sum of weight |R x + t - y|^2, never a reflection.
+
+    x, y: (..., K, 3).   weight: (..., K), at least 0. Without any weight it is no motion at all (Kabsch 1976; Umeyama 1991).
+    """
+    w = (weight / weight.sum(-1, keepdim=True).clamp(min=1e-9)).unsqueeze(-1)
+    cx, cy = (w * x).sum(-2), (w * y).sum(-2)
+    U, _, Vh = torch.linalg.svd(((x - cx.unsqueeze(-2)) * w).mT @ (y - cy.unsqueeze(-2)))
+    V, turn = Vh.mT, torch.ones_like(cx)
+    turn[..., 2] = torch.det(V @ U.mT).sign()
+    R = (V * turn.unsqueeze(-2)) @ U.mT
+    return R, cy - (R @ cx.unsqueeze(-1)).squeeze(-1)
+
+
+def waypoints(points: Tensor, flow: Tensor, hand: Tensor, config: CascadeGeomConfig) -> tuple[Tensor, Tensor]:
+    """Where the hand should be at every future frame (B, F, 3), and whether it pushes (1), pulls (-1) or neither (0), (B,).
+
+    points: (B, K, 4).   flow: (B, F, K, 3), imagined.   hand: (B, 3), in the same frame.
+    Free, the hand moves as the robot's points around it do. Where the rigid motion of what moves along agrees with that, the hand
+    is in contact, and p' = T p with the object's T, as in AVDC, has a say. What is driven away from the hand is pushed.
+    """
+    x, robot = points[:, None, :, :3], points[:, None, :, 3]
+    y, near = x + flow, torch.exp(-0.5 * ((x - hand[:, None, None]).norm(dim=-1) / config.reach).square())
+
+    def carried(weight: Tensor) -> Tensor:
+        R, t = kabsch(x.expand_as(y), y, weight.expand(y.shape[:-1]))
+        return (R @ hand[:, None, :, None]).squeeze(-1) + t
+
+    own, moves = carried(robot * near), (1 - robot) * (flow.norm(dim=-1) > config.moving)
+    along, way = carried(moves), own - hand[:, None]
+    agree = (along - own).norm(dim=-1) < 0.5 * way.norm(dim=-1)
+    contact = (agree & (moves.sum(-1) >= 3)).unsqueeze(-1)
+    last = moves[:, -1, :, None]
+    drive = (((x[:, 0] - hand[:, None]) * last).mean(1) * (flow[:, -1] * last).mean(1)).sum(-1)
+    return torch.where(contact, own.lerp(along, config.carry), own), drive.sign()
+
+
+def controller(frame_offsets: Sequence[int], chunk: int, config: CascadeGeomConfig) -> Tensor:
+    """The matrix (A, F) that makes actions of the displacements between consecutive waypoints.
+
+    The hand follows its target `lag` steps behind, so step i asks for the speed that is planned `lag` steps later: speeds are
+    known in the middle of each interval, linear between, constant beyond.
+    """
+    ends = np.array((0, *frame_offsets), float)
+    middle, at = (ends[1:] + ends[:-1]) / 2, np.arange(chunk) + 0.5 + config.lag
+    speed = np.stack([np.interp(at, middle, one) for one in np.eye(len(middle))], 1) / np.diff(ends)
+    return torch.tensor(speed / config.unit, dtype=torch.float32)
+
+
+def act(
+    points: Tensor, flow: Tensor, proprio: Tensor, control_AF: Tensor, config: CascadeGeomConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Actions (B, A, 4) that follow an imagined flow (B, F, K, 3); its waypoints and grip, for those who look.
+
+    Fingers close to push and open to pull; with nothing to move they stay as they are (proprio: x, y, z, how open).
+    """
+    hand = proprio[:, :3]
+    way, push = waypoints(points, flow, hand, config)
+    legs = torch.diff(way, dim=1, prepend=hand.unsqueeze(1))
+    stay = torch.where(proprio[:, 3] < 0.5, 1.0, -1.0)
+    grip = torch.where(push == 0, stay, push)
+    move = torch.einsum("af,bfx->bax", control_AF, legs)
+    action = torch.cat([move, grip[:, None, None].expand(-1, len(control_AF), 1)], -1)
+    return action.clamp(-1, 1), way, push
+
+
+# -------------------------------------------------------------------------------------------------------------------- family
+
+
+@FAMILIES.register("cascade_geom")
+class CascadeGeom(Family):
+    """See the module's docstring."""
+
+    name = "cascade_geom"
+    taxonomy = Taxonomy(
+        "cascaded / explicit / geometric extraction",
+        "flow of scene points",
+        "rigid motions are fitted to the imagined flow",
+        "waypoints and a controller",
+        "no action labels",
+    )
+    queries = frozenset({Query.POLICY})
+    looks_at_points = True
+    Config = CascadeGeomConfig
+
+    def __init__(self, config: CascadeGeomConfig, spec: Spec, normalizer: Normalizer):
+        super().__init__(config, spec, normalizer)
+        c, D = config, config.width
+        if spec.action_dim != 4 or spec.proprio_dim < 4:
+            raise ConfigError(
+                f"cascade_geom drives robots whose actions are dx, dy, dz and gripper, and whose proprioception starts with the "
+                f"hand's x, y, z in metres and how open it is; this one has {spec.action_dim} and {spec.proprio_dim} numbers"
+            )
+        if not spec.points or spec.points % c.patch:
+            raise ConfigError(f"patch {c.patch}: must divide the points a side of their grid, {spec.points}")
+        self.frames, numbers = len(spec.frame_offsets), c.patch**2
+        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        self.stream = NoisyStream(3 * self.frames * numbers, (spec.points // c.patch) ** 2, D)
+        self.present = nn.Linear(4 * numbers, D)
+        self.trunk = Trunk(D, c.depth, c.heads)
+        self.register_buffer("control_AF", controller(spec.frame_offsets, spec.chunk, c), persistent=False)
+
+    def sight(self) -> tuple[list[Segment], Tensor]:
+        """Of the planner; geometry sees the planned flow, where the points are now and the hand."""
+        segments = [Segment(CONTEXT, context_length(self.spec)), Segment(FUTURE, self.stream.length)]
+        return segments, table(segments, Program.DECOUPLED)
+
+    def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
+        """The flow-matching loss of demonstrations, written for the estimate of the clean flow, moving points first."""
+        valid = (batch.frame_valid & batch.imitate.unsqueeze(1))[:, :, None, None]
+        flow = batch.point_flow.masked_fill(~batch.frame_valid[:, :, None, None], 0)
+        x = self._fold(self.normalizer.encode("point_flow", flow))
+        sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(x.device)
+        eps = torch.randn(x.shape, generator=generator).to(x.device)
+        context = self.context(batch, self.normalizer, generator)
+        tokens = self._tokens(interpolate(x, eps, sigma), sigma, batch)
+        segments, seen_SS = self.sight()
+        y, _ = self.trunk(torch.cat([context, tokens], 1), expand(seen_SS, segments).to(x.device))
+        error = (self.stream.velocity(y[:, context.shape[1] :]) - x).square()
+        weight = 1 + self.config.moving_weight * (flow.norm(dim=-1, keepdim=True) > self.config.moving)
+        weight = self._fold((weight * valid).expand_as(flow))
+        return {"future": (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)}
+
+    def generate(self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int) -> Answer:
+        context = self.context(batch, self.normalizer)
+        _, cache = self.trunk(context)
+        noise = row_noise(generators, (self.stream.length, self.stream.embed.in_features), context.device)
+
+        def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
+            return {FUTURE: self._velocity(state[FUTURE], sigma[FUTURE], batch, cache)}
+
+        path = denoise(steps, self.config.future_shift)
+        x = euler(velocity, {FUTURE: noise}, {FUTURE: path})[FUTURE]
+        flow = self.normalizer.decode("point_flow", self._unfold(x))
+        action, _, _ = act(batch.points, flow, batch.proprio, self.control_AF, self.config)
+        return Answer(action, None, batch.points[:, None, :, :3] + flow)
+
+    def _velocity(self, x: Tensor, sigma: float, batch: Batch, cache: Cache) -> Tensor:
+        """v = eps - x = (x_sigma - x) / sigma; never asked at sigma = 0, where a path ends."""
+        y, _ = self.trunk(self._tokens(x, torch.full((1,), sigma, device=x.device), batch), None, cache)
+        return (x - self.stream.velocity(y)) / sigma
+
+    def _tokens(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Noisy flow and the present points, as seen from the hand, as tokens: one a square of the grid."""
+        xyz = (batch.points[..., :3] - batch.proprio[:, None, :3]).clamp(-1, 1)
+        present = self._fold(torch.cat([4 * xyz, batch.points[..., 3:]], -1).unsqueeze(1))
+        return self.stream.tokens(x, sigma) + self.present(present)
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """Numbers of points, (B, F, K, c), as one token a square: (B, L, F c patch^2)."""
+        B, F, K, c = x.shape
+        p, n = self.config.patch, self.spec.points // self.config.patch
+        return x.view(B, F, n, p, n, p, c).permute(0, 2, 4, 1, 6, 3, 5).reshape(B, n * n, F * c * p * p)
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        """The inverse of `_fold` for flows: (B, L, F 3 patch^2) -> (B, F, K, 3)."""
+        p, n = self.config.patch, self.spec.points // self.config.patch
+        x = x.view(len(x), n, n, self.frames, 3, p, p).permute(0, 3, 1, 5, 2, 6, 4)
+        return x.reshape(len(x), self.frames, self.spec.points**2, 3)
