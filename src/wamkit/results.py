@@ -159,16 +159,21 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
         by = next((q for q in ("joint", "video", "forward") if q in own[0].queries), None)
         near, far = _offsets(own[0])
         cells = [_mean(own, f"{by}, {o}: {what}", fmt) for what, fmt in IMAGINED for o in (near, far)]
-        ratios = [_mean(own, n, ".2f") for n in RATIOS]
+        ratios = [_mean(own, n, ".2f") for n in (*RATIOS, f"scene points, {far}: error / standing still")]
         body.append([name, by if any(cells) else "", *cells, *ratios, ", ".join(own[0].queries)])
     near, far = _offsets(next(iter(rows.values()))[0])
     head = [f"{what} {o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
     how = (
         "Means over seeds, held-out demonstrations. Skill is 1 for a perfect picture and 0 for a copy of the present one. True / shuffled: forward "
         "dynamics' error with the actions that were done over that with others; inverse / policy: error of actions read off the future over "
-        "error of actions chosen; both below 1 where picture and action belong together."
+        "error of actions chosen; both below 1 where picture and action belong together. Points / still: error of imagined scene points over "
+        "that of standing still."
     )
-    return how + "\n\n" + table(["", "asked", *head, "true / shuffled", "inverse / policy", "answers"], body)
+    return (
+        how
+        + "\n\n"
+        + table(["", "asked", *head, "true / shuffled", "inverse / policy", "points / still", "answers"], body)
+    )
 
 
 IMAGINED = (("skill over copying", ".3f"), ("on moving pixels", ".1f"), ("sharpness", ".2f"))
