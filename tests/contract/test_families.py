@@ -43,9 +43,8 @@ def ask(model: Family, query: Query, batch, rows: slice = slice(None), seeds=Non
         Query.FORWARD: {"actions": batch.action.numpy()[rows]},
         Query.INVERSE: {"future": batch.future.numpy()[rows]},
     }.get(query, {})
-    return model.sample(
-        obs, query, seed=list(range(len(batch)))[rows] if seeds is None else seeds, steps=3, **(given | kw)
-    )
+    seeds = list(range(len(batch)))[rows] if seeds is None else seeds
+    return model.sample(obs, query, seed=seeds, **({"steps": 3} | given | kw))
 
 
 def queries() -> list[tuple[str, Query]]:
@@ -225,6 +224,16 @@ def test_same_seed_same_sample_in_any_order(name, query, spec, normalizer, batch
         a, b, c = (getattr(x, field) for x in (first, again, different))
         if a is not None:
             assert np.array_equal(a, b) and np.array_equal(a, c) == (query in model.deterministic)
+
+
+@pytest.mark.parametrize("name,query", queries())
+def test_more_denoising_steps_are_taken_where_they_are_asked_for(name, query, spec, normalizer, batch):
+    model = make(name, spec, normalizer).eval()
+    if query in model.deterministic:
+        pytest.skip("one best guess, in one pass")
+    few, many = (ask(model, query, batch, slice(0, 2), steps=n) for n in (1, 3))
+    wanted = [(a, b) for a, b in ((few.actions, many.actions), (few.future, many.future)) if a is not None]
+    assert any(not np.array_equal(a, b) for a, b in wanted)
 
 
 @pytest.mark.parametrize(("name", "query"), queries())

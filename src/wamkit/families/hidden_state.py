@@ -59,9 +59,14 @@ class HiddenStateConfig:
     blind: float = 0.4
     """Share of rows whose future is pure noise, as it is in a policy query that imagines nothing."""
     future_shift: float = 3.0
+    inverse_shift: float = 9.0
+    """Moves the action's noise levels of inverse rows towards noise, where they are sampled."""
     proprio_noise: float = 0.05
     denoising_steps: int = 8
+    """Of the future, where it is imagined; the actions that follow then take `policy_steps`."""
     policy_steps: int = 4
+    inverse_steps: int = 1
+    """One step from pure noise gives the mean of what the model believes was done."""
     text: TextConfig = field(default_factory=TextConfig)
 
 
@@ -112,6 +117,7 @@ class HiddenState(Family):
         sigma_z = shift_sigma(uniform_sigma(B, generator), c.future_shift).to(device)
         sigma_z = sigma_z.masked_fill(inverse, 0).masked_fill(blind, 1)
         sigma_a = uniform_sigma(B, generator).to(device)
+        sigma_a = torch.where(inverse, shift_sigma(sigma_a, c.inverse_shift), sigma_a)
         label = batch.action_expert if c.policy_label == "expert" else batch.action
         label = torch.where(inverse.view(B, 1, 1), batch.action, label)
         x = self.action.known(label, batch, self.normalizer)
@@ -150,8 +156,13 @@ class HiddenState(Family):
     # ---------------------------------------------------------------------------------------------------------- sampling
 
     def default_steps(self, query: Query) -> int:
-        imagines = query in (Query.VIDEO, Query.JOINT) or (query is Query.POLICY and self.config.imagine)
-        return self.config.denoising_steps if imagines else self.config.policy_steps
+        if self._imagines(query):
+            return self.config.denoising_steps
+        return self.config.inverse_steps if query is Query.INVERSE else self.config.policy_steps
+
+    def _imagines(self, query: Query) -> bool:
+        """Whether an answer to `query` begins with denoising the future."""
+        return query in (Query.VIDEO, Query.JOINT) or (query is Query.POLICY and self.config.imagine)
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -167,8 +178,7 @@ class HiddenState(Family):
             y, cache = self.experts({FUTURE: tokens}, {FUTURE: None}, known)
             return self.future.stream.velocity(y[FUTURE]), cache
 
-        imagines = query in (Query.VIDEO, Query.JOINT) or (query is Query.POLICY and self.config.imagine)
-        if imagines:
+        if imagines := self._imagines(query):
             path = denoise(steps, self.config.future_shift)
             z = euler(lambda x, s: {FUTURE: video(x[FUTURE], s[FUTURE])[0]}, {FUTURE: z}, {FUTURE: path})[FUTURE]
         future = self.future.decode(z, batch.obs) if imagines else None
@@ -182,7 +192,8 @@ class HiddenState(Family):
             y, _ = self.experts({ACTION: tokens}, {ACTION: None}, features)
             return {ACTION: self.action.stream.velocity(y[ACTION])}
 
-        actions = euler(velocity, {ACTION: noise_a}, {ACTION: denoise(self.config.policy_steps)})[ACTION]
+        path = denoise(self.config.policy_steps if imagines else steps, self.config.inverse_shift if given else 1.0)
+        actions = euler(velocity, {ACTION: noise_a}, {ACTION: path})[ACTION]
         return self.action.unpack(actions, self.normalizer), future
 
     @torch.inference_mode()
