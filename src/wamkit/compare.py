@@ -35,7 +35,7 @@ from wamkit.evaluate import evaluate, held_out_frames
 from wamkit.family import Family
 from wamkit.recipes import RECIPES
 from wamkit.results import Result, write_page
-from wamkit.run import RunConfig, family_class, load
+from wamkit.run import EpisodesConfig, RunConfig, TrainConfig, WindowConfig, family_class, load
 from wamkit.train import Interrupted, stage_spans
 from wamkit.training import source, train_run
 from wamkit.types import Query, WamkitError
@@ -130,10 +130,14 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
 
 def _job(entry: Entry, seed: int, world: Mapping[str, Any], args: Compare) -> _Job:
     run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
-    asked = [_described(run), {**world, "seeds": None}, args.episodes, args.held_out]
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    key = _hash({**world, "seeds": None}, args.episodes, args.held_out)
     stem = f"{entry.name.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}-{seed}"
-    return _Job(entry, seed, run, key, args.out / args.name / f"{stem}.json", args.work / args.name / f"{stem}-{key}")
+    folder = f"{stem}-{_hash(key, _described(run))}"
+    return _Job(entry, seed, run, key, args.out / args.name / f"{stem}.json", args.work / args.name / folder)
+
+
+def _hash(*facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
@@ -163,7 +167,20 @@ def _read(job: _Job) -> Result | None:
         raise WamkitError(
             f"{job.result} is damaged ({error}); restore it, or remove it to run the job again"
         ) from error
-    return result if result.key == job.key else None
+    return result if result.key == job.key and _was(result) == job.run else None
+
+
+def _was(result: Result) -> RunConfig | None:
+    """The run that a result is of, with today's defaults for options that did not exist then; None where it can't be read."""
+    parts = dict(result.configuration)
+    try:
+        model = cfg.from_dict(family_class(parts.pop("family")).Config, parts.pop("model"))
+        types = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
+        return RunConfig(
+            result.configuration["family"], model, **{k: cfg.from_dict(types[k], v) for k, v in parts.items()}
+        )
+    except (cfg.ConfigError, LookupError):
+        return None
 
 
 def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:

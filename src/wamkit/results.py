@@ -21,7 +21,7 @@ from wamkit.eval.stats import Interval, bootstrap_ratio, clopper_pearson, mcnema
 class Result:
     """What one finished job leaves behind.
 
-    key: of configuration, data and protocol.   samples: rows seen, by training stage.   training: seconds.
+    key: of data and protocol.   configuration: of the run.   samples: rows seen, by training stage.   training: seconds.
     episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
     figures: name -> (value, low, high) of what is imagined.   latency: query -> the fields of `Latency`, ms.
     curve: columns "step" and "held_out_action_error".

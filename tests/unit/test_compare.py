@@ -98,6 +98,22 @@ def test_finished_jobs_are_read_in_a_fresh_clone_and_changed_ones_run_again(args
         compare(dataclasses.replace(args, page=True))
 
 
+def test_a_result_outlives_new_options_and_no_other_change(args, page):
+    """An option that did not exist when a job was run had its default then."""
+    path = args.out / "small" / "bc-0.json"
+    whole = path.read_text()
+    old, other = json.loads(whole), json.loads(whole)
+    del old["configuration"]["model"]["proprio_noise"]
+    other["configuration"]["model"]["gone"] = 1
+    try:
+        path.write_text(json.dumps(old))
+        assert "5 of 5 jobs are finished" in compare(dataclasses.replace(args, page=True)).read_text()
+        path.write_text(json.dumps(other))
+        assert "4 of 5 jobs are finished" in compare(dataclasses.replace(args, page=True)).read_text()
+    finally:
+        path.write_text(whole)
+
+
 def test_a_damaged_result_is_named(args, page):
     path = args.out / "small" / "bc-1.json"
     whole = path.read_text()

@@ -342,5 +342,5 @@ def _valid(truth: Tensor, frame_valid: Tensor | None) -> Tensor:
 
 
 def _db(error: float) -> np.float64:
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         return -10 * np.log10(np.float64(error))
