@@ -1,50 +1,85 @@
-"""How long `discrete` takes for a joint answer (pictures and actions): token by token with a cache, and in parallel rounds.
+"""Ratios of latencies that design choices promise, each pair asked in turns on one thread, random weights, medians.
 
-Usage: python benchmarks/latency.py. Recipes `metaworld-discrete` and `-parallel` at their sizes with random weights, one observation, one
-thread; medians, the two asked in turns.
+Usage: python benchmarks/latency.py
+  discrete      a joint answer (pictures and actions) and a policy's: token by token with a cache, against parallel rounds
+  hidden_state  a policy query that imagines the future first, against one that reads the features of a single pass; the same
+                weights, 8 rows, wide enough that arithmetic dominates
 """
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from wamkit.family import Family
 from wamkit.nn.tokens import Normalizer
 from wamkit.recipes import RECIPES
-from wamkit.run import family_class
+from wamkit.run import RunConfig, family_class
 from wamkit.show import EXAMPLE
 from wamkit.types import Observation, Query
 
+SPEC = dataclasses.replace(EXAMPLE, points=0)
 ROUNDS = 30
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    shape, rng = (EXAMPLE.views, 3, EXAMPLE.height, EXAMPLE.width), np.random.default_rng(0)
-    obs = Observation(
-        rng.integers(0, 256, shape, np.uint8), np.zeros(EXAMPLE.proprio_dim, np.float32), "open the drawer"
-    )
-    sizes = {"proprio": EXAMPLE.proprio_dim, "action": EXAMPLE.action_dim}
-    models = {}
-    for name in ("metaworld-discrete", "metaworld-discrete-parallel"):
-        run = RECIPES.get(name)()
-        numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
-        models[name] = family_class(run.family)(run.model, EXAMPLE, numbers).eval()
+def model(run: RunConfig) -> Family:
+    """The model of `run` with random weights."""
+    torch.manual_seed(0)
+    sizes = {"proprio": SPEC.proprio_dim, "action": SPEC.action_dim}
+    numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
+    return family_class(run.family)(run.model, SPEC, numbers).eval()
+
+
+def observation(seed: int = 0) -> Observation:
+    """A picture of noise."""
+    shape, rng = (SPEC.views, 3, SPEC.height, SPEC.width), np.random.default_rng(seed)
+    return Observation(rng.integers(0, 256, shape, np.uint8), np.zeros(SPEC.proprio_dim, np.float32), "open the drawer")
+
+
+def compared(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
+    """Medians in milliseconds of two pieces of work, done in turns."""
+    spent: tuple[list[float], list[float]] = ([], [])
+    for _ in range(ROUNDS + 3):
+        for times, work in zip(spent, (first, second), strict=True):
+            start = time.perf_counter()
+            work()
+            times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(spent[0][3:]), statistics.median(spent[1][3:])
+
+
+def discrete() -> None:
+    ar, parallel = (model(RECIPES.get(n)()) for n in ("metaworld-discrete", "metaworld-discrete-parallel"))
+    obs = observation()
     for query in (Query.JOINT, Query.POLICY):
-        spent: dict[str, list[float]] = {name: [] for name in models}
-        for _ in range(ROUNDS + 3):
-            for name, model in models.items():
-                start = time.perf_counter()
-                model.sample(obs, query)
-                spent[name].append(1000 * (time.perf_counter() - start))
-        ar, parallel = (statistics.median(times[3:]) for times in spent.values())
+        slow, fast = compared(lambda q=query: ar.sample(obs, q), lambda q=query: parallel.sample(obs, q))
         print(
-            f"{query:8s} token by token {ar:6.1f} ms, in rounds {parallel:6.1f} ms: {ar / parallel:.2f} times as fast"
+            f"discrete      {query:7s} token by token {slow:6.1f} ms, in rounds {fast:6.1f} ms: {slow / fast:.2f} times as fast"
         )
 
 
+def hidden_state(width: int, rows: int) -> None:
+    run = RECIPES.get("metaworld-hidden_state")()
+    sizes = {"width": width, "action_width": width // 2, "heads": max(4, width // 32)}
+    on, off = (
+        model(dataclasses.replace(run, model=dataclasses.replace(run.model, imagine=imagine, **sizes)))
+        for imagine in (True, False)
+    )
+    off.load_state_dict(on.state_dict())
+    obs = [observation(i) for i in range(rows)]
+    slow, fast = compared(lambda: on.sample(obs, "policy"), lambda: off.sample(obs, "policy"))
+    print(
+        f"hidden_state  width {width}, {rows} rows: imagining {slow:6.1f} ms, not {fast:6.1f} ms: {slow / fast:.2f} times as fast"
+    )
+
+
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    discrete()
+    hidden_state(112, 1)
+    hidden_state(256, 8)
+    hidden_state(512, 8)

@@ -1,7 +1,8 @@
 """Runs a comparison: trains and evaluates its entries, one small JSON file a finished job, and writes one page.
 
-The JSON files are the comparison's memory: they are meant to be committed, and in a fresh clone `wamkit compare` goes on from
-those that are there. A file that was made from another configuration, data set or protocol is made again.
+The JSON files are the comparisons' memory: they are meant to be committed, and in a fresh clone `wamkit compare` goes on from
+those that are there. Comparisons share them: a job that two of them name is done once. A file that was made from another
+configuration, data set or protocol is made again.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Compare:
     data: Path = Path("data/demos")
     """Data set folder, from `wamkit collect`."""
     out: Path = Path("docs/results")
-    """Where the page goes, and one small JSON file a finished job beside it."""
+    """Where the page goes; beside it, in jobs/, one small JSON file a finished job."""
     work: Path = Path("runs/compare")
     """Run folders. What is in there can be thrown away once the JSON files exist."""
     only: tuple[str, ...] = ()
@@ -84,7 +85,7 @@ def compare(args: Compare) -> Path:
     jobs = _plan(comparison, args)
     if not args.page:
         make_folder(args.work)
-        make_folder(args.out / args.name)
+        make_folder(args.out / "jobs")
         with exclusive(args.work):
             _run(comparison, jobs, args)
     return _page(comparison, jobs, args)
@@ -131,9 +132,9 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
 def _job(entry: Entry, seed: int, world: Mapping[str, Any], args: Compare) -> _Job:
     run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
     key = _hash({**world, "seeds": None}, args.episodes, args.held_out)
-    stem = f"{entry.name.replace(', ', '-').replace(' + ', '-').replace(' ', '-')}-{seed}"
-    folder = f"{stem}-{_hash(key, _described(run))}"
-    return _Job(entry, seed, run, key, args.out / args.name / f"{stem}.json", args.work / args.name / folder)
+    stem = f"{entry.slug}-{seed}"
+    folder = args.work / f"{stem}-{_hash(key, _described(run))}"
+    return _Job(entry, seed, run, key, args.out / "jobs" / f"{stem}.json", folder)
 
 
 def _hash(*facts: Any) -> str:
@@ -197,7 +198,6 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
     return asdict(
         Result(
             key=job.key,
-            name=job.entry.name,
             recipe=job.entry.recipe,
             seed=job.seed,
             configuration=_described(job.run),
@@ -287,10 +287,12 @@ def _lines(path: Path) -> list[str]:
 
 
 def _page(comparison: Comparison, jobs: list[_Job], args: Compare) -> Path:
-    results = [r for job in jobs if (r := _read(job)) is not None]
-    if not results:
-        raise WamkitError(
-            f"{args.out / args.name} holds no result yet: run `wamkit compare {args.name}` without --page"
-        )
+    rows: dict[str, list[Result]] = {}
+    for job in jobs:
+        if (result := _read(job)) is not None:
+            rows.setdefault(job.entry.name, []).append(result)
+    if not rows:
+        raise WamkitError(f"{args.out} holds no result of it yet: run `wamkit compare {args.name}` without --page")
+    rows = {e.name: rows[e.name] for e in comparison.entries if e.name in rows}
     command = f"wamkit compare {args.name} --data {args.data}"
-    return write_page(comparison, results, len(jobs), command, args.out / f"{args.name}.md")
+    return write_page(comparison, rows, len(jobs), command, args.out / f"{args.name}.md")

@@ -16,17 +16,27 @@ from wamkit.registry import Registry
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}."""
+    """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
+
+    against: the row that it is compared with, pairwise, if not the comparison's reference.
+    """
 
     name: str
     recipe: str
     seeds: tuple[int, ...] = (0, 1)
     options: Mapping[str, Any] = field(default_factory=dict)
+    against: str = ""
+
+    @property
+    def slug(self) -> str:
+        """What is trained, as a file name: the same in every comparison."""
+        options = "".join(f"-{k.split('.')[-1]}-{v}" for k, v in self.options.items())
+        return self.recipe.removeprefix("metaworld-") + options
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows under one question. reference: the row that all others are compared with, pairwise."""
+    """Rows under one question. reference: the row that all others are compared with, pairwise, if any."""
 
     title: str
     question: str
@@ -69,11 +79,47 @@ def leaves() -> Comparison:
 @COMPARISONS.register("programs")
 def programs() -> Comparison:
     """The six programs of `unified`: which stream may look at which."""
-    entries = [Entry(p.value, "metaworld-unified", options={"model.program": p.value}) for p in Program]
+    others = [p.value for p in Program if p is not Program.JOINT]
+    entries = [Entry(Program.JOINT.value, "metaworld-unified")]
+    entries += [Entry(p, "metaworld-unified", options={"model.program": p}) for p in others]
     return Comparison(
         "Six programs on one trunk",
         "Which stream should see which, clean or noisy? The same weights in number and place; only the mask differs.",
         Program.JOINT.value,
+        tuple(entries),
+    )
+
+
+@COMPARISONS.register("decoding")
+def decoding() -> Comparison:
+    """How actions come out."""
+    return Comparison(
+        "How actions come out",
+        "The trunk denoises them, a small head does, queries regress them, tokens spell them out, or they are read off the imagined "
+        "pictures. Trunks are equal within 5 %.",
+        "trunk denoises",
+        (
+            Entry("trunk denoises", "metaworld-unified"),
+            Entry("small head denoises", "metaworld-hidden_state"),
+            Entry("regression queries", "metaworld-query_ar"),
+            Entry("autoregressive bins", "metaworld-discrete"),
+            Entry("inverse dynamics", "metaworld-cascade_idm"),
+        ),
+    )
+
+
+@COMPARISONS.register("imagination")
+def imagination() -> Comparison:
+    """Imagining at test time, against not: the same training, bit for bit."""
+    entries = []
+    for name in ("hidden_state", "mot"):
+        entries.append(Entry(f"{name}, not imagining", f"metaworld-{name}"))
+        options = {"model.imagine": True}
+        entries.append(Entry(f"{name}, imagining", f"metaworld-{name}", options=options, against=entries[-1].name))
+    return Comparison(
+        "Does imagining at test time help?",
+        "The same weights, asked for actions without imagining first, or with.",
+        "",
         tuple(entries),
     )
 
@@ -99,7 +145,8 @@ def action_free() -> Comparison:
     entries = [Entry("bc, 10 labelled", "metaworld-bc", options=alone)]
     for name in VIDEO_USERS:
         entries.append(Entry(f"{name}, 10 labelled", f"metaworld-{name}", options=alone))
-        entries.append(Entry(f"{name}, 10 labelled + 50 action-free", f"metaworld-{name}", options=more))
+        row = f"{name}, 10 labelled + 50 action-free"
+        entries.append(Entry(row, f"metaworld-{name}", options=more, against=entries[-1].name))
     return Comparison(
         "What video without actions is worth",
         "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions. Each family "

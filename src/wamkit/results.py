@@ -28,7 +28,6 @@ class Result:
     """
 
     key: str
-    name: str
     recipe: str
     seed: int
     configuration: Mapping[str, Any]
@@ -49,17 +48,18 @@ class Result:
         return np.array([c == "1" for c in "".join(rows)], bool)
 
 
-def write_page(comparison: Comparison, results: Sequence[Result], planned: int, command: str, path: Path) -> Path:
-    """Writes `path`, and its pictures into the folder of its name."""
-    rows = {e.name: [r for r in results if r.name == e.name] for e in comparison.entries}
-    rows = {name: own for name, own in rows.items() if own}
+def write_page(
+    comparison: Comparison, rows: Mapping[str, Sequence[Result]], planned: int, command: str, path: Path
+) -> Path:
+    """Writes `path`, and its pictures into the folder of its name. rows: name -> results, at least one, one a seed."""
+    results = [r for own in rows.values() for r in own]
     media = path.with_suffix("")
     make_folder(media)
     played = {name: own for name, own in rows.items() if own[0].episodes}
     parts = [
         f"# {comparison.title}",
         comparison.question,
-        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in [{media.name}/]({media.name}/).",
+        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in [jobs/](jobs/).",
     ]
     if played:
         atomic_write(media / "success.svg", success_svg(played).encode())
@@ -119,19 +119,20 @@ def _success(rows: Mapping[str, Sequence[Result]]) -> str:
 
 
 def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> list[str]:
-    """Differences on the same reset states: to the reference, or of every action-free row to its labelled twin."""
-    pairs = [(n, comparison.reference) for n in rows if n != comparison.reference]
-    if not comparison.reference:
-        pairs = [(n, n.split(" + ")[0]) for n in rows if " + " in n]
-    body = [line for n, other in pairs if other in rows and (line := _difference(rows[n], rows[other], n))]
+    """Differences on the same reset states."""
+    pairs = {e.name: e.against or comparison.reference for e in comparison.entries if e.name in rows}
+    body = [
+        [line[0], other, *line[1:]]
+        for name, other in pairs.items()
+        if name != other and other in rows and (line := _difference(rows[name], rows[other], name))
+    ]
     if not body:
         return []
-    against = f"`{comparison.reference}`" if comparison.reference else "the same family without the further video"
     text = (
-        f"Difference to {against} in points, on the training seeds that both have and the same reset states; the interval resamples reset "
+        "Differences in points, on the training seeds that both rows have and the same reset states; the interval resamples reset "
         "states; won and lost: states that only one of the two solved (exact McNemar p)."
     )
-    return [text, table(["", "points", "95 %", "won", "lost", "p", "seeds"], body)]
+    return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
 
 
 def _difference(own: Sequence[Result], other: Sequence[Result], name: str) -> list[str] | None:
