@@ -1,11 +1,12 @@
-"""How long `discrete` takes for a joint answer (pictures and actions): token by token with a cache, and in parallel rounds.
+"""How long `discrete` takes for an answer: every token by itself, all action steps at once (WorldVLA's mask), and in rounds (UD-VLA).
 
-Usage: python benchmarks/latency.py. Recipes `metaworld-discrete` and `-parallel` at their sizes with random weights, one observation, one
-thread; medians, the two asked in turns.
+Usage: python benchmarks/latency.py. All with a key-value cache, at the sizes of `metaworld-discrete` with random weights, one observation,
+one thread; medians, asked in turns.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 
@@ -28,11 +29,11 @@ def main() -> None:
         rng.integers(0, 256, shape, np.uint8), np.zeros(EXAMPLE.proprio_dim, np.float32), "open the drawer"
     )
     sizes = {"proprio": EXAMPLE.proprio_dim, "action": EXAMPLE.action_dim}
-    models = {}
-    for name in ("metaworld-discrete", "metaworld-discrete-parallel"):
-        run = RECIPES.get(name)()
-        numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
-        models[name] = family_class(run.family)(run.model, EXAMPLE, numbers).eval()
+    numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
+    run = RECIPES.get("metaworld-discrete")()
+    ways = {"token by token": {"action_mask": False}, "steps at once": {}, "in rounds": {"decode": "parallel"}}
+    build = family_class(run.family)
+    models = {n: build(dataclasses.replace(run.model, **way), EXAMPLE, numbers).eval() for n, way in ways.items()}
     for query in (Query.JOINT, Query.POLICY):
         spent: dict[str, list[float]] = {name: [] for name in models}
         for _ in range(ROUNDS + 3):
@@ -40,9 +41,10 @@ def main() -> None:
                 start = time.perf_counter()
                 model.sample(obs, query)
                 spent[name].append(1000 * (time.perf_counter() - start))
-        ar, parallel = (statistics.median(times[3:]) for times in spent.values())
+        ms = {name: statistics.median(times[3:]) for name, times in spent.items()}
         print(
-            f"{query:8s} token by token {ar:6.1f} ms, in rounds {parallel:6.1f} ms: {ar / parallel:.2f} times as fast"
+            f"{query:8s}"
+            + ", ".join(f"{n} {t:.1f} ms ({ms['token by token'] / t:.2f} times as fast)" for n, t in ms.items())
         )
 
 
