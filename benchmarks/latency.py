@@ -1,7 +1,8 @@
 """Ratios of latencies that design choices promise, each pair asked in turns on one thread, random weights, medians.
 
 Usage: python benchmarks/latency.py
-  discrete      a joint answer (pictures and actions) and a policy's: token by token with a cache, against parallel rounds
+  discrete      a joint answer (pictures and actions) and a policy's, all with a cache: every token by itself, all action steps at once
+                (WorldVLA's mask), and in rounds (UD-VLA)
   hidden_state  a policy query that imagines the future first, against one that reads the features of a single pass; the same
                 weights, 8 rows, wide enough that arithmetic dominates
 """
@@ -41,25 +42,25 @@ def observation(seed: int = 0) -> Observation:
     return Observation(rng.integers(0, 256, shape, np.uint8), np.zeros(SPEC.proprio_dim, np.float32), "open the drawer")
 
 
-def compared(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Medians in milliseconds of two pieces of work, done in turns."""
-    spent: tuple[list[float], list[float]] = ([], [])
+def compared(*works: Callable[[], object]) -> list[float]:
+    """Medians in milliseconds of pieces of work, done in turns."""
+    spent: list[list[float]] = [[] for _ in works]
     for _ in range(ROUNDS + 3):
-        for times, work in zip(spent, (first, second), strict=True):
+        for times, work in zip(spent, works, strict=True):
             start = time.perf_counter()
             work()
             times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(spent[0][3:]), statistics.median(spent[1][3:])
+    return [statistics.median(times[3:]) for times in spent]
 
 
 def discrete() -> None:
-    ar, parallel = (model(RECIPES.get(n)()) for n in ("metaworld-discrete", "metaworld-discrete-parallel"))
-    obs = observation()
+    run, obs = RECIPES.get("metaworld-discrete")(), observation()
+    ways = {"token by token": {"action_mask": False}, "steps at once": {}, "in rounds": {"decode": "parallel"}}
+    models = [model(dataclasses.replace(run, model=dataclasses.replace(run.model, **way))) for way in ways.values()]
     for query in (Query.JOINT, Query.POLICY):
-        slow, fast = compared(lambda q=query: ar.sample(obs, q), lambda q=query: parallel.sample(obs, q))
-        print(
-            f"discrete      {query:7s} token by token {slow:6.1f} ms, in rounds {fast:6.1f} ms: {slow / fast:.2f} times as fast"
-        )
+        ms = compared(*(lambda m=m, q=query: m.sample(obs, q) for m in models))
+        each = (f"{n} {t:.1f} ms ({ms[0] / t:.2f} times as fast)" for n, t in zip(ways, ms, strict=True))
+        print(f"discrete      {query:7s}{', '.join(each)}")
 
 
 def hidden_state(width: int, rows: int) -> None:

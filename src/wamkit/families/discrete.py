@@ -75,8 +75,8 @@ class DiscreteConfig:
     """Share of training rows that are written in that order."""
     clean: float = 0.5
     """Of "parallel": share of training rows whose first modality has no blanks."""
-    temperature: float = 0.0
-    """Of image tokens; 0 takes the likeliest."""
+    temperature: float = 0.3
+    """Of image tokens; 0 takes the likeliest, which imagines no better."""
     action_temperature: float = 0.0
     """Of action tokens; 0 takes the mean."""
     proprio_noise: float = 0.05
