@@ -63,8 +63,8 @@ class DiscreteConfig:
     """Standard deviation, in bins, of an action's target; 0: one bin."""
     words: int = 1024
     """Text tokens: words and word pairs are hashed to so many ids."""
-    codec_lr: float = 0.8
-    codec_share: float = 0.35
+    codec_lr: float = 1.2
+    codec_share: float = 0.4
     decode: Literal["ar", "parallel"] = "ar"
     """One token after the other, or masked slots in rounds."""
     action_mask: bool = True
@@ -80,8 +80,8 @@ class DiscreteConfig:
     action_temperature: float = 0.0
     """Of action tokens; 0 takes the mean."""
     proprio_noise: float = 0.05
-    denoising_steps: int = 8
-    """Of "parallel": rounds in which a future is filled in."""
+    denoising_steps: int = 4
+    """Of "parallel": rounds in which a future is filled in; 8 imagined no better."""
     policy_steps: int = 1
     """Of "parallel": rounds in which actions are."""
 
