@@ -108,6 +108,20 @@ def decoding() -> Comparison:
     )
 
 
+@COMPARISONS.register("conditioning")
+def conditioning() -> Comparison:
+    """How what is known reaches what is denoised."""
+    others = ("channel", "cross", "adaln")
+    entries = [Entry("prefix", "metaworld-unified")]
+    entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]
+    return Comparison(
+        "How what is known reaches what is denoised",
+        "Context tokens in the sequence, concatenated on channels, looked at by cross-attention, or as scales and shifts of norms. The same trunk.",
+        "prefix",
+        tuple(entries),
+    )
+
+
 @COMPARISONS.register("imagination")
 def imagination() -> Comparison:
     """Imagining at test time, against not: the same training, bit for bit."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
+from wamkit.nn.conditioning import Conditioning, Kind, Known
 from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
 from wamkit.nn.flow import denoise, euler, hold, one_after_the_other
 from wamkit.nn.heads import ActionChunk
@@ -35,7 +36,7 @@ from wamkit.nn.streams import (
     visibility,
 )
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Cache, Trunk
+from wamkit.nn.trunk import Trunk
 from wamkit.types import Batch, Query, Spec
 
 
@@ -54,6 +55,8 @@ class UnifiedConfig:
     """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 4
     program: Program = Program.JOINT
+    conditioning: Kind = "prefix"
+    """How the tokens that are denoised hear of what is known."""
     draws: DrawConfig = field(default_factory=DrawConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""
     proprio_noise: float = 0.05
@@ -89,6 +92,7 @@ class Unified(Family):
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
+        self.conditioning = Conditioning(c.conditioning, context_length(spec), D, c.depth)
         self.queries = answers(c.program)
         self.first = TEACHER_FORCED.get(c.program)
 
@@ -96,7 +100,7 @@ class Unified(Family):
         share = self.config.codec_share
         return (
             Stage("codec", share, ("future.codec",), self.config.codec_lr),
-            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
+            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk", "conditioning")),
         )
 
     # ---------------------------------------------------------------------------------------------------------- training
@@ -119,15 +123,15 @@ class Unified(Family):
             return {"codec": self.future.loss(batch, generator)}
         draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
         context = self.context(batch, self.normalizer, generator)
-        tokens = [context]
+        tokens = []
         for name, stream in ((POLICY, ACTION), (FUTURE, FUTURE), (ACTION, ACTION)):
             tokens.append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
         if self.first:
             known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
             tokens.append(self._tokens(self.first, known, torch.zeros(1, device=known.device), context))
         segments, seen_SS = self.sight()
-        y, _ = self.trunk(torch.cat(tokens, 1), draws.visible(segments, seen_SS))
-        _, y_p, y_z, y_a, *_ = y.split([s.length for s in segments], 1)
+        y = self.conditioning(self.trunk, torch.cat(tokens, 1), context, draws.visible(segments, seen_SS))
+        y_p, y_z, y_a, *_ = y.split([s.length for s in segments[1:]], 1)
         heads = {
             POLICY: self.action.stream.velocity(y_p),
             ACTION: self.action.stream.velocity(y_a),
@@ -166,8 +170,8 @@ class Unified(Family):
             schedules = dict(zip(order, one_after_the_other(*(schedules[n] for n in order)), strict=True))
         # The context sees no one but itself, so one pass serves every denoising step.
         context = self.context(batch, self.normalizer)
-        _, cache = self.trunk(context)
-        final = euler(lambda x, s: self._velocity(x, s, context, cache), start, schedules)
+        known = self.conditioning.known(self.trunk, context)
+        final = euler(lambda x, s: self._velocity(x, s, context, known), start, schedules)
         return (
             self.action.unpack(final[ACTION], self.normalizer) if query.wants_action else None,
             self.future.decode(final[FUTURE], batch.obs) if query.wants_future else None,
@@ -181,14 +185,14 @@ class Unified(Family):
         return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.stream.tokens(x, sigma)
 
     def _velocity(
-        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, cache: Cache
+        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, known: Known
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
         tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
         segments = [Segment(CONTEXT, context.shape[1])]
         segments += [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == 0) for n, t in tokens.items()]
         mask_LK = visibility(segments, self.config.program)[context.shape[1] :].to(context.device)
-        y, _ = self.trunk(torch.cat(list(tokens.values()), 1), None if mask_LK.all() else mask_LK, cache)
+        y = self.conditioning.denoised(self.trunk, torch.cat(list(tokens.values()), 1), known, mask_LK)
         parts = y.split([t.shape[1] for t in tokens.values()], 1)
         heads = {FUTURE: self.future.stream, ACTION: self.action.stream}
         return {n: heads[n].velocity(part) for n, part in zip(tokens, parts, strict=True)}

@@ -5,21 +5,32 @@ channel   concatenated on channels before the trunk (UniPi, PAD): a projection o
 cross     every block attends to the encoder's tokens, which no block changes (cross-attention)
 adaln     what is known scales and shifts the norms of every block (UWM's AdaLN, PixArt's cheap form: one for all blocks, plus offsets)
 
-`channel` and `adaln` know the context through one projection of all its tokens, not through their mean: where things are must
+A future token starts from the present picture's token of its cell in all four (`FutureLatents.tokens`); they differ in how the rest of
+what is known is heard. `channel` and `adaln` know the context through one projection of all its tokens, not through their mean: where things are must
 survive.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.nn.trunk import Cache, Trunk
 
 Kind = Literal["prefix", "channel", "cross", "adaln"]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A context as noisy tokens hear of it: keys and values, or scales and shifts (B, N, 4, D), or a summary (B, D)."""
+
+    keys: Cache | None = None
+    film: Tensor | None = None
+    summary: Tensor | None = None
 
 
 class Conditioning(nn.Module):
@@ -38,22 +49,37 @@ class Conditioning(nn.Module):
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
-    def enter(self, tokens_BLD: Float[Tensor, "B L D"], context_BKD: Float[Tensor, "B K D"]) -> Float[Tensor, "B L D"]:
-        """Noisy tokens as they enter the trunk."""
-        if self.kind != "channel":
-            return tokens_BLD
-        known = self.summary(context_BKD.flatten(1)).unsqueeze(1).expand_as(tokens_BLD)
-        return tokens_BLD + self.join(torch.cat([tokens_BLD, known], -1))
-
-    def keys(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"]) -> Cache | None:
-        """What the blocks can look at besides the noisy tokens, if anything."""
+    def known(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"]) -> Known:
+        """The context, worked out once for all denoising steps."""
         if self.kind == "prefix":
-            return trunk(context_BKD)[1]
-        return trunk.read(context_BKD) if self.kind == "cross" else None
+            return Known(keys=trunk(context_BKD)[1])
+        if self.kind == "cross":
+            return Known(keys=trunk.read(context_BKD))
+        summary = self.summary(context_BKD.flatten(1))
+        if self.kind == "channel":
+            return Known(summary=summary)
+        return Known(film=self.film(summary).unflatten(-1, (1, 4, -1)) + self.offset)
 
-    def modulation(self, context_BKD: Float[Tensor, "B K D"]) -> Float[Tensor, "B N 4 D"] | None:
-        """Scales and shifts of the trunk's norms, if any."""
-        if self.kind != "adaln":
-            return None
-        film = self.film(self.summary(context_BKD.flatten(1)))
-        return film.unflatten(-1, (1, 4, -1)) + self.offset
+    def denoised(
+        self, trunk: Trunk, tokens_BLD: Float[Tensor, "B L D"], known: Known, mask_LK: Bool[Tensor, "... L K"]
+    ) -> Float[Tensor, "B L D"]:
+        """The trunk's outputs for noisy tokens. mask_LK: who of them sees whom, columns of the context first."""
+        if known.summary is not None:
+            summary = known.summary.unsqueeze(1).expand_as(tokens_BLD)
+            tokens_BLD = tokens_BLD + self.join(torch.cat([tokens_BLD, summary], -1))
+        if known.keys is None:
+            mask_LK = mask_LK[..., -tokens_BLD.shape[1] :]
+        return trunk(tokens_BLD, None if mask_LK.all() else mask_LK, known.keys, known.film)[0]
+
+    def forward(
+        self,
+        trunk: Trunk,
+        tokens_BLD: Float[Tensor, "B L D"],
+        context_BKD: Float[Tensor, "B K D"],
+        mask_SS: Bool[Tensor, "... S S"],
+    ) -> Float[Tensor, "B L D"]:
+        """The same in training, in one pass. mask_SS: who sees whom among context and noisy tokens, in that order."""
+        K = context_BKD.shape[1]
+        if self.kind == "prefix":
+            return trunk(torch.cat([context_BKD, tokens_BLD], 1), mask_SS)[0][:, K:]
+        return self.denoised(trunk, tokens_BLD, self.known(trunk, context_BKD), mask_SS[..., K:, :])

@@ -44,11 +44,16 @@ class Attention(nn.Module):
         self, x_BLD: Tensor, bias: Tensor | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         B, L, D = x_BLD.shape
-        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.heads_of(x_BLD)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         y = attend(q, k, v, None if bias is None else bias.to(q.dtype))
         return self.out(y.transpose(1, 2).reshape(B, L, D)), (k, v)
+
+    def heads_of(self, x_BLD: Tensor) -> Tensor:
+        """Queries, keys and values (3, B, heads, L, D / heads)."""
+        B, L, D = x_BLD.shape
+        return self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
 
 
 class SquaredReLU(torch.autograd.Function):
@@ -76,18 +81,25 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, mlp_ratio * width), nn.Linear(mlp_ratio * width, width)
 
     def forward(
-        self, x_BLD: Tensor, bias: Tensor | None, past: tuple[Tensor, Tensor] | None
+        self, x_BLD: Tensor, bias: Tensor | None, past: tuple[Tensor, Tensor] | None, film_B4D: Tensor | None = None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        y, kv = self.attention(self.norm1(x_BLD), bias, past)
+        scale1, shift1, scale2, shift2 = (None,) * 4 if film_B4D is None else film_B4D.unsqueeze(2).unbind(1)
+        y, kv = self.attention(_modulated(self.norm1(x_BLD), scale1, shift1), bias, past)
         x_BLD = x_BLD + y
-        return x_BLD + self.down(SquaredReLU.apply(self.up(self.norm2(x_BLD)))), kv
+        inner = _modulated(self.norm2(x_BLD), scale2, shift2)
+        return x_BLD + self.down(SquaredReLU.apply(self.up(inner))), kv
+
+
+def _modulated(x_BLD: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
+    return x_BLD if scale is None or shift is None else x_BLD * (1 + scale) + shift
 
 
 class Trunk(nn.Module):
     """`depth` blocks over one token sequence.
 
-    forward(x_BLD, mask_LK, past) -> (y_BLD, cache): `mask_LK` is true where a query may look at a key, keys of `past`
-    first; `cache` holds the keys and values of past and new tokens.
+    forward(x_BLD, mask_LK, past, film) -> (y_BLD, cache): `mask_LK` is true where a query may look at a key, keys of `past`
+    first; `cache` holds the keys and values of past and new tokens; `film` holds scale and shift of both norms of each of N
+    blocks (AdaLN), none by default.
     """
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int = 4):
@@ -104,12 +116,26 @@ class Trunk(nn.Module):
         x_BLD: Float[Tensor, "B L D"],
         mask_LK: Bool[Tensor, "... L K"] | None = None,
         past: Cache | None = None,
+        film: Float[Tensor, "B N 4 D"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Cache]:
-        hidden, cache = self.run(x_BLD, mask_LK, past)
+        hidden, cache = self.run(x_BLD, mask_LK, past, film)
         return self.norm(hidden[-1]), cache
 
+    def read(self, x_BLD: Float[Tensor, "B L D"]) -> Cache:
+        """Keys and values of tokens that every block looks at and none changes: cross-attention to an encoder's output, with
+        the projections of self-attention."""
+        cache = []
+        for block in self.blocks:
+            _, k, v = block.attention.heads_of(block.norm1(x_BLD))
+            cache.append((k, v))
+        return cache
+
     def run(
-        self, x_BLD: Tensor, mask_LK: Tensor | None = None, past: Cache | None = None
+        self,
+        x_BLD: Tensor,
+        mask_LK: Tensor | None = None,
+        past: Cache | None = None,
+        film: Tensor | None = None,
     ) -> tuple[list[Float[Tensor, "B L D"]], Cache]:
         """The output of every block, before the last norm, and the cache: for losses on what middle layers hold."""
         # A bias, made once for all blocks: attention would make one of a mask in each, forward and backward.
@@ -121,7 +147,7 @@ class Trunk(nn.Module):
         hidden: list[Tensor] = []
         cache: Cache = []
         for i, block in enumerate(self.blocks):
-            x_BLD, kv = block(x_BLD, bias, past[i] if past else None)
+            x_BLD, kv = block(x_BLD, bias, past[i] if past else None, None if film is None else film[:, i])
             hidden.append(x_BLD)
             cache.append(kv)
         return hidden, cache
