@@ -56,6 +56,8 @@ class Compare:
     """Run folders. What is in there can be thrown away once the JSON files exist."""
     only: tuple[str, ...] = ()
     """Only these rows."""
+    seeds: int | None = None
+    """Only the first so many training seeds of each row."""
     episodes: int = 20
     """Held-out reset states a task."""
     held_out: int = 6
@@ -124,7 +126,7 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
     jobs = []
     for round_ in range(max(len(e.seeds) for e in comparison.entries)):
         for entry in comparison.entries:
-            if round_ < len(entry.seeds) and (not args.only or entry.name in args.only):
+            if round_ < len(entry.seeds[: args.seeds]) and (not args.only or entry.name in args.only):
                 jobs.append(_job(entry, entry.seeds[round_], world, args))
     return jobs
 
