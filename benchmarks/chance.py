@@ -1,0 +1,87 @@
+"""What success is worth nothing: held-out states solved by actions that look at nothing.
+
+Usage: python benchmarks/chance.py --data data/demos
+  random   uniform over the action space, a new one every step
+  mean     the mean executed action of the demonstrations of all tasks, at every step
+  task mean   that of the task's own demonstrations
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from wamkit.data.dataset import open_frames
+from wamkit.envs import make_env
+from wamkit.envs.base import held_out_seeds
+from wamkit.eval.stats import clopper_pearson
+from wamkit.parallel import run_parallel
+from wamkit.rollout import rollout
+from wamkit.training import source
+from wamkit.types import Observation
+
+
+@dataclass(frozen=True)
+class Args:
+    """Where the demonstrations are, and how much to play."""
+
+    data: Path = Path("data/demos")
+    """Data set folder."""
+    episodes: int = 20
+    """Held-out reset states a task."""
+
+
+@dataclass(frozen=True)
+class Blind:
+    """Acts without looking: always `action`, or where there is none at random."""
+
+    action: np.ndarray | None
+
+    def needs_images(self, session: Any) -> bool:
+        """Never."""
+        return False
+
+    def act(self, obs: Observation, session: Any) -> tuple[np.ndarray, Any]:
+        """The session is the generator."""
+        return (session.uniform(-1, 1, 4).astype(np.float32) if self.action is None else self.action), session
+
+
+def play(world: dict[str, Any], episodes: int, job: tuple[str, str, Blind]) -> int:
+    """How many held-out states of the job's task are solved."""
+    env = make_env(world["env"], task=job[1], **world["options"])
+    env.render_images = False
+    seeds = held_out_seeds(episodes)
+    done = [
+        rollout(env, job[2], seed=s, session=np.random.default_rng(s), record_images=False).succeeded for s in seeds
+    ]
+    env.close()
+    return sum(done)
+
+
+def main(args: Args) -> None:
+    frames, store = open_frames(args.data)
+    world = source(store)
+    tasks = [m.task for m in store.episodes]
+    shown = frames.imitate[frames.episode]
+    of_task = np.array(tasks)[frames.episode]
+    jobs = []
+    for task in world["tasks"]:
+        own, every = (frames.action[rows].mean(0) for rows in (shown & (of_task == task), shown))
+        jobs += [("random", task, Blind(None)), ("mean", task, Blind(every)), ("task mean", task, Blind(own))]
+    solved = run_parallel(jobs, functools.partial(play, world, args.episodes), desc="chance", unit="task")
+    rates: dict[str, list[int]] = {}
+    for (name, task, _), count in zip(jobs, solved, strict=True):
+        rates.setdefault(name, []).append(count)
+        print(f"{name:<10} {task:<28} {count} of {args.episodes}")
+    for name, counts in rates.items():
+        rate = clopper_pearson(sum(counts), args.episodes * len(counts))
+        print(f"{name:<10} all: {rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
