@@ -95,8 +95,13 @@ def compare(args: Compare) -> Path:
 
 def _run(comparison: Comparison, jobs: list[_Job], args: Compare) -> None:
     failed: list[str] = []
-    todo = [job for job in jobs if _read(job) is None]
-    print(f"{comparison.title}: {len(jobs)} jobs, {len(jobs) - len(todo)} of them done")
+    left = [job for job in jobs if _read(job) is None]
+    todo = [
+        job
+        for job in left
+        if (not args.only or job.entry.name in args.only) and job.seed in job.entry.seeds[: args.seeds]
+    ]
+    print(f"{comparison.title}: {len(jobs)} jobs, {len(jobs) - len(left)} of them done, {len(todo)} to do now")
     for i, job in enumerate(todo, 1):
         print(f"\n{job.entry.name}, seed {job.seed}: job {i} of {len(todo)}", flush=True)
         try:
@@ -126,7 +131,7 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
     jobs = []
     for round_ in range(max(len(e.seeds) for e in comparison.entries)):
         for entry in comparison.entries:
-            if round_ < len(entry.seeds[: args.seeds]) and (not args.only or entry.name in args.only):
+            if round_ < len(entry.seeds):
                 jobs.append(_job(entry, entry.seeds[round_], world, args))
     return jobs
 

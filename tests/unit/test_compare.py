@@ -88,7 +88,7 @@ def test_finished_jobs_are_read_in_a_fresh_clone_and_changed_ones_run_again(args
     monkeypatch.setattr(module, "train_run", lambda *_, **__: pytest.fail("trained again"))
     shutil.rmtree(args.work)
     compare(args)
-    assert "5 of them done" in capsys.readouterr().out
+    assert "5 of them done, 0 to do now" in capsys.readouterr().out
     entries = tuple(dataclasses.replace(e, options={"train.lr": 1e-4}) for e in SMALL.entries[:1])
     monkeypatch.setitem(COMPARISONS._items, "small", lambda: dataclasses.replace(SMALL, entries=entries))
     with pytest.raises(WamkitError, match="no result of it yet"):
