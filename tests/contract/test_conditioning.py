@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from test_families import ask, losses, make
+
 from wamkit.compare import trunk_size
 from wamkit.nn.streams import Program
 from wamkit.types import Query
