@@ -75,15 +75,25 @@ class Optimizer:
         hands = [muon[i::threads] for i in range(threads)]
         self.parts += [Muon(hand, lr, weight_decay=weight_decay) for hand in hands if hand]
 
-    def step(self, lr: float, run: Callable[..., Iterable[None]] = map) -> None:
+    def step(
+        self,
+        lr: float,
+        run: Callable[..., Iterable[None]] = map,
+        after: Callable[[list[Tensor]], None] = lambda moved: None,
+    ) -> None:
         """One step of every part at learning rate `lr`; parameters without a gradient stay as they are.
 
-        `run` maps a function over the parts: the builtin, or a thread pool's.
+        `run` maps a function over the parts: the builtin, or a thread pool's. `after` is told, part by part, what moved.
         """
-        for part in self.parts:
+
+        def one(part: torch.optim.Optimizer) -> None:
             for group in part.param_groups:
                 group["lr"] = lr
-        list(run(lambda part: part.step(), self.parts))
+            part.step()
+            if moved := [p for group in part.param_groups for p in group["params"] if p.grad is not None]:
+                after(moved)
+
+        list(run(one, self.parts))
 
     def zero_grad(self) -> None:
         """Drops all gradients."""

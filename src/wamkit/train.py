@@ -121,6 +121,7 @@ class Trainer:
             model, lr=config.lr, weight_decay=config.weight_decay, matrices=matrices, threads=self.parts
         )
         self.average = {k: v.detach().clone() for k, v in model.state_dict().items()}
+        self._name = {p: n for n, p in model.named_parameters()}
         self.step = 0
         self.elapsed_s = self.cpu_s = 0.0
         self.weights = dict(config.weights)
@@ -261,19 +262,16 @@ class Trainer:
         values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
         if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
             raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
-        self.optimizer.step(lr, self.pool.map)
-        self.optimizer.zero_grad()
-        self.model.after_step()
         # A young average must not remember the initialisation: its memory grows with the stage.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        averages = [self.average[n] for n, p in self.model.named_parameters() if p.requires_grad]
 
         @torch.no_grad()
-        def follow(hand: range) -> None:
-            if hand:
-                torch._foreach_lerp_([averages[i] for i in hand], [active[i].data for i in hand], 1 - decay)
+        def follow(moved: list[Tensor]) -> None:
+            torch._foreach_lerp_([self.average[self._name[p]] for p in moved], moved, 1 - decay)
 
-        list(self.pool.map(follow, hands))
+        self.optimizer.step(lr, self.pool.map, follow)
+        self.optimizer.zero_grad()
+        self.model.after_step()
         return values, norm
 
     def _gradients(
