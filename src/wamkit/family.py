@@ -112,6 +112,10 @@ class Family(nn.Module, ABC):
         """Denoising steps of `query` where the caller names none: the configuration's `denoising_steps`."""
         return self.config.denoising_steps
 
+    def denoises(self, query: Query) -> bool:
+        """Whether an answer to `query` takes denoising steps, so that `steps` changes it."""
+        return query not in self.deterministic
+
     @torch.inference_mode()
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """What the family's own codec makes of the true futures, uint8 (B, F, V, 3, H, W): the ceiling of its pictures.

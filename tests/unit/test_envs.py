@@ -275,9 +275,9 @@ class Stale(MetaWorld):
     first = None
 
     def _observe(self):
-        raw = super()._observe()
+        raw, info = super()._observe()
         self.first = self.first if self.first is not None else raw.get("images")
-        return raw | ({"images": self.first} if self.render_images else {})
+        return raw | ({"images": self.first} if self.render_images else {}), info
 
 
 class Forgetful(MetaWorld):

@@ -41,11 +41,11 @@ def query_latency(
     """Times `query`, asked about the observations in turn, `repeats` times after a tenth as many to warm up.
 
     A denoising step's time is the difference between queries of n and of 2 n steps, asked alternately, over n; families that
-    answer `query` in one pass have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
+    answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
     Blind spot: a machine that does other work; compare only what was timed on one machine within one sitting.
     """
     clock = _Clock(model)
-    n = model.default_steps(query) if query not in model.deterministic else 0
+    n = model.default_steps(query) if model.denoises(query) else 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -234,6 +234,9 @@ class Discrete(Family):
 
     # ------------------------------------------------------------------------------------------------------------- sampling
 
+    def denoises(self, query: Query) -> bool:
+        return not self.lead
+
     def default_steps(self, query: Query) -> int:
         return self.config.denoising_steps if query.wants_future else self.config.policy_steps
 
