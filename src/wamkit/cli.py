@@ -223,10 +223,11 @@ def _list(argv: Sequence[str]) -> None:
         "recipes": {n: first(RECIPES.get(n)) for n in RECIPES.names()},
         "comparisons": {n: first(COMPARISONS.get(n)) for n in COMPARISONS.names()},
     }
+    wide = max(len(name) for entries in sections.values() for name in entries)
     for title, entries in sections.items():
         print(title)
         for name, note in entries.items():
-            print(f"  {name:<20} {note}")
+            print(f"  {name:<{wide}}  {note}")
 
 
 @dataclass(frozen=True)
