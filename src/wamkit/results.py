@@ -261,7 +261,7 @@ def curves_svg(rows: Mapping[str, Sequence[Result]], columns: int = 4) -> str:
 
     def line(steps: Sequence[float], points: Sequence[float], kind: str) -> str:
         at = [
-            (34 + s / last * (w - 44), 22 + (high - math.log(v)) / (high - low) * (h - 44))
+            (42 + s / last * (w - 52), 22 + (high - math.log(v)) / (high - low) * (h - 44))
             for s, v in zip(steps, points, strict=True)
         ]
         return f'<polyline class="{kind}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in at)}"/>'
@@ -270,12 +270,12 @@ def curves_svg(rows: Mapping[str, Sequence[Result]], columns: int = 4) -> str:
     panels = []
     for i, (name, own) in enumerate(curves.items()):
         own_lines = "".join(line(*c, "line") for c in own)
-        axis = f'<line class="grid" x1="34" x2="{w - 10}" y1="{h - 22}" y2="{h - 22}"/>'
+        axis = f'<line class="grid" x1="42" x2="{w - 10}" y1="{h - 22}" y2="{h - 22}"/>'
         ends = ((28, high), (h - 20, low))
-        marks = "".join(f'<text x="30" y="{y}" text-anchor="end">{math.exp(v):.2g}</text>' for y, v in ends)
+        marks = "".join(f'<text x="38" y="{y}" text-anchor="end">{math.exp(v):.2g}</text>' for y, v in ends)
         place = f"translate({w * (i % columns)} {h * (i // columns)})"
         panels.append(
-            f'<g transform="{place}"><text x="34" y="14">{escape(name)}</text>{axis}{marks}{grey}{own_lines}</g>'
+            f'<g transform="{place}"><text x="42" y="14">{escape(name)}</text>{axis}{marks}{grey}{own_lines}</g>'
         )
     height = h * math.ceil(len(curves) / columns)
     return _svg(w * columns, height, "".join(panels), "Held-out action error during training, a panel a row")
