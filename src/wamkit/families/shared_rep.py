@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
-from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
+from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.pretrained import TextConfig, build_text
 from wamkit.nn.streams import CONTEXT, Segment
@@ -59,6 +59,10 @@ class SharedRepConfig:
     proprio_noise: float = 0.05
     denoising_steps: int = 8
     """Of the heads; the trunk runs once a round."""
+    inverse_shift: float = 9.0
+    """Moves the action's noise levels of inverse rows towards noise, where they are sampled."""
+    inverse_steps: int = 1
+    """Of inverse queries: one step from pure noise gives the mean of what the model believes was done."""
     text: TextConfig = field(default_factory=TextConfig)
 
 
@@ -175,6 +179,7 @@ class SharedRep(Family):
         expert = policy.view(B, 1, 1) & (c.policy_label == "expert")
         x = self.action.known(torch.where(expert, batch.action_expert, batch.action), batch, self.normalizer)
         sigma_z, sigma_a = (uniform_sigma(B, generator).to(device) for _ in range(2))
+        sigma_a = torch.where(inverse, shift_sigma(sigma_a, c.inverse_shift), sigma_a)
         eps_z, eps_a = (torch.randn(t.shape, generator=generator).to(device) for t in (slots, x))
         context = self.context(batch, self.normalizer, generator)
         z = self._represent(context, slots, ~hidden, x, forward)
@@ -195,6 +200,9 @@ class SharedRep(Family):
         return self.action.stream.velocity(y[:, z.shape[1] :])
 
     # ---------------------------------------------------------------------------------------------------------- sampling
+
+    def default_steps(self, query: Query) -> int:
+        return self.config.inverse_steps if query is Query.INVERSE else self.config.denoising_steps
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -222,7 +230,8 @@ class SharedRep(Family):
             return None, future
         z = self.bridge(self._represent(context, slots, known, action, given))
         head = lambda x, s: {"a": self._chunk(x["a"], torch.full((1,), s["a"], device=device), z)}  # noqa: E731
-        return self.action.unpack(euler(head, {"a": noise_a}, {"a": denoise(steps)})["a"], self.normalizer), future
+        path = denoise(steps, self.config.inverse_shift if query is Query.INVERSE else 1.0)
+        return self.action.unpack(euler(head, {"a": noise_a}, {"a": path})["a"], self.normalizer), future
 
     @torch.inference_mode()
     def reconstruct(self, batch: Batch) -> Tensor:
