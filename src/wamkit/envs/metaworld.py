@@ -154,8 +154,6 @@ class MetaWorld(Environment):
         self._pristine_fields = {name: field.copy() for name, field in self._fields.items()}
         self._fixed = {k for k, v in vars(self._sim).items() if not _is_plain(v) or _views_simulator(v)}
         self._pristine_attributes = copy.deepcopy({k: v for k, v in vars(self._sim).items() if k not in self._fixed})
-        self._truth: dict[str, np.ndarray] = {}
-        """What only a simulator knows of the last observation, for `info`."""
         self._was_reset = False
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = observation_spaces(
@@ -185,7 +183,8 @@ class MetaWorld(Environment):
         space = sim.sawyer_observation_space
         sim._last_stable_obs = np.clip(sim._get_obs(), space.low, space.high)
         self._was_reset = True
-        return self._observe(), {"success": False, **self._truth}
+        raw, truth = self._observe()
+        return raw, {"success": False, **truth}
 
     def step(self, action: np.ndarray):
         """One step of 1/80 s. action: float (4,), hand displacement (1 is 1 cm) and gripper effort, clipped to [-1, 1]."""
@@ -196,8 +195,8 @@ class MetaWorld(Environment):
             raise WamkitError("step before the first reset: call reset(seed=...)")
         _, reward, _, _, info = self._sim.step(np.clip(action, -1.0, 1.0))
         truncated = self._sim.curr_path_length >= self.config.max_steps
-        raw = self._observe()
-        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **self._truth}
+        raw, truth = self._observe()
+        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **truth}
 
     def expert(self) -> Expert:
         """MetaWorld's scripted policy; it reads the simulator's full state, which no learned policy sees."""
@@ -237,21 +236,21 @@ class MetaWorld(Environment):
         mujoco.mj_forward(sim.model, sim.data)
         # mj_forward overwrites the solver's warm start, which is part of the state.
         mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
-        return self._observe()
+        return self._observe()[0]
 
     def close(self) -> None:
         self._pictures.close()
         super().close()
 
-    def _observe(self) -> dict[str, Any]:
-        raw = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}
-        self._truth = {}
+    def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The observation, and what only a simulator knows of it, for `info`."""
+        raw, truth = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
         if self.render_images:
             raw["images"] = self._pictures.draw()
             if self._points:
-                raw["points"], self._truth["point_body"] = self._points.cast(self._sim.data)
-                self._truth["body_pose"] = self._points.body_pose(self._sim.data)
-        return raw
+                raw["points"], truth["point_body"] = self._points.cast(self._sim.data)
+                truth["body_pose"] = self._points.body_pose(self._sim.data)
+        return raw, truth
 
     def _set_fields(self, changed: dict[str, np.ndarray]) -> None:
         for name, field in self._fields.items():
