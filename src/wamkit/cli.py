@@ -78,16 +78,17 @@ def _train(argv: Sequence[str]) -> None:
     import tyro
 
     from wamkit.recipes import RECIPES
+    from wamkit.run import PARTS
     from wamkit.training import train_run
 
     # The recipe decides which options exist, so it is read first.
     name = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--recipe"), None)
     name = name or next((a.split("=", 1)[1] for a in argv if a.startswith("--recipe=")), Train.recipe)
     run = RECIPES.get(name)()
-    fields = [(k, type(getattr(run, k)), field(default=getattr(run, k))) for k in RUN_PARTS]
+    fields = [(k, type(getattr(run, k)), field(default=getattr(run, k))) for k in PARTS]
     options = dataclasses.make_dataclass("Train", fields, bases=(_kw(Train),), frozen=True, kw_only=True)
     args = tyro.cli(options, args=argv, prog="wamkit train", description=Train.__doc__)
-    run = dataclasses.replace(run, **{k: getattr(args, k) for k in RUN_PARTS})
+    run = dataclasses.replace(run, **{k: getattr(args, k) for k in PARTS})
     train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]))
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 
@@ -104,8 +105,6 @@ def _kw(cls: type) -> type:
         kw_only=True,
     )
 
-
-RUN_PARTS = ("model", "window", "train", "episodes")
 
 _TYPES = {"Path": Path, "str": str}
 

@@ -7,13 +7,11 @@ configuration, data set or protocol is made again.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
-import platform
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from wamkit import __version__
 from wamkit import config as cfg
 from wamkit.checkpoint import load_checkpoint
 from wamkit.comparisons import COMPARISONS, Comparison, Entry
@@ -32,12 +29,13 @@ from wamkit.data.store import Store
 from wamkit.eval.closed_loop import Protocol, closed_loop
 from wamkit.eval.imagination import action_error, observations, window_starts
 from wamkit.eval.latency import query_latency
-from wamkit.evaluate import evaluate, held_out_frames
+from wamkit.eval.report import versions
+from wamkit.evaluate import SOLVES, evaluate, held_out_frames
 from wamkit.family import Family
 from wamkit.recipes import RECIPES
 from wamkit.results import Result, write_page
-from wamkit.run import EpisodesConfig, RunConfig, TrainConfig, WindowConfig, family_class, load
-from wamkit.train import Interrupted, stage_spans
+from wamkit.run import PARTS, RunConfig, config_from_dict, config_to_dict, family_class, load
+from wamkit.train import Interrupted, read_metrics, stage_spans
 from wamkit.training import source, train_run
 from wamkit.types import Query, WamkitError
 
@@ -140,7 +138,7 @@ def _job(entry: Entry, seed: int, world: Mapping[str, Any], args: Compare) -> _J
     run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
     key = _hash({**world, "seeds": None}, args.episodes, args.held_out)
     stem = f"{entry.slug}-{seed}"
-    folder = args.work / f"{stem}-{_hash(key, _described(run))}"
+    folder = args.work / f"{stem}-{_hash(key, config_to_dict(run))}"
     return _Job(entry, seed, run, key, args.out / "jobs" / f"{stem}.json", folder)
 
 
@@ -150,19 +148,13 @@ def _hash(*facts: Any) -> str:
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
     """`run` with the fields named by dotted path set, checked as if read from a file. Raises ConfigError for unknown ones."""
+    data = config_to_dict(run)
     for path, value in options.items():
         part, _, name = path.partition(".")
-        if part not in ("model", "window", "train", "episodes"):
-            raise cfg.ConfigError(f"a run has no part '{part}' ({path}); it has model, window, train, episodes")
-        cls = family_class(run.family).Config if part == "model" else type(getattr(run, part))
-        data = cfg.to_dict(getattr(run, part)) | {name: value}
-        run = dataclasses.replace(run, **{part: cfg.from_dict(cls, data)})
-    return run
-
-
-def _described(run: RunConfig) -> dict[str, Any]:
-    parts = {k: cfg.to_dict(getattr(run, k)) for k in ("model", "window", "train", "episodes")}
-    return {"family": run.family, **parts}
+        if part not in PARTS:
+            raise cfg.ConfigError(f"a run has no part '{part}' ({path}); it has {', '.join(PARTS)}")
+        data[part][name] = value
+    return config_from_dict(data)
 
 
 def _read(job: _Job) -> Result | None:
@@ -180,13 +172,8 @@ def _read(job: _Job) -> Result | None:
 
 def _was(result: Result) -> RunConfig | None:
     """The run that a result is of, with today's defaults for options that did not exist then; None where it can't be read."""
-    parts = dict(result.configuration)
     try:
-        model = cfg.from_dict(family_class(parts.pop("family")).Config, parts.pop("model"))
-        types = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
-        return RunConfig(
-            result.configuration["family"], model, **{k: cfg.from_dict(types[k], v) for k, v in parts.items()}
-        )
+        return config_from_dict(result.configuration)
     except (cfg.ConfigError, LookupError):
         return None
 
@@ -207,7 +194,7 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
             key=job.key,
             recipe=job.entry.recipe,
             seed=job.seed,
-            configuration=_described(job.run),
+            configuration=config_to_dict(job.run),
             leaf=model.taxonomy.leaf,
             queries=tuple(sorted(model.queries)),
             parameters={"trunk": trunk_size(model), "all": sum(p.numel() for p in model.parameters())},
@@ -217,7 +204,7 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
             },
             training={"cpu_s": saved.extra["cpu_s"], "wall_s": saved.extra["elapsed_s"]},
             episodes=_episodes(job, model, saved.config["source"], args),
-            figures={r["name"]: _finite(r) for r in summary["rows"] if _kept(r["name"])},
+            figures={r["name"]: _finite(r) for r in summary["rows"] if r["table"] != SOLVES},
             latency=_latency(model, frames),
             curve=_curve(job.folder),
             made_by=made_by(),
@@ -248,10 +235,6 @@ def _finite(row: Mapping[str, Any]) -> tuple[float | None, ...]:
     return tuple(x if x is not None and math.isfinite(x) else None for x in (row["value"], row["low"], row["high"]))
 
 
-def _kept(figure: str) -> bool:
-    return not figure.startswith(("all tasks", "one query")) and not figure.endswith("-v3")
-
-
 def _latency(model: Family, frames: Frames) -> dict[str, dict[str, float]]:
     starts = window_starts(frames, model.spec.chunk, 4)[:20]
     obs = observations(Windows(frames, model.spec, seed=0, batch_size=1).gather(starts))
@@ -269,28 +252,20 @@ def _held_out_error(frames: Frames, model: Family) -> dict[str, float]:
 
 
 def _curve(folder: Path) -> dict[str, list[float]]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [r for r in rows if "held_out_action_error" in r]
     error = "held_out_action_error"
+    rows = [row for _, row in read_metrics(folder / "metrics.jsonl") if error in row]
     return {"step": [r["step"] for r in rows], error: [round(r[error], 6) for r in rows]}
 
 
 def made_by() -> dict[str, str]:
     """Version, commit where there is one, machine."""
-    ask: Callable[..., Any] = partial(subprocess.run, capture_output=True, text=True, check=False)
-    here = Path(__file__).parent
+    ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
-        commit = ask(["git", "-C", str(here), "describe", "--always", "--dirty"]).stdout.strip()
+        commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
     except OSError:  # no git on this machine
         commit = ""
-    cpu = next(
-        (line.split(":")[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")), ""
-    )
-    return {"wamkit": __version__, "commit": commit, "machine": f"{cpu or platform.machine()}, {platform.system()}"}
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
+    found = versions(("wamkit",))
+    return {"wamkit": found["wamkit"], "commit": commit, "machine": found["CPU"]}
 
 
 def _page(comparison: Comparison, jobs: list[_Job], args: Compare) -> Path:

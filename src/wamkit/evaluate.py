@@ -44,6 +44,9 @@ from wamkit.run import load
 from wamkit.train import read_metrics
 from wamkit.types import Query, UnsupportedQuery, WamkitError
 
+SOLVES = "Does it solve the tasks?"
+"""Title of the table of success."""
+
 PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
 
@@ -170,7 +173,7 @@ def success_table(records: Sequence[Record]) -> Table:
         )
     )
     return Table(
-        "Does it solve the tasks?",
+        SOLVES,
         "Episodes from reset states never trained on, solved if the task's condition held at any step.",
         tuple(rows),
     )

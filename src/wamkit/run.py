@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -123,25 +124,30 @@ def build(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> Family:
     return family_class(run.family)(run.model, spec, normalizer)
 
 
+PARTS = ("model", "window", "train", "episodes")
+"""Of a run's configuration, as they are named in files and on the command line."""
+
+
+def config_to_dict(run: RunConfig) -> dict[str, Any]:
+    """`run` as JSON-able dictionaries."""
+    return {"family": run.family} | {k: cfg.to_dict(getattr(run, k)) for k in PARTS}
+
+
+def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `config_to_dict`; what is not there has today's defaults. Raises ConfigError for what is unknown."""
+    model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
+    parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
+    return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
+
+
 def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[str, Any]:
     """Everything that `load` needs besides the weights, JSON-able: it goes into every checkpoint and config.json."""
-    return {
-        "family": run.family,
-        "model": cfg.to_dict(run.model),
-        "window": cfg.to_dict(run.window),
-        "train": cfg.to_dict(run.train),
-        "episodes": cfg.to_dict(run.episodes),
-        "spec": cfg.to_dict(spec),
-        "statistics": statistics,
-    }
+    return {**config_to_dict(run), "spec": cfg.to_dict(spec), "statistics": statistics}
 
 
 def run_from_dict(data: dict[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]]:
     """The inverse of `run_to_dict`."""
-    model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
-    parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
-    run = RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
-    return run, cfg.from_dict(Spec, data["spec"]), data["statistics"]
+    return config_from_dict(data), cfg.from_dict(Spec, data["spec"]), data["statistics"]
 
 
 def find_device(name: str) -> torch.device:

@@ -38,7 +38,7 @@ class Conditioning(nn.Module):
 
     def __init__(self, kind: Kind, length: int, width: int, depth: int):
         super().__init__()
-        self.kind, self.depth = kind, depth
+        self.kind = kind
         if kind in ("channel", "adaln"):
             self.summary = nn.Sequential(nn.Linear(length * width, width), nn.SiLU())
         if kind == "channel":
