@@ -138,18 +138,8 @@ def imagination() -> Comparison:
     )
 
 
-VIDEO_USERS = (
-    "unified",
-    "mot",
-    "hidden_state",
-    "hidden_state-detached",
-    "cascade_idm",
-    "latent_action",
-    "query_ar",
-    "jepa",
-    "align",
-    "shared_rep",
-)
+VIDEO_USERS = ("unified", *(name for name in LEAVES if name != "world_model"))
+"""Families that learn from video without actions."""
 
 
 @COMPARISONS.register("action-free")
