@@ -80,17 +80,22 @@ class Optimizer:
         lr: float,
         run: Callable[..., Iterable[None]] = map,
         after: Callable[[list[Tensor]], None] = lambda moved: None,
+        scale: Tensor | None = None,
     ) -> None:
         """One step of every part at learning rate `lr`; parameters without a gradient stay as they are.
 
         `run` maps a function over the parts: the builtin, or a thread pool's. `after` is told, part by part, what moved.
+        `scale` multiplies all gradients first, in place, where they must be clipped.
         """
 
         def one(part: torch.optim.Optimizer) -> None:
+            moved = [p for group in part.param_groups for p in group["params"] if p.grad is not None]
+            if scale is not None and moved:
+                torch._foreach_mul_([p.grad for p in moved], scale)
             for group in part.param_groups:
                 group["lr"] = lr
             part.step()
-            if moved := [p for group in part.param_groups for p in group["params"] if p.grad is not None]:
+            if moved:
                 after(moved)
 
         list(run(one, self.parts))

@@ -257,8 +257,6 @@ class Trainer:
         norms = dict(zip((i for hand in hands for i in hand), sum(self.pool.map(add_up, hands), []), strict=True))
         total = torch.linalg.vector_norm(torch.stack([norms[i] for i in range(len(active))]))
         norm = total.item()
-        if norm > self.config.clip:
-            torch.nn.utils.clip_grads_with_norm_(active, self.config.clip, total)
         values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
         if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
             raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
@@ -269,7 +267,9 @@ class Trainer:
         def follow(moved: list[Tensor]) -> None:
             torch._foreach_lerp_([self.average[self._name[p]] for p in moved], moved, 1 - decay)
 
-        self.optimizer.step(lr, self.pool.map, follow)
+        # As torch.nn.utils.clip_grads_with_norm_, but on the pool's threads.
+        scale = self.config.clip / (total + 1e-6) if norm > self.config.clip else None
+        self.optimizer.step(lr, self.pool.map, follow, scale)
         self.optimizer.zero_grad()
         self.model.after_step()
         return values, norm

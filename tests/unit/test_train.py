@@ -388,3 +388,22 @@ def test_features_are_computed_ahead_where_that_is_less_work(tmp_path):
     moving = trainer(tmp_path / "b", dataclasses.replace(SMALL, shift=2))
     moving.prepare(stage, 12)
     assert moving.windows.features == {}
+
+
+def test_scaled_gradients_move_as_gradients_that_were_scaled():
+    """Clipping on the optimiser's threads is clipping: the same bits, and `after` hears of all that moved."""
+    weights, told = [], []
+    for inside in (True, False):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8, 4))
+        optimizer = Optimizer(net, lr=0.1, weight_decay=0.0, matrices=["0.weight"], threads=2)
+        for _ in range(2):
+            net(torch.ones(2, 3, 3, 3)).square().sum().backward()
+            scale = torch.tensor(0.25)
+            if not inside:
+                torch._foreach_mul_([p.grad for p in net.parameters()], scale)
+            optimizer.step(0.1, after=told.extend, scale=scale if inside else None)
+            optimizer.zero_grad()
+        weights.append([p.detach() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+    assert len(told) == 2 * 2 * 4
