@@ -3,6 +3,8 @@
 Usage: python benchmarks/latency.py
   discrete      a joint answer (pictures and actions) and a policy's, all with a cache: every token by itself, all action steps at once
                 (WorldVLA's mask), and in rounds (UD-VLA)
+  chunk_causal  a query over a history, its moments' keys kept from earlier queries or their pictures read again; and a model that reads
+                all moments together, which can keep nothing
   hidden_state  a policy query that imagines the future first, against one that reads the features of a single pass; the same
                 weights, 8 rows, wide enough that arithmetic dominates
 """
@@ -22,18 +24,22 @@ from wamkit.nn.tokens import Normalizer
 from wamkit.recipes import RECIPES
 from wamkit.run import RunConfig, family_class
 from wamkit.show import EXAMPLE
-from wamkit.types import Observation, Query
+from wamkit.types import Observation, Query, Spec
 
 SPEC = dataclasses.replace(EXAMPLE, points=0)
 ROUNDS = 30
 
 
-def model(run: RunConfig) -> Family:
-    """The model of `run` with random weights."""
+def model(run: RunConfig, spec: Spec = SPEC) -> Family:
+    """The model of `run` with random weights, also where training begins with zeros."""
     torch.manual_seed(0)
     sizes = {"proprio": SPEC.proprio_dim, "action": SPEC.action_dim}
     numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
-    return family_class(run.family)(run.model, SPEC, numbers).eval()
+    out = family_class(run.family)(run.model, spec, numbers).eval()
+    with torch.no_grad():
+        for p in out.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return out
 
 
 def observation(seed: int = 0) -> Observation:
@@ -63,6 +69,27 @@ def discrete() -> None:
         print(f"discrete      {query:7s}{', '.join(each)}")
 
 
+def chunk_causal(name: str, width: int, rows: int, moments: int) -> None:
+    run, obs = RECIPES.get(f"metaworld-{name}-chunk_causal")(), [observation(i) for i in range(moments + 1)]
+    spec = dataclasses.replace(SPEC, past_offsets=tuple(range(-8 * moments, 0, 8)))
+    sizes = {"width": width, "heads": max(4, width // 32)} | ({"action_width": width // 2} if name == "mot" else {})
+    apart, together = (
+        model(dataclasses.replace(run, model=dataclasses.replace(run.model, chunk_causal=c, **sizes)), spec)
+        for c in (True, False)
+    )
+    seen = dataclasses.replace(obs[0], past=tuple(obs[1:]))
+    kept = dataclasses.replace(obs[0], past=tuple(apart.remember(o) for o in obs[1:]))
+    for query in (Query.POLICY, Query.JOINT):
+        ways = ((apart, kept), (apart, seen), (together, seen))
+        asked = [lambda m=m, o=o, q=query: m.sample([o] * rows, q) for m, o in ways]
+        away = np.abs(asked[0]().actions - asked[1]().actions).max()
+        fast, slow, all_ = compared(*asked)
+        print(
+            f"{name:13s} {query:7s}width {width}, {rows} rows, history of {moments}: kept {fast:5.1f} ms, read again {slow:5.1f} ms: "
+            f"{slow / fast:.2f} times as fast, {away:.0e} away; read together {all_:5.1f} ms"
+        )
+
+
 def hidden_state(width: int, rows: int) -> None:
     run = RECIPES.get("metaworld-hidden_state")()
     sizes = {"width": width, "action_width": width // 2, "heads": max(4, width // 32)}
@@ -81,6 +108,9 @@ def hidden_state(width: int, rows: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     discrete()
+    for name in ("unified", "mot"):
+        for sizes in ((128, 1, 4), (128, 1, 8), (256, 8, 4)):
+            chunk_causal(name, *sizes)
     hidden_state(112, 1)
     hidden_state(256, 8)
     hidden_state(512, 8)

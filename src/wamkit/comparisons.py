@@ -138,6 +138,24 @@ def imagination() -> Comparison:
     )
 
 
+@COMPARISONS.register("history")
+def history() -> Comparison:
+    """Looking back at earlier moments, read together with the present or apart and remembered."""
+    together = {"model.chunk_causal": False}
+    return Comparison(
+        "Does looking back help?",
+        "No history; four earlier moments in one context with the present; the same ones read apart, once, and remembered.",
+        "no history",
+        (
+            Entry("no history", "metaworld-unified"),
+            Entry("read together", "metaworld-unified-chunk_causal", options=together),
+            Entry("chunk-causal", "metaworld-unified-chunk_causal"),
+            Entry("mot, no history", "metaworld-mot"),
+            Entry("mot, chunk-causal", "metaworld-mot-chunk_causal", against="mot, no history"),
+        ),
+    )
+
+
 VIDEO_USERS = ("unified", *(name for name in LEAVES if name != "world_model"))
 """Families that learn from video without actions."""
 

@@ -6,6 +6,7 @@ and a `Spec`, and implements two methods. It holds no run-time state: random gen
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,18 @@ from wamkit.nn.draws import check_modes
 from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import Registry
-from wamkit.types import Answer, Batch, Observation, ObservationError, Query, Sample, Spec, UnsupportedQuery
+from wamkit.types import (
+    Answer,
+    Batch,
+    Memory,
+    Observation,
+    ObservationError,
+    Query,
+    Sample,
+    Spec,
+    UnsupportedQuery,
+    WamkitError,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Family(nn.Module, ABC):
     """Queries that answer with one best guess, whatever the seed."""
     looks_at_points: ClassVar[bool] = False
     """Whether it needs the scene points of a depth camera: the spec then has them, and data without them are refused."""
+    remembers: bool = False
+    """Whether what it has read of a moment (`Sample.memory`) may stand for it in later queries."""
     Config: ClassVar[type]
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
@@ -102,7 +116,7 @@ class Family(nn.Module, ABC):
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> Answer | tuple[Tensor | None, Tensor | None]:
         """Answers `query` for every row: (actions (B, A, a) in robot units or None, future uint8 (B, F, V, 3, H, W) or None),
-        and from families that imagine scene points those too, as an `Answer`.
+        and from families that imagine scene points or remember what they read those too, as an `Answer`.
 
         Given actions or futures are in `batch`; fields that the query does not give hold zeros and must not be read.
         Row i draws its noise from generators[i] alone, so a row's answer does not depend on its neighbours.
@@ -153,11 +167,35 @@ class Family(nn.Module, ABC):
             raise ObservationError(f"steps = {steps!r}: must be a whole number of denoising steps, at least 1")
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         batch = query_batch(rows, query, self.spec, actions, future)
+        batch.memory = self._memory(rows)
         self._check_units(batch, query)
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
-        a, f, p = Answer(*self.generate(batch.to(next(self.parameters()).device), query, generators, steps))
+        a, f, p, m = Answer(*self.generate(batch.to(next(self.parameters()).device), query, generators, steps))
         numbers = [None if x is None else x.float().cpu().numpy() for x in (a, p)]
-        return Sample(query, numbers[0], None if f is None else f.cpu().numpy(), numbers[1])
+        memory = () if m is None else tuple(Memory(keys, self) for keys in m)
+        return Sample(query, numbers[0], None if f is None else f.cpu().numpy(), numbers[1], memory)
+
+    def _memory(self, rows: Sequence[Observation]) -> Tensor | None:
+        """The keys of all earlier moments of `rows`, reading those that are not remembered; None if no moment is."""
+        given = [m for row in rows for m in row.past if isinstance(m, Memory)]
+        if not given:
+            return None
+        if not all(m.model is self for m in given):
+            raise ObservationError(
+                "past: holds the memory of another model, or of this one before it was loaded again; give observations instead"
+            )
+        earlier = [[m if isinstance(m, Memory) else self.remember(m) if m else None for m in row.past] for row in rows]
+        nothing = torch.zeros_like(given[0].keys)
+        return torch.stack([torch.stack([m.keys if m else nothing for m in row]) for row in earlier])
+
+    def remember(self, obs: Observation) -> Memory:
+        """Reads one observation, to stand for it in the `past` of later ones. Raises WamkitError if the model does not remember."""
+        if not self.remembers:
+            raise WamkitError(
+                f"this '{self.name}' does not remember what it read: it was not configured to (chunk_causal)"
+            )
+        alone = dataclasses.replace(obs, past=(None,) * len(self.spec.past_offsets))
+        return self.sample(alone, Query.POLICY, steps=1).memory[0]
 
     def _check_units(self, batch: Batch, query: Query) -> None:
         """Numbers far outside all that training saw are not this robot's, or not in its units; nothing sensible follows."""
@@ -249,14 +287,14 @@ def query_batch(
                 f"{len(spec.past_offsets)} observations (None before the episode began), got {len(row.past)}"
             )
         for offset, earlier in zip(spec.past_offsets, row.past, strict=True):
-            if earlier is not None:
+            if earlier is not None and not isinstance(earlier, Memory):
                 check_observation(earlier, spec, f"observation {i}, {-offset} steps ago")
     picture = (spec.views, 3, spec.height, spec.width)
     a = _given("actions", actions, query is Query.FORWARD, (B, spec.chunk, spec.action_dim), np.floating, query)
     f = _given("future", future, query is Query.INVERSE, (B, F_, *picture), np.uint8, query)
     action = torch.from_numpy(a.astype(np.float32))
-    # Where there was nothing yet, the present stands in; families do not read what `past_valid` rules out.
-    past = [[p or row for p in row.past] for row in rows]
+    # Where there was nothing yet, or it is remembered, the present stands in, and nobody reads it.
+    past = [[p if isinstance(p, Observation) else row for p in row.past] for row in rows]
     seen = lambda name, shape: np.array([[getattr(p, name) for p in ps] for ps in past]).reshape(B, -1, *shape)  # noqa: E731
     return Batch(
         obs=torch.from_numpy(np.stack([r.images for r in rows if r.images is not None])),

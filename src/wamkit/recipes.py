@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from wamkit.nn.streams import Program
 from wamkit.registry import Registry
 from wamkit.run import RunConfig, TrainConfig, WindowConfig, family_class
 
@@ -19,6 +20,9 @@ RECIPES: Registry[Recipe] = Registry("recipe", "wamkit.recipes")
 
 FUTURE_2 = TrainConfig(weights=(("future", 2.0),))
 """Pictures weigh twice: they are what is hard, and actions lose nothing by it."""
+
+HISTORY = WindowConfig(past_offsets=(-32, -24, -16, -8))
+"""Four moments, at the rhythm in which policies ask."""
 
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "action_width": 512, "head_width": 512, "codec_channels": 16}
 LARGE_TRAIN = TrainConfig(steps=200_000, batch_size=256, lr=2e-4, warmup=2000, ema=0.9999, save_every=5000)
@@ -32,6 +36,12 @@ def _model(family: str, **options: Any) -> Any:
 def metaworld_unified() -> RunConfig:
     """The main job: a World Action Model that learns four MetaWorld tasks in minutes on two CPU cores."""
     return RunConfig("unified", _model("unified"), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-unified-chunk_causal")
+def metaworld_unified_chunk_causal() -> RunConfig:
+    """The same with a history: four earlier moments, each read once and remembered (DreamZero)."""
+    return RunConfig("unified", _model("unified", chunk_causal=True), HISTORY, FUTURE_2)
 
 
 @RECIPES.register("metaworld-bc")
@@ -50,6 +60,13 @@ def metaworld_world_model() -> RunConfig:
 def metaworld_mot() -> RunConfig:
     """One expert a stream, one attention (Motus, DUST, LingBot-VA)."""
     return RunConfig("mot", _model("mot"), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-mot-chunk_causal")
+def metaworld_mot_chunk_causal() -> RunConfig:
+    """The same with a history, and actions decoded from a future that goes first (LingBot-VA)."""
+    model = _model("mot", chunk_causal=True, program=Program.VIDEO_THEN_ACTION)
+    return RunConfig("mot", model, HISTORY, FUTURE_2)
 
 
 @RECIPES.register("metaworld-hidden_state")

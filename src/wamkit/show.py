@@ -85,7 +85,8 @@ def taxonomy_page() -> str:
 def label(segment: Segment) -> str:
     """What a segment is, in a few words."""
     state = "clean " if segment.clean else "noisy " if segment.stream in ("future", "action") else ""
-    return f"{state}{segment.stream}" + (f", draw {segment.draw}" if segment.draw else "")
+    when = f", {-segment.moment} steps ago" if segment.moment else ""
+    return f"{state}{segment.stream}{when}" + (f", draw {segment.draw}" if segment.draw else "")
 
 
 def text(model: Family) -> str:

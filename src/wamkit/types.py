@@ -67,8 +67,8 @@ class Observation:
     images: uint8 (V, 3, H, W), one picture a camera, RGB, upright; None when the environment was told to skip rendering.
     proprio: float32 (s,), in the environment's own units.
     text: the instruction.
-    past: for a model that looks back, what was seen at its `spec.past_offsets`, in that order; None where the episode had
-    not begun. Their own `past` is not read.
+    past: for a model that looks back, what was seen at its `spec.past_offsets`, in that order, or what the model remembers of
+    it (`Sample.memory`); None where the episode had not begun. Their own `past` and `text` are not read.
     points: float32 (K, 4), where the rays of a square grid of the first camera's pixels hit, row by row: x, y, z in world
     metres, and 1 on the robot itself (a robot knows that from its kinematics), else 0; None without a depth camera.
     """
@@ -76,8 +76,20 @@ class Observation:
     images: UInt8[np.ndarray, "V 3 H W"] | None
     proprio: Float32[np.ndarray, " s"]
     text: str
-    past: tuple[Observation | None, ...] = ()
+    past: tuple[Observation | Memory | None, ...] = ()
     points: Float32[np.ndarray, "K 4"] | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a model has read of one moment: it stands for the observation in a later one's `past`, and is not read again.
+
+    keys: float (N, 2, heads, L, d), for each of the model's N blocks keys and values of the moment's L tokens.
+    model: whose they are; they mean nothing to another.
+    """
+
+    keys: Float[Tensor, "N 2 h L d"]
+    model: Any = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,7 @@ class Batch:
     features: what `Family.features` made of these windows, where the trainer computed it ahead; else empty.
     points: float32 (B, K, 4), see `Observation`.            point_flow: float32 (B, F, K, 3), where those points went, in metres.
     Both None unless the spec has points.
+    memory: float (B, P, N, 2, heads, L, d), see `Memory`, in place of `past`; None where that is to be read.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -137,6 +150,7 @@ class Batch:
     features: dict[str, Tensor] = field(default_factory=dict)
     points: Float[Tensor, "B K 4"] | None = None
     point_flow: Float[Tensor, "B F K 3"] | None = None
+    memory: Float[Tensor, "B P N 2 h L d"] | None = None
 
     def __len__(self) -> int:
         return self.obs.shape[0]
@@ -163,20 +177,26 @@ class Sample:
     actions: float32 (B, A, a) in the robot's own units, or None when the query asks for none.
     future: uint8 (B, F, V, 3, H, W), or None when the query asks for none.
     points: float32 (B, F, K, 3), where each observed point is imagined to be, in world metres; None for models that imagine none.
+    memory: B of them, what the model has read of the observations; empty for models that keep nothing.
     """
 
     query: Query
     actions: Float32[np.ndarray, "B A a"] | None
     future: UInt8[np.ndarray, "B F V 3 H W"] | None
     points: Float32[np.ndarray, "B F K 3"] | None = None
+    memory: tuple[Memory, ...] = ()
 
 
 class Answer(NamedTuple):
-    """What `Family.generate` returns; families that imagine no points may return the first two alone. See `Sample`."""
+    """What `Family.generate` returns; most families return the first two alone. See `Sample`.
+
+    memory: (B, N, 2, heads, L, d), of the observations, from families that remember.
+    """
 
     actions: Tensor | None
     future: Tensor | None
     points: Tensor | None = None
+    memory: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from test_families import ask, losses, make
 
+from wamkit.config import ConfigError
+from wamkit.nn.draws import DrawConfig, draw
 from wamkit.nn.streams import Program
 from wamkit.types import Query
 
@@ -99,3 +101,26 @@ def test_jepa_predicts_each_frame_from_what_came_before(spec, normalizer, batch)
     rolled = model.roll_out(batch)
     assert rolled.shape == (len(batch), 2, cells, D) and torch.isfinite(rolled).all()
     assert model.meters(batch, "main")["target_std"] > 0.3
+
+
+@pytest.mark.parametrize("name", ["unified", "mot"])
+def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
+    """PAD, VideoVLA: joint rows train both at one level, and a joint answer takes both down the same path."""
+    joint_only = DrawConfig(shared_level=True, modes=(1.0, 0.0, 0.0, 0.0))
+    model = make(name, spec, normalizer, draws=joint_only)
+    drawn = draw(batch, model.future, model.action, normalizer, joint_only, model.queries, torch.Generator())
+    assert torch.equal(drawn.sigma["future"], drawn.sigma["action"])
+    assert not torch.equal(drawn.sigma["future"], drawn.sigma["policy"])
+    mixed = DrawConfig(shared_level=True)
+    drawn = draw(batch, model.future, model.action, normalizer, mixed, model.queries, torch.Generator().manual_seed(2))
+    given = [drawn.is_(q).flatten() for q in (Query.FORWARD, Query.VIDEO)]
+    assert any(g.any() for g in given)
+    assert (drawn.sigma["action"][given[0]] == 0).all() and (drawn.sigma["action"][given[1]] == 1).all()
+
+    levels = []
+    velocity = model._velocity
+    model._velocity = lambda x, sigma, *rest: levels.append(sigma) or velocity(x, sigma, *rest)
+    ask(model, Query.JOINT, batch)
+    assert len(levels) == 3 and all(s["future"] == s["action"] for s in levels)
+    with pytest.raises(ConfigError, match="program video_then_action denoises one stream after the other"):
+        make(name, spec, normalizer, draws=joint_only, program=Program.VIDEO_THEN_ACTION)

@@ -8,7 +8,8 @@ asked (`nn.draws`). The methods are switches:
 * Motus: program `joint`, the default.
 * DUST: program `joint` and `slow` > 1, asynchronous denoising: actions move at every `slow`-th step only, since pictures need more.
 * LingBot-VA: program `video_then_action`; with `imagine`, a policy query denoises the video down to `partial` and then decodes actions
-  from it: what happens is decided at high noise. The clean future that training shows to actions is noised up to that level.
+  from it: what happens is decided at high noise. The clean future that training shows to actions is noised up to that level. With
+  `chunk_causal`, over `window.past_offsets`, keys of what was really seen are kept from query to query (`nn.history`).
 
 Where this differs from the reference code, on purpose: noise levels are drawn a row (LingBot shares one over a batch), training and
 sampling use one attention code (LingBot's must be switched by hand), and its release, one shared backbone, is `unified` here.
@@ -27,21 +28,13 @@ from wamkit.nn.codec import FutureLatents
 from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
 from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_other, slow
 from wamkit.nn.heads import ActionChunk
+from wamkit.nn.history import History, present
 from wamkit.nn.mixture import Mixture
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import (
-    ACTION,
-    CONTEXT,
-    FUTURE,
-    TEACHER_FORCED,
-    Program,
-    Segment,
-    table,
-    visibility,
-)
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache
-from wamkit.types import Batch, Query, Spec
+from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
@@ -61,6 +54,8 @@ class MoTConfig:
     """How far down a policy query that imagines denoises the video, where that goes first."""
     slow: int = 1
     """Where both denoise together: actions move at every so many steps."""
+    chunk_causal: bool = False
+    """Whether earlier moments are read apart, once, and remembered (`nn.history`), or all together with the present."""
     codec_channels: int = 8
     codec_lr: float = 1.2
     codec_share: float = 0.4
@@ -93,18 +88,21 @@ class MoT(Family):
     def __init__(self, config: MoTConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        apart = present(spec) if c.chunk_causal else spec
+        self.context = ContextTokens(D, apart, build_text(c.text, D), c.proprio_noise)
+        self.history = History(spec, c.depth, c.heads, D) if c.chunk_causal else None
+        self.remembers = c.chunk_causal
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, c.action_width, c.actions_per_token)
         self.experts = Mixture({FUTURE: D, ACTION: c.action_width}, c.depth, c.heads, D)
-        self.queries = answers(c.program)
+        self.queries = answers(c.program, c.draws)
         self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
         return (
             Stage("codec", share, ("future.codec",), self.config.codec_lr),
-            Stage("main", 1 - share, ("context", "future.stream", "action", "experts")),
+            Stage("main", 1 - share, ("context", "history", "future.stream", "action", "experts")),
         )
 
     @torch.no_grad()
@@ -115,7 +113,8 @@ class MoT(Family):
 
     def sight(self) -> tuple[list[Segment], Tensor]:
         cells, chunk = self.future.cells, self.action.length
-        video = [Segment(CONTEXT, context_length(self.spec)), Segment(FUTURE, cells, draw=1)]
+        known = self.history.segments if self.history else [Segment(CONTEXT, context_length(self.spec))]
+        video = [*known, Segment(FUTURE, cells, draw=1)]
         action = [Segment(ACTION, chunk), Segment(ACTION, chunk, draw=1)]
         if self.first:
             known = Segment(self.first, {FUTURE: cells, ACTION: chunk}[self.first], clean=True, draw=1)
@@ -126,30 +125,45 @@ class MoT(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
-        context = self.context(batch, self.normalizer, generator)
-        held = {FUTURE: [context], ACTION: []}
+        cache = None
+        if self.history:
+            context, cache, _ = self._known(batch, generator)
+        else:
+            context = self.context(batch, self.normalizer, generator)
+        held = {FUTURE: [] if cache else [context], ACTION: []}
         for name, stream in ((FUTURE, FUTURE), (POLICY, ACTION), (ACTION, ACTION)):
             held[stream].append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
         if self.first:
-            known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
-            level = torch.rand(len(batch), generator=generator).to(known.device)
+            clean = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
+            level = torch.rand(len(batch), generator=generator).to(clean.device)
             level = level * (self.config.partial if self.first == FUTURE else 0)
-            noise = torch.randn(known.shape, generator=generator).to(known.device)
-            held[self.first].append(self._tokens(self.first, interpolate(known, noise, level), level, context))
-        mask = draws.visible(*self.sight())
+            noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+            held[self.first].append(self._tokens(self.first, interpolate(clean, noise, level), level, context))
         tokens = {s: torch.cat(parts, 1) for s, parts in held.items()}
-        video = tokens[FUTURE].shape[1]
-        y, _ = self.experts(tokens, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]})
-        L = self.action.length
+        video, acting = tokens[FUTURE].shape[1], tokens[ACTION].shape[1]
+        mask = draws.visible(*self.sight())[..., -video - acting :, :]
+        if self.history:
+            mask = self.history.hide(mask, batch)
+        y, _ = self.experts(tokens, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]}, cache)
+        L, known = self.action.length, 0 if cache else context.shape[1]
         heads = {
             POLICY: self.action.stream.velocity(y[ACTION][:, :L]),
             ACTION: self.action.stream.velocity(y[ACTION][:, L : 2 * L]),
-            FUTURE: self.future.stream.velocity(y[FUTURE][:, context.shape[1] :][:, : self.future.cells]),
+            FUTURE: self.future.stream.velocity(y[FUTURE][:, known:][:, : self.future.cells]),
         }
         return draws.losses(heads, batch, self.future, self.action)
 
     def _tokens(self, stream: str, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         return self.future.tokens(x, sigma, context) if stream == FUTURE else self.action.stream.tokens(x, sigma)
+
+    def _known(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Cache, Tensor | None]:
+        """The context's tokens now, keys and values of all that is known, and what to remember of it."""
+        if self.history is None:
+            context = self.context(batch, self.normalizer, generator)
+            return context, self.experts({FUTURE: context}, {FUTURE: None})[1], None
+        moments = self.context.moments(batch, self.normalizer, generator)
+        cache, memory = self.history(lambda x, mask: self.experts({FUTURE: x}, {FUTURE: mask})[1], moments, batch)
+        return moments[:, 0], cache, memory
 
     # ---------------------------------------------------------------------------------------------------------- sampling
 
@@ -158,9 +172,7 @@ class MoT(Family):
         quick = {Query.POLICY: c.denoising_steps if c.imagine else c.policy_steps, Query.INVERSE: c.inverse_steps}
         return quick.get(query, c.denoising_steps)
 
-    def generate(
-        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def generate(self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int) -> Answer:
         c, device = self.config, batch.obs.device
         eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
         eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
@@ -169,7 +181,7 @@ class MoT(Family):
         if query.wants_future or together:
             start[FUTURE], paths[FUTURE] = eps_z, denoise(steps, c.draws.future_shift)
         if query.wants_action:
-            path = denoise(steps, c.draws.inverse_shift if query is Query.INVERSE else 1.0)
+            path = denoise(steps, c.draws.action_shift(query))
             start[ACTION], paths[ACTION] = eps_a, slow(path, c.slow) if together and not self.first else path
         if query is Query.FORWARD:
             start[ACTION], paths[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
@@ -181,25 +193,34 @@ class MoT(Family):
             until = c.partial if query is Query.POLICY else 0.0  # a picture that is shown is denoised to its end
             path = denoise(steps, c.draws.future_shift, until)
             paths[FUTURE], paths[ACTION] = one_after_the_other(path, denoise(c.policy_steps))
-        context = self.context(batch, self.normalizer)
-        _, cache = self.experts({FUTURE: context}, {FUTURE: None})
+        context, cache, memory = self._known(batch)
         last = {n: path[-1] for n, path in paths.items()}
-        final = euler(lambda x, s: self._velocity(x, s, last, context, cache), start, paths)
-        return (
+        final = euler(lambda x, s: self._velocity(x, s, last, context, cache, batch), start, paths)
+        return Answer(
             self.action.unpack(final[ACTION], self.normalizer) if query.wants_action else None,
             self.future.decode(final[FUTURE], batch.obs) if query.wants_future else None,
+            memory=memory,
         )
 
     def _velocity(
-        self, state: dict[str, Tensor], sigma: dict[str, float], last: dict[str, float], context: Tensor, cache: Cache
+        self,
+        state: dict[str, Tensor],
+        sigma: dict[str, float],
+        last: dict[str, float],
+        context: Tensor,
+        cache: Cache,
+        batch: Batch,
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
         tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
         # The stream that goes first is shown to the other one once it has come to its end.
         order = [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == last[n]) for n, t in tokens.items()]
-        known = context.shape[1]
-        mask_LK = visibility([Segment(CONTEXT, known), *order], self.config.program).to(context.device)
-        rows = dict(zip(tokens, mask_LK[known:].split([s.length for s in order]), strict=True))
+        known = self.history.segments if self.history else [Segment(CONTEXT, context.shape[1])]
+        mask_LK = visibility([*known, *order], self.config.program).to(context.device)
+        mask_LK = mask_LK[-sum(s.length for s in order) :]
+        if self.history:
+            mask_LK = self.history.hide(mask_LK, batch)
+        rows = dict(zip(tokens, mask_LK.split([s.length for s in order], -2), strict=True))
         y, _ = self.experts(tokens, rows, cache)
         heads = {FUTURE: self.future.stream, ACTION: self.action.stream}
         return {n: heads[n].velocity(part) for n, part in y.items()}

@@ -2,7 +2,13 @@
 
 Stands for the leaf joint / diffusion / unified stream / explicit (UWM, arXiv:2504.02792; PAD; VideoVLA). All five
 queries are schedules over the two streams: denoise what is wanted, hold at 0 what is given, and what is held at 1 is
-absent: it carries no information, so nobody looks at it and sampling leaves it out.
+absent: it carries no information, so nobody looks at it and sampling leaves it out. The methods are switches:
+
+* UWM, GJD: the defaults; `draws.modes` says how often each conditional is trained.
+* PAD: `conditioning` "channel" and `draws.shared_level`, one noise level for both.
+* VideoVLA: `draws.shared_level`, trained on the joint alone (`draws.modes` 1 0 0 0) and acting on the query `joint`.
+* DreamZero: `chunk_causal` over `window.past_offsets`, with `draws.shared_level`; its keys are kept from query to query (`nn.history`).
+  Its quick form, actions in one step from pictures at high noise, is a large `draws.future_shift` and 1 step.
 
 Where this differs from the reference code of UWM, on purpose:
 * A marginal is trained at exactly the level at which it is sampled (sigma = 1), not at the last DDIM step before it.
@@ -14,30 +20,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from wamkit.config import ConfigError
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.conditioning import Conditioning, Kind, Known
 from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
 from wamkit.nn.flow import denoise, euler, hold, one_after_the_other
 from wamkit.nn.heads import ActionChunk
+from wamkit.nn.history import History, present
 from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import (
-    ACTION,
-    CONTEXT,
-    FUTURE,
-    TEACHER_FORCED,
-    Program,
-    Segment,
-    table,
-    visibility,
-)
+from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk
-from wamkit.types import Batch, Query, Spec
+from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class UnifiedConfig:
     program: Program = Program.JOINT
     conditioning: Kind = "prefix"
     """How the tokens that are denoised hear of what is known."""
+    chunk_causal: bool = False
+    """Whether earlier moments are read apart, once, and remembered (`nn.history`), or all together with the present."""
     draws: DrawConfig = field(default_factory=DrawConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""
     proprio_noise: float = 0.05
@@ -68,6 +70,12 @@ class UnifiedConfig:
     """Of inverse queries. One Euler step from pure noise gives exactly the mean of what the model believes, since there
     v = eps - E[x]: the best estimate of what was done. More steps draw a sample of it, with twice the squared error."""
     text: TextConfig = field(default_factory=TextConfig)
+
+    def __post_init__(self) -> None:
+        if self.chunk_causal and self.conditioning not in ("prefix", "cross"):
+            raise ConfigError(
+                f"chunk_causal keeps the keys of what was seen; conditioning {self.conditioning} has none: prefix or cross would fit"
+            )
 
 
 @FAMILIES.register("unified")
@@ -88,19 +96,22 @@ class Unified(Family):
     def __init__(self, config: UnifiedConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        apart = present(spec) if c.chunk_causal else spec
+        self.context = ContextTokens(D, apart, build_text(c.text, D), c.proprio_noise)
+        self.history = History(spec, c.depth, c.heads, D) if c.chunk_causal else None
+        self.remembers = c.chunk_causal
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
-        self.conditioning = Conditioning(c.conditioning, context_length(spec), D, c.depth)
-        self.queries = answers(c.program)
+        self.conditioning = Conditioning(c.conditioning, context_length(apart), D, c.depth)
+        self.queries = answers(c.program, c.draws)
         self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
         share = self.config.codec_share
         return (
             Stage("codec", share, ("future.codec",), self.config.codec_lr),
-            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk", "conditioning")),
+            Stage("main", 1 - share, ("context", "history", "future.stream", "action", "trunk", "conditioning")),
         )
 
     # ---------------------------------------------------------------------------------------------------------- training
@@ -112,7 +123,8 @@ class Unified(Family):
 
     def sight(self) -> tuple[list[Segment], Tensor]:
         lengths = {FUTURE: self.future.cells, ACTION: self.action.length}
-        segments = [Segment(CONTEXT, context_length(self.spec)), Segment(ACTION, lengths[ACTION])]
+        known = self.history.segments if self.history else [Segment(CONTEXT, context_length(self.spec))]
+        segments = [*known, Segment(ACTION, lengths[ACTION])]
         segments += [Segment(FUTURE, lengths[FUTURE], draw=1), Segment(ACTION, lengths[ACTION], draw=1)]
         if self.first:
             segments.append(Segment(self.first, lengths[self.first], clean=True, draw=1))
@@ -122,22 +134,36 @@ class Unified(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
-        context = self.context(batch, self.normalizer, generator)
+        known = None if self.history is None else self._known(batch, generator)
+        context = known[0] if known else self.context(batch, self.normalizer, generator)
         tokens = []
         for name, stream in ((POLICY, ACTION), (FUTURE, FUTURE), (ACTION, ACTION)):
             tokens.append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
         if self.first:
-            known = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
-            tokens.append(self._tokens(self.first, known, torch.zeros(1, device=known.device), context))
-        segments, seen_SS = self.sight()
-        y = self.conditioning(self.trunk, torch.cat(tokens, 1), context, draws.visible(segments, seen_SS))
-        y_p, y_z, y_a, *_ = y.split([s.length for s in segments[1:]], 1)
+            clean = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
+            tokens.append(self._tokens(self.first, clean, torch.zeros(1, device=clean.device), context))
+        noisy, mask_LL = torch.cat(tokens, 1), draws.visible(*self.sight())
+        if known:
+            rows = self.history.hide(mask_LL[..., -noisy.shape[1] :, :], batch)
+            y = self.conditioning.denoised(self.trunk, noisy, known[1], rows)
+        else:
+            y = self.conditioning(self.trunk, noisy, context, mask_LL)
+        y_p, y_z, y_a, *_ = y.split([t.shape[1] for t in tokens], 1)
         heads = {
             POLICY: self.action.stream.velocity(y_p),
             ACTION: self.action.stream.velocity(y_a),
             FUTURE: self.future.stream.velocity(y_z),
         }
         return draws.losses(heads, batch, self.future, self.action)
+
+    def _known(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Known, Tensor | None]:
+        """The context's tokens now, how noisy tokens hear of all that is known, and what to remember of it."""
+        if self.history is None:
+            context = self.context(batch, self.normalizer, generator)
+            return context, self.conditioning.known(self.trunk, context), None
+        moments = self.context.moments(batch, self.normalizer, generator)
+        keys, memory = self.history(partial(self.conditioning.keys, self.trunk), moments, batch)
+        return moments[:, 0], Known(keys), memory
 
     # ---------------------------------------------------------------------------------------------------------- sampling
 
@@ -146,9 +172,7 @@ class Unified(Family):
             query, self.config.denoising_steps
         )
 
-    def generate(
-        self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def generate(self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int) -> Answer:
         device = batch.obs.device
         start: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
@@ -156,8 +180,7 @@ class Unified(Family):
         eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
         eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
         if query.wants_action:
-            shift = self.config.draws.inverse_shift if query is Query.INVERSE else 1.0
-            start[ACTION], schedules[ACTION] = eps_a, denoise(steps, shift)
+            start[ACTION], schedules[ACTION] = eps_a, denoise(steps, self.config.draws.action_shift(query))
         if query.wants_future:
             start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.draws.future_shift)
         if query is Query.FORWARD:
@@ -169,12 +192,12 @@ class Unified(Family):
             order = (self.first, second)
             schedules = dict(zip(order, one_after_the_other(*(schedules[n] for n in order)), strict=True))
         # The context sees no one but itself, so one pass serves every denoising step.
-        context = self.context(batch, self.normalizer)
-        known = self.conditioning.known(self.trunk, context)
-        final = euler(lambda x, s: self._velocity(x, s, context, known), start, schedules)
-        return (
+        context, known, memory = self._known(batch)
+        final = euler(lambda x, s: self._velocity(x, s, context, known, batch), start, schedules)
+        return Answer(
             self.action.unpack(final[ACTION], self.normalizer) if query.wants_action else None,
             self.future.decode(final[FUTURE], batch.obs) if query.wants_future else None,
+            memory=memory,
         )
 
     @torch.inference_mode()
@@ -185,13 +208,16 @@ class Unified(Family):
         return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.stream.tokens(x, sigma)
 
     def _velocity(
-        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, known: Known
+        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, known: Known, batch: Batch
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
         tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
-        segments = [Segment(CONTEXT, context.shape[1])]
-        segments += [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == 0) for n, t in tokens.items()]
-        mask_LK = visibility(segments, self.config.program)[context.shape[1] :].to(context.device)
+        ahead = self.history.segments if self.history else [Segment(CONTEXT, context.shape[1])]
+        noisy = [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == 0) for n, t in tokens.items()]
+        K = sum(s.length for s in ahead)
+        mask_LK = visibility([*ahead, *noisy], self.config.program)[K:].to(context.device)
+        if self.history:
+            mask_LK = self.history.hide(mask_LK, batch)
         y = self.conditioning.denoised(self.trunk, torch.cat(list(tokens.values()), 1), known, mask_LK)
         parts = y.split([t.shape[1] for t in tokens.values()], 1)
         heads = {FUTURE: self.future.stream, ACTION: self.action.stream}

@@ -51,14 +51,16 @@ class Conditioning(nn.Module):
 
     def known(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"]) -> Known:
         """The context, worked out once for all denoising steps."""
-        if self.kind == "prefix":
-            return Known(keys=trunk(context_BKD)[1])
-        if self.kind == "cross":
-            return Known(keys=trunk.read(context_BKD))
+        if self.kind in ("prefix", "cross"):
+            return Known(keys=self.keys(trunk, context_BKD))
         summary = self.summary(context_BKD.flatten(1))
         if self.kind == "channel":
             return Known(summary=summary)
         return Known(film=self.film(summary).unflatten(-1, (1, 4, -1)) + self.offset)
+
+    def keys(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"], mask_KK: Tensor | None = None) -> Cache:
+        """Keys and values of the context, for `prefix` and `cross`. mask_KK: who sees whom in it; only `prefix` looks around."""
+        return trunk(context_BKD, mask_KK)[1] if self.kind == "prefix" else trunk.read(context_BKD)
 
     def denoised(
         self, trunk: Trunk, tokens_BLD: Float[Tensor, "B L D"], known: Known, mask_LK: Bool[Tensor, "... L K"]

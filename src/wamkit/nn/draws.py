@@ -21,7 +21,7 @@ from wamkit.config import ConfigError, within
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.streams import ACTION, FUTURE, Program, Segment, expand, sees_other
+from wamkit.nn.streams import ACTION, FUTURE, TEACHER_FORCED, Program, Segment, expand, sees_other
 from wamkit.nn.tokens import Normalizer
 from wamkit.types import Batch, Query
 
@@ -44,10 +44,18 @@ class DrawConfig:
     what happens is decided at high noise, and below it only how that looks."""
     inverse_shift: float = 9.0
     """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
+    shared_level: bool = False
+    """Whether future and action of joint rows share one noise level, in training and sampling (PAD, VideoVLA, DreamZero)."""
 
     def __post_init__(self) -> None:
         within(self, future_shift=(1e-6, inf), inverse_shift=(1e-6, inf))
         check_modes(self.modes)
+
+    def action_shift(self, query: Query) -> float:
+        """How far the levels of actions are moved towards noise when `query` is sampled."""
+        if query is Query.INVERSE:
+            return self.inverse_shift
+        return self.future_shift if query is Query.JOINT and self.shared_level else 1.0
 
 
 def check_modes(modes: tuple[float, ...]) -> None:
@@ -100,8 +108,15 @@ class Draws:
         return {n: masked_mean(error[n], valid[n]) for n in (POLICY, ACTION, FUTURE) if n in error}
 
 
-def answers(program: Program) -> frozenset[Query]:
-    """What can be asked under `program`: dynamics only where it shows one stream to the other."""
+def answers(program: Program, config: DrawConfig) -> frozenset[Query]:
+    """What can be asked under `program`: dynamics only where it shows one stream to the other.
+
+    Raises ConfigError where streams that come one after the other were to share a noise level.
+    """
+    if config.shared_level and program in TEACHER_FORCED:
+        raise ConfigError(
+            f"program {program.value} denoises one stream after the other, shared_level both at once: use one of them"
+        )
     dynamics = {Query.FORWARD: (FUTURE, ACTION), Query.INVERSE: (ACTION, FUTURE)}
     return frozenset(q for q in Query if q not in dynamics or sees_other(program, *dynamics[q]))
 
@@ -127,6 +142,8 @@ def draw(
     sigma_p, sigma_a, sigma_z = (uniform_sigma(B, generator).to(device) for _ in range(3))
     sigma_z = shift_sigma(sigma_z, config.future_shift)
     sigma_a = torch.where(inverse, shift_sigma(sigma_a, config.inverse_shift), sigma_a)
+    if config.shared_level:
+        sigma_a = torch.where(joint, sigma_z, sigma_a)
     sigma_a = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
     sigma_z = sigma_z.masked_fill(inverse, 0)
     joint_x = expert if config.joint_label == "expert" else executed

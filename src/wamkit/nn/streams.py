@@ -10,12 +10,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-CONTEXT, FUTURE, ACTION = "context", "future", "action"
+CONTEXT, TEXT, FUTURE, ACTION = "context", "text", "future", "action"
 
 
 class Program(enum.StrEnum):
@@ -40,19 +41,28 @@ def sees_other(program: Program, query: str, key: str) -> bool:
 
 @dataclass(frozen=True)
 class Segment:
-    """`length` tokens of one stream; `clean` marks teacher-forced tokens, `draw` the training problem they belong to."""
+    """`length` tokens of one stream; `clean` marks teacher-forced tokens, `draw` the training problem they belong to.
+
+    moment: of the context, where its moments are read apart (`nn.history`): the steps at which it was seen, 0 for now.
+    """
 
     stream: str
     length: int
     clean: bool = False
     draw: int = 0
+    moment: int = 0
+
+
+KNOWN = (CONTEXT, TEXT)
 
 
 def sees(query: Segment, key: Segment, program: Program) -> bool:
     """Whether tokens of `query` may attend to tokens of `key`."""
-    if key.stream == CONTEXT:
+    if query.stream in KNOWN:
+        return (query.stream, query.moment) == (key.stream, key.moment)
+    if key.stream in KNOWN:
         return True
-    if query.stream == CONTEXT or query.draw != key.draw:
+    if query.draw != key.draw:
         return False
     if query.stream == key.stream:
         return query.clean == key.clean
@@ -70,19 +80,26 @@ def sees(query: Segment, key: Segment, program: Program) -> bool:
     return pair in allowed[program]
 
 
-def visibility(segments: Sequence[Segment], program: Program) -> Bool[Tensor, "L K"]:
-    """The mask of who sees whom, tokens by tokens, true where the query (row) may attend to the key (column)."""
+def visibility(segments: Sequence[Segment], program: Program = Program.JOINT) -> Bool[Tensor, "L K"]:
+    """The mask of who sees whom, tokens by tokens, true where the query (row) may attend to the key (column). Not to be changed
+    in place: it is kept, since every denoising step asks for it."""
+    return _visibility(tuple(segments), program)
+
+
+@lru_cache(maxsize=64)
+def _visibility(segments: tuple[Segment, ...], program: Program) -> Tensor:
     return expand(table(segments, program), segments)
 
 
-def table(segments: Sequence[Segment], program: Program) -> Bool[Tensor, "S S"]:
+def table(segments: Sequence[Segment], program: Program = Program.JOINT) -> Bool[Tensor, "S S"]:
     """Who sees whom, segment by segment: true where the row's segment may look at the column's."""
-    return torch.tensor([[sees(q, k, program) for k in segments] for q in segments])
+    return torch.tensor([[sees(q, k, program) for k in segments] for q in segments], device="cpu")
 
 
 def expand(table_SS: Bool[Tensor, "S S"], segments: Sequence[Segment]) -> Bool[Tensor, "L L"]:
     """A table of segments as a mask of tokens."""
-    index = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor([s.length for s in segments]))
+    lengths = torch.tensor([s.length for s in segments], device="cpu")
+    index = torch.repeat_interleave(torch.arange(len(segments), device="cpu"), lengths)
     return table_SS[index][:, index]
 
 

@@ -158,6 +158,18 @@ class ContextTokens(nn.Module):
         past = torch.where(batch.past_valid[..., None, None], past, self.before) + self.age
         return torch.cat([now, past.flatten(1, 2)], 1)
 
+    def moments(
+        self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "B M L D"]:
+        """Each moment by itself, the present first, then those of the past unless they are remembered: picture grid,
+        proprioception and, for every one, the present instruction."""
+        images, proprio = batch.obs.unsqueeze(1), batch.proprio.unsqueeze(1)
+        if batch.memory is None:
+            images, proprio = torch.cat([images, batch.past], 1), torch.cat([proprio, batch.past_proprio], 1)
+        seen = self._seen(images, normalizer, proprio, generator)
+        text = self.text(batch.text).unsqueeze(1)
+        return torch.cat([seen, text.expand(-1, seen.shape[1], -1, -1)], 2)
+
     def _seen(
         self, images: Tensor, normalizer: Normalizer, proprio: Tensor, generator: torch.Generator | None
     ) -> Float[Tensor, "... L D"]:
