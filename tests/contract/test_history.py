@@ -26,13 +26,11 @@ def spec(spec):
     return dataclasses.replace(spec, past_offsets=(-6, -4, -2))
 
 
-def near(a, b) -> None:
-    for field in ("actions", "future"):
-        x, y = getattr(a, field), getattr(b, field)
-        assert (x is None) == (y is None)
-        if x is not None:
-            # Actions in the robot's units; pictures are rounded to 256 levels.
-            np.testing.assert_allclose(x.astype(float), y, atol=1e-5 if field == "actions" else 1.0, rtol=1e-5)
+def near(a, b) -> bool:
+    """Actions equal within 1e-5 in the robot's units, pictures within one of their 256 levels."""
+    assert (a.actions is None, a.future is None) == (b.actions is None, b.future is None)
+    acts = a.actions is None or np.allclose(a.actions, b.actions, atol=1e-5, rtol=1e-5)
+    return acts and (a.future is None or np.abs(a.future.astype(int) - b.future).max() <= 1)
 
 
 @pytest.mark.parametrize(("name", "options"), WAYS)
@@ -52,7 +50,7 @@ def test_remembering_equals_reading_again(name, options, spec, normalizer):
             for o in obs:
                 past = [model.remember(p) if p and i in range(3)[some] else p for i, p in enumerate(o.past)]
                 rows.append(dataclasses.replace(o, past=tuple(past)))
-            near(read, model.sample(rows, query, seed=0, steps=3, **given))
+            assert near(read, model.sample(rows, query, seed=0, steps=3, **given))
 
 
 @pytest.mark.parametrize(("name", "options"), WAYS)
