@@ -71,7 +71,12 @@ def _parse(options: Any, command: str, argv: Sequence[str]) -> Any:
     """The dataclass `options` from the command line: fields without a default by their place, all others by name."""
     import tyro
 
-    return tyro.cli(options, args=argv, prog=f"wamkit {command}", config=(tyro.conf.PositionalRequiredArgs,))
+    return tyro.cli(
+        options,
+        args=argv,
+        prog=f"wamkit {command}",
+        config=(tyro.conf.PositionalRequiredArgs, tyro.conf.EnumChoicesFromValues),
+    )
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -87,7 +92,9 @@ def _train(argv: Sequence[str]) -> None:
     run = RECIPES.get(name)()
     fields = [(k, type(getattr(run, k)), field(default=getattr(run, k))) for k in PARTS]
     options = dataclasses.make_dataclass("Train", fields, bases=(_kw(Train),), frozen=True, kw_only=True)
-    args = tyro.cli(options, args=argv, prog="wamkit train", description=Train.__doc__)
+    args = tyro.cli(
+        options, args=argv, prog="wamkit train", description=Train.__doc__, config=(tyro.conf.EnumChoicesFromValues,)
+    )
     run = dataclasses.replace(run, **{k: getattr(args, k) for k in PARTS})
     train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]))
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")

@@ -10,7 +10,6 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.config import ConfigError, within
-from wamkit.nn.draws import check_modes
+from wamkit.nn.codec import FutureLatents
+from wamkit.nn.options import check_sizes
 from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import Registry
@@ -82,13 +81,16 @@ class Family(nn.Module, ABC):
         """The phases of training, in order; shares sum to 1. One phase over all parameters unless overridden."""
         return (Stage("main", 1.0, ("",)),)
 
+    @torch.no_grad()
     def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         """What the losses of `stage` read of a window that the stage's training cannot change: latents of a frozen codec.
 
         Named tensors with one row a window. The trainer computes them once for all windows, where that is less work, and
-        hands them back in `batch.features`; `forward` computes them itself where they are missing. Nothing by default.
+        hands them back in `batch.features`; `forward` computes them itself where they are missing. By default the latents of
+        `self.future`, where that is a frame codec's.
         """
-        return {}
+        codec = getattr(self, "future", None)
+        return {"latents": codec.encode(batch)} if isinstance(codec, FutureLatents) and stage != "codec" else {}
 
     @abstractmethod
     def sight(self) -> tuple[Sequence[Segment], Bool[Tensor, "S S"]]:
@@ -134,9 +136,10 @@ class Family(nn.Module, ABC):
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """What the family's own codec makes of the true futures, uint8 (B, F, V, 3, H, W): the ceiling of its pictures.
 
-        None for families that imagine no pictures.
+        None for families that imagine no pictures: that have no `self.future` which encodes and decodes them.
         """
-        return None
+        codec: Any = getattr(self, "future", None)
+        return None if codec is None else codec.decode(codec.encode(batch), batch.obs)
 
     @torch.inference_mode()
     def sample(
@@ -231,39 +234,6 @@ def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     if given.ndim and len(given) != rows:
         raise ObservationError(f"{rows} observations need {rows} seeds (or one), got {len(given)}")
     return given.tolist() if given.ndim else [(int(given) + 1_000_003 * i) % 2**63 for i in range(rows)]
-
-
-BOUNDS: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(
-        ("width", "depth", "heads", "action_width", "head_width", "head_depth", "actions_per_token"), (1, inf)
-    ),
-    **dict.fromkeys(("denoising_steps", "policy_steps", "inverse_steps", "codec_channels", "rounds"), (1, inf)),
-    **dict.fromkeys(("codec_share",), (0.01, 0.99)),
-    **dict.fromkeys(("decay", "at", "partial", "inverse", "blind"), (0, 1)),
-    **dict.fromkeys(("codec_lr", "future_shift", "inverse_shift"), (1e-6, inf)),
-    **dict.fromkeys(("proprio_noise",), (0, inf)),
-}
-"""What fields of these names may hold, in the configuration of any family: the same name means the same thing everywhere."""
-
-
-def check_sizes(config: Any, spec: Spec) -> None:
-    """Raises ConfigError, saying which numbers do not fit together and what would, before anything is built."""
-    within(config, **{name: bounds for name, bounds in BOUNDS.items() if hasattr(config, name)})
-    size = lambda name: getattr(config, name, None)  # noqa: E731
-    fits = [("width", size("width"), "heads", size("heads"))]
-    fits += [(n, size(n), "two", 2) for n in ("width", "action_width", "head_width")]  # noise levels: sines and cosines
-    fits += [("window.chunk", spec.chunk, "actions_per_token", size("actions_per_token"))]
-    fits += [(n, getattr(spec, n), "a picture cell", 16) for n in ("height", "width")]
-    for name, whole, other, part in fits:
-        if whole and part and whole % part:
-            near = [n for n in (whole // part * part, (whole // part + 1) * part) if n]
-            raise ConfigError(
-                f"{name} {whole} is not a multiple of {other}, {part}: {' or '.join(map(str, near))} would fit"
-                if other != "two"
-                else f"{name} {whole} must be even: {whole - 1} or {whole + 1} would fit"
-            )
-    if (modes := size("modes")) is not None:
-        check_modes(modes)
 
 
 def row_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:

@@ -168,6 +168,14 @@ def test_bad_input_is_one_clear_line(argv, message, tmp_path, capsys):
     assert message.format(tmp=tmp_path) in err and "Traceback" not in err and len(err.strip().splitlines()) == 1
 
 
+def test_choices_are_written_as_the_documentation_writes_them(tmp_path, capsys):
+    argv = ["train", "--data", f"{tmp_path}/nowhere", "--out", f"{tmp_path}/r", "--model.program"]
+    assert main([*argv, "video_then_action"]) == 1 and "nowhere" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*argv, "video_then"])
+    assert "video_then_action" in capsys.readouterr().err
+
+
 def test_list_refuses_further_words(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["list", "extra"])

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.pretrained import TextConfig, VisionTeacher, build_text
+from wamkit.nn.options import TrunkConfig
+from wamkit.nn.pretrained import VisionTeacher, build_text
 from wamkit.nn.streams import ACTION, CONTEXT, Segment, expand
 from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length
 from wamkit.nn.trunk import Trunk
@@ -38,12 +39,9 @@ Teacher = Literal["ema", "pixels", "pretrained"]
 
 
 @dataclass(frozen=True)
-class AlignConfig:
+class AlignConfig(TrunkConfig):
     """Sizes and choices of the family `align`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
     at: float = 0.75
     """How deep in the trunk the queries are read, as a share of its blocks."""
     teachers: tuple[Teacher, ...] = ("ema",)
@@ -53,9 +51,7 @@ class AlignConfig:
     """Of the moving average that is the teacher `ema`."""
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
-    proprio_noise: float = 0.05
     denoising_steps: int = 4
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("align")

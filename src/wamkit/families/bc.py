@@ -6,7 +6,7 @@ The same context, trunk and action head as `unified`, trained on actions only; i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, expand, table
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk
@@ -23,17 +24,12 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class BCConfig:
+class BCConfig(TrunkConfig):
     """Sizes and choices of the control `bc`; the same names and defaults as in `unified`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
-    proprio_noise: float = 0.05
     denoising_steps: int = 4
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("bc")

@@ -21,7 +21,7 @@ Off-expert rows train nothing here: they do not show where a task leads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -32,7 +32,8 @@ from wamkit.config import ConfigError, within
 from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import NoisyStream
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import CONTEXT, FUTURE, Program, Segment, expand, table
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache, Trunk
@@ -40,12 +41,9 @@ from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class CascadeGeomConfig:
+class CascadeGeomConfig(TrunkConfig):
     """Sizes and choices of the family `cascade_geom`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
     patch: int = 8
     """Points a side of the square that one token holds."""
     moving: float = 0.003
@@ -60,9 +58,7 @@ class CascadeGeomConfig:
     lag: float = 2.0
     """Steps by which the hand follows its target: calibration of the robot."""
     future_shift: float = 3.0
-    proprio_noise: float = 0.05
     denoising_steps: int = 4
-    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
         within(self, patch=(1, inf), moving=(0, inf), moving_weight=(0, inf), reach=(1e-3, inf), carry=(0, 1))

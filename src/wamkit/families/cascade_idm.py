@@ -22,7 +22,7 @@ Off-expert rows train the IDM as much as demonstrations do, but no plan; rows wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
@@ -35,7 +35,8 @@ from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import CONTEXT, FUTURE, Program, Segment, expand, table
 from wamkit.nn.tokens import ContextTokens, Downsample, Normalizer, canvas, cells_of, context_length, uncanvas
 from wamkit.nn.trunk import Cache, Trunk
@@ -43,15 +44,9 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class CascadeIDMConfig:
+class CascadeIDMConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `cascade_idm`."""
 
-    width: int = 128
-    """Of the planner."""
-    depth: int = 4
-    heads: int = 4
-    codec_channels: int = 8
-    codec_lr: float = 1.2
     codec_share: float = 0.3
     idm_share: float = 0.25
     """Share of all steps that train the inverse dynamics model, last; what is left trains the planner."""
@@ -64,9 +59,7 @@ class CascadeIDMConfig:
     """The highest level from which those frames are denoised."""
     decode_steps: int = 2
     future_shift: float = 3.0
-    proprio_noise: float = 0.05
     denoising_steps: int = 8
-    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
         within(self, codec_share=(0.01, 0.99), on_decodes=(0, 1), decode_sigma=(0, 1), decode_steps=(1, inf))
@@ -154,10 +147,6 @@ class CascadeIDM(Family):
 
     # --------------------------------------------------------------------------------------------------------- training
 
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {} if stage == "codec" else {"latents": self.future.encode(batch)}
-
     def meters(self, batch: Batch, stage: str) -> dict[str, float]:
         """How open the mask is, from 0 (blind) to 1."""
         if stage != "idm" or self.idm.mask is None:
@@ -174,8 +163,7 @@ class CascadeIDM(Family):
             return {"codec": self.future.loss(batch, generator)}
         if stage == "idm":
             return {"action": self._inverse_loss(batch, generator)}
-        with torch.no_grad():
-            z = self.future.known(batch)
+        z = self.future.known(batch)
         sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
         eps = torch.randn(z.shape, generator=generator).to(z.device)
         context = self.context(batch, self.normalizer, generator)
@@ -230,10 +218,6 @@ class CascadeIDM(Family):
             frames = self._pictures(euler(velocity, {FUTURE: noise}, {FUTURE: path})[FUTURE], batch)
         action = None if query is Query.VIDEO else self.normalizer.decode("action", self._read(frames, batch)[0])
         return action, uncanvas(frames, self.spec.views) if query in (Query.VIDEO, Query.JOINT) else None
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)
 
     def _velocity(self, z: Tensor, sigma: Tensor, context: Tensor, cache: Cache) -> Tensor:
         y, _ = self.trunk(self.future.tokens(z, sigma, context), None, cache)

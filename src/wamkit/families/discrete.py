@@ -292,7 +292,3 @@ class Discrete(Family):
             new = (torch.zeros_like(sure).scatter(1, sure.topk(L - blank).indices, 1.0) > 0) & (sure < 2)
             ids, said = (code + words.start[name]).where(new, ids), mean.where(new, said)
         return said, read.on(words.table(ids) + base, at)[1] if more else read
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)

@@ -17,7 +17,7 @@ without actions train the video (Fast-WAM's release refuses them); the level tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,7 +28,8 @@ from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.mixture import Mixture
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache
@@ -36,22 +37,17 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class HiddenStateConfig:
+class HiddenStateConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `hidden_state`."""
 
     width: int = 112
     """Of the video expert and of the attention that both share."""
     action_width: int = 56
     """Of the action expert."""
-    depth: int = 4
-    heads: int = 4
     detach: bool = False
     """Whether the action head only reads the video expert, which is then trained first, in a stage of its own."""
     imagine: bool = False
     """Whether a policy query denoises the future first, or reads the features of a single pass over noise."""
-    codec_channels: int = 8
-    codec_lr: float = 1.2
-    codec_share: float = 0.4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
     inverse: float = 0.3
@@ -61,13 +57,11 @@ class HiddenStateConfig:
     future_shift: float = 3.0
     inverse_shift: float = 9.0
     """Moves the action's noise levels of inverse rows towards noise, where they are sampled."""
-    proprio_noise: float = 0.05
     denoising_steps: int = 8
     """Of the future, where it is imagined; the actions that follow then take `policy_steps`."""
     policy_steps: int = 4
     inverse_steps: int = 1
     """One step from pure noise gives the mean of what the model believes was done."""
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("hidden_state")
@@ -101,16 +95,11 @@ class HiddenState(Family):
             return codec, Stage("video", rest / 2, video), Stage("head", rest / 2, head)
         return codec, Stage("main", rest, video + head)
 
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {} if stage == "codec" else {"latents": self.future.encode(batch)}
-
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         B, device, c = len(batch), batch.obs.device, self.config
-        with torch.no_grad():
-            z = self.future.known(batch)
+        z = self.future.known(batch)
         draw = torch.rand(B, generator=generator).to(device)
         inverse = (draw < c.inverse) | ~batch.imitate  # all that a row that nobody should imitate is evidence for
         blind = ~inverse & (draw > 1 - c.blind)
@@ -195,10 +184,6 @@ class HiddenState(Family):
         path = denoise(self.config.policy_steps if imagines else steps, self.config.inverse_shift if given else 1.0)
         actions = euler(velocity, {ACTION: noise_a}, {ACTION: path})[ACTION]
         return self.action.unpack(actions, self.normalizer), future
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)
 
 
 def _expert(stream: str) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import CONTEXT, Segment, expand
 from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length
 from wamkit.nn.trunk import Trunk
@@ -35,12 +36,9 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class JepaConfig:
+class JepaConfig(TrunkConfig):
     """Sizes and choices of the family `jepa`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
     latents: int = 4
     """Latent queries a transition from frame to frame."""
     predictor_depth: int = 2
@@ -53,9 +51,7 @@ class JepaConfig:
     """Least standard deviation between a picture's cells that the learned encoder is held to."""
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
-    proprio_noise: float = 0.05
     denoising_steps: int = 4
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("jepa")

@@ -25,7 +25,7 @@ Where this differs from the reference code, on purpose:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from math import inf, prod
 from typing import Literal
@@ -38,7 +38,8 @@ from wamkit.config import within
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, GivenStream, QueryStream, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import ACTION, CONTEXT, Segment
 from wamkit.nn.tokens import ContextTokens, ImageTokens, Normalizer, canvas, cells_of, context_length
 from wamkit.nn.trunk import Cache, Trunk
@@ -46,12 +47,9 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class LatentActionConfig:
+class LatentActionConfig(TrunkConfig):
     """Sizes and choices of the family `latent_action`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
     codes: int = 4
     """Code words for each transition between consecutive frames."""
     levels: tuple[int, ...] = (2, 2, 2)
@@ -68,9 +66,7 @@ class LatentActionConfig:
     """Moves the action's noise levels of those rows towards noise: trained where they are sampled, in one step."""
     inverse_steps: int = 1
     """Of inverse queries: one Euler step from pure noise gives the mean, the best estimate of what was done."""
-    proprio_noise: float = 0.05
     denoising_steps: int = 4
-    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
         within(self, codes=(1, inf), levels=(2, inf), latent_share=(0.01, 0.98))

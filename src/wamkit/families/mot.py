@@ -30,7 +30,8 @@ from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_othe
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.history import History, present
 from wamkit.nn.mixture import Mixture
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Cache
@@ -38,15 +39,13 @@ from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class MoTConfig:
+class MoTConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `mot`."""
 
     width: int = 112
     """Of the video expert and of the attention that both share."""
     action_width: int = 56
     """Of the action expert."""
-    depth: int = 4
-    heads: int = 4
     program: Program = Program.JOINT
     imagine: bool = False
     """Whether a policy query imagines the future along with its actions, or leaves it out."""
@@ -56,18 +55,13 @@ class MoTConfig:
     """Where both denoise together: actions move at every so many steps."""
     chunk_causal: bool = False
     """Whether earlier moments are read apart, once, and remembered (`nn.history`), or all together with the present."""
-    codec_channels: int = 8
-    codec_lr: float = 1.2
-    codec_share: float = 0.4
     actions_per_token: int = 4
     draws: DrawConfig = field(default_factory=DrawConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""
-    proprio_noise: float = 0.05
     denoising_steps: int = 8
     policy_steps: int = 4
     inverse_steps: int = 1
     """One step from pure noise gives the mean of what the model believes was done."""
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("mot")
@@ -104,10 +98,6 @@ class MoT(Family):
             Stage("codec", share, ("future.codec",), self.config.codec_lr),
             Stage("main", 1 - share, ("context", "history", "future.stream", "action", "experts")),
         )
-
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {"latents": self.future.encode(batch)} if stage == "main" else {}
 
     # ---------------------------------------------------------------------------------------------------------- training
 
@@ -224,7 +214,3 @@ class MoT(Family):
         y, _ = self.experts(tokens, rows, cache)
         heads = {FUTURE: self.future.stream, ACTION: self.action.stream}
         return {n: heads[n].velocity(part) for n, part in y.items()}
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)

@@ -15,7 +15,7 @@ dimensions share the smooth-L1 loss, because the gripper of a simulator need not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,7 +25,8 @@ from torch import Tensor
 from wamkit.family import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.heads import ActionChunk, QueryStream, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import Segment, expand
 from wamkit.nn.tokens import ContextTokens, Normalizer
 from wamkit.nn.trunk import Trunk
@@ -33,21 +34,13 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class QueryARConfig:
+class QueryARConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `query_ar`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    codec_channels: int = 8
-    codec_lr: float = 1.2
-    codec_share: float = 0.4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
-    proprio_noise: float = 0.05
     denoising_steps: int = 1
     """Always one pass."""
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("query_ar")
@@ -77,10 +70,6 @@ class QueryAR(Family):
             Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
         )
 
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {"latents": self.future.encode(batch)} if stage == "main" else {}
-
     def sight(self) -> tuple[list[Segment], Tensor]:
         """Step-causal: the present comes last, the instruction before all; queries see all steps and are keys to none."""
         step, past = self.future.cells + 1, len(self.spec.past_offsets)
@@ -98,8 +87,7 @@ class QueryAR(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        with torch.no_grad():
-            z = self.future.known(batch)
+        z = self.future.known(batch)
         label = batch.action_expert if self.config.policy_label == "expert" else batch.action
         x = self.action.known(label, batch, self.normalizer)
         action, future = self._read(batch, generator)
@@ -129,7 +117,3 @@ class QueryAR(Family):
         action, future = self._read(batch)
         actions = self.action.unpack(action, self.normalizer) if query is not Query.VIDEO else None
         return actions, self.future.decode(future, batch.obs) if query is not Query.POLICY else None
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)

@@ -15,7 +15,7 @@ row from the seed (UVA draws one a batch and rank from Python's global generator
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -26,7 +26,8 @@ from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import CONTEXT, Segment
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk, sigma_features
@@ -36,12 +37,9 @@ MODES = (Query.POLICY, Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
 
 
 @dataclass(frozen=True)
-class SharedRepConfig:
+class SharedRepConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `shared_rep`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
     modes: tuple[float, float, float, float, float] = (0.3, 0.2, 0.2, 0.2, 0.1)
     """How often a row trains policy, joint, forward, inverse, video."""
     least_masked: float = 0.7
@@ -51,19 +49,14 @@ class SharedRepConfig:
     head_width: int = 64
     """Of the transformer that denoises actions."""
     head_depth: int = 2
-    codec_channels: int = 8
-    codec_lr: float = 1.2
-    codec_share: float = 0.4
     actions_per_token: int = 4
     policy_label: Literal["expert", "executed"] = "expert"
-    proprio_noise: float = 0.05
     denoising_steps: int = 8
     """Of the heads; the trunk runs once a round."""
     inverse_shift: float = 9.0
     """Moves the action's noise levels of inverse rows towards noise, where they are sampled."""
     inverse_steps: int = 1
     """Of inverse queries: one step from pure noise gives the mean of what the model believes was done."""
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 class SlotHead(nn.Module):
@@ -128,10 +121,6 @@ class SharedRep(Family):
         rest = ("context", "action", "known", "masked", "place", "trunk", "slot_head", "bridge", "chunk_head")
         return Stage("codec", share, ("future.codec",), self.config.codec_lr), Stage("main", 1 - share, rest)
 
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {"latents": self.future.encode(batch)} if stage == "main" else {}
-
     # ------------------------------------------------------------------------------------------------- the representation
 
     def _slots(self, z_BLc: Tensor) -> Tensor:
@@ -164,8 +153,7 @@ class SharedRep(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         B, device, c = len(batch), batch.obs.device, self.config
-        with torch.no_grad():
-            slots = self._slots(self.future.known(batch))
+        slots = self._slots(self.future.known(batch))
         weights = torch.tensor(c.modes).repeat(B, 1)
         weights[~batch.imitate.cpu()] *= torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
         weights[~batch.has_action.cpu()] = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
@@ -232,7 +220,3 @@ class SharedRep(Family):
         head = lambda x, s: {"a": self._chunk(x["a"], torch.full((1,), s["a"], device=device), z)}  # noqa: E731
         path = denoise(steps, self.config.inverse_shift if query is Query.INVERSE else 1.0)
         return self.action.unpack(euler(head, {"a": noise_a}, {"a": path})["a"], self.normalizer), future
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)

@@ -33,7 +33,8 @@ from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
 from wamkit.nn.flow import denoise, euler, hold, one_after_the_other
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.history import History, present
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk
@@ -41,18 +42,9 @@ from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class UnifiedConfig:
+class UnifiedConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `unified`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    codec_channels: int = 8
-    """Latent numbers an 8x8-pixel cell of a future frame."""
-    codec_lr: float = 1.2
-    """The codec's learning rate, as a multiple of train.lr."""
-    codec_share: float = 0.4
-    """Share of all steps that train the frame codec, before the trunk starts."""
     actions_per_token: int = 4
     program: Program = Program.JOINT
     conditioning: Kind = "prefix"
@@ -61,7 +53,6 @@ class UnifiedConfig:
     """Whether earlier moments are read apart, once, and remembered (`nn.history`), or all together with the present."""
     draws: DrawConfig = field(default_factory=DrawConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""
-    proprio_noise: float = 0.05
     denoising_steps: int = 8
     """Of queries that imagine pictures."""
     policy_steps: int = 4
@@ -69,7 +60,6 @@ class UnifiedConfig:
     inverse_steps: int = 1
     """Of inverse queries. One Euler step from pure noise gives exactly the mean of what the model believes, since there
     v = eps - E[x]: the best estimate of what was done. More steps draw a sample of it, with twice the squared error."""
-    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
         if self.chunk_causal and self.conditioning not in ("prefix", "cross"):
@@ -115,11 +105,6 @@ class Unified(Family):
         )
 
     # ---------------------------------------------------------------------------------------------------------- training
-
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        """Latents of the future: the main stage does not change the codec."""
-        return {"latents": self.future.encode(batch)} if stage == "main" else {}
 
     def sight(self) -> tuple[list[Segment], Tensor]:
         lengths = {FUTURE: self.future.cells, ACTION: self.action.length}
@@ -199,10 +184,6 @@ class Unified(Family):
             self.future.decode(final[FUTURE], batch.obs) if query.wants_future else None,
             memory=memory,
         )
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)
 
     def _tokens(self, name: str, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
         return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.stream.tokens(x, sigma)

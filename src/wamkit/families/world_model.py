@@ -7,7 +7,7 @@ query, forward dynamics. Off-expert rows teach it as much as demonstrations do; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
 from wamkit.nn.codec import FutureLatents
 from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, GivenStream, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
+from wamkit.nn.options import CodecConfig, TrunkConfig
+from wamkit.nn.pretrained import build_text
 from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
 from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
 from wamkit.nn.trunk import Trunk
@@ -24,20 +25,12 @@ from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class WorldModelConfig:
+class WorldModelConfig(CodecConfig, TrunkConfig):
     """Sizes and choices of the family `world_model`."""
 
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    codec_channels: int = 8
-    codec_lr: float = 1.2
-    codec_share: float = 0.4
     actions_per_token: int = 4
     future_shift: float = 3.0
-    proprio_noise: float = 0.05
     denoising_steps: int = 8
-    text: TextConfig = field(default_factory=TextConfig)
 
 
 @FAMILIES.register("world_model")
@@ -64,10 +57,6 @@ class WorldModel(Family):
             Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
         )
 
-    @torch.no_grad()
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {"latents": self.future.encode(batch)} if stage == "main" else {}
-
     def sight(self) -> tuple[list[Segment], Tensor]:
         context, chunk = context_length(self.spec), self.action.length
         segments = [Segment(CONTEXT, context), Segment(ACTION, chunk, clean=True), Segment(FUTURE, self.future.cells)]
@@ -76,8 +65,7 @@ class WorldModel(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        with torch.no_grad():
-            z = self.future.known(batch)
+        z = self.future.known(batch)
         sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
         eps = torch.randn(z.shape, generator=generator).to(z.device)
         context = self.context(batch, self.normalizer, generator)
@@ -104,7 +92,3 @@ class WorldModel(Family):
         noise = row_noise(generators, (self.future.cells, self.future.channels), context.device)
         z = euler(velocity, {FUTURE: noise}, {FUTURE: denoise(steps, self.config.future_shift)})[FUTURE]
         return None, self.future.decode(z, batch.obs)
-
-    @torch.inference_mode()
-    def reconstruct(self, batch: Batch) -> Tensor:
-        return self.future.decode(self.future.encode(batch), batch.obs)

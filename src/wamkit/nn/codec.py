@@ -115,6 +115,7 @@ class FutureLatents(nn.Module):
         z = self.codec.encode(canvas(batch.future).flatten(0, 1), now)
         return z.unflatten(0, (B, F_)).transpose(1, 2).flatten(2)
 
+    @torch.no_grad()
     def known(self, batch: Batch) -> Float[Tensor, "B L c"]:
         """The latents, from `batch.features` if they were made ahead, with zeros for frames beyond the episode."""
         z = batch.features["latents"] if batch.features else self.encode(batch)

@@ -132,8 +132,7 @@ def draw(
 ) -> Draws:
     """Draws the problems of `batch` among the conditionals that are in `queries`."""
     B, device = len(batch), batch.obs.device
-    with torch.no_grad():
-        z = future.known(batch)
+    z = future.known(batch)
     executed = action.known(batch.action, batch, normalizer)
     expert = action.known(batch.action_expert, batch, normalizer)
     mode = _modes(batch, config, queries, generator).to(device)
