@@ -127,6 +127,42 @@ def _collect(argv: Sequence[str]) -> None:
     print(f"collected: {len(store)} episodes, {store.frames} frames in {store.root}")
 
 
+def _import(argv: Sequence[str]) -> None:
+    """wamkit import FORMAT SOURCE --out FOLDER [options]: the format decides which options there are."""
+    import tyro
+
+    from wamkit.data.importers import IMPORTERS
+    from wamkit.data.importing import Destination, Import, describe, import_data, left_out
+    from wamkit.registry import load_package
+    from wamkit.types import WamkitError
+
+    load_package("wamkit.data.importers")
+    if not argv or argv[0].startswith("-"):
+        print(f"usage: wamkit import FORMAT SOURCE --out FOLDER [options]\n\n{Import.__doc__}\n\nformats:")
+        for name in IMPORTERS.names():
+            print(f"  {name:<12} {_first_line(IMPORTERS.get(name))}")
+        print("\n`wamkit import FORMAT --help` lists the options of one.")
+        return
+    of = IMPORTERS.get(argv[0]).Options
+    source = [] if len(argv) < 2 or argv[1].startswith("-") else [argv[1]]
+    more = dataclasses.make_dataclass(
+        "Import", [("options", of, field(default=of()))], bases=(Destination,), frozen=True, kw_only=True
+    )
+    prog = f"wamkit import {argv[0]} {source[0] if source else 'SOURCE'}"
+    args = tyro.cli(more, args=argv[1 + len(source) :], prog=prog, description=IMPORTERS.get(argv[0]).__doc__)
+    if not source:
+        raise WamkitError(f"name the file or folder to import: wamkit import {argv[0]} SOURCE --out {args.out}")
+    common = {f.name: getattr(args, f.name) for f in dataclasses.fields(Destination)}
+    store = import_data(Import(format=argv[0], source=Path(source[0]), **common), args.options)
+    print(f"imported: {len(store)} episodes, {store.frames} frames in {store.root}")
+    if note := describe(left_out(store.root)):
+        print(note, file=sys.stderr)
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
 def _key_values(info: Any) -> Any:
     """How tyro reads a mapping: KEY=VALUE, with JSON for a value or, where it is none, plain text."""
     from tyro.constructors import PrimitiveConstructorSpec
@@ -203,13 +239,15 @@ def _list(argv: Sequence[str]) -> None:
             print(f"{value}\n  {', '.join(names)}")
         return
     from wamkit.comparisons import COMPARISONS
+    from wamkit.data.importers import IMPORTERS
     from wamkit.envs import ENVIRONMENTS
     from wamkit.family import FAMILIES
     from wamkit.recipes import RECIPES
     from wamkit.registry import load_package
 
     load_package("wamkit.families")
-    first = lambda x: (x.__doc__ or "").strip().splitlines()[0]  # noqa: E731
+    load_package("wamkit.data.importers")
+    first = _first_line
     notes = {
         "policy": "what should I do?  o, l -> a",
         "video": "what will happen?  o, l -> o'",
@@ -226,6 +264,7 @@ def _list(argv: Sequence[str]) -> None:
         "environments": {
             n: f"{first(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)" for n in ENVIRONMENTS.names()
         },
+        "importers": {n: first(IMPORTERS.get(n)) for n in IMPORTERS.names()},
         "recipes": {n: first(RECIPES.get(n)) for n in RECIPES.names()},
         "comparisons": {n: first(COMPARISONS.get(n)) for n in COMPARISONS.names()},
     }
@@ -279,6 +318,7 @@ class _CheckEnv:
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "collect": (_collect, "record demonstrations by scripted experts, and off-expert episodes"),
+    "import": (_import, "bring a foreign data set into a store"),
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),

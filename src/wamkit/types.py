@@ -246,14 +246,25 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Steps `start` .. `stop` - 1 of an episode, in which `text` is the instruction or what a narrator says is done."""
+
+    start: int
+    stop: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Episode:
     """One recorded episode of T steps: row t is what was seen before `action[t]` was executed.
 
-    images: uint8 (T, V, 3, H, W), or None where nobody asked for pictures.   proprio: float32 (T, s).
-    action: float32 (T, a), executed, noise included.   action_expert: float32 (T, a), the clean label (equal to `action`
-    where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
+    images: uint8 (T, V, 3, H, W), or None where nobody asked for pictures.   proprio: float32 (T, s), or (T, 0).
+    action: float32 (T, a), executed, noise included; a = 0 in video without actions.   action_expert: float32 (T, a), the clean label
+    (equal to `action` where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
     imitate: false for episodes that show what actions do rather than how the task is done.
     snapshots: T of them, or None.   tracks: scene points of the T frames, or None.
+    spans: where another text than `text` holds; `text` may then be empty: nobody said anything about the other steps.
+    source: what the episode is called where it was imported from; empty for our own.   extras: further numbers by name, (T, d).
     """
 
     task: str
@@ -272,9 +283,19 @@ class Episode:
     snapshots: tuple[Snapshot, ...] | None = None
     latency_s: tuple[float, ...] = field(default=())
     tracks: Tracks | None = None
+    spans: tuple[Span, ...] = ()
+    source: str = ""
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)
+
+    def texts(self) -> list[str]:
+        """The text of each step: of the last span that covers it, or the episode's."""
+        out = [self.text] * len(self)
+        for span in self.spans:
+            out[span.start : span.stop] = [span.text] * (span.stop - span.start)
+        return out
 
     @property
     def succeeded(self) -> bool:

@@ -26,7 +26,8 @@ class EpisodeMeta:
     """What is known of a stored episode without reading its frames.
 
     from_index: number of its first frame in the store.   noise: scale of the action noise.   seed: -1 where unknown.
-    imitate: false for episodes that show what actions do rather than how the task is done.
+    imitate: false for episodes that show what actions do rather than how the task is done.   source: what it was called where it was
+    imported from.   text: empty where only spans of it have one.
     """
 
     index: int
@@ -38,6 +39,7 @@ class EpisodeMeta:
     imitate: bool
     noise: float
     from_index: int
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,10 @@ class Clip:
 
 @dataclass(frozen=True)
 class Row:
-    """One stored episode: its facts and its files. clips: camera -> clip."""
+    """One stored episode: its facts and its files. clips: camera -> clip.   texts: all that its steps refer to."""
 
     meta: EpisodeMeta
+    texts: tuple[str, ...]
     data: Path
     clips: Mapping[str, Clip]
     snapshots: Path | None
@@ -66,7 +69,7 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
     """
     facts = {k: v for k, v in facts.items() if v is not None}
     texts, index = facts["tasks"], facts["episode_index"]
-    if not isinstance(texts, list) or not texts or not str(texts[0]).strip():
+    if not isinstance(texts, list) or not any(str(t).strip() for t in texts):
         raise ValueError(f"tasks is {texts!r}, but an episode needs an instruction")
     meta = from_dict(
         EpisodeMeta,
@@ -80,6 +83,7 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
             "imitate": facts.get("wamkit/imitate", True),
             "noise": facts.get("wamkit/noise", 0.0),
             "from_index": facts["dataset_from_index"],
+            "source": facts.get("wamkit/source", ""),
         },
     )
     clips = {}
@@ -91,7 +95,7 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
     chunk, file = facts["data/chunk_index"], facts["data/file_index"]
     snapshots = root / SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index)
     data = root / info["data_path"].format(chunk_index=chunk, file_index=file)
-    return Row(meta, data, clips, snapshots if facts.get("wamkit/snapshots") else None)
+    return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None)
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -237,7 +241,7 @@ def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> n
 
 def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
     """Raises StoreError, saying why, if `episode` cannot become an episode of a store with `layout`."""
-    steps, (_, height, width) = len(episode), layout.image_shape
+    steps = len(episode)
     shapes = {
         "proprio": (steps, len(layout.proprio_names)),
         "action": (steps, len(layout.action_names)),
@@ -246,13 +250,18 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
         "success": (steps,),
     }
     if with_images and layout.cameras:
-        shapes["images"] = (steps, len(layout.cameras), 3, height, width)
-    problem = "it has no steps" if not steps else "" if episode.text.strip() else "its instruction is empty"
+        shapes["images"] = (steps, len(layout.cameras), *layout.image_shape)
+    spoken = episode.text.strip() or any(s.text.strip() for s in episode.spans)
+    problem = "it has no steps" if not steps else "" if spoken else "its instruction is empty"
+    if wrong := [s for s in episode.spans if not 0 <= s.start < s.stop <= steps]:
+        problem = problem or f"{wrong[0]} does not lie within its {steps} steps"
     if layout.points:
         K = layout.points**2
         shapes |= {"points": (steps, K, 4), "body": (steps, K), "pose": (steps, layout.bodies, 7)}
-    for name, shape in shapes.items():
-        value = getattr(episode.tracks if name in ("points", "body", "pose") else episode, name, None)
+    more = {name: (steps, size) for name, _, size in layout.extras}
+    for name, shape in (shapes | more).items():
+        of = episode.tracks if name in ("points", "body", "pose") else episode
+        value = episode.extras.get(name) if name in more else getattr(of, name, None)
         if value is None or value.shape != shape:
             problem = problem or f"{name} is {None if value is None else value.shape}, the store has {shape}"
         elif not np.isfinite(value).all():

@@ -51,6 +51,10 @@ class Layout:
     cameras: names without `observation.images.`.   image_shape: (3, H, W), of every camera.
     proprio_names, action_names: one name a dimension.   fps: steps, and frames, a second.
     points, bodies: scene points a side of their grid, and bodies whose poses are recorded with them; 0 without points.
+    sizes: (H, W) of each camera where they differ; image_shape is then the first one's.
+    expert, rewards: whether there are clean labels beside the actions, and reward and success of each step.
+    extras: (name, dtype, size) of further columns of numbers.
+    No proprio_names: nobody recorded any. No action_names: video without actions.
     """
 
     cameras: tuple[str, ...]
@@ -61,6 +65,10 @@ class Layout:
     robot_type: str
     points: int = 0
     bodies: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
+    expert: bool = True
+    rewards: bool = True
+    extras: tuple[tuple[str, str, int], ...] = ()
 
     def __post_init__(self) -> None:
         problem = ""
@@ -68,8 +76,14 @@ class Layout:
             problem = f"cameras {self.cameras} must be distinct names without '/'"
         elif len(self.image_shape) != 3 or self.image_shape[0] != 3 or min(self.image_shape) < 1:
             problem = f"image_shape {self.image_shape} must be (3, height, width)"
-        elif not self.proprio_names or not self.action_names:
-            problem = "proprio_names and action_names need one name a dimension"
+        elif not (self.cameras or self.proprio_names or self.action_names):
+            problem = "there is nothing to record: no cameras, proprio_names or action_names"
+        elif self.expert and not self.action_names:
+            problem = "expert labels need action_names"
+        elif self.sizes and (len(self.sizes) != len(self.cameras) or self.sizes[0] != self.image_shape[1:]):
+            problem = f"sizes {self.sizes} must be one (height, width) a camera, the first one image_shape's"
+        elif any("/" in name or name in INDEX_COLUMNS or name in VECTORS for name, _, _ in self.extras):
+            problem = f"extras {[e[0] for e in self.extras]} must be names of their own, without '/'"
         elif not (math.isfinite(self.fps) and self.fps > 0):
             problem = f"fps {self.fps} must be positive"
         elif self.points < 0 or (self.points > 0) != (self.bodies > 0):
@@ -77,26 +91,30 @@ class Layout:
         if problem:
             raise StoreError(problem)
 
+    def size(self, camera: str) -> tuple[int, int]:
+        """(H, W) of a camera's pictures."""
+        return self.sizes[self.cameras.index(camera)] if self.sizes else self.image_shape[1:]
+
     def features(self) -> dict[str, dict[str, Any]]:
         """The `features` of info.json."""
         state, action = list(self.proprio_names), list(self.action_names)
-        out: dict[str, dict[str, Any]] = {
-            "observation.state": {"dtype": "float32", "shape": [len(state)], "names": state},
-            "action": {"dtype": "float32", "shape": [len(action)], "names": action},
-            "action.expert": {"dtype": "float32", "shape": [len(action)], "names": action},
-            "next.reward": {"dtype": "float32", "shape": [1], "names": None},
-            "next.success": {"dtype": "bool", "shape": [1], "names": None},
-        }
+        out: dict[str, dict[str, Any]] = {}
+        if state:
+            out["observation.state"] = {"dtype": "float32", "shape": [len(state)], "names": state}
+        for key in ("action", "action.expert")[: bool(action) * (1 + self.expert)]:
+            out[key] = {"dtype": "float32", "shape": [len(action)], "names": action}
+        if self.rewards:
+            out["next.reward"] = {"dtype": "float32", "shape": [1], "names": None}
+            out["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
+        for name, dtype, size in self.extras:
+            out[name] = {"dtype": dtype, "shape": [size], "names": None}
         if self.points:
             K = self.points**2
             for key, dtype, size in zip(
                 TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
             ):
                 out[key] = {"dtype": dtype, "shape": [size], "names": None}
-        _, height, width = self.image_shape
         info = {
-            "video.height": height,
-            "video.width": width,
             "video.channels": 3,
             "video.codec": "h264",
             "video.pix_fmt": video.PIXEL_FORMAT,
@@ -108,8 +126,10 @@ class Layout:
             "has_audio": False,
         }
         for camera in self.cameras:
+            height, width = self.size(camera)
+            sizes = {"video.height": height, "video.width": width}
             shape, names = [height, width, 3], ["height", "width", "channels"]
-            out[IMAGES + camera] = {"dtype": "video", "shape": shape, "names": names, "info": info}
+            out[IMAGES + camera] = {"dtype": "video", "shape": shape, "names": names, "info": sizes | info}
         return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
 
     @classmethod
@@ -119,24 +139,29 @@ class Layout:
         Raises StoreError for a feature that is missing or can't be used.
         """
         features = info["features"]
-        for key in ("observation.state", "action", *INDEX_COLUMNS):
+        for key in INDEX_COLUMNS:
             if key not in features:
                 raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
+        if "action.expert" in features and "action" not in features:
+            raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
         videos = [k for k, f in features.items() if f["dtype"] == "video"]
-        shapes = {tuple(features[k]["shape"]) for k in videos}
-        if len(shapes) > 1:
-            raise StoreError(f"cameras of different sizes {sorted(shapes)}; convert them to one size")
-        height, width, channels = shapes.pop() if shapes else (1, 1, 3)
+        sizes = tuple((features[k]["shape"][0], features[k]["shape"][1]) for k in videos)
         ours = all(k in features for k in TRACKS)
+        known = {*VECTORS, *TRACKS, *INDEX_COLUMNS, "next.reward", "next.success"}
+        numbers = {k: f for k, f in features.items() if f["dtype"] not in UNREAD and k not in known}
         return cls(
             cameras=tuple(k.removeprefix(IMAGES) for k in videos),
-            image_shape=(channels, height, width),
+            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
             proprio_names=_names(features, "observation.state"),
             action_names=_names(features, "action"),
             fps=float(info["fps"]),
             robot_type=info.get("robot_type") or "",
             points=math.isqrt(features[POINT_BODY]["shape"][0]) if ours else 0,
             bodies=features[BODY_POSE]["shape"][0] // 7 if ours else 0,
+            sizes=sizes if len(set(sizes)) > 1 else (),
+            expert="action.expert" in features,
+            rewards="next.reward" in features and "next.success" in features,
+            extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in numbers.items()),
         )
 
 
@@ -188,6 +213,8 @@ def _is_whole(value: Any, least: int) -> bool:
 
 
 def _names(features: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    if key not in features:
+        return ()
     names, shape = features[key].get("names"), features[key]["shape"]
     if isinstance(names, dict):  # lerobot also writes {"motors": [...]}
         names = next(iter(names.values()), None)
@@ -241,11 +268,15 @@ def facts_bytes(facts: Mapping[str, Any]) -> bytes:
     return parquet_bytes(table, use_dictionary=False, write_statistics=False, store_schema=False)
 
 
-def data_columns(episode: Episode, index: int, first: int, task_index: int) -> dict[str, np.ndarray]:
-    """The per-frame columns of `episode`, number `index` of the store; its first frame is the store's frame `first`."""
+def data_columns(
+    episode: Episode, index: int, first: int, texts: Sequence[str], features: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The per-frame columns of `episode` that are in `features`. It is number `index` of the store, its first frame the
+    store's frame `first`."""
     steps, tracks = np.arange(len(episode)), episode.tracks
     seen = (tracks.points, tracks.body, tracks.pose) if tracks else ()
-    return {
+    number = {text: i for i, text in reversed(list(enumerate(texts)))}
+    out = {
         "observation.state": episode.proprio,
         "action": episode.action,
         "action.expert": episode.action_expert,
@@ -255,9 +286,11 @@ def data_columns(episode: Episode, index: int, first: int, task_index: int) -> d
         "frame_index": steps,
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
-        "task_index": np.full(len(episode), task_index),
+        "task_index": np.array([number[text] for text in episode.texts()]),
         **{key: x.reshape(len(episode), -1) for key, x in zip(TRACKS, seen, strict=False)},
+        **episode.extras,
     }
+    return {key: out[key] for key in features if key in out}
 
 
 def data_table(columns: Mapping[str, np.ndarray], features: Mapping[str, Any]) -> pa.Table:

@@ -7,8 +7,8 @@
     snapshots/chunk-000/episode-000000.npz         simulator states (ours; lerobot doesn't look here)
 
 lerobot has no place for some facts; they are further columns of the episodes' table, which it ignores: `wamkit/task`,
-`wamkit/seed`, `wamkit/success`, `wamkit/imitate`, `wamkit/noise`, `wamkit/snapshots`, and `wamkit/sha256/<video key>`,
-by which damage is found.
+`wamkit/seed`, `wamkit/success`, `wamkit/imitate`, `wamkit/noise`, `wamkit/snapshots`, `wamkit/source` (what an imported episode was
+called), and `wamkit/sha256/<video key>`, by which damage is found.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from wamkit.data.records import (
 from wamkit.data.schema import UNREAD, VECTORS, Layout
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.video import decode_video, encode_video
-from wamkit.types import Episode, Snapshot, Tracks
+from wamkit.types import Episode, Snapshot, Span, Tracks
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 
@@ -74,8 +74,7 @@ class Store:
         action_names: Sequence[str],
         fps: float,
         robot_type: str,
-        points: int = 0,
-        bodies: int = 0,
+        **more: Any,
     ) -> Store:
         """Starts an empty store in `root`, which must not hold anything else; the arguments are those of `Layout`.
 
@@ -83,7 +82,7 @@ class Store:
         """
         root = Path(root)
         names = tuple(proprio_names), tuple(action_names)
-        layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type, points, bodies)
+        layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type, **more)
         begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
         if root.is_dir() and not all(p.name in begun for p in root.rglob("*")):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
@@ -102,7 +101,9 @@ class Store:
         info = read_info(root)
         rows = read_rows(root, info)
         texts = read_texts(root)
-        store = cls(root, info, rows, texts + [t for t in dict.fromkeys(r.meta.text for r in rows) if t not in texts])
+        store = cls(
+            root, info, rows, texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts]
+        )
         store._check_totals()
         if (store.numeric()["task_index"] >= len(store._texts)).any():
             raise StoreError(f"{root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
@@ -117,9 +118,9 @@ class Store:
         if not (Path(root) / "meta/info.json").exists():
             return cls.create(root, **layout)
         store = cls.open(root)
-        for name, have in asdict(store.layout).items():
-            want = layout.get(name, 0) if name in ("points", "bodies") else layout[name]
-            want = tuple(want) if isinstance(have, tuple) else want
+        wanted = Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in layout.items()})
+        for name, want in asdict(wanted).items():
+            have = getattr(store.layout, name)
             if have != want:
                 raise StoreError(
                     f"{root} was recorded with {name} = {have}, not {want}; name another folder or the same {name}"
@@ -151,7 +152,8 @@ class Store:
         info.json declares whole numbers, which are choices rather than quantities: `open` refuses those; "next.reward" float32, "next.success"
         bool, "timestamp" float32 (seconds), "frame_index", "episode_index", "index", "task_index" int64: all (N,).
         With scene points also the columns `schema.TRACKS`, which `tracks` gives in shape.
-        "action.expert" is "action" in data sets without an expert. Raises StoreError as `open` does.
+        "action.expert" is "action" in data sets without an expert; both have no columns, a = 0, in video without actions, and
+        "observation.state" has none where nobody recorded it. Raises StoreError as `open` does.
         """
         if self._columns is None:
             self._columns = self._read_columns()
@@ -201,7 +203,7 @@ class Store:
             seed=meta.seed,
             fps=self.layout.fps,
             cameras=self.cameras,
-            images=np.stack([self.decode(index, c) for c in self.cameras], 1) if images and self.cameras else None,
+            images=self._pictures(index) if images and self.cameras else None,
             proprio=get["observation.state"],
             action=get["action"],
             action_expert=get["action.expert"],
@@ -211,7 +213,31 @@ class Store:
             noise=meta.noise,
             snapshots=self.snapshots(index) if snapshots else None,
             tracks=Tracks(tracks.points[here], tracks.body[here], tracks.pose[here]) if tracks else None,
+            spans=self._spans(meta, columns["task_index"][here]),
+            source=meta.source,
+            extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},
         )
+
+    def _pictures(self, index: int) -> np.ndarray:
+        """All cameras' pictures, of the first one's size."""
+        size = self.layout.image_shape[1:] if self.layout.sizes else None
+        return np.stack([self.decode(index, c, size) for c in self.cameras], 1)
+
+    def _spans(self, meta: EpisodeMeta, said: np.ndarray) -> tuple[Span, ...]:
+        """Runs of steps whose text is not the episode's."""
+        starts = np.flatnonzero(np.diff(said, prepend=-1))
+        runs = zip(starts.tolist(), [*starts[1:].tolist(), len(said)], strict=True)
+        spans = (Span(a, b, self._texts[said[a]]) for a, b in runs)
+        return tuple(s for s in spans if s.text != meta.text)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts; the column "task_index" says which one each step has."""
+        return tuple(self._texts)
+
+    def checksum(self, episode: int, camera: str) -> str | None:
+        """SHA-256 of the file that holds a clip, as it was when it was recorded; None where nobody noted it."""
+        return self._row(episode).clips[camera].sha256
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order."""
@@ -238,8 +264,8 @@ class Store:
         if set(encoded) != set(layout.cameras):
             raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
         pictures = {c: _sample_clip(encoded[c], episode, layout, c) for c in layout.cameras}
-        texts = self._texts if episode.text in self._texts else [*self._texts, episode.text]
-        columns = schema.data_columns(episode, index, self.frames, texts.index(episode.text))
+        texts = [*self._texts, *(t for t in dict.fromkeys([episode.text, *episode.texts()]) if t not in self._texts)]
+        columns = schema.data_columns(episode, index, self.frames, texts, self._info["features"])
         data = schema.data_table(columns, self._info["features"])
         contents = {"data": schema.parquet_bytes(data)} | {f"video/{c}": encoded[c] for c in layout.cameras}
         if episode.snapshots is not None:
@@ -321,7 +347,7 @@ class Store:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
         facts: dict[str, Any] = {
             "episode_index": index,
-            "tasks": [episode.text],
+            "tasks": list(dict.fromkeys([episode.text, *episode.texts()])),
             "length": len(episode),
             "data/chunk_index": chunk,
             "data/file_index": file,
@@ -335,6 +361,7 @@ class Store:
             "wamkit/imitate": bool(episode.imitate),
             "wamkit/noise": float(episode.noise),
             "wamkit/snapshots": episode.snapshots is not None,
+            "wamkit/source": episode.source,
         }
         for camera in self.cameras:
             key = self._key(camera)
@@ -356,7 +383,7 @@ class Store:
                 if hashlib.sha256(source).hexdigest() != clip.sha256:
                     raise StoreError("its content has changed since it was recorded")
             numbers, total = [clip.start + f for f in frames], self._held[clip.path]
-            pictures = decode_video(source, self.layout.fps, numbers, self.layout.image_shape[1:], size, total)
+            pictures = decode_video(source, self.layout.fps, numbers, self.layout.size(camera), size, total)
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StoreError(f"{clip.path} (episode {episode}, camera {camera}): {reason}; {RESTORE}") from error
@@ -387,13 +414,15 @@ class Store:
             if key not in VECTORS and tuple(feature["shape"]) == (1,):
                 out[key] = out[key].reshape(-1)
             out[key].setflags(write=False)
+        empty = {k: np.empty((self.frames, 0), np.float32) for k in ("observation.state", "action") if k not in out}
+        out = empty | out
         return {"action.expert": out["action"]} | out
 
     def _is_final(self) -> bool:
         """Whether the first and the last file that `finalize` writes are of the frames there are now."""
         try:
             stats, info = (json.loads((self.root / f"meta/{name}.json").read_bytes()) for name in ("stats", "info"))
-            return stats["action"]["count"] == [info["total_frames"]] == [self.frames]
+            return stats["index"]["count"] == [info["total_frames"]] == [self.frames]
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -433,7 +462,7 @@ def _sample_clip(video: bytes, episode: Episode, layout: Layout, camera: str) ->
     steps = len(episode)
     try:
         picked = np.unique(np.linspace(0, steps - 1, _SAMPLE_EPISODE).astype(int)).tolist()
-        return decode_video(video, layout.fps, picked, layout.image_shape[1:], total=steps)
+        return decode_video(video, layout.fps, picked, layout.size(camera), total=steps)
     except StoreError as error:
         raise StoreError(
             f"the video of camera {camera} doesn't fit the episode: {error}; encode its {steps} frames again"

@@ -20,7 +20,7 @@ thread the same frames always give the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,19 +43,35 @@ def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, crf: int = CR
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
         raise StoreError(f"cannot encode {frames.dtype} {frames.shape}; expected uint8 (T, 3, H, W) with T >= 1")
+    pictures = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+    return encode_frames(pictures, fps, pictures.shape[1:3], len(pictures), crf)
+
+
+def encode_frames(
+    frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size: tuple[int, int], count: int, crf: int = CRF
+) -> bytes:
+    """The same for pictures as they come, RGB (H, W, 3): `count` of them, of `size` (H, W); only one is held at a time.
+
+    Raises StoreError for a picture of another type or shape, and for more or fewer pictures.
+    """
     # threads=1 below: by default swscale uses all cores, which for small pictures on a busy machine is much slower.
     rate, buffer, reformatter = Fraction(fps).limit_denominator(100_000), io.BytesIO(), VideoReformatter()
+    number = -1
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream(CODEC, rate=rate, options={"crf": str(crf), "preset": "medium"})
-        stream.height, stream.width, stream.pix_fmt = frames.shape[2], frames.shape[3], PIXEL_FORMAT
+        stream.height, stream.width, stream.pix_fmt = *size, PIXEL_FORMAT
         context = stream.codec_context
         context.gop_size, context.max_b_frames, context.thread_count = GOP, 0, 1
-        for number, picture in enumerate(np.ascontiguousarray(frames.transpose(0, 2, 3, 1))):
-            rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        for number, picture in enumerate(frames):
+            if picture.dtype != np.uint8 or picture.shape != (*size, 3):
+                raise StoreError(f"picture {number} is {picture.dtype} {picture.shape} instead of uint8 {(*size, 3)}")
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame = reformatter.reformat(rgb, format=PIXEL_FORMAT, threads=1)
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if number + 1 != count:
+        raise StoreError(f"there are {number + 1} pictures for {count} steps")
     return buffer.getvalue()
 
 

@@ -1,0 +1,74 @@
+"""What importers of HDF5 files share: opening them, and reading arrays from files that nobody vouches for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.data.importers.base import LIMIT, SourceError, reading
+from wamkit.types import WamkitError
+
+
+@contextmanager
+def opened(path: Path, episode: str = "") -> Iterator[Any]:
+    """The file, open for reading; whatever goes wrong meanwhile is a SourceError that names it."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise WamkitError("HDF5 files need the package h5py: pip install 'wamkit[import]'") from error
+    with reading(path, episode), h5py.File(path, "r") as file:
+        yield file
+
+
+def array(group: Any, name: str) -> np.ndarray:
+    """The array `name` below `group`. Raises SourceError for links and storage outside the file, and for a size beyond LIMIT."""
+    out = dataset(group, name)
+    if out.nbytes > LIMIT:
+        raise SourceError(f"{out.name} claims {out.nbytes} bytes, more than an episode's numbers ever take")
+    return out[()]
+
+
+def dataset(group: Any, name: str) -> Any:
+    """The data set itself, unread."""
+    import h5py
+
+    at = group
+    for part in name.split("/"):
+        link = at.get(part, getlink=True)
+        if link is None:
+            raise SourceError(f"it has no '{name}' in {group.name}")
+        if isinstance(link, h5py.ExternalLink):
+            raise SourceError(f"'{name}' in {group.name} is a link to another file, {link.filename}; refused")
+        at = at[part]
+    if not isinstance(at, h5py.Dataset):
+        raise SourceError(f"'{name}' in {group.name} is a group instead of an array")
+    if at.external or at.is_virtual:
+        raise SourceError(f"'{name}' in {group.name} keeps its numbers in another file; refused")
+    return at
+
+
+def film(path: Path, name: str, episode: str, turn: slice | None = None) -> Iterator[np.ndarray]:
+    """Pictures (H, W, 3) of the array `name`, one after the other; `turn` is applied to their rows."""
+    with opened(path, episode) as file:
+        pictures = dataset(file, name)
+        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8:
+            raise SourceError(f"'{name}' is {pictures.dtype} {pictures.shape} instead of uint8 (T, H, W, 3)")
+        for i in range(len(pictures)):
+            yield pictures[i] if turn is None else pictures[i][turn]
+
+
+def numbered(names: Any) -> list[str]:
+    """Names in the order of the numbers in them: demo_2 before demo_10."""
+    return sorted(names, key=lambda n: ([int(x) for x in re.findall(r"\d+", n)], n))
+
+
+def attribute(holder: Any, name: str) -> Any:
+    """A JSON attribute; {} where there is none."""
+    raw = holder.attrs.get(name, "{}")
+    return json.loads(raw.decode() if isinstance(raw, bytes) else raw)
