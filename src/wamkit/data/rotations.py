@@ -1,0 +1,56 @@
+"""Turns as numbers, from one way of writing them to another; the one that is learned from is six numbers without jumps.
+
+rot6d is the first two rows of the rotation matrix, as in pytorch3d, UMI and GR00T (Zhou et al., arXiv:1812.07035, who take columns): any six
+numbers whose halves are not parallel are a rotation, by Gram and Schmidt. Euler angles are about fixed axes x, y, z in that order (roll,
+pitch, yaw), in radians.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+
+SIZES = {"quat_xyzw": 4, "quat_wxyz": 4, "axis_angle": 3, "euler_xyz": 3, "rot6d": 6, "matrix": 9}
+
+
+def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, "... 3 3"]:
+    """Rotation matrices, float64. A quaternion need not be of unit length, but must not be zero; (0, 0, 0, 0) is read as no turn."""
+    lead, flat = x.shape[:-1], np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    if written == "rot6d":
+        a, b = flat[:, :3], flat[:, 3:]
+        a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
+        b = b - (a * b).sum(1, keepdims=True) * a
+        b = b / np.maximum(np.linalg.norm(b, axis=1, keepdims=True), 1e-12)
+        out = np.stack([a, b, np.cross(a, b)], 1)
+    elif written == "matrix":
+        out = flat.reshape(-1, 3, 3)
+    elif written == "axis_angle":
+        out = Rotation.from_rotvec(flat).as_matrix()
+    elif written == "euler_xyz":
+        out = Rotation.from_euler("xyz", flat).as_matrix()
+    elif written in ("quat_xyzw", "quat_wxyz"):
+        flat = flat if written == "quat_xyzw" else np.roll(flat, -1, 1)
+        flat = np.where(np.linalg.norm(flat, axis=1, keepdims=True) > 0, flat, [0.0, 0.0, 0.0, 1.0])
+        out = Rotation.from_quat(flat).as_matrix()
+    else:
+        raise ValueError(f"there is no way '{written}' to write a rotation; there are {', '.join(SIZES)}")
+    return out.reshape(*lead, 3, 3)
+
+
+def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarray, "... n"]:
+    """The inverse of `to_matrix`: quaternions with a real part of at least 0, axis-angle of at most half a turn."""
+    lead = R.shape[:-2]
+    if written in ("rot6d", "matrix"):
+        return R[..., : 2 if written == "rot6d" else 3, :].reshape(*lead, -1)
+    turn = Rotation.from_matrix(R.reshape(-1, 3, 3))
+    if written == "axis_angle":
+        out = turn.as_rotvec()
+    elif written == "euler_xyz":
+        out = turn.as_euler("xyz")
+    elif written in ("quat_xyzw", "quat_wxyz"):
+        out = turn.as_quat(canonical=True)
+        out = out if written == "quat_xyzw" else np.roll(out, 1, 1)
+    else:
+        raise ValueError(f"there is no way '{written}' to write a rotation; there are {', '.join(SIZES)}")
+    return out.reshape(*lead, -1)
