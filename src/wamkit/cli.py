@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import shlex
@@ -22,7 +23,7 @@ class Train:
     """Trains a family on a data set; the same command continues a run that was cut short."""
 
     data: Path
-    """Data set folder, from `wamkit collect`."""
+    """Data set folder, from `wamkit collect` or `wamkit import`, or a mixture of several, from `wamkit mix`."""
     out: Path
     """Run folder."""
     recipe: str = "metaworld-unified"
@@ -161,6 +162,24 @@ def _import(argv: Sequence[str]) -> None:
 
 def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def _mix(argv: Sequence[str]) -> None:
+    """wamkit mix FOLDER:WEIGHT ... --out FILE [options]"""
+    import tyro
+
+    from wamkit.config import save_json
+    from wamkit.data.mixture import Mix, MixtureConfig, open_mixture, parse_sources
+
+    folders = list(itertools.takewhile(lambda word: not word.startswith("-"), argv))
+    args = tyro.cli(Mix, args=argv[len(folders) :], prog="wamkit mix FOLDER[:WEIGHT] ...")
+    fields = {f.name: getattr(args, f.name) for f in dataclasses.fields(Mix) if f.name != "out"}
+    save_json(args.out, MixtureConfig(parse_sources(folders, args.out), **fields))
+    mixture, _ = open_mixture(args.out, chunk=16)
+    for name, share, frames in zip(mixture.names, mixture.shares, mixture.frames, strict=True):
+        kind = "with actions" if frames.has_action.any() else "video alone"
+        print(f"  {name:<16} {share:6.1%}  {len(frames.text)} episodes, {len(frames)} frames, {kind}")
+    print(args.out)
 
 
 def _key_values(info: Any) -> Any:
@@ -319,6 +338,7 @@ class _CheckEnv:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "collect": (_collect, "record demonstrations by scripted experts, and off-expert episodes"),
     "import": (_import, "bring a foreign data set into a store"),
+    "mix": (_mix, "say which data sets are trained on together, and how much of each"),
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from wamkit.config import ConfigError, nearest, save_json, to_dict, within
+from wamkit.data.meaning import save_meaning
 from wamkit.data.store import Store
 from wamkit.data.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
@@ -301,6 +302,8 @@ def _open(config: CollectConfig) -> Store:
         bodies=env.bodies,
     )
     env.close()
+    if env.meaning is not None:
+        save_meaning(config.out, env.meaning)
     if not path.exists():
         if len(store):
             raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")

@@ -10,7 +10,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -58,6 +58,22 @@ class Stage:
     lr: float = 1.0
 
 
+class Robot(Protocol):
+    """What tells a robot's own numbers from those of a model that knows several (`data.embodiment.Embodiment`)."""
+
+    name: str
+
+    def observation(self, obs: Observation) -> Observation: ...
+
+    def encode_action(self, action: np.ndarray, state: np.ndarray) -> np.ndarray: ...
+
+    def decode_action(self, unified: np.ndarray, state: np.ndarray) -> np.ndarray: ...
+
+    def has_action(self) -> np.ndarray: ...
+
+    def has_view(self) -> np.ndarray: ...
+
+
 class Family(nn.Module, ABC):
     """Base of every family. Subclasses are final: no family subclasses another."""
 
@@ -70,6 +86,8 @@ class Family(nn.Module, ABC):
     """Whether it needs the scene points of a depth camera: the spec then has them, and data without them are refused."""
     remembers: bool = False
     """Whether what it has read of a moment (`Sample.memory`) may stand for it in later queries."""
+    robot: Robot | None = None
+    """Whose numbers `sample` is given and answers in; None: those that the model learned from."""
     Config: ClassVar[type]
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
@@ -169,12 +187,20 @@ class Family(nn.Module, ABC):
         if not isinstance(steps, int) or steps < 1:
             raise ObservationError(f"steps = {steps!r}: must be a whole number of denoising steps, at least 1")
         rows = [obs] if isinstance(obs, Observation) else list(obs)
+        given = rows
+        if self.robot is not None:
+            rows, actions = _as_model(self.robot, rows, actions)
         batch = query_batch(rows, query, self.spec, actions, future)
+        if self.robot is not None:
+            batch.action_dim_valid = torch.from_numpy(self.robot.has_action()).repeat(len(rows), 1)
+            batch.view_valid = torch.from_numpy(self.robot.has_view()).repeat(len(rows), 1)
         batch.memory = self._memory(rows)
         self._check_units(batch, query)
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
         a, f, p, m = Answer(*self.generate(batch.to(next(self.parameters()).device), query, generators, steps))
         numbers = [None if x is None else x.float().cpu().numpy() for x in (a, p)]
+        if self.robot is not None and numbers[0] is not None:
+            numbers[0] = self.robot.decode_action(numbers[0], np.stack([r.proprio for r in given]))
         memory = () if m is None else tuple(Memory(keys, self) for keys in m)
         return Sample(query, numbers[0], None if f is None else f.cpu().numpy(), numbers[1], memory)
 
@@ -210,6 +236,18 @@ class Family(nn.Module, ABC):
                     f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from what training "
                     "saw; are these the robot's units, in the order of training?"
                 )
+
+
+def _as_model(
+    robot: Robot, rows: list[Observation], actions: np.ndarray | None
+) -> tuple[list[Observation], np.ndarray | None]:
+    """A robot's observations, and actions that it may have been given, in the numbers that the model learned from."""
+    if actions is not None:
+        chunks = np.asarray(actions, np.float32)
+        chunks = chunks[None] if chunks.ndim == 2 else chunks
+        actions = robot.encode_action(chunks, np.stack([r.proprio for r in rows]))
+    see = lambda o: robot.observation(o) if isinstance(o, Observation) else o  # noqa: E731
+    return [dataclasses.replace(see(r), past=tuple(see(p) for p in r.past)) for r in rows], actions
 
 
 FAR = 1e5

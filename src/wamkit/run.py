@@ -12,6 +12,7 @@ import torch
 
 from wamkit import config as cfg
 from wamkit.checkpoint import load_checkpoint
+from wamkit.data.embodiment import Embodiment
 from wamkit.family import FAMILIES, Family
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import load_package
@@ -161,9 +162,22 @@ def find_device(name: str) -> torch.device:
     return found
 
 
-def load(path: str | Path, device: str = "cpu") -> Family:
+def _robot(config: Mapping[str, Any], name: str | None) -> Embodiment | None:
+    robots = config.get("robots", {})
+    name = name or config.get("source", {}).get("robot") or None
+    if name is not None and name not in robots:
+        known = (
+            f"it knows {', '.join(robots)}" if robots else "it was trained on one robot's data alone, and needs no name"
+        )
+        raise WamkitError(f"this model knows no robot '{name}'{cfg.nearest(name, robots)}; {known}")
+    return None if name is None else cfg.from_dict(Embodiment, robots[name])
+
+
+def load(path: str | Path, device: str = "cpu", robot: str | None = None) -> Family:
     """The model of a run folder, ready to be asked: averaged weights, configuration and normalisation in one.
 
+    robot: of a model that a mixture trained, the data set whose robot it is to be asked about, in that robot's own numbers. By
+    default the one that there is an environment for; where there is none, answers are in the numbers that the model learned from.
     Raises CheckpointError naming the file when anything is missing or damaged, and WamkitError if there is no run at all.
     """
     if not Path(path).exists():
@@ -183,4 +197,5 @@ def load(path: str | Path, device: str = "cpu") -> Family:
             f"tensors do not fit, {min(wrong)} among them. The configuration was changed after training, or belongs to another family"
         )
     model.load_state_dict(saved.weights)
+    model.robot = _robot(saved.config, robot)
     return model.to(find_device(device)).eval()

@@ -26,7 +26,8 @@ from tqdm import tqdm
 from wamkit.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.config import ConfigError, atomic_write, nearest, save_json, write_error
 from wamkit.data.files import exclusive
-from wamkit.data.loader import Frames, Prefetcher, Windows
+from wamkit.data.loader import Frames, Prefetcher
+from wamkit.data.mixture import Mixture
 from wamkit.family import Family, Stage
 from wamkit.optim import Optimizer
 from wamkit.run import TrainConfig, find_device
@@ -91,7 +92,7 @@ class Trainer:
     def __init__(
         self,
         model: Family,
-        frames: Frames,
+        frames: Frames | Mixture,
         config: TrainConfig,
         out: Path,
         run_config: dict,
@@ -109,7 +110,7 @@ class Trainer:
             raise ConfigError(
                 f"train.shift = {config.shift}: pictures are {model.spec.height}x{model.spec.width}, less than half that"
             )
-        self.windows = Windows(frames, model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
+        self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
         # Hidden matrices of the trunk and convolutions; embeddings, heads and norms are AdamW's in any case.
         muon = config.optimizer == "muon"
         matrices = [n for n, p in model.named_parameters() if muon and (p.ndim == 4 or ".blocks." in n and p.ndim == 2)]
@@ -189,7 +190,8 @@ class Trainer:
                             **self._meters(batch, stage),
                         }
                     )
-                    bar.set_postfix_str(f"{stage.name} " + " ".join(f"{k} {v:.3f}" for k, v in losses.items()))
+                    short = " ".join(f"{k} {v:.3f}" for k, v in losses.items() if "/" not in k)
+                    bar.set_postfix_str(f"{stage.name} {short}")
                 bar.update()
                 if self.step % self.config.save_every == 0 or self.step == self.config.steps or stopped:
                     self._follow()
@@ -210,7 +212,7 @@ class Trainer:
         Not where pictures are augmented, where the stage sees fewer windows than there are, or where the features would
         take more than FEATURE_BYTES: then the family computes them at every step.
         """
-        self.windows.features, count, rows = {}, len(self.windows.frames), self.config.batch_size
+        self.windows.features, count, rows = {}, len(self.windows), self.config.batch_size
 
         @torch.no_grad()
         def part(low: int) -> dict[str, np.ndarray]:
@@ -260,6 +262,7 @@ class Trainer:
         values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
         if not (math.isfinite(sum(values.values())) and math.isfinite(norm)):
             raise TrainingDiverged(self._diagnosis(values, losses_B, norm, batch, lr))
+        values |= _by_source(losses_B, batch, self.windows.names)
         # A young average must not remember the initialisation: its memory grows with the stage.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
 
@@ -375,6 +378,16 @@ class Trainer:
             part.load_state_dict(saved.optimizer_state[str(i)])
         self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
         self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s)
+
+
+def _by_source(losses_B: dict[str, Tensor], batch: Batch, names: tuple[str, ...]) -> dict[str, float]:
+    """Means over the rows of each data set of a mixture: "future/ego"; and how many rows each had: "rows/ego"."""
+    out = {}
+    for i, name in enumerate(names):
+        if (here := batch.source == i).any():
+            out |= {f"{k}/{name}": v[here.to(v.device)].mean().item() for k, v in losses_B.items()}
+        out[f"rows/{name}"] = float(here.sum())
+    return out
 
 
 def _differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, str, str]]:

@@ -6,21 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
+from wamkit.config import to_dict
 from wamkit.data.dataset import open_frames, spec_of, statistics
+from wamkit.data.mixture import mixture_spec, open_mixture
 from wamkit.data.store import Store
 from wamkit.family import Family
-from wamkit.run import RunConfig, build, family_class, run_to_dict
+from wamkit.run import EpisodesConfig, RunConfig, build, family_class, run_to_dict
 from wamkit.train import Trainer, Watch
 from wamkit.types import WamkitError
 
 
 def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: Watch | None = None) -> Family:
-    """Trains `run` on the store in `data` and writes the run folder `out`; continues it if it was begun.
+    """Trains `run` on the store, or the mixture's file, `data` and writes the run folder `out`; continues it if it was begun.
 
     config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
     that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`).
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
+    if Path(data).is_file():
+        return _train_mixture(run, Path(data), out, command, watch)
     frames, store = open_frames(data)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
@@ -29,6 +33,33 @@ def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: W
     numbers = statistics(frames, spec)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
     return Trainer(build(run, spec, numbers), frames, run.train, out, config, command, watch).run()
+
+
+def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None) -> Family:
+    """The same for several data sets together; config.json also holds the mixture and its robots."""
+    if run.episodes != EpisodesConfig():
+        raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
+    if family_class(run.family).looks_at_points:
+        raise WamkitError(
+            f"'{run.family}' looks at scene points, which only data sets of one simulator have; train it on one"
+        )
+    window = run.window
+    mixture, described = open_mixture(path, window.chunk)
+    spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
+    # Each robot's numbers are brought to unit scale on their way into the mixture.
+    sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
+    numbers = {k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()}
+    worlds = {
+        n: source(Store.open(path.parent / s.data)) for n, s in zip(mixture.names, described.sources, strict=True)
+    }
+    played = next((n for n, world in worlds.items() if world["env"]), "")
+    config = run_to_dict(run, spec, numbers) | {
+        "mixture": to_dict(described),
+        "robots": {n: to_dict(robot) for n, robot in mixture.robots.items()},
+        "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
+        "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
+    }
+    return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch).run()
 
 
 def source(store: Store) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
 from torch import Tensor
 
 
@@ -132,6 +132,8 @@ class Batch:
     points: float32 (B, K, 4), see `Observation`.            point_flow: float32 (B, F, K, 3), where those points went, in metres.
     Both None unless the spec has points.
     memory: float (B, P, N, 2, heads, L, d), see `Memory`, in place of `past`; None where that is to be read.
+    Of mixtures alone, else None (all valid, one source):   action_dim_valid: bool (B, a), which numbers of actions the row's robot has.
+    view_valid: bool (B, V), which views.   source: int64 (B,), the data set that a row is from.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -151,9 +153,18 @@ class Batch:
     points: Float[Tensor, "B K 4"] | None = None
     point_flow: Float[Tensor, "B F K 3"] | None = None
     memory: Float[Tensor, "B P N 2 h L d"] | None = None
+    action_dim_valid: Bool[Tensor, "B a"] | None = None
+    view_valid: Bool[Tensor, "B V"] | None = None
+    source: Int[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
         return self.obs.shape[0]
+
+    def action_known(self) -> Bool[Tensor, "B A a"]:
+        """Which numbers of `action` were done: steps inside the episode, of rows with actions, in dimensions that the robot has."""
+        step = (self.action_valid & self.has_action.unsqueeze(1)).unsqueeze(2)
+        every = torch.ones_like(self.action[:, :1], dtype=torch.bool)
+        return step & (every if self.action_dim_valid is None else self.action_dim_valid.unsqueeze(1))
 
     def map(self, function: Any) -> Batch:
         """Applies `function` to every tensor; the text stays."""
@@ -165,6 +176,14 @@ class Batch:
         out = self.map(lambda x: x[index])
         out.text = [self.text[i] for i in index.tolist()]
         return out
+
+    @staticmethod
+    def cat(parts: Sequence[Batch]) -> Batch:
+        """The rows of several batches that have the same fields, one after the other."""
+        names = [k for k, v in vars(parts[0]).items() if isinstance(v, Tensor)]
+        fields: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in names}
+        features = {k: torch.cat([p.features[k] for p in parts]) for k in parts[0].features}
+        return Batch(**fields, text=[t for p in parts for t in p.text], features=features)
 
     def to(self, device: torch.device | str) -> Batch:
         return self.map(lambda x: x.to(device, non_blocking=True))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wamkit.config import ConfigError
 from wamkit.data.files import StoreError
 from wamkit.data.importers import IMPORTERS, Importer, Recording, SourceError
 from wamkit.data.importers.base import checked, inside
@@ -189,7 +190,7 @@ def test_names_that_lead_out_and_numbers_that_are_none(tmp_path):
 
 def test_meaning_is_checked_and_survives_groots_file(made):
     meaning = Made(made, MadeOptions()).meaning()
-    with pytest.raises(StoreError, match="state.xy is said to be 0 .. 2 of 1 numbers"):
+    with pytest.raises(ConfigError, match="state.xy is said to be 0 .. 2 of 1 numbers"):
         meaning.check(1, 1)
     back = from_modality(modality(meaning))
     assert [(f.name, f.start, f.stop) for f in back.state] == [("xy", 0, 2)] and set(back.cameras) == {"scene", "wrist"}

@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 
 from wamkit.data.cache import FrameCache
+from wamkit.data.importing import require_whole
 from wamkit.data.loader import COLLECT_POINTS, Frames, Windows
 from wamkit.data.store import Store, StoreError
 from wamkit.types import Spec
 
 
-def open_frames(root: str | Path) -> tuple[Frames, Store]:
-    """The frames of the store in `root`, pictures memory-mapped from its decoded cache (built at the first call)."""
+def open_frames(root: str | Path, size: tuple[int, int] | None = None) -> tuple[Frames, Store]:
+    """The frames of the store in `root`, pictures memory-mapped from its decoded cache (built at the first call).
+
+    size: (H, W) that pictures are resized to, by area; as recorded by default. Raises StoreError for an import that was cut off.
+    """
+    require_whole(Path(root))
     store = Store.open(root)
     if not len(store):
         raise StoreError(f"{root} holds no episodes: collect some with `wamkit collect --out {root} ...`")
@@ -22,15 +27,17 @@ def open_frames(root: str | Path) -> tuple[Frames, Store]:
     metas = store.episodes
     return (
         Frames(
-            images=FrameCache.build_or_open(store).frames,
+            images=FrameCache.build_or_open(store, size).frames,
             proprio=numbers["observation.state"],
             action=numbers["action"],
             action_expert=numbers["action.expert"],
             episode=numbers["episode_index"],
             text=tuple(m.text for m in metas),
             imitate=np.array([m.imitate for m in metas]),
-            has_action=np.ones(len(metas), bool),
+            has_action=np.full(len(metas), bool(store.layout.action_names)),
             tracks=store.tracks(),
+            said=numbers["task_index"],
+            texts=store.texts,
         ),
         store,
     )

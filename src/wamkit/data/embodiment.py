@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 
 from wamkit.config import nearest
-from wamkit.data.meaning import Field, Meaning
 from wamkit.data.rotations import from_matrix, to_matrix
-from wamkit.types import Observation, WamkitError
+from wamkit.meaning import Field, Meaning
+from wamkit.types import Observation, ObservationError, WamkitError
 
 Normaliser = Literal["mean_std", "quantiles", "min_max", "none"]
 NORMALISERS: Mapping[str, Normaliser] = {"rotation": "none", "gripper": "min_max"}
@@ -113,12 +113,29 @@ class Embodiment:
             out[..., part.raw] = self._absolute(part, x, state)
         return out
 
+    def see(self, pictures: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
+        """The robot's pictures as the model's views; black where it has none."""
+        out = np.zeros((*pictures.shape[:-4], len(self.views), *pictures.shape[-3:]), np.uint8)
+        for here, camera in enumerate(self.views):
+            if camera >= 0:
+                out[..., here, :, :, :] = pictures[..., camera, :, :, :]
+        return out
+
     def observation(self, obs: Observation) -> Observation:
-        """What the robot sees, as the model is shown it: its views, its state in unified numbers."""
-        images = obs.images
-        if images is not None:
-            black = np.zeros_like(images[0])
-            images = np.stack([images[v] if v >= 0 else black for v in self.views])
+        """What the robot sees, as the model is shown it: its views, its state in unified numbers.
+
+        Raises ObservationError for an observation that is not this robot's.
+        """
+        numbers, cameras = max((p.field.stop for p in self.state), default=0), max(self.views) + 1
+        if np.shape(obs.proprio) != (numbers,):
+            raise ObservationError(
+                f"proprio: the robot '{self.name}' has {numbers} numbers, got {np.shape(obs.proprio)}"
+            )
+        if obs.images is not None and len(obs.images) < cameras:
+            raise ObservationError(
+                f"images: the robot '{self.name}' has at least {cameras} cameras, got {len(obs.images)}"
+            )
+        images = None if obs.images is None else self.see(obs.images)
         return replace(obs, images=images, proprio=self.encode_state(obs.proprio))
 
     # ------------------------------------------------------------------------------------------------------------- poses

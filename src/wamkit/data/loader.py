@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
+from wamkit.data.embodiment import Embodiment
 from wamkit.types import Batch, Spec, Tracks, WamkitError
 
 COLLECT_POINTS = "collect them with `wamkit collect --options points={}`"
@@ -28,6 +30,8 @@ class Frames:
     episode: int64 (N,), which episode a row belongs to.    text: E instructions.
     imitate, has_action: bool (E,).   tracks: scene points of the N rows, or None.
     used: bool (E,), which episodes windows are drawn from; None for all.
+    said, texts: where an episode has several texts, int64 (N,), which of `texts` holds at a row; None: its episode's `text`.
+    robot: what makes one space of the numbers of several robots (`data.embodiment`); None where windows are in the robot's own.
     """
 
     images: np.ndarray
@@ -40,9 +44,20 @@ class Frames:
     has_action: np.ndarray
     tracks: Tracks | None = None
     used: np.ndarray | None = None
+    said: np.ndarray | None = None
+    texts: tuple[str, ...] = ()
+    robot: Embodiment | None = None
 
     def __len__(self) -> int:
         return len(self.episode)
+
+    def windows(self, spec: Spec, **more: Any) -> Windows:
+        """What a trainer draws batches from."""
+        return Windows(self, spec, **more)
+
+    def text_at(self, row: int) -> str:
+        """The instruction at a row."""
+        return self.text[self.episode[row]] if self.said is None else self.texts[self.said[row]]
 
     def ends(self) -> np.ndarray:
         """int64 (N,): one past the last row of each row's episode."""
@@ -93,12 +108,22 @@ class Windows:
         self._first = np.searchsorted(frames.episode, frames.episode)
         self._order = lru_cache(maxsize=2)(self._permutation)
 
+    names: tuple[str, ...] = ()
+    """Of the data sets that `Batch.source` numbers; here there is one, which needs none."""
+
+    def __len__(self) -> int:
+        """How many windows there are; the rows of `features`."""
+        return len(self.frames)
+
     def _permutation(self, epoch: int) -> np.ndarray:
         return self._rows[np.random.default_rng((self.seed, 0, epoch)).permutation(len(self._rows))]
 
     def indices(self, step: int) -> np.ndarray:
         """The current frames (int64 (B,)) of batch `step`: every frame once an epoch, epochs shuffled independently."""
-        k = step * self.batch_size + np.arange(self.batch_size)
+        return self.nth(step * self.batch_size + np.arange(self.batch_size))
+
+    def nth(self, k: np.ndarray) -> np.ndarray:
+        """The current frames of the draws number k, an int64 array."""
         epoch, place = np.divmod(k, len(self._rows))
         return np.array([self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)])
 
@@ -123,22 +148,33 @@ class Windows:
             pictures = translate(pictures, shifts)
         clipped, episode = np.minimum(steps, end - 1), f.episode[now]
         tensor = torch.from_numpy
-        seen = {}
+        numbers = [f.proprio[now], f.proprio[earlier], f.action[clipped], f.action_expert[clipped]]
+        seen: dict[str, Any] = {}
+        if (robot := f.robot) is not None:
+            state, past, *actions = numbers
+            numbers = [robot.encode_state(x) for x in (state, past)] + [robot.encode_action(x, state) for x in actions]
+            pictures = robot.see(pictures)
+            rows = (len(now), -1)
+            seen = {
+                "action_dim_valid": tensor(robot.has_action()).expand(*rows).clone(),
+                "view_valid": tensor(robot.has_view()).expand(*rows).clone(),
+            }
+        proprio, past_proprio, action, expert = map(tensor, numbers)
         if self.spec.points:
             then = np.minimum(at[:, 1:], end - 1)
-            seen = {"points": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
+            seen |= {"points": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
         return Batch(
             obs=tensor(pictures[:, P]),
             future=tensor(pictures[:, P + 1 :]),
             frame_valid=tensor(at[:, 1:] < end),
-            proprio=tensor(f.proprio[now]),
-            action=tensor(f.action[clipped]),
-            action_expert=tensor(f.action_expert[clipped]),
+            proprio=proprio,
+            action=action,
+            action_expert=expert,
             action_valid=tensor(steps < end),
             past=tensor(pictures[:, :P]),
-            past_proprio=tensor(f.proprio[earlier]),
+            past_proprio=past_proprio,
             past_valid=tensor(ago >= first),
-            text=[f.text[e] for e in episode],
+            text=[f.text_at(row) for row in now],
             has_action=tensor(f.has_action[episode]),
             imitate=tensor(f.imitate[episode]),
             features={k: tensor(v[now]) for k, v in self.features.items()},

@@ -42,7 +42,7 @@ def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarr
     """The inverse of `to_matrix`: quaternions with a real part of at least 0, axis-angle of at most half a turn."""
     lead = R.shape[:-2]
     if written in ("rot6d", "matrix"):
-        return R[..., : 2 if written == "rot6d" else 3, :].reshape(*lead, -1)
+        return R[..., : SIZES[written] // 3, :].reshape(*lead, SIZES[written])
     turn = Rotation.from_matrix(R.reshape(-1, 3, 3))
     if written == "axis_angle":
         out = turn.as_rotvec()
@@ -53,4 +53,4 @@ def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarr
         out = out if written == "quat_xyzw" else np.roll(out, 1, 1)
     else:
         raise ValueError(f"there is no way '{written}' to write a rotation; there are {', '.join(SIZES)}")
-    return out.reshape(*lead, -1)
+    return out.reshape(*lead, SIZES[written])

@@ -16,6 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
+from wamkit.meaning import Meaning
 from wamkit.registry import Registry
 from wamkit.types import Observation, ObservationError, Snapshot
 
@@ -71,6 +72,8 @@ class Environment(gymnasium.Env, abc.ABC):
     """Scene points a side of their grid; 0 where there are none."""
     bodies: int = 0
     """Rows of `info["body_pose"]`."""
+    meaning: Meaning | None = None
+    """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
 
     @classmethod
     @abc.abstractmethod

@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ import numpy as np
 from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.points import ScenePoints
+from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
 INSTRUCTIONS = {
@@ -81,6 +82,23 @@ _PROPRIO_LOW = np.array([-0.525, 0.348, -0.0525, 0.0], np.float32)
 _PROPRIO_HIGH = np.array([0.525, 1.025, 0.7, 1.0], np.float32)
 _CLOSE_CORNER2 = (0.75, 0.075, 0.7)
 """Where most MetaWorld papers put `corner2`; at its default place the object is half as wide in the picture."""
+
+_MEANING = Meaning(
+    source="MetaWorld",
+    embodiment="sawyer",
+    control_mode="end-effector delta",
+    rate=80.0,
+    licence="MIT",
+    state=(
+        Field("hand", 0, 3, "position", frame="world", unit="m"),
+        Field("gripper", 3, 4, "gripper", unit="1"),
+    ),
+    # Hundredths of a metre by which the hand's target moves, within -1 and 1; the gripper's is an effort, 1 to close.
+    action=(
+        Field("hand", 0, 3, "position", "delta", frame="world", unit="cm"),
+        Field("gripper", 3, 4, "gripper", unit="1"),
+    ),
+)
 
 _BULKY = ("mesh_", "tex_", "hfield_", "skin_", "bvh_", "oct_", "name", "paths", "text_")
 """Model fields that no reset touches and that would make the comparison with the pristine model slow."""
@@ -144,6 +162,8 @@ class MetaWorld(Environment):
         _check_task(config.task)
         self.config, self.task, self.cameras = config, config.task, tuple(config.cameras)
         self.text = config.text or INSTRUCTIONS[config.task]
+        roles = {c: CameraFacts("wrist" if c == "gripperPOV" else "scene") for c in self.cameras}
+        self.meaning = replace(_MEANING, cameras=roles)
         self._mujoco, registry, policies = _load()
         self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()

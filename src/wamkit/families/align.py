@@ -123,7 +123,7 @@ class Align(Family):
         sigma = sigma.masked_fill(~batch.imitate, 0).masked_fill(~batch.has_action, 1)
         eps = torch.randn(x.shape, generator=generator).to(device)
         context = self.context(batch, self.normalizer, generator)
-        tokens = torch.cat([context, self._tokens(interpolate(x, eps, sigma), sigma, context)], 1)
+        tokens = torch.cat([context, self._tokens(interpolate(x, eps, sigma), sigma, context, batch)], 1)
         segments, seen_SS = self.sight()
         hidden, _ = self.trunk.run(tokens, expand(seen_SS, segments).to(device))
         L = self.action.length
@@ -137,10 +137,10 @@ class Align(Family):
             losses[f"align_{name}"] = masked_mean(1 - cosine, seen)
         return losses
 
-    def _tokens(self, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
+    def _tokens(self, x: Tensor, sigma: Tensor, context: Tensor, batch: Batch) -> Tensor:
         """Noisy actions, then one query a cell, which starts from the present picture's token of that cell."""
         ask = self.ask + context[:, : len(self.ask)]
-        return torch.cat([self.action.stream.tokens(x, sigma), ask], 1)
+        return torch.cat([self.action.tokens(x, sigma, batch), ask], 1)
 
     def sight(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; actions and queries see everything."""
@@ -157,7 +157,7 @@ class Align(Family):
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
             level = torch.full((1,), sigma[ACTION], device=context.device)
-            y, _ = self.trunk(self._tokens(state[ACTION], level, context), None, cache)
+            y, _ = self.trunk(self._tokens(state[ACTION], level, context, batch), None, cache)
             return {ACTION: self.action.stream.velocity(y[:, : self.action.length])}
 
         noise = row_noise(generators, (self.action.length, self.action.channels), context.device)

@@ -58,7 +58,7 @@ class BC(Family):
         sigma = uniform_sigma(len(batch), generator).to(x.device)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         context = self.context(batch, self.normalizer, generator)
-        tokens = torch.cat([context, self.action.stream.tokens(interpolate(x, eps, sigma), sigma)], 1)
+        tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), sigma, batch)], 1)
         segments, seen_SS = self.sight()
         y, _ = self.trunk(tokens, expand(seen_SS, segments).to(x.device))
         error = (self.action.stream.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
@@ -72,7 +72,7 @@ class BC(Family):
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
             level = torch.full((1,), sigma[ACTION], device=context.device)
-            y, _ = self.trunk(self.action.stream.tokens(state[ACTION], level), None, cache)
+            y, _ = self.trunk(self.action.tokens(state[ACTION], level, batch), None, cache)
             return {ACTION: self.action.stream.velocity(y)}
 
         noise = row_noise(generators, (self.action.length, self.action.channels), context.device)

@@ -143,10 +143,9 @@ class Discrete(Family):
     def meters(self, batch: Batch, stage: str) -> dict[str, float]:
         """The share of action numbers out of reach, and how many image tokens are in use (their perplexity)."""
         far = self.normalizer.encode("action", batch.action).abs() > self.config.reach
-        known = (batch.action_valid & batch.has_action.unsqueeze(1)).unsqueeze(2)
         count = self.future.encode(batch)[batch.frame_valid].flatten().bincount().float()
         codes = torch.special.entr(count / count.sum().clamp(min=1)).sum().exp()
-        return {"clipped": masked_mean(far.float(), known).mean().item(), "codes": codes.item()}
+        return {"clipped": masked_mean(far.float(), batch.action_known()).mean().item(), "codes": codes.item()}
 
     # -------------------------------------------------------------------------------------------------------- who sees whom
 
@@ -181,7 +180,7 @@ class Discrete(Family):
         seen = batch.features["codes"].long() if batch.features else self.future.encode(batch)
         codes = {ACTION: self.bins(batch.action), FUTURE: seen}
         valid = {
-            ACTION: (batch.action_valid & batch.has_action.unsqueeze(1)).unsqueeze(2).expand_as(codes[ACTION]),
+            ACTION: batch.action_known(),
             FUTURE: batch.frame_valid.unsqueeze(2).expand_as(codes[FUTURE]),
         }
         frames_first = (torch.rand(B, generator=generator) < c.frames_first).to(device) | ~batch.has_action

@@ -115,7 +115,7 @@ class HiddenState(Family):
         future = self.future.tokens(interpolate(z, eps_z, sigma_z), sigma_z, context)
         tokens = {FUTURE: torch.cat([context, future], 1)}
         if stage != "video":
-            tokens[ACTION] = self.action.stream.tokens(interpolate(x, eps_a, sigma_a), sigma_a)
+            tokens[ACTION] = self.action.tokens(interpolate(x, eps_a, sigma_a), sigma_a, batch)
         detach = {(ACTION, FUTURE)} if c.detach else set()
         mask = self._masks(device)
         if stage == "video":
@@ -177,7 +177,7 @@ class HiddenState(Family):
         _, features = video(self.future.encode(batch) if given else z, 0.0 if given or imagines else 1.0)
 
         def velocity(x: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            tokens = self.action.stream.tokens(x[ACTION], torch.full((1,), sigma[ACTION], device=device))
+            tokens = self.action.tokens(x[ACTION], torch.full((1,), sigma[ACTION], device=device), batch)
             y, _ = self.experts({ACTION: tokens}, {ACTION: None}, features)
             return {ACTION: self.action.stream.velocity(y[ACTION])}
 

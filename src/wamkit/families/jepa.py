@@ -111,7 +111,7 @@ class Jepa(Family):
         eps = torch.randn(x.shape, generator=generator).to(device)
         context = self.context(batch, self.normalizer, generator)
         z, found = self._found(context)
-        velocity = self._velocity(interpolate(x, eps, sigma), sigma, found)
+        velocity = self._velocity(interpolate(x, eps, sigma), sigma, found, batch)
         s = self.targets(batch)
         said = self._roll(s[:, :-1], z)
         imitate = batch.imitate.view(B, 1, 1)
@@ -169,9 +169,9 @@ class Jepa(Family):
         full = self._roll(F.pad(s, (0, 0, 0, 0, 0, pad)), F.pad(z, (0, 0, 0, 0, 0, pad)))
         return F.layer_norm(full[:, z.shape[1] - 1 : z.shape[1]], full.shape[-1:])
 
-    def _velocity(self, x: Tensor, sigma: Tensor, found: Tensor) -> Tensor:
+    def _velocity(self, x: Tensor, sigma: Tensor, found: Tensor, batch: Batch) -> Tensor:
         """The velocity of a noisy chunk, whose tokens see each other and what was found."""
-        y, _ = self.head(torch.cat([found, self.action.stream.tokens(x, sigma)], 1))
+        y, _ = self.head(torch.cat([found, self.action.tokens(x, sigma, batch)], 1))
         return self.action.stream.velocity(y[:, found.shape[1] :])
 
     def generate(
@@ -180,6 +180,6 @@ class Jepa(Family):
         _, found = self._found(self.context(batch, self.normalizer))
         level = lambda s: torch.full((1,), s, device=found.device)  # noqa: E731
         noise = row_noise(generators, (self.action.length, self.action.channels), found.device)
-        flow = lambda x, s: {"action": self._velocity(x["action"], level(s["action"]), found)}  # noqa: E731
+        flow = lambda x, s: {"action": self._velocity(x["action"], level(s["action"]), found, batch)}  # noqa: E731
         x = euler(flow, {"action": noise}, {"action": denoise(steps)})["action"]
         return self.action.unpack(x, self.normalizer), None

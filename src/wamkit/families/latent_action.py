@@ -208,7 +208,7 @@ class LatentAction(Family):
         seen = self.latent.words[number].masked_fill(~valid_BN.unsqueeze(2), 0)
         word = torch.where(inverse.view(B, 1, 1), seen, self._expected(logits))
         _, known = self.trunk(self._given(word, inverse), None, known)
-        y, _ = self.trunk(self.action.stream.tokens(interpolate(x, eps, sigma), sigma), None, known)
+        y, _ = self.trunk(self.action.tokens(interpolate(x, eps, sigma), sigma, batch), None, known)
         error, valid = (self.action.stream.velocity(y) - (eps - x)).square(), self.action.valid(batch)
         losses["policy"] = masked_mean(error, valid & ~inverse.view(B, 1, 1))
         losses["action"] = masked_mean(error, valid & inverse.view(B, 1, 1))
@@ -232,7 +232,7 @@ class LatentAction(Family):
 
         def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
             level = torch.full((1,), sigma[ACTION], device=device)
-            y, _ = self.trunk(self.action.stream.tokens(state[ACTION], level), None, known)
+            y, _ = self.trunk(self.action.tokens(state[ACTION], level, batch), None, known)
             return {ACTION: self.action.stream.velocity(y)}
 
         noise = row_noise(generators, (self.action.length, self.action.channels), device)

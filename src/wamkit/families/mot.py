@@ -122,13 +122,13 @@ class MoT(Family):
             context = self.context(batch, self.normalizer, generator)
         held = {FUTURE: [] if cache else [context], ACTION: []}
         for name, stream in ((FUTURE, FUTURE), (POLICY, ACTION), (ACTION, ACTION)):
-            held[stream].append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
+            held[stream].append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context, batch))
         if self.first:
             clean = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
             level = torch.rand(len(batch), generator=generator).to(clean.device)
             level = level * (self.config.partial if self.first == FUTURE else 0)
             noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-            held[self.first].append(self._tokens(self.first, interpolate(clean, noise, level), level, context))
+            held[self.first].append(self._tokens(self.first, interpolate(clean, noise, level), level, context, batch))
         tokens = {s: torch.cat(parts, 1) for s, parts in held.items()}
         video, acting = tokens[FUTURE].shape[1], tokens[ACTION].shape[1]
         mask = draws.visible(*self.sight())[..., -video - acting :, :]
@@ -143,8 +143,8 @@ class MoT(Family):
         }
         return draws.losses(heads, batch, self.future, self.action)
 
-    def _tokens(self, stream: str, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        return self.future.tokens(x, sigma, context) if stream == FUTURE else self.action.stream.tokens(x, sigma)
+    def _tokens(self, stream: str, x: Tensor, sigma: Tensor, context: Tensor, batch: Batch) -> Tensor:
+        return self.future.tokens(x, sigma, context) if stream == FUTURE else self.action.tokens(x, sigma, batch)
 
     def _known(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Cache, Tensor | None]:
         """The context's tokens now, keys and values of all that is known, and what to remember of it."""
@@ -202,7 +202,7 @@ class MoT(Family):
         batch: Batch,
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
-        tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
+        tokens = {n: self._tokens(n, state[n], level[n], context, batch) for n in (FUTURE, ACTION) if n in state}
         # The stream that goes first is shown to the other one once it has come to its end.
         order = [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == last[n]) for n, t in tokens.items()]
         known = self.history.segments if self.history else [Segment(CONTEXT, context.shape[1])]

@@ -172,7 +172,7 @@ class SharedRep(Family):
         context = self.context(batch, self.normalizer, generator)
         z = self._represent(context, slots, ~hidden, x, forward)
         error_z = (self.slot_head(interpolate(slots, eps_z, sigma_z), sigma_z, z) - (eps_z - slots)).square()
-        velocity = self._chunk(interpolate(x, eps_a, sigma_a), sigma_a, self.bridge(z))
+        velocity = self._chunk(interpolate(x, eps_a, sigma_a), sigma_a, self.bridge(z), batch)
         error_a, valid = (velocity - (eps_a - x)).square(), self.action.valid(batch)
         seen = batch.frame_valid.repeat_interleave(self.future.cells, 1) & hidden & ~(policy | inverse).unsqueeze(1)
         return {
@@ -181,9 +181,9 @@ class SharedRep(Family):
             "future": masked_mean(error_z, seen.unsqueeze(-1)),
         }
 
-    def _chunk(self, x: Tensor, sigma: Tensor, z: Tensor) -> Tensor:
+    def _chunk(self, x: Tensor, sigma: Tensor, z: Tensor, batch: Batch) -> Tensor:
         """The velocity of a whole noisy chunk, whose tokens see each other and the representation."""
-        tokens = torch.cat([z, self.action.stream.tokens(x, sigma)], 1)
+        tokens = torch.cat([z, self.action.tokens(x, sigma, batch)], 1)
         y, _ = self.chunk_head(tokens)
         return self.action.stream.velocity(y[:, z.shape[1] :])
 
@@ -217,6 +217,6 @@ class SharedRep(Family):
         if not query.wants_action:
             return None, future
         z = self.bridge(self._represent(context, slots, known, action, given))
-        head = lambda x, s: {"a": self._chunk(x["a"], torch.full((1,), s["a"], device=device), z)}  # noqa: E731
+        head = lambda x, s: {"a": self._chunk(x["a"], torch.full((1,), s["a"], device=device), z, batch)}  # noqa: E731
         path = denoise(steps, self.config.inverse_shift if query is Query.INVERSE else 1.0)
         return self.action.unpack(euler(head, {"a": noise_a}, {"a": path})["a"], self.normalizer), future

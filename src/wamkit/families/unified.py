@@ -123,10 +123,10 @@ class Unified(Family):
         context = known[0] if known else self.context(batch, self.normalizer, generator)
         tokens = []
         for name, stream in ((POLICY, ACTION), (FUTURE, FUTURE), (ACTION, ACTION)):
-            tokens.append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context))
+            tokens.append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context, batch))
         if self.first:
             clean = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
-            tokens.append(self._tokens(self.first, clean, torch.zeros(1, device=clean.device), context))
+            tokens.append(self._tokens(self.first, clean, torch.zeros(1, device=clean.device), context, batch))
         noisy, mask_LL = torch.cat(tokens, 1), draws.visible(*self.sight())
         if known:
             rows = self.history.hide(mask_LL[..., -noisy.shape[1] :, :], batch)
@@ -185,14 +185,14 @@ class Unified(Family):
             memory=memory,
         )
 
-    def _tokens(self, name: str, x: Tensor, sigma: Tensor, context: Tensor) -> Tensor:
-        return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.stream.tokens(x, sigma)
+    def _tokens(self, name: str, x: Tensor, sigma: Tensor, context: Tensor, batch: Batch) -> Tensor:
+        return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.tokens(x, sigma, batch)
 
     def _velocity(
         self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, known: Known, batch: Batch
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
-        tokens = {n: self._tokens(n, state[n], level[n], context) for n in (FUTURE, ACTION) if n in state}
+        tokens = {n: self._tokens(n, state[n], level[n], context, batch) for n in (FUTURE, ACTION) if n in state}
         ahead = self.history.segments if self.history else [Segment(CONTEXT, context.shape[1])]
         noisy = [Segment(n, t.shape[1], clean=n == self.first and sigma[n] == 0) for n, t in tokens.items()]
         K = sum(s.length for s in ahead)

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError, within
-from wamkit.nn.heads import NoisyStream
+from wamkit.nn.heads import NoisyStream, masked_mean
 from wamkit.nn.tokens import Downsample, canvas, cells_of, uncanvas
 from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
 from wamkit.types import Batch, Spec
@@ -105,8 +105,11 @@ class FutureLatents(nn.Module):
         rows = torch.arange(B, device=now.device)
         future = canvas(batch.future[rows, pick])
         eps = torch.randn(B, self.cells, self.codec.channels, generator=generator).to(now.device)
-        error = (self.codec(future, now, eps) - future).square().flatten(1).mean(1)
-        return 100 * error * batch.frame_valid[rows, pick]
+        error = (self.codec(future, now, eps) - future).square()
+        if batch.view_valid is not None:
+            shown = batch.view_valid.repeat_interleave(self.spec.width, 1)[:, None, None]
+            return 100 * masked_mean(error, shown) * batch.frame_valid[rows, pick]
+        return 100 * error.flatten(1).mean(1) * batch.frame_valid[rows, pick]
 
     def encode(self, batch: Batch) -> Float[Tensor, "B L c"]:
         """The latents of `batch.future`."""
@@ -132,9 +135,14 @@ class FutureLatents(nn.Module):
         so that the trunk works out what changes: the field's channel concatenation (UniPi, PAD), by addition."""
         return self.stream.tokens(z_BLc, sigma_B) + context_BLD[:, : self.cells]
 
-    def valid(self, batch: Batch) -> Bool[Tensor, "B 1 c"]:
-        """Which numbers of `encode` are evidence: frames inside the episode."""
-        return batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
+    def valid(self, batch: Batch) -> Bool[Tensor, "B l c"]:
+        """Which numbers of `encode` are evidence: frames inside the episode, in cells of views that the row's robot has (one l
+        for all where every robot has all views)."""
+        valid = batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
+        if batch.view_valid is None:
+            return valid
+        cells = batch.view_valid.repeat_interleave(self.spec.width // 16, 1).repeat(1, self.spec.height // 16)
+        return valid & cells.unsqueeze(2)
 
 
 @dataclass(frozen=True)

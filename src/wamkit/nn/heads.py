@@ -83,14 +83,26 @@ class ActionChunk(nn.Module):
         """`pack`, with zeros (the mean) where `valid` says that nothing is known: padding must not speak."""
         return self.pack(action_BAa, normalizer).masked_fill(~self.valid(batch), 0)
 
+    def tokens(
+        self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch
+    ) -> Float[Tensor, "B L D"]:
+        """Noisy actions to tokens, of a denoised stream. What a row's robot does not have is shown as 0, neither noise nor data."""
+        if batch.action_dim_valid is not None:
+            x_BLc = x_BLc.masked_fill(~self._had(batch), 0)
+        return self.stream.tokens(x_BLc, sigma_B)
+
+    def _had(self, batch: Batch) -> Tensor:
+        """Which numbers of `pack` are of dimensions that the row's robot has: bool (B, 1, c)."""
+        return batch.action_dim_valid.repeat(1, self.channels // self.shape[1]).unsqueeze(1)
+
     def unpack(self, x_BLc: Float[Tensor, "B L c"], normalizer: Normalizer) -> Float[Tensor, "B A a"]:
         """The inverse of `pack`."""
         return normalizer.decode("action", x_BLc.reshape(len(x_BLc), *self.shape))
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
-        """Which numbers of `pack` are evidence: steps inside the episode, of rows that have actions."""
-        step = batch.action_valid & batch.has_action.unsqueeze(1)
-        return step.unsqueeze(-1).expand(-1, -1, self.shape[1]).reshape(len(batch), self.length, self.channels)
+        """Which numbers of `pack` are evidence: steps inside the episode, of rows that have actions, in dimensions that the
+        row's robot has."""
+        return batch.action_known().reshape(len(batch), self.length, self.channels)
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:

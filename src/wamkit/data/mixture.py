@@ -1,0 +1,235 @@
+"""Several data sets as one: `wamkit mix` writes which and how much of each, training draws from them all.
+
+Which data set row k of training comes from, and which of its windows, is a pure function of (seed, k): the same after a resume, and for
+any division of batches among workers. Shares are met almost exactly at every moment, not on average: the k-th draw lies at frac(u + k phi),
+phi the golden ratio, whose points never leave a gap (Weyl); within a data set every window comes once an epoch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from wamkit import config as cfg
+from wamkit.data.dataset import open_frames
+from wamkit.data.embodiment import Embodiment, Normaliser, Numbers, fit
+from wamkit.data.loader import Frames, Windows
+from wamkit.data.meaning import load_meaning
+from wamkit.data.store import StoreError
+from wamkit.types import Batch, Spec, WamkitError
+
+_PHI = (np.sqrt(5.0) - 1) / 2
+_BLOCK = 1 << 16  # draws that are counted at once
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Writes which data sets are trained on together, and how much of each; shows what that comes to."""
+
+    out: Path
+    """The file to write, *.json."""
+    by: Literal["sample", "episode", "hour"] = "sample"
+    """What a weight is of: the data set's share of all samples, or what one of its episodes, or one of its hours, counts."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width that all pictures are resized to."""
+    views: tuple[str, ...] = ("scene",)
+    """The model's views, by the roles of cameras: scene, wrist, ego."""
+    relative: bool = True
+    """Whether absolute end-effector poses become relative to where the robot was when a chunk began."""
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One data set of a mixture."""
+
+    data: str
+    """Its folder, relative to the mixture's file."""
+    weight: float = 1.0
+    name: str = ""
+    """What it is called in logs; the folder's name if empty."""
+
+    def __post_init__(self) -> None:
+        cfg.within(self, weight=(1e-9, inf))
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Which data sets are trained on together, and how."""
+
+    sources: tuple[SourceConfig, ...]
+    by: Literal["sample", "episode", "hour"] = "sample"
+    """What a weight is of: the data set's share of all samples, or what one of its episodes, or one of its hours, counts."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width that all pictures are resized to."""
+    views: tuple[str, ...] = ("scene",)
+    """The model's views, by the roles of cameras: scene, wrist, ego."""
+    relative: bool = True
+    """Whether absolute end-effector poses become relative to where the robot was when a chunk began."""
+    normalisers: Mapping[str, Normaliser] = field(default_factory=dict)
+    """By a field's name or kind, where the defaults do not fit."""
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if not names or len(set(names)) < len(names):
+            raise cfg.ConfigError(f"sources {names}: there must be some, each with a name of its own")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(s.name or Path(s.data).name for s in self.sources)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The frames of several data sets, their robots known to each other. shares: (S,), of all samples; sum 1."""
+
+    names: tuple[str, ...]
+    frames: tuple[Frames, ...]
+    shares: np.ndarray
+    fps: float
+
+    @property
+    def robots(self) -> dict[str, Embodiment]:
+        """By the data sets' names."""
+        return {n: f.robot for n, f in zip(self.names, self.frames, strict=True) if f.robot is not None}
+
+    def windows(self, spec: Spec, **more: Any) -> MixedWindows:
+        """What a trainer draws batches from."""
+        return MixedWindows(self, spec, **more)
+
+
+class MixedWindows:
+    """Batches of a mixture; see `Windows`, whose interface this is. Rows of `features` are the data sets' one after the other."""
+
+    def __init__(self, mixture: Mixture, spec: Spec, *, seed: int, batch_size: int, shift: int = 0):
+        self.names, self.seed, self.batch_size, self.shift = mixture.names, seed, batch_size, shift
+        self.parts = [
+            Windows(f, spec, seed=_seed(seed, i), batch_size=batch_size) for i, f in enumerate(mixture.frames)
+        ]
+        self.features: dict[str, np.ndarray] = {}
+        self._starts = np.cumsum([0, *(len(p) for p in self.parts)])
+        self._edges = np.cumsum(mixture.shares)[:-1]
+        self._offset = np.random.default_rng((seed, 2)).random()
+        self._counts = [np.zeros(len(self.parts), np.int64)]
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def sources(self, k: np.ndarray) -> np.ndarray:
+        """Which data set the draws number k come from, int64."""
+        return np.searchsorted(self._edges, (self._offset + k * _PHI) % 1.0, side="right")
+
+    def _before(self, block: int) -> np.ndarray:
+        """How many of the draws before the block each data set had, int64 (S,); kept, since it is counted from the start."""
+        while len(self._counts) <= block:
+            drawn = self.sources((len(self._counts) - 1) * _BLOCK + np.arange(_BLOCK))
+            self._counts.append(self._counts[-1] + np.bincount(drawn, minlength=len(self.parts)))
+        return self._counts[block]
+
+    def indices(self, step: int) -> np.ndarray:
+        """The current frames (int64 (B,)) of batch `step`, numbered through all data sets."""
+        first = step * self.batch_size
+        block = first // _BLOCK
+        drawn = self.sources(np.arange(block * _BLOCK, first + self.batch_size))
+        out = np.empty(self.batch_size, np.int64)
+        for i, part in enumerate(self.parts):
+            mine = drawn == i
+            number = self._before(block)[i] + np.cumsum(mine) - 1
+            here = np.flatnonzero(mine[-self.batch_size :])
+            out[here] = self._starts[i] + part.nth(number[-self.batch_size :][here])
+        return out
+
+    def batch(self, step: int) -> Batch:
+        """Batch number `step`, always the same for one seed."""
+        shifts = None
+        if self.shift:
+            rng = np.random.default_rng((self.seed, 1, step))
+            shifts = rng.integers(-self.shift, self.shift + 1, (self.batch_size, 2))
+        return self.gather(self.indices(step), shifts)
+
+    def gather(self, now: np.ndarray, shifts: np.ndarray | None = None) -> Batch:
+        """The windows whose current frames are `now`, numbered through all data sets."""
+        owner = np.searchsorted(self._starts, now, side="right") - 1
+        batches, order = [], []
+        for i, part in enumerate(self.parts):
+            here = np.flatnonzero(owner == i)
+            if len(here):
+                batch = part.gather(now[here] - self._starts[i], None if shifts is None else shifts[here])
+                batch.source = torch.full((len(here),), i)
+                batches.append(batch)
+                order.append(here)
+        out = Batch.cat(batches).rows(torch.from_numpy(np.argsort(np.concatenate(order))))
+        out.features = {k: torch.from_numpy(v[now]) for k, v in self.features.items()}
+        return out
+
+
+def _seed(seed: int, source: int) -> int:
+    return int(np.random.SeedSequence((seed, source)).generate_state(1, np.uint64)[0] >> 1)
+
+
+# ------------------------------------------------------------------------------------------------------------------ files
+
+
+def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
+    """FOLDER:WEIGHT, as `wamkit mix` is given them; folders are written relative to `out`. Raises ConfigError for other words."""
+    sources = []
+    for word in words:
+        folder, _, weight = word.rpartition(":")
+        try:
+            folder, number = (folder, float(weight)) if folder else (weight, 1.0)
+        except ValueError as error:
+            raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT, as in data/umi:0.3") from error
+        sources.append(SourceConfig(os.path.relpath(folder, out.parent), number))
+    return tuple(sources)
+
+
+def open_mixture(path: Path, chunk: int) -> tuple[Mixture, MixtureConfig]:
+    """The mixture that a file describes, its data sets opened. chunk: steps of the action chunks that statistics are of.
+
+    Raises ConfigError for a file that is damaged, StoreError naming the data set that cannot be used and why.
+    """
+    config = cfg.load_json(MixtureConfig, path)
+    frames, numbers, amounts, fps = [], [], [], []
+    for source in config.sources:
+        root = path.parent / source.data
+        meaning = load_meaning(root)
+        if meaning is None:
+            raise StoreError(
+                f"{root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
+            )
+        f, store = open_frames(root, config.size)
+        frames.append(f)
+        numbers.append(Numbers(meaning, f.proprio, f.action, f.episode, store.cameras))
+        fps.append(store.layout.fps)
+        amount = {"sample": 1.0, "episode": len(store), "hour": store.frames / store.layout.fps / 3600}[config.by]
+        amounts.append(source.weight * amount)
+    robots = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
+    robotic = tuple(replace(f, robot=r) for f, r in zip(frames, robots, strict=True))
+    shares = np.array(amounts) / sum(amounts)
+    return Mixture(config.names, robotic, shares, fps[int(np.argmax(shares))]), config
+
+
+def mixture_spec(
+    mixture: Mixture, config: MixtureConfig, chunk: int, frame_offsets: tuple[int, ...], past_offsets: tuple[int, ...]
+) -> Spec:
+    """Shapes and clocks of the model that a mixture trains. Raises WamkitError where pictures cannot be cut into 16x16 cells."""
+    if any(n % 16 for n in config.size):
+        raise WamkitError(f"size {config.size}: height and width must be multiples of 16")
+    robot = next(iter(mixture.robots.values()))
+    return Spec(
+        cameras=config.views,
+        height=config.size[0],
+        width=config.size[1],
+        proprio_dim=robot.state_size,
+        action_dim=robot.action_size,
+        chunk=chunk,
+        frame_offsets=frame_offsets,
+        past_offsets=past_offsets,
+        fps=mixture.fps,
+    )
