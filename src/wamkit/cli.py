@@ -182,6 +182,36 @@ def _mix(argv: Sequence[str]) -> None:
     print(args.out)
 
 
+@dataclass(frozen=True)
+class _Validate:
+    """Says what is in a data set and what is wrong with it; writes a page. Exits with 1 where there are errors."""
+
+    data: Path
+    """Data set folder."""
+    out: Path | None = None
+    """The page; validate.html in the folder if not given."""
+    every_picture: bool = False
+    """Decode every picture of every film, instead of a few of each."""
+
+
+def _validate(argv: Sequence[str]) -> None:
+    args = _parse(_Validate, "validate", argv)
+    from wamkit.data.meaning import load_meaning
+    from wamkit.data.store import Store
+    from wamkit.types import WamkitError
+    from wamkit.validate import summary, validate
+
+    page = args.out or args.data / "validate.html"
+    found = validate(args.data, every_picture=args.every_picture, page=page)
+    for what, how_much in summary(Store.open(args.data), load_meaning(args.data)):
+        print(f"  {what:<10} {how_much}")
+    for finding in found:
+        print(finding)
+    print(f"page: {page}")
+    if errors := sum(f.level == "error" for f in found):
+        raise WamkitError(f"{errors} errors in {args.data}")
+
+
 def _key_values(info: Any) -> Any:
     """How tyro reads a mapping: KEY=VALUE, with JSON for a value or, where it is none, plain text."""
     from tyro.constructors import PrimitiveConstructorSpec
@@ -338,6 +368,7 @@ class _CheckEnv:
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "collect": (_collect, "record demonstrations by scripted experts, and off-expert episodes"),
     "import": (_import, "bring a foreign data set into a store"),
+    "validate": (_validate, "what is in a data set and what is wrong with it, on one page"),
     "mix": (_mix, "say which data sets are trained on together, and how much of each"),
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),

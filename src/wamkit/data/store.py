@@ -175,6 +175,10 @@ class Store:
         """
         return self._decode(episode, camera, range(self._row(episode).meta.length), size)
 
+    def pictures(self, episode: int, camera: str, steps: Sequence[int]) -> UInt8[np.ndarray, "n 3 H W"]:
+        """Some of the pictures that `decode` gives all of: those of `steps`, ascending; only what is needed is decoded."""
+        return self._decode(episode, camera, steps, None)
+
     def snapshots(self, episode: int) -> tuple[Snapshot, ...]:
         """The simulator's state before each step; raises StoreError if the episode has none or they are damaged."""
         path = self._row(episode).snapshots
