@@ -75,6 +75,10 @@ class TrainConfig:
     """Decay of the averaged weights, which are what a checkpoint serves."""
     shift: int = 0
     """Augmentation: largest translation of a window's pictures, in pixels."""
+    colour: float = 0.0
+    """Augmentation: largest relative change of a window's brightness, contrast and saturation."""
+    drop_view: float = 0.0
+    """Augmentation: how often a view is black, where there are several; one always stays."""
     weights: tuple[tuple[str, float], ...] = ()
     """Weights of losses by name; those not named weigh 1. A name that the family does not return is an error."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -95,6 +99,7 @@ class TrainConfig:
         cfg.within(self, steps=count, batch_size=count, threads=count, save_every=count, log_every=count)
         cfg.within(self, lr=(tiny, inf), clip=(tiny, inf), final_lr=(0, 1), ema=(0, 1))
         cfg.within(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, 2**63 - 1))
+        cfg.within(self, colour=(0, 0.9), drop_view=(0, 0.9))
         for name, weight in self.weights:
             if not 0 <= weight < inf:
                 raise cfg.ConfigError(f"weights: {name} weighs {weight}: must be at least 0, and finite")

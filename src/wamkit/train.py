@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from wamkit.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.config import ConfigError, atomic_write, nearest, save_json, write_error
+from wamkit.data.augment import Augment
 from wamkit.data.files import exclusive
 from wamkit.data.loader import Frames, Prefetcher
 from wamkit.data.mixture import Mixture
@@ -110,7 +111,8 @@ class Trainer:
             raise ConfigError(
                 f"train.shift = {config.shift}: pictures are {model.spec.height}x{model.spec.width}, less than half that"
             )
-        self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, shift=config.shift)
+        augment = Augment(config.shift, config.colour, config.drop_view)
+        self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
         # Hidden matrices of the trunk and convolutions; embeddings, heads and norms are AdamW's in any case.
         muon = config.optimizer == "muon"
         matrices = [n for n, p in model.named_parameters() if muon and (p.ndim == 4 or ".blocks." in n and p.ndim == 2)]
@@ -220,7 +222,7 @@ class Trainer:
             with self.autocast():
                 return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
 
-        if self.config.shift or count > steps * rows:
+        if self.windows.augment or count > steps * rows:
             return
         first = self.pool.submit(part, 0).result()
         if sum(v.nbytes / len(v) for v in first.values()) * count > FEATURE_BYTES or not first:

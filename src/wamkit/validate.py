@@ -308,5 +308,5 @@ def _sheet(store: Store) -> str:
         row = np.concatenate(list(film), 2)
         source = data_uri(png(row), "image/png")
         said = escape(m.text or "(no text)")
-        out += f'<figure><img src="{source}" style="height:96px" alt=""><figcaption>{e}: {said}</figcaption></figure>'
+        out += f'<figure><img src="{source}" style="height:96px;width:auto" alt=""><figcaption>{e}: {said}</figcaption></figure>'
     return out or "<p>It has no pictures.</p>"

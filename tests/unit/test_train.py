@@ -18,8 +18,9 @@ import torch
 
 from wamkit.checkpoint import load_checkpoint, save_checkpoint
 from wamkit.config import ConfigError
+from wamkit.data.augment import Augment
 from wamkit.data.files import exclusive
-from wamkit.data.loader import Frames, Prefetcher, Windows, translate
+from wamkit.data.loader import Frames, Prefetcher, Windows
 from wamkit.eval.imagination import observations
 from wamkit.families.bc import BC, BCConfig
 from wamkit.families.unified import Unified, UnifiedConfig
@@ -338,19 +339,12 @@ def test_the_past_ends_where_the_episode_began():
 
 def test_batches_are_a_function_of_seed_and_step():
     f = frames()
-    a, b, c = (Windows(f, SPEC, seed=s, batch_size=5, shift=2) for s in (0, 0, 1))
+    a, b, c = (Windows(f, SPEC, seed=s, batch_size=5, augment=Augment(2, 0.3)) for s in (0, 0, 1))
     for k in (7, 0, 3):
         assert torch.equal(a.batch(k).obs, b.batch(k).obs)
     assert not np.array_equal(a.indices(3), c.indices(3))
     seen = np.concatenate([Windows(f, SPEC, seed=0, batch_size=9).indices(k) for k in range(4)])
     assert np.array_equal(np.sort(seen), np.arange(36))  # every frame once an epoch
-
-
-def test_translate_moves_and_repeats_edges():
-    x = np.arange(2 * 4 * 4, dtype=np.uint8).reshape(2, 1, 4, 4)
-    out = translate(x, np.array([[1, -2], [0, 0]]))
-    padded = np.pad(x[0, 0], 2, mode="edge")
-    assert np.array_equal(out[0, 0], padded[1:5, 4:8]) and np.array_equal(out[1], x[1])
 
 
 def test_prefetcher_keeps_order_and_passes_errors_on():

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from wamkit.data.augment import Augment, augmented
 from wamkit.data.embodiment import Embodiment
 from wamkit.types import Batch, Spec, Tracks, WamkitError
 
+PLAIN = Augment()
 COLLECT_POINTS = "collect them with `wamkit collect --options points={}`"
 
 
@@ -90,11 +92,10 @@ class Windows:
     A window is the current frame t, the frames at t + spec.frame_offsets and t + spec.past_offsets, and the actions
     t .. t + spec.chunk - 1. Beyond the ends of an episode, frames and actions repeat the outermost one and are marked
     invalid.
-    `shift` is the largest random translation in pixels (edges repeat), the same for all frames of a window.
     `features` are arrays with one row for each of the N windows, handed out with the batches.
     """
 
-    def __init__(self, frames: Frames, spec: Spec, *, seed: int, batch_size: int, shift: int = 0):
+    def __init__(self, frames: Frames, spec: Spec, *, seed: int, batch_size: int, augment: Augment = PLAIN):
         self._rows = frames.rows()
         if not len(self._rows):
             raise WamkitError("the data set has no frames to train on")
@@ -102,7 +103,7 @@ class Windows:
             raise WamkitError(
                 f"the frames have no grid of {spec.points} x {spec.points} scene points: {COLLECT_POINTS.format(spec.points)}"
             )
-        self.frames, self.spec, self.seed, self.batch_size, self.shift = frames, spec, seed, batch_size, shift
+        self.frames, self.spec, self.seed, self.batch_size, self.augment = frames, spec, seed, batch_size, augment
         self.features: dict[str, np.ndarray] = {}
         self._end = frames.ends()
         self._first = np.searchsorted(frames.episode, frames.episode)
@@ -129,14 +130,11 @@ class Windows:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, always the same for one seed."""
-        shifts = None
-        if self.shift:
-            rng = np.random.default_rng((self.seed, 1, step))
-            shifts = rng.integers(-self.shift, self.shift + 1, (self.batch_size, 2))
-        return self.gather(self.indices(step), shifts)
+        batch = self.gather(self.indices(step))
+        return augmented(batch, self.augment, np.random.default_rng((self.seed, 1, step))) if self.augment else batch
 
-    def gather(self, now: np.ndarray, shifts: np.ndarray | None = None) -> Batch:
-        """The windows whose current frames are `now` (int64 (B,)), translated by `shifts` (int64 (B, 2): down, right)."""
+    def gather(self, now: np.ndarray) -> Batch:
+        """The windows whose current frames are `now` (int64 (B,)), as they are."""
         f, end = self.frames, self._end[now][:, None]
         first = self._first[now][:, None]
         ago = now[:, None] + np.array(self.spec.past_offsets, np.int64)
@@ -144,8 +142,6 @@ class Windows:
         steps = now[:, None] + np.arange(self.spec.chunk)
         earlier, P = np.maximum(ago, first), len(self.spec.past_offsets)
         pictures = f.images[np.concatenate([earlier, np.minimum(at, end - 1)], 1)]
-        if shifts is not None:
-            pictures = translate(pictures, shifts)
         clipped, episode = np.minimum(steps, end - 1), f.episode[now]
         tensor = torch.from_numpy
         numbers = [f.proprio[now], f.proprio[earlier], f.action[clipped], f.action_expert[clipped]]
@@ -180,20 +176,6 @@ class Windows:
             features={k: tensor(v[now]) for k, v in self.features.items()},
             **seen,
         )
-
-
-def translate(pictures: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Moves row i of `pictures` (B, ..., H, W) down by shifts[i, 0] and right by shifts[i, 1] pixels, repeating the edge."""
-    H, W = pictures.shape[-2:]
-    out = np.empty_like(pictures)
-    for source, target, (dy, dx) in zip(pictures, out, shifts.tolist(), strict=True):
-        y0, y1, x0, x1 = max(dy, 0), H + min(dy, 0), max(dx, 0), W + min(dx, 0)
-        target[..., y0:y1, x0:x1] = source[..., y0 - dy : y1 - dy, x0 - dx : x1 - dx]
-        target[..., :y0, x0:x1] = target[..., y0 : y0 + 1, x0:x1]
-        target[..., y1:, x0:x1] = target[..., y1 - 1 : y1, x0:x1]
-        target[..., :x0] = target[..., x0 : x0 + 1]
-        target[..., x1:] = target[..., x1 - 1 : x1]
-    return out
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 
 from wamkit import config as cfg
+from wamkit.data.augment import Augment, augmented
 from wamkit.data.dataset import open_frames
 from wamkit.data.embodiment import Embodiment, Normaliser, Numbers, fit
-from wamkit.data.loader import Frames, Windows
+from wamkit.data.loader import PLAIN, Frames, Windows
 from wamkit.data.meaning import load_meaning
 from wamkit.data.store import StoreError
 from wamkit.types import Batch, Spec, WamkitError
@@ -107,8 +108,8 @@ class Mixture:
 class MixedWindows:
     """Batches of a mixture; see `Windows`, whose interface this is. Rows of `features` are the data sets' one after the other."""
 
-    def __init__(self, mixture: Mixture, spec: Spec, *, seed: int, batch_size: int, shift: int = 0):
-        self.names, self.seed, self.batch_size, self.shift = mixture.names, seed, batch_size, shift
+    def __init__(self, mixture: Mixture, spec: Spec, *, seed: int, batch_size: int, augment: Augment = PLAIN):
+        self.names, self.seed, self.batch_size, self.augment = mixture.names, seed, batch_size, augment
         self.parts = [
             Windows(f, spec, seed=_seed(seed, i), batch_size=batch_size) for i, f in enumerate(mixture.frames)
         ]
@@ -147,20 +148,17 @@ class MixedWindows:
 
     def batch(self, step: int) -> Batch:
         """Batch number `step`, always the same for one seed."""
-        shifts = None
-        if self.shift:
-            rng = np.random.default_rng((self.seed, 1, step))
-            shifts = rng.integers(-self.shift, self.shift + 1, (self.batch_size, 2))
-        return self.gather(self.indices(step), shifts)
+        batch = self.gather(self.indices(step))
+        return augmented(batch, self.augment, np.random.default_rng((self.seed, 1, step))) if self.augment else batch
 
-    def gather(self, now: np.ndarray, shifts: np.ndarray | None = None) -> Batch:
+    def gather(self, now: np.ndarray) -> Batch:
         """The windows whose current frames are `now`, numbered through all data sets."""
         owner = np.searchsorted(self._starts, now, side="right") - 1
         batches, order = [], []
         for i, part in enumerate(self.parts):
             here = np.flatnonzero(owner == i)
             if len(here):
-                batch = part.gather(now[here] - self._starts[i], None if shifts is None else shifts[here])
+                batch = part.gather(now[here] - self._starts[i])
                 batch.source = torch.full((len(here),), i)
                 batches.append(batch)
                 order.append(here)

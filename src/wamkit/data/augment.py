@@ -1,0 +1,76 @@
+"""Augmentation of a batch's pictures: seeded, and one for all frames of a sample, so that nothing moves or changes colour in time.
+
+Off by default: on a fixed camera a random shift costs success, since where a thing is in the picture *is* where it is (docs/LOG.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import inf
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from wamkit.config import within
+from wamkit.types import Batch
+
+_GREY = torch.tensor([0.299, 0.587, 0.114])  # BT.601
+
+
+@dataclass(frozen=True)
+class Augment:
+    """shift: largest translation in pixels; edges repeat.   colour: largest relative change of brightness, contrast and saturation.
+    drop_view: how often a view is black, where there are several; one always stays."""
+
+    shift: int = 0
+    colour: float = 0.0
+    drop_view: float = 0.0
+
+    def __post_init__(self) -> None:
+        within(self, shift=(0, inf), colour=(0, 0.9), drop_view=(0, 0.9))
+
+    def __bool__(self) -> bool:
+        return bool(self.shift or self.colour or self.drop_view)
+
+
+def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
+    """`batch` with other pictures: present, past and future of a row alike. The batch itself is not changed."""
+    B, views = batch.obs.shape[:2]
+    parts = {"past": batch.past, "obs": batch.obs.unsqueeze(1), "future": batch.future}
+    pictures = torch.cat(list(parts.values()), 1)
+    if config.shift:
+        pictures = translated(pictures, torch.from_numpy(rng.integers(-config.shift, config.shift + 1, (B, 2))))
+    if config.colour:
+        factors = torch.from_numpy(1 + config.colour * rng.uniform(-1, 1, (3, B))).float()
+        pictures = coloured(pictures, *factors)
+    if config.drop_view and views > 1:
+        dropped = torch.from_numpy(rng.random((B, views)) < config.drop_view)
+        dropped[dropped.all(1), 0] = False
+        pictures = pictures.masked_fill(dropped[:, None, :, None, None, None], 0)
+    past, obs, future = pictures.split([p.shape[1] for p in parts.values()], 1)
+    return replace(batch, past=past, obs=obs[:, 0], future=future)
+
+
+def translated(pictures: UInt8[Tensor, "B *n H W"], shifts: Tensor) -> UInt8[Tensor, "B *n H W"]:
+    """Row i moved down by shifts[i, 0] and right by shifts[i, 1] pixels; edges repeat."""
+    H, W = pictures.shape[-2:]
+    out = torch.empty_like(pictures)
+    for i, (dy, dx) in enumerate(shifts.tolist()):
+        y = (torch.arange(H) - dy).clamp(0, H - 1)
+        x = (torch.arange(W) - dx).clamp(0, W - 1)
+        out[i] = pictures[i][..., y, :][..., x]
+    return out
+
+
+def coloured(
+    pictures: UInt8[Tensor, "B n V 3 H W"], brightness: Float[Tensor, " B"], contrast: Tensor, saturation: Tensor
+) -> UInt8[Tensor, "B n V 3 H W"]:
+    """Brightness multiplies; contrast moves away from the sample's mean grey; saturation away from each pixel's grey."""
+    each = lambda f: f.view(-1, 1, 1, 1, 1, 1)  # noqa: E731
+    x = pictures.float() * each(brightness)
+    grey = (x * _GREY.view(3, 1, 1)).sum(3, keepdim=True)
+    mean = grey.mean((1, 2, 3, 4, 5), keepdim=True)
+    x = torch.lerp(mean, torch.lerp(grey, x, each(saturation)), each(contrast))
+    return x.round_().clamp_(0, 255).to(torch.uint8)
