@@ -1,0 +1,116 @@
+"""Folders of videos: which picture stands at which instant, captions, damage."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import pytest
+
+from wamkit.cli import main
+from wamkit.data.importers import IMPORTERS, SourceError
+from wamkit.data.importers.film import film_of, play, steps_between
+from wamkit.data.importing import Import, import_data
+from wamkit.registry import load_package
+from wamkit.types import Span
+
+load_package("wamkit.data.importers")
+
+
+def write(path, frames: int, fps: int = 30, size=(48, 64), codec="libx264", mark: int = 0) -> None:
+    """A video of another hand: long groups of pictures, B-frames, yuv420p. Picture k is a grey of 20 + 4 k, its left edge black, and
+    a bright square at `mark` tells one video from another."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        stream.bit_rate = 4_000_000
+        for k in range(frames):
+            picture = np.full((*size, 3), 20 + 4 * k, np.uint8)
+            picture[:, : size[1] // 8] = 0
+            picture[-8:, -8 - mark : size[1] - mark] = 250 if mark else 20 + 4 * k
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def numbers(pictures) -> list[int]:
+    """Which picture each one is, by its grey in the middle."""
+    return [round((float(p[p.shape[0] // 2, p.shape[1] // 2].mean()) - 20) / 4) for p in pictures]
+
+
+def importer(root, **options):
+    cls = IMPORTERS.get("video")
+    return cls(root, cls.Options(**options))
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
+def test_each_instant_has_the_picture_that_showed_then(tmp_path, codec):
+    path = tmp_path / ("a.webm" if "vp9" in codec else "a.mp4")
+    write(path, 50, codec=codec)
+    film = film_of(path)
+    assert (film.fps, film.frames, film.size) == (30.0, 50, (48, 64))
+    assert numbers(play(film, 30.0, (48, 64))) == list(range(50))
+    assert numbers(play(film, 10.0, (48, 64))) == list(range(0, 50, 3))
+    assert numbers(play(film, 60.0, (48, 64), 0.0, 0.2)) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert numbers(play(film, 15.0, (48, 64), 1.2, 1.5)) == [36, 38, 40, 42, 44]
+    assert steps_between(film, 15.0, 1.2, 1.5) == 5 and steps_between(film, 30.0, 1.6, 9.0) == 2
+
+
+def test_pictures_are_cut_around_the_middle_then_resized(tmp_path):
+    write(tmp_path / "a.mp4", 3, size=(48, 96))
+    (wide,) = {p.shape for p in play(film_of(tmp_path / "a.mp4"), 30.0, (32, 32))}
+    first = next(play(film_of(tmp_path / "a.mp4"), 30.0, (32, 32)))
+    assert wide == (32, 32, 3) and first.min() > 10, "the black edge, an eighth of the width, is cut away"
+    whole = next(play(film_of(tmp_path / "a.mp4"), 30.0, (16, 32)))
+    assert whole[:, :3].max() < 10 and abs(float(whole[:, 6:].mean()) - 20) < 3
+
+
+def test_captions_of_files_and_of_parts(tmp_path):
+    (tmp_path / "deep").mkdir()
+    for i, name in enumerate(("a.mp4", "deep/b.mp4", "c.mp4")):
+        write(tmp_path / name, 30, mark=4 * i)
+    (tmp_path / "a.txt").write_text("cut the bread\n")
+    (tmp_path / "captions.csv").write_text(
+        "file,text,start,stop\ndeep/b.mp4,open the fridge,0.2,0.5\ndeep/b.mp4,close it,0.5,99\n"
+    )
+    (tmp_path / "captions.jsonl").write_text('{"file": "c.mp4", "text": "stir"}\n')
+    source = importer(tmp_path)
+    assert list(source.episodes()) == ["a.mp4", "c.mp4", "deep/b.mp4"]
+    assert [source.read(n).text for n in source.episodes()] == ["cut the bread", "stir", ""]
+    assert source.read("deep/b.mp4").spans == (Span(6, 15, "open the fridge"), Span(15, 30, "close it"))
+    store = import_data(Import(format="video", source=tmp_path, out=tmp_path.parent / "out"))
+    assert len(store) == 3 and store.layout.action_names == store.layout.proprio_names == ()
+    assert store.episode(2).texts() == [""] * 6 + ["open the fridge"] * 9 + ["close it"] * 15
+    assert np.abs(store.decode(0, "video").mean((1, 2, 3)) - (20 + 4 * np.arange(30))).max() < 4
+
+
+def test_damage_is_named(tmp_path):
+    write(tmp_path / "a.mp4", 40)
+    whole = (tmp_path / "a.mp4").read_bytes()
+    for content, message in ((whole[:300], "a.mp4"), (b"no video at all", "a.mp4")):
+        (tmp_path / "a.mp4").write_bytes(content)
+        with pytest.raises(SourceError, match=message):
+            importer(tmp_path, text="x").layout()
+    spoiled = bytearray(whole)
+    at = whole.index(b"mdat") + 1200
+    spoiled[at : at + 400] = bytes(400)
+    (tmp_path / "a.mp4").write_bytes(spoiled)
+    with pytest.raises(SourceError, match=r"a.mp4 \(episode a.mp4\)|it ends after"):
+        list(importer(tmp_path, text="x").read("a.mp4").pictures["video"]())
+
+
+def test_what_does_not_fit_is_refused(tmp_path, capsys):
+    write(tmp_path / "a.mp4", 4, fps=30)
+    write(tmp_path / "b.mp4", 4, fps=25)
+    with pytest.raises(SourceError, match=r"a.mp4 has 30 pictures a second, .*b.mp4 has 25: .*--options.fps 25"):
+        importer(tmp_path).layout()
+    assert importer(tmp_path, fps=5.0).layout().fps == 5
+    with pytest.raises(SourceError, match="nobody says what it shows"):
+        importer(tmp_path, fps=5.0).read("a.mp4")
+    (tmp_path / "captions.csv").write_text("file,text,start,stop\n../secret.mp4,x,,\n")
+    with pytest.raises(SourceError, match="leads out of the data set"):
+        importer(tmp_path, fps=5.0).read("a.mp4")
+    (tmp_path / "captions.csv").write_text("file,text,start,stop\na.mp4,x,3,1\n")
+    with pytest.raises(SourceError, match="the caption 'x' of a.mp4 is from 3 to 1 seconds"):
+        importer(tmp_path, fps=5.0).read("a.mp4")
+    (tmp_path / "empty").mkdir()
+    assert main(["import", "video", str(tmp_path / "empty"), "--out", str(tmp_path / "o")]) == 1
+    assert "there are no episodes in it" in capsys.readouterr().err
