@@ -82,7 +82,8 @@ def play(
         for frame in container.decode(stream):
             # A picture shows until the next one begins, so it is given when that one comes.
             now = float(frame.pts * stream.time_base - began)
-            while before is not None and given < count and start + given / fps < now - 1e-4:
+            # Containers round times, some to milliseconds: a tenth of a picture early is in time.
+            while before is not None and given < count and start + given / fps < now - 0.1 / film.fps:
                 given += 1
                 yield picture(before)
             if given >= count:
