@@ -1,0 +1,202 @@
+"""UMI: portable grippers that people carry (arXiv:2402.10329). One zarr (version 2), in a zip file or a folder.
+
+    meta/episode_ends                    int64 (E,), one past the last row of each demonstration
+    data/robot0_eef_pos                  float32 (N, 3), metres, in the frame of the demonstration's map
+    data/robot0_eef_rot_axis_angle       float32 (N, 3)
+    data/robot0_gripper_width            float32 (N, 1), metres
+    data/robot0_demo_start_pose, _end_pose   float64 (N, 6), the same in all rows of a demonstration; not imported: rows have them
+    data/camera0_rgb                     uint8 (N, H, W, 3), JPEG XL, one picture a chunk; the camera is at the wrist
+
+robot1, camera1 for two hands. There are no actions: what a hand did at row t is where it was at row t + 1, so that is the action,
+and the last row of a demonstration, of which nobody knows what followed, is dropped. Poses stay absolute here, as recorded;
+a mixture makes them relative to the hand (`data.embodiment`), as UMI's own loader does.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from wamkit.config import within
+from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
+from wamkit.data.meaning import CameraFacts, Field, Meaning
+from wamkit.data.schema import Layout
+from wamkit.types import WamkitError
+
+KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
+
+
+@dataclass(frozen=True)
+class UMIOptions:
+    """Of the importer `umi`."""
+
+    text: str = ""
+    """What is done in the demonstrations; the format does not say."""
+    rate: float = 59.94
+    """Rows a second; the format does not say, a GoPro gives 59.94."""
+    every: int = 1
+    """Keep each so many-th row: 3 of 59.94 a second are about 20."""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        within(self, rate=(1, 1000), every=(1, inf))
+
+
+@IMPORTERS.register("umi")
+class UMI(Importer):
+    """Demonstrations with UMI's hand-held grippers: zarr, absolute poses, wrist cameras."""
+
+    Options = UMIOptions
+    options: UMIOptions
+
+    @contextmanager
+    def _open(self, episode: str = "") -> Iterator[Any]:
+        try:
+            import zarr
+            from imagecodecs.numcodecs import register_codecs
+        except ImportError as error:
+            raise WamkitError(
+                "zarr files need the packages zarr and imagecodecs: pip install 'wamkit[import]'"
+            ) from error
+        register_codecs(verbose=False)
+        with reading(self.root, episode):
+            if self.root.is_dir():
+                yield zarr.open_group(str(self.root), mode="r", zarr_format=2)
+                return
+            _check_zip(self.root)
+            store = zarr.storage.ZipStore(self.root, mode="r")
+            try:
+                yield zarr.open_group(store, mode="r", zarr_format=2)
+            finally:
+                store.close()
+
+    def _hands(self, root: Any) -> list[str]:
+        hands = sorted(k.split("_")[0] for k in root["data"].array_keys() if k.endswith("_eef_pos"))
+        if not hands:
+            raise SourceError(f"{self.root}: there is no data/robot0_eef_pos in it; is it UMI's?")
+        return hands
+
+    def _cameras(self, root: Any) -> list[str]:
+        return sorted(k.removesuffix("_rgb") for k in root["data"].array_keys() if k.endswith("_rgb"))
+
+    def layout(self) -> Layout:
+        with self._open() as root:
+            hands, cameras = self._hands(root), self._cameras(root)
+            sizes = []
+            for c in cameras:
+                shape = root[f"data/{c}_rgb"].shape
+                if len(shape) != 4 or shape[3] != 3 or np.prod(shape[1:]) > LIMIT:
+                    raise SourceError(f"{self.root}: data/{c}_rgb is {shape} instead of (N, H, W, 3)")
+                sizes.append(tuple(shape[1:3]))
+        names = tuple(f"{h}_{key}_{i}" for h in hands for key, n in KEYS for i in range(n))
+        return Layout(
+            cameras=tuple(cameras),
+            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            proprio_names=names,
+            action_names=names,
+            fps=self.options.rate / self.options.every,
+            robot_type="umi",
+            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
+            expert=False,
+            rewards=False,
+        )
+
+    def meaning(self) -> Meaning:
+        layout = self.layout()
+        hands = len(layout.proprio_names) // 7
+        fields = []
+        for h in range(hands):
+            fields.append(Field(f"hand{h}_position", 7 * h, 7 * h + 3, "position", frame="world", unit="m"))
+            fields.append(
+                Field(f"hand{h}_rotation", 7 * h + 3, 7 * h + 6, "rotation", rotation="axis_angle", frame="world")
+            )
+            fields.append(Field(f"hand{h}_width", 7 * h + 6, 7 * h + 7, "gripper", unit="m"))
+        return Meaning(
+            source="UMI",
+            embodiment="umi" if hands == 1 else f"umi, {hands} hands",
+            control_mode="absolute end-effector",
+            rate=layout.fps,
+            licence=self.options.licence,
+            state=tuple(fields),
+            action=tuple(fields),
+            cameras={c: CameraFacts("wrist") for c in layout.cameras},
+        )
+
+    def _ends(self, root: Any) -> np.ndarray:
+        ends = self._numbers(root, "meta/episode_ends")
+        if ends.ndim != 1 or ends.dtype.kind not in "iu" or (np.diff(ends, prepend=0) <= 0).any():
+            raise SourceError(f"{self.root}: meta/episode_ends is not a list of rising row numbers")
+        return ends
+
+    def episodes(self) -> Sequence[str]:
+        with self._open() as root:
+            return [str(i) for i in range(len(self._ends(root)))]
+
+    def read(self, name: str) -> Recording:
+        with self._open(name) as root:
+            ends, number = self._ends(root), int(name)
+            rows = np.arange(ends[number - 1] if number else 0, ends[number], self.options.every)
+            if len(rows) < 2:
+                raise SourceError(f"{self.root} (episode {name}): {len(rows)} row, of which nobody knows what followed")
+            parts = []
+            for key, n in ((f"{h}_{key}", n) for h in self._hands(root) for key, n in KEYS):
+                whole = self._numbers(root, f"data/{key}")
+                if whole.shape != (ends[-1], n):
+                    raise SourceError(
+                        f"{self.root}: data/{key} is {whole.shape}, but the demonstrations have {ends[-1]} rows"
+                    )
+                parts.append(checked(whole[rows], (len(rows), n), key))
+            cameras = self._cameras(root)
+        pose = np.concatenate(parts, 1)
+        return Recording(
+            name=name,
+            text=self.options.text,
+            state=pose[:-1],
+            action=pose[1:],
+            pictures={c: self._film(c, rows[:-1], name) for c in cameras},
+        )
+
+    @cached_property
+    def _members(self) -> frozenset[str]:
+        with reading(self.root), zipfile.ZipFile(self.root) as file:
+            return frozenset(file.namelist())
+
+    def _require(self, chunk: str) -> None:
+        """zarr reads a chunk that is missing as zeros, and says nothing."""
+        if not ((self.root / chunk).exists() if self.root.is_dir() else chunk in self._members):
+            raise SourceError(f"{self.root}: {chunk} is missing; what it held is lost")
+
+    def _numbers(self, root: Any, name: str) -> np.ndarray:
+        array = root[name]
+        if array.nbytes > LIMIT:
+            raise SourceError(f"{name} claims {array.nbytes} bytes, more than numbers ever take")
+        for at in np.ndindex(*(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))):
+            self._require(f"{name}/{'.'.join(map(str, at))}")
+        return array[:]
+
+    def _film(self, camera: str, rows: np.ndarray, episode: str) -> Pictures:
+        def pictures() -> Iterator[np.ndarray]:
+            with self._open(episode) as root:
+                film = root[f"data/{camera}_rgb"]
+                for row in rows.tolist():
+                    self._require(f"data/{camera}_rgb/{row // film.chunks[0]}.0.0.0")
+                    yield film[row]
+
+        return pictures
+
+
+def _check_zip(path: Any) -> None:
+    """Nothing is unpacked to disk; still, names that lead out and members that claim absurd sizes say what kind of file it is."""
+    with zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            if member.filename.startswith(("/", "\\")) or ".." in member.filename.split("/"):
+                raise SourceError(f"{path}: '{member.filename}' leads out of the archive; refused")
+            if member.file_size > LIMIT or member.file_size > 1000 * max(member.compress_size, 1000):
+                raise SourceError(f"{path}: '{member.filename}' claims {member.file_size} bytes; refused")
