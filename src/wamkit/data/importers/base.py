@@ -95,12 +95,18 @@ def reading(path: Path, episode: str = "") -> Iterator[None]:
     """Whatever goes wrong in reading `path` becomes a SourceError that names it, the episode and the reason."""
     try:
         yield
-    except SourceError:
-        raise
+    except WamkitError as error:
+        if str(path) in str(error):  # said already, by someone further in
+            raise
+        raise SourceError(f"{_where(path, episode)}: {error}") from error
     except Exception as error:
         # Readers of foreign formats raise whatever their C libraries do; there is nothing else to catch them by.
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise SourceError(f"{path}{f' (episode {episode})' if episode else ''}: {reason}") from error
+        raise SourceError(f"{_where(path, episode)}: {reason}") from error
+
+
+def _where(path: Path, episode: str) -> str:
+    return f"{path} (episode {episode})" if episode else str(path)
 
 
 def inside(root: Path, name: str) -> Path:

@@ -1,0 +1,129 @@
+"""ALOHA: a folder of `episode_0.hdf5`, ... (arXiv:2304.13705), simulated or real, plain or compressed.
+
+    attrs sim, compress
+    action                    float32 (T, 14): absolute joint positions of both arms, six joints and a gripper each
+    base_action               float32 (T, 2): of Mobile ALOHA: forward and turning velocity; kept as an extra
+    observations/qpos, qvel, effort                  float32 (T, 14)
+    observations/images/cam_high, cam_low, cam_left_wrist, cam_right_wrist     uint8 (T, 480, 640, 3), or with
+                              compress (T, longest): JPEG, padded with zeros (a decoder stops where the picture ends)
+
+50 rows a second; what is seen comes before each action. JPEG pictures are shown as any viewer would; where a recorder handed
+red-green-blue pictures to OpenCV, which takes them for blue-green-red, `--options.swap` undoes that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.config import within
+from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
+from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
+from wamkit.data.meaning import CameraFacts, Field, Meaning
+from wamkit.data.schema import Layout
+
+JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
+NAMES = tuple(f"{arm}_{joint}" for arm in ("left", "right") for joint in (*JOINTS, "gripper"))
+FIELDS = (
+    Field("left_arm", 0, 6, "joint", unit="rad"),
+    Field("left_gripper", 6, 7, "gripper", unit="1"),
+    Field("right_arm", 7, 13, "joint", unit="rad"),
+    Field("right_gripper", 13, 14, "gripper", unit="1"),
+)
+
+
+@dataclass(frozen=True)
+class AlohaOptions:
+    """Of the importer `aloha`."""
+
+    text: str = ""
+    """The instruction, which the format has no place for."""
+    rate: float = 50.0
+    """Rows a second."""
+    swap: bool = False
+    """Swap red and blue of compressed pictures."""
+
+    def __post_init__(self) -> None:
+        within(self, rate=(1, 1000))
+
+
+@IMPORTERS.register("aloha")
+class Aloha(Importer):
+    """ALOHA's two arms: HDF5, absolute joints, plain or JPEG pictures."""
+
+    Options = AlohaOptions
+    options: AlohaOptions
+
+    def _cameras(self, file: Any) -> list[str]:
+        return sorted(file["observations/images"]) if "images" in file["observations"] else []
+
+    def layout(self) -> Layout:
+        names = self.episodes()
+        if not names:
+            raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
+        path = inside(self.root, names[0])
+        with opened(path) as file:
+            cameras = self._cameras(file)
+            base = "base_action" in file
+        sizes = [next(self._film(names[0], c)()).shape[:2] for c in cameras]
+        return Layout(
+            cameras=tuple(cameras),
+            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            proprio_names=NAMES,
+            action_names=NAMES,
+            fps=self.options.rate,
+            robot_type="aloha",
+            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
+            expert=False,
+            rewards=False,
+            extras=(("observation.velocity", "float32", 14), *((("base_action", "float32", 2),) if base else ())),
+        )
+
+    def meaning(self) -> Meaning:
+        cameras = {c: CameraFacts("wrist" if "wrist" in c else "scene") for c in self.layout().cameras}
+        return Meaning(
+            "ALOHA", "aloha", "absolute joints", self.options.rate, state=FIELDS, action=FIELDS, cameras=cameras
+        )
+
+    def episodes(self) -> Sequence[str]:
+        return numbered(p.name for p in self.root.glob("episode_*.hdf5"))
+
+    def read(self, name: str) -> Recording:
+        with opened(inside(self.root, name), name) as file:
+            action = array(file, "action")
+            T = len(action)
+            extras = {"observation.velocity": checked(array(file, "observations/qvel"), (T, 14), "qvel")}
+            if "base_action" in file:
+                extras["base_action"] = checked(array(file, "base_action"), (T, 2), "base_action")
+            return Recording(
+                name=name,
+                text=self.options.text,
+                state=checked(array(file, "observations/qpos"), (T, 14), "qpos"),
+                action=checked(action, (T, 14), "action"),
+                pictures={c: self._film(name, c) for c in self._cameras(file)},
+                extras=extras,
+            )
+
+    def _film(self, name: str, camera: str) -> Pictures:
+        path, key = inside(self.root, name), f"observations/images/{camera}"
+
+        def pictures() -> Iterator[np.ndarray]:
+            with opened(path, name) as file:
+                packed = dataset(file, key).ndim == 2
+            yield from (_unpacked(path, name, key, self.options.swap) if packed else film(path, key, name))
+
+        return pictures
+
+
+def _unpacked(path: Path, name: str, key: str, swap: bool) -> Iterator[np.ndarray]:
+    """JPEG pictures, one after the other."""
+    from imagecodecs import jpeg_decode
+
+    with opened(path, name) as file:
+        for row in dataset(file, key):
+            picture = jpeg_decode(row.tobytes())
+            yield np.ascontiguousarray(picture[..., ::-1]) if swap else picture

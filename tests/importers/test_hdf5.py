@@ -1,0 +1,167 @@
+"""robomimic, LIBERO and ALOHA: numbers exact, pictures in their rows and upright, what is dangerous refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from wamkit.data.importers import IMPORTERS, SourceError
+from wamkit.data.importing import Import, import_data
+from wamkit.data.meaning import load_meaning
+from wamkit.registry import load_package
+
+load_package("wamkit.data.importers")
+FILES = Path(__file__).parent / "data/hdf5"
+SOURCES = {"robomimic": FILES / "robomimic.hdf5", "libero": FILES / "libero_demo.hdf5", "aloha": FILES}
+
+
+def importer(name, path=None, **options):
+    cls = IMPORTERS.get(name)
+    return cls(SOURCES[name] if path is None else path, cls.Options(**options))
+
+
+def stored(name, out, **options):
+    made = importer(name, **options)
+    return import_data(Import(format=name, source=SOURCES[name], out=out), made.options)
+
+
+def grey(film, rows=slice(-6, None)) -> list[int]:
+    """Which row each picture (T, 3, H, W) is of."""
+    return (film[:, :, rows].astype(float).mean((1, 2, 3)) / 10).round().astype(int).tolist()
+
+
+def test_robomimic(tmp_path):
+    store = stored("robomimic", tmp_path / "o", text="lift the cube")
+    assert [m.source for m in store.episodes] == ["demo_0", "demo_2", "demo_10"]
+    with h5py.File(SOURCES["robomimic"]) as file:
+        for e, name in ((1, "demo_2"), (2, "demo_10")):
+            demo, episode = file[f"data/{name}"], store.episode(e)
+            np.testing.assert_array_equal(episode.action, demo["actions"][()].astype(np.float32))
+            want = np.concatenate([demo[f"obs/robot0_{k}"][()] for k in ("eef_pos", "eef_quat", "gripper_qpos")], 1)
+            np.testing.assert_array_equal(episode.proprio, want.astype(np.float32))
+            assert grey(episode.images[:, 0]) == list(range(len(episode)))
+            assert grey(episode.images[:, 1]) == list(range(1, len(episode) + 1))
+            assert episode.success.tolist() == [False] * (len(episode) - 1) + [True] and episode.text == "lift the cube"
+    assert list(importer("robomimic", filter="train").episodes()) == ["demo_0", "demo_10"]
+    with pytest.raises(SourceError, match="there is no filter 'test'; there are train"):
+        importer("robomimic", filter="test").episodes()
+    meaning = load_meaning(store.root)
+    assert (
+        meaning.embodiment == "Panda"
+        and meaning.cameras["robot0_eye_in_hand"].role == "wrist"
+        and store.layout.fps == 20
+    )
+
+
+def test_libero_pictures_come_after_each_action(tmp_path):
+    """Action t is t / 10 and what was seen after it has x = t / 100: stored, action t + 1 follows what was seen after action t."""
+    store = stored("libero", tmp_path / "o")
+    episode = store.episode(1)
+    assert len(episode) == 7 and episode.text == "turn on the stove"
+    np.testing.assert_allclose(episode.proprio[:, 0], np.arange(7) / 100, atol=1e-7)
+    np.testing.assert_allclose(episode.action[:, 0], np.arange(1, 8) / 10, atol=1e-7)
+    assert grey(episode.images[:, 0], slice(0, 6)) == list(range(7)) and episode.success[-1]
+    before = importer("libero", offset=0).read("libero_demo.hdf5:demo_1")
+    assert len(before) == 8 and load_meaning(store.root).offset == 1
+
+
+@pytest.mark.parametrize(("turn", "corner"), [("", (0, 0)), ("flipped", (1, 0)), ("rotated", (1, 1))])
+def test_libero_is_turned_upright(turn, corner):
+    """A red quarter, above and left in the file: below and left when flipped, below and right when rotated by half a turn."""
+    source = importer("libero", turn=turn)
+    picture = next(source.read("libero_demo.hdf5:demo_0").pictures["agentview"]()).astype(int)
+    quarters = {(i, j): picture[16 * i : 16 * i + 16, 16 * j : 16 * j + 16] for i in (0, 1) for j in (0, 1)}
+    assert [k for k, q in quarters.items() if q[..., 0].mean() > 150] == [corner]
+    assert source.meaning().cameras["agentview"].turned == turn
+
+
+def test_aloha_plain_and_compressed(tmp_path):
+    plain, mobile = tmp_path / "plain", tmp_path / "mobile"
+    for folder, name in ((plain, "episode_0.hdf5"), (mobile, "episode_1.hdf5")):
+        folder.mkdir()
+        shutil.copy(FILES / name, folder)
+    for folder, T, first in ((plain, 6, 0), (mobile, 5, 1)):
+        source = importer("aloha", folder, text="pick the cup")
+        store = import_data(Import(format="aloha", source=folder, out=tmp_path / f"out{T}"), source.options)
+        episode = store.episode(0)
+        np.testing.assert_allclose(episode.proprio[:, 0], np.arange(T) / 10, atol=1e-6)
+        np.testing.assert_allclose(episode.action[:, 0], np.arange(T) / 10 + 0.05, atol=1e-6)
+        assert grey(episode.images[:, 0], slice(12, None)) == list(range(T))
+        assert grey(episode.images[:, 1], slice(12, None)) == list(range(1, T + 1))
+        assert (episode.images[:, 0, 0, :6].mean() > 200) and (episode.images[:, 0, 2, :6].mean() < 80), "red stays red"
+        assert ("base_action" in episode.extras) == (first == 1) and episode.extras["observation.velocity"].shape == (
+            T,
+            14,
+        )
+    swapped = next(importer("aloha", mobile, swap=True).read("episode_1.hdf5").pictures["cam_high"]())
+    assert swapped[:6, :, 2].mean() > 200
+
+
+@pytest.fixture
+def spoiled(tmp_path):
+    path = tmp_path / "robomimic.hdf5"
+    shutil.copy(SOURCES["robomimic"], path)
+    return path
+
+
+def spoil(path, change) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def replace(name, value):
+    def change(file):
+        del file[name]
+        file[name] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (replace("data/demo_2/actions", np.full((8, 7), np.nan)), "actions is NaN or infinite at step 0"),
+        (replace("data/demo_2/actions", np.zeros((5, 7))), r"robot0_eef_pos is \(8, 3\) instead of \(5, -1\)"),
+        (lambda f: f["data/demo_2/obs"].pop("robot0_eef_quat"), "it has no 'obs/robot0_eef_quat' in /data/demo_2"),
+        (
+            replace("data/demo_2/actions", h5py.ExternalLink("/etc/passwd", "/x")),
+            "is a link to another file, /etc/passwd; refused",
+        ),
+    ],
+)
+def test_damage_and_danger_are_named(spoiled, change, message):
+    spoil(spoiled, change)
+    with pytest.raises(SourceError, match=message) as error:
+        importer("robomimic", spoiled, text="x").read("demo_2")
+    assert "episode demo_2" in str(error.value) and str(spoiled) in str(error.value)
+
+
+def test_numbers_that_lie_in_another_file_or_claim_too_much_are_refused(spoiled):
+    def elsewhere(file):
+        del file["data/demo_0/actions"]
+        file["data/demo_0"].create_dataset("actions", (6, 7), "f8", external=[("/etc/passwd", 0, 336)])
+
+    def huge(file):
+        del file["data/demo_2/actions"]
+        file["data/demo_2"].create_dataset("actions", (2**31, 7), "f8", chunks=(1024, 7))
+
+    spoil(spoiled, elsewhere)
+    spoil(spoiled, huge)
+    with pytest.raises(SourceError, match="keeps its numbers in another file; refused"):
+        importer("robomimic", spoiled).read("demo_0")
+    with pytest.raises(SourceError, match="claims 120259084288 bytes"):
+        importer("robomimic", spoiled).read("demo_2")
+
+
+def test_files_that_are_cut_off_or_another_format(tmp_path, spoiled):
+    spoiled.write_bytes(spoiled.read_bytes()[:5000])
+    with pytest.raises(SourceError, match="robomimic.hdf5: .*truncated file"):
+        importer("robomimic", spoiled).layout()
+    with pytest.raises(SourceError, match="there is no group 'data' with demonstrations in it; is it LIBERO's"):
+        importer("libero", FILES / "episode_0.hdf5").layout()
+    with pytest.raises(SourceError, match="there is no episode_0.hdf5 in it; is it ALOHA's"):
+        importer("aloha", tmp_path / "empty").layout()
