@@ -282,7 +282,7 @@ class Episode:
     (equal to `action` where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
     imitate: false for episodes that show what actions do rather than how the task is done.
     snapshots: T of them, or None.   tracks: scene points of the T frames, or None.
-    spans: where another text than `text` holds; `text` may then be empty: nobody said anything about the other steps.
+    spans: where another text than `text` holds; `text` may then, and in what was imported, be empty: nobody said anything.
     source: what the episode is called where it was imported from; empty for our own.   extras: further numbers by name, (T, d).
     """
 

@@ -69,7 +69,8 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
     """
     facts = {k: v for k, v in facts.items() if v is not None}
     texts, index = facts["tasks"], facts["episode_index"]
-    if not isinstance(texts, list) or not any(str(t).strip() for t in texts):
+    silent = facts.get("wamkit/source", "")  # nobody need say anything about what was imported
+    if not isinstance(texts, list) or not texts or not (silent or any(str(t).strip() for t in texts)):
         raise ValueError(f"tasks is {texts!r}, but an episode needs an instruction")
     meta = from_dict(
         EpisodeMeta,
@@ -251,7 +252,7 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
     }
     if with_images and layout.cameras:
         shapes["images"] = (steps, len(layout.cameras), *layout.image_shape)
-    spoken = episode.text.strip() or any(s.text.strip() for s in episode.spans)
+    spoken = episode.source or episode.text.strip() or any(s.text.strip() for s in episode.spans)
     problem = "it has no steps" if not steps else "" if spoken else "its instruction is empty"
     if wrong := [s for s in episode.spans if not 0 <= s.start < s.stop <= steps]:
         problem = problem or f"{wrong[0]} does not lie within its {steps} steps"

@@ -1,0 +1,225 @@
+"""RLDS, the format of Open X-Embodiment: a TFDS folder of TFRecord files, read without TensorFlow.
+
+    features.json                            what each step has: shapes, types, nesting
+    <name>-<split>.tfrecord-00000-of-00005   one record an episode, a tf.train.Example with flattened names:
+        steps/action                         T * a floats;   steps/observation/state   T * s floats
+        steps/observation/image              T encoded pictures (PNG or JPEG)
+        steps/language_instruction           T texts;   steps/is_first, is_last, is_terminal, reward, discount
+
+What the numbers of an action mean differs from data set to data set, and nothing in the files says it: the fields are unnamed, unless
+`--options.meaning` names a JSON file with them (the form of meta/wamkit.json). What is seen comes before each action.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.config import load_json, within
+from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
+from wamkit.data.importers.tfrecord import example, offsets, record
+from wamkit.data.meaning import CameraFacts, Field, Meaning
+from wamkit.data.schema import Layout
+from wamkit.types import Span
+
+TEXTS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
+
+
+@dataclass(frozen=True)
+class RLDSOptions:
+    """Of the importer `rlds`."""
+
+    rate: float = 10.0
+    """Steps a second, which the format does not say; its card does: RT-1 has 3, Bridge 5, DROID 15."""
+    split: str = "train"
+    state: tuple[str, ...] = ()
+    """Vectors of `observation` that become the state, in this order; "state" or "proprio" if there is one, else all."""
+    action: tuple[str, ...] = ("action",)
+    """Vectors of a step that become the action, in this order: "action/world_vector action/rotation_delta" of RT-1."""
+    meaning: Path | None = None
+    """A JSON file that says what the numbers mean."""
+
+    def __post_init__(self) -> None:
+        within(self, rate=(0.01, 1000))
+
+
+@IMPORTERS.register("rlds")
+class RLDS(Importer):
+    """Open X-Embodiment's RLDS: TFRecord files, without TensorFlow."""
+
+    Options = RLDSOptions
+    options: RLDSOptions
+
+    @cached_property
+    def _step(self) -> dict[str, dict[str, Any]]:
+        """Of each leaf of a step, by its flattened name: {"shape": ..., "kind": "tensor" | "image" | "text"}."""
+        path = self.root / "features.json"
+        with reading(path):
+            if not path.exists():
+                raise SourceError("there is no such file: name the folder of one version, as in bridge/1.0.0")
+            steps = json.loads(path.read_text())["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+            return dict(_leaves(steps, ""))
+
+    def _vectors(self, prefix: str) -> list[str]:
+        names = (
+            k for k, f in self._step.items() if k.startswith(prefix) and f["kind"] == "tensor" and len(f["shape"]) == 1
+        )
+        return sorted(names)
+
+    @cached_property
+    def _state(self) -> list[str]:
+        if self.options.state:
+            return self._known([f"observation/{k}" for k in self.options.state])
+        every = self._vectors("observation/")
+        return next(([f"observation/{k}"] for k in ("state", "proprio") if f"observation/{k}" in every), every)
+
+    def _known(self, names: Sequence[str]) -> list[str]:
+        for name in names:
+            if name not in self._step or self._step[name]["kind"] != "tensor":
+                raise SourceError(
+                    f"{self.root}: its steps have no numbers '{name}'; they have {', '.join(self._vectors(''))}"
+                )
+        return list(names)
+
+    @cached_property
+    def _cameras(self) -> dict[str, str]:
+        return {
+            k.split("/")[-1]: k for k, f in sorted(self._step.items()) if f["kind"] == "image" and f["shape"][2:] == [3]
+        }
+
+    @cached_property
+    def _records(self) -> dict[str, tuple[Path, int]]:
+        """Where each episode is, by its name: the number of its file and of its record there."""
+        pattern = re.compile(rf".*-{re.escape(self.options.split)}\.tfrecord-(\d+)-of-(\d+)$")
+        files = {int(m[1]): (p, int(m[2])) for p in sorted(self.root.iterdir()) if (m := pattern.match(p.name))}
+        if not files:
+            raise SourceError(f"{self.root}: there are no files of the split '{self.options.split}'")
+        total = next(iter(files.values()))[1]
+        if missing := sorted(set(range(total)) - set(files)):
+            raise SourceError(
+                f"{self.root}: file {missing[0]} of {total} of the split '{self.options.split}' is missing"
+            )
+        return {f"{n:05d}/{i}": (p, at) for n, (p, _) in sorted(files.items()) for i, at in enumerate(offsets(p))}
+
+    def layout(self) -> Layout:
+        action = self._known(self.options.action)
+        first = self._example(next(iter(self._records)))[1] if self._records else {}
+        sizes = [_decode(first[f"steps/{key}"][0]).shape[:2] for key in self._cameras.values()]
+        return Layout(
+            cameras=tuple(self._cameras),
+            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            proprio_names=self._names(self._state),
+            action_names=self._names(action),
+            fps=self.options.rate,
+            robot_type=self.root.parent.name,
+            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
+            expert=False,
+            rewards="reward" in self._step,
+        )
+
+    def _names(self, leaves: Sequence[str]) -> tuple[str, ...]:
+        return tuple(
+            f"{leaf.removeprefix('observation/').replace('/', '.')}_{i}"
+            for leaf in leaves
+            for i in range(self._size(leaf))
+        )
+
+    def _size(self, leaf: str) -> int:
+        return math.prod(self._step[leaf]["shape"])
+
+    def meaning(self) -> Meaning:
+        cameras = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
+        parts = {}
+        for name, leaves in (("state", self._state), ("action", list(self.options.action))):
+            ends = np.cumsum([0, *(self._size(leaf) for leaf in leaves)]).tolist()
+            parts[name] = tuple(Field(leaf, a, b, "other") for leaf, a, b in zip(leaves, ends, ends[1:], strict=False))
+        said = Meaning(
+            f"RLDS, {self.root.parent.name} {self.root.name}",
+            self.root.parent.name,
+            rate=self.options.rate,
+            cameras=cameras,
+            **parts,
+        )
+        if self.options.meaning is None:
+            return said
+        given = load_json(Meaning, self.options.meaning)
+        return replace(given, cameras=cameras | dict(given.cameras))
+
+    def episodes(self) -> Sequence[str]:
+        return list(self._records)
+
+    def _example(self, name: str) -> tuple[Path, dict[str, Any]]:
+        path, at = self._records[name]
+        with reading(path, name):
+            return path, example(record(path, at, name))
+
+    def read(self, name: str) -> Recording:
+        path, data = self._example(name)
+        with reading(path, name):
+            action = [data[f"steps/{leaf}"] for leaf in self.options.action]
+            T = len(action[0]) // self._size(self.options.action[0])
+
+            def rows(leaf: str) -> np.ndarray:
+                return checked(np.asarray(data[f"steps/{leaf}"]).reshape(T, -1), (T, self._size(leaf)), leaf)
+
+            texts = next((data[f"steps/{k}"] for k in TEXTS if f"steps/{k}" in data), [b""] * T)
+            said = [t.decode("utf-8", "replace").strip() for t in texts]
+            reward = np.asarray(data["steps/reward"], np.float32).reshape(T) if "steps/reward" in data else None
+            for key in self._cameras.values():
+                if len(data[f"steps/{key}"]) != T:
+                    raise SourceError(f"{key} has {len(data[f'steps/{key}'])} pictures for {T} steps")
+            empty = np.zeros((T, 0), np.float32)
+            return Recording(
+                name=name,
+                text=said[0] if len(said) == T else "",
+                state=np.concatenate([rows(leaf) for leaf in self._state], 1) if self._state else empty,
+                action=np.concatenate([rows(leaf) for leaf in self.options.action], 1),
+                pictures={c: self._film(path, name, key) for c, key in self._cameras.items()},
+                spans=_spans(said),
+                success=None if reward is None else reward > 0,
+                reward=reward,
+            )
+
+    def _film(self, path: Path, name: str, key: str) -> Pictures:
+        def pictures() -> Iterator[np.ndarray]:
+            with reading(path, name):
+                for packed in self._example(name)[1][f"steps/{key}"]:
+                    yield _decode(packed)
+
+        return pictures
+
+
+def _leaves(feature: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if "featuresDict" in feature:
+        for key, inner in feature["featuresDict"]["features"].items():
+            yield from _leaves(inner, f"{name}/{key}" if name else key)
+        return
+    for kind in ("tensor", "image", "text"):
+        if kind in feature:
+            shape = [int(n) for n in feature[kind].get("shape", {}).get("dimensions", [])]
+            yield name, {"kind": kind, "shape": shape}
+
+
+def _spans(said: list[str]) -> tuple[Span, ...]:
+    """Runs of steps that say something else than the first."""
+    starts = [i for i, text in enumerate(said) if i and text != said[i - 1]]
+    runs = zip(starts, [*starts[1:], len(said)][: len(starts)], strict=True)
+    return tuple(Span(a, b, said[a]) for a, b in runs if said[a] != said[0])
+
+
+def _decode(packed: bytes) -> np.ndarray:
+    """A PNG or JPEG picture."""
+    from imagecodecs import jpeg_decode, png_decode
+
+    png = packed[:8] == b"\x89PNG\r\n\x1a\n"
+    if png and int.from_bytes(packed[16:20], "big") * int.from_bytes(packed[20:24], "big") * 3 > LIMIT:
+        raise SourceError("a picture claims to be larger than any is; refused")
+    return png_decode(packed) if png else jpeg_decode(packed)

@@ -1,0 +1,145 @@
+"""TFRecord files and tf.train.Example messages without TensorFlow or protobuf: what importers of them share.
+
+A file is a row of records: length (8 bytes, little endian), its CRC (4), the message, its CRC (4). CRCs are CRC-32C, rotated and
+shifted ("masked"). A message of tf.train.Example is protobuf: features { feature { key, value { bytes | float | int64 list } } }.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.data.importers.base import LIMIT, SourceError, reading
+
+_POLYNOMIAL = 0x82F63B78  # Castagnoli's, reversed
+
+
+def _table() -> list[int]:
+    out = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (_POLYNOMIAL if value & 1 else 0)
+        out.append(value)
+    return out
+
+
+_TABLE = _table()
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C (RFC 3720): by google-crc32c, which zarr brings along, or slowly without it."""
+    try:
+        import google_crc32c
+    except ImportError:
+        crc = 0xFFFFFFFF
+        for byte in data:
+            crc = _TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+        return crc ^ 0xFFFFFFFF
+    return int(google_crc32c.value(data))
+
+
+def masked(crc: int) -> int:
+    """TFRecord's mask of a CRC."""
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def offsets(path: Path) -> list[int]:
+    """Where the records of a file begin; only their heads are read. Raises SourceError for a file that is cut off."""
+    out, size = [], path.stat().st_size
+    with reading(path), path.open("rb") as file:
+        at = 0
+        while at < size:
+            head = file.read(12)
+            if len(head) < 12 or masked(crc32c(head[:8])) != struct.unpack("<I", head[8:])[0]:
+                raise SourceError(f"record {len(out)} is damaged or cut off")
+            (length,) = struct.unpack("<Q", head[:8])
+            if length > LIMIT or at + 16 + length > size:
+                raise SourceError(f"record {len(out)} claims {length} bytes, the file ends before; is it cut off?")
+            out.append(at)
+            at += 16 + length
+            file.seek(at)
+    return out
+
+
+def record(path: Path, at: int, episode: str = "") -> bytes:
+    """The message of the record that begins at `at`, its CRC checked."""
+    with reading(path, episode), path.open("rb") as file:
+        file.seek(at)
+        (length,) = struct.unpack("<Q", file.read(12)[:8])
+        message = file.read(length)
+        if masked(crc32c(message)) != struct.unpack("<I", file.read(4))[0]:
+            raise SourceError("its CRC is wrong: the file is damaged")
+        return message
+
+
+def example(message: bytes) -> dict[str, Any]:
+    """The features of a tf.train.Example by name: a list of bytes, or an array of float32 or int64."""
+    out: dict[str, Any] = {}
+    for number, features in _fields(message):
+        for key, entry in _fields(features) if number == 1 else ():
+            if key != 1:
+                continue
+            parts = dict(_fields(entry))
+            out[bytes(parts[1]).decode()] = _values(parts.get(2, b""))
+    return out
+
+
+def _values(feature: Any) -> Any:
+    for kind, packed in _fields(feature):
+        items = list(_fields(packed))
+        if kind == 1:
+            return [bytes(v) for _, v in items]
+        if kind == 2:  # floats, packed into one run or one by one
+            return np.frombuffer(b"".join(bytes(v) for _, v in items), "<f4")
+        if kind == 3:
+            numbers: list[int] = []
+            for _, v in items:
+                numbers += [v] if isinstance(v, int) else _varints(v)
+            return np.array(numbers, np.uint64).astype(np.int64)
+    return []
+
+
+def _fields(message: Any) -> Iterator[tuple[int, Any]]:
+    """(number, content) of a protobuf message's fields: bytes, or a whole number for varints."""
+    view, at = memoryview(message), 0
+    while at < len(view):
+        tag, at = _varint(view, at)
+        kind, number = tag & 7, tag >> 3
+        if kind == 0:
+            value, at = _varint(view, at)
+            yield number, value
+            continue
+        if kind == 2:
+            size, at = _varint(view, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise SourceError(f"a field of kind {kind}: this is no tf.train.Example")
+        if at + size > len(view):
+            raise SourceError("a field ends after its message: this is no tf.train.Example")
+        yield number, view[at : at + size]
+        at += size
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(view) or shift > 63:
+            raise SourceError("a number ends after its message: this is no tf.train.Example")
+        byte = view[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+
+
+def _varints(view: memoryview) -> list[int]:
+    out, at = [], 0
+    while at < len(view):
+        value, at = _varint(view, at)
+        out.append(value)
+    return out
