@@ -16,7 +16,12 @@ from wamkit.registry import load_package
 
 load_package("wamkit.data.importers")
 FILES = Path(__file__).parent / "data/hdf5"
-SOURCES = {"robomimic": FILES / "robomimic.hdf5", "libero": FILES / "libero_demo.hdf5", "aloha": FILES}
+SOURCES = {
+    "robomimic": FILES / "robomimic.hdf5",
+    "libero": FILES / "libero_demo.hdf5",
+    "aloha": FILES,
+    "maniskill": FILES / "maniskill.h5",
+}
 
 
 def importer(name, path=None, **options):
@@ -99,6 +104,25 @@ def test_aloha_plain_and_compressed(tmp_path):
         )
     swapped = next(importer("aloha", mobile, swap=True).read("episode_1.hdf5").pictures["cam_high"]())
     assert swapped[:6, :, 2].mean() > 200
+
+
+def test_maniskill_drops_what_was_seen_last(tmp_path):
+    """Row t has joint 0 at t / 10, action t is t / 10, and picture t is of t; the observation after the last action is gone."""
+    store = stored("maniskill", tmp_path / "o")
+    for e, T in ((0, 5), (1, 6)):
+        episode = store.episode(e)
+        np.testing.assert_allclose(episode.proprio[:, 0], np.arange(T) / 10, atol=1e-6)
+        np.testing.assert_allclose(episode.action[:, 0], np.arange(T) / 10, atol=1e-6)
+        assert grey(episode.images[:, 0]) == list(range(T)) and grey(episode.images[:, 1]) == list(range(1, T + 1))
+        assert episode.text == "pick cube" and episode.success.tolist() == [False] * (T - 1) + [True]
+    with h5py.File(SOURCES["maniskill"]) as file:
+        np.testing.assert_array_equal(store.episode(1).proprio[:, 9:], file["traj_1/obs/agent/qvel"][:-1])
+    meaning = load_meaning(store.root)
+    assert meaning.control_mode == "pd_ee_delta_pos" and [f.kind for f in meaning.action] == ["position", "gripper"]
+    assert meaning.state[1].representation == "velocity" and meaning.cameras["hand_camera"].role == "wrist"
+    shutil.copy(SOURCES["maniskill"], tmp_path / "alone.h5")
+    with pytest.raises(SourceError, match="alone.json: it is missing"):
+        importer("maniskill", tmp_path / "alone.h5").meaning()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ robomimic.hdf5      robomimic 0.3.0, scripts/dataset_states_to_obs.py (and split
 libero_demo.hdf5    LIBERO, scripts/create_dataset.py
 episode_0.hdf5      ALOHA, record_episodes.py (simulated and real alike)
 episode_1.hdf5      Mobile ALOHA, with base actions; its pictures are JPEG, padded to the longest
+maniskill.h5, .json ManiSkill 3, mani_skill/utils/wrappers/record.py, observations "rgb", control pd_ee_delta_pos
 
 The packages themselves want simulators and robots. Pictures show which row they belong to: their grey is 10 times its number.
 
@@ -125,7 +126,39 @@ def aloha() -> None:
                 root.create_dataset("compress_len", data=np.zeros((2, T)))
 
 
+def maniskill() -> None:
+    rng = np.random.default_rng(4)
+    episodes = []
+    with h5py.File(OUT / "maniskill.h5", "w") as h5_file:
+        for i in range(2):
+            T = 5 + i
+            group = h5_file.create_group(f"traj_{i}", track_order=True)
+            qpos = np.c_[np.arange(T + 1) / 10, rng.normal(size=(T + 1, 8))].astype(np.float32)
+            group.create_dataset("obs/agent/qpos", data=qpos, dtype=np.float32)
+            group.create_dataset("obs/agent/qvel", data=rng.normal(size=(T + 1, 9)), dtype=np.float32)
+            group.create_dataset("obs/extra/tcp_pose", data=rng.normal(size=(T + 1, 7)), dtype=np.float32)
+            for v, camera in enumerate(("base_camera", "hand_camera")):
+                rgb = pictures(v, T + 1, (16, 16), rng)
+                group.create_dataset(f"obs/sensor_data/{camera}/rgb", data=rgb, compression="gzip", compression_opts=5)
+            group.create_dataset("actions", data=np.c_[np.arange(T) / 10, rng.uniform(-1, 1, (T, 3))], dtype=np.float32)
+            for name, last in (("terminated", True), ("truncated", False), ("success", True)):
+                group.create_dataset(name, data=np.r_[np.zeros(T - 1, bool), last], dtype=bool)
+            group.create_dataset("env_states/actors/cube", data=rng.normal(size=(T + 1, 13)), dtype=np.float32)
+            episodes.append({"episode_id": i, "episode_seed": i, "control_mode": "pd_ee_delta_pos", "elapsed_steps": T})
+    about = {
+        "env_info": {
+            "env_id": "PickCube-v1",
+            "env_kwargs": {"obs_mode": "rgb", "robot_uids": "panda"},
+            "max_episode_steps": 50,
+        },
+        "episodes": episodes,
+        "source_type": "motionplanning",
+    }
+    (OUT / "maniskill.json").write_text(json.dumps(about, indent=2))
+
+
 if __name__ == "__main__":
+    maniskill()
     robomimic()
     libero()
     aloha()

@@ -1,0 +1,161 @@
+"""ManiSkill: `trajectory.<observations>.<control>.<backend>.h5` with a JSON file of the same name.
+
+    traj_0/actions                       float32 (T, a)
+    traj_0/obs/agent/qpos, qvel          float32 (T + 1, n);   obs is one array (T + 1, s) where observations are "state"
+    traj_0/obs/sensor_data/<camera>/rgb  uint8 (T + 1, H, W, 3)
+    traj_0/success, terminated, truncated   bool (T,)
+    *.json                               env_info: env_id, env_kwargs;  episodes: episode_id, control_mode, elapsed_steps
+
+Observations are one more than actions: the last, after which nothing was done, is dropped. Files recorded without observations
+(`none`) must be replayed first: python -m mani_skill.trajectory.replay_trajectory -o rgb.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from wamkit.config import within
+from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, reading
+from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
+from wamkit.data.meaning import CameraFacts, Field, Meaning
+from wamkit.data.schema import Layout
+
+
+@dataclass(frozen=True)
+class ManiSkillOptions:
+    """Of the importer `maniskill`."""
+
+    text: str = ""
+    """The instruction; the environment's name in words if empty."""
+    rate: float = 20.0
+    """Control steps a second, ManiSkill's default."""
+
+    def __post_init__(self) -> None:
+        within(self, rate=(1, 1000))
+
+
+@IMPORTERS.register("maniskill")
+class ManiSkill(Importer):
+    """ManiSkill's trajectories: HDF5 and JSON, observations one more than actions."""
+
+    Options = ManiSkillOptions
+    options: ManiSkillOptions
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        path = self.root.with_suffix(".json")
+        with reading(path):
+            if not path.exists():
+                raise SourceError("it is missing: ManiSkill writes it beside the h5 file")
+            about = json.loads(path.read_text())
+            about["env_info"]["env_id"], about["episodes"][0]["control_mode"]
+            return about
+
+    @property
+    def _env(self) -> str:
+        return str(self._about["env_info"]["env_id"])
+
+    def _observed(self, trajectory: Any) -> list[str]:
+        """Arrays that become the state."""
+        if "obs" not in trajectory:
+            raise SourceError(f"{trajectory.name} was recorded without observations; replay it with -o rgb")
+        if not hasattr(trajectory["obs"], "keys"):
+            return ["obs"]
+        return [f"obs/agent/{k}" for k in ("qpos", "qvel") if k in trajectory["obs/agent"]]
+
+    def _cameras(self, trajectory: Any) -> list[str]:
+        obs = trajectory["obs"]
+        sensors = obs["sensor_data"] if hasattr(obs, "keys") and "sensor_data" in obs else {}
+        return [c for c in sorted(sensors) if "rgb" in sensors[c]]
+
+    def layout(self) -> Layout:
+        names = self.episodes()
+        if not names:
+            raise SourceError(f"{self.root}: there is no traj_0 in it; is it ManiSkill's?")
+        with opened(self.root) as file:
+            first = file[names[0]]
+            state = [
+                f"{k.split('/')[-1]}_{i}" for k in self._observed(first) for i in range(dataset(first, k).shape[1])
+            ]
+            action = dataset(first, "actions").shape[1]
+            cameras = self._cameras(first)
+            sizes = [dataset(first, f"obs/sensor_data/{c}/rgb").shape[1:3] for c in cameras]
+        return Layout(
+            cameras=tuple(cameras),
+            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            proprio_names=tuple(state),
+            action_names=tuple(f"action_{i}" for i in range(action)),
+            fps=self.options.rate,
+            robot_type=str(self._about["env_info"].get("env_kwargs", {}).get("robot_uids", "panda")),
+            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
+            expert=False,
+        )
+
+    def meaning(self) -> Meaning:
+        layout, control = self.layout(), str(self._about["episodes"][0]["control_mode"])
+        with opened(self.root) as file:
+            first = file[self.episodes()[0]]
+            ends = np.cumsum([0, *(dataset(first, k).shape[1] for k in self._observed(first))]).tolist()
+            kinds = [(k.split("/")[-1], "joint" if k != "obs" else "other") for k in self._observed(first)]
+        state = tuple(
+            Field(name, a, b, kind, "velocity" if name == "qvel" else "absolute", unit="rad" if kind == "joint" else "")
+            for (name, kind), a, b in zip(kinds, ends, ends[1:], strict=False)
+        )
+        return Meaning(
+            source=f"ManiSkill, {self._env}",
+            embodiment=layout.robot_type,
+            control_mode=control,
+            rate=layout.fps,
+            state=state,
+            action=_action(control, len(layout.action_names)),
+            cameras={c: CameraFacts("wrist" if "hand" in c else "scene") for c in layout.cameras},
+        )
+
+    def episodes(self) -> Sequence[str]:
+        with opened(self.root) as file:
+            return numbered(k for k in file if k.startswith("traj_"))
+
+    def read(self, name: str) -> Recording:
+        words = "".join(f" {c.lower()}" if c.isupper() else c for c in self._env.partition("-")[0]).strip()
+        with opened(self.root, name) as file:
+            trajectory = file[name]
+            actions = array(trajectory, "actions")
+            T = len(actions)
+            state = [checked(array(trajectory, k), (T + 1, -1), k)[:-1] for k in self._observed(trajectory)]
+            success = array(trajectory, "success")[:T].astype(bool) if "success" in trajectory else None
+            return Recording(
+                name=name,
+                text=self.options.text or words,
+                task=self._env,
+                state=np.concatenate(state, 1),
+                action=checked(actions, (T, -1), "actions"),
+                pictures={c: self._film(name, c, T) for c in self._cameras(trajectory)},
+                success=success,
+            )
+
+    def _film(self, name: str, camera: str, steps: int) -> Pictures:
+        return lambda: islice(film(self.root, f"{name}/obs/sensor_data/{camera}/rgb", name), steps)
+
+
+def _action(control: str, size: int) -> tuple[Field, ...]:
+    """What the numbers of an action are, by the name of the controller: arms first, the gripper's command last."""
+    delta = "delta" if "delta" in control else "absolute"
+    grip = (Field("gripper", size - 1, size, "gripper", unit="1"),)
+    if "ee_delta_pose" in control and size == 7:
+        return (
+            Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"),
+            Field("eef_rotation", 3, 6, "rotation", "delta", "euler_xyz", frame="base", unit="1"),
+            *grip,
+        )
+    if "ee_delta_pos" in control and size == 4:
+        return (Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"), *grip)
+    if "joint" in control and "vel" not in control and size > 1:
+        return (Field("joints", 0, size - 1, "joint", delta, unit="1" if delta == "delta" else "rad"), *grip)
+    return (Field("action", 0, size, "other"),)
