@@ -116,7 +116,12 @@ def read_info(root: Path) -> dict[str, Any]:
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version != VERSION:
         raise StoreError(
-            f"{path}: codebase_version is {version}, wamkit reads {VERSION}; convert the data set with lerobot"
+            f"{path}: codebase_version is {version}, wamkit reads {VERSION}; "
+            + (
+                f"wamkit import lerobot2 {root} --out ... converts it"
+                if str(version).startswith("v2")
+                else "convert it with lerobot"
+            )
         )
     try:
         check_info(info)

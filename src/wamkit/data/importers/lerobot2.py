@@ -1,0 +1,225 @@
+"""LeRobotDataset v2.0 and v2.1 folders, as GR00T and DreamZero read them: one parquet, and one mp4 a camera, an episode.
+
+    meta/info.json                                     codebase_version "v2.x", fps, chunks_size, features, data_path, video_path
+    meta/episodes.jsonl, tasks.jsonl                   {"episode_index", "tasks", "length"}, {"task_index", "task"}
+    meta/modality.json                                 GR00T's: where each field of the vectors lies
+    data/chunk-000/episode_000000.parquet              columns of numbers; "image" features are {"bytes": PNG, "path"}
+    videos/chunk-000/observation.images.<camera>/episode_000000.mp4
+
+`observation.state` and `action` become the state and the actions, other vectors extras; a task_index that changes within an episode
+becomes spans. Which frame belongs to a row follows from its number alone: times drift, counts do not.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from wamkit.config import within
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    LIMIT,
+    Importer,
+    Pictures,
+    Recording,
+    SourceError,
+    checked,
+    inside,
+    reading,
+)
+from wamkit.data.importers.film import film_of, play
+from wamkit.data.meaning import MODALITY, CameraFacts, Field, Meaning, from_modality
+from wamkit.data.schema import IMAGES, INDEX_COLUMNS, Layout
+from wamkit.types import Span
+
+NUMBERS = ("float32", "float64", "int32", "int64", "bool")
+
+
+@dataclass(frozen=True)
+class LeRobot2Options:
+    """Of the importer `lerobot2`."""
+
+    embodiment: str = ""
+    """Which robot it is; info.json's robot_type if empty."""
+    size: tuple[int, int] | None = None
+    """Height and width that videos are cut and resized to; as they are if not given."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            within(self, size=(1, 16_384))
+
+
+@IMPORTERS.register("lerobot2")
+class LeRobot2(Importer):
+    """LeRobotDataset v2.0 and v2.1, with GR00T's modality.json."""
+
+    Options = LeRobot2Options
+    options: LeRobot2Options
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        path = self.root / "meta/info.json"
+        with reading(path):
+            if not path.exists():
+                raise SourceError("there is no such file: is this a LeRobotDataset?")
+            info = json.loads(path.read_bytes())
+            if not str(info["codebase_version"]).startswith("v2"):
+                raise SourceError(
+                    f"codebase_version is {info['codebase_version']}, not v2.x; wamkit reads v3.0 as it is"
+                )
+            return info
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.root / "meta" / name
+        with reading(path):
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    @cached_property
+    def _episodes(self) -> dict[str, dict[str, Any]]:
+        return {
+            f"{e['episode_index']:06d}": e
+            for e in sorted(self._lines("episodes.jsonl"), key=lambda e: e["episode_index"])
+        }
+
+    @cached_property
+    def _tasks(self) -> dict[int, str]:
+        return {t["task_index"]: t["task"] for t in self._lines("tasks.jsonl")}
+
+    @cached_property
+    def _cameras(self) -> dict[str, str]:
+        found = {k: f for k, f in self._info["features"].items() if f["dtype"] in ("video", "image")}
+        return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
+
+    def _size(self, key: str) -> tuple[int, int]:
+        feature = self._info["features"][key]
+        shape, names = feature["shape"], feature.get("names") or ["height", "width", "channels"]
+        return shape[names.index("height")], shape[names.index("width")]
+
+    def _width(self, key: str) -> int:
+        return int(self._info["features"][key]["shape"][0]) if key in self._info["features"] else 0
+
+    @cached_property
+    def _extras(self) -> list[str]:
+        skip = {"observation.state", "action", "next.reward", "next.success", "next.done", *INDEX_COLUMNS}
+        features = self._info["features"].items()
+        return [
+            k for k, f in features if k not in skip and f["dtype"] in NUMBERS and len(f["shape"]) == 1 and "/" not in k
+        ]
+
+    def layout(self) -> Layout:
+        with reading(self.root / "meta/info.json"):
+            sizes = [self.options.size or self._size(k) for k in self._cameras.values()]
+            features = self._info["features"]
+            return Layout(
+                cameras=tuple(self._cameras),
+                image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+                proprio_names=self._names("observation.state"),
+                action_names=self._names("action"),
+                fps=float(self._info["fps"]),
+                robot_type=self._info.get("robot_type") or "",
+                sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
+                expert=False,
+                rewards="next.reward" in features or "next.success" in features,
+                extras=tuple((k, features[k]["dtype"], features[k]["shape"][0]) for k in self._extras),
+            )
+
+    def _names(self, key: str) -> tuple[str, ...]:
+        names = self._info["features"].get(key, {}).get("names")
+        names = next(iter(names.values()), None) if isinstance(names, dict) else names
+        size = self._width(key)
+        return tuple(map(str, names)) if names and len(names) == size else tuple(f"{key}_{i}" for i in range(size))
+
+    def meaning(self) -> Meaning:
+        path, robot = self.root / MODALITY, self.options.embodiment or self._info.get("robot_type") or ""
+        roles = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
+        whole = {"state": self._width("observation.state"), "action": self._width("action")}
+        parts = {k: (Field(k, 0, n, "other"),) if n else () for k, n in whole.items()}
+        plain = Meaning("LeRobotDataset v2", robot, rate=float(self._info["fps"]), cameras=roles, **parts)
+        if not path.exists():
+            return plain
+        with reading(path):
+            said = from_modality(json.loads(path.read_bytes()))
+            said.check(*whole.values())
+        return replace(plain, source=f"{plain.source}, with modality.json", state=said.state, action=said.action)
+
+    def episodes(self) -> Sequence[str]:
+        return list(self._episodes)
+
+    def _path(self, template: str, name: str, key: str = "") -> Path:
+        number = int(name)
+        with reading(self.root / "meta/info.json"):
+            chunk = number // int(self._info["chunks_size"])
+            told = self._info[template].format(episode_chunk=chunk, episode_index=number, video_key=key)
+        path = inside(self.root, told)
+        if not path.is_file():
+            raise SourceError(f"{path} (episode {name}): it is missing")
+        return path
+
+    def read(self, name: str) -> Recording:
+        path, T = self._path("data_path", name), int(self._episodes[name]["length"])
+        with reading(path, name):
+            table = pq.ParquetFile(path).read(use_threads=False)
+            if table.num_rows != T:
+                raise SourceError(f"it has {table.num_rows} rows instead of {T}")
+            column = lambda k: np.array(table[k].to_pylist()).reshape(T, -1)  # noqa: E731
+            if not np.array_equal(column("frame_index")[:, 0], np.arange(T)):
+                raise SourceError("its frame_index does not count from 0")
+            texts = [self._tasks[int(i)] for i in column("task_index")[:, 0]]
+
+            def vector(key: str) -> np.ndarray:
+                size = self._width(key)
+                return checked(column(key), (T, size), key) if size else np.zeros((T, 0), np.float32)
+
+            named = {k: column(k)[:, 0] for k in ("next.success", "next.reward") if k in table.column_names}
+            starts = [t for t in range(1, T) if texts[t] != texts[t - 1]]
+            return Recording(
+                name=name,
+                text=texts[0],
+                state=vector("observation.state"),
+                action=vector("action"),
+                pictures={c: self._film(name, key, T) for c, key in self._cameras.items()},
+                spans=tuple(
+                    Span(a, b, texts[a]) for a, b in zip(starts, [*starts[1:], T], strict=False) if texts[a] != texts[0]
+                ),
+                success=named["next.success"].astype(bool) if "next.success" in named else None,
+                reward=named.get("next.reward"),
+                extras={k: column(k) for k in self._extras},
+            )
+
+    def _film(self, name: str, key: str, steps: int) -> Pictures:
+        size, fps = self.options.size or self._size(key), float(self._info["fps"])
+
+        def video() -> Iterator[np.ndarray]:
+            film = film_of(self._path("video_path", name, key), name)
+            if film.frames != steps or abs(film.fps / fps - 1) > 0.01 + 1 / steps:
+                raise SourceError(
+                    f"{film.path} (episode {name}): {film.frames} pictures, {film.fps:g} a second, instead of {steps}, {fps:g} a second"
+                )
+            yield from play(film, film.fps, size, episode=name)
+
+        def pictures() -> Iterator[np.ndarray]:
+            path = self._path("data_path", name)
+            with reading(path, name):
+                for cell in pq.ParquetFile(path).read([key], use_threads=False)[key]:
+                    yield _picture(cell.as_py()["bytes"])
+
+        return video if self._info["features"][key]["dtype"] == "video" else pictures
+
+
+def _picture(packed: bytes) -> np.ndarray:
+    """A PNG or JPEG picture, (H, W, 3)."""
+    import av
+
+    with av.open(io.BytesIO(packed)) as container:
+        stream = container.streams.video[0]
+        if stream.height * stream.width * 3 > LIMIT:
+            raise SourceError("a picture claims to be larger than any is; refused")
+        return next(container.decode(stream)).to_ndarray(format="rgb24")
