@@ -65,7 +65,7 @@ def play(
     from av.video.reformatter import VideoReformatter  # one for all pictures: a new one for each is twice as slow
 
     count, reformatter = steps_between(film, fps, start, stop), VideoReformatter()
-    top, left, height, width = _middle(film.size, size)
+    top, left, height, width = middle(film.size, size)
     with reading(film.path, episode), av.open(str(film.path)) as container:
         stream = container.streams.video[0]
         # Without "explode" FFmpeg paints over damaged parts and says nothing.
@@ -96,7 +96,7 @@ def play(
         raise SourceError(f"{film.path}: it ends after {given} of {count} pictures; is it cut off?")
 
 
-def _middle(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int, int, int]:
+def middle(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int, int, int]:
     """The largest middle part (top, left, height, width) of the shape of `want`."""
     (H, W), (h, w) = have, want
     height, width = (H, max(1, round(H * w / h))) if H * w <= W * h else (max(1, round(W * h / w)), W)

@@ -1,0 +1,112 @@
+"""Ego4D: long first-person videos and narrations, which are points in time.
+
+    <source>/**/<video_uid>.mp4          full scale, or the smaller ones that `ego4d --datasets video_540ss` downloads
+    <source>/**/narration.json           {video_uid: {"narration_pass_1": {"narrations": [{"timestamp_sec", "narration_text",
+                                         "annotation_uid"}]}, "narration_pass_2": ...}}
+
+A narration holds until the next one of its pass, at most for so many seconds, and becomes an episode. "#C C opens the drawer" is said of
+the wearer: the marks are taken away. "#O" is said of others, and "#unsure" is no narration.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from wamkit.config import within
+from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
+from wamkit.data.importers.film import FilmOptions, film_of, play, steps_between
+from wamkit.data.meaning import CameraFacts, Meaning
+from wamkit.data.schema import Layout
+
+
+@dataclass(frozen=True)
+class Ego4DOptions(FilmOptions):
+    """Of the importer `ego4d`."""
+
+    fps: float | None = 10.0
+    """Pictures a second; the videos have 30."""
+    longest: float = 4.0
+    """Seconds that a narration holds at most."""
+    of: Literal["wearer", "all"] = "wearer"
+    """Whose deeds: the wearer's, or others' too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        within(self, longest=(0.1, inf))
+
+
+@IMPORTERS.register("ego4d")
+class Ego4D(Importer):
+    """Ego4D: first-person video with narrations."""
+
+    Options = Ego4DOptions
+    options: Ego4DOptions
+
+    @cached_property
+    def _videos(self) -> dict[str, Path]:
+        found = (p for p in sorted(self.root.rglob("*")) if p.suffix.lower() == ".mp4")
+        return {p.stem: inside(self.root, str(p.relative_to(self.root))) for p in found}
+
+    @cached_property
+    def _parts(self) -> dict[str, tuple[str, float, float, str]]:
+        """(video, first second, last second, text) of the narrations, by name."""
+        files = sorted(self.root.rglob("narration.json"))
+        if not files:
+            raise SourceError(f"{self.root}: there is no narration.json in it")
+        parts: dict[str, tuple[str, float, float, str]] = {}
+        with reading(files[0]):
+            said = json.loads(files[0].read_text(encoding="utf-8"))
+            for video in (v for v in sorted(said) if v in self._videos):
+                for number in (1, 2):
+                    rows = said[video].get(f"narration_pass_{number}", {}).get("narrations", [])
+                    parts |= {f"{video}/{number}/{i}": p for i, p in enumerate(self._of(video, rows))}
+        return parts
+
+    def _of(self, video: str, rows: list[dict[str, Any]]) -> list[tuple[str, float, float, str]]:
+        rows = sorted(rows, key=lambda r: float(r["timestamp_sec"]))
+        out = []
+        for row, after in zip(rows, [*rows[1:], {}][: len(rows)], strict=True):
+            start, text = float(row["timestamp_sec"]), row["narration_text"].strip()
+            stop = min(float(after.get("timestamp_sec", inf)), start + self.options.longest)
+            mine = text.upper().startswith("#C")
+            if "#unsure" in text.lower() or not (mine or self.options.of == "all"):
+                continue
+            text = re.sub(r"^(#\w+\s+)+", "", text)
+            text = re.sub(r"^[A-Z]\s+", "", text) if mine else text
+            if text and stop > start:
+                out.append((video, start, stop, text))
+        return out
+
+    def layout(self) -> Layout:
+        if not self._videos:
+            raise SourceError(f"{self.root}: there are no videos (*.mp4) in it")
+        fps = self.options.fps or film_of(next(iter(self._videos.values()))).fps
+        return Layout(("head",), (3, *self.options.size), (), (), fps, "none", expert=False, rewards=False)
+
+    def meaning(self) -> Meaning:
+        return Meaning("Ego4D", "", licence="Ego4D licence", cameras={"head": CameraFacts("ego")})
+
+    def episodes(self) -> Sequence[str]:
+        return list(self._parts)
+
+    def read(self, name: str) -> Recording:
+        video, start, stop, text = self._parts[name]
+        film, fps = film_of(self._videos[video], name), self.layout().fps
+        steps = steps_between(film, fps, start, stop)
+        if not steps:
+            raise SourceError(
+                f"{film.path} (episode {name}): it has {film.seconds:.1f} seconds, the narration is of {start:g}"
+            )
+        none = np.zeros((steps, 0), np.float32)
+        return Recording(
+            name, text, none, none, {"head": lambda: play(film, fps, self.options.size, start, stop, name)}
+        )

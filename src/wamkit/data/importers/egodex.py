@@ -1,0 +1,115 @@
+"""EgoDex: first-person video of hands at work, with the poses of every finger joint (Apple Vision Pro, 30 a second).
+
+    part*/<task>/<i>.hdf5                transforms/{camera, leftHand, rightHand, ...}: float32 (N, 4, 4), in the world's frame
+                                         camera/intrinsic (3, 3); confidences/<joint> (N,), not in all files
+        attrs                            llm_description, llm_description2, which_llm_description, llm_type; older files: description
+    part*/<task>/<i>.mp4                 1920 x 1080, picture i is of pose i
+
+Where `llm_type` is "reversible" and `which_llm_description` is "2", the second description is the right one. By default it is video without
+actions; with `--options.hands` the state is where wrists and finger tips are, seen from the camera, and the action where they are next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
+from wamkit.data.importers.film import FilmOptions, film_of, middle, play
+from wamkit.data.importers.hdf5 import array, opened
+from wamkit.data.meaning import CameraFacts, Field, Meaning
+from wamkit.data.schema import Layout
+
+TIPS = ("ThumbTip", "IndexFingerTip", "MiddleFingerTip", "RingFingerTip", "LittleFingerTip")
+JOINTS = tuple(f"{side}{joint}" for side in ("left", "right") for joint in ("Hand", *TIPS))
+RATE = 30.0
+
+
+@dataclass(frozen=True)
+class EgoDexOptions(FilmOptions):
+    """Of the importer `egodex`."""
+
+    fps: float | None = None
+    """Not to be chosen: poses and pictures belong together, 30 a second."""
+    hands: bool = False
+    """Positions of wrists and finger tips, in metres from the camera, as state and actions."""
+
+
+@IMPORTERS.register("egodex")
+class EgoDex(Importer):
+    """EgoDex: first-person video of hands, with their poses."""
+
+    Options = EgoDexOptions
+    options: EgoDexOptions
+
+    def episodes(self) -> Sequence[str]:
+        found = sorted(self.root.rglob("*.hdf5"), key=lambda p: (str(p.parent), len(p.stem), p.stem))
+        return [str(p.relative_to(self.root).with_suffix("")) for p in found]
+
+    def layout(self) -> Layout:
+        names = tuple(f"{j}_{axis}" for j in JOINTS for axis in "xyz") if self.options.hands else ()
+        return Layout(("head",), (3, *self.options.size), names, names, RATE, "human", expert=False, rewards=False)
+
+    def meaning(self) -> Meaning:
+        names = self.episodes()
+        fields = tuple(Field(j, 3 * i, 3 * i + 3, "hand", frame="camera", unit="m") for i, j in enumerate(JOINTS))
+        fields = fields if self.options.hands else ()
+        camera = CameraFacts("ego", intrinsics=self._intrinsics(names[0]) if names else ())
+        robot = ("human hands", "absolute finger tips") if self.options.hands else ("", "")
+        return Meaning("EgoDex", *robot, RATE, "CC BY-NC-ND", state=fields, action=fields, cameras={"head": camera})
+
+    def _files(self, name: str) -> tuple[Path, Path]:
+        return inside(self.root, f"{name}.hdf5"), inside(self.root, f"{name}.mp4")
+
+    def _intrinsics(self, name: str) -> tuple[float, ...]:
+        """Of the stored pictures: what is cut away moves the centre, what is resized scales all."""
+        poses, video = self._files(name)
+        with opened(poses, name) as file:
+            K = array(file, "camera/intrinsic").astype(float)
+        top, left, height, width = middle(film_of(video, name).size, self.options.size)
+        K[0, 2], K[1, 2] = K[0, 2] - left, K[1, 2] - top
+        K[0], K[1] = K[0] * self.options.size[1] / width, K[1] * self.options.size[0] / height
+        return tuple(np.round(K, 4).ravel().tolist())
+
+    def read(self, name: str) -> Recording:
+        poses, video = self._files(name)
+        film = film_of(video, name)
+        with opened(poses, name) as file:
+            N = len(array(file, "transforms/camera"))
+            if film.frames != N:
+                raise SourceError(f"it has {N} poses, the video {film.frames} pictures")
+            text, T = _text(file.attrs), N - 1 if self.options.hands else N
+            seen = self._hands(file, N) if self.options.hands else np.zeros((N + 1, 0), np.float32)
+        state, action = seen[:T], seen[1 : T + 1]
+        return Recording(name, text, state, action, {"head": self._film(film, name, T)}, task=poses.parent.name)
+
+    def _hands(self, file: Any, N: int) -> np.ndarray:
+        """Positions seen from the camera of their own frame, float32 (N, 36)."""
+        camera = (
+            checked(array(file, "transforms/camera").reshape(N, 16), (N, 16), "camera").reshape(N, 4, 4).astype(float)
+        )
+        out = []
+        for joint in JOINTS:
+            at = checked(array(file, f"transforms/{joint}").reshape(N, 16), (N, 16), joint).reshape(N, 4, 4)[:, :3, 3]
+            out.append(np.einsum("nji,nj->ni", camera[:, :3, :3], at - camera[:, :3, 3]))
+        return np.concatenate(out, 1).astype(np.float32)
+
+    def _film(self, film: Any, name: str, steps: int) -> Pictures:
+        def pictures() -> Iterator[np.ndarray]:
+            yield from islice(play(film, film.fps, self.options.size, episode=name), steps)
+
+        return pictures
+
+
+def _text(attrs: Any) -> str:
+    said = {k: str(v.decode() if isinstance(v, bytes) else v) for k, v in attrs.items()}
+    second = said.get("llm_type") == "reversible" and said.get("which_llm_description") == "2"
+    text = said.get("llm_description2" if second else "llm_description") or said.get("description", "")
+    if not text.strip():
+        raise SourceError("it has no description")
+    return text.strip()
