@@ -12,7 +12,7 @@ action. The annotations are a pickle: only plain containers, numbers, texts and 
 
 from __future__ import annotations
 
-import pickle
+import pickle  # house: only `_Plain` below, which lets plain containers, numbers, texts and arrays through
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
