@@ -65,6 +65,8 @@ class Robot(Protocol):
 
     def observation(self, obs: Observation) -> Observation: ...
 
+    def see(self, pictures: np.ndarray) -> np.ndarray: ...
+
     def encode_action(self, action: np.ndarray, state: np.ndarray) -> np.ndarray: ...
 
     def decode_action(self, unified: np.ndarray, state: np.ndarray) -> np.ndarray: ...
@@ -189,7 +191,7 @@ class Family(nn.Module, ABC):
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         given = rows
         if self.robot is not None:
-            rows, actions = _as_model(self.robot, rows, actions)
+            rows, actions, future = _as_model(self.robot, rows, actions, future)
         batch = query_batch(rows, query, self.spec, actions, future)
         if self.robot is not None:
             batch.action_dim_valid = torch.from_numpy(self.robot.has_action()).repeat(len(rows), 1)
@@ -239,15 +241,16 @@ class Family(nn.Module, ABC):
 
 
 def _as_model(
-    robot: Robot, rows: list[Observation], actions: np.ndarray | None
-) -> tuple[list[Observation], np.ndarray | None]:
-    """A robot's observations, and actions that it may have been given, in the numbers that the model learned from."""
+    robot: Robot, rows: list[Observation], actions: np.ndarray | None, future: np.ndarray | None
+) -> tuple[list[Observation], np.ndarray | None, np.ndarray | None]:
+    """A robot's observations, and actions or futures that it may have been given, as the model learned from them."""
     if actions is not None:
         chunks = np.asarray(actions, np.float32)
         chunks = chunks[None] if chunks.ndim == 2 else chunks
         actions = robot.encode_action(chunks, np.stack([r.proprio for r in rows]))
     see = lambda o: robot.observation(o) if isinstance(o, Observation) else o  # noqa: E731
-    return [dataclasses.replace(see(r), past=tuple(see(p) for p in r.past)) for r in rows], actions
+    rows = [dataclasses.replace(see(r), past=tuple(see(p) for p in r.past)) for r in rows]
+    return rows, actions, None if future is None else robot.see(np.asarray(future))
 
 
 FAR = 1e5

@@ -224,6 +224,8 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
     assert unified.actions.shape == (1, CHUNK, 12)
     forward = hand.sample(obs, "forward", seed=0, actions=out.actions[0])
     assert forward.future.shape == out.future.shape
+    seen = np.random.default_rng(0).integers(0, 256, (2, 1, 3, 32, 32), np.uint8)  # by the hand's one camera
+    assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (1, CHUNK, 7)
     with pytest.raises(WamkitError, match="knows no robot 'hnad' .did you mean 'hand'.*it knows arm, hand, video"):
         load(tmp_path / "whole", robot="hnad")
     with pytest.raises(WamkitError, match="the robot 'hand' has 7 numbers, got .2,."):
