@@ -67,6 +67,8 @@ class Robot(Protocol):
 
     def see(self, pictures: np.ndarray) -> np.ndarray: ...
 
+    def own(self, pictures: np.ndarray) -> np.ndarray: ...
+
     def encode_action(self, action: np.ndarray, state: np.ndarray) -> np.ndarray: ...
 
     def decode_action(self, unified: np.ndarray, state: np.ndarray) -> np.ndarray: ...
@@ -159,7 +161,13 @@ class Family(nn.Module, ABC):
         None for families that imagine no pictures: that have no `self.future` which encodes and decodes them.
         """
         codec: Any = getattr(self, "future", None)
-        return None if codec is None else codec.decode(codec.encode(batch), batch.obs)
+        if codec is None:
+            return None
+        if self.robot is None:
+            return codec.decode(codec.encode(batch), batch.obs)
+        see = lambda x: torch.from_numpy(self.robot.see(x.cpu().numpy())).to(x.device)  # noqa: E731
+        batch = dataclasses.replace(batch, obs=see(batch.obs), future=see(batch.future))
+        return torch.from_numpy(self.robot.own(codec.decode(codec.encode(batch), batch.obs).cpu().numpy()))
 
     @torch.inference_mode()
     def sample(
@@ -204,7 +212,10 @@ class Family(nn.Module, ABC):
         if self.robot is not None and numbers[0] is not None:
             numbers[0] = self.robot.decode_action(numbers[0], np.stack([r.proprio for r in given]))
         memory = () if m is None else tuple(Memory(keys, self) for keys in m)
-        return Sample(query, numbers[0], None if f is None else f.cpu().numpy(), numbers[1], memory)
+        pictures = None if f is None else f.cpu().numpy()
+        if self.robot is not None and pictures is not None:
+            pictures = self.robot.own(pictures)
+        return Sample(query, numbers[0], pictures, numbers[1], memory)
 
     def _memory(self, rows: Sequence[Observation]) -> Tensor | None:
         """The keys of all earlier moments of `rows`, reading those that are not remembered; None if no moment is."""

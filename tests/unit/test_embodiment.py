@@ -160,6 +160,7 @@ def test_what_a_model_is_shown_of_a_robot():
     pictures = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (10, 20)])
     seen = robot.observation(Observation(pictures, source.state[0], "go"))
     assert seen.images[:, 0, 0, 0].tolist() == [20, 0, 10] and seen.proprio.shape == (10,)
+    assert np.array_equal(robot.own(seen.images), pictures)
 
 
 def test_what_nobody_gave_a_meaning_is_refused():

@@ -219,7 +219,7 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
     picture = np.zeros((1, 3, 32, 32), np.uint8)
     obs = Observation(picture, store.numeric()["observation.state"][0], "do hand")
     out = hand.sample(obs, "joint", seed=0)
-    assert out.actions.shape == (1, CHUNK, 7) and out.future.shape == (1, 2, 3, 3, 32, 32)
+    assert out.actions.shape == (1, CHUNK, 7) and out.future.shape == (1, 2, 1, 3, 32, 32)
     unified = load(tmp_path / "whole").sample(dataclasses.replace(hand.robot.observation(obs)), "policy")
     assert unified.actions.shape == (1, CHUNK, 12)
     forward = hand.sample(obs, "forward", seed=0, actions=out.actions[0])

@@ -121,6 +121,15 @@ class Embodiment:
                 out[..., here, :, :, :] = pictures[..., camera, :, :, :]
         return out
 
+    def own(self, pictures: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
+        """The inverse of `see`: the model's views as the robot's cameras; black for those that the model is not shown."""
+        cameras = max(self.views) + 1
+        out = np.zeros((*pictures.shape[:-4], cameras, *pictures.shape[-3:]), np.uint8)
+        for view, camera in enumerate(self.views):
+            if camera >= 0:
+                out[..., camera, :, :, :] = pictures[..., view, :, :, :]
+        return out
+
     def observation(self, obs: Observation) -> Observation:
         """What the robot sees, as the model is shown it: its views, its state in unified numbers.
 
