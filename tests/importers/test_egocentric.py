@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
-from test_video import numbers, write
 
+from films import numbers, write
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.egodex import JOINTS
 from wamkit.data.importing import Import, import_data
@@ -60,8 +60,26 @@ def test_epic_takes_times_and_not_frame_numbers(kitchen):
     )
     assert [m.text for m in store.episodes] == ["open door", "take cup"] and not store.layout.action_names
     assert load_meaning(store.root).cameras["head"].role == "ego"
+    once = (kitchen / "EPIC_100_train.csv").read_text()
+    for row, message in (
+        (once[len(EPIC) :].splitlines()[0], "line 6 has a narration that is there already: P01_01_0"),
+        ("P01_01_7,P01,P01_01,00:00:00.1", "line 6 is cut off: P01_01_7"),
+    ):
+        (kitchen / "EPIC_100_train.csv").write_text(once + row)
+        with pytest.raises(SourceError, match=message):
+            importer("epic", kitchen).episodes()
     (kitchen / "EPIC_100_train.csv").write_text(EPIC)
     with pytest.raises(SourceError, match="no narration in its 2 .*files is of one of its 1 videos"):
+        importer("epic", kitchen).episodes()
+
+
+def test_videos_that_differ_and_doubles(kitchen):
+    write(kitchen / "P02_01.mp4", 20, fps=30)
+    with pytest.raises(SourceError, match=r"P01_01.MP4 has 25 pictures a second, .*P02_01.mp4 has 30"):
+        importer("epic", kitchen, fps=None).layout()
+    assert importer("epic", kitchen, fps=5.0).layout().fps == 5
+    write(kitchen / "P01_01.mp4", 20, fps=25)
+    with pytest.raises(SourceError, match="P01/videos/P01_01.MP4 and P01_01.mp4 are both video P01_01; remove one"):
         importer("epic", kitchen).episodes()
 
 
@@ -80,6 +98,11 @@ def test_ego4d_narrations_hold_until_the_next(tmp_path):
     assert [longer.read(n).text for n in longer.episodes()] == ["opens the drawer", "A man X walks", "takes a cup"]
     assert numbers(longer.read("abc/1/0").pictures["head"]()) == [10, 15, 20]
     assert numbers(longer.read("abc/1/2").pictures["head"]()) == [35, 40, 45], "to the end of the video"
+    for when in (float("nan"), -1.0):
+        row = {"timestamp_sec": when, "narration_text": "#C C waits"}
+        (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_2": {"narrations": [row]}}}))
+        with pytest.raises(SourceError, match=f"narration.json: video abc: '#C C waits' is said at {when} seconds"):
+            importer("ego4d", tmp_path).episodes()
     (tmp_path / "narration.json").write_text("{")
     with pytest.raises(SourceError, match="narration.json"):
         importer("ego4d", tmp_path).episodes()
@@ -117,9 +140,11 @@ def test_egodex_is_video_unless_hands_are_asked_for(hands):
         ("part1/fold_shirt/1", 8, "Unfold the shirt."),
     ]
     assert store.layout.action_names == () and store.layout.fps == 30
-    # 48 x 64 is cut to 48 x 48 around the middle, then made 32 x 32: the centre stays in the centre.
+    # 48 x 64 becomes 32 x 43, of which 32 columns are kept: the centre stays in the centre, to half a pixel.
     np.testing.assert_allclose(
-        np.reshape(load_meaning(store.root).cameras["head"].intrinsics, (3, 3))[:2, 2], [16, 16], atol=1e-3
+        np.reshape(load_meaning(store.root).cameras["head"].intrinsics, (3, 3)),
+        [[736.6 * 43 / 64, 0, 16.5], [0, 736.6 * 32 / 48, 16], [0, 0, 1]],
+        rtol=1e-6,
     )
 
 

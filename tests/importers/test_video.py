@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import av
 import numpy as np
 import pytest
 
+from films import numbers, write
 from wamkit.cli import main
 from wamkit.data.importers import IMPORTERS, SourceError
-from wamkit.data.importers.film import film_of, play, steps_between
+from wamkit.data.importers.film import film_of, play, rows_shown, seen_by, steps_between
 from wamkit.data.importing import Import, import_data
 from wamkit.registry import load_package
 from wamkit.types import Span
 
 load_package("wamkit.data.importers")
-
-
-def write(path, frames: int, fps: int = 30, size=(48, 64), codec="libx264", mark: int = 0) -> None:
-    """A video of another hand: long groups of pictures, B-frames, yuv420p. Picture k is a grey of 20 + 4 k, its left edge black, and
-    a bright square at `mark` tells one video from another."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
-        stream.bit_rate = 4_000_000
-        for k in range(frames):
-            picture = np.full((*size, 3), 20 + 4 * k, np.uint8)
-            picture[:, : size[1] // 8] = 0
-            picture[-8:, -8 - mark : size[1] - mark] = 250 if mark else 20 + 4 * k
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def numbers(pictures) -> list[int]:
-    """Which picture each one is, by its grey in the middle."""
-    return [round((float(p[p.shape[0] // 2, p.shape[1] // 2].mean()) - 20) / 4) for p in pictures]
 
 
 def importer(root, **options):
@@ -54,6 +34,25 @@ def test_each_instant_has_the_picture_that_showed_then(tmp_path, codec):
     assert steps_between(film, 15.0, 1.2, 1.5) == 5 and steps_between(film, 30.0, 1.6, 9.0) == 2
 
 
+@pytest.mark.parametrize("fps", [7.0, 10.0, 12.5, 29.97, 45.0, 60.0])
+@pytest.mark.parametrize("source", [24, 25, 30])
+def test_rows_beside_a_film_are_those_of_its_pictures(tmp_path, fps, source):
+    write(tmp_path / "a.mp4", 50, fps=source)
+    film = film_of(tmp_path / "a.mp4")
+    assert numbers(play(film, fps, (48, 64))) == rows_shown(film, fps).tolist()
+
+
+def test_a_camera_sees_a_point_where_it_is_shown(tmp_path):
+    """A point of the scene falls on the same spot of a picture by the matrix as by cutting and resizing."""
+    write(tmp_path / "a.mp4", 1, size=(90, 170))  # black up to x = 21
+    matrix = np.array([[100, 0, 85], [0, 100, 45], [0, 0, 1]])
+    for size in ((45, 80), (30, 50), (90, 150)):
+        picture = next(play(film_of(tmp_path / "a.mp4"), 30.0, size))
+        x = (np.reshape(seen_by(matrix, (90, 170), size), (3, 3)) @ [(21 - 85) / 100, 0, 1])[0]
+        dark = 1 - picture[size[0] // 2].mean(1) / picture[size[0] // 2, -1].mean()
+        assert dark.sum() == pytest.approx(x, abs=0.3)
+
+
 def test_pictures_are_cut_around_the_middle_then_resized(tmp_path):
     write(tmp_path / "a.mp4", 3, size=(48, 96))
     (wide,) = {p.shape for p in play(film_of(tmp_path / "a.mp4"), 30.0, (32, 32))}
@@ -61,6 +60,14 @@ def test_pictures_are_cut_around_the_middle_then_resized(tmp_path):
     assert wide == (32, 32, 3) and first.min() > 10, "the black edge, an eighth of the width, is cut away"
     whole = next(play(film_of(tmp_path / "a.mp4"), 30.0, (16, 32)))
     assert whole[:, :3].max() < 10 and abs(float(whole[:, 6:].mean()) - 20) < 3
+
+
+def test_resized_pictures_are_as_bright_as_before(tmp_path):
+    """FFmpeg's short cut from yuv to a small rgb24 rounds down, by two grey levels."""
+    write(tmp_path / "a.mp4", 50, size=(96, 128))
+    film = film_of(tmp_path / "a.mp4")
+    means = [[p[10:20, 20:30].mean() for p in play(film, 30.0, size)] for size in ((96, 128), (48, 64), (30, 40))]
+    assert np.abs(np.diff(np.mean(means, 1))).max() < 0.7, "on average over all greys"
 
 
 def test_captions_of_files_and_of_parts(tmp_path):
@@ -108,9 +115,24 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     (tmp_path / "captions.csv").write_text("file,text,start,stop\n../secret.mp4,x,,\n")
     with pytest.raises(SourceError, match="leads out of the data set"):
         importer(tmp_path, fps=5.0).read("a.mp4")
+    (tmp_path / "captions.csv").unlink()
+    (tmp_path / "captions.jsonl").write_text("[1]")
+    with pytest.raises(SourceError, match=r"a row of captions has no file or text: \[1\]"):
+        importer(tmp_path, fps=5.0).read("a.mp4")
+    (tmp_path / "captions.jsonl").unlink()
     (tmp_path / "captions.csv").write_text("file,text,start,stop\na.mp4,x,3,1\n")
     with pytest.raises(SourceError, match="the caption 'x' of a.mp4 is from 3 to 1 seconds"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "empty").mkdir()
     assert main(["import", "video", str(tmp_path / "empty"), "--out", str(tmp_path / "o")]) == 1
     assert "there are no episodes in it" in capsys.readouterr().err
+
+
+def test_a_playlist_called_a_video_is_not_followed(tmp_path):
+    """FFmpeg goes by content: it would play whatever file the list names."""
+    write(tmp_path / "secret.mp4", 4)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\nduration 0.13\n")
+    (tmp_path / "in/secret.mp4").write_bytes((tmp_path / "secret.mp4").read_bytes())
+    with pytest.raises(SourceError, match="a.mp4"):
+        film_of(tmp_path / "in/a.mp4")

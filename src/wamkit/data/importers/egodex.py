@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
-from wamkit.data.importers.film import FilmOptions, film_of, middle, play
+from wamkit.data.importers.film import FilmOptions, film_of, play, seen_by
 from wamkit.data.importers.hdf5 import array, opened
 from wamkit.data.meaning import CameraFacts, Field, Meaning
 from wamkit.data.schema import Layout
@@ -70,11 +70,8 @@ class EgoDex(Importer):
         """Of the stored pictures: what is cut away moves the centre, what is resized scales all."""
         poses, video = self._files(name)
         with opened(poses, name) as file:
-            K = array(file, "camera/intrinsic").astype(float)
-        top, left, height, width = middle(film_of(video, name).size, self.options.size)
-        K[0, 2], K[1, 2] = K[0, 2] - left, K[1, 2] - top
-        K[0], K[1] = K[0] * self.options.size[1] / width, K[1] * self.options.size[0] / height
-        return tuple(np.round(K, 4).ravel().tolist())
+            matrix = checked(array(file, "camera/intrinsic"), (3, 3), "intrinsic")
+        return seen_by(matrix, film_of(video, name).size, self.options.size)
 
     def read(self, name: str) -> Recording:
         poses, video = self._files(name)

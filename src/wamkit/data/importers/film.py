@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,6 +16,10 @@ from wamkit.config import within
 from wamkit.data.importers.base import SourceError, reading
 
 SIDE = 16_384  # pixels; a video that declares more is taken for a decompression bomb
+ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+# FFmpeg looks at the content, not at the name: a playlist called a.mp4 would have it read other files.
+CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
+STILLS = {b"\x89PNG": "png_pipe", b"\xff\xd8\xff": "jpeg_pipe"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,27 @@ class Film:
         return self.frames / self.fps
 
 
+def films_in(root: Path) -> list[str]:
+    """Videos in the folder and those below it, by their names from there."""
+    found = (p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    return sorted(str(p.relative_to(root)) for p in found)
+
+
+def films_by_stem(root: Path) -> dict[str, str]:
+    """The same by their names without folder and ending. Raises SourceError for two of one name."""
+    out: dict[str, str] = {}
+    for name in films_in(root):
+        if (stem := Path(name).stem) in out:
+            raise SourceError(f"{root}: {out[stem]} and {name} are both video {stem}; remove one")
+        out[stem] = name
+    return out
+
+
 def film_of(path: Path, episode: str = "") -> Film:
     """Reads the head of a video. Raises SourceError for what is none."""
     import av
 
-    with reading(path, episode), av.open(str(path)) as container:
+    with reading(path, episode), av.open(str(path), options=CONTAINERS) as container:
         if not container.streams.video:
             raise SourceError(f"{path}: there is no video in it")
         s = container.streams.video[0]
@@ -53,10 +75,16 @@ def steps_between(film: Film, fps: float, start: float = 0.0, stop: float | None
     return max(0, int(np.ceil(round((end - start) * fps, 6))))
 
 
+def rows_shown(film: Film, fps: float) -> np.ndarray:
+    """The number of each picture that `play` gives of a whole film: which rows of what was recorded beside it belong to them."""
+    rows = np.floor(np.arange(steps_between(film, fps)) * film.fps / fps + 0.1 + 1e-6).astype(int)
+    return np.minimum(rows, film.frames - 1)
+
+
 def play(
     film: Film, fps: float, size: tuple[int, int], start: float = 0.0, stop: float | None = None, episode: str = ""
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The pictures that stand at start, start + 1 / fps, ... seconds, cut to the shape of `size` around the middle, then resized by area.
+    """The pictures that stand at start, start + 1 / fps, ... seconds, as `fitted` makes them of `size`.
 
     Each is the last one shown at its instant. One picture is held at a time. Raises SourceError for damage, and where the
     video ends early.
@@ -65,18 +93,13 @@ def play(
     from av.video.reformatter import VideoReformatter  # one for all pictures: a new one for each is twice as slow
 
     count, reformatter = steps_between(film, fps, start, stop), VideoReformatter()
-    top, left, height, width = middle(film.size, size)
-    with reading(film.path, episode), av.open(str(film.path)) as container:
+    with reading(film.path, episode), av.open(str(film.path), options=CONTAINERS) as container:
         stream = container.streams.video[0]
         # Without "explode" FFmpeg paints over damaged parts and says nothing.
         stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
         began = (stream.start_time or 0) * stream.time_base
         if start > 1:
             container.seek(round((Fraction(start).limit_denominator(10**6) + began) / stream.time_base), stream=stream)
-
-        def picture(frame: av.VideoFrame) -> np.ndarray:
-            rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
-            return _resized(rgb[top : top + height, left : left + width], size)
 
         given, before = 0, None
         for frame in container.decode(stream):
@@ -85,31 +108,64 @@ def play(
             # Containers round times, some to milliseconds: a tenth of a picture early is in time.
             while before is not None and given < count and start + given / fps < now - 0.1 / film.fps:
                 given += 1
-                yield picture(before)
+                yield fitted(before, size, reformatter)
             if given >= count:
                 return
             before = frame
         while before is not None and given < count and start + given / fps < film.seconds + 0.5 / film.fps:
             given += 1
-            yield picture(before)
+            yield fitted(before, size, reformatter)
     if given < count:
         raise SourceError(f"{film.path}: it ends after {given} of {count} pictures; is it cut off?")
 
 
-def middle(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The largest middle part (top, left, height, width) of the shape of `want`."""
-    (H, W), (h, w) = have, want
-    height, width = (H, max(1, round(H * w / h))) if H * w <= W * h else (max(1, round(W * h / w)), W)
-    return (H - height) // 2, (W - width) // 2, height, width
+def fitted(frame: Any, size: tuple[int, int], reformatter: Any) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture of PyAV's, resized by area until it covers `size`, of which the middle is kept.
+
+    In this order, as a picture of 1080 rows takes a fifth of the time that it takes when it is cut first.
+    """
+    H, W, top, left = _cover((frame.height, frame.width), size)
+    if (H, W) != (frame.height, frame.width):
+        # Straight to rgb24 FFmpeg rounds down while it resizes, and pictures become two grey levels too dark.
+        frame = reformatter.reformat(frame, height=H, width=W, format="gbrp", interpolation="AREA", threads=1)
+        rgb = frame.to_ndarray()
+    else:
+        rgb = reformatter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+    return np.ascontiguousarray(rgb[top : top + size[0], left : left + size[1]])
 
 
-def _resized(rgb: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _cover(have: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Height and width of the smallest picture of the shape `have` that covers `size`, and where (top, left) its middle begins."""
+    scale = max(size[0] / have[0], size[1] / have[1])
+    H, W = (max(b, round(a * scale)) for a, b in zip(have, size, strict=True))
+    if max(H, W) > SIDE:
+        raise SourceError(f"pictures of {have} cannot be cut to the shape of {size}")
+    return H, W, (H - size[0]) // 2, (W - size[1]) // 2
+
+
+def seen_by(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
+    """A camera's 3x3 matrix for pictures of (H, W) `have` as it is for those that `fitted` makes of them, row by row.
+
+    In pixels from the upper left corner, which is where the first pixel begins.
+    """
+    H, W, top, left = _cover(have, size)
+    change = np.array([[W / have[1], 0, -left], [0, H / have[0], -top], [0, 0, 1]])
+    return tuple(float(x) for x in (change @ np.asarray(matrix, np.float64)).reshape(-1))
+
+
+def still(data: bytes) -> Any:
+    """A PNG or JPEG picture, as PyAV's. Raises SourceError for what is none, or claims to be too large."""
     import av
 
-    if rgb.shape[:2] == size:
-        return np.ascontiguousarray(rgb)
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-    return frame.reformat(width=size[1], height=size[0], format="rgb24", interpolation="AREA").to_ndarray()
+    kind = next((name for magic, name in STILLS.items() if data.startswith(magic)), None)
+    if kind is None:
+        raise SourceError("a picture is neither PNG nor JPEG")
+    with av.open(io.BytesIO(data), format=kind) as container:
+        stream = container.streams.video[0]
+        if max(stream.height, stream.width) > SIDE:
+            raise SourceError(f"a picture claims {stream.height}x{stream.width} pixels; refused")
+        stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
+        return next(container.decode(stream))
 
 
 @dataclass(frozen=True)
@@ -117,7 +173,7 @@ class FilmOptions:
     """What importers of videos share."""
 
     size: tuple[int, int] = (64, 64)
-    """Height and width of the stored pictures: the middle of each is cut to that shape, then resized."""
+    """Height and width of the stored pictures: each is resized until it covers that, and its middle kept."""
     fps: float | None = None
     """Pictures a second; those of the videos, which must then agree, if not given."""
 

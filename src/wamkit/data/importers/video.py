@@ -19,12 +19,10 @@ from typing import Any, Literal
 import numpy as np
 
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.film import Film, FilmOptions, common_rate, film_of, play, steps_between
+from wamkit.data.importers.film import Film, FilmOptions, common_rate, film_of, films_in, play, steps_between
 from wamkit.data.meaning import CameraFacts, Meaning
 from wamkit.data.schema import Layout
 from wamkit.types import Span
-
-ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,7 @@ class Video(Importer):
         )
 
     def episodes(self) -> Sequence[str]:
-        found = (p for p in self.root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-        return sorted(str(p.relative_to(self.root)) for p in found)
+        return films_in(self.root)
 
     def read(self, name: str) -> Recording:
         film, fps = self._film(name), self._rate
@@ -109,7 +106,7 @@ class Video(Importer):
             with reading(lines):
                 rows += [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
         for row in rows:
-            if not isinstance(row.get("file"), str) or not isinstance(row.get("text"), str):
+            if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("file", "text")):
                 raise SourceError(f"{self.root}: a row of captions has no file or text: {row}")
             inside(self.root, row["file"])
         return rows
