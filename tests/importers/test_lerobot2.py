@@ -62,7 +62,56 @@ def test_an_old_folder_says_how_it_is_converted():
 def test_another_size(tmp_path):
     source = importer(size=(32, 32))
     assert source.layout().size("front") == (32, 32)
-    assert {p.shape for p in source.read("000000").pictures["front"]()} == {(32, 32, 3)}
+    for camera in ("front", "wrist"):
+        assert {p.shape for p in source.read("000000").pictures[camera]()} == {(32, 32, 3)}
+
+
+def put(table: pa.Table, name: str, values) -> pa.Table:
+    return table.set_column(table.column_names.index(name), name, pa.array(values))
+
+
+def told(copy, **features) -> None:
+    """Changes features of info.json; None takes one out."""
+    info = json.loads((copy / "meta/info.json").read_text())
+    for key, change in features.items():
+        if change is None:
+            del info["features"][key]
+        else:
+            info["features"].setdefault(key, {}).update(change)
+    (copy / "meta/info.json").write_text(json.dumps(info))
+
+
+def test_pictures_in_tables_that_are_none_are_refused(copy):
+    """FFmpeg goes by content: a playlist in a table would have it read whatever file that names."""
+    key = "observation.images.wrist"
+    table = pq.read_table(copy / TABLE)
+    pictures = table[key].to_pylist()
+    film = copy / VIDEO
+    for content, message in (
+        (f"ffconcat version 1.0\nfile {film}\nduration 0.1\n".encode(), "neither PNG nor JPEG"),
+        (pictures[1]["bytes"][:50], r"\(episode 000001\)"),
+        (None, f"picture 1 of {key} is not in the file, only its name"),
+    ):
+        pictures[1] = {"bytes": content, "path": "x.png"}
+        pq.write_table(put(table, key, pictures), copy / TABLE)
+        with pytest.raises(SourceError, match=message):
+            list(importer(copy).read("000001").pictures["wrist"]())
+
+
+def test_what_the_features_say(copy):
+    front = "observation.images.front"
+    told(copy, **{front: {"shape": [3, 48, 64], "names": None}})
+    assert importer(copy).layout().size("front") == (48, 64), "channels first"
+    told(copy, **{front: {"info": {"video.is_depth_map": True}}, "next.reward": {"dtype": "float32", "shape": [1]}})
+    assert importer(copy).layout().cameras == ("wrist",), "depth is no picture"
+    assert not importer(copy).layout().rewards, "nobody said what succeeded"
+    other = {"effort": {"start": 0, "end": 2, "original_key": "observation.effort"}}
+    (copy / "meta/modality.json").write_text(json.dumps({"state": other, "action": {}}))
+    assert importer(copy).meaning().state == (), "fields of another column count from another start"
+    info = json.loads((copy / "meta/info.json").read_text())
+    (copy / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 4}))
+    with pytest.raises(SourceError, match="episodes.jsonl: it lists 2 episodes, meta/info.json says 4"):
+        importer(copy).episodes()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +123,9 @@ def test_another_size(tmp_path):
             "does not count from 0",
         ),
         (lambda t: t.drop_columns(["action"]), "action"),
+        (lambda t: put(t, "episode_index", [0] * 5), "its episode_index is another episode's"),
+        (lambda t: put(t, "timestamp", np.arange(5) / 5), "its rows are not 10 a second, from step 1 on"),
+        (lambda t: put(t, "task_index", [7] * 5), "task 7 is not in meta/tasks.jsonl"),
     ],
 )
 def test_damaged_tables_are_named(copy, change, message):

@@ -61,10 +61,13 @@ def modality(meaning: Meaning) -> dict[str, Any]:
 
 
 def from_modality(data: Mapping[str, Any]) -> Meaning:
-    """What a modality.json says of fields and cameras; robot and units it does not."""
+    """What a modality.json says of fields and cameras; robot and units it does not.
+
+    Fields of other columns than `observation.state` and `action` are left out: their numbers count from the start of those.
+    """
     turn = {v: k for k, v in _GROOT.items()}
     parts: dict[str, tuple[Field, ...]] = {}
-    for part in ("state", "action"):
+    for part, column in (("state", "observation.state"), ("action", "action")):
         parts[part] = tuple(
             Field(
                 name,
@@ -75,6 +78,7 @@ def from_modality(data: Mapping[str, Any]) -> Meaning:
                 turn.get(entry.get("rotation_type"), ""),
             )
             for name, entry in data.get(part, {}).items()
+            if entry.get("original_key", column) == column
         )
     cameras = {
         (entry or {}).get("original_key", name).removeprefix("observation.images."): CameraFacts()

@@ -7,12 +7,12 @@
     videos/chunk-000/observation.images.<camera>/episode_000000.mp4
 
 `observation.state` and `action` become the state and the actions, other vectors extras; a task_index that changes within an episode
-becomes spans. Which frame belongs to a row follows from its number alone: times drift, counts do not.
+becomes spans. Which frame belongs to a row follows from its number alone: times drift, counts do not; rows whose times are off by half
+a picture are refused. Depth maps, which are videos too, are left out, and so are rewards where there is no next.success.
 """
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from av.video.reformatter import VideoReformatter
 
 from wamkit.config import within
 from wamkit.data.importers.base import (
@@ -35,7 +36,7 @@ from wamkit.data.importers.base import (
     inside,
     reading,
 )
-from wamkit.data.importers.film import film_of, play
+from wamkit.data.importers.film import film_of, fitted, play, still
 from wamkit.data.meaning import MODALITY, CameraFacts, Field, Meaning, from_modality
 from wamkit.data.schema import IMAGES, INDEX_COLUMNS, Layout
 from wamkit.types import Span
@@ -50,7 +51,7 @@ class LeRobot2Options:
     embodiment: str = ""
     """Which robot it is; info.json's robot_type if empty."""
     size: tuple[int, int] | None = None
-    """Height and width that videos are cut and resized to; as they are if not given."""
+    """Height and width of the stored pictures: each is resized until it covers that, and its middle kept; as they are if not given."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -95,13 +96,16 @@ class LeRobot2(Importer):
 
     @cached_property
     def _cameras(self) -> dict[str, str]:
-        found = {k: f for k, f in self._info["features"].items() if f["dtype"] in ("video", "image")}
+        depth = lambda f: any((f.get(k) or {}).get("video.is_depth_map") for k in ("info", "video_info"))  # noqa: E731
+        found = [k for k, f in self._info["features"].items() if f["dtype"] in ("video", "image") and not depth(f)]
         return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
-        feature = self._info["features"][key]
-        shape, names = feature["shape"], feature.get("names") or ["height", "width", "channels"]
-        return shape[names.index("height")], shape[names.index("width")]
+        shape, names = self._info["features"][key]["shape"], self._info["features"][key].get("names")
+        if len(shape) != 3 or 3 not in (shape[0], shape[2]):
+            raise SourceError(f"{key} has the shape {shape} instead of [height, width, 3]")
+        first = shape[2] != 3 or (bool(names) and str(names[0]).startswith("channel"))  # as old data sets have it
+        return tuple(shape[1:] if first else shape[:2])
 
     def _width(self, key: str) -> int:
         return int(self._info["features"][key]["shape"][0]) if key in self._info["features"] else 0
@@ -127,7 +131,7 @@ class LeRobot2(Importer):
                 robot_type=self._info.get("robot_type") or "",
                 sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
                 expert=False,
-                rewards="next.reward" in features or "next.success" in features,
+                rewards="next.success" in features,
                 extras=tuple((k, features[k]["dtype"], features[k]["shape"][0]) for k in self._extras),
             )
 
@@ -151,7 +155,12 @@ class LeRobot2(Importer):
         return replace(plain, source=f"{plain.source}, with modality.json", state=said.state, action=said.action)
 
     def episodes(self) -> Sequence[str]:
-        return list(self._episodes)
+        found, told = list(self._episodes), self._info.get("total_episodes")
+        if told != len(found):
+            raise SourceError(
+                f"{self.root}/meta/episodes.jsonl: it lists {len(found)} episodes, meta/info.json says {told}; is it cut off?"
+            )
+        return found
 
     def _path(self, template: str, name: str, key: str = "") -> Path:
         number = int(name)
@@ -166,13 +175,24 @@ class LeRobot2(Importer):
     def read(self, name: str) -> Recording:
         path, T = self._path("data_path", name), int(self._episodes[name]["length"])
         with reading(path, name):
-            table = pq.ParquetFile(path).read(use_threads=False)
-            if table.num_rows != T:
-                raise SourceError(f"it has {table.num_rows} rows instead of {T}")
+            with pq.ParquetFile(path) as file:
+                numbers = [k for k in file.schema_arrow.names if k not in self._cameras.values()]
+                groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
+                if file.metadata.num_rows != T or sum(g.total_byte_size for g in groups) > LIMIT:
+                    raise SourceError(f"it has {file.metadata.num_rows} rows instead of {T}")
+                table = file.read(numbers, use_threads=False)
             column = lambda k: np.array(table[k].to_pylist()).reshape(T, -1)  # noqa: E731
             if not np.array_equal(column("frame_index")[:, 0], np.arange(T)):
                 raise SourceError("its frame_index does not count from 0")
-            texts = [self._tasks[int(i)] for i in column("task_index")[:, 0]]
+            if (column("episode_index") != int(name)).any():
+                raise SourceError("its episode_index is another episode's")
+            late = np.abs(column("timestamp")[:, 0] * self._info["fps"] - np.arange(T)) > 0.5
+            if late.any():
+                raise SourceError(f"its rows are not {self._info['fps']} a second, from step {int(late.argmax())} on")
+            tasks = column("task_index")[:, 0].tolist()
+            if unknown := set(tasks) - set(self._tasks):
+                raise SourceError(f"task {min(unknown)} is not in meta/tasks.jsonl")
+            texts = [self._tasks[i] for i in tasks]
 
             def vector(key: str) -> np.ndarray:
                 size = self._width(key)
@@ -206,20 +226,15 @@ class LeRobot2(Importer):
             yield from play(film, film.fps, size, episode=name)
 
         def pictures() -> Iterator[np.ndarray]:
-            path = self._path("data_path", name)
-            with reading(path, name):
-                for cell in pq.ParquetFile(path).read([key], use_threads=False)[key]:
-                    yield _picture(cell.as_py()["bytes"])
+            path, have, reformatter = self._path("data_path", name), self._size(key), VideoReformatter()
+            with reading(path, name), pq.ParquetFile(path, buffer_size=2**16) as file:
+                for t, batch in enumerate(file.iter_batches(1, columns=[key], use_threads=False)):
+                    data = batch.column(key)[0].as_py()["bytes"]
+                    if data is None:
+                        raise SourceError(f"picture {t} of {key} is not in the file, only its name")
+                    picture = still(data)
+                    if (picture.height, picture.width) != have:
+                        raise SourceError(f"picture {t} of {key} is {picture.height}x{picture.width} instead of {have}")
+                    yield fitted(picture, size, reformatter)
 
         return video if self._info["features"][key]["dtype"] == "video" else pictures
-
-
-def _picture(packed: bytes) -> np.ndarray:
-    """A PNG or JPEG picture, (H, W, 3)."""
-    import av
-
-    with av.open(io.BytesIO(packed)) as container:
-        stream = container.streams.video[0]
-        if stream.height * stream.width * 3 > LIMIT:
-            raise SourceError("a picture claims to be larger than any is; refused")
-        return next(container.decode(stream)).to_ndarray(format="rgb24")
