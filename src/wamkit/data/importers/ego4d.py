@@ -23,7 +23,7 @@ import numpy as np
 
 from wamkit.config import within
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.film import FilmOptions, film_of, play, steps_between
+from wamkit.data.importers.film import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
 from wamkit.data.meaning import CameraFacts, Meaning
 from wamkit.data.schema import Layout
 
@@ -53,8 +53,7 @@ class Ego4D(Importer):
 
     @cached_property
     def _videos(self) -> dict[str, Path]:
-        found = (p for p in sorted(self.root.rglob("*")) if p.suffix.lower() == ".mp4")
-        return {p.stem: inside(self.root, str(p.relative_to(self.root))) for p in found}
+        return {stem: inside(self.root, name) for stem, name in films_by_stem(self.root).items()}
 
     @cached_property
     def _parts(self) -> dict[str, tuple[str, float, float, str]]:
@@ -72,6 +71,9 @@ class Ego4D(Importer):
         return parts
 
     def _of(self, video: str, rows: list[dict[str, Any]]) -> list[tuple[str, float, float, str]]:
+        for row in rows:
+            if not 0 <= float(row["timestamp_sec"]) < inf:
+                raise SourceError(f"video {video}: '{row['narration_text']}' is said at {row['timestamp_sec']} seconds")
         rows = sorted(rows, key=lambda r: float(r["timestamp_sec"]))
         out = []
         for row, after in zip(rows, [*rows[1:], {}][: len(rows)], strict=True):
@@ -86,11 +88,16 @@ class Ego4D(Importer):
                 out.append((video, start, stop, text))
         return out
 
+    @cached_property
+    def _rate(self) -> float:
+        if self.options.fps:
+            return self.options.fps
+        return common_rate([film_of(self._videos[v]) for v in sorted({v for v, *_ in self._parts.values()})], None)
+
     def layout(self) -> Layout:
         if not self._videos:
             raise SourceError(f"{self.root}: there are no videos (*.mp4) in it")
-        fps = self.options.fps or film_of(next(iter(self._videos.values()))).fps
-        return Layout(("head",), (3, *self.options.size), (), (), fps, "none", expert=False, rewards=False)
+        return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
 
     def meaning(self) -> Meaning:
         return Meaning("Ego4D", "", licence="Ego4D licence", cameras={"head": CameraFacts("ego")})
@@ -100,7 +107,7 @@ class Ego4D(Importer):
 
     def read(self, name: str) -> Recording:
         video, start, stop, text = self._parts[name]
-        film, fps = film_of(self._videos[video], name), self.layout().fps
+        film, fps = film_of(self._videos[video], name), self._rate
         steps = steps_between(film, fps, start, stop)
         if not steps:
             raise SourceError(

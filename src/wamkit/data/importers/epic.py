@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.film import FilmOptions, film_of, play, steps_between
+from wamkit.data.importers.film import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
 from wamkit.data.meaning import CameraFacts, Meaning
 from wamkit.data.schema import Layout
 
@@ -43,8 +43,7 @@ class Epic(Importer):
 
     @cached_property
     def _videos(self) -> dict[str, Path]:
-        found = (p for p in sorted(self.root.rglob("*")) if p.suffix.lower() == ".mp4")
-        return {p.stem: inside(self.root, str(p.relative_to(self.root))) for p in found}
+        return {stem: inside(self.root, name) for stem, name in films_by_stem(self.root).items()}
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, str]]:
@@ -56,16 +55,27 @@ class Epic(Importer):
                 rows = csv.DictReader(file)
                 if not set(COLUMNS) <= set(rows.fieldnames or ()):
                     continue  # EPIC_100_video_info.csv and others
-                parts |= {row["narration_id"]: row for row in rows if row["video_id"] in self._videos}
+                for row in (row for row in rows if row["video_id"] in self._videos):
+                    if None in row.values() or row["narration_id"] in parts:
+                        what = "is cut off" if None in row.values() else "has a narration that is there already"
+                        raise SourceError(f"line {rows.line_num} {what}: {row['narration_id']}")
+                    parts[row["narration_id"]] = row
         if not parts:
             raise SourceError(
                 f"{self.root}: no narration in its {len(tables)} *.csv files is of one of its {len(self._videos)} videos"
             )
         return parts
 
+    @cached_property
+    def _rate(self) -> float:
+        if self.options.fps:
+            return self.options.fps
+        return common_rate(
+            [film_of(self._videos[v]) for v in sorted({p["video_id"] for p in self._parts.values()})], None
+        )
+
     def layout(self) -> Layout:
-        fps = self.options.fps or film_of(next(iter(self._videos.values()))).fps
-        return Layout(("head",), (3, *self.options.size), (), (), fps, "none", expert=False, rewards=False)
+        return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
 
     def meaning(self) -> Meaning:
         return Meaning("EPIC-KITCHENS-100", "", licence="CC BY-NC 4.0", cameras={"head": CameraFacts("ego")})
@@ -74,7 +84,7 @@ class Epic(Importer):
         return list(self._parts)
 
     def read(self, name: str) -> Recording:
-        part, fps = self._parts[name], self.layout().fps
+        part, fps = self._parts[name], self._rate
         film = film_of(self._videos[part["video_id"]], name)
         with reading(film.path, name):
             start, stop = (seconds(part[k]) for k in ("start_timestamp", "stop_timestamp"))
