@@ -233,6 +233,14 @@ def same(a, b):
     return a == b or a != a and b != b
 
 
+def test_a_playlist_in_a_videos_place_is_not_followed(tmp_path):
+    """FFmpeg would read whatever files it names."""
+    (tmp_path / "other.mp4").write_bytes(encode_video(pictures(0, 4), FPS))
+    (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with pytest.raises(StoreError, match="cannot be decoded"):
+        decode_video(tmp_path / "a.mp4", FPS, [0], (SIZE, SIZE))
+
+
 def test_snapshots_come_back_bit_by_bit():
     def attributes(step):
         rng = np.random.default_rng(step)

@@ -32,6 +32,8 @@ from jaxtyping import UInt8
 from wamkit.data.files import StoreError
 
 CODEC, PIXEL_FORMAT, GOP, CRF = "libx264", "yuv444p", 2, 3
+# FFmpeg looks at the content, not at the name: a playlist in an MP4's place would have it read other files.
+CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
 _SEEK_AHEAD = 8  # frames; decoding on is cheaper than a seek up to about here
 
 
@@ -91,7 +93,7 @@ def decode_video(
     Raises StoreError, without naming the source, when it cannot be read or lacks a frame.
     """
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as container:
+        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS) as container:
             if not container.streams.video:
                 raise StoreError("there is no video in it")
             stream = container.streams.video[0]

@@ -14,11 +14,10 @@ from jaxtyping import UInt8
 
 from wamkit.config import within
 from wamkit.data.importers.base import SourceError, reading
+from wamkit.data.video import CONTAINERS
 
 SIDE = 16_384  # pixels; a video that declares more is taken for a decompression bomb
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-# FFmpeg looks at the content, not at the name: a playlist called a.mp4 would have it read other files.
-CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
 STILLS = {b"\x89PNG": "png_pipe", b"\xff\xd8\xff": "jpeg_pipe"}
 
 
