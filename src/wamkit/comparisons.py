@@ -169,10 +169,12 @@ def action_free() -> Comparison:
         entries.append(Entry(f"{name}, 10 labelled", f"metaworld-{name}", options=alone))
         row = f"{name}, 10 labelled + 50 action-free"
         entries.append(Entry(row, f"metaworld-{name}", options=more, against=entries[-1].name))
+        halved = {**more, "episodes.labelled_share": 0.5}
+        entries.append(Entry(f"{row}, half each", f"metaworld-{name}", options=halved, against=entries[-2].name))
     return Comparison(
         "What video without actions is worth",
-        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions. Each family "
-        "is compared with itself.",
+        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in as many samples: "
+        "drawn alike, so that a sixth of them have actions, or half of them. Each family is compared with itself.",
         "",
         tuple(entries),
     )

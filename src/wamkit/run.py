@@ -48,9 +48,16 @@ class EpisodesConfig:
     """Only the first so many demonstrations keep their actions; off-expert episodes are left out."""
     action_free: int = 0
     """Where `labelled` is given: so many further demonstrations are shown as video, without their actions."""
+    labelled_share: float | None = None
+    """Where there are action-free ones: which part of all samples has actions. By default every frame is drawn as often as another,
+    so that many action-free demonstrations leave few samples to learn to act from."""
 
     def __post_init__(self) -> None:
         cfg.within(self, action_free=(0, inf), **({} if self.labelled is None else {"labelled": (1, inf)}))
+        if self.labelled_share is not None:
+            cfg.within(self, labelled_share=(0.01, 0.99))
+            if not self.action_free:
+                raise cfg.ConfigError("labelled_share needs `action_free` demonstrations, which have the other share")
         if self.labelled is None and self.action_free:
             raise cfg.ConfigError("action_free needs `labelled`: how many demonstrations keep their actions")
 

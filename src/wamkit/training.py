@@ -8,7 +8,7 @@ from typing import Any
 
 from wamkit.config import to_dict
 from wamkit.data.dataset import open_frames, spec_of, statistics
-from wamkit.data.mixture import mixture_spec, open_mixture
+from wamkit.data.mixture import divided, mixture_spec, open_mixture
 from wamkit.data.store import Store
 from wamkit.family import Family
 from wamkit.run import EpisodesConfig, RunConfig, build, family_class, run_to_dict
@@ -32,7 +32,9 @@ def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: W
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, points)
     numbers = statistics(frames, spec)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
-    return Trainer(build(run, spec, numbers), frames, run.train, out, config, command, watch).run()
+    share = run.episodes.labelled_share
+    drawn = frames if share is None else divided(frames, share, spec.fps)
+    return Trainer(build(run, spec, numbers), drawn, run.train, out, config, command, watch).run()
 
 
 def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None) -> Family:

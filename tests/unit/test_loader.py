@@ -6,10 +6,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from wamkit.config import ConfigError
 from wamkit.data.dataset import statistics
 from wamkit.data.loader import Frames, Windows
+from wamkit.data.mixture import divided
 from wamkit.run import EpisodesConfig
 from wamkit.types import Spec, WamkitError
 
@@ -58,10 +60,24 @@ def test_statistics_of_actions_know_labelled_episodes_only(frames):
     assert statistics(frames, SPEC)["action"]["mean"] == pytest.approx([frames.action.mean()] * 3)
 
 
+def test_labelled_episodes_can_be_given_a_share_of_the_samples(frames):
+    drawn = divided(frames.labelled(1, 3), 0.5, 10.0).windows(SPEC, seed=0, batch_size=8)
+    batches = [drawn.batch(k) for k in range(30)]
+    counts = np.cumsum([b.has_action.sum().item() for b in batches])
+    assert np.abs(counts - 4 * np.arange(1, 31)).max() <= 1, (
+        "half of all rows at every moment, though one episode in four has actions"
+    )
+    assert all(torch.equal(b.has_action, b.source == 0) for b in batches) and drawn.names == ("labelled", "action_free")
+    rows = np.concatenate([drawn.indices(k) for k in range(30)]) % len(frames)
+    assert set(frames.episode[rows]) == {0, 2, 3, 4}, "and no others"
+
+
 def test_too_many_demonstrations_are_refused(frames):
     with pytest.raises(WamkitError, match="3 labelled and 2 action-free demonstrations were asked for.*there are 4"):
         frames.labelled(3, 2)
     with pytest.raises(ConfigError, match="action_free needs `labelled`"):
         EpisodesConfig(action_free=3)
+    with pytest.raises(ConfigError, match="labelled_share needs `action_free`"):
+        EpisodesConfig(labelled=3, labelled_share=0.5)
     with pytest.raises(WamkitError, match="no frames to train on"):
         Windows(dataclasses.replace(frames, used=np.zeros(5, bool)), SPEC, seed=0, batch_size=2)

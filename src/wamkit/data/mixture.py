@@ -105,6 +105,13 @@ class Mixture:
         return MixedWindows(self, spec, **more)
 
 
+def divided(frames: Frames, share: float, fps: float) -> Mixture:
+    """One data set as two, so that its episodes with actions give `share` of all samples, however many there are without."""
+    used = np.ones(len(frames.has_action), bool) if frames.used is None else frames.used
+    parts = tuple(replace(frames, used=used & chosen) for chosen in (frames.has_action, ~frames.has_action))
+    return Mixture(("labelled", "action_free"), parts, np.array([share, 1 - share]), fps)
+
+
 class MixedWindows:
     """Batches of a mixture; see `Windows`, whose interface this is. Rows of `features` are the data sets' one after the other."""
 
