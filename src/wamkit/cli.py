@@ -28,6 +28,8 @@ class Train:
     """Run folder."""
     recipe: str = "metaworld-unified"
     """Where the options below start from; `wamkit list` shows all recipes."""
+    cache_gb: float = 16.0
+    """Decoded pictures are kept beside the data, at most so many GB; what is beyond is decoded when it is drawn, and is the same."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _train(argv: Sequence[str]) -> None:
         options, args=argv, prog="wamkit train", description=Train.__doc__, config=(tyro.conf.EnumChoicesFromValues,)
     )
     run = dataclasses.replace(run, **{k: getattr(args, k) for k in PARTS})
-    train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]))
+    train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]), cache_gb=args.cache_gb)
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 
 
@@ -114,7 +116,7 @@ def _kw(cls: type) -> type:
     )
 
 
-_TYPES = {"Path": Path, "str": str}
+_TYPES = {"Path": Path, "str": str, "float": float}
 
 
 def _collect(argv: Sequence[str]) -> None:

@@ -36,6 +36,7 @@ from wamkit.types import Batch, WamkitError
 
 # The most memory that features of all windows may take.
 FEATURE_BYTES = 2**30
+_DECODERS = 4  # threads that make batches where videos are decoded for them
 
 
 Watch = Callable[[Family], dict[str, float]]
@@ -165,7 +166,8 @@ class Trainer:
             p.requires_grad_(name.startswith(stage.prefixes))
         active = [p for p in self.model.parameters() if p.requires_grad]
         self.prepare(stage, end - start)
-        prefetch = Prefetcher(self.windows.batch, self.step, end)
+        threads = min(_DECODERS, os.cpu_count() or 1) if self.windows.decodes else 1
+        prefetch = Prefetcher(self.windows.batch, self.step, end, threads=threads)
         try:
             while self.step < end:
                 began, waited, cpu = time.perf_counter(), prefetch.waited_s, time.process_time()

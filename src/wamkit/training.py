@@ -9,6 +9,7 @@ from typing import Any
 from wamkit.config import to_dict
 from wamkit.data.dataset import open_frames, spec_of, statistics
 from wamkit.data.mixture import divided, mixture_spec, open_mixture
+from wamkit.data.reader import CACHE_GB
 from wamkit.data.store import Store
 from wamkit.family import Family
 from wamkit.run import EpisodesConfig, RunConfig, build, family_class, run_to_dict
@@ -16,16 +17,19 @@ from wamkit.train import Trainer, Watch
 from wamkit.types import WamkitError
 
 
-def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: Watch | None = None) -> Family:
+def train_run(
+    run: RunConfig, data: Path, out: Path, command: str = "", watch: Watch | None = None, cache_gb: float = CACHE_GB
+) -> Family:
     """Trains `run` on the store, or the mixture's file, `data` and writes the run folder `out`; continues it if it was begun.
 
     config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
-    that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`).
+    that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`). `cache_gb` bounds what is kept of decoded
+    pictures, and has no influence on what is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     if Path(data).is_file():
-        return _train_mixture(run, Path(data), out, command, watch)
-    frames, store = open_frames(data)
+        return _train_mixture(run, Path(data), out, command, watch, cache_gb)
+    frames, store = open_frames(data, cache_gb=cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     points = family_class(run.family).looks_at_points
@@ -37,7 +41,7 @@ def train_run(run: RunConfig, data: Path, out: Path, command: str = "", watch: W
     return Trainer(build(run, spec, numbers), drawn, run.train, out, config, command, watch).run()
 
 
-def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None) -> Family:
+def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None, cache_gb: float) -> Family:
     """The same for several data sets together; config.json also holds the mixture and its robots."""
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
@@ -46,7 +50,7 @@ def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: W
             f"'{run.family}' looks at scene points, which only data sets of one simulator have; train it on one"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk)
+    mixture, described = open_mixture(path, window.chunk, cache_gb)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     # Each robot's numbers are brought to unit scale on their way into the mixture.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -26,7 +27,7 @@ _TRAILER = 4  # bytes after the pixels: their CRC-32
 
 
 class FrameCache:
-    """All N frames of a store, uint8 (N, V, 3, H, W): `cache[index]` copies those at `index` (int64, any shape).
+    """All N frames of a store, or of its first episodes, uint8 (N, V, 3, H, W): `cache[index]` copies those at `index` (int64, any shape).
 
     `frames` is the array itself, read-only and memory-mapped, for code that wants one.
     """
@@ -35,13 +36,15 @@ class FrameCache:
         self.path, self.frames = path, frames
 
     @classmethod
-    def build_or_open(cls, store: Store, size: tuple[int, int] | None = None) -> FrameCache:
+    def build_or_open(
+        cls, store: Store, size: tuple[int, int] | None = None, episodes: int | None = None
+    ) -> FrameCache:
         """Opens the cache of `store` in `<root>/.cache`, or decodes all videos into it first, showing a bar.
 
-        size: (H, W) to resize to; as recorded by default. The file's name is a checksum of all videos, so that changed
-        recordings get a new one; those of other recordings at this size are removed. It appears whole or not at all,
-        also if two processes build it at once, and a damaged one is built again: opening it reads all of it once, to
-        compare its CRC-32 (0.2 s for 20,000 frames of 64x64).
+        size: (H, W) to resize to; as recorded by default.   episodes: only the first so many.
+        The file's name is a checksum of all videos, so that changed recordings get a new one; those of other recordings at this
+        size are removed. It appears whole or not at all, also if two processes build it at once, and a damaged one is built again:
+        opening it reads all of it once, to compare its CRC-32 (0.2 s for 20,000 frames of 64x64).
         Raises StoreError for a damaged video and for a full disk.
         """
         if not store.frames or not store.cameras:
@@ -49,10 +52,11 @@ class FrameCache:
                 f"{store.root} has no pictures to read; record episodes with cameras first (wamkit collect)"
             )
         height, width = size or store.layout.image_shape[1:]
+        count = len(store) if episodes is None else episodes
         header = {
             "format": _FORMAT,
-            "videos": _checksum(store),
-            "shape": [store.frames, len(store.cameras), 3, height, width],
+            "videos": _checksum(store, count),
+            "shape": [sum(m.length for m in store.episodes[:count]), len(store.cameras), 3, height, width],
         }
         key = hashlib.sha256(json.dumps(header).encode()).hexdigest()[:32]
         path = store.root / ".cache" / f"{key}-{height}x{width}.frames"
@@ -60,7 +64,7 @@ class FrameCache:
             make_folder(path.parent)
             with exclusive(path.parent, wait=True):
                 if not _intact(path, header):  # another process may have built it while this one waited
-                    _build(store, path, header)
+                    _build(store, count, path, header)
         return cls(path, np.memmap(path, np.uint8, "r", _HEADER, tuple(header["shape"])).view(np.ndarray))
 
     def __len__(self) -> int:
@@ -70,11 +74,12 @@ class FrameCache:
         return self.frames[index]
 
 
-def _checksum(store: Store) -> str:
-    """Of the content of every video file and of which of its frames belong to which episode. All of them are read."""
+def _checksum(store: Store, episodes: int) -> str:
+    """Of the content of the video files of the first episodes and of which of their frames belong to which. All of them are read."""
     digests: dict[Path, str] = {}
     total = hashlib.sha256()
-    for meta, (episode, camera, path, start) in ((store.episodes[clip[0]], clip) for clip in store.videos()):
+    clips = itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
+    for meta, (episode, camera, path, start) in ((store.episodes[clip[0]], clip) for clip in clips):
         if path not in digests:
             try:
                 with open(path, "rb") as file:
@@ -105,8 +110,8 @@ def _header_bytes(header: dict[str, Any]) -> bytes:
     return json.dumps(header).encode().ljust(_HEADER)
 
 
-def _build(store: Store, path: Path, header: dict[str, Any]) -> None:
-    """Decodes everything into `path`, by write(): a full disk is then an error, through a map it is a dead process."""
+def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> None:
+    """Decodes the first episodes into `path`, by write(): a full disk is then an error, through a map it is a dead process."""
     size = tuple(header["shape"][-2:])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -117,12 +122,12 @@ def _build(store: Store, path: Path, header: dict[str, Any]) -> None:
         with (
             open(temporary(path), "wb") as file,
             ThreadPoolExecutor(threads) as pool,
-            tqdm(total=store.frames, unit="frame", desc="decoding videos", leave=False) as bar,
+            tqdm(total=header["shape"][0], unit="frame", desc="decoding videos", leave=False) as bar,
         ):
             file.write(_header_bytes(header))
             checksum = 0
-            for first in range(0, len(store), threads):  # a few episodes at a time, so that memory stays bounded
-                for block in pool.map(pictures, range(first, min(first + threads, len(store)))):
+            for first in range(0, episodes, threads):  # a few episodes at a time, so that memory stays bounded
+                for block in pool.map(pictures, range(first, min(first + threads, episodes))):
                     file.write(block.data)
                     checksum = zlib.crc32(block.data, checksum)
                     bar.update(len(block))

@@ -7,17 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.data.cache import FrameCache
 from wamkit.data.importing import require_whole
 from wamkit.data.loader import COLLECT_POINTS, Frames, Windows
+from wamkit.data.reader import CACHE_GB, open_pictures
 from wamkit.data.store import Store, StoreError
 from wamkit.types import Spec
 
 
-def open_frames(root: str | Path, size: tuple[int, int] | None = None) -> tuple[Frames, Store]:
+def open_frames(
+    root: str | Path, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB
+) -> tuple[Frames, Store]:
     """The frames of the store in `root`, pictures memory-mapped from its decoded cache (built at the first call).
 
-    size: (H, W) that pictures are resized to, by area; as recorded by default. Raises StoreError for an import that was cut off.
+    size: (H, W) that pictures are resized to, by area; as recorded by default.   cache_gb: how large that cache may become; what is
+    beyond is decoded when it is drawn (`data.reader`). Raises StoreError for an import that was cut off.
     """
     require_whole(Path(root))
     store = Store.open(root)
@@ -27,7 +30,7 @@ def open_frames(root: str | Path, size: tuple[int, int] | None = None) -> tuple[
     metas = store.episodes
     return (
         Frames(
-            images=FrameCache.build_or_open(store, size).frames,
+            images=open_pictures(store, size, cache_gb),
             proprio=numbers["observation.state"],
             action=numbers["action"],
             action_expert=numbers["action.expert"],

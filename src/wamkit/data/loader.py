@@ -5,13 +5,14 @@ Nothing is remembered between batches, so a run resumes exactly by continuing at
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,11 +25,20 @@ PLAIN = Augment()
 COLLECT_POINTS = "collect them with `wamkit collect --options points={}`"
 
 
+class Pictures(Protocol):
+    """What an array of N pictures, uint8 (N, V, 3, H, W), is to those who draw from it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Any) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Frames:
     """All frames of a data set, episodes one after the other: N rows, E episodes.
 
-    images: uint8 (N, V, 3, H, W), usually memory-mapped.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
+    images: uint8 (N, V, 3, H, W), memory-mapped, or decoded when they are drawn.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
     episode: int64 (N,), which episode a row belongs to.    text: E instructions.
     imitate, has_action: bool (E,).   tracks: scene points of the N rows, or None.
     used: bool (E,), which episodes windows are drawn from; None for all.
@@ -36,7 +46,7 @@ class Frames:
     robot: what makes one space of the numbers of several robots (`data.embodiment`); None where windows are in the robot's own.
     """
 
-    images: np.ndarray
+    images: Pictures
     proprio: np.ndarray
     action: np.ndarray
     action_expert: np.ndarray
@@ -112,6 +122,11 @@ class Windows:
     names: tuple[str, ...] = ()
     """Of the data sets that `Batch.source` numbers; here there is one, which needs none."""
 
+    @property
+    def decodes(self) -> bool:
+        """Whether drawing a batch means decoding videos."""
+        return not isinstance(self.frames.images, np.ndarray)
+
     def __len__(self) -> int:
         """How many windows there are; the rows of `features`."""
         return len(self.frames)
@@ -178,54 +193,30 @@ class Windows:
         )
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """An exception on its way from the background thread to the consumer, who raises it."""
-
-    error: BaseException
-
-
-def _result(make: Callable[[int], Batch], step: int) -> Batch | _Failure:
-    try:
-        return make(step)
-    except BaseException as e:
-        return _Failure(e)
-
-
 class Prefetcher:
-    """Makes batches in a background thread, `depth` ahead; `waited_s` is the time that the consumer spent waiting."""
+    """Makes batches in background threads, `depth` ahead, and gives them in order; `waited_s` is the time that the consumer waited.
 
-    def __init__(self, make: Callable[[int], Batch], first: int, last: int, depth: int = 3):
+    An exception of `make` is raised where its batch would have come.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], first: int, last: int, depth: int = 3, threads: int = 1):
         self.waited_s = 0.0
-        self._queue: queue.Queue[Batch | _Failure] = queue.Queue(depth)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(make, first, last), daemon=True)
-        self._thread.start()
-
-    def _fill(self, make: Callable[[int], Batch], first: int, last: int) -> None:
-        for step in range(first, last):
-            item = _result(make, step)
-            while not self._stop.is_set():
-                try:
-                    self._queue.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if self._stop.is_set() or isinstance(item, _Failure):
-                return
+        self._make, self._steps = make, iter(range(first, last))
+        self._pool = ThreadPoolExecutor(threads)
+        self._ahead = deque(self._pool.submit(make, k) for k in islice(self._steps, max(depth, threads)))
 
     def __iter__(self) -> Iterator[Batch]:
         return self
 
     def __next__(self) -> Batch:
+        if not self._ahead:
+            raise StopIteration
         start = time.perf_counter()
-        item = self._queue.get()
+        batch = self._ahead.popleft().result()
         self.waited_s += time.perf_counter() - start
-        if isinstance(item, _Failure):
-            raise item.error
-        return item
+        self._ahead.extend(self._pool.submit(self._make, k) for k in islice(self._steps, 1))
+        return batch
 
     def close(self) -> None:
-        """Stops the thread; batches made ahead are dropped (they can be made again)."""
-        self._stop.set()
-        self._thread.join()
+        """Stops the threads; batches made ahead are dropped (they can be made again)."""
+        self._pool.shutdown(wait=True, cancel_futures=True)

@@ -8,6 +8,7 @@ phi the golden ratio, whose points never leave a gap (Weyl); within a data set e
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -23,7 +24,8 @@ from wamkit.data.dataset import open_frames
 from wamkit.data.embodiment import Embodiment, Normaliser, Numbers, fit
 from wamkit.data.loader import PLAIN, Frames, Windows
 from wamkit.data.meaning import load_meaning
-from wamkit.data.store import StoreError
+from wamkit.data.reader import CACHE_GB
+from wamkit.data.store import Store, StoreError
 from wamkit.types import Batch, Spec, WamkitError
 
 _PHI = (np.sqrt(5.0) - 1) / 2
@@ -124,7 +126,12 @@ class MixedWindows:
         self._starts = np.cumsum([0, *(len(p) for p in self.parts)])
         self._edges = np.cumsum(mixture.shares)[:-1]
         self._offset = np.random.default_rng((seed, 2)).random()
-        self._counts = [np.zeros(len(self.parts), np.int64)]
+        self._counts, self._counting = [np.zeros(len(self.parts), np.int64)], threading.Lock()
+
+    @property
+    def decodes(self) -> bool:
+        """Whether drawing a batch means decoding videos."""
+        return any(part.decodes for part in self.parts)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -135,10 +142,11 @@ class MixedWindows:
 
     def _before(self, block: int) -> np.ndarray:
         """How many of the draws before the block each data set had, int64 (S,); kept, since it is counted from the start."""
-        while len(self._counts) <= block:
-            drawn = self.sources((len(self._counts) - 1) * _BLOCK + np.arange(_BLOCK))
-            self._counts.append(self._counts[-1] + np.bincount(drawn, minlength=len(self.parts)))
-        return self._counts[block]
+        with self._counting:  # batches are made in several threads
+            while len(self._counts) <= block:
+                drawn = self.sources((len(self._counts) - 1) * _BLOCK + np.arange(_BLOCK))
+                self._counts.append(self._counts[-1] + np.bincount(drawn, minlength=len(self.parts)))
+            return self._counts[block]
 
     def indices(self, step: int) -> np.ndarray:
         """The current frames (int64 (B,)) of batch `step`, numbered through all data sets."""
@@ -194,30 +202,40 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     return tuple(sources)
 
 
-def open_mixture(path: Path, chunk: int) -> tuple[Mixture, MixtureConfig]:
+def open_mixture(path: Path, chunk: int, cache_gb: float = CACHE_GB) -> tuple[Mixture, MixtureConfig]:
     """The mixture that a file describes, its data sets opened. chunk: steps of the action chunks that statistics are of.
+    cache_gb: of decoded pictures, for all data sets together; each gets as much of it as it has of the samples.
 
     Raises ConfigError for a file that is damaged, StoreError naming the data set that cannot be used and why.
     """
     config = cfg.load_json(MixtureConfig, path)
-    frames, numbers, amounts, fps = [], [], [], []
-    for source in config.sources:
-        root = path.parent / source.data
+    roots = [path.parent / source.data for source in config.sources]
+    shares = _shares(config, [Store.open(root) for root in roots])
+    frames, numbers, fps = [], [], []
+    for root, share in zip(roots, shares, strict=True):
         meaning = load_meaning(root)
         if meaning is None:
             raise StoreError(
                 f"{root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
             )
-        f, store = open_frames(root, config.size)
+        f, store = open_frames(root, config.size, cache_gb * share)
         frames.append(f)
         numbers.append(Numbers(meaning, f.proprio, f.action, f.episode, store.cameras))
         fps.append(store.layout.fps)
-        amount = {"sample": 1.0, "episode": len(store), "hour": store.frames / store.layout.fps / 3600}[config.by]
-        amounts.append(source.weight * amount)
     robots = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
     robotic = tuple(replace(f, robot=r) for f, r in zip(frames, robots, strict=True))
-    shares = np.array(amounts) / sum(amounts)
     return Mixture(config.names, robotic, shares, fps[int(np.argmax(shares))]), config
+
+
+def _shares(config: MixtureConfig, stores: Sequence[Store]) -> np.ndarray:
+    """What each data set gives of all samples, (S,)."""
+    amounts = {
+        "sample": [1.0] * len(stores),
+        "episode": [len(s) for s in stores],
+        "hour": [s.frames / s.layout.fps / 3600 for s in stores],
+    }[config.by]
+    weighted = np.array([s.weight for s in config.sources]) * amounts
+    return weighted / weighted.sum()
 
 
 def mixture_spec(

@@ -30,6 +30,7 @@ from wamkit.data import schema
 from wamkit.data.files import StoreError, exclusive, make_folder, temporary, write_atomic
 from wamkit.data.records import (
     RESTORE,
+    Clip,
     EpisodeMeta,
     Row,
     check_episode,
@@ -41,7 +42,7 @@ from wamkit.data.records import (
 )
 from wamkit.data.schema import UNREAD, VECTORS, Layout
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
-from wamkit.data.video import decode_video, encode_video
+from wamkit.data.video import Video, decode_video, encode_video
 from wamkit.types import Episode, Snapshot, Span, Tracks
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
@@ -178,6 +179,29 @@ class Store:
     def pictures(self, episode: int, camera: str, steps: Sequence[int]) -> UInt8[np.ndarray, "n 3 H W"]:
         """Some of the pictures that `decode` gives all of: those of `steps`, ascending; only what is needed is decoded."""
         return self._decode(episode, camera, steps, None)
+
+    def open_video(self, episode: int, camera: str) -> Video:
+        """The open file that holds a clip, for `pictures_of`; other clips may be in it. Raises StoreError as `decode` does."""
+        clip = self._clip(episode, camera)
+        with self._naming(episode, camera):
+            source: Path | bytes = clip.path
+            if clip.sha256 is not None:
+                source = clip.path.read_bytes()
+                if hashlib.sha256(source).hexdigest() != clip.sha256:
+                    raise StoreError("its content has changed since it was recorded")
+            return Video(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
+
+    def pictures_of(
+        self, video: Video, episode: int, camera: str, steps: Sequence[int], size: tuple[int, int] | None = None
+    ) -> UInt8[np.ndarray, "n 3 H W"]:
+        """`pictures` by a video that `open_video` of a clip in the same file opened."""
+        start = self._clip(episode, camera).start
+        with self._naming(episode, camera):
+            return video.frames([start + step for step in steps], size)
+
+    def video_path(self, episode: int, camera: str) -> Path:
+        """The file that holds a clip."""
+        return self._clip(episode, camera).path
 
     def snapshots(self, episode: int) -> tuple[Snapshot, ...]:
         """The simulator's state before each step; raises StoreError if the episode has none or they are damaged."""
@@ -376,22 +400,24 @@ class Store:
 
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
-        row = self._row(episode)
-        if camera not in row.clips:
+        with self.open_video(episode, camera) as video:
+            return self.pictures_of(video, episode, camera, frames, size)
+
+    def _clip(self, episode: int, camera: str) -> Clip:
+        clips = self._row(episode).clips
+        if camera not in clips:
             raise StoreError(f"{self.root} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}")
-        clip = row.clips[camera]
+        return clips[camera]
+
+    @contextlib.contextmanager
+    def _naming(self, episode: int, camera: str) -> Iterator[None]:
+        """Errors on the way say which clip they are of."""
         try:
-            source: Path | bytes = clip.path
-            if clip.sha256 is not None:
-                source = clip.path.read_bytes()
-                if hashlib.sha256(source).hexdigest() != clip.sha256:
-                    raise StoreError("its content has changed since it was recorded")
-            numbers, total = [clip.start + f for f in frames], self._held[clip.path]
-            pictures = decode_video(source, self.layout.fps, numbers, self.layout.size(camera), size, total)
+            yield
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise StoreError(f"{clip.path} (episode {episode}, camera {camera}): {reason}; {RESTORE}") from error
-        return pictures
+            where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
+            raise StoreError(f"{where}: {reason}; {RESTORE}") from error
 
     def _sample(self, camera: str) -> np.ndarray:
         """A fixed random sample of the camera's pictures in the whole store, uint8 (n, 3, H, W)."""

@@ -19,8 +19,9 @@ thread the same frames always give the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -85,55 +86,93 @@ def decode_video(
     size: tuple[int, int] | None = None,
     total: int | None = None,
 ) -> UInt8[np.ndarray, "N 3 H W"]:
-    """Decodes the frames `numbers` of a video, ascending; frame k is the one within half a frame of k / fps seconds.
+    """Decodes the frames `numbers` of a video, ascending; see `Video`, which decodes more than once."""
+    with Video(source, fps, shape, total) as video:
+        return video.frames(numbers, size)
 
-    source: an MP4 file, or its bytes.   shape: (H, W) that its pictures must have.   size: (H, W) to resize them to, by
-    area.   total: how many frames it must have, if known.
-    Returns uint8 RGB. Only what is needed is decoded: distant frames are reached by the keyframe before them.
-    Raises StoreError, without naming the source, when it cannot be read or lacks a frame.
+
+class Video:
+    """An open video, of which any frames can be had: frame k is the one within half a frame of k / fps seconds.
+
+    source: an MP4 file, or its bytes.   shape: (H, W) that its pictures must have.   total: how many frames it must have, if known.
+    Raises StoreError, without naming the source, when it cannot be read. One thread at a time; after an error it is of no more use.
     """
+
+    def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
+        self._fps, self._shape = Fraction(fps).limit_denominator(100_000), shape
+        self._reformatter = VideoReformatter()  # one for all frames: a new one for each is twice as slow
+        with _readable():
+            self._container = av.open(
+                io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS
+            )
+        try:
+            self._stream = self._checked(fps, total)
+        except BaseException:
+            self.close()
+            raise
+        self._at, self._pictures = -1, self._container.decode(self._stream)
+
+    def _checked(self, fps: float, total: int | None) -> av.VideoStream:
+        if not self._container.streams.video:
+            raise StoreError("there is no video in it")
+        stream, shape = self._container.streams.video[0], self._shape
+        if (stream.height, stream.width) != shape:
+            raise StoreError(f"its pictures are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
+        if total is not None and stream.frames not in (0, total):
+            raise StoreError(f"it has {stream.frames} frames instead of {total}")
+        rate = float(stream.average_rate or fps)  # frames by duration: off by up to one frame
+        if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
+            raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
+        # Without "explode" FFmpeg paints over damaged parts and says nothing.
+        stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
+        return stream
+
+    def frames(self, numbers: Sequence[int], size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "N 3 H W"]:
+        """The frames `numbers`, ascending, as uint8 RGB, resized by area to `size` (H, W) if given.
+
+        Only what is needed is decoded: distant frames are reached by the keyframe before them. Raises StoreError for a frame that is
+        missing or damaged.
+        """
+        height, width = size or self._shape
+        out = np.empty((len(numbers), 3, height, width), np.uint8)
+        with _readable():
+            for row, number in enumerate(numbers):
+                frame = self._find(number)
+                resize = {}
+                if (frame.height, frame.width) != (height, width):
+                    resize = {"height": height, "width": width, "interpolation": "AREA"}
+                frame = self._reformatter.reformat(frame, format="rgb24", threads=1, **resize)
+                out[row] = frame.to_ndarray().transpose(2, 0, 1)
+        return out
+
+    def _find(self, number: int) -> av.VideoFrame:
+        if not 0 < number - self._at <= _SEEK_AHEAD:
+            self._container.seek(
+                round((number - Fraction(1, 2)) / self._fps / self._stream.time_base), stream=self._stream
+            )
+            self._pictures = self._container.decode(self._stream)
+        for frame in self._pictures:
+            self._at = round(frame.pts * self._stream.time_base * self._fps)
+            if self._at >= number:
+                break
+        if self._at != number:
+            raise StoreError(f"frame {number} is missing")
+        return frame
+
+    def close(self) -> None:
+        """Lets go of the file and of the decoder."""
+        self._container.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _readable() -> Iterator[None]:
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS) as container:
-            if not container.streams.video:
-                raise StoreError("there is no video in it")
-            stream = container.streams.video[0]
-            if (stream.height, stream.width) != shape:
-                raise StoreError(f"its pictures are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
-            if total is not None and stream.frames not in (0, total):
-                raise StoreError(f"it has {stream.frames} frames instead of {total}")
-            rate = float(stream.average_rate or fps)  # frames by duration: off by up to one frame
-            if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
-                raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
-            # Without "explode" FFmpeg paints over damaged parts and says nothing.
-            stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
-            return _decode(container, stream, Fraction(fps).limit_denominator(100_000), numbers, size or shape)
+        yield
     except (av.FFmpegError, EOFError) as error:
         raise StoreError(f"it cannot be decoded ({error})") from error
-
-
-def _decode(
-    container: av.container.InputContainer,
-    stream: av.VideoStream,
-    fps: Fraction,
-    numbers: Sequence[int],
-    size: tuple[int, int],
-) -> UInt8[np.ndarray, "N 3 H W"]:
-    reformatter = VideoReformatter()  # one for all frames: a new one for each is twice as slow
-    out = np.empty((len(numbers), 3, *size), np.uint8)
-    at, pictures = -1, container.decode(stream)
-    for row, number in enumerate(numbers):
-        if number - at > _SEEK_AHEAD:
-            container.seek(round((number - Fraction(1, 2)) / fps / stream.time_base), stream=stream)
-            pictures = container.decode(stream)
-        for frame in pictures:
-            at = round(frame.pts * stream.time_base * fps)
-            if at >= number:
-                break
-        if at != number:
-            raise StoreError(f"frame {number} is missing")
-        resize = {}
-        if (frame.height, frame.width) != size:
-            resize = {"height": size[0], "width": size[1], "interpolation": "AREA"}
-        frame = reformatter.reformat(frame, format="rgb24", threads=1, **resize)
-        out[row] = frame.to_ndarray().transpose(2, 0, 1)
-    return out
