@@ -1,0 +1,31 @@
+"""lerobot's side of benchmarks/loading.py: frames per CPU-second of shuffled windows. Runs in an environment that has lerobot.
+
+python with_lerobot.py ROOT ROUNDS
+"""
+
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/interop/stand_in"))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from lerobot.datasets.lerobot_dataset import LeRobotDataset  # noqa: E402
+
+WINDOW, WINDOWS = 8, 64
+torch.set_num_threads(1)
+root, rounds = Path(sys.argv[1]), int(sys.argv[2])
+offsets = {"observation.images.scene": [t / 10 for t in range(WINDOW)]}
+data = LeRobotDataset("local/data", root=root, video_backend="pyav", delta_timestamps=offsets)
+rates = []
+for i in range(rounds + 1):
+    starts = np.random.default_rng(i).integers(0, len(data), WINDOWS)
+    began = time.process_time()
+    for start in starts.tolist():
+        assert data[start]["observation.images.scene"].shape[0] == WINDOW
+    rates.append(WINDOW * WINDOWS / (time.process_time() - began))
+print(statistics.median(rates[1:]))
