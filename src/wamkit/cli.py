@@ -50,6 +50,14 @@ class Eval:
     """Held-out recordings a task (one more off-expert each) on which imagination is scored."""
     processes: int = 2
     """Worker processes."""
+    env: str = ""
+    """Environment to evaluate in, if not the one that the data came from: for imported data, or one of a mixture's robots."""
+    tasks: tuple[str, ...] = ()
+    """With `env`: its tasks; all if not given."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """With `env`: fields of the environment's configuration, KEY=VALUE, as `wamkit collect` is given them."""
+    robot: str = ""
+    """With `env`: of a model that a mixture trained, the data set whose robot acts."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +82,13 @@ def _parse(options: Any, command: str, argv: Sequence[str]) -> Any:
     """The dataclass `options` from the command line: fields without a default by their place, all others by name."""
     import tyro
 
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(_key_values)
     return tyro.cli(
         options,
         args=argv,
         prog=f"wamkit {command}",
+        registry=registry,
         config=(tyro.conf.PositionalRequiredArgs, tyro.conf.EnumChoicesFromValues),
     )
 
@@ -243,7 +254,11 @@ def _key_values(info: Any) -> Any:
 
 def _eval(argv: Sequence[str]) -> None:
     args = _parse(Eval, "eval", argv)
-    from wamkit.evaluate import evaluate
+    from wamkit.evaluate import World, evaluate
+    from wamkit.types import WamkitError
+
+    if not args.env and (args.tasks or args.options or args.robot):
+        raise WamkitError("--tasks, --options and --robot say more of an environment: name it, --env NAME")
 
     evaluate(
         args.run,
@@ -253,6 +268,7 @@ def _eval(argv: Sequence[str]) -> None:
         query=args.query,
         held_out=args.held_out,
         processes=args.processes,
+        world=World(args.env, args.tasks, args.options, args.robot) if args.env else None,
     )
 
 

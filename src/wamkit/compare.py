@@ -12,7 +12,7 @@ import json
 import math
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from wamkit.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.data.dataset import open_frames
 from wamkit.data.files import StoreError, exclusive, make_folder
 from wamkit.data.loader import Frames, Windows
+from wamkit.data.mixture import MixtureConfig
 from wamkit.data.store import Store
 from wamkit.eval.closed_loop import Protocol, closed_loop
 from wamkit.eval.imagination import action_error, observations, window_starts
@@ -136,7 +137,8 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
 
 def _job(entry: Entry, seed: int, world: Mapping[str, Any], args: Compare) -> _Job:
     run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
-    key = _hash({**world, "seeds": None}, args.episodes, args.held_out)
+    sources = [cfg.to_dict(s) for s in entry.sources]
+    key = _hash({**world, "seeds": None}, args.episodes, args.held_out, *([sources] if sources else []))
     stem = f"{entry.slug}-{seed}"
     folder = args.work / f"{stem}-{_hash(key, config_to_dict(run))}"
     return _Job(entry, seed, run, key, args.out / "jobs" / f"{stem}.json", folder)
@@ -180,11 +182,12 @@ def _was(result: Result) -> RunConfig | None:
 
 def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
     recordings = args.work / "recordings"
-    watch = None
-    if Query.POLICY in family_class(job.run.family).queries:
+    data, watch = _mixed(job, args) if job.entry.sources else args.data, None
+    # What a mixture trains has no robot while it trains, so there is nothing to watch but its losses.
+    if Query.POLICY in family_class(job.run.family).queries and not job.entry.sources:
         config = {"source": source(Store.open(args.data))}
         watch = partial(_held_out_error, held_out_frames(job.folder, config, args.held_out, args.processes, recordings))
-    train_run(job.run, args.data, job.folder, watch=watch)
+    train_run(job.run, data, job.folder, watch=watch)
     options = {"episodes": args.episodes, "held_out": args.held_out, "processes": args.processes}
     summary = evaluate(job.folder, **options, recordings=recordings, report=False)
     model, saved = load(job.folder), load_checkpoint(job.folder)
@@ -210,6 +213,16 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
             made_by=made_by(),
         )
     )
+
+
+def _mixed(job: _Job, args: Compare) -> Path:
+    """The file of a mixture of the row's sources, which lie beside the data set: pictures of its size, one view of whatever there is."""
+    size = Store.open(args.data).layout.image_shape[1:]
+    sources = tuple(replace(s, data=str((args.data.parent / s.data).resolve())) for s in job.entry.sources)
+    path = args.work / "mixtures" / f"{job.folder.name}.json"
+    make_folder(path.parent)
+    cfg.save_json(path, MixtureConfig(sources, size=size, views=("scene+ego+wrist",)))
+    return path
 
 
 def trunk_size(model: Family) -> int:

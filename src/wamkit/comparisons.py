@@ -7,9 +7,11 @@ same held-out reset states. Training seeds are fixed here, before anything is ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from wamkit.data.mixture import SourceConfig
 from wamkit.nn.streams import Program
 from wamkit.registry import Registry
 
@@ -19,6 +21,7 @@ class Entry:
     """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
 
     against: the row that it is compared with, pairwise, if not the comparison's reference.
+    sources: what is learned from, if not all of the data set alone: data sets beside it (folders named as they are there), mixed.
     """
 
     name: str
@@ -26,12 +29,18 @@ class Entry:
     seeds: tuple[int, ...] = (0, 1)
     options: Mapping[str, Any] = field(default_factory=dict)
     against: str = ""
+    sources: tuple[SourceConfig, ...] = ()
 
     @property
     def slug(self) -> str:
         """What is trained, as a file name: the same in every comparison."""
         options = "".join(f"-{k.split('.')[-1]}-{v}" for k, v in self.options.items())
-        return self.recipe.removeprefix("metaworld-") + options
+        return self.recipe.removeprefix("metaworld-") + options + "".join(f"-{_word(s)}" for s in self.sources)
+
+
+def _word(source: SourceConfig) -> str:
+    episodes = "_{}_{}".format(*source.demonstrations) if source.demonstrations else ""
+    return f"{Path(source.data).name}{episodes}{'' if source.actions else '_video'}"
 
 
 @dataclass(frozen=True)
@@ -155,6 +164,47 @@ def history() -> Comparison:
         ),
     )
 
+
+@COMPARISONS.register("video-sources")
+def video_sources() -> Comparison:
+    """Few labelled demonstrations, and video without actions of other seeds, other tasks, other sources."""
+
+    def entry(name: str, *video: SourceConfig) -> Entry:
+        options = {"train.batch_size": 32} if video else {}
+        weights = tuple(replace(v, weight=1 / len(video), actions=False) for v in video)
+        few = SourceConfig(DATA, demonstrations=(0, LABELLED))
+        return Entry(name, "metaworld-unified", THREE, options, sources=(few, *weights))
+
+    seeds = SourceConfig(DATA, demonstrations=(LABELLED, LABELLED + 50))
+    tasks, hand, other, head = (SourceConfig(n) for n in ("others", "hand", "reacher", "ego"))
+    more = Entry(
+        f"{LABELLED + 50} labelled",
+        "metaworld-unified",
+        THREE,
+        sources=(replace(seeds, demonstrations=(0, LABELLED + 50)),),
+    )
+    return Comparison(
+        "Does video without actions help, and which?",
+        f"{LABELLED} labelled demonstrations of four tasks alone, and with video, of whose actions nothing is known: 50 further "
+        "demonstrations of the same tasks, 80 of eight other tasks, or the three other sources (a wrist camera carried by hand, another "
+        "robot, a moving head). All rows see the same number of labelled samples; those with video as many of it again, in batches "
+        "twice as large.",
+        f"{LABELLED} labelled",
+        (
+            entry(f"{LABELLED} labelled"),
+            entry("+ video of other seeds", seeds),
+            entry("+ video of other tasks", tasks),
+            entry("+ video of other sources", hand, other, head),
+            more,
+        ),
+    )
+
+
+LABELLED = 8
+"""Demonstrations that keep their actions, two a task."""
+
+DATA = "points"
+"""The data set of this repository's comparisons."""
 
 VIDEO_USERS = ("unified", *(name for name in LEAVES if name != "world_model"))
 """Families that learn from video without actions."""

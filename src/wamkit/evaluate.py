@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +15,11 @@ import numpy as np
 
 from wamkit.checkpoint import load_checkpoint
 from wamkit.collect import CollectConfig, collect
-from wamkit.config import atomic_write, within
+from wamkit.config import atomic_write, nearest, within
 from wamkit.data.dataset import open_frames
 from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames, Windows
+from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, write_records
 from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
@@ -48,6 +49,28 @@ SOLVES = "Does it solve the tasks?"
 """Title of the table of success."""
 
 PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
+
+
+@dataclass(frozen=True)
+class World:
+    """An environment to evaluate in that is not the one that the data came from, or one of several.
+
+    tasks: all of the environment's if empty.   options: fields of its Config, as `wamkit collect` is given them.
+    robot: of a model that a mixture trained, the data set whose robot acts.
+    """
+
+    env: str
+    tasks: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    robot: str = ""
+
+    def source(self, trained: Mapping[str, Any]) -> dict[str, Any]:
+        """As `wamkit.training.source` describes the data's own world. Raises WamkitError for unknown names."""
+        known = ENVIRONMENTS.get(self.env).tasks()
+        if unknown := set(self.tasks) - set(known):
+            name = min(unknown)
+            raise WamkitError(f"{self.env} has no task '{name}'{nearest(name, known)}; it has {', '.join(known)}")
+        return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": dict(self.options)}
 
 
 def held_out_frames(
@@ -92,20 +115,28 @@ def evaluate(
     processes: int = 2,
     recordings: Path | None = None,
     report: bool = True,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
-    A model that gives no actions is not played in closed loop.
+    A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
+    from; what is written goes to run/eval/<its name> then.
 
     recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
     the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
     any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
     within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(1, inf), processes=(1, inf))
-    model, saved = load(run), load_checkpoint(run)
-    source = saved.config["source"]
+    robot, out = (world.robot, run / "eval" / world.env) if world else ("", run / "eval")
+    model, saved = load(run, robot=robot or None), load_checkpoint(run)
+    if model.robot is None and (robots := saved.config.get("robots")):
+        raise WamkitError(
+            f"{run} knows several robots; say where and which one acts: --env NAME --robot {'|'.join(robots)}"
+        )
+    source = world.source(saved.config["source"]) if world else saved.config["source"]
+    options = tuple(source["options"].items())
     protocol = Protocol(
-        source["env"], tuple(source["tasks"]), tuple(source["options"].items()), episodes, replan_every, query, steps
+        source["env"], tuple(source["tasks"]), options, episodes, replan_every, query, steps, robot=robot
     )
     acts = any(q in model.queries for q in (Query.POLICY, Query.JOINT))
     if acts:
@@ -113,10 +144,10 @@ def evaluate(
     history = _history(run)
     if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = held_out_frames(run, saved.config, held_out, processes, recordings)
+    frames = held_out_frames(run, {"source": source}, held_out, processes, recordings or out)
     records = closed_loop(run, protocol, processes=processes) if acts else []
     if acts:
-        write_records(records, run / "eval" / "episodes.parquet")
+        write_records(records, out / "episodes.parquet")
     result = imagine(model, frames, steps=steps)
     tables = [success_table(records)] if acts else []
     tables += [fidelity_table(model, result), coupling_table(result)]
@@ -128,12 +159,12 @@ def evaluate(
         "training_seconds": saved.extra.get("elapsed_s"),
         "rows": [_json_row(t.title, r) for t in tables for r in t.rows],
     }
-    make_folder(run / "eval")
-    atomic_write(run / "eval" / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    make_folder(out)
+    atomic_write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
-        page = _report(run, model, saved, history, protocol, records, frames, tables, processes)
-        print(f"report: {write_report(page, run / 'eval' / 'report.html')}")
+        page = _report(run, model, saved, source, history, protocol, records, frames, tables, processes)
+        print(f"report: {write_report(page, out / 'report.html')}")
     return summary
 
 
@@ -358,6 +389,7 @@ def _report(
     run: Path,
     model: Family,
     saved: Any,
+    source: Mapping[str, Any],
     history: tuple[list[dict[str, Any]], str | None],
     protocol: Protocol,
     records: Sequence[Record],
@@ -377,7 +409,7 @@ def _report(
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     played = clips(run, protocol, records, processes=processes) if records else []
     imagined, stills = _imagined(model, frames)
-    source, minutes = saved.config["source"], saved.extra["elapsed_s"] / 60
+    minutes = saved.extra["elapsed_s"] / 60
     return Report(
         title=f"{model.name}: {run.name}",
         subtitle=f"{source['episodes']} recorded episodes of {len(source['tasks'])} tasks, {saved.step} training steps in {minutes:.1f} minutes",

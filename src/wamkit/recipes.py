@@ -44,6 +44,13 @@ def metaworld_unified_chunk_causal() -> RunConfig:
     return RunConfig("unified", _model("unified", chunk_causal=True), HISTORY, FUTURE_2)
 
 
+@RECIPES.register("unified-mixture")
+def unified_mixture() -> RunConfig:
+    """One model for several robots and for video without actions: what `wamkit mix` writes. Steps for four data sets."""
+    train = dataclasses.replace(FUTURE_2, steps=5000, batch_size=24)
+    return RunConfig("unified", _model("unified"), WindowConfig(), train)
+
+
 @RECIPES.register("metaworld-bc")
 def metaworld_bc() -> RunConfig:
     """The control: behaviour cloning with the same trunk, head, data and budget, and no imagination."""

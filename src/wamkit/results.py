@@ -63,12 +63,15 @@ def write_page(
     ]
     if played:
         atomic_write(media / "success.svg", success_svg(played).encode())
-        atomic_write(media / "curves.svg", curves_svg(played).encode())
         parts += [
             f"![success]({media.name}/success.svg)",
             "## Does it solve the tasks?",
             _success(played),
             *_paired(comparison, played),
+        ]
+    if watched := {name: own for name, own in played.items() if own[0].curve["step"]}:
+        atomic_write(media / "curves.svg", curves_svg(watched).encode())
+        parts += [
             f"![learning curves]({media.name}/curves.svg)",
             "Error of the policy's actions on held-out demonstrations during training, one line a seed; grey, in every panel: the first row.",
         ]
@@ -254,7 +257,6 @@ def curves_svg(rows: Mapping[str, Sequence[Result]], columns: int = 4) -> str:
     """Held-out action error over training steps, a panel a row of the comparison, logarithmic and on one scale."""
     w, h, error = 190, 120, "held_out_action_error"
     curves = {n: [(r.curve["step"], r.curve[error]) for r in own if r.curve["step"]] for n, own in rows.items()}
-    curves = {n: c for n, c in curves.items() if c}
     values = np.concatenate([v for c in curves.values() for _, v in c])
     low, high = math.log(values.min()), math.log(values.max()) + 1e-9
     last = max(s[-1] for c in curves.values() for s, _ in c)

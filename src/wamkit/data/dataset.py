@@ -15,17 +15,17 @@ from wamkit.types import Spec
 
 
 def open_frames(
-    root: str | Path, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB
+    data: str | Path | Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB
 ) -> tuple[Frames, Store]:
-    """The frames of the store in `root`, pictures memory-mapped from its decoded cache (built at the first call).
+    """The frames of a store, or of the one in the folder `data`, pictures memory-mapped from its decoded cache (built at the first call).
 
     size: (H, W) that pictures are resized to, by area; as recorded by default.   cache_gb: how large that cache may become; what is
     beyond is decoded when it is drawn (`data.reader`). Raises StoreError for an import that was cut off.
     """
-    require_whole(Path(root))
-    store = Store.open(root)
+    store = data if isinstance(data, Store) else Store.open(data)
+    require_whole(store.root)
     if not len(store):
-        raise StoreError(f"{root} holds no episodes: collect some with `wamkit collect --out {root} ...`")
+        raise StoreError(f"{store.root} holds no episodes: collect some with `wamkit collect --out {store.root} ...`")
     numbers = store.numeric()
     metas = store.episodes
     return (

@@ -202,7 +202,7 @@ def _normalised(x: np.ndarray, part: Part) -> np.ndarray:
 class Numbers:
     """What is known of one source: its meaning, its numbers, and which actions belong to one chunk.
 
-    state: (N, s).   action: (N, a).   episode: int64 (N,).   cameras: in the order of its pictures.
+    state: (N, s).   action: (N, a), a = 0 for a robot shown as video.   episode: int64 (N,).   cameras: in the order of its pictures.
     """
 
     meaning: Meaning
@@ -222,7 +222,8 @@ def fit(
 ) -> tuple[Embodiment, ...]:
     """Embodiments of the sources, one each; sources of one (embodiment, control mode) share their statistics.
 
-    views: roles ("scene", "wrist", "ego") in the order of the model's views; of several cameras of one role the first is taken.
+    views: roles ("scene", "wrist", "ego") in the order of the model's views, "scene+ego" for whichever there is; of several cameras of
+    one role the first is taken.
     relative: whether absolute end-effector poses become relative to where the robot was when the chunk began.
     normalisers: by a field's name or kind, before NORMALISERS.
     Raises WamkitError for numbers whose meaning nobody gave, and for robots without a camera among `views`.
@@ -240,7 +241,8 @@ def fit(
     for key, group in groups.items():
         plain = Embodiment(key[0], key[1], (), *parts[key], sizes["state"], sizes["action"])
         state = np.concatenate([plain.encode_state(s.state) for s in group])
-        action = np.concatenate([_chunks(plain, s, chunk) for s in group])
+        labelled = [s for s in group if s.action.shape[1]]
+        action = np.concatenate([np.zeros((0, sizes["action"])), *(_chunks(plain, s, chunk) for s in labelled)])
         out[key] = replace(
             plain,
             state=tuple(_scaled(p, state[:, p.here], normalisers) for p in plain.state),
@@ -252,7 +254,7 @@ def fit(
 def _require_meaning(source: Numbers) -> None:
     m = source.meaning
     for name, fields, size in (("state", m.state, source.state.shape[1]), ("action", m.action, source.action.shape[1])):
-        if (said := sum(f.stop - f.start for f in fields)) != size:
+        if (said := sum(f.stop - f.start for f in fields)) != size and not (name == "action" and size == 0):
             raise WamkitError(
                 f"{m.source}: {said} of {size} numbers of its {name} have a meaning; say what the others are in meta/wamkit.json, "
                 "or a model would learn them as something that they are not"
@@ -320,7 +322,7 @@ def _views(source: Numbers, views: Sequence[str]) -> tuple[int, ...]:
         raise WamkitError(
             f"{source.meaning.source}: what camera {missing[0]} looks at nobody said; say so in meta/wamkit.json"
         )
-    out = tuple(roles.index(v) if v in roles else -1 for v in views)
+    out = tuple(next((roles.index(r) for r in v.split("+") if r in roles), -1) for v in views)
     if all(v < 0 for v in out):
         near = nearest(views[0], roles)
         raise WamkitError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -44,6 +44,7 @@ class Frames:
     used: bool (E,), which episodes windows are drawn from; None for all.
     said, texts: where an episode has several texts, int64 (N,), which of `texts` holds at a row; None: its episode's `text`.
     robot: what makes one space of the numbers of several robots (`data.embodiment`); None where windows are in the robot's own.
+    pace: rows that go by in a step of the model; not 1 only for video without actions whose rate is another than the robots'.
     """
 
     images: Pictures
@@ -59,6 +60,7 @@ class Frames:
     said: np.ndarray | None = None
     texts: tuple[str, ...] = ()
     robot: Embodiment | None = None
+    pace: float = 1.0
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -118,6 +120,7 @@ class Windows:
         self._end = frames.ends()
         self._first = np.searchsorted(frames.episode, frames.episode)
         self._order = lru_cache(maxsize=2)(self._permutation)
+        self._ago, self._ahead = (_rows(o, frames.pace) for o in (spec.past_offsets, (0, *spec.frame_offsets)))
 
     names: tuple[str, ...] = ()
     """Of the data sets that `Batch.source` numbers; here there is one, which needs none."""
@@ -152,8 +155,7 @@ class Windows:
         """The windows whose current frames are `now` (int64 (B,)), as they are."""
         f, end = self.frames, self._end[now][:, None]
         first = self._first[now][:, None]
-        ago = now[:, None] + np.array(self.spec.past_offsets, np.int64)
-        at = now[:, None] + np.array((0, *self.spec.frame_offsets))
+        ago, at = now[:, None] + self._ago, now[:, None] + self._ahead
         steps = now[:, None] + np.arange(self.spec.chunk)
         earlier, P = np.maximum(ago, first), len(self.spec.past_offsets)
         pictures = f.images[np.concatenate([earlier, np.minimum(at, end - 1)], 1)]
@@ -191,6 +193,12 @@ class Windows:
             features={k: tensor(v[now]) for k, v in self.features.items()},
             **seen,
         )
+
+
+def _rows(offsets: Sequence[int], pace: float) -> np.ndarray:
+    """Rows between frames that are `offsets` steps apart, int64; what lies ahead or behind stays so, however slow a video is."""
+    steps = np.array(offsets, np.int64)
+    return np.sign(steps) * np.maximum(np.abs(np.rint(steps * pace)).astype(np.int64), steps != 0)
 
 
 class Prefetcher:

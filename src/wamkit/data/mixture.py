@@ -43,7 +43,7 @@ class Mix:
     size: tuple[int, int] = (64, 64)
     """Height and width that all pictures are resized to."""
     views: tuple[str, ...] = ("scene",)
-    """The model's views, by the roles of cameras: scene, wrist, ego."""
+    """The model's views, by the roles of cameras: scene, wrist, ego; scene+ego is one view, of whichever a data set has."""
     relative: bool = True
     """Whether absolute end-effector poses become relative to where the robot was when a chunk began."""
 
@@ -57,9 +57,22 @@ class SourceConfig:
     weight: float = 1.0
     name: str = ""
     """What it is called in logs; the folder's name if empty."""
+    demonstrations: tuple[int, int] | None = None
+    """Only these of its demonstrations, from the first number up to, not including, the second; off-expert episodes are left out then."""
+    actions: bool = True
+    """Whether its actions are learned from; if not, it is video, and its actions are not looked at."""
 
     def __post_init__(self) -> None:
         cfg.within(self, weight=(1e-9, inf))
+        if self.demonstrations is not None and not 0 <= self.demonstrations[0] < self.demonstrations[1]:
+            raise cfg.ConfigError(
+                f"{self.data}: demonstrations {self.demonstrations}: the first must be below the second"
+            )
+
+    @property
+    def label(self) -> str:
+        """Its name, or the folder's."""
+        return self.name or Path(self.data).name + ("" if self.actions else "-video")
 
 
 @dataclass(frozen=True)
@@ -72,7 +85,7 @@ class MixtureConfig:
     size: tuple[int, int] = (64, 64)
     """Height and width that all pictures are resized to."""
     views: tuple[str, ...] = ("scene",)
-    """The model's views, by the roles of cameras: scene, wrist, ego."""
+    """The model's views, by the roles of cameras: scene, wrist, ego; scene+ego is one view, of whichever a data set has."""
     relative: bool = True
     """Whether absolute end-effector poses become relative to where the robot was when a chunk began."""
     normalisers: Mapping[str, Normaliser] = field(default_factory=dict)
@@ -85,7 +98,7 @@ class MixtureConfig:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(s.name or Path(s.data).name for s in self.sources)
+        return tuple(s.label for s in self.sources)
 
 
 @dataclass(frozen=True)
@@ -190,15 +203,27 @@ def _seed(seed: int, source: int) -> int:
 
 
 def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
-    """FOLDER:WEIGHT, as `wamkit mix` is given them; folders are written relative to `out`. Raises ConfigError for other words."""
+    """FOLDER:WEIGHT:FIRST-LAST:video, as `wamkit mix` is given them, all but the folder optional; folders are written relative to `out`.
+
+    Raises ConfigError for other words.
+    """
     sources = []
     for word in words:
-        folder, _, weight = word.rpartition(":")
-        try:
-            folder, number = (folder, float(weight)) if folder else (weight, 1.0)
-        except ValueError as error:
-            raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT, as in data/umi:0.3") from error
-        sources.append(SourceConfig(os.path.relpath(folder, out.parent), number))
+        folder, *said = word.split(":")
+        options: dict[str, Any] = {}
+        for part in said:
+            numbers = part.split("-")
+            if part == "video":
+                options["actions"] = False
+            elif len(numbers) == 2 and all(n.isdecimal() for n in numbers):
+                options["demonstrations"] = (int(numbers[0]), int(numbers[1]))
+            else:
+                try:
+                    options["weight"] = float(part)
+                except ValueError as error:
+                    how = "as in data/umi:0.3, data/demos:0.5:0-10 or data/demos:0.5:10-60:video"
+                    raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
+        sources.append(SourceConfig(os.path.relpath(folder, out.parent), **options))
     return tuple(sources)
 
 
@@ -209,30 +234,47 @@ def open_mixture(path: Path, chunk: int, cache_gb: float = CACHE_GB) -> tuple[Mi
     Raises ConfigError for a file that is damaged, StoreError naming the data set that cannot be used and why.
     """
     config = cfg.load_json(MixtureConfig, path)
-    roots = [path.parent / source.data for source in config.sources]
-    shares = _shares(config, [Store.open(root) for root in roots])
-    frames, numbers, fps = [], [], []
-    for root, share in zip(roots, shares, strict=True):
-        meaning = load_meaning(root)
+    stores = [Store.open(path.parent / source.data) for source in config.sources]
+    chosen = [_chosen(store, source) for store, source in zip(stores, config.sources, strict=True)]
+    shares = _shares(config, stores, chosen)
+    fps = stores[int(np.argmax(shares))].layout.fps
+    frames, numbers = [], []
+    for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
+        meaning = load_meaning(store.root)
         if meaning is None:
             raise StoreError(
-                f"{root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
+                f"{store.root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
             )
-        f, store = open_frames(root, config.size, cache_gb * share)
-        frames.append(f)
-        numbers.append(Numbers(meaning, f.proprio, f.action, f.episode, store.cameras))
-        fps.append(store.layout.fps)
+        f, _ = open_frames(store, config.size, cache_gb * share)
+        f = replace(f, used=np.isin(np.arange(len(store)), episodes), has_action=f.has_action & source.actions)
+        acts, rows = bool(f.has_action.any()), f.rows()
+        # A robot's step is one of its own actions; of video without actions, as many pictures are a step as take its time.
+        frames.append(f if acts else replace(f, pace=store.layout.fps / fps))
+        action = f.action[rows] if acts else f.action[rows, :0]
+        numbers.append(Numbers(meaning, f.proprio[rows], action, f.episode[rows], store.cameras))
     robots = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
     robotic = tuple(replace(f, robot=r) for f, r in zip(frames, robots, strict=True))
-    return Mixture(config.names, robotic, shares, fps[int(np.argmax(shares))]), config
+    return Mixture(config.names, robotic, shares, fps), config
 
 
-def _shares(config: MixtureConfig, stores: Sequence[Store]) -> np.ndarray:
+def _chosen(store: Store, source: SourceConfig) -> list[int]:
+    """The episodes of a data set that its source names."""
+    if source.demonstrations is None:
+        return list(range(len(store)))
+    (first, last), demos = source.demonstrations, [m.index for m in store.episodes if m.imitate]
+    if last > len(demos):
+        raise StoreError(f"{store.root} holds {len(demos)} demonstrations; {first} to {last} were asked for")
+    return demos[first:last]
+
+
+def _shares(config: MixtureConfig, stores: Sequence[Store], chosen: Sequence[Sequence[int]]) -> np.ndarray:
     """What each data set gives of all samples, (S,)."""
     amounts = {
         "sample": [1.0] * len(stores),
-        "episode": [len(s) for s in stores],
-        "hour": [s.frames / s.layout.fps / 3600 for s in stores],
+        "episode": [len(c) for c in chosen],
+        "hour": [
+            sum(s.episodes[i].length for i in c) / s.layout.fps / 3600 for s, c in zip(stores, chosen, strict=True)
+        ],
     }[config.by]
     weighted = np.array([s.weight for s in config.sources]) * amounts
     return weighted / weighted.sum()

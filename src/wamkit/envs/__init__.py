@@ -12,6 +12,7 @@ from wamkit.envs.base import (
     register_env,
 )
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
+from wamkit.envs.reacher import Reacher, ReacherConfig
 
 __all__ = [
     "ENVIRONMENTS",
@@ -20,6 +21,8 @@ __all__ = [
     "Environment",
     "MetaWorld",
     "MetaWorldConfig",
+    "Reacher",
+    "ReacherConfig",
     "held_out_seeds",
     "make_env",
     "observation",

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.drawing import Pictures, load_mujoco
 from wamkit.envs.points import ScenePoints
 from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
@@ -135,12 +135,22 @@ class MetaWorldConfig:
     """An episode is truncated after so many steps."""
     text: str | None = None
     """Instruction in place of the task's own."""
+    sway: float = 0.0
+    """Metres by which the first camera moves about its place, as one does that is worn on a head; where to depends on seed and step."""
     points: int = 0
     """Scene points a side of a square grid of pixels of the first camera, as a depth camera gives them; 0 for none. Recordings
     then also hold how every point moves, which families that imagine points learn from."""
 
     def __post_init__(self) -> None:
-        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf), points=(0, inf))
+        within(
+            self,
+            height=(1, inf),
+            width=(1, inf),
+            supersample=(1, inf),
+            max_steps=(1, inf),
+            points=(0, inf),
+            sway=(0, 0.3),
+        )
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():
@@ -167,7 +177,16 @@ class MetaWorld(Environment):
         self._mujoco, registry, policies = _load()
         self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()
-        self._pictures = _Pictures(self._mujoco, self._sim, config)
+        self._pictures = Pictures(
+            self._mujoco,
+            self._sim.model,
+            self._sim.data,
+            cameras=config.cameras,
+            height=config.height,
+            width=config.width,
+            supersample=config.supersample,
+            sites=config.goal_markers,
+        )
         self.points, self.bodies = config.points, _BODIES if config.points else 0
         self._points = _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.points else None
         self._fields = _small_fields(self._sim.model)
@@ -202,6 +221,8 @@ class MetaWorld(Environment):
         sim._prev_obs = sim._get_curr_obs_combined_no_goal()
         space = sim.sawyer_observation_space
         sim._last_stable_obs = np.clip(sim._get_obs(), space.low, space.high)
+        if self.config.sway:
+            sim.sway_phase = np.random.default_rng((seed, 3)).uniform(0, 2 * np.pi, 6)
         self._was_reset = True
         raw, truth = self._observe()
         return raw, {"success": False, **truth}
@@ -266,11 +287,27 @@ class MetaWorld(Environment):
         """The observation, and what only a simulator knows of it, for `info`."""
         raw, truth = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
         if self.render_images:
-            raw["images"] = self._pictures.draw()
+            raw["images"] = self._swaying(self._pictures.draw) if self.config.sway else self._pictures.draw()
             if self._points:
                 raw["points"], truth["point_body"] = self._points.cast(self._sim.data)
                 truth["body_pose"] = self._points.body_pose(self._sim.data)
         return raw, truth
+
+    def _swaying(self, draw: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `draw` gives while the first camera is away from its place, on a smooth path that begins anywhere."""
+        sim, camera = self._sim, self._sim.model.camera(self.cameras[0]).id
+        angle = sim.sway_phase + sim.curr_path_length * 2 * np.pi / _SWAY_STEPS
+        place, turn = sim.data.cam_xpos[camera].copy(), sim.data.cam_xmat[camera].copy()
+        sim.data.cam_xpos[camera] += self.config.sway * np.sin(angle[:3])
+        tilt = np.zeros(4)
+        self._mujoco.mju_euler2Quat(tilt, self.config.sway / 2 * np.sin(angle[3:]), "xyz")
+        rotation = np.zeros(9)
+        self._mujoco.mju_quat2Mat(rotation, tilt)
+        sim.data.cam_xmat[camera] = (turn.reshape(3, 3) @ rotation.reshape(3, 3)).reshape(-1)
+        try:
+            return draw()
+        finally:
+            sim.data.cam_xpos[camera], sim.data.cam_xmat[camera] = place, turn
 
     def _set_fields(self, changed: dict[str, np.ndarray]) -> None:
         for name, field in self._fields.items():
@@ -290,11 +327,14 @@ class MetaWorld(Environment):
 
 _RANDOM = ("_np_random", "_np_random_seed")
 
+_SWAY_STEPS = np.array([110, 140, 170, 130, 160, 190])
+"""Steps in which a swaying camera comes back, for each direction and axis."""
+
 _BODIES = 40
 """Rows of `body_pose`, the same for all tasks: none has more than 39 bodies."""
 
 
-def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pictures: _Pictures) -> ScenePoints:
+def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pictures: Pictures) -> ScenePoints:
     """Of the first camera. The robot is all that hangs on its base."""
     return ScenePoints(
         mujoco,
@@ -306,70 +346,6 @@ def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pi
         robot=solid.body_rootid == solid.body("base").id,
         poses=_BODIES,
     )
-
-
-class _Pictures:
-    """Draws the cameras of one simulator. All simulators of a process share one OpenGL context.
-
-    `mujoco.Renderer` makes a context for each instance, and with two of them alive under OSMesa the second silently gives
-    the first one's last picture. One context with a frame buffer for each model (MjrContext) gives every one its own.
-    """
-
-    _context: ClassVar[Any] = None
-
-    def __init__(self, mujoco: Any, sim: Any, config: MetaWorldConfig):
-        self._mujoco, self._sim, self._config = mujoco, sim, config
-        self._target: Any = None
-        self._options = mujoco.MjvOption()
-        if not config.goal_markers:
-            self._options.sitegroup[:] = 0
-        model = sim.model
-        ids = [model.camera(name).id for name in config.cameras]
-        self._cameras = [mujoco.MjvCamera() for _ in ids]
-        for camera, index in zip(self._cameras, ids, strict=True):
-            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
-        # corner, corner2, corner3 and corner4 are mounted upside down: turn their pictures by half a turn.
-        self.turned = [model.cam_bodyid[i] == 0 and sim.data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3 for i in ids]
-
-    def draw(self) -> np.ndarray:
-        """The present pictures, uint8 (V, 3, H, W)."""
-        mujoco, model, n = self._mujoco, self._sim.model, self._config.supersample
-        height, width = n * self._config.height, n * self._config.width
-        if self._target is None:
-            self._open()
-        _Pictures._context.make_current()
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._target)
-        rectangle, everything = mujoco.MjrRect(0, 0, width, height), mujoco.mjtCatBit.mjCAT_ALL
-        pictures = np.empty((len(self._cameras), 3, height // n, width // n), np.uint8)
-        bottom_up = np.empty((height, width, 3), np.uint8)
-        for k, (camera, turned) in enumerate(zip(self._cameras, self.turned, strict=True)):
-            mujoco.mjv_updateScene(model, self._sim.data, self._options, None, camera, everything, self._scene)
-            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-                self._scene.flags[flag] = 0
-            mujoco.mjr_render(rectangle, self._scene, self._target)
-            mujoco.mjr_readPixels(bottom_up, None, rectangle, self._target)
-            large = (bottom_up[:, ::-1] if turned else bottom_up[::-1]).transpose(2, 0, 1)
-            blocks = large.reshape(3, height // n, n, width // n, n).sum((2, 4), np.uint16)
-            pictures[k] = (blocks + n * n // 2) // (n * n)
-        return pictures
-
-    def _open(self) -> None:
-        mujoco, model, n = self._mujoco, self._sim.model, self._config.supersample
-        try:
-            if _Pictures._context is None:
-                _Pictures._context = mujoco.gl_context.GLContext(n * self._config.width, n * self._config.height)
-            _Pictures._context.make_current()
-            self._scene = mujoco.MjvScene(model, 1000)
-            self._target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        except Exception as error:
-            raise _render_error(error) from error
-
-    def close(self) -> None:
-        """Frees the frame buffer; the next draw makes a new one."""
-        if self._target is not None:
-            _Pictures._context.make_current()
-            self._target.free()
-            self._target = None
 
 
 def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -398,12 +374,7 @@ def _check_task(task: str) -> None:
 
 def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
     """mujoco, the simulators by task, the scripted policies by task."""
-    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
-        os.environ["MUJOCO_GL"] = "osmesa"
-    try:
-        import mujoco
-    except Exception as error:
-        raise _render_error(error) from error
+    mujoco = load_mujoco()
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
@@ -412,15 +383,6 @@ def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
     # The scripted policies warn at most steps that their actions will be clipped, which is what happens.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
     return mujoco, ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
-
-
-def _render_error(error: Exception) -> WamkitError:
-    chosen = os.environ.get("MUJOCO_GL", "")
-    software = "install the Debian package libosmesa6"
-    advice = f"For drawing by software {software}; with a GPU and its driver set MUJOCO_GL=egl"
-    if chosen.lower() != "osmesa":
-        advice = f"It needs a GPU and its driver: for drawing by software set MUJOCO_GL=osmesa and {software}"
-    return WamkitError(f"MuJoCo cannot draw with MUJOCO_GL={chosen!r} ({type(error).__name__}: {error}). {advice}")
 
 
 def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:

@@ -35,7 +35,7 @@ class Protocol:
 
     env, options: the environment's name and options without its task.   tasks: names.   episodes: reset states a task,
     the first so many held-out seeds.   text: an instruction in place of each task's own, by task, to test what words do.
-    replan_every, query, steps: see `Policy`.
+    replan_every, query, steps: see `Policy`.   robot: see `wamkit.load`; "" for the run's own.
     """
 
     env: str
@@ -46,6 +46,7 @@ class Protocol:
     query: str = "policy"
     steps: int | None = None
     text: tuple[tuple[str, str], ...] = ()
+    robot: str = ""
 
     def __post_init__(self) -> None:
         within(self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)}))
@@ -91,7 +92,8 @@ def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], p
     """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
     p = protocol
     policy = _Told(
-        Policy(_model(str(run)), replan_every=p.replan_every, query=p.query, steps=p.steps), dict(p.text).get(task)
+        Policy(_model(str(run), robot=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
+        dict(p.text).get(task),
     )
     env = make_env(p.env, task=task, **dict(p.options))
     try:

@@ -104,6 +104,7 @@ class ManiSkill(Importer):
             first = file[self.episodes()[0]]
             ends = np.cumsum([0, *(dataset(first, k).shape[1] for k in self._observed(first))]).tolist()
             kinds = [(k.split("/")[-1], "joint" if k != "obs" else "other") for k in self._observed(first)]
+        joints = next((b - a for (name, _), a, b in zip(kinds, ends, ends[1:], strict=False) if name == "qpos"), 0)
         state = tuple(
             Field(name, a, b, kind, "velocity" if name == "qvel" else "absolute", unit="rad" if kind == "joint" else "")
             for (name, kind), a, b in zip(kinds, ends, ends[1:], strict=False)
@@ -114,7 +115,7 @@ class ManiSkill(Importer):
             control_mode=control,
             rate=layout.fps,
             state=state,
-            action=_action(control, len(layout.action_names)),
+            action=_action(control, len(layout.action_names), joints),
             cameras={c: CameraFacts("wrist" if "hand" in c else "scene") for c in layout.cameras},
         )
 
@@ -144,8 +145,11 @@ class ManiSkill(Importer):
         return lambda: islice(film(self.root, f"{name}/obs/sensor_data/{camera}/rgb", name), steps)
 
 
-def _action(control: str, size: int) -> tuple[Field, ...]:
-    """What the numbers of an action are, by the name of the controller: arms first, the gripper's command last."""
+def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:
+    """What the numbers of an action are, by the name of the controller: arms first, the gripper's command last.
+
+    A gripper has more fingers than commands, so where there is a command for each of the `joints`, none is a gripper's.
+    """
     delta = "delta" if "delta" in control else "absolute"
     grip = (Field("gripper", size - 1, size, "gripper", unit="1"),)
     if "ee_delta_pose" in control and size == 7:
@@ -157,5 +161,6 @@ def _action(control: str, size: int) -> tuple[Field, ...]:
     if "ee_delta_pos" in control and size == 4:
         return (Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"), *grip)
     if "joint" in control and "vel" not in control and size > 1:
-        return (Field("joints", 0, size - 1, "joint", delta, unit="1" if delta == "delta" else "rad"), *grip)
+        arm = size if size == joints else size - 1
+        return (Field("joints", 0, arm, "joint", delta, unit="1" if delta == "delta" else "rad"), *grip[: size - arm])
     return (Field("action", 0, size, "other"),)
