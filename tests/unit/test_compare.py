@@ -140,7 +140,10 @@ def test_every_comparison_builds_its_runs(name):
     assert len(set(names)) == len(names) and (not comparison.reference or comparison.reference in names)
     for entry in comparison.entries:
         run = changed(RECIPES.get(entry.recipe)(), entry.options)
-        assert run.train.steps * run.train.batch_size == 48_000, "the one budget"
+        weights = [(s.weight, s.actions) for s in entry.sources] or [(1.0, True)]
+        labelled = sum(w for w, actions in weights if actions) / sum(w for w, _ in weights)
+        samples = run.train.steps * run.train.batch_size * labelled
+        assert samples == pytest.approx(48_000), "the one budget, of samples with actions where data sets are mixed"
 
 
 def outcome(seed: int, solved: str) -> Result:

@@ -318,3 +318,36 @@ def test_coarse_meshes_change_neither_physics_nor_visibly_the_picture():
     error = np.square(a["images"].astype(float) - b["images"]).mean()
     assert 10 * np.log10(255**2 / error) > 38
     fine.close(), coarse.close()
+
+
+def test_checker_passes_reacher_and_its_expert_reaches():
+    reacher = functools.partial(make_env, "reacher")
+    assert check_env(reacher, steps=4)[-1] == "new process"
+    env = reacher()
+    env.render_images = False
+    for seed in range(10):
+        _, info = env.reset(seed=seed)
+        expert, success = env.expert(), info["success"]
+        for _ in range(env.config.max_steps):
+            success = success or env.step(expert(np.random.default_rng(0)))[-1]["success"]
+        assert success, seed
+
+
+def test_a_swaying_camera_moves_the_picture_and_nothing_else():
+    still, sway = (make_env("metaworld", task="drawer-open-v3", sway=s) for s in (0.0, 0.1))
+    for env in (still, sway):
+        env.reset(seed=1)
+    action, pictures = np.zeros(4, np.float32), []
+    for _ in range(12):
+        (a, *_), (b, *_) = still.step(action), sway.step(action)
+        assert np.array_equal(a["proprio"], b["proprio"])
+        pictures.append(b["images"])
+    moved = lambda x, y: np.abs(x.astype(int) - y).mean()  # noqa: E731
+    assert moved(pictures[-1], a["images"]) > 2 and 0.3 < moved(pictures[0], pictures[1]) < moved(
+        pictures[0], pictures[-1]
+    )
+    snapshot = sway.snapshot()
+    on = sway.step(action)[0]["images"]
+    back = sway.restore(snapshot)["images"]
+    assert np.array_equal(back, pictures[-1]) and np.array_equal(sway.step(action)[0]["images"], on)
+    assert check_env(functools.partial(make_env, "metaworld", task="drawer-open-v3", sway=0.1), steps=4)

@@ -8,7 +8,7 @@ import pytest
 from wamkit.checkpoint import save_checkpoint
 from wamkit.config import to_dict
 from wamkit.eval.closed_loop import Protocol, closed_loop
-from wamkit.evaluate import evaluate, sample_episode
+from wamkit.evaluate import World, evaluate, sample_episode
 from wamkit.run import RunConfig, build, family_class, run_to_dict
 from wamkit.types import Query, Spec, UnsupportedQuery, WamkitError
 
@@ -115,3 +115,15 @@ def test_a_damaged_part_is_played_again(run):
         assert [(r.seed, r.success, r.steps) for r in again] == [(r.seed, r.success, r.steps) for r in records]
         assert part.read_bytes() == json.dumps([to_dict(r) for r in again]).encode()
     assert closed_loop(run, protocol, processes=1) == again
+
+
+def test_another_world_is_played_and_reported_apart(run):
+    """As for imported data: the run does not know its world, the user names one."""
+    world = World("metaworld", (TASK,), OPTIONS | {"max_steps": 120})
+    summary = evaluate(run, episodes=1, held_out=1, world=world, report=False)
+    assert any(r["name"] == "all tasks" for r in summary["rows"])
+    assert (run / "eval/metaworld/summary.json").exists() and not (run / "eval/summary.json").exists()
+    with pytest.raises(WamkitError, match="metaworld has no task 'drawer-opne-v3'.*did you mean 'drawer-open-v3'"):
+        evaluate(run, world=World("metaworld", ("drawer-opne-v3",)))
+    with pytest.raises(WamkitError, match="needs no name"):
+        evaluate(run, world=World("metaworld", (TASK,), robot="arm"))

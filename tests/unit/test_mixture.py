@@ -14,7 +14,7 @@ from wamkit.cli import main
 from wamkit.config import ConfigError, save_json
 from wamkit.data.files import StoreError
 from wamkit.data.meaning import CameraFacts, Field, Meaning, save_meaning
-from wamkit.data.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture
+from wamkit.data.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
 from wamkit.data.store import Store
 from wamkit.family import FAMILIES
 from wamkit.nn.tokens import Normalizer
@@ -234,8 +234,6 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
 
 def test_bad_mixtures_say_what_is_wrong(folder, tmp_path, capsys):
     with pytest.raises(ConfigError, match="'data/a:much' is not FOLDER:WEIGHT"):
-        from wamkit.data.mixture import parse_sources
-
         parse_sources(["data/a:much"], tmp_path / "m.json")
     with pytest.raises(ConfigError, match="weight = -1.0: must be"):
         SourceConfig("a", -1.0)
@@ -260,3 +258,68 @@ def test_bad_mixtures_say_what_is_wrong(folder, tmp_path, capsys):
         "arm               66.7%  3 episodes, 35 frames, with actions" in out
         and "video             33.3%  1 episodes, 20 frames, video alone" in out
     )
+
+
+def test_parts_of_a_data_set_and_data_shown_as_video(folder):
+    """The same data set twice: its first demonstration with actions, the others without."""
+    part = {"data": "arm", "weight": 1.0}
+    sources = [part | {"demonstrations": [0, 1]}, part | {"demonstrations": [1, 3], "actions": False}]
+    mixture, spec = opened(folder, sources=sources)
+    assert mixture.names == ("arm", "arm-video")
+    assert [np.unique(f.episode[f.rows()]).tolist() for f in mixture.frames] == [[0], [1, 2]]
+    batch = mixture.windows(spec, seed=0, batch_size=16).batch(0)
+    assert batch.has_action.tolist() == (batch.source == 0).tolist() and 6 <= batch.has_action.sum() <= 10
+    # What nobody may look at is in no statistics, and what both show is in one.
+    numbers = Store.open(folder / "arm").numeric()
+    first, hand = mixture.robots["arm"], mixture.robots["arm"].action[0]
+    np.testing.assert_allclose(hand.shift, numbers["action"][:12, :2].mean(0), atol=1e-6)
+    np.testing.assert_allclose(first.state[0].shift, numbers["observation.state"][:, :2].mean(0), atol=1e-6)
+    assert first == mixture.robots["arm-video"]
+    with pytest.raises(StoreError, match="arm holds 3 demonstrations; 2 to 5 were asked for"):
+        opened(folder, sources=[part | {"demonstrations": [2, 5]}])
+
+
+@pytest.mark.parametrize(("by", "expected"), [("episode", [1, 2]), ("hour", [12, 23])])
+def test_weights_are_of_what_is_used(folder, by, expected):
+    sources = [{"data": "arm", "demonstrations": d, "actions": a} for d, a in (([0, 1], True), ([1, 3], False))]
+    mixture, _ = opened(folder, by=by, sources=sources)
+    np.testing.assert_allclose(mixture.shares, np.array(expected) / sum(expected))
+
+
+@pytest.mark.parametrize(("fps", "rows"), [(5.0, [1, 2]), (10.0, [2, 4]), (40.0, [8, 16]), (1.0, [1, 1])])
+def test_video_of_another_rate_goes_on_as_fast_as_the_robots(folder, tmp_path, fps, rows):
+    """Offsets are steps of 1/10 s of the robot's; a video's own pictures of that time, and at least the next one."""
+    store = Store.create(
+        tmp_path / "video", cameras=("head",), image_shape=(3, 32, 32), proprio_names=(), action_names=(), fps=fps,
+        robot_type="none", expert=False, rewards=False,
+    )  # fmt: skip
+    shades = np.arange(0, 240, 8, dtype=np.uint8)
+    pictures = np.ascontiguousarray(np.broadcast_to(shades[:, None, None, None, None], (30, 1, 3, 32, 32)))
+    none = np.zeros((30, 0), np.float32)
+    still = (np.zeros(30, np.float32), np.zeros(30, bool))
+    store.append(Episode("t", "look", 0, fps, ("head",), pictures, none, none, none, *still))
+    store.finalize()
+    save_meaning(tmp_path / "video", VIDEO)
+    sources = (SourceConfig(str(folder / "arm"), 2.0), SourceConfig("video"))
+    save_json(tmp_path / "m.json", MixtureConfig(sources, size=(32, 32), views=("scene+ego",)))
+    mixture, config = open_mixture(tmp_path / "m.json", CHUNK)
+    spec = mixture_spec(mixture, config, CHUNK, OFFSETS, (-2,))
+    assert mixture.fps == 10 and len(spec.cameras) == 1 and mixture.frames[0].pace == 1
+    windows = mixture.windows(spec, seed=0, batch_size=1).parts[1]
+    batch = windows.gather(np.array([10]))
+    seen = lambda x: round(float(x.float().mean()) / 8)  # noqa: E731
+    assert [seen(x) for x in batch.future[0]] == [10 + r for r in rows]
+    assert seen(batch.past[0, 0]) == 10 - rows[0] and batch.frame_valid.all() == (10 + rows[-1] < 30)
+
+
+def test_words_of_the_command_line(tmp_path):
+    words = ["a", "b/umi:0.3", "c:0.5:0-10", "c:10-60:video"]
+    parsed = parse_sources(words, Path("m.json"))
+    assert parsed == (
+        SourceConfig("a"),
+        SourceConfig("b/umi", 0.3),
+        SourceConfig("c", 0.5, demonstrations=(0, 10)),
+        SourceConfig("c", demonstrations=(10, 60), actions=False),
+    )
+    with pytest.raises(ConfigError, match="the first must be below the second"):
+        parse_sources(["c:5-5"], Path("m.json"))
