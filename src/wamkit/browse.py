@@ -1,0 +1,345 @@
+"""A data set in the browser, on a page of this machine's own: `wamkit browse`.
+
+Pictures are decoded here, by the store, and sent as JPEG: browsers don't play H.264 in 4:4:4, and find an episode in a file of many
+only roughly. What is shown at a step is thus what a model is trained on at that step.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import webbrowser
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+
+from wamkit.config import ConfigError
+from wamkit.data.files import StoreError
+from wamkit.data.meaning import load_meaning
+from wamkit.data.store import Store
+from wamkit.data.video import Video
+from wamkit.eval.pictures import jpegs
+from wamkit.eval.style import CSS
+from wamkit.meaning import Field, Meaning
+
+LINES = 6  # curves in one chart, each a colour of the style
+PIXELS = 1 << 21  # of the pictures that are sent at once, about
+MOST = 64  # pictures that are sent at once
+OPEN = 8  # videos that stay open
+HEADERS = {
+    "Cache-Control": "no-store",  # the next data set may have the same address
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def browse(root: Path, *, host: str = "127.0.0.1", port: int = 8000, open_browser: bool = True) -> None:
+    """Serves the page of the data set `root` until Ctrl-C, and prints its address.
+
+    open_browser: also opens it, where there is a screen. Raises StoreError for what cannot be opened, ConfigError as `serve` does.
+    """
+    store = Store.open(root)
+    with serve(store, host, port) as server:
+        print(f"{len(store)} episodes of {root}: {server.url}\nCtrl-C ends it.", flush=True)
+        # Without a screen the system's browser may be one for terminals, which would take over this one.
+        if open_browser and (sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()):
+            webbrowser.open(server.url)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def serve(store: Store, host: str = "127.0.0.1", port: int = 8000) -> Server:
+    """A server of the page of `store`, bound but not yet serving; port 0 takes any that is free.
+
+    Raises ConfigError naming the option where it cannot be bound.
+    """
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port = {port}: must be between 0 and 65535 (--port)")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return Server(family, (host, port), Site(store))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            remedy = "something else is served there; name another by --port, or take any that is free by --port 0"
+        elif error.errno == errno.EACCES:
+            remedy = "it is reserved; name one from 1024 on by --port"
+        else:
+            remedy = f"{error.strerror or error}; name an address of this machine by --host, as in 127.0.0.1"
+        raise ConfigError(f"port {port} of {host}: {remedy}") from error
+
+
+# ------------------------------------------------------------------------------------------------------------------ answers
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is sent for a request."""
+
+    status: HTTPStatus
+    kind: str
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Site:
+    """All that the page of a store can ask for, by `answer`. Several threads may ask at once.
+
+    /                          the page
+    /data.json                 what all episodes have in common, and a row for each
+    /episodes/E.json           what was said at each step of episode E, and its numbers: float32, little-endian, base64
+    /pictures/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; the header X-Lengths has the bytes of each
+    """
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._meaning, self._problem = _meaning(store)
+        self._open: OrderedDict[Path, Video] = OrderedDict()
+        self._lock = threading.Lock()  # of `_open`: one decoder works at a time, as the page is one person's
+
+    def answer(self, path: str) -> Answer:
+        """The answer to a GET of `path`. Of it only numbers, and names that are compared with the store's, are used."""
+        if path == "/":
+            return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._page)
+        if path == "/data.json":
+            return Answer(HTTPStatus.OK, "application/json", self._data)
+        if found := re.fullmatch(r"/episodes/([0-9]{1,9})\.json", path):
+            if (number := int(found[1])) < len(self.store):
+                return Answer(HTTPStatus.OK, "application/json", _json(self.episode(number)))
+        if found := re.fullmatch(r"/pictures/([0-9]{1,9})/([^/]+)/([0-9]{1,9})", path):
+            number, camera, step = int(found[1]), unquote(found[2]), int(found[3])
+            if number < len(self.store) and camera in self.store.cameras:
+                if step < self.store.episodes[number].length:
+                    return self._pictures(number, camera, step)
+        return plain(HTTPStatus.NOT_FOUND, "there is nothing at this address")
+
+    @cached_property
+    def _page(self) -> bytes:
+        page = files("wamkit").joinpath("browse.html").read_text(encoding="utf-8")
+        return page.replace("/* the style of all pages */", CSS).encode()
+
+    @cached_property
+    def _data(self) -> bytes:
+        return _json(self.data())
+
+    def data(self) -> dict[str, Any]:
+        """What the page shows before an episode is chosen.
+
+        episodes: a row each of [task, texts, length, success, imitate, source]; task and texts (the episode's own, then those of
+        its spans) are numbers in `words`.
+        """
+        store, layout, meaning = self.store, self.store.layout, self._meaning
+        words: dict[str, int] = {text: number for number, text in enumerate(dict.fromkeys(store.texts))}
+        number = [words[text] for text in store.texts]
+        said: list[dict[int, None]] = [{} for _ in store.episodes]
+        for episode, start in zip(*_runs(store), strict=True):
+            said[episode].setdefault(number[store.numeric()["task_index"][start]])
+        episodes = []
+        for m in store.episodes:
+            task, text = (words.setdefault(x, len(words)) for x in (m.task, m.text))
+            texts = list({text: None} | said[m.index])
+            episodes.append([task, texts, m.length, int(m.success), int(m.imitate), m.source])
+        cameras = []
+        for name in store.cameras:
+            height, width = layout.size(name)
+            facts = asdict(meaning.cameras[name]) if meaning and name in meaning.cameras else {}
+            role = " ".join(x for x in (facts.get("role", ""), facts.get("turned", "")) if x)
+            cameras.append({"name": name, "height": height, "width": width, "role": role, "batch": self._batch(name)})
+        return {
+            "name": store.root.resolve().name,
+            "fps": layout.fps,
+            "frames": store.frames,
+            "robot": layout.robot_type,
+            "rewards": layout.rewards,
+            "cameras": cameras,
+            "charts": list(self._charts()),
+            "meaning": asdict(meaning) if meaning else None,
+            "problem": self._problem,
+            "words": list(words),
+            "episodes": episodes,
+        }
+
+    def episode(self, number: int) -> dict[str, Any]:
+        """What the page shows of one episode, T steps: values, column -> (T, d) numbers, and runs, [first step, text]."""
+        store, meta = self.store, self.store.episodes[number]
+        here = slice(meta.from_index, meta.from_index + meta.length)
+        columns = {chart["column"] for chart in self._charts()}
+        if store.layout.expert:
+            columns.add("action.expert")
+        values = {c: base64.b64encode(store.numeric()[c][here].astype("<f4").tobytes()).decode() for c in columns}
+        said = store.numeric()["task_index"][here]
+        starts = np.flatnonzero(np.diff(said, prepend=-1)).tolist()
+        runs = [[start, store.texts[said[start]]] for start in starts]
+        return {"seed": meta.seed, "noise": meta.noise, "runs": runs, "values": values}
+
+    def _charts(self) -> Iterator[dict[str, Any]]:
+        """Which dimensions are drawn together: those of a field, or, where nobody said what they mean, each alone."""
+        layout, meaning = self.store.layout, self._meaning
+        parts = (
+            ("State", "observation.state", layout.proprio_names, meaning.state if meaning else ()),
+            ("Actions", "action", layout.action_names, meaning.action if meaning else ()),
+            *(("More", name, ("",), ()) for name in ("next.reward", "next.success")[: 2 * layout.rewards]),
+            *(("More", name, [str(i) for i in range(size)], ()) for name, _, size in layout.extras),
+        )
+        for section, column, names, fields in parts:
+            for title, note, dims in _groups(names, fields):
+                shown = {"title": title if section != "More" else f"{column} {title}".strip(), "note": note}
+                where = {"section": section, "column": column, "size": len(names), "dims": dims}
+                yield shown | where | {"names": [names[i] for i in dims]}
+
+    def _batch(self, camera: str) -> int:
+        height, width = self.store.layout.size(camera)
+        return max(1, min(MOST, PIXELS // (height * width)))
+
+    def _pictures(self, number: int, camera: str, step: int) -> Answer:
+        size = self._batch(camera)
+        steps = range(step, min(self.store.episodes[number].length, step + size))
+        try:
+            with self._lock, self._video(number, camera) as video:
+                pictures = self.store.pictures_of(video, number, camera, steps)
+        except StoreError as error:
+            return plain(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+        out = jpegs(pictures, quality=1 if size == MOST else 2)  # the fewer the pixels, the larger they are shown
+        return Answer(HTTPStatus.OK, "image/jpeg", b"".join(out), {"X-Lengths": ",".join(str(len(x)) for x in out)})
+
+    @contextlib.contextmanager
+    def _video(self, number: int, camera: str) -> Iterator[Video]:
+        """The video of a clip, which stays open if no error comes: opening it costs as much as decoding several pictures."""
+        path = self.store.video_path(number, camera)
+        video = self._open.pop(path, None) or self.store.open_video(number, camera)
+        try:
+            yield video
+        except BaseException:
+            video.close()
+            raise
+        self._open[path] = video  # the one used last comes last
+        while len(self._open) > max(OPEN, len(self.store.cameras)):
+            self._open.popitem(last=False)[1].close()
+
+    def close(self) -> None:
+        """Lets go of the videos."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+
+def plain(status: HTTPStatus, text: str) -> Answer:
+    """An answer in words."""
+    return Answer(status, "text/plain; charset=utf-8", text.encode())
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _meaning(store: Store) -> tuple[Meaning | None, str]:
+    """What the numbers mean, or why that cannot be said."""
+    try:
+        meaning = load_meaning(store.root)
+        if meaning is not None:
+            meaning.check(len(store.layout.proprio_names), len(store.layout.action_names))
+        return meaning, ""
+    except (StoreError, ConfigError) as error:
+        return None, str(error)
+
+
+def _runs(store: Store) -> tuple[list[int], list[int]]:
+    """Where another text or episode begins: (episode, row) of each run of steps."""
+    numbers = store.numeric()
+    begins = np.diff(numbers["task_index"], prepend=-1) != 0
+    begins |= np.diff(numbers["episode_index"], prepend=-1) != 0
+    return numbers["episode_index"][begins].tolist(), np.flatnonzero(begins).tolist()
+
+
+def _groups(names: Sequence[str], fields: Sequence[Field]) -> Iterator[tuple[str, str, list[int]]]:
+    """(title, note, dimensions) of each chart: fields in even parts of at most LINES dimensions, and what no field has, one by one."""
+    starts = {f.start: f for f in fields}
+    at = 0
+    while at < len(names):
+        f = starts.get(at)
+        if f is None:
+            yield names[at], "", [at]
+            at += 1
+            continue
+        size = f.stop - f.start
+        notes = (f.representation * (f.representation != "absolute"), f.rotation, f.frame, f.unit * (f.unit != "1"))
+        for part in np.array_split(np.arange(f.start, f.stop), -(-size // LINES)):
+            title = f.name if len(part) == size else f"{f.name} {part[0] - at + 1}\N{EN DASH}{part[-1] - at + 1}"
+            yield title, ", ".join(x for x in notes if x), part.tolist()
+        at = f.stop
+
+
+# ------------------------------------------------------------------------------------------------------------------- server
+
+
+class Server(ThreadingHTTPServer):
+    """Answers from a `Site` at one address; a thread each connection. `serve` makes one."""
+
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int], site: Site):
+        self.address_family, self.host, self.site = family, address[0], site
+        super().__init__(address, _Handler)
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.server_address[1]}/"
+
+    def server_close(self) -> None:
+        super().server_close()
+        self.site.close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are written apart: the second would wait for the first's receipt
+    timeout = 60
+
+    def do_GET(self) -> None:
+        answer = plain(HTTPStatus.FORBIDDEN, f"this page is only shown as {self.server.url}")
+        if self._known_host():
+            answer = self.server.site.answer(urlsplit(self.path).path)
+        self.send_response(answer.status)
+        sizes = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body))}
+        for name, value in (HEADERS | sizes | answer.headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    do_HEAD = do_GET
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a page that is left or reloaded waits for no answer
+            super().handle()
+
+    def _known_host(self) -> bool:
+        """Whether the page was asked for by a name of this machine. Else another site's name may have been led here, so that a script
+        of that site could read what is served ("DNS rebinding"); a name cannot pose as the address that was connected to."""
+        try:
+            host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        except ValueError:
+            return False
+        reached = self.connection.getsockname()[0]
+        return host in {"localhost", "127.0.0.1", "::1", self.server.host.lower(), reached}
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """The terminal is for the address alone."""
