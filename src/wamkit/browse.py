@@ -17,14 +17,14 @@ import sys
 import threading
 import webbrowser
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -36,10 +36,10 @@ from wamkit.data.store import Store
 from wamkit.data.video import Video
 from wamkit.eval.pictures import jpegs
 from wamkit.eval.style import CSS
-from wamkit.meaning import Field, Meaning
+from wamkit.meaning import Field
 
 LINES = 6  # curves in one chart, each a colour of the style
-PIXELS = 1 << 21  # of the pictures that are sent at once, about
+PIXELS = 1 << 20  # of the pictures that are sent at once, about
 MOST = 64  # pictures that are sent at once
 OPEN = 8  # videos that stay open
 HEADERS = {
@@ -76,27 +76,24 @@ def serve(store: Store, host: str = "127.0.0.1", port: int = 8000) -> Server:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return Server(family, (host, port), Site(store))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            remedy = "something else is served there; name another by --port, or take any that is free by --port 0"
-        elif error.errno == errno.EACCES:
-            remedy = "it is reserved; name one from 1024 on by --port"
-        else:
-            remedy = f"{error.strerror or error}; name an address of this machine by --host, as in 127.0.0.1"
-        raise ConfigError(f"port {port} of {host}: {remedy}") from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "name an address of this machine by --host, as in 127.0.0.1"
+        if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
+            remedy = "name another port by --port, or take any that is free by --port 0"
+        raise ConfigError(f"port {port} of {host}: {reason}; {remedy}") from error
 
 
 # ------------------------------------------------------------------------------------------------------------------ answers
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What is sent for a request."""
 
     status: HTTPStatus
     kind: str
     body: bytes
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = {}
 
 
 class Site:
@@ -110,35 +107,35 @@ class Site:
 
     def __init__(self, store: Store):
         self.store = store
-        self._meaning, self._problem = _meaning(store)
+        self._meaning, self._problem = None, ""
+        try:
+            if meaning := load_meaning(store.root):
+                meaning.check(len(store.layout.proprio_names), len(store.layout.action_names))
+            self._meaning = meaning
+        except (StoreError, ConfigError) as error:
+            self._problem = str(error)
         self._open: OrderedDict[Path, Video] = OrderedDict()
         self._lock = threading.Lock()  # of `_open`: one decoder works at a time, as the page is one person's
 
     def answer(self, path: str) -> Answer:
         """The answer to a GET of `path`. Of it only numbers, and names that are compared with the store's, are used."""
+        metas = self.store.episodes
         if path == "/":
-            return Answer(HTTPStatus.OK, "text/html; charset=utf-8", self._page)
+            page = (
+                files("wamkit").joinpath("browse.html").read_text("utf-8").replace("/* the style of all pages */", CSS)
+            )
+            return Answer(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
         if path == "/data.json":
-            return Answer(HTTPStatus.OK, "application/json", self._data)
-        if found := re.fullmatch(r"/episodes/([0-9]{1,9})\.json", path):
-            if (number := int(found[1])) < len(self.store):
-                return Answer(HTTPStatus.OK, "application/json", _json(self.episode(number)))
+            return _json(self.data)
+        if (found := re.fullmatch(r"/episodes/([0-9]{1,9})\.json", path)) and int(found[1]) < len(metas):
+            return _json(self.episode(int(found[1])))
         if found := re.fullmatch(r"/pictures/([0-9]{1,9})/([^/]+)/([0-9]{1,9})", path):
             number, camera, step = int(found[1]), unquote(found[2]), int(found[3])
-            if number < len(self.store) and camera in self.store.cameras:
-                if step < self.store.episodes[number].length:
-                    return self._pictures(number, camera, step)
-        return plain(HTTPStatus.NOT_FOUND, "there is nothing at this address")
+            if number < len(metas) and camera in self.store.cameras and step < metas[number].length:
+                return self._pictures(number, camera, step)
+        return _plain(HTTPStatus.NOT_FOUND, "there is nothing at this address")
 
     @cached_property
-    def _page(self) -> bytes:
-        page = files("wamkit").joinpath("browse.html").read_text(encoding="utf-8")
-        return page.replace("/* the style of all pages */", CSS).encode()
-
-    @cached_property
-    def _data(self) -> bytes:
-        return _json(self.data())
-
     def data(self) -> dict[str, Any]:
         """What the page shows before an episode is chosen.
 
@@ -149,8 +146,9 @@ class Site:
         words: dict[str, int] = {text: number for number, text in enumerate(dict.fromkeys(store.texts))}
         number = [words[text] for text in store.texts]
         said: list[dict[int, None]] = [{} for _ in store.episodes]
-        for episode, start in zip(*_runs(store), strict=True):
-            said[episode].setdefault(number[store.numeric()["task_index"][start]])
+        rows = np.stack([store.numeric()[k] for k in ("episode_index", "task_index")], 1)
+        for owner, text in rows[np.diff(rows, axis=0, prepend=-1).any(1)].tolist():
+            said[owner].setdefault(number[text])
         episodes = []
         for m in store.episodes:
             task, text = (words.setdefault(x, len(words)) for x in (m.task, m.text))
@@ -158,10 +156,9 @@ class Site:
             episodes.append([task, texts, m.length, int(m.success), int(m.imitate), m.source])
         cameras = []
         for name in store.cameras:
-            height, width = layout.size(name)
-            facts = asdict(meaning.cameras[name]) if meaning and name in meaning.cameras else {}
-            role = " ".join(x for x in (facts.get("role", ""), facts.get("turned", "")) if x)
-            cameras.append({"name": name, "height": height, "width": width, "role": role, "batch": self._batch(name)})
+            size = dict(zip(("height", "width"), layout.size(name), strict=True)) | {"batch": self._batch(name)}
+            known = meaning.cameras.get(name) if meaning else None
+            cameras.append({"name": name, "role": f"{known.role} {known.turned}".strip() if known else ""} | size)
         return {
             "name": store.root.resolve().name,
             "fps": layout.fps,
@@ -180,13 +177,10 @@ class Site:
         """What the page shows of one episode, T steps: values, column -> (T, d) numbers, and runs, [first step, text]."""
         store, meta = self.store, self.store.episodes[number]
         here = slice(meta.from_index, meta.from_index + meta.length)
-        columns = {chart["column"] for chart in self._charts()}
-        if store.layout.expert:
-            columns.add("action.expert")
+        columns = {chart["column"] for chart in self._charts()} | set(["action.expert"][: store.layout.expert])
         values = {c: base64.b64encode(store.numeric()[c][here].astype("<f4").tobytes()).decode() for c in columns}
         said = store.numeric()["task_index"][here]
-        starts = np.flatnonzero(np.diff(said, prepend=-1)).tolist()
-        runs = [[start, store.texts[said[start]]] for start in starts]
+        runs = [[int(t), store.texts[said[t]]] for t in np.flatnonzero(np.diff(said, prepend=-1))]
         return {"seed": meta.seed, "noise": meta.noise, "runs": runs, "values": values}
 
     def _charts(self) -> Iterator[dict[str, Any]]:
@@ -195,77 +189,43 @@ class Site:
         parts = (
             ("State", "observation.state", layout.proprio_names, meaning.state if meaning else ()),
             ("Actions", "action", layout.action_names, meaning.action if meaning else ()),
-            *(("More", name, ("",), ()) for name in ("next.reward", "next.success")[: 2 * layout.rewards]),
-            *(("More", name, [str(i) for i in range(size)], ()) for name, _, size in layout.extras),
+            *(("Other", name, ("",), ()) for name in ("next.reward", "next.success")[: 2 * layout.rewards]),
+            *(("Other", name, [str(i) for i in range(size)], ()) for name, _, size in layout.extras),
         )
         for section, column, names, fields in parts:
             for title, note, dims in _groups(names, fields):
-                shown = {"title": title if section != "More" else f"{column} {title}".strip(), "note": note}
+                shown = {"title": title if section != "Other" else f"{column} {title}".strip(), "note": note}
                 where = {"section": section, "column": column, "size": len(names), "dims": dims}
                 yield shown | where | {"names": [names[i] for i in dims]}
 
     def _batch(self, camera: str) -> int:
-        height, width = self.store.layout.size(camera)
-        return max(1, min(MOST, PIXELS // (height * width)))
+        return int(np.clip(PIXELS // np.prod(self.store.layout.size(camera)), 1, MOST))
 
     def _pictures(self, number: int, camera: str, step: int) -> Answer:
         size = self._batch(camera)
         steps = range(step, min(self.store.episodes[number].length, step + size))
         try:
-            with self._lock, self._video(number, camera) as video:
+            with (
+                self._lock
+            ):  # opening a video costs as much as decoding several pictures, so it stays open unless an error comes
+                path = self.store.video_path(number, camera)
+                video = self._open.pop(path, None) or self.store.open_video(number, camera)
                 pictures = self.store.pictures_of(video, number, camera, steps)
+                self._open[path] = video  # the one used last comes last
+                while len(self._open) > max(OPEN, len(self.store.cameras)):
+                    self._open.popitem(last=False)[1].close()
         except StoreError as error:
-            return plain(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
+            return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         out = jpegs(pictures, quality=1 if size == MOST else 2)  # the fewer the pixels, the larger they are shown
         return Answer(HTTPStatus.OK, "image/jpeg", b"".join(out), {"X-Lengths": ",".join(str(len(x)) for x in out)})
 
-    @contextlib.contextmanager
-    def _video(self, number: int, camera: str) -> Iterator[Video]:
-        """The video of a clip, which stays open if no error comes: opening it costs as much as decoding several pictures."""
-        path = self.store.video_path(number, camera)
-        video = self._open.pop(path, None) or self.store.open_video(number, camera)
-        try:
-            yield video
-        except BaseException:
-            video.close()
-            raise
-        self._open[path] = video  # the one used last comes last
-        while len(self._open) > max(OPEN, len(self.store.cameras)):
-            self._open.popitem(last=False)[1].close()
 
-    def close(self) -> None:
-        """Lets go of the videos."""
-        with self._lock:
-            while self._open:
-                self._open.popitem()[1].close()
+def _plain(status: HTTPStatus, text: str) -> Answer:
+    return Answer(status, "text/plain; charset=utf-8", text.encode(errors="replace"))
 
 
-def plain(status: HTTPStatus, text: str) -> Answer:
-    """An answer in words."""
-    return Answer(status, "text/plain; charset=utf-8", text.encode())
-
-
-def _json(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _meaning(store: Store) -> tuple[Meaning | None, str]:
-    """What the numbers mean, or why that cannot be said."""
-    try:
-        meaning = load_meaning(store.root)
-        if meaning is not None:
-            meaning.check(len(store.layout.proprio_names), len(store.layout.action_names))
-        return meaning, ""
-    except (StoreError, ConfigError) as error:
-        return None, str(error)
-
-
-def _runs(store: Store) -> tuple[list[int], list[int]]:
-    """Where another text or episode begins: (episode, row) of each run of steps."""
-    numbers = store.numeric()
-    begins = np.diff(numbers["task_index"], prepend=-1) != 0
-    begins |= np.diff(numbers["episode_index"], prepend=-1) != 0
-    return numbers["episode_index"][begins].tolist(), np.flatnonzero(begins).tolist()
+def _json(content: Any) -> Answer:
+    return Answer(HTTPStatus.OK, "application/json", json.dumps(content, separators=(",", ":")).encode())
 
 
 def _groups(names: Sequence[str], fields: Sequence[Field]) -> Iterator[tuple[str, str, list[int]]]:
@@ -279,9 +239,9 @@ def _groups(names: Sequence[str], fields: Sequence[Field]) -> Iterator[tuple[str
             at += 1
             continue
         size = f.stop - f.start
-        notes = (f.representation * (f.representation != "absolute"), f.rotation, f.frame, f.unit * (f.unit != "1"))
+        notes = (f.unit * (f.unit != "1"), f.representation * (f.representation != "absolute"), f.rotation, f.frame)
         for part in np.array_split(np.arange(f.start, f.stop), -(-size // LINES)):
-            title = f.name if len(part) == size else f"{f.name} {part[0] - at + 1}\N{EN DASH}{part[-1] - at + 1}"
+            title = f.name if len(part) == size else f"{f.name} {part[0] - at} to {part[-1] - at}"
             yield title, ", ".join(x for x in notes if x), part.tolist()
         at = f.stop
 
@@ -302,10 +262,6 @@ class Server(ThreadingHTTPServer):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.server_address[1]}/"
 
-    def server_close(self) -> None:
-        super().server_close()
-        self.site.close()
-
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
@@ -314,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        answer = plain(HTTPStatus.FORBIDDEN, f"this page is only shown as {self.server.url}")
+        answer = _plain(HTTPStatus.FORBIDDEN, f"this page is only shown as {self.server.url}")
         if self._known_host():
             answer = self.server.site.answer(urlsplit(self.path).path)
         self.send_response(answer.status)
