@@ -10,6 +10,7 @@ import base64
 import contextlib
 import errno
 import json
+import math
 import os
 import re
 import socket
@@ -121,9 +122,7 @@ class Site:
         """The answer to a GET of `path`. Of it only numbers, and names that are compared with the store's, are used."""
         metas = self.store.episodes
         if path == "/":
-            page = (
-                files("wamkit").joinpath("browse.html").read_text("utf-8").replace("/* the style of all pages */", CSS)
-            )
+            page = files("wamkit").joinpath("browse.html").read_text("utf-8").replace("/* eval.style.CSS */", CSS)
             return Answer(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
         if path == "/data.json":
             return _json(self.data)
@@ -186,28 +185,26 @@ class Site:
     def _charts(self) -> Iterator[dict[str, Any]]:
         """Which dimensions are drawn together: those of a field, or, where nobody said what they mean, each alone."""
         layout, meaning = self.store.layout, self._meaning
+        sizes = {name: math.prod(self.store.numeric()[name].shape[1:]) for name, _, _ in layout.extras}
         parts = (
             ("State", "observation.state", layout.proprio_names, meaning.state if meaning else ()),
             ("Actions", "action", layout.action_names, meaning.action if meaning else ()),
-            *(("Other", name, ("",), ()) for name in ("next.reward", "next.success")[: 2 * layout.rewards]),
-            *(("Other", name, [str(i) for i in range(size)], ()) for name, _, size in layout.extras),
+            *(("Other", name, (name,), ()) for name in ("next.reward", "next.success")[: 2 * layout.rewards]),
+            *(("Other", n, [str(i) for i in range(d)], (Field(n, 0, d, "other"),)) for n, d in sizes.items()),
         )
         for section, column, names, fields in parts:
             for title, note, dims in _groups(names, fields):
-                shown = {"title": title if section != "Other" else f"{column} {title}".strip(), "note": note}
                 where = {"section": section, "column": column, "size": len(names), "dims": dims}
-                yield shown | where | {"names": [names[i] for i in dims]}
+                yield {"title": title, "note": note, "names": [names[i] for i in dims]} | where
 
     def _batch(self, camera: str) -> int:
-        return int(np.clip(PIXELS // np.prod(self.store.layout.size(camera)), 1, MOST))
+        return max(1, min(MOST, PIXELS // math.prod(self.store.layout.size(camera))))
 
     def _pictures(self, number: int, camera: str, step: int) -> Answer:
         size = self._batch(camera)
         steps = range(step, min(self.store.episodes[number].length, step + size))
         try:
-            with (
-                self._lock
-            ):  # opening a video costs as much as decoding several pictures, so it stays open unless an error comes
+            with self._lock:  # a video stays open if no error comes: opening costs as much as decoding several pictures
                 path = self.store.video_path(number, camera)
                 video = self._open.pop(path, None) or self.store.open_video(number, camera)
                 pictures = self.store.pictures_of(video, number, camera, steps)
