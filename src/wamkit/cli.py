@@ -225,6 +225,27 @@ def _validate(argv: Sequence[str]) -> None:
         raise WamkitError(f"{errors} errors in {args.data}")
 
 
+@dataclass(frozen=True)
+class _Browse:
+    """Shows a data set in the browser: its episodes, their videos in step with their numbers, and what was said when. Ctrl-C ends it."""
+
+    data: Path
+    """Data set folder."""
+    port: int = 8000
+    """Of the page's address; 0 takes any that is free."""
+    host: str = "127.0.0.1"
+    """Of the page's address; whoever reaches another than this one sees the data."""
+    open_browser: bool = True
+    """Open the page, where there is a screen."""
+
+
+def _browse(argv: Sequence[str]) -> None:
+    args = _parse(_Browse, "browse", argv)
+    from wamkit.browse import browse
+
+    browse(args.data, host=args.host, port=args.port, open_browser=args.open_browser)
+
+
 def _key_values(info: Any) -> Any:
     """How tyro reads a mapping: KEY=VALUE, with JSON for a value or, where it is none, plain text."""
     from tyro.constructors import PrimitiveConstructorSpec
@@ -387,6 +408,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "collect": (_collect, "record demonstrations by scripted experts, and off-expert episodes"),
     "import": (_import, "bring a foreign data set into a store"),
     "validate": (_validate, "what is in a data set and what is wrong with it, on one page"),
+    "browse": (_browse, "a data set in the browser: videos in step with numbers and texts"),
     "mix": (_mix, "say which data sets are trained on together, and how much of each"),
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),

@@ -1,4 +1,4 @@
-"""Frames to files: tiling, enlarging, PNG and H.264. Frames are uint8, channels first, RGB."""
+"""Frames to files: tiling, enlarging, PNG, JPEG and H.264. Frames are uint8, channels first, RGB."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from wamkit.config import atomic_write, write_error
@@ -104,6 +105,23 @@ def _encode(file: Path, pixels: UInt8[np.ndarray, "T 3 H W"], rate: Fraction) ->
                 )
             )
         container.mux(stream.encode())
+
+
+def jpegs(frames: UInt8[np.ndarray, "N 3 H W"], quality: int = 2) -> list[bytes]:
+    """Each of N frames as a JPEG of its own, 4:4:4; `quality` is FFmpeg's, from 1 (best) to 31. Raises EvaluationError as `mp4`."""
+    _check(frames, 4)
+    encoder = av.CodecContext.create("mjpeg", "w")
+    encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = *frames.shape[2:], "yuvj444p", Fraction(1, 25)
+    encoder.options, encoder.thread_count = {"qmin": str(quality), "qmax": str(quality)}, 1
+    reformatter, out = VideoReformatter(), []
+    for number, picture in enumerate(frames.transpose(0, 2, 3, 1)):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        frame = reformatter.reformat(
+            frame, format="yuvj444p", dst_colorspace="ITU601", dst_color_range="JPEG", threads=1
+        )
+        frame.pts = number
+        out += [bytes(packet) for packet in encoder.encode(frame)]
+    return out + [bytes(packet) for packet in encoder.encode()]
 
 
 def data_uri(content: bytes, kind: str) -> str:
