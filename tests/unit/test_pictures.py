@@ -197,6 +197,22 @@ def test_numbers_are_read_without_pictures(filled, monkeypatch):
     assert asked == [[0], [WRIST]]
 
 
+def test_an_episode_is_not_held_as_a_whole(tmp_path):
+    """Neither while one of its pictures is read, nor while all are, one after the other."""
+    layout = LAYOUT | {"cameras": ("front",), "image_shape": (3, 256, 256), "stills": ("front",)}
+    images = np.random.default_rng(0).integers(0, 256, (128, 1, 3, 256, 256), np.uint8)
+    store = Store.create(tmp_path, **layout)
+    store.append(make_episode(0, 128, cameras=("front",), images=images))
+    size = (tmp_path / "data/chunk-000/file-000.parquet").stat().st_size
+    pool, largest = pa.default_memory_pool(), 0
+    with store.open_video(0, "front") as film:
+        before = pool.bytes_allocated()
+        for number, picture in enumerate(film.pictures(range(128))):
+            assert np.array_equal(picture.to_ndarray()[::64], images[number, 0].transpose(1, 2, 0)[::64])
+            largest = max(largest, pool.bytes_allocated() - before)
+    assert size > 25e6 and largest < size / 3
+
+
 def test_png_of_other_writers(filled):
     image = pytest.importorskip("PIL.Image")
     rng = np.random.default_rng(0)
@@ -267,6 +283,18 @@ def test_what_does_not_show_is_not_unpacked():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert still(png(32, 32, (b"zTXt", b"k\0\0" + text)), (32, 32)).width == 32
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_names_that_collide_and_paths_that_lead_out(copy):
+    path = copy / "meta/info.json"
+    info = json.loads(path.read_text())
+    tell(copy, front=info["features"][FRONT])
+    with pytest.raises(StoreError, match="must be distinct names"):
+        Store.open(copy)
+    for where in ("../data/{chunk_index}-{file_index}.parquet", "/data/{chunk_index}-{file_index}.parquet"):
+        path.write_text(json.dumps(info | {"data_path": where}))
+        with pytest.raises(StoreError, match=f"info.json: data_path is '{where}'"):
+            Store.open(copy)
 
 
 def test_append_refuses_what_does_not_fit(copy):

@@ -49,7 +49,7 @@ def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float
     """(from when on in seconds, text) of the subtasks of each episode in a data file, earliest first."""
     out: list[list[tuple[float, str]]] = []
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True) as file:
             if COLUMN not in file.schema_arrow.names:
                 return [[] for _ in metas]
             first, row = metas[0].from_index, 0

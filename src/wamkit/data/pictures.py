@@ -113,7 +113,8 @@ class Stills:
     def __init__(self, path: Path, key: str, shape: tuple[int, int], total: int):
         self._key, self._shape, self._reformatter = key, shape, VideoReformatter()
         with _parquet():
-            self._file = pq.ParquetFile(path, buffer_size=1 << 16, page_checksum_verification=True)
+            # By default pyarrow holds a whole row group, that is an episode, before it gives the first row.
+            self._file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
         kind = schema.field(key).type if key in schema.names else pa.null()
         held = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}

@@ -118,8 +118,11 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
     return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None)
 
 
-def facts_of(episode: Episode, index: int, first: int, layout: Layout) -> dict[str, Any]:
-    """What `row_of` reads, of an episode about to be stored as number `index`, from the store's frame `first` on."""
+def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums: Mapping[str, str]) -> dict[str, Any]:
+    """What `row_of` reads, of an episode about to be stored as number `index`, from the store's frame `first` on.
+
+    checksums: of each camera's pictures, see `Clip`.
+    """
     chunk, file = divmod(index, FILES_PER_CHUNK)
     facts: dict[str, Any] = {
         "episode_index": index,
@@ -144,6 +147,7 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout) -> dict[s
             where = {"chunk_index": chunk, "file_index": file, "from_timestamp": 0.0}
             where |= {"to_timestamp": len(episode) / layout.fps}
             facts |= {f"videos/{IMAGES}{camera}/{k}": v for k, v in where.items()}
+        facts[f"wamkit/sha256/{IMAGES}{camera}"] = checksums[camera]
     return facts
 
 

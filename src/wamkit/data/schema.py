@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import av
@@ -90,6 +91,8 @@ class Layout:
             problem = "expert labels need action_names"
         elif self.sizes and (len(self.sizes) != len(self.cameras) or self.sizes[0] != self.image_shape[1:]):
             problem = f"sizes {self.sizes} must be one (height, width) a camera, the first one image_shape's"
+        elif any(min(h, w) < 1 for _, h, w in self.depth):
+            problem = f"depth {self.depth} must be (name, height, width) of each camera"
         elif any("/" in name or name in INDEX_COLUMNS or name in VECTORS for name, _, _ in self.extras):
             problem = f"extras {[e[0] for e in self.extras]} must be names of their own, without '/'"
         elif not (math.isfinite(self.fps) and self.fps > 0):
@@ -143,14 +146,12 @@ class Layout:
         axes = ["height", "width", "channels"]
         for camera in self.cameras:
             height, width = self.size(camera)
-            sizes = {"video.height": height, "video.width": width}
-            shape = [height, width, 3]
-            out[IMAGES + camera] = {"dtype": "video", "shape": shape, "names": axes, "info": sizes | info}
-            if camera in self.stills:
-                out[IMAGES + camera] = {"dtype": "image", "shape": shape, "names": axes}
+            film = {"info": {"video.height": height, "video.width": width} | info}
+            kind, said = ("image", {}) if camera in self.stills else ("video", film)
+            out[IMAGES + camera] = {"dtype": kind, "shape": [height, width, 3], "names": axes} | said
         for camera, height, width in self.depth:
-            shape, said = [height, width, 1], {"is_depth_map": True, "depth_unit": "mm"}
-            out[IMAGES + camera] = {"dtype": "image", "shape": shape, "names": axes, "info": said}
+            said = {"info": {"is_depth_map": True, "depth_unit": "mm"}}
+            out[IMAGES + camera] = {"dtype": "image", "shape": [height, width, 1], "names": axes} | said
         return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
 
     @classmethod
@@ -165,14 +166,14 @@ class Layout:
                 raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
         if "action.expert" in features and "action" not in features:
             raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
-        seen = {k.removeprefix(IMAGES): f for k, f in features.items() if f["dtype"] in PICTURES}
-        colour = {k: f for k, f in seen.items() if not is_depth(f)}
-        sizes = tuple(picture_size(f) for f in colour.values())
+        seen = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in PICTURES]
+        colour = [(k, f) for k, f in seen if not is_depth(f)]
+        sizes = tuple(picture_size(f) for _, f in colour)
         ours = all(k in features for k in TRACKS)
         known = {*VECTORS, *TRACKS, *INDEX_COLUMNS, "next.reward", "next.success"}
         numbers = {k: f for k, f in features.items() if f["dtype"] not in UNREAD and k not in known}
         return cls(
-            cameras=tuple(colour),
+            cameras=tuple(k for k, _ in colour),
             image_shape=(3, *(sizes[0] if sizes else (1, 1))),
             proprio_names=_names(features, "observation.state"),
             action_names=_names(features, "action"),
@@ -184,8 +185,8 @@ class Layout:
             expert="action.expert" in features,
             rewards="next.reward" in features and "next.success" in features,
             extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in numbers.items()),
-            stills=tuple(k for k, f in colour.items() if f["dtype"] == "image"),
-            depth=tuple((k, *picture_size(f)) for k, f in seen.items() if k not in colour),
+            stills=tuple(k for k, f in colour if f["dtype"] == "image"),
+            depth=tuple((k, *picture_size(f)) for k, f in seen if is_depth(f)),
         )
 
 
@@ -205,7 +206,9 @@ def check_info(info: Mapping[str, Any]) -> None:
     videos = any(f["dtype"] == "video" for f in info["features"].values())
     for key in ("data_path", "video_path")[: 1 + videos]:
         try:
-            info[key].format(video_key="", chunk_index=0, file_index=0)
+            path = Path(info[key].format(video_key="", chunk_index=0, file_index=0))
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError("it leads out of the data set")
         except (LookupError, ValueError, AttributeError) as error:
             raise StoreError(f"{key} is {info.get(key)!r}, not a path with chunk_index and file_index") from error
 
@@ -249,7 +252,7 @@ def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:
 def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """(H, W) of the pictures of an "image" or "video" feature; old data sets name the channels first."""
     shape, names = feature["shape"], feature.get("names")
-    first = shape[2] not in (1, 3) or isinstance(names, list) and str(names[0]).startswith("channel")
+    first = shape[2] not in (1, 3) or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
     return tuple(shape[1:] if first else shape[:2])
 
 

@@ -281,7 +281,7 @@ class Store:
         """Runs of steps whose text is not the episode's."""
         starts = np.flatnonzero(np.diff(said, prepend=-1))
         runs = zip(starts.tolist(), [*starts[1:].tolist(), len(said)], strict=True)
-        spans = (Span(a, b, self.texts[said[a]]) for a, b in runs)
+        spans = (Span(a, b, self._said[said[a]]) for a, b in runs)
         return tuple(s for s in spans if s.text != meta.text)
 
     @property
@@ -322,17 +322,18 @@ class Store:
         samples = {c: pictures.sample(encoded, layout, c, len(episode)) for c in layout.cameras}
         texts = [*self._texts, *(t for t in dict.fromkeys([episode.text, *episode.texts()]) if t not in self._texts)]
         columns = schema.data_columns(episode, index, self.frames, texts, self._info["features"])
-        films = {c: data for c, data in encoded.items() if c not in layout.stills}
         embedded = {self._key(c): encoded[c] for c in layout.stills}
         embedded |= {self._key(c): [pictures.encode_png(m) for m in maps] for c, maps in episode.depth.items()}
         data = schema.data_table(columns, self._info["features"], embedded)
-        contents = {"data": schema.parquet_bytes(data)} | {f"video/{c}": films[c] for c in layout.cameras if c in films}
+        # Parquet looks at how large a page has become after so many rows; a page is read as a whole.
+        options = {"write_batch_size": 4} if embedded else {}
+        contents = {"data": schema.parquet_bytes(data, **options)}
+        contents |= {f"video/{c}": encoded[c] for c in layout.cameras if c not in layout.stills}
         if episode.snapshots is not None:
             contents["snapshots"] = pack_snapshots(episode.snapshots)
         stats = {k: schema.describe(v) for k, v in columns.items() if k not in schema.TRACKS}
         stats |= {self._key(c): schema.describe_pictures(p) for c, p in samples.items()}
-        facts = facts_of(episode, index, self.frames, layout)
-        facts |= {f"wamkit/sha256/{self._key(c)}": pictures.checksum(encoded[c]) for c in layout.cameras}
+        facts = facts_of(episode, index, self.frames, layout, {c: pictures.checksum(encoded[c]) for c in encoded})
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
         contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
         self._commit(index, contents)
