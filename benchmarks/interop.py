@@ -17,6 +17,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,18 @@ def silent(root: Path) -> None:
     store.finalize()
 
 
+def exact(root: Path) -> None:
+    """One camera's pictures one by one, another's as a film, and depth maps with all numbers that fit."""
+    store = Store.create(
+        root, cameras=CAMERAS, image_shape=(3, SIZE, SIZE), proprio_names=[f"p{i}" for i in range(7)],
+        action_names=("x", "y", "z", "grip"), fps=80.0, robot_type="test", stills=CAMERAS[:1], depth=(("depth", 48, 40),),
+    )  # fmt: skip
+    for seed, episode in enumerate(episodes()):
+        maps = np.random.default_rng(seed).integers(0, 65536, (len(episode), 48, 40)).astype(np.uint16)
+        store.append(replace(episode, depth={"depth": maps}))
+    store.finalize()
+
+
 def lerobot(python: str, *arguments: object) -> None:
     done = subprocess.run([python, str(WITH_LEROBOT), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
@@ -113,8 +126,13 @@ def compare(title: str, root: Path, python: str, folder: Path) -> bool:
         ours = np.concatenate([store.decode(e.index, camera) for e in store.episodes])
         difference = np.abs(ours.astype(int) - theirs[f"observation.images.{camera}"])
         largest, unequal = max(largest, int(difference.max())), unequal + int((difference > 0).sum())
+    for camera in store.depth_cameras:
+        ours = np.concatenate([store.decode_depth(e.index, camera) for e in store.episodes])
+        difference = np.abs(ours.astype(int) - theirs[f"observation.images.{camera}"][:, 0].view(np.uint16))
+        largest, unequal = max(largest, int(difference.max())), unequal + int((difference > 0).sum())
     print(
-        f"{title}: {len(store)} episodes, {store.frames} frames, {len(columns) + 1} columns: "
+        f"{title}: {len(store)} episodes, {store.frames} frames, {len(columns) + 1} columns, "
+        f"{len(store.cameras)} cameras of colour and {len(store.depth_cameras)} of depth: "
         f"{len(wrong)} differ {wrong or ''}; pixels: {unequal} differ, by at most {largest}"
     )
     return not wrong and not largest
@@ -148,13 +166,19 @@ def main() -> int:
             episode=np.repeat(range(len(rows)), [len(e) for e in rows]),
             text=np.array([e.text for e in rows for _ in range(len(e))]),
         )
-        lerobot(python, "write", folder / "theirs", folder / "source.npz")
-        good &= compare("written by lerobot", folder / "theirs", python, folder)
+        for kinds in (("video", "video"), ("image", "image"), ("video", "image")):
+            root = folder / f"theirs-{'-'.join(kinds)}"
+            lerobot(python, "write", root, folder / "source.npz", *kinds)
+            good &= compare(f"written by lerobot, {' and '.join(kinds)}", root, python, folder)
         silent(folder / "silent")
         good &= compare("video alone, written by wamkit", folder / "silent", python, folder)
-        for tool in ("delete", "merge"):
-            lerobot(python, tool, folder / "ours", folder / tool)
-            good &= compare(f"written by wamkit, then lerobot's {tool}", folder / tool, python, folder)
+        exact(folder / "exact")
+        good &= compare("film, pictures and depth, written by wamkit", folder / "exact", python, folder)
+        for name in ("ours", "exact"):
+            for tool in ("delete", "merge"):
+                root = folder / f"{name}-{tool}"
+                lerobot(python, tool, folder / name, root)
+                good &= compare(f"{name} written by wamkit, then lerobot's {tool}", root, python, folder)
     return 0 if good else 1
 
 

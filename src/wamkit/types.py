@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8
+from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8, UInt16
 from torch import Tensor
 
 
@@ -284,6 +284,7 @@ class Episode:
     snapshots: T of them, or None.   tracks: scene points of the T frames, or None.
     spans: where another text than `text` holds; `text` may then, and in what was imported, be empty: nobody said anything.
     source: what the episode is called where it was imported from; empty for our own.   extras: further numbers by name, (T, d).
+    depth: by the name of its camera, uint16 (T, H, W), how far away what a pixel shows is, in millimetres; 0 where nothing was measured.
     """
 
     task: str
@@ -305,6 +306,7 @@ class Episode:
     spans: tuple[Span, ...] = ()
     source: str = ""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    depth: Mapping[str, UInt16[np.ndarray, "T H W"]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.action)

@@ -250,6 +250,7 @@ def summary(store: Store, meaning: Meaning | None) -> list[tuple[str, str]]:
         ("episodes", f"{len(store):,}"),
         ("frames", f"{store.frames:,}, {hours:.2f} h at {layout.fps:g} a second"),
         ("cameras", ", ".join(cameras) or "none"),
+        *([("depth", ", ".join(f"{c} {h}x{w}" for c, h, w in layout.depth))] if layout.depth else []),
         ("state", f"{len(layout.proprio_names)} numbers" if layout.proprio_names else "none"),
         ("actions", f"{len(layout.action_names)} numbers" if layout.action_names else "none: video alone"),
         ("texts", f"{len(store.texts)}; most often '{texts.most_common(1)[0][0]}'"),

@@ -90,7 +90,7 @@ def test_pictures_in_tables_that_are_none_are_refused(copy):
     for content, message in (
         (f"ffconcat version 1.0\nfile {film}\nduration 0.1\n".encode(), "neither PNG nor JPEG"),
         (pictures[1]["bytes"][:50], r"\(episode 000001\)"),
-        (None, f"picture 1 of {key} is not in the file, only its name"),
+        (None, f"{key}, step 1: it is not in the file, only its name"),
     ):
         pictures[1] = {"bytes": content, "path": "x.png"}
         pq.write_table(put(table, key, pictures), copy / TABLE)

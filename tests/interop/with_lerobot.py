@@ -1,7 +1,8 @@
 """What lerobot itself does with a data set; runs in an environment that has lerobot (see benchmarks/interop.py).
 
 python with_lerobot.py read ROOT OUT.npz          every value and pixel of every frame, through LeRobotDataset
-python with_lerobot.py write ROOT SOURCE.npz      records the pictures and numbers of SOURCE.npz as a new data set
+python with_lerobot.py write ROOT SOURCE.npz KIND...   records the pictures and numbers of SOURCE.npz as a new data set: "video" or "image"
+                                                  for each camera
 python with_lerobot.py delete ROOT NEW_ROOT       lerobot's editing tool: a copy without episode 0
 python with_lerobot.py merge ROOT NEW_ROOT        lerobot's editing tool: the data set twice over
 """
@@ -36,7 +37,7 @@ def read(root, out):
     np.savez(out, **{key: np.stack(values) for key, values in columns.items()})
 
 
-def write(root, source):
+def write(root, source, *kinds):
     with np.load(source) as file:
         images, state, action, episode, text = (file[k] for k in ("images", "state", "action", "episode", "text"))
     features = {
@@ -45,7 +46,8 @@ def write(root, source):
     }
     cameras = [f"observation.images.cam{v}" for v in range(images.shape[1])]
     names = ["height", "width", "channels"]
-    features |= {c: {"dtype": "video", "shape": (*images.shape[3:], 3), "names": names} for c in cameras}
+    shape = (*images.shape[3:], 3)
+    features |= {c: {"dtype": k, "shape": shape, "names": names} for c, k in zip(cameras, kinds, strict=True)}
     data = LeRobotDataset.create("local/written", fps=20, features=features, root=root, robot_type="test")
     for i, number in enumerate(episode):
         pictures = {c: images[i, v].transpose(1, 2, 0) for v, c in enumerate(cameras)}

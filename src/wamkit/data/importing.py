@@ -21,9 +21,9 @@ from wamkit import config as cfg
 from wamkit.data.files import StoreError
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError
 from wamkit.data.meaning import load_meaning, save_meaning
+from wamkit.data.pictures import checksum, encode
 from wamkit.data.schema import Layout
 from wamkit.data.store import Store
-from wamkit.data.video import encode_frames
 from wamkit.registry import load_package
 from wamkit.types import Episode, Span
 
@@ -172,10 +172,10 @@ def _store(store: Store, recording: Recording, layout: Layout, prints: dict[Any,
     encoded = {}
     for camera in layout.cameras:
         try:
-            encoded[camera] = encode_frames(recording.pictures[camera](), layout.fps, layout.size(camera), T)
+            encoded[camera] = encode(recording.pictures[camera](), layout, camera, T)
         except StoreError as error:
             raise SourceError(f"episode {name}, camera {camera}: {error}") from error
-    video = hashlib.sha256(encoded[layout.cameras[0]]).hexdigest() if encoded else None
+    video = checksum(encoded[layout.cameras[0]]) if encoded else None
     print_ = _print(episode.proprio, episode.action, video)
     if print_ in prints:
         raise SourceError(f"episode {name} is the same as episode {prints[print_]}, number for number; remove one")

@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 
 from wamkit.data.cache import FrameCache
 from wamkit.data.loader import Pictures
+from wamkit.data.pictures import Stills
 from wamkit.data.store import Store
 from wamkit.data.video import Video
 
@@ -54,7 +55,7 @@ class VideoFrames:
         self._store, self._size = store, (height, width)
         self.shape = (store.frames, len(store.cameras), 3, height, width)
         self._starts = np.array([m.from_index for m in store.episodes])
-        self._open: OrderedDict[Path, list[Video]] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, str], list[Video | Stills]] = OrderedDict()
         self._lock = threading.Lock()
         largest = max((np.prod(store.layout.size(c)) for c in store.cameras), default=0)
         self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _PICTURES * 3 * largest), 2, _MOST_OPEN))
@@ -77,16 +78,16 @@ class VideoFrames:
 
     def _decode(self, episode: int, camera: str, steps: list[int]) -> np.ndarray:
         """As `Store.pictures`, by a video that is open already if there is one that nobody uses."""
-        path = self._store.video_path(episode, camera)
+        clip = self._store.video_path(episode, camera), camera
         with self._lock:
-            waiting = self._open.pop(path, [])
+            waiting = self._open.pop(clip, [])
             video = waiting.pop() if waiting else None
             if waiting:
-                self._open[path] = waiting
+                self._open[clip] = waiting
         video = video or self._store.open_video(episode, camera)
         pictures = self._store.pictures_of(video, episode, camera, steps, self._size)
         with self._lock:
-            self._open[path] = [*self._open.pop(path, []), video]  # the one used last comes last
+            self._open[clip] = [*self._open.pop(clip, []), video]  # the one used last comes last
             while sum(map(len, self._open.values())) > self._most:
                 for old in self._open.popitem(last=False)[1]:
                     old.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,19 @@ import pyarrow.parquet as pq
 
 from wamkit.config import from_dict
 from wamkit.data.files import StoreError
-from wamkit.data.schema import BODY_POSE, IMAGES, POINTS, SNAPSHOTS_PATH, VECTORS, VERSION, Layout, check_info
+from wamkit.data.schema import (
+    BODY_POSE,
+    FILES_PER_CHUNK,
+    IMAGES,
+    PICTURES,
+    POINTS,
+    SNAPSHOTS_PATH,
+    UNREAD,
+    VECTORS,
+    VERSION,
+    Layout,
+    check_info,
+)
 from wamkit.types import Episode
 
 RESTORE = "restore it from a copy or record the data again"
@@ -44,7 +56,11 @@ class EpisodeMeta:
 
 @dataclass(frozen=True)
 class Clip:
-    """Where one camera's frames of an episode are: in file `path` from frame `start`; sha256 of that file, if known."""
+    """Where one camera's frames of an episode are: in file `path` from frame `start`.
+
+    path: a film, or the data file, of which frames are rows.   sha256: of the film, or of the pictures one after the other; None where
+    nobody noted it.
+    """
 
     path: Path
     start: int
@@ -53,7 +69,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Row:
-    """One stored episode: its facts and its files. clips: camera -> clip.   texts: all that its steps refer to."""
+    """One stored episode: its facts and its files. clips: camera, of depth too -> clip.   texts: all that its steps refer to."""
 
     meta: EpisodeMeta
     texts: tuple[str, ...]
@@ -63,7 +79,7 @@ class Row:
 
 
 def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row:
-    """The episode that one row of meta/episodes, or the facts about to become one, describes.
+    """The episode that one row of meta/episodes, or the facts about to become one, describes; as if alone in its data file.
 
     Raises KeyError for a column that is missing, ValueError or TypeError for one that holds something else.
     """
@@ -87,16 +103,52 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
             "source": facts.get("wamkit/source", ""),
         },
     )
-    clips = {}
-    for key in (k for k, f in info["features"].items() if f["dtype"] == "video"):
-        chunk, file = (facts[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index"))
-        path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
-        start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
-        clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
     chunk, file = facts["data/chunk_index"], facts["data/file_index"]
     snapshots = root / SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index)
     data = root / info["data_path"].format(chunk_index=chunk, file_index=file)
+    clips = {}
+    for key, feature in info["features"].items():
+        if feature["dtype"] in PICTURES:
+            path, start = data, 0
+            if feature["dtype"] == "video":
+                chunk, file = (facts[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index"))
+                path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+                start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
+            clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
     return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None)
+
+
+def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums: Mapping[str, str]) -> dict[str, Any]:
+    """What `row_of` reads, of an episode about to be stored as number `index`, from the store's frame `first` on.
+
+    checksums: of each camera's pictures, see `Clip`.
+    """
+    chunk, file = divmod(index, FILES_PER_CHUNK)
+    facts: dict[str, Any] = {
+        "episode_index": index,
+        "tasks": list(dict.fromkeys([episode.text, *episode.texts()])),
+        "length": len(episode),
+        "data/chunk_index": chunk,
+        "data/file_index": file,
+        "dataset_from_index": first,
+        "dataset_to_index": first + len(episode),
+        "meta/episodes/chunk_index": chunk,
+        "meta/episodes/file_index": file,
+        "wamkit/task": episode.task,
+        "wamkit/seed": int(episode.seed),
+        "wamkit/success": episode.succeeded,
+        "wamkit/imitate": bool(episode.imitate),
+        "wamkit/noise": float(episode.noise),
+        "wamkit/snapshots": episode.snapshots is not None,
+        "wamkit/source": episode.source,
+    }
+    for camera in layout.cameras:
+        if camera not in layout.stills:
+            where = {"chunk_index": chunk, "file_index": file, "from_timestamp": 0.0}
+            where |= {"to_timestamp": len(episode) / layout.fps}
+            facts |= {f"videos/{IMAGES}{camera}/{k}": v for k, v in where.items()}
+        facts[f"wamkit/sha256/{IMAGES}{camera}"] = checksums[camera]
+    return facts
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -163,7 +215,10 @@ def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
             raise StoreError(
                 f"{path} (episode {index}): says {said}, but the episodes before end at {first}; {RESTORE}"
             )
-        for camera, clip in row.clips.items():
+        before = used.get(row.data, 0)
+        clips = {c: replace(clip, start=before) if clip.path == row.data else clip for c, clip in row.clips.items()}
+        row, used[row.data] = replace(row, clips=clips), before + row.meta.length
+        for camera, clip in ((c, clip) for c, clip in clips.items() if clip.path != row.data):
             before = used.get(clip.path, 0)
             if clip.start != before:  # the times drift when summed as floats; the lengths don't
                 said = f"starts at frame {clip.start} of {clip.path}, but the episodes before it there end at {before}"
@@ -188,6 +243,33 @@ def _read_facts(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             if table.num_rows > 1:  # lerobot's tools rewrite files but copy our columns: these no longer hold
                 facts = {k: v for k, v in facts.items() if not k.startswith(("wamkit/sha256/", "wamkit/snapshots"))}
             yield path, facts
+
+
+def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The numbers of all frames, as `Store.numeric` gives them; columns of pictures and texts are not read. Raises StoreError as it does."""
+    features = {k: f for k, f in features.items() if f["dtype"] not in UNREAD}
+    features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
+    parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
+    for path, metas in by_file(rows).items():
+        for key, values in read_data(path, metas, features).items():
+            parts[key].append(values)
+    out = {}
+    for key, feature in features.items():
+        empty = np.empty((0, *feature["shape"]), feature["dtype"])
+        out[key] = np.concatenate(parts[key]) if parts[key] else empty
+        if key not in VECTORS and tuple(feature["shape"]) == (1,):
+            out[key] = out[key].reshape(-1)
+    frames = sum(row.meta.length for row in rows)
+    out = {k: np.empty((frames, 0), np.float32) for k in ("observation.state", "action") if k not in out} | out
+    return {"action.expert": out["action"]} | out
+
+
+def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
+    """The episodes that each data file holds, in order."""
+    files: dict[Path, list[EpisodeMeta]] = {}
+    for row in rows:
+        files.setdefault(row.data, []).append(row.meta)
+    return files
 
 
 def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -265,6 +347,14 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
         K = layout.points**2
         shapes |= {"points": (steps, K, 4), "body": (steps, K), "pose": (steps, layout.bodies, 7)}
     more = {name: (steps, size) for name, _, size in layout.extras}
+    if set(episode.depth) != set(layout.depth_cameras):
+        problem = (
+            problem or f"its depth maps are of {sorted(episode.depth)}, the store's {sorted(layout.depth_cameras)}"
+        )
+    for name, maps in ((n, m) for n, m in episode.depth.items() if n in layout.depth_cameras):
+        if maps.dtype != np.uint16 or maps.shape != (steps, *layout.size(name)):
+            wanted = f"uint16 {(steps, *layout.size(name))}"
+            problem = problem or f"depth of {name} is {maps.dtype} {maps.shape} instead of {wanted}"
     for name, shape in (shapes | more).items():
         of = episode.tracks if name in ("points", "body", "pose") else episode
         value = episode.extras.get(name) if name in more else getattr(of, name, None)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import av
@@ -39,7 +40,9 @@ VECTORS = ("observation.state", "action", "action.expert")
 POINTS, POINT_BODY, BODY_POSE = TRACKS = ("observation.points", "observation.points.body", "observation.bodies")
 """Scene points and how they move, row after row of `wamkit.types.Tracks`. They are columns of places rather than quantities, so
 stats.json does not describe them: it would be longer than they are."""
-UNREAD = ("video", "image", "string", "language")
+PICTURES = ("video", "image")
+"""Types of features that are pictures: films of their own, or PNG and JPEG in a column of the data files."""
+UNREAD = (*PICTURES, "string", "language")
 """Types of features that are no numbers in the data files."""
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
@@ -54,6 +57,8 @@ class Layout:
     sizes: (H, W) of each camera where they differ; image_shape is then the first one's.
     expert, rewards: whether there are clean labels beside the actions, and reward and success of each step.
     extras: (name, dtype, size) of further columns of numbers.
+    stills: cameras whose pictures are kept one by one as PNG, exactly and at several times the size; the others' become H.264.
+    depth: (name, H, W) of cameras that measure distances rather than colours; none of `cameras`.
     No proprio_names: nobody recorded any. No action_names: video without actions.
     """
 
@@ -69,11 +74,15 @@ class Layout:
     expert: bool = True
     rewards: bool = True
     extras: tuple[tuple[str, str, int], ...] = ()
+    stills: tuple[str, ...] = ()
+    depth: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        problem = ""
-        if len(set(self.cameras)) != len(self.cameras) or any(not c or "/" in c for c in self.cameras):
-            problem = f"cameras {self.cameras} must be distinct names without '/'"
+        problem, seen = "", (*self.cameras, *self.depth_cameras)
+        if len(set(seen)) != len(seen) or any(not c or "/" in c for c in seen):
+            problem = f"cameras {seen} must be distinct names without '/'"
+        elif set(self.stills) - set(self.cameras):
+            problem = f"stills {self.stills} must be some of the cameras {self.cameras}"
         elif len(self.image_shape) != 3 or self.image_shape[0] != 3 or min(self.image_shape) < 1:
             problem = f"image_shape {self.image_shape} must be (3, height, width)"
         elif not (self.cameras or self.proprio_names or self.action_names):
@@ -82,6 +91,8 @@ class Layout:
             problem = "expert labels need action_names"
         elif self.sizes and (len(self.sizes) != len(self.cameras) or self.sizes[0] != self.image_shape[1:]):
             problem = f"sizes {self.sizes} must be one (height, width) a camera, the first one image_shape's"
+        elif any(min(h, w) < 1 for _, h, w in self.depth):
+            problem = f"depth {self.depth} must be (name, height, width) of each camera"
         elif any("/" in name or name in INDEX_COLUMNS or name in VECTORS for name, _, _ in self.extras):
             problem = f"extras {[e[0] for e in self.extras]} must be names of their own, without '/'"
         elif not (math.isfinite(self.fps) and self.fps > 0):
@@ -91,8 +102,15 @@ class Layout:
         if problem:
             raise StoreError(problem)
 
+    @property
+    def depth_cameras(self) -> tuple[str, ...]:
+        """Names of the cameras that measure distances."""
+        return tuple(name for name, _, _ in self.depth)
+
     def size(self, camera: str) -> tuple[int, int]:
-        """(H, W) of a camera's pictures."""
+        """(H, W) of a camera's pictures, or depth maps."""
+        if camera in self.depth_cameras:
+            return self.depth[self.depth_cameras.index(camera)][1:]
         return self.sizes[self.cameras.index(camera)] if self.sizes else self.image_shape[1:]
 
     def features(self) -> dict[str, dict[str, Any]]:
@@ -125,11 +143,15 @@ class Layout:
             "video.is_depth_map": False,
             "has_audio": False,
         }
+        axes = ["height", "width", "channels"]
         for camera in self.cameras:
             height, width = self.size(camera)
-            sizes = {"video.height": height, "video.width": width}
-            shape, names = [height, width, 3], ["height", "width", "channels"]
-            out[IMAGES + camera] = {"dtype": "video", "shape": shape, "names": names, "info": sizes | info}
+            film = {"info": {"video.height": height, "video.width": width} | info}
+            kind, said = ("image", {}) if camera in self.stills else ("video", film)
+            out[IMAGES + camera] = {"dtype": kind, "shape": [height, width, 3], "names": axes} | said
+        for camera, height, width in self.depth:
+            said = {"info": {"is_depth_map": True, "depth_unit": "mm"}}
+            out[IMAGES + camera] = {"dtype": "image", "shape": [height, width, 1], "names": axes} | said
         return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
 
     @classmethod
@@ -144,13 +166,14 @@ class Layout:
                 raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
         if "action.expert" in features and "action" not in features:
             raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
-        videos = [k for k, f in features.items() if f["dtype"] == "video"]
-        sizes = tuple((features[k]["shape"][0], features[k]["shape"][1]) for k in videos)
+        seen = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in PICTURES]
+        colour = [(k, f) for k, f in seen if not is_depth(f)]
+        sizes = tuple(picture_size(f) for _, f in colour)
         ours = all(k in features for k in TRACKS)
         known = {*VECTORS, *TRACKS, *INDEX_COLUMNS, "next.reward", "next.success"}
         numbers = {k: f for k, f in features.items() if f["dtype"] not in UNREAD and k not in known}
         return cls(
-            cameras=tuple(k.removeprefix(IMAGES) for k in videos),
+            cameras=tuple(k for k, _ in colour),
             image_shape=(3, *(sizes[0] if sizes else (1, 1))),
             proprio_names=_names(features, "observation.state"),
             action_names=_names(features, "action"),
@@ -162,6 +185,8 @@ class Layout:
             expert="action.expert" in features,
             rewards="next.reward" in features and "next.success" in features,
             extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in numbers.items()),
+            stills=tuple(k for k, f in colour if f["dtype"] == "image"),
+            depth=tuple((k, *picture_size(f)) for k, f in seen if is_depth(f)),
         )
 
 
@@ -181,7 +206,9 @@ def check_info(info: Mapping[str, Any]) -> None:
     videos = any(f["dtype"] == "video" for f in info["features"].values())
     for key in ("data_path", "video_path")[: 1 + videos]:
         try:
-            info[key].format(video_key="", chunk_index=0, file_index=0)
+            path = Path(info[key].format(video_key="", chunk_index=0, file_index=0))
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError("it leads out of the data set")
         except (LookupError, ValueError, AttributeError) as error:
             raise StoreError(f"{key} is {info.get(key)!r}, not a path with chunk_index and file_index") from error
 
@@ -191,12 +218,13 @@ def _unusable(key: str, feature: Any) -> str:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         return "has no dtype"
     dtype, shape = feature["dtype"], feature.get("shape")
-    if dtype in UNREAD and dtype != "video":
+    if dtype in UNREAD and dtype not in PICTURES:
         return ""
     if not isinstance(shape, list) or not shape or not all(_is_whole(n, 1) for n in shape):
         return "needs a shape, a list of whole numbers from 1 on"
-    if dtype == "video":
-        return "" if len(shape) == 3 and shape[2] == 3 else "needs the shape [height, width, 3]"
+    if dtype in PICTURES:
+        fits = len(shape) == 3 and (is_depth(feature) or 3 in (shape[0], shape[2]))
+        return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for depth"
     try:
         kind = np.dtype(dtype).kind
     except TypeError:
@@ -206,6 +234,26 @@ def _unusable(key: str, feature: Any) -> str:
     if key in VECTORS and len(shape) != 1:
         return "needs a shape of one number"
     return "needs the shape [1]" if key in INDEX_COLUMNS and shape != [1] else ""
+
+
+def is_depth(feature: Mapping[str, Any]) -> bool:
+    """Whether the pictures of an "image" or "video" feature are distances, one number a pixel, rather than colours."""
+    said, shape = info_of(feature), feature["shape"]
+    marked = said.get("is_depth_map") or said.get("video.is_depth_map")
+    return bool(marked) or len(shape) == 3 and 1 in (shape[0], shape[2])
+
+
+def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """What a feature says of its pictures: `info`, which older data sets call `video_info`."""
+    infos = (i for i in (feature.get("video_info"), feature.get("info")) if isinstance(i, dict))
+    return {k: v for info in infos for k, v in info.items()}
+
+
+def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    """(H, W) of the pictures of an "image" or "video" feature; old data sets name the channels first."""
+    shape, names = feature["shape"], feature.get("names")
+    first = shape[2] not in (1, 3) or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
+    return tuple(shape[1:] if first else shape[:2])
 
 
 def _is_whole(value: Any, least: int) -> bool:
@@ -231,7 +279,10 @@ def same_features(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """True if rows of `a` can follow rows of `b`; how the video was encoded doesn't count."""
 
     def core(features: Mapping[str, Any]) -> dict[str, Any]:
-        return {k: (f["dtype"], tuple(f.get("shape") or ()), f.get("names")) for k, f in features.items()}
+        return {
+            k: (f["dtype"], tuple(f.get("shape") or ()), f.get("names"), info_of(f).get("depth_unit"))
+            for k, f in features.items()
+        }
 
     return core(a) == core(b)
 
@@ -250,7 +301,7 @@ def info_json(layout: Layout, features: Mapping[str, Any], episodes: int, frames
         "fps": _number(layout.fps),
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH if layout.cameras else None,
+        "video_path": VIDEO_PATH if set(layout.cameras) - set(layout.stills) else None,
         "features": features,
     }
 
@@ -293,11 +344,16 @@ def data_columns(
     return {key: out[key] for key in features if key in out}
 
 
-def data_table(columns: Mapping[str, np.ndarray], features: Mapping[str, Any]) -> pa.Table:
-    """`columns` as Arrow keeps them for `features`; videos have no column."""
+def data_table(
+    columns: Mapping[str, np.ndarray], features: Mapping[str, Any], pictures: Mapping[str, Sequence[bytes]]
+) -> pa.Table:
+    """`columns`, and the PNG `pictures` of image features, as Arrow keeps them for `features`; videos have no column."""
     arrays, hf = {}, {}
     for key, feature in features.items():
         if feature["dtype"] == "video":
+            continue
+        if feature["dtype"] == "image":
+            arrays[key], hf[key] = _embedded(pictures[key]), {"_type": "Image"}
             continue
         values = np.asarray(columns[key]).astype(feature["dtype"])
         value = {"dtype": feature["dtype"], "_type": "Value"}
@@ -309,6 +365,14 @@ def data_table(columns: Mapping[str, np.ndarray], features: Mapping[str, Any]) -
             hf[key] = {"feature": value, "length": width, "_type": "Sequence"}
     metadata = {"huggingface": json.dumps({"info": {"features": hf}})}
     return pa.table(arrays).replace_schema_metadata(metadata)
+
+
+def _embedded(pictures: Sequence[bytes]) -> pa.ChunkedArray:
+    """PNG as lerobot embeds it, under the names that its recorder gives the files."""
+    cells = [{"bytes": data, "path": f"frame-{i:06d}.png"} for i, data in enumerate(pictures)]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    # In pieces, as one array of bytes ends at 2 GiB.
+    return pa.chunked_array([pa.array(cells[i : i + 64], kind) for i in range(0, len(cells), 64)], kind)
 
 
 def tasks_table(texts: Sequence[str]) -> pa.Table:

@@ -2,7 +2,7 @@
 
     meta/info.json, tasks.parquet, stats.json      totals, instructions, statistics: derived from the episodes
     meta/episodes/chunk-000/file-000.parquet       one episode's facts; once this file is there, the episode is stored
-    data/chunk-000/file-000.parquet                one episode's frames
+    data/chunk-000/file-000.parquet                one episode's frames; pictures too, where they are no films
     videos/observation.images.<camera>/chunk-000/file-000.mp4
     snapshots/chunk-000/episode-000000.npz         simulator states (ours; lerobot doesn't look here)
 
@@ -24,31 +24,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
-from wamkit.data import schema
+from wamkit.data import language, pictures, schema
+from wamkit.data.depth import millimetres
 from wamkit.data.files import StoreError, exclusive, make_folder, temporary, write_atomic
+from wamkit.data.pictures import Encoded, Stills
 from wamkit.data.records import (
     RESTORE,
     Clip,
     EpisodeMeta,
     Row,
     check_episode,
-    read_data,
+    facts_of,
+    read_columns,
     read_info,
     read_rows,
     read_texts,
     row_of,
 )
-from wamkit.data.schema import UNREAD, VECTORS, Layout
+from wamkit.data.schema import Layout
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
-from wamkit.data.video import Video, decode_video, encode_video
+from wamkit.data.video import Video
 from wamkit.types import Episode, Snapshot, Span, Tracks
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 
 _SAMPLE = 256  # frames a camera that the picture statistics of stats.json are made of
-_SAMPLE_EPISODE = 8  # and those of one episode
 
 
 class Store:
@@ -61,6 +63,7 @@ class Store:
         for row in rows:
             self._count(row)
         self._columns: dict[str, np.ndarray] | None = None
+        self._said = texts
 
     # ------------------------------------------------------------------ making and opening
 
@@ -106,8 +109,7 @@ class Store:
             root, info, rows, texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts]
         )
         store._check_totals()
-        if (store.numeric()["task_index"] >= len(store._texts)).any():
-            raise StoreError(f"{root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        store.numeric()
         return store
 
     @classmethod
@@ -137,6 +139,11 @@ class Store:
     @property
     def cameras(self) -> tuple[str, ...]:
         return self.layout.cameras
+
+    @property
+    def depth_cameras(self) -> tuple[str, ...]:
+        """Cameras that measure distances; `decode_depth` gives them, nothing trains on them."""
+        return self.layout.depth_cameras
 
     @property
     def frames(self) -> int:
@@ -180,10 +187,24 @@ class Store:
         """Some of the pictures that `decode` gives all of: those of `steps`, ascending; only what is needed is decoded."""
         return self._decode(episode, camera, steps, None)
 
-    def open_video(self, episode: int, camera: str) -> Video:
+    def decode_depth(self, episode: int, camera: str) -> UInt16[np.ndarray, "T H W"]:
+        """All depth maps of one camera in one episode, uint16 (T, H, W), in millimetres; 0 is where nothing was measured.
+
+        What was recorded in metres is rounded. Raises StoreError as `decode` does, and where info.json does not say what the numbers mean.
+        """
+        if camera not in self.depth_cameras:
+            raise StoreError(f"{self.root} has no depth camera {camera!r}; it has {self.depth_cameras or 'none'}")
+        steps = range(self._row(episode).meta.length)
+        with self.open_video(episode, camera) as film, self._naming(episode, camera):
+            stored = film.depth(steps, self._clip(episode, camera).start)
+            return millimetres(stored, self._info["features"][self._key(camera)])
+
+    def open_video(self, episode: int, camera: str) -> Video | Stills:
         """The open file that holds a clip, for `pictures_of`; other clips may be in it. Raises StoreError as `decode` does."""
         clip = self._clip(episode, camera)
         with self._naming(episode, camera):
+            if clip.path == self._row(episode).data:
+                return Stills(clip.path, self._key(camera), self.layout.size(camera), self._held[clip.path])
             source: Path | bytes = clip.path
             if clip.sha256 is not None:
                 source = clip.path.read_bytes()
@@ -192,12 +213,16 @@ class Store:
             return Video(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
 
     def pictures_of(
-        self, video: Video, episode: int, camera: str, steps: Sequence[int], size: tuple[int, int] | None = None
+        self,
+        video: Video | Stills,
+        episode: int,
+        camera: str,
+        steps: Sequence[int],
+        size: tuple[int, int] | None = None,
     ) -> UInt8[np.ndarray, "n 3 H W"]:
         """`pictures` by a video that `open_video` of a clip in the same file opened."""
-        start = self._clip(episode, camera).start
         with self._naming(episode, camera):
-            return video.frames([start + step for step in steps], size)
+            return video.frames(steps, size, self._clip(episode, camera).start)
 
     def video_path(self, episode: int, camera: str) -> Path:
         """The file that holds a clip."""
@@ -244,6 +269,7 @@ class Store:
             spans=self._spans(meta, columns["task_index"][here]),
             source=meta.source,
             extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},
+            depth={name: self.decode_depth(index, name) for name in self.depth_cameras} if images else {},
         )
 
     def _pictures(self, index: int) -> np.ndarray:
@@ -255,30 +281,31 @@ class Store:
         """Runs of steps whose text is not the episode's."""
         starts = np.flatnonzero(np.diff(said, prepend=-1))
         runs = zip(starts.tolist(), [*starts[1:].tolist(), len(said)], strict=True)
-        spans = (Span(a, b, self._texts[said[a]]) for a, b in runs)
+        spans = (Span(a, b, self._said[said[a]]) for a, b in runs)
         return tuple(s for s in spans if s.text != meta.text)
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All texts; the column "task_index" says which one each step has."""
-        return tuple(self._texts)
+        """All texts: instructions, and subtasks if there are any; the column "task_index" says which one each step has."""
+        return tuple(self._said)
 
     def checksum(self, episode: int, camera: str) -> str | None:
-        """SHA-256 of the file that holds a clip, as it was when it was recorded; None where nobody noted it."""
+        """SHA-256 of a clip as it was when it was recorded: of its film, or its PNG; None where nobody noted it."""
         return self._row(episode).clips[camera].sha256
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order."""
         for row in self._rows:
-            for camera, clip in row.clips.items():
+            for camera in self.cameras:
+                clip = row.clips[camera]
                 yield row.meta.index, camera, clip.path, clip.start
 
     # ------------------------------------------------------------------ writing
 
-    def append(self, episode: Episode, encoded: Mapping[str, bytes] | None = None) -> EpisodeMeta:
+    def append(self, episode: Episode, encoded: Mapping[str, Encoded] | None = None) -> EpisodeMeta:
         """Stores `episode` as the next one. When this returns it is on disk; a kill before leaves the store as it was.
 
-        encoded: the videos (camera -> MP4 of `encode_video`) if a worker process has made them; `episode.images` is
+        encoded: the pictures as `pictures.encode` makes them, by camera, if a worker process has; `episode.images` is
         then not used. The same episodes in the same order give the same bytes. `latency_s` isn't stored. Raises
         StoreError, with the store as it was, for an episode or videos that don't fit the layout, for NaN, and when the
         disk is full.
@@ -288,25 +315,31 @@ class Store:
             raise StoreError(f"{self.root} was not recorded by wamkit and is read-only; create a store of your own")
         check_episode(episode, layout, with_images=encoded is None)
         if encoded is None:
-            encoded = {c: encode_video(episode.images[:, v], layout.fps) for v, c in enumerate(layout.cameras)}
+            films = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
+            encoded = {c: pictures.encode(film, layout, c, len(episode)) for c, film in films}
         if set(encoded) != set(layout.cameras):
             raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
-        pictures = {c: _sample_clip(encoded[c], episode, layout, c) for c in layout.cameras}
+        samples = {c: pictures.sample(encoded, layout, c, len(episode)) for c in layout.cameras}
         texts = [*self._texts, *(t for t in dict.fromkeys([episode.text, *episode.texts()]) if t not in self._texts)]
         columns = schema.data_columns(episode, index, self.frames, texts, self._info["features"])
-        data = schema.data_table(columns, self._info["features"])
-        contents = {"data": schema.parquet_bytes(data)} | {f"video/{c}": encoded[c] for c in layout.cameras}
+        embedded = {self._key(c): encoded[c] for c in layout.stills}
+        embedded |= {self._key(c): [pictures.encode_png(m) for m in maps] for c, maps in episode.depth.items()}
+        data = schema.data_table(columns, self._info["features"], embedded)
+        # Parquet looks at how large a page has become after so many rows; a page is read as a whole.
+        options = {"write_batch_size": 4} if embedded else {}
+        contents = {"data": schema.parquet_bytes(data, **options)}
+        contents |= {f"video/{c}": encoded[c] for c in layout.cameras if c not in layout.stills}
         if episode.snapshots is not None:
             contents["snapshots"] = pack_snapshots(episode.snapshots)
         stats = {k: schema.describe(v) for k, v in columns.items() if k not in schema.TRACKS}
-        stats |= {self._key(c): schema.describe_pictures(p) for c, p in pictures.items()}
-        facts = self._facts(episode, encoded)
+        stats |= {self._key(c): schema.describe_pictures(p) for c, p in samples.items()}
+        facts = facts_of(episode, index, self.frames, layout, {c: pictures.checksum(encoded[c]) for c in encoded})
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
         contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
         self._commit(index, contents)
         self._rows.append(row_of(facts, self.root, self._info))
         self._count(self._rows[-1])
-        self._texts, self._columns = texts, None
+        self._texts, self._said, self._columns = texts, texts, None
         return self._rows[-1].meta
 
     def finalize(self) -> None:
@@ -341,7 +374,7 @@ class Store:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
         where = {"chunk_index": chunk, "file_index": file, "episode_index": index}
         out = {"data": self.root / schema.DATA_PATH.format(**where)}
-        for camera in self.cameras:
+        for camera in (c for c in self.cameras if c not in self.layout.stills):
             out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
         out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
         return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
@@ -368,35 +401,6 @@ class Store:
                 for path in paths.values():
                     path.unlink(missing_ok=True)
                     temporary(path).unlink(missing_ok=True)
-
-    def _facts(self, episode: Episode, encoded: Mapping[str, bytes]) -> dict[str, Any]:
-        """The episode's row in meta/episodes, without statistics."""
-        index, first = len(self._rows), self.frames
-        chunk, file = divmod(index, schema.FILES_PER_CHUNK)
-        facts: dict[str, Any] = {
-            "episode_index": index,
-            "tasks": list(dict.fromkeys([episode.text, *episode.texts()])),
-            "length": len(episode),
-            "data/chunk_index": chunk,
-            "data/file_index": file,
-            "dataset_from_index": first,
-            "dataset_to_index": first + len(episode),
-            "meta/episodes/chunk_index": chunk,
-            "meta/episodes/file_index": file,
-            "wamkit/task": episode.task,
-            "wamkit/seed": int(episode.seed),
-            "wamkit/success": episode.succeeded,
-            "wamkit/imitate": bool(episode.imitate),
-            "wamkit/noise": float(episode.noise),
-            "wamkit/snapshots": episode.snapshots is not None,
-            "wamkit/source": episode.source,
-        }
-        for camera in self.cameras:
-            key = self._key(camera)
-            times = {"from_timestamp": 0.0, "to_timestamp": len(episode) / self.layout.fps}
-            facts |= {f"videos/{key}/{k}": v for k, v in ({"chunk_index": chunk, "file_index": file} | times).items()}
-            facts[f"wamkit/sha256/{key}"] = hashlib.sha256(encoded[camera]).hexdigest()
-        return facts
 
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
@@ -428,25 +432,14 @@ class Store:
         return np.concatenate([self._decode(e, camera, numbers, None) for e, numbers in frames.items()])
 
     def _read_columns(self) -> dict[str, np.ndarray]:
-        features = {k: f for k, f in self._info["features"].items() if f["dtype"] not in UNREAD}
-        features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
-        parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
-        files: dict[Path, list[EpisodeMeta]] = {}
-        for row in self._rows:
-            files.setdefault(row.data, []).append(row.meta)
-        for path, metas in files.items():
-            for key, values in read_data(path, metas, features).items():
-                parts[key].append(values)
-        out = {}
-        for key, feature in features.items():
-            empty = np.empty((0, *feature["shape"]), feature["dtype"])
-            out[key] = np.concatenate(parts[key]) if parts[key] else empty
-            if key not in VECTORS and tuple(feature["shape"]) == (1,):
-                out[key] = out[key].reshape(-1)
-            out[key].setflags(write=False)
-        empty = {k: np.empty((self.frames, 0), np.float32) for k in ("observation.state", "action") if k not in out}
-        out = empty | out
-        return {"action.expert": out["action"]} | out
+        features = self._info["features"]
+        columns = read_columns(self._rows, features)
+        if (columns["task_index"] >= len(self._texts)).any():
+            raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        columns["task_index"], self._said = language.said(self._rows, features, columns, self._texts)
+        for values in columns.values():
+            values.setflags(write=False)
+        return columns
 
     def _is_final(self) -> bool:
         """Whether the first and the last file that `finalize` writes are of the frames there are now."""
@@ -485,15 +478,3 @@ class Store:
 
 def _json(content: Any) -> bytes:
     return json.dumps(content, indent=4, ensure_ascii=False).encode()
-
-
-def _sample_clip(video: bytes, episode: Episode, layout: Layout, camera: str) -> np.ndarray:
-    """A few pictures of a video that is about to be stored; StoreError if it can't be decoded or is too short."""
-    steps = len(episode)
-    try:
-        picked = np.unique(np.linspace(0, steps - 1, _SAMPLE_EPISODE).astype(int)).tolist()
-        return decode_video(video, layout.fps, picked, layout.size(camera), total=steps)
-    except StoreError as error:
-        raise StoreError(
-            f"the video of camera {camera} doesn't fit the episode: {error}; encode its {steps} frames again"
-        ) from error

@@ -28,7 +28,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
 from wamkit.data.files import StoreError
 
@@ -101,7 +101,7 @@ class Video:
     def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
         self._fps, self._shape = Fraction(fps).limit_denominator(100_000), shape
         self._reformatter = VideoReformatter()  # one for all frames: a new one for each is twice as slow
-        with _readable():
+        with readable():
             self._container = av.open(
                 io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS
             )
@@ -127,22 +127,34 @@ class Video:
         stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
         return stream
 
-    def frames(self, numbers: Sequence[int], size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "N 3 H W"]:
-        """The frames `numbers`, ascending, as uint8 RGB, resized by area to `size` (H, W) if given.
+    def frames(
+        self, numbers: Sequence[int], size: tuple[int, int] | None = None, start: int = 0
+    ) -> UInt8[np.ndarray, "N 3 H W"]:
+        """The frames `numbers`, ascending and counted from frame `start`, as uint8 RGB, resized by area to `size` (H, W) if given.
 
         Only what is needed is decoded: distant frames are reached by the keyframe before them. Raises StoreError for a frame that is
         missing or damaged.
         """
-        height, width = size or self._shape
-        out = np.empty((len(numbers), 3, height, width), np.uint8)
-        with _readable():
+        out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
+        with readable():
             for row, number in enumerate(numbers):
-                frame = self._find(number)
-                resize = {}
-                if (frame.height, frame.width) != (height, width):
-                    resize = {"height": height, "width": width, "interpolation": "AREA"}
-                frame = self._reformatter.reformat(frame, format="rgb24", threads=1, **resize)
-                out[row] = frame.to_ndarray().transpose(2, 0, 1)
+                out[row] = rgb_of(self._find(start + number), self._reformatter, size or self._shape)
+        return out
+
+    def depth(self, numbers: Sequence[int], start: int = 0) -> UInt16[np.ndarray, "N H W"]:
+        """The same of a film of depth maps: the 12-bit codes of its pixels, as they were before they became a film.
+
+        Raises StoreError for pixels of another kind, from which codes cannot be had exactly.
+        """
+        out = np.empty((len(numbers), *self._shape), np.uint16)
+        with readable():
+            for row, number in enumerate(numbers):
+                frame = self._find(start + number)
+                if frame.format.name != "gray12le":
+                    raise StoreError(
+                        f"its pixels are {frame.format.name}; of depth maps, wamkit reads films of gray12le"
+                    )
+                out[row] = frame.to_ndarray()
         return out
 
     def _find(self, number: int) -> av.VideoFrame:
@@ -170,8 +182,18 @@ class Video:
         self.close()
 
 
+def rgb_of(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> UInt8[np.ndarray, "3 H W"]:
+    """A decoded picture as RGB, resized by area to `size` (H, W)."""
+    resize = {}
+    if (frame.height, frame.width) != size:
+        resize = {"height": size[0], "width": size[1], "interpolation": "AREA"}
+    frame = reformatter.reformat(frame, format="rgb24", threads=1, **resize)
+    return frame.to_ndarray().transpose(2, 0, 1)
+
+
 @contextlib.contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
+    """What FFmpeg cannot decode becomes a StoreError."""
     try:
         yield
     except (av.FFmpegError, EOFError) as error:

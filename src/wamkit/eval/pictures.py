@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-import struct
 import tempfile
-import zlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +15,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from wamkit.config import atomic_write, write_error
+from wamkit.data.pictures import encode_png
 from wamkit.eval import EvaluationError
 
 DIFFERENCE_GAIN = 2  # an error of half the range is already white; at gain 1 most errors are too dark to see
@@ -45,15 +44,9 @@ def enlarge(frames: UInt8[np.ndarray, "*n H W"], scale: int) -> UInt8[np.ndarray
 
 
 def png(picture: UInt8[np.ndarray, "3 H W"]) -> bytes:
-    """One RGB picture as PNG. Rows are stored as differences to the row above, which suits enlarged pixels."""
+    """One RGB picture as PNG."""
     _check(picture, 3)
-    rows = picture.transpose(1, 2, 0).reshape(picture.shape[1], -1)
-    above = np.vstack([np.zeros_like(rows[:1]), rows[:-1]])
-    filtered = np.hstack([np.full((len(rows), 1), 2, np.uint8), rows - above])
-    header = struct.pack(">IIBBBBB", picture.shape[2], picture.shape[1], 8, 2, 0, 0, 0)
-    body = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered.tobytes(), 9)), (b"IEND", b""))
-    chunks = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in body)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    return encode_png(np.ascontiguousarray(picture.transpose(1, 2, 0)), level=9)
 
 
 def strip_png(frames: UInt8[np.ndarray, "N 3 H W"], scale: int = 3, gap: int = 2) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,7 +17,6 @@ from wamkit.data.video import CONTAINERS
 
 SIDE = 16_384  # pixels; a video that declares more is taken for a decompression bomb
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
-STILLS = {b"\x89PNG": "png_pipe", b"\xff\xd8\xff": "jpeg_pipe"}
 
 
 @dataclass(frozen=True)
@@ -150,21 +148,6 @@ def seen_by(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) ->
     H, W, top, left = _cover(have, size)
     change = np.array([[W / have[1], 0, -left], [0, H / have[0], -top], [0, 0, 1]])
     return tuple(float(x) for x in (change @ np.asarray(matrix, np.float64)).reshape(-1))
-
-
-def still(data: bytes) -> Any:
-    """A PNG or JPEG picture, as PyAV's. Raises SourceError for what is none, or claims to be too large."""
-    import av
-
-    kind = next((name for magic, name in STILLS.items() if data.startswith(magic)), None)
-    if kind is None:
-        raise SourceError("a picture is neither PNG nor JPEG")
-    with av.open(io.BytesIO(data), format=kind) as container:
-        stream = container.streams.video[0]
-        if max(stream.height, stream.width) > SIDE:
-            raise SourceError(f"a picture claims {stream.height}x{stream.width} pixels; refused")
-        stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
-        return next(container.decode(stream))
 
 
 @dataclass(frozen=True)

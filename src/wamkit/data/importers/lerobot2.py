@@ -36,9 +36,10 @@ from wamkit.data.importers.base import (
     inside,
     reading,
 )
-from wamkit.data.importers.film import film_of, fitted, play, still
+from wamkit.data.importers.film import film_of, fitted, play
 from wamkit.data.meaning import MODALITY, CameraFacts, Field, Meaning, from_modality
-from wamkit.data.schema import IMAGES, INDEX_COLUMNS, Layout
+from wamkit.data.pictures import Stills
+from wamkit.data.schema import IMAGES, INDEX_COLUMNS, PICTURES, Layout, is_depth, picture_size
 from wamkit.types import Span
 
 NUMBERS = ("float32", "float64", "int32", "int64", "bool")
@@ -96,16 +97,14 @@ class LeRobot2(Importer):
 
     @cached_property
     def _cameras(self) -> dict[str, str]:
-        depth = lambda f: any((f.get(k) or {}).get("video.is_depth_map") for k in ("info", "video_info"))  # noqa: E731
-        found = [k for k, f in self._info["features"].items() if f["dtype"] in ("video", "image") and not depth(f)]
+        found = [k for k, f in self._info["features"].items() if f["dtype"] in PICTURES and not is_depth(f)]
         return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
-        shape, names = self._info["features"][key]["shape"], self._info["features"][key].get("names")
+        shape = self._info["features"][key]["shape"]
         if len(shape) != 3 or 3 not in (shape[0], shape[2]):
             raise SourceError(f"{key} has the shape {shape} instead of [height, width, 3]")
-        first = shape[2] != 3 or (bool(names) and str(names[0]).startswith("channel"))  # as old data sets have it
-        return tuple(shape[1:] if first else shape[:2])
+        return picture_size(self._info["features"][key])
 
     def _width(self, key: str) -> int:
         return int(self._info["features"][key]["shape"][0]) if key in self._info["features"] else 0
@@ -226,15 +225,9 @@ class LeRobot2(Importer):
             yield from play(film, film.fps, size, episode=name)
 
         def pictures() -> Iterator[np.ndarray]:
-            path, have, reformatter = self._path("data_path", name), self._size(key), VideoReformatter()
-            with reading(path, name), pq.ParquetFile(path, buffer_size=2**16) as file:
-                for t, batch in enumerate(file.iter_batches(1, columns=[key], use_threads=False)):
-                    data = batch.column(key)[0].as_py()["bytes"]
-                    if data is None:
-                        raise SourceError(f"picture {t} of {key} is not in the file, only its name")
-                    picture = still(data)
-                    if (picture.height, picture.width) != have:
-                        raise SourceError(f"picture {t} of {key} is {picture.height}x{picture.width} instead of {have}")
+            path, reformatter = self._path("data_path", name), VideoReformatter()
+            with reading(path, name), Stills(path, key, self._size(key), steps) as film:
+                for picture in film.pictures(range(steps)):
                     yield fitted(picture, size, reformatter)
 
         return video if self._info["features"][key]["dtype"] == "video" else pictures
