@@ -16,13 +16,12 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.depth import tiff
 from wamkit.data.files import StoreError
 from wamkit.data.schema import Layout
-from wamkit.data.video import Video, encode_frames, readable, rgb_of
+from wamkit.data.video import RGB, Video, encode_frames, readable
 
 Encoded = bytes | Sequence[bytes]
 """One camera's pictures of an episode as they are stored: a film (MP4), or PNG a step."""
@@ -91,7 +90,10 @@ def sample(encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: i
         if not stills:
             with Video(data, layout.fps, size, steps) as film:
                 return film.frames(picked)
-        return np.stack([rgb_of(still(data[i], size), VideoReformatter(), size) for i in picked])
+        out, rgb = np.empty((len(picked), 3, *size), np.uint8), RGB()
+        for row, i in enumerate(picked):
+            rgb.write(still(data[i], size), out[row])
+        return out
     except StoreError as error:
         what = "pictures" if stills else "video"
         raise StoreError(
@@ -111,7 +113,7 @@ class Stills:
     """
 
     def __init__(self, path: Path, key: str, shape: tuple[int, int], total: int):
-        self._key, self._shape, self._reformatter = key, shape, VideoReformatter()
+        self._key, self._shape, self._rgb = key, shape, RGB()
         with _parquet():
             # By default pyarrow holds a whole row group, that is an episode, before it gives the first row.
             self._file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
@@ -132,7 +134,7 @@ class Stills:
         """
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
         for row, picture in enumerate(self.pictures(numbers, start)):
-            out[row] = rgb_of(picture, self._reformatter, size or self._shape)
+            self._rgb.write(picture, out[row])
         return out
 
     def pictures(self, numbers: Sequence[int], start: int = 0) -> Iterator[av.VideoFrame]:

@@ -138,7 +138,6 @@ class Layout:
             "video.pix_fmt": video.PIXEL_FORMAT,
             "video.fps": _number(self.fps),
             "video.g": video.GOP,
-            "video.crf": video.CRF,
             "video.encoder": f"{video.CODEC}, PyAV {av.__version__}",
             "video.is_depth_map": False,
             "has_audio": False,
@@ -146,7 +145,8 @@ class Layout:
         axes = ["height", "width", "channels"]
         for camera in self.cameras:
             height, width = self.size(camera)
-            film = {"info": {"video.height": height, "video.width": width} | info}
+            crf = int(video.encoder((height, width))["crf"])
+            film = {"info": {"video.height": height, "video.width": width} | info | {"video.crf": crf}}
             kind, said = ("image", {}) if camera in self.stills else ("video", film)
             out[IMAGES + camera] = {"dtype": kind, "shape": [height, width, 3], "names": axes} | said
         for camera, height, width in self.depth:
