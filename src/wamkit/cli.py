@@ -30,6 +30,8 @@ class Train:
     """Where the options below start from; `wamkit list` shows all recipes."""
     cache_gb: float = 16.0
     """Decoded pictures are kept beside the data, at most so many GB; what is beyond is decoded when it is drawn, and is the same."""
+    latents_gb: float = 0.0
+    """Keep what a frozen encoder makes of all windows beside the data, at most so many GB: the next run with the same encoder reads it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,14 @@ def _train(argv: Sequence[str]) -> None:
         options, args=argv, prog="wamkit train", description=Train.__doc__, config=(tyro.conf.EnumChoicesFromValues,)
     )
     run = dataclasses.replace(run, **{k: getattr(args, k) for k in PARTS})
-    train_run(run, args.data, args.out, shlex.join(["wamkit", "train", *argv]), cache_gb=args.cache_gb)
+    train_run(
+        run,
+        args.data,
+        args.out,
+        shlex.join(["wamkit", "train", *argv]),
+        cache_gb=args.cache_gb,
+        latents_gb=args.latents_gb,
+    )
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 
 

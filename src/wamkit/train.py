@@ -7,6 +7,7 @@ needs no random state but the step, and gives the same weights as one that was n
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 
@@ -27,6 +29,7 @@ from wamkit.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.config import ConfigError, atomic_write, nearest, save_json, write_error
 from wamkit.data.augment import Augment
 from wamkit.data.files import exclusive
+from wamkit.data.latents import kept_latents
 from wamkit.data.loader import Frames, Prefetcher
 from wamkit.data.mixture import Mixture
 from wamkit.family import Family, Stage
@@ -37,6 +40,15 @@ from wamkit.types import Batch, WamkitError
 # The most memory that features of all windows may take.
 FEATURE_BYTES = 2**30
 _DECODERS = 4  # threads that make batches where videos are decoded for them
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Where features of windows are kept from run to run, for which data (a checksum of it), and how many bytes they may take."""
+
+    folder: Path
+    data: str
+    limit: int
 
 
 Watch = Callable[[Family], dict[str, float]]
@@ -89,6 +101,7 @@ class Trainer:
 
     out/ holds config.json, metrics.jsonl, tensorboard/, checkpoints/. Calling `run` again continues where it stopped.
     `watch` is asked at every checkpoint, and its figures join the metrics: a learning curve. It must not touch what it gets.
+    `latents`: where what a frozen encoder makes of all windows is kept on disk, if it is.
     """
 
     def __init__(
@@ -100,7 +113,9 @@ class Trainer:
         run_config: dict,
         command: str = "",
         watch: Watch | None = None,
+        latents: Latents | None = None,
     ):
+        self.latents = latents
         self.model, self.config, self.out, self.run_config = (
             model.to(find_device(config.device)),
             config,
@@ -129,10 +144,12 @@ class Trainer:
         self.step = 0
         self.elapsed_s = self.cpu_s = 0.0
         self.weights = dict(config.weights)
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
+        self._bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
         # Without autocast's cache of cast weights: all threads share it, and whichever leaves first empties it for the others,
         # so that where gradients are rounded would depend on their timing.
-        self.autocast = lambda: torch.autocast(config.device.split(":")[0], torch.bfloat16, bf16, cache_enabled=False)
+        self.autocast = lambda: torch.autocast(
+            config.device.split(":")[0], torch.bfloat16, self._bf16, cache_enabled=False
+        )
 
     # ------------------------------------------------------------------------------------------------------------- loop
 
@@ -214,7 +231,7 @@ class Trainer:
         """Computes `Family.features` of all windows for a stage of so many steps, which batches then carry.
 
         Not where pictures are augmented, where the stage sees fewer windows than there are, or where the features would
-        take more than FEATURE_BYTES: then the family computes them at every step.
+        take more than FEATURE_BYTES, or more than `latents` allows: then the family computes them at every step.
         """
         self.windows.features, count, rows = {}, len(self.windows), self.config.batch_size
 
@@ -227,10 +244,32 @@ class Trainer:
         if self.windows.augment or count > steps * rows:
             return
         first = self.pool.submit(part, 0).result()
-        if sum(v.nbytes / len(v) for v in first.values()) * count > FEATURE_BYTES or not first:
-            return
-        parts = [first, *self.pool.map(part, range(rows, count, rows))]
-        self.windows.features = {k: np.concatenate([p[k] for p in parts]) for k in first}
+        size = sum(v.nbytes / len(v) for v in first.values()) * count
+        if first and self.latents is not None and size <= self.latents.limit:
+            parts = lambda: self._ahead(part, range(0, count, rows))  # noqa: E731
+            key = self._encoder(stage)
+            self.windows.features = kept_latents(self.latents.folder, key, count, parts, self.latents.limit)
+        elif first and size <= FEATURE_BYTES:
+            parts = [first, *self.pool.map(part, range(rows, count, rows))]
+            self.windows.features = {k: np.concatenate([p[k] for p in parts]) for k in first}
+
+    def _ahead(self, part: Callable[[int], dict[str, np.ndarray]], starts: range) -> Iterator[dict[str, np.ndarray]]:
+        """`part` of all `starts` in order, by the pool's threads, a few at a time: its own `map` would begin all at once."""
+        some = 4 * self.parts
+        for i in tqdm(range(0, len(starts), some), unit="group", desc="encoding", leave=False):
+            yield from self.pool.map(part, starts[i : i + some])
+
+    def _encoder(self, stage: Stage) -> str:
+        """A hash of what features of `stage` depend on: weights that it does not train, data, windows, precision."""
+        facts = [self.latents.data, self.model.name, stage.name, str(self.model.spec), self._bf16, self.config.device]
+        total = hashlib.sha256(json.dumps(facts).encode())
+        trained = {n for n, _ in self.model.named_parameters() if n.startswith(stage.prefixes)}
+        for name, x in self.model.state_dict().items():
+            if name not in trained:
+                total.update(
+                    name.encode() + x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+                )
+        return total.hexdigest()[:32]
 
     def _check_weights(self) -> None:
         """Loss weights must name losses that exist: asks every stage once, on two rows."""

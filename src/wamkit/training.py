@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wamkit.config import to_dict
+from wamkit.data.cache import videos_checksum
 from wamkit.data.dataset import open_frames, spec_of, statistics
 from wamkit.data.mixture import divided, mixture_spec, open_mixture
 from wamkit.data.reader import CACHE_GB
 from wamkit.data.store import Store
 from wamkit.family import Family
 from wamkit.run import EpisodesConfig, RunConfig, build, family_class, run_to_dict
-from wamkit.train import Trainer, Watch
+from wamkit.train import Latents, Trainer, Watch
 from wamkit.types import WamkitError
 
 
 def train_run(
-    run: RunConfig, data: Path, out: Path, command: str = "", watch: Watch | None = None, cache_gb: float = CACHE_GB
+    run: RunConfig,
+    data: Path,
+    out: Path,
+    command: str = "",
+    watch: Watch | None = None,
+    cache_gb: float = CACHE_GB,
+    latents_gb: float = 0.0,
 ) -> Family:
     """Trains `run` on the store, or the mixture's file, `data` and writes the run folder `out`; continues it if it was begun.
 
     config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
     that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`). `cache_gb` bounds what is kept of decoded
-    pictures, and has no influence on what is learned.
+    pictures, `latents_gb` what is kept, beside the data, of what frozen encoders made of them; neither has an influence on what is
+    learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     if Path(data).is_file():
-        return _train_mixture(run, Path(data), out, command, watch, cache_gb)
+        return _train_mixture(run, Path(data), out, command, watch, cache_gb, latents_gb)
     frames, store = open_frames(data, cache_gb=cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
@@ -38,10 +48,20 @@ def train_run(
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
     share = run.episodes.labelled_share
     drawn = frames if share is None else divided(frames, share, spec.fps)
-    return Trainer(build(run, spec, numbers), drawn, run.train, out, config, command, watch).run()
+    latents = _latents(store.root, [store], latents_gb)
+    return Trainer(build(run, spec, numbers), drawn, run.train, out, config, command, watch, latents).run()
 
 
-def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None, cache_gb: float) -> Family:
+def _latents(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> Latents | None:
+    if not gb:
+        return None
+    data = [mixture, *((s.frames, videos_checksum(s, len(s))) for s in stores)]
+    return Latents(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
+
+
+def _train_mixture(
+    run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None, cache_gb: float, latents_gb: float
+) -> Family:
     """The same for several data sets together; config.json also holds the mixture and its robots."""
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
@@ -55,9 +75,8 @@ def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: W
     # Each robot's numbers are brought to unit scale on their way into the mixture.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
     numbers = {k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()}
-    worlds = {
-        n: source(Store.open(path.parent / s.data)) for n, s in zip(mixture.names, described.sources, strict=True)
-    }
+    stores = [Store.open(path.parent / s.data) for s in described.sources]
+    worlds = dict(zip(mixture.names, map(source, stores), strict=True))
     played = next((n for n, world in worlds.items() if world["env"]), "")
     config = run_to_dict(run, spec, numbers) | {
         "mixture": to_dict(described),
@@ -65,7 +84,8 @@ def _train_mixture(run: RunConfig, path: Path, out: Path, command: str, watch: W
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
         "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }
-    return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch).run()
+    latents = _latents(path.parent, stores, latents_gb, to_dict(described))
+    return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch, latents).run()
 
 
 def source(store: Store) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from wamkit.family import Stage
 from wamkit.nn.tokens import Normalizer
 from wamkit.optim import Optimizer, orthogonalise
 from wamkit.run import RunConfig, TrainConfig, build, find_device, load, run_to_dict
-from wamkit.train import Trainer, TrainingDiverged, learning_rate, native_bf16, read_metrics, stage_spans
+from wamkit.train import Latents, Trainer, TrainingDiverged, learning_rate, native_bf16, read_metrics, stage_spans
 from wamkit.types import Spec, WamkitError
 
 SPEC = Spec(cameras=("top",), height=16, width=16, proprio_dim=2, action_dim=2, chunk=4, frame_offsets=(2, 4))
@@ -382,6 +382,46 @@ def test_features_are_computed_ahead_where_that_is_less_work(tmp_path):
     moving = trainer(tmp_path / "b", dataclasses.replace(SMALL, shift=2))
     moving.prepare(stage, 12)
     assert moving.windows.features == {}
+
+
+def test_features_are_kept_on_disk_for_the_next_run_with_the_same_encoder(tmp_path):
+    """The same numbers as without; read rather than made where encoder and data are the same; made again where damaged."""
+    plain = trainer(tmp_path / "plain")
+    stage = plain.model.stages()[-1]
+    plain.prepare(stage, 12)
+    folder = tmp_path / "kept"
+
+    def prepared(name, data="d", changed=False, limit=10**8, made=True):
+        new = trainer(tmp_path / name)
+        new.latents = Latents(folder, data, limit)
+        if changed:
+            with torch.no_grad():
+                for n, p in new.model.named_parameters():
+                    if not n.startswith(stage.prefixes):
+                        p.add_(torch.linspace(-0.1, 0.1, p.numel()).reshape(p.shape))
+        calls = []
+        features = new.model.features
+        new.model.features = lambda *a: calls.append(a) or features(*a)
+        new.prepare(stage, 12)
+        assert (len(calls) > 1) == made, name  # one batch is always made, to know how large all would be
+        return new.windows.features
+
+    first = prepared("a")["latents"]
+    assert isinstance(first, np.memmap) and np.array_equal(first, plain.windows.features["latents"])
+    assert np.array_equal(prepared("b", made=False)["latents"], first)
+    assert not np.array_equal(prepared("c", changed=True)["latents"], first)
+    prepared("d", data="other")
+    assert len(list(folder.iterdir())) == 3
+    file = next(folder.glob("*/latents.npy"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    for path in folder.glob("*/latents.npy"):
+        path.write_bytes(content)
+    assert np.array_equal(prepared("e")["latents"], plain.windows.features["latents"])
+    room = int(1.5 * sum(p.stat().st_size for p in file.parent.iterdir()))
+    prepared("f", limit=room, made=False)
+    assert len(list(folder.iterdir())) == 1  # what was used longest ago has gone
+    assert prepared("g", limit=100)["latents"].base is None  # too large for the disk: in memory
 
 
 def test_scaled_gradients_move_as_gradients_that_were_scaled():

@@ -55,7 +55,7 @@ class FrameCache:
         count = len(store) if episodes is None else episodes
         header = {
             "format": _FORMAT,
-            "videos": _checksum(store, count),
+            "videos": videos_checksum(store, count),
             "shape": [sum(m.length for m in store.episodes[:count]), len(store.cameras), 3, height, width],
         }
         key = hashlib.sha256(json.dumps(header).encode()).hexdigest()[:32]
@@ -74,8 +74,8 @@ class FrameCache:
         return self.frames[index]
 
 
-def _checksum(store: Store, episodes: int) -> str:
-    """Of the content of the video files of the first episodes and of which of their frames belong to which. All of them are read."""
+def videos_checksum(store: Store, episodes: int) -> str:
+    """SHA-256 of the content of the video files of the first episodes and of which of their frames belong to which. All of them are read."""
     digests: dict[Path, str] = {}
     total = hashlib.sha256()
     clips = itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
