@@ -4,7 +4,7 @@ Usage: python benchmarks/loading.py [--lerobot .venv-lerobot/bin/python]   (`mak
   cached     windows of 8 frames, shuffled, from decoded pictures, 64x64 and 128x128
   decoding   the same at 128x128 from H.264 videos: wamkit, and lerobot's LeRobotDataset with PyAV on the same files,
              demonstrations of MetaWorld and textured blobs with sensor noise, of which a film takes twice the bytes
-  hdf5       the same from an HDF5 file with a chunk a picture, as datasets in that format are read
+  hdf5       the same from an HDF5 file with a chunk a picture, by h5py itself, and by stable-worldmodel's HDF5 and Lance readers
   waiting    share of training steps spent waiting for data, a mixture of three data sets with 64x64 pictures: cached, decoding
   memory     of a process that draws from a data set ten times as large as its cache: private memory, early and late
 """
@@ -39,6 +39,7 @@ from wamkit.training import train_run
 from wamkit.types import Episode
 
 WINDOW, STEPS, WITH_LEROBOT = 8, 200, Path(__file__).parent / "with_lerobot.py"
+WITH_STABLE_WORLDMODEL = Path(__file__).parent / "with_stable_worldmodel.py"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Args:
 
     lerobot: Path | None = None
     """Python of an environment that has lerobot."""
+    stable_worldmodel: Path | None = None
+    """Python of an environment that has stable-worldmodel."""
     episodes: int = 10
     """Of 200 steps each."""
     rounds: int = 5
@@ -136,6 +139,14 @@ def hdf5(args: Args, store: Store, folder: Path) -> None:
         read = file["pictures"]
         slow = rate(args.rounds, lambda index: [read[w[0] : w[-1] + 1] for w in index], store, 256)
     print(f"hdf5        {slow:,.0f} frames a CPU-second; the cache {fast / slow:.1f} times that")
+    if args.stable_worldmodel is not None:
+        np.save(folder / "pictures.npy", open_pictures(store)[np.arange(store.frames)][:, 0].transpose(0, 2, 3, 1))
+        command = [args.stable_worldmodel, WITH_STABLE_WORLDMODEL, folder / "pictures.npy", STEPS, args.rounds]
+        said = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
+        for kind, theirs in (line.split() for line in said.splitlines() if line.startswith(("h5 ", "lance "))):
+            print(
+                f"hdf5        stable-worldmodel, {kind}: {float(theirs):,.0f}; the cache {fast / float(theirs):.1f} times that"
+            )
 
 
 def waiting(args: Args, folder: Path) -> None:
