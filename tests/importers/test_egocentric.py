@@ -10,6 +10,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from films import numbers, write
+from wamkit.config import ConfigError
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.egodex import JOINTS
 from wamkit.data.importing import Import, import_data
@@ -98,6 +99,13 @@ def test_ego4d_narrations_hold_until_the_next(tmp_path):
     assert [longer.read(n).text for n in longer.episodes()] == ["opens the drawer", "A man X walks", "takes a cup"]
     assert numbers(longer.read("abc/1/0").pictures["head"]()) == [10, 15, 20]
     assert numbers(longer.read("abc/1/2").pictures["head"]()) == [35, 40, 45], "to the end of the video"
+    twice = [
+        {"timestamp_sec": t, "narration_text": f"#C C {w}"} for t, w in ((0.4, "looks"), (0.4, "walks"), (1.0, "sits"))
+    ]
+    (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_1": {"narrations": twice}}}))
+    together = importer("ego4d", tmp_path, fps=5.0)
+    assert [together.read(n).text for n in together.episodes()] == ["looks", "walks", "sits"]
+    assert [numbers(together.read(f"abc/1/{i}").pictures["head"]()) for i in (0, 1)] == [[10, 15, 20]] * 2
     for when in (float("nan"), -1.0):
         row = {"timestamp_sec": when, "narration_text": "#C C waits"}
         (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_2": {"narrations": [row]}}}))
@@ -163,6 +171,8 @@ def test_egodex_hands_are_seen_from_the_camera(hands):
 
 
 def test_egodex_damage_is_named(hands):
+    with pytest.raises(ConfigError, match="fps = 15: EgoDex has one pose a picture"):
+        importer("egodex", hands, fps=15.0)
     poses = hands / "part1/fold_shirt/1.hdf5"
     with h5py.File(poses, "r+") as file:
         del file["transforms/camera"]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from films import numbers, write
 from wamkit.cli import main
+from wamkit.data.files import StoreError
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.film import film_of, play, rows_shown, seen_by, steps_between
-from wamkit.data.importing import Import, import_data
+from wamkit.data.importing import Import, import_data, require_whole
+from wamkit.data.store import Store
 from wamkit.registry import load_package
 from wamkit.types import Span
 
@@ -87,6 +92,39 @@ def test_captions_of_files_and_of_parts(tmp_path):
     assert len(store) == 3 and store.layout.action_names == store.layout.proprio_names == ()
     assert store.episode(2).texts() == [""] * 6 + ["open the fridge"] * 9 + ["close it"] * 15
     assert np.abs(store.decode(0, "video").mean((1, 2, 3)) - (20 + 4 * np.arange(30))).max() < 4
+    (tmp_path / "captions.csv").write_text("file,text\nd.mp4,nobody\n")
+    with pytest.raises(SourceError, match="the caption 'nobody' is of d.mp4, which is not there"):
+        importer(tmp_path).read("a.mp4")
+
+
+def test_killed_at_any_moment_an_import_goes_on(tmp_path):
+    """As by kill -9, ten times: nothing is lost but the episode in hand, and the store is the one of an import that was left alone."""
+    (tmp_path / "films").mkdir()
+    for i in range(6):
+        write(tmp_path / f"films/{i}.mp4", 50, size=(96, 96), mark=4 * i)
+    args = lambda name: Import(format="video", source=tmp_path / "films", out=tmp_path / name)  # noqa: E731
+    importing = multiprocessing.get_context("fork")
+    options = IMPORTERS.get("video").Options(text="look", size=(96, 96))
+    whole = import_data(args("whole"), options)
+    rng, stored = np.random.default_rng(0), [0]
+    for _ in range(10):
+        process = importing.Process(target=import_data, args=(args("killed"), options))
+        process.start()
+        process.join(0.1 + 0.3 * rng.uniform())
+        process.kill()
+        process.join()
+        if (tmp_path / "killed/meta/info.json").exists():
+            stored.append(len(Store.open(tmp_path / "killed")))
+            if stored[-1] < 6:
+                with pytest.raises(StoreError, match="is not complete|was cut off"):
+                    require_whole(tmp_path / "killed")
+    assert stored == sorted(stored)
+    import_data(args("killed"), options)
+    assert contents(tmp_path / "killed") == contents(whole.root)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
 def test_damage_is_named(tmp_path):

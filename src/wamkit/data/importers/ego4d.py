@@ -75,10 +75,11 @@ class Ego4D(Importer):
             if not 0 <= float(row["timestamp_sec"]) < inf:
                 raise SourceError(f"video {video}: '{row['narration_text']}' is said at {row['timestamp_sec']} seconds")
         rows = sorted(rows, key=lambda r: float(r["timestamp_sec"]))
-        out = []
-        for row, after in zip(rows, [*rows[1:], {}][: len(rows)], strict=True):
-            start, text = float(row["timestamp_sec"]), row["narration_text"].strip()
-            stop = min(float(after.get("timestamp_sec", inf)), start + self.options.longest)
+        times, out = [float(row["timestamp_sec"]) for row in rows], []
+        for row, start in zip(rows, times, strict=True):
+            text = row["narration_text"].strip()
+            # Of several that are said at once each holds until something is said later.
+            stop = min(next((t for t in times if t > start), inf), start + self.options.longest)
             mine = text.upper().startswith("#C")
             if "#unsure" in text.lower() or not (mine or self.options.of == "all"):
                 continue

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from wamkit.config import ConfigError
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
 from wamkit.data.importers.film import FilmOptions, film_of, play, seen_by
 from wamkit.data.importers.hdf5 import array, opened
@@ -38,6 +39,11 @@ class EgoDexOptions(FilmOptions):
     """Not to be chosen: poses and pictures belong together, 30 a second."""
     hands: bool = False
     """Positions of wrists and finger tips, in metres from the camera, as state and actions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.fps is not None:
+            raise ConfigError(f"fps = {self.fps:g}: EgoDex has one pose a picture, 30 a second; leave it out")
 
 
 @IMPORTERS.register("egodex")

@@ -108,5 +108,6 @@ class Video(Importer):
         for row in rows:
             if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("file", "text")):
                 raise SourceError(f"{self.root}: a row of captions has no file or text: {row}")
-            inside(self.root, row["file"])
+            if not inside(self.root, row["file"]).is_file():
+                raise SourceError(f"{self.root}: the caption '{row['text']}' is of {row['file']}, which is not there")
         return rows
