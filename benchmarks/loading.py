@@ -7,12 +7,15 @@ Usage: python benchmarks/loading.py [--lerobot .venv-lerobot/bin/python]   (`mak
   hdf5       the same from an HDF5 file with a chunk a picture, by h5py itself, and by stable-worldmodel's HDF5 and Lance readers
   waiting    share of training steps spent waiting for data, a mixture of three data sets with 64x64 pictures: cached, decoding
   memory     of a process that draws from a data set ten times as large as its cache: private memory, early and late
+  importing  most memory of `wamkit import video`, and seconds, for 2 and for 20 films of 300 pictures of 480x640
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +35,7 @@ from wamkit.data.meaning import save_meaning
 from wamkit.data.mixture import MixtureConfig, SourceConfig
 from wamkit.data.reader import open_pictures
 from wamkit.data.store import Store
+from wamkit.data.video import encode_frames
 from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.recipes import RECIPES
 from wamkit.train import read_metrics
@@ -179,6 +183,21 @@ def memory(store: Store) -> None:
     made.close()
 
 
+def importing(folder: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    for films in (2, 20):
+        source = folder / f"films-{films}"
+        source.mkdir()
+        for i in range(films):
+            pictures = (np.roll(picture, 2 * t + 7 * i, 1) for t in range(300))
+            (source / f"{i}.mp4").write_bytes(encode_frames(pictures, 30.0, (480, 640), 300))
+        command = ["wamkit", "import", "video", source, "--out", folder / f"imported-{films}", "--options.text", "look"]
+        began, process = time.perf_counter(), subprocess.Popen([Path(sys.executable).parent / command[0], *command[1:]])
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0
+        print(f"importing   {films} films: {used.ru_maxrss / 1000:.0f} MB, {time.perf_counter() - began:.0f} s")
+
+
 def private_mb() -> float:
     """Memory of this process that no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -203,6 +222,7 @@ def main(args: Args) -> None:
         decoding(args, {"MetaWorld": arm, "blobs": stores[128]})
         hdf5(args, stores[128], folder)
         memory(stores[128])
+        importing(folder)
         waiting(args, folder)
 
 
