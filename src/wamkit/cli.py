@@ -52,6 +52,8 @@ class Eval:
     """Held-out recordings a task (one more off-expert each) on which imagination is scored."""
     processes: int = 2
     """Worker processes."""
+    suite: typing.Literal["main", "full"] = "main"
+    """full: also whether it imagines what its actions do, on and off the expert's path, and what its own actions do."""
     env: str = ""
     """Environment to evaluate in, if not the one that the data came from: for imported data, or one of a mixture's robots."""
     tasks: tuple[str, ...] = ()
@@ -298,8 +300,15 @@ def _eval(argv: Sequence[str]) -> None:
         query=args.query,
         held_out=args.held_out,
         processes=args.processes,
+        suite=args.suite,
         world=World(args.env, args.tasks, args.options, args.robot) if args.env else None,
     )
+
+
+def _diagnose(argv: Sequence[str]) -> None:
+    from wamkit.diagnose import Diagnose, diagnose
+
+    diagnose(_parse(Diagnose, "diagnose", argv))
 
 
 def _sample(argv: Sequence[str]) -> None:
@@ -422,6 +431,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),
+    "diagnose": (_diagnose, "says whether the forecast, the policy or neither is right, with three videos"),
     "compare": (_compare, "train and evaluate many recipes under one budget; writes a page"),
     "list": (_list, "families, queries, environments, recipes"),
     "show": (_show, "what a family is, and who sees whom in it"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames, Windows
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
+from wamkit.eval.branches import World as States
 from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, write_records
 from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
 from wamkit.eval.pictures import difference, save_video, side_by_side
+from wamkit.eval.plausibility import action_tables
 from wamkit.eval.report import (
     Clip,
     ClosedLoop,
@@ -116,11 +118,12 @@ def evaluate(
     recordings: Path | None = None,
     report: bool = True,
     world: World | None = None,
+    suite: Literal["main", "full"] = "main",
 ) -> dict[str, Any]:
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
     A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
-    from; what is written goes to run/eval/<its name> then.
+    from; what is written goes to run/eval/<its name> then. suite: `full` adds counterfactuals, and what the model's own actions do.
 
     recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
     the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
@@ -151,6 +154,12 @@ def evaluate(
     result = imagine(model, frames, steps=steps)
     tables = [success_table(records)] if acts else []
     tables += [fidelity_table(model, result), coupling_table(result)]
+    if suite == "full":
+        spec = model.spec
+        states = States(
+            source["env"], tuple(source["tasks"]), options, spec.chunk, spec.frame_offsets, spec.past_offsets
+        )
+        tables += action_tables(run, model, states, robot=robot, episodes=held_out, processes=processes)
     tables = [t for t in tables if t.rows]
     summary = {
         "run": str(run),

@@ -96,6 +96,25 @@ def test_sample_writes_every_query(job, query):
     assert ("actions" in saved) == (query in ("policy", "inverse", "joint"))
 
 
+def test_diagnose_says_what_is_wrong_with_one_episode(job, capsys):
+    assert main(["diagnose", str(job / "run"), "--episode", "1", "--stride", "30"]) == 0
+    assert "faucet-open-v3" in capsys.readouterr().out
+    facts = json.loads((job / "run/diagnose/episode-1.json").read_text())
+    assert facts["task"] == "faucet-open-v3" and facts["diagnosis"] and facts["states"] >= 1
+    assert all(facts[k]["value"] <= 1 for k in ("forecast", "policy", "consistency"))
+    assert (job / "run/diagnose/episode-1.mp4").stat().st_size > 1000
+
+
+def test_the_full_suite_adds_the_action_axis(job, capsys):
+    arguments = ["--suite", "full", "--episodes", "1", "--held-out", "1", "--steps", "1"]
+    assert main(["eval", str(job / "run"), *arguments]) == 0
+    rows = {r["name"]: r for r in json.loads((job / "run/eval/summary.json").read_text())["rows"]}
+    told = rows["other actions: told apart"]
+    assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1 and "chance is 10%" in told["note"]
+    assert {"expert's chunks: told apart", "policy", "consistency"} <= set(rows)
+    assert "Does it imagine what its actions do?" in (job / "run/eval/report.html").read_text()
+
+
 def test_the_python_front_door(job):
     model = wamkit.load(job / "run")
     rng = np.random.default_rng(0)

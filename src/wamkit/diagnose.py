@@ -1,0 +1,78 @@
+"""`wamkit diagnose`: forecast error, policy error or inconsistency, in one episode, with the three videos side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
+
+import numpy as np
+
+from wamkit.checkpoint import load_checkpoint
+from wamkit.config import atomic_write, within
+from wamkit.data.files import make_folder
+from wamkit.eval.branches import World
+from wamkit.eval.execution import Execution, ExecutionScore, diagnosis, execution_score, executions
+from wamkit.eval.pictures import save_video, side_by_side
+from wamkit.run import load
+from wamkit.types import WamkitError
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Asks a run along an expert's held-out episode and says what is wrong: the forecast, the policy, or that they do not belong together.
+
+    Writes run/diagnose/episode-N.mp4 (what the expert did, what was imagined, what the model's own actions did) and episode-N.json.
+    """
+
+    run: Path
+    """Run folder."""
+    episode: int = 0
+    """Which held-out episode; they take the tasks in turn."""
+    stride: int = 4
+    """Ask at every so many steps of it."""
+
+    def __post_init__(self) -> None:
+        within(self, episode=(0, inf), stride=(1, inf))
+
+
+def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
+    """Prints the diagnosis and returns its figures and the video. Raises WamkitError where the run's data came from no environment."""
+    model, source = load(args.run), load_checkpoint(args.run).config["source"]
+    if not source["env"]:
+        raise WamkitError(
+            f"{args.run} was trained on data that no environment of wamkit made; there is nothing to act in"
+        )
+    number, task = divmod(args.episode, len(source["tasks"]))
+    spec, options = model.spec, tuple(source["options"].items())
+    world = World(source["env"], (source["tasks"][task],), options, spec.chunk, spec.frame_offsets, spec.past_offsets)
+    states = executions(args.run, world, first=number, episodes=1, stride=args.stride, processes=1)
+    score = execution_score(states)
+    folder = args.run / "diagnose"
+    make_folder(folder)
+    video = save_video(folder / f"episode-{args.episode}.mp4", film(states), 10, scale=3)
+    words = diagnosis(score)
+    facts = {"task": world.tasks[0], "diagnosis": words, **{k: _plain(v) for k, v in asdict(score).items()}}
+    atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    print(f"{world.tasks[0]}, {len(states)} states of a held-out episode\n")
+    for name in ("forecast", "policy", "consistency"):
+        x = getattr(score, name)
+        print(f"  {name:<12} {'nothing imagined' if x.undefined else f'{x.value:.2f}'}")
+    print(f"\n{words}\nvideo: {video}")
+    return score, video
+
+
+def film(states: list[Execution]) -> np.ndarray:
+    """uint8 (T, 3, H, wide): at each state, the furthest picture that was demonstrated, imagined (black if none was), carried out."""
+    blank = np.zeros_like(states[0].demonstrated)
+    parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
+    columns = [np.stack([p[k][-1, v] for p in parts]) for v in range(states[0].now.shape[0]) for k in range(3)]
+    return side_by_side(columns)
+
+
+def _plain(x: object) -> object:
+    """JSON knows no NaN."""
+    if isinstance(x, dict):
+        return {k: _plain(v) for k, v in x.items()}
+    return None if isinstance(x, float) and not np.isfinite(x) else x

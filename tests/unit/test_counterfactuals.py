@@ -1,0 +1,154 @@
+"""Snapshot counterfactuals: branches of a real simulator, models whose rank is known, and defined answers to odd input."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from wamkit.envs import make_env
+from wamkit.eval import EvaluationError
+from wamkit.eval.action import imagined_by, score
+from wamkit.eval.branches import STILL, Counterfactuals, World, branch, counterfactuals, off_expert
+from wamkit.eval.execution import Execution, diagnosis, execution_score
+from wamkit.eval.sanity import MODELS, noisy
+from wamkit.family import FAMILIES
+from wamkit.nn.tokens import Normalizer
+from wamkit.registry import load_package
+from wamkit.types import Observation, Spec, UnsupportedQuery
+
+OPTIONS = (("height", 32), ("width", 32))
+CHUNK, OFFSETS = 16, (8, 16)
+WORLD = World("metaworld", ("drawer-open-v3",), OPTIONS, CHUNK, OFFSETS)
+
+
+@pytest.fixture(scope="module")
+def states():
+    return counterfactuals(WORLD, episodes=2, moments=2, processes=1)
+
+
+def test_branches_do_not_touch_each_other():
+    env = make_env("metaworld", task="drawer-open-v3", **dict(OPTIONS))
+    env.reset(seed=3)
+    expert = env.expert()
+    for _ in range(40):
+        env.step(expert(np.random.default_rng(0)))
+    start = env.snapshot()
+    chunks = np.stack(list(off_expert(env, CHUNK, np.random.default_rng(0)).values()))
+    there, reward = branch(env, start, chunks, OFFSETS)
+    back, again = branch(env, start, chunks[::-1], OFFSETS)
+    assert np.array_equal(there, back[::-1]) and np.array_equal(reward, again[::-1])
+    assert np.array_equal(env.snapshot().physics, start.physics)
+    for name, value in start.model.items():
+        assert np.array_equal(env.snapshot().model[name], value)
+
+
+def test_the_same_states_on_any_number_of_processes(states):
+    two = counterfactuals(WORLD, episodes=2, moments=2, processes=2)
+    assert len(two) == len(states) == 4
+    for a, b in zip(states, two, strict=True):
+        assert a.names == b.names and np.array_equal(a.future, b.future) and np.array_equal(a.actions, b.actions)
+    assert states[0].names[0] == "taken" and states[0].expert.sum() == 4 and STILL in states[0].names
+    assert states[0].future.shape == (len(states[0].names), 2, 1, 3, 32, 32)
+
+
+@pytest.mark.parametrize("expert", [False, True])
+def test_known_models_come_out_in_their_order(states, expert):
+    states = [s.only(expert) for s in states]
+    scores = {name: score(states, model) for name, model in MODELS.items() if name != "still" or not expert}
+    best = scores["oracle"]
+    assert best.identified.value == 1 and best.skill.value == 1 and best.regret.value == 0
+    for name in ("copy", "blind"):
+        assert scores[name].identified.value == pytest.approx(best.chance)
+    for name in ("opposite", "shuffled"):
+        assert scores[name].identified.value == 0
+    assert best.chance < scores["noisy oracle"].identified.value
+    assert scores["copy"].skill.value == 0 and scores["copy"].regret.value == pytest.approx(1)
+    if not expert:
+        assert (
+            best.direction.value == pytest.approx(1) and best.gain.value == pytest.approx(1) and best.drift.value == 0
+        )
+        for name in ("copy", "blind", "still"):
+            assert scores[name].direction.value == 0 and scores[name].gain.value == 0
+        assert scores["opposite"].direction.value < 0 and scores["opposite"].gain.value < 0
+        assert scores["still"].drift.value == 0 < scores["opposite"].drift.value
+
+
+def test_more_noise_is_never_better(states):
+    rows = [score(states, noisy(sigma)) for sigma in (0.0, 10.0, 40.0, 120.0)]
+    for name, better in (("identified", -1), ("skill", -1), ("direction", -1), ("drift", 1)):
+        values = [getattr(r, name).value for r in rows]
+        assert all(better * (b - a) >= -1e-9 for a, b in zip(values, values[1:], strict=False)), (name, values)
+
+
+def test_odd_input_has_a_defined_answer(states):
+    with pytest.raises(EvaluationError, match="no states"):
+        score([], MODELS["copy"])
+    with pytest.raises(EvaluationError, match="but the branches are"):
+        score(states, lambda s: s.future[:, :1])
+    frozen = [
+        dataclasses.replace(
+            s, future=np.broadcast_to(s.obs.images, s.future.shape).copy(), reward=np.zeros(len(s.names))
+        )
+        for s in states
+    ]
+    nothing = score(frozen, MODELS["oracle"])
+    assert nothing.skill.undefined and nothing.direction.undefined and nothing.regret.undefined
+    assert nothing.identified.value == pytest.approx(nothing.chance)
+
+
+def test_a_model_is_asked_with_one_noise_for_all_branches():
+    load_package("wamkit.families")
+    spec = Spec(("c",), 16, 16, 2, 2, chunk=4, frame_offsets=(2, 4))
+    cls = FAMILIES.get("bc")
+    numbers = Normalizer({k: (torch.zeros(2), torch.ones(2)) for k in ("proprio", "action")})
+    with pytest.raises(UnsupportedQuery, match="'bc' does not model the query 'forward'"):
+        imagined_by(cls(cls.Config(width=32, depth=1, heads=2), spec, numbers))
+    cls = FAMILIES.get("unified")
+    torch.manual_seed(0)
+    model = cls(cls.Config(width=32, depth=1, heads=2), spec, numbers).eval()
+    obs = Observation(np.zeros((1, 3, 16, 16), np.uint8), np.zeros(2, np.float32), "go")
+    same = np.repeat(np.random.default_rng(0).normal(size=(1, 4, 2)).astype(np.float32), 3, 0)
+    state = Counterfactuals(
+        "t", 0, 0, obs, ("a", "b", "c"), same, np.zeros((3, 2, 1, 3, 16, 16), np.uint8), np.zeros(3), np.ones(3, bool)
+    )
+    out = imagined_by(model)(state)
+    assert out.shape == state.future.shape and np.array_equal(out[0], out[1]) and np.array_equal(out[0], out[2])
+
+
+def executions_of(states, demonstrated, executed, imagined):
+    """Executions put together from branches: which branch each of the three shows; None imagines nothing."""
+    pick = lambda s, i: None if i is None else s.future[i] if isinstance(i, int) else s.future[s.names.index(i)]  # noqa: E731
+    return [
+        Execution(s.task, s.seed, s.step, s.obs.images, *(pick(s, i) for i in (demonstrated, executed, imagined)))
+        for s in states
+    ]
+
+
+@pytest.mark.parametrize(
+    ("executed", "imagined", "words", "best"),
+    [
+        (0, 0, "no fault found", ("forecast", "policy", "consistency")),
+        ("-dy", 0, "the video is right, the arm is wrong", ("forecast",)),
+        (0, "-dy", "forecast error: the arm is right", ("policy",)),
+        ("-dy", "-dy", "policy error: it does what it imagines", ("consistency",)),
+        ("-dy", "+dz", "neither is right", ()),
+        (0, None, "it imagines nothing; its actions do what the expert's did", ("policy",)),
+    ],
+)
+def test_three_comparisons_tell_faults_apart(states, executed, imagined, words, best):
+    scored = execution_score(executions_of(states, 0, executed, imagined))
+    assert diagnosis(scored).startswith(words)
+    for name in ("forecast", "policy", "consistency"):
+        value = getattr(scored, name)
+        assert value.undefined if imagined is None and name != "policy" else (value.value == 1) == (name in best)
+
+
+def test_where_nothing_moves_there_is_nothing_to_tell(states):
+    still = [dataclasses.replace(x, demonstrated=x.now[None], executed=x.now[None], imagined=None)
+             for x in executions_of(states, 0, 0, None)]  # fmt: skip
+    assert diagnosis(execution_score(still)).startswith("nothing moved")
+    with pytest.raises(EvaluationError, match="no states"):
+        execution_score([])
