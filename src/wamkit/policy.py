@@ -16,6 +16,7 @@ class Session:
 
     seed: of this session's noise.   step: actions taken so far.   queries: model queries so far.
     chunk: float32 (A, a) in the robot's units, or None before the first query.   used: actions of it already taken.
+    future: uint8 (F, V, 3, H, W), what was imagined along with the chunk; None where the query imagines nothing.
     seen: (step, observation) of those earlier steps that a coming query may look back at, or what the model remembers of it.
     """
 
@@ -25,6 +26,7 @@ class Session:
     chunk: np.ndarray | None = None
     used: int = 0
     seen: tuple[tuple[int, Observation | Memory], ...] = ()
+    future: np.ndarray | None = None
 
 
 class Policy:
@@ -74,6 +76,7 @@ class Policy:
         """The next action, float32 (a,) in the robot's units, and the session to pass back; None starts a new one."""
         session = session or Session(self.seed)
         chunk, used, queries, seen = session.chunk, session.used, session.queries, session.seen
+        future = session.future
         kept: Observation | Memory = replace(obs, past=())
         if chunk is None or used >= self.replan_every:
             # One noise a query, the same for the same session seed: a replayed episode takes the same actions.
@@ -82,13 +85,14 @@ class Policy:
             answer = self.model.sample(looking, self.query, seed=[noise], steps=self.steps)
             assert answer.actions is not None  # both queries that a policy may ask give actions
             chunk, used, queries = answer.actions[0], 0, queries + 1
+            future = None if answer.future is None else answer.future[0]
             if answer.memory and self.remember:
                 kept = answer.memory[0]
         if self.past_offsets:
             if obs.images is not None:
                 seen = (*seen, (session.step, kept))
             seen = tuple((k, o) for k, o in seen if k > session.step + self.past_offsets[0])
-        return chunk[used], Session(session.seed, session.step + 1, queries, chunk, used + 1, seen)
+        return chunk[used], Session(session.seed, session.step + 1, queries, chunk, used + 1, seen, future)
 
     def _past(self, session: Session) -> tuple[Observation | Memory | None, ...]:
         """What the session saw at the steps that the model looks back at; None before its first step."""

@@ -1,0 +1,84 @@
+"""Whether the world goes as imagined: what is compared with what, ranks within tasks, and defined answers to odd input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from wamkit.eval import EvaluationError
+from wamkit.eval.consistency import Foreseen, _Watching, auc, foretelling
+from wamkit.policy import Session
+from wamkit.types import Observation
+
+
+class Fake:
+    """Imagines a given picture four and eight steps ahead at every fourth step; its actions do nothing."""
+
+    class model:
+        class spec:
+            frame_offsets = (4, 8)
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+
+    def needs_images(self, session):
+        return (0 if session is None else session.step) % 4 == 0
+
+    def act(self, obs, session):
+        session = session or Session()
+        asked = session.step % 4 == 0
+        future = np.stack([self.pictures[session.step + k] for k in (4, 8)]) if asked else session.future
+        return np.zeros(2), Session(0, session.step + 1, session.queries + asked, None, 0, (), future)
+
+
+def shown(watching, pictures):
+    session = None
+    for t in range(13):
+        images = pictures[t] if watching.needs_images(session) else None
+        _, session = watching.act(Observation(images, np.zeros(2, np.float32), "go"), session)
+    return np.array(watching.pairs)
+
+
+def test_what_was_imagined_is_held_against_what_came_just_then():
+    """A square that moves a pixel a step, imagined rightly, not at all, and a step late."""
+    pictures = np.zeros((24, 1, 3, 32, 32), np.uint8)
+    for t in range(24):
+        pictures[t, :, :, 8:14, t : t + 6] = 200
+    right = shown(_Watching(Fake(pictures), 4), pictures)
+    assert right.shape == (3, 2) and (right[:, 0] == 0).all() and (right[:, 1] > 0).all()
+    late = shown(_Watching(Fake(np.roll(pictures, 1, 0)), 4), pictures)
+    assert (0 < late[:, 0]).all() and (late[:, 0] < late[:, 1]).all() and np.allclose(late[:, 1], right[:, 1], rtol=0.3)
+    standing = shown(_Watching(Fake(np.repeat(pictures[:1], 24, 0)), 4), np.repeat(pictures[:1], 24, 0))
+    assert (standing == 0).all()
+
+
+def episode(task, seed, success, error, motion):
+    return Foreseen(task, seed, success, np.array([error]), np.array([motion]))
+
+
+def test_ranks_are_within_tasks():
+    """An easy task that is foreseen badly and a hard one that is foreseen well: pooled, foresight would foretell failure."""
+    easy = [episode("easy", i, i > 1, 0.5 - 0.01 * (i > 1), 1.0) for i in range(10)]
+    hard = [episode("hard", i, i > 7, 0.1 - 0.01 * (i > 7), 1.0) for i in range(10)]
+    found = foretelling(easy + hard)
+    assert found.skill.value == 1 and found.motion.value == 0.5 and found.failures == 10
+    x = np.array([e.skill for e in easy + hard])
+    success = np.array([e.success for e in easy + hard])
+    assert auc(x, success, np.zeros(20)) < 0.5
+
+
+def test_odd_input_has_a_defined_answer():
+    with pytest.raises(EvaluationError, match="no episodes"):
+        foretelling([])
+    found = foretelling([episode("t", i, True, 0.1, 1.0) for i in range(4)])
+    assert found.skill.undefined and found.motion.undefined and found.failures == 0
+    assert np.isnan(episode("t", 0, True, 0.0, 0.0).skill)
+    mixed = [episode("t", 0, True, 0.1, 1.0), episode("t", 1, False, 0.0, 0.0)]
+    assert foretelling(mixed).skill.value == 1, "an episode in which nothing moves foretells failure"
+
+
+def test_noise_foretells_nothing():
+    rng = np.random.default_rng(0)
+    episodes = [episode("t", i, bool(rng.integers(2)), rng.uniform(), 1.0) for i in range(200)]
+    found = foretelling(episodes)
+    assert found.skill.low < 0.5 < found.skill.high
