@@ -317,6 +317,8 @@ def _discordant_to_decide(test: PairedEProcess, win: float, power: float) -> Flo
         if len(kept) == 0 or stopped >= enough:
             return np.array(stops)
         alive, first_w = alive[kept[0] : kept[-1] + 1], first_w + int(kept[0])
+    if stopped > power:  # the rest could only bring the answer forward
+        return np.array(stops)
     raise EvaluationError(
         f"wins of {win:.4f} among discordant pairs are so near 1/2 that deciding takes over {MAX_DISCORDANT} of them"
     )
