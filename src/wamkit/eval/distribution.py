@@ -25,7 +25,7 @@ from jaxtyping import Float, Float64, Integer, Shaped
 from torch import Tensor
 
 from wamkit.eval import EvaluationError
-from wamkit.eval.stats import Interval, percentile_interval
+from wamkit.eval.stats import Interval, percentile_interval, resample_counts
 
 PROJECTION_SEED = 0  # one projection for everyone: figures in another one would not compare
 
@@ -140,7 +140,7 @@ def _mmd(x: ClipFeatures, y: ClipFeatures, rng: np.random.Generator, draws: int,
     ids, member = np.unique(np.concatenate([x.episode, y.episode]), return_inverse=True)
     e, n = len(ids), len(x)
     one_hot_xE, one_hot_yE = np.eye(e)[member[:n]], np.eye(e)[member[n:]]
-    counts_NE = rng.multinomial(e, np.full(e, 1 / e), size=draws)
+    counts_NE = resample_counts(rng, draws, e)
     weights_NE = np.concatenate([np.ones((1, e)), counts_NE])  # the first row is the figure itself
     values = np.zeros(len(weights_NE))
     for a, b, a_xE, b_yE, sign in (
@@ -191,7 +191,7 @@ def frechet_distance(
     """|mu1 - mu2|^2 + Tr(S1 + S2 - 2 (S1 S2)^1/2): squared Wasserstein-2 distance of Gaussians with the sets' moments.
 
     Source: Heusel et al. 2017 (arXiv 1706.08500), Fréchet 1957. At least 0, lower is better, in squared units of the
-    features. It is biased upwards by about D^2 / N, which at the usual sizes exceeds the differences in question (400
+    features. It is biased upwards, by about D^2 / 2N for D features of variance 1, more than the differences in question (400
     dimensions and 256 clips read 300 where the truth is 0), hence the floor, and hence `dims`: features of more
     dimensions are projected on so many fixed orthonormal directions (None: not at all). Blind spots: only the first two
     moments count, and only in the projection. Prefer `polynomial_mmd`.

@@ -21,7 +21,7 @@ from scipy.special import betaln, gammaln
 from scipy.stats import binom, trim_mean
 
 from wamkit.eval import EvaluationError
-from wamkit.eval.stats import Interval, clopper_pearson, percentile_interval
+from wamkit.eval.stats import Interval, clopper_pearson, percentile_interval, resample_counts
 
 MAX_DISCORDANT = 20_000  # pairs on which two policies differ; nobody plays more, and the forecast is quadratic in it
 
@@ -92,9 +92,9 @@ def mean_success(
         n = len(tables) if new_tasks else sum(states)
         return clopper_pearson(int(value) * n, n, level)
     rng, s, k = np.random.default_rng(seed), len(tables[0]), len(tables)
-    means_NSK = np.stack([_counts(rng, draws, t.shape[1]) @ t.T / t.shape[1] for t in tables], axis=-1)
-    seeds_NS = _counts(rng, draws, s) / s
-    tasks_NK = _counts(rng, draws, k) / k if new_tasks else np.full((draws, k), 1 / k)
+    means_NSK = np.stack([resample_counts(rng, draws, t.shape[1]) @ t.T / t.shape[1] for t in tables], axis=-1)
+    seeds_NS = resample_counts(rng, draws, s) / s
+    tasks_NK = resample_counts(rng, draws, k) / k if new_tasks else np.full((draws, k), 1 / k)
     return percentile_interval(value, np.einsum("nsk,ns,nk->n", means_NSK, seeds_NS, tasks_NK), level)
 
 
@@ -135,7 +135,9 @@ def probability_of_improvement(
     ahead_SRK = (first[:, None] > second[None]) + 0.5 * (first[:, None] == second[None])
     rng, (s, r, k), means_N = np.random.default_rng(seed), ahead_SRK.shape, np.zeros(draws)
     for task in range(k):
-        means_N += ((_counts(rng, draws, s) @ ahead_SRK[..., task]) * _counts(rng, draws, r)).sum(1) / (s * r * k)
+        means_N += ((resample_counts(rng, draws, s) @ ahead_SRK[..., task]) * resample_counts(rng, draws, r)).sum(1) / (
+            s * r * k
+        )
     return percentile_interval(float(ahead_SRK.mean()), means_N, level)
 
 
@@ -322,11 +324,6 @@ def _discordant_to_decide(test: PairedEProcess, win: float, power: float) -> Flo
     raise EvaluationError(
         f"wins of {win:.4f} among discordant pairs are so near 1/2 that deciding takes over {MAX_DISCORDANT} of them"
     )
-
-
-def _counts(rng: np.random.Generator, draws: int, n: int) -> Integer[np.ndarray, "draws n"]:
-    """How often each of n units appears in each bootstrap draw."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=draws)
 
 
 def _table(name: str, table: Shaped[np.ndarray, "S E"]) -> Float64[np.ndarray, "S E"]:
