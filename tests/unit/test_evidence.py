@@ -228,9 +228,9 @@ def test_power_and_forecast_agree_with_simulation(rates, correlation, low, high)
 
 def test_forecast_from_what_has_been_seen():
     rng = np.random.default_rng(0)
-    first, second = paired_outcomes(rng, 60, 0.5, 0.65, 0.3)
-    seen = PairedEProcess().update(first, second)
-    assert not seen.decided and seen.second_only > seen.first_only > 0
+    order = np.arange(60)
+    seen = PairedEProcess().update((order < 6) | (order >= 20), order >= 6)
+    assert (seen.first_only, seen.second_only, seen.pairs, seen.decided) == (6, 14, 60, False)
     left = seen.episodes_left()
     more_first = rng.random((2000, left))
     win, loss = seen.first_only / 60, seen.second_only / 60
