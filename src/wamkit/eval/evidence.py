@@ -164,8 +164,8 @@ class PairedEProcess:
     Only discordant pairs, those that one of the two solved, carry evidence. If the policies are alike, each falls either
     way with chance 1/2, e (`log_e_value`) is a martingale that starts at 1, and the chance that it ever reaches 1 / alpha
     is at most alpha (Ville 1939), however often one looks and whatever makes one stop. So decide at e >= 1 / alpha, and
-    keep that decision: later episodes do not take it back. More powerful than McNemar's test corrected for peeking,
-    less than one McNemar test at a number of episodes fixed beforehand. Source: Ramdas et al. 2023 (arXiv 2210.01948).
+    keep that decision: later episodes do not take it back. The price of peeking: more episodes than one McNemar test
+    would need if their number could be fixed rightly beforehand. Source: Ramdas et al. 2023 (arXiv 2210.01948).
 
     alpha: chance of any wrong decision between equals.   prior: a of the Beta(a, a) over the winning rate; larger waits
     for small differences.   first_only, second_only, concordant: pairs seen.   log_peak: the largest log e so far.

@@ -39,7 +39,7 @@ def mmrv(*, predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) -
     """Mean maximum rank violation: 1/N sum_i max_j |R_i - R_j| 1[(S_i < S_j) != (R_i < R_j)], S predicted, R real.
 
     In the units of the real score, [0, max R - min R]: 0 orders all pairs right, lower is better. Source: Li et al. 2024
-    (SimplerEnv, arXiv 2405.05941), equation of section 4; their function takes the two sides in one order and is called
+    (SimplerEnv, arXiv 2405.05941); their function takes the two sides in one order and is called
     in the other, which weighs violations by the predicted gap, so both are keywords here.
     Ties: equal real scores never count, since their gap is 0. A predicted tie of unequal policies counts as a violation
     for the worse of the two only (S_i < S_j is false where R_i < R_j is true, and both are false the other way round),
