@@ -4,10 +4,21 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, fisher_exact
 
 from wamkit.eval import EvaluationError
-from wamkit.eval.stats import UNDEFINED, bootstrap_ratio, clopper_pearson, mcnemar, paired_ratio, wilson
+from wamkit.eval.stats import (
+    UNDEFINED,
+    Interval,
+    barnard,
+    bootstrap_ratio,
+    clopper_pearson,
+    holm,
+    mcnemar,
+    paired_ratio,
+    percentile_interval,
+    wilson,
+)
 
 
 def test_wilson_known_answers():
@@ -106,3 +117,33 @@ def test_mcnemar_known_answers():
     assert mcnemar(first, first).p_value == 1.0
     with pytest.raises(EvaluationError, match="bool vectors"):
         mcnemar(first.astype(int), second)
+
+
+def test_barnard_known_answers():
+    assert barnard(7, 15, 12, 15) == pytest.approx(0.0681534, abs=1e-5)  # Mato and Andres 1997, SciPy's example
+    assert barnard(7, 15, 12, 15) == pytest.approx(barnard(12, 15, 7, 15))
+    assert barnard(5, 5, 0, 5) == pytest.approx(2 * 0.5**10, rel=1e-6)  # the extreme tables at the common rate 1/2
+    assert barnard(0, 9, 0, 4) == barnard(9, 9, 4, 4) == barnard(1, 1, 1, 1) == 1.0
+    assert barnard(7, 15, 12, 15) < fisher_exact([[7, 12], [8, 3]]).pvalue
+    for bad in [(3, 2, 0, 1), (0, 0, 1, 1)]:
+        with pytest.raises(EvaluationError, match="not a rate"):
+            barnard(*bad)
+
+
+def test_holm_known_answer_and_guarantee():
+    assert holm(np.array([0.01, 0.04, 0.03, 0.005])) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm(np.array([0.4])).tolist() == [0.4] and holm(np.array([0.9, 0.8])).max() == 1.0
+    p_values = np.random.default_rng(0).random((4000, 6))
+    false_claims = np.mean([(holm(p) <= 0.05).any() for p in p_values])
+    assert false_claims == pytest.approx(1 - (1 - 0.05 / 6) ** 6, abs=0.01)
+    for bad in ([], [0.5, 1.2], [np.nan]):
+        with pytest.raises(EvaluationError, match="p-values in"):
+            holm(np.array(bad))
+
+
+def test_undefined_draws_widen_a_percentile_interval():
+    draws = np.concatenate([np.linspace(0, 1, 90), np.full(10, np.nan)])
+    assert percentile_interval(0.5, draws, bounds=(-1, 2)) == Interval(0.5, -1.0, 2.0)
+    assert percentile_interval(0.5, draws[:90]).low >= 0
+    with pytest.raises(EvaluationError, match="confidence level"):
+        percentile_interval(0.5, draws, level=95)

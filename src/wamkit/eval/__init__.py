@@ -1,7 +1,9 @@
 """Evaluation: what a model imagines, what it does in closed loop, how sure the figures are, and the page of it all.
 
-`visual` scores pictures, `stats` puts intervals on figures, `pictures` turns frames into PNG and MP4, `charts` draws
-curves, `report` writes the page. No module here changes a model or reads a data set.
+`visual` scores pictures, `distribution` sets of clips, `stats` puts intervals on figures and tests on differences,
+`evidence` does so across tasks and training seeds and while episodes still come in, `ranking` asks whether imagined
+success orders policies as real success does, `pictures` turns frames into PNG and MP4, `charts` draws curves,
+`report` writes the page. No module here changes a model or reads a data set.
 """
 
 from wamkit.types import WamkitError

@@ -1,7 +1,8 @@
-"""Intervals and paired tests. Wilson for display, Clopper-Pearson for claims, a clustered bootstrap for ratios.
+"""Intervals and tests for a fixed number of episodes. Wilson for display, Clopper-Pearson for claims, a clustered bootstrap for ratios.
 
 Windows cut from one episode are not independent, so every bootstrap here resamples whole clusters (episodes, or reset
-states when training seeds share them), never rows.
+states when training seeds share them), never rows. Tests here are decided once, after the last episode; `evidence` holds
+the one that may be looked at all the time, and what spans tasks and training seeds.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, Shaped
-from scipy.stats import binomtest
+from jaxtyping import Bool, Float, Float64, Integer, Shaped
+from scipy.stats import barnard_exact, binomtest
 
 from wamkit.eval import EvaluationError
 
@@ -93,9 +94,32 @@ def bootstrap_ratio(
     counts_NK = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws)
     above, below = (counts_NK @ sums_K2).T
     ratios = np.divide(above, below, out=np.full(draws, np.inf), where=below != 0)
-    tail = (1 - level) / 2
-    low = np.quantile(ratios, tail, method="lower")  # no interpolation: an infinite draw must not turn into NaN
-    high = np.quantile(ratios, 1 - tail, method="higher")
+    return percentile_interval(value, ratios, level)
+
+
+def resample_counts(rng: np.random.Generator, draws: int, n: int) -> Integer[np.ndarray, "draws n"]:
+    """How often each of `n` units appears in each bootstrap draw of `n` units with replacement."""
+    unit_Nn = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]  # faster than `rng.multinomial`
+    return np.bincount(unit_Nn.ravel(), minlength=draws * n).reshape(draws, n)
+
+
+def percentile_interval(
+    value: float,
+    draws: Float[np.ndarray, " draws"],
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """`value` with the middle `level` of its bootstrap draws.
+
+    A NaN marks a draw in which the figure is undefined (one policy drawn N times has no correlation). It counts as
+    `bounds[0]` for the lower end and as `bounds[1]` for the upper, so that it widens the interval and never hides.
+    """
+    if not 0 < level < 1:
+        raise EvaluationError(f"a confidence level lies between 0 and 1, not at {level}")
+    tail, undefined = (1 - level) / 2, np.isnan(draws)
+    # no interpolation: an infinite draw must not turn into NaN
+    low = np.quantile(np.where(undefined, bounds[0], draws), tail, method="lower")
+    high = np.quantile(np.where(undefined, bounds[1], draws), 1 - tail, method="higher")
     return Interval(value, float(low), float(high), level)
 
 
@@ -140,3 +164,35 @@ def mcnemar(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"]) -> Mc
     only = int((first & ~second).sum()), int((second & ~first).sum())
     p_value = float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
     return McNemar(*only, p_value)
+
+
+def barnard(first_successes: int, first_trials: int, second_successes: int, second_trials: int) -> float:
+    """Two-sided p-value of Barnard's exact test that two policies succeed equally often, on unpaired episodes.
+
+    The table's probability is maximised over the unknown common rate (Barnard 1945), with the pooled score statistic.
+    More powerful than Fisher's test, which fixes both margins. 1 where nobody or everybody succeeds. For policies that
+    started from the same reset states use `mcnemar`. Takes seconds beyond about 500 trials a side.
+    Raises EvaluationError for counts that are no rates.
+    """
+    for successes, trials in ((first_successes, first_trials), (second_successes, second_trials)):
+        if not 0 <= successes <= trials or trials < 1:
+            raise EvaluationError(f"{successes} successes of {trials} trials is not a rate")
+    solved = [int(first_successes), int(second_successes)]
+    failed = [int(first_trials) - solved[0], int(second_trials) - solved[1]]
+    return min(1.0, float(barnard_exact([solved, failed]).pvalue))
+
+
+def holm(p_values: Float[np.ndarray, " K"]) -> Float64[np.ndarray, " K"]:
+    """p-values of K tasks adjusted for asking K times, in the order given (Holm 1979).
+
+    Calling significant what lies at or below alpha keeps the chance of one false claim or more at or below alpha,
+    however the tests depend on each other. Raises EvaluationError for none, or for values outside [0, 1].
+    """
+    p_K = np.asarray(p_values, np.float64)
+    if p_K.ndim != 1 or not len(p_K) or not ((p_K >= 0) & (p_K <= 1)).all():
+        raise EvaluationError(f"Holm's correction takes a vector of p-values in [0, 1], not {p_values}")
+    order = np.argsort(p_K)
+    stepped = np.maximum.accumulate(p_K[order] * np.arange(len(p_K), 0, -1))
+    adjusted = np.empty_like(p_K)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
