@@ -38,8 +38,10 @@ class Train:
 class Eval:
     """Evaluates a run on held-out reset states and writes eval/report.html, eval/summary.json and eval/episodes.parquet."""
 
-    run: Path
-    """Run folder."""
+    runs: tuple[Path, ...]
+    """Run folders, each evaluated by itself; two of them with --paired."""
+    paired: bool = False
+    """Of two runs: which is better, with what certainty, and in how many more episodes that would be known. Closed loop alone."""
     episodes: int = 20
     """Held-out reset states a task."""
     replan_every: int = 8
@@ -289,20 +291,20 @@ def _eval(argv: Sequence[str]) -> None:
     from wamkit.evaluate import World, evaluate
     from wamkit.types import WamkitError
 
+    if not args.runs:
+        raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
     if not args.env and (args.tasks or args.options or args.robot):
         raise WamkitError("--tasks, --options and --robot say more of an environment: name it, --env NAME")
 
-    evaluate(
-        args.run,
-        episodes=args.episodes,
-        replan_every=args.replan_every,
-        steps=args.steps,
-        query=args.query,
-        held_out=args.held_out,
-        processes=args.processes,
-        suite=args.suite,
-        world=World(args.env, args.tasks, args.options, args.robot) if args.env else None,
-    )
+    playing = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query", "processes")}
+    if args.paired:
+        from wamkit.paired import paired
+
+        paired(args.runs, **playing)
+        return
+    world = World(args.env, args.tasks, args.options, args.robot) if args.env else None
+    for run in args.runs:
+        evaluate(run, held_out=args.held_out, suite=args.suite, world=world, **playing)
 
 
 def _diagnose(argv: Sequence[str]) -> None:

@@ -105,6 +105,18 @@ def test_diagnose_says_what_is_wrong_with_one_episode(job, capsys):
     assert (job / "run/diagnose/episode-1.mp4").stat().st_size > 1000
 
 
+def test_two_runs_are_compared_on_the_same_states(job, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(job / "run", other)
+    assert main(["eval", str(job / "run"), str(other), "--paired", "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "2 pairs; success of the second less that of the first: +0.0 points" in out and "not decided" in out
+    facts = json.loads((other / "eval/paired-with-run.json").read_text())
+    assert facts["winner"] is None and facts["e"] == 1 and [t["task"] for t in facts["tasks"]] == TASKS
+    assert main(["eval", str(other), "--paired"]) == 1 and "is of two runs" in capsys.readouterr().err
+    assert main(["eval", "--paired"]) == 1 and "name the run folder" in capsys.readouterr().err
+
+
 def test_the_full_suite_adds_the_action_axis(job, capsys):
     arguments = ["--suite", "full", "--episodes", "1", "--held-out", "1", "--steps", "1"]
     assert main(["eval", str(job / "run"), *arguments]) == 0
