@@ -25,7 +25,7 @@ from wamkit.eval.branches import World as States
 from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, write_records
 from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
 from wamkit.eval.pictures import difference, save_video, side_by_side
-from wamkit.eval.plausibility import action_tables
+from wamkit.eval.plausibility import action_tables, foresight_table, inverse_table
 from wamkit.eval.report import (
     Clip,
     ClosedLoop,
@@ -76,7 +76,7 @@ class World:
 
 
 def held_out_frames(
-    run: Path, config: dict[str, Any], episodes: int, processes: int = 2, folder: Path | None = None
+    run: Path, config: dict[str, Any], episodes: int, processes: int = 2, folder: Path | None = None, seed: int = 0
 ) -> Frames:
     """Recordings from reset states that training never saw, made once and kept in `folder`, or run/eval.
 
@@ -92,10 +92,11 @@ def held_out_frames(
             env=source["env"],
             options=source["options"],
             tasks=tuple(source["tasks"]),
-            out=(folder or run / "eval") / f"held-out-{episodes}",
+            out=(folder or run / "eval") / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")),
             episodes=episodes,
             off_expert=1,
             held_out=True,
+            seed=seed,
             processes=processes,
         )  # fmt: skip
     )
@@ -160,6 +161,11 @@ def evaluate(
             source["env"], tuple(source["tasks"]), options, spec.chunk, spec.frame_offsets, spec.past_offsets
         )
         tables += action_tables(run, model, states, robot=robot, episodes=held_out, processes=processes)
+        if {Query.FORWARD, Query.JOINT} & model.queries:
+            others = held_out_frames(run, {"source": source}, 2 * held_out, processes, recordings or out, seed=1)
+            tables.append(inverse_table(model, frames, others))
+        if Query.JOINT in model.queries and replan_every in spec.frame_offsets:
+            tables.append(foresight_table(run, protocol, processes))
     tables = [t for t in tables if t.rows]
     summary = {
         "run": str(run),

@@ -124,7 +124,9 @@ def test_the_full_suite_adds_the_action_axis(job, capsys):
     told = rows["other actions: told apart"]
     assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1 and "chance is 10%" in told["note"]
     assert {"expert's chunks: told apart", "policy", "consistency"} <= set(rows)
-    assert "Does it imagine what its actions do?" in (job / "run/eval/report.html").read_text()
+    assert rows["floor: real pictures / another window's actions"]["value"] > 0 and "skill of its foresight" in rows
+    page = (job / "run/eval/report.html").read_text()
+    assert all(f"{t}?" in page for t in ("Does it imagine what its actions do", "Does the world go as it imagined"))
 
 
 def test_the_python_front_door(job):

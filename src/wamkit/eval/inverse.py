@@ -27,15 +27,15 @@ from wamkit.types import Query, Spec
 class Inverse(nn.Module):
     """Actions of a chunk from the present picture and those `spec.frame_offsets` later: four strided convolutions, two layers."""
 
-    def __init__(self, spec: Spec, mean: np.ndarray, std: np.ndarray, width: int = 32):
+    def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray, width: int = 32):
         super().__init__()
         self.spec = spec
-        channels = [3 * spec.views * (1 + len(spec.frame_offsets)), width, 2 * width, 2 * width, 4 * width]
+        channels = [3 * views * (1 + len(spec.frame_offsets)), width, 2 * width, 2 * width, 4 * width]
         layers: list[nn.Module] = []
         for a, b in zip(channels, channels[1:], strict=False):
             layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
         cells = (spec.height // 16) * (spec.width // 16)
-        numbers = spec.chunk * spec.action_dim
+        numbers = spec.chunk * len(mean)
         self.net = nn.Sequential(
             *layers, nn.Flatten(), nn.Linear(4 * width * cells, 256), nn.SiLU(), nn.Linear(256, numbers)
         )
@@ -65,7 +65,7 @@ def train_inverse(
     """A model of `frames`, which nothing that it will judge was trained on; on one core about a minute. Same seed, same weights."""
     torch.manual_seed(seed)
     action = frames.action[frames.rows()]
-    model = Inverse(spec, action.mean(0), np.maximum(action.std(0), 1e-6))
+    model = Inverse(spec, frames.images.shape[1], action.mean(0), np.maximum(action.std(0), 1e-6))
     windows = Windows(frames, spec, seed=seed, batch_size=batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -74,7 +74,7 @@ def train_inverse(
         # Only where all pictures exist: at the end of an episode the last one is repeated.
         valid = (b.action_valid & b.frame_valid.all(1, keepdim=True))[..., None].float()
         error = (model(b.obs, b.future) - (b.action - model.mean) / model.std).square() * valid
-        loss = error.sum() / (valid.sum() * spec.action_dim).clamp(min=1)
+        loss = error.sum() / (valid.sum() * action.shape[1]).clamp(min=1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,15 +1,22 @@
-"""The action axis of a report: counterfactuals on and off the expert's path, and what the model's own actions do."""
+"""The action axis of a report: counterfactuals on and off the expert's path, what the model's own actions do, whether actions can be read
+off its pictures, and whether the world goes as it imagined."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+from wamkit.data.loader import Frames
 from wamkit.eval.action import ActionScore, imagined_by, score
 from wamkit.eval.branches import World, counterfactuals
+from wamkit.eval.closed_loop import Protocol
+from wamkit.eval.consistency import foreseen, foretelling
 from wamkit.eval.execution import ExecutionScore, execution_score, executions
+from wamkit.eval.inverse import readable, train_inverse
 from wamkit.eval.report import Row, Table
-from wamkit.eval.stats import Interval
+from wamkit.eval.stats import Interval, bootstrap_ratio
 from wamkit.family import Family
 from wamkit.types import Query
 
@@ -37,6 +44,49 @@ def action_tables(
         )
         tables.append(Table("The video, the arm, or both?", how, tuple(_execution(execution_score(found)))))
     return tables
+
+
+def inverse_table(model: Family, frames: Frames, others: Frames) -> Table:
+    """Actions read off imagined pictures of `frames` by an inverse dynamics model that learned from `others`."""
+    steps = max(50, min(600, len(others) // 8))  # of 64 windows: eight times each, a minute at most
+    found = readable(model, train_inverse(others, model.spec, steps=steps), frames)
+    rows = []
+    for name, top, bottom, note in (
+        ("floor: real pictures / another window's actions", "real", "shuffled", "below 1 it can read at all"),
+        ("imagined for given actions / real", "forward", "real", "1 is as readable as reality"),
+        ("imagined along with its actions / real", "joint", "real", "the actions that it gave itself"),
+    ):
+        ratio = found.over(top, bottom)
+        if not ratio.undefined:
+            rows.append(Row(name, ratio.value, ratio, fmt=".3f", note=note))
+    r2 = ", ".join(f"{x:.2f}" for x in found.r2)
+    how = (
+        f"An inverse dynamics model that shares nothing with this one: other recordings, other weights, other layers. Of real pictures it reads "
+        f"R2 = {r2} of each action number. Ratios of squared errors; intervals resample episodes."
+    )
+    return Table("Can actions be read off its pictures?", how, tuple(rows))
+
+
+def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> Table:
+    """What came of what it imagined while it acted, and whether that foretells success."""
+    episodes = foreseen(run, protocol, processes=processes)
+    told, tasks = foretelling(episodes), [f"{e.task} {e.seed}" for e in episodes]
+    error, motion = (np.array([getattr(e, k).sum() for e in episodes]) for k in ("error", "motion"))
+    rows = []
+    if motion.sum():
+        r = bootstrap_ratio(error, motion, np.unique(tasks, return_inverse=True)[1], seed=0)
+        note = f"of what is seen {protocol.replan_every} steps later; 1 is foreseen exactly, 0 as if nothing would move"
+        skill = Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
+        rows.append(Row("skill of its foresight", skill.value, skill, "above 0", skill.low > 0, ".3f", note=note))
+    for name, x, note in (
+        ("success foretold by foresight", told.skill, "area under the ROC curve within tasks; 0.5 is a guess"),
+        ("success foretold by motion alone", told.motion, "the competitor that imagines nothing"),
+    ):
+        if not x.undefined:
+            rows.append(Row(name, x.value, x, fmt=".2f", note=note))
+    how = f"{told.episodes} episodes in which it acts on the query `joint`; {told.failures} failed."
+    how += "" if told.failures else " Without failures there is nothing to foretell."
+    return Table("Does the world go as it imagined?", how, tuple(rows))
 
 
 def _counterfactual(kind: str, s: ActionScore, expert: bool) -> list[Row]:
