@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,7 +29,7 @@ from wamkit.data.store import Store
 from wamkit.eval.closed_loop import Protocol, closed_loop
 from wamkit.eval.imagination import action_error, observations, window_starts
 from wamkit.eval.latency import query_latency
-from wamkit.eval.report import versions
+from wamkit.eval.report import made_by
 from wamkit.evaluate import SOLVES, evaluate, held_out_frames
 from wamkit.family import Family
 from wamkit.recipes import RECIPES
@@ -268,17 +267,6 @@ def _curve(folder: Path) -> dict[str, list[float]]:
     error = "held_out_action_error"
     rows = [row for _, row in read_metrics(folder / "metrics.jsonl") if error in row]
     return {"step": [r["step"] for r in rows], error: [round(r[error], 6) for r in rows]}
-
-
-def made_by() -> dict[str, str]:
-    """Version, commit where there is one, machine."""
-    ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = ""
-    found = versions(("wamkit",))
-    return {"wamkit": found["wamkit"], "commit": commit, "machine": found["CPU"]}
 
 
 def _page(comparison: Comparison, jobs: list[_Job], args: Compare) -> Path:

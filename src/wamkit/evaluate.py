@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from wamkit.data.loader import Frames, Windows
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.branches import World as States
-from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, write_records
+from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, weights_hash, write_records
 from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
 from wamkit.eval.pictures import difference, save_video, side_by_side
 from wamkit.eval.plausibility import action_tables, foresight_table, inverse_table
@@ -36,6 +36,7 @@ from wamkit.eval.report import (
     Still,
     Table,
     TaskResult,
+    made_by,
     versions,
     write_report,
 )
@@ -172,6 +173,9 @@ def evaluate(
         "family": model.name,
         "step": saved.step,
         "training_seconds": saved.extra.get("elapsed_s"),
+        "weights": weights_hash(run),
+        "protocol": asdict(protocol) | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite},
+        "made_by": made_by(),
         "rows": [_json_row(t.title, r) for t in tables for r in t.rows],
     }
     make_folder(out)

@@ -130,7 +130,7 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
     """
     if protocol.steps is None:
         protocol = replace(protocol, steps=load(run).default_steps(Query(protocol.query)))
-    weights = hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
+    weights = weights_hash(run)
     seeds = held_out_seeds(protocol.episodes)
     jobs = [
         _Job(str(run), protocol, t, seeds[i : i + SEEDS_PER_JOB])
@@ -154,6 +154,11 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
             atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
             done[part] = records
     return [record for part in parts for record in done[part] or ()]
+
+
+def weights_hash(run: str | Path) -> str:
+    """SHA-256 of what a run's latest checkpoint says of its files, weights and configuration among them."""
+    return hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
 
 
 def _read_part(path: Path, job: _Job) -> list[Record] | None:

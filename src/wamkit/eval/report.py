@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -172,6 +173,17 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     make_folder(path.parent)
     atomic_write(path, _page(report).encode())
     return path
+
+
+def made_by() -> dict[str, str]:
+    """Version, commit where there is one, machine."""
+    ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
+    found = versions(("wamkit",))
+    return {"wamkit": found["wamkit"], "commit": commit, "machine": found["CPU"]}
 
 
 def versions(packages: Iterable[str] = ("torch", "mujoco", "metaworld", "wamkit")) -> dict[str, str]:
