@@ -24,21 +24,23 @@ from wamkit.family import Family
 from wamkit.types import Query, Spec
 
 
+def reader(channels: int, spec: Spec, numbers: int, width: int = 32) -> nn.Sequential:
+    """(B, channels, H, W) to (B, numbers): four strided convolutions, two layers. What pictures are read with here."""
+    sizes = [channels, width, 2 * width, 2 * width, 4 * width]
+    layers: list[nn.Module] = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
+    cells = (spec.height // 16) * (spec.width // 16)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * cells, 256), nn.SiLU(), nn.Linear(256, numbers))
+
+
 class Inverse(nn.Module):
-    """Actions of a chunk from the present picture and those `spec.frame_offsets` later: four strided convolutions, two layers."""
+    """Actions of a chunk from the present picture and those `spec.frame_offsets` later."""
 
     def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray, width: int = 32):
         super().__init__()
         self.spec = spec
-        channels = [3 * views * (1 + len(spec.frame_offsets)), width, 2 * width, 2 * width, 4 * width]
-        layers: list[nn.Module] = []
-        for a, b in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
-        cells = (spec.height // 16) * (spec.width // 16)
-        numbers = spec.chunk * len(mean)
-        self.net = nn.Sequential(
-            *layers, nn.Flatten(), nn.Linear(4 * width * cells, 256), nn.SiLU(), nn.Linear(256, numbers)
-        )
+        self.net = reader(3 * views * (1 + len(spec.frame_offsets)), spec, spec.chunk * len(mean), width)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))

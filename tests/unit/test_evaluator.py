@@ -1,0 +1,134 @@
+"""Policies that act inside a world model: a square that must reach the right edge, worlds that listen and one that does not."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from wamkit.data.loader import Frames
+from wamkit.eval import EvaluationError
+from wamkit.eval.evaluator import dream, shown, train_judge
+from wamkit.eval.ranking import agreement
+from wamkit.types import Observation, Query, Spec, UnsupportedQuery
+
+SPEC = Spec(("c",), 32, 32, 1, 1, chunk=4, frame_offsets=(2, 4))
+GOAL = 20
+
+
+def picture(x: float) -> np.ndarray:
+    out = np.full((1, 3, 32, 32), 40, np.uint8)
+    at = int(round(np.clip(x, 0, 24)))
+    out[..., 12:20, at : at + 8] = 220
+    return out
+
+
+def recordings(episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
+    """Half go right until they are there, half wander."""
+    rng = np.random.default_rng(seed)
+    images, proprio, success, episode = [], [], [], []
+    for e in range(episodes):
+        x = rng.uniform(0, 8)
+        for _ in range(28):
+            images.append(picture(x))
+            proprio.append([x])
+            x = np.clip(x + (1.0 if e % 2 else rng.uniform(-1.0, 1.0)), 0, 24)
+            success.append(x >= GOAL)
+            episode.append(e)
+    n = len(images)
+    frames = Frames(
+        images=np.stack(images), proprio=np.array(proprio, np.float32), action=np.zeros((n, 1), np.float32),
+        action_expert=np.zeros((n, 1), np.float32), episode=np.array(episode), text=("go",) * episodes,
+        imitate=np.ones(episodes, bool), has_action=np.ones(episodes, bool),
+    )  # fmt: skip
+    return frames, np.array(success)
+
+
+@pytest.fixture(scope="module")
+def judge():
+    torch.set_num_threads(1)
+    frames, success = recordings(20, 0)
+    held_out, told = recordings(12, 1)
+    return train_judge(frames, success, held_out, told, SPEC, steps=120, progress=False)
+
+
+class Walker:
+    """Goes right at its pace, plus noise: a policy whose success is known."""
+
+    name, spec, queries = "walker", SPEC, frozenset({Query.POLICY})
+
+    def __init__(self, pace: float):
+        self.pace = pace
+
+    def sample(self, obs, query, seed):
+        rng = np.random.default_rng(seed[0])
+        return SimpleNamespace(actions=rng.normal(self.pace, 0.15, (len(obs), 4, 1)).astype(np.float32))
+
+
+class World:
+    """The simulator, or one that is deaf to actions."""
+
+    name, spec, queries = "world", SPEC, frozenset({Query.FORWARD})
+
+    def __init__(self, listens: bool = True):
+        self.listens = listens
+
+    def sample(self, obs, query, seed, actions):
+        gain = actions if self.listens else np.full_like(actions, 0.5)
+        where = [[float(o.proprio[0]) + gain[i, :k, 0].sum() for k in (2, 4)] for i, o in enumerate(obs)]
+        return SimpleNamespace(future=np.stack([[picture(x) for x in row] for row in where]))
+
+
+def starts(n: int) -> list[Observation]:
+    rng = np.random.default_rng(3)
+    return [Observation(picture(x), np.array([x], np.float32), "go") for x in rng.uniform(0, 8, n)]
+
+
+def real(pace: float, n: int, steps: int) -> np.ndarray:
+    rng, x = np.random.default_rng(4), np.array([float(o.proprio[0]) for o in starts(n)])
+    reached = np.zeros(n, bool)
+    for _ in range(steps):
+        x = np.clip(x + rng.normal(pace, 0.15, n), 0, 24)
+        reached |= x >= GOAL
+    return reached
+
+
+def test_the_judge_knows_success_and_where_the_robot_is(judge):
+    frames, success = recordings(6, 5)
+    probability, state = judge.read(frames.images)
+    told = shown(success, frames.episode)
+    assert judge.accuracy > 0.9 and ((probability >= judge.threshold) == told).mean() > 0.9
+    assert np.abs(state - frames.proprio).mean() < 1.5
+
+
+def test_a_success_is_seen_in_the_picture_after_it():
+    assert shown(np.array([0, 1, 1, 1, 0], bool), np.array([0, 0, 0, 1, 1])).tolist() == [
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_world_that_listens_orders_policies_as_the_simulator_does(judge):
+    paces, n, steps = (-0.2, 0.1, 0.25, 0.35, 0.42, 0.5, 0.6, 0.9), 12, 36
+    options = {"replan_every": 2, "max_steps": steps, "progress": False}
+    truth = np.stack([real(p, n, steps) for p in paces])
+    good = np.stack([dream(Walker(p), World(), judge, starts(n), **options).success for p in paces])
+    found = agreement(good, truth, seed=0, draws=200)
+    assert found.spearman.value > 0.8 and found.mmrv.value < 0.2 and abs(found.bias) < 0.2
+    deaf = np.stack([dream(Walker(p), World(listens=False), judge, starts(n), **options).success for p in paces])
+    assert np.ptp(deaf.mean(1)) < 0.2, "all policies fare alike in a world that does not listen"
+
+
+def test_what_cannot_be_asked_is_refused(judge):
+    with pytest.raises(UnsupportedQuery):
+        dream(World(), World(), judge, starts(1))
+    with pytest.raises(EvaluationError, match="imagines .2, 4. steps ahead, and not 8"):
+        dream(Walker(1.0), World(), judge, starts(1))
+    frames, success = recordings(4, 0)
+    with pytest.raises(EvaluationError, match="all succeed or all fail"):
+        train_judge(frames, np.zeros_like(success), frames, success, SPEC)
