@@ -77,7 +77,11 @@ class Pictures:
         ids = np.empty((len(self._cameras), self._height, self._width), np.int32)
         kind = self._mujoco.mjtObj.mjOBJ_GEOM
         for k, large in enumerate(self._large(segment=True)):
-            drawn = large[middle::n, middle::n].astype(np.int32) @ (1, 1 << 8, 1 << 16)  # 1 + the number in the scene; 0: sky
+            drawn = large[middle::n, middle::n].astype(np.int32) @ (
+                1,
+                1 << 8,
+                1 << 16,
+            )  # 1 + the number in the scene; 0: sky
             geoms = self._scene.geoms[: self._scene.ngeom]
             names = {g.segid + 1: g.objid for g in geoms if g.objtype == kind and g.segid >= 0}
             table = np.full(max(names, default=0) + 1, -1, np.int32)

@@ -57,7 +57,8 @@ class Truth:
     position: float64 (T, N, 3), centres in world metres.   quaternion: (T, N, 4), (w, x, y, z).
     velocity, angular_velocity: (T, N, 3), of the centre, in m/s and rad/s, world axes.
     contact: bool (T, N, N + 2), whether an object touched object j, and in the last two columns what is fixed (table, wall) and
-    the pusher, at any time in the step before the instant: a collision takes less than a step.   distance: (T, N), metres to the nearest other thing, negative inside of it, at most 1.
+    the pusher, at any time in the step that led to the instant: a collision takes less than a step.
+    distance: (T, N), metres to the nearest other thing, negative inside of it, at most 1.
     mask: bool (T, N, H, W), pixels that show the object; None where they were not asked for.
     pusher: (T, 2), its place in metres, NaN where there is none.
     mass: (N,), kg.   inertia: (N, 3), kg m^2, about the object's own axes.   size: (N, 3), half extents along these, in metres.

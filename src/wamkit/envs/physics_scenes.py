@@ -161,7 +161,9 @@ def _collide(rng: np.random.Generator, scene: Scene) -> Scene:
     damping = rng.uniform(0.1, 1)
     first, second = (replace(_thing(rng, k, (0.1, 0.2)), damping=damping) for k in range(2))
     side, y = rng.choice([-1, 1]), rng.uniform(-0.05, 0.1)
-    speed = np.sqrt(rng.uniform(0.4, 0.7) ** 2 + 2 * first.slowing * 0.2)  # of which friction takes some before they meet
+    speed = np.sqrt(
+        rng.uniform(0.4, 0.7) ** 2 + 2 * first.slowing * 0.2
+    )  # of which friction takes some before they meet
     first = _at(first, -side * 0.25, y).moving(np.array([side * speed, 0, 0]))
     second = _at(second, side * rng.uniform(0, 0.05), y + 0.3 * rng.uniform(-1, 1) * second.size[1])
     return replace(scene, things=(first, second))
@@ -201,7 +203,10 @@ def _occlude(rng: np.random.Generator, scene: Scene) -> Scene:
 
 
 def _push(rng: np.random.Generator, scene: Scene) -> Scene:
-    thing, side = _at(_thing(rng, 0, (0.3, 0.6)), rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.1)), rng.choice([-1, 1])
+    thing, side = (
+        _at(_thing(rng, 0, (0.3, 0.6)), rng.uniform(-0.08, 0.08), rng.uniform(-0.05, 0.1)),
+        rng.choice([-1, 1]),
+    )
     return replace(scene, things=(thing,), pusher=np.array([-side * 0.27, rng.uniform(-0.08, 0.15)]))
 
 
