@@ -9,7 +9,7 @@ alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
@@ -84,6 +84,14 @@ class Truth:
         if self.mask is None:
             raise WamkitError("areas need masks: read the truth with masks=True")
         return self.mask.mean((2, 3))
+
+    def at(self, frames: Sequence[int]) -> Truth:
+        """The instants `frames` (ascending) alone; their contacts are those since the frame before, the first one's its own step's."""
+        moments = ("position", "quaternion", "velocity", "angular_velocity", "distance", "mask", "pusher")
+        taken = {n: getattr(self, n)[list(frames)] for n in moments if getattr(self, n) is not None}
+        starts = [frames[0], *(f + 1 for f in frames[:-1])]
+        contact = np.stack([self.contact[a : b + 1].any(0) for a, b in zip(starts, frames, strict=True)])
+        return replace(self, **taken, contact=contact)
 
 
 @dataclass(frozen=True)
@@ -248,14 +256,23 @@ class Physics(Environment):
         )
 
     def distances(
-        self, position: np.ndarray, quaternion: np.ndarray | None = None, pusher: np.ndarray | None = None
+        self,
+        position: np.ndarray,
+        quaternion: np.ndarray | None = None,
+        pusher: np.ndarray | None = None,
+        to: str | None = None,
     ) -> np.ndarray:
         """As `Truth.distance`, float64 (T, N), with the objects of this scene put elsewhere: where a model has imagined them.
 
         position: float (T, N, 3), world metres; NaN where an object was not seen, which gives NaN.
         quaternion: float (T, N, 4), else as now.   pusher: float (T, 2), its place, else as now.
+        to: to this geom alone (`build` names them), else to the nearest.
+        Raises WamkitError where the scene has no such geom.
         """
         out = np.empty(position.shape[:2])
+        names = [self._model.geom(i).name for i in range(self._model.ngeom)]
+        if to is not None and to not in names:
+            raise WamkitError(f"this scene has no {to!r}; it has {', '.join(names)}")
         state = self.snapshot().physics
         for t, places in enumerate(position):
             self._mujoco.mj_setState(self._model, self._aside, state, self._mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -268,7 +285,7 @@ class Physics(Environment):
                 for axis, name in enumerate(("pusher_x", "pusher_y")):
                     self._aside.joint(name).qpos[0] = pusher[t, axis] - self._scene.pusher[axis]
             self._mujoco.mj_kinematics(self._model, self._aside)
-            out[t] = np.where(np.isfinite(places).all(-1), self._distances(), np.nan)
+            out[t] = np.where(np.isfinite(places).all(-1), self._distances(to), np.nan)
         return out
 
     def close(self) -> None:
@@ -300,14 +317,15 @@ class Physics(Environment):
         for one, other in (pairs.T, pairs.T[::-1]):
             self._touched[one[one < OBJECTS], other[one < OBJECTS]] = True
 
-    def _distances(self) -> np.ndarray:
-        """float64 (N,) of the state that was put aside, see `Truth`."""
+    def _distances(self, to: str | None = None) -> np.ndarray:
+        """float64 (N,) of the state that was put aside, see `Truth` and `distances`."""
         out = np.full(OBJECTS, np.nan)
         for k in range(len(self._scene.things)):
             mine = self._model.geom(f"object{k}").id
-            others = [i for i in np.flatnonzero(self._model.geom_contype) if i != mine]
+            solid = np.flatnonzero(self._model.geom_contype) if to is None else [self._model.geom(to).id]
+            others = [i for i in solid if i != mine]
             measure = self._mujoco.mj_geomDistance
-            out[k] = min(measure(self._model, self._aside, mine, i, _FAR, None) for i in others)
+            out[k] = min((measure(self._model, self._aside, mine, i, _FAR, None) for i in others), default=np.nan)
         return out
 
     def _slow(self) -> bool:

@@ -220,7 +220,8 @@ def contact_causality(
     premature: share of the objects that really do not move untouched, which in the prediction move before any contact.
     missed: share of the objects that really are touched and then move, which in the prediction do not move.
     lag: mean |frames| between true and predicted beginning of motion, of objects that move in both.
-    f1: of beginnings of contact, matched one to one within `window` frames; [0, 1], *1 is best*, NaN where there are none in either.
+    f1: of beginnings of contact (after `window` frames without), matched one to one within `window` frames; [0, 1], *1 is best*,
+    NaN where there are none in either.
     Blind to forces that act without moving anything.
     """
     truth_position, position, truth_contact, contact = _moving(truth_position, 1, position, truth_contact, contact)
@@ -235,7 +236,7 @@ def contact_causality(
         premature=Figure.mean((onset["read"] < touched["read"])[passive]),
         missed=Figure.mean((onset["read"] == never)[moved]),
         lag=Figure.mean(np.abs(onset["read"] - onset["truth"])[both]),
-        f1=_event_f1(_beginnings(truth_contact), _beginnings(contact), window),
+        f1=_event_f1(_beginnings(truth_contact, window), _beginnings(contact, window), window),
     )
 
 
@@ -344,9 +345,11 @@ def _first(flags: np.ndarray) -> np.ndarray:
     return np.where(flags.any(0), np.argmax(flags, 0), len(flags))
 
 
-def _beginnings(flags: np.ndarray) -> list[np.ndarray]:
-    """For each object, the frames in which a run of true begins."""
-    before = np.concatenate([np.zeros_like(flags[:1]), flags[:-1]])
+def _beginnings(flags: np.ndarray, window: int) -> list[np.ndarray]:
+    """For each object, the true frames before which `window` frames were false: contact flickers while a thing is pushed."""
+    before = np.zeros_like(flags)
+    for k in range(1, window + 1):
+        before[k:] |= flags[:-k]
     return [np.flatnonzero(column) for column in (flags & ~before).T]
 
 
