@@ -12,7 +12,8 @@ from wamkit.envs.base import (
     register_env,
 )
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
-from wamkit.envs.physics import Physics, PhysicsConfig, Truth, read_truth
+from wamkit.envs.physics import Physics, PhysicsConfig
+from wamkit.envs.physics_truth import Truth, read_truth
 from wamkit.envs.reacher import Reacher, ReacherConfig
 
 __all__ = [
