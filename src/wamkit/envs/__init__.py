@@ -12,6 +12,8 @@ from wamkit.envs.base import (
     register_env,
 )
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
+from wamkit.envs.physics import Physics, PhysicsConfig
+from wamkit.envs.physics_truth import Truth, read_truth
 from wamkit.envs.reacher import Reacher, ReacherConfig
 
 __all__ = [
@@ -21,12 +23,16 @@ __all__ = [
     "Environment",
     "MetaWorld",
     "MetaWorldConfig",
+    "Physics",
+    "PhysicsConfig",
     "Reacher",
     "ReacherConfig",
+    "Truth",
     "held_out_seeds",
     "make_env",
     "observation",
     "observation_spaces",
+    "read_truth",
     "register_env",
     "shared_reset_range",
 ]

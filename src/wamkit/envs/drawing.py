@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -61,25 +61,53 @@ class Pictures:
 
     def draw(self) -> np.ndarray:
         """The present pictures, uint8 (V, 3, H, W)."""
-        mujoco, model, n = self._mujoco, self._model, self._supersample
+        n = self._supersample
+        pictures = np.empty((len(self._cameras), 3, self._height, self._width), np.uint8)
+        for k, large in enumerate(self._large()):
+            blocks = large.transpose(2, 0, 1).reshape(3, self._height, n, self._width, n).sum((2, 4), np.uint16)
+            pictures[k] = (blocks + n * n // 2) // (n * n)
+        return pictures
+
+    def segmentation(self) -> np.ndarray:
+        """Which geom the centre of each pixel of `draw` shows, int32 (V, H, W); -1 where none is (sky, sites).
+
+        The model must not smooth edges (`vis.quality.offsamples` = 0): mixed colours would name other geoms.
+        """
+        n, middle = self._supersample, self._supersample // 2
+        ids = np.empty((len(self._cameras), self._height, self._width), np.int32)
+        kind = self._mujoco.mjtObj.mjOBJ_GEOM
+        for k, large in enumerate(self._large(segment=True)):
+            drawn = large[middle::n, middle::n].astype(np.int32) @ (
+                1,
+                1 << 8,
+                1 << 16,
+            )  # 1 + the number in the scene; 0: sky
+            geoms = self._scene.geoms[: self._scene.ngeom]
+            names = {g.segid + 1: g.objid for g in geoms if g.objtype == kind and g.segid >= 0}
+            table = np.full(max(names, default=0) + 1, -1, np.int32)
+            table[list(names)] = list(names.values())
+            ids[k] = np.where(drawn < len(table), table[np.minimum(drawn, len(table) - 1)], -1)
+        return ids
+
+    def _large(self, segment: bool = False) -> Iterator[np.ndarray]:
+        """Each camera's upright picture as drawn, uint8 (n H, n W, 3); with `segment`, numbers of geoms for colours."""
+        mujoco, n = self._mujoco, self._supersample
         height, width = n * self._height, n * self._width
         if self._target is None:
             self._open()
         Pictures._context.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._target)
         rectangle, everything = mujoco.MjrRect(0, 0, width, height), mujoco.mjtCatBit.mjCAT_ALL
-        pictures = np.empty((len(self._cameras), 3, height // n, width // n), np.uint8)
-        bottom_up = np.empty((height, width, 3), np.uint8)
-        for k, (camera, turned) in enumerate(zip(self._cameras, self.turned, strict=True)):
-            mujoco.mjv_updateScene(model, self._data, self._options, None, camera, everything, self._scene)
-            for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+        bottom_up, flags = np.empty((height, width, 3), np.uint8), mujoco.mjtRndFlag
+        for camera, turned in zip(self._cameras, self.turned, strict=True):
+            mujoco.mjv_updateScene(self._model, self._data, self._options, None, camera, everything, self._scene)
+            for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION):
                 self._scene.flags[flag] = 0
+            for flag in (flags.mjRND_SEGMENT, flags.mjRND_IDCOLOR):
+                self._scene.flags[flag] = segment
             mujoco.mjr_render(rectangle, self._scene, self._target)
             mujoco.mjr_readPixels(bottom_up, None, rectangle, self._target)
-            large = (bottom_up[:, ::-1] if turned else bottom_up[::-1]).transpose(2, 0, 1)
-            blocks = large.reshape(3, height // n, n, width // n, n).sum((2, 4), np.uint16)
-            pictures[k] = (blocks + n * n // 2) // (n * n)
-        return pictures
+            yield bottom_up[:, ::-1] if turned else bottom_up[::-1]
 
     def _open(self) -> None:
         mujoco, model, n = self._mujoco, self._model, self._supersample

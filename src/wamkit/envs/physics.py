@@ -1,0 +1,318 @@
+"""A probe suite of elementary physics: objects that drop, slide, collide, topple, pass behind a wall, or are pushed (MuJoCo).
+
+Tabletop manipulation holds almost no free fall, free collision or occlusion; these scenes hold little else, so that a model of
+the world can be held against laws. Everything about a scene follows from task and seed (`physics_scenes`), and the
+simulator's truth of any instant can be read from its snapshot (`physics_truth`), so a data set needs to store pictures and
+snapshots alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from wamkit.config import within
+from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.drawing import Pictures, load_mujoco
+from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, draw_scene
+from wamkit.envs.physics_truth import Truth
+from wamkit.meaning import CameraFacts, Field, Meaning
+from wamkit.types import Snapshot, WamkitError
+
+SPEED = 0.3
+"""Metres a second of the pusher at an action of 1."""
+
+MOVED = 0.05
+"""Metres by which an object must be moved in `push`."""
+
+STILL = (0.02, 0.2, 5)
+"""An object rests when slower than this (m/s, rad/s) for so many steps."""
+
+_FAR = 1.0  # metres beyond which distances are not measured
+_SUBSTEPS = round(1 / 50 / TIMESTEP)
+
+_MEANING = Meaning(
+    source="wamkit's physics suite",
+    embodiment="pusher",
+    control_mode="velocity",
+    rate=50.0,
+    licence="Apache-2.0",
+    state=(
+        Field("place", 0, 2, "position", frame="world", unit="m"),
+        Field("speed", 2, 4, "position", "velocity", frame="world", unit="m/s"),
+    ),
+    action=(Field("speed", 0, 2, "position", "velocity", frame="world", unit="1"),),
+    cameras={"front": CameraFacts("scene")},
+)
+
+
+@dataclass(frozen=True)
+class PhysicsConfig:
+    """Options of `Physics`."""
+
+    task: str = "drop"
+    height: int = 64
+    """Pixels."""
+    width: int = 64
+    """Pixels."""
+    supersample: int = 3
+    """Pictures are drawn so many times larger and averaged down."""
+    max_steps: int = 150
+    """An episode is truncated after so many steps."""
+    jitter: float = 0.0
+    """Share by which mass, friction, speed and place differ from the seed's scene: another take, for a real-to-real ceiling."""
+    take: int = 0
+    """Which other take."""
+
+    def __post_init__(self) -> None:
+        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
+        within(self, jitter=(0, 1), take=(0, inf))
+
+
+@register_env("physics")
+class Physics(Environment):
+    """Objects drop, slide, collide, topple, are hidden or pushed, with the simulator's truth (MuJoCo).
+
+    Only `push` has a pusher; elsewhere actions are ignored and proprioception is zero. Success: in `push` the object was moved by
+    `MOVED`, elsewhere everything has come to rest.
+    """
+
+    Config = PhysicsConfig
+    robot_type = "pusher"
+    cameras = ("front",)
+    proprio_names = ("x", "y", "x_speed", "y_speed")
+    action_names = ("x_speed", "y_speed")
+    fps = 50.0
+    meaning = _MEANING
+    metadata = {"render_modes": [], "render_fps": 50}
+
+    def __init__(self, config: PhysicsConfig):
+        if config.task not in self.tasks():
+            raise WamkitError(f"unknown physics task {config.task!r}; known: {', '.join(self.tasks())}")
+        self.config, self.task, self.text = config, config.task, TEXTS[config.task]
+        self._mujoco, self._scene_of, self._pictures = load_mujoco(), None, None
+        self._steps = self._still = 0
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+        bound = np.full(4, np.inf, np.float32)
+        self.observation_space = observation_spaces(1, config.height, config.width, -bound, bound)
+
+    @classmethod
+    def tasks(cls) -> tuple[str, ...]:
+        return tuple(TEXTS)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """Starts the scene that `seed` stands for."""
+        if seed is None and self._scene_of is None:
+            raise WamkitError("the first reset needs a seed: reset(seed=...)")
+        super().reset(seed=seed)
+        seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._build(seed, self.config.jitter, self.config.take)
+        self._mujoco.mj_resetData(self._model, self._data)
+        for k, thing in enumerate(self._scene.things):
+            joint = self._data.joint(self._model.body(f"object{k}").jntadr[0])
+            self._mujoco.mju_negQuat(back := np.empty(4), thing.quaternion)
+            self._mujoco.mju_rotVecQuat(spin := np.empty(3), thing.spin, back)  # MuJoCo's is in the body's axes
+            joint.qvel[:] = [*thing.velocity, *spin]
+        self._steps = self._still = 0
+        self._mujoco.mj_forward(self._model, self._data)
+        self._touched = np.zeros((OBJECTS, OBJECTS + 2), bool)
+        self._touch()
+        return self._observe(), {"success": False}
+
+    def step(self, action: np.ndarray):
+        """One step of 1/50 s. action: float (2,), the pusher's velocity in units of `SPEED`, clipped to [-1, 1]."""
+        action = np.asarray(action, np.float32)
+        if action.shape != (2,) or not np.isfinite(action).all():
+            raise WamkitError(f"physics action: expected 2 finite numbers, found {action!r}")
+        if self._scene_of is None:
+            raise WamkitError("step before the first reset: call reset(seed=...)")
+        if self._scene.pusher is not None:
+            self._data.ctrl[:] = SPEED * np.clip(action, -1, 1)
+        self._touched = np.zeros_like(self._touched)
+        for _ in range(_SUBSTEPS):
+            self._mujoco.mj_step(self._model, self._data)
+            self._touch()
+        # Positions of bodies are those before a step until this is called.
+        self._mujoco.mj_kinematics(self._model, self._data)
+        self._steps += 1
+        self._still = self._still + 1 if self._slow() else 0
+        success = self._done()
+        return self._observe(), float(success), False, self._steps >= self.config.max_steps, {"success": success}
+
+    def expert(self) -> Expert:
+        """In `push`, moves straight towards the object; elsewhere does nothing."""
+
+        def act(rng: np.random.Generator) -> np.ndarray:
+            if self._scene.pusher is None:
+                return np.zeros(2, np.float32)
+            ahead = self._data.body("object0").xpos[:2] - self._data.body("pusher").xpos[:2]
+            return (ahead / max(float(np.abs(ahead).max()), 1e-6)).astype(np.float32)
+
+        return act
+
+    def snapshot(self) -> Snapshot:
+        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        physics = np.empty(self._mujoco.mj_stateSize(self._model, spec))
+        self._mujoco.mj_getState(self._model, self._data, physics, spec)
+        seed, jitter, take = self._scene_of
+        attributes = {"task": self.task, "seed": seed, "jitter": jitter, "take": take}
+        passed = {"steps": self._steps, "still": self._still, "touched": self._touched.copy()}
+        return Snapshot(physics, {}, attributes | passed)
+
+    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
+        of = snapshot.attributes
+        if of.get("task") != self.task:
+            raise WamkitError(f"a snapshot of {of.get('task')!r} cannot be restored in {self.task!r}")
+        self._build(of["seed"], of["jitter"], of["take"])
+        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
+        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)
+        self._mujoco.mj_forward(self._model, self._data)
+        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)  # that changed the solver's start
+        self._steps, self._still, self._touched = of["steps"], of["still"], np.array(of["touched"], bool)
+        return self._observe()
+
+    def truth(self, masks: bool = True) -> Truth:
+        """The simulator's truth of this instant (T = 1); leaves the simulator as it is. masks: whether they are drawn."""
+        if self._scene_of is None:
+            raise WamkitError("truth before the first reset: call reset(seed=...)")
+        mujoco, model, aside, n = self._mujoco, self._model, self._aside, len(self._scene.things)
+        spec = mujoco.mjtState.mjSTATE_INTEGRATION
+        mujoco.mj_setState(model, aside, self.snapshot().physics, spec)
+        mujoco.mj_forward(model, aside)
+        nan = np.full((OBJECTS, 10), np.nan)
+        pose, motion, still = nan[:, :7].copy(), nan[:, :6].copy(), nan.copy()
+        for k, thing in enumerate(self._scene.things):
+            body = model.body(f"object{k}")
+            pose[k] = [*aside.xpos[body.id], *aside.xquat[body.id]]
+            mujoco.mj_objectVelocity(model, aside, mujoco.mjtObj.mjOBJ_XBODY, body.id, motion[k], 0)
+            still[k, :7] = [body.mass[0], *_inertia(thing.shape, thing.size, body.mass[0]), *thing.size]
+        mask = None
+        if masks:
+            drawn = self._pictures.segmentation()[0]
+            ids = [model.geom(f"object{k}").id for k in range(n)] + [-2] * (OBJECTS - n)
+            mask = (drawn == np.array(ids)[:, None, None])[None]
+        place = aside.body("pusher").xpos[:2].copy() if self._scene.pusher is not None else np.full(2, np.nan)
+        return Truth(
+            position=pose[None, :, :3],
+            quaternion=pose[None, :, 3:],
+            velocity=motion[None, :, 3:],
+            angular_velocity=motion[None, :, :3],
+            contact=self._touched[None].copy(),
+            distance=self._distances()[None],
+            mask=mask,
+            pusher=place[None],
+            exists=np.arange(OBJECTS) < n,
+            mass=still[:, 0],
+            inertia=still[:, 1:4],
+            size=still[:, 4:7],
+        )
+
+    def distances(
+        self,
+        position: np.ndarray,
+        quaternion: np.ndarray | None = None,
+        pusher: np.ndarray | None = None,
+        to: str | None = None,
+    ) -> np.ndarray:
+        """As `Truth.distance`, float64 (T, N), with the objects of this scene put elsewhere: where a model has imagined them.
+
+        position: float (T, N, 3), world metres; NaN where an object was not seen, which gives NaN.
+        quaternion: float (T, N, 4), else as now.   pusher: float (T, 2), its place, else as now.
+        to: to this geom alone (`build` names them), else to the nearest.
+        Raises WamkitError where the scene has no such geom.
+        """
+        out = np.empty(position.shape[:2])
+        names = [self._model.geom(i).name for i in range(self._model.ngeom)]
+        if to is not None and to not in names:
+            raise WamkitError(f"this scene has no {to!r}; it has {', '.join(names)}")
+        state = self.snapshot().physics
+        for t, places in enumerate(position):
+            self._mujoco.mj_setState(self._model, self._aside, state, self._mujoco.mjtState.mjSTATE_INTEGRATION)
+            for k in np.flatnonzero(np.isfinite(places[: len(self._scene.things)]).all(-1)):
+                joint = self._aside.joint(self._model.body(f"object{k}").jntadr[0])
+                joint.qpos[:3] = places[k]
+                if quaternion is not None:
+                    joint.qpos[3:] = quaternion[t, k]
+            if pusher is not None and self._scene.pusher is not None:
+                for axis, name in enumerate(("pusher_x", "pusher_y")):
+                    self._aside.joint(name).qpos[0] = pusher[t, axis] - self._scene.pusher[axis]
+            self._mujoco.mj_kinematics(self._model, self._aside)
+            out[t] = np.where(np.isfinite(places).all(-1), self._distances(to), np.nan)
+        return out
+
+    def close(self) -> None:
+        if self._pictures is not None:
+            self._pictures.close()
+        super().close()
+
+    def _build(self, *scene_of: Any) -> None:
+        """Makes the model of this scene the present one."""
+        if scene_of == self._scene_of:
+            return
+        self.close()
+        config, mujoco = self.config, self._mujoco
+        self._scene = draw_scene(self.task, *scene_of)
+        n = config.supersample
+        self._model = build(mujoco, self._scene, n * config.height, n * config.width)
+        self._data, self._aside = mujoco.MjData(self._model), mujoco.MjData(self._model)
+        mujoco.mj_forward(self._model, self._data)
+        size = {"height": config.height, "width": config.width, "supersample": n}
+        self._pictures = Pictures(mujoco, self._model, self._data, cameras=self.cameras, **size)
+        columns = {f"object{k}": k for k in range(OBJECTS)} | {"pusher": OBJECTS + 1}  # of `Truth.contact`
+        names = [self._model.geom(i).name for i in range(self._model.ngeom)]
+        self._column = np.array([columns.get(name, OBJECTS) for name in names])
+        self._scene_of = scene_of
+
+    def _touch(self) -> None:
+        """Adds the contacts of the last substep to those of this step."""
+        pairs = self._column[self._data.contact.geom]
+        for one, other in (pairs.T, pairs.T[::-1]):
+            self._touched[one[one < OBJECTS], other[one < OBJECTS]] = True
+
+    def _distances(self, to: str | None = None) -> np.ndarray:
+        """float64 (N,) of the state that was put aside, see `Truth` and `distances`."""
+        out = np.full(OBJECTS, np.nan)
+        for k in range(len(self._scene.things)):
+            mine = self._model.geom(f"object{k}").id
+            solid = np.flatnonzero(self._model.geom_contype) if to is None else [self._model.geom(to).id]
+            others = [i for i in solid if i != mine]
+            measure = self._mujoco.mj_geomDistance
+            out[k] = min((measure(self._model, self._aside, mine, i, _FAR, None) for i in others), default=np.nan)
+        return out
+
+    def _slow(self) -> bool:
+        speed, turning, _ = STILL
+        for k in range(len(self._scene.things)):
+            v = self._data.joint(self._model.body(f"object{k}").jntadr[0]).qvel
+            if np.linalg.norm(v[:3]) > speed or np.linalg.norm(v[3:]) > turning:
+                return False
+        return True
+
+    def _done(self) -> bool:
+        if self._scene.pusher is None:
+            return self._still >= STILL[2]
+        moved = self._data.body("object0").xpos - self._scene.things[0].position
+        return bool(np.linalg.norm(moved) > MOVED)
+
+    def _observe(self) -> dict[str, Any]:
+        proprio = np.zeros(4, np.float32)
+        if self._scene.pusher is not None:
+            motion = [self._data.joint(name).qvel[0] for name in ("pusher_x", "pusher_y")]
+            proprio[:] = [*self._data.body("pusher").xpos[:2], *motion]
+        raw: dict[str, Any] = {"proprio": proprio, "text": self.text}
+        if self.render_images:
+            raw["images"] = self._pictures.draw()
+        return raw
+
+
+def _inertia(shape: str, size: np.ndarray, mass: float) -> np.ndarray:
+    """Principal moments of a homogeneous solid about its own axes, kg m^2, float64 (3,). size: half extents in metres."""
+    squares = size**2
+    if shape == "sphere":
+        return 0.4 * mass * squares
+    x, y, z = squares / 3 if shape == "box" else squares / np.array([4, 4, 3])
+    return mass * np.array([y + z, x + z, x + y])
