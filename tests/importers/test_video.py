@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 from films import numbers, write
 from wamkit.cli import main
@@ -97,6 +99,12 @@ def test_captions_of_files_and_of_parts(tmp_path):
         importer(tmp_path).read("a.mp4")
 
 
+def _import_by_itself(*args) -> None:
+    """With a lock of its own for the progress bar: the one shared by all processes would die with it while it holds it."""
+    tqdm.set_lock(threading.RLock())
+    import_data(*args)
+
+
 def test_killed_at_any_moment_an_import_goes_on(tmp_path):
     """As by kill -9, ten times: nothing is lost but the episode in hand, and the store is the one of an import that was left alone."""
     (tmp_path / "films").mkdir()
@@ -108,7 +116,7 @@ def test_killed_at_any_moment_an_import_goes_on(tmp_path):
     whole = import_data(args("whole"), options)
     rng, stored = np.random.default_rng(0), [0]
     for _ in range(10):
-        process = importing.Process(target=import_data, args=(args("killed"), options))
+        process = importing.Process(target=_import_by_itself, args=(args("killed"), options))
         process.start()
         process.join(0.1 + 0.3 * rng.uniform())
         process.kill()
