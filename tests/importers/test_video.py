@@ -132,7 +132,8 @@ def test_killed_at_any_moment_an_import_goes_on(tmp_path):
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    """What a reader sees; a half-written draft that a kill leaves is hidden, and nobody's."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("[!.]*")) if p.is_file()}
 
 
 def test_damage_is_named(tmp_path):
