@@ -299,9 +299,14 @@ def test_ctrl_c_ends_it_quietly(root, monkeypatch, capsys):
             found.append((address, json.loads(connection.getresponse().read())["name"]))
         os.kill(os.getpid(), signal.SIGINT)
 
+    # What is started in the background by a shell ignores Ctrl-C, and so would this.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr("webbrowser.open", lambda address: threading.Thread(target=look, args=(address,)).start())
-    assert main(["browse", str(root), "--port", "0"]) == 0
+    try:
+        assert main(["browse", str(root), "--port", "0"]) == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
     ((address, name),) = found
     out, err = capsys.readouterr()
     assert name == "data" and f"3 episodes of {root}: {address}" in out and err == ""
