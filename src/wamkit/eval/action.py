@@ -44,8 +44,8 @@ def imagined_by(model: Family, steps: int | None = None, seed: int = 0) -> Imagi
 class ActionScore:
     """How well branches are told apart; intervals resample episodes. NaN where nothing ever moved.
 
-    identified: share of branches whose imagined future is nearer to its own true one than to any other's, in [0, 1], higher is better;
-    `chance` is what a model that ignores actions reaches.
+    identified: share of branches whose imagined future is nearer to its own true one than to any that differs, in [0, 1], higher is
+    better; `chance` is what a model that ignores actions reaches.
     direction: cosine between imagined and true difference to the branch in which nothing is done, in [-1, 1], 1 is best, 0 is blind.
     gain: regression slope of that difference on the true one: 1 is right, below it actions do too little.
     skill: 1 - error / error of copying the present picture; 1 is perfect.
@@ -85,7 +85,7 @@ def score(states: Sequence[Counterfactuals], imagine: Imagine, seed: int = 0) ->
     return ActionScore(
         len(states),
         float(np.mean(count)),
-        len(count) / float(np.sum(count)),
+        sum(r["chance"] for r in rows) / sum(count),
         ratio("identified", "branches"),
         ratio("cosines", "moving"),
         ratio("along", "square"),
@@ -109,9 +109,11 @@ def _figures(state: Counterfactuals, imagined: np.ndarray) -> dict[str, float]:
     distance_KK = torch.cdist(made.double(), real.double())
     # Of equally near ones each has its part, so that who imagines the same for all is at chance.
     near = distance_KK <= distance_KK.min(1, keepdim=True).values * (1 + 1e-9)
+    same = (real[:, None] == real[None]).all(-1)  # two chunks may come to the same to the bit: either is the own one
     out = {
         "branches": K,
-        "identified": float((near.diagonal() / near.sum(1)).sum()),
+        "chance": float(same.sum() / K),
+        "identified": float(((near & same).sum(1) / near.sum(1)).sum()),
         "error": float((made - real).square().sum()),
         "copy": float((now - real).square().sum()),
     }
