@@ -73,8 +73,9 @@ def test_odd_input_has_a_defined_answer():
     found = foretelling([episode("t", i, True, 0.1, 1.0) for i in range(4)])
     assert found.skill.undefined and found.motion.undefined and found.failures == 0
     assert np.isnan(episode("t", 0, True, 0.0, 0.0).skill)
-    mixed = [episode("t", 0, True, 0.1, 1.0), episode("t", 1, False, 0.0, 0.0)]
+    mixed = [episode("t", i, i > 4, 0.1 * (i > 4), float(i > 4)) for i in range(10)]
     assert foretelling(mixed).skill.value == 1, "an episode in which nothing moves foretells failure"
+    assert foretelling(mixed[1:]).skill.undefined, "four failures are too few"
 
 
 def test_noise_foretells_nothing():

@@ -78,6 +78,9 @@ def _errors(imagined: np.ndarray, before: np.ndarray, after: np.ndarray) -> tupl
     return float((np.square(a - c) * moves).mean()), float((np.square(b - c) * moves).mean())
 
 
+LEAST = 5
+"""Failures, and successes, from which areas under the ROC curve are given: resampling one failure would claim certainty."""
+
 _model = lru_cache(maxsize=1)(load)
 
 
@@ -117,7 +120,8 @@ class Foretelling:
     """How well figures of an episode tell success from failure: areas under the ROC curve, 0.5 is a guess, 1 is always.
 
     skill: by how well the world was foreseen.   motion: by how much moved, the competitor that imagines nothing.
-    Both are ranked within their task, so that easy tasks do not pass for good foresight; NaN where a task never has both outcomes.
+    Both are ranked within their task, so that easy tasks do not pass for good foresight; NaN where a task never has both outcomes, or fewer than
+    `LEAST` episodes have one of them.
     """
 
     episodes: int
@@ -141,7 +145,7 @@ def foretelling(episodes: Sequence[Foreseen], seed: int = 0, draws: int = 2000) 
     for name, x in values.items():
         x = np.nan_to_num(x, nan=-np.inf)  # an episode in which nothing moved foretells failure
         value = auc(x, success, task)
-        if np.isnan(value):
+        if np.isnan(value) or min(success.sum(), (~success).sum()) < LEAST:
             out[name] = UNDEFINED
             continue
         found = []

@@ -85,7 +85,7 @@ def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> 
         if not x.undefined:
             rows.append(Row(name, x.value, x, fmt=".2f", note=note))
     how = f"{told.episodes} episodes in which it acts on the query `joint`; {told.failures} failed."
-    how += "" if told.failures else " Without failures there is nothing to foretell."
+    how += " Too few of one outcome for it to be foretold." if told.skill.undefined else ""
     return Table("Does the world go as it imagined?", how, tuple(rows))
 
 
