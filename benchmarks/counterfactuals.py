@@ -14,7 +14,7 @@ import tyro
 from wamkit.checkpoint import load_checkpoint
 from wamkit.config import atomic_write
 from wamkit.eval.action import ActionScore, imagined_by, score
-from wamkit.eval.branches import World, counterfactuals
+from wamkit.eval.branches import Setting, counterfactuals
 from wamkit.eval.sanity import MODELS
 from wamkit.eval.stats import Interval
 from wamkit.results import table
@@ -50,8 +50,7 @@ def row(name: str, s: ActionScore) -> list[str]:
 def main(args: Args) -> None:
     torch.set_num_threads(1)
     model, source = load(args.runs[0]), load_checkpoint(args.runs[0]).config["source"]
-    spec, options = model.spec, tuple(source["options"].items())
-    world = World(source["env"], tuple(source["tasks"]), options, spec.chunk, spec.frame_offsets, spec.past_offsets)
+    world = Setting.of(source, model.spec)
     states = counterfactuals(world, episodes=args.episodes)
     names = " ".join(str(r) for r in args.runs)
     parts = [

@@ -12,7 +12,7 @@ import numpy as np
 from wamkit.checkpoint import load_checkpoint
 from wamkit.config import atomic_write, within
 from wamkit.data.files import make_folder
-from wamkit.eval.branches import World
+from wamkit.eval.branches import Setting
 from wamkit.eval.execution import Execution, ExecutionScore, diagnosis, execution_score, executions
 from wamkit.eval.pictures import save_video, side_by_side
 from wamkit.run import load
@@ -45,8 +45,7 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
             f"{args.run} was trained on data that no environment of wamkit made; there is nothing to act in"
         )
     number, task = divmod(args.episode, len(source["tasks"]))
-    spec, options = model.spec, tuple(source["options"].items())
-    world = World(source["env"], (source["tasks"][task],), options, spec.chunk, spec.frame_offsets, spec.past_offsets)
+    world = Setting.of({**source, "tasks": [source["tasks"][task]]}, model.spec)
     states = executions(args.run, world, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
     folder = args.run / "diagnose"

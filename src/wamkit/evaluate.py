@@ -21,7 +21,7 @@ from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames, Windows
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
-from wamkit.eval.branches import World as States
+from wamkit.eval.branches import Setting
 from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, weights_hash, write_records
 from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
 from wamkit.eval.pictures import difference, save_video, side_by_side
@@ -157,15 +157,12 @@ def evaluate(
     tables = [success_table(records)] if acts else []
     tables += [fidelity_table(model, result), coupling_table(result)]
     if suite == "full":
-        spec = model.spec
-        states = States(
-            source["env"], tuple(source["tasks"]), options, spec.chunk, spec.frame_offsets, spec.past_offsets
-        )
-        tables += action_tables(run, model, states, robot=robot, episodes=held_out, processes=processes)
+        setting = Setting.of(source, model.spec)
+        tables += action_tables(run, model, setting, robot=robot, episodes=held_out, processes=processes)
         if {Query.FORWARD, Query.JOINT} & model.queries:
             others = held_out_frames(run, {"source": source}, 2 * held_out, processes, recordings or out, seed=1)
             tables.append(inverse_table(model, frames, others))
-        if Query.JOINT in model.queries and replan_every in spec.frame_offsets:
+        if Query.JOINT in model.queries and replan_every in model.spec.frame_offsets:
             tables.append(foresight_table(run, protocol, processes))
     tables = [t for t in tables if t.rows]
     summary = {

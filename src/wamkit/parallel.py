@@ -28,6 +28,18 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPE
 """LP_NUM_THREADS is that of the software renderer (llvmpipe)."""
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread inside each operator: where a pool's threads have the cores, idle helpers of OpenMP would spin on them; small networks are
+    faster on one; and sums then have one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class WorkerError(WamkitError):
     """A job failed in its worker process: names the job and carries the worker's traceback."""
 

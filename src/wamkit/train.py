@@ -34,6 +34,7 @@ from wamkit.data.loader import Frames, Prefetcher
 from wamkit.data.mixture import Mixture
 from wamkit.family import Family, Stage
 from wamkit.optim import Optimizer
+from wamkit.parallel import one_thread
 from wamkit.run import TrainConfig, find_device
 from wamkit.types import Batch, WamkitError
 
@@ -160,7 +161,7 @@ class Trainer:
         """
         try:
             self.out.mkdir(parents=True, exist_ok=True)
-            with exclusive(self.out), _one_thread(), _stop_signals() as stopped:
+            with exclusive(self.out), one_thread(), _stop_signals() as stopped:
                 self._check_weights()
                 self._resume()
                 # Only now: a run that was refused must not leave its options in the folder of another.
@@ -440,17 +441,6 @@ def _differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, st
             yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
     elif a != b:
         yield path, shorten(str(a), 40), shorten(str(b), 40)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread inside each operator: the pool's threads have the cores, and idle helpers of OpenMP would spin on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 from wamkit.envs import make_env
 from wamkit.eval import EvaluationError
 from wamkit.eval.action import imagined_by, score
-from wamkit.eval.branches import STILL, Counterfactuals, World, branch, counterfactuals, off_expert
+from wamkit.eval.branches import STILL, Counterfactuals, Setting, branch, counterfactuals, off_expert
 from wamkit.eval.execution import Execution, diagnosis, execution_score
 from wamkit.eval.sanity import MODELS, noisy
 from wamkit.family import FAMILIES
@@ -21,7 +21,7 @@ from wamkit.types import Observation, Spec, UnsupportedQuery
 
 OPTIONS = (("height", 32), ("width", 32))
 CHUNK, OFFSETS = 16, (8, 16)
-WORLD = World("metaworld", ("drawer-open-v3",), OPTIONS, CHUNK, OFFSETS)
+WORLD = Setting("metaworld", ("drawer-open-v3",), OPTIONS, CHUNK, OFFSETS)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ go to both ends of every action, hold still, and wander.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -18,7 +19,7 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from wamkit.envs.base import HELD_OUT_RECORDINGS, Environment, make_env, observation
 from wamkit.eval import EvaluationError
 from wamkit.parallel import run_parallel
-from wamkit.types import Observation, Snapshot, WamkitError
+from wamkit.types import Observation, Snapshot, Spec, WamkitError
 
 STILL = "still"
 """The branch in which nothing is done."""
@@ -31,7 +32,7 @@ FIRST_SEED = HELD_OUT_RECORDINGS + 900_000
 
 
 @dataclass(frozen=True)
-class World:
+class Setting:
     """Where states are taken, and what a model needs to know of them.
 
     env, options, tasks: see `wamkit.collect`.   chunk: steps of an action chunk.   offsets: steps ahead at which futures are seen.
@@ -44,6 +45,12 @@ class World:
     chunk: int = 16
     offsets: tuple[int, ...] = (8, 16)
     past: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, source: Mapping[str, Any], spec: Spec) -> Setting:
+        """Where a run's data came from (`wamkit.training.source`), as its model looks at it."""
+        options = tuple(source["options"].items())
+        return cls(source["env"], tuple(source["tasks"]), options, spec.chunk, spec.frame_offsets, spec.past_offsets)
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def _environment(name: str, options: str) -> Environment:
     return make_env(name, **json.loads(options))
 
 
-def environment(world: World, task: str) -> Environment:
+def environment(world: Setting, task: str) -> Environment:
     """The environment of a task; one a process."""
     return _environment(world.env, json.dumps({**dict(world.options), "task": task}, sort_keys=True))
 
@@ -175,7 +182,7 @@ def expert_episode(env: Environment, seed: int, past: Sequence[int] = ()) -> Epi
     return Episode(tuple(moments), np.stack(actions), success)
 
 
-def _work(job: tuple[World, str, int, int]) -> list[Counterfactuals]:
+def _work(job: tuple[Setting, str, int, int]) -> list[Counterfactuals]:
     """`count` states of one episode, evenly spread; its other chunks are the other on-expert branches."""
     world, task, seed, count = job
     env, rng = environment(world, task), np.random.default_rng((seed, 5))
@@ -197,7 +204,9 @@ def _work(job: tuple[World, str, int, int]) -> list[Counterfactuals]:
     return out
 
 
-def counterfactuals(world: World, *, episodes: int = 6, moments: int = 2, processes: int = 2) -> list[Counterfactuals]:
+def counterfactuals(
+    world: Setting, *, episodes: int = 6, moments: int = 2, processes: int = 2
+) -> list[Counterfactuals]:
     """`moments` states of each of `episodes` episodes a task, from reset states that nothing was trained on, with their branches.
 
     The same on any number of processes. Raises EvaluationError as `branch` does, and for an episode that is shorter than a chunk.

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from wamkit.eval import EvaluationError
-from wamkit.eval.branches import FIRST_SEED, World, branch, environment, expert_episode
+from wamkit.eval.branches import FIRST_SEED, Setting, branch, environment, expert_episode
 from wamkit.eval.stats import UNDEFINED, Interval, bootstrap_ratio
 from wamkit.eval.visual import TAU
 from wamkit.family import row_seeds
@@ -63,7 +63,7 @@ class ExecutionScore:
 _model = lru_cache(maxsize=1)(load)
 
 
-def _work(job: tuple[str, str, World, str, int, int]) -> list[Execution]:
+def _work(job: tuple[str, str, Setting, str, int, int]) -> list[Execution]:
     run, robot, world, task, seed, stride = job
     model, env = _model(run, robot=robot or None), environment(world, task)
     query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
@@ -84,7 +84,7 @@ def _work(job: tuple[str, str, World, str, int, int]) -> list[Execution]:
 
 def executions(
     run: str | Path,
-    world: World,
+    world: Setting,
     *,
     robot: str = "",
     first: int = 0,

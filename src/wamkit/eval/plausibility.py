@@ -10,7 +10,7 @@ import numpy as np
 
 from wamkit.data.loader import Frames
 from wamkit.eval.action import ActionScore, imagined_by, score
-from wamkit.eval.branches import World, counterfactuals
+from wamkit.eval.branches import Setting, counterfactuals
 from wamkit.eval.closed_loop import Protocol
 from wamkit.eval.consistency import foreseen, foretelling
 from wamkit.eval.execution import ExecutionScore, execution_score, executions
@@ -22,7 +22,7 @@ from wamkit.types import Query
 
 
 def action_tables(
-    run: str | Path, model: Family, world: World, *, robot: str = "", episodes: int = 6, processes: int = 2
+    run: str | Path, model: Family, world: Setting, *, robot: str = "", episodes: int = 6, processes: int = 2
 ) -> list[Table]:
     """Of the queries that `model` knows: one table for forward dynamics, one for actions given with a future."""
     tables = []

@@ -8,8 +8,6 @@ wrong in any way.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wamkit.eval import EvaluationError
+from wamkit.parallel import one_thread
 
 BATCH = 32
 
@@ -109,7 +108,7 @@ def train_probe(
     values = np.concatenate([states.position, np.log(np.maximum(states.area, 1e-9))[..., None]], -1)
     target = torch.from_numpy(values).float().nan_to_num(0)
     images, generator = torch.from_numpy(pictures), torch.Generator().manual_seed(seed)
-    with _one_thread(), torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         probe = Probe(states.position.shape[1], states.position.shape[2], width)
         for k in range(probe.objects):
@@ -136,7 +135,7 @@ def read_states(probe: Probe, pictures: UInt8[np.ndarray, "M 3 H W"]) -> States:
     """What the probe sees in each picture alone; an object is present at a probability of .5 or more."""
     _check(pictures)
     parts = []
-    with _one_thread(), torch.no_grad():
+    with one_thread(), torch.no_grad():
         for images in torch.from_numpy(pictures).split(8 * BATCH):
             logit, read = probe(images)
             parts.append(torch.cat([logit[..., None], read * probe.scale + probe.centre], -1).double())
@@ -165,14 +164,3 @@ def _check(pictures: np.ndarray, present: np.ndarray | None = None) -> None:
         raise EvaluationError(
             f"{len(pictures)} pictures and states of {present.shape} (frames, objects) do not belong together"
         )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """So small a network is faster on one thread than on several, and its sums then have one order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
