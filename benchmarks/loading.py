@@ -208,6 +208,7 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        importing(folder)  # first: a child's peak counts what this process had when it was made
         stores = {size: record(folder / f"data-{size}", args.episodes, size) for size in (64, 128)}
         cached(args, stores)
         arm = collect(
@@ -222,7 +223,6 @@ def main(args: Args) -> None:
         decoding(args, {"MetaWorld": arm, "blobs": stores[128]})
         hdf5(args, stores[128], folder)
         memory(stores[128])
-        importing(folder)
         waiting(args, folder)
 
 

@@ -297,6 +297,10 @@ def _eval(argv: Sequence[str]) -> None:
         raise WamkitError("--tasks, --options and --robot say more of an environment: name it, --env NAME")
 
     playing = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query", "processes")}
+    if args.paired and (args.env or args.suite != "main"):
+        raise WamkitError(
+            "--paired plays both runs in the world that they were trained for; leave out --env and --suite"
+        )
     if args.paired:
         from wamkit.paired import paired
 

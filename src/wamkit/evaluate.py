@@ -86,7 +86,7 @@ def held_out_frames(
     source = config["source"]
     if not source["env"]:
         raise WamkitError(
-            f"{run} was trained on data that no environment of wamkit made; there is nothing to evaluate it in"
+            f"{run} was trained on data that no environment of wamkit made; name one to evaluate it in: wamkit eval {run} --env NAME"
         )
     store = collect(
         CollectConfig(

@@ -72,6 +72,10 @@ def paired(
                 f"{runs[0]} and {runs[1]} were made for different worlds: {key} is {worlds[0][key]!r} and {worlds[1][key]!r}"
             )
     world = worlds[0]
+    if not world["env"]:
+        raise WamkitError(
+            f"{runs[0]} was trained on data that no environment of wamkit made; there is nothing to play in"
+        )
     protocol = Protocol(
         world["env"], tuple(world["tasks"]), tuple(world["options"].items()), episodes, replan_every, query, steps
     )

@@ -55,7 +55,7 @@ def train_run(
 def _latents(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> Latents | None:
     if not gb:
         return None
-    data = [mixture, *((s.frames, videos_checksum(s, len(s))) for s in stores)]
+    data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
     return Latents(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
 
 
@@ -84,7 +84,7 @@ def _train_mixture(
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
         "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }
-    latents = _latents(path.parent, stores, latents_gb, to_dict(described))
+    latents = _latents(path.parent, stores, latents_gb, [config["mixture"], config["robots"]])
     return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch, latents).run()
 
 

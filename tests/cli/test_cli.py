@@ -114,6 +114,8 @@ def test_two_runs_are_compared_on_the_same_states(job, tmp_path, capsys):
     facts = json.loads((other / "eval/paired-with-run.json").read_text())
     assert facts["winner"] is None and facts["e"] == 1 and [t["task"] for t in facts["tasks"]] == TASKS
     assert main(["eval", str(other), "--paired"]) == 1 and "is of two runs" in capsys.readouterr().err
+    assert main(["eval", str(job / "run"), str(other), "--paired", "--suite", "full"]) == 1
+    assert "leave out --env and --suite" in capsys.readouterr().err
     assert main(["eval", "--paired"]) == 1 and "name the run folder" in capsys.readouterr().err
 
 

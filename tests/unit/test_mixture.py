@@ -21,7 +21,7 @@ from wamkit.nn.tokens import Normalizer
 from wamkit.registry import load_package
 from wamkit.run import RunConfig, TrainConfig, WindowConfig, load
 from wamkit.train import Trainer
-from wamkit.training import train_run
+from wamkit.training import _latents, train_run
 from wamkit.types import Episode, Observation, WamkitError
 
 load_package("wamkit.families")
@@ -323,3 +323,11 @@ def test_words_of_the_command_line(tmp_path):
     )
     with pytest.raises(ConfigError, match="the first must be below the second"):
         parse_sources(["c:5-5"], Path("m.json"))
+
+
+def test_kept_latents_are_those_of_these_views(folder, tmp_path):
+    """What a camera is said to look at decides what a model is shown of it; so does a video's rate."""
+    config = {"mixture": 1}
+    stores = [Store.open(folder / "arm")]
+    one, again, other = (_latents(tmp_path, stores, 1.0, [config, {"arm": v}]).data for v in (0, 0, 1))
+    assert one == again != other and _latents(tmp_path, stores, 0.0) is None
