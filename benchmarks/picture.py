@@ -14,9 +14,10 @@ import tyro
 
 from wamkit.checkpoint import load_checkpoint
 from wamkit.eval.pictures import difference, enlarge, png, side_by_side
-from wamkit.evaluate import film, held_out_frames
+from wamkit.film import film
 from wamkit.run import load
 from wamkit.types import Query
+from wamkit.worlds import held_out_frames
 
 
 @dataclass(frozen=True)

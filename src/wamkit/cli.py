@@ -288,8 +288,9 @@ def _key_values(info: Any) -> Any:
 
 def _eval(argv: Sequence[str]) -> None:
     args = _parse(Eval, "eval", argv)
-    from wamkit.evaluate import World, evaluate
+    from wamkit.evaluate import evaluate
     from wamkit.types import WamkitError
+    from wamkit.worlds import World
 
     if not args.runs:
         raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
@@ -319,7 +320,7 @@ def _diagnose(argv: Sequence[str]) -> None:
 
 def _sample(argv: Sequence[str]) -> None:
     args = _parse(Sample, "sample", argv)
-    from wamkit.evaluate import sample_episode
+    from wamkit.film import sample_episode
     from wamkit.types import Query
 
     for path in sample_episode(

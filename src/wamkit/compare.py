@@ -30,7 +30,8 @@ from wamkit.eval.closed_loop import Protocol, closed_loop
 from wamkit.eval.imagination import action_error, observations, window_starts
 from wamkit.eval.latency import query_latency
 from wamkit.eval.report import made_by
-from wamkit.evaluate import SOLVES, evaluate, held_out_frames
+from wamkit.eval.tables import SOLVES
+from wamkit.evaluate import evaluate
 from wamkit.family import Family
 from wamkit.recipes import RECIPES
 from wamkit.results import Result, write_page
@@ -38,6 +39,7 @@ from wamkit.run import PARTS, RunConfig, config_from_dict, config_to_dict, famil
 from wamkit.train import Interrupted, read_metrics, stage_spans
 from wamkit.training import source, train_run
 from wamkit.types import Query, WamkitError
+from wamkit.worlds import held_out_frames
 
 
 @dataclass(frozen=True)

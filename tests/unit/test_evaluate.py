@@ -8,9 +8,11 @@ import pytest
 from wamkit.checkpoint import save_checkpoint
 from wamkit.config import to_dict
 from wamkit.eval.closed_loop import Protocol, closed_loop
-from wamkit.evaluate import World, evaluate, sample_episode
+from wamkit.evaluate import evaluate
+from wamkit.film import sample_episode
 from wamkit.run import RunConfig, build, family_class, run_to_dict
 from wamkit.types import Query, Spec, UnsupportedQuery, WamkitError
+from wamkit.worlds import World
 
 TASK = "drawer-open-v3"
 OPTIONS = {"max_steps": 3, "height": 32, "width": 32}
