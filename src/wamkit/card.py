@@ -11,7 +11,21 @@ import numpy as np
 
 from wamkit.data.loader import Frames
 from wamkit.eval.closed_loop import Protocol, Record, clips
-from wamkit.eval.report import Clip, ClosedLoop, Curves, Imagined, Report, Still, Table, TaskResult, versions
+from wamkit.eval.imagination import Imagination
+from wamkit.eval.pictures import difference
+from wamkit.eval.report import (
+    VISUAL,
+    Clip,
+    ClosedLoop,
+    Curves,
+    Imagined,
+    Report,
+    Still,
+    Table,
+    TaskResult,
+    Worst,
+    versions,
+)
 from wamkit.family import Family
 from wamkit.film import film
 from wamkit.train import read_metrics
@@ -45,8 +59,10 @@ def report_card(
     records: Sequence[Record],
     frames: Frames,
     tables: list[Table],
+    worst: Sequence[Worst],
     processes: int,
 ) -> Report:
+    """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes."""
     rows = {r.name: r for t in tables for r in t.rows}
     last = model.spec.frame_offsets[-1]
     head = [
@@ -79,6 +95,7 @@ def report_card(
         clips=tuple(
             Clip(e.task, e.images[::2, 0], e.succeeded, e.fps / 4, f"seed {e.seed}, {len(e)} steps") for e in played
         ),
+        worst=tuple(worst),
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
             *([trained] if trained else []),
@@ -117,3 +134,25 @@ def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tupl
             Still(name, f.now[middle, 0], f.real[middle, :, 0], f.imagined[middle, :, 0], model.spec.frame_offsets)
         )
     return tuple(clips_), tuple(stills)
+
+
+def worst_pictures(model: Family, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
+    """The demonstrations that are imagined worst, by skill at the furthest horizon, one a task at most."""
+    query = next(q for q in ("joint", "video", "forward") if q in result.fidelity)
+    part, episode = result.demonstrations(query)
+    bottom, out = np.nan_to_num(part.mse_copy[:, -1]), {}
+    top = np.nan_to_num(part.mse[:, -1])
+    skill = {
+        e: 1 - top[episode == e].sum() / bottom[episode == e].sum()
+        for e in np.unique(episode)
+        if bottom[episode == e].sum()
+    }
+    for e in sorted(skill, key=skill.__getitem__):
+        text = frames.text[e]
+        if text in out or len(out) == count:
+            continue
+        f = film(model, frames, int(e), Query(query))
+        real, guess = f.real[:, -1, 0], f.imagined[:, -1, 0]
+        columns = {"happened": real, f"imagined +{part.offsets[-1]}": guess, "difference": difference(real, guess)}
+        out[text] = Worst(VISUAL, text, columns, 10.0, f"held-out recording {e}, skill {skill[e]:.2f}")
+    return list(out.values())

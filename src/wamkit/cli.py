@@ -329,6 +329,12 @@ def _sample(argv: Sequence[str]) -> None:
         print(path)
 
 
+def _report(argv: Sequence[str]) -> None:
+    from wamkit.overview import Overview, overview
+
+    print(f"page: {overview(_parse(Overview, 'report', argv))}")
+
+
 def _compare(argv: Sequence[str]) -> None:
     from wamkit.compare import Compare, compare
 
@@ -345,47 +351,13 @@ class _List:
 
 def _list(argv: Sequence[str]) -> None:
     args = _parse(_List, "list", argv)
-    from wamkit.show import by_axis
+    from wamkit.show import by_axis, listing
 
     if args.by is not None:
         for value, names in by_axis(args.by).items():
             print(f"{value}\n  {', '.join(names)}")
         return
-    from wamkit.comparisons import COMPARISONS
-    from wamkit.data.importers import IMPORTERS
-    from wamkit.envs import ENVIRONMENTS
-    from wamkit.family import FAMILIES
-    from wamkit.recipes import RECIPES
-    from wamkit.registry import load_package
-
-    load_package("wamkit.families")
-    load_package("wamkit.data.importers")
-    first = _first_line
-    notes = {
-        "policy": "what should I do?  o, l -> a",
-        "video": "what will happen?  o, l -> o'",
-        "forward": "what if I do this?  o, l, a -> o'",
-        "inverse": "what was done?  o, o' -> a",
-        "joint": "what will happen and what should I do?  o, l -> o', a",
-    }
-    sections = {
-        "families": {
-            n: f"{FAMILIES.get(n).taxonomy.leaf}; answers {', '.join(sorted(FAMILIES.get(n).queries))}"
-            for n in FAMILIES.names()
-        },
-        "queries": notes,
-        "environments": {
-            n: f"{first(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)" for n in ENVIRONMENTS.names()
-        },
-        "importers": {n: first(IMPORTERS.get(n)) for n in IMPORTERS.names()},
-        "recipes": {n: first(RECIPES.get(n)) for n in RECIPES.names()},
-        "comparisons": {n: first(COMPARISONS.get(n)) for n in COMPARISONS.names()},
-    }
-    wide = max(len(name) for entries in sections.values() for name in entries)
-    for title, entries in sections.items():
-        print(title)
-        for name, note in entries.items():
-            print(f"  {name:<{wide}}  {note}")
+    print(listing())
 
 
 @dataclass(frozen=True)
@@ -439,6 +411,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),
     "diagnose": (_diagnose, "says whether the forecast, the policy or neither is right, with three videos"),
+    "report": (_report, "many evaluated runs side by side on one page"),
     "compare": (_compare, "train and evaluate many recipes under one budget; writes a page"),
     "list": (_list, "families, queries, environments, recipes"),
     "show": (_show, "what a family is, and who sees whom in it"),

@@ -13,7 +13,7 @@ from wamkit.checkpoint import load_checkpoint
 from wamkit.config import atomic_write, within
 from wamkit.data.files import make_folder
 from wamkit.eval.branches import Setting
-from wamkit.eval.execution import Execution, ExecutionScore, diagnosis, execution_score, executions
+from wamkit.eval.execution import ExecutionScore, diagnosis, execution_score, executions, films
 from wamkit.eval.pictures import save_video, side_by_side
 from wamkit.run import load
 from wamkit.types import WamkitError
@@ -50,7 +50,8 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
     score = execution_score(states)
     folder = args.run / "diagnose"
     make_folder(folder)
-    video = save_video(folder / f"episode-{args.episode}.mp4", film(states), 10, scale=3)
+    columns = [x for v in range(len(model.spec.cameras)) for x in films(states, v).values()]
+    video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     words = diagnosis(score)
     facts = {"task": world.tasks[0], "diagnosis": words, **{k: _plain(v) for k, v in asdict(score).items()}}
     atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())
@@ -60,14 +61,6 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
         print(f"  {name:<12} {'nothing imagined' if x.undefined else f'{x.value:.2f}'}")
     print(f"\n{words}\nvideo: {video}")
     return score, video
-
-
-def film(states: list[Execution]) -> np.ndarray:
-    """uint8 (T, 3, H, wide): at each state, the furthest picture that was demonstrated, imagined (black if none was), carried out."""
-    blank = np.zeros_like(states[0].demonstrated)
-    parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
-    columns = [np.stack([p[k][-1, v] for p in parts]) for v in range(states[0].now.shape[0]) for k in range(3)]
-    return side_by_side(columns)
 
 
 def _plain(x: object) -> object:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from wamkit.card import history, report_card
+from wamkit.card import history, report_card, worst_pictures
 from wamkit.checkpoint import load_checkpoint
 from wamkit.config import atomic_write, within
 from wamkit.data.files import make_folder
+from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.branches import Setting
 from wamkit.eval.closed_loop import Protocol, closed_loop, weights_hash, write_records
+from wamkit.eval.commonsense import commonsense, physics_tables, worst_continuations
 from wamkit.eval.imagination import imagine
-from wamkit.eval.plausibility import action_tables, foresight_table, inverse_table
-from wamkit.eval.report import made_by
+from wamkit.eval.parts import Part, kept
+from wamkit.eval.plausibility import action_part, foresight_table, inverse_table
+from wamkit.eval.resemblance import resemblance_table
 from wamkit.eval.tables import coupling_table, fidelity_table, json_row, success_table, text_table
 from wamkit.policy import Policy
 from wamkit.run import load
@@ -43,7 +47,8 @@ def evaluate(
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
     A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
-    from; what is written goes to run/eval/<its name> then. suite: `full` adds counterfactuals, and what the model's own actions do.
+    from; what is written goes to run/eval/<its name> then. suite: `full` adds whether its
+    clips resemble real ones, the laws of physics, counterfactuals, and what its own actions do.
 
     recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
     the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
@@ -74,14 +79,41 @@ def evaluate(
     result = imagine(model, frames, steps=steps)
     tables = [success_table(records)] if acts else []
     tables += [fidelity_table(model, result), coupling_table(result)]
+    pictured = bool({Query.JOINT, Query.VIDEO, Query.FORWARD} & model.queries)
+    worst = worst_pictures(model, frames, result) if pictured else []
     if suite == "full":
+        key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
         setting = Setting.of(source, model.spec)
-        tables += action_tables(run, model, setting, robot=robot, episodes=held_out, processes=processes)
-        if {Query.FORWARD, Query.JOINT} & model.queries:
+
+        def likeness() -> Part:
+            return Part((resemblance_table(model, frames),))
+
+        def physics() -> Part:
+            found = commonsense(model, setting, episodes=held_out, processes=processes)
+            return Part(tuple(physics_tables(found)), tuple(worst_continuations(found)))
+
+        def actions() -> Part:
+            return action_part(run, model, setting, robot=robot, episodes=held_out, processes=processes)
+
+        def inverse() -> Part:
             others = held_out_frames(run, {"source": source}, 2 * held_out, processes, recordings or out, seed=1)
-            tables.append(inverse_table(model, frames, others))
-        if Query.JOINT in model.queries and replan_every in model.spec.frame_offsets:
-            tables.append(foresight_table(run, protocol, processes))
+            return Part((inverse_table(model, frames, others),))
+
+        def foresight() -> Part:
+            return Part((foresight_table(run, protocol, processes),))
+
+        steps_ahead = model.spec.frame_offsets
+        parts: dict[Callable[[], Part], bool] = {
+            likeness: pictured,
+            physics: pictured and bool(ENVIRONMENTS.get(source["env"]).things),
+            actions: True,
+            inverse: bool({Query.FORWARD, Query.JOINT} & model.queries),
+            foresight: Query.JOINT in model.queries and replan_every in steps_ahead,
+        }
+        for make in (m for m, wanted in parts.items() if wanted):
+            part = kept(out, make.__name__, key, make)
+            tables += part.tables
+            worst += part.worst
     tables = [t for t in tables if t.rows]
     summary = {
         "run": str(run),
@@ -91,12 +123,12 @@ def evaluate(
         "weights": weights_hash(run),
         "protocol": asdict(protocol) | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite},
         "made_by": made_by(),
-        "rows": [json_row(t.title, r) for t in tables for r in t.rows],
+        "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
     make_folder(out)
     atomic_write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
-        page = report_card(run, model, saved, source, learning, protocol, records, frames, tables, processes)
+        page = report_card(run, model, saved, source, learning, protocol, records, frames, tables, worst, processes)
         print(f"report: {write_report(page, out / 'report.html')}")
     return summary

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from wamkit.comparisons import COMPARISONS
 from wamkit.config import atomic_write, nearest
+from wamkit.data.importers import IMPORTERS
+from wamkit.envs import ENVIRONMENTS
 from wamkit.family import FAMILIES, Family
 from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
@@ -142,3 +146,39 @@ def svg(model: Family) -> str:
 def write_svg(model: Family, path: Path) -> None:
     """Writes the picture."""
     atomic_write(path, svg(model).encode())
+
+
+def listing() -> str:
+    """Families, queries, environments, importers, recipes and comparisons, a line each."""
+    load_package("wamkit.families")
+    load_package("wamkit.data.importers")
+    notes = {
+        "policy": "what should I do?  o, l -> a",
+        "video": "what will happen?  o, l -> o'",
+        "forward": "what if I do this?  o, l, a -> o'",
+        "inverse": "what was done?  o, o' -> a",
+        "joint": "what will happen and what should I do?  o, l -> o', a",
+    }
+    sections = {
+        "families": {
+            n: f"{FAMILIES.get(n).taxonomy.leaf}; answers {', '.join(sorted(FAMILIES.get(n).queries))}"
+            for n in FAMILIES.names()
+        },
+        "queries": notes,
+        "environments": {
+            n: f"{_first_line(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)"
+            for n in ENVIRONMENTS.names()
+        },
+        "importers": {n: _first_line(IMPORTERS.get(n)) for n in IMPORTERS.names()},
+        "recipes": {n: _first_line(RECIPES.get(n)) for n in RECIPES.names()},
+        "comparisons": {n: _first_line(COMPARISONS.get(n)) for n in COMPARISONS.names()},
+    }
+    wide = max(len(name) for entries in sections.values() for name in entries)
+    lines = []
+    for title, entries in sections.items():
+        lines += [title, *(f"  {name:<{wide}}  {note}" for name, note in entries.items())]
+    return "\n".join(lines)
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]

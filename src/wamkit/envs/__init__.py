@@ -13,8 +13,8 @@ from wamkit.envs.base import (
 )
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
 from wamkit.envs.physics import Physics, PhysicsConfig
-from wamkit.envs.physics_truth import Truth, read_truth
 from wamkit.envs.reacher import Reacher, ReacherConfig
+from wamkit.envs.truth import Truth, read_truth
 
 __all__ = [
     "ENVIRONMENTS",

@@ -16,9 +16,10 @@ import numpy as np
 from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
+from wamkit.envs.truth import Truth
 from wamkit.meaning import Meaning
 from wamkit.registry import Registry
-from wamkit.types import Observation, ObservationError, Snapshot
+from wamkit.types import Observation, ObservationError, Snapshot, WamkitError
 
 TRAIN_SEEDS = 1_000_000
 """Training episodes are reset with seeds in [0, TRAIN_SEEDS), retries included."""
@@ -72,6 +73,8 @@ class Environment(gymnasium.Env, abc.ABC):
     """Scene points a side of their grid; 0 where there are none."""
     bodies: int = 0
     """Rows of `info["body_pose"]`."""
+    things: tuple[str, ...] = ()
+    """What `truth` knows of, by name; empty where it knows of nothing."""
     meaning: Meaning | None = None
     """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
 
@@ -91,6 +94,10 @@ class Environment(gymnasium.Env, abc.ABC):
     @abc.abstractmethod
     def restore(self, snapshot: Snapshot) -> dict[str, Any]:
         """Goes back to a snapshot; gives the observation dictionary of that instant."""
+
+    def truth(self, masks: bool = True) -> Truth:
+        """What only the simulator knows of `things` at this instant (T = 1); leaves it as it is. masks: whether they are drawn."""
+        raise WamkitError(f"{type(self).__name__} does not tell what its things do, so no physics can be judged in it")
 
 
 def observation_spaces(

@@ -21,6 +21,8 @@ from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.drawing import Pictures, load_mujoco
 from wamkit.envs.points import ScenePoints
+from wamkit.envs.things import Things
+from wamkit.envs.truth import Truth
 from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
@@ -166,6 +168,7 @@ class MetaWorld(Environment):
     proprio_names = ("hand_x", "hand_y", "hand_z", "gripper_open")
     action_names = ("dx", "dy", "dz", "gripper_close")
     fps = 80.0
+    things = Things.names
     metadata = {"render_modes": [], "render_fps": 80}
 
     def __init__(self, config: MetaWorldConfig):
@@ -193,6 +196,7 @@ class MetaWorld(Environment):
         self._pristine_fields = {name: field.copy() for name, field in self._fields.items()}
         self._fixed = {k for k, v in vars(self._sim).items() if not _is_plain(v) or _views_simulator(v)}
         self._pristine_attributes = copy.deepcopy({k: v for k, v in vars(self._sim).items() if k not in self._fixed})
+        self._things: Things | None = None
         self._was_reset = False
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = observation_spaces(
@@ -278,6 +282,14 @@ class MetaWorld(Environment):
         # mj_forward overwrites the solver's warm start, which is part of the state.
         mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
         return self._observe()[0]
+
+    def truth(self, masks: bool = True) -> Truth:
+        """See `Things`; masks are those of the first camera."""
+        if self._things is None:
+            model = self._sim.model
+            robot = model.body_rootid == model.body("base").id
+            self._things = Things(self._mujoco, model, robot, model.body("right_hand").id)
+        return self._things.truth(self.snapshot().physics, self._pictures.segmentation()[0] if masks else None)
 
     def close(self) -> None:
         self._pictures.close()

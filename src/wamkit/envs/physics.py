@@ -2,7 +2,7 @@
 
 Tabletop manipulation holds almost no free fall, free collision or occlusion; these scenes hold little else, so that a model of
 the world can be held against laws. Everything about a scene follows from task and seed (`physics_scenes`), and the
-simulator's truth of any instant can be read from its snapshot (`physics_truth`), so a data set needs to store pictures and
+simulator's truth of any instant can be read from its snapshot (`truth`), so a data set needs to store pictures and
 snapshots alone.
 """
 
@@ -19,7 +19,7 @@ from wamkit.config import within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.drawing import Pictures, load_mujoco
 from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, draw_scene
-from wamkit.envs.physics_truth import Truth
+from wamkit.envs.truth import Truth
 from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
@@ -88,6 +88,7 @@ class Physics(Environment):
     action_names = ("x_speed", "y_speed")
     fps = 50.0
     meaning = _MEANING
+    things = tuple(f"object{k}" for k in range(OBJECTS))
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: PhysicsConfig):

@@ -152,3 +152,11 @@ def diagnosis(score: ExecutionScore) -> str:
     if consistency >= GOOD:
         return "policy error: it does what it imagines, and that is not what the expert did"
     return "neither is right: it imagines something else than the expert did, and does something else again"
+
+
+def films(states: Sequence[Execution], view: int = 0) -> dict[str, UInt8[np.ndarray, "T 3 H W"]]:
+    """At each state the furthest picture that was demonstrated, imagined (black if none was) and carried out, by these names."""
+    blank = np.zeros_like(states[0].demonstrated)
+    parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
+    names = ("demonstrated", "imagined", "carried out")
+    return {name: np.stack([p[k][-1, view] for p in parts]) for k, name in enumerate(names)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from wamkit.envs.physics import Physics
-from wamkit.envs.physics_truth import Truth
+from wamkit.envs.truth import Truth
 from wamkit.eval import EvaluationError, physical
 from wamkit.eval.motion import ade
 from wamkit.eval.probe import States

@@ -10,24 +10,34 @@ import numpy as np
 
 from wamkit.data.loader import Frames
 from wamkit.eval.action import ActionScore, imagined_by, score
-from wamkit.eval.branches import Setting, counterfactuals
+from wamkit.eval.branches import Counterfactuals, Setting, counterfactuals
 from wamkit.eval.closed_loop import Protocol
 from wamkit.eval.consistency import foreseen, foretelling
-from wamkit.eval.execution import ExecutionScore, execution_score, executions
+from wamkit.eval.execution import Execution, ExecutionScore, execution_score, executions, films
 from wamkit.eval.inverse import readable, train_inverse
-from wamkit.eval.report import Row, Table
+from wamkit.eval.parts import Part
+from wamkit.eval.pictures import difference
+from wamkit.eval.report import ACTION, Row, Table, Worst
 from wamkit.eval.stats import Interval, bootstrap_ratio
+from wamkit.eval.visual import TAU
 from wamkit.family import Family
 from wamkit.types import Query
 
 
-def action_tables(
+def action_part(
     run: str | Path, model: Family, world: Setting, *, robot: str = "", episodes: int = 6, processes: int = 2
-) -> list[Table]:
-    """Of the queries that `model` knows: one table for forward dynamics, one for actions given with a future."""
-    tables = []
+) -> Part:
+    """Of the queries that `model` knows: one table for forward dynamics, one for actions given with a future; and their worst cases."""
+    tables: list[Table] = []
+    worst: list[Worst] = []
     if Query.FORWARD in model.queries:
-        states, imagine = counterfactuals(world, episodes=episodes, processes=processes), imagined_by(model)
+        states, ask = counterfactuals(world, episodes=episodes, processes=processes), imagined_by(model)
+        made: list[tuple[Counterfactuals, np.ndarray]] = []
+
+        def imagine(state: Counterfactuals) -> np.ndarray:
+            made.append((state, ask(state)))
+            return made[-1][1]
+
         rows: list[Row] = []
         for kind, expert in (("expert's chunks", True), ("other actions", False)):
             rows += _counterfactual(kind, score([s.only(expert) for s in states], imagine), expert)
@@ -35,15 +45,17 @@ def action_tables(
             f"{len(states)} states of {len(world.tasks)} tasks, from each of which the simulator carries out several chunks and the model "
             "imagines them, with one noise. Measured on pixels that move in any of them."
         )
-        tables.append(Table("Does it imagine what its actions do?", how, tuple(rows)))
+        tables.append(Table("Does it imagine what its actions do?", how, tuple(rows), ACTION))
+        worst += _worst_branches(made)
     if {Query.JOINT, Query.POLICY} & model.queries:
         found = executions(run, world, robot=robot, episodes=max(1, episodes // 2), processes=processes)
         how = (
             f"{len(found)} states of experts' episodes: its actions are carried out, and what it imagined, what came of it and what the expert "
             "did are compared. 1 is the same picture, 0 as far as one in which nothing moves."
         )
-        tables.append(Table("The video, the arm, or both?", how, tuple(_execution(execution_score(found)))))
-    return tables
+        tables.append(Table("The video, the arm, or both?", how, tuple(_execution(execution_score(found))), ACTION))
+        worst += _worst_executions(found)
+    return Part(tuple(tables), tuple(worst))
 
 
 def inverse_table(model: Family, frames: Frames, others: Frames) -> Table:
@@ -64,7 +76,7 @@ def inverse_table(model: Family, frames: Frames, others: Frames) -> Table:
         f"An inverse dynamics model that shares nothing with this one: other recordings, other weights, other layers. Of real pictures it reads "
         f"R2 = {r2} of each action number. Ratios of squared errors; intervals resample episodes."
     )
-    return Table("Can actions be read off its pictures?", how, tuple(rows))
+    return Table("Can actions be read off its pictures?", how, tuple(rows), ACTION)
 
 
 def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> Table:
@@ -86,7 +98,7 @@ def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> 
             rows.append(Row(name, x.value, x, fmt=".2f", note=note))
     how = f"{told.episodes} episodes in which it acts on the query `joint`; {told.failures} failed."
     how += " Too few of one outcome for it to be foretold." if told.skill.undefined else ""
-    return Table("Does the world go as it imagined?", how, tuple(rows))
+    return Table("Does the world go as it imagined?", how, tuple(rows), ACTION)
 
 
 def _counterfactual(kind: str, s: ActionScore, expert: bool) -> list[Row]:
@@ -124,3 +136,40 @@ def _execution(s: ExecutionScore) -> list[Row]:
         ("consistency", s.consistency, "imagined against what its actions do"),
     )
     return [Row(name, x.value, x, fmt=".3f", note=note) for name, x, note in said if not x.undefined]
+
+
+def _worst_branches(made: list[tuple[Counterfactuals, np.ndarray]], count: int = 2) -> list[Worst]:
+    """The branches that are imagined worst, by squared error on what moves, one a task at most."""
+    found = []
+    for i, (state, imagined) in enumerate(made):
+        real, now = state.future.astype(np.float32), state.obs.images.astype(np.float32)
+        moves = (np.abs(real - now) > 255 * TAU).any(0)
+        error = (np.square(imagined - real) * moves).sum(tuple(range(1, real.ndim)))
+        found += [(float(e), i, k) for k, e in enumerate(error)]
+    out: dict[str, Worst] = {}
+    for _, i, k in sorted(found, reverse=True):
+        state, imagined = made[i]
+        if state.task in out:
+            continue
+        now = state.obs.images[None, 0]
+        real, guess = (np.concatenate([now, x[k, :, 0]]) for x in (state.future, imagined))
+        columns = {"what the action does": real, "imagined": guess, "difference": difference(real, guess)}
+        title, note = f"{state.task}: action '{state.names[k]}'", f"seed {state.seed}, from step {state.step} on"
+        out[state.task] = Worst(ACTION, title, columns, 1.5, note)
+        if len(out) == count:
+            break
+    return list(out.values())
+
+
+def _worst_executions(found: list[Execution], count: int = 1) -> list[Worst]:
+    """The episodes in which what its actions do is furthest from what it imagined or, where it imagines nothing, from the expert."""
+    episodes: dict[tuple[str, int], list[Execution]] = {}
+    for e in found:
+        episodes.setdefault((e.task, e.seed), []).append(e)
+    scores = {k: execution_score(v) for k, v in episodes.items()}
+    skill = {k: (s.policy if s.consistency.undefined else s.consistency).value for k, s in scores.items()}
+    worst = sorted((v, k) for k, v in skill.items() if not np.isnan(v))[:count]
+    return [
+        Worst(ACTION, f"{task}: its own actions", films(episodes[task, seed]), 3.0, f"seed {seed}, skill {value:.2f}")
+        for value, (task, seed) in worst
+    ]

@@ -31,6 +31,14 @@ from wamkit.eval.stats import Interval, wilson
 from wamkit.eval.style import CSS, SCRIPT
 from wamkit.types import Episode
 
+VISUAL, PHYSICAL, ACTION, CLOSED_LOOP = AXES = (
+    "Visual fidelity",
+    "Physical commonsense",
+    "Action plausibility",
+    "Closed loop",
+)
+"""What a model is judged by, apart: there is no score of everything."""
+
 GAP = 2  # white columns between tiled pictures
 POLICY = (
     "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -57,11 +65,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled list of figures; `how` is one sentence on how to read it."""
+    """A titled list of figures; `how` is one sentence on how to read it. axis: of `AXES`, under which it stands."""
 
     title: str
     how: str
     rows: tuple[Row, ...]
+    axis: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,17 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Worst:
+    """One of the worst cases of an axis: pictures side by side by their names, uint8 (T, 3, H, W) each."""
+
+    axis: str
+    title: str
+    columns: Mapping[str, UInt8[np.ndarray, "T 3 H W"]]
+    fps: float = 10.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page. headline: up to four figures shown large. config: resolved, JSON-serialisable.
 
@@ -157,6 +177,7 @@ class Report:
     imagined: tuple[Imagined, ...] = ()
     stills: tuple[Still, ...] = ()
     clips: tuple[Clip, ...] = ()
+    worst: tuple[Worst, ...] = ()
     curves: tuple[Curves, ...] = ()
     commands: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -203,15 +224,46 @@ def versions(packages: Iterable[str] = ("torch", "mujoco", "metaworld", "wamkit"
 
 
 def _page(report: Report) -> str:
-    sections = [
-        *(_section(t.title, t.how, [_table(t.rows)]) for t in report.tables),
+    free = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if not t.axis]
+    last = [
         _section(
-            "In closed loop",
-            "Episodes from reset states never trained on; solved if the task's condition held at any step. The dot "
-            "is the success rate on a 0-100 % line, the bar its 95 % Wilson interval, the tick the target. Steps: the "
-            "median until solved. Query: one call of the policy.",
-            [_closed_loop(c) for c in report.closed_loop],
+            "Learning curves",
+            "Faint: each logged value. Strong: their moving average. Horizontal: training steps. Value axes "
+            "with ticks at 1, 10, 100 are logarithmic. Still falling at the end means that more training would help.",
+            [_curves(c) for c in report.curves],
         ),
+        _section(
+            "How it was made",
+            "Run these again to get these figures again; seeds are in the configuration.",
+            _provenance(report),
+        ),
+    ]
+    sections = [*free, *(_axis(report, axis) for axis in AXES), *last]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(report.title)}</title><style>{CSS}</style></head>\n"
+        f"<body><main>{_header(report)}{''.join(sections)}</main>"
+        f"<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _axis(report: Report, axis: str) -> str:
+    """All that stands under one axis: figures, pictures, worst cases; never one score of everything."""
+    sections = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
+    if axis == CLOSED_LOOP:
+        sections += _played(report)
+    if axis == VISUAL:
+        sections += _pictured(report)
+    how = "Chosen because they are the worst, so not in proportion: the tables have the rates."
+    sections.append(_section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
+    content = "".join(sections)
+    return f'\n<h2 class="axis">{escape(axis)}</h2>{content}' if content else ""
+
+
+def _pictured(report: Report) -> list[str]:
+    return [
         _section(
             "What it imagines, moving",
             "Left what happened, middle what the model imagined that many steps before, right their difference, "
@@ -227,6 +279,18 @@ def _page(report: Report) -> str:
             f"difference {DIFFERENCE_GAIN}x brighter.",
             [_still(s) for s in report.stills],
         ),
+    ]
+
+
+def _played(report: Report) -> list[str]:
+    return [
+        _section(
+            "In closed loop",
+            "Episodes from reset states never trained on; solved if the task's condition held at any step. The dot "
+            "is the success rate on a 0-100 % line, the bar its 95 % Wilson interval, the tick the target. Steps: the "
+            "median until solved. Query: one call of the policy.",
+            [_closed_loop(c) for c in report.closed_loop],
+        ),
         _section(
             "Episodes",
             "The policy acting in the simulator, successes and failures; chosen to show both, so not in "
@@ -235,26 +299,16 @@ def _page(report: Report) -> str:
             if report.clips
             else [],
         ),
-        _section(
-            "Learning curves",
-            "Faint: each logged value. Strong: their moving average. Horizontal: training steps. Value axes "
-            "with ticks at 1, 10, 100 are logarithmic. Still falling at the end means that more training would help.",
-            [_curves(c) for c in report.curves],
-        ),
-        _section(
-            "How it was made",
-            "Run these again to get these figures again; seeds are in the configuration.",
-            _provenance(report),
-        ),
     ]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{escape(report.title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>{_header(report)}{''.join(sections)}</main>"
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
+
+
+def _worst(case: Worst, scale: int) -> str:
+    frames = list(case.columns.values())
+    video = _video(side_by_side(frames, GAP), case.fps, scale, f"{case.title}: {', '.join(case.columns)}")
+    names = "".join(f"<span>{escape(name)}</span>" for name in case.columns)
+    note = f"<figcaption>{escape(case.note)}</figcaption>" if case.note else ""
+    labels = f'<div class="three" style="grid-template-columns:repeat({len(frames)},1fr)">{names}</div>'
+    return f"<div><h3>{escape(case.title)}</h3><figure>{labels}{video}{note}</figure></div>"
 
 
 def _section(title: str, how: str, parts: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ main { max-width:1180px; margin:0 auto; padding:56px 32px 96px; }
 h1 { font-size:clamp(1.9rem, 4.6vw, 3rem); line-height:1.08; letter-spacing:-.025em; font-weight:650; margin:0;
   max-width:22ch; text-wrap:balance;
   overflow-wrap:anywhere; }
+h2.axis { font-size:1.7rem; margin:96px 0 -24px; padding-top:20px; border-top:3px solid var(--ink); }
 h2 { font-size:1.2rem; line-height:1.2; letter-spacing:-.01em; font-weight:650; margin:0 0 .5rem; }
 h4 { font-size:.88rem; font-weight:500; color:var(--soft); margin:0 0 .5rem; }
 h3 { font-size:.95rem; font-weight:600; margin:0 0 .6rem; overflow-wrap:anywhere; }

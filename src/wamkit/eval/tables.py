@@ -9,7 +9,7 @@ import numpy as np
 
 from wamkit.eval.closed_loop import Record
 from wamkit.eval.imagination import Imagination
-from wamkit.eval.report import Row, Table
+from wamkit.eval.report import ACTION, CLOSED_LOOP, VISUAL, Row, Table
 from wamkit.eval.stats import Interval, clopper_pearson, wilson
 from wamkit.eval.visual import Score
 from wamkit.family import Family
@@ -54,6 +54,7 @@ def success_table(records: Sequence[Record]) -> Table:
         SOLVES,
         "Episodes from reset states never trained on, solved if the task's condition held at any step.",
         tuple(rows),
+        CLOSED_LOOP,
     )
 
 
@@ -90,7 +91,7 @@ def fidelity_table(model: Family, result: Imagination) -> Table:
         name = f"scene points, +{offset}: error / standing still"
         rows.append(Row(name, ratio.value, ratio, "at most 0.50", ratio.value <= 0.5, ".3f", note=note))
     how = "Skill is 1 for a perfect picture and 0 for a copy of the current frame. Demonstrations only."
-    return Table("Is what it imagines right?", how, tuple(rows))
+    return Table("Is what it imagines right?", how, tuple(rows), VISUAL)
 
 
 def _sharpness(query: str, s: Score) -> Row:
@@ -122,7 +123,7 @@ def coupling_table(result: Imagination) -> Table:
             )
         )
     how = "Ratios of two errors on the same windows; intervals resample whole episodes."
-    return Table("Do picture and action belong together?", how, tuple(rows))
+    return Table("Do picture and action belong together?", how, tuple(rows), ACTION)
 
 
 def text_table(tables: Sequence[Table]) -> str:
@@ -137,10 +138,12 @@ def text_table(tables: Sequence[Table]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def json_row(table: str, r: Row) -> dict[str, Any]:
+def json_row(table: Table, r: Row) -> dict[str, Any]:
+    """One figure as JSON."""
     low, high = (float(r.interval.low), float(r.interval.high)) if r.interval else (None, None)
     return {
-        "table": table,
+        "axis": table.axis,
+        "table": table.title,
         "name": r.name,
         "value": float(r.value),
         "low": low,

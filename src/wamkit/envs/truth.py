@@ -1,22 +1,30 @@
-"""What only the simulator knows of a scene of the physics suite, and how it is read from recorded snapshots."""
+"""What only a simulator knows of its things, and how it is read from recorded snapshots."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
 from wamkit.types import Snapshot, WamkitError
 
-if TYPE_CHECKING:
-    from wamkit.envs.physics import Physics
+
+class Knows(Protocol):
+    """An environment that can tell what its things do."""
+
+    task: str
+    render_images: bool
+
+    def restore(self, snapshot: Snapshot) -> dict[str, Any]: ...
+
+    def truth(self, masks: bool = True) -> Truth: ...
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What only the simulator knows of T instants of one scene. N = `OBJECTS` rows, of which `exists` tells those that are there.
+    """What only the simulator knows of T instants of one scene, of N things of which `exists` tells those that are there.
 
     position: float64 (T, N, 3), centres in world metres.   quaternion: (T, N, 4), (w, x, y, z).
     velocity, angular_velocity: (T, N, 3), of the centre, in m/s and rad/s, world axes.
@@ -26,7 +34,7 @@ class Truth:
     mask: bool (T, N, H, W), pixels that show the object; None where they were not asked for.
     pusher: (T, 2), its place in metres, NaN where there is none.
     mass: (N,), kg.   inertia: (N, 3), kg m^2, about the object's own axes.   size: (N, 3), half extents along these, in metres.
-    Rows that do not exist are NaN, false where bool.
+    Rows that do not exist are NaN, false where bool; so is what an environment does not tell.
     """
 
     position: np.ndarray
@@ -58,7 +66,7 @@ class Truth:
         return replace(self, **taken, contact=contact)
 
 
-def read_truth(env: Physics, snapshots: Sequence[Snapshot], masks: bool = True) -> Truth:
+def read_truth(env: Knows, snapshots: Sequence[Snapshot], masks: bool = True) -> Truth:
     """The simulator's truth of the recorded instants of one episode (`wamkit collect --snapshots`), T = len(snapshots).
 
     masks: whether segmentation masks are drawn, which takes as long as drawing the pictures.
