@@ -335,6 +335,12 @@ def _report(argv: Sequence[str]) -> None:
     print(f"page: {overview(_parse(Overview, 'report', argv))}")
 
 
+def _rank(argv: Sequence[str]) -> None:
+    from wamkit.rank import Rank, rank
+
+    rank(_parse(Rank, "rank", argv))
+
+
 def _compare(argv: Sequence[str]) -> None:
     from wamkit.compare import Compare, compare
 
@@ -411,6 +417,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
     "sample": (_sample, "ask one of the five queries; writes a video"),
     "diagnose": (_diagnose, "says whether the forecast, the policy or neither is right, with three videos"),
+    "rank": (_rank, "play policies inside a world model, and say how far that can be believed"),
     "report": (_report, "many evaluated runs side by side on one page"),
     "compare": (_compare, "train and evaluate many recipes under one budget; writes a page"),
     "list": (_list, "families, queries, environments, recipes"),

@@ -83,6 +83,35 @@ def interval_svg(rate: Interval, target: float | None = None) -> str:
     )
 
 
+def scatter_svg(points: Sequence[tuple[str, Interval, Interval]], across: str, up: str) -> str:
+    """Rates in [0, 1] against each other, (name, across, up) with bars for their intervals, and the line where both are equal."""
+    side = HEIGHT - TOP - BOTTOM
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return LEFT + side * min(max(x, 0.0), 1.0), HEIGHT - BOTTOM - side * min(max(y, 0.0), 1.0)
+
+    def line(kind: str, a: tuple[float, float], b: tuple[float, float]) -> str:
+        return f'<line class="{kind}" x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}"/>'
+
+    parts = [line("grid", place(0, 0), place(1, 1))]
+    for tick in (0.0, 0.5, 1.0):
+        (x, bottom), (left, y) = place(tick, 0), place(0, tick)
+        parts += [line("grid", place(tick, 0), place(tick, 1)), line("grid", place(0, tick), place(1, tick))]
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{tick:.0%}</text>')
+        parts.append(f'<text x="{left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
+    for name, x, y in points:
+        dot = place(x.value, y.value)
+        parts += [line("grid", place(x.low, y.value), place(x.high, y.value))]
+        parts += [line("grid", place(x.value, y.low), place(x.value, y.high))]
+        title = f"<title>{escape(name)}: {x.value:.0%}, {y.value:.0%}</title>"
+        parts.append(f'<circle cx="{dot[0]:.1f}" cy="{dot[1]:.1f}" r="4" style="fill:var(--s1)">{title}</circle>')
+    right, top = place(1, 1)
+    parts.append(f'<text x="{right + 12:.1f}" y="{top + 10:.1f}">up: {escape(up)}</text>')
+    parts.append(f'<text x="{right + 12:.1f}" y="{top + 28:.1f}">across: {escape(across)}</text>')
+    label = escape(f"{up} against {across}")
+    return f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
 def _line(x: np.ndarray, y: np.ndarray, colour: str, kind: str) -> str:
     points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
     return f'<polyline class="{kind}" style="stroke:var({colour})" points="{points}"/>'

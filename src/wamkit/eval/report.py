@@ -152,6 +152,15 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A drawing of its own, as SVG; `how` is one sentence on how to read it."""
+
+    title: str
+    how: str
+    svg: str
+
+
+@dataclass(frozen=True)
 class Worst:
     """One of the worst cases of an axis: pictures side by side by their names, uint8 (T, 3, H, W) each."""
 
@@ -178,6 +187,7 @@ class Report:
     stills: tuple[Still, ...] = ()
     clips: tuple[Clip, ...] = ()
     worst: tuple[Worst, ...] = ()
+    plots: tuple[Plot, ...] = ()
     curves: tuple[Curves, ...] = ()
     commands: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -225,6 +235,7 @@ def versions(packages: Iterable[str] = ("torch", "mujoco", "metaworld", "wamkit"
 
 def _page(report: Report) -> str:
     free = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if not t.axis]
+    free += [_section(p.title, p.how, [f"<figure>{p.svg}</figure>"]) for p in report.plots]
     last = [
         _section(
             "Learning curves",
@@ -238,6 +249,8 @@ def _page(report: Report) -> str:
             _provenance(report),
         ),
     ]
+    cases = [w for w in report.worst if w.axis not in AXES]
+    free.append(_section("Cases", "One by one; the tables have the rates.", [_worst(w, report.scale) for w in cases]))
     sections = [*free, *(_axis(report, axis) for axis in AXES), *last]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

@@ -1,0 +1,347 @@
+"""`wamkit rank`: policies ordered by what becomes of them inside a world model, beside what becomes of them in the simulator."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.checkpoint import load_checkpoint
+from wamkit.collect import CollectConfig, collect
+from wamkit.config import atomic_write, within
+from wamkit.data.dataset import open_frames
+from wamkit.data.files import make_folder
+from wamkit.data.loader import Frames
+from wamkit.envs.base import held_out_seeds, observation
+from wamkit.eval.branches import Setting, environment
+from wamkit.eval.charts import scatter_svg
+from wamkit.eval.closed_loop import Protocol, Record, closed_loop, weights_hash
+from wamkit.eval.evaluator import Judge, dream, train_judge
+from wamkit.eval.ranking import Agreement, agreement
+from wamkit.eval.report import Plot, Report, Row, Table, made_by, versions, write_report
+from wamkit.eval.stats import Interval, wilson
+from wamkit.eval.tables import text_table
+from wamkit.family import Family
+from wamkit.parallel import run_parallel
+from wamkit.run import load
+from wamkit.types import Observation, WamkitError
+
+LEAST = 4
+"""Policies that a ranking needs; eight or more for one that says something."""
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Plays policies inside a world model, where a judge reads success off what it imagines, and in the simulator; says how well the two agree.
+
+    Writes WORLD/eval/rank.html and rank.json. Policies must be trained apart from each other: checkpoints of one run are not.
+    """
+
+    world: Path
+    """Run folder of the model that stands in for the simulator; it must answer `forward`."""
+    policies: tuple[Path, ...]
+    """Run folders of the policies, four at least."""
+    episodes: int = 10
+    """Held-out reset states a task."""
+    replan_every: int = 8
+    """Actions taken of each chunk; the world model must imagine that many steps ahead."""
+    max_steps: int = 200
+    """Of a dream; as many as an episode has."""
+    recordings: int = 12
+    """Held-out recordings a task that teach the judge; half as many others calibrate it."""
+    candidates: int = 8
+    """Exploitability: chunks among which the best policy picks what the world model promises most of; 1 leaves the test out."""
+    spread: float = 1.0
+    """Of these candidates, in deviations of its actions; see `dream`."""
+    processes: int = 2
+    """Worker processes."""
+
+    def __post_init__(self) -> None:
+        within(self, episodes=(1, inf), replan_every=(1, inf), max_steps=(1, inf), recordings=(2, inf))
+        within(self, candidates=(1, inf), spread=(0, inf), processes=(1, inf))
+
+
+@dataclass(frozen=True)
+class Stood:
+    """One policy: outcomes by task and reset state, dreamed and real."""
+
+    run: Path
+    dreamed: np.ndarray
+    real: np.ndarray
+
+
+def rank(args: Rank) -> dict[str, Any]:
+    """Prints the tables, writes the page and its JSON, returns that. Finished dreams are kept, so that it continues where it was cut short.
+
+    Raises WamkitError for fewer policies than `LEAST`, for models of other shapes or another world, and where a judge cannot be taught.
+    """
+    if len(set(args.policies)) < LEAST or len(set(args.policies)) != len(args.policies):
+        raise WamkitError(f"a ranking needs {LEAST} policies or more, each named once; got {len(args.policies)}")
+    world, source = load(args.world), load_checkpoint(args.world).config["source"]
+    for run in args.policies:
+        _check(args.world, source, world, run)
+    setting = Setting.of(source, world.spec)
+    judge = _judge(args, source, world)
+    starts = _starts(setting, args)
+    out = args.world / "eval"
+    stood = []
+    for run in args.policies:
+        protocol = Protocol(
+            source["env"], tuple(source["tasks"]), tuple(source["options"].items()), args.episodes, args.replan_every
+        )
+        real = closed_loop(run, protocol, processes=args.processes, desc=f"real {run.name}")
+        dreamed, _ = _dreamed(args, run, world, judge, starts, candidates=1)
+        stood.append(Stood(run, dreamed, _outcomes(real, starts)))
+    found = agreement(np.stack([s.dreamed for s in stood]), np.stack([s.real for s in stood]), seed=0)
+    tables = [_policies(stood), _agreement(found, judge)]
+    if args.candidates > 1:
+        tables.append(_exploited(args, stood, world, judge, starts, setting))
+    content = {
+        "world": str(args.world),
+        "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies)},
+        "protocol": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "policies"},
+        "made_by": made_by(),
+        "policies": [
+            {"run": str(s.run), "dreamed": s.dreamed.astype(int).tolist(), "real": s.real.astype(int).tolist()} for s in stood
+        ],
+        "agreement": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(found).items()},
+        "tables": [asdict(t) for t in tables],
+    }  # fmt: skip
+    atomic_write(out / "rank.json", (json.dumps(content, indent=2, default=float) + "\n").encode())
+    print(text_table(tables))
+    points = [(s.run.name, _rate(s.dreamed), _rate(s.real)) for s in stood]
+    how = "A policy a dot, with 95 % intervals; on the diagonal the world model says what the simulator says."
+    page = Report(
+        title=f"{args.world.name} in the simulator's place",
+        subtitle=f"{len(stood)} policies, {args.episodes} reset states of each of {len(source['tasks'])} tasks",
+        tables=tuple(tables),
+        plots=(Plot("Dreamed and real success", how, scatter_svg(points, "dreamed", "real")),),
+        versions=versions(),
+        config={"protocol": content["protocol"], "policies": [str(p) for p in args.policies]},
+    )
+    print(f"report: {write_report(page, out / 'rank.html')}")
+    return content
+
+
+def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None:
+    """That a policy can be played inside of `world`: the same pictures, numbers and tasks."""
+    model, theirs = load(run), load_checkpoint(run).config["source"]
+    for key in ("cameras", "height", "width", "proprio_dim", "action_dim"):
+        if getattr(model.spec, key) != getattr(world.spec, key):
+            raise WamkitError(
+                f"{run} cannot act inside of {name}: its {key} is {getattr(model.spec, key)}, not {getattr(world.spec, key)}"
+            )
+    if model.spec.chunk < world.spec.chunk:
+        raise WamkitError(
+            f"{run} gives {model.spec.chunk} actions, and {name} imagines what {world.spec.chunk} lead to"
+        )
+    for key in ("env", "tasks"):
+        if theirs[key] != source[key]:
+            raise WamkitError(
+                f"{run} and {name} were made for different worlds: {key} is {theirs[key]!r} and {source[key]!r}"
+            )
+
+
+def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
+    """Held-out recordings, half of them off-expert, so that there is failure to learn; and success after every step."""
+    store = collect(
+        CollectConfig(
+            env=source["env"],
+            options=source["options"],
+            tasks=tuple(source["tasks"]),
+            out=args.world / "eval" / f"judged-{episodes}-seed-{seed}",
+            episodes=episodes,
+            off_expert=max(1, episodes // 2),
+            held_out=True,
+            seed=seed,
+            processes=args.processes,
+        )
+    )
+    return open_frames(store.root)[0], store.numeric()["next.success"]
+
+
+def _judge(args: Rank, source: dict[str, Any], world: Family) -> Judge:
+    teach, told = _recordings(args, source, args.recordings, seed=11)
+    check, known = _recordings(args, source, max(2, args.recordings // 2), seed=12)
+    return train_judge(teach, told, check, known, world.spec)
+
+
+Start = tuple[str, int, Observation]
+
+
+def _first(job: tuple[Setting, str, tuple[int, ...]]) -> list[Start]:
+    setting, task, seeds = job
+    env = environment(setting, task)
+    draws, env.render_images = env.render_images, True
+    try:
+        return [(task, s, observation(env.reset(seed=s)[0], env.observation_space)) for s in seeds]
+    finally:
+        env.render_images = draws
+
+
+def _starts(setting: Setting, args: Rank) -> list[Start]:
+    jobs = [(setting, task, held_out_seeds(args.episodes)) for task in setting.tasks]
+    with closing(
+        run_parallel(jobs, _first, processes=args.processes, desc="starts", unit="task", describe=lambda j: j[1])
+    ) as work:
+        return [start for part in work for start in part]
+
+
+def _outcomes(records: Sequence[Record], starts: Sequence[Start]) -> np.ndarray:
+    by = {(r.task, r.seed): r.success for r in records}
+    return np.array([by[task, seed] for task, seed, _ in starts])
+
+
+def _dreamed(
+    args: Rank, run: Path, world: Family, judge: Judge, starts: Sequence[Start], candidates: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Outcomes bool (R,) and actions float32 (R, T, a) of a policy's dreams, kept under a key of weights and protocol."""
+    said = {
+        k: v for k, v in vars(args).items() if k in ("episodes", "replan_every", "max_steps", "recordings", "spread")
+    }
+    key = [weights_hash(args.world), weights_hash(run), said if candidates > 1 else said | {"spread": 0}, candidates]
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    path = args.world / "eval" / "parts" / f"dream-{digest}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            if len(kept["success"]) == len(starts):
+                return kept["success"], kept["actions"]
+    except (OSError, ValueError, KeyError, EOFError):
+        pass
+    policy, parts, few = load(run), [], max(1, BATCH // candidates)
+    for low in range(0, len(starts), few):
+        parts.append(
+            dream(
+                policy,
+                world,
+                judge,
+                [obs for *_, obs in starts[low : low + few]],
+                replan_every=args.replan_every,
+                max_steps=args.max_steps,
+                seed=low,
+                candidates=candidates,
+                spread=args.spread if candidates > 1 else 0.0,
+            )
+        )
+    success, actions = (np.concatenate([getattr(p, k) for p in parts]) for k in ("success", "actions"))
+    make_folder(path.parent)
+    with open(path.with_suffix(".tmp"), "wb") as file:
+        np.savez_compressed(file, success=success, actions=actions)
+    path.with_suffix(".tmp").replace(path)
+    return success, actions
+
+
+# ---------------------------------------------------------------------------------------------------------- exploitability
+
+
+def _carry_out(job: tuple[Setting, str, int, np.ndarray]) -> bool:
+    """Whether the simulator, too, succeeds with these actions, one after the other."""
+    setting, task, seed, actions = job
+    env = environment(setting, task)
+    draws, env.render_images = env.render_images, False
+    try:
+        env.reset(seed=seed)
+        for action in actions:
+            *_, truncated, info = env.step(action)
+            if info["success"] or truncated:
+                return bool(info["success"])
+        return False
+    finally:
+        env.render_images = draws
+
+
+def _exploited(
+    args: Rank, stood: Sequence[Stood], world: Family, judge: Judge, starts: Sequence[Start], setting: Setting
+) -> Table:
+    """What a search for the world model's favour promises, and what the simulator makes of the same actions."""
+    best = max(stood, key=lambda s: float(s.real.mean()))
+    rows = []
+    for candidates in (1, args.candidates):
+        dreamed, actions = _dreamed(args, best.run, world, judge, starts, candidates)
+        jobs = [(setting, task, seed, actions[i]) for i, (task, seed, _) in enumerate(starts)]
+        work = run_parallel(
+            jobs,
+            _carry_out,
+            processes=args.processes,
+            desc="carry out",
+            unit="episode",
+            describe=lambda j: f"{j[1]}, seed {j[2]}",
+        )
+        with closing(work):
+            real = np.array(list(work))
+        name = "as it acts" if candidates == 1 else f"the most promising of {candidates}"
+        rows += [
+            Row(f"{name}: dreamed", dreamed.mean(), _rate(dreamed), fmt=".0%"),
+            Row(f"{name}: the same actions in the simulator", real.mean(), _rate(real), fmt=".0%"),
+            Row(
+                f"{name}: promised and not kept",
+                float((dreamed & ~real).mean()),
+                _rate(dreamed & ~real),
+                fmt=".0%",
+                note="episodes that succeed in the dream alone",
+            ),
+        ]
+    how = (
+        f"{best.run.name}, the best policy, is let choose among its own chunks and others around them what the judge likes best in the world "
+        "model's picture. What it gains in the dream and not in the simulator is the world model's weakness, not the policy's strength."
+    )
+    return Table("Can it be exploited?", how, tuple(rows))
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
+def _rate(outcomes: np.ndarray) -> Interval:
+    return wilson(int(outcomes.sum()), len(outcomes))
+
+
+def _policies(stood: Sequence[Stood]) -> Table:
+    rows = []
+    for s in sorted(stood, key=lambda s: -float(s.real.mean())):
+        dreamed, real = _rate(s.dreamed), _rate(s.real)
+        note = f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%})"
+        rows.append(Row(s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
+    how = "Success in the dream, with Wilson's interval; the simulator's from the same reset states below each. Best in the simulator first."
+    return Table("What becomes of each policy?", how, tuple(rows))
+
+
+def _agreement(a: Agreement, judge: Judge) -> Table:
+    weak = f"{a.pearson_without.min():.2f} to {a.pearson_without.max():.2f} without one of them"
+    rows = (
+        Row(
+            "rank correlation (Spearman)",
+            a.spearman.value,
+            a.spearman,
+            "above 0",
+            a.spearman.low > 0,
+            ".2f",
+            note="1 is the same order",
+        ),
+        Row("correlation (Pearson)", a.pearson.value, a.pearson, "above 0", a.pearson.low > 0, ".2f", note=weak),
+        Row(
+            "mean maximum rank violation",
+            a.mmrv.value,
+            a.mmrv,
+            fmt=".2f",
+            note="real success lost by a wrong order; 0 is best",
+        ),
+        Row("bias", a.bias, None, fmt="+.0%", note="dreamed less real success; above 0 it flatters"),
+        Row(
+            "the judge on real pictures",
+            judge.accuracy,
+            None,
+            fmt=".0%",
+            note="balanced over episodes that succeed and fail; 50 % is a guess",
+        ),
+    )
+    how = f"{a.policies} policies. Intervals resample policies, and episodes within each."
+    return Table("Can it stand in for the simulator?", how, rows)
