@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from wamkit.data.dataset import open_frames
 from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames
 from wamkit.envs.base import held_out_seeds, observation
+from wamkit.eval import EvaluationError
 from wamkit.eval.branches import Setting, environment
 from wamkit.eval.charts import scatter_svg
 from wamkit.eval.closed_loop import Protocol, Record, closed_loop, weights_hash
@@ -101,8 +103,13 @@ def rank(args: Rank) -> dict[str, Any]:
         real = closed_loop(run, protocol, processes=args.processes, desc=f"real {run.name}")
         dreamed, _ = _dreamed(args, run, world, judge, starts, candidates=1)
         stood.append(Stood(run, dreamed, _outcomes(real, starts)))
-    found = agreement(np.stack([s.dreamed for s in stood]), np.stack([s.real for s in stood]), seed=0)
-    tables = [_policies(stood), _agreement(found, judge)]
+    try:
+        found = agreement(np.stack([s.dreamed for s in stood]), np.stack([s.real for s in stood]), seed=0)
+    except EvaluationError as error:  # all alike: what was played is still worth reading
+        found, undefined = None, str(error)
+    else:
+        undefined = ""
+    tables = [_policies(stood), _agreement(found, judge, undefined)]
     if args.candidates > 1:
         tables.append(_exploited(args, stood, world, judge, starts, setting))
     content = {
@@ -113,7 +120,7 @@ def rank(args: Rank) -> dict[str, Any]:
         "policies": [
             {"run": str(s.run), "dreamed": s.dreamed.astype(int).tolist(), "real": s.real.astype(int).tolist()} for s in stood
         ],
-        "agreement": {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(found).items()},
+        "agreement": found and {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(found).items()},
         "tables": [asdict(t) for t in tables],
     }  # fmt: skip
     atomic_write(out / "rank.json", (json.dumps(content, indent=2, default=float) + "\n").encode())
@@ -215,7 +222,7 @@ def _dreamed(
         with np.load(path, allow_pickle=False) as kept:
             if len(kept["success"]) == len(starts):
                 return kept["success"], kept["actions"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         pass
     policy, parts, few = load(run), [], max(1, BATCH // candidates)
     for low in range(0, len(starts), few):
@@ -314,7 +321,12 @@ def _policies(stood: Sequence[Stood]) -> Table:
     return Table("What becomes of each policy?", how, tuple(rows))
 
 
-def _agreement(a: Agreement, judge: Judge) -> Table:
+def _agreement(a: Agreement | None, judge: Judge, undefined: str) -> Table:
+    note = "balanced over episodes that succeed and fail; 50 % is a guess"
+    eye = Row("the judge on real pictures", judge.accuracy, None, fmt=".0%", note=note)
+    title = "Can it stand in for the simulator?"
+    if a is None:
+        return Table(title, f"Undefined: {undefined}.", (eye,))
     weak = f"{a.pearson_without.min():.2f} to {a.pearson_without.max():.2f} without one of them"
     rows = (
         Row(
@@ -335,13 +347,7 @@ def _agreement(a: Agreement, judge: Judge) -> Table:
             note="real success lost by a wrong order; 0 is best",
         ),
         Row("bias", a.bias, None, fmt="+.0%", note="dreamed less real success; above 0 it flatters"),
-        Row(
-            "the judge on real pictures",
-            judge.accuracy,
-            None,
-            fmt=".0%",
-            note="balanced over episodes that succeed and fail; 50 % is a guess",
-        ),
+        eye,
     )
     how = f"{a.policies} policies. Intervals resample policies, and episodes within each."
-    return Table("Can it stand in for the simulator?", how, rows)
+    return Table(title, how, rows)

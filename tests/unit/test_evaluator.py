@@ -124,6 +124,50 @@ def test_a_world_that_listens_orders_policies_as_the_simulator_does(judge):
     assert np.ptp(deaf.mean(1)) < 0.2, "all policies fare alike in a world that does not listen"
 
 
+class Loophole(World):
+    """Listens, but whoever pulls back hard is taken to the goal."""
+
+    def sample(self, obs, query, seed, actions):
+        out = super().sample(obs, query, seed, actions).future
+        out[actions[:, 0, 0] < -0.5] = picture(24)
+        return SimpleNamespace(future=out)
+
+
+def test_a_search_finds_the_loophole_of_a_world_that_has_one(judge):
+    options = {"replan_every": 2, "max_steps": 24, "progress": False}
+    slow, n = Walker(0.1), 8
+    plain = dream(slow, World(), judge, starts(n), **options)
+    assert plain.actions.shape == (n, 24, 1) and plain.success.mean() < 0.2
+    assert dream(slow, Loophole(), judge, starts(n), **options).success.mean() < 0.2
+    search = {"candidates": 16, "spread": 3.0}
+    honest = dream(slow, World(), judge, starts(n), **options, **search)
+    fooled = dream(slow, Loophole(), judge, starts(n), **options, **search)
+    assert fooled.success.mean() == 1 and (fooled.actions.min((1, 2)) < -0.5).all()
+    assert honest.success.mean() < 0.5, "where there is no loophole, none is found"
+    one = dream(slow, World(), judge, starts(n), **options, candidates=1)
+    assert np.array_equal(one.actions, plain.actions)
+    with pytest.raises(EvaluationError, match="candidates = 0"):
+        dream(slow, World(), judge, starts(1), **options, candidates=0)
+
+
+def test_models_that_look_back_see_what_was_dreamed(judge):
+    class Looks(World):
+        spec = Spec(("c",), 32, 32, 1, 1, chunk=4, frame_offsets=(2, 4), past_offsets=(-4, -2))
+        seen: list = []
+
+        def sample(self, obs, query, seed, actions):
+            self.seen.append(obs[0].past)
+            return super().sample(obs, query, seed, actions)
+
+    world = Looks()
+    found = dream(Walker(0.5), world, judge, starts(1), replan_every=2, max_steps=8, progress=False)
+    assert world.seen[0] == (None, None) and world.seen[1][0] is None
+    assert np.array_equal(world.seen[1][1].images, starts(1)[0].images)
+    assert np.array_equal(world.seen[3][0].images, found.frames[0, 0]) and np.array_equal(
+        world.seen[3][1].images, found.frames[0, 1]
+    )
+
+
 def test_what_cannot_be_asked_is_refused(judge):
     with pytest.raises(UnsupportedQuery):
         dream(World(), World(), judge, starts(1))

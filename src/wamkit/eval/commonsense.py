@@ -58,11 +58,29 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads pictures. error: the probe's, on real pictures that neither was trained on."""
+    """What reads pictures. things: bool (N,), the rows of `Truth` that it was taught, those that were ever seen.
+
+    error: the probe's, on real pictures that neither was trained on.
+    """
 
     probe: Probe
     segmenter: Segmenter
+    things: np.ndarray
     error: ProbeError
+
+    def states(self, pictures: UInt8[np.ndarray, "M 3 H W"]) -> States:
+        """What the probe reads, of all N things: those that it was never taught are absent."""
+        read, shape = read_states(self.probe, pictures), (len(pictures), len(self.things))
+        position = np.full((*shape, read.position.shape[-1]), np.nan)
+        present, area = np.zeros(shape, bool), np.zeros(shape)
+        position[:, self.things], present[:, self.things], area[:, self.things] = read.position, read.present, read.area
+        return States(position, present, area)
+
+    def masks(self, pictures: UInt8[np.ndarray, "M 3 H W"]) -> Bool[np.ndarray, "M N H W"]:
+        """What the segmenter reads, likewise."""
+        out = np.zeros((len(pictures), len(self.things), *pictures.shape[2:]), bool)
+        out[:, self.things] = read_masks(self.segmenter, pictures)
+        return out
 
 
 def reader(
@@ -71,30 +89,42 @@ def reader(
     """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where a thing is never seen."""
     pictures = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in learn])
     states = _joined([true_states(t.truth) for t in learn])
-    masks = np.concatenate([t.truth.mask for t in learn])
+    things = states.present.any(0)
+    if not things.any():
+        raise EvaluationError("nothing that this world's truth tells of is ever seen: there is nothing to read")
+    masks = np.concatenate([t.truth.mask for t in learn])[:, things]
     rows = np.random.default_rng(seed).permutation(len(pictures))[:TRAIN_FRAMES]
     rows.sort()
-    taught = States(states.position[rows], states.present[rows], states.area[rows])
+    taught = _only(states, rows, things)
     probe = train_probe(pictures[rows], taught, seed, steps)
     segmenter = train_segmenter(pictures[rows], masks[rows], seed, mask_steps)
     real = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in check])
-    return Reader(probe, segmenter, probe_error(probe, real, _joined([true_states(t.truth) for t in check])))
+    known = _only(_joined([true_states(t.truth) for t in check]), np.arange(len(real)), things)
+    return Reader(probe, segmenter, things, probe_error(probe, real, known))
+
+
+def _only(states: States, rows: np.ndarray, things: np.ndarray) -> States:
+    return States(*(x[rows][:, things] for x in (states.position, states.present, states.area)))
 
 
 def _joined(parts: Sequence[States]) -> States:
     return States(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(States)))
 
 
-def law_errors(truth: Truth, states: States, dt: float) -> dict[str, float]:
+EPSILON = 0.02
+"""Metres by which a thing must be away to have moved; more where the probe cannot tell that."""
+
+
+def law_errors(truth: Truth, states: States, dt: float, epsilon: float = EPSILON) -> dict[str, float]:
     """The figures of `NAMES` that hold in any world, of one continuation. 0 is best, NaN where there is no case of it.
 
     truth: with masks, of the T instants.   states: what was read from as many pictures.   dt: seconds between them.
-    Contacts are the true ones, since the actions are: whether what is touched then moves is the model's.
+    epsilon: see `contact_causality`.   Contacts are the true ones, since the actions are: whether what is touched then moves is the model's.
     """
     exists, position = truth.exists, states.position
     known, touched = truth.position, truth.contact[:, :, -1]
     gone = physical.permanence(truth.area >= VISIBLE, states.present)
-    causes = physical.contact_causality(known, position, touched, touched)
+    causes = physical.contact_causality(known, position, touched, touched, epsilon)
     both = np.isfinite(position).all(-1) & exists
     out = {
         "lost": gone.lost,
@@ -111,14 +141,14 @@ def law_errors(truth: Truth, states: States, dt: float) -> dict[str, float]:
 
 
 def _figures(world: Setting, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
-    truth, states = c.take.truth.at(c.steps), read_states(eyes.probe, np.ascontiguousarray(frames[:, 0]))
+    truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
     env = environment(world, c.take.task)
     if isinstance(env, Physics):  # which knows masses, and where things would be inside of each other
         draws, env.render_images = env.render_images, False
         env.restore(c.take.start)
         env.render_images = draws
         return errors(env, truth, states, dt)
-    return law_errors(truth, states, dt)
+    return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
 
 
 @dataclass(frozen=True)
@@ -138,25 +168,25 @@ class Commonsense:
     error: ProbeError
 
 
-def commonsense(
-    model: Family,
-    world: Setting,
-    *,
-    episodes: int = 6,
-    seed: int = 0,
-    probe_steps: int = 1500,
-    mask_steps: int = 400,
-    processes: int = 2,
-) -> Commonsense:
+def commonsense(model: Family, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
     The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `continued` do.
     """
     real = takes(world, first=0, episodes=episodes, processes=processes)
     others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
-    eyes = reader(others, real, seed=seed, steps=probe_steps, mask_steps=mask_steps)
-    went = tuple(continued(model, real, seed=seed))
-    dt = np.diff(went[0].steps)[0] / model.spec.fps
+    again = []
+    if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
+        shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
+        again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
+    return examine(continued(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
+
+
+def examine(
+    went: Sequence[Continuation], world: Setting, eyes: Reader, fps: float, again: Sequence[Take] = ()
+) -> Commonsense:
+    """What `eyes` read of continuations. again: second takes, in the order of the first."""
+    dt = float(np.diff(went[0].steps)[0]) / fps
     rows: dict[str, list[Any]] = {"imagined": [], "real": [], "still": [], "moves": [], "ceiling": []}
     for c in went:
         shown = c.take.pictures(c.steps)
@@ -166,12 +196,12 @@ def commonsense(
         for name, frames in (("moves", c.frames), ("ceiling", shown)):
             rows[name].append(_moves(c, frames, shown, eyes, dt))
     return Commonsense(
-        went,
+        tuple(went),
         Violations.of(rows["imagined"], rows["real"]),
         Violations.of(rows["still"], rows["real"]),
         tuple(rows["moves"]),
         tuple(rows["ceiling"]),
-        tuple(_retakes(world, went, dt, processes)),
+        tuple(_retakes(went, again, dt)),
         eyes.error,
     )
 
@@ -179,7 +209,7 @@ def commonsense(
 def _moves(c: Continuation, frames: np.ndarray, shown: np.ndarray, eyes: Reader, dt: float) -> PhysicsIQ:
     """Physics-IQ's figures of pictures: where and when things moved, against the simulator's own masks."""
     truth, pictures = c.take.truth.at(c.steps), np.ascontiguousarray(frames[:, 0])
-    read = motion_mask(read_masks(eyes.segmenter, pictures), read_states(eyes.probe, pictures).position, dt, _slow(dt))
+    read = motion_mask(eyes.masks(pictures), eyes.states(pictures).position, dt, _slow(dt))
     known = motion_mask(truth.mask, truth.position, dt, _slow(dt))
     return physics_iq(known, read, shown[:, 0], pictures)
 
@@ -189,17 +219,12 @@ def _slow(dt: float) -> float:
     return 0.01 / dt
 
 
-def _retakes(world: Setting, went: Sequence[Continuation], dt: float, processes: int) -> list[PhysicsIQ]:
-    """The same scenes with other masses, frictions and places, where the environment can do that: how far reality agrees with itself."""
-    if "jitter" not in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
-        return []
-    shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
-    episodes = 1 + max(c.take.seed for c in went) - min(c.take.seed for c in went)
-    second = {(t.task, t.seed): t for t in takes(shaken, episodes=episodes, processes=processes, desc="second takes")}
-    out = []
+def _retakes(went: Sequence[Continuation], again: Sequence[Take], dt: float) -> list[PhysicsIQ]:
+    """The same scenes with other masses, frictions and places, by their true masks: how far reality agrees with itself."""
+    second, out = {(t.task, t.seed): t for t in again}, []
     for c in went:
-        other = second[c.take.task, c.take.seed]
-        steps = [s for s in c.steps if s < len(other)]
+        other = second.get((c.take.task, c.take.seed))
+        steps = [s for s in c.steps if other is not None and s < len(other)]
         if len(steps) > 1:
             a, b = (t.truth.at(steps) for t in (c.take, other))
             masks = (motion_mask(x.mask, x.position, dt, _slow(dt)) for x in (a, b))

@@ -1,0 +1,143 @@
+"""The physical axis: what a simulator knows of its things, pictures that are read, and models whose physics is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wamkit.envs import make_env
+from wamkit.envs.things import HAND, THING
+from wamkit.eval import EvaluationError
+from wamkit.eval.branches import Setting
+from wamkit.eval.commonsense import examine, law_errors, physics_tables, reader, worst_continuations
+from wamkit.eval.physics_suite import true_states
+from wamkit.eval.segment import read_masks, train_segmenter
+from wamkit.eval.takes import continued, takes
+from wamkit.types import Query, Spec, UnsupportedQuery, WamkitError
+
+WORLD = Setting("physics", ("push",), (("height", 32), ("width", 32), ("max_steps", 60)), 8, (4, 8))
+SPEC = Spec(("front",), 32, 32, 4, 2, chunk=8, frame_offsets=(4, 8), fps=50.0)
+
+
+class Model:
+    """Answers forward dynamics by `answer(take, step)`, uint8 (F, V, 3, H, W); proprioception, the recorded one, says where it is."""
+
+    name, spec, queries = "model", SPEC, frozenset({Query.FORWARD})
+
+    def __init__(self, real, answer):
+        self.at = {o.proprio.tobytes(): (take, t) for take in real for t, o in enumerate(take.obs)}
+        self.answer, self.asked = answer, []
+
+    def sample(self, obs, query, seed, steps=None, actions=None):
+        self.asked += [(*self.at[o.proprio.tobytes()], o.images, a) for o, a in zip(obs, actions, strict=True)]
+        where = [self.at[o.proprio.tobytes()] for o in obs]
+        return SimpleNamespace(future=np.stack([self.answer(take, t) for take, t in where]))
+
+
+def oracle(take, t):
+    return np.stack([take.obs[t + o].images for o in SPEC.frame_offsets])
+
+
+def still(take, t):
+    return np.stack([take.obs[0].images] * 2)
+
+
+@pytest.fixture(scope="module")
+def real():
+    return takes(WORLD, episodes=3, processes=1)
+
+
+def test_a_model_lives_on_its_own_pictures(real):
+    model = Model(real, oracle)
+    went = continued(model, real, progress=False)
+    for c in went:
+        assert c.steps == tuple(range(0, c.steps[-1] + 1, 4)) and c.steps[-1] < len(c.take) <= c.steps[-1] + 9
+        assert np.array_equal(c.frames, c.take.pictures(c.steps))
+    take, t, _, chunk = model.asked[0]
+    assert t == 0 and np.array_equal(chunk, take.actions[:8])
+    frozen = Model(real, still)
+    continued(frozen, real, progress=False)
+    assert all(np.array_equal(seen, take.obs[0].images) for take, _, seen, _ in frozen.asked)
+    with pytest.raises(UnsupportedQuery):
+        continued(SimpleNamespace(name="bc", queries=frozenset({Query.POLICY})), real)
+    short = replace(real[0], actions=real[0].actions[:8])
+    with pytest.raises(EvaluationError, match="longer than the 8 steps"):
+        continued(Model(real, oracle), [short], progress=False)
+
+
+def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
+    for take in real:
+        truth = take.truth
+        found = law_errors(truth, true_states(truth), 1 / 50)
+        assert found["ade"] == found["lost"] == found["teleports"] == found["lag"] == 0
+        assert not found["missed"] > 0 and not found["premature"] > 0
+        frozen = true_states(truth)
+        frozen = type(frozen)(*(np.repeat(x[:1], len(x), 0) for x in vars(frozen).values()))
+        wrong = law_errors(truth, frozen, 1 / 50)
+        assert wrong["missed"] == 1 and wrong["ade"] > 0.005
+
+
+def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
+    eyes = reader(real, real, steps=150, mask_steps=5)
+    assert eyes.things.tolist() == [True] + [False] * (len(eyes.things) - 1)
+    found = examine(continued(Model(real, oracle), real, progress=False), WORLD, eyes, SPEC.fps, again=real)
+    for name in found.laws.metric:
+        excess = found.laws.excess(name)
+        assert (excess[np.isfinite(excess)] == 0).all(), name
+    assert found.moves == found.ceiling and all(c.spatial == 1 for c in found.retakes)
+    perfect = replace(found, moves=found.retakes, ceiling=found.retakes)
+    rows = {r.name: r.value for t in physics_tables(perfect) for r in t.rows}
+    assert rows["places, mean error"] == 0 and rows["where and when"] == 1 and rows["Physics-IQ's score"] == 100
+    assert worst_continuations(found)[0].columns["happened"].shape[1:] == (3, 32, 32)
+    frozen = examine(continued(Model(real, still), real, progress=False), WORLD, eyes, SPEC.fps)
+    assert np.nanmean(frozen.laws.metric["ade"]) == pytest.approx(np.nanmean(frozen.still.metric["ade"]))
+    assert np.nanmean(frozen.laws.metric["ade"]) > np.nanmean(frozen.laws.floor["ade"])
+    assert sum(c.area_ratio for c in frozen.moves) == 0 and not frozen.retakes
+
+
+def test_a_world_without_truth_is_refused():
+    with pytest.raises(WamkitError, match="does not tell what its things do"):
+        takes(Setting("reacher", ("reach",)), episodes=1, processes=1)
+
+
+def test_metaworld_knows_hand_and_thing():
+    env = make_env("metaworld", task="drawer-open-v3", height=32, width=32)
+    raw, _ = env.reset(seed=0)
+    before, truth = env.snapshot(), env.truth()
+    assert env.snapshot().physics.tobytes() == before.physics.tobytes()
+    assert np.linalg.norm(truth.position[0, HAND] - raw["proprio"][:3]) < 0.02
+    assert truth.exists.all() and not truth.mask.all(1).any() and (truth.area > 0).all() and not truth.contact.any()
+    expert, rng, touched = env.expert(), np.random.default_rng(0), False
+    env.render_images = False
+    for _ in range(150):
+        *_, info = env.step(expert(rng))
+        touched |= env.truth(masks=False).contact[0, THING, -1]
+        if info["success"]:
+            break
+    moved = np.linalg.norm(env.truth(masks=False).position[0] - truth.position[0], axis=-1)
+    assert touched and 0.1 < moved[THING] < 0.3
+    env.close()
+
+
+def test_a_segmenter_finds_squares_and_is_a_function_of_its_seed():
+    rng = np.random.default_rng(0)
+    pictures, masks = np.full((48, 3, 32, 32), 90, np.uint8), np.zeros((48, 2, 32, 32), bool)
+    for k in range(48):
+        for thing in range(2):
+            y, x = rng.integers(0, 24, 2)
+            masks[k, thing, y : y + 6, x : x + 6] = True
+            masks[k, 0] &= ~masks[k, 1]
+        for thing, colour in enumerate((255, 0)):
+            pictures[k][:, masks[k, thing]] = colour
+    net = train_segmenter(pictures[:40], masks[:40], seed=0, steps=120, width=8)
+    read, truth = read_masks(net, pictures[40:]), masks[40:]
+    assert (read & truth).sum() / (read | truth).sum() > 0.8
+    again = train_segmenter(pictures[:40], masks[:40], seed=0, steps=120, width=8)
+    assert np.array_equal(read, read_masks(again, pictures[40:]))
+    with pytest.raises(EvaluationError, match="masks are"):
+        train_segmenter(pictures, masks[:4], seed=0)
+    with pytest.raises(EvaluationError, match="at least one"):
+        read_masks(net, pictures[:0])
