@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wamkit.checkpoint import load_checkpoint
-from wamkit.config import atomic_write, within
+from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.files import make_folder
 from wamkit.eval.branches import Setting
 from wamkit.eval.execution import Execution, ExecutionScore, diagnosis, execution_score, executions
@@ -52,7 +52,7 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
     make_folder(folder)
     video = save_video(folder / f"episode-{args.episode}.mp4", film(states), 10, scale=3)
     words = diagnosis(score)
-    facts = {"task": world.tasks[0], "diagnosis": words, **{k: _plain(v) for k, v in asdict(score).items()}}
+    facts = {"task": world.tasks[0], "diagnosis": words, **without_nan(asdict(score))}
     atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())
     print(f"{world.tasks[0]}, {len(states)} states of a held-out episode\n")
     for name in ("forecast", "policy", "consistency"):
@@ -68,10 +68,3 @@ def film(states: list[Execution]) -> np.ndarray:
     parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
     columns = [np.stack([p[k][-1, v] for p in parts]) for v in range(states[0].now.shape[0]) for k in range(3)]
     return side_by_side(columns)
-
-
-def _plain(x: object) -> object:
-    """JSON knows no NaN."""
-    if isinstance(x, dict):
-        return {k: _plain(v) for k, v in x.items()}
-    return None if isinstance(x, float) and not np.isfinite(x) else x

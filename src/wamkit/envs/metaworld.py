@@ -9,10 +9,10 @@ import copy
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -21,6 +21,7 @@ from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.drawing import Pictures, load_mujoco
 from wamkit.envs.points import ScenePoints
+from wamkit.envs.variation import FACTORS, Factors, Variation
 from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
@@ -107,8 +108,8 @@ _PLAIN = (bool, int, float, str, type(None), np.generic)
 
 
 @dataclass(frozen=True)
-class MetaWorldConfig:
-    """Options of `MetaWorld`."""
+class MetaWorldConfig(Factors):
+    """Options of `MetaWorld`; those of `Factors` are among them."""
 
     task: str
     """One of the 50 task names, e.g. `drawer-open-v3`."""
@@ -151,10 +152,13 @@ class MetaWorldConfig:
             points=(0, inf),
             sway=(0, 0.3),
         )
+        super().__post_init__()
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():
             raise ConfigError("text is empty: must be an instruction; leave it out for the task's own")
+        if self.points and self.distractors:
+            raise ConfigError(f"distractors = {self.distractors}: must be 0 with points, which would not see them")
 
 
 @register_env("metaworld")
@@ -167,6 +171,7 @@ class MetaWorld(Environment):
     action_names = ("dx", "dy", "dz", "gripper_close")
     fps = 80.0
     metadata = {"render_modes": [], "render_fps": 80}
+    factors: ClassVar[Mapping[str, str]] = FACTORS
 
     def __init__(self, config: MetaWorldConfig):
         _check_task(config.task)
@@ -177,6 +182,7 @@ class MetaWorld(Environment):
         self._mujoco, registry, policies = _load()
         self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()
+        self._variation = Variation(self._mujoco, config, self._sim, config.cameras[0])
         self._pictures = Pictures(
             self._mujoco,
             self._sim.model,
@@ -186,6 +192,7 @@ class MetaWorld(Environment):
             width=config.width,
             supersample=config.supersample,
             sites=config.goal_markers,
+            change=self._variation.change if config.varies else None,
         )
         self.points, self.bodies = config.points, _BODIES if config.points else 0
         self._points = _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.points else None
@@ -214,6 +221,7 @@ class MetaWorld(Environment):
         # MetaWorld leaves the last episode's objects in the model while it moves the hand to its start: begin afresh.
         self._set_fields({})
         self._set_attributes({}, keep_views=False)
+        self._variation.begin(seed)
         sim.seed(seed)
         sim.reset()
         # Some tasks move a body without letting the simulator know; their first observation would show the old place.
@@ -286,7 +294,9 @@ class MetaWorld(Environment):
     def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The observation, and what only a simulator knows of it, for `info`."""
         raw, truth = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
-        if self.render_images:
+        if not self.render_images:
+            return raw, truth
+        with self._variation.camera():
             raw["images"] = self._swaying(self._pictures.draw) if self.config.sway else self._pictures.draw()
             if self._points:
                 raw["points"], truth["point_body"] = self._points.cast(self._sim.data)

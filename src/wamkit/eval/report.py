@@ -143,6 +143,20 @@ class Clip:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Success over the strength of one factor of variation, and what some reset states look like at each strength.
+
+    how: what strength 1 is.   success: one interval a strength.   strips: one a reset state, a picture a strength.
+    """
+
+    factor: str
+    how: str
+    strengths: tuple[float, ...]
+    success: tuple[Interval, ...]
+    strips: tuple[UInt8[np.ndarray, "S 3 H W"], ...] = ()
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything on the page. headline: up to four figures shown large. config: resolved, JSON-serialisable.
 
@@ -158,6 +172,7 @@ class Report:
     stills: tuple[Still, ...] = ()
     clips: tuple[Clip, ...] = ()
     curves: tuple[Curves, ...] = ()
+    sweeps: tuple[Sweep, ...] = ()
     commands: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -240,6 +255,12 @@ def _page(report: Report) -> str:
             "Faint: each logged value. Strong: their moving average. Horizontal: training steps. Value axes "
             "with ticks at 1, 10, 100 are logarithmic. Still falling at the end means that more training would help.",
             [_curves(c) for c in report.curves],
+        ),
+        _section(
+            "How far it goes, and what it looks like",
+            "Left: success over the strength of each factor, with its 95 % Wilson interval. Right: reset states as the policy "
+            "sees them, by strength. The same reset state goes in one direction.",
+            [_sweep(s, report.scale) for s in report.sweeps],
         ),
         _section(
             "How it was made",
@@ -416,6 +437,20 @@ def _curves(curves: Curves) -> str:
         legend = f'<div class="key">{key}</div>' if len(shown) > 1 else ""
         charts += f"<figure><h4>{escape(title)}</h4>{legend}{curve_svg(shown, curves.log)}</figure>"
     return f'<div><h3>{escape(curves.title)}</h3><div class="curves">{charts}</div></div>'
+
+
+def _sweep(sweep: Sweep, scale: int) -> str:
+    series = {sweep.factor: (sweep.strengths, [x.value for x in sweep.success])}
+    band = [x.low for x in sweep.success], [x.high for x in sweep.success]
+    chart = curve_svg(series, log=False, over="strength", bounds=(0.0, 1.0), band=band)
+    cells = "".join(f"<span>{s:g}</span>" for s in sweep.strengths)
+    for strip in sweep.strips:
+        for strength, picture in zip(sweep.strengths, strip, strict=True):
+            source, alt = data_uri(png(enlarge(picture, scale)), "image/png"), f"{sweep.factor} {strength:g}"
+            cells += f'<img src="{source}" alt="{escape(alt)}">'
+    strips = f'<div class="strip" style="grid-template-columns:repeat({len(sweep.strengths)}, 1fr)">{cells}</div>'
+    title = f'<h3>{escape(sweep.factor)}</h3><p class="how">{escape(sweep.how)}</p>'
+    return f'<div>{title}<div class="sweep"><figure>{chart}</figure>{strips if sweep.strips else ""}</div></div>'
 
 
 def _provenance(report: Report) -> list[str]:
