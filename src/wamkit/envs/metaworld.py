@@ -192,7 +192,7 @@ class MetaWorld(Environment):
             width=config.width,
             supersample=config.supersample,
             sites=config.goal_markers,
-            change=self._variation.change if config.varies else None,
+            change=self._variation.change if config.changes_scene else None,
         )
         self.points, self.bodies = config.points, _BODIES if config.points else 0
         self._points = _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.points else None

@@ -2,7 +2,7 @@
 
 What a factor changes is drawn from (seed, factor) alone, and the strength says how far it goes: the same seed is lit from the same
 side at every strength, so that a policy's success can be followed from the plain environment outwards. All but `initial_pose` act
-on the drawn scene and never on the simulated one, so the physics cannot differ. LIBERO-Plus (arXiv 2510.13626) varies the like.
+on the drawn scene and never on the simulated one, so the physics cannot differ. LIBERO-Plus (2025) varies the like.
 """
 
 from __future__ import annotations
@@ -62,6 +62,11 @@ class Factors:
     def varies(self) -> bool:
         """Whether any strength is above 0."""
         return any(getattr(self, name) for name in FACTORS)
+
+    @property
+    def changes_scene(self) -> bool:
+        """Whether `Variation.change` has anything to do."""
+        return bool(self.lighting or self.colours or self.distractors)
 
 
 @dataclass(frozen=True)
