@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
 
 import pytest
 import torch
 
+from wamkit.checkpoint import save_checkpoint
 from wamkit.nn.tokens import Normalizer
 from wamkit.registry import load_package
+from wamkit.run import RunConfig, build, family_class, run_to_dict
 from wamkit.types import Batch, Spec
 
 POINTS = 16
@@ -69,6 +74,27 @@ def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
         points=torch.cat([xyz, robot], -1),
         point_flow=0.05 * torch.randn(rows, F, POINTS**2, 3, generator=more),
     )
+
+
+def untrained_run(out: Path, tasks: Sequence[str], options: Mapping[str, Any]) -> Path:
+    """A policy of a family that imagines nothing, as it was before its first step, for MetaWorld with 32x32 pixels."""
+    spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
+    numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
+    config = RunConfig("bc", family_class("bc").Config(width=32, depth=1, heads=2))
+    source = {"env": "metaworld", "options": dict(options), "tasks": list(tasks), "seeds": [0], "episodes": 1}
+    save_checkpoint(
+        out / "checkpoints",
+        step=1,
+        model_state=build(config, spec, numbers).state_dict(),
+        ema_state=None,
+        optimizer_state={},
+        rng_state={},
+        config=run_to_dict(config, spec, numbers) | {"source": source},
+        extra={"elapsed_s": 1.0},
+    )
+    (out / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    (out / "config.json").write_text("{}")
+    return out
 
 
 @pytest.fixture

@@ -318,6 +318,12 @@ def _diagnose(argv: Sequence[str]) -> None:
     diagnose(_parse(Diagnose, "diagnose", argv))
 
 
+def _robustness(argv: Sequence[str]) -> None:
+    from wamkit.robustness import Robustness, sweep
+
+    sweep(_parse(Robustness, "robustness", argv))
+
+
 def _sample(argv: Sequence[str]) -> None:
     args = _parse(Sample, "sample", argv)
     from wamkit.film import sample_episode
@@ -415,6 +421,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "mix": (_mix, "say which data sets are trained on together, and how much of each"),
     "train": (_train, "train a family on recordings"),
     "eval": (_eval, "closed loop, imagination and report on held-out states"),
+    "robustness": (_robustness, "success while light, camera, colours, clutter or start differ more and more"),
     "sample": (_sample, "ask one of the five queries; writes a video"),
     "diagnose": (_diagnose, "says whether the forecast, the policy or neither is right, with three videos"),
     "rank": (_rank, "play policies inside a world model, and say how far that can be believed"),

@@ -104,6 +104,15 @@ def save_json(path: str | Path, obj: Any) -> None:
     atomic_write(path, text.encode())
 
 
+def without_nan(x: Any) -> Any:
+    """`x`, of mappings, lists, tuples and leaves, with None for floats that JSON does not know: NaN and the infinities."""
+    if isinstance(x, Mapping):
+        return {k: without_nan(v) for k, v in x.items()}
+    if isinstance(x, (list, tuple)):
+        return [without_nan(v) for v in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
 def atomic_write(path: str | Path, data: bytes) -> None:
     """Puts `data` at `path` so that a crash at any moment leaves the old content or the new, never a mixture.
 

@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 
-import numpy as np
-
 from wamkit.checkpoint import load_checkpoint
-from wamkit.config import atomic_write, within
+from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.files import make_folder
 from wamkit.eval.branches import Setting
 from wamkit.eval.execution import ExecutionScore, diagnosis, execution_score, executions, films
@@ -53,7 +51,7 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
     columns = [x for v in range(len(model.spec.cameras)) for x in films(states, v).values()]
     video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     words = diagnosis(score)
-    facts = {"task": world.tasks[0], "diagnosis": words, **{k: _plain(v) for k, v in asdict(score).items()}}
+    facts = {"task": world.tasks[0], "diagnosis": words, **without_nan(asdict(score))}
     atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())
     print(f"{world.tasks[0]}, {len(states)} states of a held-out episode\n")
     for name in ("forecast", "policy", "consistency"):
@@ -61,10 +59,3 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
         print(f"  {name:<12} {'nothing imagined' if x.undefined else f'{x.value:.2f}'}")
     print(f"\n{words}\nvideo: {video}")
     return score, video
-
-
-def _plain(x: object) -> object:
-    """JSON knows no NaN."""
-    if isinstance(x, dict):
-        return {k: _plain(v) for k, v in x.items()}
-    return None if isinstance(x, float) and not np.isfinite(x) else x

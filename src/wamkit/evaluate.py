@@ -20,8 +20,10 @@ from wamkit.eval.branches import Setting
 from wamkit.eval.closed_loop import Protocol, closed_loop, weights_hash, write_records
 from wamkit.eval.commonsense import commonsense, physics_tables, worst_continuations
 from wamkit.eval.imagination import imagine
+from wamkit.eval.page import write_report
 from wamkit.eval.parts import Part, kept
 from wamkit.eval.plausibility import action_part, foresight_table, inverse_table
+from wamkit.eval.report import made_by
 from wamkit.eval.resemblance import resemblance_table
 from wamkit.eval.tables import coupling_table, fidelity_table, json_row, success_table, text_table
 from wamkit.policy import Policy

@@ -26,8 +26,9 @@ from wamkit.eval.branches import Setting, environment
 from wamkit.eval.charts import scatter_svg
 from wamkit.eval.closed_loop import Protocol, Record, closed_loop, weights_hash
 from wamkit.eval.evaluator import Judge, dream, train_judge
+from wamkit.eval.page import write_report
 from wamkit.eval.ranking import Agreement, agreement
-from wamkit.eval.report import Plot, Report, Row, Table, made_by, versions, write_report
+from wamkit.eval.report import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.stats import Interval, wilson
 from wamkit.eval.tables import text_table
 from wamkit.family import Family

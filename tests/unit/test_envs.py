@@ -350,4 +350,8 @@ def test_a_swaying_camera_moves_the_picture_and_nothing_else():
     on = sway.step(action)[0]["images"]
     back = sway.restore(snapshot)["images"]
     assert np.array_equal(back, pictures[-1]) and np.array_equal(sway.step(action)[0]["images"], on)
-    assert check_env(functools.partial(make_env, "metaworld", task="drawer-open-v3", sway=0.1), steps=4)
+
+
+def test_the_checker_passes_with_a_swaying_camera_and_every_factor_of_variation():
+    varied = {"sway": 0.1, **dict.fromkeys(MetaWorld.factors, 0.5)}
+    assert check_env(functools.partial(DRAWER, **varied), steps=4)[-1] == "new process"

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.checkpoint import save_checkpoint
+from conftest import untrained_run
 from wamkit.config import to_dict
 from wamkit.eval.closed_loop import Protocol, closed_loop
 from wamkit.evaluate import evaluate
 from wamkit.film import sample_episode
-from wamkit.run import RunConfig, build, family_class, run_to_dict
-from wamkit.types import Query, Spec, UnsupportedQuery, WamkitError
+from wamkit.types import Query, UnsupportedQuery, WamkitError
 from wamkit.worlds import World
 
 TASK = "drawer-open-v3"
@@ -20,25 +19,7 @@ OPTIONS = {"max_steps": 3, "height": 32, "width": 32}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A policy of a family that imagines nothing, as it was before its first step."""
-    out = tmp_path_factory.mktemp("evaluate") / "run"
-    spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
-    numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
-    config = RunConfig("bc", family_class("bc").Config(width=32, depth=1, heads=2))
-    source = {"env": "metaworld", "options": OPTIONS, "tasks": [TASK], "seeds": [0], "episodes": 1}
-    save_checkpoint(
-        out / "checkpoints",
-        step=1,
-        model_state=build(config, spec, numbers).state_dict(),
-        ema_state=None,
-        optimizer_state={},
-        rng_state={},
-        config=run_to_dict(config, spec, numbers) | {"source": source},
-        extra={"elapsed_s": 1.0},
-    )
-    (out / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
-    (out / "config.json").write_text("{}")
-    return out
+    return untrained_run(tmp_path_factory.mktemp("evaluate") / "run", [TASK], OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from wamkit.eval import EvaluationError
 from wamkit.eval.charts import curve_svg
+from wamkit.eval.page import write_report
 from wamkit.eval.pictures import difference, enlarge, mp4, png, save_video, side_by_side, strip_png
 from wamkit.eval.report import (
     Clip,
@@ -22,10 +23,10 @@ from wamkit.eval.report import (
     Report,
     Row,
     Still,
+    Sweep,
     Table,
     TaskResult,
     versions,
-    write_report,
 )
 from wamkit.eval.stats import Interval
 from wamkit.types import Episode, WamkitError
@@ -259,6 +260,22 @@ def test_curves_draw_any_finite_series(values):
         numbers = [float(v) for v in re.findall(r"[ \",](-?[\d.]+),", svg.split("polyline", 1)[1])]
         assert numbers and all(math.isfinite(v) for v in numbers)
         assert "nan" not in svg and "inf" not in svg and "<b>" not in svg
+
+
+def test_a_sweep_shows_rates_on_the_whole_scale_within_their_band_and_a_picture_a_strength(tmp_path):
+    success = (Interval(1.0, 0.75, 1.0), Interval(0.5, 0.25, 0.75))
+    pictures = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (10, 200)])
+    sweep = Sweep(NASTY, "dark <b>", (0.0, 1.0), success, (pictures, pictures))
+    text = write_report(Report("Varied", sweeps=(sweep,)), tmp_path / "page.html").read_text()
+    page = Page(text)
+    alts = [a["alt"] for tag, a in page.tags if tag == "img"]
+    assert alts == [f"{NASTY} {s}" for s in "0101"] and "dark <b>" in page.text and "<b>" not in text
+    (line,) = [a["points"] for tag, a in page.tags if tag == "polyline"]
+    (band,) = [a["points"] for tag, a in page.tags if tag == "polygon"]
+    line, band = ([float(p.split(",")[1]) for p in x.split()] for x in (line, band))
+    per_one = 2 * (line[1] - line[0])  # pixels of a rate of 1
+    expected = [line[0] + per_one * (1 - rate) for rate in (0.75, 0.25, 0.75, 1.0)]
+    assert per_one > 150 and band == pytest.approx(expected, abs=0.2)
 
 
 def test_task_result_from_episodes():

@@ -15,6 +15,7 @@ from wamkit.eval.stats import (
     clopper_pearson,
     holm,
     mcnemar,
+    paired_difference,
     paired_ratio,
     percentile_interval,
     wilson,
@@ -117,6 +118,29 @@ def test_mcnemar_known_answers():
     assert mcnemar(first, first).p_value == 1.0
     with pytest.raises(EvaluationError, match="bool vectors"):
         mcnemar(first.astype(int), second)
+
+
+def test_paired_difference_known_answer_and_coverage():
+    first, second = np.array([True] * 6 + [False] * 14), np.array([True] * 4 + [False] * 10 + [True] * 6)
+    found = paired_difference(first, second)  # 2 lost, 6 gained of 20: (7 - 3) / 22 and its adjusted Wald half width
+    half = 1.959964 * math.sqrt((3 / 22 + 7 / 22 - (4 / 22) ** 2) / 22)
+    assert found.value == 0.2 and (found.low, found.high) == pytest.approx((4 / 22 - half, 4 / 22 + half))
+    backwards = paired_difference(second, first)
+    assert (backwards.value, backwards.low, backwards.high) == pytest.approx((-0.2, -found.high, -found.low))
+    same = paired_difference(first, first)
+    assert same.value == 0 and same.low < 0 < same.high and same.high == -same.low
+    rng = np.random.default_rng(0)
+    for n, lost, gained in [(20, 0.2, 0.0), (20, 0.1, 0.1), (80, 0.3, 0.05)]:
+        draws = rng.multinomial(n, [lost, gained, 1 - lost - gained], 1000)
+        covered = 0
+        for x, y, _ in draws:
+            a, b = np.zeros(n, bool), np.zeros(n, bool)
+            a[:x], b[n - y :] = True, True
+            found = paired_difference(a, b)
+            covered += found.low <= gained - lost <= found.high
+        assert covered / 1000 > 0.93, (n, lost, gained)
+    with pytest.raises(EvaluationError, match="0 pairs"):
+        paired_difference(first[:0], first[:0])
 
 
 def test_barnard_known_answers():

@@ -77,6 +77,9 @@ class Environment(gymnasium.Env, abc.ABC):
     """What `truth` knows of, by name; empty where it knows of nothing."""
     meaning: Meaning | None = None
     """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
+    factors: ClassVar[Mapping[str, str]] = {}
+    """Factors of variation: fields of Config that hold a strength in [0, 1], 0 for the plain environment, and what each is at 1.
+    What a strength changes follows from the reset's seed, in one direction for all strengths."""
 
     @classmethod
     @abc.abstractmethod

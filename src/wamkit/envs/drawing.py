@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,6 +27,7 @@ class Pictures:
     """Draws cameras of one simulator. All simulators of a process share one OpenGL context.
 
     supersample: pictures are drawn so many times larger and averaged down.   sites: whether MuJoCo's markers are drawn.
+    change: called with each scene (MjvScene) of `draw` before it is drawn, to change what it shows and not what is simulated.
 
     `mujoco.Renderer` makes a context for each instance, and with two of them alive under OSMesa the second silently gives
     the first one's last picture. One context with a frame buffer for each model (MjrContext) gives every one its own.
@@ -45,9 +46,10 @@ class Pictures:
         width: int,
         supersample: int = 3,
         sites: bool = False,
+        change: Callable[[Any], None] | None = None,
     ):
         self._mujoco, self._model, self._data = mujoco, model, data
-        self._height, self._width, self._supersample = height, width, supersample
+        self._height, self._width, self._supersample, self._change = height, width, supersample, change
         self._target: Any = None
         self._options = mujoco.MjvOption()
         if not sites:
@@ -101,6 +103,8 @@ class Pictures:
         bottom_up, flags = np.empty((height, width, 3), np.uint8), mujoco.mjtRndFlag
         for camera, turned in zip(self._cameras, self.turned, strict=True):
             mujoco.mjv_updateScene(self._model, self._data, self._options, None, camera, everything, self._scene)
+            if self._change is not None and not segment:
+                self._change(self._scene)
             for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION):
                 self._scene.flags[flag] = 0
             for flag in (flags.mjRND_SEGMENT, flags.mjRND_IDCOLOR):

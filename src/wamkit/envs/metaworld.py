@@ -9,10 +9,10 @@ import copy
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -20,65 +20,13 @@ import numpy as np
 from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.drawing import Pictures, load_mujoco
+from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.points import ScenePoints
 from wamkit.envs.things import Things
 from wamkit.envs.truth import Truth
+from wamkit.envs.variation import FACTORS, Factors, Variation
 from wamkit.meaning import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
-
-INSTRUCTIONS = {
-    "assembly-v3": "pick up the wrench and put its ring onto the peg",
-    "basketball-v3": "put the basketball into the hoop",
-    "bin-picking-v3": "move the cube from one bin into the other",
-    "box-close-v3": "put the lid onto the box",
-    "button-press-topdown-v3": "press the button from the top",
-    "button-press-topdown-wall-v3": "reach over the wall and press the button from the top",
-    "button-press-v3": "press the button from the front",
-    "button-press-wall-v3": "reach around the wall and press the button from the front",
-    "coffee-button-v3": "press the button of the coffee machine",
-    "coffee-pull-v3": "pull the mug away from the coffee machine",
-    "coffee-push-v3": "push the mug under the coffee machine",
-    "dial-turn-v3": "turn the dial",
-    "disassemble-v3": "lift the wrench off the peg",
-    "door-close-v3": "close the door",
-    "door-lock-v3": "lock the door",
-    "door-open-v3": "open the door",
-    "door-unlock-v3": "unlock the door",
-    "drawer-close-v3": "close the drawer",
-    "drawer-open-v3": "open the drawer",
-    "faucet-close-v3": "turn the faucet off",
-    "faucet-open-v3": "turn the faucet on",
-    "hammer-v3": "hammer the nail into the box",
-    "hand-insert-v3": "put the gripper into the hole",
-    "handle-press-side-v3": "press the handle down from the side",
-    "handle-press-v3": "press the handle down",
-    "handle-pull-side-v3": "pull the handle up from the side",
-    "handle-pull-v3": "pull the handle up",
-    "lever-pull-v3": "pull the lever up",
-    "peg-insert-side-v3": "insert the peg into the hole in the side of the box",
-    "peg-unplug-side-v3": "pull the peg out of the side of the box",
-    "pick-out-of-hole-v3": "pick the puck out of the hole",
-    "pick-place-v3": "pick up the puck and bring it to the goal",
-    "pick-place-wall-v3": "pick up the puck and bring it over the wall to the goal",
-    "plate-slide-back-side-v3": "slide the plate out of the cabinet, sideways",
-    "plate-slide-back-v3": "slide the plate out of the cabinet",
-    "plate-slide-side-v3": "slide the plate into the cabinet, sideways",
-    "plate-slide-v3": "slide the plate into the cabinet",
-    "push-back-v3": "pull the puck back to the goal",
-    "push-v3": "push the puck to the goal",
-    "push-wall-v3": "push the puck around the wall to the goal",
-    "reach-v3": "reach the goal",
-    "reach-wall-v3": "reach around the wall to the goal",
-    "shelf-place-v3": "put the block onto the shelf",
-    "soccer-v3": "push the ball into the soccer goal",
-    "stick-pull-v3": "pull the thermos with the stick",
-    "stick-push-v3": "push the thermos with the stick",
-    "sweep-into-v3": "sweep the puck into the hole",
-    "sweep-v3": "sweep the puck off the table",
-    "window-close-v3": "slide the window closed",
-    "window-open-v3": "slide the window open",
-}
-"""Instruction of every task."""
 
 _PROPRIO_LOW = np.array([-0.525, 0.348, -0.0525, 0.0], np.float32)
 _PROPRIO_HIGH = np.array([0.525, 1.025, 0.7, 1.0], np.float32)
@@ -109,8 +57,8 @@ _PLAIN = (bool, int, float, str, type(None), np.generic)
 
 
 @dataclass(frozen=True)
-class MetaWorldConfig:
-    """Options of `MetaWorld`."""
+class MetaWorldConfig(Factors):
+    """Options of `MetaWorld`; those of `Factors` are among them."""
 
     task: str
     """One of the 50 task names, e.g. `drawer-open-v3`."""
@@ -153,10 +101,13 @@ class MetaWorldConfig:
             points=(0, inf),
             sway=(0, 0.3),
         )
+        super().__post_init__()
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():
             raise ConfigError("text is empty: must be an instruction; leave it out for the task's own")
+        if self.points and self.distractors:
+            raise ConfigError(f"distractors = {self.distractors}: must be 0 with points, which would not see them")
 
 
 @register_env("metaworld")
@@ -170,6 +121,7 @@ class MetaWorld(Environment):
     fps = 80.0
     things = Things.names
     metadata = {"render_modes": [], "render_fps": 80}
+    factors: ClassVar[Mapping[str, str]] = FACTORS
 
     def __init__(self, config: MetaWorldConfig):
         _check_task(config.task)
@@ -180,6 +132,7 @@ class MetaWorld(Environment):
         self._mujoco, registry, policies = _load()
         self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()
+        self._variation = Variation(self._mujoco, config, self._sim, config.cameras[0])
         self._pictures = Pictures(
             self._mujoco,
             self._sim.model,
@@ -189,6 +142,7 @@ class MetaWorld(Environment):
             width=config.width,
             supersample=config.supersample,
             sites=config.goal_markers,
+            change=self._variation.change if config.changes_scene else None,
         )
         self.points, self.bodies = config.points, _BODIES if config.points else 0
         self._points = _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.points else None
@@ -218,6 +172,7 @@ class MetaWorld(Environment):
         # MetaWorld leaves the last episode's objects in the model while it moves the hand to its start: begin afresh.
         self._set_fields({})
         self._set_attributes({}, keep_views=False)
+        self._variation.begin(seed)
         sim.seed(seed)
         sim.reset()
         # Some tasks move a body without letting the simulator know; their first observation would show the old place.
@@ -298,7 +253,9 @@ class MetaWorld(Environment):
     def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The observation, and what only a simulator knows of it, for `info`."""
         raw, truth = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
-        if self.render_images:
+        if not self.render_images:
+            return raw, truth
+        with self._variation.camera():
             raw["images"] = self._swaying(self._pictures.draw) if self.config.sway else self._pictures.draw()
             if self._points:
                 raw["points"], truth["point_body"] = self._points.cast(self._sim.data)

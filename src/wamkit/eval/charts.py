@@ -16,17 +16,26 @@ POINTS = 300  # more points per line than this are averaged together: they would
 SMOOTH_FROM = 40  # shorter series (one value per evaluation, say) are drawn as they are, with dots
 
 
-def curve_svg(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], log: bool | None = None) -> str:
+def curve_svg(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    log: bool | None = None,
+    *,
+    over: str = "training steps",
+    bounds: tuple[float, float] | None = None,
+    band: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> str:
     """Lines over training steps: name -> (steps, values), finite, ascending in steps. At most six, each a colour.
 
     Long series show a faint raw line (averaged to POINTS) under a strong smooth one (smoothed as logarithms if all
     values are positive). log: value axis; None takes logarithms when all are positive and span a factor of eight.
+    over: what the other axis is.   bounds: of the values shown, in place of their own.   band: lower and upper edge of a faint area
+    around the first series, which must have at most POINTS values.
     """
     binned = {name: _bins(np.asarray(x, float), np.asarray(y, float)) for name, (x, y) in series.items()}
     positive = all((y > 0).all() for _, y in binned.values())
     smooth = {name: np.exp(_smooth(np.log(y))) if positive else _smooth(y) for name, (_, y) in binned.items()}
     core = np.concatenate([np.quantile(np.concatenate([y, smooth[n]]), (0.01, 0.99)) for n, (_, y) in binned.items()])
-    low, high = float(core.min()), float(core.max())
+    low, high = bounds or (float(core.min()), float(core.max()))
     if log is None:
         log = positive and high / low >= 8
     if low == high:
@@ -52,6 +61,11 @@ def curve_svg(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], log
         parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
     for tick in _ticks(0.0, last, 4):
         parts.append(f'<text x="{place_x(tick):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{_number(tick)}</text>')
+    if band is not None:
+        x = next(iter(binned.values()))[0]
+        edge = np.concatenate([place_y(np.asarray(band[0], float)), place_y(np.asarray(band[1], float))[::-1]])
+        corners = zip(np.concatenate([place_x(x), place_x(x)[::-1]]), edge, strict=True)
+        parts.append(f'<polygon class="band" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in corners)}"/>')
     for i, (name, (x, y)) in enumerate(binned.items()):
         colour = f"--s{i % 6 + 1}"
         if len(y) >= SMOOTH_FROM:
@@ -62,7 +76,7 @@ def curve_svg(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], log
             parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" style="fill:var({colour})"/>' for a, b in dots]
     names = escape(", ".join(series))
     return (
-        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{names} over training steps">'
+        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{names} over {escape(over)}">'
         f"{''.join(parts)}</svg>"
     )
 

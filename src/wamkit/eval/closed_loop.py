@@ -123,19 +123,26 @@ def _record(e: Episode, text: str) -> Record:
 
 
 def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc: str = "evaluate") -> list[Record]:
-    """Plays every task from every held-out reset state and returns the records, task by task.
+    """Plays every task from every held-out reset state and returns the records, task by task. See `closed_loops`."""
+    return closed_loops(run, [protocol], processes=processes, desc=desc)[0]
+
+
+def closed_loops(
+    run: str | Path, protocols: Sequence[Protocol], *, processes: int = 2, desc: str = "evaluate"
+) -> list[list[Record]]:
+    """Plays every protocol, by the same processes, and returns the records of each, task by task.
 
     Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
     short continues, and one that is asked for again is read, not run. A piece that is damaged is played again.
     """
-    if protocol.steps is None:
-        protocol = replace(protocol, steps=load(run).default_steps(Query(protocol.query)))
+    own = load(run).default_steps if any(p.steps is None for p in protocols) else None
+    protocols = [replace(p, steps=own(Query(p.query)) if own and p.steps is None else p.steps) for p in protocols]
     weights = weights_hash(run)
-    seeds = held_out_seeds(protocol.episodes)
     jobs = [
-        _Job(str(run), protocol, t, seeds[i : i + SEEDS_PER_JOB])
-        for t in protocol.tasks
-        for i in range(0, len(seeds), SEEDS_PER_JOB)
+        _Job(str(run), p, t, held_out_seeds(p.episodes)[i : i + SEEDS_PER_JOB])
+        for p in protocols
+        for t in p.tasks
+        for i in range(0, p.episodes, SEEDS_PER_JOB)
     ]
     parts = [Path(run) / "eval" / "parts" / f"{_key(weights, job)}.json" for job in jobs]
     done = {part: _read_part(part, job) for job, part in zip(jobs, parts, strict=True)}
@@ -153,7 +160,10 @@ def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc
             make_folder(part.parent)
             atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
             done[part] = records
-    return [record for part in parts for record in done[part] or ()]
+    return [
+        [record for job, part in zip(jobs, parts, strict=True) if job.protocol is p for record in done[part] or ()]
+        for p in protocols
+    ]
 
 
 def weights_hash(run: str | Path) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.physics import Physics

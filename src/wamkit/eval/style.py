@@ -51,11 +51,14 @@ td.plot { width:34%; min-width:96px; vertical-align:middle; }
 svg { display:block; width:100%; height:auto; overflow:visible; }
 svg text { font-size:12px; fill:var(--soft); } .grid { stroke:var(--rule); }
 polyline { fill:none; stroke-linejoin:round; stroke-linecap:round; } .line { stroke-width:2; }
-  .raw { stroke-width:1; opacity:.28; }
+  .raw { stroke-width:1; opacity:.28; } .band { fill:var(--s1); opacity:.14; }
 svg.interval { height:18px; } .interval line { vector-effect:non-scaling-stroke; stroke-linecap:round; }
 .axis { stroke:var(--rule); stroke-width:1; } .bar { stroke:var(--imagined); stroke-width:4; opacity:.4; }
 .interval .dot { stroke:var(--imagined); stroke-width:10; } .target { stroke:var(--ink); stroke-width:1.5; }
 .curves { display:grid; grid-template-columns:repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap:28px 36px; }
+.sweep { display:grid; grid-template-columns:minmax(0, 2fr) minmax(0, 3fr); gap:10px 28px; align-items:center; }
+.strip { display:grid; gap:4px; font-size:.8rem; color:var(--soft); text-align:center; }
+@media (max-width: 760px) { .sweep { grid-template-columns:minmax(0, 1fr); } }
 .key { display:flex; flex-wrap:wrap; gap:2px 14px; font-size:.82rem; color:var(--soft); margin:-.35rem 0 .5rem; }
 .key i { display:inline-block; width:14px; height:3px; border-radius:2px; margin-right:6px; vertical-align:middle; }
 figure { margin:0; } figcaption { font-size:.82rem; line-height:1.4; color:var(--soft); }
