@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,14 +28,15 @@ from wamkit.eval.consistency import auc
 from wamkit.eval.distribution import ClipFeatures, gaussian_frechet, polynomial_mmd
 from wamkit.eval.evidence import iqm, log_e_value, probability_of_improvement
 from wamkit.eval.meta import BLIND, FAILS, SAME, UNDEFINED, VARIES, Judged, Suite, judged
+from wamkit.eval.meta_clips import clip_suite
 from wamkit.eval.meta_suites import (
     HELPERS,
-    clip_suite,
     counterfactual_suite,
     difference_suite,
     execution_suite,
     foresight_suite,
     judge_suite,
+    reading_suite,
 )
 from wamkit.eval.sanity_clips import clips
 from wamkit.eval.stats import mcnemar
@@ -125,7 +126,7 @@ def _walks(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def _recursive(a: np.ndarray, b: np.ndarray, join: Callable[[float, float], float]) -> float:
     """Over all ways of walking both paths, straight from the definition."""
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(i: int, j: int) -> float:
         here = math.dist(a[i], b[j])
         before = [best(p, q) for p, q in ((i - 1, j), (i, j - 1), (i - 1, j - 1)) if p >= 0 and q >= 0]
@@ -265,8 +266,26 @@ def properties(found: Sequence[Judged]) -> str:
         rising = "constant" if math.isnan(j.rising) else f"{j.rising:.2f}"
         steady = "yes" if j.monotone else "**no**" if j.metric.rises else "not claimed"
         same = f"{parity(name):.0e} ({PARITY[name][0]})" if name in PARITY else ""
-        rows.append([name, "yes" if j.identity else "**no**", rising, steady, scale, same, ", ".join(f"`{f}`" for f in j.metric.functions)])
-    head = ["metric", "best is best", "Spearman", "monotone", "pixels drawn as four", "independent implementation", "functions"]
+        rows.append(
+            [
+                name,
+                "yes" if j.identity else "**no**",
+                rising,
+                steady,
+                scale,
+                same,
+                ", ".join(f"`{f}`" for f in j.metric.functions),
+            ]
+        )
+    head = [
+        "metric",
+        "best is best",
+        "Spearman",
+        "monotone",
+        "pixels drawn as four",
+        "independent implementation",
+        "functions",
+    ]
     return table(head, rows)
 
 
@@ -288,7 +307,7 @@ def main(args: Args) -> None:
     world = Setting("metaworld", args.tasks, (("height", 64), ("width", 64)), 16, (8, 16))
     states = counterfactuals(world, episodes=2, moments=2, processes=1)
     suites = [clip_suite(clips(seeds=range(args.seeds))), counterfactual_suite(states), execution_suite(states)]
-    suites += [foresight_suite(), judge_suite(), difference_suite()]
+    suites += [reading_suite(), foresight_suite(), judge_suite(), difference_suite()]
     results = judged(suites)
     every = [j for _, found in results for j in found]
     faults = [fault for j in every for fault in j.faults]
@@ -299,9 +318,11 @@ def main(args: Args) -> None:
         f"{len(every)} metrics on models whose rank is known beforehand: {judgements} figures of wrong models, of which {len(faults)} break an "
         "expectation. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
         "`wamkit.eval.meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
-        "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is right, so "
-        "it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is tested too. "
-        "**–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",
+        "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is "
+        "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is "
+        "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",
+        "A known trap is expected as well: by `mse`, `psnr`, `ssim`, skill and moving gain a picture without its object beats a copy of the "
+        "present one.",
         *[part for suite, found in results for part in figures(suite, found)],
         "## Properties",
         "Best is best: what really happens has the best figure. Spearman: between badness and the rungs of a ladder, noise of six strengths for "
@@ -316,7 +337,9 @@ def main(args: Args) -> None:
     if faults:
         parts.insert(3, "Broken: " + "; ".join(faults) + ".")
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
-    print(f"{args.out}: {len(every)} metrics, {judgements} judgements, {len(faults)} broken, {time.perf_counter() - start:.0f} s")
+    print(
+        f"{args.out}: {len(every)} metrics, {judgements} judgements, {len(faults)} broken, {time.perf_counter() - start:.0f} s"
+    )
     print("\n".join(faults))
 
 

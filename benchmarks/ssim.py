@@ -42,7 +42,9 @@ def against_scikit(truth: torch.Tensor, image: torch.Tensor) -> float:
     """The largest difference over 64 pictures."""
     how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": 0}
     pairs = zip(truth[:64].double().numpy(), image[:64].double().numpy(), strict=True)
-    return float(np.abs(ssim(truth[:64], image[:64]).numpy() - [structural_similarity(x, y, **how) for x, y in pairs]).max())
+    return float(
+        np.abs(ssim(truth[:64], image[:64]).numpy() - [structural_similarity(x, y, **how) for x, y in pairs]).max()
+    )
 
 
 def timed(job: Callable[[], object]) -> tuple[float, float]:
@@ -70,7 +72,9 @@ def main(args: Args) -> None:
         print(f"{name:13} {wall:.3f} s, {cpu:.3f} s of processor (medians of {args.runs})")
     ratio = seconds["torchmetrics"] / seconds["wamkit"]
     wall, cpu = np.median(ratio, 0)
-    print(f"torchmetrics / wamkit: {wall:.1f} by the clock ({ratio[:, 0].min():.1f} to {ratio[:, 0].max():.1f}), {cpu:.1f} by processor time")
+    print(
+        f"torchmetrics / wamkit: {wall:.1f} by the clock ({ratio[:, 0].min():.1f} to {ratio[:, 0].max():.1f}), {cpu:.1f} by processor time"
+    )
     print(f"largest difference to scikit-image: {against_scikit(truth, image):.1e}")
 
 

@@ -16,7 +16,10 @@ from wamkit.eval.distribution import frechet_distance, gaussian_frechet, polynom
 from wamkit.eval.encoders import I3D, LPIPS, Dinov2, VideoMAE, clip_features, encoder_table
 
 # Of torchvision's and the lpips package's state dicts: convolution's index, outputs, inputs, kernel; widths of the compared layers.
-ALEX = [(0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3)], [64, 192, 384, 256, 256]
+ALEX = (
+    [(0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3)],
+    [64, 192, 384, 256, 256],
+)
 VGG_INDEX = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]
 VGG_WIDTH = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
 VGG = [(i, w, v, 3) for i, w, v in zip(VGG_INDEX, VGG_WIDTH, [3, *VGG_WIDTH], strict=False)], [64, 128, 256, 512, 512]
@@ -26,7 +29,9 @@ def weights(layout, seed=0):
     generator = torch.Generator().manual_seed(seed)
     trunk = {"classifier.1.weight": torch.zeros(2, 2)}
     for i, out, into, kernel in layout[0]:
-        trunk[f"features.{i}.weight"] = torch.randn(out, into, kernel, kernel, generator=generator) / math.sqrt(into * kernel**2 / 2)
+        trunk[f"features.{i}.weight"] = torch.randn(out, into, kernel, kernel, generator=generator) / math.sqrt(
+            into * kernel**2 / 2
+        )
         trunk[f"features.{i}.bias"] = 0.1 * torch.randn(out, generator=generator)
     heads = {f"lin{k}.model.1.weight": torch.rand(1, w, 1, 1, generator=generator) for k, w in enumerate(layout[1])}
     return trunk, heads
@@ -50,14 +55,24 @@ def alex(tmp_path_factory):
 def by_hand(trunk, heads, x, y, stride, pool, pooled_after, taps):
     """The paper's formula, a layer at a time, straight from the state dicts."""
     total, tap = 0.0, 0
-    maps = [(2 * p - 1 - torch.tensor([-0.030, -0.088, -0.188])[:, None, None]) / torch.tensor([0.458, 0.448, 0.450])[:, None, None] for p in (x, y)]
-    for k, i in enumerate(sorted(int(name.split(".")[1]) for name in trunk if name.startswith("features") and name.endswith("weight"))):
+    maps = [
+        (2 * p - 1 - torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
+        / torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+        for p in (x, y)
+    ]
+    for k, i in enumerate(
+        sorted(int(name.split(".")[1]) for name in trunk if name.startswith("features") and name.endswith("weight"))
+    ):
         w, b = trunk[f"features.{i}.weight"], trunk[f"features.{i}.bias"]
         padding = {11: 2, 5: 2, 3: 1}[w.shape[-1]]
         maps = [F.relu(F.conv2d(m[None], w, b, stride=stride if i == 0 else 1, padding=padding))[0] for m in maps]
         if k in taps:
             a, c = (m / m.norm(dim=0) for m in maps)
-            total += float(torch.einsum("chw,c->hw", (a.nan_to_num() - c.nan_to_num()) ** 2, heads[f"lin{tap}.model.1.weight"].flatten()).mean())
+            total += float(
+                torch.einsum(
+                    "chw,c->hw", (a.nan_to_num() - c.nan_to_num()) ** 2, heads[f"lin{tap}.model.1.weight"].flatten()
+                ).mean()
+            )
             tap += 1
         if k in pooled_after:
             maps = [F.max_pool2d(m[None], pool, 2)[0] for m in maps]
@@ -74,13 +89,20 @@ def test_lpips_is_its_formula(alex, tmp_path):
     small = x[0, 0, :, :32, :32], y[0, 0, :, :32, :32]
     theirs = by_hand(*weights(VGG), *small, 1, 2, (1, 3, 6, 9), (1, 3, 6, 9, 12))
     assert float(vgg(*(p[None] for p in small))) == pytest.approx(theirs, rel=1e-4)
-    assert vgg.name != alex.name and vgg.name.startswith("LPIPS (vgg) @") and not any(p.requires_grad for p in vgg.parameters())
+    assert (
+        vgg.name != alex.name
+        and vgg.name.startswith("LPIPS (vgg) @")
+        and not any(p.requires_grad for p in vgg.parameters())
+    )
 
 
 def test_lpips_of_equal_pictures_and_of_two_reds(alex, tmp_path):
     x = pictures(5, 3, 64, 64)
     assert (alex(x, x) == 0).all()
-    ladder = [float(alex(x, (x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)).mean()) for s in (0.01, 0.1, 0.5)]
+    ladder = [
+        float(alex(x, (x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)).mean())
+        for s in (0.01, 0.1, 0.5)
+    ]
     assert 0 < ladder[0] < ladder[1] < ladder[2]
     grey = (255 * x).round().to(torch.uint8)
     torch.testing.assert_close(alex(grey, grey.flip(0)), alex(grey.float() / 255, grey.flip(0).float() / 255))
@@ -105,7 +127,10 @@ def test_weights_that_do_not_fit_are_named(alex, tmp_path):
     x, y = pictures(1, 3, 64, 64), pictures(1, 3, 64, 64, seed=1)
     same = LPIPS(tmp_path / "trunk.safetensors", files[1])
     assert torch.equal(same(x, y), alex(x, y)) and same.name == alex.name
-    with pytest.raises(EvaluationError, match=r"trunk of torchvision's vgg does not fit: missing features.2.weight.*features.0.weight is \(64, 3, 11, 11\)"):
+    with pytest.raises(
+        EvaluationError,
+        match=r"torchvision's vgg does not fit: missing features.2.weight.*features.0.weight is \(64, 3, 11, 11\)",
+    ):
         LPIPS(*files, net="vgg")
     with pytest.raises(EvaluationError, match=r"heads of LPIPS for alex does not fit: missing lin0.model.1.weight"):
         LPIPS(files[0], files[0])
@@ -181,7 +206,9 @@ def test_videomae_sees_whole_clips(dino_path, videomae_path):
     features = clip_features(encoder, clips, np.arange(6), batch=4)
     assert features.values.shape == (6, 16) and features.encoder == encoder.name
     np.testing.assert_allclose(features.values, clip_features(encoder, clips, np.arange(6), batch=6).values, atol=1e-5)
-    assert not np.allclose(features.values, clip_features(encoder, clips.flip(1), np.arange(6)).values, atol=1e-2)  # the order of frames
+    assert not np.allclose(
+        features.values, clip_features(encoder, clips.flip(1), np.arange(6)).values, atol=1e-2
+    )  # the order of frames
     again = clips.clone()
     again[:, [1, 2, 4, 5, 7, 8]] = 0  # of ten frames, these are not among the four
     np.testing.assert_allclose(features.values, clip_features(encoder, again, np.arange(6)).values, atol=1e-5)
@@ -198,7 +225,9 @@ class Program(nn.Module):
         super().__init__()
         self.size = size
 
-    def forward(self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
         assert rescale and resize and return_features
         out = torch.zeros(x.shape[0], self.size)
         out[:, :3] = (x / 255 * 2 - 1).mean((2, 3, 4))
@@ -241,9 +270,20 @@ def test_the_table_names_weights_and_sets_each_figure_beside_copying(alex, dino_
     truth = (current[:, None] + 0.02 * torch.arange(1, 11)[:, None, None, None, None]).clamp(0, 1)
     truth = truth + 0  # (8, 10, 2, 3, 32, 32)
     imagined = (truth + 0.01 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)
-    dino, mae, i3d = Dinov2(str(dino_path), 28), VideoMAE(str(videomae_path)), I3D(script(Program(400), tmp_path / "i3d.pt"))
+    dino, mae, i3d = (
+        Dinov2(str(dino_path), 28),
+        VideoMAE(str(videomae_path)),
+        I3D(script(Program(400), tmp_path / "i3d.pt")),
+    )
     table = encoder_table(current, truth, imagined, np.arange(8), pairs=(alex, dino), videos=(mae, i3d))
-    names = [alex.name, dino.name, f"MMD ({mae.name})", f"Fréchet ({mae.name})", f"MMD ({i3d.name})", f"FVD ({i3d.name})"]
+    names = [
+        alex.name,
+        dino.name,
+        f"MMD ({mae.name})",
+        f"Fréchet ({mae.name})",
+        f"MMD ({i3d.name})",
+        f"FVD ({i3d.name})",
+    ]
     assert [r.name for r in table.rows] == names
     rows = {r.name: r for r in table.rows}
     assert rows[alex.name].value == pytest.approx(float(alex(truth, imagined).mean()), rel=1e-5)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wamkit.eval import meta_suites
-from wamkit.eval.branches import Setting, counterfactuals
+from wamkit.eval import meta_clips, meta_suites
+from wamkit.eval.branches import FIRST_SEED, Setting, _work
 from wamkit.eval.meta import BLIND, FAILS, SEEN, Metric, Suite, judge
 from wamkit.eval.sanity_clips import CLIP_MODELS, clips
 
@@ -32,13 +32,17 @@ def few():
 @pytest.fixture(scope="module")
 def suites(few):
     options = (("height", 32), ("width", 32), ("supersample", 1))
-    states = counterfactuals(Setting("physics", ("push",), options, 16, (8, 16)), episodes=2, moments=1, processes=1)
+    world = Setting("physics", ("push",), options, 16, (8, 16))
+    states = [
+        s for i in range(2) for s in _work((world, "push", FIRST_SEED + i, 1))
+    ]  # what `counterfactuals` does, in this process
     # Pushing is rewarded only at its end: here each branch is worth more than the one before it.
     states = [replace(s, reward=np.arange(len(s.names), dtype=float)) for s in states]
     return [
-        meta_suites.clip_suite(few, (4.0, 16.0, 32.0)),
+        meta_clips.clip_suite(few, (4.0, 16.0, 32.0)),
         meta_suites.counterfactual_suite(states, (5.0, 40.0)),
         meta_suites.execution_suite(states),
+        meta_suites.reading_suite(steps=60),
         meta_suites.foresight_suite(),
         meta_suites.judge_suite(),
         meta_suites.difference_suite(),
@@ -93,7 +97,9 @@ def test_a_metric_that_does_not_do_what_it_says_is_found():
     suite = Suite("t", "", answers, (), ("noise 1", "noise 2"))
     good = Metric("m", (), lambda x: x, 0.0, blind={"hidden": "h"}, rises=False)
     found = judge(suite, good)
-    assert found.verdict == {"wrong": SEEN, "hidden": BLIND} and not found.faults and found.identity and not found.monotone
+    assert (
+        found.verdict == {"wrong": SEEN, "hidden": BLIND} and not found.faults and found.identity and not found.monotone
+    )
     assert any("ladder" in f for f in judge(suite, replace(good, rises=True)).faults)
     assert judge(suite, replace(good, blind={})).verdict["hidden"] == FAILS
     assert judge(suite, replace(good, blind={"hidden": "h", "wrong": "w"})).verdict["wrong"] == FAILS
@@ -104,7 +110,10 @@ def test_a_metric_that_does_not_do_what_it_says_is_found():
     large = replace(suite, enlarged=lambda x: 2 * x)
     assert any("drawn as four" in f for f in judge(large, replace(good, scale=True)).faults)
     assert not judge(large, replace(good, scale=False)).faults
-    assert any("depend on the resolution" in f for f in judge(replace(suite, enlarged=lambda x: x), replace(good, scale=False)).faults)
+    assert any(
+        "depend on the resolution" in f
+        for f in judge(replace(suite, enlarged=lambda x: x), replace(good, scale=False)).faults
+    )
 
 
 def test_independent_implementations_agree(monkeypatch):

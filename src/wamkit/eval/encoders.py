@@ -83,13 +83,13 @@ class LPIPS(nn.Module):
         self.name = f"LPIPS ({net}) @{_version(*found)}"
         self.eval().requires_grad_(False)
 
-    def forward(
-        self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]
-    ) -> Float[Tensor, "*n"]:
+    def forward(self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n"]:
         """The distance of each pair. Raises EvaluationError for unequal shapes, and pictures smaller than 32 (alex) or 16 (vgg) pixels."""
         lead = _checked(truth, image)
         if min(truth.shape[-2:]) < self.least:
-            raise EvaluationError(f"{self.name} needs {self.least}x{self.least} pixels, found {tuple(truth.shape[-2:])}")
+            raise EvaluationError(
+                f"{self.name} needs {self.least}x{self.least} pixels, found {tuple(truth.shape[-2:])}"
+            )
         pairs = zip(truth.flatten(0, -4).split(BATCH), image.flatten(0, -4).split(BATCH), strict=True)
         return torch.cat([self._distance(x, y) for x, y in pairs]).reshape(lead)
 
@@ -120,9 +120,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _fill(layers: nn.Module, state: Mapping[str, Tensor], pattern: str, what: str) -> dict[str, Tensor]:
     """Copies the weights of each child from the keys that `pattern` gives it, and returns them."""
-    wanted = {f"{pattern.format(i)}.{k}": p for i, child in layers.named_children() for k, p in child.named_parameters()}
+    wanted = {
+        f"{pattern.format(i)}.{k}": p for i, child in layers.named_children() for k, p in child.named_parameters()
+    }
     missing = [k for k in wanted if k not in state]
-    other = [f"{k} is {tuple(state[k].shape)}, not {tuple(p.shape)}" for k, p in wanted.items() if k in state and state[k].shape != p.shape]
+    other = [
+        f"{k} is {tuple(state[k].shape)}, not {tuple(p.shape)}"
+        for k, p in wanted.items()
+        if k in state and state[k].shape != p.shape
+    ]
     if missing or other:
         said = ([f"missing {', '.join(missing)}"] if missing else []) + other
         raise EvaluationError(f"{what} does not fit: {'; '.join(said)}")
@@ -164,9 +170,7 @@ class Dinov2(nn.Module):
         x = (_resized(frames, self.size) - self.mean) / self.std
         return self.encoder(pixel_values=x).last_hidden_state[:, 0]
 
-    def forward(
-        self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]
-    ) -> Float[Tensor, "*n"]:
+    def forward(self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n"]:
         """Cosine of the two pictures' vectors, in [-1, 1], 1 for equal pictures. Raises EvaluationError for unequal shapes."""
         lead = _checked(truth, image)
         a, b = (torch.cat([self.vector(f) for f in x.flatten(0, -4).split(BATCH)]) for x in (truth, image))
@@ -224,7 +228,9 @@ class I3D(nn.Module):
     def __init__(self, path: str | Path):
         super().__init__()
         if not Path(path).is_file():
-            raise EvaluationError(f"there is no TorchScript file at {path}: name one that you have downloaded and trust")
+            raise EvaluationError(
+                f"there is no TorchScript file at {path}: name one that you have downloaded and trust"
+            )
         try:
             self.program = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
@@ -243,7 +249,9 @@ class I3D(nn.Module):
         except RuntimeError as error:
             raise EvaluationError(f"{self.name} does not take what StyleGAN-V's I3D takes: {error}") from error
         if out.shape != (len(clips), 400):
-            raise EvaluationError(f"{self.name} gives {tuple(out.shape)}; I3D gives 400 logits a clip, so this is not FVD")
+            raise EvaluationError(
+                f"{self.name} gives {tuple(out.shape)}; I3D gives 400 logits a clip, so this is not FVD"
+            )
         return out
 
 
@@ -283,7 +291,15 @@ def encoder_table(
     for pair in pairs:
         model, still = (pair(truth, x).reshape(len(truth), -1).mean(1).double().numpy() for x in (imagined, copy))
         value = bootstrap_ratio(model, np.ones(len(model)), np.asarray(episode), seed)
-        rows.append(Row(pair.name, value.value, value, fmt=".3f", note=f"{pair.better} is better; copying has {still.mean():.3f}"))
+        rows.append(
+            Row(
+                pair.name,
+                value.value,
+                value,
+                fmt=".3f",
+                note=f"{pair.better} is better; copying has {still.mean():.3f}",
+            )
+        )
     for encoder in videos:
         real, made, still_set = (_whole(encoder, current, x, episode) for x in (truth, imagined, copy))
         mmd, copied = (polynomial_mmd(real, x, seed) for x in (made, still_set))
@@ -328,7 +344,9 @@ def _checked(truth: Tensor, image: Tensor) -> torch.Size:
 
 def _of_kind(encoder: nn.Module, kinds: Sequence[str], model: str, name: str) -> None:
     if encoder.config.model_type not in kinds:
-        raise EvaluationError(f"{model} holds a {encoder.config.model_type}, so its figures must not be named after {name}")
+        raise EvaluationError(
+            f"{model} holds a {encoder.config.model_type}, so its figures must not be named after {name}"
+        )
 
 
 def _version(*states: Mapping[str, Tensor]) -> str:

@@ -36,7 +36,9 @@ class Imagined:
     def at(self, order: Sequence[int]) -> Imagined:
         """The frames `order`, as if they came in that order."""
         order, s = np.asarray(order), self.states
-        return Imagined(self.frames[order], self.mask[order], States(s.position[order], s.present[order], s.area[order]))
+        return Imagined(
+            self.frames[order], self.mask[order], States(s.position[order], s.present[order], s.area[order])
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +153,9 @@ def blurred(all_clips: Sequence[Clip], index: int) -> Imagined:
     mask = np.stack([[binary_dilation(m, np.ones((3, 3))) for m in row] for row in real.mask[1:]])
     mask = np.concatenate([real.mask[:1], mask])
     s = real.states
-    return Imagined(np.concatenate([real.frames[:1], frames]), mask, States(s.position, s.present, s.present * mask.mean((2, 3))))
+    return Imagined(
+        np.concatenate([real.frames[:1], frames]), mask, States(s.position, s.present, s.present * mask.mean((2, 3)))
+    )
 
 
 def copy(all_clips: Sequence[Clip], index: int) -> Imagined:

@@ -52,7 +52,8 @@ def psnr(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -
     """-10 log10(MSE) of each picture, in dB with a data range of 1. Higher is better, +inf for equal pictures.
 
     Averages of it differ from the PSNR of an averaged MSE (Jensen), so say which one a table shows. Blind to small
-    objects and kind to blur: a picture without its moving object beats the copy. Stays when every pixel is drawn as four. Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
+    objects and kind to blur: a picture without its moving object beats the copy. Stays when every pixel is drawn as four.
+    Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
     """
     return decibel(mse(truth, image))
 
