@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +28,7 @@ from wamkit.eval.branches import Setting, counterfactuals
 from wamkit.eval.consistency import auc
 from wamkit.eval.distribution import ClipFeatures, gaussian_frechet, polynomial_mmd
 from wamkit.eval.evidence import iqm, log_e_value, probability_of_improvement
-from wamkit.eval.meta import BLIND, FAILS, SAME, UNDEFINED, VARIES, Judged, Suite, judged
+from wamkit.eval.meta import BLIND, FAILS, SAME, SEEN, UNDEFINED, VARIES, Judged, Suite, judged
 from wamkit.eval.meta_clips import clip_suite
 from wamkit.eval.meta_suites import (
     HELPERS,
@@ -265,7 +266,8 @@ def properties(found: Sequence[Judged]) -> str:
         scale += {True: " ✓", False: " (said to change)", None: ""}[j.metric.scale] if scale else ""
         rising = "constant" if math.isnan(j.rising) else f"{j.rising:.2f}"
         steady = "yes" if j.monotone else "**no**" if j.metric.rises else "not claimed"
-        same = f"{parity(name):.0e} ({PARITY[name][0]})" if name in PARITY else ""
+        off = parity(name) if name in PARITY else math.nan
+        same = "" if math.isnan(off) else f"{f'{off:.0e}' if off else 0} ({PARITY[name][0]})"
         rows.append(
             [
                 name,
@@ -311,13 +313,15 @@ def main(args: Args) -> None:
     results = judged(suites)
     every = [j for _, found in results for j in found]
     faults = [fault for j in every for fault in j.faults]
-    judgements = sum(len(j.verdict) for j in every)
+    count = Counter(v for j in every for v in j.verdict.values())
     helpers = table(["function", "why"], [[f"`{k}`", v] for k, v in HELPERS.items()])
     parts = [
         "# Tests of the metrics themselves",
-        f"{len(every)} metrics on models whose rank is known beforehand: {judgements} figures of wrong models, of which {len(faults)} break an "
-        "expectation. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
-        "`wamkit.eval.meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
+        f"{len(every)} metrics on models whose rank is known beforehand. Of {count.total()} figures of wrong models {count[SEEN]} are worse, as "
+        f"they must be, {count[SAME]} are of models that are right in what the metric reads, {count[BLIND]} are blind spots and "
+        f"{count[UNDEFINED]} no figures, as the documentation says, of {count[VARIES]} nothing is expected, and {len(faults)} expectations are "
+        "broken. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
+        "`wamkit.eval.meta_clips` and `meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
         "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is "
         "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is "
         "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",
@@ -338,7 +342,7 @@ def main(args: Args) -> None:
         parts.insert(3, "Broken: " + "; ".join(faults) + ".")
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
     print(
-        f"{args.out}: {len(every)} metrics, {judgements} judgements, {len(faults)} broken, {time.perf_counter() - start:.0f} s"
+        f"{args.out}: {len(every)} metrics, {count.total()} judgements, {len(faults)} broken, {time.perf_counter() - start:.0f} s"
     )
     print("\n".join(faults))
 

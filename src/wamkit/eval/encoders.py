@@ -94,8 +94,9 @@ class LPIPS(nn.Module):
         return torch.cat([self._distance(x, y) for x, y in pairs]).reshape(lead)
 
     def _distance(self, truth: Tensor, image: Tensor) -> Tensor:
-        x = (2 * torch.cat([unit(truth), unit(image)]) - 1 - self.shift) / self.scale
-        total, head = torch.zeros(len(truth)), iter(self.heads)
+        x = torch.cat([unit(truth), unit(image)]).to(self.scale.device)
+        x = (2 * x - 1 - self.shift) / self.scale
+        total, head = x.new_zeros(len(truth)), iter(self.heads)
         for i, layer in enumerate(self.trunk):
             x = layer(x)
             if i in self.taps:
@@ -167,7 +168,7 @@ class Dinov2(nn.Module):
     @torch.no_grad()
     def vector(self, frames: Shaped[Tensor, "n 3 H W"]) -> Float[Tensor, "n K"]:
         """The class token of each picture."""
-        x = (_resized(frames, self.size) - self.mean) / self.std
+        x = (_resized(frames.to(self.mean.device), self.size) - self.mean) / self.std
         return self.encoder(pixel_values=x).last_hidden_state[:, 0]
 
     def forward(self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n"]:
@@ -208,7 +209,8 @@ class VideoMAE(nn.Module):
         """The vector of each clip."""
         config = self.encoder.config
         rows = torch.linspace(0, clips.shape[1] - 1, config.num_frames).round().long()
-        x = _resized(clips[:, rows].flatten(0, 1), config.image_size).unflatten(0, (len(clips), -1))
+        shown = clips[:, rows].flatten(0, 1).to(self.mean.device)
+        x = _resized(shown, config.image_size).unflatten(0, (len(clips), -1))
         return self.encoder(pixel_values=(x - self.mean) / self.std).last_hidden_state.mean(1)
 
 
@@ -262,7 +264,7 @@ def clip_features(
     if clips.ndim != 5 or not len(clips):
         raise EvaluationError(f"need clips (N, F, 3, H, W), at least one, not {tuple(clips.shape)}")
     values = torch.cat([encoder(part) for part in clips.split(batch)])
-    return ClipFeatures(encoder.name, values.double().numpy(), np.asarray(episode))
+    return ClipFeatures(encoder.name, values.double().cpu().numpy(), np.asarray(episode))
 
 
 # ------------------------------------------------------------------------------------------------------------------- report
@@ -289,7 +291,7 @@ def encoder_table(
     copy = current.unsqueeze(1).expand_as(truth)
     rows = []
     for pair in pairs:
-        model, still = (pair(truth, x).reshape(len(truth), -1).mean(1).double().numpy() for x in (imagined, copy))
+        model, still = (pair(truth, x).reshape(len(truth), -1).mean(1).double().cpu().numpy() for x in (imagined, copy))
         value = bootstrap_ratio(model, np.ones(len(model)), np.asarray(episode), seed)
         rows.append(
             Row(

@@ -76,9 +76,8 @@ def _future(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
 
 def _psnr(pairs: Pairs) -> float:
     _, real, made = _future(pairs)
-    return float(
-        visual.psnr(real.flatten(0, 2), made.flatten(0, 2))
-    )  # as one picture of many channels: of the pooled error
+    one_picture = (x.flatten(0, 2) for x in (real, made))  # of many channels: the PSNR of the pooled error
+    return float(visual.psnr(*one_picture))
 
 
 def _masked_psnr(pairs: Pairs) -> float:
@@ -100,12 +99,9 @@ def _score(name: str) -> Callable[[Pairs], float]:
 
 _FRAMES = ("frames",)
 _NOISE = (("slight noise", "noise"),)
-_PIXELS = (
-    *_NOISE,
-    ("wrong action", "copy"),
-    ("copy", "shuffled"),
-    ("deleted", "copy"),
-)  # the last pair is their known trap
+_PIXELS = (*_NOISE, ("wrong action", "copy"), ("copy", "shuffled"), ("deleted", "copy"))
+"""The last pair is a known trap."""
+
 _NO_ORDER = "nearly blind to order: only the first frame, which never moves, is another"
 
 
@@ -153,7 +149,8 @@ def _mask(name: str, f: Callable[..., Any], **more: Any) -> Metric:
         return value.value if isinstance(value, motion.Figure) else value
 
     functions = (f"motion.{f.__name__}", "motion.motion_mask")
-    return Metric(name, functions, each(measure), 1.0, reads=("mask", "position"), order=_NOISE, scale=True, **more)
+    order = (*_NOISE, ("shuffled", "copy"))  # who imagines no motion has nothing in common with what moves
+    return Metric(name, functions, each(measure), 1.0, reads=("mask", "position"), order=order, scale=True, **more)
 
 
 MASKS = (
