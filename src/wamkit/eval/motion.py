@@ -2,7 +2,9 @@
 
 Physics-IQ (arXiv 2501.09038) compares masks of what moves. Its own masks come from a background model of blurred grey frames, in
 which objects of 3 pixels vanish; a simulator's segmentation has none of that, so masks here are given, not made from pixels.
-All figures are NaN where they are undefined, which is said at each; nothing divides by zero.
+All figures are NaN where they are undefined, which is said at each; nothing divides by zero. Those of masks stay when every pixel is drawn
+as four; those of paths see no pixels. For paths, leave out those frames at which nothing was seen: a lost object has no path, and only
+`physical.permanence` says that it is lost.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Violations of physics, from states: what a probe read from imagined frames, held against what the simulator knows.
 
 Every function takes one episode: T frames `dt` seconds apart, N objects, world metres with z up, NaN where an object was not seen.
-Frames with NaN are left out and `Figure.count` tells how many cases remain; with none the value is NaN. Missing frames or objects,
+Frames with NaN are left out and `Figure.count` tells how many cases remain; with none the value is NaN. So an object that is lost breaks no
+law but `permanence`. Missing frames or objects,
 and shapes that disagree, are an EvaluationError. All are errors: 0 is best, unless it says otherwise.
 
 States read by a probe are noisy, and second differences amplify that noise by sqrt(6) / dt^2. So a figure means nothing alone:
@@ -115,7 +116,7 @@ def levitation(
     """Share of (frame, object) that hover: farther than `epsilon` metres from anything, slower than `slow` m/s, `frames` in a row.
 
     clearance: metres to the nearest other thing *in the predicted state* (`Physics.distances`). [0, 1]. The highest point of a
-    throw is that slow for 10 ms. Blind to an object that sinks slowly but faster than `slow`.
+    throw is that slow for 10 ms. Blind to an object that sinks slowly but faster than `slow`, and noise hides it: what trembles is not slow.
     """
     (position, clearance) = _moving(position, 2, clearance)
     step = np.linalg.norm(np.diff(position, axis=0), axis=-1) / dt
@@ -224,8 +225,9 @@ def contact_causality(
     missed: share of the objects that really are touched and then move, which in the prediction do not move.
     lag: mean |frames| between true and predicted beginning of motion, of objects that move in both.
     f1: of beginnings of contact (after `window` frames without), matched one to one within `window` frames; [0, 1], *1 is best*,
-    NaN where there are none in either.
-    Blind to forces that act without moving anything.
+    NaN where there are none in either; blind to whether the object then moves.
+    Blind to forces that act without moving anything. Noise below `epsilon` is not motion. premature says nothing of what does not move in
+    the prediction, and missed nothing of how things move.
     """
     truth_position, position, truth_contact, contact = _moving(truth_position, 1, position, truth_contact, contact)
     never = len(position)
@@ -253,6 +255,7 @@ def teleports(
     """Share of steps in which an object is faster than `factor` times its true maximum plus `slack` (m/s). [0, 1].
 
     slack: for objects that do not move, and for the probe's noise. Blind to jumps over a frame in which nothing was seen.
+    Blind to what is slower than it should be, to direction and to place.
     """
     truth_position, position = _moving(truth_position, 2, position)
     real, read = (np.linalg.norm(np.diff(x, axis=0), axis=-1) / dt for x in (truth_position, position))

@@ -46,6 +46,8 @@ def errors(
 ) -> dict[str, float]:
     """Every figure of one episode, by the names in `ERRORS`; 0 is best, NaN where this scene has no case of it.
 
+    ade: of what is seen in both, so that an object that is lost costs nothing here, but in `lost`.
+
     env: holds the scene (any instant of it), in which the states are put, turned as they truly are.   truth: with masks, of the
     same T frames (`Truth.at` where these are not all).   states: what was read from T frames; with `true_states` nearly all is 0.
     dt: seconds between frames.   touch: metres at which a read object touches the pusher.   tolerance: of `penetration`.

@@ -28,8 +28,9 @@ def pearson(predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) -
 
 
 def spearman(predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) -> float:
-    """Spearman's rank correlation of N policies' scores, ties sharing their mean rank. In [-1, 1]. Raises as `pearson`.
+    """Spearman's rank correlation of N policies' scores, ties sharing their mean rank. In [-1, 1]; blind to all but the order.
 
+    Raises as `pearson`.
     Swapping two near equals costs as much as swapping the best and the worst neighbours; `mmrv` weighs that.
     """
     return float(spearmanr(*_varied(predicted, real)).statistic)
@@ -108,7 +109,7 @@ class Agreement:
     """How well imagined success stands in for real success, over `policies` policies.
 
     pearson, spearman in [-1, 1]; mmrv in [0, 1], lower is better; bias: mean imagined minus real success, in [-1, 1],
-    above 0 flatters.   pearson_without, mmrv_without: the figures without each policy in turn (`drop_one`).
+    above 0 flatters; it says nothing of order.   pearson_without, mmrv_without: the figures without each policy in turn (`drop_one`).
     """
 
     policies: int

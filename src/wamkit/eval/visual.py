@@ -43,7 +43,7 @@ def unit(frames: Shaped[Tensor, ...]) -> Float32[Tensor, ...]:
 
 
 def mse(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -> Float32[Tensor, "*n"]:
-    """Mean squared error of each picture, over channels and pixels. [0, 1], lower is better."""
+    """Mean squared error of each picture, over channels and pixels. [0, 1], lower is better. Stays when every pixel is drawn as four."""
     truth, image = _pair(truth, image)
     return (truth - image).square().mean((-3, -2, -1))
 
@@ -52,7 +52,8 @@ def psnr(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -
     """-10 log10(MSE) of each picture, in dB with a data range of 1. Higher is better, +inf for equal pictures.
 
     Averages of it differ from the PSNR of an averaged MSE (Jensen), so say which one a table shows. Blind to small
-    objects and kind to blur. Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
+    objects and kind to blur: a picture without its moving object beats the copy. Stays when every pixel is drawn as four.
+    Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
     """
     return decibel(mse(truth, image))
 
@@ -131,7 +132,10 @@ def masked_error(
 def masked_psnr(
     truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"], mask: Bool[Tensor, "*n H W"]
 ) -> Float64[Tensor, "*n"]:
-    """PSNR in dB over the masked pixels of each picture; higher is better, NaN where the mask is empty."""
+    """PSNR in dB over the masked pixels of each picture; higher is better, NaN where the mask is empty.
+
+    Stays when every pixel is drawn as four.
+    """
     return decibel(masked_error(truth, image, mask) / mask.sum((-2, -1)))
 
 
@@ -139,7 +143,7 @@ def edge_strength(image: Shaped[Tensor, "*n C H W"], mask: Bool[Tensor, "*n H W"
     """Sum over the masked pixels of |difference to the pixel below| + |difference to the right|, over all channels.
 
     Divided by that of the truth on the same mask it says how sharp a picture is: 1 as sharp, below 1 blurred. Blind to
-    where the edges are, and noise counts as sharpness, so read it beside an error, never alone. Last row and column are
+    where the edges are, and noise counts as sharpness, so read it beside an error, never alone. Blind to brightness. Last row and column are
     left out. At least 0.
     """
     image = unit(image)

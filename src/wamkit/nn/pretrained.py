@@ -70,6 +70,18 @@ class PretrainedText(nn.Module):
         return self.project(mean[[row[t] for t in texts]]).unsqueeze(1)
 
 
+def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """(frozen encoder of pictures or clips, mean, std), the last two float32 (3,), of pictures in [0, 1].
+
+    model: a local path or a hub id.   what, option: for the error where the package or the name is missing: what needs it, and where it is given.
+    """
+    transformers = _transformers(what, model, option)
+    encoder = transformers.AutoModel.from_pretrained(model)
+    encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
+    processor = transformers.AutoImageProcessor.from_pretrained(model)
+    return encoder, torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+
+
 class VisionTeacher(nn.Module):
     """A frozen pretrained vision encoder (DINOv2, SigLIP, CLIP, ViT ...), its patch tokens pooled to a grid of picture cells.
 
@@ -78,17 +90,13 @@ class VisionTeacher(nn.Module):
 
     def __init__(self, model: str, grid: tuple[int, int]):
         super().__init__()
-        transformers = _transformers("a pretrained teacher", model, "model.pretrained")
-        encoder = transformers.AutoModel.from_pretrained(model)
-        encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
-        processor = transformers.AutoImageProcessor.from_pretrained(model)
+        encoder, mean, std = vision_encoder(model, "a pretrained teacher", "model.pretrained")
         object.__setattr__(self, "encoder", encoder)
         self.grid, self.channels = grid, encoder.config.hidden_size
         size = encoder.config.image_size
         self.size: tuple[int, int] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-        for name in ("mean", "std"):
-            value = torch.tensor(getattr(processor, f"image_{name}")).view(1, 3, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 
     @torch.no_grad()
     def forward(self, picture_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
