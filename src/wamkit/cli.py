@@ -33,7 +33,7 @@ class Train:
     latents_gb: float = 0.0
     """Keep what a frozen encoder makes of all windows beside the data, at most so many GB: the next run with the same encoder reads it."""
     decoder: typing.Literal["pyav", "torchcodec"] = "pyav"
-    """What decodes films; torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, gives the same pictures, and is faster, of AV1 above all."""
+    """What decodes films; torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same pictures (docs/data.md: when to)."""
 
 
 @dataclass(frozen=True)

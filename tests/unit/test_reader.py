@@ -116,7 +116,9 @@ def test_batches_do_not_depend_on_the_budget(root):
             assert torch.equal(a.obs, b.obs) and torch.equal(a.future, b.future) and torch.equal(a.action, b.action)
 
 
-@pytest.mark.parametrize("pixels", ["yuv420p", "yuv422p", "yuv444p", "yuvj420p", "nv12", "yuv420p10le", "rgb24", "gray"])
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuvj420p", "nv12", "yuv420p10le", "rgb24", "gray"]
+)
 def test_rows_of_any_length_are_read_to_their_end(pixels):
     """FFmpeg's short way to planes leaves up to eight pixels of them unwritten."""
     for width in range(16, 50):
@@ -127,4 +129,6 @@ def test_rows_of_any_length_are_read_to_their_end(pixels):
             RGB().write(frame, found)
             RGB().write(frame, small)
         error = np.abs(found - frame.to_ndarray(format="rgb24").transpose(2, 0, 1).astype(int)).max()
-        assert error < 20 and small.min() > 60, f"{width} pixels: {error} from FFmpeg's own RGB, whose colours may be softer"
+        assert error < 20 and small.min() > 60, (
+            f"{width} pixels: {error} from FFmpeg's own RGB, whose colours may be softer"
+        )

@@ -97,7 +97,7 @@ def test_a_store_gives_the_same_pictures(decoders, root):
 def test_only_an_mp4_that_pyav_has_seen_is_opened(decoders, monkeypatch, tmp_path):
     """The other FFmpeg would follow a playlist, or read what only looks like an MP4 to one of them."""
     opened: list[object] = []
-    monkeypatch.setattr(decoders, "VideoDecoder", opened.append)
+    monkeypatch.setattr(decoders, "VideoDecoder", lambda *args, **options: opened.append(args))
     (tmp_path / "other.mp4").write_bytes(encode_video(pictures(0, 4), 10))
     (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
     with pytest.raises(StoreError, match="cannot be decoded"):

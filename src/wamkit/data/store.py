@@ -60,9 +60,7 @@ _SAMPLE = 256  # frames a camera that the picture statistics of stats.json are m
 class Store:
     """A data set on disk; see `create`, `open`, `open_or_create`. One process writes at a time, any number read."""
 
-    def __init__(
-        self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str], decoder: Decoder = "pyav"
-    ):
+    def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str], decoder: Decoder = "pyav"):
         self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
         self._info, self._rows, self._texts = info, rows, texts
         self._held: Counter[Path] = Counter()  # frames of all episodes together in each video file

@@ -31,11 +31,13 @@ class TorchcodecVideo(Video):
         super().__init__(source, fps, shape, total)
         self._film = None
         if self._is_mp4(source) and self._stream.codec_context.pix_fmt in _EQUAL:
+            content = source if isinstance(source, bytes) else str(source)
             try:
-                self._film = decoders.VideoDecoder(source if isinstance(source, bytes) else str(source))
+                film = decoders.VideoDecoder(content, stream_index=self._stream.index, dimension_order="NHWC")
             except (RuntimeError, ValueError) as error:
                 self.close()
                 raise StoreError(f"torchcodec cannot open it ({error})") from error
+            self._film = None if film.metadata.rotation else film  # it turns such pictures, PyAV does not
 
     def _is_mp4(self, source: Path | bytes) -> bool:
         """By its first bytes, which no FFmpeg takes for a playlist: it decodes by another one, with no list of containers."""
@@ -60,15 +62,15 @@ class TorchcodecVideo(Video):
             shown = (found.pts_seconds.numpy() * float(self._fps)).round().astype(int)
             if missing := set(wanted) - set(shown.tolist()):
                 raise StoreError(f"frame {min(missing)} is missing")
-            self._write(found.data.numpy(), out[first : first + _AT_ONCE])
+            pictures = found.data.numpy()
+            if pictures.shape[1:3] != self._shape:
+                raise StoreError(f"its pictures become {pictures.shape[1]}x{pictures.shape[2]}")
+            if size in (None, self._shape):
+                out[first : first + _AT_ONCE] = pictures.transpose(0, 3, 1, 2)
+                continue
+            for row, picture in enumerate(pictures, first):
+                self._rgb.write(av.VideoFrame.from_ndarray(picture, format="rgb24"), out[row])
         return out
-
-    def _write(self, pictures: UInt8[np.ndarray, "N 3 H W"], out: UInt8[np.ndarray, "N 3 h w"]) -> None:
-        if out.shape[2:] == self._shape:
-            out[:] = pictures
-            return
-        for picture, small in zip(pictures.transpose(0, 2, 3, 1), out, strict=True):
-            self._rgb.write(av.VideoFrame.from_ndarray(picture, format="gbrp"), small)
 
     def close(self) -> None:
         """Lets go of the file and of the decoders."""
