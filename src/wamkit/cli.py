@@ -32,6 +32,8 @@ class Train:
     """Decoded pictures are kept beside the data, at most so many GB; what is beyond is decoded when it is drawn, and is the same."""
     latents_gb: float = 0.0
     """Keep what a frozen encoder makes of all windows beside the data, at most so many GB: the next run with the same encoder reads it."""
+    decoder: typing.Literal["pyav", "torchcodec"] = "pyav"
+    """What decodes films; torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same pictures (docs/data.md: when to)."""
 
 
 @dataclass(frozen=True)
@@ -123,24 +125,16 @@ def _train(argv: Sequence[str]) -> None:
         shlex.join(["wamkit", "train", *argv]),
         cache_gb=args.cache_gb,
         latents_gb=args.latents_gb,
+        decoder=args.decoder,
     )
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 
 
 def _kw(cls: type) -> type:
     """`cls` with keyword-only fields, so that fields without a default may follow others."""
-    return dataclasses.make_dataclass(
-        cls.__name__,
-        [
-            (f.name, f.type if not isinstance(f.type, str) else _TYPES[f.type], field(default=f.default))
-            for f in dataclasses.fields(cls)
-        ],
-        frozen=True,
-        kw_only=True,
-    )
-
-
-_TYPES = {"Path": Path, "str": str, "float": float}
+    types = typing.get_type_hints(cls)
+    fields = [(f.name, types[f.name], field(default=f.default)) for f in dataclasses.fields(cls)]
+    return dataclasses.make_dataclass(cls.__name__, fields, frozen=True, kw_only=True)
 
 
 def _collect(argv: Sequence[str]) -> None:

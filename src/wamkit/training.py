@@ -13,7 +13,7 @@ from wamkit.data.cache import videos_checksum
 from wamkit.data.dataset import open_frames, spec_of, statistics
 from wamkit.data.mixture import divided, mixture_spec, open_mixture
 from wamkit.data.reader import CACHE_GB
-from wamkit.data.store import Store
+from wamkit.data.store import Decoder, Store
 from wamkit.family import Family
 from wamkit.run import EpisodesConfig, RunConfig, build, family_class, run_to_dict
 from wamkit.train import Latents, Trainer, Watch
@@ -28,18 +28,19 @@ def train_run(
     watch: Watch | None = None,
     cache_gb: float = CACHE_GB,
     latents_gb: float = 0.0,
+    decoder: Decoder = "pyav",
 ) -> Family:
     """Trains `run` on the store, or the mixture's file, `data` and writes the run folder `out`; continues it if it was begun.
 
     config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
     that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`). `cache_gb` bounds what is kept of decoded
-    pictures, `latents_gb` what is kept, beside the data, of what frozen encoders made of them; neither has an influence on what is
-    learned.
+    pictures, `latents_gb` what is kept, beside the data, of what frozen encoders made of them, and films are decoded by `decoder`;
+    none has an influence on what is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     if Path(data).is_file():
-        return _train_mixture(run, Path(data), out, command, watch, cache_gb, latents_gb)
-    frames, store = open_frames(data, cache_gb=cache_gb)
+        return _train_mixture(run, Path(data), out, command, watch, cache_gb, latents_gb, decoder)
+    frames, store = open_frames(Store.open(data, decoder), cache_gb=cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     points = family_class(run.family).looks_at_points
@@ -60,7 +61,14 @@ def _latents(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = No
 
 
 def _train_mixture(
-    run: RunConfig, path: Path, out: Path, command: str, watch: Watch | None, cache_gb: float, latents_gb: float
+    run: RunConfig,
+    path: Path,
+    out: Path,
+    command: str,
+    watch: Watch | None,
+    cache_gb: float,
+    latents_gb: float,
+    decoder: Decoder,
 ) -> Family:
     """The same for several data sets together; config.json also holds the mixture and its robots."""
     if run.episodes != EpisodesConfig():
@@ -70,7 +78,7 @@ def _train_mixture(
             f"'{run.family}' looks at scene points, which only data sets of one simulator have; train it on one"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, cache_gb)
+    mixture, described = open_mixture(path, window.chunk, cache_gb, decoder)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     # Each robot's numbers are brought to unit scale on their way into the mixture.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from wamkit.data.dataset import open_frames, spec_of
 from wamkit.data.loader import Prefetcher
 from wamkit.data.reader import VideoFrames, open_pictures
 from wamkit.data.store import Store, StoreError
+from wamkit.data.video import RGB
 
 LENGTHS = (7, 9, 8, 30)
 FRAME = len(CAMERAS) * 3 * SIZE * SIZE  # bytes
@@ -112,3 +114,21 @@ def test_batches_do_not_depend_on_the_budget(root):
         assert len(other) == 5
         for a, b in zip(batches[0], other, strict=True):
             assert torch.equal(a.obs, b.obs) and torch.equal(a.future, b.future) and torch.equal(a.action, b.action)
+
+
+@pytest.mark.parametrize(
+    "pixels", ["yuv420p", "yuv422p", "yuv444p", "yuvj420p", "nv12", "yuv420p10le", "rgb24", "gray"]
+)
+def test_rows_of_any_length_are_read_to_their_end(pixels):
+    """FFmpeg's short way to planes leaves up to eight pixels of them unwritten."""
+    for width in range(16, 50):
+        picture = np.random.default_rng(width).integers(120, 200, (16, width, 3), dtype=np.uint8)
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels, threads=1)
+        found, small = np.zeros((3, 16, width), np.uint8), np.zeros((3, 8, width), np.uint8)
+        for _ in range(2):
+            RGB().write(frame, found)
+            RGB().write(frame, small)
+        error = np.abs(found - frame.to_ndarray(format="rgb24").transpose(2, 0, 1).astype(int)).max()
+        assert error < 20 and small.min() > 60, (
+            f"{width} pixels: {error} from FFmpeg's own RGB, whose colours may be softer"
+        )

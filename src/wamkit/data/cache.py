@@ -21,7 +21,7 @@ from wamkit.data.files import StoreError, exclusive, make_folder, sync_folder, t
 from wamkit.data.store import Store
 
 _HEADER = 4096  # bytes of padded JSON before the pixels: one page, so that the array is aligned
-_FORMAT = 2
+_FORMAT = 3
 _BLOCK = 1 << 22  # bytes read at once
 _TRAILER = 4  # bytes after the pixels: their CRC-32
 

@@ -25,7 +25,7 @@ from wamkit.data.embodiment import Embodiment, Normaliser, Numbers, fit
 from wamkit.data.loader import PLAIN, Frames, Windows
 from wamkit.data.meaning import load_meaning
 from wamkit.data.reader import CACHE_GB
-from wamkit.data.store import Store, StoreError
+from wamkit.data.store import Decoder, Store, StoreError
 from wamkit.types import Batch, Spec, WamkitError
 
 _PHI = (np.sqrt(5.0) - 1) / 2
@@ -227,14 +227,17 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     return tuple(sources)
 
 
-def open_mixture(path: Path, chunk: int, cache_gb: float = CACHE_GB) -> tuple[Mixture, MixtureConfig]:
+def open_mixture(
+    path: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
+) -> tuple[Mixture, MixtureConfig]:
     """The mixture that a file describes, its data sets opened. chunk: steps of the action chunks that statistics are of.
     cache_gb: of decoded pictures, for all data sets together; each gets as much of it as it has of the samples.
+    decoder: of their films.
 
     Raises ConfigError for a file that is damaged, StoreError naming the data set that cannot be used and why.
     """
     config = cfg.load_json(MixtureConfig, path)
-    stores = [Store.open(path.parent / source.data) for source in config.sources]
+    stores = [Store.open(path.parent / source.data, decoder) for source in config.sources]
     chosen = [_chosen(store, source) for store, source in zip(stores, config.sources, strict=True)]
     shares = _shares(config, stores, chosen)
     fps = stores[int(np.argmax(shares))].layout.fps

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
@@ -45,10 +45,14 @@ from wamkit.data.records import (
 )
 from wamkit.data.schema import Layout
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
+from wamkit.data.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.video import Video
 from wamkit.types import Episode, Snapshot, Span, Tracks
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
+
+Decoder = Literal["pyav", "torchcodec"]
+"""What films are decoded by; the pictures are the same."""
 
 _SAMPLE = 256  # frames a camera that the picture statistics of stats.json are made of
 
@@ -56,8 +60,8 @@ _SAMPLE = 256  # frames a camera that the picture statistics of stats.json are m
 class Store:
     """A data set on disk; see `create`, `open`, `open_or_create`. One process writes at a time, any number read."""
 
-    def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str]):
-        self.root, self.layout = root, Layout.from_info(info)
+    def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str], decoder: Decoder = "pyav"):
+        self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
         self._info, self._rows, self._texts = info, rows, texts
         self._held: Counter[Path] = Counter()  # frames of all episodes together in each video file
         for row in rows:
@@ -95,18 +99,24 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str]) -> Store:
-        """Opens and checks a store; all but the pictures is read (a video is checked when it is decoded).
+    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav") -> Store:
+        """Opens and checks a store; all but the pictures is read (a video is checked when it is decoded, by `decoder`).
 
         If writing was cut off by a kill, the totals are brought up to date; `stats.json` is by the next `finalize`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
         """
         root = Path(root)
+        if decoder == "torchcodec":
+            torchcodec_decoders()
         info = read_info(root)
         rows = read_rows(root, info)
         texts = read_texts(root)
         store = cls(
-            root, info, rows, texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts]
+            root,
+            info,
+            rows,
+            texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
+            decoder,
         )
         store._check_totals()
         store.numeric()
@@ -210,7 +220,8 @@ class Store:
                 source = clip.path.read_bytes()
                 if hashlib.sha256(source).hexdigest() != clip.sha256:
                     raise StoreError("its content has changed since it was recorded")
-            return Video(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
+            opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
+            return opened(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
 
     def pictures_of(
         self,

@@ -46,6 +46,8 @@ CODEC, PIXEL_FORMAT, GOP = "libx264", "yuv444p", 2
 _SMALL = 96 * 96  # pixels
 # FFmpeg looks at the content, not at the name: a playlist in an MP4's place would have it read other files.
 CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
+# From these straight to planes FFmpeg (that of PyAV 17 and 18) leaves the end of a row as it was in memory, unless it is of whole sixteens.
+_CUT_SHORT = ("yuv420p", "yuv422p", "yuvj420p", "yuvj422p", "yuva420p")
 _SEEK_AHEAD = 8  # frames; decoding on is cheaper than a seek up to about here
 
 
@@ -199,13 +201,15 @@ class RGB:
     """Decoded pictures as RGB. One for all pictures of a film: FFmpeg's tables are made once for each."""
 
     def __init__(self) -> None:
-        self._colours, self._sizes = VideoReformatter(), VideoReformatter()
+        self._packed, self._colours, self._sizes = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
     def write(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
         """Writes a picture into `out`, resized by area if that is of another size."""
         # Planes are copied as they are, pixels of three bytes would have to be sorted. Resizing apart: together with a change of
         # colours FFmpeg halves the resolution of a film's colours first, or rounds down.
         height, width = out.shape[1:]
+        if frame.width % 16 and frame.format.name in _CUT_SHORT:
+            frame = self._packed.reformat(frame, format="rgb24", threads=1)
         frame = self._colours.reformat(frame, format="gbrp", threads=1)
         if (frame.height, frame.width) != (height, width):
             frame = self._sizes.reformat(frame, height=height, width=width, interpolation="AREA", threads=1)
