@@ -165,7 +165,9 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
     if job.kind == "off-expert":
         return _record_off_expert(config, job, env, expert)
     if expert is None:
-        raise WamkitError(f"{config.env} has no scripted expert for {job.task}: collect with episodes=0")
+        raise WamkitError(
+            f"{config.env} has no scripted expert for {job.task}: collect with --episodes 0, evaluate with --held-out 0"
+        )
     for seed in job.seeds:
         episode = rollout(
             env,

@@ -22,7 +22,7 @@ from wamkit.data.loader import Frames, Windows
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.branches import Setting
-from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, weights_hash, write_records
+from wamkit.eval.closed_loop import Protocol, Record, clips, closed_loop, outcomes, weights_hash, write_records
 from wamkit.eval.imagination import Imagination, imagine, observations, window_starts
 from wamkit.eval.pictures import difference, save_video, side_by_side
 from wamkit.eval.plausibility import action_tables, foresight_table, inverse_table
@@ -54,18 +54,25 @@ SOLVES = "Does it solve the tasks?"
 PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
 
+_SEEN = ("cameras", "height", "width", "supersample", "coarse_meshes", "points", "drawn", "turn")
+"""Options that say how pictures are made, not what happens."""
+
+
 @dataclass(frozen=True)
 class World:
     """An environment to evaluate in that is not the one that the data came from, or one of several.
 
     tasks: all of the environment's if empty.   options: fields of its Config, as `wamkit collect` is given them.
-    robot: of a model that a mixture trained, the data set whose robot acts.
+    robot: of a model that a mixture trained, the data set whose robot acts.   protocol: of `wamkit.protocols`; how pictures are
+    made is then as in the data, if these are of the same environment, and results go to run/eval/<protocol>.   note: printed with success.
     """
 
     env: str
     tasks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     robot: str = ""
+    protocol: str = ""
+    note: str = ""
 
     def source(self, trained: Mapping[str, Any]) -> dict[str, Any]:
         """As `wamkit.training.source` describes the data's own world. Raises WamkitError for unknown names."""
@@ -73,7 +80,9 @@ class World:
         if unknown := set(self.tasks) - set(known):
             name = min(unknown)
             raise WamkitError(f"{self.env} has no task '{name}'{nearest(name, known)}; it has {', '.join(known)}")
-        return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": dict(self.options)}
+        seen = trained["options"] if self.protocol and trained["env"] == self.env else {}
+        options = {**{k: seen[k] for k in _SEEN if k in seen}, **self.options}
+        return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": options}
 
 
 def held_out_frames(
@@ -126,13 +135,14 @@ def evaluate(
 
     A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
     from; what is written goes to run/eval/<its name> then. suite: `full` adds counterfactuals, and what the model's own actions do.
+    held_out: recordings a task on which imagination is scored; with 0, and where no scripted expert records any, closed loop alone.
 
     recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
     the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
     any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
-    within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(1, inf), processes=(1, inf))
-    robot, out = (world.robot, run / "eval" / world.env) if world else ("", run / "eval")
+    within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(0, inf), processes=(1, inf))
+    robot, out = (world.robot, run / "eval" / (world.protocol or world.env)) if world else ("", run / "eval")
     model, saved = load(run, robot=robot or None), load_checkpoint(run)
     if model.robot is None and (robots := saved.config.get("robots")):
         raise WamkitError(
@@ -144,18 +154,23 @@ def evaluate(
         source["env"], tuple(source["tasks"]), options, episodes, replan_every, query, steps, robot=robot
     )
     acts = any(q in model.queries for q in (Query.POLICY, Query.JOINT))
+    if not held_out and (suite == "full" or not acts):
+        raise WamkitError(
+            "held_out = 0 leaves closed loop alone: the full suite, and a model that gives no actions, need recordings"
+        )
     if acts:
         Policy(model, replan_every=replan_every, query=query)
     history = _history(run)
     if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = held_out_frames(run, {"source": source}, held_out, processes, recordings or out)
+    frames = held_out_frames(run, {"source": source}, held_out, processes, recordings or out) if held_out else None
     records = closed_loop(run, protocol, processes=processes) if acts else []
     if acts:
         write_records(records, out / "episodes.parquet")
-    result = imagine(model, frames, steps=steps)
-    tables = [success_table(records)] if acts else []
-    tables += [fidelity_table(model, result), coupling_table(result)]
+    tables = [success_table(records, world.note if world else "")] if acts else []
+    if frames is not None:
+        result = imagine(model, frames, steps=steps)
+        tables += [fidelity_table(model, result), coupling_table(result)]
     if suite == "full":
         setting = Setting.of(source, model.spec)
         tables += action_tables(run, model, setting, robot=robot, episodes=held_out, processes=processes)
@@ -171,7 +186,9 @@ def evaluate(
         "step": saved.step,
         "training_seconds": saved.extra.get("elapsed_s"),
         "weights": weights_hash(run),
-        "protocol": asdict(protocol) | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite},
+        "protocol": asdict(protocol)
+        | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite}
+        | ({"name": world.protocol} if world and world.protocol else {}),
         "made_by": made_by(),
         "rows": [_json_row(t.title, r) for t in tables for r in t.rows],
     }
@@ -187,13 +204,13 @@ def evaluate(
 # ------------------------------------------------------------------------------------------------------------------ tables
 
 
-def success_table(records: Sequence[Record]) -> Table:
-    """Success per task and pooled, with intervals, and the latency of queries."""
+def success_table(records: Sequence[Record], note: str = "") -> Table:
+    """Success per task and pooled, with intervals and what went wrong, and the latency of queries. note: on the protocol."""
     rows = []
     for task in dict.fromkeys(r.task for r in records):
         own = [r for r in records if r.task == task]
         rate = wilson(sum(r.success for r in own), len(own))
-        rows.append(Row(task, rate.value, rate, "at least 85 %", rate.value >= 0.85, ".0%"))
+        rows.append(Row(task, rate.value, rate, "at least 85 %", rate.value >= 0.85, ".0%", note=outcomes(own)))
     rate = clopper_pearson(sum(r.success for r in records), len(records))
     latency = np.percentile([x for r in records for x in r.latency_ms], (50, 95))
     rows.append(
@@ -204,7 +221,7 @@ def success_table(records: Sequence[Record]) -> Table:
             "at least 95 %",
             rate.value >= 0.95,
             ".1%",
-            note="Clopper-Pearson interval over episodes; tasks: Wilson",
+            note="; ".join(filter(None, [outcomes(records), "Clopper-Pearson interval over episodes; tasks: Wilson"])),
         )
     )
     rows.append(
@@ -221,7 +238,12 @@ def success_table(records: Sequence[Record]) -> Table:
     )
     return Table(
         SOLVES,
-        "Episodes from reset states never trained on, solved if the task's condition held at any step.",
+        " ".join(
+            filter(
+                None,
+                ["Episodes from reset states never trained on, solved if the task's condition held at any step.", note],
+            )
+        ),
         tuple(rows),
     )
 
@@ -409,7 +431,7 @@ def _report(
     history: tuple[list[dict[str, Any]], str | None],
     protocol: Protocol,
     records: Sequence[Record],
-    frames: Frames,
+    frames: Frames | None,
     tables: list[Table],
     processes: int,
 ) -> Report:
@@ -424,7 +446,7 @@ def _report(
     metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     played = clips(run, protocol, records, processes=processes) if records else []
-    imagined, stills = _imagined(model, frames)
+    imagined, stills = _imagined(model, frames) if frames is not None else ((), ())
     minutes = saved.extra["elapsed_s"] / 60
     return Report(
         title=f"{model.name}: {run.name}",
