@@ -171,7 +171,7 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
     for seed in job.seeds:
         episode = rollout(
             env,
-            NoisyExpert(expert, job.noise, env.action_space.low, env.action_space.high),
+            NoisyExpert(expert, job.noise * env.noise_range, env.action_space.low, env.action_space.high),
             seed=seed,
             session=np.random.default_rng([seed, 1]),
             steps_after_success=config.steps_after_success,

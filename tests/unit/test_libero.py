@@ -29,11 +29,16 @@ def stand_in(tmp_path, monkeypatch):
     tasks = {suite: [f"{suite}_a", f"{suite}_b"] for suite in reversed(MAX_STEPS)} | {"libero_goal": [STOVE]}
     (benchmark / "libero_suite_task_map.py").write_text(f"libero_task_map = {tasks}")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    monkeypatch.delitem(sys.modules, "libero", raising=False)
     monkeypatch.setenv("LIBERO_CONFIG_PATH", str(tmp_path))
-    suites.cache_clear()
+    _forget()
     yield tmp_path
+    _forget()
+
+
+def _forget():
     suites.cache_clear()
+    for name in [name for name in sys.modules if name.split(".")[0] == "libero"]:
+        del sys.modules[name]
 
 
 @pytest.fixture

@@ -72,6 +72,8 @@ class Environment(gymnasium.Env, abc.ABC):
     """Scene points a side of their grid; 0 where there are none."""
     bodies: int = 0
     """Rows of `info["body_pose"]`."""
+    noise_range: float = 1.0
+    """What action noise of 1 is, in half ranges of the action space: less where actions are places, of which one step uses little."""
     meaning: Meaning | None = None
     """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
 
