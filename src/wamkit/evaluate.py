@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import inf
@@ -73,6 +74,14 @@ class World:
     robot: str = ""
     protocol: str = ""
     note: str = ""
+
+    @property
+    def words(self) -> str:
+        """What the command line says of it."""
+        words = ["--protocol", self.protocol] if self.protocol else ["--env", self.env]
+        words += ["--tasks", *self.tasks] if self.tasks else []
+        words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in self.options.items())] if self.options else []
+        return shlex.join([*words, *(["--robot", self.robot] if self.robot else [])])
 
     def source(self, trained: Mapping[str, Any]) -> dict[str, Any]:
         """As `wamkit.training.source` describes the data's own world. Raises WamkitError for unknown names."""
@@ -196,7 +205,7 @@ def evaluate(
     atomic_write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
-        page = _report(run, model, saved, source, history, protocol, records, frames, tables, processes)
+        page = _report(run, model, saved, source, history, protocol, records, frames, tables, processes, world)
         print(f"report: {write_report(page, out / 'report.html')}")
     return summary
 
@@ -434,6 +443,7 @@ def _report(
     frames: Frames | None,
     tables: list[Table],
     processes: int,
+    world: World | None,
 ) -> Report:
     rows = {r.name: r for t in tables for r in t.rows}
     last = model.spec.frame_offsets[-1]
@@ -470,7 +480,7 @@ def _report(
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
             *([trained] if trained else []),
-            f"wamkit eval {run} --episodes {protocol.episodes} --replan-every {protocol.replan_every}",
+            f"wamkit eval {run} {f'{world.words} ' if world else ''}--episodes {protocol.episodes} --replan-every {protocol.replan_every}",
         ),
         versions=versions(),
         config={k: v for k, v in saved.config.items() if k != "source"}

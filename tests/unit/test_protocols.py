@@ -91,6 +91,7 @@ def test_a_protocol_says_where_it_was_departed_from():
     world = protocol.world("metaworld-mt10", ("reach-v3",), {"goal_markers": False, "max_steps": 500})
     assert "but for 1 of its 10 tasks, goal_markers=False: compares" in world.note
     assert world.tasks == ("reach-v3",) and world.options == {"max_steps": 500, "goal_markers": False}
+    assert world.words == "--protocol metaworld-mt10 --tasks reach-v3 --options max_steps=500 goal_markers=false"
     assert "but for" not in protocol.world("metaworld-mt10").note
 
 

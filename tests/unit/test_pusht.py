@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from wamkit.collect import NoisyExpert
+from wamkit.collect import CollectConfig, NoisyExpert, plan, record
 from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.envs import make_env
 from wamkit.envs.check import check_env
@@ -110,6 +110,13 @@ def test_the_expert_solves_unseen_starts():
         episode = rollout(env, actor, seed=seed, session=np.random.default_rng(seed), record_images=False)
         assert episode.succeeded and len(episode) < 250 and episode.reward[-1] == 1
         assert env.coverage() > SOLVED
+
+
+def test_action_noise_is_of_a_size_that_the_expert_stands(tmp_path):
+    config = CollectConfig(env="pusht", tasks=("push-t",), episodes=1, off_expert=0, noise=(0.3,), out=tmp_path)
+    episode = record(config, plan(config)[0], MAKE(height=8, width=8))
+    noise = (episode.action - episode.action_expert)[np.abs(episode.action_expert - 256) < 200]
+    assert episode.succeeded and abs(noise.std() - 0.3 * 0.1 * 256) < 2
 
 
 def test_wrong_use_is_named():
