@@ -308,7 +308,7 @@ def _eval(argv: Sequence[str]) -> None:
     held_out = playing.pop("held_out")
     if args.paired and (args.env or args.protocol or args.suite != "main"):
         raise WamkitError(
-            "--paired plays both runs in the world that they were trained for; leave out --env, --protocol and --suite"
+            "--paired plays both runs in the world that they were trained for; leave out --env and --suite, and --protocol"
         )
     if args.paired:
         from wamkit.paired import paired
