@@ -30,6 +30,7 @@ from wamkit.family import Family
 from wamkit.film import film
 from wamkit.train import read_metrics
 from wamkit.types import Query, WamkitError
+from wamkit.worlds import World
 
 PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
@@ -57,10 +58,11 @@ def report_card(
     history: tuple[list[dict[str, Any]], str | None],
     protocol: Protocol,
     records: Sequence[Record],
-    frames: Frames,
+    frames: Frames | None,
     tables: list[Table],
     worst: Sequence[Worst],
     processes: int,
+    world: World | None,
 ) -> Report:
     """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes."""
     rows = {r.name: r for t in tables for r in t.rows}
@@ -74,7 +76,7 @@ def report_card(
     metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     played = clips(run, protocol, records, processes=processes) if records else []
-    imagined, stills = _imagined(model, frames)
+    imagined, stills = _imagined(model, frames) if frames is not None else ((), ())
     minutes = saved.extra["elapsed_s"] / 60
     return Report(
         title=f"{model.name}: {run.name}",
@@ -99,7 +101,7 @@ def report_card(
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
             *([trained] if trained else []),
-            f"wamkit eval {run} --episodes {protocol.episodes} --replan-every {protocol.replan_every}",
+            f"wamkit eval {run} {f'{world.words} ' if world else ''}--episodes {protocol.episodes} --replan-every {protocol.replan_every}",
         ),
         versions=versions(),
         config={k: v for k, v in saved.config.items() if k != "source"}

@@ -44,16 +44,18 @@ class Eval:
     """Run folders, each evaluated by itself; two of them with --paired."""
     paired: bool = False
     """Of two runs: which is better, with what certainty, and in how many more episodes that would be known. Closed loop alone."""
-    episodes: int = 20
-    """Held-out reset states a task."""
-    replan_every: int = 8
-    """Actions taken of each chunk before the model is asked again."""
+    protocol: str = ""
+    """A named way of evaluating, as others do; `wamkit list` names them. Sets the environment, its tasks, and what isn't given of the next."""
+    episodes: int | None = None
+    """Held-out reset states a task; 20, or the protocol's."""
+    replan_every: int | None = None
+    """Actions taken of each chunk before the model is asked again; 8, or the protocol's."""
     steps: int | None = None
     """Denoising steps a query; the model's own if not given."""
     query: str = "policy"
     """What the policy asks the model: policy, or joint."""
-    held_out: int = 6
-    """Held-out recordings a task (one more off-expert each) on which imagination is scored."""
+    held_out: int | None = None
+    """Held-out recordings a task (one more off-expert each) on which imagination is scored; 6, or 0 with a protocol: closed loop alone."""
     processes: int = 2
     """Worker processes."""
     suite: typing.Literal["main", "full"] = "main"
@@ -61,11 +63,11 @@ class Eval:
     env: str = ""
     """Environment to evaluate in, if not the one that the data came from: for imported data, or one of a mixture's robots."""
     tasks: tuple[str, ...] = ()
-    """With `env`: its tasks; all if not given."""
+    """With `env` or `protocol`: its tasks; all if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """With `env`: fields of the environment's configuration, KEY=VALUE, as `wamkit collect` is given them."""
+    """With `env` or `protocol`: fields of the environment's configuration, KEY=VALUE, as `wamkit collect` is given them."""
     robot: str = ""
-    """With `env`: of a model that a mixture trained, the data set whose robot acts."""
+    """With `env` or `protocol`: of a model that a mixture trained, the data set whose robot acts."""
 
 
 @dataclass(frozen=True)
@@ -283,18 +285,25 @@ def _key_values(info: Any) -> Any:
 def _eval(argv: Sequence[str]) -> None:
     args = _parse(Eval, "eval", argv)
     from wamkit.evaluate import evaluate
+    from wamkit.protocols import PROTOCOLS
     from wamkit.types import WamkitError
     from wamkit.worlds import World
 
     if not args.runs:
         raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
-    if not args.env and (args.tasks or args.options or args.robot):
+    if args.env and args.protocol:
+        raise WamkitError("--protocol names an environment: leave out --env")
+    if not args.env and not args.protocol and (args.tasks or args.options or args.robot):
         raise WamkitError("--tasks, --options and --robot say more of an environment: name it, --env NAME")
 
-    playing = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query", "processes")}
-    if args.paired and (args.env or args.suite != "main"):
+    named = PROTOCOLS.get(args.protocol)() if args.protocol else None
+    usual = {"episodes": 20, "replan_every": 8, "held_out": 6} | (named.usual if named else {})
+    given = {k: getattr(args, k) for k in (*usual, "steps", "query", "processes")}
+    playing = {k: usual.get(k) if v is None else v for k, v in given.items()}
+    held_out = playing.pop("held_out")
+    if args.paired and (args.env or args.protocol or args.suite != "main"):
         raise WamkitError(
-            "--paired plays both runs in the world that they were trained for; leave out --env and --suite"
+            "--paired plays both runs in the world that they were trained for; leave out --env and --suite, and --protocol"
         )
     if args.paired:
         from wamkit.paired import paired
@@ -302,8 +311,10 @@ def _eval(argv: Sequence[str]) -> None:
         paired(args.runs, **playing)
         return
     world = World(args.env, args.tasks, args.options, args.robot) if args.env else None
+    if named:
+        world = named.world(args.protocol, args.tasks, args.options, args.robot)
     for run in args.runs:
-        evaluate(run, held_out=args.held_out, suite=args.suite, world=world, **playing)
+        evaluate(run, held_out=held_out, suite=args.suite, world=world, **playing)
 
 
 def _diagnose(argv: Sequence[str]) -> None:

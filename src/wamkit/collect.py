@@ -165,11 +165,13 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
     if job.kind == "off-expert":
         return _record_off_expert(config, job, env, expert)
     if expert is None:
-        raise WamkitError(f"{config.env} has no scripted expert for {job.task}: collect with episodes=0")
+        raise WamkitError(
+            f"{config.env} has no scripted expert for {job.task}: collect with --episodes 0, evaluate with --held-out 0"
+        )
     for seed in job.seeds:
         episode = rollout(
             env,
-            NoisyExpert(expert, job.noise, env.action_space.low, env.action_space.high),
+            NoisyExpert(expert, job.noise * env.noise_range, env.action_space.low, env.action_space.high),
             seed=seed,
             session=np.random.default_rng([seed, 1]),
             steps_after_success=config.steps_after_success,

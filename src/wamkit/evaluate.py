@@ -23,7 +23,7 @@ from wamkit.eval.imagination import imagine
 from wamkit.eval.page import write_report
 from wamkit.eval.parts import Part, kept
 from wamkit.eval.plausibility import action_part, foresight_table, inverse_table
-from wamkit.eval.report import made_by
+from wamkit.eval.report import Worst, made_by
 from wamkit.eval.resemblance import resemblance_table
 from wamkit.eval.tables import coupling_table, fidelity_table, json_row, success_table, text_table
 from wamkit.policy import Policy
@@ -49,15 +49,16 @@ def evaluate(
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
     A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
-    from; what is written goes to run/eval/<its name> then. suite: `full` adds whether its
-    clips resemble real ones, the laws of physics, counterfactuals, and what its own actions do.
+    from; what is written goes to run/eval/<its name> then. suite: `full` adds whether its clips resemble real ones, the laws of physics,
+    counterfactuals, and what its own actions do.
+    held_out: recordings a task on which imagination is scored; with 0, and where no scripted expert records any, closed loop alone.
 
     recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
     the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
     any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
-    within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(1, inf), processes=(1, inf))
-    robot, out = (world.robot, run / "eval" / world.env) if world else ("", run / "eval")
+    within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(0, inf), processes=(1, inf))
+    robot, out = (world.robot, run / "eval" / (world.protocol or world.env)) if world else ("", run / "eval")
     model, saved = load(run, robot=robot or None), load_checkpoint(run)
     if model.robot is None and (robots := saved.config.get("robots")):
         raise WamkitError(
@@ -69,20 +70,26 @@ def evaluate(
         source["env"], tuple(source["tasks"]), options, episodes, replan_every, query, steps, robot=robot
     )
     acts = any(q in model.queries for q in (Query.POLICY, Query.JOINT))
+    if not held_out and (suite == "full" or not acts):
+        raise WamkitError(
+            "held_out = 0 leaves closed loop alone: the full suite, and a model that gives no actions, need recordings"
+        )
     if acts:
         Policy(model, replan_every=replan_every, query=query)
     learning = history(run)
     if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = held_out_frames(run, {"source": source}, held_out, processes, recordings or out)
+    frames = held_out_frames(run, {"source": source}, held_out, processes, recordings or out) if held_out else None
     records = closed_loop(run, protocol, processes=processes) if acts else []
     if acts:
         write_records(records, out / "episodes.parquet")
-    result = imagine(model, frames, steps=steps)
-    tables = [success_table(records)] if acts else []
-    tables += [fidelity_table(model, result), coupling_table(result)]
-    pictured = bool({Query.JOINT, Query.VIDEO, Query.FORWARD} & model.queries)
-    worst = worst_pictures(model, frames, result) if pictured else []
+    tables = [success_table(records, world.note if world else "")] if acts else []
+    pictured = frames is not None and bool({Query.JOINT, Query.VIDEO, Query.FORWARD} & model.queries)
+    worst: list[Worst] = []
+    if frames is not None:
+        result = imagine(model, frames, steps=steps)
+        tables += [fidelity_table(model, result), coupling_table(result)]
+        worst += worst_pictures(model, frames, result) if pictured else []
     if suite == "full":
         key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
         setting = Setting.of(source, model.spec)
@@ -123,7 +130,9 @@ def evaluate(
         "step": saved.step,
         "training_seconds": saved.extra.get("elapsed_s"),
         "weights": weights_hash(run),
-        "protocol": asdict(protocol) | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite},
+        "protocol": asdict(protocol)
+        | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite}
+        | ({"name": world.protocol} if world and world.protocol else {}),
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
@@ -131,6 +140,8 @@ def evaluate(
     atomic_write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
-        page = report_card(run, model, saved, source, learning, protocol, records, frames, tables, worst, processes)
+        page = report_card(
+            run, model, saved, source, learning, protocol, records, frames, tables, worst, processes, world
+        )
         print(f"report: {write_report(page, out / 'report.html')}")
     return summary

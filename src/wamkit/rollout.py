@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -88,6 +88,7 @@ def rollout(
                     left -= 1
             raw, truth = after, info
             if left == 0 or terminated or truncated:
+                recorder.ended = "terminated" if terminated else "truncated" if truncated else ""
                 break
     finally:
         env.render_images = drawing
@@ -138,6 +139,7 @@ class _Recorder:
         self.snapshots: list[Snapshot] = []
         self.latency_s: list[float] = []
         self.tracks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.ended: Literal["", "terminated", "truncated"] = ""
 
     def add(self, raw: dict[str, Any], action: Action, reward: float, success: bool) -> None:
         self.proprio.append(raw["proprio"])
@@ -164,4 +166,5 @@ class _Recorder:
             snapshots=tuple(self.snapshots) or None,
             latency_s=tuple(self.latency_s),
             tracks=Tracks(*map(np.stack, zip(*self.tracks, strict=True))) if self.tracks else None,
+            ended=self.ended,
         )

@@ -15,6 +15,7 @@ from wamkit.envs import ENVIRONMENTS
 from wamkit.family import FAMILIES, Family
 from wamkit.nn.streams import Segment
 from wamkit.nn.tokens import Normalizer
+from wamkit.protocols import PROTOCOLS
 from wamkit.recipes import RECIPES
 from wamkit.registry import load_package
 from wamkit.run import RunConfig, family_class, load
@@ -149,7 +150,7 @@ def write_svg(model: Family, path: Path) -> None:
 
 
 def listing() -> str:
-    """Families, queries, environments, importers, recipes and comparisons, a line each."""
+    """Families, queries, environments, importers, recipes, comparisons and protocols, a line each."""
     load_package("wamkit.families")
     load_package("wamkit.data.importers")
     notes = {
@@ -166,12 +167,12 @@ def listing() -> str:
         },
         "queries": notes,
         "environments": {
-            n: f"{_first_line(ENVIRONMENTS.get(n))} ({len(ENVIRONMENTS.get(n).tasks())} tasks)"
-            for n in ENVIRONMENTS.names()
+            n: f"{_first_line(ENVIRONMENTS.get(n))} ({_tasks(ENVIRONMENTS.get(n))})" for n in ENVIRONMENTS.names()
         },
         "importers": {n: _first_line(IMPORTERS.get(n)) for n in IMPORTERS.names()},
         "recipes": {n: _first_line(RECIPES.get(n)) for n in RECIPES.names()},
         "comparisons": {n: _first_line(COMPARISONS.get(n)) for n in COMPARISONS.names()},
+        "protocols": {n: _first_line(PROTOCOLS.get(n)) for n in PROTOCOLS.names()},
     }
     wide = max(len(name) for entries in sections.values() for name in entries)
     lines = []
@@ -182,3 +183,11 @@ def listing() -> str:
 
 def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def _tasks(environment: Any) -> str:
+    """How many tasks an environment has, or that the package which knows is missing."""
+    try:
+        return f"{len(environment.tasks())} tasks"
+    except WamkitError:
+        return "its package is not installed"

@@ -14,7 +14,7 @@ import difflib
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -285,6 +285,8 @@ class Episode:
     spans: where another text than `text` holds; `text` may then, and in what was imported, be empty: nobody said anything.
     source: what the episode is called where it was imported from; empty for our own.   extras: further numbers by name, (T, d).
     depth: by the name of its camera, uint16 (T, H, W), how far away what a pixel shows is, in millimetres; 0 where nothing was measured.
+    ended: who ended a rollout, the environment for good (terminated) or for its time being up (truncated); "" where the caller
+    stopped it, or nobody knows. Not stored.
     """
 
     task: str
@@ -307,6 +309,7 @@ class Episode:
     source: str = ""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     depth: Mapping[str, UInt16[np.ndarray, "T H W"]] = field(default_factory=dict)
+    ended: Literal["", "terminated", "truncated"] = ""
 
     def __len__(self) -> int:
         return len(self.action)

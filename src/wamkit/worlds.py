@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,19 +16,33 @@ from wamkit.data.loader import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.types import WamkitError
 
+_SEEN = ("cameras", "height", "width", "supersample", "coarse_meshes", "points", "drawn", "turn")
+"""Options that say how pictures are made, not what happens."""
+
 
 @dataclass(frozen=True)
 class World:
     """An environment to evaluate in that is not the one that the data came from, or one of several.
 
     tasks: all of the environment's if empty.   options: fields of its Config, as `wamkit collect` is given them.
-    robot: of a model that a mixture trained, the data set whose robot acts.
+    robot: of a model that a mixture trained, the data set whose robot acts.   protocol: of `wamkit.protocols`; how pictures are
+    made is then as in the data, if these are of the same environment, and results go to run/eval/<protocol>.   note: printed with success.
     """
 
     env: str
     tasks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     robot: str = ""
+    protocol: str = ""
+    note: str = ""
+
+    @property
+    def words(self) -> str:
+        """What the command line says of it."""
+        words = ["--protocol", self.protocol] if self.protocol else ["--env", self.env]
+        words += ["--tasks", *self.tasks] if self.tasks else []
+        words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in self.options.items())] if self.options else []
+        return shlex.join([*words, *(["--robot", self.robot] if self.robot else [])])
 
     def source(self, trained: Mapping[str, Any]) -> dict[str, Any]:
         """As `wamkit.training.source` describes the data's own world. Raises WamkitError for unknown names."""
@@ -34,7 +50,9 @@ class World:
         if unknown := set(self.tasks) - set(known):
             name = min(unknown)
             raise WamkitError(f"{self.env} has no task '{name}'{nearest(name, known)}; it has {', '.join(known)}")
-        return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": dict(self.options)}
+        seen = trained["options"] if self.protocol and trained["env"] == self.env else {}
+        options = {**{k: seen[k] for k in _SEEN if k in seen}, **self.options}
+        return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": options}
 
 
 def held_out_frames(

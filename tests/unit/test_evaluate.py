@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import untrained_run
 from wamkit.config import to_dict
-from wamkit.eval.closed_loop import Protocol, closed_loop
+from wamkit.eval.closed_loop import OUTCOMES, Protocol, closed_loop
+from wamkit.eval.tables import SOLVES
 from wamkit.evaluate import evaluate
 from wamkit.film import sample_episode
+from wamkit.protocols import PROTOCOLS
 from wamkit.types import Query, UnsupportedQuery, WamkitError
 from wamkit.worlds import World
 
@@ -26,7 +29,8 @@ def run(tmp_path_factory) -> Path:
     ("arguments", "message"),
     [
         ({"episodes": 0}, "episodes = 0: must be at least 1"),
-        ({"held_out": 0}, "held_out = 0: must be at least 1"),
+        ({"held_out": -1}, "held_out = -1: must be at least 0"),
+        ({"held_out": 0, "suite": "full"}, "held_out = 0 leaves closed loop alone: the full suite"),
         ({"processes": 0}, "processes = 0: must be at least 1"),
         ({"steps": 0}, "steps = 0: must be at least 1"),
         ({"replan_every": 0}, "replan_every = 0: must be at least 1"),
@@ -98,6 +102,17 @@ def test_a_damaged_part_is_played_again(run):
         assert [(r.seed, r.success, r.steps) for r in again] == [(r.seed, r.success, r.steps) for r in records]
         assert part.read_bytes() == json.dumps([to_dict(r) for r in again]).encode()
     assert closed_loop(run, protocol, processes=1) == again
+
+
+def test_a_named_protocol_is_closed_loop_alone_and_reported_apart(run):
+    name = "metaworld-mt10"
+    world = PROTOCOLS.get(name)().world(name, (TASK,), {"max_steps": 3})
+    summary = evaluate(run, episodes=1, held_out=0, world=world, processes=1, report=False)
+    assert {r["table"] for r in summary["rows"]} == {SOLVES} and summary["protocol"]["name"] == name
+    options = {"height": 32, "width": 32, "max_steps": 3, "goal_markers": True}
+    assert dict(summary["protocol"]["options"]) == options
+    assert summary["rows"][0]["note"] in ("1 ran out of time", "1 did not move")
+    assert set(pq.read_table(run / "eval" / name / "episodes.parquet")["outcome"].to_pylist()) <= set(OUTCOMES)
 
 
 def test_another_world_is_played_and_reported_apart(run):

@@ -11,8 +11,10 @@ from wamkit.envs.base import (
     observation_spaces,
     register_env,
 )
+from wamkit.envs.libero import Libero, LiberoConfig
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
 from wamkit.envs.physics import Physics, PhysicsConfig
+from wamkit.envs.pusht import PushT, PushTConfig
 from wamkit.envs.reacher import Reacher, ReacherConfig
 from wamkit.envs.truth import Truth, read_truth
 
@@ -21,10 +23,14 @@ __all__ = [
     "HELD_OUT_SEED_BASE",
     "TRAIN_SEEDS",
     "Environment",
+    "Libero",
+    "LiberoConfig",
     "MetaWorld",
     "MetaWorldConfig",
     "Physics",
     "PhysicsConfig",
+    "PushT",
+    "PushTConfig",
     "Reacher",
     "ReacherConfig",
     "Truth",

@@ -75,6 +75,8 @@ class Environment(gymnasium.Env, abc.ABC):
     """Rows of `info["body_pose"]`."""
     things: tuple[str, ...] = ()
     """What `truth` knows of, by name; empty where it knows of nothing."""
+    noise_range: float = 1.0
+    """What action noise of 1 is, in half ranges of the action space: less where actions are places, of which one step uses little."""
     meaning: Meaning | None = None
     """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
     factors: ClassVar[Mapping[str, str]] = {}

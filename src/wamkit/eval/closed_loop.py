@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -52,9 +52,14 @@ class Protocol:
         within(self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)}))
 
 
+OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
+"""All that `outcome` says."""
+
+
 @dataclass(frozen=True)
 class Record:
-    """One closed-loop episode. steps: until solved, or all of them.   latency_ms: one figure a model query."""
+    """One closed-loop episode. steps: until solved, or all of them.   latency_ms: one figure a model query.
+    outcome: see `outcome`; "" in what was played before outcomes were told."""
 
     task: str
     seed: int
@@ -62,6 +67,7 @@ class Record:
     success: bool
     steps: int
     latency_ms: tuple[float, ...]
+    outcome: Literal["", "solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped"] = ""
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,33 @@ def _work(job: _Job) -> list[Record]:
 
 def _record(e: Episode, text: str) -> Record:
     steps = int(e.success.argmax()) + 1 if e.succeeded else len(e)
-    return Record(e.task, e.seed, text, e.succeeded, steps, tuple(1000 * s for s in e.latency_s))
+    return Record(e.task, e.seed, text, e.succeeded, steps, tuple(1000 * s for s in e.latency_s), outcome(e))
+
+
+STILL = 0.005
+"""Of the proprioception's own units (5 mm, 0.3 degrees): what wanders less at every number did not move."""
+
+
+def outcome(episode: Episode, still: float = STILL) -> str:
+    """How an episode went, one of `OUTCOMES`, from what every environment tells; the first that holds:
+
+    solved: success held after the last step played.   lost it again: it held once, but not then; evaluation stops at the first
+    success, so this is seen only where play goes on.   did not move: no number of the proprioception was ever farther than `still`
+    from where it began, as far as recorded, which is up to the last step.   terminated: the environment ended the episode.
+    ran out of time: its steps were used up.   stopped: neither, the caller ended it.
+    """
+    if episode.succeeded:
+        return "solved" if episode.success[-1] else "lost it again"
+    moved = np.abs(episode.proprio - episode.proprio[:1])
+    if len(episode) > 1 and moved.size and (moved <= still).all():
+        return "did not move"
+    return {"terminated": "terminated", "truncated": "ran out of time", "": "stopped"}[episode.ended]
+
+
+def outcomes(records: Sequence[Record]) -> str:
+    """How often what went wrong, in words: "3 ran out of time, 1 did not move"; "" where nothing did, or nobody recorded it."""
+    counts = {kind: sum(r.outcome == kind for r in records) for kind in OUTCOMES[1:]}
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
 
 
 def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc: str = "evaluate") -> list[Record]:

@@ -255,7 +255,7 @@ HELPERS: Mapping[str, str] = {
     "stats.holm": "corrects p-values; known answers and its guarantee are in test_stats",
     "evidence.outcome_tables": "puts records in order; no figure",
     "evidence.episodes_needed": "a forecast; held against simulation in test_evidence",
-    "plausibility.action_tables": "rows for a report, of figures that are here",
+    "plausibility.action_part": "rows for a report, of figures that are here",
     "plausibility.inverse_table": "rows for a report, of figures that are here",
     "plausibility.foresight_table": "rows for a report, of figures that are here",
 }

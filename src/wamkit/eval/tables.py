@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.eval.closed_loop import Record
+from wamkit.eval.closed_loop import Record, outcomes
 from wamkit.eval.imagination import Imagination
 from wamkit.eval.report import ACTION, CLOSED_LOOP, VISUAL, Row, Table
 from wamkit.eval.stats import Interval, clopper_pearson, wilson
@@ -18,13 +18,13 @@ SOLVES = "Does it solve the tasks?"
 """Title of the table of success."""
 
 
-def success_table(records: Sequence[Record]) -> Table:
-    """Success per task and pooled, with intervals, and the latency of queries."""
+def success_table(records: Sequence[Record], note: str = "") -> Table:
+    """Success per task and pooled, with intervals and what went wrong, and the latency of queries. note: on the protocol."""
     rows = []
     for task in dict.fromkeys(r.task for r in records):
         own = [r for r in records if r.task == task]
         rate = wilson(sum(r.success for r in own), len(own))
-        rows.append(Row(task, rate.value, rate, "at least 85 %", rate.value >= 0.85, ".0%"))
+        rows.append(Row(task, rate.value, rate, "at least 85 %", rate.value >= 0.85, ".0%", note=outcomes(own)))
     rate = clopper_pearson(sum(r.success for r in records), len(records))
     latency = np.percentile([x for r in records for x in r.latency_ms], (50, 95))
     rows.append(
@@ -35,7 +35,7 @@ def success_table(records: Sequence[Record]) -> Table:
             "at least 95 %",
             rate.value >= 0.95,
             ".1%",
-            note="Clopper-Pearson interval over episodes; tasks: Wilson",
+            note="; ".join(filter(None, [outcomes(records), "Clopper-Pearson interval over episodes; tasks: Wilson"])),
         )
     )
     rows.append(
@@ -52,7 +52,12 @@ def success_table(records: Sequence[Record]) -> Table:
     )
     return Table(
         SOLVES,
-        "Episodes from reset states never trained on, solved if the task's condition held at any step.",
+        " ".join(
+            filter(
+                None,
+                ["Episodes from reset states never trained on, solved if the task's condition held at any step.", note],
+            )
+        ),
         tuple(rows),
         CLOSED_LOOP,
     )
