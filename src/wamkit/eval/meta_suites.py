@@ -255,6 +255,8 @@ HELPERS: Mapping[str, str] = {
     "stats.holm": "corrects p-values; known answers and its guarantee are in test_stats",
     "evidence.outcome_tables": "puts records in order; no figure",
     "evidence.episodes_needed": "a forecast; held against simulation in test_evidence",
+    "execution.films": "pictures for a report",
+    "stats.paired_difference": "an interval; its coverage is tested in test_stats",
     "plausibility.action_part": "rows for a report, of figures that are here",
     "plausibility.inverse_table": "rows for a report, of figures that are here",
     "plausibility.foresight_table": "rows for a report, of figures that are here",
