@@ -15,6 +15,7 @@ import pytest
 
 import wamkit
 from wamkit.cli import entry, main
+from wamkit.eval.report import AXES
 from wamkit.types import Observation
 
 TASKS = ["drawer-open-v3", "faucet-open-v3"]
@@ -119,7 +120,7 @@ def test_two_runs_are_compared_on_the_same_states(job, tmp_path, capsys):
     assert main(["eval", "--paired"]) == 1 and "name the run folder" in capsys.readouterr().err
 
 
-def test_the_full_suite_adds_the_action_axis(job, capsys):
+def test_the_full_suite_has_all_axes(job, capsys):
     arguments = ["--suite", "full", "--episodes", "1", "--held-out", "1", "--steps", "1"]
     assert main(["eval", str(job / "run"), *arguments]) == 0
     rows = {r["name"]: r for r in json.loads((job / "run/eval/summary.json").read_text())["rows"]}
@@ -129,6 +130,11 @@ def test_the_full_suite_adds_the_action_axis(job, capsys):
     assert rows["floor: real pictures / another window's actions"]["value"] > 0 and "skill of its foresight" in rows
     page = (job / "run/eval/report.html").read_text()
     assert all(f"{t}?" in page for t in ("Does it imagine what its actions do", "Does the world go as it imagined"))
+    assert rows["places, mean error"]["axis"] == "Physical commonsense" and "Worst cases" in page
+    axes = [page.index(f'<h2 class="axis">{a}</h2>') for a in AXES]
+    assert axes == sorted(axes)
+    assert main(["report", str(job / "run"), "--out", str(job / "all.html")]) == 0
+    assert "places, mean error" in (job / "all.html").read_text()
 
 
 def test_the_python_front_door(job):

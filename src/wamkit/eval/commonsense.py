@@ -85,9 +85,17 @@ class Reader:
 
 
 def reader(
-    learn: Sequence[Take], check: Sequence[Take], *, seed: int = 0, steps: int = 1500, mask_steps: int = 400
+    learn: Sequence[Take],
+    check: Sequence[Take],
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    mask_steps: int | None = None,
 ) -> Reader:
-    """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where a thing is never seen."""
+    """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where nothing is ever seen.
+
+    steps, mask_steps: of training; as many as there are pictures, and half as many, up to 1500 and 400, if not given.
+    """
     pictures = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in learn])
     states = _joined([true_states(t.truth) for t in learn])
     things = states.present.any(0)
@@ -97,8 +105,8 @@ def reader(
     rows = np.random.default_rng(seed).permutation(len(pictures))[:TRAIN_FRAMES]
     rows.sort()
     taught = _only(states, rows, things)
-    probe = train_probe(pictures[rows], taught, seed, steps)
-    segmenter = train_segmenter(pictures[rows], masks[rows], seed, mask_steps)
+    probe = train_probe(pictures[rows], taught, seed, steps or min(1500, len(rows)))
+    segmenter = train_segmenter(pictures[rows], masks[rows], seed, mask_steps or min(400, 1 + len(rows) // 2))
     real = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in check])
     known = _only(_joined([true_states(t.truth) for t in check]), np.arange(len(real)), things)
     return Reader(probe, segmenter, things, probe_error(probe, real, known))

@@ -20,6 +20,8 @@ from wamkit.types import Query
 
 Encoder = Callable[[Shaped[Tensor, "m V C H W"]], Float[Tensor, "m K"]]
 
+TITLE = "Are its clips like real ones, as a set?"
+
 POOLED = "pooled8"
 """The name of `pooled`, which stands beside its figures."""
 
@@ -46,11 +48,14 @@ def resemblance_table(
 ) -> Table:
     """Distances of imagined from real clips of demonstrations, each beside what two halves of real clips read, and a copied picture.
 
-    A clip is the present picture and the F futures of a window. Raises EvaluationError where there are fewer than four demonstrations.
+    A clip is the present picture and the F futures of a window. Without rows where there are fewer than the four demonstrations that a
+    floor needs.
     """
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
     starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), 4)
     starts = starts[frames.imitate[frames.episode[starts]]]
+    if len(found := np.unique(frames.episode[starts])) < 4:
+        return Table(TITLE, f"A floor needs four demonstrations, there are {len(found)}.", (), VISUAL)
     starts = np.sort(np.random.default_rng(seed).permutation(starts)[:WINDOWS])
     windows, real, imagined = Windows(frames, model.spec, seed=0, batch_size=1), [], []
     for low in range(0, len(starts), BATCH):
@@ -88,4 +93,4 @@ def resemblance_table(
         f"{len(starts)} clips of {len(np.unique(episode))} demonstrations; unbiased polynomial MMD, 0 is alike. "
         "Never compare it with another encoder's."
     )
-    return Table("Are its clips like real ones, as a set?", how, tuple(rows), VISUAL)
+    return Table(TITLE, how, tuple(rows), VISUAL)
