@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -14,6 +14,7 @@ from wamkit.card import history, report_card, worst_pictures
 from wamkit.checkpoint import load_checkpoint
 from wamkit.config import atomic_write, within
 from wamkit.data.files import make_folder
+from wamkit.data.loader import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.branches import Setting
@@ -26,6 +27,7 @@ from wamkit.eval.plausibility import action_part, foresight_table, inverse_table
 from wamkit.eval.report import Worst, made_by
 from wamkit.eval.resemblance import resemblance_table
 from wamkit.eval.tables import coupling_table, fidelity_table, json_row, success_table, text_table
+from wamkit.family import Family
 from wamkit.policy import Policy
 from wamkit.run import load
 from wamkit.types import Query, WamkitError
@@ -91,36 +93,7 @@ def evaluate(
         tables += [fidelity_table(model, result), coupling_table(result)]
         worst += worst_pictures(model, frames, result) if pictured else []
     if suite == "full":
-        key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
-        setting = Setting.of(source, model.spec)
-
-        def likeness() -> Part:
-            return Part((resemblance_table(model, frames),))
-
-        def physics() -> Part:
-            found = commonsense(model, setting, episodes=held_out, processes=processes)
-            return Part(tuple(physics_tables(found)), tuple(worst_continuations(found)))
-
-        def actions() -> Part:
-            return action_part(run, model, setting, robot=robot, episodes=held_out, processes=processes)
-
-        def inverse() -> Part:
-            others = held_out_frames(run, {"source": source}, 2 * held_out, processes, recordings or out, seed=1)
-            return Part((inverse_table(model, frames, others),))
-
-        def foresight() -> Part:
-            return Part((foresight_table(run, protocol, processes),))
-
-        steps_ahead = model.spec.frame_offsets
-        parts: dict[Callable[[], Part], bool] = {
-            likeness: pictured,
-            physics: pictured and bool(ENVIRONMENTS.get(source["env"]).things),
-            actions: True,
-            inverse: bool({Query.FORWARD, Query.JOINT} & model.queries),
-            foresight: Query.JOINT in model.queries and replan_every in steps_ahead,
-        }
-        for make in (m for m, wanted in parts.items() if wanted):
-            part = kept(out, make.__name__, key, make)
+        for part in _full(run, model, source, protocol, frames, held_out, processes, recordings or out, out):
             tables += part.tables
             worst += part.worst
     tables = [t for t in tables if t.rows]
@@ -145,3 +118,47 @@ def evaluate(
         )
         print(f"report: {write_report(page, out / 'report.html')}")
     return summary
+
+
+def _full(
+    run: Path,
+    model: Family,
+    source: Mapping[str, Any],
+    protocol: Protocol,
+    frames: Frames,
+    held_out: int,
+    processes: int,
+    recordings: Path,
+    out: Path,
+) -> Iterator[Part]:
+    """What `full` adds, part by part, each kept in `out` when it is done."""
+    pictured = bool({Query.JOINT, Query.VIDEO, Query.FORWARD} & model.queries)
+    key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
+    setting = Setting.of(source, model.spec)
+
+    def likeness() -> Part:
+        return Part((resemblance_table(model, frames),))
+
+    def physics() -> Part:
+        found = commonsense(model, setting, episodes=held_out, processes=processes)
+        return Part(tuple(physics_tables(found)), tuple(worst_continuations(found)))
+
+    def actions() -> Part:
+        return action_part(run, model, setting, robot=protocol.robot, episodes=held_out, processes=processes)
+
+    def inverse() -> Part:
+        others = held_out_frames(run, {"source": source}, 2 * held_out, processes, recordings, seed=1)
+        return Part((inverse_table(model, frames, others),))
+
+    def foresight() -> Part:
+        return Part((foresight_table(run, protocol, processes),))
+
+    parts: dict[Callable[[], Part], bool] = {
+        likeness: pictured,
+        physics: pictured and bool(ENVIRONMENTS.get(source["env"]).things),
+        actions: True,
+        inverse: bool({Query.FORWARD, Query.JOINT} & model.queries),
+        foresight: Query.JOINT in model.queries and protocol.replan_every in model.spec.frame_offsets,
+    }
+    for make in (m for m, wanted in parts.items() if wanted):
+        yield kept(out, make.__name__, key, make)
