@@ -147,7 +147,9 @@ def test_killed_at_any_moment_an_import_goes_on(tmp_path):
         process.join()
         if (tmp_path / "killed/meta/info.json").exists():
             stored.append(len(Store.open(tmp_path / "killed")))
-            if stored[-1] < 6:
+            if (
+                0 < stored[-1] < 6
+            ):  # without episodes nobody takes it for a data set, whether import.json was reached or not
                 with pytest.raises(StoreError, match="is not complete|was cut off"):
                     require_whole(tmp_path / "killed")
     assert stored == sorted(stored)
