@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -241,10 +242,10 @@ def _dreamed(
             )
         )
     success, actions = (np.concatenate([getattr(p, k) for p in parts]) for k in ("success", "actions"))
+    archive = io.BytesIO()
+    np.savez_compressed(archive, success=success, actions=actions)
     make_folder(path.parent)
-    with open(path.with_suffix(".tmp"), "wb") as file:
-        np.savez_compressed(file, success=success, actions=actions)
-    path.with_suffix(".tmp").replace(path)
+    atomic_write(path, archive.getvalue())
     return success, actions
 
 
