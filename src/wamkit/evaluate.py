@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from wamkit.card import history, report_card, worst_pictures
 from wamkit.checkpoint import load_checkpoint
-from wamkit.config import atomic_write, within
+from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames
 from wamkit.envs import ENVIRONMENTS
@@ -110,7 +110,7 @@ def evaluate(
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
     make_folder(out)
-    atomic_write(out / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+    atomic_write(out / "summary.json", (json.dumps(without_nan(summary), indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
         page = report_card(

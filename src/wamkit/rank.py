@@ -17,7 +17,7 @@ import numpy as np
 
 from wamkit.checkpoint import load_checkpoint
 from wamkit.collect import CollectConfig, collect
-from wamkit.config import atomic_write, within
+from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.dataset import open_frames
 from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames
@@ -125,7 +125,7 @@ def rank(args: Rank) -> dict[str, Any]:
         "agreement": found and {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(found).items()},
         "tables": [asdict(t) for t in tables],
     }  # fmt: skip
-    atomic_write(out / "rank.json", (json.dumps(content, indent=2, default=float) + "\n").encode())
+    atomic_write(out / "rank.json", (json.dumps(without_nan(content), indent=2, default=float) + "\n").encode())
     print(text_table(tables))
     points = [(s.run.name, _rate(s.dreamed), _rate(s.real)) for s in stood]
     how = "A policy a dot, with 95 % intervals; on the diagonal the world model says what the simulator says."
