@@ -15,7 +15,7 @@ demo: setup
 	$(BIN)/wamkit eval $(RUN) --episodes 20
 
 test: setup-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup-dev
 	$(BIN)/ruff check . && $(BIN)/lint-imports && $(BIN)/mypy

@@ -60,6 +60,9 @@ class Eval:
     """Worker processes."""
     suite: typing.Literal["main", "full"] = "main"
     """full: also whether it imagines what its actions do, on and off the expert's path, and what its own actions do."""
+    encoder: tuple[str, ...] = ()
+    """Pretrained weights whose figures are wanted too, by file or hub id: lpips-alex=TRUNK,HEADS lpips-vgg=TRUNK,HEADS dinov2=MODEL
+    videomae=MODEL i3d=FILE."""
     env: str = ""
     """Environment to evaluate in, if not the one that the data came from: for imported data, or one of a mixture's robots."""
     tasks: tuple[str, ...] = ()
@@ -301,9 +304,9 @@ def _eval(argv: Sequence[str]) -> None:
     given = {k: getattr(args, k) for k in (*usual, "steps", "query", "processes")}
     playing = {k: usual.get(k) if v is None else v for k, v in given.items()}
     held_out = playing.pop("held_out")
-    if args.paired and (args.env or args.protocol or args.suite != "main"):
+    if args.paired and (args.env or args.protocol or args.suite != "main" or args.encoder):
         raise WamkitError(
-            "--paired plays both runs in the world that they were trained for; leave out --env and --suite, and --protocol"
+            "--paired plays both runs in the world that they were trained for; leave out --env and --suite, --protocol and --encoder"
         )
     if args.paired:
         from wamkit.paired import paired
@@ -314,7 +317,7 @@ def _eval(argv: Sequence[str]) -> None:
     if named:
         world = named.world(args.protocol, args.tasks, args.options, args.robot)
     for run in args.runs:
-        evaluate(run, held_out=held_out, suite=args.suite, world=world, **playing)
+        evaluate(run, held_out=held_out, suite=args.suite, encoders=args.encoder, world=world, **playing)
 
 
 def _diagnose(argv: Sequence[str]) -> None:

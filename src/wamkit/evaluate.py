@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
@@ -20,18 +21,21 @@ from wamkit.envs.base import held_out_seeds
 from wamkit.eval.branches import Setting
 from wamkit.eval.closed_loop import Protocol, closed_loop, weights_hash, write_records
 from wamkit.eval.commonsense import commonsense, physics_tables, worst_continuations
+from wamkit.eval.encoders import Encoders, encoder_table, named_encoders
 from wamkit.eval.imagination import imagine
 from wamkit.eval.page import write_report
 from wamkit.eval.parts import Part, kept
 from wamkit.eval.plausibility import action_part, foresight_table, inverse_table
 from wamkit.eval.report import Worst, made_by
-from wamkit.eval.resemblance import resemblance_table
+from wamkit.eval.resemblance import ClipSet, clip_set, resemblance_table
 from wamkit.eval.tables import coupling_table, fidelity_table, json_row, success_table, text_table
 from wamkit.family import Family
 from wamkit.policy import Policy
 from wamkit.run import load
 from wamkit.types import Query, WamkitError
 from wamkit.worlds import World, held_out_frames
+
+PICTURED = frozenset({Query.JOINT, Query.VIDEO, Query.FORWARD})
 
 
 def evaluate(
@@ -47,12 +51,13 @@ def evaluate(
     report: bool = True,
     world: World | None = None,
     suite: Literal["main", "full"] = "main",
+    encoders: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
     A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
     from; what is written goes to run/eval/<its name> then. suite: `full` adds whether its clips resemble real ones, the laws of physics,
-    counterfactuals, and what its own actions do.
+    counterfactuals, and what its own actions do. encoders: pretrained ones whose figures are wanted too, see `named_encoders`.
     held_out: recordings a task on which imagination is scored; with 0, and where no scripted expert records any, closed loop alone.
 
     recordings: a folder where several runs on the same data share their held-out recordings.   report: whether to write
@@ -78,6 +83,8 @@ def evaluate(
         )
     if acts:
         Policy(model, replan_every=replan_every, query=query)
+    seen_by = named_encoders(encoders)
+    _check_encoders(seen_by, model, held_out * len(source["tasks"]))
     learning = history(run)
     if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
@@ -86,16 +93,17 @@ def evaluate(
     if acts:
         write_records(records, out / "episodes.parquet")
     tables = [success_table(records, world.note if world else "")] if acts else []
-    pictured = frames is not None and bool({Query.JOINT, Query.VIDEO, Query.FORWARD} & model.queries)
+    pictured = frames is not None and bool(PICTURED & model.queries)
     worst: list[Worst] = []
     if frames is not None:
         result = imagine(model, frames, steps=steps)
         tables += [fidelity_table(model, result), coupling_table(result)]
         worst += worst_pictures(model, frames, result) if pictured else []
-    if suite == "full":
-        for part in _full(run, model, source, protocol, frames, held_out, processes, recordings or out, out):
-            tables += part.tables
-            worst += part.worst
+    for part in _parts(
+        run, model, source, protocol, frames, held_out, processes, recordings or out, out, suite, seen_by
+    ):
+        tables += part.tables
+        worst += part.worst
     tables = [t for t in tables if t.rows]
     summary = {
         "run": str(run),
@@ -104,7 +112,7 @@ def evaluate(
         "training_seconds": saved.extra.get("elapsed_s"),
         "weights": weights_hash(run),
         "protocol": asdict(protocol)
-        | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite}
+        | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite, "encoders": seen_by.names}
         | ({"name": world.protocol} if world and world.protocol else {}),
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
@@ -120,24 +128,53 @@ def evaluate(
     return summary
 
 
-def _full(
+def _check_encoders(encoders: Encoders, model: Family, demonstrations: int) -> None:
+    """That there is something for them to see. Raises WamkitError before any work is done."""
+    if not encoders.names:
+        return
+    if not PICTURED & model.queries:
+        raise WamkitError(f"encoders look at imagined pictures, and {model.name} imagines none")
+    least = 4 if encoders.videos else 1
+    if demonstrations < least:
+        raise WamkitError(f"these encoders need {least} held-out recordings or more, not {demonstrations}")
+    for encoder in encoders.videos:
+        if (shown := 1 + len(model.spec.frame_offsets)) < encoder.least:
+            raise WamkitError(
+                f"{encoder.name} sees clips of {encoder.least} frames or more, and this model imagines clips of {shown}"
+            )
+
+
+def _parts(
     run: Path,
     model: Family,
     source: Mapping[str, Any],
     protocol: Protocol,
-    frames: Frames,
+    frames: Frames | None,
     held_out: int,
     processes: int,
     recordings: Path,
     out: Path,
+    suite: str,
+    encoders: Encoders,
 ) -> Iterator[Part]:
-    """What `full` adds, part by part, each kept in `out` when it is done."""
-    pictured = bool({Query.JOINT, Query.VIDEO, Query.FORWARD} & model.queries)
+    """What encoders and `full` add, part by part, each kept in `out` when it is done."""
+    if frames is None:
+        return
+    pictured = bool(PICTURED & model.queries)
     key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
     setting = Setting.of(source, model.spec)
 
+    @functools.cache
+    def clips() -> ClipSet:
+        return clip_set(model, frames)
+
+    def seen() -> Part:
+        c = clips()
+        table = encoder_table(c.current, c.truth, c.imagined, c.episode, pairs=encoders.pairs, videos=encoders.videos)
+        return Part((table,))
+
     def likeness() -> Part:
-        return Part((resemblance_table(model, frames),))
+        return Part((resemblance_table(clips()),))
 
     def physics() -> Part:
         found = commonsense(model, setting, episodes=held_out, processes=processes)
@@ -153,12 +190,15 @@ def _full(
     def foresight() -> Part:
         return Part((foresight_table(run, protocol, processes),))
 
+    full = suite == "full"
     parts: dict[Callable[[], Part], bool] = {
-        likeness: pictured,
-        physics: pictured and bool(ENVIRONMENTS.get(source["env"]).things),
-        actions: True,
-        inverse: bool({Query.FORWARD, Query.JOINT} & model.queries),
-        foresight: Query.JOINT in model.queries and protocol.replan_every in model.spec.frame_offsets,
+        likeness: full and pictured,
+        seen: bool(encoders.names),
+        physics: full and pictured and bool(ENVIRONMENTS.get(source["env"]).things),
+        actions: full,
+        inverse: full and bool({Query.FORWARD, Query.JOINT} & model.queries),
+        foresight: full and Query.JOINT in model.queries and protocol.replan_every in model.spec.frame_offsets,
     }
     for make in (m for m, wanted in parts.items() if wanted):
-        yield kept(out, make.__name__, key, make)
+        name = make.__name__
+        yield kept(out, name, key | ({"encoders": encoders.names} if make is seen else {}), make)

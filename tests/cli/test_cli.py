@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tests.unit.test_encoders import ALEX, saved, weights
 
 import wamkit
 from wamkit.cli import entry, main
@@ -120,14 +121,18 @@ def test_two_runs_are_compared_on_the_same_states(job, tmp_path, capsys):
     assert main(["eval", "--paired"]) == 1 and "name the run folder" in capsys.readouterr().err
 
 
-def test_the_full_suite_has_all_axes(job, capsys):
+def test_the_full_suite_has_all_axes(job, tmp_path, capsys):
+    trunk, heads = saved(tmp_path, *weights(ALEX))
     arguments = ["--suite", "full", "--episodes", "1", "--held-out", "1", "--steps", "1"]
+    arguments += ["--encoder", f"lpips-alex={trunk},{heads}"]
     assert main(["eval", str(job / "run"), *arguments]) == 0
     rows = {r["name"]: r for r in json.loads((job / "run/eval/summary.json").read_text())["rows"]}
     told = rows["other actions: told apart"]
     assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1 and "chance is 10%" in told["note"]
     assert {"expert's chunks: told apart", "policy", "consistency"} <= set(rows)
     assert rows["floor: real pictures / another window's actions"]["value"] > 0 and "skill of its foresight" in rows
+    (lpips,) = (r for name, r in rows.items() if name.startswith("LPIPS (alex) @"))
+    assert lpips["axis"] == "Visual fidelity" and lpips["value"] > 0 and "copying has" in lpips["note"]
     page = (job / "run/eval/report.html").read_text()
     assert all(f"{t}?" in page for t in ("Does it imagine what its actions do", "Does the world go as it imagined"))
     assert rows["places, mean error"]["axis"] == "Physical commonsense" and "Worst cases" in page

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from tests.unit.test_encoders import ALEX, saved, weights
 
 from conftest import untrained_run
 from wamkit.config import to_dict
@@ -37,11 +38,22 @@ def run(tmp_path_factory) -> Path:
         ({"replan_every": 17}, r"replan_every must lie in 1 .. 16"),
         ({"query": "joint"}, "'bc' does not model the query 'joint'; families that do:.* unified"),
         ({"query": "polcy"}, "did you mean 'policy'"),
+        ({"encoders": ("dinov3=x",)}, "an encoder is named by its kind and weights: .*, not 'dinov3=x'"),
+        ({"encoders": ("dinov2",)}, "not 'dinov2'"),
+        ({"encoders": ("lpips-alex=trunk.pth",)}, "LPIPS is two files: lpips-alex=TRUNK,HEADS"),
+        ({"encoders": ("i3d=none.pt",)}, "no TorchScript file at none.pt"),
     ],
 )
 def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
     with pytest.raises(WamkitError, match=message):
         evaluate(run, **arguments)
+    assert not (run / "eval").exists()
+
+
+def test_encoders_need_pictures_to_look_at(run, tmp_path):
+    trunk, heads = saved(tmp_path, *weights(ALEX))
+    with pytest.raises(WamkitError, match="encoders look at imagined pictures, and bc imagines none"):
+        evaluate(run, encoders=(f"lpips-alex={trunk},{heads}",))
     assert not (run / "eval").exists()
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from wamkit.eval import EvaluationError
 from wamkit.eval.distribution import ClipFeatures, frechet_distance, gaussian_frechet, polynomial_mmd
-from wamkit.eval.report import Row, Table
+from wamkit.eval.report import VISUAL, Row, Table
 from wamkit.eval.stats import bootstrap_ratio
 from wamkit.eval.visual import unit
 from wamkit.nn.pretrained import vision_encoder
@@ -195,6 +196,7 @@ class VideoMAE(nn.Module):
     """
 
     distance = "Fréchet"
+    least = 2
 
     def __init__(self, model: str):
         super().__init__()
@@ -226,6 +228,7 @@ class I3D(nn.Module):
     """
 
     distance = "FVD"
+    least = 10
 
     def __init__(self, path: str | Path):
         super().__init__()
@@ -243,7 +246,7 @@ class I3D(nn.Module):
     @torch.no_grad()
     def forward(self, clips: Shaped[Tensor, "n F 3 H W"]) -> Float[Tensor, "n 400"]:
         """Logits of each clip. Raises EvaluationError for fewer than 10 frames, or where the program gives something else."""
-        if clips.shape[1] < 10:
+        if clips.shape[1] < self.least:
             raise EvaluationError(f"I3D needs 10 frames or more, and the clips have {clips.shape[1]}")
         x = 255 * unit(clips).transpose(1, 2)
         try:
@@ -265,6 +268,48 @@ def clip_features(
         raise EvaluationError(f"need clips (N, F, 3, H, W), at least one, not {tuple(clips.shape)}")
     values = torch.cat([encoder(part) for part in clips.split(batch)])
     return ClipFeatures(encoder.name, values.double().cpu().numpy(), np.asarray(episode))
+
+
+# ---------------------------------------------------------------------------------------------------------- named by a user
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Encoders that a user named. pairs compare pictures, videos compare sets of clips; see `encoder_table`."""
+
+    pairs: tuple[LPIPS | Dinov2, ...] = ()
+    videos: tuple[VideoMAE | I3D, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Each with the hash of its weights."""
+        return [e.name for e in (*self.pairs, *self.videos)]
+
+
+def named_encoders(named: Sequence[str]) -> Encoders:
+    """Those that KIND=WEIGHTS name: lpips-alex=TRUNK,HEADS and lpips-vgg=TRUNK,HEADS, dinov2=, videomae= (a path or a hub id), i3d=FILE.
+
+    Raises EvaluationError for another kind, and as the encoders do for weights that are not of that kind.
+    """
+    pairs: list[LPIPS | Dinov2] = []
+    videos: list[VideoMAE | I3D] = []
+    for text in named:
+        kind, _, weights = text.partition("=")
+        if kind in ("lpips-alex", "lpips-vgg"):
+            trunk, _, heads = weights.partition(",")
+            if not trunk or not heads:
+                raise EvaluationError(f"LPIPS is two files: {kind}=TRUNK,HEADS, not {text!r}")
+            pairs.append(LPIPS(trunk, heads, "vgg" if kind == "lpips-vgg" else "alex"))
+        elif not weights or kind not in ("dinov2", "videomae", "i3d"):
+            raise EvaluationError(
+                f"an encoder is named by its kind and weights: lpips-alex=TRUNK,HEADS, lpips-vgg=TRUNK,HEADS, dinov2=MODEL, videomae=MODEL "
+                f"or i3d=FILE, not {text!r}"
+            )
+        elif kind == "dinov2":
+            pairs.append(Dinov2(weights))
+        else:
+            videos.append(VideoMAE(weights) if kind == "videomae" else I3D(weights))
+    return Encoders(tuple(pairs), tuple(videos))
 
 
 # ------------------------------------------------------------------------------------------------------------------- report
@@ -319,7 +364,7 @@ def encoder_table(
         f"{len(truth)} futures of {truth.shape[1]} frames. Names are those of the weights (a hash follows @), and figures of other weights, "
         "resolutions, rates or numbers of frames do not compare."
     )
-    return Table("As pretrained encoders see it", how, tuple(rows))
+    return Table("Do pretrained encoders see it so?", how, tuple(rows), VISUAL)
 
 
 def _whole(encoder: VideoMAE | I3D, current: Tensor, future: Tensor, episode: np.ndarray) -> ClipFeatures:

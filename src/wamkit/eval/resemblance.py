@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -43,33 +44,57 @@ def pooled(frames: Shaped[Tensor, "m V C H W"]) -> Float[Tensor, "m K"]:
     return torch.cat([c.flatten(1) for c in cells], 1)
 
 
-def resemblance_table(
-    model: Family, frames: Frames, *, encoder: Encoder = pooled, name: str = POOLED, seed: int = 0
-) -> Table:
-    """Distances of imagined from real clips of demonstrations, each beside what two halves of real clips read, and a copied picture.
+@dataclass(frozen=True)
+class ClipSet:
+    """Futures of demonstrations, real and imagined. Pictures uint8; episode: whose, for intervals."""
 
-    A clip is the present picture and the F futures of a window. Without rows where there are fewer than the four demonstrations that a
-    floor needs.
-    """
+    current: Shaped[Tensor, "N V C H W"]
+    truth: Shaped[Tensor, "N F V C H W"]
+    imagined: Shaped[Tensor, "N F V C H W"]
+    episode: Integer[np.ndarray, " N"]
+
+    def whole(self, future: Shaped[Tensor, "N F V C H W"]) -> Shaped[Tensor, "N K V C H W"]:
+        """Clips that begin with the current picture and go on with `future`; K = F + 1."""
+        return torch.cat([self.current.unsqueeze(1), future], 1)
+
+    @property
+    def copied(self) -> Shaped[Tensor, "N F V C H W"]:
+        """The future of a model that copies its current picture."""
+        return self.current.unsqueeze(1).expand_as(self.truth)
+
+
+def clip_set(model: Family, frames: Frames, *, seed: int = 0) -> ClipSet:
+    """What `model` makes of `WINDOWS` windows of demonstrations, or of all where there are fewer. Empty without demonstrations."""
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
     starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), 4)
     starts = starts[frames.imitate[frames.episode[starts]]]
-    if len(found := np.unique(frames.episode[starts])) < 4:
-        return Table(TITLE, f"A floor needs four demonstrations, there are {len(found)}.", (), VISUAL)
     starts = np.sort(np.random.default_rng(seed).permutation(starts)[:WINDOWS])
-    windows, real, imagined = Windows(frames, model.spec, seed=0, batch_size=1), [], []
+    windows = Windows(frames, model.spec, seed=0, batch_size=1)
+    current, truth, imagined = [], [], []
     for low in range(0, len(starts), BATCH):
         rows = starts[low : low + BATCH]
         batch = windows.gather(rows)
         given = {"actions": batch.action.numpy()} if query is Query.FORWARD else {}
         out = model.sample(observations(batch), query, seed=[seed + 7919 * int(r) for r in rows], **given)
-        now = batch.obs.unsqueeze(1)
-        real.append(torch.cat([now, batch.future], 1))
-        imagined.append(torch.cat([now, torch.from_numpy(out.future)], 1))
-    clips, episode = torch.cat(real), frames.episode[starts]
-    encode = lambda x: ClipFeatures.encode(x, encoder, name, episode)  # noqa: E731
-    truth, guess = encode(clips), encode(torch.cat(imagined))
-    still = encode(clips[:, :1].expand_as(clips))
+        current.append(batch.obs)
+        truth.append(batch.future)
+        imagined.append(torch.from_numpy(out.future))
+    none = torch.empty(0)
+    return ClipSet(*(torch.cat(x) if x else none for x in (current, truth, imagined)), episode=frames.episode[starts])
+
+
+def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = POOLED, seed: int = 0) -> Table:
+    """Distances of imagined from real clips of demonstrations, each beside what two halves of real clips read, and a copied picture.
+
+    A clip is the present picture and the F futures of a window. Without rows where there are fewer than the four demonstrations that a
+    floor needs.
+    """
+    if (found := len(np.unique(clips.episode))) < 4:
+        return Table(TITLE, f"A floor needs four demonstrations, there are {found}.", (), VISUAL)
+    truth, guess, still = (
+        ClipFeatures.encode(clips.whole(x), encoder, name, clips.episode)
+        for x in (clips.truth, clips.imagined, clips.copied)
+    )
     distance, copied = (polynomial_mmd(truth, x, seed) for x in (guess, still))
     frechet = frechet_distance(truth, guess, seed)
     floor = distance.floor
@@ -90,7 +115,7 @@ def resemblance_table(
         ),
     ]
     how = (
-        f"{len(starts)} clips of {len(np.unique(episode))} demonstrations; unbiased polynomial MMD, 0 is alike. "
+        f"{len(clips.episode)} clips of {found} demonstrations; unbiased polynomial MMD, 0 is alike. "
         "Never compare it with another encoder's."
     )
     return Table(TITLE, how, tuple(rows), VISUAL)
