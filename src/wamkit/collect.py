@@ -1,4 +1,4 @@
-"""Collection of demonstrations by scripted experts, and of off-expert episodes, into a store.
+"""Collection of demonstrations by scripted experts, of off-expert episodes and of near misses, into a store.
 
 What episode i contains depends on (config, i) alone: not on the number of workers, nor on how often collection was killed.
 """
@@ -34,6 +34,10 @@ _FROM_RESET_EVERY = 4
 """Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
 
 
+_NOT_YET = {"near_misses": 0, "near_miss_offset": 0.4, "near_miss_steps": 120}
+"""What a collect.json says that was written before wamkit knew of near misses."""
+
+
 @dataclass(frozen=True)
 class CollectConfig:
     """What to collect, and where to."""
@@ -59,6 +63,13 @@ class CollectConfig:
     """Length of an off-expert episode."""
     off_expert_skip: int = 60
     """Most off-expert episodes start after a random number of the expert's steps up to this, unrecorded: contacts happen."""
+    near_misses: int = 0
+    """Episodes for each task of an expert whose hand is led astray in one direction throughout: purposeful, and most of them fail, as
+    weak policies do. For models that policies are judged in, and for judges; marked as not for imitation."""
+    near_miss_offset: float = 0.4
+    """Standard deviation of what is added to every action of a near miss, drawn once an episode, in half ranges of the action space."""
+    near_miss_steps: int = 120
+    """A near miss that does not succeed is that long."""
     max_attempts: int = 20
     """An expert that fails is tried again with the next seed, so often at most."""
     snapshots: bool = False
@@ -75,11 +86,13 @@ class CollectConfig:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be named once each, at least one; found {self.tasks}")
         count, size = (1, math.inf), (0, math.inf)
-        within(self, max_attempts=count, off_expert_steps=count, processes=count, noise=size)
+        within(self, max_attempts=count, off_expert_steps=count, near_miss_steps=count, processes=count, noise=size)
+        within(self, near_misses=size, near_miss_offset=size)
         within(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
-        if self.episodes + self.off_expert == 0:
-            raise ConfigError("episodes and off_expert are both 0: there is nothing to collect")
-        jobs = len(self.tasks) * (self.episodes + self.off_expert)
+        each = self.episodes + self.off_expert + self.near_misses
+        if each == 0:
+            raise ConfigError("episodes, off_expert and near_misses are all 0: there is nothing to collect")
+        jobs = len(self.tasks) * each
         if jobs * self.max_attempts > TRAIN_SEEDS:
             raise ConfigError(
                 f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
@@ -92,37 +105,44 @@ class Job:
 
     index: int
     task: str
-    kind: Literal["expert", "off-expert"]
+    kind: Literal["expert", "off-expert", "near-miss"]
     noise: float
     from_reset: bool
     seeds: tuple[int, ...]
 
 
 def plan(config: CollectConfig) -> tuple[Job, ...]:
-    """All episodes in the order of the store: tasks in turn, off-expert episodes spread evenly, so every prefix is balanced.
+    """All episodes in the order of the store: tasks in turn, all kinds spread evenly, so every prefix is balanced.
 
     No two jobs share a seed.
     """
-    rounds, off = config.episodes + config.off_expert, config.off_expert
+    others = _spread(config.near_misses, ["off-expert"] * config.off_expert, "near-miss")
+    kinds = _spread(len(others), ["expert"] * config.episodes, "")
     first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     base = HELD_OUT_RECORDINGS if config.held_out else 0
     jobs: list[Job] = []
-    for r in range(rounds):
-        off_before, off_after = r * off // rounds, (r + 1) * off // rounds
-        expert = off_after == off_before
+    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "near-miss"), 0)
+    for kind in (k or next(remaining) for k in kinds):
         for task in config.tasks:
             start = first + len(jobs) * config.max_attempts
             jobs.append(
                 Job(
                     index=len(jobs),
                     task=task,
-                    kind="expert" if expert else "off-expert",
-                    noise=config.noise[(r - off_before) % len(config.noise)] if expert else 0.0,
-                    from_reset=not expert and off_before % _FROM_RESET_EVERY == 0,
+                    kind=kind,
+                    noise=config.noise[before[kind] % len(config.noise)] if kind == "expert" else 0.0,
+                    from_reset=kind == "off-expert" and before[kind] % _FROM_RESET_EVERY == 0,
                     seeds=tuple(base + (start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
                 )
             )
+        before[kind] += 1
     return tuple(jobs)
+
+
+def _spread(count: int, among: list[str], name: str) -> list[str]:
+    """`among` with `count` times `name` at even distances."""
+    rest, total = iter(among), count + len(among)
+    return [name if (r + 1) * count // total > r * count // total else next(rest) for r in range(total)]
 
 
 def collect(config: CollectConfig, progress: bool = True) -> Store:
@@ -168,6 +188,8 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
         raise WamkitError(
             f"{config.env} has no scripted expert for {job.task}: collect with --episodes 0, evaluate with --held-out 0"
         )
+    if job.kind == "near-miss":
+        return _record_near_miss(config, job, env, expert)
     for seed in job.seeds:
         episode = rollout(
             env,
@@ -203,17 +225,34 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
     )
 
 
+def _record_near_miss(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
+    seed, low, high = job.seeds[0], env.action_space.low, env.action_space.high
+    rng = np.random.default_rng([seed, 3])
+    offset = config.near_miss_offset * env.noise_range * (high - low) / 2 * rng.standard_normal(low.shape)
+    return rollout(
+        env,
+        NoisyExpert(expert, 0.0, low, high, offset),
+        seed=seed,
+        session=rng,
+        max_steps=config.near_miss_steps,
+        steps_after_success=config.steps_after_success,
+        record_snapshots=config.snapshots,
+        imitate=False,
+    )
+
+
 @dataclass(frozen=True)
 class NoisyExpert:
-    """Actor: executes clip(expert + noise), labels with the expert's own action. Its session is a random generator.
+    """Actor: executes clip(expert + noise + offset), labels with the expert's own action. Its session is a random generator.
 
-    noise: standard deviation in half ranges of the action space.   low, high: float32 (a,), that range.
+    noise: standard deviation in half ranges of the action space.   low, high: float32 (a,), that range.   offset: (a,), of every action.
     """
 
     expert: Expert
     noise: float
     low: np.ndarray
     high: np.ndarray
+    offset: np.ndarray | float = 0.0
 
     def needs_images(self, session: np.random.Generator) -> bool:
         """Never: the expert reads the simulator."""
@@ -222,7 +261,7 @@ class NoisyExpert:
     def act(self, observation: Observation, session: np.random.Generator) -> tuple[Action, np.random.Generator]:
         clean = np.clip(self.expert(session), self.low, self.high)
         scale = self.noise * (self.high - self.low) / 2
-        noisy = np.clip(clean + scale * session.standard_normal(clean.shape), self.low, self.high)
+        noisy = np.clip(clean + self.offset + scale * session.standard_normal(clean.shape), self.low, self.high)
         return Action(noisy.astype(np.float32), clean), session
 
 
@@ -280,7 +319,7 @@ def _open(config: CollectConfig) -> Store:
     path = config.out / "collect.json"
     if path.exists():
         try:
-            before = json.loads(path.read_bytes())
+            before = _NOT_YET | json.loads(path.read_bytes())
             changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
         except (OSError, ValueError, TypeError) as error:
             raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error

@@ -62,6 +62,8 @@ class Rank:
     """Of a dream; as many as an episode has."""
     recordings: int = 12
     """Held-out recordings a task that teach the judge; half as many others calibrate it."""
+    judge_steps: int = 800
+    """Training steps of the judge."""
     candidates: int = 8
     """Exploitability: chunks among which the best policy picks what the world model promises most of; 1 leaves the test out."""
     spread: float = 1.0
@@ -70,7 +72,14 @@ class Rank:
     """Worker processes."""
 
     def __post_init__(self) -> None:
-        within(self, episodes=(1, inf), replan_every=(1, inf), max_steps=(1, inf), recordings=(2, inf))
+        within(
+            self,
+            episodes=(1, inf),
+            replan_every=(1, inf),
+            max_steps=(1, inf),
+            recordings=(2, inf),
+            judge_steps=(1, inf),
+        )
         within(self, candidates=(1, inf), spread=(0, inf), processes=(1, inf))
 
 
@@ -181,7 +190,7 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
 def _judge(args: Rank, source: dict[str, Any], world: Family) -> Judge:
     teach, told = _recordings(args, source, args.recordings, seed=11)
     check, known = _recordings(args, source, max(2, args.recordings // 2), seed=12)
-    return train_judge(teach, told, check, known, world.spec)
+    return train_judge(teach, told, check, known, world.spec, steps=args.judge_steps)
 
 
 Start = tuple[str, int, Observation]
@@ -215,7 +224,9 @@ def _dreamed(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Outcomes bool (R,) and actions float32 (R, T, a) of a policy's dreams, kept under a key of weights and protocol."""
     said = {
-        k: v for k, v in vars(args).items() if k in ("episodes", "replan_every", "max_steps", "recordings", "spread")
+        k: v
+        for k, v in vars(args).items()
+        if k in ("episodes", "replan_every", "max_steps", "recordings", "judge_steps", "spread")
     }
     key = [weights_hash(args.world), weights_hash(run), said if candidates > 1 else said | {"spread": 0}, candidates]
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]

@@ -54,6 +54,17 @@ def test_every_prefix_of_the_plan_is_balanced():
     ]
 
 
+def test_near_misses_are_spread_among_the_others():
+    config = CollectConfig(tasks=("a", "b"), out=Path("x"), episodes=12, off_expert=4, near_misses=8)
+    jobs = plan(config)
+    for end in range(2, 49, 2):
+        counts = Counter((job.task, job.kind) for job in jobs[:end])
+        for kind, n in (("expert", 12), ("off-expert", 4), ("near-miss", 8)):
+            assert counts["a", kind] == counts["b", kind] and abs(counts["a", kind] - end / 2 * n / 24) <= 1
+    assert Counter(job.noise for job in jobs if job.kind == "expert") == {0.0: 8, 0.1: 8, 0.3: 8}
+    assert len({s for job in jobs for s in job.seeds}) == 48 * config.max_attempts
+
+
 @pytest.mark.parametrize("seed", [0, 1, 987654])
 def test_seeds_of_all_attempts_are_distinct_training_seeds(seed):
     jobs = plan(CollectConfig(tasks=tuple("abcdefgh"), out=Path("x"), episodes=200, off_expert=20, seed=seed))

@@ -124,6 +124,15 @@ def test_a_world_that_listens_orders_policies_as_the_simulator_does(judge):
     assert np.ptp(deaf.mean(1)) < 0.2, "all policies fare alike in a world that does not listen"
 
 
+def test_success_in_the_last_picture_counts(judge):
+    options = {"replan_every": 2, "progress": False}
+    long = dream(Walker(0.9), World(), judge, starts(1), max_steps=36, **options)
+    assert long.success.all() and long.steps[0] < 36
+    just = dream(Walker(0.9), World(), judge, starts(1), max_steps=int(long.steps[0]), **options)
+    assert just.success.all() and just.steps[0] == long.steps[0]
+    assert not dream(Walker(0.9), World(), judge, starts(1), max_steps=int(long.steps[0]) - 2, **options).success.any()
+
+
 class Loophole(World):
     """Listens, but whoever pulls back hard is taken to the goal."""
 

@@ -120,7 +120,7 @@ def _calibrated(judge: Judge, frames: Frames, told: np.ndarray) -> Judge:
 
 @dataclass(frozen=True)
 class Dream:
-    """What became of R starts inside a world model. success: bool (R,).   steps: until success was seen, or all of them.
+    """What became of R starts inside a world model. success: bool (R,).   steps: until success was seen, or `max_steps`.
 
     frames: uint8 (R, Q, V, 3, H, W), what was imagined, one picture every `replan_every` steps.
     actions: float32 (R, Q * replan_every, a), what was done.
@@ -164,7 +164,7 @@ def dream(
         raise EvaluationError(f"candidates = {candidates}, spread = {spread}: at least 1, and at least 0")
     at, R, N = offsets.index(replan_every), len(starts), candidates
     seen: list[dict[int, Observation]] = [{0: replace(o, past=())} for o in starts]
-    frames, done, steps = [], [], np.full(R, max_steps)
+    frames, done, steps, success = [], [], np.full(R, max_steps), np.zeros(R, bool)
     for k in tqdm(range(max_steps // replan_every), desc="dream", unit="query", leave=False, disable=not progress):
         t, noise = k * replan_every, row_seeds(seed + k, R * N)
         actions = policy.sample(_looking(seen, t, policy.spec, N), Query.POLICY, seed=noise).actions
@@ -178,12 +178,13 @@ def dream(
         probability, state = judge.read(future)
         best = np.arange(R) * N + probability.reshape(R, N).argmax(1)
         reached = probability[best] >= judge.threshold
-        steps = np.where(reached, np.minimum(steps, t + replan_every), steps)
+        steps = np.where(reached & ~success, t + replan_every, steps)
+        success |= reached
         frames.append(future[best])
         done.append(actions[best, :replan_every])
         for own, start, x, p in zip(seen, starts, future[best], state[best], strict=True):
             own[t + replan_every] = replace(start, images=x, proprio=p, past=())
-    return Dream(steps < max_steps, steps, np.stack(frames, 1), np.concatenate(done, 1))
+    return Dream(success, steps, np.stack(frames, 1), np.concatenate(done, 1))
 
 
 def _looking(seen: Sequence[dict[int, Observation]], t: int, spec: Spec, times: int) -> list[Observation]:

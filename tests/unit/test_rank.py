@@ -1,0 +1,69 @@
+"""`wamkit rank` from run folders to its page, with models that learned nothing; and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+import wamkit.rank
+from conftest import untrained_run
+from wamkit.rank import Rank, rank
+from wamkit.types import WamkitError
+
+TASK = "drawer-open-v3"
+OPTIONS = {"max_steps": 120, "height": 32, "width": 32}
+QUICK = {"episodes": 2, "max_steps": 16, "recordings": 2, "judge_steps": 20, "candidates": 2, "processes": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rank")
+    world = untrained_run(folder / "world", [TASK], OPTIONS, "world_model")
+    return world, tuple(untrained_run(folder / f"bc-{i}", [TASK], OPTIONS, seed=i) for i in range(4))
+
+
+def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs, capsys, monkeypatch):
+    world, policies = runs
+    found = rank(Rank(world, policies, **QUICK))
+    assert [p["run"] for p in found["policies"]] == [str(p) for p in policies]
+    assert all(len(p["dreamed"]) == len(p["real"]) == 2 for p in found["policies"])
+    assert set(found["weights"]) == {str(p) for p in (world, *policies)} and len(set(found["weights"].values())) == 5
+    kept = json.loads((world / "eval/rank.json").read_text())
+    titles = [t["title"] for t in kept["tables"]]
+    assert titles == ["What becomes of each policy?", "Can it stand in for the simulator?", "Can it be exploited?"]
+    assert not np.any([p["real"] for p in kept["policies"]]), "untrained policies open no drawer"
+    assert kept["agreement"] is None, "equal policies have no order"
+    page = (world / "eval/rank.html").read_text()
+    assert "bc-3" in page and "Undefined" in page and "Dreamed and real success" in page
+    # Again: every dream is kept, so no model is asked anything.
+    monkeypatch.setattr(wamkit.rank, "dream", None)
+    again = rank(Rank(world, policies, **QUICK))
+    assert again["policies"] == found["policies"]
+    assert "Can it stand in for the simulator?" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policies": 3}, "a ranking needs 4 policies or more, each named once; got 3"),
+        ({"policies": "twice"}, "each named once"),
+        ({"options": {"replan_every": 5}}, r"imagines \(8, 16\) steps ahead, and not 5"),
+        ({"options": {"recordings": 1}}, "recordings = 1: must be at least 2"),
+        ({"world": "bc"}, "'bc' does not model the query 'forward'"),
+        ({"policies": "elsewhere"}, "were made for different worlds: tasks is"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused_before_any_work(runs, tmp_path, change, message):
+    world, policies = runs
+    if change.get("policies") == 3:
+        policies = policies[:3]
+    elif change.get("policies") == "twice":
+        policies = (*policies, policies[0])
+    elif change.get("policies") == "elsewhere":
+        policies = (*policies[:3], untrained_run(tmp_path / "other", ["door-open-v3"], OPTIONS))
+    if change.get("world") == "bc":
+        world, policies = policies[0], (*policies[1:], untrained_run(tmp_path / "more", [TASK], OPTIONS))
+    before = sorted(world.rglob("*"))
+    with pytest.raises(WamkitError, match=message):
+        rank(Rank(world, policies, **QUICK | change.get("options", {})))
+    assert sorted(world.rglob("*")) == before
