@@ -24,6 +24,9 @@ from wamkit.types import WamkitError
 J = TypeVar("J")
 R = TypeVar("R")
 
+_PRELOADED = ["numpy", "torch", "mujoco", "gymnasium", "metaworld", "wamkit.rollout"]
+"""What most children need and takes seconds to import: done once, in the process that children are forked from. What isn't there is left out."""
+
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
 """LP_NUM_THREADS is that of the software renderer (llvmpipe)."""
 
@@ -57,8 +60,9 @@ def run_parallel(
 ) -> Iterator[R]:
     """Yields worker(job) for every job, in the order of `jobs`, computed by `processes` child processes.
 
-    worker: a module-level function; it and the jobs travel to new ("spawn") processes, so both must be picklable, and
-    the calling script needs the usual `if __name__ == "__main__":`. Even with processes=1 the work is done in a child, so
+    worker: a module-level function; it and the jobs travel to new processes, so both must be picklable, and the calling script
+    needs the usual `if __name__ == "__main__":`. The processes are forked from one that holds no more than imports ("forkserver"), which
+    starts at the first call and keeps the environment variables of that moment. Even with processes=1 the work is done in a child, so
     that the caller's process keeps its threads and has no render context.
     describe: names a job in errors.   progress: bar on stderr with rate and time left.   done: jobs that were done before,
     for the bar.
@@ -95,7 +99,8 @@ class _Pool:
     """Child processes with a pipe each. A child does one job at a time."""
 
     def __init__(self, worker: Callable[[Any], Any], processes: int):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
         self.idle: list[Connection] = []
         self.busy: dict[Connection, int] = {}
         self._children: dict[Connection, Any] = {}

@@ -61,7 +61,7 @@ class Rank:
     max_steps: int = 200
     """Of a dream; as many as an episode has."""
     recordings: int = 12
-    """Held-out recordings a task that teach the judge; half as many others calibrate it."""
+    """Held-out demonstrations a task that teach the judge, and as many near misses; half as many others calibrate it."""
     judge_steps: int = 800
     """Training steps of the judge."""
     candidates: int = 8
@@ -170,7 +170,7 @@ def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None
 
 
 def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
-    """Held-out recordings, half of them off-expert, so that there is failure to learn; and success after every step."""
+    """Held-out recordings, as many near misses as demonstrations, so that there is failure to learn; and success after every step."""
     store = collect(
         CollectConfig(
             env=source["env"],
@@ -178,7 +178,8 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
             tasks=tuple(source["tasks"]),
             out=args.world / "eval" / f"judged-{episodes}-seed-{seed}",
             episodes=episodes,
-            off_expert=max(1, episodes // 2),
+            off_expert=0,
+            near_misses=episodes,
             held_out=True,
             seed=seed,
             processes=args.processes,

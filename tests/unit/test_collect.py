@@ -93,6 +93,12 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
         assert not off.imitate and len(off) == 12 and np.array_equal(off.action, off.action_expert)
         started = off.snapshots[0].attributes.get("curr_path_length", 0)
         assert (started == 0) == from_reset
+    job = next(job for job in plan(_small(tmp_path, near_misses=1)) if job.kind == "near-miss")
+    miss = record(_small(tmp_path, near_miss_steps=30, near_miss_offset=0.3), job, env)
+    assert not miss.imitate and len(miss) == 30
+    free = np.abs(miss.action) < 1
+    offsets = [set(np.round((miss.action - miss.action_expert)[free[:, k], k], 5)) for k in range(4)]
+    assert all(len(o) <= 1 for o in offsets) and sum(map(len, offsets)) > 1, "one offset, throughout"
 
 
 @pytest.mark.parametrize("changes", [{"processes": 0}, {"noise": (float("nan"),)}, {"episodes": -1}, {"tasks": ()}])
