@@ -311,3 +311,8 @@ def _wamkit_version() -> str:
         return version("wamkit")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
+
+
+def weights_hash(run: str | Path) -> str:
+    """SHA-256 of what a run's latest checkpoint says of its files, weights and configuration among them."""
+    return hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()

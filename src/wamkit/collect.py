@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from wamkit.checkpoint import weights_hash
 from wamkit.config import ConfigError, nearest, save_json, to_dict, within
 from wamkit.data.meaning import save_meaning
 from wamkit.data.store import Store
@@ -24,7 +25,9 @@ from wamkit.data.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
 from wamkit.envs.base import HELD_OUT_RECORDINGS, Expert
 from wamkit.parallel import run_parallel
+from wamkit.policy import Policy, Session
 from wamkit.rollout import Action, rollout
+from wamkit.run import load
 from wamkit.types import Episode, Observation, WamkitError
 
 _CORRELATION = 0.9
@@ -34,8 +37,10 @@ _FROM_RESET_EVERY = 4
 """Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
 
 
-_NOT_YET = {"near_misses": 0, "near_miss_offset": 0.4, "near_miss_steps": 120}
-"""What a collect.json says that was written before wamkit knew of near misses."""
+_NARROWEST = 1 / 8
+
+_NOT_YET = {"near_misses": 0, "near_miss_offset": 0.4, "near_miss_steps": 120, "policies": [], "policy_episodes": 0}
+"""What a collect.json says that was written before wamkit knew of these."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,14 @@ class CollectConfig:
     """Episodes for each task of an expert whose hand is led astray in one direction throughout: purposeful, and most of them fail, as
     weak policies do. For models that policies are judged in, and for judges; marked as not for imitation."""
     near_miss_offset: float = 0.4
-    """Standard deviation of what is added to every action of a near miss, drawn once an episode, in half ranges of the action space."""
+    """Standard deviation of what is added to every action of a near miss, drawn once an episode, in half ranges of the action space; it
+    is shrunk by up to eight, so that some miss narrowly, and some do not."""
     near_miss_steps: int = 120
     """A near miss that does not succeed is that long."""
+    policies: tuple[Path, ...] = ()
+    """Run folders of policies that act in `policy_episodes`, in turn. What they get wrong is what a model must know to judge others."""
+    policy_episodes: int = 0
+    """Episodes for each task in which a policy acts; marked as not for imitation."""
     max_attempts: int = 20
     """An expert that fails is tried again with the next seed, so often at most."""
     snapshots: bool = False
@@ -105,10 +115,11 @@ class Job:
 
     index: int
     task: str
-    kind: Literal["expert", "off-expert", "near-miss"]
+    kind: Literal["expert", "off-expert", "near-miss", "policy"]
     noise: float
     from_reset: bool
     seeds: tuple[int, ...]
+    policy: Path | None = None
 
 
 def plan(config: CollectConfig) -> tuple[Job, ...]:
@@ -117,11 +128,12 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
     No two jobs share a seed.
     """
     others = _spread(config.near_misses, ["off-expert"] * config.off_expert, "near-miss")
+    others = _spread(config.policy_episodes, others, "policy")
     kinds = _spread(len(others), ["expert"] * config.episodes, "")
     first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     base = HELD_OUT_RECORDINGS if config.held_out else 0
     jobs: list[Job] = []
-    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "near-miss"), 0)
+    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "near-miss", "policy"), 0)
     for kind in (k or next(remaining) for k in kinds):
         for task in config.tasks:
             start = first + len(jobs) * config.max_attempts
@@ -133,6 +145,7 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
                     noise=config.noise[before[kind] % len(config.noise)] if kind == "expert" else 0.0,
                     from_reset=kind == "off-expert" and before[kind] % _FROM_RESET_EVERY == 0,
                     seeds=tuple(base + (start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
+                    policy=config.policies[before[kind] % len(config.policies)] if kind == "policy" else None,
                 )
             )
         before[kind] += 1
@@ -181,6 +194,8 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
 
 def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
     """Records the episode that `job` stands for; a demonstration is repeated with the next seed until it succeeds."""
+    if job.policy is not None:
+        return _record_policy(config, job.policy, job.seeds[0], env)
     expert = env.expert()
     if job.kind == "off-expert":
         return _record_off_expert(config, job, env, expert)
@@ -228,7 +243,8 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
 def _record_near_miss(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
     seed, low, high = job.seeds[0], env.action_space.low, env.action_space.high
     rng = np.random.default_rng([seed, 3])
-    offset = config.near_miss_offset * env.noise_range * (high - low) / 2 * rng.standard_normal(low.shape)
+    size = config.near_miss_offset * _NARROWEST ** rng.random()
+    offset = size * env.noise_range * (high - low) / 2 * rng.standard_normal(low.shape)
     return rollout(
         env,
         NoisyExpert(expert, 0.0, low, high, offset),
@@ -239,6 +255,24 @@ def _record_near_miss(config: CollectConfig, job: Job, env: Environment, expert:
         record_snapshots=config.snapshots,
         imitate=False,
     )
+
+
+def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment) -> Episode:
+    return rollout(
+        env,
+        _policy(run),
+        seed=seed,
+        session=Session(seed),
+        steps_after_success=config.steps_after_success,
+        record_snapshots=config.snapshots,
+        imitate=False,
+    )
+
+
+@functools.lru_cache(maxsize=8)
+def _policy(run: Path) -> Policy:
+    model = load(run)
+    return Policy(model, replan_every=min(8, model.spec.chunk))
 
 
 @dataclass(frozen=True)
@@ -316,6 +350,7 @@ def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
 def _open(config: CollectConfig) -> Store:
     """The store of this configuration: a new one, or the one that was begun with the same."""
     resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
+    resolved["policies"] = [f"{run} @{weights_hash(run)[:8]}" for run in config.policies]
     path = config.out / "collect.json"
     if path.exists():
         try:

@@ -12,14 +12,14 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 from wamkit.card import history, report_card, worst_pictures
-from wamkit.checkpoint import load_checkpoint
+from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.branches import Setting
-from wamkit.eval.closed_loop import Protocol, closed_loop, weights_hash, write_records
+from wamkit.eval.closed_loop import Protocol, closed_loop, write_records
 from wamkit.eval.commonsense import commonsense, physics_tables, worst_continuations
 from wamkit.eval.encoders import Encoders, encoder_table, named_encoders
 from wamkit.eval.imagination import imagine

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from wamkit.checkpoint import load_checkpoint
+from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.collect import CollectConfig, collect
 from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.dataset import open_frames
@@ -25,7 +25,7 @@ from wamkit.envs.base import held_out_seeds, observation
 from wamkit.eval import EvaluationError
 from wamkit.eval.branches import Setting, environment
 from wamkit.eval.charts import scatter_svg
-from wamkit.eval.closed_loop import Protocol, Record, closed_loop, weights_hash
+from wamkit.eval.closed_loop import Protocol, Record, closed_loop
 from wamkit.eval.evaluator import Judge, dream, train_judge
 from wamkit.eval.page import write_report
 from wamkit.eval.ranking import Agreement, agreement

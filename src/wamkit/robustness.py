@@ -11,11 +11,11 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from wamkit.checkpoint import load_checkpoint
+from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.files import make_folder
 from wamkit.envs.base import held_out_seeds
-from wamkit.eval.closed_loop import Protocol, weights_hash
+from wamkit.eval.closed_loop import Protocol
 from wamkit.eval.page import write_report
 from wamkit.eval.report import Report, Row, Sweep, Table, made_by, versions
 from wamkit.eval.robustness import STRENGTHS, Curve, looks, plan, robustness

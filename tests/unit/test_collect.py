@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conftest import untrained_run
+from wamkit.checkpoint import weights_hash
 from wamkit.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
 from wamkit.data.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
@@ -99,6 +102,25 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
     free = np.abs(miss.action) < 1
     offsets = [set(np.round((miss.action - miss.action_expert)[free[:, k], k], 5)) for k in range(4)]
     assert all(len(o) <= 1 for o in offsets) and sum(map(len, offsets)) > 1, "one offset, throughout"
+
+
+def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
+    runs = tuple(untrained_run(tmp_path / n, TASKS, {"max_steps": 20}, seed=i) for i, n in enumerate("ab"))
+    config = _small(
+        tmp_path / "out", tasks=TASKS, episodes=0, off_expert=1, policies=runs, policy_episodes=2, processes=1
+    )
+    assert [j.policy for j in plan(config) if j.task == TASKS[0] and j.kind == "policy"] == list(runs)
+    store = collect(dataclasses.replace(config, options={"max_steps": 20, "height": 32, "width": 32}), progress=False)
+    assert len(store) == 3 * len(TASKS)
+    facts = json.loads((tmp_path / "out/collect.json").read_text())
+    assert (
+        facts["policies"] == [f"{r} @{weights_hash(r)[:8]}" for r in runs]
+        and facts["policies"][0] != facts["policies"][1]
+    )
+    with pytest.raises(WamkitError, match="name both, not 2 policies and 0 episodes"):
+        _small(tmp_path, policies=runs)
+    with pytest.raises(WamkitError, match="name both"):
+        _small(tmp_path, policy_episodes=1)
 
 
 @pytest.mark.parametrize("changes", [{"processes": 0}, {"noise": (float("nan"),)}, {"episodes": -1}, {"tasks": ()}])

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wamkit.checkpoint import load_checkpoint
+from wamkit.checkpoint import weights_hash
 from wamkit.config import atomic_write, from_dict, within
 from wamkit.data.files import make_folder
 from wamkit.envs.base import held_out_seeds, make_env
@@ -196,11 +196,6 @@ def closed_loops(
         [record for job, part in zip(jobs, parts, strict=True) if job.protocol is p for record in done[part] or ()]
         for p in protocols
     ]
-
-
-def weights_hash(run: str | Path) -> str:
-    """SHA-256 of what a run's latest checkpoint says of its files, weights and configuration among them."""
-    return hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()
 
 
 def _read_part(path: Path, job: _Job) -> list[Record] | None:
