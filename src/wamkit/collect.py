@@ -97,11 +97,17 @@ class CollectConfig:
             raise ConfigError(f"tasks must be named once each, at least one; found {self.tasks}")
         count, size = (1, math.inf), (0, math.inf)
         within(self, max_attempts=count, off_expert_steps=count, near_miss_steps=count, processes=count, noise=size)
-        within(self, near_misses=size, near_miss_offset=size)
+        within(self, near_misses=size, near_miss_offset=size, policy_episodes=size)
         within(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
-        each = self.episodes + self.off_expert + self.near_misses
+        each = self.episodes + self.off_expert + self.near_misses + self.policy_episodes
         if each == 0:
-            raise ConfigError("episodes, off_expert and near_misses are all 0: there is nothing to collect")
+            raise ConfigError(
+                "episodes, off_expert, near_misses and policy_episodes are all 0: there is nothing to collect"
+            )
+        if bool(self.policies) != bool(self.policy_episodes):
+            raise ConfigError(
+                f"policies act in policy_episodes: name both, not {len(self.policies)} policies and {self.policy_episodes} episodes"
+            )
         jobs = len(self.tasks) * each
         if jobs * self.max_attempts > TRAIN_SEEDS:
             raise ConfigError(
