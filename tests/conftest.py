@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,13 @@ def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
 
 
 def untrained_run(
-    out: Path, tasks: Sequence[str], options: Mapping[str, Any], family: str = "bc", seed: int | None = None
+    out: Path, tasks: Sequence[str], options: Mapping[str, Any], family: str = "bc", seed: int = 0
 ) -> Path:
     """A model as it was before its first step, for MetaWorld with 32x32 pixels; `bc` imagines nothing."""
     spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
     numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
     config = RunConfig(family, family_class(family).Config(width=32, depth=1, heads=2))
-    if seed is not None:
-        torch.manual_seed(seed)
+    config = replace(config, train=replace(config.train, seed=seed))
     source = {"env": "metaworld", "options": dict(options), "tasks": list(tasks), "seeds": [0], "episodes": 1}
     save_checkpoint(
         out / "checkpoints",

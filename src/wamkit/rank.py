@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -25,17 +25,18 @@ from wamkit.envs.base import held_out_seeds, observation
 from wamkit.eval import EvaluationError
 from wamkit.eval.branches import Setting, environment
 from wamkit.eval.charts import scatter_svg
-from wamkit.eval.closed_loop import Protocol, Record, closed_loop
 from wamkit.eval.evaluator import Judge, dream, train_judge
 from wamkit.eval.page import write_report
 from wamkit.eval.ranking import Agreement, agreement
 from wamkit.eval.report import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.stats import Interval, wilson
 from wamkit.eval.tables import text_table
-from wamkit.family import Family
+from wamkit.family import Family, unsupported
 from wamkit.parallel import run_parallel
+from wamkit.policy import Policy, Session
+from wamkit.rollout import rollout
 from wamkit.run import load
-from wamkit.types import Observation, WamkitError
+from wamkit.types import Observation, Query, UnsupportedQuery, WamkitError
 
 LEAST = 4
 """Policies that a ranking needs; eight or more for one that says something."""
@@ -62,6 +63,8 @@ class Rank:
     """Of a dream; as many as an episode has."""
     recordings: int = 12
     """Held-out demonstrations a task that teach the judge, and as many near misses; half as many others calibrate it."""
+    teachers: tuple[Path, ...] = ()
+    """Run folders of other policies, none of those that are ranked: what they do, too, teaches the judge what failure looks like."""
     judge_steps: int = 800
     """Training steps of the judge."""
     candidates: int = 8
@@ -85,11 +88,13 @@ class Rank:
 
 @dataclass(frozen=True)
 class Stood:
-    """One policy: outcomes by task and reset state, dreamed and real."""
+    """One policy: outcomes by task and reset state, bool (R,). dreamed: as the judge sees dreams.   real: as the simulator says.
+    judged: as the judge sees the simulator's pictures of the same episodes; where that is wrong, the judge is to blame, not the dreams."""
 
     run: Path
     dreamed: np.ndarray
     real: np.ndarray
+    judged: np.ndarray
 
 
 def rank(args: Rank) -> dict[str, Any]:
@@ -99,55 +104,90 @@ def rank(args: Rank) -> dict[str, Any]:
     """
     if len(set(args.policies)) < LEAST or len(set(args.policies)) != len(args.policies):
         raise WamkitError(f"a ranking needs {LEAST} policies or more, each named once; got {len(args.policies)}")
+    if twice := sorted({str(t) for t in args.teachers} & {str(p) for p in args.policies}):
+        raise WamkitError(f"{', '.join(twice)} cannot both teach the judge and be ranked by it")
     world, source = load(args.world), load_checkpoint(args.world).config["source"]
-    for run in args.policies:
+    _check_world(args, world)
+    for run in (*args.policies, *args.teachers):
         _check(args.world, source, world, run)
     setting = Setting.of(source, world.spec)
     judge = _judge(args, source, world)
     starts = _starts(setting, args)
-    out = args.world / "eval"
     stood = []
     for run in args.policies:
-        protocol = Protocol(
-            source["env"], tuple(source["tasks"]), tuple(source["options"].items()), args.episodes, args.replan_every
-        )
-        real = closed_loop(run, protocol, processes=args.processes, desc=f"real {run.name}")
+        real, judged = _watched(args, run, judge, starts, setting)
         dreamed, _ = _dreamed(args, run, world, judge, starts, candidates=1)
-        stood.append(Stood(run, dreamed, _outcomes(real, starts)))
-    try:
-        found = agreement(np.stack([s.dreamed for s in stood]), np.stack([s.real for s in stood]), seed=0)
-    except EvaluationError as error:  # all alike: what was played is still worth reading
-        found, undefined = None, str(error)
-    else:
-        undefined = ""
-    tables = [_policies(stood), _agreement(found, judge, undefined)]
+        stood.append(Stood(run, dreamed, real, judged))
+    found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
+    eyes, _ = _agreement([s.judged for s in stood], [s.real for s in stood])
+    tables = [_policies(stood), _agreement_table(found, undefined), _judge_table(judge, stood, eyes)]
     if args.candidates > 1:
         tables.append(_exploited(args, stood, world, judge, starts, setting))
     content = {
         "world": str(args.world),
-        "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies)},
-        "protocol": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "policies"},
+        "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies, *args.teachers)},
+        "protocol": {k: _plain(v) for k, v in vars(args).items() if k not in ("world", "policies")},
         "made_by": made_by(),
-        "policies": [
-            {"run": str(s.run), "dreamed": s.dreamed.astype(int).tolist(), "real": s.real.astype(int).tolist()} for s in stood
-        ],
-        "agreement": found and {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(found).items()},
+        "policies": [{k: _plain(v) for k, v in vars(s).items()} for s in stood],
+        "agreement": _said(found),
+        "judge": {"accuracy": judge.accuracy, "threshold": judge.threshold, "agreement": _said(eyes)},
         "tables": [asdict(t) for t in tables],
-    }  # fmt: skip
+    }
+    out = args.world / "eval"
     atomic_write(out / "rank.json", (json.dumps(without_nan(content), indent=2, default=float) + "\n").encode())
     print(text_table(tables))
-    points = [(s.run.name, _rate(s.dreamed), _rate(s.real)) for s in stood]
-    how = "A policy a dot, with 95 % intervals; on the diagonal the world model says what the simulator says."
+    how = "A policy a dot, with 95 % intervals; on the diagonal {} says what the simulator says."
+    plots = [
+        Plot(f"{title} and real success", how.format(who), scatter_svg(points, title.lower(), "real"))
+        for title, who, points in (
+            ("Dreamed", "the world model", [(s.run.name, _rate(s.dreamed), _rate(s.real)) for s in stood]),
+            (
+                "Judged",
+                "the judge, shown real pictures,",
+                [(s.run.name, _rate(s.judged), _rate(s.real)) for s in stood],
+            ),
+        )
+    ]
     page = Report(
         title=f"{args.world.name} in the simulator's place",
         subtitle=f"{len(stood)} policies, {args.episodes} reset states of each of {len(source['tasks'])} tasks",
         tables=tuple(tables),
-        plots=(Plot("Dreamed and real success", how, scatter_svg(points, "dreamed", "real")),),
+        plots=tuple(plots),
         versions=versions(),
         config={"protocol": content["protocol"], "policies": [str(p) for p in args.policies]},
     )
     print(f"report: {write_report(page, out / 'rank.html')}")
     return content
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: paths as text, outcomes as 0 and 1."""
+    if isinstance(value, np.ndarray):
+        return value.astype(int).tolist()
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _said(a: Agreement | None) -> dict[str, Any] | None:
+    return None if a is None else {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in asdict(a).items()}
+
+
+def _agreement(seen: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> tuple[Agreement | None, str]:
+    """How outcomes that were seen agree with real ones; or None, and why that is undefined: what was played is still worth reading."""
+    try:
+        return agreement(np.stack(seen), np.stack(real), seed=0), ""
+    except EvaluationError as error:
+        return None, str(error)
+
+
+def _check_world(args: Rank, world: Family) -> None:
+    if Query.FORWARD not in world.queries:
+        raise UnsupportedQuery(unsupported(world.name, Query.FORWARD))
+    if args.replan_every not in world.spec.frame_offsets:
+        raise WamkitError(
+            f"{args.world} imagines {world.spec.frame_offsets} steps ahead, and not {args.replan_every}: replan_every must be one of them"
+        )
 
 
 def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None:
@@ -158,6 +198,10 @@ def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None
             raise WamkitError(
                 f"{run} cannot act inside of {name}: its {key} is {getattr(model.spec, key)}, not {getattr(world.spec, key)}"
             )
+    if model.spec.points:
+        raise WamkitError(f"{run} looks at the points of a depth camera, which {name} does not imagine")
+    if Query.POLICY not in model.queries:
+        raise UnsupportedQuery(unsupported(model.name, Query.POLICY))
     if model.spec.chunk < world.spec.chunk:
         raise WamkitError(
             f"{run} gives {model.spec.chunk} actions, and {name} imagines what {world.spec.chunk} lead to"
@@ -170,16 +214,19 @@ def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None
 
 
 def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
-    """Held-out recordings, as many near misses as demonstrations, so that there is failure to learn; and success after every step."""
+    """Held-out recordings, most of them of near misses and of teachers, so that there is failure to learn; and success after every step."""
+    taught_by = _digest([weights_hash(t) for t in args.teachers])
     store = collect(
         CollectConfig(
             env=source["env"],
             options=source["options"],
             tasks=tuple(source["tasks"]),
-            out=args.world / "eval" / f"judged-{episodes}-seed-{seed}",
+            out=args.world / "eval" / f"judged-{episodes}-seed-{seed}-{taught_by}",
             episodes=episodes,
             off_expert=0,
             near_misses=episodes,
+            policies=args.teachers,
+            policy_episodes=2 * episodes if args.teachers else 0,
             held_out=True,
             seed=seed,
             processes=args.processes,
@@ -191,7 +238,30 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
 def _judge(args: Rank, source: dict[str, Any], world: Family) -> Judge:
     teach, told = _recordings(args, source, args.recordings, seed=11)
     check, known = _recordings(args, source, max(2, args.recordings // 2), seed=12)
-    return train_judge(teach, told, check, known, world.spec, steps=args.judge_steps)
+    return train_judge(teach, told, check, known, world.spec, steps=args.judge_steps, every=args.replan_every)
+
+
+def _digest(key: Any) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _kept(args: Rank, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Arrays that were made under `key` before, or are now. A key also holds all that made the judge."""
+    taught = {"recordings": args.recordings, "judge_steps": args.judge_steps}
+    runs = {"world": weights_hash(args.world), "teachers": [weights_hash(t) for t in args.teachers]}
+    path = (
+        args.world / "eval" / "parts" / f"{name}-{_digest([key, taught, runs, args.episodes, args.replan_every])}.npz"
+    )
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return dict(kept)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        pass
+    arrays, archive = make(), io.BytesIO()
+    np.savez_compressed(archive, **arrays)
+    make_folder(path.parent)
+    atomic_write(path, archive.getvalue())
+    return arrays
 
 
 Start = tuple[str, int, Observation]
@@ -215,50 +285,84 @@ def _starts(setting: Setting, args: Rank) -> list[Start]:
         return [start for part in work for start in part]
 
 
-def _outcomes(records: Sequence[Record], starts: Sequence[Start]) -> np.ndarray:
-    by = {(r.task, r.seed): r.success for r in records}
-    return np.array([by[task, seed] for task, seed, _ in starts])
+class _Watched:
+    """Actor: a policy, and the pictures that it was shown when it was asked for a chunk."""
+
+    def __init__(self, policy: Policy):
+        self.policy, self.seen = policy, []
+        self.needs_images = policy.needs_images
+
+    def act(self, obs: Observation, session: Session) -> tuple[np.ndarray, Session]:
+        if session.step % self.policy.replan_every == 0:
+            self.seen.append(obs.images)
+        return self.policy.act(obs, session)
+
+
+def _watch(job: tuple[Setting, Path, str, tuple[int, ...], int]) -> list[tuple[bool, np.ndarray]]:
+    """Success of each episode and its pictures uint8 (Q, V, 3, H, W), the last of them after the success, where there is one."""
+    setting, run, task, seeds, replan_every = job
+    env, policy = environment(setting, task), Policy(load(run), replan_every=replan_every)
+    out = []
+    for seed in seeds:
+        actor = _Watched(policy)
+        episode = rollout(
+            env, actor, seed=seed, session=Session(seed), record_images=False, steps_after_success=replan_every
+        )
+        out.append((episode.succeeded, np.stack(actor.seen)))
+    return out
+
+
+def _watched(
+    args: Rank, run: Path, judge: Judge, starts: Sequence[Start], setting: Setting
+) -> tuple[np.ndarray, np.ndarray]:
+    """What becomes of a policy in the simulator, bool (R,), and what the judge makes of its pictures, bool (R,)."""
+
+    def play() -> dict[str, np.ndarray]:
+        seeds = {task: [s for t, s, _ in starts if t == task] for task in setting.tasks}
+        jobs = [
+            (setting, run, t, tuple(s[i : i + 5]), args.replan_every)
+            for t, s in seeds.items()
+            for i in range(0, len(s), 5)
+        ]
+        work = run_parallel(
+            jobs, _watch, processes=args.processes, desc=f"real {run.name}", unit="job", describe=lambda j: j[2]
+        )  # fmt: skip
+        with closing(work):
+            episodes = [e for part in work for e in part]
+        judged = [judge.read(seen)[0].max() >= judge.threshold for _, seen in episodes]
+        return {"real": np.array([success for success, _ in episodes]), "judged": np.array(judged)}
+
+    kept = _kept(args, "watched", {"run": weights_hash(run)}, play)
+    return kept["real"], kept["judged"]
 
 
 def _dreamed(
     args: Rank, run: Path, world: Family, judge: Judge, starts: Sequence[Start], candidates: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes bool (R,) and actions float32 (R, T, a) of a policy's dreams, kept under a key of weights and protocol."""
-    said = {
-        k: v
-        for k, v in vars(args).items()
-        if k in ("episodes", "replan_every", "max_steps", "recordings", "judge_steps", "spread")
-    }
-    key = [weights_hash(args.world), weights_hash(run), said if candidates > 1 else said | {"spread": 0}, candidates]
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = args.world / "eval" / "parts" / f"dream-{digest}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            if len(kept["success"]) == len(starts):
-                return kept["success"], kept["actions"]
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        pass
-    policy, parts, few = load(run), [], max(1, BATCH // candidates)
-    for low in range(0, len(starts), few):
-        parts.append(
-            dream(
-                policy,
-                world,
-                judge,
-                [obs for *_, obs in starts[low : low + few]],
-                replan_every=args.replan_every,
-                max_steps=args.max_steps,
-                seed=low,
-                candidates=candidates,
-                spread=args.spread if candidates > 1 else 0.0,
+    """Outcomes bool (R,) and actions float32 (R, T, a) of a policy's dreams."""
+    spread = args.spread if candidates > 1 else 0.0
+
+    def go() -> dict[str, np.ndarray]:
+        policy, parts, few = load(run), [], max(1, BATCH // candidates)
+        for low in range(0, len(starts), few):
+            parts.append(
+                dream(
+                    policy,
+                    world,
+                    judge,
+                    [obs for *_, obs in starts[low : low + few]],
+                    replan_every=args.replan_every,
+                    max_steps=args.max_steps,
+                    seed=low,
+                    candidates=candidates,
+                    spread=spread,
+                )
             )
-        )
-    success, actions = (np.concatenate([getattr(p, k) for p in parts]) for k in ("success", "actions"))
-    archive = io.BytesIO()
-    np.savez_compressed(archive, success=success, actions=actions)
-    make_folder(path.parent)
-    atomic_write(path, archive.getvalue())
-    return success, actions
+        return {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("success", "actions")}
+
+    key = {"run": weights_hash(run), "max_steps": args.max_steps, "spread": spread, "candidates": candidates}
+    kept = _kept(args, "dream", key, go)
+    return kept["success"], kept["actions"]
 
 
 # ---------------------------------------------------------------------------------------------------------- exploitability
@@ -329,29 +433,42 @@ def _policies(stood: Sequence[Stood]) -> Table:
     rows = []
     for s in sorted(stood, key=lambda s: -float(s.real.mean())):
         dreamed, real = _rate(s.dreamed), _rate(s.real)
-        note = f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%})"
+        note = (
+            f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}), of which the judge saw {s.judged.mean():.0%}"
+        )
         rows.append(Row(s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
-    how = "Success in the dream, with Wilson's interval; the simulator's from the same reset states below each. Best in the simulator first."
+    how = (
+        "Success in the dream, with Wilson's interval; beside it the simulator's from the same reset states, and what the judge makes of the "
+        "simulator's pictures. Best in the simulator first."
+    )
     return Table("What becomes of each policy?", how, tuple(rows))
 
 
-def _agreement(a: Agreement | None, judge: Judge, undefined: str) -> Table:
-    note = "balanced over episodes that succeed and fail; 50 % is a guess"
-    eye = Row("the judge on real pictures", judge.accuracy, None, fmt=".0%", note=note)
+def _agreement_table(a: Agreement | None, undefined: str) -> Table:
     title = "Can it stand in for the simulator?"
     if a is None:
-        return Table(title, f"Undefined: {undefined}.", (eye,))
+        return Table(
+            title, f"Undefined: {undefined}.", (Row("rank correlation (Spearman)", nan, fmt=".2f", note=undefined),)
+        )
+    how = (
+        f"Dreamed against real success of {a.policies} policies. Intervals resample policies, and episodes within each."
+    )
+    return Table(title, how, tuple(_agreement_rows(a)))
+
+
+def _agreement_rows(a: Agreement) -> list[Row]:
     weak = f"{a.pearson_without.min():.2f} to {a.pearson_without.max():.2f} without one of them"
-    rows = (
-        Row(
-            "rank correlation (Spearman)",
-            a.spearman.value,
-            a.spearman,
-            "above 0",
-            a.spearman.low > 0,
-            ".2f",
-            note="1 is the same order",
-        ),
+    order = Row(
+        "rank correlation (Spearman)",
+        a.spearman.value,
+        a.spearman,
+        "above 0",
+        a.spearman.low > 0,
+        ".2f",
+        note="1 is the same order",
+    )
+    return [
+        order,
         Row("correlation (Pearson)", a.pearson.value, a.pearson, "above 0", a.pearson.low > 0, ".2f", note=weak),
         Row(
             "mean maximum rank violation",
@@ -360,8 +477,17 @@ def _agreement(a: Agreement | None, judge: Judge, undefined: str) -> Table:
             fmt=".2f",
             note="real success lost by a wrong order; 0 is best",
         ),
-        Row("bias", a.bias, None, fmt="+.0%", note="dreamed less real success; above 0 it flatters"),
-        eye,
-    )
-    how = f"{a.policies} policies. Intervals resample policies, and episodes within each."
-    return Table(title, how, rows)
+        Row("bias", a.bias, None, fmt="+.0%", note="seen less real success; above 0 it flatters"),
+    ]
+
+
+def _judge_table(judge: Judge, stood: Sequence[Stood], a: Agreement | None) -> Table:
+    """The judge by itself: where it errs on real pictures, no world model can make up for it."""
+    right = np.concatenate([s.judged == s.real for s in stood])
+    note = "balanced over episodes that succeed and fail; 50 % is a guess"
+    rows = [
+        Row("on recordings that calibrated it", judge.accuracy, None, fmt=".0%", note=note),
+        Row("on the policies' real episodes", float(right.mean()), _rate(right), fmt=".0%", note="right about success"),
+    ]
+    how = "The same judge, shown the simulator's pictures in place of imagined ones: the ranking that a perfect world model would give."
+    return Table("Is the judge to blame?", how, (*rows, *(_agreement_rows(a) if a else ())))

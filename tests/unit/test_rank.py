@@ -7,7 +7,8 @@ import pytest
 
 import wamkit.rank
 from conftest import untrained_run
-from wamkit.rank import Rank, rank
+from wamkit.checkpoint import load_checkpoint
+from wamkit.rank import Rank, _recordings, rank
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"
@@ -30,16 +31,33 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
     assert set(found["weights"]) == {str(p) for p in (world, *policies)} and len(set(found["weights"].values())) == 5
     kept = json.loads((world / "eval/rank.json").read_text())
     titles = [t["title"] for t in kept["tables"]]
-    assert titles == ["What becomes of each policy?", "Can it stand in for the simulator?", "Can it be exploited?"]
+    assert titles[:2] == ["What becomes of each policy?", "Can it stand in for the simulator?"]
+    assert titles[2:] == ["Is the judge to blame?", "Can it be exploited?"]
     assert not np.any([p["real"] for p in kept["policies"]]), "untrained policies open no drawer"
     assert kept["agreement"] is None, "equal policies have no order"
     page = (world / "eval/rank.html").read_text()
-    assert "bc-3" in page and "Undefined" in page and "Dreamed and real success" in page
-    # Again: every dream is kept, so no model is asked anything.
+    assert all(
+        text in page for text in ("bc-3", "nothing correlates", "Dreamed and real success", "Judged and real success")
+    )
+    # Again: every dream and every real episode is kept, so no policy is asked anything.
     monkeypatch.setattr(wamkit.rank, "dream", None)
+    monkeypatch.setattr(wamkit.rank, "_watch", None)
     again = rank(Rank(world, policies, **QUICK))
     assert again["policies"] == found["policies"]
     assert "Can it stand in for the simulator?" in capsys.readouterr().out
+
+
+def test_teachers_fail_for_the_judge_to_see(runs, tmp_path):
+    world, policies = runs
+    teacher = untrained_run(tmp_path / "teacher", [TASK], OPTIONS, seed=7)
+    source = load_checkpoint(world).config["source"]
+    args = Rank(world, policies, **QUICK | {"teachers": (teacher,)})
+    frames, success = _recordings(args, source, 1, seed=3)
+    assert frames.imitate.tolist().count(True) == 1 and len(frames.imitate) == 4, (
+        "a demonstration, a near miss, two of the teacher's"
+    )
+    lengths = np.bincount(frames.episode)
+    assert (lengths[~frames.imitate] == 120).sum() >= 2 and success.any() and len(success) == len(frames)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +68,7 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
         ({"options": {"replan_every": 5}}, r"imagines \(8, 16\) steps ahead, and not 5"),
         ({"options": {"recordings": 1}}, "recordings = 1: must be at least 2"),
         ({"world": "bc"}, "'bc' does not model the query 'forward'"),
+        ({"options": {"teachers": "one of them"}}, "bc-0 cannot both teach the judge and be ranked by it"),
         ({"policies": "elsewhere"}, "were made for different worlds: tasks is"),
     ],
 )
@@ -63,7 +82,10 @@ def test_what_cannot_be_ranked_is_refused_before_any_work(runs, tmp_path, change
         policies = (*policies[:3], untrained_run(tmp_path / "other", ["door-open-v3"], OPTIONS))
     if change.get("world") == "bc":
         world, policies = policies[0], (*policies[1:], untrained_run(tmp_path / "more", [TASK], OPTIONS))
+    options = QUICK | change.get("options", {})
+    if "teachers" in options:
+        options["teachers"] = policies[:1]
     before = sorted(world.rglob("*"))
     with pytest.raises(WamkitError, match=message):
-        rank(Rank(world, policies, **QUICK | change.get("options", {})))
+        rank(Rank(world, policies, **options))
     assert sorted(world.rglob("*")) == before

@@ -24,7 +24,6 @@ from wamkit.family import Family, row_seeds, unsupported
 from wamkit.types import Observation, Query, Spec, UnsupportedQuery
 
 _BATCH = 64
-_EVERY = 4  # steps between frames that a judge is calibrated on
 
 
 class Judge(nn.Module):
@@ -72,9 +71,12 @@ def train_judge(
     *,
     seed: int = 0,
     steps: int = 800,
+    every: int = 8,
     progress: bool = True,
 ) -> Judge:
     """A judge of `frames`, calibrated on `held_out`. success: after the action of each row, as a store's "next.success" has it.
+
+    every: steps between the frames of an episode that it will be shown: the more it sees, the more often one of them deceives it.
 
     About a minute on one core; the same seed gives the same weights. Raises EvaluationError where either has no success, or nothing else.
     """
@@ -98,12 +100,13 @@ def train_judge(
         loss.backward()
         optimizer.step()
         schedule.step()
-    return _calibrated(judge.eval(), held_out, told)
+    return _calibrated(judge.eval(), held_out, told, every)
 
 
-def _calibrated(judge: Judge, frames: Frames, told: np.ndarray) -> Judge:
+def _calibrated(judge: Judge, frames: Frames, told: np.ndarray, every: int) -> Judge:
     """The threshold that tells successful episodes from others best, by their best picture, as dreams are judged."""
-    rows = np.flatnonzero(np.arange(len(frames)) % _EVERY == 0)
+    start = np.maximum.accumulate(np.where(np.diff(frames.episode, prepend=-1), np.arange(len(frames)), 0))
+    rows = np.flatnonzero((np.arange(len(frames)) - start) % every == 0)
     probability, _ = judge.read(frames.images[rows])
     names = np.unique(frames.episode[rows])
     best = np.array([probability[frames.episode[rows] == e].max() for e in names])
