@@ -1,0 +1,124 @@
+"""Policies ranked inside world models, of experts alone and of failures too, beside the simulator: docs/results/rank.md.
+
+Usage: wamkit collect --env metaworld --tasks T... --episodes 30 --out data/points; python benchmarks/rank.py   (about two hours on two cores)
+
+Trains 19 policies that span most of [0, 1], four teachers and two world models; what is done is kept, so the same command continues.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from wamkit.checkpoint import load_checkpoint
+from wamkit.collect import CollectConfig, collect
+from wamkit.config import atomic_write
+from wamkit.data.store import Store
+from wamkit.eval.stats import wilson
+from wamkit.rank import Rank, rank
+from wamkit.recipes import RECIPES
+from wamkit.results import table
+from wamkit.run import RunConfig
+from wamkit.training import source, train_run
+
+SHORT = {60: 60, 120: 120, 150: 150, 200: 1, 300: 2, 400: 3, 500: 4, 600: 5, 700: 6, 850: 7, 1000: 8, 1300: 9}
+"""Training steps and seeds of policies of the demo's recipe: cut short, they span the range."""
+
+FAMILIES = ("bc", "discrete", "latent_action", "jepa", "query_ar", "mot", "align")
+"""Whole recipes on ten labelled demonstrations."""
+
+TEACHERS = (("unified", 150, 151), ("unified", 300, 301), ("unified", 500, 501), ("bc", 400, 77))
+"""Family, training steps, seed."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """On which data, and where things go."""
+
+    data: Path = Path("data/points")
+    """Demonstrations of the policies, and of the world model that sees experts alone."""
+    runs: Path = Path("runs/rank")
+    episodes: int = 10
+    """Held-out reset states a task."""
+    out: Path = Path("docs/results/rank.md")
+
+
+def trained(args: Args, name: str, family: str, data: Path, steps: int = 3000, seed: int = 0, **episodes: Any) -> Path:
+    run: RunConfig = RECIPES.get(f"metaworld-{family}")()
+    run = dataclasses.replace(
+        run,
+        train=dataclasses.replace(run.train, steps=steps, seed=seed),
+        episodes=dataclasses.replace(run.episodes, **episodes),
+    )
+    train_run(run, data, args.runs / name)
+    return args.runs / name
+
+
+def taught(args: Args, teachers: tuple[Path, ...]) -> Path:
+    """The same tasks anew: experts, smooth random actions, near misses, and what the teachers do."""
+    world = source(Store.open(args.data))
+    config = CollectConfig(
+        env=world["env"],
+        tasks=tuple(world["tasks"]),
+        out=args.data.parent / "taught",
+        near_misses=20,
+        policies=teachers,
+        policy_episodes=40,
+        seed=1,
+    )
+    return collect(config).root
+
+
+def section(title: str, said: Mapping[str, Any]) -> list[str]:
+    """Every policy, then the agreement of dreams, and of the judge on real pictures, with the simulator."""
+    rows = []
+    for p in sorted(said["policies"], key=lambda p: -sum(p["real"])):
+        rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "judged", "dreamed")]
+        rows.append([Path(p["run"]).name, *(f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})" for r in rates)])
+    tables = {t["title"]: t["rows"] for t in said["tables"]}
+    figures = []
+    for name, heading in (("Can it stand in for the simulator?", "dreams"), ("Is the judge to blame?", "judge")):
+        for r in tables[name]:
+            low, high = (r["interval"] or {}).get("low"), (r["interval"] or {}).get("high")
+            value = "" if r["value"] is None else f"{r['value']:{r['fmt']}}"
+            between = "" if low is None else f" ({low:{r['fmt']}} to {high:{r['fmt']}})"
+            figures.append([heading, r["name"], value + between, r["note"]])
+    exploited = [[r["name"], f"{r['value']:{r['fmt']}}"] for r in tables["Can it be exploited?"]]
+    return [
+        f"## {title}",
+        table(["whose", "figure", "", ""], figures),
+        table(["policy", "simulator", "judge, real pictures", "dreamed"], rows),
+        table(["the best policy", ""], exploited),
+    ]
+
+
+def main(args: Args) -> None:
+    policies = [trained(args, f"unified-{n}", "unified", args.data, n, seed) for n, seed in SHORT.items()]
+    policies += [trained(args, f, f, args.data, seed=1, labelled=10) for f in FAMILIES]
+    teachers = tuple(trained(args, f"teacher-{f}-{n}", f, args.data, n, seed) for f, n, seed in TEACHERS)
+    naive = trained(args, "world", "world_model", args.data)
+    world = trained(args, "world-taught", "world_model", taught(args, teachers), 6000)
+    common = {"policies": tuple(policies), "episodes": args.episodes}
+    tasks = load_checkpoint(world).config["source"]["tasks"]
+    parts = [
+        "# Can a world model stand in for the simulator?",
+        f"{len(policies)} policies, trained apart, act inside world models and in the simulator, from {args.episodes} held-out reset states of "
+        f"each of {len(tasks)} tasks; a judge reads success off pictures ([how](../evaluation.md#in-the-simulators-place)). Brackets: 95 %. "
+        "`unified-N` is the demo's recipe with N training steps; the others are whole recipes on ten labelled demonstrations. Made by "
+        "`python benchmarks/rank.py`.",
+        *section(
+            "A world model and a judge that were shown failure", rank(Rank(world=world, teachers=teachers, **common))
+        ),
+        *section("A world model that has seen experts alone", rank(Rank(world=naive, **common))),
+    ]
+    atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
+    print(f"page: {args.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
