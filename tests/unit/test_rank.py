@@ -1,6 +1,8 @@
 """`wamkit rank` from run folders to its page, with models that learned nothing; and what it refuses."""
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,8 @@ import pytest
 import wamkit.rank
 from conftest import untrained_run
 from wamkit.checkpoint import load_checkpoint
-from wamkit.rank import Rank, _recordings, rank
+from wamkit.eval.tables import text_table
+from wamkit.rank import Rank, Stood, _agreement, _agreement_table, _judge_table, _policies, _recordings, rank
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"
@@ -45,6 +48,22 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
     again = rank(Rank(world, policies, **QUICK))
     assert again["policies"] == found["policies"]
     assert "Can it stand in for the simulator?" in capsys.readouterr().out
+
+
+def test_the_tables_say_who_is_to_blame():
+    """Dreams that flatter by 20 points but keep the order; a judge that is right."""
+    real = [np.arange(10) < n for n in (1, 3, 5, 7)]
+    stood = [Stood(Path(f"p{i}"), np.arange(10) < r.sum() + 2, r, r) for i, r in enumerate(real)]
+    found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
+    judge = SimpleNamespace(accuracy=0.9)
+    assert found is not None and not undefined
+    tables = [_policies(stood), _agreement_table(found, undefined), _judge_table(judge, stood, found)]
+    said = text_table(tables)
+    rows = {r.name: r for r in tables[1].rows}
+    assert rows["rank correlation (Spearman)"].value == 1 and rows["mean maximum rank violation"].value == 0
+    assert rows["bias"].value == pytest.approx(0.2) and "+20%" in said
+    assert tables[2].rows[1].value == 1 and [r.name for r in tables[0].rows] == ["p3", "p2", "p1", "p0"]
+    assert "real 10% (2% to 40%), of which the judge saw 10%" in tables[0].rows[-1].note
 
 
 def test_teachers_fail_for_the_judge_to_see(runs, tmp_path):

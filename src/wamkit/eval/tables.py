@@ -139,7 +139,9 @@ def text_table(tables: Sequence[Table]) -> str:
         for r in table.rows:
             interval = f"[{r.interval.low:{r.fmt}}, {r.interval.high:{r.fmt}}]" if r.interval else ""
             verdict = "" if r.passed is None else "met" if r.passed else "MISSED"
-            lines.append(f"  {r.name:<42} {r.value:>8{r.fmt}} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}")
+            lines.append(
+                f"  {r.name:<42} {format(r.value, r.fmt):>8} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}"
+            )
     return "\n".join(lines) + "\n"
 
 
