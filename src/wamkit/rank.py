@@ -451,7 +451,8 @@ def _agreement_table(a: Agreement | None, undefined: str) -> Table:
             title, f"Undefined: {undefined}.", (Row("rank correlation (Spearman)", nan, fmt=".2f", note=undefined),)
         )
     how = (
-        f"Dreamed against real success of {a.policies} policies. Intervals resample policies, and episodes within each."
+        f"Dreamed against real success of {a.policies} policies. Intervals resample policies, and episodes within each, whose noise only lowers "
+        "correlations: they lie rather low."
     )
     return Table(title, how, tuple(_agreement_rows(a)))
 
