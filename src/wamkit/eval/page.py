@@ -34,6 +34,7 @@ from wamkit.eval.report import (
 )
 from wamkit.eval.stats import wilson
 from wamkit.eval.style import CSS, SCRIPT
+from wamkit.eval.tables import bound
 
 GAP = 2  # white columns between tiled pictures
 POLICY = (
@@ -182,12 +183,7 @@ def _value(row: Row, unit: str = " {}") -> str:
 def _range(row: Row) -> str:
     if row.interval is None or row.interval.undefined:
         return ""
-    return escape(
-        " to ".join(
-            f"{x:{row.fmt}}" if math.isfinite(x) else ("-∞" if x < 0 else "∞")
-            for x in (row.interval.low, row.interval.high)
-        )
-    )
+    return escape(" to ".join(bound(x, row.fmt) for x in (row.interval.low, row.interval.high)))
 
 
 def _verdict(passed: bool | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,12 +138,17 @@ def text_table(tables: Sequence[Table]) -> str:
     for table in tables:
         lines += ["", table.title]
         for r in table.rows:
-            interval = f"[{r.interval.low:{r.fmt}}, {r.interval.high:{r.fmt}}]" if r.interval else ""
+            interval = f"[{bound(r.interval.low, r.fmt)}, {bound(r.interval.high, r.fmt)}]" if r.interval else ""
             verdict = "" if r.passed is None else "met" if r.passed else "MISSED"
             lines.append(
                 f"  {r.name:<42} {format(r.value, r.fmt):>8} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}"
             )
     return "\n".join(lines) + "\n"
+
+
+def bound(x: float, fmt: str) -> str:
+    """An end of an interval: too few cases leave it open."""
+    return ("-∞" if x < 0 else "∞") if math.isinf(x) else f"{x:{fmt}}"
 
 
 def json_row(table: Table, r: Row) -> dict[str, Any]:
