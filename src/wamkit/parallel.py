@@ -99,8 +99,10 @@ class _Pool:
     """Child processes with a pipe each. A child does one job at a time."""
 
     def __init__(self, worker: Callable[[Any], Any], processes: int):
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(_PRELOADED)
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            context.set_forkserver_preload(_PRELOADED)
         self.idle: list[Connection] = []
         self.busy: dict[Connection, int] = {}
         self._children: dict[Connection, Any] = {}
