@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, nan
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -19,29 +15,24 @@ from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.collect import CollectConfig, collect
 from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.dataset import open_frames
-from wamkit.data.files import make_folder
 from wamkit.data.loader import Frames
-from wamkit.envs.base import held_out_seeds, observation
 from wamkit.eval import EvaluationError
-from wamkit.eval.branches import Setting, environment
+from wamkit.eval.branches import Setting
 from wamkit.eval.charts import scatter_svg
-from wamkit.eval.evaluator import Judge, dream, train_judge
+from wamkit.eval.evaluator import Judge, train_judge
 from wamkit.eval.page import write_report
+from wamkit.eval.pictures import difference
 from wamkit.eval.ranking import Agreement, agreement
-from wamkit.eval.report import Plot, Report, Row, Table, made_by, versions
+from wamkit.eval.report import Plot, Report, Row, Table, Worst, made_by, versions
 from wamkit.eval.stats import Interval, wilson
 from wamkit.eval.tables import text_table
 from wamkit.family import Family, unsupported
-from wamkit.parallel import run_parallel
-from wamkit.policy import Policy, Session
-from wamkit.rollout import rollout
 from wamkit.run import load
-from wamkit.types import Observation, Query, UnsupportedQuery, WamkitError
+from wamkit.stage import Stage, digest, starts
+from wamkit.types import Query, UnsupportedQuery, WamkitError
 
 LEAST = 4
 """Policies that a ranking needs; eight or more for one that says something."""
-
-BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -112,17 +103,29 @@ def rank(args: Rank) -> dict[str, Any]:
         _check(args.world, source, world, run)
     setting = Setting.of(source, world.spec)
     judge = _judge(args, source, world)
-    starts = _starts(setting, args)
+    taught = {"recordings": args.recordings, "judge_steps": args.judge_steps}
+    made_of = {"world": weights_hash(args.world), "teachers": [weights_hash(t) for t in args.teachers]}
+    stage = Stage(
+        args.world / "eval",
+        (taught, made_of, args.episodes, args.replan_every),
+        world,
+        judge,
+        setting,
+        starts(setting, args.episodes, args.processes),
+        args.replan_every,
+        args.max_steps,
+        args.processes,
+    )
     stood = []
     for run in args.policies:
-        real, judged = _watched(args, run, judge, starts, setting)
-        dreamed, _ = _dreamed(args, run, world, judge, starts, candidates=1)
+        real, judged = stage.watched(run)
+        dreamed, _ = stage.dreamed(run)
         stood.append(Stood(run, dreamed, real, judged))
     found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
     eyes, _ = _agreement([s.judged for s in stood], [s.real for s in stood])
     tables = [_policies(stood), _agreement_table(found, undefined), _judge_table(judge, stood, eyes)]
     if args.candidates > 1:
-        tables.append(_exploited(args, stood, world, judge, starts, setting))
+        tables.append(_exploited(args, stood, stage))
     content = {
         "world": str(args.world),
         "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies, *args.teachers)},
@@ -153,6 +156,7 @@ def rank(args: Rank) -> dict[str, Any]:
         subtitle=f"{len(stood)} policies, {args.episodes} reset states of each of {len(source['tasks'])} tasks",
         tables=tuple(tables),
         plots=tuple(plots),
+        worst=tuple(_believed(stood, stage)),
         versions=versions(),
         config={"protocol": content["protocol"], "policies": [str(p) for p in args.policies]},
     )
@@ -215,7 +219,7 @@ def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None
 
 def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
     """Held-out recordings, most of them of near misses and of teachers, so that there is failure to learn; and success after every step."""
-    taught_by = _digest([weights_hash(t) for t in args.teachers])
+    taught_by = digest([weights_hash(t) for t in args.teachers])
     store = collect(
         CollectConfig(
             env=source["env"],
@@ -241,168 +245,32 @@ def _judge(args: Rank, source: dict[str, Any], world: Family) -> Judge:
     return train_judge(teach, told, check, known, world.spec, steps=args.judge_steps, every=args.replan_every)
 
 
-def _digest(key: Any) -> str:
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+def _believed(stood: Sequence[Stood], stage: Stage) -> Iterator[Worst]:
+    """Of the policy that dreams flatter most, a start of each task in which it succeeded in the dream alone: dream and simulator."""
+    most = max(stood, key=lambda s: float(s.dreamed.mean() - s.real.mean()))
+    wrong = np.flatnonzero(most.dreamed & ~most.real)
+    first = {stage.starts[i][0]: int(i) for i in reversed(wrong)}
+    shown = [first[task] for task in stage.setting.tasks if task in first]
+    if not shown:
+        return
+    parts = list(stage.dreams(most.run))
+    frames, steps = (np.concatenate([getattr(p, k) for p in parts]) for k in ("frames", "steps"))
+    for i, (_, real) in zip(shown, stage.played(most.run, shown), strict=True):
+        task, seed, now = stage.starts[i]
+        imagined = np.concatenate([now.images[None], frames[i]])[: steps[i] // stage.replan_every + 3, 0]
+        happened = real[np.minimum(np.arange(len(imagined)), len(real) - 1), 0]
+        note = f"seed {seed}; the judge believes in success after {steps[i]} steps of the dream"
+        columns = {"simulator": happened, "dreamed": imagined, "difference": difference(happened, imagined)}
+        yield Worst("", f"{most.run.name}, {task}: succeeds in the dream alone", columns, 3.0, note)
 
 
-def _kept(args: Rank, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, Any]:
-    """Arrays that were made under `key` before, or are now. A key also holds all that made the judge."""
-    taught = {"recordings": args.recordings, "judge_steps": args.judge_steps}
-    runs = {"world": weights_hash(args.world), "teachers": [weights_hash(t) for t in args.teachers]}
-    path = (
-        args.world / "eval" / "parts" / f"{name}-{_digest([key, taught, runs, args.episodes, args.replan_every])}.npz"
-    )
-    try:
-        with np.load(path, allow_pickle=False) as kept:
-            return dict(kept)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        pass
-    arrays, archive = make(), io.BytesIO()
-    np.savez_compressed(archive, **arrays)
-    make_folder(path.parent)
-    atomic_write(path, archive.getvalue())
-    return arrays
-
-
-Start = tuple[str, int, Observation]
-
-
-def _first(job: tuple[Setting, str, tuple[int, ...]]) -> list[Start]:
-    setting, task, seeds = job
-    env = environment(setting, task)
-    draws, env.render_images = env.render_images, True
-    try:
-        return [(task, s, observation(env.reset(seed=s)[0], env.observation_space)) for s in seeds]
-    finally:
-        env.render_images = draws
-
-
-def _starts(setting: Setting, args: Rank) -> list[Start]:
-    jobs = [(setting, task, held_out_seeds(args.episodes)) for task in setting.tasks]
-    with closing(
-        run_parallel(jobs, _first, processes=args.processes, desc="starts", unit="task", describe=lambda j: j[1])
-    ) as work:
-        return [start for part in work for start in part]
-
-
-class _Watched:
-    """Actor: a policy, and the pictures that it was shown when it was asked for a chunk."""
-
-    def __init__(self, policy: Policy):
-        self.policy, self.seen = policy, []
-        self.needs_images = policy.needs_images
-
-    def act(self, obs: Observation, session: Session) -> tuple[np.ndarray, Session]:
-        if session.step % self.policy.replan_every == 0:
-            self.seen.append(obs.images)
-        return self.policy.act(obs, session)
-
-
-def _watch(job: tuple[Setting, Path, str, tuple[int, ...], int]) -> list[tuple[bool, np.ndarray]]:
-    """Success of each episode and its pictures uint8 (Q, V, 3, H, W), the last of them after the success, where there is one."""
-    setting, run, task, seeds, replan_every = job
-    env, policy = environment(setting, task), Policy(load(run), replan_every=replan_every)
-    out = []
-    for seed in seeds:
-        actor = _Watched(policy)
-        episode = rollout(
-            env, actor, seed=seed, session=Session(seed), record_images=False, steps_after_success=replan_every
-        )
-        out.append((episode.succeeded, np.stack(actor.seen)))
-    return out
-
-
-def _watched(
-    args: Rank, run: Path, judge: Judge, starts: Sequence[Start], setting: Setting
-) -> tuple[np.ndarray, np.ndarray]:
-    """What becomes of a policy in the simulator, bool (R,), and what the judge makes of its pictures, bool (R,)."""
-
-    def play() -> dict[str, np.ndarray]:
-        seeds = {task: [s for t, s, _ in starts if t == task] for task in setting.tasks}
-        jobs = [
-            (setting, run, t, tuple(s[i : i + 5]), args.replan_every)
-            for t, s in seeds.items()
-            for i in range(0, len(s), 5)
-        ]
-        work = run_parallel(
-            jobs, _watch, processes=args.processes, desc=f"real {run.name}", unit="job", describe=lambda j: j[2]
-        )  # fmt: skip
-        with closing(work):
-            episodes = [e for part in work for e in part]
-        judged = [judge.read(seen)[0].max() >= judge.threshold for _, seen in episodes]
-        return {"real": np.array([success for success, _ in episodes]), "judged": np.array(judged)}
-
-    kept = _kept(args, "watched", {"run": weights_hash(run)}, play)
-    return kept["real"], kept["judged"]
-
-
-def _dreamed(
-    args: Rank, run: Path, world: Family, judge: Judge, starts: Sequence[Start], candidates: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Outcomes bool (R,) and actions float32 (R, T, a) of a policy's dreams."""
-    spread = args.spread if candidates > 1 else 0.0
-
-    def go() -> dict[str, np.ndarray]:
-        policy, parts, few = load(run), [], max(1, BATCH // candidates)
-        for low in range(0, len(starts), few):
-            parts.append(
-                dream(
-                    policy,
-                    world,
-                    judge,
-                    [obs for *_, obs in starts[low : low + few]],
-                    replan_every=args.replan_every,
-                    max_steps=args.max_steps,
-                    seed=low,
-                    candidates=candidates,
-                    spread=spread,
-                )
-            )
-        return {k: np.concatenate([getattr(p, k) for p in parts]) for k in ("success", "actions")}
-
-    key = {"run": weights_hash(run), "max_steps": args.max_steps, "spread": spread, "candidates": candidates}
-    kept = _kept(args, "dream", key, go)
-    return kept["success"], kept["actions"]
-
-
-# ---------------------------------------------------------------------------------------------------------- exploitability
-
-
-def _carry_out(job: tuple[Setting, str, int, np.ndarray]) -> bool:
-    """Whether the simulator, too, succeeds with these actions, one after the other."""
-    setting, task, seed, actions = job
-    env = environment(setting, task)
-    draws, env.render_images = env.render_images, False
-    try:
-        env.reset(seed=seed)
-        for action in actions:
-            *_, truncated, info = env.step(action)
-            if info["success"] or truncated:
-                return bool(info["success"])
-        return False
-    finally:
-        env.render_images = draws
-
-
-def _exploited(
-    args: Rank, stood: Sequence[Stood], world: Family, judge: Judge, starts: Sequence[Start], setting: Setting
-) -> Table:
+def _exploited(args: Rank, stood: Sequence[Stood], stage: Stage) -> Table:
     """What a search for the world model's favour promises, and what the simulator makes of the same actions."""
     best = max(stood, key=lambda s: float(s.real.mean()))
     rows = []
     for candidates in (1, args.candidates):
-        dreamed, actions = _dreamed(args, best.run, world, judge, starts, candidates)
-        jobs = [(setting, task, seed, actions[i]) for i, (task, seed, _) in enumerate(starts)]
-        work = run_parallel(
-            jobs,
-            _carry_out,
-            processes=args.processes,
-            desc="carry out",
-            unit="episode",
-            describe=lambda j: f"{j[1]}, seed {j[2]}",
-        )
-        with closing(work):
-            real = np.array(list(work))
+        dreamed, actions = stage.dreamed(best.run, candidates, args.spread if candidates > 1 else 0.0)
+        real = stage.carried_out(actions)
         name = "as it acts" if candidates == 1 else f"the most promising of {candidates}"
         rows += [
             Row(f"{name}: dreamed", dreamed.mean(), _rate(dreamed), fmt=".0%"),
@@ -433,9 +301,7 @@ def _policies(stood: Sequence[Stood]) -> Table:
     rows = []
     for s in sorted(stood, key=lambda s: -float(s.real.mean())):
         dreamed, real = _rate(s.dreamed), _rate(s.real)
-        note = (
-            f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}), of which the judge saw {s.judged.mean():.0%}"
-        )
+        note = f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}); the judge saw {s.judged.mean():.0%} there"
         rows.append(Row(s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
     how = (
         "Success in the dream, with Wilson's interval; beside it the simulator's from the same reset states, and what the judge makes of the "
@@ -478,7 +344,7 @@ def _agreement_rows(a: Agreement) -> list[Row]:
             fmt=".2f",
             note="real success lost by a wrong order; 0 is best",
         ),
-        Row("bias", a.bias, None, fmt="+.0%", note="seen less real success; above 0 it flatters"),
+        Row("bias", a.bias, None, fmt="+.0%", note="success seen less real; above 0 it flatters"),
     ]
 
 

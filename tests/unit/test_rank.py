@@ -7,11 +7,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import wamkit.rank
+import wamkit.stage
 from conftest import untrained_run
 from wamkit.checkpoint import load_checkpoint
+from wamkit.eval.branches import Setting
 from wamkit.eval.tables import text_table
-from wamkit.rank import Rank, Stood, _agreement, _agreement_table, _judge_table, _policies, _recordings, rank
+from wamkit.rank import Rank, Stood, _agreement, _agreement_table, _believed, _judge_table, _policies, _recordings, rank
+from wamkit.run import load
+from wamkit.stage import Stage, starts
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"
@@ -43,8 +46,8 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
         text in page for text in ("bc-3", "nothing correlates", "Dreamed and real success", "Judged and real success")
     )
     # Again: every dream and every real episode is kept, so no policy is asked anything.
-    monkeypatch.setattr(wamkit.rank, "dream", None)
-    monkeypatch.setattr(wamkit.rank, "_watch", None)
+    monkeypatch.setattr(wamkit.stage, "dream", None)
+    monkeypatch.setattr(wamkit.stage, "_watch", None)
     again = rank(Rank(world, policies, **QUICK))
     assert again["policies"] == found["policies"]
     assert "Can it stand in for the simulator?" in capsys.readouterr().out
@@ -63,7 +66,24 @@ def test_the_tables_say_who_is_to_blame():
     assert rows["rank correlation (Spearman)"].value == 1 and rows["mean maximum rank violation"].value == 0
     assert rows["bias"].value == pytest.approx(0.2) and "+20%" in said
     assert tables[2].rows[1].value == 1 and [r.name for r in tables[0].rows] == ["p3", "p2", "p1", "p0"]
-    assert "real 10% (2% to 40%), of which the judge saw 10%" in tables[0].rows[-1].note
+    assert "real 10% (2% to 40%); the judge saw 10% there" in tables[0].rows[-1].note
+
+
+def test_what_succeeds_in_the_dream_alone_is_shown(runs, tmp_path):
+    world, (policy, *_) = runs
+    model = load(world)
+    setting = Setting.of(load_checkpoint(world).config["source"], model.spec)
+    blind = SimpleNamespace(threshold=0.5, read=lambda x: (np.zeros(len(x)), np.zeros((len(x), 4), np.float32)))
+    stage = Stage(tmp_path, ("key",), model, blind, setting, starts(setting, 2, 1), 8, 16, 1)
+    real, judged = stage.watched(policy)
+    assert not real.any() and not judged.any()
+    (case,) = _believed([Stood(policy, np.array([False, True]), real, judged)], stage)
+    assert case.title == f"bc-0, {TASK}: succeeds in the dream alone" and f"seed {stage.starts[1][1]};" in case.note
+    assert {k: v.shape for k, v in case.columns.items()} == dict.fromkeys(
+        ("simulator", "dreamed", "difference"), (3, 3, 32, 32)
+    )
+    assert np.array_equal(case.columns["simulator"][0], case.columns["dreamed"][0]), "both begin with the same picture"
+    assert not list(_believed([Stood(policy, real, real, judged)], stage))
 
 
 def test_teachers_fail_for_the_judge_to_see(runs, tmp_path):
