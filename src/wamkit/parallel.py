@@ -24,7 +24,16 @@ from wamkit.types import WamkitError
 J = TypeVar("J")
 R = TypeVar("R")
 
-_PRELOADED = ["numpy", "torch", "mujoco", "gymnasium", "metaworld", "wamkit.rollout"]
+_PRELOADED = [
+    "torch",
+    "mujoco",
+    "metaworld",
+    "scipy.stats",
+    "av",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    "wamkit.policy",
+]
 """What most children need and takes seconds to import: done once, in the process that children are forked from. What isn't there is left out."""
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
