@@ -91,6 +91,7 @@ def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
     perfect = replace(found, moves=found.retakes, ceiling=found.retakes)
     rows = {r.name: r.value for t in physics_tables(perfect) for r in t.rows}
     assert rows["places, mean error"] == 0 and rows["where and when"] == 1 and rows["Physics-IQ's score"] == 100
+    assert "nan" not in " ".join(r.note for t in physics_tables(found) for r in t.rows)
     assert worst_continuations(found)[0].columns["happened"].shape[1:] == (3, 32, 32)
     frozen = examine(continued(Model(real, still), real, progress=False), WORLD, eyes, SPEC.fps)
     assert np.nanmean(frozen.laws.metric["ade"]) == pytest.approx(np.nanmean(frozen.still.metric["ade"]))

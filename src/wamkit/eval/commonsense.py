@@ -244,6 +244,10 @@ def _retakes(went: Sequence[Continuation], again: Sequence[Take], dt: float) -> 
 # ------------------------------------------------------------------------------------------------------------------ report
 
 
+def _mean(x: np.ndarray, fmt: str) -> str:
+    return f"{np.nanmean(x):{fmt}}" if np.isfinite(x).any() else "undefined"
+
+
 def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
     """Two tables: laws, and where and when things moved."""
     episode = np.arange(len(found.continuations))
@@ -254,10 +258,11 @@ def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
         excess = found.laws.interval(name, episode, seed)
         if excess.undefined:
             continue
-        mean = lambda x: float(np.nanmean(x)) if np.isfinite(x).any() else float("nan")  # noqa: E731
         cases = int(np.isfinite(found.laws.excess(name)).sum())
-        imagined, floor, still = (mean(x[name]) for x in (found.laws.metric, found.laws.floor, found.still.metric))
-        note = f"imagined {imagined:{fmt}}, read off real pictures {floor:{fmt}}, if nothing moved {still:{fmt}}; {unit}; {cases} clips"
+        imagined, floor, still = (
+            _mean(x[name], fmt) for x in (found.laws.metric, found.laws.floor, found.still.metric)
+        )
+        note = f"imagined {imagined}, read off real pictures {floor}, if nothing moved {still}; {unit}; {cases} clips"
         rows.append(Row(words, excess.value, excess, "", None, fmt, note=note))
     e, longest = found.error, max(c.steps[-1] for c in found.continuations)
     how = (
