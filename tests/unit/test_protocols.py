@@ -109,7 +109,7 @@ def test_pictures_are_made_as_in_the_data_and_nothing_else_is():
     [
         (["--protocol", "metaworld-mt11"], "did you mean 'metaworld-mt10'"),
         (["--protocol", "pusht", "--env", "pusht"], "leave out --env"),
-        (["--protocol", "pusht", "--paired"], "leave out --env and --suite, and --protocol"),
+        (["--protocol", "pusht", "--paired"], "leave out --env and --suite, --protocol and --encoder"),
         (["--tasks", "reach-v3"], "name it"),
     ],
 )
