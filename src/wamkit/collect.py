@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wamkit.checkpoint import weights_hash
+from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.config import ConfigError, nearest, save_json, to_dict, within
 from wamkit.data.meaning import save_meaning
 from wamkit.data.store import Store
@@ -275,6 +275,26 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
     )
 
 
+def _check_policy(run: Path, env: Environment, name: str) -> None:
+    """That a policy acts, and in this environment. Raises WamkitError before anything is recorded."""
+    model = _policy(run).model
+    if model.robot is None and load_checkpoint(run).config.get("robots"):
+        raise WamkitError(f"{run} knows several robots, and a collection cannot say which one acts")
+    spec, space = model.spec, env.observation_space
+    wants = (spec.cameras, (spec.height, spec.width), spec.proprio_dim, spec.action_dim, spec.points)
+    has = (
+        tuple(env.cameras),
+        space["images"].shape[-2:],
+        space["proprio"].shape[0],
+        env.action_space.shape[0],
+        env.points,
+    )
+    names = ("cameras", "height and width", "proprioception's numbers", "action's numbers", "scene points a side")
+    for what, want, found in zip(names, wants, has, strict=True):
+        if want != found and not (what == names[-1] and not want):
+            raise WamkitError(f"{run} cannot act in {name}: it was trained on {what} {want}, and there are {found}")
+
+
 @functools.lru_cache(maxsize=8)
 def _policy(run: Path) -> Policy:
     model = load(run)
@@ -372,6 +392,8 @@ def _open(config: CollectConfig) -> Store:
         if (config.out / "meta/info.json").exists():
             return Store.open(config.out)  # of the same environment: no need for one, nor for what it draws with
     env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
+    for run in config.policies:
+        _check_policy(run, env, config.env)
     store = Store.open_or_create(
         config.out,
         cameras=tuple(env.cameras),

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from wamkit.eval import EvaluationError
 from wamkit.eval.distribution import frechet_distance, gaussian_frechet, polynomial_mmd
 from wamkit.eval.encoders import I3D, LPIPS, Dinov2, VideoMAE, clip_features, encoder_table
+from wamkit.types import WamkitError
 
 # Of torchvision's and the lpips package's state dicts: convolution's index, outputs, inputs, kernel; widths of the compared layers.
 ALEX = (
@@ -198,6 +199,8 @@ def test_dinov2_similarity_is_the_cosine_of_class_tokens(transformers, dino_path
         Dinov2(str(videomae_path))
     with pytest.raises(EvaluationError, match="not a multiple of the patch size 14"):
         Dinov2(str(dino_path), size=64)
+    with pytest.raises(WamkitError, match="'/nowhere' cannot be loaded, as a local folder or a hub id"):
+        Dinov2("/nowhere")
 
 
 def test_videomae_sees_whole_clips(dino_path, videomae_path):

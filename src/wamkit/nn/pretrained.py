@@ -41,6 +41,14 @@ def _transformers(what: str, model: str, option: str) -> Any:
     return transformers
 
 
+def _loaded(kind: Any, model: str) -> Any:
+    """What `transformers` makes of a local path or a hub id. Raises WamkitError where it makes nothing of it."""
+    try:
+        return kind.from_pretrained(model)
+    except (OSError, ValueError) as error:
+        raise WamkitError(f"{model!r} cannot be loaded, as a local folder or a hub id: {error}") from error
+
+
 class PretrainedText(nn.Module):
     """A frozen pretrained encoder, averaged over the instruction's tokens and projected: (B, 1, D).
 
@@ -50,8 +58,8 @@ class PretrainedText(nn.Module):
     def __init__(self, model: str, width: int):
         super().__init__()
         transformers = _transformers("text.kind=pretrained", model, "text.model")
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        encoder = transformers.AutoModel.from_pretrained(model).eval().requires_grad_(False)
+        self.tokenizer = _loaded(transformers.AutoTokenizer, model)
+        encoder = _loaded(transformers.AutoModel, model).eval().requires_grad_(False)
         # Kept out of the module's parameters on purpose, see the docstring.
         object.__setattr__(
             self, "encoder", getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder
@@ -76,9 +84,9 @@ def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tenso
     model: a local path or a hub id.   what, option: for the error where the package or the name is missing: what needs it, and where it is given.
     """
     transformers = _transformers(what, model, option)
-    encoder = transformers.AutoModel.from_pretrained(model)
+    encoder = _loaded(transformers.AutoModel, model)
     encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
-    processor = transformers.AutoImageProcessor.from_pretrained(model)
+    processor = _loaded(transformers.AutoImageProcessor, model)
     return encoder, torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
 
 
