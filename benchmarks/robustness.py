@@ -1,0 +1,56 @@
+"""Success of several runs under factors of variation, side by side: docs/results/robustness.md.
+
+Usage: python benchmarks/robustness.py runs/unified runs/bc   (what `wamkit robustness` has played is read)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from wamkit.config import atomic_write
+from wamkit.eval.stats import Interval
+from wamkit.results import table
+from wamkit.robustness import Robustness, sweep
+
+
+@dataclass(frozen=True)
+class Args:
+    """Which runs, of one world, and where the page goes."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    episodes: int = 20
+    """Held-out reset states a task."""
+    out: Path = Path("docs/results/robustness.md")
+
+
+def cell(x: Interval, fmt: str) -> str:
+    return "" if x.undefined else f"{x.value:{fmt}} ({x.low:{fmt}} to {x.high:{fmt}})"
+
+
+def main(args: Args) -> None:
+    curves = {run.name: {c.factor: c for c in sweep(Robustness(run, episodes=args.episodes))[0]} for run in args.runs}
+    names, first = list(curves), next(iter(curves.values()))
+    areas = [[f, *(cell(curves[n][f].area, ".2f") for n in names), first[f].meaning] for f in first]
+    success = [
+        [f"{f} {p.strength:g}", *(cell(curves[n][f].points[i].success, ".0%") for n in names)]
+        for f, c in first.items()
+        for i, p in enumerate(c.points)
+    ]
+    parts = [
+        "# Do they still work when the world differs?",
+        f"{args.episodes} held-out reset states of each task, the same at every strength and for every run ([what is varied](../evaluation.md#robustness)). "
+        f"Brackets: 95 %. Made by `python benchmarks/robustness.py {' '.join(map(str, args.runs))}`.",
+        "## Success to be expected at a strength drawn evenly from 0 to 1, over that at 0",
+        table(["factor", *names, "at strength 1"], areas),
+        "## Success at every strength",
+        table(["", *names], success),
+    ]
+    atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
+    print(f"page: {args.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))
