@@ -42,7 +42,8 @@ def main(args: Args) -> None:
     parts = [
         "# Do they still work when the world differs?",
         f"{args.episodes} held-out reset states of each task, the same at every strength and for every run "
-        f"([what is varied](../evaluation.md#robustness)). Brackets: 95 %. Made by `python benchmarks/robustness.py {' '.join(map(str, args.runs))}`.",
+        f"([what is varied](../evaluation.md#robustness)). Brackets: 95 %. Made by "
+        f"`python benchmarks/robustness.py {' '.join(map(str, args.runs))}`.",
         "## Success to be expected at a strength drawn evenly from 0 to 1, over that at 0",
         table(["factor", *names, "at strength 1"], areas),
         "## Success at every strength",
