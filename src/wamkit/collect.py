@@ -1,4 +1,4 @@
-"""Collection of demonstrations by scripted experts, of off-expert episodes and of near misses, into a store.
+"""Collection of demonstrations by scripted experts, of off-expert episodes, of near misses and of what policies do, into a store.
 
 What episode i contains depends on (config, i) alone: not on the number of workers, nor on how often collection was killed.
 """
@@ -36,8 +36,8 @@ _CORRELATION = 0.9
 _FROM_RESET_EVERY = 4
 """Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
 
-
 _NARROWEST = 1 / 8
+"""Least share of a near miss's offset."""
 
 _NOT_YET = {"near_misses": 0, "near_miss_offset": 0.4, "near_miss_steps": 120, "policies": [], "policy_episodes": 0}
 """What a collect.json says that was written before wamkit knew of these."""
@@ -281,18 +281,16 @@ def _check_policy(run: Path, env: Environment, name: str) -> None:
     if model.robot is None and load_checkpoint(run).config.get("robots"):
         raise WamkitError(f"{run} knows several robots, and a collection cannot say which one acts")
     spec, space = model.spec, env.observation_space
-    wants = (spec.cameras, (spec.height, spec.width), spec.proprio_dim, spec.action_dim, spec.points)
-    has = (
-        tuple(env.cameras),
-        space["images"].shape[-2:],
-        space["proprio"].shape[0],
-        env.action_space.shape[0],
-        env.points,
-    )
-    names = ("cameras", "height and width", "proprioception's numbers", "action's numbers", "scene points a side")
-    for what, want, found in zip(names, wants, has, strict=True):
-        if want != found and not (what == names[-1] and not want):
-            raise WamkitError(f"{run} cannot act in {name}: it was trained on {what} {want}, and there are {found}")
+    pairs = {
+        "cameras": (spec.cameras, tuple(env.cameras)),
+        "height and width": ((spec.height, spec.width), space["images"].shape[-2:]),
+        "proprioception's numbers": (spec.proprio_dim, space["proprio"].shape[0]),
+        "action's numbers": (spec.action_dim, env.action_space.shape[0]),
+        "scene points a side": (spec.points, env.points if spec.points else 0),
+    }
+    for what, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise WamkitError(f"{run} cannot act in {name}: it was trained on {what} {wanted}, and there are {found}")
 
 
 @functools.lru_cache(maxsize=8)

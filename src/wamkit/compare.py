@@ -7,7 +7,6 @@ configuration, data set or protocol is made again.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -139,14 +138,10 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
 def _job(entry: Entry, seed: int, world: Mapping[str, Any], args: Compare) -> _Job:
     run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
     sources = [cfg.to_dict(s) for s in entry.sources]
-    key = _hash({**world, "seeds": None}, args.episodes, args.held_out, *([sources] if sources else []))
+    key = cfg.digest([{**world, "seeds": None}, args.episodes, args.held_out, *([sources] if sources else [])])
     stem = f"{entry.slug}-{seed}"
-    folder = args.work / f"{stem}-{_hash(key, config_to_dict(run))}"
+    folder = args.work / f"{stem}-{cfg.digest([key, config_to_dict(run)])}"
     return _Job(entry, seed, run, key, args.out / "jobs" / f"{stem}.json", folder)
-
-
-def _hash(*facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:

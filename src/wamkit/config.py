@@ -10,11 +10,12 @@ from __future__ import annotations
 import difflib
 import enum
 import errno
+import hashlib
 import json
 import math
 import os
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
@@ -111,6 +112,11 @@ def without_nan(x: Any) -> Any:
     if isinstance(x, (list, tuple)):
         return [without_nan(v) for v in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """Sixteen digits that stand for a JSON-able key. default: as in `json.dumps`, for what is not."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True, default=default).encode()).hexdigest()[:16]
 
 
 def atomic_write(path: str | Path, data: bytes) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from wamkit.card import history, report_card, worst_pictures
+from wamkit.card import PICTURED, history, report_card, worst_pictures
 from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.config import atomic_write, within, without_nan
 from wamkit.data.files import make_folder
@@ -34,8 +34,6 @@ from wamkit.policy import Policy
 from wamkit.run import load
 from wamkit.types import Query, WamkitError
 from wamkit.worlds import World, held_out_frames
-
-PICTURED = frozenset({Query.JOINT, Query.VIDEO, Query.FORWARD})
 
 
 def evaluate(
@@ -93,7 +91,7 @@ def evaluate(
     if acts:
         write_records(records, out / "episodes.parquet")
     tables = [success_table(records, world.note if world else "")] if acts else []
-    pictured = frames is not None and bool(PICTURED & model.queries)
+    pictured = frames is not None and not model.queries.isdisjoint(PICTURED)
     worst: list[Worst] = []
     if frames is not None:
         result = imagine(model, frames, steps=steps)
@@ -132,7 +130,7 @@ def _check_encoders(encoders: Encoders, model: Family, demonstrations: int) -> N
     """That there is something for them to see. Raises WamkitError before any work is done."""
     if not encoders.names:
         return
-    if not PICTURED & model.queries:
+    if model.queries.isdisjoint(PICTURED):
         raise WamkitError(f"encoders look at imagined pictures, and {model.name} imagines none")
     least = 4 if encoders.videos else 1
     if demonstrations < least:
@@ -160,7 +158,7 @@ def _parts(
     """What encoders and `full` add, part by part, each kept in `out` when it is done."""
     if frames is None:
         return
-    pictured = bool(PICTURED & model.queries)
+    pictured = not model.queries.isdisjoint(PICTURED)
     key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
     setting = Setting.of(source, model.spec)
 

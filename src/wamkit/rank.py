@@ -13,7 +13,7 @@ import numpy as np
 
 from wamkit.checkpoint import load_checkpoint, weights_hash
 from wamkit.collect import CollectConfig, collect
-from wamkit.config import atomic_write, within, without_nan
+from wamkit.config import atomic_write, digest, within, without_nan
 from wamkit.data.dataset import open_frames
 from wamkit.data.loader import Frames
 from wamkit.eval import EvaluationError
@@ -28,7 +28,7 @@ from wamkit.eval.stats import Interval, wilson
 from wamkit.eval.tables import text_table
 from wamkit.family import Family, unsupported
 from wamkit.run import load
-from wamkit.stage import Stage, digest, starts
+from wamkit.stage import Stage, starts
 from wamkit.types import Query, UnsupportedQuery, WamkitError
 
 LEAST = 4

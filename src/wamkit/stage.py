@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from wamkit.checkpoint import weights_hash
-from wamkit.config import atomic_write
-from wamkit.data.files import make_folder
+from wamkit.config import digest
 from wamkit.envs.base import held_out_seeds, observation
 from wamkit.eval.branches import Setting, environment
+from wamkit.eval.closed_loop import SEEDS_PER_JOB
 from wamkit.eval.evaluator import Dream, Judge, dream
+from wamkit.eval.parts import kept_arrays
 from wamkit.family import Family
 from wamkit.parallel import run_parallel
 from wamkit.policy import Policy, Session
@@ -29,7 +27,6 @@ from wamkit.run import load
 from wamkit.types import Observation
 
 BATCH = 64
-SEEDS_PER_JOB = 5
 
 Start = tuple[str, int, Observation]
 """Task, seed, and what is seen after that reset."""
@@ -123,22 +120,7 @@ class Stage:
 
     def _kept(self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, Any]:
         """Arrays that were made under `key` before, or are now."""
-        path = self.folder / "parts" / f"{name}-{digest([key, *self.key])}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as kept:
-                return dict(kept)
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-            pass
-        arrays, archive = make(), io.BytesIO()
-        np.savez_compressed(archive, allow_pickle=False, **arrays)
-        make_folder(path.parent)
-        atomic_write(path, archive.getvalue())
-        return arrays
-
-
-def digest(key: Any) -> str:
-    """Sixteen digits that stand for a JSON-able key."""
-    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        return kept_arrays(self.folder / "parts" / f"{name}-{digest([key, *self.key])}.npz", make)
 
 
 def starts(setting: Setting, episodes: int, processes: int) -> tuple[Start, ...]:
@@ -176,10 +158,13 @@ class _Watched:
         return self.policy.act(obs, session)
 
 
+_model = lru_cache(maxsize=1)(load)
+
+
 def _watch(job: tuple[Setting, Path, str, tuple[int, ...], int]) -> list[tuple[bool, np.ndarray]]:
     """Success of each episode and its pictures uint8 (Q, V, 3, H, W), the last of them after the success, where there is one."""
     setting, run, task, seeds, replan_every = job
-    env, policy = environment(setting, task), Policy(load(run), replan_every=replan_every)
+    env, policy = environment(setting, task), Policy(_model(run), replan_every=replan_every)
     out = []
     for seed in seeds:
         actor = _Watched(policy)

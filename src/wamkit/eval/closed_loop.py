@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit.checkpoint import weights_hash
-from wamkit.config import atomic_write, from_dict, within
+from wamkit.config import atomic_write, digest, from_dict, within
 from wamkit.data.files import make_folder
 from wamkit.envs.base import held_out_seeds, make_env
 from wamkit.parallel import run_parallel
@@ -209,9 +208,7 @@ def _read_part(path: Path, job: _Job) -> list[Record] | None:
 
 def _key(weights: str, job: _Job) -> str:
     protocol = {**asdict(job.protocol), "tasks": None, "episodes": None, "text": dict(job.protocol.text).get(job.task)}
-    return hashlib.sha256(json.dumps([weights, protocol, job.task, job.seeds], sort_keys=True).encode()).hexdigest()[
-        :16
-    ]
+    return digest([weights, protocol, job.task, job.seeds])
 
 
 def _clip(job: _Job) -> Episode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from wamkit.config import atomic_write, from_dict
+from wamkit.config import atomic_write, digest, from_dict
 from wamkit.data.files import make_folder
 from wamkit.eval.report import Row, Table, Worst, made_by
 from wamkit.eval.stats import Interval
@@ -34,14 +33,27 @@ def kept(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], Par
     """
     maker = made_by()
     key = {**key, "wamkit": maker["wamkit"], "commit": maker["commit"]}
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = folder / "parts" / f"{name}-{digest}.npz"
+    path = folder / "parts" / f"{name}-{digest(key, default=str)}.npz"
     if not maker["commit"].endswith("-dirty") and (found := _read(path)) is not None:
         return found
     part = make()
     make_folder(path.parent)
     atomic_write(path, _write(part))
     return part
+
+
+def kept_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays at `path` or, where there are none or the file is damaged, what `make` gives, kept there for the next time."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        pass
+    arrays, archive = make(), io.BytesIO()
+    np.savez_compressed(archive, **arrays)
+    make_folder(path.parent)
+    atomic_write(path, archive.getvalue())
+    return arrays
 
 
 def _write(part: Part) -> bytes:
