@@ -1,6 +1,6 @@
 """Policies ranked inside world models, of experts alone and of failures too, beside the simulator: docs/results/rank.md.
 
-Usage: wamkit collect --env metaworld --tasks T... --episodes 30 --out data/points; python benchmarks/rank.py   (about two hours on two cores)
+Usage: wamkit collect --env metaworld --tasks T... --episodes 30 --out data/points; python benchmarks/rank.py   (an hour on two cores, in parts)
 
 Trains 19 policies that span most of [0, 1], four teachers and two world models; what is done is kept, so the same command continues.
 """

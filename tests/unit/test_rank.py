@@ -65,6 +65,8 @@ def test_the_tables_say_who_is_to_blame():
     rows = {r.name: r for r in tables[1].rows}
     assert rows["rank correlation (Spearman)"].value == 1 and rows["mean maximum rank violation"].value == 0
     assert rows["bias"].value == pytest.approx(0.2) and "+20%" in said
+    none = text_table([_agreement_table(*_agreement(real[:1] * 4, real))])
+    assert "undefined" in none and "nan" not in none
     assert tables[2].rows[1].value == 1 and [r.name for r in tables[0].rows] == ["p3", "p2", "p1", "p0"]
     assert "real 10% (2% to 40%); the judge saw 10% there" in tables[0].rows[-1].note
 

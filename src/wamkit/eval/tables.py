@@ -139,10 +139,9 @@ def text_table(tables: Sequence[Table]) -> str:
         lines += ["", table.title]
         for r in table.rows:
             interval = f"[{bound(r.interval.low, r.fmt)}, {bound(r.interval.high, r.fmt)}]" if r.interval else ""
+            value = "undefined" if math.isnan(r.value) else format(r.value, r.fmt)
             verdict = "" if r.passed is None else "met" if r.passed else "MISSED"
-            lines.append(
-                f"  {r.name:<42} {format(r.value, r.fmt):>8} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}"
-            )
+            lines.append(f"  {r.name:<42} {value:>8} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}")
     return "\n".join(lines) + "\n"
 
 
