@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import tyro
 
-from wamkit.data.dataset import open_frames
+from wamkit.data.loading.dataset import open_frames
 from wamkit.envs import make_env
 from wamkit.envs.base import held_out_seeds
-from wamkit.eval.stats import clopper_pearson
-from wamkit.parallel import run_parallel
-from wamkit.rollout import rollout
-from wamkit.training import source
+from wamkit.eval.metrics.intervals import clopper_pearson
+from wamkit.rollout.loop import rollout
+from wamkit.runs.provenance import source
 from wamkit.types import Observation
+from wamkit.workers import run_parallel
 
 
 @dataclass(frozen=True)

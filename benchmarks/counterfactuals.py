@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 import tyro
 
-from wamkit.checkpoint import load_checkpoint
 from wamkit.config import atomic_write
-from wamkit.eval.action import ActionScore, imagined_by, score
-from wamkit.eval.branches import Setting, counterfactuals
-from wamkit.eval.sanity import MODELS
-from wamkit.eval.stats import Interval
-from wamkit.results import table
-from wamkit.run import load
+from wamkit.eval.metatest.reference_branches import MODELS
+from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
+from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
+from wamkit.experiments.page import table
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import load
+from wamkit.types import Interval
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def main(args: Args) -> None:
             table(head, rows),
         ]
     parts.append(
-        "Italics: models whose rank is known beforehand (`wamkit.eval.sanity`). Best: 100 %, 1, 1, 1, 0, 0; a model that ignores actions "
+        "Italics: models whose rank is known beforehand (`wamkit.eval.metatest.reference_branches`). "
+        "Best: 100 %, 1, 1, 1, 0, 0; a model that ignores actions "
         "is at chance, 0, 0, and at a regret of 1, however good its pictures."
     )
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())

@@ -14,8 +14,8 @@ import av
 import numpy as np
 from loading import STEPS, WINDOW, blobs
 
-from wamkit.data.torchcodec import TorchcodecVideo, torchcodec_decoders
-from wamkit.data.video import Video, encode_video
+from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
+from wamkit.data.format.video import Video, encode_video
 
 SIZE, FPS, DRAWS, ROUNDS = (128, 128), 10.0, 512, 5
 

@@ -13,8 +13,8 @@ import numpy as np
 import tyro
 
 from wamkit.config import atomic_write
-from wamkit.results import table
-from wamkit.train import read_metrics
+from wamkit.experiments.page import table
+from wamkit.training.trainer import read_metrics
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from wamkit.data.store import Store
-from wamkit.data.video import encode_video
+from wamkit.data.format.store import Store
+from wamkit.data.format.video import encode_video
 from wamkit.types import Episode, Snapshot, Span
 
 WITH_LEROBOT = Path(__file__).parents[1] / "tests/interop/with_lerobot.py"

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-WAMKIT = [sys.executable, "-c", "from wamkit.cli import entry; entry()"]
+WAMKIT = [sys.executable, "-c", "from wamkit.cli.main import entry; entry()"]
 COLLECT = ["collect", "--tasks", "drawer-open-v3", "door-open-v3", "--episodes", "8", "--off-expert", "2"]
 TRAIN = ["train", "--train.steps", "120", "--train.save-every", "7"]
 

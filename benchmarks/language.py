@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from wamkit.collect import CollectConfig, collect
 from wamkit.envs.metaworld import INSTRUCTIONS, shared_reset_range
-from wamkit.eval.closed_loop import Protocol, closed_loop
-from wamkit.eval.stats import mcnemar, wilson
-from wamkit.recipes import RECIPES
-from wamkit.training import train_run
+from wamkit.eval.metrics.intervals import mcnemar, wilson
+from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.recipes import RECIPES
+from wamkit.training.launch import train_run
 
 TASKS = ("faucet-open-v3", "faucet-close-v3")
 

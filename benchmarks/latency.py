@@ -19,11 +19,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from wamkit.family import Family
-from wamkit.nn.tokens import Normalizer
-from wamkit.recipes import RECIPES
-from wamkit.run import RunConfig, family_class
-from wamkit.show import EXAMPLE
+from wamkit.cli.show import EXAMPLE
+from wamkit.families.base import Family
+from wamkit.nn.normalizer import Normalizer
+from wamkit.runs.config import RunConfig, family_class
+from wamkit.runs.recipes import RECIPES
 from wamkit.types import Observation, Query, Spec
 
 SPEC = dataclasses.replace(EXAMPLE, points=0)

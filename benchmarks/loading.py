@@ -27,19 +27,19 @@ import numpy as np
 import torch
 import tyro
 
-from wamkit.collect import CollectConfig, collect
 from wamkit.config import save_json
-from wamkit.data.dataset import open_frames, spec_of
-from wamkit.data.loader import Prefetcher
-from wamkit.data.meaning import save_meaning
-from wamkit.data.mixture import MixtureConfig, SourceConfig
-from wamkit.data.reader import open_pictures
-from wamkit.data.store import Store
-from wamkit.data.video import encode_frames
-from wamkit.meaning import CameraFacts, Field, Meaning
-from wamkit.recipes import RECIPES
-from wamkit.train import read_metrics
-from wamkit.training import train_run
+from wamkit.data.format.metadata_io import save_meaning
+from wamkit.data.format.store import Store
+from wamkit.data.format.video import encode_frames
+from wamkit.data.loading.dataset import open_frames, spec_of
+from wamkit.data.loading.lazy_frames import open_pictures
+from wamkit.data.loading.mixture import MixtureConfig, SourceConfig
+from wamkit.data.loading.windows import Prefetcher
+from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.recipes import RECIPES
+from wamkit.training.launch import train_run
+from wamkit.training.trainer import read_metrics
 from wamkit.types import Episode
 
 WINDOW, STEPS, WITH_LEROBOT = 8, 200, Path(__file__).parent / "with_lerobot.py"

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import tyro
 
-from wamkit.collect import CollectConfig, collect
-from wamkit.eval.closed_loop import Protocol, closed_loop
-from wamkit.eval.stats import clopper_pearson, wilson
-from wamkit.evaluate import evaluate
-from wamkit.recipes import RECIPES
-from wamkit.training import train_run
+from wamkit.eval.evaluate import evaluate
+from wamkit.eval.metrics.intervals import clopper_pearson, wilson
+from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.recipes import RECIPES
+from wamkit.training.launch import train_run
 
 TASKS = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
 

@@ -23,14 +23,7 @@ from scipy.spatial.distance import directed_hausdorff
 from skimage import metrics as skimage
 
 from wamkit.config import atomic_write
-from wamkit.eval import motion, ranking, visual
-from wamkit.eval.branches import Setting, counterfactuals
-from wamkit.eval.consistency import auc
-from wamkit.eval.distribution import ClipFeatures, gaussian_frechet, polynomial_mmd
-from wamkit.eval.evidence import iqm, log_e_value, probability_of_improvement
-from wamkit.eval.meta import BLIND, FAILS, SAME, SEEN, UNDEFINED, VARIES, Judged, Suite, judged
-from wamkit.eval.meta_clips import clip_suite
-from wamkit.eval.meta_suites import (
+from wamkit.eval.metatest.expectations_action import (
     HELPERS,
     counterfactual_suite,
     difference_suite,
@@ -39,9 +32,18 @@ from wamkit.eval.meta_suites import (
     judge_suite,
     reading_suite,
 )
-from wamkit.eval.sanity_clips import clips
-from wamkit.eval.stats import mcnemar
-from wamkit.results import table
+from wamkit.eval.metatest.expectations_video import clip_suite
+from wamkit.eval.metatest.judge import BLIND, FAILS, SAME, SEEN, UNDEFINED, VARIES, Judged, Suite, judged
+from wamkit.eval.metatest.reference_clips import clips
+from wamkit.eval.metrics import image as visual
+from wamkit.eval.metrics import motion
+from wamkit.eval.metrics import rank_correlation as ranking
+from wamkit.eval.metrics.intervals import mcnemar
+from wamkit.eval.metrics.sequential_tests import iqm, log_e_value, probability_of_improvement
+from wamkit.eval.metrics.video_distribution import ClipFeatures, gaussian_frechet, polynomial_mmd
+from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
+from wamkit.eval.suites.forecast_consistency import auc
+from wamkit.experiments.page import table
 
 
 @dataclass(frozen=True)
@@ -321,7 +323,7 @@ def main(args: Args) -> None:
         f"they must be, {count[SAME]} are of models that are right in what the metric reads, {count[BLIND]} are blind spots and "
         f"{count[UNDEFINED]} no figures, as the documentation says, of {count[VARIES]} nothing is expected, and {len(faults)} expectations are "
         "broken. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
-        "`wamkit.eval.meta_clips` and `meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
+        "`wamkit.eval.metatest.expectations_video` and `meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
         "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is "
         "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is "
         "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",

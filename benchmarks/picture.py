@@ -12,12 +12,12 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from wamkit.checkpoint import load_checkpoint
-from wamkit.eval.pictures import difference, enlarge, png, side_by_side
-from wamkit.film import film
-from wamkit.run import load
+from wamkit.eval.held_out import held_out_frames
+from wamkit.eval.suites.recording import film
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import load
 from wamkit.types import Query
-from wamkit.worlds import held_out_frames
+from wamkit.viz.images import difference, enlarge, png, side_by_side
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,17 @@ from typing import Any
 
 import tyro
 
-from wamkit.checkpoint import load_checkpoint
-from wamkit.collect import CollectConfig, collect
 from wamkit.config import atomic_write
-from wamkit.data.store import Store
-from wamkit.eval.stats import wilson
-from wamkit.rank import Rank, rank
-from wamkit.recipes import RECIPES
-from wamkit.results import table
-from wamkit.run import RunConfig
-from wamkit.training import source, train_run
+from wamkit.data.format.store import Store
+from wamkit.eval.metrics.intervals import wilson
+from wamkit.eval.suites.policy_ranking import Rank, rank
+from wamkit.experiments.page import table
+from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.config import RunConfig
+from wamkit.runs.provenance import source
+from wamkit.runs.recipes import RECIPES
+from wamkit.training.launch import train_run
 
 SHORT = {60: 60, 120: 120, 150: 150, 200: 1, 300: 2, 400: 3, 500: 4, 600: 5, 700: 6, 850: 7, 1000: 8, 1300: 9}
 """Training steps and seeds of policies of the demo's recipe: cut short, they span the range."""

@@ -11,9 +11,9 @@ from pathlib import Path
 import tyro
 
 from wamkit.config import atomic_write
-from wamkit.eval.stats import Interval
-from wamkit.results import table
-from wamkit.robustness import Robustness, sweep
+from wamkit.eval.report.robustness import Robustness, sweep
+from wamkit.experiments.page import table
+from wamkit.types import Interval
 
 
 @dataclass(frozen=True)

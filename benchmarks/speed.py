@@ -26,12 +26,12 @@ import torch
 import tyro
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from wamkit.checkpoint import load_checkpoint
-from wamkit.data.dataset import open_frames
-from wamkit.data.loader import Prefetcher
+from wamkit.data.loading.dataset import open_frames
+from wamkit.data.loading.windows import Prefetcher
 from wamkit.envs import make_env
-from wamkit.run import build, load, run_from_dict
-from wamkit.train import Trainer, _split, native_bf16
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import build, load, run_from_dict
+from wamkit.training.trainer import Trainer, _split, native_bf16
 from wamkit.types import Observation, Query
 
 

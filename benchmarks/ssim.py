@@ -15,7 +15,7 @@ import tyro
 from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from wamkit.eval.visual import ssim
+from wamkit.eval.metrics.image import ssim
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")
 import pytest
 import torch
 
-from wamkit.checkpoint import save_checkpoint
-from wamkit.nn.tokens import Normalizer
+from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
-from wamkit.run import RunConfig, build, family_class, run_to_dict
+from wamkit.runs.checkpoint import save_checkpoint
+from wamkit.runs.config import RunConfig, family_class
+from wamkit.runs.run import build, run_to_dict
 from wamkit.types import Batch, Spec
 
 POINTS = 16

@@ -24,9 +24,9 @@ import tyro
 import zarr
 from imagecodecs.numcodecs import Jpegxl, register_codecs
 
-from wamkit.collect import CollectConfig, collect
-from wamkit.data.store import Store
-from wamkit.data.video import encode_video
+from wamkit.data.format.store import Store
+from wamkit.data.format.video import encode_video
+from wamkit.rollout.collect import CollectConfig, collect
 
 TASKS = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
 OTHERS = (

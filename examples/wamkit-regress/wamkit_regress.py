@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wamkit.family import FAMILIES, Family, Taxonomy
+from wamkit.families.base import FAMILIES, Family, Taxonomy
+from wamkit.nn.attention_mask import Segment, expand
+from wamkit.nn.backbones.transformer import Trunk
+from wamkit.nn.encoders import TextConfig, build_text
 from wamkit.nn.heads import ActionChunk, QueryStream, masked_mean
-from wamkit.nn.pretrained import TextConfig, build_text
-from wamkit.nn.streams import Segment, expand
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length, uncanvas
-from wamkit.nn.trunk import Trunk
-from wamkit.recipes import RECIPES
-from wamkit.run import RunConfig
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.tokens import ContextTokens, canvas, cells_of, context_length, uncanvas
+from wamkit.runs.config import RunConfig
+from wamkit.runs.recipes import RECIPES
 from wamkit.types import Batch, Query, Spec
 
 

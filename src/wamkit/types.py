@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -325,3 +326,28 @@ class Episode:
     def succeeded(self) -> bool:
         """True if the task was solved at any step."""
         return bool(self.success.any())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its confidence interval; `low <= high`, both may be infinite, all three NaN where undefined."""
+
+    value: float
+    low: float
+    high: float
+    level: float = 0.95
+
+    def excludes(self, point: float) -> bool:
+        """True if the whole interval lies on one side of `point`; false where undefined."""
+        return self.low > point or self.high < point
+
+    @property
+    def undefined(self) -> bool:
+        return math.isnan(self.value)
+
+
+UNDEFINED = Interval(math.nan, math.nan, math.nan)
+
+
+class EvaluationError(WamkitError, ValueError):
+    """Figures or pictures that cannot be scored or shown: wrong shape, dtype or range, or nothing to score."""

@@ -15,8 +15,8 @@ import pytest
 from tests.unit.test_encoders import ALEX, saved, weights
 
 import wamkit
-from wamkit.cli import entry, main
-from wamkit.eval.report import AXES
+from wamkit.cli.main import entry, main
+from wamkit.eval.results import AXES
 from wamkit.types import Observation
 
 TASKS = ["drawer-open-v3", "faucet-open-v3"]
@@ -232,7 +232,7 @@ def test_a_full_disk_ends_the_progress_bar_before_the_error(tmp_path):
     """The message has a line of its own, and no worker outlives it."""
     script = """
 import resource, sys
-from wamkit.cli import main
+from wamkit.cli.main import main
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
     sys.exit(main(sys.argv[1:]))
@@ -251,7 +251,7 @@ def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(monkeypatch, caps
     def interrupted() -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wamkit.cli.main", interrupted)
+    monkeypatch.setattr("wamkit.cli.main.main", interrupted)
     with pytest.raises(SystemExit) as stop:
         entry()
     assert stop.value.code == 130 and "Traceback" not in capsys.readouterr().err
@@ -291,7 +291,7 @@ def test_show_and_list_by_axis(capsys, tmp_path):
 
 def test_the_package_imports_before_torch_and_has_all_its_names():
     """So that Ctrl-C in the first seconds of a command ends it with a message."""
-    code = "import sys, wamkit, wamkit.cli; print('torch' in sys.modules); print([getattr(wamkit, n) for n in wamkit.__all__] and 'ok')"
+    code = "import sys, wamkit, wamkit.cli.main; print('torch' in sys.modules); print([getattr(wamkit, n) for n in wamkit.__all__] and 'ok')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "ok"]
     with pytest.raises(AttributeError, match="no attribute 'Polcy'"):

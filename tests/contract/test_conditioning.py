@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_families import ask, losses, make
 
-from wamkit.compare import trunk_size
-from wamkit.nn.streams import Program
+from wamkit.experiments.run import trunk_size
+from wamkit.nn.attention_mask import Program
 from wamkit.types import Query
 
 KINDS = ("prefix", "channel", "cross", "adaln")

@@ -10,11 +10,11 @@ import torch
 from test_families import ask, losses, make
 
 from wamkit.config import ConfigError, from_dict
-from wamkit.eval.imagination import observations
+from wamkit.data.loading.windows import observations
 from wamkit.families.discrete import UNKNOWN, DiscreteConfig
-from wamkit.nn.codec import CodeConfig, FrameCodec
-from wamkit.nn.streams import ACTION, FUTURE, closure
-from wamkit.nn.trunk import Read
+from wamkit.nn.attention_mask import ACTION, FUTURE, closure
+from wamkit.nn.autoencoders.frame_codec import CodeConfig, FrameCodec
+from wamkit.nn.backbones.transformer import Read
 from wamkit.types import Query
 
 WAYS = [{"decode": "ar"}, {"decode": "ar", "action_mask": False}, {"decode": "parallel"}]

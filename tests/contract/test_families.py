@@ -10,9 +10,9 @@ import torch
 
 from conftest import POINTS, random_batch
 from wamkit.config import ConfigError
-from wamkit.eval.imagination import observations
-from wamkit.family import FAMILIES, Family
-from wamkit.nn.streams import closure
+from wamkit.data.loading.windows import observations
+from wamkit.families.base import FAMILIES, Family
+from wamkit.nn.attention_mask import closure
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
 
 NAMES = FAMILIES.names()

@@ -11,9 +11,9 @@ from test_families import ask, losses, make
 
 from conftest import random_batch
 from wamkit.config import ConfigError
-from wamkit.eval.imagination import observations
-from wamkit.nn.streams import Program, closure, expand
-from wamkit.policy import Policy
+from wamkit.data.loading.windows import observations
+from wamkit.inference.policy import Policy
+from wamkit.nn.attention_mask import Program, closure, expand
 from wamkit.types import Memory, ObservationError, Query, WamkitError
 
 FAMILIES = ("unified", "mot")

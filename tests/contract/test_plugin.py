@@ -26,7 +26,7 @@ def test_the_example_passes_the_contract_tests_from_outside(tmp_path):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]
     listed = subprocess.run(
-        [sys.executable, "-c", "from wamkit.cli import main; main(['list'])"],
+        [sys.executable, "-c", "from wamkit.cli.main import main; main(['list'])"],
         env=environment,
         capture_output=True,
         text=True,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_families import ask, losses, make
 
-from wamkit.nn.streams import ACTION, FUTURE, Program, sees_other
+from wamkit.nn.attention_mask import ACTION, FUTURE, Program, sees_other
 from wamkit.types import Query, UnsupportedQuery
 
 BOTH = {Query.POLICY, Query.VIDEO, Query.JOINT}

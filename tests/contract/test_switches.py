@@ -10,8 +10,8 @@ import torch
 from test_families import ask, losses, make
 
 from wamkit.config import ConfigError
-from wamkit.nn.draws import DrawConfig, draw
-from wamkit.nn.streams import Program
+from wamkit.nn.attention_mask import Program
+from wamkit.nn.objectives import DrawConfig, draw
 from wamkit.types import Query
 
 

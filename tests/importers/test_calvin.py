@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wamkit.data.importers import IMPORTERS, SourceError
-from wamkit.data.importing import Import, import_data
+from wamkit.data.importers.run import Import, import_data
 from wamkit.registry import load_package
 from wamkit.types import Span
 

@@ -11,10 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from films import numbers, write
 from wamkit.config import ConfigError
+from wamkit.data.format.metadata_io import load_meaning
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.egodex import JOINTS
-from wamkit.data.importing import Import, import_data
-from wamkit.data.meaning import load_meaning
+from wamkit.data.importers.run import Import, import_data
 from wamkit.registry import load_package
 
 load_package("wamkit.data.importers")

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from wamkit.config import ConfigError
-from wamkit.data.files import StoreError
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, from_modality, load_meaning, modality
+from wamkit.data.format.schema import Layout
+from wamkit.data.format.store import Store
 from wamkit.data.importers import IMPORTERS, Importer, Recording, SourceError
 from wamkit.data.importers.base import checked, inside
-from wamkit.data.importing import FILE, Import, import_data, left_out, require_whole, shifted
-from wamkit.data.meaning import CameraFacts, Field, Meaning, from_modality, load_meaning, modality
-from wamkit.data.schema import Layout
-from wamkit.data.store import Store
+from wamkit.data.importers.run import FILE, Import, import_data, left_out, require_whole, shifted
+from wamkit.files import StoreError
 from wamkit.types import Span
 
 

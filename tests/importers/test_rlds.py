@@ -11,8 +11,8 @@ import pytest
 from wamkit.config import save_json
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers import tfrecord as records
-from wamkit.data.importing import Import, import_data
-from wamkit.meaning import Field, Meaning
+from wamkit.data.importers.run import Import, import_data
+from wamkit.metadata import Field, Meaning
 from wamkit.registry import load_package
 
 load_package("wamkit.data.importers")

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wamkit.data.format.metadata_io import load_meaning
 from wamkit.data.importers import IMPORTERS, SourceError
-from wamkit.data.importing import Import, import_data
-from wamkit.data.meaning import load_meaning
+from wamkit.data.importers.run import Import, import_data
 from wamkit.registry import load_package
 
 load_package("wamkit.data.importers")

@@ -12,12 +12,12 @@ import pytest
 from tqdm import tqdm
 
 from films import numbers, write
-from wamkit.cli import main
-from wamkit.data.files import StoreError
+from wamkit.cli.main import main
+from wamkit.data.format.store import Store
 from wamkit.data.importers import IMPORTERS, SourceError
-from wamkit.data.importers.film import film_of, play, rows_shown, seen_by, steps_between
-from wamkit.data.importing import Import, import_data, require_whole
-from wamkit.data.store import Store
+from wamkit.data.importers.run import Import, import_data, require_whole
+from wamkit.data.importers.video_files import film_of, play, rows_shown, seen_by, steps_between
+from wamkit.files import StoreError
 from wamkit.registry import load_package
 from wamkit.types import Span
 

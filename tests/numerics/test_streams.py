@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, closure, visibility
-from wamkit.nn.trunk import Trunk, attend
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, closure, visibility
+from wamkit.nn.backbones.transformer import Trunk, attend
 
 C, Z, ZC = Segment(CONTEXT, 3), Segment(FUTURE, 4), Segment(FUTURE, 4, clean=True)
 A, AC = Segment(ACTION, 2), Segment(ACTION, 2, clean=True)

@@ -10,7 +10,7 @@ import torch
 
 from conftest import random_batch
 from wamkit.config import ConfigError
-from wamkit.data.augment import Augment, augmented, coloured, translated
+from wamkit.data.loading.augment import Augment, augmented, coloured, translated
 
 
 @pytest.fixture

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 import pytest
 from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
 
-from wamkit.browse import MOST, Server, serve
-from wamkit.cli import main
+from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.data.meaning import CameraFacts, Field, Meaning, save_meaning
-from wamkit.data.store import Store
-from wamkit.data.video import encode_video
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, save_meaning
+from wamkit.data.format.store import Store
+from wamkit.data.format.video import encode_video
 from wamkit.types import Span
+from wamkit.viz.dataset_browser import MOST, Server, serve
 
 LENGTHS = (9, MOST + 6, 12)
 MEANING = Meaning(

@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wamkit import checkpoint
-from wamkit.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from wamkit.runs import checkpoint
+from wamkit.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
 FILES = ("weights.safetensors", "training.safetensors", "state.json", "manifest.json")
 

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from conftest import untrained_run
-from wamkit.checkpoint import weights_hash
-from wamkit.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
-from wamkit.data.store import Store
+from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
-from wamkit.parallel import WorkerError, run_parallel
+from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
+from wamkit.runs.checkpoint import weights_hash
 from wamkit.types import WamkitError
+from wamkit.workers import WorkerError, run_parallel
 
 TASKS = ("drawer-open-v3", "button-press-topdown-v3")
 
@@ -154,7 +154,8 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     collect(_small(tmp_path / "whole", processes=2), progress=False)
     whole = _digest(tmp_path / "whole")
     script = (
-        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_collect as t; from wamkit.collect import collect\n"
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_collect as t; "
+        "from wamkit.rollout.collect import collect\n"
         "if __name__ == '__main__': collect(t._small(Path(sys.argv[1]), processes=1))"
     )
     (tmp_path / "go.py").write_text(script)
@@ -170,7 +171,7 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     store = collect(_small(parts, processes=1), progress=False)
     assert _digest(parts) == whole
     times = {p: p.stat().st_mtime_ns for p in parts.rglob("*")}
-    monkeypatch.setattr("wamkit.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
+    monkeypatch.setattr("wamkit.rollout.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
     assert len(collect(_small(parts), progress=False)) == 3
     assert {p: p.stat().st_mtime_ns for p in parts.rglob("*")} == times
     assert [(e.task, e.imitate) for e in store.episodes].count((TASKS[1], False)) == 1

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from wamkit.envs import make_env
-from wamkit.envs.things import HAND, THING
-from wamkit.eval import EvaluationError
-from wamkit.eval.branches import FIRST_SEED, Setting
-from wamkit.eval.commonsense import examine, law_errors, physics_tables, reader, worst_continuations
-from wamkit.eval.physics_suite import true_states
-from wamkit.eval.segment import read_masks, train_segmenter
-from wamkit.eval.takes import _work, continued
-from wamkit.types import Query, Spec, UnsupportedQuery, WamkitError
+from wamkit.envs.mujoco_bodies import HAND, THING
+from wamkit.eval.probes.segmentation import read_masks, train_segmenter
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting
+from wamkit.eval.suites.free_running import _work, continued
+from wamkit.eval.suites.physics import examine, law_errors, physics_tables, reader, worst_continuations
+from wamkit.eval.suites.physics_scenes import true_states
+from wamkit.types import EvaluationError, Query, Spec, UnsupportedQuery, WamkitError
 
 WORLD = Setting("physics", ("push",), (("height", 32), ("width", 32), ("max_steps", 60)), 8, (4, 8))
 SPEC = Spec(("front",), 32, 32, 4, 2, chunk=8, frame_offsets=(4, 8), fps=50.0)

@@ -10,14 +10,14 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from wamkit import compare as module
-from wamkit.collect import CollectConfig, collect
-from wamkit.compare import Compare, changed, compare
-from wamkit.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.config import ConfigError, from_dict
-from wamkit.eval.latency import query_latency
-from wamkit.recipes import RECIPES
-from wamkit.results import Result, write_page
+from wamkit.eval.suites.latency import query_latency
+from wamkit.experiments import run as module
+from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
+from wamkit.experiments.page import Result, write_page
+from wamkit.experiments.run import Compare, changed, compare
+from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.recipes import RECIPES
 from wamkit.types import Observation, Query, WamkitError
 
 TINY = {"model.width": 32, "model.depth": 1, "model.heads": 2}
@@ -164,7 +164,7 @@ def test_pairs_are_the_same_seed_and_the_same_state(tmp_path):
 
 
 def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalizer):
-    from wamkit.run import family_class
+    from wamkit.runs.config import family_class
 
     cls = family_class("unified")
     model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval()

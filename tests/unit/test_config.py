@@ -23,9 +23,9 @@ from wamkit.config import (
     to_dict,
     to_json,
 )
-from wamkit.nn.draws import DrawConfig
-from wamkit.nn.pretrained import TextConfig
-from wamkit.run import TrainConfig, WindowConfig
+from wamkit.nn.encoders import TextConfig
+from wamkit.nn.objectives import DrawConfig
+from wamkit.runs.config import TrainConfig, WindowConfig
 from wamkit.types import Query, WamkitError
 
 

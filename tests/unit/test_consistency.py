@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.consistency import Foreseen, _Watching, auc, foretelling
-from wamkit.policy import Session
-from wamkit.types import Observation
+from wamkit.eval.suites.forecast_consistency import Foreseen, _Watching, auc, foretelling
+from wamkit.inference.policy import Session
+from wamkit.types import EvaluationError, Observation
 
 
 class Fake:

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from wamkit.envs import make_env
-from wamkit.eval import EvaluationError
-from wamkit.eval.action import imagined_by, score
-from wamkit.eval.branches import STILL, Counterfactuals, Setting, branch, counterfactuals, off_expert
-from wamkit.eval.execution import Execution, diagnosis, execution_score
-from wamkit.eval.sanity import MODELS, noisy
-from wamkit.family import FAMILIES
-from wamkit.nn.tokens import Normalizer
+from wamkit.eval.metatest.reference_branches import MODELS, noisy
+from wamkit.eval.suites.action_fidelity import imagined_by, score
+from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals, Setting, branch, counterfactuals, off_expert
+from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
+from wamkit.families.base import FAMILIES
+from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
-from wamkit.types import Observation, Spec, UnsupportedQuery
+from wamkit.types import EvaluationError, Observation, Spec, UnsupportedQuery
 
 OPTIONS = (("height", 32), ("width", 32))
 CHUNK, OFFSETS = 16, (8, 16)

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.distribution import (
+from wamkit.eval.metrics.video_distribution import (
     ClipFeatures,
     frechet_distance,
     gaussian_frechet,
     polynomial_mmd,
 )
+from wamkit.types import EvaluationError
 
 
 def features(values: np.ndarray, clips_an_episode: int = 1, first: int = 0, encoder: str = "test@1") -> ClipFeatures:

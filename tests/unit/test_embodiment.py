@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from wamkit.data.embodiment import Numbers, fit
-from wamkit.data.meaning import CameraFacts, Field, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
 from wamkit.data.rotations import SIZES, from_matrix, to_matrix
 from wamkit.types import Observation, WamkitError
 

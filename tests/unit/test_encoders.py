@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.distribution import frechet_distance, gaussian_frechet, polynomial_mmd
-from wamkit.eval.encoders import I3D, LPIPS, Dinov2, VideoMAE, clip_features, encoder_table
-from wamkit.types import WamkitError
+from wamkit.eval.metrics.perceptual import I3D, LPIPS, Dinov2, VideoMAE, clip_features
+from wamkit.eval.metrics.video_distribution import frechet_distance, gaussian_frechet, polynomial_mmd
+from wamkit.eval.suites.pretrained_features import encoder_table
+from wamkit.types import EvaluationError, WamkitError
 
 # Of torchvision's and the lpips package's state dicts: convolution's index, outputs, inputs, kernel; widths of the compared layers.
 ALEX = (

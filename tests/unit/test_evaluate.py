@@ -8,14 +8,14 @@ import pytest
 from tests.unit.test_encoders import ALEX, saved, weights
 
 from conftest import untrained_run
+from wamkit.cli.sample import sample_episode
 from wamkit.config import to_dict
-from wamkit.eval.closed_loop import OUTCOMES, Protocol, closed_loop
-from wamkit.eval.tables import SOLVES
-from wamkit.evaluate import evaluate
-from wamkit.film import sample_episode
-from wamkit.protocols import PROTOCOLS
+from wamkit.eval.evaluate import evaluate
+from wamkit.eval.held_out import World
+from wamkit.eval.protocols import PROTOCOLS
+from wamkit.eval.report.tables import SOLVES
+from wamkit.eval.suites.closed_loop import OUTCOMES, Protocol, closed_loop
 from wamkit.types import Query, UnsupportedQuery, WamkitError
-from wamkit.worlds import World
 
 TASK = "drawer-open-v3"
 OPTIONS = {"max_steps": 3, "height": 32, "width": 32}

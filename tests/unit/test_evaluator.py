@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.data.loader import Frames
-from wamkit.eval import EvaluationError
-from wamkit.eval.evaluator import dream, shown, train_judge
-from wamkit.eval.ranking import agreement
-from wamkit.types import Observation, Query, Spec, UnsupportedQuery
+from wamkit.data.loading.windows import Frames
+from wamkit.eval.metrics.rank_correlation import agreement
+from wamkit.imagination.env import dream
+from wamkit.imagination.success_classifier import shown, train_judge
+from wamkit.types import EvaluationError, Observation, Query, Spec, UnsupportedQuery
 
 SPEC = Spec(("c",), 32, 32, 1, 1, chunk=4, frame_offsets=(2, 4))
 GOAL = 20

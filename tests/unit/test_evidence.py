@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import betabinom, binom, mannwhitneyu, trim_mean
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.evidence import (
+from wamkit.eval.metrics.intervals import clopper_pearson, wilson
+from wamkit.eval.metrics.sequential_tests import (
     PairedEProcess,
     episodes_needed,
     iqm,
@@ -18,7 +18,7 @@ from wamkit.eval.evidence import (
     outcome_tables,
     probability_of_improvement,
 )
-from wamkit.eval.stats import clopper_pearson, wilson
+from wamkit.types import EvaluationError
 
 
 def paired_outcomes(rng, shape, p_first, p_second, correlation):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.inverse import readable, train_inverse
-from wamkit.eval.sanity_actions import TOLD, Shows, another, noisy, right, still, told
+from wamkit.eval.metatest.reference_actions import TOLD, Shows, another, noisy, right, still, told
+from wamkit.eval.probes.inverse_dynamics import readable, train_inverse
+from wamkit.types import EvaluationError
 
 
 @pytest.fixture(scope="module")

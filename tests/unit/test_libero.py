@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from wamkit.cli import main
+from wamkit.cli.main import main
 from wamkit.config import ConfigError
 from wamkit.envs import HELD_OUT_SEED_BASE, Libero, make_env
 from wamkit.envs import libero as module

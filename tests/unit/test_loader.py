@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from wamkit.config import ConfigError
-from wamkit.data.dataset import statistics
-from wamkit.data.loader import Frames, Windows
-from wamkit.data.mixture import divided
-from wamkit.run import EpisodesConfig
+from wamkit.data.loading.dataset import statistics
+from wamkit.data.loading.mixture import divided
+from wamkit.data.loading.windows import Frames, Windows
+from wamkit.runs.config import EpisodesConfig
 from wamkit.types import Spec, WamkitError
 
 LENGTHS = (5, 7, 6, 9, 4)

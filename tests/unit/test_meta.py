@@ -12,15 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wamkit.eval import meta_clips, meta_suites
-from wamkit.eval.branches import FIRST_SEED, Setting, _work
-from wamkit.eval.meta import BLIND, FAILS, SEEN, Metric, Suite, judge
-from wamkit.eval.sanity_clips import CLIP_MODELS, clips
+from wamkit.eval.metatest import expectations_action as meta_suites
+from wamkit.eval.metatest import expectations_video as meta_clips
+from wamkit.eval.metatest.judge import BLIND, FAILS, SEEN, Metric, Suite, judge
+from wamkit.eval.metatest.reference_clips import CLIP_MODELS, clips
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, _work
 
 MODULES = (
-    "visual", "motion", "physical", "distribution", "action", "execution", "consistency", "inverse", "ranking", "stats", "evidence",
-    "physics_suite", "plausibility",
-)  # fmt: skip
+    "metrics.image",
+    "metrics.motion",
+    "metrics.physics",
+    "metrics.video_distribution",
+    "suites.action_fidelity",
+    "suites.forecast_vs_execution",
+    "suites.forecast_consistency",
+    "probes.inverse_dynamics",
+    "metrics.rank_correlation",
+    "metrics.intervals",
+    "metrics.sequential_tests",
+    "suites.physics_scenes",
+    "report.action_tables",
+)
 SMALL = (("height", 48), ("width", 48), ("supersample", 1))
 
 
@@ -72,8 +84,9 @@ def test_blind_spots_are_quoted_from_the_documentation(suites):
         for metric in suite.metrics:
             said = ""
             for name in metric.functions:
-                module = importlib.import_module(f"wamkit.eval.{name.split('.')[0]}")
-                function = getattr(module, name.split(".")[1])
+                home, _, attribute = name.rpartition(".")
+                module = importlib.import_module(f"wamkit.eval.{home}")
+                function = getattr(module, attribute)
                 classes = [x for _, x in inspect.getmembers(module, inspect.isclass) if x.__module__ == module.__name__]
                 said += " ".join(filter(None, (module.__doc__, function.__doc__, *(c.__doc__ for c in classes))))
             said = " ".join(said.split())

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.cli import main
+from wamkit.cli.main import main
 from wamkit.config import ConfigError, save_json
-from wamkit.data.files import StoreError
-from wamkit.data.meaning import CameraFacts, Field, Meaning, save_meaning
-from wamkit.data.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
-from wamkit.data.store import Store
-from wamkit.family import FAMILIES
-from wamkit.nn.tokens import Normalizer
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, save_meaning
+from wamkit.data.format.store import Store
+from wamkit.data.loading.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
+from wamkit.families.base import FAMILIES
+from wamkit.files import StoreError
+from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
-from wamkit.run import RunConfig, TrainConfig, WindowConfig, load
-from wamkit.train import Trainer
-from wamkit.training import _latents, train_run
+from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
+from wamkit.runs.run import load
+from wamkit.training.launch import _latents, train_run
+from wamkit.training.trainer import Trainer
 from wamkit.types import Episode, Observation, WamkitError
 
 load_package("wamkit.families")
@@ -120,7 +121,7 @@ def test_a_draw_is_a_function_of_seed_and_number_alone(folder, monkeypatch):
     assert np.array_equal(fresh().indices(40), later) and not np.array_equal(fresh(4).indices(40), later)
     whole = np.concatenate([windows.indices(k) for k in range(20)])
     assert np.array_equal(np.concatenate([fresh(size=3).indices(k) for k in range(40)]), whole)
-    monkeypatch.setattr("wamkit.data.mixture._BLOCK", 16)
+    monkeypatch.setattr("wamkit.data.loading.mixture._BLOCK", 16)
     assert np.array_equal(fresh().indices(40), later)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.eval.closed_loop import Record, write_records
-from wamkit.overview import Overview, overview
+from wamkit.eval.report.overview import Overview, overview
+from wamkit.eval.suites.closed_loop import Record, write_records
 from wamkit.types import WamkitError
 
 PROTOCOL = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.closed_loop import Record
-from wamkit.paired import evidence, text
+from wamkit.eval.suites.closed_loop import Record
+from wamkit.eval.suites.paired import evidence, text
+from wamkit.types import EvaluationError
 
 
 def records(outcomes: dict[str, list[bool]]) -> list[Record]:

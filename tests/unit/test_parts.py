@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from wamkit.eval import parts
-from wamkit.eval.parts import Part, kept
-from wamkit.eval.report import ACTION, Row, Table, Worst
-from wamkit.eval.stats import UNDEFINED, Interval
+from wamkit.eval import cache as parts
+from wamkit.eval.cache import Part, kept
+from wamkit.eval.results import ACTION, Row, Table, Worst
+from wamkit.types import UNDEFINED, Interval
 
 PICTURES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 

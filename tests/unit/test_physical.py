@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from wamkit.envs import make_env, read_truth
-from wamkit.eval import EvaluationError, motion, physical
-from wamkit.eval.physics_suite import ERRORS, errors, true_states
-from wamkit.eval.probe import States
+from wamkit.eval.metrics import motion
+from wamkit.eval.metrics import physics as physical
+from wamkit.eval.probes.object_state import States
+from wamkit.eval.suites.physics_scenes import ERRORS, errors, true_states
+from wamkit.types import EvaluationError
 
 DT = 0.02
 RNG = np.random.default_rng(0)

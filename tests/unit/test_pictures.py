@@ -16,15 +16,15 @@ import pytest
 import torch
 from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, content, make_episode, psnr
 
-from wamkit.data import depth
-from wamkit.data.cache import FrameCache
-from wamkit.data.dataset import open_frames, spec_of
-from wamkit.data.pictures import depth_map, encode_png, still
-from wamkit.data.reader import VideoFrames
-from wamkit.data.store import Store, StoreError
-from wamkit.data.video import encode_video
+from wamkit.data.format import depth
+from wamkit.data.format.frame_cache import FrameCache
+from wamkit.data.format.stills import depth_map, encode_png, still
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.format.video import encode_video
+from wamkit.data.loading.dataset import open_frames, spec_of
+from wamkit.data.loading.lazy_frames import VideoFrames
+from wamkit.data.validate import validate
 from wamkit.types import Span
-from wamkit.validate import validate
 
 LENGTHS, FRONT, WRIST = (7, 9, 30), "observation.images.front", "observation.images.wrist"
 DATA = "data/chunk-000/file-001.parquet"

@@ -9,16 +9,16 @@ import pytest
 import torch
 from test_families import losses, make
 
-from wamkit.cli import main
-from wamkit.collect import CollectConfig, collect
+from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.data.dataset import open_frames, spec_of, statistics
-from wamkit.data.loader import Windows
-from wamkit.data.store import Store, StoreError
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.loading.dataset import open_frames, spec_of, statistics
+from wamkit.data.loading.windows import Windows, observations
 from wamkit.envs import make_env
-from wamkit.eval.imagination import imagine, observations
-from wamkit.family import FAMILIES
-from wamkit.nn.tokens import Normalizer
+from wamkit.eval.suites.open_loop import imagine
+from wamkit.families.base import FAMILIES
+from wamkit.nn.normalizer import Normalizer
+from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.types import ObservationError, Query, WamkitError
 
 TASK, SIDE = "drawer-open-v3", 16

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.family import FAMILIES
-from wamkit.policy import Policy, Session
+from wamkit.families.base import FAMILIES
+from wamkit.inference.policy import Policy, Session
 from wamkit.types import Observation, UnsupportedQuery, WamkitError
 
 

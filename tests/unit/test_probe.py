@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from wamkit.envs import make_env
-from wamkit.eval import EvaluationError
-from wamkit.eval.probe import States, probe_error, read_states, train_probe
+from wamkit.eval.probes.object_state import States, probe_error, read_states, train_probe
+from wamkit.types import EvaluationError
 
 
 def _frames(task, seeds, steps):

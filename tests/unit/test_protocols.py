@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from wamkit.cli import main
+from wamkit.cli.main import main
 from wamkit.envs.libero import MAX_STEPS
-from wamkit.eval.closed_loop import OUTCOMES, Protocol, Record, _Job, _read_part, outcome, outcomes
-from wamkit.eval.tables import success_table
-from wamkit.protocols import MT10, PROTOCOLS
+from wamkit.eval.held_out import World
+from wamkit.eval.protocols import MT10, PROTOCOLS
+from wamkit.eval.report.tables import success_table
+from wamkit.eval.suites.closed_loop import OUTCOMES, Protocol, Record, _Job, _read_part, outcome, outcomes
 from wamkit.types import Episode, WamkitError
-from wamkit.worlds import World
 
 
 def episode(success, proprio=None, ended="truncated"):

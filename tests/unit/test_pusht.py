@@ -6,12 +6,12 @@ import sys
 import numpy as np
 import pytest
 
-from wamkit.collect import CollectConfig, NoisyExpert, plan, record
-from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
+from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.envs import make_env
 from wamkit.envs.check import check_env
 from wamkit.envs.pusht import SOLVED
-from wamkit.rollout import rollout
+from wamkit.rollout.collect import CollectConfig, NoisyExpert, plan, record
+from wamkit.rollout.loop import rollout
 from wamkit.types import Snapshot, WamkitError
 
 gym_pusht = pytest.importorskip("gym_pusht.envs", exc_type=ImportError)

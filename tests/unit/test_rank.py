@@ -7,14 +7,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import wamkit.stage
+import wamkit.eval.suites.dual_rollouts
 from conftest import untrained_run
-from wamkit.checkpoint import load_checkpoint
-from wamkit.eval.branches import Setting
-from wamkit.eval.tables import text_table
-from wamkit.rank import Rank, Stood, _agreement, _agreement_table, _believed, _judge_table, _policies, _recordings, rank
-from wamkit.run import load
-from wamkit.stage import Stage, starts
+from wamkit.eval.report.ranking import agreement_table, believed, classifier_table, policy_table
+from wamkit.eval.report.tables import text_table
+from wamkit.eval.suites.counterfactuals import Setting
+from wamkit.eval.suites.dual_rollouts import Stage, starts
+from wamkit.eval.suites.policy_ranking import Rank, Stood, _agreement, _recordings, rank
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import load
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"
@@ -46,8 +47,8 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
         text in page for text in ("bc-3", "nothing correlates", "Dreamed and real success", "Judged and real success")
     )
     # Again: every dream and every real episode is kept, so no policy is asked anything.
-    monkeypatch.setattr(wamkit.stage, "dream", None)
-    monkeypatch.setattr(wamkit.stage, "_watch", None)
+    monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "dream", None)
+    monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "_watch", None)
     again = rank(Rank(world, policies, **QUICK))
     assert again["policies"] == found["policies"]
     assert "Can it stand in for the simulator?" in capsys.readouterr().out
@@ -60,12 +61,12 @@ def test_the_tables_say_who_is_to_blame():
     found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
     judge = SimpleNamespace(accuracy=0.9)
     assert found is not None and not undefined
-    tables = [_policies(stood), _agreement_table(found, undefined), _judge_table(judge, stood, found)]
+    tables = [policy_table(stood), agreement_table(found, undefined), classifier_table(judge, stood, found)]
     said = text_table(tables)
     rows = {r.name: r for r in tables[1].rows}
     assert rows["rank correlation (Spearman)"].value == 1 and rows["mean maximum rank violation"].value == 0
     assert rows["bias"].value == pytest.approx(0.2) and "+20%" in said
-    none = text_table([_agreement_table(*_agreement(real[:1] * 4, real))])
+    none = text_table([agreement_table(*_agreement(real[:1] * 4, real))])
     assert "undefined" in none and "nan" not in none
     assert tables[2].rows[1].value == 1 and [r.name for r in tables[0].rows] == ["p3", "p2", "p1", "p0"]
     assert "real 10% (2% to 40%); the judge saw 10% there" in tables[0].rows[-1].note
@@ -79,13 +80,13 @@ def test_what_succeeds_in_the_dream_alone_is_shown(runs, tmp_path):
     stage = Stage(tmp_path, ("key",), model, blind, setting, starts(setting, 2, 1), 8, 16, 1)
     real, judged = stage.watched(policy)
     assert not real.any() and not judged.any()
-    (case,) = _believed([Stood(policy, np.array([False, True]), real, judged)], stage)
+    (case,) = believed([Stood(policy, np.array([False, True]), real, judged)], stage)
     assert case.title == f"bc-0, {TASK}: succeeds in the dream alone" and f"seed {stage.starts[1][1]};" in case.note
     assert {k: v.shape for k, v in case.columns.items()} == dict.fromkeys(
         ("simulator", "dreamed", "difference"), (3, 3, 32, 32)
     )
     assert np.array_equal(case.columns["simulator"][0], case.columns["dreamed"][0]), "both begin with the same picture"
-    assert not list(_believed([Stood(policy, real, real, judged)], stage))
+    assert not list(believed([Stood(policy, real, real, judged)], stage))
 
 
 def test_teachers_fail_for_the_judge_to_see(runs, tmp_path):

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr, spearmanr
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.ranking import agreement, drop_one, mmrv, nested_bootstrap, pearson, spearman
+from wamkit.eval.metrics.rank_correlation import agreement, drop_one, mmrv, nested_bootstrap, pearson, spearman
+from wamkit.types import EvaluationError
 
 SCORES = arrays(np.float64, (2, 7), elements=st.integers(0, 8).map(lambda k: k / 8))
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from tests.unit.test_store import CAMERAS, LAYOUT, SIZE, make_episode
 
-from wamkit.data import reader
-from wamkit.data.dataset import open_frames, spec_of
-from wamkit.data.loader import Prefetcher
-from wamkit.data.reader import VideoFrames, open_pictures
-from wamkit.data.store import Store, StoreError
-from wamkit.data.video import RGB
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.format.video import RGB
+from wamkit.data.loading import lazy_frames as reader
+from wamkit.data.loading.dataset import open_frames, spec_of
+from wamkit.data.loading.lazy_frames import VideoFrames, open_pictures
+from wamkit.data.loading.windows import Prefetcher
 
 LENGTHS = (7, 9, 8, 30)
 FRAME = len(CAMERAS) * 3 * SIZE * SIZE  # bytes

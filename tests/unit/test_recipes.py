@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from wamkit.compare import trunk_size
 from wamkit.config import from_dict, to_dict
-from wamkit.family import FAMILIES, Family
-from wamkit.nn.tokens import Normalizer
-from wamkit.recipes import RECIPES
-from wamkit.run import RunConfig, TrainConfig, WindowConfig, family_class
+from wamkit.experiments.run import trunk_size
+from wamkit.families.base import FAMILIES, Family
+from wamkit.nn.normalizer import Normalizer
+from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, family_class
+from wamkit.runs.recipes import RECIPES
 from wamkit.types import Spec
 
 SMALL = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4)

@@ -11,11 +11,8 @@ import av
 import numpy as np
 import pytest
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.charts import curve_svg
-from wamkit.eval.page import write_report
-from wamkit.eval.pictures import difference, enlarge, mp4, png, save_video, side_by_side, strip_png
-from wamkit.eval.report import (
+from wamkit.eval.report.page import write_report
+from wamkit.eval.results import (
     Clip,
     ClosedLoop,
     Curves,
@@ -28,8 +25,9 @@ from wamkit.eval.report import (
     TaskResult,
     versions,
 )
-from wamkit.eval.stats import Interval
-from wamkit.types import Episode, WamkitError
+from wamkit.types import Episode, EvaluationError, Interval, WamkitError
+from wamkit.viz.charts import curve_svg
+from wamkit.viz.images import difference, enlarge, mp4, png, save_video, side_by_side, strip_png
 
 VOID = {"meta", "br", "img", "link", "input"}
 NASTY = '<script>alert("x")</script> & co'

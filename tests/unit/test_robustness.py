@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from conftest import untrained_run
-from wamkit.cli import main
+from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.eval import EvaluationError
-from wamkit.eval.closed_loop import Protocol, Record, closed_loop
-from wamkit.eval.robustness import area, curve, looks, plan, robustness
-from wamkit.eval.stats import paired_difference, wilson
-from wamkit.robustness import tables, text
+from wamkit.eval.metrics.intervals import paired_difference, wilson
+from wamkit.eval.report.robustness import tables, text
+from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
+from wamkit.eval.suites.robustness import area, curve, looks, plan, robustness
+from wamkit.types import EvaluationError
 
 OPTIONS = {"max_steps": 2, "height": 32, "width": 32}
 PROTOCOL = Protocol("metaworld", ("drawer-open-v3",), tuple(OPTIONS.items()), episodes=1)

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from wamkit.envs.base import Environment, observation_spaces
-from wamkit.rollout import Action, rollout
+from wamkit.rollout.loop import Action, rollout
 from wamkit.types import Snapshot, WamkitError
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.family import FAMILIES
-from wamkit.recipes import RECIPES
-from wamkit.show import by_axis, model_of, svg, taxonomy_page, text
+from wamkit.cli.show import by_axis, model_of, svg, taxonomy_page, text
+from wamkit.families.base import FAMILIES
+from wamkit.runs.recipes import RECIPES
 from wamkit.types import WamkitError
 
 
@@ -37,7 +37,7 @@ def test_an_unknown_name_lists_what_there_is():
 
 
 def test_the_taxonomy_page_is_up_to_date():
-    """After a family changed: python -c "from wamkit.show import taxonomy_page; print(taxonomy_page(), end='')" > docs/taxonomy.md"""
+    """After a family changed: python -c "from wamkit.cli.show import taxonomy_page; print(taxonomy_page(), end='')" > docs/taxonomy.md"""
     assert (Path(__file__).parents[2] / "docs" / "taxonomy.md").read_text() == taxonomy_page()
 
 

@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, fisher_exact
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.stats import (
-    UNDEFINED,
-    Interval,
+from wamkit.eval.metrics.intervals import (
     barnard,
     bootstrap_ratio,
     clopper_pearson,
@@ -20,6 +17,7 @@ from wamkit.eval.stats import (
     percentile_interval,
     wilson,
 )
+from wamkit.types import UNDEFINED, EvaluationError, Interval
 
 
 def test_wilson_known_answers():

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wamkit.data import cache as cache_module
-from wamkit.data.cache import FrameCache
-from wamkit.data.files import exclusive
-from wamkit.data.snapshots import pack_snapshots, unpack_snapshots
-from wamkit.data.store import Store, StoreError
-from wamkit.data.video import decode_video, encode_video
+from wamkit.data.format import frame_cache as cache_module
+from wamkit.data.format.frame_cache import FrameCache
+from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.format.video import decode_video, encode_video
+from wamkit.files import exclusive
 from wamkit.types import Episode, Snapshot
 
 SIZE, FPS, CAMERAS = 32, 20.0, ("front", "wrist")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from wamkit.nn.codec import FrameCodec
-from wamkit.nn.pretrained import TextConfig, VisionTeacher, build_text
-from wamkit.nn.tokens import Normalizer, TextTable, canvas, ngram_ids, uncanvas
+from wamkit.nn.autoencoders.frame_codec import FrameCodec
+from wamkit.nn.encoders import TextConfig, VisionTeacher, build_text
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.tokens import TextTable, canvas, ngram_ids, uncanvas
 from wamkit.types import WamkitError
 
 

@@ -13,11 +13,11 @@ import pytest
 from tests.unit.test_reader import LENGTHS
 from tests.unit.test_store import CAMERAS, LAYOUT, SIZE, make_episode, pictures
 
-from wamkit.cli import main
-from wamkit.data.reader import VideoFrames
-from wamkit.data.store import Store, StoreError
-from wamkit.data.torchcodec import TorchcodecVideo, torchcodec_decoders
-from wamkit.data.video import Video, encode_video
+from wamkit.cli.main import main
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
+from wamkit.data.format.video import Video, encode_video
+from wamkit.data.loading.lazy_frames import VideoFrames
 
 STEPS = 20
 

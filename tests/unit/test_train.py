@@ -16,19 +16,20 @@ import numpy as np
 import pytest
 import torch
 
-from wamkit.checkpoint import load_checkpoint, save_checkpoint
 from wamkit.config import ConfigError
-from wamkit.data.augment import Augment
-from wamkit.data.files import exclusive
-from wamkit.data.loader import Frames, Prefetcher, Windows
-from wamkit.eval.imagination import observations
+from wamkit.data.loading.augment import Augment
+from wamkit.data.loading.windows import Frames, Prefetcher, Windows, observations
+from wamkit.families.base import Stage
 from wamkit.families.bc import BC, BCConfig
 from wamkit.families.unified import Unified, UnifiedConfig
-from wamkit.family import Stage
-from wamkit.nn.tokens import Normalizer
-from wamkit.optim import Optimizer, orthogonalise
-from wamkit.run import RunConfig, TrainConfig, build, find_device, load, run_to_dict
-from wamkit.train import Latents, Trainer, TrainingDiverged, learning_rate, native_bf16, read_metrics, stage_spans
+from wamkit.files import exclusive
+from wamkit.nn.normalizer import Normalizer
+from wamkit.runs.checkpoint import load_checkpoint, save_checkpoint
+from wamkit.runs.config import RunConfig, TrainConfig
+from wamkit.runs.run import build, find_device, load, run_to_dict
+from wamkit.training.optim import Optimizer, orthogonalise
+from wamkit.training.schedule import learning_rate, stage_spans
+from wamkit.training.trainer import Latents, Trainer, TrainingDiverged, native_bf16, read_metrics
 from wamkit.types import Spec, WamkitError
 
 SPEC = Spec(cameras=("top",), height=16, width=16, proprio_dim=2, action_dim=2, chunk=4, frame_offsets=(2, 4))

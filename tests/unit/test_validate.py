@@ -7,13 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from wamkit.cli import main
+from wamkit.cli.main import main
 from wamkit.config import save_json
-from wamkit.data.importing import FILE
-from wamkit.data.meaning import CameraFacts, Field, Meaning, load_meaning, save_meaning
-from wamkit.data.store import Store
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, load_meaning, save_meaning
+from wamkit.data.format.store import Store
+from wamkit.data.importers.run import FILE
+from wamkit.data.validate import validate
 from wamkit.types import Episode, Span
-from wamkit.validate import validate
 
 MEANING = Meaning(
     "test", "arm", "delta", 10.0, "MIT",

@@ -9,7 +9,7 @@ import pytest
 
 from wamkit.config import ConfigError
 from wamkit.envs import make_env
-from wamkit.envs.drawing import Pictures
+from wamkit.envs.rendering import Pictures
 from wamkit.envs.variation import CAMERA_TURN, FACTORS, OBJECTS, draw
 from wamkit.types import WamkitError
 

@@ -7,9 +7,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from wamkit.eval import EvaluationError
-from wamkit.eval.stats import paired_ratio
-from wamkit.eval.visual import (
+from wamkit.eval.metrics.image import (
     Fidelity,
     edge_strength,
     fidelity,
@@ -22,6 +20,8 @@ from wamkit.eval.visual import (
     ssim,
     unit,
 )
+from wamkit.eval.metrics.intervals import paired_ratio
+from wamkit.types import EvaluationError
 
 EPISODE = np.arange(6) // 2
 

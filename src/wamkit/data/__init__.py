@@ -1,5 +1,5 @@
 """Recordings on disk and how models read them.
 
 Nothing is imported here, so that a worker process that only encodes video stays light; import the module that you need:
-`from wamkit.data.store import Store`.
+`from wamkit.data.format.store import Store`.
 """

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from wamkit.config import nearest
 from wamkit.data.rotations import from_matrix, to_matrix
-from wamkit.meaning import Field, Meaning
+from wamkit.metadata import Field, Meaning
 from wamkit.types import Observation, ObservationError, WamkitError
 
 Normaliser = Literal["mean_std", "quantiles", "min_max", "none"]

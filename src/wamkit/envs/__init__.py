@@ -11,12 +11,12 @@ from wamkit.envs.base import (
     observation_spaces,
     register_env,
 )
+from wamkit.envs.ground_truth import Truth, read_truth
 from wamkit.envs.libero import Libero, LiberoConfig
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
 from wamkit.envs.physics import Physics, PhysicsConfig
 from wamkit.envs.pusht import PushT, PushTConfig
 from wamkit.envs.reacher import Reacher, ReacherConfig
-from wamkit.envs.truth import Truth, read_truth
 
 __all__ = [
     "ENVIRONMENTS",

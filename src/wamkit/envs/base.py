@@ -16,8 +16,8 @@ import numpy as np
 from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
-from wamkit.envs.truth import Truth
-from wamkit.meaning import Meaning
+from wamkit.envs.ground_truth import Truth
+from wamkit.metadata import Meaning
 from wamkit.registry import Registry
 from wamkit.types import Observation, ObservationError, Snapshot, WamkitError
 

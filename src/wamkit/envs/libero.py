@@ -33,8 +33,8 @@ import torch
 
 from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import HELD_OUT_RECORDINGS, HELD_OUT_SEED_BASE, Environment, observation_spaces, register_env
-from wamkit.envs.drawing import load_mujoco
-from wamkit.meaning import CameraFacts, Field, Meaning
+from wamkit.envs.rendering import load_mujoco
+from wamkit.metadata import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}

@@ -19,13 +19,13 @@ import numpy as np
 
 from wamkit.config import ConfigError, nearest, within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
-from wamkit.envs.drawing import Pictures, load_mujoco
+from wamkit.envs.depth_points import ScenePoints
+from wamkit.envs.ground_truth import Truth
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
-from wamkit.envs.points import ScenePoints
-from wamkit.envs.things import Things
-from wamkit.envs.truth import Truth
+from wamkit.envs.mujoco_bodies import Things
+from wamkit.envs.rendering import Pictures, load_mujoco
 from wamkit.envs.variation import FACTORS, Factors, Variation
-from wamkit.meaning import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
 _PROPRIO_LOW = np.array([-0.525, 0.348, -0.0525, 0.0], np.float32)

@@ -17,10 +17,10 @@ import numpy as np
 
 from wamkit.config import within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
-from wamkit.envs.drawing import Pictures, load_mujoco
+from wamkit.envs.ground_truth import Truth
 from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, draw_scene
-from wamkit.envs.truth import Truth
-from wamkit.meaning import CameraFacts, Field, Meaning
+from wamkit.envs.rendering import Pictures, load_mujoco
+from wamkit.metadata import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
 SPEED = 0.3

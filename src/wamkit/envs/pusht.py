@@ -24,7 +24,7 @@ import numpy as np
 from wamkit.config import within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.pusht_expert import Planner
-from wamkit.meaning import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
 SIDE = 512.0

@@ -16,8 +16,8 @@ import numpy as np
 
 from wamkit.config import within
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
-from wamkit.envs.drawing import Pictures, load_mujoco
-from wamkit.meaning import CameraFacts, Field, Meaning
+from wamkit.envs.rendering import Pictures, load_mujoco
+from wamkit.metadata import CameraFacts, Field, Meaning
 from wamkit.types import Snapshot, WamkitError
 
 TURN = 0.1

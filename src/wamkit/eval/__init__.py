@@ -8,9 +8,3 @@ still come in, `ranking` asks whether imagined success orders policies as real s
 whether it ranks models whose rank is known (`sanity`). `pictures` turns frames into PNG and MP4, `charts` draws curves,
 `report` writes the page. No module here changes the model that it scores.
 """
-
-from wamkit.types import WamkitError
-
-
-class EvaluationError(WamkitError, ValueError):
-    """Figures or pictures that cannot be scored or shown: wrong shape, dtype or range, or nothing to score."""

@@ -12,14 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
-from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Taxonomy
+from wamkit.nn.attention_mask import ACTION, CONTEXT, Program, Segment, expand, table
+from wamkit.nn.backbones.transformer import Trunk
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import ACTION, CONTEXT, Program, Segment, expand, table
-from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Trunk
+from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Batch, Query, Spec
 
 

@@ -29,14 +29,15 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError, within
-from wamkit.family import FAMILIES, Family, Taxonomy, row_noise
-from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Taxonomy
+from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, expand, table
+from wamkit.nn.backbones.transformer import Cache, Trunk
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
 from wamkit.nn.heads import NoisyStream
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import CONTEXT, FUTURE, Program, Segment, expand, table
-from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Cache, Trunk
+from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Answer, Batch, Query, Spec
 
 

@@ -31,15 +31,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.config import within
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.codec import FutureLatents
-from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, expand, table
+from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.backbones.transformer import Cache, Trunk
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
 from wamkit.nn.heads import masked_mean
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import CONTEXT, FUTURE, Program, Segment, expand, table
-from wamkit.nn.tokens import ContextTokens, Downsample, Normalizer, canvas, cells_of, context_length, uncanvas
-from wamkit.nn.trunk import Cache, Trunk
+from wamkit.nn.tokens import ContextTokens, Downsample, canvas, cells_of, context_length, uncanvas
 from wamkit.types import Batch, Query, Spec
 
 

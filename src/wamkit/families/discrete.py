@@ -33,12 +33,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.config import within
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn.codec import CodeConfig, FutureCodes
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, expand, in_order
+from wamkit.nn.autoencoders.frame_codec import CodeConfig, FutureCodes
+from wamkit.nn.backbones.transformer import Read, Trunk
 from wamkit.nn.heads import masked_mean
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Segment, expand, in_order
-from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Read, Trunk
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.nn.vocabulary import Vocabulary, from_digits, to_digits
 from wamkit.types import Batch, Query, Spec
 

@@ -23,16 +23,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.codec import FutureLatents
-from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
+from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.backbones.mixture_of_transformers import Mixture
+from wamkit.nn.backbones.transformer import Cache
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.mixture import Mixture
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
-from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Cache
+from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Batch, Query, Spec
 
 

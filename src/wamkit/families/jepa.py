@@ -24,14 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.flow import denoise, euler, interpolate, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import CONTEXT, Segment, expand
+from wamkit.nn.backbones.transformer import Trunk
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import CONTEXT, Segment, expand
-from wamkit.nn.tokens import ContextTokens, Normalizer, canvas, cells_of, context_length
-from wamkit.nn.trunk import Trunk
+from wamkit.nn.tokens import ContextTokens, canvas, cells_of, context_length
 from wamkit.types import Batch, Query, Spec
 
 

@@ -35,14 +35,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.config import within
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
+from wamkit.nn.backbones.transformer import Cache, Trunk
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, GivenStream, QueryStream, masked_mean
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import ACTION, CONTEXT, Segment
-from wamkit.nn.tokens import ContextTokens, ImageTokens, Normalizer, canvas, cells_of, context_length
-from wamkit.nn.trunk import Cache, Trunk
+from wamkit.nn.tokens import ContextTokens, ImageTokens, canvas, cells_of, context_length
 from wamkit.types import Batch, Query, Spec
 
 

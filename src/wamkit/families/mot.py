@@ -23,18 +23,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.codec import FutureLatents
-from wamkit.nn.draws import POLICY, DrawConfig, answers, draw
-from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_other, slow
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
+from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.backbones.mixture_of_transformers import Mixture
+from wamkit.nn.backbones.transformer import Cache
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_other, row_noise, slow
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.history import History, present
-from wamkit.nn.mixture import Mixture
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.objectives import POLICY, DrawConfig, answers, draw
 from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
-from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Cache
+from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Answer, Batch, Query, Spec
 
 

@@ -22,14 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn.codec import FutureLatents
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import Segment, expand
+from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.backbones.transformer import Trunk
+from wamkit.nn.encoders import build_text
 from wamkit.nn.heads import ActionChunk, QueryStream, masked_mean
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import Segment, expand
-from wamkit.nn.tokens import ContextTokens, Normalizer
-from wamkit.nn.trunk import Trunk
+from wamkit.nn.tokens import ContextTokens
 from wamkit.types import Batch, Query, Spec
 
 

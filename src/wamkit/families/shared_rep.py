@@ -22,15 +22,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.family import FAMILIES, Family, Stage, Taxonomy, row_noise
-from wamkit.nn.codec import FutureLatents
-from wamkit.nn.flow import denoise, euler, interpolate, shift_sigma, uniform_sigma
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.nn.attention_mask import CONTEXT, Segment
+from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.backbones.transformer import Trunk, sigma_features
+from wamkit.nn.encoders import build_text
+from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.pretrained import build_text
-from wamkit.nn.streams import CONTEXT, Segment
-from wamkit.nn.tokens import ContextTokens, Normalizer, context_length
-from wamkit.nn.trunk import Trunk, sigma_features
+from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Batch, Query, Spec
 
 MODES = (Query.POLICY, Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.trunk import Cache, Trunk
+from wamkit.nn.backbones.transformer import Cache, Trunk
 
 Kind = Literal["prefix", "channel", "cross", "adaln"]
 

@@ -9,7 +9,7 @@ schedules alone: `denoise` what is wanted, hold at 0 what is given, hold at 1 wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -84,3 +84,8 @@ def euler(
         for name, delta in moving.items():
             state[name] = state[name] + delta * v[name]
     return state
+
+
+def row_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Standard normal noise (B, *shape): row i from generators[i], drawn on the CPU so that all devices agree."""
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)

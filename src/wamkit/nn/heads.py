@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.tokens import Normalizer
-from wamkit.nn.trunk import sigma_features
+from wamkit.nn.backbones.transformer import sigma_features
+from wamkit.nn.normalizer import Normalizer
 from wamkit.types import Batch, Spec
 
 

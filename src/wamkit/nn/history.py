@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError
-from wamkit.nn.streams import CONTEXT, TEXT, Segment, visibility
+from wamkit.nn.attention_mask import CONTEXT, TEXT, Segment, visibility
+from wamkit.nn.backbones.transformer import Cache
 from wamkit.nn.tokens import cells_of
-from wamkit.nn.trunk import Cache
 from wamkit.types import Batch, Spec
 
 

@@ -7,8 +7,8 @@ from math import inf
 from typing import Any
 
 from wamkit.config import ConfigError, within
-from wamkit.nn.draws import check_modes
-from wamkit.nn.pretrained import TextConfig
+from wamkit.nn.encoders import TextConfig
+from wamkit.nn.objectives import check_modes
 from wamkit.types import Spec
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -12,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from wamkit.types import Batch, Spec, WamkitError
+from wamkit.nn.normalizer import Normalizer
+from wamkit.types import Batch, Spec
 
 
 def canvas(images: UInt8[Tensor, "... V 3 H W"]) -> Float[Tensor, "... 3 H VW"]:
@@ -94,39 +94,6 @@ class TextTable(nn.Module):
         return self.project(self.table(flat.to(device), offsets.to(device))).unsqueeze(1)
 
 
-class Normalizer(nn.Module):
-    """Maps named vectors of known statistics to about unit scale and back; statistics travel with the weights.
-
-    `statistics`: key -> (mean, std), each a float32 vector (d,). A key that is missing is an error that names the
-    command which computes it: silently passing raw numbers through is how a policy goes wrong unnoticed.
-    """
-
-    def __init__(self, statistics: Mapping[str, tuple[Tensor, Tensor]]):
-        super().__init__()
-        for key, (mean, std) in statistics.items():
-            # A constant dimension has std 0: dividing by 1 maps it to 0 instead of to noise.
-            std = torch.where(std > 1e-6, std, torch.ones_like(std))
-            self.register_buffer(f"mean_{key}", mean.float())
-            self.register_buffer(f"std_{key}", std.float())
-
-    def _get(self, key: str) -> tuple[Tensor, Tensor]:
-        if f"mean_{key}" not in self._buffers:
-            known = sorted(k[5:] for k in self._buffers if k.startswith("mean_"))
-            raise WamkitError(
-                f"no normalisation statistics for '{key}' (known: {', '.join(known) or 'none'}); "
-                "`wamkit train` computes them from the numeric columns of --data"
-            )
-        return getattr(self, f"mean_{key}"), getattr(self, f"std_{key}")
-
-    def encode(self, key: str, x: Tensor) -> Tensor:
-        """(..., d) in the key's own units -> the same shape at about zero mean and unit deviation."""
-        mean, std = self._get(key)
-        return (x - mean) / std
-
-    def decode(self, key: str, x: Tensor) -> Tensor:
-        """The inverse of `encode`."""
-        mean, std = self._get(key)
-        return x * std + mean
 
 
 class ContextTokens(nn.Module):

@@ -1,6 +1,6 @@
 """What an importer is: it says what a source holds, and hands its episodes out one by one.
 
-It never writes. `wamkit.data.importing` stores what it reads, continues where it was cut off, and decides what becomes of episodes
+It never writes. `wamkit.data.importers.run` stores what it reads, continues where it was cut off, and decides what becomes of episodes
 that cannot be read.
 """
 
@@ -16,8 +16,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from wamkit.data.meaning import Meaning
-from wamkit.data.schema import Layout
+from wamkit.data.format.metadata_io import Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
 

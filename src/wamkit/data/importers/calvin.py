@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
 from wamkit.types import Span
 
 CAMERAS = {"rgb_static": "scene", "rgb_gripper": "wrist"}

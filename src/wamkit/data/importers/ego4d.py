@@ -22,10 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 from wamkit.config import within
+from wamkit.data.format.metadata_io import CameraFacts, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.film import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
-from wamkit.data.meaning import CameraFacts, Meaning
-from wamkit.data.schema import Layout
+from wamkit.data.importers.video_files import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import ConfigError
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
-from wamkit.data.importers.film import FilmOptions, film_of, play, seen_by
 from wamkit.data.importers.hdf5 import array, opened
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
+from wamkit.data.importers.video_files import FilmOptions, film_of, play, seen_by
 
 TIPS = ("ThumbTip", "IndexFingerTip", "MiddleFingerTip", "RingFingerTip", "LittleFingerTip")
 JOINTS = tuple(f"{side}{joint}" for side in ("left", "right") for joint in ("Hand", *TIPS))

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
+from wamkit.data.format.metadata_io import CameraFacts, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.film import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
-from wamkit.data.meaning import CameraFacts, Meaning
-from wamkit.data.schema import Layout
+from wamkit.data.importers.video_files import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
 
 COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration", "narration_id")
 

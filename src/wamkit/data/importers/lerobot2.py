@@ -25,6 +25,9 @@ import pyarrow.parquet as pq
 from av.video.reformatter import VideoReformatter
 
 from wamkit.config import within
+from wamkit.data.format.metadata_io import MODALITY, CameraFacts, Field, Meaning, from_modality
+from wamkit.data.format.schema import IMAGES, INDEX_COLUMNS, PICTURES, Layout, is_depth, picture_size
+from wamkit.data.format.stills import Stills
 from wamkit.data.importers.base import (
     IMPORTERS,
     LIMIT,
@@ -36,10 +39,7 @@ from wamkit.data.importers.base import (
     inside,
     reading,
 )
-from wamkit.data.importers.film import film_of, fitted, play
-from wamkit.data.meaning import MODALITY, CameraFacts, Field, Meaning, from_modality
-from wamkit.data.pictures import Stills
-from wamkit.data.schema import IMAGES, INDEX_COLUMNS, PICTURES, Layout, is_depth, picture_size
+from wamkit.data.importers.video_files import film_of, fitted, play
 from wamkit.types import Span
 
 NUMBERS = ("float32", "float64", "int32", "int64", "bool")

@@ -19,10 +19,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, attribute, dataset, film, numbered, opened
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
 
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import within
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, reading
 from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import load_json, within
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
 from wamkit.data.importers.tfrecord import example, offsets, record
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
 from wamkit.types import Span
 
 TEXTS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")

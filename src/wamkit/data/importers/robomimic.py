@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked
 from wamkit.data.importers.hdf5 import array, attribute, dataset, film, numbered, opened
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
 
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),

@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import within
+from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
-from wamkit.data.meaning import CameraFacts, Field, Meaning
-from wamkit.data.schema import Layout
 from wamkit.types import WamkitError
 
 KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))

@@ -1,0 +1,1 @@
+"""LeRobotDataset v3 on disk: schema, videos, tables, and the store that reads and writes them."""

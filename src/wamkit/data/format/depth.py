@@ -1,0 +1,100 @@
+"""What the numbers of depth maps mean, and the two ways in which lerobot stores them that nothing else reads.
+
+A film of depth maps holds 12-bit codes c, of which lerobot 0.6 says in meta/info.json how they were made: with z(c) = low + c / 4095
+(high - low), distances are z between `video.depth_min` and `video.depth_max` (metres), or, with `video.use_log`, e^z - `video.shift`,
+where low and high are the logarithms of those two plus the shift.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt16
+
+from wamkit.data.format.schema import info_of
+from wamkit.files import StoreError
+
+_CODES = 4096
+_METRES = ("video.depth_min", "video.depth_max", "video.shift")
+
+
+def millimetres(stored: np.ndarray, feature: Mapping[str, Any]) -> UInt16[np.ndarray, "*n"]:
+    """Depth as it is stored, codes of a film or numbers of pictures, of a feature of info.json: in millimetres, rounded.
+
+    Raises StoreError where the feature does not say what its numbers mean.
+    """
+    if feature["dtype"] == "video":
+        return _rounded(1000 * distances(info_of(feature)))[np.minimum(stored, _CODES - 1)]
+    unit = info_of(feature).get("depth_unit") or ("m" if stored.dtype.kind == "f" else "mm")  # as lerobot takes them
+    if unit not in ("m", "mm"):
+        raise StoreError(f"meta/info.json says depth_unit {unit!r}; wamkit knows 'm' and 'mm'")
+    return _rounded(1000 * stored.astype(np.float32)) if unit == "m" else _rounded(stored)
+
+
+def distances(info: Mapping[str, Any]) -> np.ndarray:
+    """The distance in metres, float32 (4096,), that each code of a film of depth maps stands for.
+
+    Raises StoreError where `info` does not say, or says what cannot be: codes are then not known, and are not guessed.
+    """
+    numbers = [info.get(name) for name in _METRES]
+    if not isinstance(info.get("video.use_log"), bool) or not all(isinstance(x, int | float) for x in numbers):
+        lacks = [name for name in (*_METRES, "video.use_log") if info.get(name) is None]
+        raise StoreError(
+            f"how its depth was quantised is not known: meta/info.json lacks {lacks or 'numbers'}; convert it to 16-bit PNG"
+        )
+    low, high, shift = numbers
+    if not -shift < low < high < math.inf:
+        raise StoreError(f"depth between {low} and {high} m with a shift of {shift} m cannot be")
+    ends = (math.log(low + shift), math.log(high + shift)) if info["video.use_log"] else (low, high)
+    codes = np.arange(_CODES, dtype=np.float32) * ((ends[1] - ends[0]) / (_CODES - 1)) + ends[0]
+    return np.clip(np.exp(codes) - shift if info["video.use_log"] else codes, low, high)
+
+
+def _rounded(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint16:
+        return values
+    return np.nan_to_num(np.rint(values), nan=0, posinf=0, neginf=0).clip(0, 65_535).astype(np.uint16)
+
+
+def tiff(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """A TIFF of the size `shape` (H, W) with one number a pixel, uncompressed, as lerobot 0.6 embeds depth: uint16 or float32 (H, W).
+
+    Raises StoreError for any other.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        raise StoreError("it is neither PNG nor TIFF")
+    try:
+        tags = _tags(data, order)
+        height, width = tags[257][0], tags[256][0]
+        kind = {(16, 1): "u2", (32, 3): "f4"}.get((tags.get(258, (1,))[0], tags.get(339, (1,))[0]))
+        if kind is None or tags.get(259, (1,)) != (1,) or tags.get(277, (1,)) != (1,):
+            raise StoreError("it is a TIFF, but not an uncompressed one of uint16 or float32")
+        if (height, width) != shape:
+            raise StoreError(f"it is {height}x{width} instead of {shape[0]}x{shape[1]}")
+        strips = [data[at : at + size] for at, size in zip(tags[273], tags[279], strict=True)]
+    except (struct.error, LookupError, ValueError) as error:
+        raise StoreError("it is a TIFF that is cut off or damaged") from error
+    if sum(map(len, strips)) != height * width * int(kind[1]):
+        raise StoreError(f"it is a TIFF with {sum(map(len, strips))} bytes of pixels for {height}x{width}")
+    pixels = b"".join(strips)
+    return np.frombuffer(pixels, order + kind).reshape(shape).astype(kind)
+
+
+def _tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
+    """The whole numbers in a TIFF's first directory, by tag."""
+    start = struct.unpack_from(order + "I", data, 4)[0]
+    out = {}
+    for i in range(struct.unpack_from(order + "H", data, start)[0]):
+        entry = start + 2 + 12 * i
+        tag, kind, count = struct.unpack_from(order + "HHI", data, entry)
+        if (letter := {3: "H", 4: "I"}.get(kind)) is None or count > len(data):
+            continue
+        small = count * struct.calcsize(order + letter) <= 4
+        where = entry + 8 if small else struct.unpack_from(order + "I", data, entry + 8)[0]
+        out[tag] = struct.unpack_from(f"{order}{count}{letter}", data, where)
+    return out

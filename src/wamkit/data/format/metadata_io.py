@@ -1,0 +1,87 @@
+"""What a data set's numbers mean, on disk: meta/wamkit.json, and meta/modality.json, by which GR00T finds fields by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wamkit.config import ConfigError, load_json, save_json
+from wamkit.files import StoreError
+from wamkit.metadata import CameraFacts, Field, Meaning
+
+__all__ = ["CameraFacts", "Field", "Meaning", "from_modality", "load_meaning", "modality", "save_meaning"]
+
+FILE = "meta/wamkit.json"
+MODALITY = "meta/modality.json"
+
+
+def save_meaning(root: Path, meaning: Meaning) -> None:
+    """Writes both files."""
+    save_json(root / FILE, meaning)
+    save_json(root / MODALITY, modality(meaning))
+
+
+def load_meaning(root: Path) -> Meaning | None:
+    """What meta/wamkit.json says, or else what meta/modality.json does; None where there is neither.
+
+    Raises StoreError naming the file where it is damaged.
+    """
+    try:
+        if (root / FILE).exists():
+            return load_json(Meaning, root / FILE)
+        if (root / MODALITY).exists():
+            return from_modality(json.loads((root / MODALITY).read_bytes()))
+        return None
+    except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{root}: what its numbers mean cannot be read ({error}); restore or remove that file"
+        ) from error
+
+
+_GROOT = {
+    "quat_xyzw": "quaternion",
+    "euler_xyz": "euler_angles_rpy",
+    "axis_angle": "axis_angle",
+    "rot6d": "rotation_6d",
+}
+
+
+def modality(meaning: Meaning) -> dict[str, Any]:
+    """GR00T's modality.json: where each field lies, by name."""
+    out: dict[str, Any] = {}
+    for part, key in (("state", "observation.state"), ("action", "action")):
+        out[part] = {}
+        for f in getattr(meaning, part):
+            entry = {"start": f.start, "end": f.stop, "original_key": key, "absolute": f.representation == "absolute"}
+            out[part][f.name] = entry | ({"rotation_type": _GROOT[f.rotation]} if f.rotation in _GROOT else {})
+    out["video"] = {name: {"original_key": f"observation.images.{name}"} for name in meaning.cameras}
+    return out | {"annotation": {"human.task_description": {"original_key": "task_index"}}}
+
+
+def from_modality(data: Mapping[str, Any]) -> Meaning:
+    """What a modality.json says of fields and cameras; robot and units it does not.
+
+    Fields of other columns than `observation.state` and `action` are left out: their numbers count from the start of those.
+    """
+    turn = {v: k for k, v in _GROOT.items()}
+    parts: dict[str, tuple[Field, ...]] = {}
+    for part, column in (("state", "observation.state"), ("action", "action")):
+        parts[part] = tuple(
+            Field(
+                name,
+                entry["start"],
+                entry["end"],
+                "rotation" if entry.get("rotation_type") else "other",
+                "absolute" if entry.get("absolute", True) else "delta",
+                turn.get(entry.get("rotation_type"), ""),
+            )
+            for name, entry in data.get(part, {}).items()
+            if entry.get("original_key", column) == column
+        )
+    cameras = {
+        (entry or {}).get("original_key", name).removeprefix("observation.images."): CameraFacts()
+        for name, entry in data.get("video", {}).items()
+    }
+    return Meaning(source="LeRobotDataset with modality.json", embodiment="", cameras=cameras, **parts)

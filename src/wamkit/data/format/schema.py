@@ -1,0 +1,427 @@
+"""LeRobotDataset v3.0: what is in `meta/`, which columns there are, and how Arrow stores them.
+
+Facts of the format as lerobot 0.4 writes and reads it. One set of files (data, one video a camera, episode) is written
+for every episode, which the format allows: a finished file is never touched again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wamkit.data.format import video
+from wamkit.files import StoreError
+from wamkit.types import Episode
+
+VERSION = "v3.0"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+SNAPSHOTS_PATH = "snapshots/chunk-{chunk_index:03d}/episode-{episode_index:06d}.npz"
+FILES_PER_CHUNK = 1000
+IMAGES = "observation.images."
+INDEX_COLUMNS = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+VECTORS = ("observation.state", "action", "action.expert")
+POINTS, POINT_BODY, BODY_POSE = TRACKS = ("observation.points", "observation.points.body", "observation.bodies")
+"""Scene points and how they move, row after row of `wamkit.types.Tracks`. They are columns of places rather than quantities, so
+stats.json does not describe them: it would be longer than they are."""
+PICTURES = ("video", "image")
+"""Types of features that are pictures: films of their own, or PNG and JPEG in a column of the data files."""
+UNREAD = (*PICTURES, "string", "language")
+"""Types of features that are no numbers in the data files."""
+_QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What every episode of a store has in common.
+
+    cameras: names without `observation.images.`.   image_shape: (3, H, W), of every camera.
+    proprio_names, action_names: one name a dimension.   fps: steps, and frames, a second.
+    points, bodies: scene points a side of their grid, and bodies whose poses are recorded with them; 0 without points.
+    sizes: (H, W) of each camera where they differ; image_shape is then the first one's.
+    expert, rewards: whether there are clean labels beside the actions, and reward and success of each step.
+    extras: (name, dtype, size) of further columns of numbers.
+    stills: cameras whose pictures are kept one by one as PNG, exactly and at several times the size; the others' become H.264.
+    depth: (name, H, W) of cameras that measure distances rather than colours; none of `cameras`.
+    No proprio_names: nobody recorded any. No action_names: video without actions.
+    """
+
+    cameras: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    proprio_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    fps: float
+    robot_type: str
+    points: int = 0
+    bodies: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
+    expert: bool = True
+    rewards: bool = True
+    extras: tuple[tuple[str, str, int], ...] = ()
+    stills: tuple[str, ...] = ()
+    depth: tuple[tuple[str, int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        problem, seen = "", (*self.cameras, *self.depth_cameras)
+        if len(set(seen)) != len(seen) or any(not c or "/" in c for c in seen):
+            problem = f"cameras {seen} must be distinct names without '/'"
+        elif set(self.stills) - set(self.cameras):
+            problem = f"stills {self.stills} must be some of the cameras {self.cameras}"
+        elif len(self.image_shape) != 3 or self.image_shape[0] != 3 or min(self.image_shape) < 1:
+            problem = f"image_shape {self.image_shape} must be (3, height, width)"
+        elif not (self.cameras or self.proprio_names or self.action_names):
+            problem = "there is nothing to record: no cameras, proprio_names or action_names"
+        elif self.expert and not self.action_names:
+            problem = "expert labels need action_names"
+        elif self.sizes and (len(self.sizes) != len(self.cameras) or self.sizes[0] != self.image_shape[1:]):
+            problem = f"sizes {self.sizes} must be one (height, width) a camera, the first one image_shape's"
+        elif any(min(h, w) < 1 for _, h, w in self.depth):
+            problem = f"depth {self.depth} must be (name, height, width) of each camera"
+        elif any("/" in name or name in INDEX_COLUMNS or name in VECTORS for name, _, _ in self.extras):
+            problem = f"extras {[e[0] for e in self.extras]} must be names of their own, without '/'"
+        elif not (math.isfinite(self.fps) and self.fps > 0):
+            problem = f"fps {self.fps} must be positive"
+        elif self.points < 0 or (self.points > 0) != (self.bodies > 0):
+            problem = f"{self.points} points a side with {self.bodies} bodies: points need bodies that they lie on"
+        if problem:
+            raise StoreError(problem)
+
+    @property
+    def depth_cameras(self) -> tuple[str, ...]:
+        """Names of the cameras that measure distances."""
+        return tuple(name for name, _, _ in self.depth)
+
+    def size(self, camera: str) -> tuple[int, int]:
+        """(H, W) of a camera's pictures, or depth maps."""
+        if camera in self.depth_cameras:
+            return self.depth[self.depth_cameras.index(camera)][1:]
+        return self.sizes[self.cameras.index(camera)] if self.sizes else self.image_shape[1:]
+
+    def features(self) -> dict[str, dict[str, Any]]:
+        """The `features` of info.json."""
+        state, action = list(self.proprio_names), list(self.action_names)
+        out: dict[str, dict[str, Any]] = {}
+        if state:
+            out["observation.state"] = {"dtype": "float32", "shape": [len(state)], "names": state}
+        for key in ("action", "action.expert")[: bool(action) * (1 + self.expert)]:
+            out[key] = {"dtype": "float32", "shape": [len(action)], "names": action}
+        if self.rewards:
+            out["next.reward"] = {"dtype": "float32", "shape": [1], "names": None}
+            out["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
+        for name, dtype, size in self.extras:
+            out[name] = {"dtype": dtype, "shape": [size], "names": None}
+        if self.points:
+            K = self.points**2
+            for key, dtype, size in zip(
+                TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
+            ):
+                out[key] = {"dtype": dtype, "shape": [size], "names": None}
+        info = {
+            "video.channels": 3,
+            "video.codec": "h264",
+            "video.pix_fmt": video.PIXEL_FORMAT,
+            "video.fps": _number(self.fps),
+            "video.g": video.GOP,
+            "video.encoder": f"{video.CODEC}, PyAV {av.__version__}",
+            "video.is_depth_map": False,
+            "has_audio": False,
+        }
+        axes = ["height", "width", "channels"]
+        for camera in self.cameras:
+            height, width = self.size(camera)
+            crf = int(video.encoder((height, width))["crf"])
+            film = {"info": {"video.height": height, "video.width": width} | info | {"video.crf": crf}}
+            kind, said = ("image", {}) if camera in self.stills else ("video", film)
+            out[IMAGES + camera] = {"dtype": kind, "shape": [height, width, 3], "names": axes} | said
+        for camera, height, width in self.depth:
+            said = {"info": {"is_depth_map": True, "depth_unit": "mm"}}
+            out[IMAGES + camera] = {"dtype": "image", "shape": [height, width, 1], "names": axes} | said
+        return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
+
+    @classmethod
+    def from_info(cls, info: Mapping[str, Any]) -> Layout:
+        """The layout that info.json describes, which `check_info` lets through.
+
+        Raises StoreError for a feature that is missing or can't be used.
+        """
+        features = info["features"]
+        for key in INDEX_COLUMNS:
+            if key not in features:
+                raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
+        if "action.expert" in features and "action" not in features:
+            raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
+        seen = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in PICTURES]
+        colour = [(k, f) for k, f in seen if not is_depth(f)]
+        sizes = tuple(picture_size(f) for _, f in colour)
+        ours = all(k in features for k in TRACKS)
+        known = {*VECTORS, *TRACKS, *INDEX_COLUMNS, "next.reward", "next.success"}
+        numbers = {k: f for k, f in features.items() if f["dtype"] not in UNREAD and k not in known}
+        return cls(
+            cameras=tuple(k for k, _ in colour),
+            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            proprio_names=_names(features, "observation.state"),
+            action_names=_names(features, "action"),
+            fps=float(info["fps"]),
+            robot_type=info.get("robot_type") or "",
+            points=math.isqrt(features[POINT_BODY]["shape"][0]) if ours else 0,
+            bodies=features[BODY_POSE]["shape"][0] // 7 if ours else 0,
+            sizes=sizes if len(set(sizes)) > 1 else (),
+            expert="action.expert" in features,
+            rewards="next.reward" in features and "next.success" in features,
+            extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in numbers.items()),
+            stills=tuple(k for k, f in colour if f["dtype"] == "image"),
+            depth=tuple((k, *picture_size(f)) for k, f in seen if is_depth(f)),
+        )
+
+
+def check_info(info: Mapping[str, Any]) -> None:
+    """Raises StoreError naming the first field of info.json that is missing or isn't what the format says."""
+    for key in ("total_episodes", "total_frames"):
+        if not _is_whole(info.get(key), 0):
+            raise StoreError(f"{key} is {info.get(key)!r}, not a whole number from 0 on")
+    fps = info.get("fps")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
+        raise StoreError(f"fps is {fps!r}, not a positive number")
+    if not isinstance(info.get("features"), dict):
+        raise StoreError(f"features is a {type(info.get('features')).__name__}, not features by their names")
+    for key, feature in info["features"].items():
+        if reason := _unusable(key, feature):
+            raise StoreError(f"feature {key!r} {reason}; it says {feature}")
+    videos = any(f["dtype"] == "video" for f in info["features"].values())
+    for key in ("data_path", "video_path")[: 1 + videos]:
+        try:
+            path = Path(info[key].format(video_key="", chunk_index=0, file_index=0))
+            if path.is_absolute() or ".." in path.parts:
+                raise ValueError("it leads out of the data set")
+        except (LookupError, ValueError, AttributeError) as error:
+            raise StoreError(f"{key} is {info.get(key)!r}, not a path with chunk_index and file_index") from error
+
+
+def _unusable(key: str, feature: Any) -> str:
+    """Why wamkit cannot read a feature of info.json, or ""."""
+    if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+        return "has no dtype"
+    dtype, shape = feature["dtype"], feature.get("shape")
+    if dtype in UNREAD and dtype not in PICTURES:
+        return ""
+    if not isinstance(shape, list) or not shape or not all(_is_whole(n, 1) for n in shape):
+        return "needs a shape, a list of whole numbers from 1 on"
+    if dtype in PICTURES:
+        fits = len(shape) == 3 and (is_depth(feature) or 3 in (shape[0], shape[2]))
+        return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for depth"
+    try:
+        kind = np.dtype(dtype).kind
+    except TypeError:
+        kind = ""
+    if kind not in ("f" if key in VECTORS else "biuf") or not kind:
+        return f"needs a dtype of {'floating-point ' * (key in VECTORS)}numbers"
+    if key in VECTORS and len(shape) != 1:
+        return "needs a shape of one number"
+    return "needs the shape [1]" if key in INDEX_COLUMNS and shape != [1] else ""
+
+
+def is_depth(feature: Mapping[str, Any]) -> bool:
+    """Whether the pictures of an "image" or "video" feature are distances, one number a pixel, rather than colours."""
+    said, shape = info_of(feature), feature["shape"]
+    marked = said.get("is_depth_map") or said.get("video.is_depth_map")
+    return bool(marked) or len(shape) == 3 and 1 in (shape[0], shape[2])
+
+
+def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """What a feature says of its pictures: `info`, which older data sets call `video_info`."""
+    infos = (i for i in (feature.get("video_info"), feature.get("info")) if isinstance(i, dict))
+    return {k: v for info in infos for k, v in info.items()}
+
+
+def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    """(H, W) of the pictures of an "image" or "video" feature; old data sets name the channels first."""
+    shape, names = feature["shape"], feature.get("names")
+    first = shape[2] not in (1, 3) or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
+    return tuple(shape[1:] if first else shape[:2])
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _names(features: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    if key not in features:
+        return ()
+    names, shape = features[key].get("names"), features[key]["shape"]
+    if isinstance(names, dict):  # lerobot also writes {"motors": [...]}
+        names = next(iter(names.values()), None)
+    if not isinstance(names, list) or len(names) != shape[0]:
+        names = [f"{key}_{i}" for i in range(shape[0])]
+    return tuple(str(n) for n in names)
+
+
+def _number(x: float) -> int | float:
+    return int(x) if x == int(x) else x
+
+
+def same_features(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """True if rows of `a` can follow rows of `b`; how the video was encoded doesn't count."""
+
+    def core(features: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            k: (f["dtype"], tuple(f.get("shape") or ()), f.get("names"), info_of(f).get("depth_unit"))
+            for k, f in features.items()
+        }
+
+    return core(a) == core(b)
+
+
+def info_json(layout: Layout, features: Mapping[str, Any], episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    """The content of meta/info.json."""
+    return {
+        "codebase_version": VERSION,
+        "robot_type": layout.robot_type,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": FILES_PER_CHUNK,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": _number(layout.fps),
+        "splits": {"train": f"0:{episodes}"},
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if set(layout.cameras) - set(layout.stills) else None,
+        "features": features,
+    }
+
+
+def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
+    """`table` as one parquet file with page checksums, so that a flipped bit is found when it is read."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="snappy", write_page_checksum=True, **options)
+    return sink.getvalue().to_pybytes()
+
+
+def facts_bytes(facts: Mapping[str, Any]) -> bytes:
+    """One row of meta/episodes as a parquet file, without what describes its 150 columns of one cell: half the size."""
+    table = pa.table({k: [v] for k, v in facts.items()})
+    return parquet_bytes(table, use_dictionary=False, write_statistics=False, store_schema=False)
+
+
+def data_columns(
+    episode: Episode, index: int, first: int, texts: Sequence[str], features: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """The per-frame columns of `episode` that are in `features`. It is number `index` of the store, its first frame the
+    store's frame `first`."""
+    steps, tracks = np.arange(len(episode)), episode.tracks
+    seen = (tracks.points, tracks.body, tracks.pose) if tracks else ()
+    number = {text: i for i, text in reversed(list(enumerate(texts)))}
+    out = {
+        "observation.state": episode.proprio,
+        "action": episode.action,
+        "action.expert": episode.action_expert,
+        "next.reward": episode.reward,
+        "next.success": episode.success,
+        "timestamp": steps / episode.fps,
+        "frame_index": steps,
+        "episode_index": np.full(len(episode), index),
+        "index": first + steps,
+        "task_index": np.array([number[text] for text in episode.texts()]),
+        **{key: x.reshape(len(episode), -1) for key, x in zip(TRACKS, seen, strict=False)},
+        **episode.extras,
+    }
+    return {key: out[key] for key in features if key in out}
+
+
+def data_table(
+    columns: Mapping[str, np.ndarray], features: Mapping[str, Any], pictures: Mapping[str, Sequence[bytes]]
+) -> pa.Table:
+    """`columns`, and the PNG `pictures` of image features, as Arrow keeps them for `features`; videos have no column."""
+    arrays, hf = {}, {}
+    for key, feature in features.items():
+        if feature["dtype"] == "video":
+            continue
+        if feature["dtype"] == "image":
+            arrays[key], hf[key] = _embedded(pictures[key]), {"_type": "Image"}
+            continue
+        values = np.asarray(columns[key]).astype(feature["dtype"])
+        value = {"dtype": feature["dtype"], "_type": "Value"}
+        if feature["shape"] == [1]:  # the format stores these as plain columns
+            arrays[key], hf[key] = pa.array(values.reshape(-1)), value
+        else:
+            width = feature["shape"][0]
+            arrays[key] = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width)
+            hf[key] = {"feature": value, "length": width, "_type": "Sequence"}
+    metadata = {"huggingface": json.dumps({"info": {"features": hf}})}
+    return pa.table(arrays).replace_schema_metadata(metadata)
+
+
+def _embedded(pictures: Sequence[bytes]) -> pa.ChunkedArray:
+    """PNG as lerobot embeds it, under the names that its recorder gives the files."""
+    cells = [{"bytes": data, "path": f"frame-{i:06d}.png"} for i, data in enumerate(pictures)]
+    kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    # In pieces, as one array of bytes ends at 2 GiB.
+    return pa.chunked_array([pa.array(cells[i : i + 64], kind) for i in range(0, len(cells), 64)], kind)
+
+
+def tasks_table(texts: Sequence[str]) -> pa.Table:
+    """meta/tasks.parquet: lerobot takes the instruction from the *index* of a pandas frame, hence the metadata."""
+    name = "__index_level_0__"
+    table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), name: pa.array(texts, pa.string())})
+
+    def column(field: str | None, stored: str, kind: str, dtype: str) -> dict[str, Any]:
+        return {"name": field, "field_name": stored, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
+
+    pandas = {
+        "index_columns": [name],
+        "column_indexes": [],
+        "columns": [column("task_index", "task_index", "int64", "int64"), column(None, name, "unicode", "object")],
+        "creator": {"library": "pyarrow", "version": pa.__version__},
+        "pandas_version": "2.0.0",
+    }
+    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
+
+
+def describe(values: np.ndarray) -> dict[str, list]:
+    """Statistics of `values`, (N, D) or (N,), as stats.json has them: lists of D numbers, and `count` [N].
+
+    The quantiles are those of the values; lerobot's are an envelope of per-episode ones, which widens with the data.
+    """
+    x = values.reshape(len(values), -1).astype(np.float64)
+    stats = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}
+    stats |= dict(zip(_QUANTILES, np.quantile(x, list(_QUANTILES.values()), axis=0), strict=True))
+    return {k: v.tolist() for k, v in stats.items()} | {"count": [len(values)]}
+
+
+def describe_pictures(pictures: np.ndarray) -> dict[str, list]:
+    """The same for pictures, uint8 (N, 3, H, W): (3, 1, 1) a statistic, in [0, 1]; exact, by histogram."""
+    stats: dict[str, list] = {}
+    grey = np.arange(256) / 255
+    for channel in range(pictures.shape[1]):
+        counts = np.bincount(pictures[:, channel].ravel(), minlength=256)
+        total, below = counts.sum(), np.cumsum(counts)
+        mean = counts @ grey / total
+        at = np.array(list(_QUANTILES.values())) * (total - 1)
+        low, high = (grey[np.searchsorted(below, f(at), side="right")] for f in (np.floor, np.ceil))
+        present = grey[counts > 0]
+        row = {
+            "min": present[0],
+            "max": present[-1],
+            "mean": mean,
+            "std": math.sqrt(counts @ (grey - mean) ** 2 / total),
+        }
+        row |= dict(zip(_QUANTILES, low + (high - low) * (at - np.floor(at)), strict=True))
+        for name, value in row.items():
+            stats.setdefault(name, []).append([[float(value)]])
+    return stats | {"count": [len(pictures)]}

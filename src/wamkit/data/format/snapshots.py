@@ -1,0 +1,145 @@
+"""Simulator snapshots of one episode as one .npz file, without pickle.
+
+A snapshot is a tree of plain Python values and arrays. Every column (`physics`, each model field, each attribute) keeps
+the list of its *distinct* values and, for each step, the row in that list, so that what doesn't change is stored once.
+Arrays are pooled by type and shape; the rest is JSON, in which what JSON lacks is an object with one key:
+
+    {"tuple": [...]}  {"dict": [[key, value], ...]}  {"bytes": "00ff"}  {"array": [pool, row]}  {"scalar": [pool, row]}
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from wamkit.files import StoreError
+from wamkit.types import Snapshot
+
+_VERSION = 1
+
+
+class _Pools:
+    """Arrays, each distinct one once, gathered by type and shape."""
+
+    def __init__(self) -> None:
+        self.stacks: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = {}
+        self._rows: dict[tuple[str, tuple[int, ...], bytes], list[int]] = {}
+
+    def add(self, array: np.ndarray, where: str) -> list[int]:
+        if array.dtype.hasobject or array.dtype.names:
+            raise StoreError(
+                f"snapshot: {where} is an array of {array.dtype}, which cannot be saved; keep plain numbers in it"
+            )
+        key = (array.dtype.str, array.shape)
+        stack = self.stacks.setdefault(key, [])
+        pool = list(self.stacks).index(key)
+        place = self._rows.setdefault((*key, array.tobytes()), [pool, len(stack)])
+        if place[1] == len(stack):
+            stack.append(np.ascontiguousarray(array).reshape(array.shape))
+        return place
+
+
+def _encode(value: Any, pools: _Pools, where: str) -> Any:
+    if isinstance(value, np.ndarray):
+        return {"array": pools.add(value, where)}
+    if isinstance(value, np.generic):  # before float and bool: np.float64 is a float
+        return {"scalar": pools.add(np.asarray(value), where)}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if type(value) is bytes:
+        return {"bytes": value.hex()}
+    if type(value) is list:
+        return [_encode(v, pools, f"{where}[{i}]") for i, v in enumerate(value)]
+    if type(value) is tuple:
+        return {"tuple": [_encode(v, pools, f"{where}[{i}]") for i, v in enumerate(value)]}
+    if type(value) is dict:
+        return {"dict": [[_encode(k, pools, where), _encode(v, pools, f"{where}[{k!r}]")] for k, v in value.items()]}
+    raise StoreError(
+        f"snapshot: {where} is a {type(value).__name__}, which cannot be saved; save plain values and arrays only"
+    )
+
+
+def _decode(tree: Any, pools: Sequence[np.ndarray]) -> Any:
+    if isinstance(tree, list):
+        return [_decode(v, pools) for v in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "array":
+        return pools[content[0]][content[1], ...].copy()  # a copy: the simulator may write into what it is given
+    if kind == "scalar":
+        return pools[content[0]][content[1]]
+    if kind == "bytes":
+        return bytes.fromhex(content)
+    if kind == "tuple":
+        return tuple(_decode(v, pools) for v in content)
+    if kind == "dict":
+        return {_decode(k, pools): _decode(v, pools) for k, v in content}
+    raise StoreError(f"snapshot: unknown kind of value {kind!r}")
+
+
+def pack_snapshots(snapshots: Sequence[Snapshot]) -> bytes:
+    """The bytes of the .npz file that holds `snapshots`; equal snapshots give equal bytes.
+
+    Raises StoreError, naming the attribute, for a value that is neither None, bool, int, float, str, bytes, list,
+    tuple, dict, a NumPy number nor an array of plain type.
+    """
+    pools, columns = _Pools(), {}
+    for step, snapshot in enumerate(snapshots):
+        row = {"physics": snapshot.physics}
+        row |= {f"model/{k}": v for k, v in snapshot.model.items()} | {
+            f"attributes/{k}": v for k, v in snapshot.attributes.items()
+        }
+        for name, value in row.items():
+            rows, values = columns.setdefault(name, ([-1] * len(snapshots), {}))  # -1: this step has no such column
+            text = json.dumps(_encode(value, pools, name))
+            rows[step] = values.setdefault(text, len(values))
+    index = {
+        "version": _VERSION,
+        "steps": len(snapshots),
+        "columns": {
+            name: {"rows": rows, "values": [json.loads(v) for v in values]} for name, (rows, values) in columns.items()
+        },
+    }
+    arrays = {}
+    for number, ((dtype, shape), stack) in enumerate(pools.stacks.items()):
+        arrays[f"pool_{number}"] = np.empty((len(stack), *shape), dtype)  # np.stack would change the byte order
+        arrays[f"pool_{number}"][:] = stack
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, index=np.frombuffer(json.dumps(index, separators=(",", ":")).encode(), np.uint8), **arrays
+    )
+    return buffer.getvalue()
+
+
+def unpack_snapshots(data: bytes) -> tuple[Snapshot, ...]:
+    """The snapshots in the bytes of an .npz file, equal in every type and bit to what was packed.
+
+    Raises StoreError for damaged bytes or a newer version.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            index = json.loads(file["index"].tobytes())
+            if index["version"] != _VERSION:
+                raise StoreError(
+                    f"snapshots of version {index['version']}; this wamkit reads version {_VERSION}: update it"
+                )
+            pools = [file[f"pool_{i}"] for i in range(len(file.files) - 1)]
+        return tuple(_snapshot(index["columns"], step, pools) for step in range(index["steps"]))
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, IndexError, OSError, EOFError) as error:
+        raise StoreError(f"the snapshots are damaged ({error})") from error
+
+
+def _snapshot(columns: dict[str, Any], step: int, pools: Sequence[np.ndarray]) -> Snapshot:
+    parts: dict[str, dict[str, Any]] = {"physics": {}, "model": {}, "attributes": {}}
+    for name, column in columns.items():
+        part, _, key = name.partition("/")
+        if (row := column["rows"][step]) >= 0:
+            parts[part][key] = _decode(column["values"][row], pools)
+    return Snapshot(physics=parts["physics"][""], model=parts["model"], attributes=parts["attributes"])

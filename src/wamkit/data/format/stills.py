@@ -1,0 +1,278 @@
+"""Pictures that are kept one by one: PNG or JPEG in a column of the data files, where `wamkit.data.format.video` has films.
+
+lerobot stores features of the type "image" like this; so do we where pictures must come back exactly, and depth maps always.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt8, UInt16
+
+from wamkit.data.format.depth import tiff
+from wamkit.data.format.schema import Layout
+from wamkit.data.format.video import RGB, Video, encode_frames, readable
+from wamkit.files import StoreError
+
+Encoded = bytes | Sequence[bytes]
+"""One camera's pictures of an episode as they are stored: a film (MP4), or PNG a step."""
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_SIDE = 16_384  # pixels; a picture that is larger is taken for a decompression bomb
+_AT_ONCE = 16  # pictures that are held as they are stored
+_SAMPLE = 8  # of an episode, that its statistics are made of
+
+
+# ----------------------------------------------------------------------------------------------------------------- to bytes
+
+
+def encode_png(picture: UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W"], level: int = 1) -> bytes:
+    """An RGB picture, uint8 (H, W, 3), or one of 16-bit numbers, uint16 (H, W), as PNG: exactly. level: zlib's, 0 to 9.
+
+    Rows are stored as differences to the row above. Raises StoreError for another type or shape.
+    """
+    kind = picture.dtype, *picture.shape[2:]
+    if picture.ndim not in (2, 3) or not picture.size or kind not in ((np.uint8, 3), (np.uint16,)):
+        raise StoreError(f"cannot encode {picture.dtype} {picture.shape}; expected uint8 (H, W, 3) or uint16 (H, W)")
+    bits, colour = (8, 2) if picture.ndim == 3 else (16, 0)
+    rows = picture.astype(picture.dtype.newbyteorder(">")).reshape(len(picture), -1).view(np.uint8)
+    filtered = np.full((len(rows), rows.shape[1] + 1), 2, np.uint8)
+    filtered[:, 1:] = rows
+    filtered[1:, 1:] -= rows[:-1]
+    header = struct.pack(">IIBBBBB", picture.shape[1], picture.shape[0], bits, colour, 0, 0, 0)
+    body = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered, level)), (b"IEND", b""))
+    return _PNG + b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in body)
+
+
+def encode(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, camera: str, count: int) -> Encoded:
+    """One camera's pictures of an episode of `count` steps, RGB (H, W, 3) as they come, the way that `layout` keeps them.
+
+    Raises StoreError for a picture of another type or shape, and for more or fewer pictures.
+    """
+    size = layout.size(camera)
+    if camera not in layout.stills:
+        return encode_frames(frames, layout.fps, size, count)
+    out = []
+    for number, picture in enumerate(frames):
+        if picture.dtype != np.uint8 or picture.shape != (*size, 3):
+            raise StoreError(f"picture {number} is {picture.dtype} {picture.shape} instead of uint8 {(*size, 3)}")
+        out.append(encode_png(picture))
+    if len(out) != count:
+        raise StoreError(f"there are {len(out)} pictures for {count} steps")
+    return out
+
+
+def checksum(encoded: Encoded) -> str:
+    """SHA-256 of a film, or of pictures one after the other."""
+    total = hashlib.sha256()
+    for part in [encoded] if isinstance(encoded, bytes) else encoded:
+        total.update(part)
+    return total.hexdigest()
+
+
+def sample(encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: int) -> UInt8[np.ndarray, "n 3 H W"]:
+    """A few of the pictures that are about to be stored. Raises StoreError for what cannot be decoded or does not fit."""
+    picked = np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int)).tolist()
+    data, size, stills = encoded[camera], layout.size(camera), camera in layout.stills
+    try:
+        if isinstance(data, bytes) == stills or stills and len(data) != steps:
+            raise StoreError(f"the store keeps {f'{steps} PNG' if stills else 'MP4'}")
+        if not stills:
+            with Video(data, layout.fps, size, steps) as film:
+                return film.frames(picked)
+        out, rgb = np.empty((len(picked), 3, *size), np.uint8), RGB()
+        for row, i in enumerate(picked):
+            rgb.write(still(data[i], size), out[row])
+        return out
+    except StoreError as error:
+        what = "pictures" if stills else "video"
+        raise StoreError(
+            f"the {what} of camera {camera} doesn't fit the episode: {error}; encode its {steps} frames again"
+        ) from error
+
+
+# --------------------------------------------------------------------------------------------------------------- from bytes
+
+
+class Stills:
+    """The pictures of one camera in a data file, as `Video` is those of a film: frame k is that of row k.
+
+    path, key: the data file, and its column of pictures.   shape: (H, W) that they must have.   total: how many rows there must be.
+    Only this column is read, and a few pictures at a time. The bytes in the file are the picture; names beside them are not followed.
+    Raises StoreError, without naming the file, when it cannot be read. One thread at a time.
+    """
+
+    def __init__(self, path: Path, key: str, shape: tuple[int, int], total: int):
+        self._key, self._shape, self._rgb = key, shape, RGB()
+        with _parquet():
+            # By default pyarrow holds a whole row group, that is an episode, before it gives the first row.
+            self._file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
+            schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
+        kind = schema.field(key).type if key in schema.names else pa.null()
+        held = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
+        if rows != total or held.get("bytes") not in (pa.binary(), pa.large_binary()):
+            self.close()
+            wanted = f"{total} pictures {{bytes: binary, path: string}}"
+            raise StoreError(f"column {key!r} holds {rows} times {kind} instead of {wanted}")
+
+    def frames(
+        self, numbers: Sequence[int], size: tuple[int, int] | None = None, start: int = 0
+    ) -> UInt8[np.ndarray, "N 3 H W"]:
+        """The pictures `numbers`, ascending and counted from row `start`, as uint8 RGB, resized by area to `size` (H, W) if given.
+
+        Raises StoreError, naming the number, for a picture that is missing, damaged or of another size.
+        """
+        out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
+        for row, picture in enumerate(self.pictures(numbers, start)):
+            self._rgb.write(picture, out[row])
+        return out
+
+    def pictures(self, numbers: Sequence[int], start: int = 0) -> Iterator[av.VideoFrame]:
+        """The same one by one, as PyAV has them."""
+        for number, data in self._stored(numbers, start):
+            with self._naming(number):
+                picture = still(data, self._shape)
+            yield picture
+
+    def depth(self, numbers: Sequence[int], start: int = 0) -> np.ndarray:
+        """The same of depth maps: their numbers as they are stored, uint16 or float32 (N, H, W).
+
+        Raises StoreError as `frames` does, and for what is neither PNG with 16 bits a pixel nor TIFF.
+        """
+        maps: list[np.ndarray] = []
+        for number, data in self._stored(numbers, start):
+            with self._naming(number):
+                maps.append(depth_map(data, self._shape))
+                if maps[-1].dtype != maps[0].dtype:
+                    raise StoreError(f"its numbers are {maps[-1].dtype}, the first one's {maps[0].dtype}")
+        return np.stack(maps) if maps else np.empty((0, *self._shape), np.uint16)
+
+    def _stored(self, numbers: Sequence[int], start: int) -> Iterator[tuple[int, bytes]]:
+        """(number, picture as it is stored); of row groups that hold none of them, nothing is read."""
+        wanted, end = list(reversed(numbers)), 0
+        for group in range(self._file.num_row_groups):
+            first, end = end, end + self._file.metadata.row_group(group).num_rows
+            if not wanted or start + wanted[-1] >= end:
+                continue
+            with _parquet():
+                batches = self._file.iter_batches(_AT_ONCE, [group], [self._key], use_threads=False)
+            while wanted and start + wanted[-1] < end:
+                with _parquet():
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                cells = batch.column(self._key)
+                while wanted and start + wanted[-1] < first + len(cells):
+                    cell = cells[start + wanted[-1] - first].as_py() or {}
+                    number = wanted.pop()
+                    with self._naming(number):
+                        if not cell.get("bytes"):
+                            named = f", only its name {cell['path']!r}" if cell.get("path") else ""
+                            raise StoreError(f"it is not in the file{named}; wamkit reads pictures that are embedded")
+                    yield number, cell["bytes"]
+                first += len(cells)
+        if wanted:
+            raise StoreError(f"{self._key}, step {wanted[-1]}: it is missing")
+
+    @contextlib.contextmanager
+    def _naming(self, number: int) -> Iterator[None]:
+        """Errors on the way say which picture they are of."""
+        try:
+            yield
+        except StoreError as error:
+            raise StoreError(f"{self._key}, step {number}: {error}") from error
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()
+
+    def __enter__(self) -> Stills:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def still(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
+    """A PNG or JPEG picture of the size `shape` (H, W), in colours.
+
+    Raises StoreError for what is none, is damaged, or is of another size; larger ones are refused before they are unpacked.
+    """
+    if data.startswith(_PNG):
+        data, bits, _ = _png(data, shape)
+        if bits > 8:
+            raise StoreError(f"it has {bits} bits a number; if it is a depth map, meta/info.json must say is_depth_map")
+        return _decoded("png", data, shape)
+    if data.startswith(_JPEG):
+        return _decoded("mjpeg", data, shape)
+    raise StoreError("it is neither PNG nor JPEG")
+
+
+def depth_map(data: bytes, shape: tuple[int, int]) -> np.ndarray:
+    """A depth map of the size `shape` (H, W) as it is stored, uint16 or float32: PNG with 16 bits a pixel, or TIFF as lerobot has it.
+
+    Raises StoreError as `still` does.
+    """
+    if not data.startswith(_PNG):
+        return tiff(data, shape)
+    data, bits, colour = _png(data, shape)
+    if (bits, colour) != (16, 0):
+        raise StoreError(f"it is PNG with {bits} bits of colour type {colour} instead of 16 bits of grey: no depth map")
+    return _decoded("png", data, shape).to_ndarray()
+
+
+def _png(data: bytes, shape: tuple[int, int]) -> tuple[bytes, int, int]:
+    """A PNG without what does not show, bits a number and colour type; what does not show, texts say, may be a bomb.
+
+    Raises StoreError for one that is cut off or declares another size.
+    """
+    parts, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data) and parts[-1][4:8] != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if kind in _CRITICAL:
+            parts.append(data[at : at + 12 + length])
+        at += 12 + length
+    if parts[-1][4:8] != b"IEND" or parts[1][4:8] != b"IHDR" or len(parts[1]) != 25:
+        raise StoreError("it is cut off or damaged")
+    width, height, bits, colour = struct.unpack_from(">IIBB", parts[1], 8)
+    _check_size((height, width), shape)
+    return b"".join(parts), bits, colour
+
+
+def _decoded(codec: str, data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
+    if max(shape) > _SIDE:
+        raise StoreError(f"meta/info.json claims pictures of {shape[0]}x{shape[1]}, more than {_SIDE} a side; refused")
+    context = av.CodecContext.create(codec, "r")
+    # FFmpeg counts whole blocks, of up to 64 pixels a side; what declares more is not unpacked.
+    most = (shape[0] + 64) * (shape[1] + 64)
+    context.thread_count, context.options = 1, {"err_detect": "crccheck+explode", "max_pixels": str(most)}
+    with readable():
+        frame = next(iter(context.decode(av.Packet(data))), None)
+    if frame is None:
+        raise StoreError("it cannot be decoded")
+    _check_size((frame.height, frame.width), shape)
+    return frame
+
+
+def _check_size(have: tuple[int, int], shape: tuple[int, int]) -> None:
+    if have != shape:
+        raise StoreError(f"it is {have[0]}x{have[1]} instead of {shape[0]}x{shape[1]}")
+
+
+@contextlib.contextmanager
+def _parquet() -> Iterator[None]:
+    """What pyarrow cannot read becomes a StoreError."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"it cannot be read ({error})") from error

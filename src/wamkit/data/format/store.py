@@ -1,0 +1,492 @@
+"""Recordings as a LeRobotDataset v3.0 folder, written and read by pyarrow and PyAV.
+
+    meta/info.json, tasks.parquet, stats.json      totals, instructions, statistics: derived from the episodes
+    meta/episodes/chunk-000/file-000.parquet       one episode's facts; once this file is there, the episode is stored
+    data/chunk-000/file-000.parquet                one episode's frames; pictures too, where they are no films
+    videos/observation.images.<camera>/chunk-000/file-000.mp4
+    snapshots/chunk-000/episode-000000.npz         simulator states (ours; lerobot doesn't look here)
+
+lerobot has no place for some facts; they are further columns of the episodes' table, which it ignores: `wamkit/task`,
+`wamkit/seed`, `wamkit/success`, `wamkit/imitate`, `wamkit/noise`, `wamkit/snapshots`, `wamkit/source` (what an imported episode was
+called), and `wamkit/sha256/<video key>`, by which damage is found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8, UInt16
+
+from wamkit.data.format import language, schema
+from wamkit.data.format import stills as pictures
+from wamkit.data.format.depth import millimetres
+from wamkit.data.format.episode_index import (
+    RESTORE,
+    Clip,
+    EpisodeMeta,
+    Row,
+    check_episode,
+    facts_of,
+    read_columns,
+    read_info,
+    read_rows,
+    read_texts,
+    row_of,
+)
+from wamkit.data.format.schema import Layout
+from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
+from wamkit.data.format.stills import Encoded, Stills
+from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
+from wamkit.data.format.video import Video
+from wamkit.files import StoreError, exclusive, make_folder, temporary, write_atomic
+from wamkit.types import Episode, Snapshot, Span, Tracks
+
+__all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
+
+Decoder = Literal["pyav", "torchcodec"]
+"""What films are decoded by; the pictures are the same."""
+
+_SAMPLE = 256  # frames a camera that the picture statistics of stats.json are made of
+
+
+class Store:
+    """A data set on disk; see `create`, `open`, `open_or_create`. One process writes at a time, any number read."""
+
+    def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str], decoder: Decoder = "pyav"):
+        self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
+        self._info, self._rows, self._texts = info, rows, texts
+        self._held: Counter[Path] = Counter()  # frames of all episodes together in each video file
+        for row in rows:
+            self._count(row)
+        self._columns: dict[str, np.ndarray] | None = None
+        self._said = texts
+
+    # ------------------------------------------------------------------ making and opening
+
+    @classmethod
+    def create(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        cameras: Sequence[str],
+        image_shape: tuple[int, int, int],
+        proprio_names: Sequence[str],
+        action_names: Sequence[str],
+        fps: float,
+        robot_type: str,
+        **more: Any,
+    ) -> Store:
+        """Starts an empty store in `root`, which must not hold anything else; the arguments are those of `Layout`.
+
+        Raises StoreError if there is something in `root`, or for a layout that cannot be stored.
+        """
+        root = Path(root)
+        names = tuple(proprio_names), tuple(action_names)
+        layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type, **more)
+        begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
+        if root.is_dir() and not all(p.name in begun for p in root.rglob("*")):
+            raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
+        store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), [], [])
+        store._write_totals()
+        return store
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav") -> Store:
+        """Opens and checks a store; all but the pictures is read (a video is checked when it is decoded, by `decoder`).
+
+        If writing was cut off by a kill, the totals are brought up to date; `stats.json` is by the next `finalize`.
+        Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
+        """
+        root = Path(root)
+        if decoder == "torchcodec":
+            torchcodec_decoders()
+        info = read_info(root)
+        rows = read_rows(root, info)
+        texts = read_texts(root)
+        store = cls(
+            root,
+            info,
+            rows,
+            texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
+            decoder,
+        )
+        store._check_totals()
+        store.numeric()
+        return store
+
+    @classmethod
+    def open_or_create(cls, root: str | os.PathLike[str], **layout: Any) -> Store:
+        """Opens the store in `root`, or creates it; the arguments are those of `create`.
+
+        Raises StoreError if the store that is there has another layout.
+        """
+        if not (Path(root) / "meta/info.json").exists():
+            return cls.create(root, **layout)
+        store = cls.open(root)
+        wanted = Layout(**{k: tuple(v) if isinstance(v, list) else v for k, v in layout.items()})
+        for name, want in asdict(wanted).items():
+            have = getattr(store.layout, name)
+            if have != want:
+                raise StoreError(
+                    f"{root} was recorded with {name} = {have}, not {want}; name another folder or the same {name}"
+                )
+        return store
+
+    # ------------------------------------------------------------------ what is in it
+
+    @property
+    def episodes(self) -> tuple[EpisodeMeta, ...]:
+        return tuple(row.meta for row in self._rows)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return self.layout.cameras
+
+    @property
+    def depth_cameras(self) -> tuple[str, ...]:
+        """Cameras that measure distances; `decode_depth` gives them, nothing trains on them."""
+        return self.layout.depth_cameras
+
+    @property
+    def frames(self) -> int:
+        """How many frames, that is steps, all episodes have together."""
+        return sum(row.meta.length for row in self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def numeric(self) -> dict[str, np.ndarray]:
+        """All N frames, episode after episode: one read-only array for every column that isn't a video or text.
+
+        "observation.state" (N, s), "action" and "action.expert" (N, a): float32, whatever they are stored as, unless
+        info.json declares whole numbers, which are choices rather than quantities: `open` refuses those; "next.reward" float32, "next.success"
+        bool, "timestamp" float32 (seconds), "frame_index", "episode_index", "index", "task_index" int64: all (N,).
+        With scene points also the columns `schema.TRACKS`, which `tracks` gives in shape.
+        "action.expert" is "action" in data sets without an expert; both have no columns, a = 0, in video without actions, and
+        "observation.state" has none where nobody recorded it. Raises StoreError as `open` does.
+        """
+        if self._columns is None:
+            self._columns = self._read_columns()
+        return dict(self._columns)
+
+    def tracks(self) -> Tracks | None:
+        """Scene points of all N frames, episode after episode; None if none were recorded."""
+        if not self.layout.points:
+            return None
+        points, body, pose = (self.numeric()[k] for k in schema.TRACKS)
+        return Tracks(
+            points.reshape(self.frames, -1, 4), body.reshape(self.frames, -1), pose.reshape(self.frames, -1, 7)
+        )
+
+    def decode(self, episode: int, camera: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "T 3 H W"]:
+        """All pictures of one camera in one episode, uint8 RGB (T, 3, H, W), resized to `size` (H, W) if given.
+
+        Raises StoreError naming episode and camera if the video is missing or damaged, or isn't of the declared size.
+        """
+        return self._decode(episode, camera, range(self._row(episode).meta.length), size)
+
+    def pictures(self, episode: int, camera: str, steps: Sequence[int]) -> UInt8[np.ndarray, "n 3 H W"]:
+        """Some of the pictures that `decode` gives all of: those of `steps`, ascending; only what is needed is decoded."""
+        return self._decode(episode, camera, steps, None)
+
+    def decode_depth(self, episode: int, camera: str) -> UInt16[np.ndarray, "T H W"]:
+        """All depth maps of one camera in one episode, uint16 (T, H, W), in millimetres; 0 is where nothing was measured.
+
+        What was recorded in metres is rounded. Raises StoreError as `decode` does, and where info.json does not say what the numbers mean.
+        """
+        if camera not in self.depth_cameras:
+            raise StoreError(f"{self.root} has no depth camera {camera!r}; it has {self.depth_cameras or 'none'}")
+        steps = range(self._row(episode).meta.length)
+        with self.open_video(episode, camera) as film, self._naming(episode, camera):
+            stored = film.depth(steps, self._clip(episode, camera).start)
+            return millimetres(stored, self._info["features"][self._key(camera)])
+
+    def open_video(self, episode: int, camera: str) -> Video | Stills:
+        """The open file that holds a clip, for `pictures_of`; other clips may be in it. Raises StoreError as `decode` does."""
+        clip = self._clip(episode, camera)
+        with self._naming(episode, camera):
+            if clip.path == self._row(episode).data:
+                return Stills(clip.path, self._key(camera), self.layout.size(camera), self._held[clip.path])
+            source: Path | bytes = clip.path
+            if clip.sha256 is not None:
+                source = clip.path.read_bytes()
+                if hashlib.sha256(source).hexdigest() != clip.sha256:
+                    raise StoreError("its content has changed since it was recorded")
+            opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
+            return opened(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
+
+    def pictures_of(
+        self,
+        video: Video | Stills,
+        episode: int,
+        camera: str,
+        steps: Sequence[int],
+        size: tuple[int, int] | None = None,
+    ) -> UInt8[np.ndarray, "n 3 H W"]:
+        """`pictures` by a video that `open_video` of a clip in the same file opened."""
+        with self._naming(episode, camera):
+            return video.frames(steps, size, self._clip(episode, camera).start)
+
+    def video_path(self, episode: int, camera: str) -> Path:
+        """The file that holds a clip."""
+        return self._clip(episode, camera).path
+
+    def snapshots(self, episode: int) -> tuple[Snapshot, ...]:
+        """The simulator's state before each step; raises StoreError if the episode has none or they are damaged."""
+        path = self._row(episode).snapshots
+        if path is None:
+            raise StoreError(
+                f"{self.root}: episode {episode} was recorded without snapshots; record it again with them"
+            )
+        try:
+            snapshots = unpack_snapshots(path.read_bytes())
+        except (OSError, StoreError) as error:
+            raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+        if len(snapshots) != self._row(episode).meta.length:
+            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
+        return snapshots
+
+    def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
+        """Episode `index` as it was appended (pictures as the codec left them)."""
+        meta, columns = self._row(index).meta, self.numeric()
+        here = slice(meta.from_index, meta.from_index + meta.length)
+        empty = {"next.reward": np.zeros(self.frames, np.float32), "next.success": np.zeros(self.frames, bool)}
+        get = {k: v[here].copy() for k, v in (empty | columns).items() if k not in schema.TRACKS}
+        tracks = self.tracks()
+        return Episode(
+            task=meta.task,
+            text=meta.text,
+            seed=meta.seed,
+            fps=self.layout.fps,
+            cameras=self.cameras,
+            images=self._pictures(index) if images and self.cameras else None,
+            proprio=get["observation.state"],
+            action=get["action"],
+            action_expert=get["action.expert"],
+            reward=get["next.reward"],
+            success=get["next.success"],
+            imitate=meta.imitate,
+            noise=meta.noise,
+            snapshots=self.snapshots(index) if snapshots else None,
+            tracks=Tracks(tracks.points[here], tracks.body[here], tracks.pose[here]) if tracks else None,
+            spans=self._spans(meta, columns["task_index"][here]),
+            source=meta.source,
+            extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},
+            depth={name: self.decode_depth(index, name) for name in self.depth_cameras} if images else {},
+        )
+
+    def _pictures(self, index: int) -> np.ndarray:
+        """All cameras' pictures, of the first one's size."""
+        size = self.layout.image_shape[1:] if self.layout.sizes else None
+        return np.stack([self.decode(index, c, size) for c in self.cameras], 1)
+
+    def _spans(self, meta: EpisodeMeta, said: np.ndarray) -> tuple[Span, ...]:
+        """Runs of steps whose text is not the episode's."""
+        starts = np.flatnonzero(np.diff(said, prepend=-1))
+        runs = zip(starts.tolist(), [*starts[1:].tolist(), len(said)], strict=True)
+        spans = (Span(a, b, self._said[said[a]]) for a, b in runs)
+        return tuple(s for s in spans if s.text != meta.text)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All texts: instructions, and subtasks if there are any; the column "task_index" says which one each step has."""
+        return tuple(self._said)
+
+    def checksum(self, episode: int, camera: str) -> str | None:
+        """SHA-256 of a clip as it was when it was recorded: of its film, or its PNG; None where nobody noted it."""
+        return self._row(episode).clips[camera].sha256
+
+    def videos(self) -> Iterator[tuple[int, str, Path, int]]:
+        """(episode, camera, file, first frame in that file) of every clip, in order."""
+        for row in self._rows:
+            for camera in self.cameras:
+                clip = row.clips[camera]
+                yield row.meta.index, camera, clip.path, clip.start
+
+    # ------------------------------------------------------------------ writing
+
+    def append(self, episode: Episode, encoded: Mapping[str, Encoded] | None = None) -> EpisodeMeta:
+        """Stores `episode` as the next one. When this returns it is on disk; a kill before leaves the store as it was.
+
+        encoded: the pictures as `pictures.encode` makes them, by camera, if a worker process has; `episode.images` is
+        then not used. The same episodes in the same order give the same bytes. `latency_s` isn't stored. Raises
+        StoreError, with the store as it was, for an episode or videos that don't fit the layout, for NaN, and when the
+        disk is full.
+        """
+        index, layout = len(self._rows), self.layout
+        if not schema.same_features(self._info["features"], layout.features()):
+            raise StoreError(f"{self.root} was not recorded by wamkit and is read-only; create a store of your own")
+        check_episode(episode, layout, with_images=encoded is None)
+        if encoded is None:
+            films = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
+            encoded = {c: pictures.encode(film, layout, c, len(episode)) for c, film in films}
+        if set(encoded) != set(layout.cameras):
+            raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
+        samples = {c: pictures.sample(encoded, layout, c, len(episode)) for c in layout.cameras}
+        texts = [*self._texts, *(t for t in dict.fromkeys([episode.text, *episode.texts()]) if t not in self._texts)]
+        columns = schema.data_columns(episode, index, self.frames, texts, self._info["features"])
+        embedded = {self._key(c): encoded[c] for c in layout.stills}
+        embedded |= {self._key(c): [pictures.encode_png(m) for m in maps] for c, maps in episode.depth.items()}
+        data = schema.data_table(columns, self._info["features"], embedded)
+        # Parquet looks at how large a page has become after so many rows; a page is read as a whole.
+        options = {"write_batch_size": 4} if embedded else {}
+        contents = {"data": schema.parquet_bytes(data, **options)}
+        contents |= {f"video/{c}": encoded[c] for c in layout.cameras if c not in layout.stills}
+        if episode.snapshots is not None:
+            contents["snapshots"] = pack_snapshots(episode.snapshots)
+        stats = {k: schema.describe(v) for k, v in columns.items() if k not in schema.TRACKS}
+        stats |= {self._key(c): schema.describe_pictures(p) for c, p in samples.items()}
+        facts = facts_of(episode, index, self.frames, layout, {c: pictures.checksum(encoded[c]) for c in encoded})
+        facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
+        contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
+        self._commit(index, contents)
+        self._rows.append(row_of(facts, self.root, self._info))
+        self._count(self._rows[-1])
+        self._texts, self._said, self._columns = texts, texts, None
+        return self._rows[-1].meta
+
+    def finalize(self) -> None:
+        """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes what a killed writer left.
+
+        Writes nothing where they are.
+        """
+        if self._is_final():
+            return
+        stats = {}
+        if self._rows:
+            described = self._info["features"].keys() - set(schema.TRACKS)
+            stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
+            stats |= {self._key(c): schema.describe_pictures(self._sample(c)) for c in self.cameras}
+        self._write_totals(stats)
+
+    # ------------------------------------------------------------------ inside
+
+    def _count(self, row: Row) -> None:
+        self._held.update({clip.path: row.meta.length for clip in row.clips.values()})
+
+    def _row(self, episode: int) -> Row:
+        if not 0 <= episode < len(self._rows):
+            raise StoreError(f"{self.root} has no episode {episode}; it has {len(self._rows)}, numbered from 0")
+        return self._rows[episode]
+
+    def _key(self, camera: str) -> str:
+        key = schema.IMAGES + camera
+        return key if key in self._info["features"] else camera
+
+    def _paths(self, index: int) -> dict[str, Path]:
+        chunk, file = divmod(index, schema.FILES_PER_CHUNK)
+        where = {"chunk_index": chunk, "file_index": file, "episode_index": index}
+        out = {"data": self.root / schema.DATA_PATH.format(**where)}
+        for camera in (c for c in self.cameras if c not in self.layout.stills):
+            out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
+        out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
+        return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
+
+    def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
+        """Writes the files of episode `index`, in the order given, or none of them."""
+        paths = self._paths(index)
+        with exclusive(self.root):
+            if paths["episodes"].exists():
+                raise StoreError(f"{self.root}: another process has stored episode {index}; open the store again")
+            self._discard(index)
+            try:
+                for name, content in contents.items():
+                    write_atomic(paths[name], content)
+            except BaseException:
+                self._discard(index)
+                raise
+
+    def _discard(self, index: int) -> None:
+        """Removes what a half-written episode `index` left; never a committed one."""
+        paths = self._paths(index)
+        if not paths["episodes"].exists() and schema.same_features(self._info["features"], self.layout.features()):
+            with contextlib.suppress(OSError):
+                for path in paths.values():
+                    path.unlink(missing_ok=True)
+                    temporary(path).unlink(missing_ok=True)
+
+    def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
+        """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
+        with self.open_video(episode, camera) as video:
+            return self.pictures_of(video, episode, camera, frames, size)
+
+    def _clip(self, episode: int, camera: str) -> Clip:
+        clips = self._row(episode).clips
+        if camera not in clips:
+            raise StoreError(f"{self.root} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}")
+        return clips[camera]
+
+    @contextlib.contextmanager
+    def _naming(self, episode: int, camera: str) -> Iterator[None]:
+        """Errors on the way say which clip they are of."""
+        try:
+            yield
+        except (OSError, StoreError) as error:
+            reason = getattr(error, "strerror", None) or error
+            where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
+            raise StoreError(f"{where}: {reason}; {RESTORE}") from error
+
+    def _sample(self, camera: str) -> np.ndarray:
+        """A fixed random sample of the camera's pictures in the whole store, uint8 (n, 3, H, W)."""
+        picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
+        starts = np.array([row.meta.from_index for row in self._rows])
+        owner = np.searchsorted(starts, picked, side="right") - 1
+        frames = {e: (picked[owner == e] - starts[e]).tolist() for e in np.unique(owner).tolist()}
+        return np.concatenate([self._decode(e, camera, numbers, None) for e, numbers in frames.items()])
+
+    def _read_columns(self) -> dict[str, np.ndarray]:
+        features = self._info["features"]
+        columns = read_columns(self._rows, features)
+        if (columns["task_index"] >= len(self._texts)).any():
+            raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        columns["task_index"], self._said = language.said(self._rows, features, columns, self._texts)
+        for values in columns.values():
+            values.setflags(write=False)
+        return columns
+
+    def _is_final(self) -> bool:
+        """Whether the first and the last file that `finalize` writes are of the frames there are now."""
+        try:
+            stats, info = (json.loads((self.root / f"meta/{name}.json").read_bytes()) for name in ("stats", "info"))
+            return stats["index"]["count"] == [info["total_frames"]] == [self.frames]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def _check_totals(self) -> None:
+        """The totals must be those of the episodes, or of the first few after a kill: then they are mended."""
+        promised = self._info["total_episodes"]
+        lengths = [row.meta.length for row in self._rows]
+        if promised > len(lengths):
+            lost = f"{promised} episodes are promised but meta/episodes has {len(lengths)}"
+            raise StoreError(f"{self.root}/meta/info.json: {lost}, files are lost; {RESTORE}")
+        if self._info["total_frames"] != sum(lengths[:promised]):
+            have = f"{promised} episodes have {sum(lengths[:promised])}"
+            wrong = f"{self._info['total_frames']} frames are promised but {have}"
+            raise StoreError(f"{self.root}/meta/info.json: {wrong}; {RESTORE}")
+        if promised < len(lengths) and os.access(self.root, os.W_OK):
+            self._write_totals()
+
+    def _write_totals(self, stats: Mapping[str, Any] | None = None) -> None:
+        """Derives tasks.parquet and info.json from the episodes; info.json comes last: it makes a folder a store."""
+        info = schema.info_json(self.layout, self._info["features"], len(self._rows), self.frames, len(self._texts))
+        self._info |= {k: info[k] for k in ("total_episodes", "total_frames", "total_tasks", "splits")}
+        make_folder(self.root)
+        with exclusive(self.root, wait=True):
+            self._discard(len(self._rows))
+            if stats is not None:
+                write_atomic(self.root / "meta/stats.json", _json(stats))
+            write_atomic(self.root / "meta/tasks.parquet", schema.parquet_bytes(schema.tasks_table(self._texts)))
+            write_atomic(self.root / "meta/info.json", _json(self._info))
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, indent=4, ensure_ascii=False).encode()

@@ -1,0 +1,226 @@
+"""Episodes as H.264 in MP4, by PyAV alone.
+
+Measured on 64x64 MetaWorld renders (button-press-topdown, the close `corner2` view, 100 frames; drawer-open is within 1
+dB; PyAV 18.1; medium preset, GOP 2):
+
+| encoder         | RGB PSNR, dB (worst frame) | PSNR of Y | bytes a frame |
+|-----------------|----------------------------|-----------|---------------|
+| yuv420p, CRF 18 | 28.4 (27.5)                | 36        | 550           |
+| yuv420p, CRF 0  | 29.9 (29.0)                | 45        | 1630          |
+| yuv444p, CRF 18 | 32.3 (30.1)                | 36        | 600           |
+| yuv444p, CRF 3  | 43.9 (40.3)                | 50        | 1760          |
+| RGB, lossless   | exact                      | exact     | 3500          |
+
+At this size the saturated robot is a few pixels wide, and halving the chroma caps the picture at 30 dB whatever the bit
+rate. Hence 4:4:4 at CRF 3 (profile High 4:4:4 Predictive), which whatever decodes by FFmpeg reads, lerobot and PyAV
+tried; not every browser does. GOP 2 makes random access cheap; without B-frames decode order is display order; with one
+thread the same frames always give the same bytes.
+
+Larger pictures are decoded as they are drawn sooner than they fit a cache, and their edges are soft. At 128x128, yuv444p, GOP 2:
+
+| 60 frames of drawer-open | PSNR, dB (worst) | bytes a frame | ms of one core to decode a frame |
+|--------------------------|------------------|---------------|----------------------------------|
+| CRF 3                    | 50.2 (49.1)      | 6,700         | 0.58                             |
+| CRF 10                   | 45.9 (44.5)      | 4,200         | 0.41                             |
+| CRF 10, tune fastdecode  | 45.7 (44.3)      | 4,400         | 0.21                             |
+
+(fastdecode: CAVLC instead of CABAC, no deblocking.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+from jaxtyping import UInt8, UInt16
+
+from wamkit.files import StoreError
+
+CODEC, PIXEL_FORMAT, GOP = "libx264", "yuv444p", 2
+_SMALL = 96 * 96  # pixels
+# FFmpeg looks at the content, not at the name: a playlist in an MP4's place would have it read other files.
+CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
+# From these straight to planes FFmpeg (that of PyAV 17 and 18) leaves the end of a row as it was in memory, unless it is of whole sixteens.
+_CUT_SHORT = ("yuv420p", "yuv422p", "yuvj420p", "yuvj422p", "yuva420p")
+_SEEK_AHEAD = 8  # frames; decoding on is cheaper than a seek up to about here
+
+
+def encoder(size: tuple[int, int]) -> dict[str, str]:
+    """x264's options that depend on the size (H, W) of pictures: see this module's tables."""
+    return {"crf": "3"} if size[0] * size[1] <= _SMALL else {"crf": "10", "tune": "fastdecode"}
+
+
+def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float) -> bytes:
+    """Encodes RGB frames, uint8 (T, 3, H, W), T >= 1, as one MP4 file at `fps` frames a second.
+
+    The same frames give the same bytes. Raises StoreError for frames of another type or shape.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
+        raise StoreError(f"cannot encode {frames.dtype} {frames.shape}; expected uint8 (T, 3, H, W) with T >= 1")
+    pictures = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+    return encode_frames(pictures, fps, pictures.shape[1:3], len(pictures))
+
+
+def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size: tuple[int, int], count: int) -> bytes:
+    """The same for pictures as they come, RGB (H, W, 3): `count` of them, of `size` (H, W); only one is held at a time.
+
+    Raises StoreError for a picture of another type or shape, and for more or fewer pictures.
+    """
+    # threads=1 below: by default swscale uses all cores, which for small pictures on a busy machine is much slower.
+    rate, buffer, reformatter = Fraction(fps).limit_denominator(100_000), io.BytesIO(), VideoReformatter()
+    number = -1
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream(CODEC, rate=rate, options={"preset": "medium", **encoder(size)})
+        stream.height, stream.width, stream.pix_fmt = *size, PIXEL_FORMAT
+        context = stream.codec_context
+        context.gop_size, context.max_b_frames, context.thread_count = GOP, 0, 1
+        for number, picture in enumerate(frames):
+            if picture.dtype != np.uint8 or picture.shape != (*size, 3):
+                raise StoreError(f"picture {number} is {picture.dtype} {picture.shape} instead of uint8 {(*size, 3)}")
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+            frame = reformatter.reformat(rgb, format=PIXEL_FORMAT, threads=1)
+            frame.pts, frame.time_base = number, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    if number + 1 != count:
+        raise StoreError(f"there are {number + 1} pictures for {count} steps")
+    return buffer.getvalue()
+
+
+def decode_video(
+    source: Path | bytes,
+    fps: float,
+    numbers: Sequence[int],
+    shape: tuple[int, int],
+    size: tuple[int, int] | None = None,
+    total: int | None = None,
+) -> UInt8[np.ndarray, "N 3 H W"]:
+    """Decodes the frames `numbers` of a video, ascending; see `Video`, which decodes more than once."""
+    with Video(source, fps, shape, total) as video:
+        return video.frames(numbers, size)
+
+
+class Video:
+    """An open video, of which any frames can be had: frame k is the one within half a frame of k / fps seconds.
+
+    source: an MP4 file, or its bytes.   shape: (H, W) that its pictures must have.   total: how many frames it must have, if known.
+    Raises StoreError, without naming the source, when it cannot be read. One thread at a time; after an error it is of no more use.
+    """
+
+    def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
+        self._fps, self._shape = Fraction(fps).limit_denominator(100_000), shape
+        self._rgb = RGB()
+        with readable():
+            self._container = av.open(
+                io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS
+            )
+        try:
+            self._stream = self._checked(fps, total)
+        except BaseException:
+            self.close()
+            raise
+        self._at, self._pictures = -1, self._container.decode(self._stream)
+        self._clock = (1 / (self._fps * self._stream.time_base)).as_integer_ratio()
+
+    def _checked(self, fps: float, total: int | None) -> av.VideoStream:
+        if not self._container.streams.video:
+            raise StoreError("there is no video in it")
+        stream, shape = self._container.streams.video[0], self._shape
+        if (stream.height, stream.width) != shape:
+            raise StoreError(f"its pictures are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
+        if total is not None and stream.frames not in (0, total):
+            raise StoreError(f"it has {stream.frames} frames instead of {total}")
+        rate = float(stream.average_rate or fps)  # frames by duration: off by up to one frame
+        if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
+            raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
+        # Without "explode" FFmpeg paints over damaged parts and says nothing.
+        stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
+        return stream
+
+    def frames(
+        self, numbers: Sequence[int], size: tuple[int, int] | None = None, start: int = 0
+    ) -> UInt8[np.ndarray, "N 3 H W"]:
+        """The frames `numbers`, ascending and counted from frame `start`, as uint8 RGB, resized by area to `size` (H, W) if given.
+
+        Only what is needed is decoded: distant frames are reached by the keyframe before them. Raises StoreError for a frame that is
+        missing or damaged.
+        """
+        out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
+        with readable():
+            for row, number in enumerate(numbers):
+                self._rgb.write(self._find(start + number), out[row])
+        return out
+
+    def depth(self, numbers: Sequence[int], start: int = 0) -> UInt16[np.ndarray, "N H W"]:
+        """The same of a film of depth maps: the 12-bit codes of its pixels, as they were before they became a film.
+
+        Raises StoreError for pixels of another kind, from which codes cannot be had exactly.
+        """
+        out = np.empty((len(numbers), *self._shape), np.uint16)
+        with readable():
+            for row, number in enumerate(numbers):
+                frame = self._find(start + number)
+                if frame.format.name != "gray12le":
+                    raise StoreError(
+                        f"its pixels are {frame.format.name}; of depth maps, wamkit reads films of gray12le"
+                    )
+                out[row] = frame.to_ndarray()
+        return out
+
+    def _find(self, number: int) -> av.VideoFrame:
+        ticks, frames = self._clock  # so many of the stream's ticks are so many frames
+        if not 0 < number - self._at <= _SEEK_AHEAD:
+            self._container.seek(round((number - 0.5) * ticks / frames), stream=self._stream)
+            self._pictures = self._container.decode(self._stream)
+        for frame in self._pictures:
+            self._at = round(frame.pts * frames / ticks)
+            if self._at >= number:
+                break
+        if self._at != number:
+            raise StoreError(f"frame {number} is missing")
+        return frame
+
+    def close(self) -> None:
+        """Lets go of the file and of the decoder."""
+        self._container.close()
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RGB:
+    """Decoded pictures as RGB. One for all pictures of a film: FFmpeg's tables are made once for each."""
+
+    def __init__(self) -> None:
+        self._packed, self._colours, self._sizes = VideoReformatter(), VideoReformatter(), VideoReformatter()
+
+    def write(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
+        """Writes a picture into `out`, resized by area if that is of another size."""
+        # Planes are copied as they are, pixels of three bytes would have to be sorted. Resizing apart: together with a change of
+        # colours FFmpeg halves the resolution of a film's colours first, or rounds down.
+        height, width = out.shape[1:]
+        if frame.width % 16 and frame.format.name in _CUT_SHORT:
+            frame = self._packed.reformat(frame, format="rgb24", threads=1)
+        frame = self._colours.reformat(frame, format="gbrp", threads=1)
+        if (frame.height, frame.width) != (height, width):
+            frame = self._sizes.reformat(frame, height=height, width=width, interpolation="AREA", threads=1)
+        for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
+            out[channel] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+
+
+@contextlib.contextmanager
+def readable() -> Iterator[None]:
+    """What FFmpeg cannot decode becomes a StoreError."""
+    try:
+        yield
+    except (av.FFmpegError, EOFError) as error:
+        raise StoreError(f"it cannot be decoded ({error})") from error

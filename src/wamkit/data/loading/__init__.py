@@ -1,0 +1,1 @@
+"""From stores to batches: windows, mixtures, augmentation and the caches behind them."""

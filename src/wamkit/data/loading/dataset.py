@@ -1,0 +1,109 @@
+"""From a store on disk to what a family trains on: frames, shapes and clocks, statistics of the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.importers.run import require_whole
+from wamkit.data.loading.lazy_frames import CACHE_GB, open_pictures
+from wamkit.data.loading.windows import COLLECT_POINTS, Frames, Windows
+from wamkit.types import Spec
+
+
+def open_frames(
+    data: str | Path | Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB
+) -> tuple[Frames, Store]:
+    """The frames of a store, or of the one in the folder `data`, pictures memory-mapped from its decoded cache (built at the first call).
+
+    size: (H, W) that pictures are resized to, by area; as recorded by default.   cache_gb: how large that cache may become; what is
+    beyond is decoded when it is drawn (`data.reader`). Raises StoreError for an import that was cut off.
+    """
+    store = data if isinstance(data, Store) else Store.open(data)
+    require_whole(store.root)
+    if not len(store):
+        raise StoreError(f"{store.root} holds no episodes: collect some with `wamkit collect --out {store.root} ...`")
+    numbers = store.numeric()
+    metas = store.episodes
+    return (
+        Frames(
+            images=open_pictures(store, size, cache_gb),
+            proprio=numbers["observation.state"],
+            action=numbers["action"],
+            action_expert=numbers["action.expert"],
+            episode=numbers["episode_index"],
+            text=tuple(m.text for m in metas),
+            imitate=np.array([m.imitate for m in metas]),
+            has_action=np.full(len(metas), bool(store.layout.action_names)),
+            tracks=store.tracks(),
+            said=numbers["task_index"],
+            texts=store.texts,
+        ),
+        store,
+    )
+
+
+def spec_of(
+    store: Store,
+    chunk: int,
+    frame_offsets: tuple[int, ...],
+    past_offsets: tuple[int, ...] = (),
+    points: bool = False,
+) -> Spec:
+    """Shapes and clocks of windows over `store`, with its scene points if `points`.
+
+    Raises StoreError when pictures cannot be cut into 16x16 cells, or when there are no points.
+    """
+    _, height, width = store.layout.image_shape
+    if height % 16 or width % 16:
+        raise StoreError(f"{store.root}: pictures are {height}x{width}; height and width must be multiples of 16")
+    if points and not store.layout.points:
+        raise StoreError(
+            f"{store.root} has no scene points, which this family learns from: {COLLECT_POINTS.format(32)} into a new folder"
+        )
+    return Spec(
+        cameras=store.cameras,
+        height=height,
+        width=width,
+        proprio_dim=len(store.layout.proprio_names),
+        action_dim=len(store.layout.action_names),
+        chunk=chunk,
+        frame_offsets=frame_offsets,
+        past_offsets=past_offsets,
+        fps=store.layout.fps,
+        points=store.layout.points if points else 0,
+    )
+
+
+def statistics(frames: Frames, spec: Spec) -> dict[str, Any]:
+    """Mean and deviation of proprioception and executed actions over all frames that are used, JSON-able; of actions, over
+    those that have any.
+
+    Where the spec has points also "point_flow": its mean is 0, what stands still, and its deviation (one for all axes, so that
+    directions keep) the root mean square over the points that move, in the demonstrations.
+    """
+    rows = frames.rows()
+    columns = {"proprio": frames.proprio[rows], "action": frames.action[rows[frames.has_action[frames.episode[rows]]]]}
+    out = {
+        k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()}
+        for k, x in columns.items()
+    }
+    if spec.points:
+        shown = rows[frames.imitate[frames.episode[rows]]]
+        shown = shown[:: max(1, len(shown) // _FLOW_SAMPLE)]
+        batch = Windows(frames, spec, seed=0, batch_size=1).gather(shown)
+        flow = batch.point_flow[batch.frame_valid].numpy()
+        flow = flow[np.linalg.norm(flow, axis=-1) > _STILL]
+        deviation = float(np.sqrt(np.square(flow, dtype=np.float64).mean())) if len(flow) else 1.0
+        out["point_flow"] = {"mean": [0.0] * 3, "std": [deviation] * 3}
+    return out
+
+
+_FLOW_SAMPLE = 500
+"""Windows that the statistics of flow are made of."""
+
+_STILL = 1e-3
+"""Metres below which a point stands still."""

@@ -1,0 +1,88 @@
+"""What a frozen encoder makes of all windows, kept on disk: training then neither encodes nor decodes pictures at every step, and runs that
+share data, windows and encoder share the file.
+
+    <folder>/<key>/<name>.npy, checksums.json     key: of the encoder's weights, the data and the windows
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from wamkit.files import exclusive, make_folder, sync_folder, temporary, write_error
+
+_SUMS = "checksums.json"
+_BLOCK = 1 << 24  # bytes read at once
+
+Parts = Callable[[], Iterator[Mapping[str, np.ndarray]]]
+"""Starts anew the features of all windows, in order, some rows at a time."""
+
+
+def kept_latents(folder: Path, key: str, rows: int, parts: Parts, limit: int) -> dict[str, np.ndarray]:
+    """Features of `rows` windows by name, memory-mapped and read-only; made by `parts` where they are not there yet, or damaged.
+
+    They appear whole or not at all. Those used longest ago are removed when all in `folder` take more than `limit` bytes.
+    Raises StoreError when the disk is full.
+    """
+    make_folder(folder)
+    path = folder / key
+    with exclusive(folder, wait=True):
+        if not _intact(path):
+            shutil.rmtree(path, ignore_errors=True)
+            _build(path, rows, parts)
+        path.touch()
+        _make_room(folder, path, limit)
+    return {p.stem: np.load(p, mmap_mode="r") for p in sorted(path.glob("*.npy"))}
+
+
+def _build(path: Path, rows: int, parts: Parts) -> None:
+    draft = temporary(path)
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir()
+        arrays: dict[str, np.ndarray] = {}
+        at = 0
+        for part in parts():
+            for name, x in part.items():
+                if name not in arrays:
+                    arrays[name] = np.lib.format.open_memmap(draft / f"{name}.npy", "w+", x.dtype, (rows, *x.shape[1:]))
+                arrays[name][at : at + len(x)] = x
+            at += len(next(iter(part.values())))
+        for x in arrays.values():
+            x.flush()
+        sums = {p.name: _checksum(p) for p in draft.glob("*.npy")}
+        (draft / _SUMS).write_text(json.dumps(sums))
+        draft.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise write_error(path, error) from error
+
+
+def _checksum(path: Path) -> int:
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def _intact(path: Path) -> bool:
+    try:
+        sums = json.loads((path / _SUMS).read_text())
+        return bool(sums) and all(_checksum(path / name) == said for name, said in sums.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _make_room(folder: Path, used: Path, limit: int) -> None:
+    size = {p: sum(f.stat().st_size for f in p.glob("*")) for p in folder.iterdir() if p.is_dir()}
+    for path in sorted(size, key=lambda p: p.stat().st_mtime):
+        if path != used and sum(size.values()) > limit:
+            shutil.rmtree(path, ignore_errors=True)
+            del size[path]

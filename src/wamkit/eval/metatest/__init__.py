@@ -1,0 +1,1 @@
+"""Reference models of known rank, and what each metric must make of them."""

@@ -1,0 +1,1 @@
+"""Learned readers of images: object states, segments, actions."""

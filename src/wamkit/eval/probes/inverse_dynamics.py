@@ -1,0 +1,138 @@
+"""Can the actions be read off the imagined pictures? By an inverse dynamics model that was trained apart, on real pictures alone.
+
+It shares nothing with the model that it judges: other recordings, other weights, another architecture. Its error on real pictures is the
+floor; what it reads off imagined ones is compared with the actions that the pictures are said to show. A model whose pictures it cannot
+read may still be right: read the floor and the control first. (WoW, arXiv:2509.22642, executes such actions on a robot.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from wamkit.data.loading.windows import Frames, Windows, observations, shuffled_within, window_starts
+from wamkit.eval.metrics.intervals import paired_ratio
+from wamkit.eval.suites.open_loop import BATCH
+from wamkit.families.base import Family
+from wamkit.nn.conv_reader import conv_reader
+from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, Spec
+
+
+class Inverse(nn.Module):
+    """Actions of a chunk from the present picture and those `spec.frame_offsets` later."""
+
+    def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray, width: int = 32):
+        super().__init__()
+        self.spec = spec
+        self.net = conv_reader(3 * views * (1 + len(spec.frame_offsets)), spec, spec.chunk * len(mean), width)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
+        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
+
+    def forward(
+        self, now: UInt8[Tensor, "B V 3 H W"], future: UInt8[Tensor, "B F V 3 H W"]
+    ) -> Float32[Tensor, "B A a"]:
+        """Normalised actions. Differences to the present picture are shown, since they are what tells."""
+        x = now.float().flatten(1, 2) / 255
+        y = future.float().flatten(1, 3) / 255
+        changes = y - x.repeat(1, len(self.spec.frame_offsets), 1, 1)
+        return self.net(torch.cat([x, changes], 1)).unflatten(1, (self.spec.chunk, -1))
+
+    @torch.no_grad()
+    def read(self, now: UInt8[Tensor, "B V 3 H W"], future: UInt8[Tensor, "B F V 3 H W"]) -> Float32[Tensor, "B A a"]:
+        """Actions in the robot's units."""
+        return self(now, future) * self.std + self.mean
+
+
+def train_inverse(
+    frames: Frames, spec: Spec, *, seed: int = 0, steps: int = 600, batch: int = 64, progress: bool = True
+) -> Inverse:
+    """A model of `frames`, which nothing that it will judge was trained on; on one core about a minute. Same seed, same weights."""
+    torch.manual_seed(seed)
+    action = frames.action[frames.rows()]
+    model = Inverse(spec, frames.images.shape[1], action.mean(0), np.maximum(action.std(0), 1e-6))
+    windows = Windows(frames, spec, seed=seed, batch_size=batch)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    for step in tqdm(range(steps), desc="inverse dynamics", unit="step", leave=False, disable=not progress):
+        b = windows.batch(step)
+        # Only where all pictures exist: at the end of an episode the last one is repeated.
+        valid = (b.action_valid & b.frame_valid.all(1, keepdim=True))[..., None].float()
+        error = (model(b.obs, b.future) - (b.action - model.mean) / model.std).square() * valid
+        loss = error.sum() / (valid.sum() * action.shape[1]).clamp(min=1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Readable:
+    """Mean squared errors in units of each action's own deviation, on W held-out windows, (W,) each.
+
+    real: read off real pictures, against what was executed: the floor.   shuffled: the same against another window's actions.
+    forward: off pictures imagined for the executed actions, against those.   joint: off pictures imagined along with actions,
+    against those. None where the model does not do that.   r2: float (a,), of `real`, 1 is read exactly, 0 is guessing the mean.
+    """
+
+    episode: np.ndarray
+    real: Float[np.ndarray, " W"]
+    shuffled: Float[np.ndarray, " W"]
+    forward: Float[np.ndarray, " W"] | None
+    joint: Float[np.ndarray, " W"] | None
+    r2: Float[np.ndarray, " a"]
+
+    def over(self, name: str, reference: str, seed: int = 0) -> Interval:
+        """Ratio of two of the errors, pooled; intervals resample episodes. NaN where one is not there, or the reference is 0."""
+        a, b = getattr(self, name), getattr(self, reference)
+        return UNDEFINED if a is None or b is None or not b.sum() else paired_ratio(a, b, self.episode, seed)
+
+
+def readable(
+    model: Family, inverse: Inverse, frames: Frames, *, stride: int = 8, seed: int = 0, steps: int | None = None
+) -> Readable:
+    """Judges `model` by `inverse` on every `stride`-th window of held-out recordings. Raises EvaluationError where there are no windows."""
+    spec = model.spec
+    starts = window_starts(frames, max(*spec.frame_offsets, spec.chunk), stride)
+    if not len(starts):
+        raise EvaluationError(f"no recording is longer than {max(*spec.frame_offsets, spec.chunk)} steps")
+    every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
+    other = every.action[torch.from_numpy(shuffled_within(every.text, seed))]
+    std = inverse.std
+
+    def error(read: Tensor, actions: Tensor) -> np.ndarray:
+        return ((read - actions) / std).square().mean((1, 2)).double().numpy()
+
+    parts: dict[str, list[np.ndarray]] = {}
+    reads = []
+    for low in range(0, len(starts), BATCH):
+        rows = torch.arange(low, min(low + BATCH, len(starts)))
+        b = every.rows(rows)
+        read = inverse.read(b.obs, b.future)
+        reads.append(read)
+        found = {"real": error(read, b.action), "shuffled": error(read, other[rows])}
+        seeds = [seed + 7919 * int(starts[r]) for r in rows]
+        for name, query in (("forward", Query.FORWARD), ("joint", Query.JOINT)):
+            if query in model.queries:
+                given = {"actions": b.action.numpy()} if query is Query.FORWARD else {}
+                out = model.sample(observations(b), query, seed=seeds, steps=steps, **given)
+                if out.future is not None:
+                    said = b.action if query is Query.FORWARD else torch.from_numpy(out.actions)
+                    found[name] = error(inverse.read(b.obs, torch.from_numpy(out.future)), said)
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    read, action = torch.cat(reads), every.action
+    spread = (action - action.mean((0, 1))).square().sum((0, 1))
+    r2 = 1 - (read - action).square().sum((0, 1)) / spread.clamp(min=1e-12)
+    joined: Callable[[str], np.ndarray | None] = lambda k: np.concatenate(parts[k]) if k in parts else None  # noqa: E731
+    return Readable(
+        frames.episode[starts], joined("real"), joined("shuffled"), joined("forward"), joined("joint"), r2.numpy()
+    )

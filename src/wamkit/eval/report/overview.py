@@ -1,0 +1,211 @@
+"""`wamkit report`: many evaluated runs side by side on one page, figure by figure, each on one scale for all runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from wamkit.config import atomic_write, from_dict
+from wamkit.eval.results import AXES, made_by
+from wamkit.eval.suites.closed_loop import Record
+from wamkit.eval.suites.paired import PairedResult, evidence
+from wamkit.files import make_folder
+from wamkit.types import Interval, WamkitError
+from wamkit.viz.charts import interval_svg
+from wamkit.viz.style import CSS
+
+SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", "seeds", "held_out")
+"""What must be alike in two evaluations for their figures to compare."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Draws the evaluations of several runs side by side: one page, and one JSON beside it.
+
+    Reads what `wamkit eval RUN` left in each run; evaluations of other tasks, episodes or seeds do not compare and are refused.
+    """
+
+    runs: tuple[Path, ...]
+    """Run folders that were evaluated; the others are compared with the first one, episode by episode."""
+    out: Path = Path("report.html")
+    """The page."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """One run's evaluation as `wamkit eval` wrote it. records: its episodes; none of a model that does not act."""
+
+    run: Path
+    summary: Mapping[str, Any]
+    records: tuple[Record, ...]
+
+    @property
+    def figures(self) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """(axis, table, name) -> one row of the summary."""
+        return {(r.get("axis", ""), r["table"], r["name"]): r for r in self.summary["rows"]}
+
+
+def read_evaluation(run: Path) -> Evaluated:
+    """What `wamkit eval` left in `run`. Raises WamkitError where it was not evaluated, or its files are damaged."""
+    folder = run / "eval"
+    try:
+        summary = json.loads((folder / "summary.json").read_bytes())
+        rows, protocol = summary["rows"], summary["protocol"]
+        if not all({"table", "name", "value"} <= r.keys() for r in rows) or not set(SAME) <= protocol.keys():
+            raise ValueError("it lacks its figures or its protocol")
+        played = folder / "episodes.parquet"
+        records = pq.read_table(played).to_pylist() if played.exists() else []
+        return Evaluated(run, summary, tuple(from_dict(Record, r) for r in records))
+    except FileNotFoundError as error:
+        raise WamkitError(f"{run} was not evaluated: wamkit eval {run}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WamkitError(f"the evaluation of {run} cannot be read ({error}): wamkit eval {run}") from error
+
+
+def overview(args: Overview) -> Path:
+    """Writes the page and its JSON, prints the figures that all share, returns the page.
+
+    Raises WamkitError for no runs, runs named twice, runs that were not evaluated, and evaluations that do not compare.
+    """
+    if not args.runs or len(set(args.runs)) != len(args.runs):
+        raise WamkitError("name the runs to report, each once: wamkit report RUN RUN ...")
+    found = [read_evaluation(run) for run in args.runs]
+    first = found[0].summary["protocol"]
+    for other in found[1:]:
+        for key in SAME:
+            if (theirs := other.summary["protocol"][key]) != first[key]:
+                raise WamkitError(
+                    f"{args.runs[0]} and {other.run} were evaluated differently, so their figures do not compare: "
+                    f"{key} is {first[key]!r} and {theirs!r}; evaluate both alike"
+                )
+    pairs = [evidence((str(a.run), str(b.run)), a.records, b.records) for a, b in _pairs(found)]
+    make_folder(args.out.parent)
+    atomic_write(args.out, _page(found, pairs).encode())
+    content = {
+        "made_by": made_by(),
+        "protocol": first,
+        "runs": [{k: e.summary.get(k) for k in ("run", "family", "step", "weights", "made_by", "rows")} for e in found],
+        "against_the_first": [
+            {"run": p.runs[1], "difference": p.difference, "e": p.e, "p_value": p.p_value, "winner": p.winner} for p in pairs
+        ],
+    }  # fmt: skip
+    atomic_write(args.out.with_suffix(".json"), (json.dumps(content, indent=2) + "\n").encode())
+    print(text(found, pairs))
+    return args.out
+
+
+def _pairs(found: Sequence[Evaluated]) -> list[tuple[Evaluated, Evaluated]]:
+    """The first run that acts, with every other one that does."""
+    acting = [e for e in found if e.records]
+    return [(acting[0], other) for other in acting[1:]]
+
+
+def _names(found: Sequence[Evaluated]) -> list[str]:
+    """The last parts of the folders that tell them apart."""
+    parts = [e.run.resolve().parts for e in found]
+    depth = next((d for d in range(1, max(map(len, parts)) + 1) if len({p[-d:] for p in parts}) == len(parts)), 1)
+    return ["/".join(p[-depth:]) for p in parts]
+
+
+def _groups(found: Sequence[Evaluated]) -> dict[str, dict[str, dict[str, list[dict[str, Any] | None]]]]:
+    """axis -> table -> figure -> the row of each run, None where it has none. In the order of first appearance, axes as in a report."""
+    keys = list(dict.fromkeys(k for e in found for k in e.figures))
+    order = {axis: i for i, axis in enumerate(AXES)}
+    out: dict[str, dict[str, dict[str, list[dict[str, Any] | None]]]] = {}
+    for axis, table, name in sorted(keys, key=lambda k: order.get(k[0], -1)):
+        rows = [e.figures.get((axis, table, name)) for e in found]
+        out.setdefault(axis, {}).setdefault(table, {})[name] = rows
+    return out
+
+
+def _number(row: Mapping[str, Any] | None, key: str = "value") -> float:
+    value = None if row is None else row.get(key)
+    return math.nan if value is None else float(value)
+
+
+def _said(x: float) -> str:
+    return "" if math.isnan(x) else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
+
+
+def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
+    """For a terminal: the figures that more than one run has."""
+    names = _names(found)
+    wide = [max(8, len(n)) for n in names]
+    lines = [" " * 46 + "  ".join(f"{n:>{w}}" for n, w in zip(names, wide, strict=True))]
+    for tables in _groups(found).values():
+        for table, figures in tables.items():
+            shared = {n: rows for n, rows in figures.items() if sum(r is not None for r in rows) > 1 or len(found) == 1}
+            lines += ["", table] if shared else []
+            for name, rows in shared.items():
+                cells = [f"{_said(_number(r)):>{w}}" for r, w in zip(rows, wide, strict=True)]
+                lines.append(f"  {name:<44}" + "  ".join(cells))
+    lines += [""] + [_verdict(p) for p in pairs]
+    return "\n".join(lines)
+
+
+def _verdict(p: PairedResult) -> str:
+    said = f"{p.runs[1]} solves {100 * p.difference:+.1f} points against {p.runs[0]} in {p.episodes} pairs (p = {p.p_value:.2g}): "
+    if p.winner:
+        return said + f"decided, {p.runs[p.winner == 'second']} is better"
+    return said + (
+        "not decided" if p.episodes_left is None else f"not decided; likely after {p.episodes_left} more pairs"
+    )
+
+
+def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
+    names = _names(found)
+    parts = []
+    for axis, tables in _groups(found).items():
+        parts.append(f'<h2 class="axis">{escape(axis)}</h2>' if axis else "")
+        for table, figures in tables.items():
+            head = "".join(f"<th>{escape(n)}</th>" for n in names)
+            rows = "".join(_row(name, row) for name, row in figures.items())
+            body = f"<table><thead><tr><th>Figure</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
+            parts.append(f'<section><div><h2>{escape(table)}</h2></div><div class="body">{body}</div></section>')
+    if pairs:
+        items = "".join(f"<p>{escape(_verdict(p))}</p>" for p in pairs)
+        how = "From the same reset states; may be looked at after any number of episodes (an e-process)."
+        parts.append(
+            f'<section><div><h2>Against the first run</h2><p class="how">{how}</p></div><div class="body">{items}</div></section>'
+        )
+    facts = "".join(
+        f"<dt>{escape(n)}</dt><dd>{escape(e.summary['family'])}, step {e.summary['step']}, weights {escape(e.summary['weights'][:12])}, "
+        f"evaluated by wamkit {escape(str(e.summary.get('made_by', {}).get('commit') or e.summary.get('made_by', {}).get('wamkit')))}</dd>"
+        for n, e in zip(names, found, strict=True)
+    )
+    protocol = escape(json.dumps(found[0].summary["protocol"], indent=2))
+    parts.append(
+        '<section><div><h2>How it was made</h2><p class="how">The same protocol for all.</p></div><div class="body">'
+        f'<dl class="facts">{facts}</dl><details><summary>Protocol</summary><pre>{protocol}</pre></details></div></section>'
+    )
+    how = "Bars are 95 % intervals; a figure has one scale for all runs. There is no score of everything: read the axes apart."
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{len(found)} runs</title><style>{CSS}</style></head><body><main><header><h1>{escape(', '.join(names))}</h1>"
+        f'<p class="sub">{how}</p></header>{"".join(parts)}</main></body></html>\n'
+    )
+
+
+def _row(name: str, rows: Sequence[Mapping[str, Any] | None]) -> str:
+    ends = [x for r in rows for x in (_number(r), _number(r, "low"), _number(r, "high")) if math.isfinite(x)]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    reach = (high - low) or 1.0
+    cells = ""
+    for r in rows:
+        value, a, b = (_number(r, k) for k in ("value", "low", "high"))
+        if not math.isfinite(value):
+            cells += "<td></td>"
+            continue
+        a, b = (x if math.isfinite(x) else value for x in (a, b))
+        mark = interval_svg(Interval(*((x - low) / reach for x in (value, a, b))))
+        span = f"<small>{_said(a)} to {_said(b)}</small>" if b > a else ""
+        cells += f'<td class="num value">{_said(value)} {escape(r["unit"]) if r else ""}{mark}{span}</td>'
+    return f'<tr><td class="what">{escape(name)}</td>{cells}</tr>'

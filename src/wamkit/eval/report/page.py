@@ -1,0 +1,333 @@
+"""How a `Report` becomes one HTML page: sections, tables, videos, curves. All text is escaped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from html import escape
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wamkit.config import atomic_write
+from wamkit.eval.metrics.intervals import wilson
+from wamkit.eval.report.tables import bound
+from wamkit.eval.results import (
+    AXES,
+    CLOSED_LOOP,
+    VISUAL,
+    Clip,
+    ClosedLoop,
+    Curves,
+    Imagined,
+    Report,
+    Row,
+    Still,
+    Sweep,
+    TaskResult,
+    Worst,
+)
+from wamkit.files import make_folder
+from wamkit.viz.charts import curve_svg, interval_svg
+from wamkit.viz.images import DIFFERENCE_GAIN, data_uri, difference, enlarge, mp4, png, side_by_side
+from wamkit.viz.style import CSS, SCRIPT
+
+GAP = 2  # white columns between tiled pictures
+POLICY = (
+    "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+)
+
+
+def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
+    """Writes the page and returns its path. The file appears under its name only when complete.
+
+    Raises WamkitError naming the file when the disk refuses.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    atomic_write(path, _page(report).encode())
+    return path
+
+
+def _page(report: Report) -> str:
+    free = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if not t.axis]
+    free += [_section(p.title, p.how, [f"<figure>{p.svg}</figure>"]) for p in report.plots]
+    last = [
+        _section(
+            "Learning curves",
+            "Faint: each logged value. Strong: their moving average. Horizontal: training steps. Value axes "
+            "with ticks at 1, 10, 100 are logarithmic. Still falling at the end means that more training would help.",
+            [_curves(c) for c in report.curves],
+        ),
+        _section(
+            "How far it goes, and what it looks like",
+            "Left: success over the strength of each factor, with its 95 % Wilson interval. Right: reset states as the policy "
+            "sees them, by strength. The same reset state goes in one direction.",
+            [_sweep(s, report.scale) for s in report.sweeps],
+        ),
+        _section(
+            "How it was made",
+            "Run these again to get these figures again; seeds are in the configuration.",
+            _provenance(report),
+        ),
+    ]
+    cases = [w for w in report.worst if w.axis not in AXES]
+    free.append(_section("Cases", "One by one; the tables have the rates.", [_worst(w, report.scale) for w in cases]))
+    sections = [*free, *(_axis(report, axis) for axis in AXES), *last]
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{escape(report.title)}</title><style>{CSS}</style></head>\n"
+        f"<body><main>{_header(report)}{''.join(sections)}</main>"
+        f"<script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _axis(report: Report, axis: str) -> str:
+    """All that stands under one axis: figures, pictures, worst cases; never one score of everything."""
+    sections = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
+    if axis == CLOSED_LOOP:
+        sections += _played(report)
+    if axis == VISUAL:
+        sections += _pictured(report)
+    how = "Chosen because they are the worst, so not in proportion: the tables have the rates."
+    sections.append(_section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
+    content = "".join(sections)
+    return f'\n<h2 class="axis">{escape(axis)}</h2>{content}' if content else ""
+
+
+def _pictured(report: Report) -> list[str]:
+    return [
+        _section(
+            "What it imagines, moving",
+            "Left what happened, middle what the model imagined that many steps before, right their difference, "
+            f"{DIFFERENCE_GAIN}x brighter: black is right. Look for the arm being where it should, then for blur.",
+            [
+                _imagined(title, list(clips), report.scale)
+                for title, clips in groupby(report.imagined, lambda c: c.title)
+            ],
+        ),
+        _section(
+            "What it imagines, frame by frame",
+            "The first picture is all the model saw. Then, for each horizon: what happened, what it imagined, and the "
+            f"difference {DIFFERENCE_GAIN}x brighter.",
+            [_still(s) for s in report.stills],
+        ),
+    ]
+
+
+def _played(report: Report) -> list[str]:
+    return [
+        _section(
+            "In closed loop",
+            "Episodes from reset states never trained on; solved if the task's condition held at any step. The dot "
+            "is the success rate on a 0-100 % line, the bar its 95 % Wilson interval, the tick the target. Steps: the "
+            "median until solved. Query: one call of the policy.",
+            [_closed_loop(c) for c in report.closed_loop],
+        ),
+        _section(
+            "Episodes",
+            "The policy acting in the simulator, successes and failures; chosen to show both, so not in "
+            "proportion. The table has the rates.",
+            ['<div class="clips">' + "".join(_clip(c, report.scale) for c in report.clips) + "</div>"]
+            if report.clips
+            else [],
+        ),
+    ]
+
+
+def _worst(case: Worst, scale: int) -> str:
+    frames = list(case.columns.values())
+    video = _video(side_by_side(frames, GAP), case.fps, scale, f"{case.title}: {', '.join(case.columns)}")
+    names = "".join(f"<span>{escape(name)}</span>" for name in case.columns)
+    note = f"<figcaption>{escape(case.note)}</figcaption>" if case.note else ""
+    labels = f'<div class="three" style="grid-template-columns:repeat({len(frames)},1fr)">{names}</div>'
+    return f"<div><h3>{escape(case.title)}</h3><figure>{labels}{video}{note}</figure></div>"
+
+
+def _section(title: str, how: str, parts: Sequence[str]) -> str:
+    if not parts:
+        return ""
+    side = f'<div><h2>{escape(title)}</h2><p class="how">{escape(how)}</p></div>'
+    return f'\n<section>{side}<div class="body">{"".join(parts)}</div></section>'
+
+
+def _header(report: Report) -> str:
+    judged = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
+    tally = f'<p class="tally">{sum(judged)} of {len(judged)} targets met</p>' if judged else ""
+    heads = "".join(
+        f'<div><dt>{escape(r.name)}</dt><dd class="big">{_value(r, "<small>{}</small>")}</dd><dd>{_range(r)}</dd>'
+        f"<dd>{escape(r.target)} {_verdict(r.passed)}</dd></div>"
+        for r in report.headline
+    )
+    return (
+        f'<header><h1>{escape(report.title)}</h1><p class="sub">{escape(report.subtitle)}</p>{tally}'
+        + (f'<dl class="heads">{heads}</dl>' if heads else "")
+        + "</header>"
+    )
+
+
+def _value(row: Row, unit: str = " {}") -> str:
+    if isinstance(row.value, str):
+        return escape(row.value)
+    if math.isnan(row.value):
+        return "undefined"
+    return escape(f"{row.value:{row.fmt}}") + (unit.format(escape(row.unit)) if row.unit else "")
+
+
+def _range(row: Row) -> str:
+    if row.interval is None or row.interval.undefined:
+        return ""
+    return escape(" to ".join(bound(x, row.fmt) for x in (row.interval.low, row.interval.high)))
+
+
+def _verdict(passed: bool | None) -> str:
+    return "" if passed is None else '<span class="met">met</span>' if passed else '<span class="missed">missed</span>'
+
+
+def _table(rows: Sequence[Row]) -> str:
+    has_range, has_target = any(_range(r) for r in rows), any(r.target or r.passed is not None for r in rows)
+    head = "<th>Figure</th><th>Value</th>" + "<th>Interval</th>" * has_range + "<th>Target</th><th></th>" * has_target
+    body = ""
+    for row in rows:
+        note = f"<small>{escape(row.note)}</small>" if row.note else ""
+        body += f'<tr><td class="what">{escape(row.name)}{note}</td><td class="num value">{_value(row)}</td>'
+        if has_range:
+            body += f'<td class="num range">{_range(row)}</td>'
+        if has_target:
+            body += f"<td{_label('target', row.target)}>{escape(row.target)}</td>"
+            body += f'<td class="num">{_verdict(row.passed)}</td>'
+        body += "</tr>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _label(text: str, content: str) -> str:
+    """Narrow screens show no table head, so a cell that needs its name carries it."""
+    return f' data-label="{text}"' if content else ""
+
+
+def _closed_loop(loop: ClosedLoop) -> str:
+    rows = "".join(_task(t, loop.target) for t in loop.tasks)
+    if len(loop.tasks) > 1:
+        pooled = TaskResult("All tasks", sum(t.successes for t in loop.tasks), sum(t.episodes for t in loop.tasks))
+        rows += _task(pooled, None, "pooled")
+    head = "<th>Task</th><th>Solved</th><th></th><th>Rate</th><th>Interval</th><th>Steps</th><th>Query p50 / p95</th>"
+    return f"<div><h3>{escape(loop.title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _task(task: TaskResult, target: float | None, kind: str = "") -> str:
+    rate = wilson(task.successes, task.episodes)
+    steps = "" if task.median_steps is None else f"{task.median_steps:.0f}"
+    times = [f"{ms:.1f}" for ms in (task.latency_p50_ms, task.latency_p95_ms) if ms is not None]
+    latency = " / ".join(times) + " ms" * bool(times)
+    return (
+        f'<tr class="{kind}"><td class="what task">{escape(task.task)}</td>'
+        f'<td class="num">{task.successes}/{task.episodes}</td>'
+        f'<td class="plot">{interval_svg(rate, target)}</td><td class="num value">{rate.value:.0%}</td>'
+        f'<td class="num range">{rate.low:.0%} to {rate.high:.0%}</td>'
+        f'<td class="num"{_label("steps", steps)}>{steps}</td>'
+        f'<td class="num"{_label("query", latency)}>{latency}</td></tr>'
+    )
+
+
+def _video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int, label: str) -> str:
+    poster = data_uri(png(enlarge(frames[len(frames) // 2], scale)), "image/png")
+    height, width = frames.shape[2] * scale, frames.shape[3] * scale
+    return (
+        f'<video muted loop playsinline controls preload="metadata" width="{width}" height="{height}" '
+        f'aria-label="{escape(label)}" poster="{poster}" '
+        f'src="{data_uri(mp4(frames, fps, scale), "video/mp4")}"></video>'
+    )
+
+
+def _three(truth: str, imagined: str) -> str:
+    """The labels above a triptych, in its columns."""
+    names = f'<span class="re">{escape(truth)}</span><span class="im">{escape(imagined)}</span><span>difference</span>'
+    return f'<div class="three">{names}</div>'
+
+
+def _imagined(title: str, clips: Sequence[Imagined], scale: int) -> str:
+    out = ""
+    for c in clips:
+        tiled = side_by_side([c.real, c.imagined, difference(c.real, c.imagined)], GAP)
+        video = _video(tiled, c.fps, scale, f"{title}: happened, imagined {c.offset} steps ahead, difference")
+        note = f"<figcaption>{escape(c.note)}</figcaption>" if c.note else ""
+        out += f"<figure>{_three('happened', f'imagined +{c.offset}')}{video}{note}</figure>"
+    return f'<div><h3>{escape(title)}</h3><div class="pairs">{out}</div></div>'
+
+
+def _still(still: Still) -> str:
+    cells, wide = [('<div class="three"><span>now</span></div>', still.now, f"{still.title}: now")], 1.0
+    for offset, truth, imagined in zip(still.offsets, still.truth, still.imagined, strict=True):
+        tiled = side_by_side([truth, imagined, difference(truth, imagined)], GAP)
+        wide = tiled.shape[-1] / truth.shape[-1]
+        names = _three(f"truth +{offset}", f"imagined +{offset}")
+        cells.append((names, tiled, f"{still.title}: truth, imagined and difference at +{offset}"))
+    figures = ""
+    for names, picture, alt in cells:
+        source = data_uri(png(enlarge(picture, 2)), "image/png")
+        figures += f'<figure>{names}<img src="{source}" alt="{escape(alt)}"></figure>'
+    style = f"grid-template-columns:1fr repeat({len(still.offsets)}, {wide:.3f}fr);--phone:1fr {wide:.3f}fr"
+    return f'<div><h3>{escape(still.title)}</h3><div class="still" style="{style}">{figures}</div></div>'
+
+
+def _clip(clip: Clip, scale: int) -> str:
+    outcome = '<span class="met">solved</span>' if clip.success else '<span class="missed">failed</span>'
+    text = escape(" · ".join(x for x in (clip.title, clip.note) if x))
+    video = _video(clip.frames, clip.fps, scale, clip.title)
+    return f"<figure>{video}<figcaption>{outcome}<br>{text}</figcaption></figure>"
+
+
+def _curves(curves: Curves) -> str:
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    for row in curves.rows:
+        for key, value in row.items():
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if key != "step" and number and "step" in row:
+                steps, values = series.setdefault(key, ([], []))
+                steps.append(float(row["step"]))
+                values.append(float(value))
+    panels = curves.panels if curves.panels is not None else {key: (key,) for key in series}
+    charts = ""
+    for title, keys in panels.items():
+        shown = {key: series[key] for key in keys if key in series}
+        if not shown:
+            continue
+        key = "".join(
+            f'<span><i style="background:var(--s{i % 6 + 1})"></i>{escape(k)}</span>' for i, k in enumerate(shown)
+        )
+        legend = f'<div class="key">{key}</div>' if len(shown) > 1 else ""
+        charts += f"<figure><h4>{escape(title)}</h4>{legend}{curve_svg(shown, curves.log)}</figure>"
+    return f'<div><h3>{escape(curves.title)}</h3><div class="curves">{charts}</div></div>'
+
+
+def _sweep(sweep: Sweep, scale: int) -> str:
+    series = {sweep.factor: (sweep.strengths, [x.value for x in sweep.success])}
+    band = [x.low for x in sweep.success], [x.high for x in sweep.success]
+    chart = curve_svg(series, log=False, over="strength", bounds=(0.0, 1.0), band=band)
+    cells = "".join(f"<span>{s:g}</span>" for s in sweep.strengths)
+    for strip in sweep.strips:
+        for strength, picture in zip(sweep.strengths, strip, strict=True):
+            source, alt = data_uri(png(enlarge(picture, scale)), "image/png"), f"{sweep.factor} {strength:g}"
+            cells += f'<img src="{source}" alt="{escape(alt)}">'
+    strips = f'<div class="strip" style="grid-template-columns:repeat({len(sweep.strengths)}, 1fr)">{cells}</div>'
+    title = f'<h3>{escape(sweep.factor)}</h3><p class="how">{escape(sweep.how)}</p>'
+    return f'<div>{title}<div class="sweep"><figure>{chart}</figure>{strips if sweep.strips else ""}</div></div>'
+
+
+def _provenance(report: Report) -> list[str]:
+    parts = []
+    if report.commands:
+        parts.append(f'<div><h3>Commands</h3><pre class="commands">{escape(chr(10).join(report.commands))}</pre></div>')
+    if report.versions:
+        facts = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in report.versions.items())
+        parts.append(f'<div><h3>Versions</h3><dl class="facts">{facts}</dl></div>')
+    if report.config:
+        text = escape(json.dumps(report.config, indent=2, default=str))
+        parts.append(f"<details><summary>Resolved configuration</summary><pre>{text}</pre></details>")
+    return parts

@@ -1,0 +1,201 @@
+"""`wamkit robustness`: whether a run still works under another light, camera, colours, clutter or start; curves, a page and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from wamkit.config import atomic_write, within, without_nan
+from wamkit.envs.base import held_out_seeds
+from wamkit.eval.held_out import World
+from wamkit.eval.report.page import write_report
+from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
+from wamkit.eval.suites.closed_loop import Protocol
+from wamkit.eval.suites.robustness import STRENGTHS, Curve, looks, plan, robustness
+from wamkit.files import make_folder
+from wamkit.inference.policy import Policy
+from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.runs.run import load
+from wamkit.types import WamkitError
+
+PICTURED = 2
+"""Reset states on the page, of the first task."""
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Plays a run while one thing of the world differs more and more: light, camera, colours, clutter, the hand's start.
+
+    Writes eval/robustness.html and eval/robustness.json. What `wamkit eval` played under the same options is read.
+    """
+
+    run: Path
+    """Run folder."""
+    factors: tuple[str, ...] = ()
+    """Factors of variation; all that the environment has if not given."""
+    strengths: tuple[float, ...] = STRENGTHS
+    """From 0, the plain environment, to 1; 0 is always played."""
+    episodes: int = 20
+    """Held-out reset states a task, the same at every strength."""
+    replan_every: int = 8
+    """Actions taken of each chunk before the model is asked again."""
+    steps: int | None = None
+    """Denoising steps a query; the model's own if not given."""
+    query: str = "policy"
+    """What the policy asks the model: policy, or joint."""
+    processes: int = 2
+    """Worker processes."""
+    env: str = ""
+    """Environment to play in, if not the one that the data came from; `tasks`, `options` and `robot` as in `wamkit eval`."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to play; all of the run's, or with `env` all of that environment's, if not given."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """With `env`: fields of the environment's configuration, KEY=VALUE."""
+    robot: str = ""
+    """With `env`: of a model that a mixture trained, the data set whose robot acts."""
+
+    def __post_init__(self) -> None:
+        within(self, processes=(1, inf))
+        if not self.env and (self.options or self.robot):
+            raise WamkitError("--options and --robot say more of an environment: name it, --env NAME")
+
+
+def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
+    """Prints the table, writes page and JSON, returns the curves and the page.
+
+    Raises WamkitError before anything is played: for an argument out of range, an environment without factors, an unknown factor or
+    task, a query that the model doesn't know, or seeds that it was trained on.
+    """
+    saved, model = load_checkpoint(args.run), load(args.run, robot=args.robot or None)
+    if model.robot is None and (robots := saved.config.get("robots")):
+        raise WamkitError(f"{args.run} knows several robots; say which one acts: --env NAME --robot {'|'.join(robots)}")
+    source = _source(args, saved.config["source"])
+    if (
+        not model.spec.points
+    ):  # what a depth camera saw beside what this model learned from is not needed, and knows no clutter
+        source = {**source, "options": {k: v for k, v in source["options"].items() if k != "points"}}
+    protocol = Protocol(
+        source["env"],
+        tuple(source["tasks"]),
+        tuple(source["options"].items()),
+        args.episodes,
+        args.replan_every,
+        args.query,
+        args.steps,
+        robot=args.robot,
+    )
+    plan(protocol, args.factors, args.strengths)
+    Policy(model, replan_every=args.replan_every, query=args.query, steps=args.steps)
+    seeds = held_out_seeds(args.episodes)
+    if shared := set(seeds) & set(source["seeds"]):
+        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
+    varied = {"factors": args.factors, "strengths": args.strengths}
+    curves = robustness(args.run, protocol, processes=args.processes, **varied)
+    out = args.run / "eval" / args.env
+    facts = {
+        "run": str(args.run),
+        "family": model.name,
+        "step": saved.step,
+        "weights": weights_hash(args.run),
+        "protocol": asdict(protocol) | {"seeds": seeds},
+        "made_by": made_by(),
+        "curves": [asdict(c) for c in curves],
+    }
+    make_folder(out)
+    atomic_write(out / "robustness.json", (json.dumps(without_nan(facts), indent=2) + "\n").encode())
+    print(text(curves))
+    strips = [looks(protocol, protocol.tasks[0], seed, **varied) for seed in seeds[:PICTURED]]
+    page = Report(
+        title=f"{model.name}: {args.run.name}, varied",
+        subtitle=f"{args.episodes} held-out reset states of each of {len(protocol.tasks)} tasks, the same at every strength",
+        tables=tables(curves),
+        sweeps=tuple(
+            Sweep(
+                c.factor,
+                c.meaning,
+                tuple(p.strength for p in c.points),
+                tuple(p.success for p in c.points),
+                tuple(s[c.factor] for s in strips),
+            )
+            for c in curves
+        ),
+        commands=(_command(args),),
+        versions=versions(),
+        config=facts["protocol"] | {"weights": facts["weights"]},
+    )
+    path = write_report(page, out / "robustness.html")
+    print(f"report: {path}")
+    return curves, path
+
+
+def _source(args: Robustness, trained: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where to play, as `wamkit.training.launch.source` describes the data's own world."""
+    if args.env:
+        return World(args.env, args.tasks, args.options, args.robot).source(trained)
+    if not trained["env"]:
+        raise WamkitError(
+            f"{args.run} was trained on data that no environment of wamkit made; name one to play it in: --env NAME"
+        )
+    if args.tasks:
+        return World(trained["env"], args.tasks, trained["options"]).source(trained)
+    return trained
+
+
+def _command(args: Robustness) -> str:
+    words = ["wamkit", "robustness", str(args.run), "--episodes", str(args.episodes)]
+    words += ["--replan-every", str(args.replan_every), "--query", args.query]
+    words += ["--steps", str(args.steps)] * (args.steps is not None)
+    for name in ("env", "robot"):
+        words += [f"--{name}", getattr(args, name)] * bool(getattr(args, name))
+    for name in ("factors", "strengths", "tasks"):
+        values = getattr(args, name)
+        words += [f"--{name}", *(f"{v:g}" if isinstance(v, float) else v for v in values)] if values else []
+    words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in args.options.items())] if args.options else []
+    return shlex.join(words)
+
+
+def tables(curves: Sequence[Curve]) -> tuple[Table, ...]:
+    """What the page says in figures: areas first, then every strength."""
+    areas = [Row(c.factor, c.area.value, c.area, fmt=".2f", note=f"at strength 1: {c.meaning}") for c in curves]
+    rows = []
+    for c in curves:
+        for p in c.points:
+            rows.append(Row(f"{c.factor} {p.strength:g}", p.success.value, p.success, fmt=".0%", note=_note(p)))
+    return (
+        Table(
+            "Does it still work when the world differs?",
+            "Success to be expected at a strength drawn evenly between 0 and the largest, relative to success at strength 0: 1 if "
+            "nothing is lost. Intervals resample reset states.",
+            tuple(areas),
+        ),
+        Table("Success at every strength", "Wilson's intervals; pairs are the same reset state at 0.", tuple(rows)),
+    )
+
+
+def _note(p: Any) -> str:
+    if not p.strength:
+        return "the plain environment"
+    low, high = (100 * x for x in (p.change.low, p.change.high))
+    change = f"{100 * p.change.value:+.0f} points [{low:+.0f}, {high:+.0f}]; solved at 0 alone {p.lost}, here alone {p.gained}"
+    return change + "".join(f"; {task} {rate:.0%}" for task, rate in p.by_task.items() if len(p.by_task) > 1)
+
+
+def text(curves: Sequence[Curve]) -> str:
+    """For a terminal."""
+    lines = [f"{'factor':<16} strength  success          change to 0, points  lost  gained", ""]
+    for c in curves:
+        for p in c.points:
+            s, d = p.success, p.change
+            change = f"{100 * d.value:+4.0f} [{100 * d.low:+.0f}, {100 * d.high:+.0f}]" if p.strength else ""
+            row = f"{c.factor:<16} {p.strength:>8g}  {s.value:>4.0%} [{s.low:.0%}, {s.high:.0%}]"
+            lines.append((f"{row:<44}  {change:<19} {p.lost:>5} {p.gained:>7}" if p.strength else row).rstrip())
+        a = c.area
+        area = "undefined: nothing is solved at strength 0" if math.isnan(a.value) else ""
+        lines += [f"{'':<16} area over success at 0: {area or f'{a.value:.2f} [{a.low:.2f}, {a.high:.2f}]'}", ""]
+    return "\n".join(lines)

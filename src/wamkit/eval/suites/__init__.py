@@ -1,0 +1,1 @@
+"""Evaluations: a model and an environment in, figures out; one file each."""

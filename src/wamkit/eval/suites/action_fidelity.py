@@ -1,0 +1,136 @@
+"""Does a model imagine what *its actions* do? Scores of snapshot counterfactuals (`eval.branches`).
+
+The model imagines every branch of a state from the same observation with the same noise. Who only continues what usually happens
+imagines the same future for all. Reported on-expert and off-expert apart: models follow experts' actions sooner than others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from wamkit.eval.metrics.image import TAU
+from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
+from wamkit.families.base import Family, row_seeds, unsupported
+from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, UnsupportedQuery
+
+Imagine = Callable[[Counterfactuals], UInt8[np.ndarray, "K F V 3 H W"]]
+"""What a model makes of each branch, from its observation and actions alone."""
+
+
+def imagined_by(model: Family, steps: int | None = None, seed: int = 0) -> Imagine:
+    """What `model` imagines of every branch with one noise for all. Raises UnsupportedQuery for one without forward dynamics."""
+    if Query.FORWARD not in model.queries:
+        raise UnsupportedQuery(unsupported(model.name, Query.FORWARD))
+
+    def imagine(state: Counterfactuals) -> np.ndarray:
+        noise = row_seeds(seed + 7919 * state.seed + state.step, 1) * len(state.names)
+        given = [state.obs] * len(state.names)
+        return model.sample(given, Query.FORWARD, seed=noise, steps=steps, actions=state.actions).future
+
+    return imagine
+
+
+# ----------------------------------------------------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class ActionScore:
+    """How well branches are told apart; intervals resample episodes. NaN where nothing ever moved.
+
+    identified: share of branches whose imagined future is nearer to its own true one than to any that differs, in [0, 1], higher is
+    better; `chance` is what a model that ignores actions reaches.
+    direction: cosine between imagined and true difference to the branch in which nothing is done, in [-1, 1], 1 is best, 0 is blind.
+    gain: regression slope of that difference on the true one: 1 is right, below it actions do too little.
+    skill: 1 - error / error of copying the present picture; 1 is perfect.
+    drift: change imagined where nothing is done, over the change that actions make: 0 is best.
+    regret: of choosing by imagination the branch with the most reward, over that of choosing blindly: 0 is best, 1 is chance.
+    """
+
+    states: int
+    branches: float
+    chance: float
+    identified: Interval
+    direction: Interval
+    gain: Interval
+    skill: Interval
+    drift: Interval
+    regret: Interval
+
+
+def score(states: Sequence[Counterfactuals], imagine: Imagine, seed: int = 0) -> ActionScore:
+    """Compares what is imagined with what happens, in every state, on the pixels that move in any of its branches.
+
+    Distances are of pictures, so they weigh what is large on them; objects of a few pixels hardly count. Raises EvaluationError where
+    there are no states, or imagined pictures are of another shape.
+    """
+    if not states:
+        raise EvaluationError("there are no states to imagine from")
+    rows = [_figures(state, imagine(state)) for state in states]
+    cluster = np.unique([f"{s.task} {s.seed}" for s in states], return_inverse=True)[1]
+
+    def ratio(top: str, bottom: str) -> Interval:
+        a, b = (np.array([r[k] for r in rows]) for k in (top, bottom))
+        return bootstrap_ratio(a, b, cluster, seed) if b.sum() else UNDEFINED
+
+    wrong = ratio("error", "copy")
+    skill = wrong if wrong.undefined else Interval(1 - wrong.value, 1 - wrong.high, 1 - wrong.low, wrong.level)
+    count = [len(s.names) for s in states]
+    return ActionScore(
+        len(states),
+        float(np.mean(count)),
+        sum(r["chance"] for r in rows) / sum(count),
+        ratio("identified", "branches"),
+        ratio("cosines", "moving"),
+        ratio("along", "square"),
+        skill,
+        ratio("drift", "change"),
+        ratio("regret", "blind"),
+    )
+
+
+def _figures(state: Counterfactuals, imagined: np.ndarray) -> dict[str, float]:
+    """Sums over the branches of one state; see `ActionScore`."""
+    if imagined.shape != state.future.shape:
+        raise EvaluationError(f"imagined {imagined.shape}, but the branches are {state.future.shape}")
+    K = len(state.names)
+    real, made = (
+        torch.from_numpy(np.ascontiguousarray(x)).float().div(255).flatten(1) for x in (state.future, imagined)
+    )
+    now = torch.from_numpy(state.obs.images).float().div(255).expand(state.future.shape[1:]).reshape(-1)
+    moves = ((real - now).abs() > TAU).any(0)
+    real, made, now = real[:, moves], made[:, moves], now[moves]
+    distance_KK = torch.cdist(made.double(), real.double())
+    # Of equally near ones each has its part, so that who imagines the same for all is at chance.
+    near = distance_KK <= distance_KK.min(1, keepdim=True).values * (1 + 1e-9)
+    same = (real[:, None] == real[None]).all(-1)  # two chunks may come to the same to the bit: either is the own one
+    out = {
+        "branches": K,
+        "chance": float(same.sum() / K),
+        "identified": float(((near & same).sum(1) / near.sum(1)).sum()),
+        "error": float((made - real).square().sum()),
+        "copy": float((now - real).square().sum()),
+    }
+    reward = state.reward
+    expected = (near.double() @ torch.from_numpy(reward) / near.sum(1)).numpy()
+    chosen = expected >= expected.max() - 1e-12
+    out |= {"regret": reward.max() - reward[chosen].mean(), "blind": reward.max() - reward.mean()}
+    cosines = moving = along = square = drift = change = 0.0
+    if STILL in state.names and moves.any():
+        still = state.names.index(STILL)
+        truth, guess = real - real[still], made - made[still]
+        far = (truth.abs() > TAU).any(1)
+        size = truth.norm(dim=1) * guess.norm(dim=1)
+        cosine = torch.where(size > 0, (truth * guess).sum(1) / size.clamp(min=1e-12), 0.0)
+        cosines, moving = float(cosine[far].sum()), float(far.sum())
+        along, square = float((truth * guess)[far].sum()), float(truth[far].square().sum())
+        drift = float((made[still] - real[still]).square().sum()) * moving
+        change = float(truth[far].square().sum())
+    return out | {
+        "cosines": cosines, "moving": moving, "along": along, "square": square, "drift": drift, "change": change,
+    }  # fmt: skip

@@ -1,0 +1,244 @@
+"""Closed-loop success in a simulator: fixed held-out reset states, one record an episode, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from wamkit.config import atomic_write, digest, from_dict, within
+from wamkit.envs.base import held_out_seeds, make_env
+from wamkit.files import make_folder
+from wamkit.inference.policy import Policy, Session
+from wamkit.rollout.loop import rollout
+from wamkit.runs.checkpoint import weights_hash
+from wamkit.runs.run import load
+from wamkit.types import Episode, Observation, Query
+from wamkit.workers import run_parallel
+
+SEEDS_PER_JOB = 5
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of running a policy in closed loop.
+
+    env, options: the environment's name and options without its task.   tasks: names.   episodes: reset states a task,
+    the first so many held-out seeds.   text: an instruction in place of each task's own, by task, to test what words do.
+    replan_every, query, steps: see `Policy`.   robot: see `wamkit.load`; "" for the run's own.
+    """
+
+    env: str
+    tasks: tuple[str, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+    episodes: int = 20
+    replan_every: int = 8
+    query: str = "policy"
+    steps: int | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    robot: str = ""
+
+    def __post_init__(self) -> None:
+        within(self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)}))
+
+
+OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
+"""All that `outcome` says."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One closed-loop episode. steps: until solved, or all of them.   latency_ms: one figure a model query.
+    outcome: see `outcome`; "" in what was played before outcomes were told."""
+
+    task: str
+    seed: int
+    text: str
+    success: bool
+    steps: int
+    latency_ms: tuple[float, ...]
+    outcome: Literal["", "solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped"] = ""
+
+
+@dataclass(frozen=True)
+class _Job:
+    run: str
+    protocol: Protocol
+    task: str
+    seeds: tuple[int, ...]
+
+
+class _Told:
+    """A policy that hears `text` whatever the environment says."""
+
+    def __init__(self, policy: Policy, text: str | None):
+        self.policy, self.text = policy, text
+
+    def needs_images(self, session: Session | None) -> bool:
+        return self.policy.needs_images(session)
+
+    def act(self, obs: Observation, session: Session | None) -> tuple[np.ndarray, Session]:
+        return self.policy.act(replace(obs, text=self.text) if self.text else obs, session)
+
+
+_model = lru_cache(maxsize=1)(load)
+
+
+def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
+    """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
+    p = protocol
+    policy = _Told(
+        Policy(_model(str(run), robot=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
+        dict(p.text).get(task),
+    )
+    env = make_env(p.env, task=task, **dict(p.options))
+    try:
+        return [
+            rollout(
+                env,
+                policy,
+                seed=s,
+                session=Session(s),
+                record_images=pictures,
+                steps_after_success=4 if pictures else 0,
+            )
+            for s in seeds
+        ]
+    finally:
+        env.close()
+
+
+def _work(job: _Job) -> list[Record]:
+    episodes = play(job.run, job.protocol, job.task, job.seeds)
+    return [_record(e, dict(job.protocol.text).get(job.task, e.text)) for e in episodes]
+
+
+def _record(e: Episode, text: str) -> Record:
+    steps = int(e.success.argmax()) + 1 if e.succeeded else len(e)
+    return Record(e.task, e.seed, text, e.succeeded, steps, tuple(1000 * s for s in e.latency_s), outcome(e))
+
+
+STILL = 0.005
+"""Of the proprioception's own units (5 mm, 0.3 degrees): what wanders less at every number did not move."""
+
+
+def outcome(episode: Episode, still: float = STILL) -> str:
+    """How an episode went, one of `OUTCOMES`, from what every environment tells; the first that holds:
+
+    solved: success held after the last step played.   lost it again: it held once, but not then; evaluation stops at the first
+    success, so this is seen only where play goes on.   did not move: no number of the proprioception was ever farther than `still`
+    from where it began, as far as recorded, which is up to the last step.   terminated: the environment ended the episode.
+    ran out of time: its steps were used up.   stopped: neither, the caller ended it.
+    """
+    if episode.succeeded:
+        return "solved" if episode.success[-1] else "lost it again"
+    moved = np.abs(episode.proprio - episode.proprio[:1])
+    if len(episode) > 1 and moved.size and (moved <= still).all():
+        return "did not move"
+    return {"terminated": "terminated", "truncated": "ran out of time", "": "stopped"}[episode.ended]
+
+
+def outcomes(records: Sequence[Record]) -> str:
+    """How often what went wrong, in words: "3 ran out of time, 1 did not move"; "" where nothing did, or nobody recorded it."""
+    counts = {kind: sum(r.outcome == kind for r in records) for kind in OUTCOMES[1:]}
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
+
+
+def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc: str = "evaluate") -> list[Record]:
+    """Plays every task from every held-out reset state and returns the records, task by task. See `closed_loops`."""
+    return closed_loops(run, [protocol], processes=processes, desc=desc)[0]
+
+
+def closed_loops(
+    run: str | Path, protocols: Sequence[Protocol], *, processes: int = 2, desc: str = "evaluate"
+) -> list[list[Record]]:
+    """Plays every protocol, by the same processes, and returns the records of each, task by task.
+
+    Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
+    short continues, and one that is asked for again is read, not run. A piece that is damaged is played again.
+    """
+    own = load(run).default_steps if any(p.steps is None for p in protocols) else None
+    protocols = [replace(p, steps=own(Query(p.query)) if own and p.steps is None else p.steps) for p in protocols]
+    weights = weights_hash(run)
+    jobs = [
+        _Job(str(run), p, t, held_out_seeds(p.episodes)[i : i + SEEDS_PER_JOB])
+        for p in protocols
+        for t in p.tasks
+        for i in range(0, p.episodes, SEEDS_PER_JOB)
+    ]
+    parts = [Path(run) / "eval" / "parts" / f"{_key(weights, job)}.json" for job in jobs]
+    done = {part: _read_part(part, job) for job, part in zip(jobs, parts, strict=True)}
+    todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if done[part] is None]
+    work = run_parallel(
+        [j for j, _ in todo],
+        _work,
+        processes=processes,
+        desc=desc,
+        unit="job",
+        describe=lambda j: f"{j.task} seeds {j.seeds}",
+    )
+    with closing(work):
+        for (_, part), records in zip(todo, work, strict=True):
+            make_folder(part.parent)
+            atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
+            done[part] = records
+    return [
+        [record for job, part in zip(jobs, parts, strict=True) if job.protocol is p for record in done[part] or ()]
+        for p in protocols
+    ]
+
+
+def _read_part(path: Path, job: _Job) -> list[Record] | None:
+    """The records of a finished piece; None if there is none, or if it is not that of `job`, one record a seed."""
+    try:
+        records = [from_dict(Record, row) for row in json.loads(path.read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return None
+    return records if [(r.task, r.seed) for r in records] == [(job.task, s) for s in job.seeds] else None
+
+
+def _key(weights: str, job: _Job) -> str:
+    protocol = {**asdict(job.protocol), "tasks": None, "episodes": None, "text": dict(job.protocol.text).get(job.task)}
+    return digest([weights, protocol, job.task, job.seeds])
+
+
+def _clip(job: _Job) -> Episode:
+    return play(job.run, job.protocol, job.task, job.seeds, pictures=True)[0]
+
+
+def clips(
+    run: str | Path, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1
+) -> list[Episode]:
+    """One success and up to `failures` failures a task, played again with pictures: the same seeds, the same episodes."""
+    jobs = []
+    for task in protocol.tasks:
+        own = [r for r in records if r.task == task]
+        chosen = [r for r in own if r.success][:1] + [r for r in own if not r.success][:failures]
+        jobs += [_Job(str(run), protocol, task, (r.seed,)) for r in chosen]
+    return list(
+        run_parallel(
+            jobs,
+            _clip,
+            processes=processes,
+            desc="clips",
+            unit="clip",
+            describe=lambda j: f"{j.task} seed {j.seeds[0]}",
+        )
+    )
+
+
+def write_records(records: Sequence[Record], path: str | Path) -> None:
+    """The per-episode records as a parquet file, atomically."""
+    make_folder(Path(path).parent)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), sink)
+    atomic_write(path, sink.getvalue().to_pybytes())

@@ -1,0 +1,165 @@
+"""Does the world go the way a policy imagined, and does that foretell success?
+
+While a policy acts it imagines, with every chunk of actions, what will be seen `offset` steps later; then that is seen. An episode in which
+nothing moves is imagined easily and fails (arXiv:2605.07514 finds its consistency fooled by that), so the motion stands beside every
+figure, and how well it foretells success by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from wamkit.envs.base import held_out_seeds, make_env
+from wamkit.eval.metrics.image import TAU
+from wamkit.eval.suites.closed_loop import Protocol
+from wamkit.inference.policy import Policy, Session
+from wamkit.rollout.loop import rollout
+from wamkit.runs.run import load
+from wamkit.types import UNDEFINED, EvaluationError, Interval, Observation
+from wamkit.workers import run_parallel
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """One episode: Q moments at which something was imagined that was then seen.
+
+    error: mean squared error of what was imagined, in [0, 1], (Q,).   motion: of the picture before, that is how much changed, (Q,).
+    """
+
+    task: str
+    seed: int
+    success: bool
+    error: Float[np.ndarray, " Q"]
+    motion: Float[np.ndarray, " Q"]
+
+    @property
+    def skill(self) -> float:
+        """1 - error / motion over the episode: 1 is foreseen exactly, 0 as if nothing would move. NaN where nothing moved."""
+        return 1 - float(self.error.sum() / self.motion.sum()) if self.motion.sum() else float("nan")
+
+
+class _Watching:
+    """The policy, and what it imagined beside what came: pictures are needed when it is asked again, which is when that is seen."""
+
+    def __init__(self, policy: Policy, offset: int):
+        self.policy, self.offset = policy, offset
+        self.pairs: list[tuple[float, float]] = []
+        self._waiting: tuple[int, UInt8[np.ndarray, "V 3 H W"], UInt8[np.ndarray, "V 3 H W"]] | None = None
+
+    def needs_images(self, session: Session | None) -> bool:
+        return self.policy.needs_images(session)
+
+    def act(self, obs: Observation, session: Session | None) -> tuple[np.ndarray, Session]:
+        step = 0 if session is None else session.step
+        if self._waiting is not None and step == self._waiting[0] and obs.images is not None:
+            self.pairs.append(_errors(self._waiting[1], self._waiting[2], obs.images))
+        asked = 0 if session is None else session.queries
+        action, new = self.policy.act(obs, session)
+        if new.queries > asked and new.future is not None:
+            frame = self.policy.model.spec.frame_offsets.index(self.offset)
+            self._waiting = step + self.offset, new.future[frame], obs.images
+        return action, new
+
+
+def _errors(imagined: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """Mean squared errors of what was imagined and of the picture before, on pixels that move in either; 0 and 0 if none do."""
+    a, b, c = (x.astype(np.float32) / 255 for x in (imagined, before, after))
+    moves = ((np.abs(c - b) > TAU) | (np.abs(a - b) > TAU)).any(-3, keepdims=True)
+    return float((np.square(a - c) * moves).mean()), float((np.square(b - c) * moves).mean())
+
+
+LEAST = 5
+"""Failures, and successes, from which areas under the ROC curve are given: resampling one failure would claim certainty."""
+
+_model = lru_cache(maxsize=1)(load)
+
+
+def _work(job: tuple[str, Protocol, str, int]) -> Foreseen:
+    run, p, task, seed = job
+    policy = Policy(_model(run, robot=p.robot or None), replan_every=p.replan_every, query="joint", steps=p.steps)
+    watching = _Watching(policy, p.replan_every)
+    env = make_env(p.env, task=task, **dict(p.options))
+    try:
+        episode = rollout(env, watching, seed=seed, session=Session(seed), record_images=False, steps_after_success=0)
+    finally:
+        env.close()
+    error, motion = np.array(watching.pairs, np.float64).reshape(-1, 2).T
+    return Foreseen(task, seed, episode.succeeded, error, motion)
+
+
+def foreseen(run: str | Path, protocol: Protocol, *, processes: int = 2) -> list[Foreseen]:
+    """Plays the protocol's episodes with the query `joint` and keeps what came of what was imagined. The same on any number of processes.
+
+    Raises EvaluationError where the model imagines nothing `replan_every` steps ahead, which is when it looks again.
+    """
+    offsets = load(run, robot=protocol.robot or None).spec.frame_offsets
+    if protocol.replan_every not in offsets:
+        raise EvaluationError(
+            f"the model imagines {offsets} steps ahead, but looks again after {protocol.replan_every}: replan after one of those"
+        )
+    jobs = [(str(run), protocol, t, s) for t in protocol.tasks for s in held_out_seeds(protocol.episodes)]
+    work = run_parallel(
+        jobs, _work, processes=processes, desc="foreseen", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
+    )
+    with closing(work):
+        return list(work)
+
+
+@dataclass(frozen=True)
+class Foretelling:
+    """How well figures of an episode tell success from failure: areas under the ROC curve, 0.5 is a guess, 1 is always.
+
+    skill: by how well the world was foreseen.   motion: by how much moved, the competitor that imagines nothing.
+    Both are ranked within their task, so that easy tasks do not pass for good foresight; NaN where a task never has both outcomes, or fewer than
+    `LEAST` episodes have one of them.
+    """
+
+    episodes: int
+    failures: int
+    skill: Interval
+    motion: Interval
+
+
+def foretelling(episodes: Sequence[Foreseen], seed: int = 0, draws: int = 2000) -> Foretelling:
+    """See `Foretelling`; intervals resample episodes within tasks. Raises EvaluationError where there are none."""
+    if not episodes:
+        raise EvaluationError("there are no episodes")
+    task = np.unique([e.task for e in episodes], return_inverse=True)[1]
+    success = np.array([e.success for e in episodes])
+    values = {
+        "skill": np.array([e.skill for e in episodes]),
+        "motion": np.array([e.motion.mean() if len(e.motion) else 0.0 for e in episodes]),
+    }
+    out: dict[str, Any] = {}
+    rng = np.random.default_rng(seed)
+    for name, x in values.items():
+        x = np.nan_to_num(x, nan=-np.inf)  # an episode in which nothing moved foretells failure
+        value = auc(x, success, task)
+        if np.isnan(value) or min(success.sum(), (~success).sum()) < LEAST:
+            out[name] = UNDEFINED
+            continue
+        found = []
+        for _ in range(draws):
+            rows = np.concatenate([rng.choice(np.flatnonzero(task == t), (task == t).sum()) for t in np.unique(task)])
+            found.append(auc(x[rows], success[rows], task[rows]))
+        low, high = np.nanquantile(found, (0.025, 0.975))
+        out[name] = Interval(value, float(low), float(high))
+    return Foretelling(len(episodes), int((~success).sum()), **out)
+
+
+def auc(x: Float[np.ndarray, " N"], success: Bool[np.ndarray, " N"], task: np.ndarray) -> float:
+    """Share of pairs of a success and a failure of one task in which the success has the greater `x`, ties half; NaN without such a pair."""
+    better = pairs = 0.0
+    for t in np.unique(task):
+        good, bad = x[(task == t) & success], x[(task == t) & ~success]
+        better += (good[:, None] > bad).sum() + (good[:, None] == bad).sum() / 2
+        pairs += len(good) * len(bad)
+    return better / pairs if pairs else float("nan")

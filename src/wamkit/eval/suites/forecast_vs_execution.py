@@ -1,0 +1,161 @@
+"""Forecast error, policy error or inconsistency? What a model imagines, what its own actions do, and what an expert did.
+
+From a state of an expert's episode the model gives actions and a future together. The simulator carries the actions out. Three comparisons
+of the same pictures tell faults apart that success alone mixes: imagined against demonstrated (forecast), carried out against
+demonstrated (policy), and imagined against carried out (consistency): "the video is right, the arm is wrong".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from wamkit.eval.metrics.image import TAU
+from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, branch, environment, expert_episode
+from wamkit.families.base import row_seeds
+from wamkit.runs.run import load
+from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
+from wamkit.workers import run_parallel
+
+GOOD = 0.5
+"""Skill from which `diagnosis` calls a comparison right: half of the error of a picture in which nothing moves."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One state: what was seen there, and F pictures each of what followed, uint8 (F, V, 3, H, W).
+
+    imagined: None for a model that imagines nothing with its actions.
+    """
+
+    task: str
+    seed: int
+    step: int
+    now: UInt8[np.ndarray, "V 3 H W"]
+    demonstrated: UInt8[np.ndarray, "F V 3 H W"]
+    executed: UInt8[np.ndarray, "F V 3 H W"]
+    imagined: UInt8[np.ndarray, "F V 3 H W"] | None
+
+
+@dataclass(frozen=True)
+class ExecutionScore:
+    """Skills, 1 - error / error of a picture in which nothing moves, on pixels that move in any of the three; 1 is best, 0 is standing still.
+
+    Intervals resample episodes; NaN where the model imagines nothing, or nothing moved. Blind spot: two good ways of doing a task differ,
+    so policy and forecast are bounded by how much the expert's way is the only one; consistency is not.
+    """
+
+    states: int
+    forecast: Interval
+    policy: Interval
+    consistency: Interval
+
+
+_model = lru_cache(maxsize=1)(load)
+
+
+def _work(job: tuple[str, str, Setting, str, int, int]) -> list[Execution]:
+    run, robot, world, task, seed, stride = job
+    model, env = _model(run, robot=robot or None), environment(world, task)
+    query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
+    episode, reach, out = expert_episode(env, seed, world.past), max(*world.offsets, world.chunk), []
+    for moment in episode.moments[: max(1, len(episode.moments) - reach) : stride]:
+        noise = row_seeds(7919 * seed + moment.step, 1)
+        answer = model.sample([moment.obs], query, seed=noise)
+        low, high = env.action_space.low, env.action_space.high
+        chunk = np.zeros((world.chunk, len(low)), np.float32)
+        shown = episode.actions[moment.step : moment.step + world.chunk]
+        chunk[: len(shown)] = shown  # after success the expert holds still
+        chunks = np.stack([chunk, np.clip(answer.actions[0], low, high)])
+        (demonstrated, executed), _ = branch(env, moment.state, chunks, world.offsets)
+        imagined = None if answer.future is None else answer.future[0]
+        out.append(Execution(task, seed, moment.step, moment.obs.images, demonstrated, executed, imagined))
+    return out
+
+
+def executions(
+    run: str | Path,
+    world: Setting,
+    *,
+    robot: str = "",
+    first: int = 0,
+    episodes: int = 3,
+    stride: int = 8,
+    processes: int = 2,
+) -> list[Execution]:
+    """Asks the run at every `stride` steps of `episodes` of an expert's episodes a task, from reset states that nothing was trained on.
+
+    The same on any number of processes. Raises WamkitError for a model that gives no actions.
+    """
+    jobs = [
+        (str(run), robot, world, task, FIRST_SEED + first + i, stride) for task in world.tasks for i in range(episodes)
+    ]
+    work = run_parallel(
+        jobs, _work, processes=processes, desc="execute", unit="episode", describe=lambda j: f"{j[3]}, seed {j[4]}"
+    )
+    with closing(work):
+        return [state for states in work for state in states]
+
+
+def execution_score(states: Sequence[Execution], seed: int = 0) -> ExecutionScore:
+    """Pooled over states. Raises EvaluationError where there are none."""
+    if not states:
+        raise EvaluationError("there are no states in which anything was carried out")
+    cluster = np.unique([f"{s.task} {s.seed}" for s in states], return_inverse=True)[1]
+    rows = np.array([_errors(s) for s in states])
+
+    def skill(error: int, still: int) -> Interval:
+        if np.isnan(rows[:, error]).any() or not rows[:, still].sum():
+            return UNDEFINED
+        r = bootstrap_ratio(rows[:, error], rows[:, still], cluster, seed)
+        return Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
+
+    return ExecutionScore(len(states), skill(0, 3), skill(1, 3), skill(2, 4))
+
+
+def _errors(s: Execution) -> tuple[float, float, float, float, float]:
+    """Squared errors of forecast, policy, consistency, and of standing still against what was demonstrated and carried out."""
+    flat = lambda x: torch.from_numpy(np.ascontiguousarray(x)).float().div(255)  # noqa: E731
+    now, demo, done = flat(s.now).unsqueeze(0), flat(s.demonstrated), flat(s.executed)
+    seen = [demo, done] + ([] if s.imagined is None else [flat(s.imagined)])
+    moves = torch.stack([((x - now).abs() > TAU).any(-3, keepdim=True) for x in seen]).any(0)
+    error = lambda a, b: float(((a - b).square() * moves).sum())  # noqa: E731
+    nan = float("nan")
+    imagined = (nan, nan) if s.imagined is None else (error(seen[2], demo), error(seen[2], done))
+    return imagined[0], error(done, demo), imagined[1], error(now, demo), error(now, done)
+
+
+def diagnosis(score: ExecutionScore) -> str:
+    """In words, which of the three is wrong."""
+    forecast, policy, consistency = (x.value for x in (score.forecast, score.policy, score.consistency))
+    if np.isnan(policy):
+        return "nothing moved: there is nothing to tell apart"
+    if np.isnan(forecast):
+        return f"it imagines nothing; its actions {'do' if policy >= GOOD else 'do not do'} what the expert's did"
+    if forecast >= GOOD and policy >= GOOD:
+        return "no fault found: it imagines what the expert did, and does it"
+    if forecast >= GOOD:
+        return (
+            "the video is right, the arm is wrong: it imagines what the expert did, and its actions do something else"
+        )
+    if policy >= GOOD:
+        return "forecast error: the arm is right, the video is wrong"
+    if consistency >= GOOD:
+        return "policy error: it does what it imagines, and that is not what the expert did"
+    return "neither is right: it imagines something else than the expert did, and does something else again"
+
+
+def films(states: Sequence[Execution], view: int = 0) -> dict[str, UInt8[np.ndarray, "T 3 H W"]]:
+    """At each state the furthest picture that was demonstrated, imagined (black if none was) and carried out, by these names."""
+    blank = np.zeros_like(states[0].demonstrated)
+    parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
+    names = ("demonstrated", "imagined", "carried out")
+    return {name: np.stack([p[k][-1, view] for p in parts]) for k, name in enumerate(names)}

@@ -1,0 +1,106 @@
+"""Where the time of one query goes: encoding, reading the context, denoising, and reading the answer off."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import nn
+
+from wamkit.families.base import Family
+from wamkit.nn.backbones.mixture_of_transformers import Mixture
+from wamkit.nn.backbones.transformer import Trunk
+from wamkit.nn.tokens import ContextTokens
+from wamkit.types import Observation, Query
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Medians in milliseconds of one query, batch 1, one thread.
+
+    total: the whole query.   encode: pictures, numbers and words to tokens.   prefill: passes of the trunk that read no
+    cache: the context's own, or the only one.   step: one denoising step, of which there are `steps`.   decode: what is left.
+    """
+
+    total: float
+    encode: float
+    prefill: float
+    step: float
+    steps: int
+    decode: float
+
+
+def query_latency(
+    model: Family, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
+) -> Latency:
+    """Times `query`, asked about the observations in turn, `repeats` times after a tenth as many to warm up.
+
+    A denoising step's time is the difference between queries of n and of 2 n steps, asked alternately, over n; families that
+    answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
+    Blind spot: a machine that does other work; compare only what was timed on one machine within one sitting.
+    """
+    clock = _Clock(model)
+    n = model.default_steps(query) if model.denoises(query) else 0
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows: list[tuple[float, float, float]] = []
+        twice: list[float] = []
+        for i in range(-(repeats // 10) - 1, repeats):
+            obs = observations[i % len(observations)]
+            clock.spent.clear()
+            total = _ms(lambda obs=obs: model.sample(obs, query, seed=0))
+            parts = {k: clock.spent.get(k, 0.0) for k in ("encode", "prefill")}
+            double = _ms(lambda obs=obs: model.sample(obs, query, seed=0, steps=2 * n)) if n else 0.0
+            if i >= 0:
+                rows.append((total, parts["encode"], parts["prefill"]))
+                twice.append(double - total)
+    finally:
+        torch.set_num_threads(threads)
+        clock.remove()
+    total, encode, prefill = (statistics.median(column) for column in zip(*rows, strict=True))
+    step = max(0.0, statistics.median(twice) / n) if n else 0.0
+    return Latency(total, encode, prefill, step, n, max(0.0, total - encode - prefill - n * step))
+
+
+def _ms(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began)
+
+
+class _Clock:
+    """Adds up the milliseconds that a model spends in its encoders, and in trunks that were given no cache."""
+
+    def __init__(self, model: nn.Module):
+        self.spent: dict[str, float] = {}
+        self._wrapped: list[nn.Module] = []
+        for module in model.modules():
+            if isinstance(module, ContextTokens):
+                self._wrap(module, lambda args, kw: "encode")
+            elif isinstance(module, (Trunk, Mixture)):
+                self._wrap(module, lambda args, kw: None if kw.get("past") or len(args) > 2 and args[2] else "prefill")
+
+    def _wrap(self, module: nn.Module, part: Callable[[tuple, dict], str | None]) -> None:
+        forward = module.forward
+
+        @wraps(forward)
+        def timed(*args: Any, **kw: Any) -> Any:
+            began = time.perf_counter()
+            out = forward(*args, **kw)
+            if name := part(args, kw):
+                self.spent[name] = self.spent.get(name, 0.0) + 1000 * (time.perf_counter() - began)
+            return out
+
+        module.forward = timed  # type: ignore[method-assign]
+        self._wrapped.append(module)
+
+    def remove(self) -> None:
+        """Puts the modules' own methods back."""
+        for module in self._wrapped:
+            del module.forward

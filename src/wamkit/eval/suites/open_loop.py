@@ -1,0 +1,157 @@
+"""What a model imagines on held-out recordings: how good pictures and scene points are, and whether they listen to the action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from wamkit.data.loading.windows import Frames, Windows, observations, shuffled_within, window_starts
+from wamkit.eval.metrics.image import Errors, Fidelity, fidelity, moving_errors
+from wamkit.eval.metrics.intervals import paired_ratio
+from wamkit.families.base import Family
+from wamkit.types import Batch, Interval, Query
+
+BATCH = 64
+
+MOVES = 5e-3
+"""Metres from which a scene point counts as moving."""
+
+
+@dataclass(frozen=True)
+class Imagination:
+    """Everything measured on W windows of held-out recordings.
+
+    episode, imitate: int64 and bool (W,), the recording of each window and whether it is a demonstration.
+    fidelity: query -> scores of the futures that it imagined; "ceiling" is what the model's own codec makes of the truth.
+    listening: errors with true and with shuffled actions, rows 0 and 1 of `sums`; None where not asked.
+    action_error: query -> mean squared error (W,) against executed actions in robot units, NaN where nothing is valid.
+    points: float64 (W, F, 3) of models that imagine scene points, else None: over those that move, in metres, the sum of the errors
+    of where they are imagined, the sum of how far they move, which is the error of standing still, and how many there are.
+    """
+
+    episode: np.ndarray
+    imitate: np.ndarray
+    fidelity: dict[str, Fidelity]
+    listening: Errors | None
+    action_error: dict[str, np.ndarray]
+    points: np.ndarray | None = None
+
+    def points_over_still(self, frame: int, seed: int = 0) -> Interval:
+        """Error of imagined points at future frame number `frame` over that of standing still, on demonstrations."""
+        error, still, _ = self.points[self.imitate, frame].T
+        return paired_ratio(error, still, self.episode[self.imitate], seed)
+
+    def point_error(self, frame: int) -> float:
+        """Mean error of those points, in metres."""
+        error, _, count = self.points[self.imitate, frame].sum(0)
+        return float(error / max(count, 1))
+
+    def true_over_shuffled(self, seed: int = 0) -> Interval:
+        """Forward-dynamics error with true actions over that with actions shuffled within the task: below 1 it listens."""
+        return paired_ratio(self.listening.sums[0].sum(1), self.listening.sums[1].sum(1), self.episode, seed)
+
+    def inverse_over_policy(self, seed: int = 0) -> Interval:
+        """Inverse-dynamics error over policy error, on demonstrations, both against what was executed."""
+        rows = self.imitate & np.isfinite(self.action_error["policy"])
+        return paired_ratio(
+            self.action_error["inverse"][rows], self.action_error["policy"][rows], self.episode[rows], seed
+        )
+
+    def demonstrations(self, query: str) -> tuple[Fidelity, np.ndarray]:
+        """Scores of `query` on demonstration windows alone, and their episodes: what an expert will do can be foreseen
+        there, what a random walk will do cannot."""
+        part = self.fidelity[query]
+        arrays = {k: v[self.imitate] for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+        return Fidelity(part.offsets, part.pixels, **arrays), self.episode[self.imitate]
+
+
+
+
+
+
+
+
+def imagine(
+    model: Family, frames: Frames, *, stride: int = 4, seed: int = 0, steps: int | None = None, progress: bool = True
+) -> Imagination:
+    """Asks `model` every query that it knows about every window of `frames` and scores the answers.
+
+    All queries of a window share one noise, drawn from (seed, window), so that comparisons are paired.
+    """
+    spec = model.spec
+    reach = max(*spec.frame_offsets, spec.chunk)
+    starts = window_starts(frames, reach, stride)
+    windows = Windows(frames, spec, seed=0, batch_size=1)
+    every = windows.gather(starts)
+    other = shuffled_within(every.text, seed)
+    futures: dict[str, list[Fidelity]] = {}
+    listening: list[Errors] = []
+    errors: dict[str, list[np.ndarray]] = {}
+    points: list[np.ndarray] = []
+    for low in tqdm(range(0, len(starts), BATCH), desc="imagine", unit="batch", disable=not progress):
+        rows = np.arange(low, min(low + BATCH, len(starts)))
+        batch, obs = every.rows(torch.from_numpy(rows)), None
+        obs, seeds = observations(batch), [seed + 7919 * int(starts[r]) for r in rows]
+        true, wrong = batch.action.numpy(), every.action.numpy()[other[rows]]
+        for query in sorted(model.queries):
+            given = {Query.FORWARD: {"actions": true}, Query.INVERSE: {"future": batch.future.numpy()}}.get(query, {})
+            out = model.sample(obs, query, seed=seeds, steps=steps, **given)
+            if out.actions is not None:
+                errors.setdefault(query, []).append(action_error(out.actions, batch))
+            if out.points is not None and query is Query.POLICY:
+                points.append(_point_error(out.points, batch))
+            if out.future is not None:
+                futures.setdefault(query, []).append(_score(batch, torch.from_numpy(out.future), spec.frame_offsets))
+            if query is Query.FORWARD:
+                deaf = model.sample(obs, query, seed=seeds, steps=steps, actions=wrong).future
+                listening.append(
+                    moving_errors(
+                        batch.obs,
+                        batch.future,
+                        [torch.from_numpy(out.future), torch.from_numpy(deaf)],
+                        batch.frame_valid,
+                    )
+                )
+        ceiling = model.reconstruct(batch)
+        if ceiling is not None:
+            futures.setdefault("ceiling", []).append(_score(batch, ceiling, spec.frame_offsets))
+    joined = (
+        Errors(np.concatenate([e.sums for e in listening], 1), np.concatenate([e.count for e in listening]))
+        if listening
+        else None
+    )
+    return Imagination(
+        episode=frames.episode[starts],
+        imitate=frames.imitate[frames.episode[starts]],
+        fidelity={k: Fidelity.join(v) for k, v in futures.items()},
+        listening=joined,
+        action_error={k: np.concatenate(v) for k, v in errors.items()},
+        points=np.concatenate(points) if points else None,
+    )
+
+
+def _score(batch: Batch, future: Tensor, offsets: tuple[int, ...]) -> Fidelity:
+    return fidelity(batch.obs, batch.future, future, offsets, batch.frame_valid)
+
+
+def _point_error(points: np.ndarray, batch: Batch) -> np.ndarray:
+    """See `Imagination.points`; points is (B, F, K, 3)."""
+    flow = batch.point_flow.numpy()
+    moved = np.linalg.norm(flow, axis=-1)
+    error = np.linalg.norm(points - batch.points.numpy()[:, None, :, :3] - flow, axis=-1)
+    moves = (moved > MOVES) & batch.frame_valid.numpy()[..., None]
+    return np.stack([(x * moves).sum(-1, dtype=np.float64) for x in (error, moved, moves)], -1)
+
+
+def action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:
+    """Mean squared error of each row over its valid steps, NaN where there are none."""
+    valid = batch.action_valid.numpy()[..., None]
+    total, count = (
+        (np.square(actions - batch.action.numpy()) * valid).sum((1, 2)),
+        valid.sum((1, 2)) * actions.shape[-1],
+    )
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)

@@ -1,0 +1,138 @@
+"""`wamkit eval X Y --paired`: which of two runs is better, how sure that is, and how many more episodes it would take to know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from wamkit.config import atomic_write
+from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
+from wamkit.eval.metrics.sequential_tests import PairedEProcess
+from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
+from wamkit.files import make_folder
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.types import EvaluationError, Interval, WamkitError
+
+
+@dataclass(frozen=True)
+class TaskPair:
+    """One task: both success rates, how often only one of the two solved it, and McNemar's p after Holm's correction over tasks."""
+
+    task: str
+    first: Interval
+    second: Interval
+    first_only: int
+    second_only: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class PairedResult:
+    """Two runs on the same reset states.
+
+    difference: of success, second minus first, in [-1, 1].   e, p_value: see `PairedEProcess`; may be read after any number of episodes.
+    winner: "first" or "second" where that is decided at 5 %.   episodes_left: further ones, over all tasks, after which a
+    decision is likely (80 %) if things go on as seen; 0 once decided, None where no end is in sight.
+    """
+
+    runs: tuple[str, str]
+    episodes: int
+    tasks: tuple[TaskPair, ...]
+    difference: float
+    e: float
+    p_value: float
+    winner: str | None
+    episodes_left: int | None
+
+
+def paired(
+    runs: Sequence[Path],
+    *,
+    episodes: int = 20,
+    replan_every: int = 8,
+    steps: int | None = None,
+    query: str = "policy",
+    processes: int = 2,
+) -> PairedResult:
+    """Plays both runs from the same held-out reset states, prints and returns what that says, and writes it to the second run's eval folder.
+
+    Episodes that were played before are read. Raises WamkitError where the runs are not two, or do not belong to one world.
+    """
+    if len(runs) != 2 or runs[0] == runs[1]:
+        raise WamkitError(f"a paired comparison is of two runs, got {', '.join(map(str, runs))}")
+    worlds = [load_checkpoint(run).config["source"] for run in runs]
+    for key in ("env", "tasks", "options"):
+        if worlds[0][key] != worlds[1][key]:
+            raise WamkitError(
+                f"{runs[0]} and {runs[1]} were made for different worlds: {key} is {worlds[0][key]!r} and {worlds[1][key]!r}"
+            )
+    world = worlds[0]
+    if not world["env"]:
+        raise WamkitError(
+            f"{runs[0]} was trained on data that no environment of wamkit made; there is nothing to play in"
+        )
+    protocol = Protocol(
+        world["env"], tuple(world["tasks"]), tuple(world["options"].items()), episodes, replan_every, query, steps
+    )
+    played = [closed_loop(run, protocol, processes=processes, desc=run.name) for run in runs]
+    result = evidence((str(runs[0]), str(runs[1])), *played)
+    folder = runs[1] / "eval"
+    make_folder(folder)
+    path = folder / f"paired-with-{runs[0].name}.json"
+    atomic_write(path, (json.dumps(asdict(result), indent=2) + "\n").encode())
+    print(text(result))
+    print(f"written: {path}")
+    return result
+
+
+def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Record]) -> PairedResult:
+    """What two lists of records say. Raises EvaluationError where they are not of the same tasks and reset states."""
+    outcomes = [{(r.task, r.seed): r.success for r in records} for records in (first, second)]
+    if outcomes[0].keys() != outcomes[1].keys() or not outcomes[0]:
+        odd = sorted(outcomes[0].keys() ^ outcomes[1].keys())[:3]
+        raise EvaluationError(f"the runs were not played from the same reset states: {odd or 'there are none'}")
+    tasks = list(dict.fromkeys(r.task for r in first))
+    pairs = {t: np.array([[o[t, s] for o in outcomes] for u, s in outcomes[0] if u == t]) for t in tasks}
+    tests = [mcnemar(p[:, 0], p[:, 1]) for p in pairs.values()]
+    rows = []
+    for (task, p), test, corrected in zip(pairs.items(), tests, holm([t.p_value for t in tests]), strict=True):
+        rates = (wilson(int(p[:, k].sum()), len(p)) for k in (0, 1))
+        rows.append(TaskPair(task, *rates, test.first_only, test.second_only, float(corrected)))
+    # Reset state by reset state through all tasks: an order that no outcome chose.
+    order = sorted(outcomes[0], key=lambda k: (k[1], tasks.index(k[0])))
+    process = PairedEProcess().update(*(np.array([o[k] for k in order], bool) for o in outcomes))
+    difference = float(np.mean([p[:, 1].mean() - p[:, 0].mean() for p in pairs.values()]))
+    try:
+        left = process.episodes_left()
+    except EvaluationError:  # so alike that no number of episodes worth playing tells them apart
+        left = None
+    return PairedResult(runs, len(order), tuple(rows), difference, process.e, process.p_value, process.winner, left)
+
+
+def text(r: PairedResult) -> str:
+    """For a terminal."""
+    lines = [
+        f"first   {r.runs[0]}",
+        f"second  {r.runs[1]}",
+        "",
+        f"{'':<28} first  second  only first  only second  p (Holm)",
+    ]
+    for t in r.tasks:
+        lines.append(
+            f"{t.task:<28} {t.first.value:>5.0%}  {t.second.value:>6.0%}  {t.first_only:>10}  {t.second_only:>11}  {t.p_value:>8.3f}"
+        )
+    lines += ["", f"{r.episodes} pairs; success of the second less that of the first: {100 * r.difference:+.1f} points"]
+    lines.append(f"evidence against equality: e = {r.e:.3g}, anytime-valid p = {r.p_value:.3g}")
+    if r.winner:
+        lines.append(
+            f"decided: the {r.winner} is better (wrong in 5 % of comparisons of equals, however often one looks)"
+        )
+    elif r.episodes_left is None:
+        lines.append("not decided, and nothing seen so far says which way it would go")
+    else:
+        lines.append(f"not decided; if it goes on like this, likely after {r.episodes_left} more pairs (--episodes)")
+    return "\n".join(lines)

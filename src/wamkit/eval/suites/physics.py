@@ -1,0 +1,325 @@
+"""The physical axis of a report: does what a model imagines obey the world's laws, as far as a simulator can tell?
+
+A model lives on its own pictures through real episodes (`takes`). A probe and a segmenter, trained on other real episodes and frozen, read
+places, sizes, presence and pixels of every thing off each picture; what they read off the *real* pictures of the same instants
+is the floor. A picture in which nothing moves is read as well: many laws are kept by doing nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from wamkit.envs import ENVIRONMENTS
+from wamkit.envs.ground_truth import Truth
+from wamkit.envs.physics import Physics
+from wamkit.eval.metrics import physics as physical
+from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, physics_iq_score
+from wamkit.eval.metrics.physics import Violations
+from wamkit.eval.probes.object_state import Probe, ProbeError, States, probe_error, read_states, train_probe
+from wamkit.eval.probes.segmentation import Segmenter, read_masks, train_segmenter
+from wamkit.eval.results import PHYSICAL, Row, Table, Worst
+from wamkit.eval.suites.counterfactuals import Setting, environment
+from wamkit.eval.suites.free_running import Continuation, Take, continued, takes
+from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
+from wamkit.families.base import Family
+from wamkit.types import UNDEFINED, EvaluationError, Interval
+from wamkit.viz.images import difference
+
+TRAIN_FRAMES = 1500
+"""At most so many real pictures teach probe and segmenter."""
+
+JITTER = 0.05
+"""Share by which mass, friction, speed and place differ in the second take that a ceiling is made from, where an environment has that."""
+
+NAMES = {
+    "lost": ("things that vanish", ".1%", "share of visible things"),
+    "lost_again": ("things that vanish after being hidden", ".1%", "share of those that came back"),
+    "invented": ("things from nowhere", ".1%", "share of absent things"),
+    "size_drift": ("change of size", ".3f", "nats beyond the true change"),
+    "ade": ("places, mean error", ".3f", "m"),
+    "teleports": ("jumps", ".1%", "share of steps faster than ever seen"),
+    "premature": ("moves before it is touched", ".1%", "share of things at rest"),
+    "missed": ("is touched and does not move", ".1%", "share of things that were moved"),
+    "lag": ("when it begins to move, error", ".2f", "frames"),
+    "penetration_rate": ("one inside another", ".1%", "share of frames"),
+    "penetration_depth": ("how deep", ".4f", "m"),
+    "gravity": ("fall, error of acceleration", ".2f", "g"),
+    "levitation": ("hangs in the air", ".1%", "share of frames"),
+    "energy_gain": ("energy from nothing", ".3f", "share of the episode's"),
+    "momentum": ("momentum lost or won in collisions", ".2f", "share"),
+    "contact_f1_error": ("contacts at the wrong time", ".2f", "1 - F1"),
+}
+"""Figures in a report's order: words, format, unit. Best is 0."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What reads pictures. things: bool (N,), the rows of `Truth` that it was taught, those that were ever seen.
+
+    error: the probe's, on real pictures that neither was trained on.
+    """
+
+    probe: Probe
+    segmenter: Segmenter
+    things: np.ndarray
+    error: ProbeError
+
+    def states(self, pictures: UInt8[np.ndarray, "M 3 H W"]) -> States:
+        """What the probe reads, of all N things: those that it was never taught are absent."""
+        read, shape = read_states(self.probe, pictures), (len(pictures), len(self.things))
+        position = np.full((*shape, read.position.shape[-1]), np.nan)
+        present, area = np.zeros(shape, bool), np.zeros(shape)
+        position[:, self.things], present[:, self.things], area[:, self.things] = read.position, read.present, read.area
+        return States(position, present, area)
+
+    def masks(self, pictures: UInt8[np.ndarray, "M 3 H W"]) -> Bool[np.ndarray, "M N H W"]:
+        """What the segmenter reads, likewise."""
+        out = np.zeros((len(pictures), len(self.things), *pictures.shape[2:]), bool)
+        out[:, self.things] = read_masks(self.segmenter, pictures)
+        return out
+
+
+def reader(
+    learn: Sequence[Take],
+    check: Sequence[Take],
+    *,
+    seed: int = 0,
+    steps: int | None = None,
+    mask_steps: int | None = None,
+) -> Reader:
+    """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where nothing is ever seen.
+
+    steps, mask_steps: of training; as many as there are pictures, and half as many, up to 1500 and 400, if not given.
+    """
+    pictures = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in learn])
+    states = _joined([true_states(t.truth) for t in learn])
+    things = states.present.any(0)
+    if not things.any():
+        raise EvaluationError("nothing that this world's truth tells of is ever seen: there is nothing to read")
+    masks = np.concatenate([t.truth.mask for t in learn])[:, things]
+    rows = np.random.default_rng(seed).permutation(len(pictures))[:TRAIN_FRAMES]
+    rows.sort()
+    taught = _only(states, rows, things)
+    probe = train_probe(pictures[rows], taught, seed, steps or min(1500, len(rows)))
+    segmenter = train_segmenter(pictures[rows], masks[rows], seed, mask_steps or min(400, 1 + len(rows) // 2))
+    real = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in check])
+    known = _only(_joined([true_states(t.truth) for t in check]), np.arange(len(real)), things)
+    return Reader(probe, segmenter, things, probe_error(probe, real, known))
+
+
+def _only(states: States, rows: np.ndarray, things: np.ndarray) -> States:
+    return States(*(x[rows][:, things] for x in (states.position, states.present, states.area)))
+
+
+def _joined(parts: Sequence[States]) -> States:
+    return States(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(States)))
+
+
+EPSILON = 0.02
+"""Metres by which a thing must be away to have moved; more where the probe cannot tell that."""
+
+
+def law_errors(truth: Truth, states: States, dt: float, epsilon: float = EPSILON) -> dict[str, float]:
+    """The figures of `NAMES` that hold in any world, of one continuation. 0 is best, NaN where there is no case of it.
+
+    truth: with masks, of the T instants.   states: what was read from as many pictures.   dt: seconds between them.
+    epsilon: see `contact_causality`.   Contacts are the true ones, since the actions are: whether what is touched then moves is the model's.
+    """
+    exists, position = truth.exists, states.position
+    known, touched = truth.position, truth.contact[:, :, -1]
+    gone = physical.permanence(truth.area >= VISIBLE, states.present)
+    causes = physical.contact_causality(known, position, touched, touched, epsilon)
+    both = np.isfinite(position).all(-1) & exists
+    out = {
+        "lost": gone.lost,
+        "lost_again": gone.lost_again,
+        "invented": gone.invented,
+        "size_drift": physical.size_drift(truth.area, states.area),
+        "teleports": physical.teleports(known, position, dt),
+        "premature": causes.premature,
+        "missed": causes.missed,
+        "lag": causes.lag,
+    }
+    figures = {name: figure.value for name, figure in out.items()}
+    return figures | {"ade": ade(known[both], position[both]) if both.any() else np.nan}
+
+
+def _figures(world: Setting, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
+    truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
+    env = environment(world, c.take.task)
+    if isinstance(env, Physics):  # which knows masses, and where things would be inside of each other
+        draws, env.render_images = env.render_images, False
+        env.restore(c.take.start)
+        env.render_images = draws
+        return errors(env, truth, states, dt)
+    return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
+
+
+@dataclass(frozen=True)
+class Commonsense:
+    """What is measured on the physical axis. laws, still: of imagined pictures and of one that stands still, beside real ones.
+
+    moves, ceiling: Physics-IQ's figures of imagined and of real pictures, both read by the segmenter, against the simulator's masks.
+    retakes: of second takes with `JITTER`, by their true masks; empty where an environment has no jitter.
+    """
+
+    continuations: tuple[Continuation, ...]
+    laws: Violations
+    still: Violations
+    moves: tuple[PhysicsIQ, ...]
+    ceiling: tuple[PhysicsIQ, ...]
+    retakes: tuple[PhysicsIQ, ...]
+    error: ProbeError
+
+
+def commonsense(model: Family, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
+    """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
+
+    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `continued` do.
+    """
+    real = takes(world, first=0, episodes=episodes, processes=processes)
+    others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
+    again = []
+    if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
+        shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
+        again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
+    return examine(continued(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
+
+
+def examine(
+    went: Sequence[Continuation], world: Setting, eyes: Reader, fps: float, again: Sequence[Take] = ()
+) -> Commonsense:
+    """What `eyes` read of continuations. again: second takes, in the order of the first."""
+    dt = float(np.diff(went[0].steps)[0]) / fps
+    rows: dict[str, list[Any]] = {"imagined": [], "real": [], "still": [], "moves": [], "ceiling": []}
+    for c in went:
+        shown = c.take.pictures(c.steps)
+        frozen = np.broadcast_to(shown[:1], shown.shape)
+        for name, frames in (("imagined", c.frames), ("real", shown), ("still", frozen)):
+            rows[name].append(_figures(world, c, frames, eyes, dt))
+        for name, frames in (("moves", c.frames), ("ceiling", shown)):
+            rows[name].append(_moves(c, frames, shown, eyes, dt))
+    return Commonsense(
+        tuple(went),
+        Violations.of(rows["imagined"], rows["real"]),
+        Violations.of(rows["still"], rows["real"]),
+        tuple(rows["moves"]),
+        tuple(rows["ceiling"]),
+        tuple(_retakes(went, again, dt)),
+        eyes.error,
+    )
+
+
+def _moves(c: Continuation, frames: np.ndarray, shown: np.ndarray, eyes: Reader, dt: float) -> PhysicsIQ:
+    """Physics-IQ's figures of pictures: where and when things moved, against the simulator's own masks."""
+    truth, pictures = c.take.truth.at(c.steps), np.ascontiguousarray(frames[:, 0])
+    read = motion_mask(eyes.masks(pictures), eyes.states(pictures).position, dt, _slow(dt))
+    known = motion_mask(truth.mask, truth.position, dt, _slow(dt))
+    return physics_iq(known, read, shown[:, 0], pictures)
+
+
+def _slow(dt: float) -> float:
+    """Metres a second below which a thing rests: a centimetre from picture to picture, about what a probe can tell."""
+    return 0.01 / dt
+
+
+def _retakes(went: Sequence[Continuation], again: Sequence[Take], dt: float) -> list[PhysicsIQ]:
+    """The same scenes with other masses, frictions and places, by their true masks: how far reality agrees with itself."""
+    second, out = {(t.task, t.seed): t for t in again}, []
+    for c in went:
+        other = second.get((c.take.task, c.take.seed))
+        steps = [s for s in c.steps if other is not None and s < len(other)]
+        if len(steps) > 1:
+            a, b = (t.truth.at(steps) for t in (c.take, other))
+            masks = (motion_mask(x.mask, x.position, dt, _slow(dt)) for x in (a, b))
+            out.append(physics_iq(*masks, c.take.pictures(steps)[:, 0], other.pictures(steps)[:, 0]))
+    return out
+
+
+# ------------------------------------------------------------------------------------------------------------------ report
+
+
+def _mean(x: np.ndarray, fmt: str) -> str:
+    return f"{np.nanmean(x):{fmt}}" if np.isfinite(x).any() else "undefined"
+
+
+def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
+    """Two tables: laws, and where and when things moved."""
+    episode = np.arange(len(found.continuations))
+    rows = []
+    for name, (words, fmt, unit) in NAMES.items():
+        if name not in found.laws.metric:
+            continue
+        excess = found.laws.interval(name, episode, seed)
+        if excess.undefined:
+            continue
+        cases = int(np.isfinite(found.laws.excess(name)).sum())
+        imagined, floor, still = (
+            _mean(x[name], fmt) for x in (found.laws.metric, found.laws.floor, found.still.metric)
+        )
+        note = f"imagined {imagined}, read off real pictures {floor}, if nothing moved {still}; {unit}; {cases} clips"
+        rows.append(Row(words, excess.value, excess, "", None, fmt, note=note))
+    e, longest = found.error, max(c.steps[-1] for c in found.continuations)
+    how = (
+        f"{len(found.continuations)} real episodes that it goes on with by itself for up to {longest} steps. A probe reads things off pictures; "
+        "each figure is what it reads off imagined pictures less what it reads off the real ones: 0 is as lawful as reality. "
+        f"Of real pictures it is {e.position:.3f} m off (95 %: {e.position_p95:.3f} m)."
+    )
+    tables = [Table("Does it break the laws of physics?", how, tuple(rows), PHYSICAL)]
+    if moved := _moved(found, seed):
+        how = (
+            "Overlap of the pixels of moving things, imagined and true (Physics-IQ's three figures, on the simulator's masks), over what the "
+            "same segmenter gets on real pictures. 1 is as good as reality, 0 is nothing moving where it should."
+        )
+        tables.append(Table("Does it move what moves, where and when?", how, tuple(moved), PHYSICAL))
+    return tables
+
+
+def _moved(found: Commonsense, seed: int) -> list[Row]:
+    rows = []
+    words = {"spatial": "where", "spatiotemporal": "where and when", "weighted": "where and how much"}
+    for name, said in words.items():
+        top, bottom = (np.array([getattr(c, name) for c in side]) for side in (found.moves, found.ceiling))
+        ratio = _over(top, bottom, seed)
+        if not ratio.undefined:
+            note = f"overlap imagined {np.nanmean(top):.2f}, real {np.nanmean(bottom):.2f}"
+            if found.retakes:
+                again = np.nanmean([getattr(c, name) for c in found.retakes])
+                note += f"; a second take with {JITTER:.0%} other masses, frictions and places {again:.2f}"
+            rows.append(Row(said, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
+    if rows:
+        ceiling = found.retakes or found.ceiling
+        try:
+            score, _ = physics_iq_score(found.moves, ceiling)
+        except EvaluationError:  # second takes that have nothing in common
+            return rows
+        note = "over " + ("second takes" if found.retakes else "real pictures, for a replay of this simulator is exact")
+        rows.append(Row("Physics-IQ's score", score, None, fmt=".0f", note=f"of 100, {note}"))
+    return rows
+
+
+def _over(top: np.ndarray, bottom: np.ndarray, seed: int) -> Interval:
+    known = np.isfinite(top) & np.isfinite(bottom)
+    if not known.any() or not bottom[known].sum():
+        return UNDEFINED
+    return bootstrap_ratio(top[known], bottom[known], np.arange(known.sum()), seed)
+
+
+def worst_continuations(found: Commonsense, count: int = 2) -> list[Worst]:
+    """The clips in which things are furthest from where they should be."""
+    away = found.laws.excess("ade")
+    order = [i for i in np.argsort(-np.nan_to_num(away, nan=-np.inf)) if np.isfinite(away[i])][:count]
+    out = []
+    for i in order:
+        c = found.continuations[i]
+        real, imagined = c.take.pictures(c.steps)[:, 0], c.frames[:, 0]
+        note = f"seed {c.take.seed}, things {100 * away[i]:.0f} cm further off than the probe is"
+        columns = {"happened": real, "went on by itself": imagined, "difference": difference(real, imagined)}
+        out.append(Worst(PHYSICAL, c.take.task, columns, 3.0, note))
+    return out

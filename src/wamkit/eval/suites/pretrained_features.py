@@ -1,0 +1,116 @@
+"""Perceptual and distribution metrics by pretrained encoders that the user names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Integer, Shaped
+from torch import Tensor
+
+from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.metrics.perceptual import I3D, LPIPS, Dinov2, VideoMAE, clip_features
+from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, gaussian_frechet, polynomial_mmd
+from wamkit.eval.results import VISUAL, Row, Table
+from wamkit.types import EvaluationError
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Encoders that a user named. pairs compare pictures, videos compare sets of clips; see `encoder_table`."""
+
+    pairs: tuple[LPIPS | Dinov2, ...] = ()
+    videos: tuple[VideoMAE | I3D, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """Each with the hash of its weights."""
+        return [e.name for e in (*self.pairs, *self.videos)]
+
+
+def named_encoders(named: Sequence[str]) -> Encoders:
+    """Those that KIND=WEIGHTS name: lpips-alex=TRUNK,HEADS and lpips-vgg=TRUNK,HEADS, dinov2=, videomae= (a path or a hub id), i3d=FILE.
+
+    Raises EvaluationError for another kind, and as the encoders do for weights that are not of that kind.
+    """
+    pairs: list[LPIPS | Dinov2] = []
+    videos: list[VideoMAE | I3D] = []
+    for text in named:
+        kind, _, weights = text.partition("=")
+        if kind in ("lpips-alex", "lpips-vgg"):
+            trunk, _, heads = weights.partition(",")
+            if not trunk or not heads:
+                raise EvaluationError(f"LPIPS is two files: {kind}=TRUNK,HEADS, not {text!r}")
+            pairs.append(LPIPS(trunk, heads, "vgg" if kind == "lpips-vgg" else "alex"))
+        elif not weights or kind not in ("dinov2", "videomae", "i3d"):
+            raise EvaluationError(
+                f"an encoder is named by its kind and weights: lpips-alex=TRUNK,HEADS, lpips-vgg=TRUNK,HEADS, dinov2=MODEL, videomae=MODEL "
+                f"or i3d=FILE, not {text!r}"
+            )
+        elif kind == "dinov2":
+            pairs.append(Dinov2(weights))
+        else:
+            videos.append(VideoMAE(weights) if kind == "videomae" else I3D(weights))
+    return Encoders(tuple(pairs), tuple(videos))
+
+
+def encoder_table(
+    current: Shaped[Tensor, "N *V 3 H W"],
+    truth: Shaped[Tensor, "N F *V 3 H W"],
+    imagined: Shaped[Tensor, "N F *V 3 H W"],
+    episode: Integer[np.ndarray, " N"],
+    *,
+    pairs: Sequence[LPIPS | Dinov2] = (),
+    videos: Sequence[VideoMAE | I3D] = (),
+    seed: int = 0,
+) -> Table:
+    """Every figure of these encoders, each beside that of copying the current frame.
+
+    pairs: compare each imagined frame with the true one.   videos: compare sets of clips, the current frame the first of each; views are
+    clips of the same episode. Both distances of sets need four episodes. Intervals resample episodes.
+    Raises EvaluationError where there is no encoder, and as these do.
+    """
+    if not pairs and not videos:
+        raise EvaluationError("name the weights of an encoder: without them there is none of its figures")
+    copy = current.unsqueeze(1).expand_as(truth)
+    rows = []
+    for pair in pairs:
+        model, still = (pair(truth, x).reshape(len(truth), -1).mean(1).double().cpu().numpy() for x in (imagined, copy))
+        value = bootstrap_ratio(model, np.ones(len(model)), np.asarray(episode), seed)
+        rows.append(
+            Row(
+                pair.name,
+                value.value,
+                value,
+                fmt=".3f",
+                note=f"{pair.better} is better; copying has {still.mean():.3f}",
+            )
+        )
+    for encoder in videos:
+        real, made, still_set = (_whole(encoder, current, x, episode) for x in (truth, imagined, copy))
+        mmd, copied = (polynomial_mmd(real, x, seed) for x in (made, still_set))
+        note = f"floor {mmd.floor.value:.3g}, copying {copied.value.value:.3g}; unbiased, {mmd.clips} clips a side"
+        rows.append(Row(f"MMD ({encoder.name})", mmd.value.value, mmd.value, fmt=".3g", note=note))
+        # FVD is the bare formula on all clips and dimensions; what of it is the bias of so few clips, only the halves tell.
+        halves = frechet_distance(real, made, seed, dims=None)
+        note = (
+            f"copying {gaussian_frechet(real.values, still_set.values):.3g}; of {len(real)} clips a side. Mind the bias: with {halves.clips} a side "
+            f"{halves.value:.3g}, and between real ones {halves.floor:.3g}"
+        )
+        far = gaussian_frechet(real.values, made.values)
+        rows.append(Row(f"{encoder.distance} ({encoder.name})", far, fmt=".3g", note=note))
+    how = (
+        f"{len(truth)} futures of {truth.shape[1]} frames. Names are those of the weights (a hash follows @), and figures of other weights, "
+        "resolutions, rates or numbers of frames do not compare."
+    )
+    return Table("Do pretrained encoders see it so?", how, tuple(rows), VISUAL)
+
+
+def _whole(encoder: VideoMAE | I3D, current: Tensor, future: Tensor, episode: np.ndarray) -> ClipFeatures:
+    """Features of clips from the current frame on; views are clips of their own."""
+    clips = torch.cat([current.unsqueeze(1), future], 1)
+    views = clips.shape[2] if clips.ndim == 6 else 1
+    clips = clips.transpose(1, 2).flatten(0, 1) if clips.ndim == 6 else clips
+    return clip_features(encoder, clips, np.repeat(np.asarray(episode), views))

@@ -1,0 +1,1 @@
+"""Comparisons: many recipes under one budget."""

@@ -1,0 +1,231 @@
+"""Comparisons: lists of recipes that are trained and evaluated under one budget. `wamkit compare NAME` runs one.
+
+Every entry of a comparison sees as many samples in all its stages together, has a trunk of the same size, and is played from the
+same held-out reset states. Training seeds are fixed here, before anything is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from wamkit.data.loading.mixture import SourceConfig
+from wamkit.nn.attention_mask import Program
+from wamkit.registry import Registry
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
+
+    against: the row that it is compared with, pairwise, if not the comparison's reference.
+    sources: what is learned from, if not all of the data set alone: data sets beside it (folders named as they are there), mixed.
+    """
+
+    name: str
+    recipe: str
+    seeds: tuple[int, ...] = (0, 1)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    against: str = ""
+    sources: tuple[SourceConfig, ...] = ()
+
+    @property
+    def slug(self) -> str:
+        """What is trained, as a file name: the same in every comparison."""
+        options = "".join(f"-{k.split('.')[-1]}-{v}" for k, v in self.options.items())
+        return self.recipe.removeprefix("metaworld-") + options + "".join(f"-{_word(s)}" for s in self.sources)
+
+
+def _word(source: SourceConfig) -> str:
+    episodes = "_{}_{}".format(*source.demonstrations) if source.demonstrations else ""
+    return f"{Path(source.data).name}{episodes}{'' if source.actions else '_video'}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows under one question. reference: the row that all others are compared with, pairwise, if any."""
+
+    title: str
+    question: str
+    reference: str
+    entries: tuple[Entry, ...]
+
+
+COMPARISONS: Registry[Callable[[], Comparison]] = Registry("comparison", "wamkit.comparisons")
+
+THREE = (0, 1, 2)
+LEAVES = (
+    "mot",
+    "hidden_state",
+    "hidden_state-detached",
+    "cascade_idm",
+    "cascade_geom",
+    "latent_action",
+    "query_ar",
+    "discrete",
+    "jepa",
+    "align",
+    "shared_rep",
+    "world_model",
+)
+
+
+@COMPARISONS.register("leaves")
+def leaves() -> Comparison:
+    """Every leaf of the taxonomy and the two controls."""
+    head = [Entry("unified", "metaworld-unified", THREE), Entry("bc", "metaworld-bc", THREE)]
+    rest = [Entry(name, f"metaworld-{name}") for name in LEAVES]
+    return Comparison(
+        "Every leaf of the taxonomy",
+        "Which way to couple imagination and action? One trunk, one data set, one budget, one protocol.",
+        "unified",
+        (*head, *rest),
+    )
+
+
+@COMPARISONS.register("programs")
+def programs() -> Comparison:
+    """The six programs of `unified`: which stream may look at which."""
+    others = [p.value for p in Program if p is not Program.JOINT]
+    entries = [Entry(Program.JOINT.value, "metaworld-unified")]
+    entries += [Entry(p, "metaworld-unified", options={"model.program": p}) for p in others]
+    return Comparison(
+        "Six programs on one trunk",
+        "Which stream should see which, clean or noisy? The same weights in number and place; only the mask differs.",
+        Program.JOINT.value,
+        tuple(entries),
+    )
+
+
+@COMPARISONS.register("decoding")
+def decoding() -> Comparison:
+    """How actions come out."""
+    return Comparison(
+        "How actions come out",
+        "The trunk denoises them, a small head does, queries regress them, tokens spell them out, or they are read off the imagined "
+        "pictures. Trunks are equal within 5 %.",
+        "trunk denoises",
+        (
+            Entry("trunk denoises", "metaworld-unified"),
+            Entry("small head denoises", "metaworld-hidden_state"),
+            Entry("regression queries", "metaworld-query_ar"),
+            Entry("autoregressive bins", "metaworld-discrete"),
+            Entry("inverse dynamics", "metaworld-cascade_idm"),
+        ),
+    )
+
+
+@COMPARISONS.register("conditioning")
+def conditioning() -> Comparison:
+    """How what is known reaches what is denoised."""
+    others = ("channel", "cross", "adaln")
+    entries = [Entry("prefix", "metaworld-unified")]
+    entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]
+    return Comparison(
+        "How what is known reaches what is denoised",
+        "Context tokens in the sequence, concatenated on channels, looked at by cross-attention, or as scales and shifts of norms. The same trunk.",
+        "prefix",
+        tuple(entries),
+    )
+
+
+@COMPARISONS.register("imagination")
+def imagination() -> Comparison:
+    """Imagining at test time, against not: the same training, bit for bit."""
+    entries = []
+    for name in ("hidden_state", "mot"):
+        entries.append(Entry(f"{name}, not imagining", f"metaworld-{name}"))
+        options = {"model.imagine": True}
+        entries.append(Entry(f"{name}, imagining", f"metaworld-{name}", options=options, against=entries[-1].name))
+    return Comparison(
+        "Does imagining at test time help?",
+        "The same weights, asked for actions without imagining first, or with.",
+        "",
+        tuple(entries),
+    )
+
+
+@COMPARISONS.register("history")
+def history() -> Comparison:
+    """Looking back at earlier moments, read together with the present or apart and remembered."""
+    together = {"model.chunk_causal": False}
+    return Comparison(
+        "Does looking back help?",
+        "No history; four earlier moments in one context with the present; the same ones read apart, once, and remembered.",
+        "no history",
+        (
+            Entry("no history", "metaworld-unified"),
+            Entry("read together", "metaworld-unified-chunk_causal", options=together),
+            Entry("chunk-causal", "metaworld-unified-chunk_causal"),
+            Entry("mot, no history", "metaworld-mot"),
+            Entry("mot, chunk-causal", "metaworld-mot-chunk_causal", against="mot, no history"),
+        ),
+    )
+
+
+@COMPARISONS.register("video-sources")
+def video_sources() -> Comparison:
+    """Few labelled demonstrations, and video without actions of other seeds, other tasks, other sources."""
+
+    def entry(name: str, *video: SourceConfig) -> Entry:
+        options = {"train.batch_size": 32} if video else {}
+        weights = tuple(replace(v, weight=1 / len(video), actions=False) for v in video)
+        few = SourceConfig(DATA, demonstrations=(0, LABELLED))
+        return Entry(name, "metaworld-unified", THREE, options, sources=(few, *weights))
+
+    seeds = SourceConfig(DATA, demonstrations=(LABELLED, LABELLED + 50))
+    tasks, hand, other, head = (SourceConfig(n) for n in ("others", "hand", "reacher", "ego"))
+    more = Entry(
+        f"{LABELLED + 50} labelled",
+        "metaworld-unified",
+        THREE,
+        sources=(replace(seeds, demonstrations=(0, LABELLED + 50)),),
+    )
+    return Comparison(
+        "Does video without actions help, and which?",
+        f"{LABELLED} labelled demonstrations of four tasks alone, and with video, of whose actions nothing is known: 50 further "
+        "demonstrations of the same tasks, 80 of eight other tasks, or the three other sources (a wrist camera carried by hand, another "
+        "robot, a moving head). All rows see the same number of labelled samples; those with video as many of it again, in batches "
+        "twice as large.",
+        f"{LABELLED} labelled",
+        (
+            entry(f"{LABELLED} labelled"),
+            entry("+ video of other seeds", seeds),
+            entry("+ video of other tasks", tasks),
+            entry("+ video of other sources", hand, other, head),
+            more,
+        ),
+    )
+
+
+LABELLED = 8
+"""Demonstrations that keep their actions, two a task."""
+
+DATA = "points"
+"""The data set of this repository's comparisons."""
+
+VIDEO_USERS = ("unified", *(name for name in LEAVES if name != "world_model"))
+"""Families that learn from video without actions."""
+
+
+@COMPARISONS.register("action-free")
+def action_free() -> Comparison:
+    """Ten labelled demonstrations alone, and with fifty more without actions."""
+    alone, more = {"episodes.labelled": 10}, {"episodes.labelled": 10, "episodes.action_free": 50}
+    entries = [Entry("bc, 10 labelled", "metaworld-bc", options=alone)]
+    for name in VIDEO_USERS:
+        entries.append(Entry(f"{name}, 10 labelled", f"metaworld-{name}", options=alone))
+        row = f"{name}, 10 labelled + 50 action-free"
+        # One seed: it showed that a sixth of the labelled samples is what such rows have, and lose.
+        entries.append(Entry(row, f"metaworld-{name}", (0,), more, against=entries[-1].name))
+        halved = {**more, "episodes.labelled_share": 0.5}
+        entries.append(Entry(f"{row}, half each", f"metaworld-{name}", options=halved, against=entries[-2].name))
+    return Comparison(
+        "What video without actions is worth",
+        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in as many samples: "
+        "drawn alike, so that a sixth of them have actions, or half of them. Each family is compared with itself.",
+        "",
+        tuple(entries),
+    )

@@ -1,0 +1,284 @@
+"""The page of a comparison: Markdown that any forge shows, with its pictures as SVG files beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.config import atomic_write
+from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar
+from wamkit.experiments.comparisons import Comparison
+from wamkit.files import make_folder
+from wamkit.types import Interval
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one finished job leaves behind.
+
+    key: of data and protocol.   configuration: of the run.   samples: rows seen, by training stage.   training: seconds.
+    episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
+    figures: name -> (value, low, high) of what is imagined.   latency: query -> the fields of `Latency`, ms.
+    curve: columns "step" and "held_out_action_error".
+    """
+
+    key: str
+    recipe: str
+    seed: int
+    configuration: Mapping[str, Any]
+    leaf: str
+    queries: tuple[str, ...]
+    parameters: Mapping[str, int]
+    samples: Mapping[str, int]
+    training: Mapping[str, float]
+    episodes: Mapping[str, Mapping[str, Any]]
+    figures: Mapping[str, tuple[float | None, float | None, float | None]]
+    latency: Mapping[str, Mapping[str, float]]
+    curve: Mapping[str, tuple[float, ...]]
+    made_by: Mapping[str, str]
+
+    def solved(self, task: str | None = None) -> np.ndarray:
+        """bool: outcomes of `task`, or of all tasks one after the other."""
+        rows = [e["solved"] for t, e in self.episodes.items() if task in (None, t)]
+        return np.array([c == "1" for c in "".join(rows)], bool)
+
+
+def write_page(
+    comparison: Comparison, rows: Mapping[str, Sequence[Result]], planned: int, command: str, path: Path
+) -> Path:
+    """Writes `path`, and its pictures into the folder of its name. rows: name -> results, at least one, one a seed."""
+    results = [r for own in rows.values() for r in own]
+    media = path.with_suffix("")
+    make_folder(media)
+    played = {name: own for name, own in rows.items() if own[0].episodes}
+    parts = [
+        f"# {comparison.title}",
+        comparison.question,
+        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in [jobs/](jobs/).",
+    ]
+    if played:
+        atomic_write(media / "success.svg", success_svg(played).encode())
+        parts += [
+            f"![success]({media.name}/success.svg)",
+            "## Does it solve the tasks?",
+            _success(played),
+            *_paired(comparison, played),
+        ]
+    if watched := {name: own for name, own in played.items() if own[0].curve["step"]}:
+        atomic_write(media / "curves.svg", curves_svg(watched).encode())
+        parts += [
+            f"![learning curves]({media.name}/curves.svg)",
+            "Error of the policy's actions on held-out demonstrations during training, one line a seed; grey, in every panel: the first row.",
+        ]
+    parts += ["## Is what it imagines right?", _imagined(rows), "## What does it cost?", _cost(rows), _latency(rows)]
+    parts += ["## How it was made", _made(results), CAVEATS]
+    atomic_write(path, ("\n\n".join(p for p in parts if p) + "\n").encode())
+    return path
+
+
+CAVEATS = """Intervals of success are Clopper and Pearson's over all episodes of a row; they say how well this set of trained
+models was measured. Two or three training seeds say little about how much another seed would differ: read each seed's own
+figure. No rate or size was tuned for any row but `unified`, whose rate all share, which favours it."""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# ------------------------------------------------------------------------------------------------------------------ tables
+
+
+def _pooled(own: Sequence[Result], task: str | None = None) -> Interval:
+    outcomes = np.concatenate([r.solved(task) for r in own])
+    return clopper_pearson(int(outcomes.sum()), len(outcomes))
+
+
+def _success(rows: Mapping[str, Sequence[Result]]) -> str:
+    tasks = list(next(iter(rows.values()))[0].episodes)
+    body = []
+    for name, own in rows.items():
+        rate = _pooled(own)
+        seeds = ", ".join(f"{r.solved().sum()}" for r in own)
+        cells = [f"{_pooled(own, t).value:.0%}" for t in tasks]
+        n = len(own[0].solved())
+        body.append(
+            [
+                name,
+                f"**{rate.value:.1%}**",
+                f"{rate.low:.0%} to {rate.high:.0%}",
+                *cells,
+                f"{seeds} of {n}",
+                own[0].leaf,
+            ]
+        )
+    return table(["", "success", "95 %", *(t.removesuffix("-v3") for t in tasks), "each seed", "leaf"], body)
+
+
+def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> list[str]:
+    """Differences on the same reset states."""
+    pairs = {e.name: e.against or comparison.reference for e in comparison.entries if e.name in rows}
+    body = [
+        [line[0], other, *line[1:]]
+        for name, other in pairs.items()
+        if name != other and other in rows and (line := _difference(rows[name], rows[other], name))
+    ]
+    if not body:
+        return []
+    text = (
+        "Differences in points, on the training seeds that both rows have and the same reset states; the interval resamples reset "
+        "states; won and lost: states that only one of the two solved (exact McNemar p)."
+    )
+    return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
+
+
+def _difference(own: Sequence[Result], other: Sequence[Result], name: str) -> list[str] | None:
+    a, b = ({r.seed: r.solved() for r in rs} for rs in (own, other))
+    seeds = sorted(set(a) & set(b))
+    if not seeds or len({len(x[s]) for x in (a, b) for s in seeds}) > 1:
+        return None
+    first, second = (np.concatenate([x[s] for s in seeds]) for x in (a, b))
+    state = np.tile(np.arange(len(a[seeds[0]])), len(seeds))
+    gap = bootstrap_ratio(first.astype(float) - second, np.ones(len(first)), state, seed=0)
+    test = mcnemar(first, second)
+    interval = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
+    counts = [str(test.first_only), str(test.second_only), f"{test.p_value:.2g}"]
+    return [name, f"{100 * gap.value:+.1f}", interval, *counts, str(len(seeds))]
+
+
+def _mean(own: Sequence[Result], figure: str, fmt: str) -> str:
+    values = [r.figures[figure][0] for r in own if figure in r.figures and r.figures[figure][0] is not None]
+    return format(sum(values) / len(values), fmt) if values else ""
+
+
+def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
+    body = []
+    for name, own in rows.items():
+        by = next((q for q in ("joint", "video", "forward") if q in own[0].queries), None)
+        near, far = _offsets(own[0])
+        cells = [_mean(own, f"{by}, {o}: {what}", fmt) for what, fmt in IMAGINED for o in (near, far)]
+        ratios = [_mean(own, n, ".2f") for n in (*RATIOS, f"scene points, {far}: error / standing still")]
+        body.append([name, by if any(cells) else "", *cells, *ratios, ", ".join(own[0].queries)])
+    near, far = _offsets(next(iter(rows.values()))[0])
+    head = [f"{what} {o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
+    how = (
+        "Means over seeds, held-out demonstrations. Skill is 1 for a perfect picture and 0 for a copy of the present one. True / shuffled: forward "
+        "dynamics' error with the actions that were done over that with others; inverse / policy: error of actions read off the future over "
+        "error of actions chosen; both below 1 where picture and action belong together. Points / still: error of imagined scene points over "
+        "that of standing still."
+    )
+    return (
+        how
+        + "\n\n"
+        + table(["", "asked", *head, "true / shuffled", "inverse / policy", "points / still", "answers"], body)
+    )
+
+
+IMAGINED = (("skill over copying", ".3f"), ("on moving pixels", ".1f"), ("sharpness", ".2f"))
+RATIOS = ("forward dynamics, true / shuffled actions", "inverse dynamics / policy, action error")
+
+
+def _offsets(result: Result) -> tuple[str, str]:
+    offsets = result.configuration["window"]["frame_offsets"]
+    return f"+{offsets[0]}", f"+{offsets[-1]}"
+
+
+def _cost(rows: Mapping[str, Sequence[Result]]) -> str:
+    body = []
+    for name, own in rows.items():
+        r = own[0]
+        samples = ", ".join(f"{stage} {n:,}" for stage, n in r.samples.items())
+        cpu = [x.training["cpu_s"] for x in own]
+        size = [f"{r.parameters[k] / 1e6:.2f} M" for k in ("trunk", "all")]
+        body.append([name, *size, samples, f"{np.median(cpu):.0f} s"])
+    return table(["", "trunk", "all parameters", "samples seen, by stage", "training, CPU"], body)
+
+
+def _latency(rows: Mapping[str, Sequence[Result]]) -> str:
+    body = []
+    for name, own in rows.items():
+        for query in own[0].latency:
+            part = {k: float(np.median([r.latency[query][k] for r in own])) for k in own[0].latency[query]}
+            step = f"{part['steps']:.0f} x {part['step']:.2f}" if part["steps"] else ""
+            times = [f"{part[k]:.1f}" for k in ("total", "encode", "prefill")]
+            body.append([name, query, f"**{times[0]}**", *times[1:], step, f"{part['decode']:.1f}"])
+    how = "One query, batch 1, one thread, milliseconds: medians, of seeds' medians."
+    return how + "\n\n" + table(["", "query", "total", "encode", "prefill", "denoising steps", "decode"], body)
+
+
+def _made(results: Sequence[Result]) -> str:
+    unique = {k: sorted({r.made_by.get(k, "") for r in results} - {""}) for k in ("wamkit", "commit", "machine")}
+    return "\n".join(f"* {k}: {', '.join(v)}" for k, v in unique.items() if v)
+
+
+# ---------------------------------------------------------------------------------------------------------------- pictures
+
+STYLE = """<style>
+svg { font: 12px system-ui, sans-serif; fill: #3b4350; }
+.grid { stroke: #d4d9e0; } .bar { stroke: #3157d5; stroke-width: 3; opacity: .45; } .dot { fill: #3157d5; } .seed { fill: none; stroke: #3157d5; }
+.line { fill: none; stroke: #3157d5; stroke-width: 1.5; } .other { fill: none; stroke: #9aa3af; }
+@media (prefers-color-scheme: dark) { svg { fill: #c6cdd8; } .grid { stroke: #39414d; } .dot { fill: #8da6ff; }
+  .bar, .line, .seed { stroke: #8da6ff; } }
+</style>"""
+
+
+def _svg(width: int, height: int, body: str, label: str) -> str:
+    name = escape(label, quote=True)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{name}">'
+    return f"{head}{STYLE}{body}</svg>\n"
+
+
+def success_svg(rows: Mapping[str, Sequence[Result]]) -> str:
+    """Pooled success as a dot with its interval, each seed as a small circle."""
+    left, width, line = 270, 760, 24
+    x = lambda rate: left + rate * (width - left - 30)  # noqa: E731
+    height = line * len(rows) + 40
+    out = [
+        f'<line class="grid" x1="{x(t):.0f}" x2="{x(t):.0f}" y1="8" y2="{height - 26}"/>'
+        f'<text x="{x(t):.0f}" y="{height - 8}" text-anchor="middle">{t:.0%}</text>'
+        for t in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    for i, (name, own) in enumerate(rows.items()):
+        y, rate = 20 + line * i, _pooled(own)
+        out.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
+        out.append(f'<line class="bar" x1="{x(rate.low):.1f}" x2="{x(rate.high):.1f}" y1="{y}" y2="{y}"/>')
+        out += [f'<circle class="seed" cx="{x(r.solved().mean()):.1f}" cy="{y}" r="3"/>' for r in own]
+        out.append(f'<circle class="dot" cx="{x(rate.value):.1f}" cy="{y}" r="4.5"/>')
+    return _svg(width, height, "".join(out), "Success of every row, with 95 % intervals; circles are training seeds")
+
+
+def curves_svg(rows: Mapping[str, Sequence[Result]], columns: int = 4) -> str:
+    """Held-out action error over training steps, a panel a row of the comparison, logarithmic and on one scale."""
+    w, h, error = 190, 120, "held_out_action_error"
+    curves = {n: [(r.curve["step"], r.curve[error]) for r in own if r.curve["step"]] for n, own in rows.items()}
+    values = np.concatenate([v for c in curves.values() for _, v in c])
+    low, high = math.log(values.min()), math.log(values.max()) + 1e-9
+    last = max(s[-1] for c in curves.values() for s, _ in c)
+
+    def line(steps: Sequence[float], points: Sequence[float], kind: str) -> str:
+        at = [
+            (42 + s / last * (w - 52), 22 + (high - math.log(v)) / (high - low) * (h - 44))
+            for s, v in zip(steps, points, strict=True)
+        ]
+        return f'<polyline class="{kind}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in at)}"/>'
+
+    grey = "".join(line(*c, "other") for c in next(iter(curves.values())))
+    panels = []
+    for i, (name, own) in enumerate(curves.items()):
+        own_lines = "".join(line(*c, "line") for c in own)
+        axis = f'<line class="grid" x1="42" x2="{w - 10}" y1="{h - 22}" y2="{h - 22}"/>'
+        ends = ((28, high), (h - 20, low))
+        marks = "".join(f'<text x="38" y="{y}" text-anchor="end">{math.exp(v):.2g}</text>' for y, v in ends)
+        place = f"translate({w * (i % columns)} {h * (i // columns)})"
+        panels.append(
+            f'<g transform="{place}"><text x="42" y="14">{escape(name)}</text>{axis}{marks}{grey}{own_lines}</g>'
+        )
+    height = h * math.ceil(len(curves) / columns)
+    return _svg(w * columns, height, "".join(panels), "Held-out action error during training, a panel a row")

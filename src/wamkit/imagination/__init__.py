@@ -1,0 +1,1 @@
+"""The world model as an environment: imagined rollouts and their success."""

@@ -1,0 +1,104 @@
+"""From a model to a policy: action chunks, replanning, and sessions that belong to the caller."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wamkit.families.base import Family, row_seeds, unsupported
+from wamkit.types import Memory, Observation, ObservationError, Query, UnsupportedQuery, WamkitError
+
+
+@dataclass(frozen=True)
+class Session:
+    """Where one robot is in its current chunk. Immutable: `Policy.act` returns the next one.
+
+    seed: of this session's noise.   step: actions taken so far.   queries: model queries so far.
+    chunk: float32 (A, a) in the robot's units, or None before the first query.   used: actions of it already taken.
+    future: uint8 (F, V, 3, H, W), what was imagined along with the chunk; None where the query imagines nothing.
+    seen: (step, observation) of those earlier steps that a coming query may look back at, or what the model remembers of it.
+    """
+
+    seed: int = 0
+    step: int = 0
+    queries: int = 0
+    chunk: np.ndarray | None = None
+    used: int = 0
+    seen: tuple[tuple[int, Observation | Memory], ...] = ()
+    future: np.ndarray | None = None
+
+
+class Policy:
+    """Asks `model` for a chunk of actions and hands them out one by one; asks again after `replan_every` of them.
+
+    query: `policy`, or `joint` to imagine the future along with the actions.   steps: denoising steps a query, None for
+    the model's own.   seed: of sessions that this policy starts.   remember: whether a model that can look back at what it
+    has read does so, instead of reading it again at every query; the actions are the same but for rounding.
+    The policy itself holds no state, so one instance serves any number of robots.
+    """
+
+    def __init__(
+        self,
+        model: Family,
+        *,
+        replan_every: int = 8,
+        query: Query | str = Query.POLICY,
+        steps: int | None = None,
+        seed: int = 0,
+        remember: bool = True,
+    ):
+        if not isinstance(model, Family):
+            raise WamkitError(f"a policy needs a model, as `wamkit.load` returns; got {type(model).__name__}")
+        self.query = Query(query)
+        if self.query not in model.queries:
+            raise UnsupportedQuery(unsupported(model.name, self.query))
+        if self.query not in (Query.POLICY, Query.JOINT):
+            raise WamkitError(
+                f"a policy acts on the query 'policy' or 'joint'; '{self.query}' needs to be given what it should find out"
+            )
+        if not isinstance(replan_every, int) or not 1 <= replan_every <= model.spec.chunk:
+            raise WamkitError(
+                f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}"
+            )
+        self.model, self.replan_every, self.steps, self.seed = model, replan_every, steps, row_seeds(seed, 1)[0]
+        self.past_offsets, self.remember = model.spec.past_offsets, remember
+
+    def needs_images(self, session: Session | None) -> bool:
+        """Whether the next `act` looks at the pictures, now or at a later query that looks back at them.
+
+        Inside a chunk it usually does not, and rendering can be saved.
+        """
+        step = 0 if session is None else session.step
+        return any((step - offset) % self.replan_every == 0 for offset in (0, *self.past_offsets))
+
+    def act(self, obs: Observation, session: Session | None = None) -> tuple[np.ndarray, Session]:
+        """The next action, float32 (a,) in the robot's units, and the session to pass back; None starts a new one."""
+        session = session or Session(self.seed)
+        chunk, used, queries, seen = session.chunk, session.used, session.queries, session.seen
+        future = session.future
+        kept: Observation | Memory = replace(obs, past=())
+        if chunk is None or used >= self.replan_every:
+            # One noise a query, the same for the same session seed: a replayed episode takes the same actions.
+            noise = int(np.random.SeedSequence((session.seed, queries)).generate_state(1, np.uint64)[0] >> 1)
+            looking = replace(obs, past=self._past(session))
+            answer = self.model.sample(looking, self.query, seed=[noise], steps=self.steps)
+            assert answer.actions is not None  # both queries that a policy may ask give actions
+            chunk, used, queries = answer.actions[0], 0, queries + 1
+            future = None if answer.future is None else answer.future[0]
+            if answer.memory and self.remember:
+                kept = answer.memory[0]
+        if self.past_offsets:
+            if obs.images is not None:
+                seen = (*seen, (session.step, kept))
+            seen = tuple((k, o) for k, o in seen if k > session.step + self.past_offsets[0])
+        return chunk[used], Session(session.seed, session.step + 1, queries, chunk, used + 1, seen, future)
+
+    def _past(self, session: Session) -> tuple[Observation | Memory | None, ...]:
+        """What the session saw at the steps that the model looks back at; None before its first step."""
+        seen, steps = dict(session.seen), [session.step + offset for offset in self.past_offsets]
+        if missing := [k for k in steps if k >= 0 and k not in seen]:
+            raise ObservationError(
+                f"the policy looks back at step {missing[0]}, but `act` got no images there: draw them where `needs_images` says so"
+            )
+        return tuple(seen.get(k) for k in steps)

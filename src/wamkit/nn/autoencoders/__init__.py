@@ -1,0 +1,1 @@
+"""Autoencoders: frames to latents and back."""

@@ -1,0 +1,1 @@
+"""Backbones: what turns a token sequence into features."""

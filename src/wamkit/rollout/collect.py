@@ -1,0 +1,413 @@
+"""Collection of demonstrations by scripted experts, of off-expert episodes, of near misses and of what policies do, into a store.
+
+What episode i contains depends on (config, i) alone: not on the number of workers, nor on how often collection was killed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from wamkit.config import ConfigError, nearest, save_json, to_dict, within
+from wamkit.data.format.metadata_io import save_meaning
+from wamkit.data.format.store import Store
+from wamkit.data.format.video import encode_video
+from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
+from wamkit.envs.base import HELD_OUT_RECORDINGS, Expert
+from wamkit.inference.policy import Policy, Session
+from wamkit.rollout.loop import Action, rollout
+from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.runs.run import load
+from wamkit.types import Episode, Observation, WamkitError
+from wamkit.workers import run_parallel
+
+_CORRELATION = 0.9
+"""Of the random actions of an off-expert episode, from one step to the next: an eighth of a second at 80 Hz."""
+
+_FROM_RESET_EVERY = 4
+"""Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
+
+_NARROWEST = 1 / 8
+"""Least share of a near miss's offset."""
+
+_NOT_YET = {"near_misses": 0, "near_miss_offset": 0.4, "near_miss_steps": 120, "policies": [], "policy_episodes": 0}
+"""What a collect.json says that was written before wamkit knew of these."""
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """What to collect, and where to."""
+
+    tasks: tuple[str, ...]
+    """Task names of the environment."""
+    out: Path
+    """Folder of the store."""
+    env: str = "metaworld"
+    """Environment name."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of the environment's Config (JSON-able), the same for all tasks."""
+    episodes: int = 30
+    """Successful demonstrations for each task."""
+    off_expert: int = 10
+    """Episodes of smooth random actions for each task: they show what actions do and are marked as not for imitation."""
+    noise: tuple[float, ...] = (0.0, 0.1, 0.3)
+    """Levels of Gaussian action noise, in half ranges of the action space; demonstrations take them in turn. The noise
+    leads the expert astray, so that recoveries are in the data; the label stays the clean action."""
+    steps_after_success: int = 8
+    """Demonstrations go on for so many steps, so that a policy learns to stay."""
+    off_expert_steps: int = 60
+    """Length of an off-expert episode."""
+    off_expert_skip: int = 60
+    """Most off-expert episodes start after a random number of the expert's steps up to this, unrecorded: contacts happen."""
+    near_misses: int = 0
+    """Episodes for each task of an expert whose hand is led astray in one direction throughout: purposeful, and most of them fail, as
+    weak policies do. For models that policies are judged in, and for judges; marked as not for imitation."""
+    near_miss_offset: float = 0.4
+    """Standard deviation of what is added to every action of a near miss, drawn once an episode, in half ranges of the action space; it
+    is shrunk by up to eight, so that some miss narrowly, and some do not."""
+    near_miss_steps: int = 120
+    """A near miss that does not succeed is that long."""
+    policies: tuple[Path, ...] = ()
+    """Run folders of policies that act in `policy_episodes`, in turn. What they get wrong is what a model must know to judge others."""
+    policy_episodes: int = 0
+    """Episodes for each task in which a policy acts; marked as not for imitation."""
+    max_attempts: int = 20
+    """An expert that fails is tried again with the next seed, so often at most."""
+    snapshots: bool = False
+    """Record the simulator's state at every step."""
+    held_out: bool = False
+    """Reset with seeds that no training episode has: recordings to score a model on."""
+    seed: int = 0
+    """Of everything random."""
+    processes: int = 2
+    """Worker processes; no influence on what is recorded."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ConfigError(f"tasks must be named once each, at least one; found {self.tasks}")
+        count, size = (1, math.inf), (0, math.inf)
+        within(self, max_attempts=count, off_expert_steps=count, near_miss_steps=count, processes=count, noise=size)
+        within(self, near_misses=size, near_miss_offset=size, policy_episodes=size)
+        within(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
+        each = self.episodes + self.off_expert + self.near_misses + self.policy_episodes
+        if each == 0:
+            raise ConfigError(
+                "episodes, off_expert, near_misses and policy_episodes are all 0: there is nothing to collect"
+            )
+        if bool(self.policies) != bool(self.policy_episodes):
+            raise ConfigError(
+                f"policies act in policy_episodes: name both, not {len(self.policies)} policies and {self.policy_episodes} episodes"
+            )
+        jobs = len(self.tasks) * each
+        if jobs * self.max_attempts > TRAIN_SEEDS:
+            raise ConfigError(
+                f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
+            )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode of the plan. seeds: one for each attempt, all below TRAIN_SEEDS."""
+
+    index: int
+    task: str
+    kind: Literal["expert", "off-expert", "near-miss", "policy"]
+    noise: float
+    from_reset: bool
+    seeds: tuple[int, ...]
+    policy: Path | None = None
+
+
+def plan(config: CollectConfig) -> tuple[Job, ...]:
+    """All episodes in the order of the store: tasks in turn, all kinds spread evenly, so every prefix is balanced.
+
+    No two jobs share a seed.
+    """
+    others = _spread(config.near_misses, ["off-expert"] * config.off_expert, "near-miss")
+    others = _spread(config.policy_episodes, others, "policy")
+    kinds = _spread(len(others), ["expert"] * config.episodes, "")
+    first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
+    base = HELD_OUT_RECORDINGS if config.held_out else 0
+    jobs: list[Job] = []
+    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "near-miss", "policy"), 0)
+    for kind in (k or next(remaining) for k in kinds):
+        for task in config.tasks:
+            start = first + len(jobs) * config.max_attempts
+            jobs.append(
+                Job(
+                    index=len(jobs),
+                    task=task,
+                    kind=kind,
+                    noise=config.noise[before[kind] % len(config.noise)] if kind == "expert" else 0.0,
+                    from_reset=kind == "off-expert" and before[kind] % _FROM_RESET_EVERY == 0,
+                    seeds=tuple(base + (start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
+                    policy=config.policies[before[kind] % len(config.policies)] if kind == "policy" else None,
+                )
+            )
+        before[kind] += 1
+    return tuple(jobs)
+
+
+def _spread(count: int, among: list[str], name: str) -> list[str]:
+    """`among` with `count` times `name` at even distances."""
+    rest, total = iter(among), count + len(among)
+    return [name if (r + 1) * count // total > r * count // total else next(rest) for r in range(total)]
+
+
+def collect(config: CollectConfig, progress: bool = True) -> Store:
+    """Carries out the plan in worker processes and gives the store; episodes that are there already are kept.
+
+    Call it again after a kill: it goes on where it stopped; when nothing is left to do, it writes nothing. The resolved
+    configuration is `collect.json` in the folder.
+    Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
+    difference), and when an expert keeps failing.
+    """
+    known = ENVIRONMENTS.get(config.env).tasks()
+    for task in config.tasks:
+        if task not in known:
+            raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, known)}; known: {', '.join(known)}")
+    store, jobs = _open(config), plan(config)
+    if len(store) > len(jobs):
+        raise WamkitError(
+            f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder"
+        )
+    todo = [(config, job) for job in jobs[len(store) :]]
+    results = run_parallel(
+        todo,
+        _work,
+        processes=config.processes,
+        desc="collect",
+        describe=lambda item: f"episode {item[1].index} ({item[1].kind}, {item[1].task})",
+        progress=progress,
+        done=len(store),
+    )
+    with closing(results):  # a full disk must not leave the bar and the workers behind
+        for episode, encoded in results:
+            store.append(episode, encoded=encoded)
+    store.finalize()
+    return store
+
+
+def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
+    """Records the episode that `job` stands for; a demonstration is repeated with the next seed until it succeeds."""
+    if job.policy is not None:
+        return _record_policy(config, job.policy, job.seeds[0], env)
+    expert = env.expert()
+    if job.kind == "off-expert":
+        return _record_off_expert(config, job, env, expert)
+    if expert is None:
+        raise WamkitError(
+            f"{config.env} has no scripted expert for {job.task}: collect with --episodes 0, evaluate with --held-out 0"
+        )
+    if job.kind == "near-miss":
+        return _record_near_miss(config, job, env, expert)
+    for seed in job.seeds:
+        episode = rollout(
+            env,
+            NoisyExpert(expert, job.noise * env.noise_range, env.action_space.low, env.action_space.high),
+            seed=seed,
+            session=np.random.default_rng([seed, 1]),
+            steps_after_success=config.steps_after_success,
+            record_snapshots=config.snapshots,
+            noise=job.noise,
+        )
+        if episode.succeeded:
+            return episode
+    raise WamkitError(
+        f"the scripted expert of {job.task} failed {len(job.seeds)} times in a row with noise {job.noise} "
+        f"(seeds {job.seeds[0]} to {job.seeds[-1]}): lower the noise, or leave the task out"
+    )
+
+
+def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert | None) -> Episode:
+    seed = job.seeds[0]
+    rng = np.random.default_rng([seed, 2])
+    skip = 0 if expert is None or job.from_reset else int(rng.integers(config.off_expert_skip + 1))
+    return rollout(
+        env,
+        Wanderer(expert, env.action_space.low, env.action_space.high),
+        seed=seed,
+        session=Wandering(rng, rng.standard_normal(env.action_space.shape), skip),
+        max_steps=config.off_expert_steps,
+        skip=skip,
+        steps_after_success=None,
+        record_snapshots=config.snapshots,
+        imitate=False,
+    )
+
+
+def _record_near_miss(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
+    seed, low, high = job.seeds[0], env.action_space.low, env.action_space.high
+    rng = np.random.default_rng([seed, 3])
+    size = config.near_miss_offset * _NARROWEST ** rng.random()
+    offset = size * env.noise_range * (high - low) / 2 * rng.standard_normal(low.shape)
+    return rollout(
+        env,
+        NoisyExpert(expert, 0.0, low, high, offset),
+        seed=seed,
+        session=rng,
+        max_steps=config.near_miss_steps,
+        steps_after_success=config.steps_after_success,
+        record_snapshots=config.snapshots,
+        imitate=False,
+    )
+
+
+def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment) -> Episode:
+    return rollout(
+        env,
+        _policy(run),
+        seed=seed,
+        session=Session(seed),
+        steps_after_success=config.steps_after_success,
+        record_snapshots=config.snapshots,
+        imitate=False,
+    )
+
+
+def _check_policy(run: Path, env: Environment, name: str) -> None:
+    """That a policy acts, and in this environment. Raises WamkitError before anything is recorded."""
+    model = _policy(run).model
+    if model.robot is None and load_checkpoint(run).config.get("robots"):
+        raise WamkitError(f"{run} knows several robots, and a collection cannot say which one acts")
+    spec, space = model.spec, env.observation_space
+    pairs = {
+        "cameras": (spec.cameras, tuple(env.cameras)),
+        "height and width": ((spec.height, spec.width), space["images"].shape[-2:]),
+        "proprioception's numbers": (spec.proprio_dim, space["proprio"].shape[0]),
+        "action's numbers": (spec.action_dim, env.action_space.shape[0]),
+        "scene points a side": (spec.points, env.points if spec.points else 0),
+    }
+    for what, (wanted, found) in pairs.items():
+        if wanted != found:
+            raise WamkitError(f"{run} cannot act in {name}: it was trained on {what} {wanted}, and there are {found}")
+
+
+@functools.lru_cache(maxsize=8)
+def _policy(run: Path) -> Policy:
+    model = load(run)
+    return Policy(model, replan_every=min(8, model.spec.chunk))
+
+
+@dataclass(frozen=True)
+class NoisyExpert:
+    """Actor: executes clip(expert + noise + offset), labels with the expert's own action. Its session is a random generator.
+
+    noise: standard deviation in half ranges of the action space.   low, high: float32 (a,), that range.   offset: (a,), of every action.
+    """
+
+    expert: Expert
+    noise: float
+    low: np.ndarray
+    high: np.ndarray
+    offset: np.ndarray | float = 0.0
+
+    def needs_images(self, session: np.random.Generator) -> bool:
+        """Never: the expert reads the simulator."""
+        return False
+
+    def act(self, observation: Observation, session: np.random.Generator) -> tuple[Action, np.random.Generator]:
+        clean = np.clip(self.expert(session), self.low, self.high)
+        scale = self.noise * (self.high - self.low) / 2
+        noisy = np.clip(clean + self.offset + scale * session.standard_normal(clean.shape), self.low, self.high)
+        return Action(noisy.astype(np.float32), clean), session
+
+
+class Wandering(NamedTuple):
+    """Session of `Wanderer`: generator, present position of the random walk float (a,), expert steps that are left."""
+
+    rng: np.random.Generator
+    position: np.ndarray
+    expert_steps: int
+
+
+@dataclass(frozen=True)
+class Wanderer:
+    """Actor: after the expert's steps, a discrete Ornstein-Uhlenbeck process (Uhlenbeck and Ornstein 1930).
+
+    x' = rho x + sqrt(1 - rho^2) n with n standard normal, so x stays standard normal; the action is the centre of the
+    range plus half its width times x, clipped.   low, high: float32 (a,), the range.
+    """
+
+    expert: Expert | None
+    low: np.ndarray
+    high: np.ndarray
+
+    def needs_images(self, session: Wandering) -> bool:
+        """Never."""
+        return False
+
+    def act(self, observation: Observation, session: Wandering) -> tuple[np.ndarray, Wandering]:
+        rng, x, left = session
+        if left and self.expert is not None:
+            return self.expert(rng), Wandering(rng, x, left - 1)
+        action = (self.high + self.low) / 2 + (self.high - self.low) / 2 * x
+        x = _CORRELATION * x + math.sqrt(1 - _CORRELATION**2) * rng.standard_normal(x.shape)
+        return np.clip(action, self.low, self.high).astype(np.float32), Wandering(rng, x, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _environment(name: str, options: str) -> Environment:
+    """A worker's environments live on from job to job: building one takes as long as twenty steps."""
+    return make_env(name, **json.loads(options))
+
+
+def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
+    """One job: the episode, its pictures encoded and dropped, so that workers do the encoding and pipes carry little."""
+    config, job = item
+    env = _environment(config.env, json.dumps({**config.options, "task": job.task}, sort_keys=True))
+    episode = record(config, job, env)
+    encoded = {camera: encode_video(episode.images[:, v], episode.fps) for v, camera in enumerate(episode.cameras)}
+    return dataclasses.replace(episode, images=None), encoded
+
+
+def _open(config: CollectConfig) -> Store:
+    """The store of this configuration: a new one, or the one that was begun with the same."""
+    resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
+    resolved["policies"] = [f"{run} @{weights_hash(run)[:8]}" for run in config.policies]
+    path = config.out / "collect.json"
+    if path.exists():
+        try:
+            before = _NOT_YET | json.loads(path.read_bytes())
+            changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
+        except (OSError, ValueError, TypeError) as error:
+            raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error
+        if changed:
+            found = "; ".join(f"{k} was {before.get(k)!r}, now {resolved.get(k)!r}" for k in changed)
+            raise WamkitError(
+                f"{config.out} was collected with another configuration: {found}. Use another folder for it"
+            )
+        if (config.out / "meta/info.json").exists():
+            return Store.open(config.out)  # of the same environment: no need for one, nor for what it draws with
+    env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
+    for run in config.policies:
+        _check_policy(run, env, config.env)
+    store = Store.open_or_create(
+        config.out,
+        cameras=tuple(env.cameras),
+        image_shape=env.observation_space["images"].shape[1:],
+        proprio_names=env.proprio_names,
+        action_names=env.action_names,
+        fps=env.fps,
+        robot_type=env.robot_type,
+        points=env.points,
+        bodies=env.bodies,
+    )
+    env.close()
+    if env.meaning is not None:
+        save_meaning(config.out, env.meaning)
+    if not path.exists():
+        if len(store):
+            raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")
+        save_json(path, resolved)
+    return store

@@ -1,0 +1,142 @@
+"""The configuration of a run: family, windows, training, episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from dataclasses import field
+from math import inf
+from typing import Any
+from typing import Literal
+from wamkit import config as cfg
+from wamkit.families.base import FAMILIES
+from wamkit.families.base import Family
+from wamkit.registry import load_package
+import torch
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """What a window of the data set is."""
+
+    chunk: int = 16
+    """Actions a window."""
+    frame_offsets: tuple[int, ...] = (8, 16)
+    """Steps ahead at which futures are imagined, ascending; at most `chunk`, since actions decide what is seen."""
+
+    past_offsets: tuple[int, ...] = ()
+    """Steps, negative and ascending, at which the model sees earlier observations too: -16 -8 is two of them."""
+
+    def __post_init__(self) -> None:
+        cfg.within(self, chunk=(1, inf), frame_offsets=(1, self.chunk))
+        if self.past_offsets:
+            cfg.within(self, past_offsets=(-inf, -1))
+        for name in ("frame_offsets", "past_offsets"):
+            if list(getattr(self, name)) != sorted(set(getattr(self, name))):
+                raise cfg.ConfigError(f"{name} = {getattr(self, name)}: must ascend")
+
+
+@dataclass(frozen=True)
+class EpisodesConfig:
+    """Which episodes of the data set are learned from. By default all, with their actions."""
+
+    labelled: int | None = None
+    """Only the first so many demonstrations keep their actions; off-expert episodes are left out."""
+    action_free: int = 0
+    """Where `labelled` is given: so many further demonstrations are shown as video, without their actions."""
+    labelled_share: float | None = None
+    """Where there are action-free ones: which part of all samples has actions. By default every frame is drawn as often as another,
+    so that many action-free demonstrations leave few samples to learn to act from."""
+
+    def __post_init__(self) -> None:
+        cfg.within(self, action_free=(0, inf), **({} if self.labelled is None else {"labelled": (1, inf)}))
+        if self.labelled_share is not None:
+            cfg.within(self, labelled_share=(0.01, 0.99))
+            if not self.action_free:
+                raise cfg.ConfigError("labelled_share needs `action_free` demonstrations, which have the other share")
+        if self.labelled is None and self.action_free:
+            raise cfg.ConfigError("action_free needs `labelled`: how many demonstrations keep their actions")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a family is trained. The defaults are a few minutes on two CPU cores."""
+
+    steps: int = 3000
+    """All stages together."""
+    batch_size: int = 16
+    lr: float = 5e-3
+    """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
+    final_lr: float = 0.02
+    warmup: int = 50
+    weight_decay: float = 0.01
+    optimizer: Literal["adamw", "muon"] = "muon"
+    """`muon` orthogonalises the updates of the trunk's matrices and of convolutions, and uses AdamW for the rest."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    ema: float = 0.99
+    """Decay of the averaged weights, which are what a checkpoint serves."""
+    shift: int = 0
+    """Augmentation: largest translation of a window's pictures, in pixels."""
+    colour: float = 0.0
+    """Augmentation: largest relative change of a window's brightness, contrast and saturation."""
+    drop_view: float = 0.0
+    """Augmentation: how often a view is black, where there are several; one always stays."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """Weights of losses by name; those not named weigh 1. A name that the family does not return is an error."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` takes bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
+    device: str = "cpu"
+    """Any device of torch."""
+    threads: int = 2
+    """On a CPU: parts that each batch is divided into, with a thread and a core each. Part of the result's identity."""
+    seed: int = 0
+    """Of initial weights, windows, noise."""
+    save_every: int = 200
+    """Steps between checkpoints."""
+    log_every: int = 10
+    """Steps between rows of metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        count, tiny = (1, inf), 1e-12
+        cfg.within(self, steps=count, batch_size=count, threads=count, save_every=count, log_every=count)
+        cfg.within(self, lr=(tiny, inf), clip=(tiny, inf), final_lr=(0, 1), ema=(0, 1))
+        cfg.within(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, 2**63 - 1))
+        cfg.within(self, colour=(0, 0.9), drop_view=(0, 0.9))
+        for name, weight in self.weights:
+            if not 0 <= weight < inf:
+                raise cfg.ConfigError(f"weights: {name} weighs {weight}: must be at least 0, and finite")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete run: which family, how large, on what windows, trained how."""
+
+    family: str
+    model: Any
+    """The family's own configuration."""
+    window: WindowConfig = field(default_factory=WindowConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    episodes: EpisodesConfig = field(default_factory=EpisodesConfig)
+
+
+def family_class(name: str) -> type[Family]:
+    """The family registered as `name`; an unknown name raises, with the nearest match."""
+    load_package("wamkit.families")
+    return FAMILIES.get(name)
+
+
+PARTS = ("model", "window", "train", "episodes")
+"""Of a run's configuration, as they are named in files and on the command line."""
+
+
+def config_to_dict(run: RunConfig) -> dict[str, Any]:
+    """`run` as JSON-able dictionaries."""
+    return {"family": run.family} | {k: cfg.to_dict(getattr(run, k)) for k in PARTS}
+
+
+def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
+    """The inverse of `config_to_dict`; what is not there has today's defaults. Raises ConfigError for what is unknown."""
+    model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
+    parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
+    return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})

@@ -1,0 +1,165 @@
+"""Recipes: functions that return a complete run. `wamkit train --recipe NAME` starts from one; options override it.
+
+`metaworld-FAMILY` is the demo's budget on two CPU cores: equal data and steps, trunks of equal size. `large-FAMILY` has the sizes
+at which the literature trains, for a GPU or many (`--train.device`): the same files, other numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from wamkit.nn.attention_mask import Program
+from wamkit.registry import Registry
+from wamkit.runs.config import RunConfig
+from wamkit.runs.config import TrainConfig
+from wamkit.runs.config import WindowConfig
+from wamkit.runs.config import family_class
+
+Recipe = Callable[[], RunConfig]
+
+RECIPES: Registry[Recipe] = Registry("recipe", "wamkit.recipes")
+
+FUTURE_2 = TrainConfig(weights=(("future", 2.0),))
+"""Pictures weigh twice: they are what is hard, and actions lose nothing by it."""
+
+HISTORY = WindowConfig(past_offsets=(-32, -24, -16, -8))
+"""Four moments, at the rhythm in which policies ask."""
+
+LARGE = {"width": 1024, "depth": 24, "heads": 16, "action_width": 512, "head_width": 512, "codec_channels": 16}
+LARGE_TRAIN = TrainConfig(steps=200_000, batch_size=256, lr=2e-4, warmup=2000, ema=0.9999, save_every=5000)
+
+
+def _model(family: str, **options: Any) -> Any:
+    return family_class(family).Config(**options)
+
+
+@RECIPES.register("metaworld-unified")
+def metaworld_unified() -> RunConfig:
+    """The main job: a World Action Model that learns four MetaWorld tasks in minutes on two CPU cores."""
+    return RunConfig("unified", _model("unified"), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-unified-chunk_causal")
+def metaworld_unified_chunk_causal() -> RunConfig:
+    """The same with a history: four earlier moments, each read once and remembered (DreamZero)."""
+    return RunConfig("unified", _model("unified", chunk_causal=True), HISTORY, FUTURE_2)
+
+
+@RECIPES.register("unified-mixture")
+def unified_mixture() -> RunConfig:
+    """One model for several robots and for video without actions: what `wamkit mix` writes. Steps for four data sets."""
+    train = dataclasses.replace(FUTURE_2, steps=5000, batch_size=24)
+    return RunConfig("unified", _model("unified"), WindowConfig(), train)
+
+
+@RECIPES.register("metaworld-bc")
+def metaworld_bc() -> RunConfig:
+    """The control: behaviour cloning with the same trunk, head, data and budget, and no imagination."""
+    return RunConfig("bc", _model("bc"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-world_model")
+def metaworld_world_model() -> RunConfig:
+    """The other control: it imagines what given actions do, and emits none."""
+    return RunConfig("world_model", _model("world_model"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-mot")
+def metaworld_mot() -> RunConfig:
+    """One expert a stream, one attention (Motus, DUST, LingBot-VA)."""
+    return RunConfig("mot", _model("mot"), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-mot-chunk_causal")
+def metaworld_mot_chunk_causal() -> RunConfig:
+    """The same with a history, and actions decoded from a future that goes first (LingBot-VA)."""
+    model = _model("mot", chunk_causal=True, program=Program.VIDEO_THEN_ACTION)
+    return RunConfig("mot", model, HISTORY, FUTURE_2)
+
+
+@RECIPES.register("metaworld-hidden_state")
+def metaworld_hidden_state() -> RunConfig:
+    """Features of one video pass condition a small action head, trained together (Fast-WAM)."""
+    return RunConfig("hidden_state", _model("hidden_state"), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-hidden_state-detached")
+def metaworld_hidden_state_detached() -> RunConfig:
+    """The same, cascaded: the video expert first, then a head that only reads it (VPP, mimic-video)."""
+    return RunConfig("hidden_state", _model("hidden_state", detach=True), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-shared_rep")
+def metaworld_shared_rep() -> RunConfig:
+    """One masked representation without noise, light diffusion heads (UVA)."""
+    return RunConfig("shared_rep", _model("shared_rep"), WindowConfig(), FUTURE_2)
+
+
+@RECIPES.register("metaworld-query_ar")
+def metaworld_query_ar() -> RunConfig:
+    """Learned queries read action and future off a step-causal history (GR-1)."""
+    window = WindowConfig(past_offsets=(-16, -8))
+    return RunConfig("query_ar", _model("query_ar"), window, FUTURE_2)
+
+
+@RECIPES.register("metaworld-align")
+def metaworld_align() -> RunConfig:
+    """A middle layer says how the future will look to a teacher (FLARE)."""
+    weights = (("align_ema", 0.2),)
+    return RunConfig("align", _model("align"), WindowConfig(), TrainConfig(weights=weights))
+
+
+@RECIPES.register("metaworld-jepa")
+def metaworld_jepa() -> RunConfig:
+    """Predictive latents of a following encoder, flow-matched actions (VLA-JEPA)."""
+    weights = (("latent", 0.1), ("spread", 0.1))
+    return RunConfig("jepa", _model("jepa"), WindowConfig(), TrainConfig(weights=weights))
+
+
+@RECIPES.register("metaworld-cascade_idm")
+def metaworld_cascade_idm() -> RunConfig:
+    """A planner imagines the pictures, an inverse dynamics model reads the actions off them (UniPi, Vidar)."""
+    return RunConfig("cascade_idm", _model("cascade_idm"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-cascade_geom")
+def metaworld_cascade_geom() -> RunConfig:
+    """A planner imagines where scene points go, rigid motions become waypoints (AVDC, Im2Flow2Act, 3DFlowAction)."""
+    return RunConfig("cascade_geom", _model("cascade_geom"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-latent_action")
+def metaworld_latent_action() -> RunConfig:
+    """Latent actions learned from video alone, then actions read off them (LAPA, villa-X)."""
+    return RunConfig("latent_action", _model("latent_action"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-discrete")
+def metaworld_discrete() -> RunConfig:
+    """Text, pictures and actions as tokens of one vocabulary, written one after the other (WorldVLA, CoT-VLA)."""
+    return RunConfig("discrete", _model("discrete"), WindowConfig(), TrainConfig())
+
+
+@RECIPES.register("metaworld-discrete-parallel")
+def metaworld_discrete_parallel() -> RunConfig:
+    """The same tokens, filled in by mask diffusion in rounds (UD-VLA)."""
+    return RunConfig("discrete", _model("discrete", decode="parallel"), WindowConfig(), TrainConfig())
+
+
+def large(name: str) -> RunConfig:
+    """The recipe `name` at the sizes of the literature."""
+    run = RECIPES.get(name)()
+    sizes = {k: v for k, v in LARGE.items() if hasattr(run.model, k)}
+    train = dataclasses.replace(LARGE_TRAIN, weights=run.train.weights)
+    return dataclasses.replace(run, model=dataclasses.replace(run.model, **sizes), train=train)
+
+
+for _name in [n for n in RECIPES.names() if n.startswith("metaworld-")]:
+
+    def _large(name: str = _name) -> RunConfig:
+        return large(name)
+
+    _large.__doc__ = f"{_name} at the sizes of the literature, for a GPU."
+    RECIPES.register(_name.replace("metaworld-", "large-"))(_large)

@@ -1,0 +1,1 @@
+"""Images, charts, pages."""

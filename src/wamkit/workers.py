@@ -1,0 +1,193 @@
+"""Independent jobs in worker processes, one thread each, results in order.
+
+Simulators draw with one OpenGL context a process, and libraries that start a thread for each core in each of several
+processes are many times slower than one thread each: hence processes, each told to use one thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from wamkit.types import WamkitError
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+_PRELOADED = [
+    "torch",
+    "mujoco",
+    "metaworld",
+    "scipy.stats",
+    "av",
+    "pyarrow.parquet",
+    "safetensors.torch",
+    "wamkit.inference.policy",
+]
+"""What most children need and takes seconds to import: done once, in the process that children are forked from. What isn't there is left out."""
+
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
+"""LP_NUM_THREADS is that of the software renderer (llvmpipe)."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread inside each operator: where a pool's threads have the cores, idle helpers of OpenMP would spin on them; small networks are
+    faster on one; and sums then have one order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class WorkerError(WamkitError):
+    """A job failed in its worker process: names the job and carries the worker's traceback."""
+
+
+def run_parallel(
+    jobs: Sequence[J],
+    worker: Callable[[J], R],
+    *,
+    processes: int = 2,
+    desc: str = "",
+    unit: str = "episode",
+    describe: Callable[[J], str] = repr,
+    progress: bool = True,
+    done: int = 0,
+) -> Iterator[R]:
+    """Yields worker(job) for every job, in the order of `jobs`, computed by `processes` child processes.
+
+    worker: a module-level function; it and the jobs travel to new processes, so both must be picklable, and the calling script
+    needs the usual `if __name__ == "__main__":`. The processes are forked from one that holds no more than imports ("forkserver"), which
+    starts at the first call and keeps the environment variables of that moment. Even with processes=1 the work is done in a child, so
+    that the caller's process keeps its threads and has no render context.
+    describe: names a job in errors.   progress: bar on stderr with rate and time left.   done: jobs that were done before,
+    for the bar.
+    At most 2 x processes results wait for an earlier one, so memory is bounded however slow the first job is.
+    Raises WorkerError when a job fails or its process dies. The children end with the generator, and also when this
+    process is interrupted, terminated or killed.
+    """
+    if processes < 1:
+        raise WamkitError(f"processes must be at least 1, found {processes}")
+    if not jobs:
+        return
+    pool = _Pool(worker, min(processes, len(jobs)))
+    ready: dict[int, R] = {}
+    window, sent = 2 * processes, 0
+    with contextlib.closing(pool), _bar(len(jobs), done, desc, unit, progress) as bar:
+        for wanted in range(len(jobs)):
+            while wanted not in ready:
+                while pool.idle and sent < min(len(jobs), wanted + window):
+                    pool.send(sent, jobs[sent])
+                    sent += 1
+                for index, result, error in pool.receive():
+                    if error is not None:
+                        raise WorkerError(f"{desc or 'worker'}: {describe(jobs[index])} failed: {error}")
+                    ready[index] = result
+                    bar.update()
+            yield ready.pop(wanted)
+
+
+def _bar(jobs: int, done: int, desc: str, unit: str, progress: bool) -> tqdm:
+    return tqdm(total=jobs + done, initial=done, desc=desc, unit=unit, disable=not progress, smoothing=0.1)
+
+
+class _Pool:
+    """Child processes with a pipe each. A child does one job at a time."""
+
+    def __init__(self, worker: Callable[[Any], Any], processes: int):
+        forks = "forkserver" in multiprocessing.get_all_start_methods()
+        context = multiprocessing.get_context("forkserver" if forks else "spawn")
+        if forks:
+            context.set_forkserver_preload(_PRELOADED)
+        self.idle: list[Connection] = []
+        self.busy: dict[Connection, int] = {}
+        self._children: dict[Connection, Any] = {}
+        with _environment(_ONE_THREAD):
+            for _ in range(processes):
+                ours, theirs = context.Pipe()
+                child = context.Process(target=_serve, args=(theirs, worker), daemon=True)
+                child.start()
+                theirs.close()
+                self._children[ours] = child
+                self.idle.append(ours)
+
+    def send(self, index: int, job: Any) -> None:
+        pipe = self.idle.pop()
+        pipe.send((index, job))
+        self.busy[pipe] = index
+
+    def receive(self) -> Iterator[tuple[int, Any, str | None]]:
+        """Waits until at least one job is done; gives (index, result, error)."""
+        for pipe in wait(list(self.busy)):
+            index = self.busy.pop(pipe)
+            try:
+                result, error = pipe.recv()
+            except (EOFError, OSError):
+                self._children[pipe].join(5)
+                result, error = None, f"its process ended with exit code {self._children[pipe].exitcode}"
+            self.idle.append(pipe)
+            yield index, result, error
+
+    def close(self) -> None:
+        for pipe, child in self._children.items():
+            pipe.close()
+            child.terminate()
+        for child in self._children.values():
+            child.join(5)
+            if child.is_alive():
+                child.kill()
+                child.join()
+
+
+def _serve(pipe: Connection, worker: Callable[[Any], Any]) -> None:
+    """The life of a child: jobs in, results or errors out, until the pipe closes or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    while True:
+        try:
+            _, job = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            answer = (worker(job), None)
+        except Exception as error:
+            detail = str(error) if isinstance(error, WamkitError) else traceback.format_exc()
+            answer = (None, detail)
+        pipe.send(answer)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for the children that are started inside; threads are counted when libraries load."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
