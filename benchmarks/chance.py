@@ -67,7 +67,7 @@ def main(args: Args) -> None:
     frames, store = open_frames(args.data)
     world = source(store)
     tasks = [m.task for m in store.episodes]
-    shown = frames.imitate[frames.episode]
+    shown = frames.is_demonstration[frames.episode]
     of_task = np.array(tasks)[frames.episode]
     jobs = []
     for task in world["tasks"]:

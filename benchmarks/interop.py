@@ -63,7 +63,7 @@ def episodes() -> list[Episode]:
                 action_expert=expert,
                 reward=rng.uniform(0, 10, steps).astype(np.float32),
                 success=np.arange(steps) > steps - 3,
-                imitate=seed != 2,
+                is_demonstration=seed != 2,
                 noise=0.1,
                 snapshots=tuple(Snapshot(rng.normal(size=9), {}, {"step": step}) for step in range(steps)),
             )

@@ -26,7 +26,7 @@ from wamkit.runs.config import RunConfig, family_class
 from wamkit.runs.recipes import RECIPES
 from wamkit.types import Observation, Query, Spec
 
-SPEC = dataclasses.replace(EXAMPLE, points=0)
+SPEC = dataclasses.replace(EXAMPLE, point_grid=0)
 ROUNDS = 30
 
 
@@ -78,7 +78,7 @@ def chunk_causal(name: str, width: int, rows: int, moments: int) -> None:
         for c in (True, False)
     )
     seen = dataclasses.replace(obs[0], past=tuple(obs[1:]))
-    kept = dataclasses.replace(obs[0], past=tuple(apart.remember(o) for o in obs[1:]))
+    kept = dataclasses.replace(obs[0], past=tuple(apart.encode_history(o) for o in obs[1:]))
     for query in (Query.POLICY, Query.JOINT):
         ways = ((apart, kept), (apart, seen), (together, seen))
         asked = [lambda m=m, o=o, q=query: m.sample([o] * rows, q) for m, o in ways]

@@ -28,14 +28,14 @@ import torch
 import tyro
 
 from wamkit.config import save_json
-from wamkit.data.format.metadata_io import save_meaning
+from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_frames
 from wamkit.data.loading.dataset import open_frames, spec_of
 from wamkit.data.loading.lazy_frames import open_pictures
 from wamkit.data.loading.mixture import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import Prefetcher
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
 from wamkit.training.launch import train_run
@@ -93,9 +93,11 @@ def record(root: Path, episodes: int, size: int, camera: str = "scene", joints: 
         )
     store.finalize()
     fields = tuple(Field(n, i, i + 1, "joint") for i, n in enumerate(names))
-    save_meaning(
+    save_metadata(
         root,
-        Meaning("made up", f"robot-{joints}", state=fields, action=fields, cameras={camera: CameraFacts(role=camera)}),
+        DatasetMetadata(
+            "made up", f"robot-{joints}", state=fields, action=fields, cameras={camera: CameraFacts(role=camera)}
+        ),
     )
     return store
 
@@ -199,7 +201,7 @@ def importing(folder: Path) -> None:
 
 
 def private_mb() -> float:
-    """Memory of this process that no file backs."""
+    """KVMemory of this process that no file backs."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
 

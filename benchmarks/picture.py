@@ -12,8 +12,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from wamkit.eval.held_out import held_out_frames
-from wamkit.eval.suites.recording import film
+from wamkit.eval.held_out import validation_frames
+from wamkit.eval.suites.recording import query_recording
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.run import load
 from wamkit.types import Query
@@ -36,11 +36,11 @@ class Args:
 
 def main(args: Args) -> None:
     model = load(args.run)
-    frames = held_out_frames(args.run, load_checkpoint(args.run).config, args.held_out)
+    frames = validation_frames(args.run, load_checkpoint(args.run).config, args.held_out)
     rows = []
     for text in dict.fromkeys(frames.text):
-        episode = next(e for e, t in enumerate(frames.text) if t == text and frames.imitate[e])
-        f = film(model, frames, episode, Query.JOINT)
+        episode = next(e for e, t in enumerate(frames.text) if t == text and frames.is_demonstration[e])
+        f = query_recording(model, frames, episode, Query.JOINT)
         t = int(0.6 * len(f.now))
         pictures = [f.now[t, 0]]
         for k in range(f.real.shape[1]):

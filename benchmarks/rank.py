@@ -2,7 +2,7 @@
 
 Usage: wamkit collect --env metaworld --tasks T... --episodes 30 --out data/points; python benchmarks/rank.py   (an hour on two cores, in parts)
 
-Trains 19 policies that span most of [0, 1], four teachers and two world models; what is done is kept, so the same command continues.
+Trains 19 policies that span most of [0, 1], four failure_policies and two world models; what is done is kept, so the same command continues.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def trained(args: Args, name: str, family: str, data: Path, steps: int = 3000, s
     return args.runs / name
 
 
-def taught(args: Args, teachers: tuple[Path, ...]) -> Path:
-    """The same tasks anew: experts, smooth random actions, near misses, and what the teachers do."""
+def taught(args: Args, failure_policies: tuple[Path, ...]) -> Path:
+    """The same tasks anew: experts, smooth random actions, perturbed experts, and what the failure policies do."""
     world = source(Store.open(args.data))
     config = CollectConfig(
         env=world["env"],
         tasks=tuple(world["tasks"]),
         out=args.data.parent / "taught",
-        near_misses=20,
-        policies=teachers,
+        perturbed_experts=20,
+        policies=failure_policies,
         policy_episodes=40,
         seed=1,
     )
@@ -101,9 +101,9 @@ def section(title: str, said: Mapping[str, Any]) -> list[str]:
 def main(args: Args) -> None:
     policies = [trained(args, f"unified-{n}", "unified", args.data, n, seed) for n, seed in SHORT.items()]
     policies += [trained(args, f, f, args.data, seed=1, labelled=10) for f in FAMILIES]
-    teachers = tuple(trained(args, f"teacher-{f}-{n}", f, args.data, n, seed) for f, n, seed in TEACHERS)
+    failure_policies = tuple(trained(args, f"failure_policy-{f}-{n}", f, args.data, n, seed) for f, n, seed in TEACHERS)
     naive = trained(args, "world", "world_model", args.data)
-    world = trained(args, "world-taught", "world_model", taught(args, teachers), 6000)
+    world = trained(args, "world-taught", "world_model", taught(args, failure_policies), 6000)
     common = {"policies": tuple(policies), "episodes": args.episodes}
     tasks = load_checkpoint(world).config["source"]["tasks"]
     parts = [
@@ -113,7 +113,8 @@ def main(args: Args) -> None:
         "`unified-N` is the demo's recipe with N training steps; the others are whole recipes on ten labelled demonstrations. Made by "
         "`python benchmarks/rank.py`.",
         *section(
-            "A world model and a judge that were shown failure", rank(Rank(world=world, teachers=teachers, **common))
+            "A world model and a judge that were shown failure",
+            rank(Rank(world=world, failure_policies=failure_policies, **common)),
         ),
         *section("A world model that has seen experts alone", rank(Rank(world=naive, **common))),
     ]

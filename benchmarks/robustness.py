@@ -35,18 +35,18 @@ def main(args: Args) -> None:
     names, first = list(curves), next(iter(curves.values()))
     areas = [[f, *(cell(curves[n][f].area, ".2f") for n in names), first[f].meaning] for f in first]
     success = [
-        [f"{f} {p.strength:g}", *(cell(curves[n][f].points[i].success, ".0%") for n in names)]
+        [f"{f} {p.severity:g}", *(cell(curves[n][f].points[i].success, ".0%") for n in names)]
         for f, c in first.items()
         for i, p in enumerate(c.points)
     ]
     parts = [
         "# Do they still work when the world differs?",
-        f"{args.episodes} held-out reset states of each task, the same at every strength and for every run "
+        f"{args.episodes} held-out reset states of each task, the same at every severity and for every run "
         f"([what is varied](../evaluation.md#robustness)). Brackets: 95 %. Made by "
         f"`python benchmarks/robustness.py {' '.join(map(str, args.runs))}`.",
-        "## Success to be expected at a strength drawn evenly from 0 to 1, over that at 0",
-        table(["factor", *names, "at strength 1"], areas),
-        "## Success at every strength",
+        "## Success to be expected at a severity drawn evenly from 0 to 1, over that at 0",
+        table(["factor", *names, "at severity 1"], areas),
+        "## Success at every severity",
         table(["", *names], success),
     ]
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())

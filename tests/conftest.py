@@ -72,8 +72,8 @@ def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
         past_valid=torch.ones(rows, len(spec.past_offsets), dtype=torch.bool),
         text=[("open the drawer", "close the window", "press it")[i % 3] for i in range(rows)],
         has_action=torch.ones(rows, dtype=torch.bool),
-        imitate=torch.ones(rows, dtype=torch.bool),
-        points=torch.cat([xyz, robot], -1),
+        is_demonstration=torch.ones(rows, dtype=torch.bool),
+        point_cloud=torch.cat([xyz, robot], -1),
         point_flow=0.05 * torch.randn(rows, F, POINTS**2, 3, generator=more),
     )
 

@@ -55,7 +55,7 @@ class Regress(Family):
         self.future = QueryStream(self.frames * 48, cells_of(spec), D)  # 4x4 colours a cell and frame
         self.trunk = Trunk(D, config.depth, config.heads)
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         lengths = (context_length(self.spec), self.action.length, cells_of(self.spec))
         segments = [Segment(n, length) for n, length in zip(("context", "chunk", "picture"), lengths, strict=True)]
         return segments, torch.tensor([[1, 0, 0], [1, 1, 1], [1, 1, 1]], dtype=torch.bool)
@@ -64,7 +64,7 @@ class Regress(Family):
         """The chunk as tokens, and the future as pictures (B, F, 3, H, VW) in about [-1, 1]."""
         context = self.context(batch, self.normalizer)
         future = self.future.tokens(len(batch)) + context[:, : self.future.queries.shape[0]]
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         tokens = torch.cat([context, self.action.stream.tokens(len(batch)), future], 1)
         y, _ = self.trunk(tokens, expand(seen_SS, segments).to(tokens.device))
         _, y_a, y_z = y.split([s.length for s in segments], 1)
@@ -76,11 +76,11 @@ class Regress(Family):
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         chunk, future = self.read(batch)
-        imitate = batch.imitate.view(-1, 1, 1)
+        is_demonstration = batch.is_demonstration.view(-1, 1, 1)
         x = self.action.known(batch.action_expert, batch, self.normalizer)
-        seen = (batch.frame_valid & batch.imitate.view(-1, 1))[..., None, None, None]
+        seen = (batch.frame_valid & batch.is_demonstration.view(-1, 1))[..., None, None, None]
         return {
-            "policy": masked_mean((chunk - x).square(), self.action.valid(batch) & imitate),
+            "policy": masked_mean((chunk - x).square(), self.action.valid(batch) & is_demonstration),
             "future": masked_mean((future - canvas(batch.future)).square(), seen),
         }
 

@@ -41,8 +41,8 @@ def nearest(name: object, options: Iterable[str]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
-def within(config: Any, **bounds: tuple[float, float]) -> None:
-    """Raises ConfigError naming the field where a number of `config` is not in its closed interval: within(c, steps=(1, inf)).
+def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
+    """Raises ConfigError naming the field where a number of `config` is not in its closed interval: check_bounds(c, steps=(1, inf)).
 
     Numbers are finite in any case. A tuple of them must hold one at least, all of them inside.
     """

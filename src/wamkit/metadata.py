@@ -43,7 +43,7 @@ class CameraFacts:
 
 
 @dataclass(frozen=True)
-class Meaning:
+class DatasetMetadata:
     """See the module's docstring.
 
     source: the format and what is known of where it came from.   licence: of the data; "" where the source does not say.

@@ -70,19 +70,19 @@ class Observation:
     text: the instruction.
     past: for a model that looks back, what was seen at its `spec.past_offsets`, in that order, or what the model remembers of
     it (`Sample.memory`); None where the episode had not begun. Their own `past` and `text` are not read.
-    points: float32 (K, 4), where the rays of a square grid of the first camera's pixels hit, row by row: x, y, z in world
+    point_cloud: float32 (K, 4), where the rays of a square grid of the first camera's pixels hit, row by row: x, y, z in world
     metres, and 1 on the robot itself (a robot knows that from its kinematics), else 0; None without a depth camera.
     """
 
     images: UInt8[np.ndarray, "V 3 H W"] | None
     proprio: Float32[np.ndarray, " s"]
     text: str
-    past: tuple[Observation | Memory | None, ...] = ()
-    points: Float32[np.ndarray, "K 4"] | None = None
+    past: tuple[Observation | KVMemory | None, ...] = ()
+    point_cloud: Float32[np.ndarray, "K 4"] | None = None
 
 
 @dataclass(frozen=True)
-class Memory:
+class KVMemory:
     """What a model has read of one moment: it stands for the observation in a later one's `past`, and is not read again.
 
     keys: float (N, 2, heads, L, d), for each of the model's N blocks keys and values of the moment's L tokens.
@@ -99,7 +99,7 @@ class Spec:
 
     frame_offsets are the steps ahead, ascending, at which futures are imagined (the last one is at most `chunk`).
     past_offsets are the steps, negative and ascending, at which earlier observations are seen beside the present one.
-    points is a side of the grid of scene points that a model is shown; 0 for models that look at none.
+    point_grid is a side of the grid of scene points that a model is shown; 0 for models that look at none.
     """
 
     cameras: tuple[str, ...]
@@ -111,7 +111,7 @@ class Spec:
     frame_offsets: tuple[int, ...] = (8, 16)
     past_offsets: tuple[int, ...] = ()
     fps: float = 80.0
-    points: int = 0
+    point_grid: int = 0
 
     @property
     def views(self) -> int:
@@ -128,11 +128,11 @@ class Batch:
     action_valid: bool (B, A).                               text: B instructions.
     past: uint8 (B, P, V, 3, H, W), earlier frames.          past_proprio: float32 (B, P, s).
     past_valid: bool (B, P), false before the episode began.
-    has_action: bool (B,), false for action-free video.      imitate: bool (B,), false for off-expert episodes.
+    has_action: bool (B,), false for action-free video.      is_demonstration: bool (B,), false for off-expert episodes.
     features: what `Family.features` made of these windows, where the trainer computed it ahead; else empty.
-    points: float32 (B, K, 4), see `Observation`.            point_flow: float32 (B, F, K, 3), where those points went, in metres.
+    point_cloud: float32 (B, K, 4), see `Observation`.            point_flow: float32 (B, F, K, 3), where those points went, in metres.
     Both None unless the spec has points.
-    memory: float (B, P, N, 2, heads, L, d), see `Memory`, in place of `past`; None where that is to be read.
+    memory: float (B, P, N, 2, heads, L, d), see `KVMemory`, in place of `past`; None where that is to be read.
     Of mixtures alone, else None (all valid, one source):   action_dim_valid: bool (B, a), which numbers of actions the row's robot has.
     view_valid: bool (B, V), which views.   source: int64 (B,), the data set that a row is from.
     """
@@ -149,9 +149,9 @@ class Batch:
     past_valid: Bool[Tensor, "B P"]
     text: list[str]
     has_action: Bool[Tensor, " B"]
-    imitate: Bool[Tensor, " B"]
+    is_demonstration: Bool[Tensor, " B"]
     features: dict[str, Tensor] = field(default_factory=dict)
-    points: Float[Tensor, "B K 4"] | None = None
+    point_cloud: Float[Tensor, "B K 4"] | None = None
     point_flow: Float[Tensor, "B F K 3"] | None = None
     memory: Float[Tensor, "B P N 2 h L d"] | None = None
     action_dim_valid: Bool[Tensor, "B a"] | None = None
@@ -196,15 +196,15 @@ class Sample:
 
     actions: float32 (B, A, a) in the robot's own units, or None when the query asks for none.
     future: uint8 (B, F, V, 3, H, W), or None when the query asks for none.
-    points: float32 (B, F, K, 3), where each observed point is imagined to be, in world metres; None for models that imagine none.
+    point_cloud: float32 (B, F, K, 3), where each observed point is imagined to be, in world metres; None for models that imagine none.
     memory: B of them, what the model has read of the observations; empty for models that keep nothing.
     """
 
     query: Query
     actions: Float32[np.ndarray, "B A a"] | None
     future: UInt8[np.ndarray, "B F V 3 H W"] | None
-    points: Float32[np.ndarray, "B F K 3"] | None = None
-    memory: tuple[Memory, ...] = ()
+    point_cloud: Float32[np.ndarray, "B F K 3"] | None = None
+    memory: tuple[KVMemory, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -215,12 +215,12 @@ class Answer(NamedTuple):
 
     actions: Tensor | None
     future: Tensor | None
-    points: Tensor | None = None
+    point_cloud: Tensor | None = None
     memory: Tensor | None = None
 
 
 @dataclass(frozen=True)
-class Tracks:
+class SceneFlow:
     """Scene points of T frames, and what tells where each of them is at any other frame of the same episode.
 
     points: float32 (T, K, 4), see `Observation`.   body: int32 (T, K), the rigid body that each lies on.
@@ -281,7 +281,7 @@ class Episode:
     images: uint8 (T, V, 3, H, W), or None where nobody asked for pictures.   proprio: float32 (T, s), or (T, 0).
     action: float32 (T, a), executed, noise included; a = 0 in video without actions.   action_expert: float32 (T, a), the clean label
     (equal to `action` where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
-    imitate: false for episodes that show what actions do rather than how the task is done.
+    is_demonstration: false for episodes that show what actions do rather than how the task is done.
     snapshots: T of them, or None.   tracks: scene points of the T frames, or None.
     spans: where another text than `text` holds; `text` may then, and in what was imported, be empty: nobody said anything.
     source: what the episode is called where it was imported from; empty for our own.   extras: further numbers by name, (T, d).
@@ -301,11 +301,11 @@ class Episode:
     action_expert: Float32[np.ndarray, "T a"]
     reward: Float32[np.ndarray, " T"]
     success: Bool[np.ndarray, " T"]
-    imitate: bool = True
+    is_demonstration: bool = True
     noise: float = 0.0
     snapshots: tuple[Snapshot, ...] | None = None
     latency_s: tuple[float, ...] = field(default=())
-    tracks: Tracks | None = None
+    tracks: SceneFlow | None = None
     spans: tuple[Span, ...] = ()
     source: str = ""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -39,8 +39,8 @@ def test_actions_come_back_up_to_half_a_bin_and_what_is_clipped_is_counted(spec,
     x = normalizer.encode("action", batch.action)
     back = normalizer.encode("action", model.actions(model.bins(batch.action)))
     torch.testing.assert_close(back, x.clamp(-2, 2), atol=0.02 + 1e-5, rtol=0)
-    assert model.meters(batch, "main")["clipped"] == pytest.approx((x.abs() > 2).float().mean().item())
-    assert 1 <= model.meters(batch, "codec")["codes"] <= model.future.encode(batch).numel()
+    assert model.diagnostics(batch, "main")["clipped"] == pytest.approx((x.abs() > 2).float().mean().item())
+    assert 1 <= model.diagnostics(batch, "codec")["codes"] <= model.future.encode(batch).numel()
 
 
 def test_latents_are_rounded_with_the_gradient_of_what_is_rounded():
@@ -155,7 +155,7 @@ def test_only_blanks_are_trained_in_parallel(spec, normalizer, batch):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_rows_are_evidence_for_what_they_show(way, spec, normalizer, batch):
     """Off-expert rows: what actions do (actions first), and what was done (frames first). Without actions: the video."""
-    off = dataclasses.replace(batch, imitate=torch.zeros(len(batch), dtype=torch.bool))
+    off = dataclasses.replace(batch, is_demonstration=torch.zeros(len(batch), dtype=torch.bool))
     frames, actions = (make("discrete", spec, normalizer, frames_first=f, clean=0.0, **way) for f in (1.0, 0.0))
     a, b = losses(frames, off), losses(actions, off)
     assert (a["future"] == 0).all() and (a["action"] > 0).any()

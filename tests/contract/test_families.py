@@ -21,7 +21,7 @@ NAMES = FAMILIES.names()
 def make(name: str, spec, normalizer, seed: int = 0, **options) -> Family:
     """A small model with all parameters random, so that nothing is hidden by zero initialisation."""
     cls = FAMILIES.get(name)
-    spec = dataclasses.replace(spec, points=POINTS if cls.looks_at_points else 0)
+    spec = dataclasses.replace(spec, point_grid=POINTS if cls.needs_point_cloud else 0)
     torch.manual_seed(seed)
     model = cls(cls.Config(width=32, depth=2, heads=2, **options), spec, normalizer)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_rows_without_actions_or_imitation_are_silent(name, spec, normalizer, ba
         assert torch.equal(a[key], b[key]), key
     for key in action_losses:
         assert (a[key] == 0).all()
-    off = dataclasses.replace(batch, imitate=torch.zeros(len(batch), dtype=torch.bool))
+    off = dataclasses.replace(batch, is_demonstration=torch.zeros(len(batch), dtype=torch.bool))
     assert (losses(model, off).get("policy", torch.zeros(1)) == 0).all()
 
 
@@ -206,9 +206,9 @@ def test_query_returns_what_it_says(name, query, spec, normalizer, batch):
     if out.future is not None:
         assert out.future.shape == (len(batch), len(spec.frame_offsets), spec.views, 3, spec.height, spec.width)
         assert out.future.dtype == np.uint8
-    if out.points is not None:
-        assert out.points.shape == (len(batch), len(spec.frame_offsets), POINTS**2, 3)
-        assert out.points.dtype == np.float32 and np.isfinite(out.points).all()
+    if out.point_cloud is not None:
+        assert out.point_cloud.shape == (len(batch), len(spec.frame_offsets), POINTS**2, 3)
+        assert out.point_cloud.dtype == np.float32 and np.isfinite(out.point_cloud).all()
 
 
 @pytest.mark.parametrize(("name", "query"), queries())
@@ -220,7 +220,7 @@ def test_same_seed_same_sample_in_any_order(name, query, spec, normalizer, batch
         ask(model, other, batch, seeds=[99] * len(batch))
     again = ask(model, query, batch)
     different = ask(model, query, batch, seeds=[7] * len(batch))
-    for field in ("actions", "future", "points"):
+    for field in ("actions", "future", "point_cloud"):
         a, b, c = (getattr(x, field) for x in (first, again, different))
         if a is not None:
             assert np.array_equal(a, b) and np.array_equal(a, c) == (query in model.deterministic)
@@ -382,7 +382,7 @@ def test_given_fields_are_checked(spec, normalizer, batch):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_given_and_known_hears_of_nothing_else(name, spec, normalizer):
     """Through any number of layers: what is known now never hears of what is noisy or wanted (the transitive closure)."""
-    segments, seen = make(name, spec, normalizer).sight()
+    segments, seen = make(name, spec, normalizer).attention_layout()
     assert seen.shape == (len(segments), len(segments)) and seen.dtype is torch.bool
     reach = closure(seen)
     known = [i for i, s in enumerate(segments) if s.stream in ("context", "now", "text")]

@@ -14,7 +14,7 @@ from wamkit.config import ConfigError
 from wamkit.data.loading.windows import observations
 from wamkit.inference.policy import Policy
 from wamkit.nn.attention_mask import Program, closure, expand
-from wamkit.types import Memory, ObservationError, Query, WamkitError
+from wamkit.types import KVMemory, ObservationError, Query, WamkitError
 
 FAMILIES = ("unified", "mot")
 WAYS = [("unified", {}), ("unified", {"conditioning": "cross"}), ("unified", {"program": Program.ACTION_THEN_VIDEO})]
@@ -48,7 +48,7 @@ def test_remembering_equals_reading_again(name, options, spec, normalizer):
         for some in (slice(None), slice(1, 2)):
             rows = []
             for o in obs:
-                past = [model.remember(p) if p and i in range(3)[some] else p for i, p in enumerate(o.past)]
+                past = [model.encode_history(p) if p and i in range(3)[some] else p for i, p in enumerate(o.past)]
                 rows.append(dataclasses.replace(o, past=tuple(past)))
             assert near(read, model.sample(rows, query, seed=0, steps=3, **given))
 
@@ -94,7 +94,7 @@ def test_which_moment_was_when_matters(name, spec, normalizer):
 def test_moments_hear_of_nothing_but_themselves(name, spec, normalizer):
     """Of no other moment, nor of the instruction: so what was read of them never changes."""
     model = make(name, spec, normalizer, chunk_causal=True)
-    segments, seen_SS = model.sight()
+    segments, seen_SS = model.attention_layout()
     reach = closure(expand(seen_SS, segments))
     starts = np.cumsum([0, *(s.length for s in segments)])
     for i, segment in enumerate(segments):
@@ -102,7 +102,7 @@ def test_moments_hear_of_nothing_but_themselves(name, spec, normalizer):
             assert reach[starts[i] : starts[i + 1]].sum(1).tolist() == [segment.length] * segment.length
     (obs,) = observations(random_batch(spec, 1))
     other = dataclasses.replace(obs, text="close it")
-    assert torch.equal(model.remember(obs).keys, model.remember(other).keys)
+    assert torch.equal(model.encode_history(obs).keys, model.encode_history(other).keys)
     assert not np.array_equal(model.sample(obs, "policy").actions, model.sample(other, "policy").actions)
 
 
@@ -121,7 +121,7 @@ def test_a_session_that_remembers_acts_as_one_that_reads_again(name, replan, spe
         took.append(np.stack(actions))
         sessions.append(session)
     np.testing.assert_allclose(took[0], took[1], atol=1e-5, rtol=1e-5)
-    kept = [[isinstance(o, Memory) for _, o in s.seen] for s in sessions]
+    kept = [[isinstance(o, KVMemory) for _, o in s.seen] for s in sessions]
     assert any(kept[0]) and not any(kept[1])
 
 
@@ -129,12 +129,12 @@ def test_what_cannot_be_remembered_says_so(spec, normalizer):
     model, other = (make("unified", spec, normalizer, chunk_causal=True) for _ in range(2))
     together = make("unified", spec, normalizer)
     (obs,) = observations(random_batch(spec, 1))
-    foreign = dataclasses.replace(obs, past=(other.remember(obs), None, None))
+    foreign = dataclasses.replace(obs, past=(other.encode_history(obs), None, None))
     for m in (model, together):
         with pytest.raises(ObservationError, match="past: holds the memory of another model"):
             m.sample(foreign, "policy")
     with pytest.raises(WamkitError, match="this 'unified' does not remember"):
-        together.remember(obs)
+        together.encode_history(obs)
     with pytest.raises(ConfigError, match="chunk_causal looks back at window.past_offsets, which are empty"):
         make("mot", dataclasses.replace(spec, past_offsets=()), normalizer, chunk_causal=True)
     with pytest.raises(ConfigError, match="conditioning adaln has none: prefix or cross would fit"):

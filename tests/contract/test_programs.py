@@ -78,7 +78,7 @@ def test_what_goes_first_does_not_hear_of_what_follows(name, program, spec, norm
 def test_off_expert_rows_are_evidence_for_dynamics_alone(name, program, spec, normalizer, batch):
     """Where a program learns no dynamics, what random actions did teaches nothing."""
     model = make(name, spec, normalizer, program=program)
-    off = dataclasses.replace(batch, imitate=torch.zeros(len(batch), dtype=torch.bool))
+    off = dataclasses.replace(batch, is_demonstration=torch.zeros(len(batch), dtype=torch.bool))
     seen = {
         k: any((losses(model, off, seed)[k] > 0).any() for seed in range(4)) for k in ("policy", "action", "future")
     }

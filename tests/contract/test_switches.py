@@ -11,7 +11,7 @@ from test_families import ask, losses, make
 
 from wamkit.config import ConfigError
 from wamkit.nn.attention_mask import Program
-from wamkit.nn.objectives import DrawConfig, draw
+from wamkit.nn.objectives import TargetConfig, draw
 from wamkit.types import Query
 
 
@@ -60,7 +60,7 @@ def test_queries_are_keys_to_nobody_and_steps_are_causal(spec, normalizer, batch
     after = losses(model, batch)
     assert torch.equal(after["policy"], policy)
     model = make("query_ar", dataclasses.replace(spec, past_offsets=(-4, -2)), normalizer)
-    _, seen = model.sight()  # now, text, -4, -2, action query, future query
+    _, seen = model.attention_layout()  # now, text, -4, -2, action query, future query
     assert seen.int().tolist() == [
         [1, 1, 1, 1, 0, 0],
         [0, 1, 0, 0, 0, 0],
@@ -80,7 +80,7 @@ def test_moving_averages_follow_and_are_saved_as_they_are(spec, normalizer, batc
     model.after_step()
     for old, new, source in zip(before, model.teacher.parameters(), model.context.image.parameters(), strict=True):
         torch.testing.assert_close(new, 0.9 * old + 0.1 * source)
-    assert model.meters(batch, "main")["spread_ema"] > 0
+    assert model.diagnostics(batch, "main")["spread_ema"] > 0
 
 
 def test_several_teachers_each_have_their_loss(spec, normalizer, batch):
@@ -100,18 +100,18 @@ def test_jepa_predicts_each_frame_from_what_came_before(spec, normalizer, batch)
         assert torch.equal(said[:, 0], again[:, 0]) and not torch.equal(said[:, 1], again[:, 1])
     rolled = model.roll_out(batch)
     assert rolled.shape == (len(batch), 2, cells, D) and torch.isfinite(rolled).all()
-    assert model.meters(batch, "main")["target_std"] > 0.3
+    assert model.diagnostics(batch, "main")["target_std"] > 0.3
 
 
 @pytest.mark.parametrize("name", ["unified", "mot"])
 def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
     """PAD, VideoVLA: joint rows train both at one level, and a joint answer takes both down the same path."""
-    joint_only = DrawConfig(shared_level=True, modes=(1.0, 0.0, 0.0, 0.0))
-    model = make(name, spec, normalizer, draws=joint_only)
+    joint_only = TargetConfig(shared_level=True, modes=(1.0, 0.0, 0.0, 0.0))
+    model = make(name, spec, normalizer, targets=joint_only)
     drawn = draw(batch, model.future, model.action, normalizer, joint_only, model.queries, torch.Generator())
     assert torch.equal(drawn.sigma["future"], drawn.sigma["action"])
     assert not torch.equal(drawn.sigma["future"], drawn.sigma["policy"])
-    mixed = DrawConfig(shared_level=True)
+    mixed = TargetConfig(shared_level=True)
     drawn = draw(batch, model.future, model.action, normalizer, mixed, model.queries, torch.Generator().manual_seed(2))
     given = [drawn.is_(q).flatten() for q in (Query.FORWARD, Query.VIDEO)]
     assert any(g.any() for g in given)
@@ -123,4 +123,4 @@ def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
     ask(model, Query.JOINT, batch)
     assert len(levels) == 3 and all(s["future"] == s["action"] for s in levels)
     with pytest.raises(ConfigError, match="program video_then_action denoises one stream after the other"):
-        make(name, spec, normalizer, draws=joint_only, program=Program.VIDEO_THEN_ACTION)
+        make(name, spec, normalizer, targets=joint_only, program=Program.VIDEO_THEN_ACTION)

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from films import numbers, write
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.egodex import JOINTS
 from wamkit.data.importers.run import Import, import_data
@@ -60,7 +60,7 @@ def test_epic_takes_times_and_not_frame_numbers(kitchen):
         Import(format="epic", source=kitchen, out=kitchen.parent / "o", on_error="skip"), source.options
     )
     assert [m.text for m in store.episodes] == ["open door", "take cup"] and not store.layout.action_names
-    assert load_meaning(store.root).cameras["head"].role == "ego"
+    assert load_metadata(store.root).cameras["head"].role == "ego"
     once = (kitchen / "EPIC_100_train.csv").read_text()
     for row, message in (
         (once[len(EPIC) :].splitlines()[0], "line 6 has a narration that is there already: P01_01_0"),
@@ -150,7 +150,7 @@ def test_egodex_is_video_unless_hands_are_asked_for(hands):
     assert store.layout.action_names == () and store.layout.fps == 30
     # 48 x 64 becomes 32 x 43, of which 32 columns are kept: the centre stays in the centre, to half a pixel.
     np.testing.assert_allclose(
-        np.reshape(load_meaning(store.root).cameras["head"].intrinsics, (3, 3)),
+        np.reshape(load_metadata(store.root).cameras["head"].intrinsics, (3, 3)),
         [[736.6 * 43 / 64, 0, 16.5], [0, 736.6 * 32 / 48, 16], [0, 0, 1]],
         rtol=1e-6,
     )

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.run import Import, import_data
 from wamkit.registry import load_package
@@ -54,7 +54,7 @@ def test_robomimic(tmp_path):
     assert list(importer("robomimic", filter="train").episodes()) == ["demo_0", "demo_10"]
     with pytest.raises(SourceError, match="there is no filter 'test'; there are train"):
         importer("robomimic", filter="test").episodes()
-    meaning = load_meaning(store.root)
+    meaning = load_metadata(store.root)
     assert (
         meaning.embodiment == "Panda"
         and meaning.cameras["robot0_eye_in_hand"].role == "wrist"
@@ -71,7 +71,7 @@ def test_libero_pictures_come_after_each_action(tmp_path):
     np.testing.assert_allclose(episode.action[:, 0], np.arange(1, 8) / 10, atol=1e-7)
     assert grey(episode.images[:, 0], slice(0, 6)) == list(range(7)) and episode.success[-1]
     before = importer("libero", offset=0).read("libero_demo.hdf5:demo_1")
-    assert len(before) == 8 and load_meaning(store.root).offset == 1
+    assert len(before) == 8 and load_metadata(store.root).offset == 1
 
 
 @pytest.mark.parametrize(("turn", "corner"), [("", (0, 0)), ("flipped", (1, 0)), ("rotated", (1, 1))])
@@ -117,7 +117,7 @@ def test_maniskill_drops_what_was_seen_last(tmp_path):
         assert episode.text == "pick cube" and episode.success.tolist() == [False] * (T - 1) + [True]
     with h5py.File(SOURCES["maniskill"]) as file:
         np.testing.assert_array_equal(store.episode(1).proprio[:, 9:], file["traj_1/obs/agent/qvel"][:-1])
-    meaning = load_meaning(store.root)
+    meaning = load_metadata(store.root)
     assert meaning.control_mode == "pd_ee_delta_pos" and [f.kind for f in meaning.action] == ["position", "gripper"]
     assert meaning.state[1].representation == "velocity" and meaning.cameras["hand_camera"].role == "wrist"
     shutil.copy(SOURCES["maniskill"], tmp_path / "alone.h5")

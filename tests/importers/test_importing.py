@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, from_modality, load_meaning, modality
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, from_modality, load_metadata, modality
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.store import Store
 from wamkit.data.importers import IMPORTERS, Importer, Recording, SourceError
@@ -51,8 +51,8 @@ class Made(Importer):
             ("scene", "wrist"), (3, 32, 32), ("x", "y"), ("u",), 10.0, "made", sizes=((32, 32), (16, 48)), expert=False
         )
 
-    def meaning(self) -> Meaning:
-        return Meaning(
+    def meaning(self) -> DatasetMetadata:
+        return DatasetMetadata(
             "made", "made", "position", 10.0, offset=self.options.offset, state=(Field("xy", 0, 2, "position", unit="m"),),
             action=(Field("u", 0, 1, "gripper"),), cameras={"scene": CameraFacts(), "wrist": CameraFacts("wrist")},
         )  # fmt: skip
@@ -111,7 +111,7 @@ def test_what_is_imported_is_what_was_there(made):
     for camera in ("scene", "wrist"):
         decoded, real = store.decode(1, camera), np.stack(list(wrote.pictures[camera]()))
         assert np.abs(decoded.transpose(0, 2, 3, 1).astype(int) - real).mean() < 3
-    assert load_meaning(store.root) == Made(made, MadeOptions()).meaning()
+    assert load_metadata(store.root) == Made(made, MadeOptions()).meaning()
     assert json.loads((store.root / FILE).read_text())["complete"]
 
 
@@ -196,10 +196,10 @@ def test_meaning_is_checked_and_survives_groots_file(made):
     assert [(f.name, f.start, f.stop) for f in back.state] == [("xy", 0, 2)] and set(back.cameras) == {"scene", "wrist"}
     root = run(made).root
     (root / "meta/wamkit.json").unlink()
-    assert load_meaning(root) == back
+    assert load_metadata(root) == back
     (root / "meta/modality.json").write_text("{")
     with pytest.raises(StoreError, match="what its numbers mean cannot be read"):
-        load_meaning(root)
+        load_metadata(root)
 
 
 def test_unknown_formats_and_missing_sources(tmp_path):

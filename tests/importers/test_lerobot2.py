@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.run import Import, import_data
@@ -45,7 +45,7 @@ def test_what_lerobot_recorded(tmp_path):
                 shown = store.decode(e, camera).astype(float).mean((1, 2, 3))
                 np.testing.assert_allclose(shown, 10 * np.arange(T), atol=3)
     assert store.episode(0).texts() == ["pick it up"] * 4 + ["put it down"] * 3
-    meaning = load_meaning(store.root)
+    meaning = load_metadata(store.root)
     assert [(f.name, f.stop, f.representation) for f in meaning.action] == [("hand", 2, "delta")]
     assert (
         meaning.embodiment == "arm"

@@ -12,7 +12,7 @@ from wamkit.config import save_json
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers import tfrecord as records
 from wamkit.data.importers.run import Import, import_data
-from wamkit.metadata import Field, Meaning
+from wamkit.metadata import DatasetMetadata, Field
 from wamkit.registry import load_package
 
 load_package("wamkit.data.importers")
@@ -64,7 +64,7 @@ def test_which_numbers_and_what_they_mean(tmp_path):
         SourceError, match="its steps have no numbers 'observation/qpos'; they have action, observation/state"
     ):
         importer(state=("qpos",)).layout()
-    meaning = Meaning("Tiny", "arm", "delta", action=(Field("hand", 0, 7, "position", "delta"),))
+    meaning = DatasetMetadata("Tiny", "arm", "delta", action=(Field("hand", 0, 7, "position", "delta"),))
     save_json(tmp_path / "m.json", meaning)
     said = importer(meaning=tmp_path / "m.json").meaning()
     assert said.embodiment == "arm" and said.cameras["wrist_image"].role == "wrist"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.run import Import, import_data
 from wamkit.registry import load_package
@@ -45,7 +45,7 @@ def test_rows_pictures_and_what_was_done_next(tmp_path):
         np.testing.assert_array_equal(episode.proprio[1:], episode.action[:-1])
         shown = episode.images[:, 0, :, 2:14].astype(float).mean((1, 2, 3))
         np.testing.assert_allclose(shown, 10 * rows, atol=2)
-    meaning = load_meaning(store.root)
+    meaning = load_metadata(store.root)
     assert meaning.embodiment == "umi" and meaning.cameras["camera0"].role == "wrist"
     assert [(f.kind, f.rotation, f.stop) for f in meaning.action] == [
         ("position", "", 3),

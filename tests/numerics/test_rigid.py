@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from wamkit.families.cascade_geom import CascadeGeomConfig, act, controller, kabsch, waypoints
-from wamkit.types import Tracks
+from wamkit.types import SceneFlow
 
 
 def turn(axis: torch.Tensor, angle: float) -> torch.Tensor:
@@ -126,8 +126,8 @@ def test_flow_of_points_on_bodies_that_turn_and_shift():
     pose[0, 1, :3], pose[1, 1, :3] = (1, 0, 0), (1, 0, 1)
     pose[1, 1, 3:] = (half, 0, 0, half)
     points = np.array([[[2, 0, 0, 0], [5, 5, 5, 0]]] * 2, np.float32)
-    tracks = Tracks(points, np.array([[1, 0]] * 2, np.int32), pose)
+    tracks = SceneFlow(points, np.array([[1, 0]] * 2, np.int32), pose)
     flow = tracks.flow(np.array([0]), np.array([[0, 1]]))
     np.testing.assert_allclose(flow[0], [[[0, 0, 0], [0, 0, 0]], [[-1, 1, 1], [0, 0, 0]]], atol=1e-6)
-    back = Tracks(points + np.array([-1, 1, 1, 0], np.float32) * [[[1], [0]]], tracks.body, pose)
+    back = SceneFlow(points + np.array([-1, 1, 1, 0], np.float32) * [[[1], [0]]], tracks.body, pose)
     np.testing.assert_allclose(back.flow(np.array([1]), np.array([[0]]))[0, 0, 0], [1, -1, -1], atol=1e-6)

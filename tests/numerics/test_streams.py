@@ -62,7 +62,7 @@ def test_no_leak_in_numbers(program):
 
 
 def test_draws_share_the_context_alone():
-    segments = [C, Segment(ACTION, 2, draw=0), Segment(FUTURE, 4, draw=1), Segment(ACTION, 2, draw=1)]
+    segments = [C, Segment(ACTION, 2, problem=0), Segment(FUTURE, 4, problem=1), Segment(ACTION, 2, problem=1)]
     mask = visibility(segments, Program.JOINT)
     assert not mask[3:5, 5:].any() and not mask[5:, 3:5].any()
     assert mask[:, :3].all() and mask[5:, 5:].all()

@@ -25,14 +25,14 @@ from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, save_meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
 from wamkit.types import Span
 from wamkit.viz.dataset_browser import MOST, Server, serve
 
 LENGTHS = (9, MOST + 6, 12)
-MEANING = Meaning(
+MEANING = DatasetMetadata(
     "test", "arm", state=(Field("hand", 0, 2, "position", frame="base", unit="m"),), cameras={"front": CameraFacts("ego")}
 )  # fmt: skip
 
@@ -43,7 +43,7 @@ def fill(root: Path) -> Path:
         spans = (Span(2, 5, "grasp <b>it</b>"), Span(7, 9, "lift it")) if seed == 0 else ()
         store.append(make_episode(seed, length, spans=spans, source=f"film-{seed}" * (seed == 1)))
     store.finalize()
-    save_meaning(root, MEANING)
+    save_metadata(root, MEANING)
     return root
 
 

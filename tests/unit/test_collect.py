@@ -57,12 +57,12 @@ def test_every_prefix_of_the_plan_is_balanced():
     ]
 
 
-def test_near_misses_are_spread_among_the_others():
-    config = CollectConfig(tasks=("a", "b"), out=Path("x"), episodes=12, off_expert=4, near_misses=8)
+def test_perturbed_experts_are_spread_among_the_others():
+    config = CollectConfig(tasks=("a", "b"), out=Path("x"), episodes=12, off_expert=4, perturbed_experts=8)
     jobs = plan(config)
     for end in range(2, 49, 2):
         counts = Counter((job.task, job.kind) for job in jobs[:end])
-        for kind, n in (("expert", 12), ("off-expert", 4), ("near-miss", 8)):
+        for kind, n in (("expert", 12), ("off-expert", 4), ("perturbed-expert", 8)):
             assert counts["a", kind] == counts["b", kind] and abs(counts["a", kind] - end / 2 * n / 24) <= 1
     assert Counter(job.noise for job in jobs if job.kind == "expert") == {0.0: 8, 0.1: 8, 0.3: 8}
     assert len({s for job in jobs for s in job.seeds}) == 48 * config.max_attempts
@@ -83,7 +83,7 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
     jobs = {(job.kind, job.from_reset): job for job in reversed(plan(config))}
     env = make_env("metaworld", task=TASKS[1])
     demo = record(config, jobs["expert", False], env)
-    assert demo.imitate and demo.noise == 0.3 and demo.succeeded
+    assert demo.is_demonstration and demo.noise == 0.3 and demo.succeeded
     assert int(np.argmax(demo.success)) == len(demo) - 1 - config.steps_after_success
     noise = demo.action - demo.action_expert
     assert 0.1 < np.abs(noise).mean() < 0.3 and np.abs(demo.action).max() <= 1
@@ -93,12 +93,12 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
     for from_reset in (True, False):
         job = jobs["off-expert", from_reset]
         off = record(config, job, env)
-        assert not off.imitate and len(off) == 12 and np.array_equal(off.action, off.action_expert)
+        assert not off.is_demonstration and len(off) == 12 and np.array_equal(off.action, off.action_expert)
         started = off.snapshots[0].attributes.get("curr_path_length", 0)
         assert (started == 0) == from_reset
-    job = next(job for job in plan(_small(tmp_path, near_misses=1)) if job.kind == "near-miss")
-    miss = record(_small(tmp_path, near_miss_steps=30, near_miss_offset=0.3), job, env)
-    assert not miss.imitate and len(miss) == 30
+    job = next(job for job in plan(_small(tmp_path, perturbed_experts=1)) if job.kind == "perturbed-expert")
+    miss = record(_small(tmp_path, perturbed_steps=30, perturbed_offset=0.3), job, env)
+    assert not miss.is_demonstration and len(miss) == 30
     free = np.abs(miss.action) < 1
     offsets = [set(np.round((miss.action - miss.action_expert)[free[:, k], k], 5)) for k in range(4)]
     assert all(len(o) <= 1 for o in offsets) and sum(map(len, offsets)) > 1, "one offset, throughout"
@@ -174,7 +174,7 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     monkeypatch.setattr("wamkit.rollout.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
     assert len(collect(_small(parts), progress=False)) == 3
     assert {p: p.stat().st_mtime_ns for p in parts.rglob("*")} == times
-    assert [(e.task, e.imitate) for e in store.episodes].count((TASKS[1], False)) == 1
+    assert [(e.task, e.is_demonstration) for e in store.episodes].count((TASKS[1], False)) == 1
     assert len({e.seed for e in store.episodes}) == 3 and store.frames == sum(e.length for e in store.episodes)
     changed = dataclasses.replace(_small(parts), noise=(0.5,))
     with pytest.raises(WamkitError, match=r"another configuration: noise was \[0.0, 0.1, 0.3\], now \[0.5\]"):

@@ -12,7 +12,7 @@ from wamkit.envs import make_env
 from wamkit.envs.mujoco_bodies import HAND, THING
 from wamkit.eval.probes.segmentation import read_masks, train_segmenter
 from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting
-from wamkit.eval.suites.free_running import _work, continued
+from wamkit.eval.suites.free_running import _work, free_run
 from wamkit.eval.suites.physics import examine, law_errors, physics_tables, reader, worst_continuations
 from wamkit.eval.suites.physics_scenes import true_states
 from wamkit.types import EvaluationError, Query, Spec, UnsupportedQuery, WamkitError
@@ -51,20 +51,20 @@ def real():
 
 def test_a_model_lives_on_its_own_pictures(real):
     model = Model(real, oracle)
-    went = continued(model, real, progress=False)
+    went = free_run(model, real, progress=False)
     for c in went:
         assert c.steps == tuple(range(0, c.steps[-1] + 1, 4)) and c.steps[-1] < len(c.take) <= c.steps[-1] + 9
         assert np.array_equal(c.frames, c.take.pictures(c.steps))
     take, t, _, chunk = model.asked[0]
     assert t == 0 and np.array_equal(chunk, take.actions[:8])
     frozen = Model(real, still)
-    continued(frozen, real, progress=False)
+    free_run(frozen, real, progress=False)
     assert all(np.array_equal(seen, take.obs[0].images) for take, _, seen, _ in frozen.asked)
     with pytest.raises(UnsupportedQuery):
-        continued(SimpleNamespace(name="bc", queries=frozenset({Query.POLICY})), real)
+        free_run(SimpleNamespace(name="bc", queries=frozenset({Query.POLICY})), real)
     short = replace(real[0], actions=real[0].actions[:8])
     with pytest.raises(EvaluationError, match="longer than the 8 steps"):
-        continued(Model(real, oracle), [short], progress=False)
+        free_run(Model(real, oracle), [short], progress=False)
 
 
 def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
@@ -82,7 +82,7 @@ def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
 def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
     eyes = reader(real, real, steps=150, mask_steps=5)
     assert eyes.things.tolist() == [True] + [False] * (len(eyes.things) - 1)
-    found = examine(continued(Model(real, oracle), real, progress=False), WORLD, eyes, SPEC.fps, again=real)
+    found = examine(free_run(Model(real, oracle), real, progress=False), WORLD, eyes, SPEC.fps, again=real)
     for name in found.laws.metric:
         excess = found.laws.excess(name)
         assert (excess[np.isfinite(excess)] == 0).all(), name
@@ -92,7 +92,7 @@ def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
     assert rows["places, mean error"] == 0 and rows["where and when"] == 1 and rows["Physics-IQ's score"] == 100
     assert "nan" not in " ".join(r.note for t in physics_tables(found) for r in t.rows)
     assert worst_continuations(found)[0].columns["happened"].shape[1:] == (3, 32, 32)
-    frozen = examine(continued(Model(real, still), real, progress=False), WORLD, eyes, SPEC.fps)
+    frozen = examine(free_run(Model(real, still), real, progress=False), WORLD, eyes, SPEC.fps)
     assert np.nanmean(frozen.laws.metric["ade"]) == pytest.approx(np.nanmean(frozen.still.metric["ade"]))
     assert np.nanmean(frozen.laws.metric["ade"]) > np.nanmean(frozen.laws.floor["ade"])
     assert sum(c.area_ratio for c in frozen.moves) == 0 and not frozen.retakes

@@ -24,7 +24,7 @@ from wamkit.config import (
     to_json,
 )
 from wamkit.nn.encoders import TextConfig
-from wamkit.nn.objectives import DrawConfig
+from wamkit.nn.objectives import TargetConfig
 from wamkit.runs.config import TrainConfig, WindowConfig
 from wamkit.types import Query, WamkitError
 
@@ -236,9 +236,9 @@ def test_nearest() -> None:
         (lambda: TrainConfig(lr=float("inf")), "lr = inf: must be at least"),
         (lambda: TrainConfig(seed=2**64), "seed = .*: must be between 0 and"),
         (lambda: TrainConfig(weights=(("future", -1.0),)), "weights: future weighs -1.0"),
-        (lambda: DrawConfig(modes=(0.0, 0.0, 0.0, 0.0)), "modes = .*not all 0"),
-        (lambda: DrawConfig(modes=(1.0, float("nan"), 0.0, 0.0)), "modes = .*at least 0"),
-        (lambda: DrawConfig(future_shift=-1.0), "future_shift = -1.0"),
+        (lambda: TargetConfig(modes=(0.0, 0.0, 0.0, 0.0)), "modes = .*not all 0"),
+        (lambda: TargetConfig(modes=(1.0, float("nan"), 0.0, 0.0)), "modes = .*at least 0"),
+        (lambda: TargetConfig(future_shift=-1.0), "future_shift = -1.0"),
         (lambda: TextConfig(buckets=0), "buckets = 0: must be at least 1"),
         (lambda: WindowConfig(frame_offsets=()), r"frame_offsets = \(\): must be between 1 and 16"),
         (lambda: WindowConfig(chunk=4, frame_offsets=(2, 8)), r"frame_offsets = \(2, 8\): must be between 1 and 4"),

@@ -11,7 +11,14 @@ import torch
 from wamkit.envs import make_env
 from wamkit.eval.metatest.reference_branches import MODELS, noisy
 from wamkit.eval.suites.action_fidelity import imagined_by, score
-from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals, Setting, branch, counterfactuals, off_expert
+from wamkit.eval.suites.counterfactuals import (
+    STILL,
+    Counterfactuals,
+    Setting,
+    counterfactuals,
+    off_expert,
+    rollout_from,
+)
 from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
 from wamkit.families.base import FAMILIES
 from wamkit.nn.normalizer import Normalizer
@@ -36,8 +43,8 @@ def test_branches_do_not_touch_each_other():
         env.step(expert(np.random.default_rng(0)))
     start = env.snapshot()
     chunks = np.stack(list(off_expert(env, CHUNK, np.random.default_rng(0)).values()))
-    there, reward = branch(env, start, chunks, OFFSETS)
-    back, again = branch(env, start, chunks[::-1], OFFSETS)
+    there, reward = rollout_from(env, start, chunks, OFFSETS)
+    back, again = rollout_from(env, start, chunks[::-1], OFFSETS)
     assert np.array_equal(there, back[::-1]) and np.array_equal(reward, again[::-1])
     assert np.array_equal(env.snapshot().physics, start.physics)
     for name, value in start.model.items():

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from wamkit.data.embodiment import Numbers, fit
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.rotations import SIZES, from_matrix, to_matrix
 from wamkit.types import Observation, WamkitError
 
 SCENE = {"front": CameraFacts("scene")}
 
 
-def numbers(meaning: Meaning, rows: int = 60, seed: int = 0, cameras=("front",)) -> Numbers:
+def numbers(meaning: DatasetMetadata, rows: int = 60, seed: int = 0, cameras=("front",)) -> Numbers:
     """Random numbers that mean what `meaning` says: rotations are rotations."""
     rng = np.random.default_rng(seed)
 
@@ -32,7 +32,7 @@ def numbers(meaning: Meaning, rows: int = 60, seed: int = 0, cameras=("front",))
     return Numbers(meaning, column(meaning.state), column(meaning.action), np.arange(rows) // 20, cameras)
 
 
-def arm(rotation: str, representation: str = "absolute", embodiment: str = "arm", **more) -> Meaning:
+def arm(rotation: str, representation: str = "absolute", embodiment: str = "arm", **more) -> DatasetMetadata:
     """A gripper that moves freely: position, rotation, width."""
     n = SIZES[rotation]
     fields = (
@@ -41,7 +41,7 @@ def arm(rotation: str, representation: str = "absolute", embodiment: str = "arm"
         Field("width", 3 + n, 4 + n, "gripper", unit="m"),
     )
     state = tuple(replace(f, representation="absolute") for f in fields)
-    return Meaning("test", embodiment, representation, state=state, action=fields, cameras=SCENE | more)
+    return DatasetMetadata("test", embodiment, representation, state=state, action=fields, cameras=SCENE | more)
 
 
 @pytest.mark.parametrize("written", sorted(SIZES))
@@ -104,7 +104,7 @@ def test_relative_is_what_the_hand_itself_would_measure():
 
 def test_who_means_the_same_shares_a_place():
     """Two ways to write one rotation share their places, a robot with joints gets others, and masks say who has what."""
-    joints = Meaning(
+    joints = DatasetMetadata(
         "joints", "joints", "absolute", state=(Field("q", 0, 2, "joint", unit="rad"),),
         action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m")), cameras=SCENE,
     )  # fmt: skip
@@ -160,7 +160,7 @@ def test_what_a_model_is_shown_of_a_robot():
     pictures = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (10, 20)])
     seen = robot.observation(Observation(pictures, source.state[0], "go"))
     assert seen.images[:, 0, 0, 0].tolist() == [20, 0, 10] and seen.proprio.shape == (10,)
-    assert np.array_equal(robot.own(seen.images), pictures)
+    assert np.array_equal(robot.to_robot_views(seen.images), pictures)
 
 
 def test_what_nobody_gave_a_meaning_is_refused():
@@ -178,7 +178,7 @@ def test_what_nobody_gave_a_meaning_is_refused():
 
 
 def test_video_without_actions_has_no_numbers():
-    video = Meaning("video", "", cameras={"eye": CameraFacts("ego")})
+    video = DatasetMetadata("video", "", cameras={"eye": CameraFacts("ego")})
     silent = Numbers(video, np.zeros((5, 0), np.float32), np.zeros((5, 0), np.float32), np.zeros(5, np.int64), ("eye",))
     robot, eye = fit([numbers(arm("axis_angle")), silent], ("scene", "ego"))
     assert not eye.has_action().any() and not eye.has_state().any() and eye.views == (-1, 0)

@@ -10,8 +10,8 @@ import torch
 
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.metrics.rank_correlation import agreement
-from wamkit.imagination.env import dream
-from wamkit.imagination.success_classifier import shown, train_judge
+from wamkit.imagination.env import imagined_rollout
+from wamkit.imagination.success_classifier import shown, train_success_classifier
 from wamkit.types import EvaluationError, Observation, Query, Spec, UnsupportedQuery
 
 SPEC = Spec(("c",), 32, 32, 1, 1, chunk=4, frame_offsets=(2, 4))
@@ -41,7 +41,7 @@ def recordings(episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
     frames = Frames(
         images=np.stack(images), proprio=np.array(proprio, np.float32), action=np.zeros((n, 1), np.float32),
         action_expert=np.zeros((n, 1), np.float32), episode=np.array(episode), text=("go",) * episodes,
-        imitate=np.ones(episodes, bool), has_action=np.ones(episodes, bool),
+        is_demonstration=np.ones(episodes, bool), has_action=np.ones(episodes, bool),
     )  # fmt: skip
     return frames, np.array(success)
 
@@ -51,20 +51,20 @@ def judge():
     torch.set_num_threads(1)
     frames, success = recordings(20, 0)
     held_out, told = recordings(12, 1)
-    return train_judge(frames, success, held_out, told, SPEC, steps=120, progress=False)
+    return train_success_classifier(frames, success, held_out, told, SPEC, steps=120, progress=False)
 
 
 class Walker:
-    """Goes right at its pace, plus noise: a policy whose success is known."""
+    """Goes right at its frame_stride, plus noise: a policy whose success is known."""
 
     name, spec, queries = "walker", SPEC, frozenset({Query.POLICY})
 
-    def __init__(self, pace: float):
-        self.pace = pace
+    def __init__(self, frame_stride: float):
+        self.frame_stride = frame_stride
 
     def sample(self, obs, query, seed):
         rng = np.random.default_rng(seed[0])
-        return SimpleNamespace(actions=rng.normal(self.pace, 0.15, (len(obs), 4, 1)).astype(np.float32))
+        return SimpleNamespace(actions=rng.normal(self.frame_stride, 0.15, (len(obs), 4, 1)).astype(np.float32))
 
 
 class World:
@@ -86,11 +86,11 @@ def starts(n: int) -> list[Observation]:
     return [Observation(picture(x), np.array([x], np.float32), "go") for x in rng.uniform(0, 8, n)]
 
 
-def real(pace: float, n: int, steps: int) -> np.ndarray:
+def real(frame_stride: float, n: int, steps: int) -> np.ndarray:
     rng, x = np.random.default_rng(4), np.array([float(o.proprio[0]) for o in starts(n)])
     reached = np.zeros(n, bool)
     for _ in range(steps):
-        x = np.clip(x + rng.normal(pace, 0.15, n), 0, 24)
+        x = np.clip(x + rng.normal(frame_stride, 0.15, n), 0, 24)
         reached |= x >= GOAL
     return reached
 
@@ -117,20 +117,24 @@ def test_a_world_that_listens_orders_policies_as_the_simulator_does(judge):
     paces, n, steps = (-0.2, 0.1, 0.25, 0.35, 0.42, 0.5, 0.6, 0.9), 12, 36
     options = {"replan_every": 2, "max_steps": steps, "progress": False}
     truth = np.stack([real(p, n, steps) for p in paces])
-    good = np.stack([dream(Walker(p), World(), judge, starts(n), **options).success for p in paces])
+    good = np.stack([imagined_rollout(Walker(p), World(), judge, starts(n), **options).success for p in paces])
     found = agreement(good, truth, seed=0, draws=200)
     assert found.spearman.value > 0.8 and found.mmrv.value < 0.2 and abs(found.bias) < 0.2
-    deaf = np.stack([dream(Walker(p), World(listens=False), judge, starts(n), **options).success for p in paces])
+    deaf = np.stack(
+        [imagined_rollout(Walker(p), World(listens=False), judge, starts(n), **options).success for p in paces]
+    )
     assert np.ptp(deaf.mean(1)) < 0.2, "all policies fare alike in a world that does not listen"
 
 
 def test_success_in_the_last_picture_counts(judge):
     options = {"replan_every": 2, "progress": False}
-    long = dream(Walker(0.9), World(), judge, starts(1), max_steps=36, **options)
+    long = imagined_rollout(Walker(0.9), World(), judge, starts(1), max_steps=36, **options)
     assert long.success.all() and long.steps[0] < 36
-    just = dream(Walker(0.9), World(), judge, starts(1), max_steps=int(long.steps[0]), **options)
+    just = imagined_rollout(Walker(0.9), World(), judge, starts(1), max_steps=int(long.steps[0]), **options)
     assert just.success.all() and just.steps[0] == long.steps[0]
-    assert not dream(Walker(0.9), World(), judge, starts(1), max_steps=int(long.steps[0]) - 2, **options).success.any()
+    assert not imagined_rollout(
+        Walker(0.9), World(), judge, starts(1), max_steps=int(long.steps[0]) - 2, **options
+    ).success.any()
 
 
 class Loophole(World):
@@ -145,18 +149,18 @@ class Loophole(World):
 def test_a_search_finds_the_loophole_of_a_world_that_has_one(judge):
     options = {"replan_every": 2, "max_steps": 24, "progress": False}
     slow, n = Walker(0.1), 8
-    plain = dream(slow, World(), judge, starts(n), **options)
+    plain = imagined_rollout(slow, World(), judge, starts(n), **options)
     assert plain.actions.shape == (n, 24, 1) and plain.success.mean() < 0.2
-    assert dream(slow, Loophole(), judge, starts(n), **options).success.mean() < 0.2
+    assert imagined_rollout(slow, Loophole(), judge, starts(n), **options).success.mean() < 0.2
     search = {"candidates": 16, "spread": 3.0}
-    honest = dream(slow, World(), judge, starts(n), **options, **search)
-    fooled = dream(slow, Loophole(), judge, starts(n), **options, **search)
+    honest = imagined_rollout(slow, World(), judge, starts(n), **options, **search)
+    fooled = imagined_rollout(slow, Loophole(), judge, starts(n), **options, **search)
     assert fooled.success.mean() == 1 and (fooled.actions.min((1, 2)) < -0.5).all()
     assert honest.success.mean() < 0.5, "where there is no loophole, none is found"
-    one = dream(slow, World(), judge, starts(n), **options, candidates=1)
+    one = imagined_rollout(slow, World(), judge, starts(n), **options, candidates=1)
     assert np.array_equal(one.actions, plain.actions)
     with pytest.raises(EvaluationError, match="candidates = 0"):
-        dream(slow, World(), judge, starts(1), **options, candidates=0)
+        imagined_rollout(slow, World(), judge, starts(1), **options, candidates=0)
 
 
 def test_models_that_look_back_see_what_was_dreamed(judge):
@@ -169,7 +173,7 @@ def test_models_that_look_back_see_what_was_dreamed(judge):
             return super().sample(obs, query, seed, actions)
 
     world = Looks()
-    found = dream(Walker(0.5), world, judge, starts(1), replan_every=2, max_steps=8, progress=False)
+    found = imagined_rollout(Walker(0.5), world, judge, starts(1), replan_every=2, max_steps=8, progress=False)
     assert world.seen[0] == (None, None) and world.seen[1][0] is None
     assert np.array_equal(world.seen[1][1].images, starts(1)[0].images)
     assert np.array_equal(world.seen[3][0].images, found.frames[0, 0]) and np.array_equal(
@@ -179,9 +183,9 @@ def test_models_that_look_back_see_what_was_dreamed(judge):
 
 def test_what_cannot_be_asked_is_refused(judge):
     with pytest.raises(UnsupportedQuery):
-        dream(World(), World(), judge, starts(1))
+        imagined_rollout(World(), World(), judge, starts(1))
     with pytest.raises(EvaluationError, match="imagines .2, 4. steps ahead, and not 8"):
-        dream(Walker(1.0), World(), judge, starts(1))
+        imagined_rollout(Walker(1.0), World(), judge, starts(1))
     frames, success = recordings(4, 0)
     with pytest.raises(EvaluationError, match="all succeed or all fail"):
-        train_judge(frames, np.zeros_like(success), frames, success, SPEC)
+        train_success_classifier(frames, np.zeros_like(success), frames, success, SPEC)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wamkit.eval.metatest.reference_actions import TOLD, Shows, another, noisy, right, still, told
-from wamkit.eval.probes.inverse_dynamics import readable, train_inverse
+from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
 from wamkit.types import EvaluationError
 
 
@@ -19,18 +19,18 @@ def inverse():
 
 def test_actions_are_read_off_real_pictures_and_off_right_ones(inverse):
     held_out = told(8, 1)
-    found = readable(Shows(held_out, right), inverse, held_out, stride=3)
+    found = action_recoverability(Shows(held_out, right), inverse, held_out, stride=3)
     assert (found.r2 > 0.5).all() and found.over("real", "shuffled").high < 0.6
     assert np.array_equal(found.forward, found.real) and np.array_equal(found.joint, found.real)
-    deaf = readable(Shows(held_out, another), inverse, held_out, stride=3)
-    frozen = readable(Shows(held_out, still), inverse, held_out, stride=3)
+    deaf = action_recoverability(Shows(held_out, another), inverse, held_out, stride=3)
+    frozen = action_recoverability(Shows(held_out, still), inverse, held_out, stride=3)
     assert deaf.over("forward", "real").low > 1.5 and frozen.over("forward", "real").low > 1.2
 
 
 def test_more_noise_is_read_worse(inverse):
     held_out = told(6, 2)
     shown = [Shows(held_out, noisy(sigma)) for sigma in (0, 30, 100)]
-    errors = [readable(model, inverse, held_out, stride=3).forward.mean() for model in shown]
+    errors = [action_recoverability(model, inverse, held_out, stride=3).forward.mean() for model in shown]
     assert errors == sorted(errors) and errors[0] < errors[2] / 1.5
 
 
@@ -44,4 +44,4 @@ def test_the_same_seed_gives_the_same_weights(inverse):
 def test_too_short_recordings_are_an_error(inverse):
     short = told(2, 0, length=4)
     with pytest.raises(EvaluationError, match="no recording is longer than 4 steps"):
-        readable(Shows(short, right), inverse, short)
+        action_recoverability(Shows(short, right), inverse, short)

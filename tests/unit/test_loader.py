@@ -32,7 +32,7 @@ def frames() -> Frames:
         action_expert=action,
         episode=episode,
         text=("open it",) * 5,
-        imitate=np.array([True, False, True, True, True]),
+        is_demonstration=np.array([True, False, True, True, True]),
         has_action=np.ones(5, bool),
     )
 
@@ -43,7 +43,7 @@ def test_windows_come_from_the_first_demonstrations_alone(frames):
     rows = np.concatenate([drawn.indices(k) for k in range(2)])
     assert sorted(rows) == sorted(np.flatnonzero(np.isin(frames.episode, (0, 2, 3)))), "each once an epoch, no others"
     batch = drawn.gather(np.array([0, 12, 18]))  # the first frames of episodes 0, 2, 3
-    assert batch.has_action.tolist() == [True, True, False] and batch.imitate.all()
+    assert batch.has_action.tolist() == [True, True, False] and batch.is_demonstration.all()
 
 
 def test_what_all_episodes_say_is_unchanged(frames):

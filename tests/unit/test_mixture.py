@@ -12,7 +12,7 @@ import torch
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError, save_json
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, save_meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.loading.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
 from wamkit.families.base import FAMILIES
@@ -27,7 +27,7 @@ from wamkit.types import Episode, Observation, WamkitError
 
 load_package("wamkit.families")
 CHUNK, OFFSETS = 4, (2, 4)
-ARM = Meaning(
+ARM = DatasetMetadata(
     "test", "arm", "delta",
     state=(Field("hand", 0, 2, "position", unit="m"),),
     action=(Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1")),
@@ -38,12 +38,12 @@ POSE = (
     Field("turn", 3, 6, "rotation", rotation="axis_angle"),
     Field("grip", 6, 7, "gripper", unit="1"),
 )
-HAND = Meaning("test", "hand", "absolute", state=POSE, action=POSE, cameras={"eye": CameraFacts("wrist")})
-VIDEO = Meaning("test", "", cameras={"head": CameraFacts("ego")})
+HAND = DatasetMetadata("test", "hand", "absolute", state=POSE, action=POSE, cameras={"eye": CameraFacts("wrist")})
+VIDEO = DatasetMetadata("test", "", cameras={"head": CameraFacts("ego")})
 SIZES = {"arm": (32, 32), "hand": (32, 48), "video": (48, 32)}
 
 
-def record(root: Path, meaning: Meaning, lengths: tuple[int, ...], size: tuple[int, int], seed: int) -> Path:
+def record(root: Path, meaning: DatasetMetadata, lengths: tuple[int, ...], size: tuple[int, int], seed: int) -> Path:
     state, action = (max((f.stop for f in fields), default=0) for fields in (meaning.state, meaning.action))
     (camera,) = meaning.cameras
     names = [f"s{i}" for i in range(state)], [f"a{i}" for i in range(action)]
@@ -69,7 +69,7 @@ def record(root: Path, meaning: Meaning, lengths: tuple[int, ...], size: tuple[i
             )
         )
     store.finalize()
-    save_meaning(root, meaning)
+    save_metadata(root, meaning)
     return root
 
 
@@ -148,7 +148,7 @@ def test_rows_say_what_their_robot_has(folder):
     assert (batch.action[arm][..., 3:] == 0).all() and batch.has_action[arm].all()
 
 
-NAMES = [n for n in FAMILIES.names() if not FAMILIES.get(n).looks_at_points]
+NAMES = [n for n in FAMILIES.names() if not FAMILIES.get(n).needs_point_cloud]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -300,12 +300,12 @@ def test_video_of_another_rate_goes_on_as_fast_as_the_robots(folder, tmp_path, f
     still = (np.zeros(30, np.float32), np.zeros(30, bool))
     store.append(Episode("t", "look", 0, fps, ("head",), pictures, none, none, none, *still))
     store.finalize()
-    save_meaning(tmp_path / "video", VIDEO)
+    save_metadata(tmp_path / "video", VIDEO)
     sources = (SourceConfig(str(folder / "arm"), 2.0), SourceConfig("video"))
     save_json(tmp_path / "m.json", MixtureConfig(sources, size=(32, 32), views=("scene+ego",)))
     mixture, config = open_mixture(tmp_path / "m.json", CHUNK)
     spec = mixture_spec(mixture, config, CHUNK, OFFSETS, (-2,))
-    assert mixture.fps == 10 and len(spec.cameras) == 1 and mixture.frames[0].pace == 1
+    assert mixture.fps == 10 and len(spec.cameras) == 1 and mixture.frames[0].frame_stride == 1
     windows = mixture.windows(spec, seed=0, batch_size=1).parts[1]
     batch = windows.gather(np.array([10]))
     seen = lambda x: round(float(x.float().mean()) / 8)  # noqa: E731

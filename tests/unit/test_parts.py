@@ -7,19 +7,19 @@ import math
 import numpy as np
 
 from wamkit.eval import cache as parts
-from wamkit.eval.cache import Part, kept
+from wamkit.eval.cache import EvalResult, cached
 from wamkit.eval.results import ACTION, Row, Table, Worst
 from wamkit.types import UNDEFINED, Interval
 
 PICTURES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
 
-def part() -> Part:
+def part() -> EvalResult:
     rows = (
         Row("a", 0.5, Interval(0.5, 0.1, math.inf), "above 0", True, ".0%", "m", "note"),
         Row("b", math.nan, UNDEFINED),
     )
-    return Part(
+    return EvalResult(
         (Table("title", "how", rows, ACTION),), (Worst(ACTION, "case", {"real": PICTURES, "made": PICTURES + 1}, 2.0),)
     )
 
@@ -28,11 +28,11 @@ def test_a_part_comes_back_as_it_was(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "made_by", lambda: {"wamkit": "1", "commit": "abc"})
     made = []
 
-    def make() -> Part:
+    def make() -> EvalResult:
         made.append(1)
         return part()
 
-    first, again = (kept(tmp_path, "x", {"seed": 1}, make) for _ in range(2))
+    first, again = (cached(tmp_path, "x", {"seed": 1}, make) for _ in range(2))
     assert len(made) == 1 and repr(again.tables) == repr(first.tables) == repr(part().tables)
     (case,) = again.worst
     assert (
@@ -40,11 +40,11 @@ def test_a_part_comes_back_as_it_was(tmp_path, monkeypatch):
         and np.array_equal(case.columns["made"], PICTURES + 1)
         and case.fps == 2.0
     )
-    kept(tmp_path, "x", {"seed": 2}, make)
+    cached(tmp_path, "x", {"seed": 2}, make)
     assert len(made) == 2
     for file in (tmp_path / "parts").iterdir():
         file.write_bytes(file.read_bytes()[:50])
-    kept(tmp_path, "x", {"seed": 1}, make)
+    cached(tmp_path, "x", {"seed": 1}, make)
     assert len(made) == 3, "a damaged part is made again"
 
 
@@ -52,5 +52,5 @@ def test_what_uncommitted_code_made_is_not_believed(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "made_by", lambda: {"wamkit": "1", "commit": "abc-dirty"})
     made = []
     for _ in range(2):
-        kept(tmp_path, "x", {}, lambda: made.append(1) or part())
+        cached(tmp_path, "x", {}, lambda: made.append(1) or part())
     assert len(made) == 2

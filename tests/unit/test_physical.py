@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from wamkit.envs import make_env, read_truth
+from wamkit.envs import make_env, read_ground_truth
 from wamkit.eval.metrics import motion
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.probes.object_state import States
@@ -268,7 +268,7 @@ def _scene(task, seed, steps=45):
     for _ in range(steps):
         env.step(expert(RNG))
         snapshots.append(env.snapshot())
-    return env, read_truth(env, snapshots)
+    return env, read_ground_truth(env, snapshots)
 
 
 def _taken(states, frames):
@@ -321,7 +321,7 @@ def test_takes_of_one_scene_are_the_ceiling_of_physics_iq():
         for _ in range(25):
             env.step(np.zeros(2))
             snapshots.append(env.snapshot())
-        moved = read_truth(env, snapshots)
+        moved = read_ground_truth(env, snapshots)
         truth[take] = motion.motion_mask(moved.mask, moved.position, DT)
         env.close()
     frames = np.zeros((26, 3, 64, 64), np.uint8)

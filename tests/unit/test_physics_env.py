@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from wamkit.envs import make_env, read_truth
+from wamkit.envs import make_env, read_ground_truth
 from wamkit.envs.check import check_env
 from wamkit.envs.physics_scenes import GRAVITY, TEXTS, draw_scene
 from wamkit.types import WamkitError
@@ -20,7 +20,7 @@ def _play(task, seed, steps, masks=False, **options):
     for _ in range(steps):
         info = env.step(expert(np.random.default_rng(0)))[-1]
         snapshots.append(env.snapshot())
-    truth = read_truth(env, snapshots, masks=masks)
+    truth = read_ground_truth(env, snapshots, masks=masks)
     env.close()
     return truth, info
 
@@ -72,7 +72,7 @@ def test_truth_of_a_snapshot_is_the_truth_of_the_instant():
         snapshots.append(before)
         env.step(np.zeros(2))
     env.close()
-    again = read_truth(make_env("physics", task="collide"), snapshots)
+    again = read_ground_truth(make_env("physics", task="collide"), snapshots)
     for name in ("position", "quaternion", "velocity", "angular_velocity", "contact", "distance", "mask"):
         now = np.concatenate([getattr(t, name) for t in truths])
         np.testing.assert_array_equal(now, getattr(again, name), err_msg=name)
@@ -81,9 +81,9 @@ def test_truth_of_a_snapshot_is_the_truth_of_the_instant():
     np.testing.assert_allclose(env_distances(snapshots[3], again.position[3:4]), again.distance[3:4], atol=1e-9)
     with pytest.raises(WamkitError, match="several scenes"):
         env.reset(seed=3)
-        read_truth(env, [snapshots[0], env.snapshot()])
+        read_ground_truth(env, [snapshots[0], env.snapshot()])
     with pytest.raises(WamkitError, match="--snapshots"):
-        read_truth(env, [])
+        read_ground_truth(env, [])
 
 
 def env_distances(snapshot, position):

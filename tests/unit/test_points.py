@@ -29,7 +29,7 @@ SHAPE = {"task": TASK, "height": 64, "width": 64}
 def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture_does(camera):
     env = make_env("metaworld", **SHAPE, cameras=(camera,), points=SIDE)
     raw, _ = env.reset(seed=0)
-    model, data, points = env._sim.model, env._sim.data, raw["points"]
+    model, data, points = env._sim.model, env._sim.data, raw["point_cloud"]
     index, turned = model.camera(camera).id, env._pictures.turned[0]
     local = (points[:, :3].astype(float) - data.cam_xpos[index]) @ data.cam_xmat[index].reshape(3, 3)
     focal = 32 / np.tan(np.radians(model.cam_fovy[index]) / 2)
@@ -77,11 +77,11 @@ def test_recorded_points_come_back_and_move_with_what_they_lie_on(recorded):
     spec = spec_of(store, 16, (8, 16), (), points=True)
     now = np.arange(len(episode) - 16)
     batch = Windows(frames, spec, seed=0, batch_size=1).gather(now)
-    assert batch.points.shape == (len(now), SIDE**2, 4) and batch.point_flow.shape == (len(now), 2, SIDE**2, 3)
-    table = batch.points[..., 3] == 0  # the drawer moves at the end alone
+    assert batch.point_cloud.shape == (len(now), SIDE**2, 4) and batch.point_flow.shape == (len(now), 2, SIDE**2, 3)
+    table = batch.point_cloud[..., 3] == 0  # the drawer moves at the end alone
     assert batch.point_flow[:20].transpose(1, 2)[table[:20]].abs().max() < 1e-4
-    hand = (batch.points[..., :3] - batch.proprio[:, None, :3]).norm(dim=-1) < 0.1
-    hand &= batch.points[..., 3] == 1
+    hand = (batch.point_cloud[..., :3] - batch.proprio[:, None, :3]).norm(dim=-1) < 0.1
+    hand &= batch.point_cloud[..., 3] == 1
     moved = torch.from_numpy(frames.proprio[now[:, None] + (8, 16), :3]) - batch.proprio[:, None, :3]
     rows, which = hand.nonzero(as_tuple=True)
     assert len(rows) > 40 and moved.norm(dim=-1).max() > 0.05
@@ -111,9 +111,9 @@ def test_data_without_points_are_refused_with_the_option_that_collects_them(reco
 def test_other_families_do_not_carry_points(recorded):
     frames, store = open_frames(recorded[0].root)
     spec = spec_of(store, 16, (8, 16))
-    assert spec.points == 0 and "point_flow" not in statistics(frames, spec)
+    assert spec.point_grid == 0 and "point_flow" not in statistics(frames, spec)
     batch = Windows(frames, spec, seed=0, batch_size=2).batch(0)
-    assert batch.points is None and batch.to("cpu").rows(torch.tensor([0])).point_flow is None
+    assert batch.point_cloud is None and batch.to("cpu").rows(torch.tensor([0])).point_flow is None
 
 
 def test_the_deviation_of_flow_is_that_of_moving_points_of_demonstrations(recorded):
@@ -121,7 +121,7 @@ def test_the_deviation_of_flow_is_that_of_moving_points_of_demonstrations(record
     spec = spec_of(store, 16, (8, 16), (), points=True)
     numbers = statistics(frames, spec)["point_flow"]
     assert numbers["mean"] == [0.0] * 3 and numbers["std"] == [numbers["std"][0]] * 3
-    shown = np.flatnonzero(frames.imitate[frames.episode])
+    shown = np.flatnonzero(frames.is_demonstration[frames.episode])
     batch = Windows(frames, spec, seed=0, batch_size=1).gather(shown)
     flow = batch.point_flow[batch.frame_valid]
     flow = flow[flow.norm(dim=-1) > 1e-3]
@@ -133,7 +133,9 @@ def test_options_of_an_environment_come_from_the_command_line(tmp_path, capsys):
     command += ["--off-expert-skip", "0", "--processes", "1", "--out", str(tmp_path / "data")]
     assert main([*command, "--options", "points=4", "height=32", "width=32", "text=open it"]) == 0
     store = Store.open(tmp_path / "data")
-    assert store.layout.points == 4 and store.layout.image_shape == (3, 32, 32) and store.episodes[0].text == "open it"
+    assert (
+        store.layout.point_grid == 4 and store.layout.image_shape == (3, 32, 32) and store.episodes[0].text == "open it"
+    )
     with pytest.raises(SystemExit):
         main([*command, "--options", "points"])
     assert "not KEY=VALUE" in capsys.readouterr().err
@@ -151,7 +153,7 @@ def test_no_action_is_used_in_training(spec, normalizer, batch):
 
 def test_off_expert_rows_and_frames_beyond_the_end_are_silent(spec, normalizer, batch):
     model = make("cascade_geom", spec, normalizer)
-    off = dataclasses.replace(batch, imitate=torch.zeros(len(batch), dtype=torch.bool))
+    off = dataclasses.replace(batch, is_demonstration=torch.zeros(len(batch), dtype=torch.bool))
     assert (losses(model, off)["future"] == 0).all()
     batch.frame_valid[:, 1] = False
     flow = batch.point_flow.clone()

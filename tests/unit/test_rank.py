@@ -12,8 +12,8 @@ from conftest import untrained_run
 from wamkit.eval.report.ranking import agreement_table, believed, classifier_table, policy_table
 from wamkit.eval.report.tables import text_table
 from wamkit.eval.suites.counterfactuals import Setting
-from wamkit.eval.suites.dual_rollouts import Stage, starts
-from wamkit.eval.suites.policy_ranking import Rank, Stood, _agreement, _recordings, rank
+from wamkit.eval.suites.dual_rollouts import PairedRollouts, starts
+from wamkit.eval.suites.policy_ranking import PolicyOutcome, Rank, _agreement, _recordings, rank
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.run import load
 from wamkit.types import WamkitError
@@ -47,7 +47,7 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
         text in page for text in ("bc-3", "nothing correlates", "Dreamed and real success", "Judged and real success")
     )
     # Again: every dream and every real episode is kept, so no policy is asked anything.
-    monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "dream", None)
+    monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "imagined_rollout", None)
     monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "_watch", None)
     again = rank(Rank(world, policies, **QUICK))
     assert again["policies"] == found["policies"]
@@ -57,7 +57,7 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
 def test_the_tables_say_who_is_to_blame():
     """Dreams that flatter by 20 points but keep the order; a judge that is right."""
     real = [np.arange(10) < n for n in (1, 3, 5, 7)]
-    stood = [Stood(Path(f"p{i}"), np.arange(10) < r.sum() + 2, r, r) for i, r in enumerate(real)]
+    stood = [PolicyOutcome(Path(f"p{i}"), np.arange(10) < r.sum() + 2, r, r) for i, r in enumerate(real)]
     found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
     judge = SimpleNamespace(accuracy=0.9)
     assert found is not None and not undefined
@@ -77,29 +77,29 @@ def test_what_succeeds_in_the_dream_alone_is_shown(runs, tmp_path):
     model = load(world)
     setting = Setting.of(load_checkpoint(world).config["source"], model.spec)
     blind = SimpleNamespace(threshold=0.5, read=lambda x: (np.zeros(len(x)), np.zeros((len(x), 4), np.float32)))
-    stage = Stage(tmp_path, ("key",), model, blind, setting, starts(setting, 2, 1), 8, 16, 1)
+    stage = PairedRollouts(tmp_path, ("key",), model, blind, setting, starts(setting, 2, 1), 8, 16, 1)
     real, judged = stage.watched(policy)
     assert not real.any() and not judged.any()
-    (case,) = believed([Stood(policy, np.array([False, True]), real, judged)], stage)
+    (case,) = believed([PolicyOutcome(policy, np.array([False, True]), real, judged)], stage)
     assert case.title == f"bc-0, {TASK}: succeeds in the dream alone" and f"seed {stage.starts[1][1]};" in case.note
     assert {k: v.shape for k, v in case.columns.items()} == dict.fromkeys(
         ("simulator", "dreamed", "difference"), (3, 3, 32, 32)
     )
     assert np.array_equal(case.columns["simulator"][0], case.columns["dreamed"][0]), "both begin with the same picture"
-    assert not list(believed([Stood(policy, real, real, judged)], stage))
+    assert not list(believed([PolicyOutcome(policy, real, real, judged)], stage))
 
 
 def test_teachers_fail_for_the_judge_to_see(runs, tmp_path):
     world, policies = runs
-    teacher = untrained_run(tmp_path / "teacher", [TASK], OPTIONS, seed=7)
+    failure_policy = untrained_run(tmp_path / "failure_policy", [TASK], OPTIONS, seed=7)
     source = load_checkpoint(world).config["source"]
-    args = Rank(world, policies, **QUICK | {"teachers": (teacher,)})
+    args = Rank(world, policies, **QUICK | {"failure_policies": (failure_policy,)})
     frames, success = _recordings(args, source, 1, seed=3)
-    assert frames.imitate.tolist().count(True) == 1 and len(frames.imitate) == 4, (
-        "a demonstration, a near miss, two of the teacher's"
+    assert frames.is_demonstration.tolist().count(True) == 1 and len(frames.is_demonstration) == 4, (
+        "a demonstration, a perturbed expert, two of the failure policy's"
     )
     lengths = np.bincount(frames.episode)
-    assert (lengths[~frames.imitate] == 120).sum() >= 2 and success.any() and len(success) == len(frames)
+    assert (lengths[~frames.is_demonstration] == 120).sum() >= 2 and success.any() and len(success) == len(frames)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_teachers_fail_for_the_judge_to_see(runs, tmp_path):
         ({"options": {"replan_every": 5}}, r"imagines \(8, 16\) steps ahead, and not 5"),
         ({"options": {"recordings": 1}}, "recordings = 1: must be at least 2"),
         ({"world": "bc"}, "'bc' does not model the query 'forward'"),
-        ({"options": {"teachers": "one of them"}}, "bc-0 cannot both teach the judge and be ranked by it"),
+        ({"options": {"failure_policies": "one of them"}}, "bc-0 cannot both teach the judge and be ranked by it"),
         ({"policies": "elsewhere"}, "were made for different worlds: tasks is"),
     ],
 )
@@ -125,8 +125,8 @@ def test_what_cannot_be_ranked_is_refused_before_any_work(runs, tmp_path, change
     if change.get("world") == "bc":
         world, policies = policies[0], (*policies[1:], untrained_run(tmp_path / "more", [TASK], OPTIONS))
     options = QUICK | change.get("options", {})
-    if "teachers" in options:
-        options["teachers"] = policies[:1]
+    if "failure_policies" in options:
+        options["failure_policies"] = policies[:1]
     before = sorted(world.rglob("*"))
     with pytest.raises(WamkitError, match=message):
         rank(Rank(world, policies, **options))

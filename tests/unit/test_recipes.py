@@ -22,8 +22,8 @@ BIG = Spec(cameras=("front", "wrist"), height=256, width=256, proprio_dim=14, ac
 def on_meta(run: RunConfig, spec: Spec) -> Family:
     """The model without memory behind its weights."""
     spec = dataclasses.replace(spec, chunk=run.window.chunk, past_offsets=run.window.past_offsets)
-    if family_class(run.family).looks_at_points:  # it drives a hand, whatever the robot
-        spec = dataclasses.replace(spec, points=32, proprio_dim=4, action_dim=4)
+    if family_class(run.family).needs_point_cloud:  # it drives a hand, whatever the robot
+        spec = dataclasses.replace(spec, point_grid=32, proprio_dim=4, action_dim=4)
     with torch.device("meta"):
         sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim, "point_flow": 3}
         numbers = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})

@@ -1,4 +1,4 @@
-"""Success against the strength of factors: areas and pairs with known answers, what is refused, and a run that is played."""
+"""Success against the severity of factors: areas and pairs with known answers, what is refused, and a run that is played."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_curve_counts_pairs_and_tasks():
         1.0: records({"a": "0000", "b": "0111"}),
     }
     c = curve("lighting", "dark", played)
-    assert [p.strength for p in c.points] == [0, 0.5, 1]
+    assert [p.severity for p in c.points] == [0, 0.5, 1]
     assert [(p.lost, p.gained) for p in c.points] == [(0, 0), (1, 1), (3, 0)]
     assert [p.success.value for p in c.points] == [0.75, 0.75, 0.375] and c.points[2].success == wilson(3, 8)
     assert c.points[2].by_task == {"a": 0.0, "b": 0.75} and c.points[2].change.value == -0.375
@@ -68,10 +68,10 @@ def test_a_curve_counts_pairs_and_tasks():
     said = text([c])
     assert "-38 [" in said and f"{c.area.value:.2f} [" in said
     rows = [r for table in tables([c]) for r in table.rows]
-    assert rows[0].note == "at strength 1: dark" and "solved at 0 alone 3, here alone 0; a 0%; b 75%" in rows[-1].note
+    assert rows[0].note == "at severity 1: dark" and "solved at 0 alone 3, here alone 0; a 0%; b 75%" in rows[-1].note
     with pytest.raises(EvaluationError, match="the same reset states"):
         curve("lighting", "dark", {**played, 1.0: records({"a": "0000"})})
-    with pytest.raises(EvaluationError, match="at strength 0"):
+    with pytest.raises(EvaluationError, match="at severity 0"):
         curve("lighting", "dark", {1.0: played[1.0]})
 
 
@@ -93,12 +93,12 @@ def test_a_plan_begins_in_the_plain_environment_and_changes_one_factor_at_a_time
     ("arguments", "message"),
     [
         ({"factors": ("lightning",)}, "metaworld has no factor 'lightning'.*did you mean 'lighting'"),
-        ({"strengths": (0.0, 1.5)}, "strengths lie in .* got 0, 1.5"),
-        ({"strengths": (-0.5,)}, "strengths lie in"),
-        ({"strengths": (0.0,)}, "one at least above 0"),
-        ({"strengths": (0.0, float("nan"))}, "strengths lie in"),
+        ({"severities": (0.0, 1.5)}, "severities lie in .* got 0, 1.5"),
+        ({"severities": (-0.5,)}, "severities lie in"),
+        ({"severities": (0.0,)}, "one at least above 0"),
+        ({"severities": (0.0, float("nan"))}, "severities lie in"),
         ({"env": "reacher"}, "'reacher' has no factors of variation; those that have: metaworld"),
-        ({"options": (("points", 8),)}, "distractors = 0.25: must be 0 with points"),
+        ({"options": (("point_grid", 8),)}, "distractors = 0.25: must be 0 with point_grid"),
     ],
 )
 def test_what_cannot_be_played_is_refused_before_any_work(arguments, message, tmp_path):
@@ -108,7 +108,7 @@ def test_what_cannot_be_played_is_refused_before_any_work(arguments, message, tm
 
 
 def test_pictures_of_what_a_factor_looks_like():
-    shown = looks(PROTOCOL, "drawer-open-v3", 1, factors=("colours",), strengths=(0.5, 1.0))
+    shown = looks(PROTOCOL, "drawer-open-v3", 1, factors=("colours",), severities=(0.5, 1.0))
     assert shown["colours"].shape == (3, 3, 32, 32)
     change = [np.abs(p.astype(int) - shown["colours"][0]).mean() for p in shown["colours"]]
     assert 0 == change[0] < change[1] < change[2]
@@ -116,22 +116,22 @@ def test_pictures_of_what_a_factor_looks_like():
 
 def test_a_run_is_played_once_and_written_up(tmp_path, capsys):
     run = untrained_run(tmp_path / "run", PROTOCOL.tasks, OPTIONS)
-    command = ["robustness", str(run), "--factors", "lighting", "initial_pose", "--strengths", "1", "--episodes", "1"]
+    command = ["robustness", str(run), "--factors", "lighting", "initial_pose", "--severities", "1", "--episodes", "1"]
     assert main([*command, "--processes", "1"]) == 0
     assert "area over success at 0: undefined" in capsys.readouterr().out
     parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").iterdir()}
     assert len(parts) == 3  # plain, and one a factor
     (plain,) = closed_loop(run, PROTOCOL, processes=1)  # what `wamkit eval` plays is the same part
     assert not plain.success
-    again = ["robustness", str(run), "--factors", "lighting", "--strengths", "0", "1", "--episodes", "1"]
+    again = ["robustness", str(run), "--factors", "lighting", "--severities", "0", "1", "--episodes", "1"]
     assert main(again) == 0
     assert parts == {p: p.stat().st_mtime_ns for p in (run / "eval/parts").iterdir()}
     said = json.loads((run / "eval/robustness.json").read_text())
     (only,) = said["curves"]
     assert only["factor"] == "lighting" and only["area"]["value"] is None and said["weights"] and said["made_by"]
-    assert [p["strength"] for p in only["points"]] == [0, 1] and said["protocol"]["seeds"] == [1_000_000]
+    assert [p["severity"] for p in only["points"]] == [0, 1] and said["protocol"]["seeds"] == [1_000_000]
     page = (run / "eval/robustness.html").read_text()
-    assert page.count("<img") == 2 and "lighting over strength" in page and "--factors lighting" in page
+    assert page.count("<img") == 2 and "lighting over severity" in page and "--factors lighting" in page
     assert main(["robustness", str(run), "--factors", "fog"]) == 1
     assert "has no factor 'fog'" in capsys.readouterr().err
     assert main(["robustness", str(run), "--robot", "arm"]) == 1

@@ -125,9 +125,9 @@ def test_executed_action_and_label_are_kept_apart_and_clipped():
         def act(self, observation, session):
             return Action(executed=np.array([7.0]), expert=np.array([-0.25], np.float32)), session
 
-    episode = rollout(Line(LineConfig()), Teacher(), seed=0, imitate=False, noise=0.3)
+    episode = rollout(Line(LineConfig()), Teacher(), seed=0, is_demonstration=False, noise=0.3)
     assert episode.action.tolist() == [[1.0]] * 3 and episode.action_expert.tolist() == [[-0.25]] * 3
-    assert episode.proprio[-1, 0] == 2.0 and not episode.imitate and episode.noise == 0.3
+    assert episode.proprio[-1, 0] == 2.0 and not episode.is_demonstration and episode.noise == 0.3
     plain = rollout(Line(LineConfig()), Forward(size=0.5), seed=0)
     assert np.array_equal(plain.action, plain.action_expert)
 

@@ -16,7 +16,7 @@ from wamkit.types import WamkitError
 @pytest.mark.parametrize("name", [*FAMILIES.names(), *RECIPES.names()])
 def test_shows_every_family_and_recipe(name):
     model = model_of(name)
-    page, (segments, seen) = text(model), model.sight()
+    page, (segments, seen) = text(model), model.attention_layout()
     assert model.taxonomy.leaf in page and all(q in page for q in model.queries)
     assert f"{sum(p.numel() for p in model.parameters()):,}" in page
     assert page.count("■") == int(seen.sum()) and page.count("·") == int((~seen).sum())
@@ -27,7 +27,7 @@ def test_the_picture_has_a_square_for_each_pair():
     model = model_of("unified")
     root = ET.fromstring(svg(model))
     squares = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("rx")]
-    _, seen = model.sight()
+    _, seen = model.attention_layout()
     assert len(squares) == seen.numel() and sum(e.get("fill") != "#eee" for e in squares) == int(seen.sum())
 
 

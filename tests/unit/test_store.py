@@ -61,7 +61,7 @@ def make_episode(seed, steps=9, **changes):
         action_expert=expert,
         reward=rng.uniform(size=steps).astype(np.float32),
         success=np.arange(steps) >= steps - 2,
-        imitate=seed % 3 != 2,
+        is_demonstration=seed % 3 != 2,
         noise=0.1 * seed,
         snapshots=tuple(Snapshot(rng.normal(size=5), {"body_pos": np.ones((4, 3))}, {"t": t}) for t in range(steps)),
     )
@@ -110,7 +110,7 @@ def test_what_is_appended_comes_back(filled):
     assert len(store) == 3 and store.frames == 7 + 8 + 9
     for index in range(3):
         wrote, read = make_episode(index, 7 + index), store.episode(index, snapshots=True)
-        for name in ("task", "text", "seed", "fps", "cameras", "imitate", "noise"):
+        for name in ("task", "text", "seed", "fps", "cameras", "is_demonstration", "noise"):
             assert getattr(read, name) == getattr(wrote, name)
         for name in ("proprio", "action", "action_expert", "reward", "success"):
             a, b = getattr(read, name), getattr(wrote, name)

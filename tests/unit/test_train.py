@@ -29,7 +29,7 @@ from wamkit.runs.config import RunConfig, TrainConfig
 from wamkit.runs.run import build, find_device, load, run_to_dict
 from wamkit.training.optim import Optimizer, orthogonalise
 from wamkit.training.schedule import learning_rate, stage_spans
-from wamkit.training.trainer import Latents, Trainer, TrainingDiverged, native_bf16, read_metrics
+from wamkit.training.trainer import FeatureCache, Trainer, TrainingDiverged, native_bf16, read_metrics
 from wamkit.types import Spec, WamkitError
 
 SPEC = Spec(cameras=("top",), height=16, width=16, proprio_dim=2, action_dim=2, chunk=4, frame_offsets=(2, 4))
@@ -46,7 +46,7 @@ def frames(episodes: int = 4, length: int = 9, seed: int = 0) -> Frames:
         action_expert=rng.standard_normal((n, 2), np.float32),
         episode=np.repeat(np.arange(episodes), length),
         text=tuple("open it" if e % 2 else "close it" for e in range(episodes)),
-        imitate=np.arange(episodes) != 1,
+        is_demonstration=np.arange(episodes) != 1,
         has_action=np.ones(episodes, bool),
     )
 
@@ -324,7 +324,7 @@ def test_windows_hold_what_they_say():
     ]
     assert torch.equal(batch.future[0], torch.from_numpy(f.images[[2, 4]]))
     assert torch.equal(batch.action[1], torch.from_numpy(f.action[[4, 5, 5, 5]]))  # never from the next episode
-    assert batch.imitate.tolist() == [True, True, True, False] and batch.text[0] == "close it"
+    assert batch.is_demonstration.tolist() == [True, True, True, False] and batch.text[0] == "close it"
 
 
 def test_the_past_ends_where_the_episode_began():
@@ -394,7 +394,7 @@ def test_features_are_kept_on_disk_for_the_next_run_with_the_same_encoder(tmp_pa
 
     def prepared(name, data="d", changed=False, limit=10**8, made=True):
         new = trainer(tmp_path / name)
-        new.latents = Latents(folder, data, limit)
+        new.latents = FeatureCache(folder, data, limit)
         if changed:
             with torch.no_grad():
                 for n, p in new.model.named_parameters():

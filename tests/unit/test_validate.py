@@ -9,13 +9,13 @@ import pytest
 
 from wamkit.cli.main import main
 from wamkit.config import save_json
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning, load_meaning, save_meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, load_metadata, save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import FILE
 from wamkit.data.validate import validate
 from wamkit.types import Episode, Span
 
-MEANING = Meaning(
+MEANING = DatasetMetadata(
     "test", "arm", "delta", 10.0, "MIT",
     state=(Field("hand", 0, 2, "position", unit="m"),), action=(Field("hand", 0, 2, "position", "delta", unit="m"),),
     cameras={"front": CameraFacts()},
@@ -50,7 +50,7 @@ def store(root, episodes, meaning=MEANING) -> Store:
         made.append(e)
     made.finalize()
     if meaning is not None:
-        save_meaning(root, meaning)
+        save_metadata(root, meaning)
     return made
 
 
@@ -135,9 +135,9 @@ def test_meanings_that_do_not_fit_and_imports_that_were_cut_off(tmp_path):
     assert said(root) == [
         "note: nobody said what its numbers mean (meta/wamkit.json): it cannot be mixed with other data"
     ]
-    save_meaning(root, dataclasses.replace(MEANING, state=(Field("hand", 0, 3, "position"),), licence="", cameras={}))
+    save_metadata(root, dataclasses.replace(MEANING, state=(Field("hand", 0, 3, "position"),), licence="", cameras={}))
     save_json(root / FILE, {"complete": False, "skipped": {"7": "no"}})
     found = "\n".join(said(root))
     assert "error: state.hand is said to be 0 .. 3 of 2 numbers" in found and "its import was cut off" in found
     assert "warning: what camera front looks at nobody said" in found and "note: its licence is not known" in found
-    assert "1 episodes of the source were left out" in found and load_meaning(root) is not None
+    assert "1 episodes of the source were left out" in found and load_metadata(root) is not None

@@ -1,4 +1,4 @@
-"""Factors of variation: nothing at strength 0, one direction a seed, pictures and not physics, and back to the byte."""
+"""Factors of variation: nothing at severity 0, one direction a seed, pictures and not physics, and back to the byte."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_strength_0_is_the_environment_to_the_byte(plain):
 @pytest.mark.parametrize("factor", VISUAL)
 def test_visual_factors_change_pictures_with_their_strength_and_never_the_physics(factor, plain):
     change = []
-    for strength in (0.25, 1.0):
-        pictures, states = _episode(**{factor: strength})
+    for severity in (0.25, 1.0):
+        pictures, states = _episode(**{factor: severity})
         assert states == plain[1]
         change.append(np.abs(pictures.astype(int) - plain[0]).mean((1, 2, 3)))
     assert (change[0] > 0).all() and (change[1] > 1.5 * change[0]).all()
@@ -62,13 +62,13 @@ def test_visual_factors_change_pictures_with_their_strength_and_never_the_physic
 
 def test_the_hand_begins_elsewhere_and_the_objects_where_they_were():
     starts = {}
-    for strength in (0.0, 0.5, 1.0):
-        env = make(initial_pose=strength)
+    for severity in (0.0, 0.5, 1.0):
+        env = make(initial_pose=severity)
         env.render_images = False
         raw, _ = env.reset(seed=2)
-        starts[strength] = raw["proprio"][:3].astype(float)
+        starts[severity] = raw["proprio"][:3].astype(float)
         things = env._sim._last_stable_obs[4:7], env.snapshot().model["body_pos"]
-        np.testing.assert_allclose(things[0], (first := things if not strength else first)[0], atol=1e-6)
+        np.testing.assert_allclose(things[0], (first := things if not severity else first)[0], atol=1e-6)
         assert np.array_equal(things[1], first[1])
     half, whole = (starts[s] - starts[0.0] for s in (0.5, 1.0))
     assert np.linalg.norm(half) == pytest.approx(0.05, abs=0.003) and np.linalg.norm(whole) == pytest.approx(
@@ -122,7 +122,7 @@ def test_a_snapshot_of_the_plain_environment_does_not_say_what_to_draw():
 
 @pytest.mark.parametrize("camera", ["corner2", "topview"])
 def test_the_camera_goes_around_the_point_that_it_looks_at(camera):
-    env = make(cameras=(camera,), camera_shift=0.5, points=8)
+    env = make(cameras=(camera,), camera_shift=0.5, point_grid=8)
     raw, _ = env.reset(seed=6)
     model, data = env._sim.model, env._sim.data
     k = model.camera(camera).id
@@ -136,7 +136,7 @@ def test_the_camera_goes_around_the_point_that_it_looks_at(camera):
     nearer = np.linalg.norm(moved - target) / np.linalg.norm(place - target)
     assert nearer == pytest.approx(1 + 0.075 * draw(6, 1).nearer)
     # The depth camera goes with it: every point lies behind its own pixel.
-    local = (raw["points"][:, :3] - moved) @ turned
+    local = (raw["point_cloud"][:, :3] - moved) @ turned
     sign = -1 if env._pictures.turned[0] else 1
     right = sign * local[:, 0] / -local[:, 2] / np.tan(np.radians(model.cam_fovy[k]) / 2)
     np.testing.assert_allclose(right.reshape(8, 8)[0], (2 * np.arange(8) + 1) / 8 - 1, atol=1e-4)
@@ -145,12 +145,12 @@ def test_the_camera_goes_around_the_point_that_it_looks_at(camera):
 
 def test_all_light_is_multiplied_and_the_lamps_turn():
     found = {}
-    for strength in (0.0, 0.5, 1.0):
-        env = make(lighting=strength)
+    for severity in (0.0, 0.5, 1.0):
+        env = make(lighting=severity)
         env.reset(seed=7)
         scene = env._pictures._scene
         lights = [scene.lights[i] for i in range(scene.nlight)]
-        found[strength] = np.array([x.diffuse for x in lights]), np.array([x.dir for x in lights])
+        found[severity] = np.array([x.diffuse for x in lights]), np.array([x.dir for x in lights])
         env.close()
     drawn = draw(7, 1)
     warm = 0.25 * drawn.warmth * np.array([1, 0, -1])
@@ -189,7 +189,7 @@ def test_every_factor_draws_alone_and_distractors_stand_apart_beside_the_workspa
         ({"lighting": 1.5}, "lighting = 1.5: must be between 0 and 1"),
         ({"camera_shift": -0.1}, "camera_shift = -0.1: must be between"),
         ({"initial_pose": float("nan")}, "initial_pose = nan: must be between"),
-        ({"distractors": 0.5, "points": 8}, "distractors = 0.5: must be 0 with points"),
+        ({"distractors": 0.5, "point_grid": 8}, "distractors = 0.5: must be 0 with point_grid"),
         ({"colors": 0.5}, "colors: unknown key.*did you mean 'colours'"),
     ],
 )

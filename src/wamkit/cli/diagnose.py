@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 
-from wamkit.config import atomic_write, within, without_nan
+from wamkit.config import atomic_write, check_bounds, without_nan
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.forecast_vs_execution import ExecutionScore, diagnosis, execution_score, executions, films
 from wamkit.files import make_folder
@@ -32,7 +32,7 @@ class Diagnose:
     """Ask at every so many steps of it."""
 
     def __post_init__(self) -> None:
-        within(self, episode=(0, inf), stride=(1, inf))
+        check_bounds(self, episode=(0, inf), stride=(1, inf))
 
 
 def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:

@@ -30,7 +30,7 @@ class Train:
     """Where the options below start from; `wamkit list` shows all recipes."""
     cache_gb: float = 16.0
     """Decoded pictures are kept beside the data, at most so many GB; what is beyond is decoded when it is drawn, and is the same."""
-    latents_gb: float = 0.0
+    feature_cache_gb: float = 0.0
     """Keep what a frozen encoder makes of all windows beside the data, at most so many GB: the next run with the same encoder reads it."""
     decoder: typing.Literal["pyav", "torchcodec"] = "pyav"
     """What decodes films; torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same pictures (docs/data.md: when to)."""
@@ -129,7 +129,7 @@ def _train(argv: Sequence[str]) -> None:
         args.out,
         shlex.join(["wamkit", "train", *argv]),
         cache_gb=args.cache_gb,
-        latents_gb=args.latents_gb,
+        feature_cache_gb=args.feature_cache_gb,
         decoder=args.decoder,
     )
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
@@ -222,7 +222,7 @@ class _Validate:
 def _validate(argv: Sequence[str]) -> None:
     args = _parse(_Validate, "validate", argv)
     from wamkit.config import atomic_write
-    from wamkit.data.format.metadata_io import load_meaning
+    from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
     from wamkit.data.validate import summary, validate
     from wamkit.types import WamkitError
@@ -230,7 +230,7 @@ def _validate(argv: Sequence[str]) -> None:
 
     page = args.out or args.data / "validate.html"
     found = validate(args.data, every_picture=args.every_picture)
-    store, meaning = Store.open(args.data), load_meaning(args.data)
+    store, meaning = Store.open(args.data), load_metadata(args.data)
     atomic_write(page, dataset_page(store, meaning, found).encode())
     for what, how_much in summary(store, meaning):
         print(f"  {what:<10} {how_much}")

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from wamkit.config import atomic_write, within
-from wamkit.eval.held_out import held_out_frames
-from wamkit.eval.suites.recording import film
+from wamkit.config import atomic_write, check_bounds
+from wamkit.eval.held_out import validation_frames
+from wamkit.eval.suites.recording import query_recording
 from wamkit.families.base import unsupported
 from wamkit.files import make_folder
 from wamkit.runs.checkpoint import load_checkpoint
@@ -29,13 +29,13 @@ def sample_episode(
     know, or an `out` that is no folder and cannot become one.
     """
     given = SimpleNamespace(episode=episode, stride=stride, seed=seed)
-    within(given, episode=(0, inf), stride=(1, inf), seed=(0, 2**63 - 1))
+    check_bounds(given, episode=(0, inf), stride=(1, inf), seed=(0, 2**63 - 1))
     model, saved = load(run), load_checkpoint(run)
     if (query := Query(query)) not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
     folder = out or run / "samples"
     make_folder(folder)
-    f = film(model, held_out_frames(run, saved.config, 6), episode, query, stride=stride, seed=seed)
+    f = query_recording(model, validation_frames(run, saved.config, 6), episode, query, stride=stride, seed=seed)
     stem, archive = folder / f"{query}-{episode:03d}", io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(f).items() if v is not None})
     atomic_write(stem.with_suffix(".npz"), archive.getvalue())

@@ -22,7 +22,7 @@ from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import load
 from wamkit.types import Spec, WamkitError
 
-EXAMPLE = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4, points=32)
+EXAMPLE = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4, point_grid=32)
 """The shapes that families and recipes are shown at; a run has its own."""
 
 
@@ -92,12 +92,12 @@ def label(segment: Segment) -> str:
     """What a segment is, in a few words."""
     state = "clean " if segment.clean else "noisy " if segment.stream in ("future", "action") else ""
     when = f", {-segment.moment} steps ago" if segment.moment else ""
-    return f"{state}{segment.stream}{when}" + (f", draw {segment.draw}" if segment.draw else "")
+    return f"{state}{segment.stream}{when}" + (f", draw {segment.problem}" if segment.problem else "")
 
 
 def text(model: Family) -> str:
     """The page for a terminal. A filled square: the row's tokens look at the column's."""
-    t, segments, seen = model.taxonomy, *model.sight()
+    t, segments, seen = model.taxonomy, *model.attention_layout()
     parts: dict[str, int] = {}
     for name, p in model.named_parameters():
         head = name.split(".")[0]
@@ -123,7 +123,7 @@ def text(model: Family) -> str:
 
 def svg(model: Family) -> str:
     """The same table as a picture: clean and known in blue, noisy in orange, queries and the like in grey."""
-    segments, seen = model.sight()
+    segments, seen = model.attention_layout()
     cell, left, top = 34, 230, 60
     size = cell * len(segments)
     colour = lambda s: "#2a78d6" if s.clean or s.stream in ("context", "now", "text") else "#e08a2b"  # noqa: E731

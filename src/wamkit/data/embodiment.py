@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from wamkit.config import nearest
 from wamkit.data.rotations import from_matrix, to_matrix
-from wamkit.metadata import Field, Meaning
+from wamkit.metadata import DatasetMetadata, Field
 from wamkit.types import Observation, ObservationError, WamkitError
 
 Normaliser = Literal["mean_std", "quantiles", "min_max", "none"]
@@ -113,7 +113,7 @@ class Embodiment:
             out[..., part.raw] = self._absolute(part, x, state)
         return out
 
-    def see(self, pictures: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
+    def to_model_views(self, pictures: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
         """The robot's pictures as the model's views; black where it has none."""
         out = np.zeros((*pictures.shape[:-4], len(self.views), *pictures.shape[-3:]), np.uint8)
         for here, camera in enumerate(self.views):
@@ -121,7 +121,7 @@ class Embodiment:
                 out[..., here, :, :, :] = pictures[..., camera, :, :, :]
         return out
 
-    def own(self, pictures: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
+    def to_robot_views(self, pictures: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
         """The inverse of `see`: the model's views as the robot's cameras; black for those that the model is not shown."""
         cameras = max(self.views) + 1
         out = np.zeros((*pictures.shape[:-4], cameras, *pictures.shape[-3:]), np.uint8)
@@ -144,7 +144,7 @@ class Embodiment:
             raise ObservationError(
                 f"images: the robot '{self.name}' has at least {cameras} cameras, got {len(obs.images)}"
             )
-        images = None if obs.images is None else self.see(obs.images)
+        images = None if obs.images is None else self.to_model_views(obs.images)
         return replace(obs, images=images, proprio=self.encode_state(obs.proprio))
 
     # ------------------------------------------------------------------------------------------------------------- poses
@@ -205,7 +205,7 @@ class Numbers:
     state: (N, s).   action: (N, a), a = 0 for a robot shown as video.   episode: int64 (N,).   cameras: in the order of its pictures.
     """
 
-    meaning: Meaning
+    meaning: DatasetMetadata
     state: np.ndarray
     action: np.ndarray
     episode: np.ndarray
@@ -263,7 +263,9 @@ def _require_meaning(source: Numbers) -> None:
         raise WamkitError(f"{m.source}: which robot this is nobody said; name its embodiment in meta/wamkit.json")
 
 
-def _parts(meaning: Meaning, relative: bool, places: dict[str, dict]) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+def _parts(
+    meaning: DatasetMetadata, relative: bool, places: dict[str, dict]
+) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
     """The parts of a robot's state and actions; fields that mean something new get a place at the end."""
     out: list[tuple[Part, ...]] = []
     starts = {kind: sum(f.kind == kind for f in meaning.state) for kind in ("position", "rotation")}

@@ -17,11 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import left_out, require_whole
 from wamkit.files import StoreError
-from wamkit.metadata import Meaning
+from wamkit.metadata import DatasetMetadata
 
 SAMPLE = 16  # consecutive pictures an episode and camera that are looked at, unless all are
 JUMP = 30.0  # deviations of a usual step beyond which one is a jump
@@ -50,7 +50,7 @@ def validate(root: Path, *, every_picture: bool = False, progress: bool = True) 
     store = Store.open(root)
     if not len(store):
         raise StoreError(f"{root} holds no episodes")
-    meaning = load_meaning(root)
+    meaning = load_metadata(root)
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         lambda: _whole(root),
         lambda: _meaning(store, meaning),
@@ -80,7 +80,7 @@ def _whole(root: Path) -> Iterator[Finding]:
         )
 
 
-def _meaning(store: Store, meaning: Meaning | None) -> Iterator[Finding]:
+def _meaning(store: Store, meaning: DatasetMetadata | None) -> Iterator[Finding]:
     sizes = len(store.layout.proprio_names), len(store.layout.action_names)
     if meaning is None:
         yield Finding(
@@ -155,7 +155,7 @@ def _numbers(store: Store) -> Iterator[Finding]:
             yield Finding("warning", e, f"{key}, {name}: jumps at step {step}, {size:.0f} times as far as usual")
 
 
-def _offset(store: Store, meaning: Meaning | None) -> Iterator[Finding]:
+def _offset(store: Store, meaning: DatasetMetadata | None) -> Iterator[Finding]:
     """Whether actions explain the motion of the step that they are recorded with, better than that of an earlier one.
 
     Motion is the state's change from row t to row t + 1, explained by action t through linear regression. A robot may follow
@@ -234,7 +234,7 @@ def _films(store: Store, every_picture: bool, progress: bool) -> Iterator[Findin
 # ------------------------------------------------------------------------------------------------------------------- page
 
 
-def summary(store: Store, meaning: Meaning | None) -> list[tuple[str, str]]:
+def summary(store: Store, meaning: DatasetMetadata | None) -> list[tuple[str, str]]:
     """What is in it: (what, how much)."""
     layout, hours = store.layout, store.frames / store.layout.fps / 3600
     cameras = [f"{c} {layout.size(c)[0]}x{layout.size(c)[1]}" for c in layout.cameras]
@@ -252,9 +252,3 @@ def summary(store: Store, meaning: Meaning | None) -> list[tuple[str, str]]:
         rows.append(("robot", f"{meaning.embodiment or 'none'}, {meaning.control_mode or 'control mode not said'}"))
         rows.append(("source", f"{meaning.source}, licence {meaning.licence or 'not known'}"))
     return rows
-
-
-
-
-
-

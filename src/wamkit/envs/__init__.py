@@ -11,7 +11,7 @@ from wamkit.envs.base import (
     observation_spaces,
     register_env,
 )
-from wamkit.envs.ground_truth import Truth, read_truth
+from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
 from wamkit.envs.libero import Libero, LiberoConfig
 from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
 from wamkit.envs.physics import Physics, PhysicsConfig
@@ -33,12 +33,12 @@ __all__ = [
     "PushTConfig",
     "Reacher",
     "ReacherConfig",
-    "Truth",
+    "GroundTruth",
     "held_out_seeds",
     "make_env",
     "observation",
     "observation_spaces",
-    "read_truth",
+    "read_ground_truth",
     "register_env",
     "shared_reset_range",
 ]

@@ -16,8 +16,8 @@ import numpy as np
 from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
-from wamkit.envs.ground_truth import Truth
-from wamkit.metadata import Meaning
+from wamkit.envs.ground_truth import GroundTruth
+from wamkit.metadata import DatasetMetadata
 from wamkit.registry import Registry
 from wamkit.types import Observation, ObservationError, Snapshot, WamkitError
 
@@ -33,8 +33,8 @@ Expert = Callable[[np.random.Generator], np.ndarray]
 """Scripted expert: takes a random generator, gives the clean action float32 (a,) for the environment's present state."""
 
 
-HELD_OUT_RECORDINGS = 2_000_000
-"""Recordings that models are scored on are reset with HELD_OUT_RECORDINGS + k: neither trained on nor played from."""
+VALIDATION_SEED_BASE = 2_000_000
+"""Recordings that models are scored on are reset with VALIDATION_SEED_BASE + k: neither trained on nor played from."""
 
 
 def held_out_seeds(n: int) -> tuple[int, ...]:
@@ -50,9 +50,9 @@ class Environment(gymnasium.Env, abc.ABC):
     inside a chunk of actions needs none, and under software OpenGL the picture is nine tenths of a step.
     action: float32 (a,), a Box in the environment's own units; values outside are clipped.
     info: holds `success`, a bool, after reset and after every step.
-    points: an environment that has a depth camera may add `points` float32 (points ** 2, 4) to its observations (see
+    point_grid: an environment that has a depth camera may add `point_cloud` float32 (point_grid ** 2, 4) to its observations (see
     `Observation`) wherever it draws, and then tells in `info` what only a simulator knows of them: `point_body` int32 (K,), the
-    body that each lies on, and `body_pose` float32 (bodies, 7), where every body is (see `Tracks`).
+    body that each lies on, and `body_pose` float32 (bodies, 7), where every body is (see `SceneFlow`).
     reset(seed): a pure function of the seed, whatever happened before.
     """
 
@@ -69,7 +69,7 @@ class Environment(gymnasium.Env, abc.ABC):
     robot_type: str
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
-    points: int = 0
+    point_grid: int = 0
     """Scene points a side of their grid; 0 where there are none."""
     bodies: int = 0
     """Rows of `info["body_pose"]`."""
@@ -77,11 +77,11 @@ class Environment(gymnasium.Env, abc.ABC):
     """What `truth` knows of, by name; empty where it knows of nothing."""
     noise_range: float = 1.0
     """What action noise of 1 is, in half ranges of the action space: less where actions are places, of which one step uses little."""
-    meaning: Meaning | None = None
+    meaning: DatasetMetadata | None = None
     """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
     factors: ClassVar[Mapping[str, str]] = {}
-    """Factors of variation: fields of Config that hold a strength in [0, 1], 0 for the plain environment, and what each is at 1.
-    What a strength changes follows from the reset's seed, in one direction for all strengths."""
+    """Factors of variation: fields of Config that hold a severity in [0, 1], 0 for the plain environment, and what each is at 1.
+    What a severity changes follows from the reset's seed, in one direction for all severities."""
 
     @classmethod
     @abc.abstractmethod
@@ -100,16 +100,16 @@ class Environment(gymnasium.Env, abc.ABC):
     def restore(self, snapshot: Snapshot) -> dict[str, Any]:
         """Goes back to a snapshot; gives the observation dictionary of that instant."""
 
-    def truth(self, masks: bool = True) -> Truth:
+    def truth(self, masks: bool = True) -> GroundTruth:
         """What only the simulator knows of `things` at this instant (T = 1); leaves it as it is. masks: whether they are drawn."""
         raise WamkitError(f"{type(self).__name__} does not tell what its things do, so no physics can be judged in it")
 
 
 def observation_spaces(
-    views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray, points: int = 0
+    views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray, point_grid: int = 0
 ) -> spaces.Dict:
-    """The observation space of the contract; the proprioception bounds are float32 (s,), `points` is a side of their grid."""
-    depth = {"points": spaces.Box(-np.inf, np.inf, (points**2, 4), np.float32)} if points else {}
+    """The observation space of the contract; the proprioception bounds are float32 (s,), `point_grid` is a side of their grid."""
+    depth = {"point_cloud": spaces.Box(-np.inf, np.inf, (point_grid**2, 4), np.float32)} if point_grid else {}
     return spaces.Dict(
         **depth,
         images=spaces.Box(0, 255, (views, 3, height, width), np.uint8),
@@ -121,15 +121,15 @@ def observation_spaces(
 def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Observation:
     """Turns an observation dictionary into a checked `Observation`.
 
-    raw: `proprio` float32 (s,) finite, `text` a non-empty str, and optionally `images` uint8 (V, 3, H, W) and `points`
+    raw: `proprio` float32 (s,) finite, `text` a non-empty str, and optionally `images` uint8 (V, 3, H, W) and `point_cloud`
     float32 (K, 4).
     space: the environment's observation space; when given, shapes must agree with it.
     Raises ObservationError, which names the key, what was expected and what was found.
     """
-    extra = sorted(set(raw) - {"images", "proprio", "text", "points"})
+    extra = sorted(set(raw) - {"images", "proprio", "text", "point_cloud"})
     if extra:
         raise ObservationError(
-            f"observation has an unknown key {extra[0]!r}: expected images, proprio, text and points"
+            f"observation has an unknown key {extra[0]!r}: expected images, proprio, text and point_cloud"
         )
     for key in ("proprio", "text"):
         if key not in raw:
@@ -144,10 +144,10 @@ def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Obs
         _check_array("images", images, np.uint8, 4, space)
         if images.shape[1] != 3:
             raise ObservationError(f"observation['images']: expected shape (V, 3, H, W), found {images.shape}")
-    points = raw.get("points")
+    points = raw.get("point_cloud")
     if points is not None:
-        _check_array("points", points, np.float32, 2, space)
-    return Observation(images=images, proprio=proprio, text=text, points=points)
+        _check_array("point_cloud", points, np.float32, 2, space)
+    return Observation(images=images, proprio=proprio, text=text, point_cloud=points)
 
 
 def _check_array(key: str, value: Any, dtype: type, ndim: int, space: spaces.Dict | None) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from wamkit.types import Snapshot, WamkitError
 
 
-class Knows(Protocol):
+class HasGroundTruth(Protocol):
     """An environment that can tell what its things do."""
 
     task: str
@@ -19,11 +19,11 @@ class Knows(Protocol):
 
     def restore(self, snapshot: Snapshot) -> dict[str, Any]: ...
 
-    def truth(self, masks: bool = True) -> Truth: ...
+    def truth(self, masks: bool = True) -> GroundTruth: ...
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """What only the simulator knows of T instants of one scene, of N things of which `exists` tells those that are there.
 
     position: float64 (T, N, 3), centres in world metres.   quaternion: (T, N, 4), (w, x, y, z).
@@ -57,7 +57,7 @@ class Truth:
             raise WamkitError("areas need masks: read the truth with masks=True")
         return self.mask.mean((2, 3))
 
-    def at(self, frames: Sequence[int]) -> Truth:
+    def at(self, frames: Sequence[int]) -> GroundTruth:
         """The instants `frames` (ascending) alone; their contacts are those since the frame before, the first one's its own step's."""
         moments = ("position", "quaternion", "velocity", "angular_velocity", "distance", "mask", "pusher")
         taken = {n: getattr(self, n)[list(frames)] for n in moments if getattr(self, n) is not None}
@@ -66,7 +66,7 @@ class Truth:
         return replace(self, **taken, contact=contact)
 
 
-def read_truth(env: Knows, snapshots: Sequence[Snapshot], masks: bool = True) -> Truth:
+def read_ground_truth(env: HasGroundTruth, snapshots: Sequence[Snapshot], masks: bool = True) -> GroundTruth:
     """The simulator's truth of the recorded instants of one episode (`wamkit collect --snapshots`), T = len(snapshots).
 
     masks: whether segmentation masks are drawn, which takes as long as drawing the pictures.
@@ -85,6 +85,6 @@ def read_truth(env: Knows, snapshots: Sequence[Snapshot], masks: bool = True) ->
     finally:
         env.render_images = drawing
     still = ("exists", "mass", "inertia", "size")
-    names = [f.name for f in fields(Truth) if f.name not in still and (masks or f.name != "mask")]
+    names = [f.name for f in fields(GroundTruth) if f.name not in still and (masks or f.name != "mask")]
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    return Truth(**{"mask": None} | joined, **{name: getattr(parts[0], name) for name in still})
+    return GroundTruth(**{"mask": None} | joined, **{name: getattr(parts[0], name) for name in still})

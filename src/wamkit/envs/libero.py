@@ -31,10 +31,10 @@ import gymnasium
 import numpy as np
 import torch
 
-from wamkit.config import ConfigError, nearest, within
-from wamkit.envs.base import HELD_OUT_RECORDINGS, HELD_OUT_SEED_BASE, Environment, observation_spaces, register_env
+from wamkit.config import ConfigError, check_bounds, nearest
+from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
 from wamkit.envs.rendering import load_mujoco
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
@@ -50,7 +50,7 @@ NOTHING = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
 
 CAMERAS = {"agentview": "scene", "robot0_eye_in_hand": "wrist"}
 
-_MEANING = Meaning(
+_MEANING = DatasetMetadata(
     source="LIBERO",
     embodiment="Panda",
     control_mode="OSC_POSE delta",
@@ -91,8 +91,8 @@ class LiberoConfig:
     """Of where fixtures stand when an initial state is used: 7 as openpi, 0 as OpenVLA."""
 
     def __post_init__(self) -> None:
-        within(self, height=(1, inf), width=(1, inf), drawn=(1, inf), seed=(0, 2**32 - 1))
-        within(self, **({} if self.max_steps is None else {"max_steps": (1, inf)}))
+        check_bounds(self, height=(1, inf), width=(1, inf), drawn=(1, inf), seed=(0, 2**32 - 1))
+        check_bounds(self, **({} if self.max_steps is None else {"max_steps": (1, inf)}))
         if self.drawn % self.height or self.drawn % self.width:
             raise ConfigError(f"drawn = {self.drawn}: must be a multiple of {self.height} and {self.width}")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras) or set(self.cameras) - set(CAMERAS):
@@ -188,7 +188,7 @@ class Libero(Environment):
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
-        k = seed - HELD_OUT_SEED_BASE if HELD_OUT_SEED_BASE <= seed < HELD_OUT_RECORDINGS else None
+        k = seed - HELD_OUT_SEED_BASE if HELD_OUT_SEED_BASE <= seed < VALIDATION_SEED_BASE else None
         state = self._initial(k) if k is not None else None
         self._place(*((seed % 2**32, 1) if k is None else (self.config.seed, k + 1)))
         if state is not None:

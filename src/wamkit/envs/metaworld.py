@@ -17,15 +17,15 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from wamkit.config import ConfigError, nearest, within
+from wamkit.config import ConfigError, check_bounds, nearest
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.depth_points import ScenePoints
-from wamkit.envs.ground_truth import Truth
+from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
-from wamkit.envs.mujoco_bodies import Things
+from wamkit.envs.mujoco_bodies import TrackedBodies
 from wamkit.envs.rendering import Pictures, load_mujoco
 from wamkit.envs.variation import FACTORS, Factors, Variation
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 _PROPRIO_LOW = np.array([-0.525, 0.348, -0.0525, 0.0], np.float32)
@@ -33,7 +33,7 @@ _PROPRIO_HIGH = np.array([0.525, 1.025, 0.7, 1.0], np.float32)
 _CLOSE_CORNER2 = (0.75, 0.075, 0.7)
 """Where most MetaWorld papers put `corner2`; at its default place the object is half as wide in the picture."""
 
-_MEANING = Meaning(
+_MEANING = DatasetMetadata(
     source="MetaWorld",
     embodiment="sawyer",
     control_mode="end-effector delta",
@@ -87,18 +87,18 @@ class MetaWorldConfig(Factors):
     """Instruction in place of the task's own."""
     sway: float = 0.0
     """Metres by which the first camera moves about its place, as one does that is worn on a head; where to depends on seed and step."""
-    points: int = 0
+    point_grid: int = 0
     """Scene points a side of a square grid of pixels of the first camera, as a depth camera gives them; 0 for none. Recordings
     then also hold how every point moves, which families that imagine points learn from."""
 
     def __post_init__(self) -> None:
-        within(
+        check_bounds(
             self,
             height=(1, inf),
             width=(1, inf),
             supersample=(1, inf),
             max_steps=(1, inf),
-            points=(0, inf),
+            point_grid=(0, inf),
             sway=(0, 0.3),
         )
         super().__post_init__()
@@ -106,8 +106,8 @@ class MetaWorldConfig(Factors):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():
             raise ConfigError("text is empty: must be an instruction; leave it out for the task's own")
-        if self.points and self.distractors:
-            raise ConfigError(f"distractors = {self.distractors}: must be 0 with points, which would not see them")
+        if self.point_grid and self.distractors:
+            raise ConfigError(f"distractors = {self.distractors}: must be 0 with point_grid, which would not see them")
 
 
 @register_env("metaworld")
@@ -119,7 +119,7 @@ class MetaWorld(Environment):
     proprio_names = ("hand_x", "hand_y", "hand_z", "gripper_open")
     action_names = ("dx", "dy", "dz", "gripper_close")
     fps = 80.0
-    things = Things.names
+    things = TrackedBodies.names
     metadata = {"render_modes": [], "render_fps": 80}
     factors: ClassVar[Mapping[str, str]] = FACTORS
 
@@ -144,17 +144,19 @@ class MetaWorld(Environment):
             sites=config.goal_markers,
             change=self._variation.change if config.changes_scene else None,
         )
-        self.points, self.bodies = config.points, _BODIES if config.points else 0
-        self._points = _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.points else None
+        self.point_grid, self.bodies = config.point_grid, _BODIES if config.point_grid else 0
+        self._points = (
+            _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.point_grid else None
+        )
         self._fields = _small_fields(self._sim.model)
         self._pristine_fields = {name: field.copy() for name, field in self._fields.items()}
         self._fixed = {k for k, v in vars(self._sim).items() if not _is_plain(v) or _views_simulator(v)}
         self._pristine_attributes = copy.deepcopy({k: v for k, v in vars(self._sim).items() if k not in self._fixed})
-        self._things: Things | None = None
+        self._things: TrackedBodies | None = None
         self._was_reset = False
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = observation_spaces(
-            len(self.cameras), config.height, config.width, _PROPRIO_LOW, _PROPRIO_HIGH, config.points
+            len(self.cameras), config.height, config.width, _PROPRIO_LOW, _PROPRIO_HIGH, config.point_grid
         )
 
     @classmethod
@@ -238,12 +240,12 @@ class MetaWorld(Environment):
         mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
         return self._observe()[0]
 
-    def truth(self, masks: bool = True) -> Truth:
-        """See `Things`; masks are those of the first camera."""
+    def truth(self, masks: bool = True) -> GroundTruth:
+        """See `TrackedBodies`; masks are those of the first camera."""
         if self._things is None:
             model = self._sim.model
             robot = model.body_rootid == model.body("base").id
-            self._things = Things(self._mujoco, model, robot, model.body("right_hand").id)
+            self._things = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
         return self._things.truth(self.snapshot().physics, self._pictures.segmentation()[0] if masks else None)
 
     def close(self) -> None:
@@ -258,7 +260,7 @@ class MetaWorld(Environment):
         with self._variation.camera():
             raw["images"] = self._swaying(self._pictures.draw) if self.config.sway else self._pictures.draw()
             if self._points:
-                raw["points"], truth["point_body"] = self._points.cast(self._sim.data)
+                raw["point_cloud"], truth["point_body"] = self._points.cast(self._sim.data)
                 truth["body_pose"] = self._points.body_pose(self._sim.data)
         return raw, truth
 
@@ -309,7 +311,7 @@ def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pi
         mujoco,
         solid,
         camera=sim.model.camera(config.cameras[0]).id,
-        side=config.points,
+        side=config.point_grid,
         aspect=config.width / config.height,
         turned=pictures.turned[0],
         robot=solid.body_rootid == solid.body("base").id,
@@ -385,7 +387,7 @@ def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
     model.vis.global_.offwidth = config.supersample * config.width
     model.vis.global_.offheight = config.supersample * config.height
     model.cam_pos[model.camera("corner2").id] = _CLOSE_CORNER2
-    solid = copy.copy(model) if config.points else model
+    solid = copy.copy(model) if config.point_grid else model
     if config.coarse_meshes:
         _coarsen_meshes(model)
     return sim, solid

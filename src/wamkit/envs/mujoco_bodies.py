@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.envs.ground_truth import Truth
+from wamkit.envs.ground_truth import GroundTruth
 
 HAND, THING = range(2)
 
 
-class Things:
-    """Two rows of `Truth`: the robot's hand, and all that joints let move and that is not the robot (a drawer, a door, a puck).
+class TrackedBodies:
+    """Two rows of `GroundTruth`: the robot's hand, and all that joints let move and that is not the robot (a drawer, a door, a puck).
 
     robot: bool (bodies,), which bodies the robot consists of.   hand: the body from which on it is the hand.
     """
@@ -28,7 +28,7 @@ class Things:
         self._rows = np.stack(rows)
         self._data = mujoco.MjData(model)
 
-    def truth(self, physics: np.ndarray, drawn: np.ndarray | None) -> Truth:
+    def truth(self, physics: np.ndarray, drawn: np.ndarray | None) -> GroundTruth:
         """Of the instant with this `mjSTATE_INTEGRATION`. drawn: int32 (H, W), the geom that each pixel shows.
 
         position: the centre of mass.   contact: at the instant itself, of the thing with the robot.   Velocities, turns, distances,
@@ -49,7 +49,7 @@ class Things:
             body = np.where(drawn >= 0, model.geom_bodyid[drawn], 0)
             mask = (self._rows[:, body] & (drawn >= 0))[None]
         nan = lambda *shape: np.full(shape, np.nan)  # noqa: E731
-        return Truth(
+        return GroundTruth(
             position=position[None],
             quaternion=nan(1, 2, 4),
             velocity=nan(1, 2, 3),

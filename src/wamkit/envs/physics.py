@@ -15,12 +15,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
-from wamkit.envs.ground_truth import Truth
+from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, draw_scene
 from wamkit.envs.rendering import Pictures, load_mujoco
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 SPEED = 0.3
@@ -35,7 +35,7 @@ STILL = (0.02, 0.2, 5)
 _FAR = 1.0  # metres beyond which distances are not measured
 _SUBSTEPS = round(1 / 50 / TIMESTEP)
 
-_MEANING = Meaning(
+_MEANING = DatasetMetadata(
     source="wamkit's physics suite",
     embodiment="pusher",
     control_mode="velocity",
@@ -69,8 +69,8 @@ class PhysicsConfig:
     """Which other take."""
 
     def __post_init__(self) -> None:
-        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
-        within(self, jitter=(0, 1), take=(0, inf))
+        check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
+        check_bounds(self, jitter=(0, 1), take=(0, inf))
 
 
 @register_env("physics")
@@ -176,7 +176,7 @@ class Physics(Environment):
         self._steps, self._still, self._touched = of["steps"], of["still"], np.array(of["touched"], bool)
         return self._observe()
 
-    def truth(self, masks: bool = True) -> Truth:
+    def truth(self, masks: bool = True) -> GroundTruth:
         """The simulator's truth of this instant (T = 1); leaves the simulator as it is. masks: whether they are drawn."""
         if self._scene_of is None:
             raise WamkitError("truth before the first reset: call reset(seed=...)")
@@ -197,7 +197,7 @@ class Physics(Environment):
             ids = [model.geom(f"object{k}").id for k in range(n)] + [-2] * (OBJECTS - n)
             mask = (drawn == np.array(ids)[:, None, None])[None]
         place = aside.body("pusher").xpos[:2].copy() if self._scene.pusher is not None else np.full(2, np.nan)
-        return Truth(
+        return GroundTruth(
             position=pose[None, :, :3],
             quaternion=pose[None, :, 3:],
             velocity=motion[None, :, 3:],
@@ -219,7 +219,7 @@ class Physics(Environment):
         pusher: np.ndarray | None = None,
         to: str | None = None,
     ) -> np.ndarray:
-        """As `Truth.distance`, float64 (T, N), with the objects of this scene put elsewhere: where a model has imagined them.
+        """As `GroundTruth.distance`, float64 (T, N), with the objects of this scene put elsewhere: where a model has imagined them.
 
         position: float (T, N, 3), world metres; NaN where an object was not seen, which gives NaN.
         quaternion: float (T, N, 4), else as now.   pusher: float (T, 2), its place, else as now.
@@ -263,7 +263,7 @@ class Physics(Environment):
         mujoco.mj_forward(self._model, self._data)
         size = {"height": config.height, "width": config.width, "supersample": n}
         self._pictures = Pictures(mujoco, self._model, self._data, cameras=self.cameras, **size)
-        columns = {f"object{k}": k for k in range(OBJECTS)} | {"pusher": OBJECTS + 1}  # of `Truth.contact`
+        columns = {f"object{k}": k for k in range(OBJECTS)} | {"pusher": OBJECTS + 1}  # of `GroundTruth.contact`
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
         self._column = np.array([columns.get(name, OBJECTS) for name in names])
         self._scene_of = scene_of
@@ -275,7 +275,7 @@ class Physics(Environment):
             self._touched[one[one < OBJECTS], other[one < OBJECTS]] = True
 
     def _distances(self, to: str | None = None) -> np.ndarray:
-        """float64 (N,) of the state that was put aside, see `Truth` and `distances`."""
+        """float64 (N,) of the state that was put aside, see `GroundTruth` and `distances`."""
         out = np.full(OBJECTS, np.nan)
         for k in range(len(self._scene.things)):
             mine = self._model.geom(f"object{k}").id

@@ -21,10 +21,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.pusht_expert import Planner
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 SIDE = 512.0
@@ -33,7 +33,7 @@ SIDE = 512.0
 SOLVED = 0.95
 """Share of the mark that the T must cover, and more."""
 
-_MEANING = Meaning(
+_MEANING = DatasetMetadata(
     source="gym-pusht",
     embodiment="pusher",
     control_mode="absolute position",
@@ -58,7 +58,7 @@ class PushTConfig:
     """An episode is truncated after so many steps."""
 
     def __post_init__(self) -> None:
-        within(self, height=(1, inf), width=(1, inf), max_steps=(1, inf))
+        check_bounds(self, height=(1, inf), width=(1, inf), max_steps=(1, inf))
 
 
 @register_env("pusht")

@@ -14,10 +14,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.rendering import Pictures, load_mujoco
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 TURN = 0.1
@@ -32,7 +32,7 @@ _LINKS = (0.1, 0.11)  # metres: shoulder to elbow, elbow to fingertip
 _SUBSTEPS = 2  # of 0.01 s
 _STIFFNESS, _DAMPING = 2.0, 0.2  # of the servo: motor command a radian, and a radian a second
 
-_MEANING = Meaning(
+_MEANING = DatasetMetadata(
     source="Gymnasium's Reacher",
     embodiment="reacher",
     control_mode="joint delta",
@@ -62,7 +62,7 @@ class ReacherConfig:
     """An episode is truncated after so many steps."""
 
     def __post_init__(self) -> None:
-        within(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
+        check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
 
 
 @register_env("reacher")

@@ -1,7 +1,7 @@
-"""Factors of variation: light, camera, colours, distractors and the hand's start, each with a strength in [0, 1].
+"""Factors of variation: light, camera, colours, distractors and the hand's start, each with a severity in [0, 1].
 
-What a factor changes is drawn from (seed, factor) alone, and the strength says how far it goes: the same seed is lit from the same
-side at every strength, so that a policy's success can be followed from the plain environment outwards. All but `initial_pose` act
+What a factor changes is drawn from (seed, factor) alone, and the severity says how far it goes: the same seed is lit from the same
+side at every severity, so that a policy's success can be followed from the plain environment outwards. All but `initial_pose` act
 on the drawn scene and never on the simulated one, so the physics cannot differ. LIBERO-Plus (2025) varies the like.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.types import WamkitError
 
 FACTORS: Mapping[str, str] = {
@@ -27,7 +27,7 @@ FACTORS: Mapping[str, str] = {
     "distractors": "8 objects beside the workspace, which nothing touches",
     "initial_pose": "the hand begins 10 cm from its usual start",
 }
-"""Every factor, and what it is at strength 1."""
+"""Every factor, and what it is at severity 1."""
 
 DIMMER, BRIGHTER, TINT, LIGHT_TURN = 0.4, 1.6, 0.25, 90.0
 CAMERA_TURN, CAMERA_DISTANCE = 15.0, 0.15
@@ -49,18 +49,18 @@ class Factors:
     """Materials of table, floor, walls and objects move towards colours drawn for each, and have them at 1. A texture is multiplied, so it
     keeps its pattern; the robot and what is behind everything (the sky) stay."""
     distractors: float = 0.0
-    """Boxes, cylinders and balls on the table beside the workspace: 8 at 1, of which smaller strengths show the first. They are
+    """Boxes, cylinders and balls on the table beside the workspace: 8 at 1, of which smaller severities show the first. They are
     drawn only: nothing touches them, and a depth camera (`points`) would not see them, so the two exclude each other."""
     initial_pose: float = 0.0
     """The hand begins so far from the task's own start: 10 cm at 1, sideways and upwards, in a direction drawn from the half sphere;
     where that leaves the hand's range, the other way. Objects and goals begin where they do without."""
 
     def __post_init__(self) -> None:
-        within(self, **dict.fromkeys(FACTORS, (0.0, 1.0)))
+        check_bounds(self, **dict.fromkeys(FACTORS, (0.0, 1.0)))
 
     @property
     def varies(self) -> bool:
-        """Whether any strength is above 0."""
+        """Whether any severity is above 0."""
         return any(getattr(self, name) for name in FACTORS)
 
     @property
@@ -71,7 +71,7 @@ class Factors:
 
 @dataclass(frozen=True)
 class Direction:
-    """What one seed draws, of which a strength takes a share.
+    """What one seed draws, of which a severity takes a share.
 
     brightness: factor of all light.   warmth: in [-1, 1].   light_turn: 1 or -1.   orbit: radians, from the picture's right.
     nearer: in [-1, 1].   colour: (surfaces, 3) in [0, 1].   hand: unit vector, not downwards.   objects: one row each.
@@ -174,17 +174,17 @@ class Variation:
         if not self._factors.varies:
             return
         self._sim.variation_seed = seed
-        if strength := self._factors.initial_pose:
+        if severity := self._factors.initial_pose:
             start, low, high = np.float64(self._sim.hand_init_pos), self._sim.mocap_low, self._sim.mocap_high
             hand, full = self._direction().hand, start + HAND * self._direction().hand
             hand = np.where((full < low) | (full > high), -hand, hand)
-            self._sim.hand_init_pos = np.clip(start + strength * HAND * hand, low, high)
+            self._sim.hand_init_pos = np.clip(start + severity * HAND * hand, low, high)
 
     @contextmanager
     def camera(self) -> Iterator[None]:
         """Within, the first camera is where `camera_shift` puts it."""
-        strength, data, k = self._factors.camera_shift, self._sim.data, self._camera
-        if not strength:
+        severity, data, k = self._factors.camera_shift, self._sim.data, self._camera
+        if not severity:
             yield
             return
         direction, place, turn = self._direction(), data.cam_xpos[k].copy(), data.cam_xmat[k].copy()
@@ -192,8 +192,8 @@ class Variation:
         # Along the view to the table, whose top is at 0; for a camera that looks up, or away over it, to some place before it.
         distance = np.clip(place[2] / back[2], 0.1, 2.0) if back[2] > 0 else 1.0
         axis = np.cos(direction.orbit) * up + np.sin(direction.orbit) * right
-        orbit = Rotation.from_rotvec(np.radians(CAMERA_TURN) * strength * axis)
-        farther = 1 + CAMERA_DISTANCE * strength * direction.nearer
+        orbit = Rotation.from_rotvec(np.radians(CAMERA_TURN) * severity * axis)
+        farther = 1 + CAMERA_DISTANCE * severity * direction.nearer
         data.cam_xpos[k] = place - distance * back + farther * distance * orbit.apply(back)
         data.cam_xmat[k] = (orbit.as_matrix() @ turn.reshape(3, 3)).reshape(-1)
         try:
@@ -223,9 +223,9 @@ class Variation:
             scene.ngeom += 1
 
     @staticmethod
-    def _light(scene: Any, strength: float, direction: Direction) -> None:
-        gain = direction.brightness**strength * (1 + TINT * strength * direction.warmth * np.array([1, 0, -1]))
-        turn = Rotation.from_euler("z", LIGHT_TURN * strength * direction.light_turn, degrees=True)
+    def _light(scene: Any, severity: float, direction: Direction) -> None:
+        gain = direction.brightness**severity * (1 + TINT * severity * direction.warmth * np.array([1, 0, -1]))
+        turn = Rotation.from_euler("z", LIGHT_TURN * severity * direction.light_turn, degrees=True)
         for light in (scene.lights[i] for i in range(scene.nlight)):
             for part in (light.ambient, light.diffuse, light.specular):
                 part[:] = part * gain

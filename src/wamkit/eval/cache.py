@@ -19,14 +19,14 @@ from wamkit.types import Interval
 
 
 @dataclass(frozen=True)
-class Part:
+class EvalResult:
     """What one part of an evaluation found: tables, and the worst cases as pictures."""
 
     tables: tuple[Table, ...] = ()
     worst: tuple[Worst, ...] = field(default=())
 
 
-def kept(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], Part]) -> Part:
+def cached(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], EvalResult]) -> EvalResult:
     """The part that was made under `key` before or, where there is none or its file is damaged, what `make` gives, kept for the next time.
 
     A key also holds wamkit's version and commit. With uncommitted changes nothing is read, for nobody knows what made it.
@@ -42,7 +42,7 @@ def kept(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], Par
     return part
 
 
-def kept_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays at `path` or, where there are none or the file is damaged, what `make` gives, kept there for the next time."""
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -56,7 +56,7 @@ def kept_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[s
     return arrays
 
 
-def _write(part: Part) -> bytes:
+def _write(part: EvalResult) -> bytes:
     arrays = {f"{i} {name}": x for i, w in enumerate(part.worst) for name, x in w.columns.items()}
     words = [{**{k: v for k, v in vars(w).items() if k != "columns"}, "columns": list(w.columns)} for w in part.worst]
     said = json.dumps({"tables": [asdict(t) for t in part.tables], "worst": words}, default=float)
@@ -65,7 +65,7 @@ def _write(part: Part) -> bytes:
     return archive.getvalue()
 
 
-def _read(path: Path) -> Part | None:
+def _read(path: Path) -> EvalResult | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             said = json.loads(archive["said"].tobytes())
@@ -73,7 +73,7 @@ def _read(path: Path) -> Part | None:
                 Worst(**{**w, "columns": {name: archive[f"{i} {name}"] for name in w["columns"]}})
                 for i, w in enumerate(said["worst"])
             )
-        return Part(tuple(_table(t) for t in said["tables"]), worst)
+        return EvalResult(tuple(_table(t) for t in said["tables"]), worst)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from wamkit.config import atomic_write, within, without_nan
+from wamkit.config import atomic_write, check_bounds, without_nan
 from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
-from wamkit.eval.cache import Part, kept
-from wamkit.eval.held_out import World, held_out_frames
+from wamkit.eval.cache import EvalResult, cached
+from wamkit.eval.held_out import World, validation_frames
 from wamkit.eval.report.action_tables import action_part, foresight_table, inverse_table
 from wamkit.eval.report.card import PICTURED, history, report_card, worst_pictures
 from wamkit.eval.report.page import write_report
@@ -62,7 +62,7 @@ def evaluate(
     the page. Every part is kept when it is done, so that an evaluation which was cut short continues. Raises WamkitError, before
     any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
-    within(SimpleNamespace(held_out=held_out, processes=processes), held_out=(0, inf), processes=(1, inf))
+    check_bounds(SimpleNamespace(held_out=held_out, processes=processes), held_out=(0, inf), processes=(1, inf))
     robot, out = (world.robot, run / "eval" / (world.protocol or world.env)) if world else ("", run / "eval")
     model, saved = load(run, robot=robot or None), load_checkpoint(run)
     if model.robot is None and (robots := saved.config.get("robots")):
@@ -86,7 +86,7 @@ def evaluate(
     learning = history(run)
     if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = held_out_frames(run, {"source": source}, held_out, processes, recordings or out) if held_out else None
+    frames = validation_frames(run, {"source": source}, held_out, processes, recordings or out) if held_out else None
     records = closed_loop(run, protocol, processes=processes) if acts else []
     if acts:
         write_records(records, out / "episodes.parquet")
@@ -154,7 +154,7 @@ def _parts(
     out: Path,
     suite: str,
     encoders: Encoders,
-) -> Iterator[Part]:
+) -> Iterator[EvalResult]:
     """What encoders and `full` add, part by part, each kept in `out` when it is done."""
     if frames is None:
         return
@@ -166,30 +166,30 @@ def _parts(
     def clips() -> ClipSet:
         return clip_set(model, frames)
 
-    def seen() -> Part:
+    def seen() -> EvalResult:
         c = clips()
         table = encoder_table(c.current, c.truth, c.imagined, c.episode, pairs=encoders.pairs, videos=encoders.videos)
-        return Part((table,))
+        return EvalResult((table,))
 
-    def likeness() -> Part:
-        return Part((resemblance_table(clips()),))
+    def likeness() -> EvalResult:
+        return EvalResult((resemblance_table(clips()),))
 
-    def physics() -> Part:
+    def physics() -> EvalResult:
         found = commonsense(model, setting, episodes=held_out, processes=processes)
-        return Part(tuple(physics_tables(found)), tuple(worst_continuations(found)))
+        return EvalResult(tuple(physics_tables(found)), tuple(worst_continuations(found)))
 
-    def actions() -> Part:
+    def actions() -> EvalResult:
         return action_part(run, model, setting, robot=protocol.robot, episodes=held_out, processes=processes)
 
-    def inverse() -> Part:
-        others = held_out_frames(run, {"source": source}, 2 * held_out, processes, recordings, seed=1)
-        return Part((inverse_table(model, frames, others),))
+    def inverse() -> EvalResult:
+        others = validation_frames(run, {"source": source}, 2 * held_out, processes, recordings, seed=1)
+        return EvalResult((inverse_table(model, frames, others),))
 
-    def foresight() -> Part:
-        return Part((foresight_table(run, protocol, processes),))
+    def foresight() -> EvalResult:
+        return EvalResult((foresight_table(run, protocol, processes),))
 
     full = suite == "full"
-    parts: dict[Callable[[], Part], bool] = {
+    parts: dict[Callable[[], EvalResult], bool] = {
         likeness: full and pictured,
         seen: bool(encoders.names),
         physics: full and pictured and bool(ENVIRONMENTS.get(source["env"]).things),
@@ -199,4 +199,4 @@ def _parts(
     }
     for make in (m for m, wanted in parts.items() if wanted):
         name = make.__name__
-        yield kept(out, name, key | ({"encoders": encoders.names} if make is seen else {}), make)
+        yield cached(out, name, key | ({"encoders": encoders.names} if make is seen else {}), make)

@@ -16,7 +16,7 @@ from wamkit.envs import ENVIRONMENTS
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.types import WamkitError
 
-_SEEN = ("cameras", "height", "width", "supersample", "coarse_meshes", "points", "drawn", "turn")
+_SEEN = ("cameras", "height", "width", "supersample", "coarse_meshes", "point_grid", "drawn", "turn")
 """Options that say how pictures are made, not what happens."""
 
 
@@ -55,7 +55,7 @@ class World:
         return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": options}
 
 
-def held_out_frames(
+def validation_frames(
     run: Path, config: dict[str, Any], episodes: int, processes: int = 2, folder: Path | None = None, seed: int = 0
 ) -> Frames:
     """Recordings from reset states that training never saw, made once and kept in `folder`, or run/eval.

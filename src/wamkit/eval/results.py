@@ -158,14 +158,14 @@ class Worst:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Success over the strength of one factor of variation, and what some reset states look like at each strength.
+    """Success over the severity of one factor of variation, and what some reset states look like at each severity.
 
-    how: what strength 1 is.   success: one interval a strength.   strips: one a reset state, a picture a strength.
+    how: what severity 1 is.   success: one interval a severity.   strips: one a reset state, a picture a severity.
     """
 
     factor: str
     how: str
-    strengths: tuple[float, ...]
+    severities: tuple[float, ...]
     success: tuple[Interval, ...]
     strips: tuple[UInt8[np.ndarray, "S 3 H W"], ...] = ()
 

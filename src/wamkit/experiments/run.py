@@ -23,7 +23,7 @@ from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
-from wamkit.eval.held_out import held_out_frames
+from wamkit.eval.held_out import validation_frames
 from wamkit.eval.report.tables import SOLVES
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import Protocol, closed_loop
@@ -185,7 +185,9 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
     # What a mixture trains has no robot while it trains, so there is nothing to watch but its losses.
     if Query.POLICY in family_class(job.run.family).queries and not job.entry.sources:
         config = {"source": source(Store.open(args.data))}
-        watch = partial(_held_out_error, held_out_frames(job.folder, config, args.held_out, args.processes, recordings))
+        watch = partial(
+            _held_out_error, validation_frames(job.folder, config, args.held_out, args.processes, recordings)
+        )
     train_run(job.run, data, job.folder, watch=watch)
     options = {"episodes": args.episodes, "held_out": args.held_out, "processes": args.processes}
     summary = evaluate(job.folder, **options, recordings=recordings, report=False)
@@ -257,7 +259,7 @@ def _latency(model: Family, frames: Frames) -> dict[str, dict[str, float]]:
 def _held_out_error(frames: Frames, model: Family) -> dict[str, float]:
     """The policy's mean squared action error on held-out demonstrations, in the robot's units: the learning curve."""
     starts = window_starts(frames, model.spec.chunk, 8)
-    starts = starts[frames.imitate[frames.episode[starts]]]
+    starts = starts[frames.is_demonstration[frames.episode[starts]]]
     batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
     out = model.sample(observations(batch), Query.POLICY, seed=[int(s) for s in starts])
     return {"held_out_action_error": float(np.nanmean(action_error(out.actions, batch)))}

@@ -112,25 +112,25 @@ class Align(Family):
                 out[name] = self.vision(picture)
         return {k: v.float() for k, v in out.items()}
 
-    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """How much each teacher's (normalised) embedding differs between rows: 0 is a collapsed target."""
         return {f"spread_{k}": F.normalize(v, dim=-1).std(0).mean().item() for k, v in self.targets(batch).items()}
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         B, device = len(batch), batch.obs.device
-        expert = batch.imitate.view(B, 1, 1) & (self.config.policy_label == "expert")
+        expert = batch.is_demonstration.view(B, 1, 1) & (self.config.policy_label == "expert")
         x = self.action.known(torch.where(expert, batch.action_expert, batch.action), batch, self.normalizer)
         sigma = uniform_sigma(B, generator).to(device)
-        sigma = sigma.masked_fill(~batch.imitate, 0).masked_fill(~batch.has_action, 1)
+        sigma = sigma.masked_fill(~batch.is_demonstration, 0).masked_fill(~batch.has_action, 1)
         eps = torch.randn(x.shape, generator=generator).to(device)
         context = self.context(batch, self.normalizer, generator)
         tokens = torch.cat([context, self._tokens(interpolate(x, eps, sigma), sigma, context, batch)], 1)
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         hidden, _ = self.trunk.run(tokens, expand(seen_SS, segments).to(device))
         L = self.action.length
         velocity = self.action.stream.velocity(self.trunk.norm(hidden[-1])[:, context.shape[1] :][:, :L])
         said = hidden[max(1, round(self.config.at * self.config.depth)) - 1][:, context.shape[1] + L :]
-        valid = self.action.valid(batch) & batch.imitate.view(B, 1, 1)
+        valid = self.action.valid(batch) & batch.is_demonstration.view(B, 1, 1)
         losses = {"policy": masked_mean((velocity - (eps - x)).square(), valid)}
         seen = batch.frame_valid[:, -1:]
         for name, target in self.targets(batch).items():
@@ -143,7 +143,7 @@ class Align(Family):
         ask = self.ask + context[:, : len(self.ask)]
         return torch.cat([self.action.tokens(x, sigma, batch), ask], 1)
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; actions and queries see everything."""
         lengths = ((CONTEXT, context_length(self.spec)), (ACTION, self.action.length), ("query", len(self.ask)))
         seen = torch.ones(3, 3, dtype=torch.bool)

@@ -25,7 +25,7 @@ from wamkit.registry import Registry
 from wamkit.types import (
     Answer,
     Batch,
-    Memory,
+    KVMemory,
     Observation,
     ObservationError,
     Query,
@@ -65,9 +65,9 @@ class Robot(Protocol):
 
     def observation(self, obs: Observation) -> Observation: ...
 
-    def see(self, pictures: np.ndarray) -> np.ndarray: ...
+    def to_model_views(self, pictures: np.ndarray) -> np.ndarray: ...
 
-    def own(self, pictures: np.ndarray) -> np.ndarray: ...
+    def to_robot_views(self, pictures: np.ndarray) -> np.ndarray: ...
 
     def encode_action(self, action: np.ndarray, state: np.ndarray) -> np.ndarray: ...
 
@@ -86,9 +86,9 @@ class Family(nn.Module, ABC):
     queries: ClassVar[frozenset[Query]]
     deterministic: ClassVar[frozenset[Query]] = frozenset()
     """Queries that answer with one best guess, whatever the seed."""
-    looks_at_points: ClassVar[bool] = False
+    needs_point_cloud: ClassVar[bool] = False
     """Whether it needs the scene points of a depth camera: the spec then has them, and data without them are refused."""
-    remembers: bool = False
+    keeps_memory: bool = False
     """Whether what it has read of a moment (`Sample.memory`) may stand for it in later queries."""
     robot: Robot | None = None
     """Whose numbers `sample` is given and answers in; None: those that the model learned from."""
@@ -115,7 +115,7 @@ class Family(nn.Module, ABC):
         return {"latents": codec.encode(batch)} if isinstance(codec, FutureLatents) and stage != "codec" else {}
 
     @abstractmethod
-    def sight(self) -> tuple[Sequence[Segment], Bool[Tensor, "S S"]]:
+    def attention_layout(self) -> tuple[Sequence[Segment], Bool[Tensor, "S S"]]:
         """Who sees whom in one training sequence: its segments, and a table, true where a row may look at a column.
 
         It is what training masks with (`nn.streams.expand`), not a description of it. `wamkit show` draws it.
@@ -124,7 +124,7 @@ class Family(nn.Module, ABC):
     def after_step(self) -> None:  # house: a hook; most families follow nothing
         """Called after every optimisation step: moves what follows the learned weights (EMA targets). Nothing by default."""
 
-    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """Figures of a training batch that warn of silent failure (a collapsed target, unused codes), for the log."""
         return {}
 
@@ -165,9 +165,9 @@ class Family(nn.Module, ABC):
             return None
         if self.robot is None:
             return codec.decode(codec.encode(batch), batch.obs)
-        see = lambda x: torch.from_numpy(self.robot.see(x.cpu().numpy())).to(x.device)  # noqa: E731
+        see = lambda x: torch.from_numpy(self.robot.to_model_views(x.cpu().numpy())).to(x.device)  # noqa: E731
         batch = dataclasses.replace(batch, obs=see(batch.obs), future=see(batch.future))
-        return torch.from_numpy(self.robot.own(codec.decode(codec.encode(batch), batch.obs).cpu().numpy()))
+        return torch.from_numpy(self.robot.to_robot_views(codec.decode(codec.encode(batch), batch.obs).cpu().numpy()))
 
     @torch.inference_mode()
     def sample(
@@ -211,28 +211,30 @@ class Family(nn.Module, ABC):
         numbers = [None if x is None else x.float().cpu().numpy() for x in (a, p)]
         if self.robot is not None and numbers[0] is not None:
             numbers[0] = self.robot.decode_action(numbers[0], np.stack([r.proprio for r in given]))
-        memory = () if m is None else tuple(Memory(keys, self) for keys in m)
+        memory = () if m is None else tuple(KVMemory(keys, self) for keys in m)
         pictures = None if f is None else f.cpu().numpy()
         if self.robot is not None and pictures is not None:
-            pictures = self.robot.own(pictures)
+            pictures = self.robot.to_robot_views(pictures)
         return Sample(query, numbers[0], pictures, numbers[1], memory)
 
     def _memory(self, rows: Sequence[Observation]) -> Tensor | None:
         """The keys of all earlier moments of `rows`, reading those that are not remembered; None if no moment is."""
-        given = [m for row in rows for m in row.past if isinstance(m, Memory)]
+        given = [m for row in rows for m in row.past if isinstance(m, KVMemory)]
         if not given:
             return None
         if not all(m.model is self for m in given):
             raise ObservationError(
                 "past: holds the memory of another model, or of this one before it was loaded again; give observations instead"
             )
-        earlier = [[m if isinstance(m, Memory) else self.remember(m) if m else None for m in row.past] for row in rows]
+        earlier = [
+            [m if isinstance(m, KVMemory) else self.encode_history(m) if m else None for m in row.past] for row in rows
+        ]
         nothing = torch.zeros_like(given[0].keys)
         return torch.stack([torch.stack([m.keys if m else nothing for m in row]) for row in earlier])
 
-    def remember(self, obs: Observation) -> Memory:
+    def encode_history(self, obs: Observation) -> KVMemory:
         """Reads one observation, to stand for it in the `past` of later ones. Raises WamkitError if the model does not remember."""
-        if not self.remembers:
+        if not self.keeps_memory:
             raise WamkitError(
                 f"this '{self.name}' does not remember what it read: it was not configured to (chunk_causal)"
             )
@@ -261,7 +263,7 @@ def _as_model(
         actions = robot.encode_action(chunks, np.stack([r.proprio for r in rows]))
     see = lambda o: robot.observation(o) if isinstance(o, Observation) else o  # noqa: E731
     rows = [dataclasses.replace(see(r), past=tuple(see(p) for p in r.past)) for r in rows]
-    return rows, actions, None if future is None else robot.see(np.asarray(future))
+    return rows, actions, None if future is None else robot.to_model_views(np.asarray(future))
 
 
 FAR = 1e5
@@ -288,8 +290,6 @@ def row_seeds(seed: int | Sequence[int], rows: int) -> list[int]:
     return given.tolist() if given.ndim else [(int(given) + 1_000_003 * i) % 2**63 for i in range(rows)]
 
 
-
-
 def query_batch(
     rows: Sequence[Observation], query: Query, spec: Spec, actions: np.ndarray | None, future: np.ndarray | None
 ) -> Batch:
@@ -306,7 +306,7 @@ def query_batch(
                 f"{len(spec.past_offsets)} observations (None before the episode began), got {len(row.past)}"
             )
         for offset, earlier in zip(spec.past_offsets, row.past, strict=True):
-            if earlier is not None and not isinstance(earlier, Memory):
+            if earlier is not None and not isinstance(earlier, KVMemory):
                 check_observation(earlier, spec, f"observation {i}, {-offset} steps ago")
     picture = (spec.views, 3, spec.height, spec.width)
     a = _given("actions", actions, query is Query.FORWARD, (B, spec.chunk, spec.action_dim), np.floating, query)
@@ -328,8 +328,10 @@ def query_batch(
         past_valid=torch.tensor([[p is not None for p in row.past] for row in rows], dtype=torch.bool),
         text=[r.text for r in rows],
         has_action=torch.ones(B, dtype=torch.bool),
-        imitate=torch.ones(B, dtype=torch.bool),
-        points=torch.from_numpy(np.stack([r.points for r in rows if r.points is not None])) if spec.points else None,
+        is_demonstration=torch.ones(B, dtype=torch.bool),
+        point_cloud=torch.from_numpy(np.stack([r.point_cloud for r in rows if r.point_cloud is not None]))
+        if spec.point_grid
+        else None,
     )
 
 
@@ -356,17 +358,17 @@ def _given(
 
 def check_points(obs: Observation, spec: Spec, where: str) -> None:
     """Raises ObservationError unless `obs` has the scene points that a model of this `spec` looks at, if it does."""
-    if not spec.points:
+    if not spec.point_grid:
         return
-    shape = (spec.points**2, 4)
-    if obs.points is None:
+    shape = (spec.point_grid**2, 4)
+    if obs.point_cloud is None:
         raise ObservationError(
             f"{where}: points are missing: this model looks at the {shape[0]} scene points of a depth camera, float32 {shape} "
-            f"(of MetaWorld: make_env('metaworld', points={spec.points}, ...))"
+            f"(of MetaWorld: make_env('metaworld', point_grid={spec.point_grid}, ...))"
         )
-    if obs.points.dtype != np.float32 or obs.points.shape != shape or not np.isfinite(obs.points).all():
+    if obs.point_cloud.dtype != np.float32 or obs.point_cloud.shape != shape or not np.isfinite(obs.point_cloud).all():
         raise ObservationError(
-            f"{where}: points: expected finite float32 {shape} as in training, got {obs.points.dtype} {obs.points.shape}"
+            f"{where}: points: expected finite float32 {shape} as in training, got {obs.point_cloud.dtype} {obs.point_cloud.shape}"
         )
 
 

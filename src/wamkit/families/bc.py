@@ -49,7 +49,7 @@ class BC(Family):
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         segments = [Segment(CONTEXT, context_length(self.spec)), Segment(ACTION, self.action.length)]
         return segments, table(segments, Program.DECOUPLED)
 
@@ -60,10 +60,10 @@ class BC(Family):
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         context = self.context(batch, self.normalizer, generator)
         tokens = torch.cat([context, self.action.tokens(interpolate(x, eps, sigma), sigma, batch)], 1)
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         y, _ = self.trunk(tokens, expand(seen_SS, segments).to(x.device))
         error = (self.action.stream.velocity(y[:, context.shape[1] :]) - (eps - x)).square()
-        return {"policy": masked_mean(error, self.action.valid(batch) & batch.imitate.view(-1, 1, 1))}
+        return {"policy": masked_mean(error, self.action.valid(batch) & batch.is_demonstration.view(-1, 1, 1))}
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int

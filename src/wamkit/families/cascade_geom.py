@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wamkit.config import ConfigError, within
+from wamkit.config import ConfigError, check_bounds
 from wamkit.families.base import FAMILIES, Family, Taxonomy
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, expand, table
 from wamkit.nn.backbones.transformer import Cache, Trunk
@@ -62,8 +62,8 @@ class CascadeGeomConfig(TrunkConfig):
     denoising_steps: int = 4
 
     def __post_init__(self) -> None:
-        within(self, patch=(1, inf), moving=(0, inf), moving_weight=(0, inf), reach=(1e-3, inf), carry=(0, 1))
-        within(self, unit=(1e-6, inf), lag=(0, inf))
+        check_bounds(self, patch=(1, inf), moving=(0, inf), moving_weight=(0, inf), reach=(1e-3, inf), carry=(0, 1))
+        check_bounds(self, unit=(1e-6, inf), lag=(0, inf))
 
 
 # ------------------------------------------------------------------------------------------------------------------ geometry
@@ -151,7 +151,7 @@ class CascadeGeom(Family):
         "no action labels",
     )
     queries = frozenset({Query.POLICY})
-    looks_at_points = True
+    needs_point_cloud = True
     Config = CascadeGeomConfig
 
     def __init__(self, config: CascadeGeomConfig, spec: Spec, normalizer: Normalizer):
@@ -162,30 +162,30 @@ class CascadeGeom(Family):
                 f"cascade_geom drives robots whose actions are dx, dy, dz and gripper, and whose proprioception starts with the "
                 f"hand's x, y, z in metres and how open it is; this one has {spec.action_dim} and {spec.proprio_dim} numbers"
             )
-        if not spec.points or spec.points % c.patch:
-            raise ConfigError(f"patch {c.patch}: must divide the points a side of their grid, {spec.points}")
+        if not spec.point_grid or spec.point_grid % c.patch:
+            raise ConfigError(f"patch {c.patch}: must divide the points a side of their grid, {spec.point_grid}")
         self.frames, numbers = len(spec.frame_offsets), c.patch**2
         self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.stream = NoisyStream(3 * self.frames * numbers, (spec.points // c.patch) ** 2, D)
+        self.stream = NoisyStream(3 * self.frames * numbers, (spec.point_grid // c.patch) ** 2, D)
         self.present = nn.Linear(4 * numbers, D)
         self.trunk = Trunk(D, c.depth, c.heads)
         self.register_buffer("control_AF", controller(spec.frame_offsets, spec.chunk, c), persistent=False)
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """Of the planner; geometry sees the planned flow, where the points are now and the hand."""
         segments = [Segment(CONTEXT, context_length(self.spec)), Segment(FUTURE, self.stream.length)]
         return segments, table(segments, Program.DECOUPLED)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         """The flow-matching loss of demonstrations, written for the estimate of the clean flow, moving points first."""
-        valid = (batch.frame_valid & batch.imitate.unsqueeze(1))[:, :, None, None]
+        valid = (batch.frame_valid & batch.is_demonstration.unsqueeze(1))[:, :, None, None]
         flow = batch.point_flow.masked_fill(~batch.frame_valid[:, :, None, None], 0)
         x = self._fold(self.normalizer.encode("point_flow", flow))
         sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(x.device)
         eps = torch.randn(x.shape, generator=generator).to(x.device)
         context = self.context(batch, self.normalizer, generator)
         tokens = self._tokens(interpolate(x, eps, sigma), sigma, batch)
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         y, _ = self.trunk(torch.cat([context, tokens], 1), expand(seen_SS, segments).to(x.device))
         error = (self.stream.velocity(y[:, context.shape[1] :]) - x).square()
         weight = 1 + self.config.moving_weight * (flow.norm(dim=-1, keepdim=True) > self.config.moving)
@@ -203,8 +203,8 @@ class CascadeGeom(Family):
         path = denoise(steps, self.config.future_shift)
         x = euler(velocity, {FUTURE: noise}, {FUTURE: path})[FUTURE]
         flow = self.normalizer.decode("point_flow", self._unfold(x))
-        action, _, _ = act(batch.points, flow, batch.proprio, self.control_AF, self.config)
-        return Answer(action, None, batch.points[:, None, :, :3] + flow)
+        action, _, _ = act(batch.point_cloud, flow, batch.proprio, self.control_AF, self.config)
+        return Answer(action, None, batch.point_cloud[:, None, :, :3] + flow)
 
     def _velocity(self, x: Tensor, sigma: float, batch: Batch, cache: Cache) -> Tensor:
         """v = eps - x = (x_sigma - x) / sigma; never asked at sigma = 0, where a path ends."""
@@ -213,18 +213,18 @@ class CascadeGeom(Family):
 
     def _tokens(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """Noisy flow and the present points, as seen from the hand, as tokens: one a square of the grid."""
-        xyz = (batch.points[..., :3] - batch.proprio[:, None, :3]).clamp(-1, 1)
-        present = self._fold(torch.cat([4 * xyz, batch.points[..., 3:]], -1).unsqueeze(1))
+        xyz = (batch.point_cloud[..., :3] - batch.proprio[:, None, :3]).clamp(-1, 1)
+        present = self._fold(torch.cat([4 * xyz, batch.point_cloud[..., 3:]], -1).unsqueeze(1))
         return self.stream.tokens(x, sigma) + self.present(present)
 
     def _fold(self, x: Tensor) -> Tensor:
         """Numbers of points, (B, F, K, c), as one token a square: (B, L, F c patch^2)."""
         B, F, K, c = x.shape
-        p, n = self.config.patch, self.spec.points // self.config.patch
+        p, n = self.config.patch, self.spec.point_grid // self.config.patch
         return x.view(B, F, n, p, n, p, c).permute(0, 2, 4, 1, 6, 3, 5).reshape(B, n * n, F * c * p * p)
 
     def _unfold(self, x: Tensor) -> Tensor:
         """The inverse of `_fold` for flows: (B, L, F 3 patch^2) -> (B, F, K, 3)."""
-        p, n = self.config.patch, self.spec.points // self.config.patch
+        p, n = self.config.patch, self.spec.point_grid // self.config.patch
         x = x.view(len(x), n, n, self.frames, 3, p, p).permute(0, 3, 1, 5, 2, 6, 4)
-        return x.reshape(len(x), self.frames, self.spec.points**2, 3)
+        return x.reshape(len(x), self.frames, self.spec.point_grid**2, 3)

@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, expand, table
 from wamkit.nn.autoencoders.frame_codec import FutureLatents
@@ -63,8 +63,8 @@ class CascadeIDMConfig(CodecConfig, TrunkConfig):
     denoising_steps: int = 8
 
     def __post_init__(self) -> None:
-        within(self, codec_share=(0.01, 0.99), on_decodes=(0, 1), decode_sigma=(0, 1), decode_steps=(1, inf))
-        within(self, idm_share=(0.005, 0.995 - self.codec_share), mask_weight=(0, inf))
+        check_bounds(self, codec_share=(0.01, 0.99), on_decodes=(0, 1), decode_sigma=(0, 1), decode_steps=(1, inf))
+        check_bounds(self, idm_share=(0.005, 0.995 - self.codec_share), mask_weight=(0, inf))
 
 
 class InverseDynamics(nn.Module):
@@ -148,13 +148,13 @@ class CascadeIDM(Family):
 
     # --------------------------------------------------------------------------------------------------------- training
 
-    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """How open the mask is, from 0 (blind) to 1."""
         if stage != "idm" or self.idm.mask is None:
             return {}
         return {"mask_open": self._read(canvas(batch.future), batch)[1].mean().item()}
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """Of the planner; the inverse dynamics model sees the planned pictures and nothing else of this."""
         segments = [Segment(CONTEXT, context_length(self.spec)), Segment(FUTURE, self.future.cells)]
         return segments, table(segments, Program.DECOUPLED)
@@ -169,10 +169,10 @@ class CascadeIDM(Family):
         eps = torch.randn(z.shape, generator=generator).to(z.device)
         context = self.context(batch, self.normalizer, generator)
         future = self.future.tokens(interpolate(z, eps, sigma), sigma, context)
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         y, _ = self.trunk(torch.cat([context, future], 1), expand(seen_SS, segments).to(z.device))
         error = (self.future.stream.velocity(y[:, -future.shape[1] :]) - (eps - z)).square()
-        return {"future": masked_mean(error, self.future.valid(batch) & batch.imitate.view(-1, 1, 1))}
+        return {"future": masked_mean(error, self.future.valid(batch) & batch.is_demonstration.view(-1, 1, 1))}
 
     def _inverse_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         frames, device = canvas(batch.future), batch.obs.device

@@ -17,7 +17,7 @@ Where this differs from the reference code, on purpose:
 * Logits span the ids that can stand at a place, not the whole vocabulary. Losses are means over valid tokens: WorldVLA's image
   weight is a class weight, which cancels in batches of images alone.
 * Neighbouring bins are alike: targets of actions are Gaussians over bins (HL-Gauss), and at temperature 0 the answer is the bin nearest
-  to the mean. Actions outside the bins are clipped, and counted (`meters`).
+  to the mean. Actions outside the bins are clipped, and counted (`diagnostics`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, expand, in_order
 from wamkit.nn.autoencoders.frame_codec import CodeConfig, FutureCodes
@@ -87,8 +87,8 @@ class DiscreteConfig:
     """Of "parallel": rounds in which actions are."""
 
     def __post_init__(self) -> None:
-        within(self, bins=(2, inf), words=(1, inf), reach=(1e-6, inf), smooth=(0, inf))
-        within(self, frames_first=(0, 1), clean=(0, 1), temperature=(0, inf), action_temperature=(0, inf))
+        check_bounds(self, bins=(2, inf), words=(1, inf), reach=(1e-6, inf), smooth=(0, inf))
+        check_bounds(self, frames_first=(0, 1), clean=(0, 1), temperature=(0, inf), action_temperature=(0, inf))
 
 
 @FAMILIES.register("discrete")
@@ -109,11 +109,11 @@ class Discrete(Family):
         self.context = ContextTokens(D, spec, vocabulary, c.proprio_noise)
         self.future = FutureCodes(spec, c.codes)
         self.trunk = Trunk(D, c.depth, c.heads)
-        self.lead = 1 if c.decode == "ar" else 0  # marks at the start of a block
+        self.num_markers = 1 if c.decode == "ar" else 0  # marks at the start of a block
         self.shape = {ACTION: (spec.chunk, spec.action_dim), FUTURE: (len(spec.frame_offsets), self.future.length)}
-        self.length = {n: blocks * (self.lead + size) for n, (blocks, size) in self.shape.items()}
+        self.length = {n: blocks * (self.num_markers + size) for n, (blocks, size) in self.shape.items()}
         self.at = {ACTION: (K := context_length(spec)), FUTURE: K + self.length[ACTION]}  # where they begin
-        self.heat = {ACTION: c.action_temperature, FUTURE: c.temperature}
+        self.temperature = {ACTION: c.action_temperature, FUTURE: c.temperature}
         self.place_action = nn.Parameter(0.5 * torch.randn(self.length[ACTION], D))
         self.place_future = nn.Parameter(0.5 * torch.randn(self.length[FUTURE], D))
         drawn = lambda q: q.wants_action and c.action_temperature or q.wants_future and c.temperature  # noqa: E731
@@ -141,7 +141,7 @@ class Discrete(Family):
     def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
         return {"codes": self.future.encode(batch)} if stage == "main" else {}
 
-    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """The share of action numbers out of reach, and how many image tokens are in use (their perplexity)."""
         far = self.normalizer.encode("action", batch.action).abs() > self.config.reach
         count = self.future.encode(batch)[batch.frame_valid].flatten().bincount().float()
@@ -150,12 +150,12 @@ class Discrete(Family):
 
     # -------------------------------------------------------------------------------------------------------- who sees whom
 
-    def sight(self, first: str = "") -> tuple[list[Segment], Tensor]:
+    def attention_layout(self, first: str = "") -> tuple[list[Segment], Tensor]:
         """Block by block, where `first` (ACTION or FUTURE; the joint query's unless given) is written before the other."""
         first = first or {"cot": FUTURE, "world": ACTION}[self.config.joint]
         segments, blocks = [Segment(CONTEXT, self.at[ACTION])], [(CONTEXT, 0)]
         for name, (count, size) in self.shape.items():
-            segments += [Segment(name, self.lead + size)] * count
+            segments += [Segment(name, self.num_markers + size)] * count
             blocks += [(name, i) for i in range(count)]
 
         def sees(q: str, i: int, k: str, j: int) -> bool:
@@ -163,14 +163,14 @@ class Discrete(Family):
                 return k == CONTEXT
             if q != k:
                 return k == first
-            return not self.lead or i == j or j < i and not (q == ACTION and self.config.action_mask)
+            return not self.num_markers or i == j or j < i and not (q == ACTION and self.config.action_mask)
 
         return segments, torch.tensor([[sees(*q, *k) for k in blocks] for q in blocks])
 
     def _mask(self, first: str) -> Tensor:
         """The same for tokens (L, L): inside a block, what is written one by one sees what was written before it."""
-        segments, seen_SS = self.sight(first)
-        return expand(seen_SS, segments) & (in_order(segments) if self.lead else True)
+        segments, seen_SS = self.attention_layout(first)
+        return expand(seen_SS, segments) & (in_order(segments) if self.num_markers else True)
 
     # ------------------------------------------------------------------------------------------------------------- training
 
@@ -185,7 +185,7 @@ class Discrete(Family):
             FUTURE: batch.frame_valid.unsqueeze(2).expand_as(codes[FUTURE]),
         }
         frames_first = (torch.rand(B, generator=generator) < c.frames_first).to(device) | ~batch.has_action
-        told = valid if self.lead else self._shown(valid, frames_first, generator)
+        told = valid if self.num_markers else self._shown(valid, frames_first, generator)
         context = self.context(batch, self.normalizer, generator)
         tokens = [context]
         for name in (ACTION, FUTURE):
@@ -199,12 +199,12 @@ class Discrete(Family):
             blocks, size = self.shape[name]
             outputs = part.unflatten(1, (blocks, -1))[:, :, :size]
             error[name] = self.vocabulary.surprise(name, outputs, codes[name], smooth)
-            asked[name] = valid[name] if self.lead else valid[name] & ~told[name]
-        later, imitate = frames_first.view(B, 1, 1), batch.imitate.view(B, 1, 1)
+            asked[name] = valid[name] if self.num_markers else valid[name] & ~told[name]
+        later, is_demonstration = frames_first.view(B, 1, 1), batch.is_demonstration.view(B, 1, 1)
         return {
-            "policy": masked_mean(error[ACTION], asked[ACTION] & ~later & imitate),
+            "policy": masked_mean(error[ACTION], asked[ACTION] & ~later & is_demonstration),
             "action": masked_mean(error[ACTION], asked[ACTION] & later),
-            "future": masked_mean(error[FUTURE], asked[FUTURE] & (~later | imitate)),
+            "future": masked_mean(error[FUTURE], asked[FUTURE] & (~later | is_demonstration)),
         }
 
     def _shown(self, valid: dict[str, Tensor], frames_first: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -222,7 +222,7 @@ class Discrete(Family):
         """Codes (B, blocks, size) as ids in the sequence (B, length): each block after its mark, if it has one."""
         words = self.vocabulary
         ids = (codes + words.start[name]).where(codes != UNKNOWN, words.blank)
-        return F.pad(ids, (self.lead, 0), value=words.begin[name]).flatten(1)
+        return F.pad(ids, (self.num_markers, 0), value=words.begin[name]).flatten(1)
 
     def _places(self, name: str, context: Tensor) -> Tensor:
         """What is added to tokens (B or 1, length, D): where they stand, and for image tokens the present picture's token of
@@ -230,12 +230,12 @@ class Discrete(Family):
         if name == ACTION:
             return self.place_action.unsqueeze(0)
         cells = context[:, : self.future.cells].repeat_interleave(self.config.codes.cell, 1)
-        return F.pad(cells, (0, 0, 0, self.lead)).repeat(1, self.shape[FUTURE][0], 1) + self.place_future
+        return F.pad(cells, (0, 0, 0, self.num_markers)).repeat(1, self.shape[FUTURE][0], 1) + self.place_future
 
     # ------------------------------------------------------------------------------------------------------------- sampling
 
     def denoises(self, query: Query) -> bool:
-        return not self.lead
+        return not self.num_markers
 
     def default_steps(self, query: Query) -> int:
         return self.config.denoising_steps if query.wants_future else self.config.policy_steps
@@ -249,19 +249,19 @@ class Discrete(Family):
         place = torch.arange(len(mask_LL), device=mask_LL.device)
         _, read = Read(self.trunk, mask_LL, place[:0]).on(context, place[: context.shape[1]])
         # Drawn in one order for every query, so that queries with one seed share it.
-        draws = {n: torch.stack([torch.rand(L, generator=g) for g in generators]) for n, L in self.length.items()}
+        uniform = {n: torch.stack([torch.rand(L, generator=g) for g in generators]) for n, L in self.length.items()}
         out = {}
         for name in order:
-            base, u, more = self._places(name, context), draws[name].to(place.device), name != order[-1]
+            base, u, more = self._places(name, context), uniform[name].to(place.device), name != order[-1]
             if query in (Query.FORWARD, Query.INVERSE) and more:  # it is given
                 ids = self._ids(name, self.bins(batch.action) if name == ACTION else self.future.encode(batch))
                 _, read = read.on(self.vocabulary.table(ids) + base, self.at[name] + place[: self.length[name]])
-            elif self.lead:
+            elif self.num_markers:
                 out[name], read = self._write(name, u, base, read, more)
             else:
                 rounds = min(steps, self.config.policy_steps) if query is Query.JOINT and name == ACTION else steps
                 out[name], read = self._fill(name, u, base, read, more, rounds)
-        said = {n: x.unflatten(1, (self.shape[n][0], -1))[:, :, self.lead :] for n, x in out.items()}
+        said = {n: x.unflatten(1, (self.shape[n][0], -1))[:, :, self.num_markers :] for n, x in out.items()}
         return (
             self.actions(said[ACTION]) if query.wants_action else None,
             self.future.decode(said[FUTURE].long(), batch.obs) if query.wants_future else None,
@@ -276,7 +276,7 @@ class Discrete(Family):
         for i, at in enumerate(runs if more else runs[:-1]):
             y, read = read.on(words.table(ids[:, at]) + base[:, at], self.at[name] + at)
             if (i + 1) % (1 + size):  # not the last of a block
-                code, said[:, at + 1], _ = words.choose(name, y, u[:, at], self.heat[name], name == ACTION)
+                code, said[:, at + 1], _ = words.choose(name, y, u[:, at], self.temperature[name], name == ACTION)
                 ids[:, at + 1] = code + words.start[name]
         return said, read
 
@@ -286,7 +286,7 @@ class Discrete(Family):
         ids, at = torch.full(u.shape, words.blank, device=u.device), self.at[name] + torch.arange(L, device=u.device)
         for k in range(rounds):
             y, _ = read.on(words.table(ids) + base, at)
-            code, mean, sure = words.choose(name, y, u, self.heat[name], name == ACTION)
+            code, mean, sure = words.choose(name, y, u, self.temperature[name], name == ACTION)
             sure = sure.masked_fill(ids != words.blank, 2.0)  # what is written stays
             blank = math.floor(L * math.cos(math.pi / 2 * (k + 1) / rounds))
             new = (torch.zeros_like(sure).scatter(1, sure.topk(L - blank).indices, 1.0) > 0) & (sure < 2)

@@ -102,7 +102,9 @@ class HiddenState(Family):
         B, device, c = len(batch), batch.obs.device, self.config
         z = self.future.known(batch)
         draw = torch.rand(B, generator=generator).to(device)
-        inverse = (draw < c.inverse) | ~batch.imitate  # all that a row that nobody should imitate is evidence for
+        inverse = (
+            draw < c.inverse
+        ) | ~batch.is_demonstration  # all that a row that nobody should imitate is evidence for
         blind = ~inverse & (draw > 1 - c.blind)
         sigma_z = shift_sigma(uniform_sigma(B, generator), c.future_shift).to(device)
         sigma_z = sigma_z.masked_fill(inverse, 0).masked_fill(blind, 1)
@@ -132,14 +134,14 @@ class HiddenState(Family):
             losses["action"] = masked_mean(error_a, valid & rows(inverse))
         return losses
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         lengths = ((CONTEXT, context_length(self.spec)), (FUTURE, self.future.cells), (ACTION, self.action.length))
         segments = [Segment(*s) for s in lengths]
         return segments, table(segments, Program.VIDEO_NOISY_TO_ACTION)
 
     def _masks(self, device: torch.device) -> dict[str, Tensor]:
         """Who sees whom, split by who asks: the video expert holds context and future, the action expert actions."""
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         mask_LK = expand(seen_SS, segments).to(device)
         return {FUTURE: mask_LK[: -self.action.length], ACTION: mask_LK[-self.action.length :]}
 

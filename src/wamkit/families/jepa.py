@@ -10,7 +10,7 @@ No picture comes out: a predicted embedding is `roll_out`. Where this differs fr
   predictor's *inputs*, despite the claim of no leakage;
 * views are tiled into one picture, so that rows cannot be paired with other rows' views;
 * all rows weigh the same, whether they have actions or not;
-* a spread penalty on the learned encoder, and meters of the target's spread, since a moving target may collapse.
+* a spread penalty on the learned encoder, and diagnostics of the target's spread, since a moving target may collapse.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Jepa(Family):
         s = self.target(canvas(frames).flatten(0, 1)).float()
         return F.layer_norm(s, s.shape[-1:]).unflatten(0, frames.shape[:2])
 
-    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """How much the target's embedding of a cell differs between rows: 0 is collapse, 1 the most that it can."""
         return {"target_std": self.targets(batch).std(0).mean().item()}
 
@@ -115,17 +115,17 @@ class Jepa(Family):
         velocity = self._velocity(interpolate(x, eps, sigma), sigma, found, batch)
         s = self.targets(batch)
         said = self._roll(s[:, :-1], z)
-        imitate = batch.imitate.view(B, 1, 1)
+        is_demonstration = batch.is_demonstration.view(B, 1, 1)
         # What an expert would see next is learned from those who act like one, with or without their actions.
-        seen = (batch.frame_valid & batch.imitate.unsqueeze(1)).view(B, -1, 1, 1)
+        seen = (batch.frame_valid & batch.is_demonstration.unsqueeze(1)).view(B, -1, 1, 1)
         cells = context[:, : s.shape[2]].float()
         return {
-            "policy": masked_mean((velocity - (eps - x)).square(), self.action.valid(batch) & imitate),
+            "policy": masked_mean((velocity - (eps - x)).square(), self.action.valid(batch) & is_demonstration),
             "latent": masked_mean((said - s[:, 1:]).abs(), seen),
             "spread": F.relu(c.spread - (cells.var(1) + 1e-4).sqrt()).mean(1),
         }
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; latent and action queries see everything. No token holds anything of the future."""
         lengths = (
             (CONTEXT, context_length(self.spec)),
@@ -140,7 +140,7 @@ class Jepa(Family):
         """What the latent queries (B, F, latents, D) and the action queries (B, L, head_width) found in the present."""
         B, F_ = len(context), len(self.spec.frame_offsets)
         ask = torch.cat([self.ask_z, self.ask_a]).expand(B, -1, -1)
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         y, _ = self.trunk(torch.cat([context, ask], 1), expand(seen_SS, segments).to(context.device))
         z, a = y[:, context.shape[1] :].split([len(self.ask_z), len(self.ask_a)], 1)
         return z.unflatten(1, (F_, -1)), self.bridge(a)

@@ -10,7 +10,7 @@ Where this differs from the reference code, on purpose:
 * Codes are finite scalar quantisation (FSQ, arXiv:2309.15505) instead of LAPA's NSVQ, whose unused entries must be
   replaced by counters that live between steps. An FSQ entry is a combination of rounded digits: no learned vectors that
   could fall out of use, no commitment loss, nothing to remember. An encoder may still say one thing of everything, as
-  it does at first: `meters` shows how many entries are used. Cells of a digit are of equal width, because the paper's
+  it does at first: `diagnostics` shows how many entries are used. Cells of a digit are of equal width, because the paper's
   offset for even numbers of levels saturates tanh where there are only two.
 * Code words of one future are foreseen in one pass by queries that see each other, not one after the other. What the
   policy reads is the expected code word, so digits that the trunk cannot foresee are near 0 and say so; a sample of
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
 from wamkit.nn.backbones.transformer import Cache, Trunk
@@ -70,8 +70,8 @@ class LatentActionConfig(TrunkConfig):
     denoising_steps: int = 4
 
     def __post_init__(self) -> None:
-        within(self, codes=(1, inf), levels=(2, inf), latent_share=(0.01, 0.98))
-        within(self, codes_share=(0.005, 0.995 - self.latent_share))
+        check_bounds(self, codes=(1, inf), levels=(2, inf), latent_share=(0.01, 0.98))
+        check_bounds(self, codes_share=(0.005, 0.995 - self.latent_share))
 
 
 class LatentActionModel(nn.Module):
@@ -161,7 +161,7 @@ class LatentAction(Family):
         """Numbers of the code words: later stages do not change the latent action model."""
         return {} if stage == "latent" else {"codes": self.latent.encode(_frames(batch))[1]}
 
-    def meters(self, batch: Batch, stage: str) -> dict[str, float]:
+    def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         return self.usage(batch) if stage == "latent" else {}
 
     @torch.no_grad()
@@ -172,7 +172,7 @@ class LatentAction(Family):
         perplexity = torch.special.entr(share).sum(-1).exp()
         return {"perplexity": perplexity.mean().item(), "perplexity_least": perplexity.min().item()}
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """Queries foresee code words; actions look at words, foreseen or seen, and not at the queries."""
         words = self.config.codes * len(self.spec.frame_offsets)
         lengths = {
@@ -188,17 +188,20 @@ class LatentAction(Family):
         valid_BF = _transitions(batch)
         if stage == "latent":
             return {"latent": self.latent.loss(_frames(batch), valid_BF)}
-        valid_BN, imitate = valid_BF.repeat_interleave(self.config.codes, 1), batch.imitate.unsqueeze(1)
+        valid_BN, is_demonstration = (
+            valid_BF.repeat_interleave(self.config.codes, 1),
+            batch.is_demonstration.unsqueeze(1),
+        )
         with torch.no_grad():
             number = (batch.features or self.features(batch, stage))["codes"].long()
         _, known = self.trunk(self.context(batch, self.normalizer, generator))
         logits = self._logits(known, len(batch))
         error = F.cross_entropy(logits.transpose(1, 2), number, reduction="none")
-        losses = {"codes": masked_mean(error, valid_BN & imitate)}
+        losses = {"codes": masked_mean(error, valid_BN & is_demonstration)}
         if stage == "codes":
             return losses
         B, device, c = len(batch), batch.obs.device, self.config
-        inverse = (torch.rand(B, generator=generator).to(device) < c.inverse) | ~batch.imitate
+        inverse = (torch.rand(B, generator=generator).to(device) < c.inverse) | ~batch.is_demonstration
         sigma = uniform_sigma(B, generator).to(device)
         sigma = torch.where(inverse, shift_sigma(sigma, c.inverse_shift), sigma)
         label = batch.action_expert if c.policy_label == "expert" else batch.action

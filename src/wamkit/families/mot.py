@@ -33,7 +33,7 @@ from wamkit.nn.flow import denoise, euler, hold, interpolate, one_after_the_othe
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.history import History, present
 from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.objectives import POLICY, DrawConfig, answers, draw
+from wamkit.nn.objectives import POLICY, TargetConfig, sample_targets, supported_queries
 from wamkit.nn.options import CodecConfig, TrunkConfig
 from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Answer, Batch, Query, Spec
@@ -57,7 +57,7 @@ class MoTConfig(CodecConfig, TrunkConfig):
     chunk_causal: bool = False
     """Whether earlier moments are read apart, once, and remembered (`nn.history`), or all together with the present."""
     actions_per_token: int = 4
-    draws: DrawConfig = field(default_factory=DrawConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""
     denoising_steps: int = 8
     policy_steps: int = 4
@@ -86,11 +86,11 @@ class MoT(Family):
         apart = present(spec) if c.chunk_causal else spec
         self.context = ContextTokens(D, apart, build_text(c.text, D), c.proprio_noise)
         self.history = History(spec, c.depth, c.heads, D) if c.chunk_causal else None
-        self.remembers = c.chunk_causal
+        self.keeps_memory = c.chunk_causal
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, c.action_width, c.actions_per_token)
         self.experts = Mixture({FUTURE: D, ACTION: c.action_width}, c.depth, c.heads, D)
-        self.queries = answers(c.program, c.draws)
+        self.queries = supported_queries(c.program, c.targets)
         self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -102,20 +102,22 @@ class MoT(Family):
 
     # ---------------------------------------------------------------------------------------------------------- training
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         cells, chunk = self.future.cells, self.action.length
         known = self.history.segments if self.history else [Segment(CONTEXT, context_length(self.spec))]
-        video = [*known, Segment(FUTURE, cells, draw=1)]
-        action = [Segment(ACTION, chunk), Segment(ACTION, chunk, draw=1)]
+        video = [*known, Segment(FUTURE, cells, problem=1)]
+        action = [Segment(ACTION, chunk), Segment(ACTION, chunk, problem=1)]
         if self.first:
-            known = Segment(self.first, {FUTURE: cells, ACTION: chunk}[self.first], clean=True, draw=1)
+            known = Segment(self.first, {FUTURE: cells, ACTION: chunk}[self.first], clean=True, problem=1)
             (video if self.first == FUTURE else action).append(known)
         return video + action, table(video + action, self.config.program)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
+        targets = sample_targets(
+            batch, self.future, self.action, self.normalizer, self.config.targets, self.queries, generator
+        )
         cache = None
         if self.history:
             context, cache, _ = self._known(batch, generator)
@@ -123,16 +125,16 @@ class MoT(Family):
             context = self.context(batch, self.normalizer, generator)
         held = {FUTURE: [] if cache else [context], ACTION: []}
         for name, stream in ((FUTURE, FUTURE), (POLICY, ACTION), (ACTION, ACTION)):
-            held[stream].append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context, batch))
+            held[stream].append(self._tokens(stream, targets.noisy(name), targets.sigma[name], context, batch))
         if self.first:
-            clean = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
+            clean = {FUTURE: targets.x[FUTURE], ACTION: targets.executed}[self.first]
             level = torch.rand(len(batch), generator=generator).to(clean.device)
             level = level * (self.config.partial if self.first == FUTURE else 0)
             noise = torch.randn(clean.shape, generator=generator).to(clean.device)
             held[self.first].append(self._tokens(self.first, interpolate(clean, noise, level), level, context, batch))
         tokens = {s: torch.cat(parts, 1) for s, parts in held.items()}
         video, acting = tokens[FUTURE].shape[1], tokens[ACTION].shape[1]
-        mask = draws.visible(*self.sight())[..., -video - acting :, :]
+        mask = targets.visible(*self.attention_layout())[..., -video - acting :, :]
         if self.history:
             mask = self.history.hide(mask, batch)
         y, _ = self.experts(tokens, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]}, cache)
@@ -142,7 +144,7 @@ class MoT(Family):
             ACTION: self.action.stream.velocity(y[ACTION][:, L : 2 * L]),
             FUTURE: self.future.stream.velocity(y[FUTURE][:, known:][:, : self.future.cells]),
         }
-        return draws.losses(heads, batch, self.future, self.action)
+        return targets.losses(heads, batch, self.future, self.action)
 
     def _tokens(self, stream: str, x: Tensor, sigma: Tensor, context: Tensor, batch: Batch) -> Tensor:
         return self.future.tokens(x, sigma, context) if stream == FUTURE else self.action.tokens(x, sigma, batch)
@@ -170,9 +172,9 @@ class MoT(Family):
         together = query is Query.JOINT or (query is Query.POLICY and c.imagine)
         start, paths = {}, {}
         if query.wants_future or together:
-            start[FUTURE], paths[FUTURE] = eps_z, denoise(steps, c.draws.future_shift)
+            start[FUTURE], paths[FUTURE] = eps_z, denoise(steps, c.targets.future_shift)
         if query.wants_action:
-            path = denoise(steps, c.draws.action_shift(query))
+            path = denoise(steps, c.targets.action_shift(query))
             start[ACTION], paths[ACTION] = eps_a, slow(path, c.slow) if together and not self.first else path
         if query is Query.FORWARD:
             start[ACTION], paths[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
@@ -182,7 +184,7 @@ class MoT(Family):
             paths[ACTION], paths[FUTURE] = one_after_the_other(paths[ACTION], paths[FUTURE])
         if together and self.first == FUTURE:
             until = c.partial if query is Query.POLICY else 0.0  # a picture that is shown is denoised to its end
-            path = denoise(steps, c.draws.future_shift, until)
+            path = denoise(steps, c.targets.future_shift, until)
             paths[FUTURE], paths[ACTION] = one_after_the_other(path, denoise(c.policy_steps))
         context, cache, memory = self._known(batch)
         last = {n: path[-1] for n, path in paths.items()}

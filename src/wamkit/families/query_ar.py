@@ -71,7 +71,7 @@ class QueryAR(Family):
             Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
         )
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """Step-causal: the present comes last, the instruction before all; queries see all steps and are keys to none."""
         step, past = self.future.cells + 1, len(self.spec.past_offsets)
         segments = [Segment("now", step), Segment("text", 1)]
@@ -93,10 +93,12 @@ class QueryAR(Family):
         x = self.action.known(label, batch, self.normalizer)
         action, future = self._read(batch, generator)
         # Off-expert rows show what an expert would not do: they are evidence for neither query.
-        imitate = batch.imitate.view(-1, 1, 1)
+        is_demonstration = batch.is_demonstration.view(-1, 1, 1)
         return {
-            "policy": masked_mean(F.smooth_l1_loss(action, x, reduction="none"), self.action.valid(batch) & imitate),
-            "future": masked_mean((future - z).square(), self.future.valid(batch) & imitate),
+            "policy": masked_mean(
+                F.smooth_l1_loss(action, x, reduction="none"), self.action.valid(batch) & is_demonstration
+            ),
+            "future": masked_mean((future - z).square(), self.future.valid(batch) & is_demonstration),
         }
 
     def _read(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -106,7 +108,7 @@ class QueryAR(Family):
         actions = self.action.stream.tokens(B)
         # As everywhere, a future token starts from the present picture's token of its cell.
         futures = self.future.stream.tokens(B) + context[:, : self.future.cells]
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         mask_LK = expand(seen_SS, segments).to(context.device)
         y, _ = self.trunk(torch.cat([context, actions, futures], 1), mask_LK)
         _, y_a, y_z = y.split([context.shape[1], actions.shape[1], futures.shape[1]], 1)

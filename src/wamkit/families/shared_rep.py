@@ -143,7 +143,7 @@ class SharedRep(Family):
         y, _ = self.trunk(torch.cat([context, x.flatten(1, 2)], 1))
         return y[:, context.shape[1] :]
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """Everyone sees everyone: what must not be known is masked before it becomes a token."""
         slots = self.future.frames * self.future.cells
         return [Segment(CONTEXT, context_length(self.spec)), Segment("slots", slots)], torch.ones(
@@ -156,7 +156,7 @@ class SharedRep(Family):
         B, device, c = len(batch), batch.obs.device, self.config
         slots = self._slots(self.future.known(batch))
         weights = torch.tensor(c.modes).repeat(B, 1)
-        weights[~batch.imitate.cpu()] *= torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
+        weights[~batch.is_demonstration.cpu()] *= torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
         weights[~batch.has_action.cpu()] = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
         mode = torch.multinomial(weights, 1, generator=generator).squeeze(1).to(device)
         policy, joint, forward, inverse, _ = (mode == i for i in range(5))

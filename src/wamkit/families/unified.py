@@ -4,11 +4,11 @@ Stands for the leaf joint / diffusion / unified stream / explicit (UWM, arXiv:25
 queries are schedules over the two streams: denoise what is wanted, hold at 0 what is given, and what is held at 1 is
 absent: it carries no information, so nobody looks at it and sampling leaves it out. The methods are switches:
 
-* UWM, GJD: the defaults; `draws.modes` says how often each conditional is trained.
-* PAD: `conditioning` "channel" and `draws.shared_level`, one noise level for both.
-* VideoVLA: `draws.shared_level`, trained on the joint alone (`draws.modes` 1 0 0 0) and acting on the query `joint`.
-* DreamZero: `chunk_causal` over `window.past_offsets`, with `draws.shared_level`; its keys are kept from query to query (`nn.history`).
-  Its quick form, actions in one step from pictures at high noise, is a large `draws.future_shift` and 1 step.
+* UWM, GJD: the defaults; `targets.modes` says how often each conditional is trained.
+* PAD: `conditioning` "channel" and `targets.shared_level`, one noise level for both.
+* VideoVLA: `targets.shared_level`, trained on the joint alone (`targets.modes` 1 0 0 0) and acting on the query `joint`.
+* DreamZero: `chunk_causal` over `window.past_offsets`, with `targets.shared_level`; its keys are kept from query to query (`nn.history`).
+  Its quick form, actions in one step from pictures at high noise, is a large `targets.future_shift` and 1 step.
 
 Where this differs from the reference code of UWM, on purpose:
 * A marginal is trained at exactly the level at which it is sampled (sigma = 1), not at the last DDIM step before it.
@@ -30,13 +30,13 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
 from wamkit.nn.autoencoders.frame_codec import FutureLatents
 from wamkit.nn.backbones.transformer import Trunk
-from wamkit.nn.conditioning import Conditioning, Kind, Known
+from wamkit.nn.conditioning import Conditioning, ContextFeatures, Kind
 from wamkit.nn.encoders import build_text
 from wamkit.nn.flow import denoise, euler, hold, one_after_the_other, row_noise
 from wamkit.nn.heads import ActionChunk
 from wamkit.nn.history import History, present
 from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.objectives import POLICY, DrawConfig, answers, draw
+from wamkit.nn.objectives import POLICY, TargetConfig, sample_targets, supported_queries
 from wamkit.nn.options import CodecConfig, TrunkConfig
 from wamkit.nn.tokens import ContextTokens, context_length
 from wamkit.types import Answer, Batch, Query, Spec
@@ -52,7 +52,7 @@ class UnifiedConfig(CodecConfig, TrunkConfig):
     """How the tokens that are denoised hear of what is known."""
     chunk_causal: bool = False
     """Whether earlier moments are read apart, once, and remembered (`nn.history`), or all together with the present."""
-    draws: DrawConfig = field(default_factory=DrawConfig)
+    targets: TargetConfig = field(default_factory=TargetConfig)
     """What the rows of a batch train: labels, how often each conditional, noise levels."""
     denoising_steps: int = 8
     """Of queries that imagine pictures."""
@@ -90,12 +90,12 @@ class Unified(Family):
         apart = present(spec) if c.chunk_causal else spec
         self.context = ContextTokens(D, apart, build_text(c.text, D), c.proprio_noise)
         self.history = History(spec, c.depth, c.heads, D) if c.chunk_causal else None
-        self.remembers = c.chunk_causal
+        self.keeps_memory = c.chunk_causal
         self.future = FutureLatents(spec, D, c.codec_channels)
         self.action = ActionChunk(spec, D, c.actions_per_token)
         self.trunk = Trunk(D, c.depth, c.heads)
         self.conditioning = Conditioning(c.conditioning, context_length(apart), D, c.depth)
-        self.queries = answers(c.program, c.draws)
+        self.queries = supported_queries(c.program, c.targets)
         self.first = TEACHER_FORCED.get(c.program)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -107,28 +107,30 @@ class Unified(Family):
 
     # ---------------------------------------------------------------------------------------------------------- training
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         lengths = {FUTURE: self.future.cells, ACTION: self.action.length}
         known = self.history.segments if self.history else [Segment(CONTEXT, context_length(self.spec))]
         segments = [*known, Segment(ACTION, lengths[ACTION])]
-        segments += [Segment(FUTURE, lengths[FUTURE], draw=1), Segment(ACTION, lengths[ACTION], draw=1)]
+        segments += [Segment(FUTURE, lengths[FUTURE], problem=1), Segment(ACTION, lengths[ACTION], problem=1)]
         if self.first:
-            segments.append(Segment(self.first, lengths[self.first], clean=True, draw=1))
+            segments.append(Segment(self.first, lengths[self.first], clean=True, problem=1))
         return segments, table(segments, self.config.program)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        draws = draw(batch, self.future, self.action, self.normalizer, self.config.draws, self.queries, generator)
+        targets = sample_targets(
+            batch, self.future, self.action, self.normalizer, self.config.targets, self.queries, generator
+        )
         known = None if self.history is None else self._known(batch, generator)
         context = known[0] if known else self.context(batch, self.normalizer, generator)
         tokens = []
         for name, stream in ((POLICY, ACTION), (FUTURE, FUTURE), (ACTION, ACTION)):
-            tokens.append(self._tokens(stream, draws.noisy(name), draws.sigma[name], context, batch))
+            tokens.append(self._tokens(stream, targets.noisy(name), targets.sigma[name], context, batch))
         if self.first:
-            clean = {FUTURE: draws.x[FUTURE], ACTION: draws.executed}[self.first]
+            clean = {FUTURE: targets.x[FUTURE], ACTION: targets.executed}[self.first]
             tokens.append(self._tokens(self.first, clean, torch.zeros(1, device=clean.device), context, batch))
-        noisy, mask_LL = torch.cat(tokens, 1), draws.visible(*self.sight())
+        noisy, mask_LL = torch.cat(tokens, 1), targets.visible(*self.attention_layout())
         if known:
             rows = self.history.hide(mask_LL[..., -noisy.shape[1] :, :], batch)
             y = self.conditioning.denoised(self.trunk, noisy, known[1], rows)
@@ -140,16 +142,18 @@ class Unified(Family):
             ACTION: self.action.stream.velocity(y_a),
             FUTURE: self.future.stream.velocity(y_z),
         }
-        return draws.losses(heads, batch, self.future, self.action)
+        return targets.losses(heads, batch, self.future, self.action)
 
-    def _known(self, batch: Batch, generator: torch.Generator | None = None) -> tuple[Tensor, Known, Tensor | None]:
+    def _known(
+        self, batch: Batch, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, ContextFeatures, Tensor | None]:
         """The context's tokens now, how noisy tokens hear of all that is known, and what to remember of it."""
         if self.history is None:
             context = self.context(batch, self.normalizer, generator)
             return context, self.conditioning.known(self.trunk, context), None
         moments = self.context.moments(batch, self.normalizer, generator)
         keys, memory = self.history(partial(self.conditioning.keys, self.trunk), moments, batch)
-        return moments[:, 0], Known(keys), memory
+        return moments[:, 0], ContextFeatures(keys), memory
 
     # ---------------------------------------------------------------------------------------------------------- sampling
 
@@ -166,9 +170,9 @@ class Unified(Family):
         eps_a = row_noise(generators, (self.action.length, self.action.channels), device)
         eps_z = row_noise(generators, (self.future.cells, self.future.channels), device)
         if query.wants_action:
-            start[ACTION], schedules[ACTION] = eps_a, denoise(steps, self.config.draws.action_shift(query))
+            start[ACTION], schedules[ACTION] = eps_a, denoise(steps, self.config.targets.action_shift(query))
         if query.wants_future:
-            start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.draws.future_shift)
+            start[FUTURE], schedules[FUTURE] = eps_z, denoise(steps, self.config.targets.future_shift)
         if query is Query.FORWARD:
             start[ACTION], schedules[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
         if query is Query.INVERSE:
@@ -190,7 +194,7 @@ class Unified(Family):
         return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.tokens(x, sigma, batch)
 
     def _velocity(
-        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, known: Known, batch: Batch
+        self, state: dict[str, Tensor], sigma: dict[str, float], context: Tensor, known: ContextFeatures, batch: Batch
     ) -> dict[str, Tensor]:
         level = {n: torch.full((1,), s, device=context.device) for n, s in sigma.items()}
         tokens = {n: self._tokens(n, state[n], level[n], context, batch) for n in (FUTURE, ACTION) if n in state}

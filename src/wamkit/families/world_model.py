@@ -58,7 +58,7 @@ class WorldModel(Family):
             Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
         )
 
-    def sight(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
         context, chunk = context_length(self.spec), self.action.length
         segments = [Segment(CONTEXT, context), Segment(ACTION, chunk, clean=True), Segment(FUTURE, self.future.cells)]
         return segments, table(segments, Program.ACTION_THEN_VIDEO)
@@ -72,7 +72,7 @@ class WorldModel(Family):
         context = self.context(batch, self.normalizer, generator)
         action = self.action.stream.tokens(self.action.known(batch.action, batch, self.normalizer))
         future = self.future.tokens(interpolate(z, eps, sigma), sigma, context)
-        segments, seen_SS = self.sight()
+        segments, seen_SS = self.attention_layout()
         y, _ = self.trunk(torch.cat([context, action, future], 1), expand(seen_SS, segments).to(z.device))
         error = (self.future.stream.velocity(y[:, -future.shape[1] :]) - (eps - z)).square()
         return {"future": masked_mean(error, self.future.valid(batch) & batch.has_action.view(-1, 1, 1))}

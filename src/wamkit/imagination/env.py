@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float32, UInt8
 from tqdm import tqdm
 
 from wamkit.families.base import Family, row_seeds, unsupported
-from wamkit.imagination.success_classifier import Judge
+from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.types import EvaluationError, Observation, Query, Spec, UnsupportedQuery
 
 
 @dataclass(frozen=True)
-class Dream:
+class ImaginedRollout:
     """What became of R starts inside a world model. success: bool (R,).   steps: until success was seen, or `max_steps`.
 
     frames: uint8 (R, Q, V, 3, H, W), what was imagined, one picture every `replan_every` steps.
@@ -28,10 +28,10 @@ class Dream:
     actions: Float32[np.ndarray, "R T a"]
 
 
-def dream(
+def imagined_rollout(
     policy: Family,
     world: Family,
-    judge: Judge,
+    judge: SuccessClassifier,
     starts: Sequence[Observation],
     *,
     replan_every: int = 8,
@@ -40,7 +40,7 @@ def dream(
     candidates: int = 1,
     spread: float = 0.0,
     progress: bool = True,
-) -> Dream:
+) -> ImaginedRollout:
     """Policy and world model in turn: actions, what they would lead to `replan_every` steps later, actions again.
 
     candidates: so many chunks are imagined at every query, and the one is taken whose picture the judge likes best: a search for what
@@ -80,7 +80,7 @@ def dream(
         done.append(actions[best, :replan_every])
         for own, start, x, p in zip(seen, starts, future[best], state[best], strict=True):
             own[t + replan_every] = replace(start, images=x, proprio=p, past=())
-    return Dream(success, steps, np.stack(frames, 1), np.concatenate(done, 1))
+    return ImaginedRollout(success, steps, np.stack(frames, 1), np.concatenate(done, 1))
 
 
 def _looking(seen: Sequence[dict[int, Observation]], t: int, spec: Spec, times: int) -> list[Observation]:

@@ -21,7 +21,7 @@ from wamkit.types import EvaluationError, Spec
 _BATCH = 64
 
 
-class Judge(nn.Module):
+class SuccessClassifier(nn.Module):
     """Reads one picture: the logit of success, and proprioception.
 
     threshold: of the probability from which success is believed.   accuracy: on real episodes that it was not trained on, balanced
@@ -57,7 +57,7 @@ def shown(success: Bool[np.ndarray, " N"], episode: np.ndarray) -> Bool[np.ndarr
     return out
 
 
-def train_judge(
+def train_success_classifier(
     frames: Frames,
     success: Bool[np.ndarray, " N"],
     held_out: Frames,
@@ -68,7 +68,7 @@ def train_judge(
     steps: int = 800,
     every: int = 8,
     progress: bool = True,
-) -> Judge:
+) -> SuccessClassifier:
     """A judge of `frames`, calibrated on `held_out`. success: after the action of each row, as a store's "next.success" has it.
 
     every: steps between the frames of an episode that it will be shown: the more it sees, the more often one of them deceives it.
@@ -80,7 +80,9 @@ def train_judge(
         if x.all() or not x.any():
             raise EvaluationError(f"the {name} recordings all succeed or all fail: a judge needs pictures of both")
     torch.manual_seed(seed)
-    judge = Judge(spec, frames.images.shape[1], frames.proprio.mean(0), np.maximum(frames.proprio.std(0), 1e-6))
+    judge = SuccessClassifier(
+        spec, frames.images.shape[1], frames.proprio.mean(0), np.maximum(frames.proprio.std(0), 1e-6)
+    )
     rng, good, bad = np.random.default_rng(seed), np.flatnonzero(truth), np.flatnonzero(~truth)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -98,7 +100,7 @@ def train_judge(
     return _calibrated(judge.eval(), held_out, told, every)
 
 
-def _calibrated(judge: Judge, frames: Frames, told: np.ndarray, every: int) -> Judge:
+def _calibrated(judge: SuccessClassifier, frames: Frames, told: np.ndarray, every: int) -> SuccessClassifier:
     """The threshold that tells successful episodes from others best, by their best picture, as dreams are judged."""
     start = np.maximum.accumulate(np.where(np.diff(frames.episode, prepend=-1), np.arange(len(frames)), 0))
     rows = np.flatnonzero((np.arange(len(frames)) - start) % every == 0)
@@ -114,9 +116,3 @@ def _calibrated(judge: Judge, frames: Frames, told: np.ndarray, every: int) -> J
     ties = cuts[right >= right.max() - 1e-9]
     judge.threshold, judge.accuracy = float(ties[len(ties) // 2]), float(right.max())
     return judge
-
-
-
-
-
-

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wamkit.families.base import Family, row_seeds, unsupported
-from wamkit.types import Memory, Observation, ObservationError, Query, UnsupportedQuery, WamkitError
+from wamkit.types import KVMemory, Observation, ObservationError, Query, UnsupportedQuery, WamkitError
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Session:
     queries: int = 0
     chunk: np.ndarray | None = None
     used: int = 0
-    seen: tuple[tuple[int, Observation | Memory], ...] = ()
+    seen: tuple[tuple[int, Observation | KVMemory], ...] = ()
     future: np.ndarray | None = None
 
 
@@ -77,7 +77,7 @@ class Policy:
         session = session or Session(self.seed)
         chunk, used, queries, seen = session.chunk, session.used, session.queries, session.seen
         future = session.future
-        kept: Observation | Memory = replace(obs, past=())
+        kept: Observation | KVMemory = replace(obs, past=())
         if chunk is None or used >= self.replan_every:
             # One noise a query, the same for the same session seed: a replayed episode takes the same actions.
             noise = int(np.random.SeedSequence((session.seed, queries)).generate_state(1, np.uint64)[0] >> 1)
@@ -94,7 +94,7 @@ class Policy:
             seen = tuple((k, o) for k, o in seen if k > session.step + self.past_offsets[0])
         return chunk[used], Session(session.seed, session.step + 1, queries, chunk, used + 1, seen, future)
 
-    def _past(self, session: Session) -> tuple[Observation | Memory | None, ...]:
+    def _past(self, session: Session) -> tuple[Observation | KVMemory | None, ...]:
         """What the session saw at the steps that the model looks back at; None before its first step."""
         seen, steps = dict(session.seen), [session.step + offset for offset in self.past_offsets]
         if missing := [k for k in steps if k >= 0 and k not in seen]:

@@ -1,6 +1,6 @@
 """Who sees whom: a token sequence is a list of segments, and visibility is data.
 
-A segment is a run of tokens of one stream (context, future, action), clean or noisy, belonging to one draw. Draws share
+A segment is a run of tokens of one stream (context, future, action), clean or noisy, belonging to one training problem. Problems share
 the context and never see each other, so one sequence can hold several training problems about one observation.
 The context never sees what is generated: attention composes over layers, and anything it saw would leak to everyone.
 """
@@ -49,7 +49,7 @@ class Segment:
     stream: str
     length: int
     clean: bool = False
-    draw: int = 0
+    problem: int = 0
     moment: int = 0
 
 
@@ -62,7 +62,7 @@ def sees(query: Segment, key: Segment, program: Program) -> bool:
         return (query.stream, query.moment) == (key.stream, key.moment)
     if key.stream in KNOWN:
         return True
-    if query.draw != key.draw:
+    if query.problem != key.problem:
         return False
     if query.stream == key.stream:
         return query.clean == key.clean

@@ -25,11 +25,11 @@ Kind = Literal["prefix", "channel", "cross", "adaln"]
 
 
 @dataclass(frozen=True)
-class Known:
+class ContextFeatures:
     """A context as noisy tokens hear of it: keys and values, or scales and shifts (B, N, 4, D), or a summary (B, D)."""
 
     keys: Cache | None = None
-    film: Tensor | None = None
+    modulation: Tensor | None = None
     summary: Tensor | None = None
 
 
@@ -49,21 +49,21 @@ class Conditioning(nn.Module):
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
-    def known(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"]) -> Known:
+    def known(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"]) -> ContextFeatures:
         """The context, worked out once for all denoising steps."""
         if self.kind in ("prefix", "cross"):
-            return Known(keys=self.keys(trunk, context_BKD))
+            return ContextFeatures(keys=self.keys(trunk, context_BKD))
         summary = self.summary(context_BKD.flatten(1))
         if self.kind == "channel":
-            return Known(summary=summary)
-        return Known(film=self.film(summary).unflatten(-1, (1, 4, -1)) + self.offset)
+            return ContextFeatures(summary=summary)
+        return ContextFeatures(modulation=self.film(summary).unflatten(-1, (1, 4, -1)) + self.offset)
 
     def keys(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"], mask_KK: Tensor | None = None) -> Cache:
         """Keys and values of the context, for `prefix` and `cross`. mask_KK: who sees whom in it; only `prefix` looks around."""
         return trunk(context_BKD, mask_KK)[1] if self.kind == "prefix" else trunk.read(context_BKD)
 
     def denoised(
-        self, trunk: Trunk, tokens_BLD: Float[Tensor, "B L D"], known: Known, mask_LK: Bool[Tensor, "... L K"]
+        self, trunk: Trunk, tokens_BLD: Float[Tensor, "B L D"], known: ContextFeatures, mask_LK: Bool[Tensor, "... L K"]
     ) -> Float[Tensor, "B L D"]:
         """The trunk's outputs for noisy tokens. mask_LK: who of them sees whom, columns of the context first."""
         if known.summary is not None:
@@ -71,7 +71,7 @@ class Conditioning(nn.Module):
             tokens_BLD = tokens_BLD + self.join(torch.cat([tokens_BLD, summary], -1))
         if known.keys is None:
             mask_LK = mask_LK[..., -tokens_BLD.shape[1] :]
-        return trunk(tokens_BLD, None if mask_LK.all() else mask_LK, known.keys, known.film)[0]
+        return trunk(tokens_BLD, None if mask_LK.all() else mask_LK, known.keys, known.modulation)[0]
 
     def forward(
         self,

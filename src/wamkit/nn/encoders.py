@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.nn.tokens import TextTable
 from wamkit.types import WamkitError
 
@@ -27,7 +27,7 @@ class TextConfig:
     """For `pretrained`: a local path or a hub id of any encoder that `transformers.AutoModel` loads."""
 
     def __post_init__(self) -> None:
-        within(self, buckets=(1, inf))
+        check_bounds(self, buckets=(1, inf))
 
 
 def _transformers(what: str, model: str, option: str) -> Any:

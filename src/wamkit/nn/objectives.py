@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wamkit.config import ConfigError, within
+from wamkit.config import ConfigError, check_bounds
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEACHER_FORCED, Program, Segment, expand, sees_other
 from wamkit.nn.autoencoders.frame_codec import FutureLatents
 from wamkit.nn.flow import interpolate, shift_sigma, uniform_sigma
@@ -30,7 +30,7 @@ WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
 
 
 @dataclass(frozen=True)
-class DrawConfig:
+class TargetConfig:
     """What the rows of a batch train."""
 
     policy_label: Literal["expert", "executed"] = "expert"
@@ -48,7 +48,7 @@ class DrawConfig:
     """Whether future and action of joint rows share one noise level, in training and sampling (PAD, VideoVLA, DreamZero)."""
 
     def __post_init__(self) -> None:
-        within(self, future_shift=(1e-6, inf), inverse_shift=(1e-6, inf))
+        check_bounds(self, future_shift=(1e-6, inf), inverse_shift=(1e-6, inf))
         check_modes(self.modes)
 
     def action_shift(self, query: Query) -> float:
@@ -65,7 +65,7 @@ def check_modes(modes: tuple[float, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class Draws:
+class TrainingTargets:
     """One batch's problems. `x`, `eps`, `sigma`: data, noise and level of "policy", "future" and "action".
 
     executed: what was done, as tokens, for those who are shown it.   mode: int64 (B,), which of WORLD a row trains.
@@ -89,7 +89,7 @@ class Draws:
         """The mask of a batch from the table of its segments. A stream at sigma = 1 is absent: the future of a `video` row
         does not see the action tokens of its draw."""
         device = self.mode.device
-        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.draw == 1) for s in segments])
+        action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.problem == 1) for s in segments])
         absent_LK = (action_L & ~action_L.unsqueeze(1)).to(device)
         return (expand(seen_SS, segments).to(device) & ~(self.is_(Query.VIDEO) & absent_LK)).unsqueeze(1)
 
@@ -99,16 +99,16 @@ class Draws:
         """Mean squared errors of the velocities over what each row is evidence for, by name."""
         error = {n: (v - (self.eps[n] - self.x[n])).square() for n, v in velocity.items()}
         joint, forward, inverse = (self.is_(q) for q in WORLD[:3])
-        imitate, action_valid = batch.imitate.view(-1, 1, 1), action.valid(batch)
+        is_demonstration, action_valid = batch.is_demonstration.view(-1, 1, 1), action.valid(batch)
         valid = {
-            POLICY: action_valid & imitate,
-            ACTION: action_valid & (joint & imitate | inverse),
-            FUTURE: future.valid(batch) & (~inverse & imitate | forward),
+            POLICY: action_valid & is_demonstration,
+            ACTION: action_valid & (joint & is_demonstration | inverse),
+            FUTURE: future.valid(batch) & (~inverse & is_demonstration | forward),
         }
         return {n: masked_mean(error[n], valid[n]) for n in (POLICY, ACTION, FUTURE) if n in error}
 
 
-def answers(program: Program, config: DrawConfig) -> frozenset[Query]:
+def supported_queries(program: Program, config: TargetConfig) -> frozenset[Query]:
     """What can be asked under `program`: dynamics only where it shows one stream to the other.
 
     Raises ConfigError where streams that come one after the other were to share a noise level.
@@ -121,15 +121,15 @@ def answers(program: Program, config: DrawConfig) -> frozenset[Query]:
     return frozenset(q for q in Query if q not in dynamics or sees_other(program, *dynamics[q]))
 
 
-def draw(
+def sample_targets(
     batch: Batch,
     future: FutureLatents,
     action: ActionChunk,
     normalizer: Normalizer,
-    config: DrawConfig,
+    config: TargetConfig,
     queries: Collection[Query],
     generator: torch.Generator,
-) -> Draws:
+) -> TrainingTargets:
     """Draws the problems of `batch` among the conditionals that are in `queries`."""
     B, device = len(batch), batch.obs.device
     z = future.known(batch)
@@ -152,14 +152,14 @@ def draw(
         FUTURE: z,
     }
     eps = {n: torch.randn(t.shape, generator=generator).to(device) for n, t in x.items()}
-    return Draws(x, eps, {POLICY: sigma_p, ACTION: sigma_a, FUTURE: sigma_z}, executed, mode)
+    return TrainingTargets(x, eps, {POLICY: sigma_p, ACTION: sigma_a, FUTURE: sigma_z}, executed, mode)
 
 
-def _modes(batch: Batch, config: DrawConfig, queries: Collection[Query], generator: torch.Generator) -> Tensor:
+def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], generator: torch.Generator) -> Tensor:
     """One of WORLD for each row (int64 (B,)), among those that are in `queries` and that the row is evidence for."""
     possible = torch.tensor([q in queries for q in WORLD])
     weights = (torch.tensor(config.modes) * possible).repeat(len(batch), 1)
-    off_expert, no_action = ~batch.imitate.cpu(), ~batch.has_action.cpu()
+    off_expert, no_action = ~batch.is_demonstration.cpu(), ~batch.has_action.cpu()
     if possible[1] or possible[2]:
         weights[off_expert] *= torch.tensor([0.0, 1.0, 1.0, 0.0])
     weights[no_action] = torch.tensor([0.0, 0.0, 0.0, 1.0])

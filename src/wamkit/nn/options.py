@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from wamkit.config import ConfigError, within
+from wamkit.config import ConfigError, check_bounds
 from wamkit.nn.encoders import TextConfig
 from wamkit.nn.objectives import check_modes
 from wamkit.types import Spec
@@ -53,7 +53,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 def check_sizes(config: Any, spec: Spec) -> None:
     """Raises ConfigError, saying which numbers do not fit together and what would, before anything is built."""
-    within(config, **{name: bounds for name, bounds in BOUNDS.items() if hasattr(config, name)})
+    check_bounds(config, **{name: bounds for name, bounds in BOUNDS.items() if hasattr(config, name)})
     size = lambda name: getattr(config, name, None)  # noqa: E731
     fits = [("width", size("width"), "heads", size("heads"))]
     fits += [(n, size(n), "two", 2) for n in ("width", "action_width", "head_width")]  # noise levels: sines and cosines

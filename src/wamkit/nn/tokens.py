@@ -94,8 +94,6 @@ class TextTable(nn.Module):
         return self.project(self.table(flat.to(device), offsets.to(device))).unsqueeze(1)
 
 
-
-
 class ContextTokens(nn.Module):
     """What is known, as tokens: picture grid, proprioception and instruction now, then pictures and proprioception of the
     past, if the spec has one -> (B, (1 + P) (cells + 1) + 1, D), the cells of the present picture first.

@@ -1,4 +1,4 @@
-"""Collection of demonstrations by scripted experts, of off-expert episodes, of near misses and of what policies do, into a store.
+"""Collection of demonstrations by scripted experts, of off-expert episodes, of perturbed experts and of what policies do, into a store.
 
 What episode i contains depends on (config, i) alone: not on the number of workers, nor on how often collection was killed.
 """
@@ -17,12 +17,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from wamkit.config import ConfigError, nearest, save_json, to_dict, within
-from wamkit.data.format.metadata_io import save_meaning
+from wamkit import old_names
+from wamkit.config import ConfigError, check_bounds, nearest, save_json, to_dict
+from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
-from wamkit.envs.base import HELD_OUT_RECORDINGS, Expert
+from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, rollout
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
@@ -37,9 +38,15 @@ _FROM_RESET_EVERY = 4
 """Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
 
 _NARROWEST = 1 / 8
-"""Least share of a near miss's offset."""
+"""Least share of a perturbed expert's offset."""
 
-_NOT_YET = {"near_misses": 0, "near_miss_offset": 0.4, "near_miss_steps": 120, "policies": [], "policy_episodes": 0}
+_NOT_YET = {
+    "perturbed_experts": 0,
+    "perturbed_offset": 0.4,
+    "perturbed_steps": 120,
+    "policies": [],
+    "policy_episodes": 0,
+}
 """What a collect.json says that was written before wamkit knew of these."""
 
 
@@ -68,14 +75,14 @@ class CollectConfig:
     """Length of an off-expert episode."""
     off_expert_skip: int = 60
     """Most off-expert episodes start after a random number of the expert's steps up to this, unrecorded: contacts happen."""
-    near_misses: int = 0
+    perturbed_experts: int = 0
     """Episodes for each task of an expert whose hand is led astray in one direction throughout: purposeful, and most of them fail, as
     weak policies do. For models that policies are judged in, and for judges; marked as not for imitation."""
-    near_miss_offset: float = 0.4
-    """Standard deviation of what is added to every action of a near miss, drawn once an episode, in half ranges of the action space; it
+    perturbed_offset: float = 0.4
+    """Standard deviation of what is added to every action of a perturbed expert, drawn once an episode, in half ranges of the action space; it
     is shrunk by up to eight, so that some miss narrowly, and some do not."""
-    near_miss_steps: int = 120
-    """A near miss that does not succeed is that long."""
+    perturbed_steps: int = 120
+    """A perturbed expert that does not succeed is that long."""
     policies: tuple[Path, ...] = ()
     """Run folders of policies that act in `policy_episodes`, in turn. What they get wrong is what a model must know to judge others."""
     policy_episodes: int = 0
@@ -96,13 +103,15 @@ class CollectConfig:
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be named once each, at least one; found {self.tasks}")
         count, size = (1, math.inf), (0, math.inf)
-        within(self, max_attempts=count, off_expert_steps=count, near_miss_steps=count, processes=count, noise=size)
-        within(self, near_misses=size, near_miss_offset=size, policy_episodes=size)
-        within(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
-        each = self.episodes + self.off_expert + self.near_misses + self.policy_episodes
+        check_bounds(
+            self, max_attempts=count, off_expert_steps=count, perturbed_steps=count, processes=count, noise=size
+        )
+        check_bounds(self, perturbed_experts=size, perturbed_offset=size, policy_episodes=size)
+        check_bounds(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
+        each = self.episodes + self.off_expert + self.perturbed_experts + self.policy_episodes
         if each == 0:
             raise ConfigError(
-                "episodes, off_expert, near_misses and policy_episodes are all 0: there is nothing to collect"
+                "episodes, off_expert, perturbed_experts and policy_episodes are all 0: there is nothing to collect"
             )
         if bool(self.policies) != bool(self.policy_episodes):
             raise ConfigError(
@@ -121,7 +130,7 @@ class Job:
 
     index: int
     task: str
-    kind: Literal["expert", "off-expert", "near-miss", "policy"]
+    kind: Literal["expert", "off-expert", "perturbed-expert", "policy"]
     noise: float
     from_reset: bool
     seeds: tuple[int, ...]
@@ -133,13 +142,13 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
 
     No two jobs share a seed.
     """
-    others = _spread(config.near_misses, ["off-expert"] * config.off_expert, "near-miss")
+    others = _spread(config.perturbed_experts, ["off-expert"] * config.off_expert, "perturbed-expert")
     others = _spread(config.policy_episodes, others, "policy")
     kinds = _spread(len(others), ["expert"] * config.episodes, "")
     first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    base = HELD_OUT_RECORDINGS if config.held_out else 0
+    base = VALIDATION_SEED_BASE if config.held_out else 0
     jobs: list[Job] = []
-    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "near-miss", "policy"), 0)
+    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "perturbed-expert", "policy"), 0)
     for kind in (k or next(remaining) for k in kinds):
         for task in config.tasks:
             start = first + len(jobs) * config.max_attempts
@@ -209,8 +218,8 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
         raise WamkitError(
             f"{config.env} has no scripted expert for {job.task}: collect with --episodes 0, evaluate with --held-out 0"
         )
-    if job.kind == "near-miss":
-        return _record_near_miss(config, job, env, expert)
+    if job.kind == "perturbed-expert":
+        return _record_perturbed_expert(config, job, env, expert)
     for seed in job.seeds:
         episode = rollout(
             env,
@@ -242,24 +251,24 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
         skip=skip,
         steps_after_success=None,
         record_snapshots=config.snapshots,
-        imitate=False,
+        is_demonstration=False,
     )
 
 
-def _record_near_miss(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
+def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
     seed, low, high = job.seeds[0], env.action_space.low, env.action_space.high
     rng = np.random.default_rng([seed, 3])
-    size = config.near_miss_offset * _NARROWEST ** rng.random()
+    size = config.perturbed_offset * _NARROWEST ** rng.random()
     offset = size * env.noise_range * (high - low) / 2 * rng.standard_normal(low.shape)
     return rollout(
         env,
         NoisyExpert(expert, 0.0, low, high, offset),
         seed=seed,
         session=rng,
-        max_steps=config.near_miss_steps,
+        max_steps=config.perturbed_steps,
         steps_after_success=config.steps_after_success,
         record_snapshots=config.snapshots,
-        imitate=False,
+        is_demonstration=False,
     )
 
 
@@ -271,7 +280,7 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
         session=Session(seed),
         steps_after_success=config.steps_after_success,
         record_snapshots=config.snapshots,
-        imitate=False,
+        is_demonstration=False,
     )
 
 
@@ -286,7 +295,7 @@ def _check_policy(run: Path, env: Environment, name: str) -> None:
         "height and width": ((spec.height, spec.width), space["images"].shape[-2:]),
         "proprioception's numbers": (spec.proprio_dim, space["proprio"].shape[0]),
         "action's numbers": (spec.action_dim, env.action_space.shape[0]),
-        "scene points a side": (spec.points, env.points if spec.points else 0),
+        "scene points a side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
     }
     for what, (wanted, found) in pairs.items():
         if wanted != found:
@@ -378,9 +387,9 @@ def _open(config: CollectConfig) -> Store:
     path = config.out / "collect.json"
     if path.exists():
         try:
-            before = _NOT_YET | json.loads(path.read_bytes())
+            before = _NOT_YET | old_names.collected(json.loads(path.read_bytes()))
             changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error
         if changed:
             found = "; ".join(f"{k} was {before.get(k)!r}, now {resolved.get(k)!r}" for k in changed)
@@ -400,12 +409,12 @@ def _open(config: CollectConfig) -> Store:
         action_names=env.action_names,
         fps=env.fps,
         robot_type=env.robot_type,
-        points=env.points,
+        point_grid=env.point_grid,
         bodies=env.bodies,
     )
     env.close()
     if env.meaning is not None:
-        save_meaning(config.out, env.meaning)
+        save_metadata(config.out, env.meaning)
     if not path.exists():
         if len(store):
             raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from wamkit.envs.base import Environment, observation
-from wamkit.types import Episode, Observation, Snapshot, Tracks, WamkitError
+from wamkit.types import Episode, Observation, SceneFlow, Snapshot, WamkitError
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def rollout(
     steps_after_success: int | None = 0,
     record_images: bool = True,
     record_snapshots: bool = False,
-    imitate: bool = True,
+    is_demonstration: bool = True,
     noise: float = 0.0,
 ) -> Episode:
     """Resets `env` with `seed`, lets `actor` act, and records the episode (row t: what was seen before action t).
@@ -55,7 +55,7 @@ def rollout(
     steps_after_success: recorded steps beyond the first success; None to go on regardless.
     record_images, record_snapshots: whether the episode gets pictures (and scene points, where the environment has them) and one
     `Snapshot` for each row.
-    imitate, noise: written into the episode.
+    is_demonstration, noise: written into the episode.
     `Episode.latency_s` holds the seconds of each call that looked at pictures; with a session that counts its `queries`, of
     each that asked the model.
     Raises WamkitError when an action has the wrong shape or is not finite, or when nothing could be recorded.
@@ -80,8 +80,8 @@ def rollout(
                 recorder.add(raw, action, float(reward), info["success"])
                 if record_images:
                     recorder.images.append(raw["images"])
-                    if env.points:
-                        recorder.tracks.append((raw["points"], truth["point_body"], truth["body_pose"]))
+                    if env.point_grid:
+                        recorder.tracks.append((raw["point_cloud"], truth["point_body"], truth["body_pose"]))
                 if info["success"] and left is None:
                     left = steps_after_success
                 elif left is not None:
@@ -96,7 +96,7 @@ def rollout(
         raise WamkitError(
             f"{env.task}, seed {seed}: the episode ended within its {skip} skipped steps, nothing is recorded"
         )
-    return recorder.episode(env, seed, imitate, noise)
+    return recorder.episode(env, seed, is_demonstration, noise)
 
 
 _FOREVER = 1_000_000_000
@@ -148,7 +148,7 @@ class _Recorder:
         self.reward.append(reward)
         self.success.append(success)
 
-    def episode(self, env: Environment, seed: int, imitate: bool, noise: float) -> Episode:
+    def episode(self, env: Environment, seed: int, is_demonstration: bool, noise: float) -> Episode:
         return Episode(
             task=env.task,
             text=env.text,
@@ -161,10 +161,10 @@ class _Recorder:
             action_expert=np.stack(self.expert),
             reward=np.array(self.reward, np.float32),
             success=np.array(self.success, bool),
-            imitate=imitate,
+            is_demonstration=is_demonstration,
             noise=noise,
             snapshots=tuple(self.snapshots) or None,
             latency_s=tuple(self.latency_s),
-            tracks=Tracks(*map(np.stack, zip(*self.tracks, strict=True))) if self.tracks else None,
+            tracks=SceneFlow(*map(np.stack, zip(*self.tracks, strict=True))) if self.tracks else None,
             ended=self.ended,
         )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from dataclasses import field
+from dataclasses import dataclass, field
 from math import inf
-from typing import Any
-from typing import Literal
+from typing import Any, Literal
+
 from wamkit import config as cfg
-from wamkit.families.base import FAMILIES
-from wamkit.families.base import Family
+from wamkit import old_names
+from wamkit.families.base import FAMILIES, Family
 from wamkit.registry import load_package
-import torch
 
 
 @dataclass(frozen=True)
@@ -28,9 +26,9 @@ class WindowConfig:
     """Steps, negative and ascending, at which the model sees earlier observations too: -16 -8 is two of them."""
 
     def __post_init__(self) -> None:
-        cfg.within(self, chunk=(1, inf), frame_offsets=(1, self.chunk))
+        cfg.check_bounds(self, chunk=(1, inf), frame_offsets=(1, self.chunk))
         if self.past_offsets:
-            cfg.within(self, past_offsets=(-inf, -1))
+            cfg.check_bounds(self, past_offsets=(-inf, -1))
         for name in ("frame_offsets", "past_offsets"):
             if list(getattr(self, name)) != sorted(set(getattr(self, name))):
                 raise cfg.ConfigError(f"{name} = {getattr(self, name)}: must ascend")
@@ -49,9 +47,9 @@ class EpisodesConfig:
     so that many action-free demonstrations leave few samples to learn to act from."""
 
     def __post_init__(self) -> None:
-        cfg.within(self, action_free=(0, inf), **({} if self.labelled is None else {"labelled": (1, inf)}))
+        cfg.check_bounds(self, action_free=(0, inf), **({} if self.labelled is None else {"labelled": (1, inf)}))
         if self.labelled_share is not None:
-            cfg.within(self, labelled_share=(0.01, 0.99))
+            cfg.check_bounds(self, labelled_share=(0.01, 0.99))
             if not self.action_free:
                 raise cfg.ConfigError("labelled_share needs `action_free` demonstrations, which have the other share")
         if self.labelled is None and self.action_free:
@@ -99,10 +97,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         count, tiny = (1, inf), 1e-12
-        cfg.within(self, steps=count, batch_size=count, threads=count, save_every=count, log_every=count)
-        cfg.within(self, lr=(tiny, inf), clip=(tiny, inf), final_lr=(0, 1), ema=(0, 1))
-        cfg.within(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, 2**63 - 1))
-        cfg.within(self, colour=(0, 0.9), drop_view=(0, 0.9))
+        cfg.check_bounds(self, steps=count, batch_size=count, threads=count, save_every=count, log_every=count)
+        cfg.check_bounds(self, lr=(tiny, inf), clip=(tiny, inf), final_lr=(0, 1), ema=(0, 1))
+        cfg.check_bounds(self, warmup=(0, inf), weight_decay=(0, inf), shift=(0, inf), seed=(0, 2**63 - 1))
+        cfg.check_bounds(self, colour=(0, 0.9), drop_view=(0, 0.9))
         for name, weight in self.weights:
             if not 0 <= weight < inf:
                 raise cfg.ConfigError(f"weights: {name} weighs {weight}: must be at least 0, and finite")
@@ -137,6 +135,6 @@ def config_to_dict(run: RunConfig) -> dict[str, Any]:
 
 def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
     """The inverse of `config_to_dict`; what is not there has today's defaults. Raises ConfigError for what is unknown."""
-    model = cfg.from_dict(family_class(data["family"]).Config, data["model"])
+    model = cfg.from_dict(family_class(data["family"]).Config, old_names.renamed(data["model"], old_names.MODEL))
     parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
     return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})

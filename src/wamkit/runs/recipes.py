@@ -12,10 +12,7 @@ from typing import Any
 
 from wamkit.nn.attention_mask import Program
 from wamkit.registry import Registry
-from wamkit.runs.config import RunConfig
-from wamkit.runs.config import TrainConfig
-from wamkit.runs.config import WindowConfig
-from wamkit.runs.config import family_class
+from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, family_class
 
 Recipe = Callable[[], RunConfig]
 

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-from wamkit.runs.config import RunConfig
-from wamkit.runs.config import config_from_dict
-from wamkit.runs.config import config_to_dict
-from wamkit.runs.config import family_class
-
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from wamkit import config as cfg
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit import old_names
 from wamkit.data.embodiment import Embodiment
-from wamkit.families.base import FAMILIES, Family
+from wamkit.families.base import Family
 from wamkit.nn.normalizer import Normalizer
-from wamkit.registry import load_package
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class
 from wamkit.types import Spec, WamkitError
-
-
-
-
-
-
-
-
-
-
 
 
 def build(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> Family:
@@ -41,12 +25,6 @@ def build(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> Family:
     return family_class(run.family)(run.model, spec, normalizer)
 
 
-
-
-
-
-
-
 def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[str, Any]:
     """Everything that `load` needs besides the weights, JSON-able: it goes into every checkpoint and config.json."""
     return {**config_to_dict(run), "spec": cfg.to_dict(spec), "statistics": statistics}
@@ -54,7 +32,11 @@ def run_to_dict(run: RunConfig, spec: Spec, statistics: dict[str, Any]) -> dict[
 
 def run_from_dict(data: dict[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]]:
     """The inverse of `run_to_dict`."""
-    return config_from_dict(data), cfg.from_dict(Spec, data["spec"]), data["statistics"]
+    return (
+        config_from_dict(data),
+        cfg.from_dict(Spec, old_names.renamed(data["spec"], old_names.SPEC)),
+        data["statistics"],
+    )
 
 
 def find_device(name: str) -> torch.device:

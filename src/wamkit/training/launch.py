@@ -18,7 +18,7 @@ from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import source
 from wamkit.runs.run import build, run_to_dict
-from wamkit.training.trainer import Latents, Trainer, Watch
+from wamkit.training.trainer import FeatureCache, Trainer, Watch
 from wamkit.types import WamkitError
 
 
@@ -29,37 +29,37 @@ def train_run(
     command: str = "",
     watch: Watch | None = None,
     cache_gb: float = CACHE_GB,
-    latents_gb: float = 0.0,
+    feature_cache_gb: float = 0.0,
     decoder: Decoder = "pyav",
 ) -> Family:
     """Trains `run` on the store, or the mixture's file, `data` and writes the run folder `out`; continues it if it was begun.
 
     config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
     that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`). `cache_gb` bounds what is kept of decoded
-    pictures, `latents_gb` what is kept, beside the data, of what frozen encoders made of them, and films are decoded by `decoder`;
+    pictures, `feature_cache_gb` what is kept, beside the data, of what frozen encoders made of them, and films are decoded by `decoder`;
     none has an influence on what is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     if Path(data).is_file():
-        return _train_mixture(run, Path(data), out, command, watch, cache_gb, latents_gb, decoder)
+        return _train_mixture(run, Path(data), out, command, watch, cache_gb, feature_cache_gb, decoder)
     frames, store = open_frames(Store.open(data, decoder), cache_gb=cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
-    points = family_class(run.family).looks_at_points
+    points = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, points)
     numbers = statistics(frames, spec)
     config = run_to_dict(run, spec, numbers) | {"source": source(store)}
     share = run.episodes.labelled_share
     drawn = frames if share is None else divided(frames, share, spec.fps)
-    latents = _latents(store.root, [store], latents_gb)
+    latents = _latents(store.root, [store], feature_cache_gb)
     return Trainer(build(run, spec, numbers), drawn, run.train, out, config, command, watch, latents).run()
 
 
-def _latents(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> Latents | None:
+def _latents(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> FeatureCache | None:
     if not gb:
         return None
     data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
-    return Latents(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
+    return FeatureCache(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
 
 
 def _train_mixture(
@@ -69,13 +69,13 @@ def _train_mixture(
     command: str,
     watch: Watch | None,
     cache_gb: float,
-    latents_gb: float,
+    feature_cache_gb: float,
     decoder: Decoder,
 ) -> Family:
     """The same for several data sets together; config.json also holds the mixture and its robots."""
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
-    if family_class(run.family).looks_at_points:
+    if family_class(run.family).needs_point_cloud:
         raise WamkitError(
             f"'{run.family}' looks at scene points, which only data sets of one simulator have; train it on one"
         )
@@ -94,7 +94,5 @@ def _train_mixture(
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
         "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }
-    latents = _latents(path.parent, stores, latents_gb, [config["mixture"], config["robots"]])
+    latents = _latents(path.parent, stores, feature_cache_gb, [config["mixture"], config["robots"]])
     return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch, latents).run()
-
-

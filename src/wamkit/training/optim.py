@@ -71,9 +71,9 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         ]
-        muon.sort(key=lambda p: tuple(p.shape))  # each hand gets some of every shape
-        hands = [muon[i::threads] for i in range(threads)]
-        self.parts += [Muon(hand, lr, weight_decay=weight_decay) for hand in hands if hand]
+        muon.sort(key=lambda p: tuple(p.shape))  # each shard gets some of every shape
+        shards = [muon[i::threads] for i in range(threads)]
+        self.parts += [Muon(shard, lr, weight_decay=weight_decay) for shard in shards if shard]
 
     def step(
         self,

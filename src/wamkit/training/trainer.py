@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from wamkit.config import ConfigError, atomic_write, nearest, save_json, write_error
 from wamkit.data.loading.augment import Augment
-from wamkit.data.loading.feature_cache import kept_latents
+from wamkit.data.loading.feature_cache import cached_features
 from wamkit.data.loading.mixture import Mixture
 from wamkit.data.loading.windows import Frames, Prefetcher
 from wamkit.families.base import Family, Stage
@@ -46,7 +46,7 @@ _DECODERS = 4  # threads that make batches where videos are decoded for them
 
 
 @dataclass(frozen=True)
-class Latents:
+class FeatureCache:
     """Where features of windows are kept from run to run, for which data (a checksum of it), and how many bytes they may take."""
 
     folder: Path
@@ -78,10 +78,6 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
     return [batch.rows(rows) for rows in torch.arange(len(batch), device=batch.obs.device).tensor_split(parts)]
 
 
-
-
-
-
 class Trainer:
     """Trains one family on one set of frames and writes a run folder.
 
@@ -99,7 +95,7 @@ class Trainer:
         run_config: dict,
         command: str = "",
         watch: Watch | None = None,
-        latents: Latents | None = None,
+        latents: FeatureCache | None = None,
     ):
         self.latents = latents
         self.model, self.config, self.out, self.run_config = (
@@ -234,7 +230,7 @@ class Trainer:
         if first and self.latents is not None and size <= self.latents.limit:
             parts = lambda: self._ahead(part, range(0, count, rows))  # noqa: E731
             key = self._encoder(stage)
-            self.windows.features = kept_latents(self.latents.folder, key, count, parts, self.latents.limit)
+            self.windows.features = cached_features(self.latents.folder, key, count, parts, self.latents.limit)
         elif first and size <= FEATURE_BYTES:
             parts = [first, *self.pool.map(part, range(rows, count, rows))]
             self.windows.features = {k: np.concatenate([p[k] for p in parts]) for k in first}
@@ -278,14 +274,14 @@ class Trainer:
             self.pool.map(lambda i: self._gradients(parts[i], i, stage, active, len(batch)), range(len(parts)))
         )
         losses_B = {name: torch.cat([r[0][name] for r in results]) for name in results[0][0]}
-        hands = [range(i, len(active), self.parts) for i in range(self.parts)]
+        shards = [range(i, len(active), self.parts) for i in range(self.parts)]
 
-        def add_up(hand: range) -> list[Tensor]:
-            for i in hand:
+        def add_up(shard: range) -> list[Tensor]:
+            for i in shard:
                 active[i].grad = sum((r[1][i] for r in results[1:]), results[0][1][i])
-            return list(torch._foreach_norm([active[i].grad for i in hand])) if hand else []
+            return list(torch._foreach_norm([active[i].grad for i in shard])) if shard else []
 
-        norms = dict(zip((i for hand in hands for i in hand), sum(self.pool.map(add_up, hands), []), strict=True))
+        norms = dict(zip((i for shard in shards for i in shard), sum(self.pool.map(add_up, shards), []), strict=True))
         total = torch.linalg.vector_norm(torch.stack([norms[i] for i in range(len(active))]))
         norm = total.item()
         values = {name: loss_B.mean().item() for name, loss_B in losses_B.items()}
@@ -327,7 +323,7 @@ class Trainer:
 
     @torch.no_grad()
     def _meters(self, batch: Batch, stage: Stage) -> dict[str, float]:
-        return self.model.meters(batch.to(self.config.device), stage.name)
+        return self.model.diagnostics(batch.to(self.config.device), stage.name)
 
     def _follow(self) -> None:
         """What no gradient moves is served as it is: parts not learning in this stage, and targets that follow others."""

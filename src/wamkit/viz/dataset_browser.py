@@ -31,7 +31,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import Video
 from wamkit.files import StoreError
@@ -110,7 +110,7 @@ class Site:
         self.store = store
         self._meaning, self._problem = None, ""
         try:
-            if meaning := load_meaning(store.root):
+            if meaning := load_metadata(store.root):
                 meaning.check(len(store.layout.proprio_names), len(store.layout.action_names))
             self._meaning = meaning
         except (StoreError, ConfigError) as error:
@@ -122,7 +122,12 @@ class Site:
         """The answer to a GET of `path`. Of it only numbers, and names that are compared with the store's, are used."""
         metas = self.store.episodes
         if path == "/":
-            page = files("wamkit.viz").joinpath("dataset_browser.html").read_text("utf-8").replace("/* viz.style.CSS */", CSS)
+            page = (
+                files("wamkit.viz")
+                .joinpath("dataset_browser.html")
+                .read_text("utf-8")
+                .replace("/* viz.style.CSS */", CSS)
+            )
             return Answer(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
         if path == "/data.json":
             return _json(self.data)
@@ -138,7 +143,7 @@ class Site:
     def data(self) -> dict[str, Any]:
         """What the page shows before an episode is chosen.
 
-        episodes: a row each of [task, texts, length, success, imitate, source]; task and texts (the episode's own, then those of
+        episodes: a row each of [task, texts, length, success, is_demonstration, source]; task and texts (the episode's own, then those of
         its spans) are numbers in `words`.
         """
         store, layout, meaning = self.store, self.store.layout, self._meaning
@@ -152,7 +157,7 @@ class Site:
         for m in store.episodes:
             task, text = (words.setdefault(x, len(words)) for x in (m.task, m.text))
             texts = list({text: None} | said[m.index])
-            episodes.append([task, texts, m.length, int(m.success), int(m.imitate), m.source])
+            episodes.append([task, texts, m.length, int(m.success), int(m.is_demonstration), m.source])
         cameras = []
         for name in store.cameras:
             size = dict(zip(("height", "width"), layout.size(name), strict=True)) | {"batch": self._batch(name)}

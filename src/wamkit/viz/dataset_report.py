@@ -9,12 +9,12 @@ import numpy as np
 from wamkit.data.format.store import Store
 from wamkit.data.validate import Finding, summary
 from wamkit.files import StoreError
-from wamkit.metadata import Meaning
+from wamkit.metadata import DatasetMetadata
 from wamkit.viz.images import data_uri, png
 from wamkit.viz.style import CSS
 
 
-def dataset_page(store: Store, meaning: Meaning | None, found: list[Finding]) -> str:
+def dataset_page(store: Store, meaning: DatasetMetadata | None, found: list[Finding]) -> str:
     """The HTML page of `store`, with the findings of `wamkit.data.validate.validate`."""
     facts = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in summary(store, meaning))
     lines = "".join(

@@ -38,7 +38,7 @@ class EpisodeMeta:
     """What is known of a stored episode without reading its frames.
 
     from_index: number of its first frame in the store.   noise: scale of the action noise.   seed: -1 where unknown.
-    imitate: false for episodes that show what actions do rather than how the task is done.   source: what it was called where it was
+    is_demonstration: false for episodes that show what actions do rather than how the task is done.   source: what it was called where it was
     imported from.   text: empty where only spans of it have one.
     """
 
@@ -48,7 +48,7 @@ class EpisodeMeta:
     length: int
     seed: int
     success: bool
-    imitate: bool
+    is_demonstration: bool
     noise: float
     from_index: int
     source: str = ""
@@ -97,7 +97,7 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
             "length": facts["length"],
             "seed": facts.get("wamkit/seed", -1),
             "success": facts.get("wamkit/success", False),
-            "imitate": facts.get("wamkit/imitate", True),
+            "is_demonstration": facts.get("wamkit/imitate", True),
             "noise": facts.get("wamkit/noise", 0.0),
             "from_index": facts["dataset_from_index"],
             "source": facts.get("wamkit/source", ""),
@@ -137,7 +137,7 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
         "wamkit/task": episode.task,
         "wamkit/seed": int(episode.seed),
         "wamkit/success": episode.succeeded,
-        "wamkit/imitate": bool(episode.imitate),
+        "wamkit/imitate": bool(episode.is_demonstration),
         "wamkit/noise": float(episode.noise),
         "wamkit/snapshots": episode.snapshots is not None,
         "wamkit/source": episode.source,
@@ -343,8 +343,8 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
     problem = "it has no steps" if not steps else "" if spoken else "its instruction is empty"
     if wrong := [s for s in episode.spans if not 0 <= s.start < s.stop <= steps]:
         problem = problem or f"{wrong[0]} does not lie within its {steps} steps"
-    if layout.points:
-        K = layout.points**2
+    if layout.point_grid:
+        K = layout.point_grid**2
         shapes |= {"points": (steps, K, 4), "body": (steps, K), "pose": (steps, layout.bodies, 7)}
     more = {name: (steps, size) for name, _, size in layout.extras}
     if set(episode.depth) != set(layout.depth_cameras):

@@ -9,28 +9,28 @@ from typing import Any
 
 from wamkit.config import ConfigError, load_json, save_json
 from wamkit.files import StoreError
-from wamkit.metadata import CameraFacts, Field, Meaning
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 
-__all__ = ["CameraFacts", "Field", "Meaning", "from_modality", "load_meaning", "modality", "save_meaning"]
+__all__ = ["CameraFacts", "Field", "DatasetMetadata", "from_modality", "load_metadata", "modality", "save_metadata"]
 
 FILE = "meta/wamkit.json"
 MODALITY = "meta/modality.json"
 
 
-def save_meaning(root: Path, meaning: Meaning) -> None:
+def save_metadata(root: Path, meaning: DatasetMetadata) -> None:
     """Writes both files."""
     save_json(root / FILE, meaning)
     save_json(root / MODALITY, modality(meaning))
 
 
-def load_meaning(root: Path) -> Meaning | None:
+def load_metadata(root: Path) -> DatasetMetadata | None:
     """What meta/wamkit.json says, or else what meta/modality.json does; None where there is neither.
 
     Raises StoreError naming the file where it is damaged.
     """
     try:
         if (root / FILE).exists():
-            return load_json(Meaning, root / FILE)
+            return load_json(DatasetMetadata, root / FILE)
         if (root / MODALITY).exists():
             return from_modality(json.loads((root / MODALITY).read_bytes()))
         return None
@@ -48,7 +48,7 @@ _GROOT = {
 }
 
 
-def modality(meaning: Meaning) -> dict[str, Any]:
+def modality(meaning: DatasetMetadata) -> dict[str, Any]:
     """GR00T's modality.json: where each field lies, by name."""
     out: dict[str, Any] = {}
     for part, key in (("state", "observation.state"), ("action", "action")):
@@ -60,7 +60,7 @@ def modality(meaning: Meaning) -> dict[str, Any]:
     return out | {"annotation": {"human.task_description": {"original_key": "task_index"}}}
 
 
-def from_modality(data: Mapping[str, Any]) -> Meaning:
+def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
     """What a modality.json says of fields and cameras; robot and units it does not.
 
     Fields of other columns than `observation.state` and `action` are left out: their numbers count from the start of those.
@@ -84,4 +84,4 @@ def from_modality(data: Mapping[str, Any]) -> Meaning:
         (entry or {}).get("original_key", name).removeprefix("observation.images."): CameraFacts()
         for name, entry in data.get("video", {}).items()
     }
-    return Meaning(source="LeRobotDataset with modality.json", embodiment="", cameras=cameras, **parts)
+    return DatasetMetadata(source="LeRobotDataset with modality.json", embodiment="", cameras=cameras, **parts)

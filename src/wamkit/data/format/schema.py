@@ -38,7 +38,7 @@ INDEX_COLUMNS = {
 }
 VECTORS = ("observation.state", "action", "action.expert")
 POINTS, POINT_BODY, BODY_POSE = TRACKS = ("observation.points", "observation.points.body", "observation.bodies")
-"""Scene points and how they move, row after row of `wamkit.types.Tracks`. They are columns of places rather than quantities, so
+"""Scene points and how they move, row after row of `wamkit.types.SceneFlow`. They are columns of places rather than quantities, so
 stats.json does not describe them: it would be longer than they are."""
 PICTURES = ("video", "image")
 """Types of features that are pictures: films of their own, or PNG and JPEG in a column of the data files."""
@@ -68,7 +68,7 @@ class Layout:
     action_names: tuple[str, ...]
     fps: float
     robot_type: str
-    points: int = 0
+    point_grid: int = 0
     bodies: int = 0
     sizes: tuple[tuple[int, int], ...] = ()
     expert: bool = True
@@ -97,8 +97,8 @@ class Layout:
             problem = f"extras {[e[0] for e in self.extras]} must be names of their own, without '/'"
         elif not (math.isfinite(self.fps) and self.fps > 0):
             problem = f"fps {self.fps} must be positive"
-        elif self.points < 0 or (self.points > 0) != (self.bodies > 0):
-            problem = f"{self.points} points a side with {self.bodies} bodies: points need bodies that they lie on"
+        elif self.point_grid < 0 or (self.point_grid > 0) != (self.bodies > 0):
+            problem = f"{self.point_grid} points a side with {self.bodies} bodies: points need bodies that they lie on"
         if problem:
             raise StoreError(problem)
 
@@ -126,8 +126,8 @@ class Layout:
             out["next.success"] = {"dtype": "bool", "shape": [1], "names": None}
         for name, dtype, size in self.extras:
             out[name] = {"dtype": dtype, "shape": [size], "names": None}
-        if self.points:
-            K = self.points**2
+        if self.point_grid:
+            K = self.point_grid**2
             for key, dtype, size in zip(
                 TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
             ):
@@ -179,7 +179,7 @@ class Layout:
             action_names=_names(features, "action"),
             fps=float(info["fps"]),
             robot_type=info.get("robot_type") or "",
-            points=math.isqrt(features[POINT_BODY]["shape"][0]) if ours else 0,
+            point_grid=math.isqrt(features[POINT_BODY]["shape"][0]) if ours else 0,
             bodies=features[BODY_POSE]["shape"][0] // 7 if ours else 0,
             sizes=sizes if len(set(sizes)) > 1 else (),
             expert="action.expert" in features,

@@ -20,7 +20,7 @@ from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format.depth import tiff
 from wamkit.data.format.schema import Layout
-from wamkit.data.format.video import RGB, Video, encode_frames, readable
+from wamkit.data.format.video import RGB, Video, action_recoverability, encode_frames
 from wamkit.files import StoreError
 
 Encoded = bytes | Sequence[bytes]
@@ -256,7 +256,7 @@ def _decoded(codec: str, data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     # FFmpeg counts whole blocks, of up to 64 pixels a side; what declares more is not unpacked.
     most = (shape[0] + 64) * (shape[1] + 64)
     context.thread_count, context.options = 1, {"err_detect": "crccheck+explode", "max_pixels": str(most)}
-    with readable():
+    with action_recoverability():
         frame = next(iter(context.decode(av.Packet(data))), None)
     if frame is None:
         raise StoreError("it cannot be decoded")

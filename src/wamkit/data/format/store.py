@@ -48,7 +48,7 @@ from wamkit.data.format.stills import Encoded, Stills
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video
 from wamkit.files import StoreError, exclusive, make_folder, temporary, write_atomic
-from wamkit.types import Episode, Snapshot, Span, Tracks
+from wamkit.types import Episode, SceneFlow, Snapshot, Span
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 
@@ -178,12 +178,12 @@ class Store:
             self._columns = self._read_columns()
         return dict(self._columns)
 
-    def tracks(self) -> Tracks | None:
+    def tracks(self) -> SceneFlow | None:
         """Scene points of all N frames, episode after episode; None if none were recorded."""
-        if not self.layout.points:
+        if not self.layout.point_grid:
             return None
         points, body, pose = (self.numeric()[k] for k in schema.TRACKS)
-        return Tracks(
+        return SceneFlow(
             points.reshape(self.frames, -1, 4), body.reshape(self.frames, -1), pose.reshape(self.frames, -1, 7)
         )
 
@@ -274,10 +274,10 @@ class Store:
             action_expert=get["action.expert"],
             reward=get["next.reward"],
             success=get["next.success"],
-            imitate=meta.imitate,
+            is_demonstration=meta.is_demonstration,
             noise=meta.noise,
             snapshots=self.snapshots(index) if snapshots else None,
-            tracks=Tracks(tracks.points[here], tracks.body[here], tracks.pose[here]) if tracks else None,
+            tracks=SceneFlow(tracks.points[here], tracks.body[here], tracks.pose[here]) if tracks else None,
             spans=self._spans(meta, columns["task_index"][here]),
             source=meta.source,
             extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},

@@ -116,7 +116,7 @@ class Video:
     def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
         self._fps, self._shape = Fraction(fps).limit_denominator(100_000), shape
         self._rgb = RGB()
-        with readable():
+        with action_recoverability():
             self._container = av.open(
                 io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS
             )
@@ -152,7 +152,7 @@ class Video:
         missing or damaged.
         """
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
-        with readable():
+        with action_recoverability():
             for row, number in enumerate(numbers):
                 self._rgb.write(self._find(start + number), out[row])
         return out
@@ -163,7 +163,7 @@ class Video:
         Raises StoreError for pixels of another kind, from which codes cannot be had exactly.
         """
         out = np.empty((len(numbers), *self._shape), np.uint16)
-        with readable():
+        with action_recoverability():
             for row, number in enumerate(numbers):
                 frame = self._find(start + number)
                 if frame.format.name != "gray12le":
@@ -218,7 +218,7 @@ class RGB:
 
 
 @contextlib.contextmanager
-def readable() -> Iterator[None]:
+def action_recoverability() -> Iterator[None]:
     """What FFmpeg cannot decode becomes a StoreError."""
     try:
         yield

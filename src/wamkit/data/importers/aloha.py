@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import within
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.config import check_bounds
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
@@ -48,7 +48,7 @@ class AlohaOptions:
     """Swap red and blue of compressed pictures."""
 
     def __post_init__(self) -> None:
-        within(self, rate=(1, 1000))
+        check_bounds(self, rate=(1, 1000))
 
 
 @IMPORTERS.register("aloha")
@@ -83,9 +83,9 @@ class Aloha(Importer):
             extras=(("observation.velocity", "float32", 14), *((("base_action", "float32", 2),) if base else ())),
         )
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         cameras = {c: CameraFacts("wrist" if "wrist" in c else "scene") for c in self.layout().cameras}
-        return Meaning(
+        return DatasetMetadata(
             "ALOHA", "aloha", "absolute joints", self.options.rate, state=FIELDS, action=FIELDS, cameras=cameras
         )
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from wamkit.data.format.metadata_io import Meaning
+from wamkit.data.format.metadata_io import DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
@@ -39,7 +39,7 @@ class Recording:
     name: unique within the source.   text: the instruction; empty where only `spans` have one.
     state: float32 (T, s).   action: float32 (T, a); row t was seen before action t, unless the importer's meaning has `offset` 1.
     success: bool (T,), after the step, or None where the source does not say.   extras: further numbers by name, (T, d).
-    imitate: whether it shows how the task is done.
+    is_demonstration: whether it shows how the task is done.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Recording:
     success: np.ndarray | None = None
     reward: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
-    imitate: bool = True
+    is_demonstration: bool = True
 
     def __len__(self) -> int:
         return len(self.state)
@@ -75,7 +75,7 @@ class Importer(ABC):
         """What all episodes have in common. `rewards` where the source knows of success, `expert` never."""
 
     @abstractmethod
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         """What the numbers mean, as far as the source says."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
 from wamkit.types import Span
@@ -74,10 +74,10 @@ class Calvin(Importer):
             sizes=tuple(sizes) if len(set(sizes)) > 1 else (), expert=False, rewards=False,
         )  # fmt: skip
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         control = "end-effector delta" if self.options.action == "rel_actions" else "absolute end-effector"
         cameras = {c: CameraFacts(role) for c, role in CAMERAS.items()}
-        return Meaning(
+        return DatasetMetadata(
             "CALVIN", "panda", control, 30.0, "MIT", state=STATE, action=ACTIONS[self.options.action], cameras=cameras
         )
 

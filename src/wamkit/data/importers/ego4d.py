@@ -21,8 +21,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wamkit.config import within
-from wamkit.data.format.metadata_io import CameraFacts, Meaning
+from wamkit.config import check_bounds
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
 from wamkit.data.importers.video_files import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
@@ -41,7 +41,7 @@ class Ego4DOptions(FilmOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within(self, longest=(0.1, inf))
+        check_bounds(self, longest=(0.1, inf))
 
 
 @IMPORTERS.register("ego4d")
@@ -100,8 +100,8 @@ class Ego4D(Importer):
             raise SourceError(f"{self.root}: there are no videos (*.mp4) in it")
         return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
 
-    def meaning(self) -> Meaning:
-        return Meaning("Ego4D", "", licence="Ego4D licence", cameras={"head": CameraFacts("ego")})
+    def meaning(self) -> DatasetMetadata:
+        return DatasetMetadata("Ego4D", "", licence="Ego4D licence", cameras={"head": CameraFacts("ego")})
 
     def episodes(self) -> Sequence[str]:
         return list(self._parts)

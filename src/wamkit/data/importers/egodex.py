@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, opened
@@ -61,13 +61,15 @@ class EgoDex(Importer):
         names = tuple(f"{j}_{axis}" for j in JOINTS for axis in "xyz") if self.options.hands else ()
         return Layout(("head",), (3, *self.options.size), names, names, RATE, "human", expert=False, rewards=False)
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         names = self.episodes()
         fields = tuple(Field(j, 3 * i, 3 * i + 3, "hand", frame="camera", unit="m") for i, j in enumerate(JOINTS))
         fields = fields if self.options.hands else ()
         camera = CameraFacts("ego", intrinsics=self._intrinsics(names[0]) if names else ())
         robot = ("human hands", "absolute finger tips") if self.options.hands else ("", "")
-        return Meaning("EgoDex", *robot, RATE, "CC BY-NC-ND", state=fields, action=fields, cameras={"head": camera})
+        return DatasetMetadata(
+            "EgoDex", *robot, RATE, "CC BY-NC-ND", state=fields, action=fields, cameras={"head": camera}
+        )
 
     def _files(self, name: str) -> tuple[Path, Path]:
         return inside(self.root, f"{name}.hdf5"), inside(self.root, f"{name}.mp4")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
 from wamkit.data.importers.video_files import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
@@ -77,8 +77,8 @@ class Epic(Importer):
     def layout(self) -> Layout:
         return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
 
-    def meaning(self) -> Meaning:
-        return Meaning("EPIC-KITCHENS-100", "", licence="CC BY-NC 4.0", cameras={"head": CameraFacts("ego")})
+    def meaning(self) -> DatasetMetadata:
+        return DatasetMetadata("EPIC-KITCHENS-100", "", licence="CC BY-NC 4.0", cameras={"head": CameraFacts("ego")})
 
     def episodes(self) -> Sequence[str]:
         return list(self._parts)

@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from av.video.reformatter import VideoReformatter
 
-from wamkit.config import within
-from wamkit.data.format.metadata_io import MODALITY, CameraFacts, Field, Meaning, from_modality
+from wamkit.config import check_bounds
+from wamkit.data.format.metadata_io import MODALITY, CameraFacts, DatasetMetadata, Field, from_modality
 from wamkit.data.format.schema import IMAGES, INDEX_COLUMNS, PICTURES, Layout, is_depth, picture_size
 from wamkit.data.format.stills import Stills
 from wamkit.data.importers.base import (
@@ -56,7 +56,7 @@ class LeRobot2Options:
 
     def __post_init__(self) -> None:
         if self.size is not None:
-            within(self, size=(1, 16_384))
+            check_bounds(self, size=(1, 16_384))
 
 
 @IMPORTERS.register("lerobot2")
@@ -140,12 +140,12 @@ class LeRobot2(Importer):
         size = self._width(key)
         return tuple(map(str, names)) if names and len(names) == size else tuple(f"{key}_{i}" for i in range(size))
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         path, robot = self.root / MODALITY, self.options.embodiment or self._info.get("robot_type") or ""
         roles = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
         whole = {"state": self._width("observation.state"), "action": self._width("action")}
         parts = {k: (Field(k, 0, n, "other"),) if n else () for k, n in whole.items()}
-        plain = Meaning("LeRobotDataset v2", robot, rate=float(self._info["fps"]), cameras=roles, **parts)
+        plain = DatasetMetadata("LeRobotDataset v2", robot, rate=float(self._info["fps"]), cameras=roles, **parts)
         if not path.exists():
             return plain
         with reading(path):

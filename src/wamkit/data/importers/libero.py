@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, attribute, dataset, film, numbered, opened
@@ -92,10 +92,10 @@ class Libero(Importer):
             expert=False,
         )
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         layout = self.layout()
         role = {c: "wrist" if c == "eye_in_hand" else "scene" for c in layout.cameras}
-        return Meaning(
+        return DatasetMetadata(
             source="LIBERO",
             embodiment="Panda",
             control_mode="OSC_POSE delta",

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import within
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.config import check_bounds
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, reading
 from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
@@ -38,7 +38,7 @@ class ManiSkillOptions:
     """Control steps a second, ManiSkill's default."""
 
     def __post_init__(self) -> None:
-        within(self, rate=(1, 1000))
+        check_bounds(self, rate=(1, 1000))
 
 
 @IMPORTERS.register("maniskill")
@@ -98,7 +98,7 @@ class ManiSkill(Importer):
             expert=False,
         )
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         layout, control = self.layout(), str(self._about["episodes"][0]["control_mode"])
         with opened(self.root) as file:
             first = file[self.episodes()[0]]
@@ -109,7 +109,7 @@ class ManiSkill(Importer):
             Field(name, a, b, kind, "velocity" if name == "qvel" else "absolute", unit="rad" if kind == "joint" else "")
             for (name, kind), a, b in zip(kinds, ends, ends[1:], strict=False)
         )
-        return Meaning(
+        return DatasetMetadata(
             source=f"ManiSkill, {self._env}",
             embodiment=layout.robot_type,
             control_mode=control,

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import load_json, within
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.config import check_bounds, load_json
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
 from wamkit.data.importers.tfrecord import example, offsets, record
@@ -48,7 +48,7 @@ class RLDSOptions:
     """A JSON file that says what the numbers mean."""
 
     def __post_init__(self) -> None:
-        within(self, rate=(0.01, 1000))
+        check_bounds(self, rate=(0.01, 1000))
 
 
 @IMPORTERS.register("rlds")
@@ -135,13 +135,13 @@ class RLDS(Importer):
     def _size(self, leaf: str) -> int:
         return math.prod(self._step[leaf]["shape"])
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         cameras = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
         parts = {}
         for name, leaves in (("state", self._state), ("action", list(self.options.action))):
             ends = np.cumsum([0, *(self._size(leaf) for leaf in leaves)]).tolist()
             parts[name] = tuple(Field(leaf, a, b, "other") for leaf, a, b in zip(leaves, ends, ends[1:], strict=False))
-        said = Meaning(
+        said = DatasetMetadata(
             f"RLDS, {self.root.parent.name} {self.root.name}",
             self.root.parent.name,
             rate=self.options.rate,
@@ -150,7 +150,7 @@ class RLDS(Importer):
         )
         if self.options.meaning is None:
             return said
-        given = load_json(Meaning, self.options.meaning)
+        given = load_json(DatasetMetadata, self.options.meaning)
         return replace(given, cameras=cameras | dict(given.cameras))
 
     def episodes(self) -> Sequence[str]:

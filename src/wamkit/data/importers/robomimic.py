@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked
 from wamkit.data.importers.hdf5 import array, attribute, dataset, film, numbered, opened
@@ -77,11 +77,11 @@ class Robomimic(Importer):
             expert=False,
         )
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         env, _ = self._describe()
         layout = self.layout()
         role = lambda name: "wrist" if "eye_in_hand" in name else "scene"  # noqa: E731
-        return Meaning(
+        return DatasetMetadata(
             source=f"robomimic, {env.get('env_name', 'unknown environment')}",
             embodiment=layout.robot_type,
             control_mode="OSC_POSE delta",

@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit import config as cfg
-from wamkit.data.format.metadata_io import load_meaning, save_meaning
+from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import checksum, encode
 from wamkit.data.format.store import Store
@@ -76,11 +76,11 @@ def import_data(args: Import, options: Any = None) -> Store:
     if not names:
         raise SourceError(f"{args.source}: there are no episodes in it")
     store = Store.open_or_create(args.out, **vars(layout))
-    if (before := load_meaning(args.out)) is not None and before != meaning:
+    if (before := load_metadata(args.out)) is not None and before != meaning:
         raise StoreError(
             f"{args.out} holds data whose numbers mean something else ({before.source}, {before.embodiment}); name another folder"
         )
-    save_meaning(args.out, meaning)
+    save_metadata(args.out, meaning)
     facts = {
         "format": args.format,
         "source": str(args.source),
@@ -162,7 +162,7 @@ def _store(store: Store, recording: Recording, layout: Layout, prints: dict[Any,
         action_expert=recording.action,
         reward=zeros if recording.reward is None else np.asarray(recording.reward, np.float32),
         success=np.zeros(T, bool) if recording.success is None else np.asarray(recording.success, bool),
-        imitate=recording.imitate,
+        is_demonstration=recording.is_demonstration,
         spans=recording.spans,
         source=name,
         extras=recording.extras,

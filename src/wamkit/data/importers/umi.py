@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import within
-from wamkit.data.format.metadata_io import CameraFacts, Field, Meaning
+from wamkit.config import check_bounds
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
 from wamkit.types import WamkitError
@@ -46,7 +46,7 @@ class UMIOptions:
     licence: str = ""
 
     def __post_init__(self) -> None:
-        within(self, rate=(1, 1000), every=(1, inf))
+        check_bounds(self, rate=(1, 1000), every=(1, inf))
 
 
 @IMPORTERS.register("umi")
@@ -108,7 +108,7 @@ class UMI(Importer):
             rewards=False,
         )
 
-    def meaning(self) -> Meaning:
+    def meaning(self) -> DatasetMetadata:
         layout = self.layout()
         hands = len(layout.proprio_names) // 7
         fields = []
@@ -118,7 +118,7 @@ class UMI(Importer):
                 Field(f"hand{h}_rotation", 7 * h + 3, 7 * h + 6, "rotation", rotation="axis_angle", frame="world")
             )
             fields.append(Field(f"hand{h}_width", 7 * h + 6, 7 * h + 7, "gripper", unit="m"))
-        return Meaning(
+        return DatasetMetadata(
             source="UMI",
             embodiment="umi" if hands == 1 else f"umi, {hands} hands",
             control_mode="absolute end-effector",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, Meaning
+from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
 from wamkit.data.importers.video_files import Film, FilmOptions, common_rate, film_of, films_in, play, steps_between
@@ -54,8 +54,8 @@ class Video(Importer):
         fps = self._rate if self.episodes() else 1.0
         return Layout(("video",), (3, *self.options.size), (), (), fps, "none", expert=False, rewards=False)
 
-    def meaning(self) -> Meaning:
-        return Meaning(
+    def meaning(self) -> DatasetMetadata:
+        return DatasetMetadata(
             "a folder of videos", "", licence=self.options.licence, cameras={"video": CameraFacts(self.options.role)}
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.data.format.video import CONTAINERS
 from wamkit.data.importers.base import SourceError, reading
 
@@ -162,7 +162,7 @@ class FilmOptions:
     """Pictures a second; those of the videos, which must then agree, if not given."""
 
     def __post_init__(self) -> None:
-        within(self, size=(1, SIDE), **({} if self.fps is None else {"fps": (0.01, 1000)}))
+        check_bounds(self, size=(1, SIDE), **({} if self.fps is None else {"fps": (0.01, 1000)}))
 
 
 def common_rate(films: list[Film], fps: float | None) -> float:

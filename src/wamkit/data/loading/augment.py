@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from wamkit.config import within
+from wamkit.config import check_bounds
 from wamkit.types import Batch
 
 _GREY = torch.tensor([0.299, 0.587, 0.114])  # BT.601
@@ -29,7 +29,7 @@ class Augment:
     drop_view: float = 0.0
 
     def __post_init__(self) -> None:
-        within(self, shift=(0, inf), colour=(0, 0.9), drop_view=(0, 0.9))
+        check_bounds(self, shift=(0, inf), colour=(0, 0.9), drop_view=(0, 0.9))
 
     def __bool__(self) -> bool:
         return bool(self.shift or self.colour or self.drop_view)

@@ -36,7 +36,7 @@ def open_frames(
             action_expert=numbers["action.expert"],
             episode=numbers["episode_index"],
             text=tuple(m.text for m in metas),
-            imitate=np.array([m.imitate for m in metas]),
+            is_demonstration=np.array([m.is_demonstration for m in metas]),
             has_action=np.full(len(metas), bool(store.layout.action_names)),
             tracks=store.tracks(),
             said=numbers["task_index"],
@@ -60,7 +60,7 @@ def spec_of(
     _, height, width = store.layout.image_shape
     if height % 16 or width % 16:
         raise StoreError(f"{store.root}: pictures are {height}x{width}; height and width must be multiples of 16")
-    if points and not store.layout.points:
+    if points and not store.layout.point_grid:
         raise StoreError(
             f"{store.root} has no scene points, which this family learns from: {COLLECT_POINTS.format(32)} into a new folder"
         )
@@ -74,7 +74,7 @@ def spec_of(
         frame_offsets=frame_offsets,
         past_offsets=past_offsets,
         fps=store.layout.fps,
-        points=store.layout.points if points else 0,
+        point_grid=store.layout.point_grid if points else 0,
     )
 
 
@@ -91,8 +91,8 @@ def statistics(frames: Frames, spec: Spec) -> dict[str, Any]:
         k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()}
         for k, x in columns.items()
     }
-    if spec.points:
-        shown = rows[frames.imitate[frames.episode[rows]]]
+    if spec.point_grid:
+        shown = rows[frames.is_demonstration[frames.episode[rows]]]
         shown = shown[:: max(1, len(shown) // _FLOW_SAMPLE)]
         batch = Windows(frames, spec, seed=0, batch_size=1).gather(shown)
         flow = batch.point_flow[batch.frame_valid].numpy()

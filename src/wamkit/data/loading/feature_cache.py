@@ -23,7 +23,7 @@ Parts = Callable[[], Iterator[Mapping[str, np.ndarray]]]
 """Starts anew the features of all windows, in order, some rows at a time."""
 
 
-def kept_latents(folder: Path, key: str, rows: int, parts: Parts, limit: int) -> dict[str, np.ndarray]:
+def cached_features(folder: Path, key: str, rows: int, parts: Parts, limit: int) -> dict[str, np.ndarray]:
     """Features of `rows` windows by name, memory-mapped and read-only; made by `parts` where they are not there yet, or damaged.
 
     They appear whole or not at all. Those used longest ago are removed when all in `folder` take more than `limit` bytes.

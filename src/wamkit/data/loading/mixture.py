@@ -20,7 +20,7 @@ import torch
 
 from wamkit import config as cfg
 from wamkit.data.embodiment import Embodiment, Normaliser, Numbers, fit
-from wamkit.data.format.metadata_io import load_meaning
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Decoder, Store, StoreError
 from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames
@@ -63,7 +63,7 @@ class SourceConfig:
     """Whether its actions are learned from; if not, it is video, and its actions are not looked at."""
 
     def __post_init__(self) -> None:
-        cfg.within(self, weight=(1e-9, inf))
+        cfg.check_bounds(self, weight=(1e-9, inf))
         if self.demonstrations is not None and not 0 <= self.demonstrations[0] < self.demonstrations[1]:
             raise cfg.ConfigError(
                 f"{self.data}: demonstrations {self.demonstrations}: the first must be below the second"
@@ -243,7 +243,7 @@ def open_mixture(
     fps = stores[int(np.argmax(shares))].layout.fps
     frames, numbers = [], []
     for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
-        meaning = load_meaning(store.root)
+        meaning = load_metadata(store.root)
         if meaning is None:
             raise StoreError(
                 f"{store.root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
@@ -252,7 +252,7 @@ def open_mixture(
         f = replace(f, used=np.isin(np.arange(len(store)), episodes), has_action=f.has_action & source.actions)
         acts, rows = bool(f.has_action.any()), f.rows()
         # A robot's step is one of its own actions; of video without actions, as many pictures are a step as take its time.
-        frames.append(f if acts else replace(f, pace=store.layout.fps / fps))
+        frames.append(f if acts else replace(f, frame_stride=store.layout.fps / fps))
         action = f.action[rows] if acts else f.action[rows, :0]
         numbers.append(Numbers(meaning, f.proprio[rows], action, f.episode[rows], store.cameras))
     robots = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
@@ -264,7 +264,7 @@ def _chosen(store: Store, source: SourceConfig) -> list[int]:
     """The episodes of a data set that its source names."""
     if source.demonstrations is None:
         return list(range(len(store)))
-    (first, last), demos = source.demonstrations, [m.index for m in store.episodes if m.imitate]
+    (first, last), demos = source.demonstrations, [m.index for m in store.episodes if m.is_demonstration]
     if last > len(demos):
         raise StoreError(f"{store.root} holds {len(demos)} demonstrations; {first} to {last} were asked for")
     return demos[first:last]

@@ -19,10 +19,10 @@ import torch
 
 from wamkit.data.embodiment import Embodiment
 from wamkit.data.loading.augment import Augment, augmented
-from wamkit.types import Batch, Observation, Spec, Tracks, WamkitError
+from wamkit.types import Batch, Observation, SceneFlow, Spec, WamkitError
 
 PLAIN = Augment()
-COLLECT_POINTS = "collect them with `wamkit collect --options points={}`"
+COLLECT_POINTS = "collect them with `wamkit collect --options point_grid={}`"
 
 
 class Pictures(Protocol):
@@ -40,11 +40,11 @@ class Frames:
 
     images: uint8 (N, V, 3, H, W), memory-mapped, or decoded when they are drawn.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
     episode: int64 (N,), which episode a row belongs to.    text: E instructions.
-    imitate, has_action: bool (E,).   tracks: scene points of the N rows, or None.
+    is_demonstration, has_action: bool (E,).   tracks: scene points of the N rows, or None.
     used: bool (E,), which episodes windows are drawn from; None for all.
     said, texts: where an episode has several texts, int64 (N,), which of `texts` holds at a row; None: its episode's `text`.
     robot: what makes one space of the numbers of several robots (`data.embodiment`); None where windows are in the robot's own.
-    pace: rows that go by in a step of the model; not 1 only for video without actions whose rate is another than the robots'.
+    frame_stride: rows that go by in a step of the model; not 1 only for video without actions whose rate is another than the robots'.
     """
 
     images: Pictures
@@ -53,14 +53,14 @@ class Frames:
     action_expert: np.ndarray
     episode: np.ndarray
     text: tuple[str, ...]
-    imitate: np.ndarray
+    is_demonstration: np.ndarray
     has_action: np.ndarray
-    tracks: Tracks | None = None
+    tracks: SceneFlow | None = None
     used: np.ndarray | None = None
     said: np.ndarray | None = None
     texts: tuple[str, ...] = ()
     robot: Embodiment | None = None
-    pace: float = 1.0
+    frame_stride: float = 1.0
 
     def __len__(self) -> int:
         return len(self.episode)
@@ -87,7 +87,7 @@ class Frames:
 
         Raises WamkitError where there are not so many.
         """
-        demos = np.flatnonzero(self.imitate & self.has_action)
+        demos = np.flatnonzero(self.is_demonstration & self.has_action)
         if labelled < 1 or labelled + action_free > len(demos):
             raise WamkitError(
                 f"{labelled} labelled and {action_free} action-free demonstrations were asked for, at least 1 labelled; there are {len(demos)}"
@@ -111,16 +111,16 @@ class Windows:
         self._rows = frames.rows()
         if not len(self._rows):
             raise WamkitError("the data set has no frames to train on")
-        if spec.points and (frames.tracks is None or frames.tracks.points.shape[1] != spec.points**2):
+        if spec.point_grid and (frames.tracks is None or frames.tracks.points.shape[1] != spec.point_grid**2):
             raise WamkitError(
-                f"the frames have no grid of {spec.points} x {spec.points} scene points: {COLLECT_POINTS.format(spec.points)}"
+                f"the frames have no grid of {spec.point_grid} x {spec.point_grid} scene points: {COLLECT_POINTS.format(spec.point_grid)}"
             )
         self.frames, self.spec, self.seed, self.batch_size, self.augment = frames, spec, seed, batch_size, augment
         self.features: dict[str, np.ndarray] = {}
         self._end = frames.ends()
         self._first = np.searchsorted(frames.episode, frames.episode)
         self._order = lru_cache(maxsize=2)(self._permutation)
-        self._ago, self._ahead = (_rows(o, frames.pace) for o in (spec.past_offsets, (0, *spec.frame_offsets)))
+        self._ago, self._ahead = (_rows(o, frames.frame_stride) for o in (spec.past_offsets, (0, *spec.frame_offsets)))
 
     names: tuple[str, ...] = ()
     """Of the data sets that `Batch.source` numbers; here there is one, which needs none."""
@@ -166,16 +166,16 @@ class Windows:
         if (robot := f.robot) is not None:
             state, past, *actions = numbers
             numbers = [robot.encode_state(x) for x in (state, past)] + [robot.encode_action(x, state) for x in actions]
-            pictures = robot.see(pictures)
+            pictures = robot.to_model_views(pictures)
             rows = (len(now), -1)
             seen = {
                 "action_dim_valid": tensor(robot.has_action()).expand(*rows).clone(),
                 "view_valid": tensor(robot.has_view()).expand(*rows).clone(),
             }
         proprio, past_proprio, action, expert = map(tensor, numbers)
-        if self.spec.points:
+        if self.spec.point_grid:
             then = np.minimum(at[:, 1:], end - 1)
-            seen |= {"points": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
+            seen |= {"point_cloud": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
         return Batch(
             obs=tensor(pictures[:, P]),
             future=tensor(pictures[:, P + 1 :]),
@@ -189,16 +189,16 @@ class Windows:
             past_valid=tensor(ago >= first),
             text=[f.text_at(row) for row in now],
             has_action=tensor(f.has_action[episode]),
-            imitate=tensor(f.imitate[episode]),
+            is_demonstration=tensor(f.is_demonstration[episode]),
             features={k: tensor(v[now]) for k, v in self.features.items()},
             **seen,
         )
 
 
-def _rows(offsets: Sequence[int], pace: float) -> np.ndarray:
+def _rows(offsets: Sequence[int], frame_stride: float) -> np.ndarray:
     """Rows between frames that are `offsets` steps apart, int64; what lies ahead or behind stays so, however slow a video is."""
     steps = np.array(offsets, np.int64)
-    return np.sign(steps) * np.maximum(np.abs(np.rint(steps * pace)).astype(np.int64), steps != 0)
+    return np.sign(steps) * np.maximum(np.abs(np.rint(steps * frame_stride)).astype(np.int64), steps != 0)
 
 
 class Prefetcher:
@@ -250,7 +250,7 @@ def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
 def observations(batch: Batch) -> list[Observation]:
     """What a batch's rows see, as observations."""
     numbers = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
-    points = [None] * len(batch) if batch.points is None else batch.points.numpy()
+    points = [None] * len(batch) if batch.point_cloud is None else batch.point_cloud.numpy()
     return [
         Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)), x)
         for t, x, o, p, *past in zip(batch.text, points, *(x.numpy() for x in numbers), strict=True)

@@ -15,7 +15,7 @@ from wamkit.eval.metatest.reference_branches import MODELS, noisy
 from wamkit.eval.metrics import rank_correlation as ranking
 from wamkit.eval.metrics.intervals import barnard, mcnemar, paired_ratio
 from wamkit.eval.metrics.sequential_tests import PairedEProcess, iqm, mean_success, probability_of_improvement
-from wamkit.eval.probes.inverse_dynamics import readable, train_inverse
+from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
 from wamkit.eval.suites.action_fidelity import score
 from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
 from wamkit.eval.suites.forecast_consistency import LEAST, Foreseen, auc, foretelling
@@ -83,7 +83,9 @@ def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
     answers |= {f"{NOISE}{level:g}": noise(level) for level in (5.0, 20.0, 80.0)}
 
     def metric(name: str, **more: Any) -> Metric:
-        return Metric(name, ("suites.forecast_vs_execution.execution_score",), lambda a: getattr(a, name).value, 1.0, **more)
+        return Metric(
+            name, ("suites.forecast_vs_execution.execution_score",), lambda a: getattr(a, name).value, 1.0, **more
+        )
 
     metrics = (
         metric("forecast", blind={"video right, arm wrong": "imagined against demonstrated (forecast)"}),
@@ -101,8 +103,14 @@ def reading_suite(steps: int = 150, levels: Sequence[float] = (10.0, 30.0, 100.0
     """Metrics of whether actions can be read off pictures (`eval.inverse`), in a world in which they can."""
     inverse, frames = train_inverse(told(24, 0), TOLD, steps=steps, batch=32, progress=False), told(8, 1)
     models = SHOWN | {f"{NOISE}{level:g}": shown_noisy(level) for level in levels}
-    answers = {name: readable(Shows(frames, shows), inverse, frames, stride=3) for name, shows in models.items()}  # type: ignore[arg-type]
-    functions = ("probes.inverse_dynamics.readable", "probes.inverse_dynamics.train_inverse", "probes.inverse_dynamics.reader")
+    answers = {
+        name: action_recoverability(Shows(frames, shows), inverse, frames, stride=3) for name, shows in models.items()
+    }  # type: ignore[arg-type]
+    functions = (
+        "probes.inverse_dynamics.action_recoverability",
+        "probes.inverse_dynamics.train_inverse",
+        "probes.inverse_dynamics.reader",
+    )
     metrics = tuple(
         Metric(f"read off pictures, {name} / real", functions, lambda a, name=name: a.over(name, "real").value, 1.0)
         for name in ("forward", "joint")

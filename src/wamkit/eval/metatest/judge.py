@@ -87,7 +87,7 @@ class Judged:
 
     values: by answer.   verdict: by model other than the first, one of `SEEN`, `BLIND` (as its documentation says), `SAME` (the model is
     right in what it reads), `UNDEFINED` (as its documentation says) and `FAILS`.
-    identity: whether what really happens has the best figure.   noise: Spearman's correlation of badness with the strength of noise.
+    identity: whether what really happens has the best figure.   noise: Spearman's correlation of badness with the severity of noise.
     monotone: whether no stronger noise is better.   order: pairs that came out the other way round.
     scale: largest relative change of a figure when every pixel is drawn as four; None where not asked.
     """

@@ -35,7 +35,7 @@ def told(episodes: int, seed: int, length: int = 24) -> Frames:
     return Frames(
         images=np.stack(images), proprio=np.zeros_like(action), action=action, action_expert=action,
         episode=np.repeat(np.arange(episodes), length), text=("go",) * episodes,
-        imitate=np.ones(episodes, bool), has_action=np.ones(episodes, bool),
+        is_demonstration=np.ones(episodes, bool), has_action=np.ones(episodes, bool),
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ class Shows:
     ) -> Any:
         batch = self.windows.gather(
             np.array([s // 7919 for s in seed])
-        )  # `readable` seeds each window by where it starts
+        )  # `action_recoverability` seeds each window by where it starts
         return SimpleNamespace(future=self.shows(batch).numpy(), actions=batch.action.numpy())
 
 

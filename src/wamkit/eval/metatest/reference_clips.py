@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 
 from wamkit.envs.base import make_env
-from wamkit.envs.ground_truth import Truth, read_truth
+from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
 from wamkit.envs.physics import Physics
 from wamkit.eval.probes.object_state import States
 from wamkit.eval.suites.physics_scenes import VISIBLE, true_states
@@ -53,7 +53,7 @@ class Clip:
     seed: int
     dt: float
     real: Imagined
-    truth: Truth
+    truth: GroundTruth
     wrong: Imagined
     options: tuple[tuple[str, object], ...] = ()
 
@@ -91,7 +91,7 @@ def clips(
     return out
 
 
-def _played(env: Physics, seed: int, frames: int, every: int, sign: float) -> tuple[Imagined, Truth]:
+def _played(env: Physics, seed: int, frames: int, every: int, sign: float) -> tuple[Imagined, GroundTruth]:
     env.render_images = True
     raw, _ = env.reset(seed=seed)
     expert, rng = env.expert(), np.random.default_rng(seed)
@@ -102,7 +102,7 @@ def _played(env: Physics, seed: int, frames: int, every: int, sign: float) -> tu
         snapshots.append(env.snapshot())
         if env.render_images:
             pictures.append(raw["images"][0])
-    truth = read_truth(env, snapshots).at(range(0, len(snapshots), every))
+    truth = read_ground_truth(env, snapshots).at(range(0, len(snapshots), every))
     return Imagined(np.stack(pictures), truth.mask, true_states(truth)), truth
 
 

@@ -190,7 +190,7 @@ class Score:
     skill: 1 - sum MSE(model) / sum MSE(copy); 1 is perfect, 0 equals copying the current frame, negative is worse.
     moving_gain: masked PSNR of the model minus that of copying, in dB. Both intervals resample episodes, and both are
     NaN where nothing moved.   moving_share: the masked share of all pixels, in [0, 1].
-    sharpness: edge strength over that of the truth, on pixels that move in the truth: 1 is as sharp, less is blurred.
+    sharpness: edge severity over that of the truth, on pixels that move in the truth: 1 is as sharp, less is blurred.
     """
 
     offset: int

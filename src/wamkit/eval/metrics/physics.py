@@ -96,7 +96,7 @@ def depth_tolerance(distance: Float[np.ndarray, "T N"], percent: float = 99.0) -
 def gravity_error(position: Float[np.ndarray, "T N 3"], dt: float, unsupported: Bool[np.ndarray, "T N"]) -> Figure:
     """Mean of |x_{t+1} - 2 x_t + x_{t-1} - g dt^2| / |g dt^2| over objects in flight in all three frames. A still one has 1.
 
-    unsupported: that nothing touches the object, in truth (of `Truth.contact`); touched frames are left out, so T >= 3.
+    unsupported: that nothing touches the object, in truth (of `GroundTruth.contact`); touched frames are left out, so T >= 3.
     [0, inf), no unit. A position noise of s metres alone gives about sqrt(18) s / (9.81 dt^2): at 50 Hz, 1 for a millimetre.
     """
     (position, unsupported) = _moving(position, 3, unsupported)

@@ -233,7 +233,7 @@ class PairedEProcess:
     def episodes_left(self, power: float = 0.8) -> int | None:
         """Further pairs after which the test has decided with chance `power`, if the rates stay as seen.
 
-        0 once decided. None where no end is in sight: no pair was discordant, or equally many either way. Optimistic
+        0 once decided. None where no end is in attention_layout: no pair was discordant, or equally many either way. Optimistic
         after few pairs, as any effect size taken from the data that showed it. Raises EvaluationError as
         `episodes_needed` where the end is too far off.
         """

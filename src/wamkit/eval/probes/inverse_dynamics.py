@@ -75,7 +75,7 @@ def train_inverse(
 
 
 @dataclass(frozen=True)
-class Readable:
+class ActionRecoverability:
     """Mean squared errors in units of each action's own deviation, on W held-out windows, (W,) each.
 
     real: read off real pictures, against what was executed: the floor.   shuffled: the same against another window's actions.
@@ -96,9 +96,9 @@ class Readable:
         return UNDEFINED if a is None or b is None or not b.sum() else paired_ratio(a, b, self.episode, seed)
 
 
-def readable(
+def action_recoverability(
     model: Family, inverse: Inverse, frames: Frames, *, stride: int = 8, seed: int = 0, steps: int | None = None
-) -> Readable:
+) -> ActionRecoverability:
     """Judges `model` by `inverse` on every `stride`-th window of held-out recordings. Raises EvaluationError where there are no windows."""
     spec = model.spec
     starts = window_starts(frames, max(*spec.frame_offsets, spec.chunk), stride)
@@ -133,6 +133,6 @@ def readable(
     spread = (action - action.mean((0, 1))).square().sum((0, 1))
     r2 = 1 - (read - action).square().sum((0, 1)) / spread.clamp(min=1e-12)
     joined: Callable[[str], np.ndarray | None] = lambda k: np.concatenate(parts[k]) if k in parts else None  # noqa: E731
-    return Readable(
+    return ActionRecoverability(
         frames.episode[starts], joined("real"), joined("shuffled"), joined("forward"), joined("joint"), r2.numpy()
     )

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from wamkit.data.loading.windows import Frames
-from wamkit.eval.cache import Part
+from wamkit.eval.cache import EvalResult
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.probes.inverse_dynamics import readable, train_inverse
+from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
 from wamkit.eval.results import ACTION, Row, Table, Worst
 from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
 from wamkit.eval.suites.closed_loop import Protocol
@@ -26,7 +26,7 @@ from wamkit.viz.images import difference
 
 def action_part(
     run: str | Path, model: Family, world: Setting, *, robot: str = "", episodes: int = 6, processes: int = 2
-) -> Part:
+) -> EvalResult:
     """Of the queries that `model` knows: one table for forward dynamics, one for actions given with a future; and their worst cases."""
     tables: list[Table] = []
     worst: list[Worst] = []
@@ -55,17 +55,17 @@ def action_part(
         )
         tables.append(Table("The video, the arm, or both?", how, tuple(_execution(execution_score(found))), ACTION))
         worst += _worst_executions(found)
-    return Part(tuple(tables), tuple(worst))
+    return EvalResult(tuple(tables), tuple(worst))
 
 
 def inverse_table(model: Family, frames: Frames, others: Frames) -> Table:
     """Actions read off imagined pictures of `frames` by an inverse dynamics model that learned from `others`."""
     steps = max(50, min(600, len(others) // 8))  # of 64 windows: eight times each, a minute at most
-    found = readable(model, train_inverse(others, model.spec, steps=steps), frames)
+    found = action_recoverability(model, train_inverse(others, model.spec, steps=steps), frames)
     rows = []
     for name, top, bottom, note in (
         ("floor: real pictures / another window's actions", "real", "shuffled", "below 1 it can read at all"),
-        ("imagined for given actions / real", "forward", "real", "1 is as readable as reality"),
+        ("imagined for given actions / real", "forward", "real", "1 is as action_recoverability as reality"),
         ("imagined along with its actions / real", "joint", "real", "the actions that it gave itself"),
     ):
         ratio = found.over(top, bottom)

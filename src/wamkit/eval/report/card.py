@@ -26,7 +26,7 @@ from wamkit.eval.results import (
 )
 from wamkit.eval.suites.closed_loop import Protocol, Record, clips
 from wamkit.eval.suites.open_loop import Imagination
-from wamkit.eval.suites.recording import film
+from wamkit.eval.suites.recording import query_recording
 from wamkit.families.base import Family
 from wamkit.training.trainer import read_metrics
 from wamkit.types import Query, WamkitError
@@ -120,14 +120,14 @@ def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tupl
     """Videos of the first demonstration of every task, and of one off-expert episode, with a still from each."""
     clips_, stills = [], []
     texts = list(dict.fromkeys(frames.text))
-    chosen = [(t, next(e for e, x in enumerate(frames.text) if x == t and frames.imitate[e])) for t in texts]
+    chosen = [(t, next(e for e, x in enumerate(frames.text) if x == t and frames.is_demonstration[e])) for t in texts]
     queries = [q for q in PICTURED[:2] if q in model.queries]
     jobs = [(t, e, q) for t, e in chosen for q in queries]
-    off = np.flatnonzero(~frames.imitate)
+    off = np.flatnonzero(~frames.is_demonstration)
     if len(off) and Query.FORWARD in model.queries:
         jobs.append(("random actions", int(off[0]), Query.FORWARD))
     for text, episode, query in jobs:
-        f = film(model, frames, episode, query)
+        f = query_recording(model, frames, episode, query)
         name = f"{text}: {'given the actions' if query is Query.FORWARD else 'imagined with its own actions'}"
         for k, offset in enumerate(model.spec.frame_offsets):
             clips_.append(Imagined(name, offset, f.real[:, k, 0], f.imagined[:, k, 0]))
@@ -153,7 +153,7 @@ def worst_pictures(model: Family, frames: Frames, result: Imagination, count: in
         text = frames.text[e]
         if text in out or len(out) == count:
             continue
-        f = film(model, frames, int(e), Query(query))
+        f = query_recording(model, frames, int(e), Query(query))
         real, guess = f.real[:, -1, 0], f.imagined[:, -1, 0]
         columns = {"happened": real, f"imagined +{part.offsets[-1]}": guess, "difference": difference(real, guess)}
         out[text] = Worst(VISUAL, text, columns, 10.0, f"held-out recording {e}, skill {skill[e]:.2f}")

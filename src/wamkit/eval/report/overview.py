@@ -27,7 +27,7 @@ SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", 
 
 @dataclass(frozen=True)
 class Overview:
-    """Draws the evaluations of several runs side by side: one page, and one JSON beside it.
+    """Shows the evaluations of several runs side by side: one page, and one JSON beside it.
 
     Reads what `wamkit eval RUN` left in each run; evaluations of other tasks, episodes or seeds do not compare and are refused.
     """

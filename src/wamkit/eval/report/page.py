@@ -65,8 +65,8 @@ def _page(report: Report) -> str:
         ),
         _section(
             "How far it goes, and what it looks like",
-            "Left: success over the strength of each factor, with its 95 % Wilson interval. Right: reset states as the policy "
-            "sees them, by strength. The same reset state goes in one direction.",
+            "Left: success over the severity of each factor, with its 95 % Wilson interval. Right: reset states as the policy "
+            "sees them, by severity. The same reset state goes in one direction.",
             [_sweep(s, report.scale) for s in report.sweeps],
         ),
         _section(
@@ -307,15 +307,15 @@ def _curves(curves: Curves) -> str:
 
 
 def _sweep(sweep: Sweep, scale: int) -> str:
-    series = {sweep.factor: (sweep.strengths, [x.value for x in sweep.success])}
+    series = {sweep.factor: (sweep.severities, [x.value for x in sweep.success])}
     band = [x.low for x in sweep.success], [x.high for x in sweep.success]
-    chart = curve_svg(series, log=False, over="strength", bounds=(0.0, 1.0), band=band)
-    cells = "".join(f"<span>{s:g}</span>" for s in sweep.strengths)
+    chart = curve_svg(series, log=False, over="severity", bounds=(0.0, 1.0), band=band)
+    cells = "".join(f"<span>{s:g}</span>" for s in sweep.severities)
     for strip in sweep.strips:
-        for strength, picture in zip(sweep.strengths, strip, strict=True):
-            source, alt = data_uri(png(enlarge(picture, scale)), "image/png"), f"{sweep.factor} {strength:g}"
+        for severity, picture in zip(sweep.severities, strip, strict=True):
+            source, alt = data_uri(png(enlarge(picture, scale)), "image/png"), f"{sweep.factor} {severity:g}"
             cells += f'<img src="{source}" alt="{escape(alt)}">'
-    strips = f'<div class="strip" style="grid-template-columns:repeat({len(sweep.strengths)}, 1fr)">{cells}</div>'
+    strips = f'<div class="strip" style="grid-template-columns:repeat({len(sweep.severities)}, 1fr)">{cells}</div>'
     title = f'<h3>{escape(sweep.factor)}</h3><p class="how">{escape(sweep.how)}</p>'
     return f'<div>{title}<div class="sweep"><figure>{chart}</figure>{strips if sweep.strips else ""}</div></div>'
 

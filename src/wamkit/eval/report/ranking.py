@@ -9,13 +9,13 @@ import numpy as np
 
 from wamkit.eval.metrics.rank_correlation import Agreement
 from wamkit.eval.results import Row, Table, Worst
-from wamkit.eval.suites.dual_rollouts import Stage
-from wamkit.eval.suites.policy_ranking import Stood, _rate
-from wamkit.imagination.success_classifier import Judge
+from wamkit.eval.suites.dual_rollouts import PairedRollouts
+from wamkit.eval.suites.policy_ranking import PolicyOutcome, _rate
+from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.viz.images import difference
 
 
-def believed(stood: Sequence[Stood], stage: Stage) -> Iterator[Worst]:
+def believed(stood: Sequence[PolicyOutcome], stage: PairedRollouts) -> Iterator[Worst]:
     """Of the policy that dreams flatter most, a start of each task in which it succeeded in the dream alone: dream and simulator."""
     most = max(stood, key=lambda s: float(s.dreamed.mean() - s.real.mean()))
     wrong = np.flatnonzero(most.dreamed & ~most.real)
@@ -34,7 +34,7 @@ def believed(stood: Sequence[Stood], stage: Stage) -> Iterator[Worst]:
         yield Worst("", f"{most.run.name}, {task}: succeeds in the dream alone", columns, 3.0, note)
 
 
-def policy_table(stood: Sequence[Stood]) -> Table:
+def policy_table(stood: Sequence[PolicyOutcome]) -> Table:
     rows = []
     for s in sorted(stood, key=lambda s: -float(s.real.mean())):
         dreamed, real = _rate(s.dreamed), _rate(s.real)
@@ -85,7 +85,7 @@ def _agreement_rows(a: Agreement) -> list[Row]:
     ]
 
 
-def classifier_table(judge: Judge, stood: Sequence[Stood], a: Agreement | None) -> Table:
+def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a: Agreement | None) -> Table:
     """The judge by itself: where it errs on real pictures, no world model can make up for it."""
     right = np.concatenate([s.judged == s.real for s in stood])
     note = "balanced over episodes that succeed and fail; 50 % is a guess"

@@ -11,13 +11,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import atomic_write, within, without_nan
+from wamkit.config import atomic_write, check_bounds, without_nan
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.held_out import World
 from wamkit.eval.report.page import write_report
 from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
 from wamkit.eval.suites.closed_loop import Protocol
-from wamkit.eval.suites.robustness import STRENGTHS, Curve, looks, plan, robustness
+from wamkit.eval.suites.robustness import SEVERITIES, Curve, looks, plan, robustness
 from wamkit.files import make_folder
 from wamkit.inference.policy import Policy
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
@@ -39,10 +39,10 @@ class Robustness:
     """Run folder."""
     factors: tuple[str, ...] = ()
     """Factors of variation; all that the environment has if not given."""
-    strengths: tuple[float, ...] = STRENGTHS
+    severities: tuple[float, ...] = SEVERITIES
     """From 0, the plain environment, to 1; 0 is always played."""
     episodes: int = 20
-    """Held-out reset states a task, the same at every strength."""
+    """Held-out reset states a task, the same at every severity."""
     replan_every: int = 8
     """Actions taken of each chunk before the model is asked again."""
     steps: int | None = None
@@ -61,7 +61,7 @@ class Robustness:
     """With `env`: of a model that a mixture trained, the data set whose robot acts."""
 
     def __post_init__(self) -> None:
-        within(self, processes=(1, inf))
+        check_bounds(self, processes=(1, inf))
         if not self.env and (self.options or self.robot):
             raise WamkitError("--options and --robot say more of an environment: name it, --env NAME")
 
@@ -79,7 +79,7 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
     if (
         not model.spec.points
     ):  # what a depth camera saw beside what this model learned from is not needed, and knows no clutter
-        source = {**source, "options": {k: v for k, v in source["options"].items() if k != "points"}}
+        source = {**source, "options": {k: v for k, v in source["options"].items() if k != "point_grid"}}
     protocol = Protocol(
         source["env"],
         tuple(source["tasks"]),
@@ -90,12 +90,12 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
         args.steps,
         robot=args.robot,
     )
-    plan(protocol, args.factors, args.strengths)
+    plan(protocol, args.factors, args.severities)
     Policy(model, replan_every=args.replan_every, query=args.query, steps=args.steps)
     seeds = held_out_seeds(args.episodes)
     if shared := set(seeds) & set(source["seeds"]):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    varied = {"factors": args.factors, "strengths": args.strengths}
+    varied = {"factors": args.factors, "severities": args.severities}
     curves = robustness(args.run, protocol, processes=args.processes, **varied)
     out = args.run / "eval" / args.env
     facts = {
@@ -113,13 +113,13 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
     strips = [looks(protocol, protocol.tasks[0], seed, **varied) for seed in seeds[:PICTURED]]
     page = Report(
         title=f"{model.name}: {args.run.name}, varied",
-        subtitle=f"{args.episodes} held-out reset states of each of {len(protocol.tasks)} tasks, the same at every strength",
+        subtitle=f"{args.episodes} held-out reset states of each of {len(protocol.tasks)} tasks, the same at every severity",
         tables=tables(curves),
         sweeps=tuple(
             Sweep(
                 c.factor,
                 c.meaning,
-                tuple(p.strength for p in c.points),
+                tuple(p.severity for p in c.points),
                 tuple(p.success for p in c.points),
                 tuple(s[c.factor] for s in strips),
             )
@@ -153,7 +153,7 @@ def _command(args: Robustness) -> str:
     words += ["--steps", str(args.steps)] * (args.steps is not None)
     for name in ("env", "robot"):
         words += [f"--{name}", getattr(args, name)] * bool(getattr(args, name))
-    for name in ("factors", "strengths", "tasks"):
+    for name in ("factors", "severities", "tasks"):
         values = getattr(args, name)
         words += [f"--{name}", *(f"{v:g}" if isinstance(v, float) else v for v in values)] if values else []
     words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in args.options.items())] if args.options else []
@@ -161,25 +161,25 @@ def _command(args: Robustness) -> str:
 
 
 def tables(curves: Sequence[Curve]) -> tuple[Table, ...]:
-    """What the page says in figures: areas first, then every strength."""
-    areas = [Row(c.factor, c.area.value, c.area, fmt=".2f", note=f"at strength 1: {c.meaning}") for c in curves]
+    """What the page says in figures: areas first, then every severity."""
+    areas = [Row(c.factor, c.area.value, c.area, fmt=".2f", note=f"at severity 1: {c.meaning}") for c in curves]
     rows = []
     for c in curves:
         for p in c.points:
-            rows.append(Row(f"{c.factor} {p.strength:g}", p.success.value, p.success, fmt=".0%", note=_note(p)))
+            rows.append(Row(f"{c.factor} {p.severity:g}", p.success.value, p.success, fmt=".0%", note=_note(p)))
     return (
         Table(
             "Does it still work when the world differs?",
-            "Success to be expected at a strength drawn evenly between 0 and the largest, relative to success at strength 0: 1 if "
+            "Success to be expected at a severity drawn evenly between 0 and the largest, relative to success at severity 0: 1 if "
             "nothing is lost. Intervals resample reset states.",
             tuple(areas),
         ),
-        Table("Success at every strength", "Wilson's intervals; pairs are the same reset state at 0.", tuple(rows)),
+        Table("Success at every severity", "Wilson's intervals; pairs are the same reset state at 0.", tuple(rows)),
     )
 
 
 def _note(p: Any) -> str:
-    if not p.strength:
+    if not p.severity:
         return "the plain environment"
     low, high = (100 * x for x in (p.change.low, p.change.high))
     change = f"{100 * p.change.value:+.0f} points [{low:+.0f}, {high:+.0f}]; solved at 0 alone {p.lost}, here alone {p.gained}"
@@ -188,14 +188,14 @@ def _note(p: Any) -> str:
 
 def text(curves: Sequence[Curve]) -> str:
     """For a terminal."""
-    lines = [f"{'factor':<16} strength  success          change to 0, points  lost  gained", ""]
+    lines = [f"{'factor':<16} severity  success          change to 0, points  lost  gained", ""]
     for c in curves:
         for p in c.points:
             s, d = p.success, p.change
-            change = f"{100 * d.value:+4.0f} [{100 * d.low:+.0f}, {100 * d.high:+.0f}]" if p.strength else ""
-            row = f"{c.factor:<16} {p.strength:>8g}  {s.value:>4.0%} [{s.low:.0%}, {s.high:.0%}]"
-            lines.append((f"{row:<44}  {change:<19} {p.lost:>5} {p.gained:>7}" if p.strength else row).rstrip())
+            change = f"{100 * d.value:+4.0f} [{100 * d.low:+.0f}, {100 * d.high:+.0f}]" if p.severity else ""
+            row = f"{c.factor:<16} {p.severity:>8g}  {s.value:>4.0%} [{s.low:.0%}, {s.high:.0%}]"
+            lines.append((f"{row:<44}  {change:<19} {p.lost:>5} {p.gained:>7}" if p.severity else row).rstrip())
         a = c.area
-        area = "undefined: nothing is solved at strength 0" if math.isnan(a.value) else ""
+        area = "undefined: nothing is solved at severity 0" if math.isnan(a.value) else ""
         lines += [f"{'':<16} area over success at 0: {area or f'{a.value:.2f} [{a.low:.2f}, {a.high:.2f}]'}", ""]
     return "\n".join(lines)

@@ -109,7 +109,7 @@ def _sharpness(query: str, s: Score) -> Row:
 def coupling_table(result: Imagination) -> Table:
     """Whether imagination listens to the action, and whether actions are read off the future."""
     rows = []
-    if result.listening is not None:
+    if result.action_sensitivity is not None:
         ratio = result.true_over_shuffled()
         note, met = "error on moving pixels, same noise; below 1 it listens", ratio.value <= 0.8 and ratio.excludes(1)
         rows.append(

@@ -30,7 +30,7 @@ BATCH = 64
 
 
 def pooled(frames: Shaped[Tensor, "m V C H W"]) -> Float[Tensor, "m K"]:
-    """Means of colour and of edge strength in 8 x 8 cells of every view, K = V (C + 1) 64, colours in [0, 1].
+    """Means of colour and of edge severity in 8 x 8 cells of every view, K = V (C + 1) 64, colours in [0, 1].
 
     No weights, hence the same for everyone. Sees where what colour is, and blur; blind to what a thing is, and to what is smaller than a cell
     and keeps its mean.
@@ -66,7 +66,7 @@ def clip_set(model: Family, frames: Frames, *, seed: int = 0) -> ClipSet:
     """What `model` makes of `WINDOWS` windows of demonstrations, or of all where there are fewer. Empty without demonstrations."""
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
     starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), 4)
-    starts = starts[frames.imitate[frames.episode[starts]]]
+    starts = starts[frames.is_demonstration[frames.episode[starts]]]
     starts = np.sort(np.random.default_rng(seed).permutation(starts)[:WINDOWS])
     windows = Windows(frames, model.spec, seed=0, batch_size=1)
     current, truth, imagined = [], [], []

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wamkit.config import atomic_write, digest, from_dict, within
+from wamkit.config import atomic_write, check_bounds, digest, from_dict
 from wamkit.envs.base import held_out_seeds, make_env
 from wamkit.files import make_folder
 from wamkit.inference.policy import Policy, Session
@@ -48,7 +48,9 @@ class Protocol:
     robot: str = ""
 
     def __post_init__(self) -> None:
-        within(self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)}))
+        check_bounds(
+            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
+        )
 
 
 OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from wamkit.envs.base import HELD_OUT_RECORDINGS, Environment, make_env, observation
+from wamkit.envs.base import VALIDATION_SEED_BASE, Environment, make_env, observation
 from wamkit.types import EvaluationError, Observation, Snapshot, Spec, WamkitError
 from wamkit.workers import run_parallel
 
@@ -26,7 +26,7 @@ STILL = "still"
 OTHERS = 3
 """On-expert branches besides the one that was taken: chunks of other moments of the task."""
 
-FIRST_SEED = HELD_OUT_RECORDINGS + 900_000
+FIRST_SEED = VALIDATION_SEED_BASE + 900_000
 """Episodes that states are taken from are reset with this seed and those after it: neither trained on nor played from."""
 
 
@@ -97,7 +97,7 @@ class Counterfactuals:
         return Counterfactuals(self.task, self.seed, self.step, self.obs, names, *arrays)
 
 
-def branch(
+def rollout_from(
     env: Environment, start: Snapshot, actions: Float32[np.ndarray, "K A a"], offsets: Sequence[int]
 ) -> tuple[UInt8[np.ndarray, "K F V 3 H W"], Float64[np.ndarray, " K"]]:
     """Carries out every chunk from the same state: what is seen `offsets` steps later, and the rewards' sum.
@@ -177,7 +177,7 @@ def expert_episode(env: Environment, seed: int, past: Sequence[int] = ()) -> Epi
     moments = []
     for t, (state, now) in enumerate(zip(states, seen, strict=True)):
         before = tuple(seen[t + o] if t + o >= 0 else None for o in past)
-        moments.append(Moment(t, state, Observation(now.images, now.proprio, now.text, before, now.points)))
+        moments.append(Moment(t, state, Observation(now.images, now.proprio, now.text, before, now.point_cloud)))
     return Episode(tuple(moments), np.stack(actions), success)
 
 
@@ -197,7 +197,7 @@ def _work(job: tuple[Setting, str, int, int]) -> list[Counterfactuals]:
         on = {"taken": chunk_at(t)} | {f"of step {k}": chunk_at(k) for k in others}
         chunks = on | off_expert(env, world.chunk, rng)
         done = np.stack(list(chunks.values()))
-        future, reward = branch(env, episode.moments[t].state, done, world.offsets)
+        future, reward = rollout_from(env, episode.moments[t].state, done, world.offsets)
         expert = np.array([name in on for name in chunks])
         out.append(Counterfactuals(task, seed, t, episode.moments[t].obs, tuple(chunks), done, future, reward, expert))
     return out

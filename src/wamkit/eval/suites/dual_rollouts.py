@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float32, UInt8
 
 from wamkit.config import digest
 from wamkit.envs.base import held_out_seeds, observation
-from wamkit.eval.cache import kept_arrays
+from wamkit.eval.cache import cached_arrays
 from wamkit.eval.suites.closed_loop import SEEDS_PER_JOB
 from wamkit.eval.suites.counterfactuals import Setting, environment
 from wamkit.families.base import Family
-from wamkit.imagination.env import Dream, dream
-from wamkit.imagination.success_classifier import Judge
+from wamkit.imagination.env import ImaginedRollout, imagined_rollout
+from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.checkpoint import weights_hash
@@ -34,7 +34,7 @@ Start = tuple[str, int, Observation]
 
 
 @dataclass(frozen=True)
-class Stage:
+class PairedRollouts:
     """R starts, a world model and a judge of its pictures.
 
     folder: where finished parts are kept.   key: JSON-able, all that world model, judge and starts are made of.
@@ -44,7 +44,7 @@ class Stage:
     folder: Path
     key: Sequence[Any]
     world: Family
-    judge: Judge
+    judge: SuccessClassifier
     setting: Setting
     starts: tuple[Start, ...]
     replan_every: int
@@ -76,11 +76,11 @@ class Stage:
         kept = self._kept("watched", {"run": weights_hash(run)}, play)
         return kept["real"], kept["judged"]
 
-    def dreams(self, run: Path, candidates: int = 1, spread: float = 0.0) -> Iterator[Dream]:
+    def dreams(self, run: Path, candidates: int = 1, spread: float = 0.0) -> Iterator[ImaginedRollout]:
         """What becomes of a policy inside the world model, a batch of starts at a time. candidates, spread: see `dream`."""
         policy, few = load(run), max(1, BATCH // candidates)
         for low in range(0, len(self.starts), few):
-            yield dream(
+            yield imagined_rollout(
                 policy,
                 self.world,
                 self.judge,
@@ -121,7 +121,7 @@ class Stage:
 
     def _kept(self, name: str, key: Mapping[str, Any], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, Any]:
         """Arrays that were made under `key` before, or are now."""
-        return kept_arrays(self.folder / "parts" / f"{name}-{digest([key, *self.key])}.npz", make)
+        return cached_arrays(self.folder / "parts" / f"{name}-{digest([key, *self.key])}.npz", make)
 
 
 def starts(setting: Setting, episodes: int, processes: int) -> tuple[Start, ...]:

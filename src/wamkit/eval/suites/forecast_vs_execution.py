@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, branch, environment, expert_episode
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, environment, expert_episode, rollout_from
 from wamkit.families.base import row_seeds
 from wamkit.runs.run import load
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
@@ -75,7 +75,7 @@ def _work(job: tuple[str, str, Setting, str, int, int]) -> list[Execution]:
         shown = episode.actions[moment.step : moment.step + world.chunk]
         chunk[: len(shown)] = shown  # after success the expert holds still
         chunks = np.stack([chunk, np.clip(answer.actions[0], low, high)])
-        (demonstrated, executed), _ = branch(env, moment.state, chunks, world.offsets)
+        (demonstrated, executed), _ = rollout_from(env, moment.state, chunks, world.offsets)
         imagined = None if answer.future is None else answer.future[0]
         out.append(Execution(task, seed, moment.step, moment.obs.images, demonstrated, executed, imagined))
     return out

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
-from wamkit.envs.ground_truth import Truth, read_truth
+from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
 from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, environment, expert_episode
 from wamkit.families.base import Family, row_seeds, unsupported
 from wamkit.types import EvaluationError, Observation, Query, Snapshot, UnsupportedQuery
@@ -24,7 +24,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Take:
+class ReferenceEpisode:
     """A real episode of T steps. start: its first state.   obs: what was seen.   actions: float32 (T, a).   truth: of all T instants."""
 
     task: str
@@ -32,7 +32,7 @@ class Take:
     start: Snapshot
     obs: tuple[Observation, ...]
     actions: Float32[np.ndarray, "T a"]
-    truth: Truth
+    truth: GroundTruth
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -42,16 +42,18 @@ class Take:
         return np.stack([self.obs[t].images for t in steps])
 
 
-def _work(job: tuple[Setting, str, int]) -> Take:
+def _work(job: tuple[Setting, str, int]) -> ReferenceEpisode:
     world, task, seed = job
     env = environment(world, task)
     episode = expert_episode(env, seed, world.past)
-    truth = read_truth(env, [m.state for m in episode.moments])
+    truth = read_ground_truth(env, [m.state for m in episode.moments])
     obs = tuple(replace(m.obs, past=()) for m in episode.moments)
-    return Take(task, seed, episode.moments[0].state, obs, episode.actions, truth)
+    return ReferenceEpisode(task, seed, episode.moments[0].state, obs, episode.actions, truth)
 
 
-def takes(world: Setting, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "takes") -> list[Take]:
+def takes(
+    world: Setting, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "takes"
+) -> list[ReferenceEpisode]:
     """`episodes` of each task. The same on any number of processes. Raises WamkitError in a world that tells no truth or has no expert."""
     jobs = [(world, task, FIRST_SEED + first + i) for task in world.tasks for i in range(episodes)]
     work = run_parallel(
@@ -65,13 +67,13 @@ def takes(world: Setting, *, first: int = 0, episodes: int = 6, processes: int =
 class Continuation:
     """What a model made of one take. steps: at which, the first one 0.   frames: uint8 (Q, V, 3, H, W); the first is the real one."""
 
-    take: Take
+    take: ReferenceEpisode
     steps: tuple[int, ...]
     frames: UInt8[np.ndarray, "Q V 3 H W"]
 
 
-def continued(
-    model: Family, real: Sequence[Take], *, seed: int = 0, steps: int | None = None, progress: bool = True
+def free_run(
+    model: Family, real: Sequence[ReferenceEpisode], *, seed: int = 0, steps: int | None = None, progress: bool = True
 ) -> list[Continuation]:
     """`model` lives on its own pictures through every take, as far as whole queries reach; one for each take that is long enough.
 
@@ -111,11 +113,11 @@ def continued(
     return [c for c in went if len(c.steps) > 1]
 
 
-def _now(take: Take, seen: dict[int, np.ndarray], t: int, past: Sequence[int]) -> Observation:
+def _now(take: ReferenceEpisode, seen: dict[int, np.ndarray], t: int, past: Sequence[int]) -> Observation:
     at = lambda k: replace(take.obs[k], images=seen[k])  # noqa: E731
     return replace(at(t), past=tuple(at(t + o) if t + o in seen else None for o in past))
 
 
-def _chunk(take: Take, t: int, length: int) -> np.ndarray:
+def _chunk(take: ReferenceEpisode, t: int, length: int) -> np.ndarray:
     """The recorded actions from `t` on; after the last one, that again."""
     return take.actions[np.minimum(np.arange(t, t + length), len(take) - 1)]

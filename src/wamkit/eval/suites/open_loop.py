@@ -25,38 +25,40 @@ MOVES = 5e-3
 class Imagination:
     """Everything measured on W windows of held-out recordings.
 
-    episode, imitate: int64 and bool (W,), the recording of each window and whether it is a demonstration.
+    episode, is_demonstration: int64 and bool (W,), the recording of each window and whether it is a demonstration.
     fidelity: query -> scores of the futures that it imagined; "ceiling" is what the model's own codec makes of the truth.
-    listening: errors with true and with shuffled actions, rows 0 and 1 of `sums`; None where not asked.
+    action_sensitivity: errors with true and with shuffled actions, rows 0 and 1 of `sums`; None where not asked.
     action_error: query -> mean squared error (W,) against executed actions in robot units, NaN where nothing is valid.
     points: float64 (W, F, 3) of models that imagine scene points, else None: over those that move, in metres, the sum of the errors
     of where they are imagined, the sum of how far they move, which is the error of standing still, and how many there are.
     """
 
     episode: np.ndarray
-    imitate: np.ndarray
+    is_demonstration: np.ndarray
     fidelity: dict[str, Fidelity]
-    listening: Errors | None
+    action_sensitivity: Errors | None
     action_error: dict[str, np.ndarray]
     points: np.ndarray | None = None
 
     def points_over_still(self, frame: int, seed: int = 0) -> Interval:
         """Error of imagined points at future frame number `frame` over that of standing still, on demonstrations."""
-        error, still, _ = self.points[self.imitate, frame].T
-        return paired_ratio(error, still, self.episode[self.imitate], seed)
+        error, still, _ = self.points[self.is_demonstration, frame].T
+        return paired_ratio(error, still, self.episode[self.is_demonstration], seed)
 
     def point_error(self, frame: int) -> float:
         """Mean error of those points, in metres."""
-        error, _, count = self.points[self.imitate, frame].sum(0)
+        error, _, count = self.points[self.is_demonstration, frame].sum(0)
         return float(error / max(count, 1))
 
     def true_over_shuffled(self, seed: int = 0) -> Interval:
         """Forward-dynamics error with true actions over that with actions shuffled within the task: below 1 it listens."""
-        return paired_ratio(self.listening.sums[0].sum(1), self.listening.sums[1].sum(1), self.episode, seed)
+        return paired_ratio(
+            self.action_sensitivity.sums[0].sum(1), self.action_sensitivity.sums[1].sum(1), self.episode, seed
+        )
 
     def inverse_over_policy(self, seed: int = 0) -> Interval:
         """Inverse-dynamics error over policy error, on demonstrations, both against what was executed."""
-        rows = self.imitate & np.isfinite(self.action_error["policy"])
+        rows = self.is_demonstration & np.isfinite(self.action_error["policy"])
         return paired_ratio(
             self.action_error["inverse"][rows], self.action_error["policy"][rows], self.episode[rows], seed
         )
@@ -65,14 +67,8 @@ class Imagination:
         """Scores of `query` on demonstration windows alone, and their episodes: what an expert will do can be foreseen
         there, what a random walk will do cannot."""
         part = self.fidelity[query]
-        arrays = {k: v[self.imitate] for k, v in vars(part).items() if isinstance(v, np.ndarray)}
-        return Fidelity(part.offsets, part.pixels, **arrays), self.episode[self.imitate]
-
-
-
-
-
-
+        arrays = {k: v[self.is_demonstration] for k, v in vars(part).items() if isinstance(v, np.ndarray)}
+        return Fidelity(part.offsets, part.pixels, **arrays), self.episode[self.is_demonstration]
 
 
 def imagine(
@@ -89,7 +85,7 @@ def imagine(
     every = windows.gather(starts)
     other = shuffled_within(every.text, seed)
     futures: dict[str, list[Fidelity]] = {}
-    listening: list[Errors] = []
+    action_sensitivity: list[Errors] = []
     errors: dict[str, list[np.ndarray]] = {}
     points: list[np.ndarray] = []
     for low in tqdm(range(0, len(starts), BATCH), desc="imagine", unit="batch", disable=not progress):
@@ -102,17 +98,17 @@ def imagine(
             out = model.sample(obs, query, seed=seeds, steps=steps, **given)
             if out.actions is not None:
                 errors.setdefault(query, []).append(action_error(out.actions, batch))
-            if out.points is not None and query is Query.POLICY:
-                points.append(_point_error(out.points, batch))
+            if out.point_cloud is not None and query is Query.POLICY:
+                points.append(_point_error(out.point_cloud, batch))
             if out.future is not None:
                 futures.setdefault(query, []).append(_score(batch, torch.from_numpy(out.future), spec.frame_offsets))
             if query is Query.FORWARD:
-                deaf = model.sample(obs, query, seed=seeds, steps=steps, actions=wrong).future
-                listening.append(
+                action_blind = model.sample(obs, query, seed=seeds, steps=steps, actions=wrong).future
+                action_sensitivity.append(
                     moving_errors(
                         batch.obs,
                         batch.future,
-                        [torch.from_numpy(out.future), torch.from_numpy(deaf)],
+                        [torch.from_numpy(out.future), torch.from_numpy(action_blind)],
                         batch.frame_valid,
                     )
                 )
@@ -120,15 +116,18 @@ def imagine(
         if ceiling is not None:
             futures.setdefault("ceiling", []).append(_score(batch, ceiling, spec.frame_offsets))
     joined = (
-        Errors(np.concatenate([e.sums for e in listening], 1), np.concatenate([e.count for e in listening]))
-        if listening
+        Errors(
+            np.concatenate([e.sums for e in action_sensitivity], 1),
+            np.concatenate([e.count for e in action_sensitivity]),
+        )
+        if action_sensitivity
         else None
     )
     return Imagination(
         episode=frames.episode[starts],
-        imitate=frames.imitate[frames.episode[starts]],
+        is_demonstration=frames.is_demonstration[frames.episode[starts]],
         fidelity={k: Fidelity.join(v) for k, v in futures.items()},
-        listening=joined,
+        action_sensitivity=joined,
         action_error={k: np.concatenate(v) for k, v in errors.items()},
         points=np.concatenate(points) if points else None,
     )
@@ -142,7 +141,7 @@ def _point_error(points: np.ndarray, batch: Batch) -> np.ndarray:
     """See `Imagination.points`; points is (B, F, K, 3)."""
     flow = batch.point_flow.numpy()
     moved = np.linalg.norm(flow, axis=-1)
-    error = np.linalg.norm(points - batch.points.numpy()[:, None, :, :3] - flow, axis=-1)
+    error = np.linalg.norm(points - batch.point_cloud.numpy()[:, None, :, :3] - flow, axis=-1)
     moves = (moved > MOVES) & batch.frame_valid.numpy()[..., None]
     return np.stack([(x * moves).sum(-1, dtype=np.float64) for x in (error, moved, moves)], -1)
 

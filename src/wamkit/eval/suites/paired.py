@@ -36,7 +36,7 @@ class PairedResult:
 
     difference: of success, second minus first, in [-1, 1].   e, p_value: see `PairedEProcess`; may be read after any number of episodes.
     winner: "first" or "second" where that is decided at 5 %.   episodes_left: further ones, over all tasks, after which a
-    decision is likely (80 %) if things go on as seen; 0 once decided, None where no end is in sight.
+    decision is likely (80 %) if things go on as seen; 0 once decided, None where no end is in attention_layout.
     """
 
     runs: tuple[str, str]

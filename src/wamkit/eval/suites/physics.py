@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
-from wamkit.envs.ground_truth import Truth
+from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.physics import Physics
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.intervals import bootstrap_ratio
@@ -25,7 +25,7 @@ from wamkit.eval.probes.object_state import Probe, ProbeError, States, probe_err
 from wamkit.eval.probes.segmentation import Segmenter, read_masks, train_segmenter
 from wamkit.eval.results import PHYSICAL, Row, Table, Worst
 from wamkit.eval.suites.counterfactuals import Setting, environment
-from wamkit.eval.suites.free_running import Continuation, Take, continued, takes
+from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, takes
 from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
 from wamkit.families.base import Family
 from wamkit.types import UNDEFINED, EvaluationError, Interval
@@ -60,7 +60,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads pictures. things: bool (N,), the rows of `Truth` that it was taught, those that were ever seen.
+    """What reads pictures. things: bool (N,), the rows of `GroundTruth` that it was taught, those that were ever seen.
 
     error: the probe's, on real pictures that neither was trained on.
     """
@@ -86,8 +86,8 @@ class Reader:
 
 
 def reader(
-    learn: Sequence[Take],
-    check: Sequence[Take],
+    learn: Sequence[ReferenceEpisode],
+    check: Sequence[ReferenceEpisode],
     *,
     seed: int = 0,
     steps: int | None = None,
@@ -125,7 +125,7 @@ EPSILON = 0.02
 """Metres by which a thing must be away to have moved; more where the probe cannot tell that."""
 
 
-def law_errors(truth: Truth, states: States, dt: float, epsilon: float = EPSILON) -> dict[str, float]:
+def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = EPSILON) -> dict[str, float]:
     """The figures of `NAMES` that hold in any world, of one continuation. 0 is best, NaN where there is no case of it.
 
     truth: with masks, of the T instants.   states: what was read from as many pictures.   dt: seconds between them.
@@ -181,7 +181,7 @@ class Commonsense:
 def commonsense(model: Family, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
-    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `continued` do.
+    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `free_run` do.
     """
     real = takes(world, first=0, episodes=episodes, processes=processes)
     others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
@@ -189,11 +189,11 @@ def commonsense(model: Family, world: Setting, *, episodes: int = 6, seed: int =
     if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
         shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
         again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
-    return examine(continued(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
+    return examine(free_run(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
 
 
 def examine(
-    went: Sequence[Continuation], world: Setting, eyes: Reader, fps: float, again: Sequence[Take] = ()
+    went: Sequence[Continuation], world: Setting, eyes: Reader, fps: float, again: Sequence[ReferenceEpisode] = ()
 ) -> Commonsense:
     """What `eyes` read of continuations. again: second takes, in the order of the first."""
     dt = float(np.diff(went[0].steps)[0]) / fps
@@ -229,7 +229,7 @@ def _slow(dt: float) -> float:
     return 0.01 / dt
 
 
-def _retakes(went: Sequence[Continuation], again: Sequence[Take], dt: float) -> list[PhysicsIQ]:
+def _retakes(went: Sequence[Continuation], again: Sequence[ReferenceEpisode], dt: float) -> list[PhysicsIQ]:
     """The same scenes with other masses, frictions and places, by their true masks: how far reality agrees with itself."""
     second, out = {(t.task, t.seed): t for t in again}, []
     for c in went:

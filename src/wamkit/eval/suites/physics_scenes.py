@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wamkit.envs.ground_truth import Truth
+from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.physics import Physics
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.motion import ade
@@ -35,7 +35,7 @@ ERRORS = (
 """What `errors` gives: units and ranges are those of the functions in `physical`; ade in metres."""
 
 
-def true_states(truth: Truth) -> States:
+def true_states(truth: GroundTruth) -> States:
     """What a perfect probe would read of the true frames: objects of which at least `VISIBLE` shows. Needs masks."""
     present = truth.area >= VISIBLE
     position = np.where(present[..., None], truth.position, np.nan)
@@ -43,14 +43,14 @@ def true_states(truth: Truth) -> States:
 
 
 def errors(
-    env: Physics, truth: Truth, states: States, dt: float, touch: float = 0.005, tolerance: float = 0.002
+    env: Physics, truth: GroundTruth, states: States, dt: float, touch: float = 0.005, tolerance: float = 0.002
 ) -> dict[str, float]:
     """Every figure of one episode, by the names in `ERRORS`; 0 is best, NaN where this scene has no case of it.
 
     ade: of what is seen in both, so that an object that is lost costs nothing here, but in `lost`.
 
     env: holds the scene (any instant of it), in which the states are put, turned as they truly are.   truth: with masks, of the
-    same T frames (`Truth.at` where these are not all).   states: what was read from T frames; with `true_states` nearly all is 0.
+    same T frames (`GroundTruth.at` where these are not all).   states: what was read from T frames; with `true_states` nearly all is 0.
     dt: seconds between frames.   touch: metres at which a read object touches the pusher.   tolerance: of `penetration`.
     Contacts with the pusher are only in `push`; its own motion is taken from the truth.
     Raises EvaluationError for lengths that disagree.

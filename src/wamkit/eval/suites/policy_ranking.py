@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import atomic_write, digest, within, without_nan
+from wamkit.config import atomic_write, check_bounds, digest, without_nan
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.metrics.intervals import wilson
@@ -21,9 +21,9 @@ from wamkit.eval.report.ranking import agreement_table, believed, classifier_tab
 from wamkit.eval.report.tables import text_table
 from wamkit.eval.results import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.suites.counterfactuals import Setting
-from wamkit.eval.suites.dual_rollouts import Stage, starts
+from wamkit.eval.suites.dual_rollouts import PairedRollouts, starts
 from wamkit.families.base import Family, unsupported
-from wamkit.imagination.success_classifier import Judge, train_judge
+from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
 from wamkit.runs.run import load
@@ -52,20 +52,20 @@ class Rank:
     max_steps: int = 200
     """Of a dream; as many as an episode has."""
     recordings: int = 12
-    """Held-out demonstrations a task that teach the judge, and as many near misses; half as many others calibrate it."""
-    teachers: tuple[Path, ...] = ()
+    """Held-out demonstrations a task that teach the judge, and as many perturbed experts; half as many others calibrate it."""
+    failure_policies: tuple[Path, ...] = ()
     """Run folders of other policies, none of those that are ranked: what they do, too, teaches the judge what failure looks like."""
     judge_steps: int = 800
     """Training steps of the judge."""
     candidates: int = 8
     """Exploitability: chunks among which the best policy picks what the world model promises most of; 1 leaves the test out."""
     spread: float = 1.0
-    """Of these candidates, in deviations of its actions; see `dream`."""
+    """Of these candidates, in deviations of its actions; see `imagined_rollout`."""
     processes: int = 2
     """Worker processes."""
 
     def __post_init__(self) -> None:
-        within(
+        check_bounds(
             self,
             episodes=(1, inf),
             replan_every=(1, inf),
@@ -73,11 +73,11 @@ class Rank:
             recordings=(2, inf),
             judge_steps=(1, inf),
         )
-        within(self, candidates=(1, inf), spread=(0, inf), processes=(1, inf))
+        check_bounds(self, candidates=(1, inf), spread=(0, inf), processes=(1, inf))
 
 
 @dataclass(frozen=True)
-class Stood:
+class PolicyOutcome:
     """One policy: outcomes by task and reset state, bool (R,). dreamed: as the judge sees dreams.   real: as the simulator says.
     judged: as the judge sees the simulator's pictures of the same episodes; where that is wrong, the judge is to blame, not the dreams."""
 
@@ -94,17 +94,17 @@ def rank(args: Rank) -> dict[str, Any]:
     """
     if len(set(args.policies)) < LEAST or len(set(args.policies)) != len(args.policies):
         raise WamkitError(f"a ranking needs {LEAST} policies or more, each named once; got {len(args.policies)}")
-    if twice := sorted({str(t) for t in args.teachers} & {str(p) for p in args.policies}):
+    if twice := sorted({str(t) for t in args.failure_policies} & {str(p) for p in args.policies}):
         raise WamkitError(f"{', '.join(twice)} cannot both teach the judge and be ranked by it")
     world, source = load(args.world), load_checkpoint(args.world).config["source"]
     _check_world(args, world)
-    for run in (*args.policies, *args.teachers):
+    for run in (*args.policies, *args.failure_policies):
         _check(args.world, source, world, run)
     setting = Setting.of(source, world.spec)
     judge = _judge(args, source, world)
     taught = {"recordings": args.recordings, "judge_steps": args.judge_steps}
-    made_of = {"world": weights_hash(args.world), "teachers": [weights_hash(t) for t in args.teachers]}
-    stage = Stage(
+    made_of = {"world": weights_hash(args.world), "failure_policies": [weights_hash(t) for t in args.failure_policies]}
+    stage = PairedRollouts(
         args.world / "eval",
         (taught, made_of, args.episodes, args.replan_every),
         world,
@@ -119,7 +119,7 @@ def rank(args: Rank) -> dict[str, Any]:
     for run in args.policies:
         real, judged = stage.watched(run)
         dreamed, _ = stage.dreamed(run)
-        stood.append(Stood(run, dreamed, real, judged))
+        stood.append(PolicyOutcome(run, dreamed, real, judged))
     found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
     eyes, _ = _agreement([s.judged for s in stood], [s.real for s in stood])
     tables = [policy_table(stood), agreement_table(found, undefined), classifier_table(judge, stood, eyes)]
@@ -127,7 +127,7 @@ def rank(args: Rank) -> dict[str, Any]:
         tables.append(_exploited(args, stood, stage))
     content = {
         "world": str(args.world),
-        "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies, *args.teachers)},
+        "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies, *args.failure_policies)},
         "protocol": {k: _plain(v) for k, v in vars(args).items() if k not in ("world", "policies")},
         "made_by": made_by(),
         "policies": [{k: _plain(v) for k, v in vars(s).items()} for s in stood],
@@ -201,7 +201,7 @@ def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None
             raise WamkitError(
                 f"{run} cannot act inside of {name}: its {key} is {getattr(model.spec, key)}, not {getattr(world.spec, key)}"
             )
-    if model.spec.points:
+    if model.spec.point_grid:
         raise WamkitError(f"{run} looks at the points of a depth camera, which {name} does not imagine")
     if Query.POLICY not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, Query.POLICY))
@@ -217,8 +217,9 @@ def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None
 
 
 def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
-    """Held-out recordings, most of them of near misses and of teachers, so that there is failure to learn; and success after every step."""
-    taught_by = digest([weights_hash(t) for t in args.teachers])
+    """Held-out recordings, most of them of perturbed experts and of failure policies, so that there is failure to learn;
+    and success after every step."""
+    taught_by = digest([weights_hash(t) for t in args.failure_policies])
     store = collect(
         CollectConfig(
             env=source["env"],
@@ -227,9 +228,9 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
             out=args.world / "eval" / f"judged-{episodes}-seed-{seed}-{taught_by}",
             episodes=episodes,
             off_expert=0,
-            near_misses=episodes,
-            policies=args.teachers,
-            policy_episodes=2 * episodes if args.teachers else 0,
+            perturbed_experts=episodes,
+            policies=args.failure_policies,
+            policy_episodes=2 * episodes if args.failure_policies else 0,
             held_out=True,
             seed=seed,
             processes=args.processes,
@@ -238,15 +239,15 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
     return open_frames(store.root)[0], store.numeric()["next.success"]
 
 
-def _judge(args: Rank, source: dict[str, Any], world: Family) -> Judge:
+def _judge(args: Rank, source: dict[str, Any], world: Family) -> SuccessClassifier:
     teach, told = _recordings(args, source, args.recordings, seed=11)
     check, known = _recordings(args, source, max(2, args.recordings // 2), seed=12)
-    return train_judge(teach, told, check, known, world.spec, steps=args.judge_steps, every=args.replan_every)
+    return train_success_classifier(
+        teach, told, check, known, world.spec, steps=args.judge_steps, every=args.replan_every
+    )
 
 
-
-
-def _exploited(args: Rank, stood: Sequence[Stood], stage: Stage) -> Table:
+def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts) -> Table:
     """What a search for the world model's favour promises, and what the simulator makes of the same actions."""
     best = max(stood, key=lambda s: float(s.real.mean()))
     rows = []
@@ -267,7 +268,7 @@ def _exploited(args: Rank, stood: Sequence[Stood], stage: Stage) -> Table:
         ]
     how = (
         f"{best.run.name}, the best policy, is let choose among its own chunks and others around them what the judge likes best in the world "
-        "model's picture. What it gains in the dream and not in the simulator is the world model's weakness, not the policy's strength."
+        "model's picture. What it gains in the dream and not in the simulator is the world model's weakness, not the policy's severity."
     )
     return Table("Can it be exploited?", how, tuple(rows))
 
@@ -277,11 +278,3 @@ def _exploited(args: Rank, stood: Sequence[Stood], stage: Stage) -> Table:
 
 def _rate(outcomes: np.ndarray) -> Interval:
     return wilson(int(outcomes.sum()), len(outcomes))
-
-
-
-
-
-
-
-

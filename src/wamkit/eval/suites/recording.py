@@ -12,7 +12,7 @@ from wamkit.types import Query, WamkitError
 
 
 @dataclass(frozen=True)
-class Film:
+class RecordedQuery:
     """One recording asked at every `stride` steps: frames (T, V, 3, H, W) that were real and imagined, F horizons each, and
     imagined scene points (T, F, K, 3)."""
 
@@ -21,10 +21,12 @@ class Film:
     imagined: np.ndarray | None
     actions: np.ndarray | None
     executed: np.ndarray
-    points: np.ndarray | None = None
+    point_cloud: np.ndarray | None = None
 
 
-def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0) -> Film:
+def query_recording(
+    model: Family, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0
+) -> RecordedQuery:
     """Asks `query` at every `stride` steps of recording `episode`."""
     reach = max(*model.spec.frame_offsets, model.spec.chunk)
     starts = window_starts(frames, reach, stride)
@@ -38,6 +40,6 @@ def film(model: Family, frames: Frames, episode: int, query: Query, *, stride: i
         query, {}
     )
     out = model.sample(observations(batch), query, seed=[seed] * len(starts), **given)
-    return Film(batch.obs.numpy(), batch.future.numpy(), out.future, out.actions, batch.action.numpy(), out.points)
-
-
+    return RecordedQuery(
+        batch.obs.numpy(), batch.future.numpy(), out.future, out.actions, batch.action.numpy(), out.point_cloud
+    )

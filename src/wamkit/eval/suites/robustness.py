@@ -1,7 +1,7 @@
-"""Does a policy still work when the world looks or begins otherwise? Success against the strength of every factor of variation.
+"""Does a policy still work when the world looks or begins otherwise? Success against the severity of every factor of variation.
 
 Every factor is swept alone, from the plain environment outwards, on the same held-out reset states, and a reset state is varied in the
-same direction at every strength (see `wamkit.envs.variation`). So differences are paired, and need few episodes.
+same direction at every severity (see `wamkit.envs.variation`). So differences are paired, and need few episodes.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcne
 from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loops
 from wamkit.types import UNDEFINED, EvaluationError, Interval
 
-STRENGTHS = (0.0, 0.25, 0.5, 1.0)
+SEVERITIES = (0.0, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One factor at one strength.
+    """One factor at one severity.
 
     success: over all episodes, in [0, 1], with Wilson's interval.   by_task: the rate of each task.
-    change: of success against strength 0, paired by reset state (`paired_difference`).
-    lost, gained: reset states solved at strength 0 alone, and here alone.
+    change: of success against severity 0, paired by reset state (`paired_difference`).
+    lost, gained: reset states solved at severity 0 alone, and here alone.
     """
 
-    strength: float
+    severity: float
     success: Interval
     by_task: Mapping[str, float]
     change: Interval
@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """One factor. meaning: what strength 1 is.   points: by ascending strength, 0 first.   area: see `area`."""
+    """One factor. meaning: what severity 1 is.   points: by ascending severity, 0 first.   area: see `area`."""
 
     factor: str
     meaning: str
@@ -55,16 +55,16 @@ def robustness(
     protocol: Protocol,
     *,
     factors: Sequence[str] = (),
-    strengths: Sequence[float] = STRENGTHS,
+    severities: Sequence[float] = SEVERITIES,
     processes: int = 2,
 ) -> tuple[Curve, ...]:
-    """Plays `run` under every factor and strength and returns one curve a factor; all of the environment's if none is named.
+    """Plays `run` under every factor and severity and returns one curve a factor; all of the environment's if none is named.
 
     What was played before, the plain evaluation under the same protocol included, is read (`closed_loop`). Factors that the
     options of `protocol` hold are set aside: a curve begins in the plain environment even if training did not.
     Raises EvaluationError as `plan`, before anything is played.
     """
-    settings = plan(protocol, factors, strengths)
+    settings = plan(protocol, factors, severities)
     meaning = environment(protocol.env).factors
     records = closed_loops(run, list(settings.values()), processes=processes, desc="robustness")
     played = dict(zip(settings, records, strict=True))
@@ -84,11 +84,11 @@ def environment(name: str) -> type[Environment]:
 
 
 def plan(
-    protocol: Protocol, factors: Sequence[str] = (), strengths: Sequence[float] = STRENGTHS
+    protocol: Protocol, factors: Sequence[str] = (), severities: Sequence[float] = SEVERITIES
 ) -> dict[tuple[str, float], Protocol]:
-    """The protocol of every factor and strength; the plain one, which all share, comes first as ("", 0.0).
+    """The protocol of every factor and severity; the plain one, which all share, comes first as ("", 0.0).
 
-    Raises EvaluationError for an environment without factors, an unknown factor, strengths outside [0, 1] or none above 0, and
+    Raises EvaluationError for an environment without factors, an unknown factor, severities outside [0, 1] or none above 0, and
     ConfigError where the environment refuses a factor along with the protocol's other options.
     """
     cls = environment(protocol.env)
@@ -97,53 +97,53 @@ def plan(
         raise EvaluationError(
             f"{protocol.env} has no factor {unknown[0]!r}{nearest(unknown[0], cls.factors)}; it has: {known}"
         )
-    above = sorted({float(s) for s in strengths} - {0.0})
+    above = sorted({float(s) for s in severities} - {0.0})
     if not above or not all(0 < s <= 1 for s in above):
         raise EvaluationError(
-            f"strengths lie in [0, 1], one at least above 0; got {', '.join(f'{s:g}' for s in strengths) or 'none'}"
+            f"severities lie in [0, 1], one at least above 0; got {', '.join(f'{s:g}' for s in severities) or 'none'}"
         )
     options = tuple((k, v) for k, v in protocol.options if k not in cls.factors)
     settings = {("", 0.0): replace(protocol, options=options)}
     for factor in dict.fromkeys(factors or cls.factors):
-        for strength in above:
-            from_dict(cls.Config, {"task": protocol.tasks[0], **dict(options), factor: strength})
-            settings[factor, strength] = replace(protocol, options=(*options, (factor, strength)))
+        for severity in above:
+            from_dict(cls.Config, {"task": protocol.tasks[0], **dict(options), factor: severity})
+            settings[factor, severity] = replace(protocol, options=(*options, (factor, severity)))
     return settings
 
 
 def curve(factor: str, meaning: str, played: Mapping[float, Sequence[Record]]) -> Curve:
-    """What the records of one factor say, by strength. Raises EvaluationError where strength 0 is missing, or reset states differ."""
+    """What the records of one factor say, by severity. Raises EvaluationError where severity 0 is missing, or reset states differ."""
     outcomes = {s: {(r.task, r.seed): r.success for r in played[s]} for s in sorted(played)}
     states = list(outcomes.get(0.0, ()))
     if not states or any(set(own) != set(states) for own in outcomes.values()):
-        raise EvaluationError(f"{factor}: need the same reset states at strength 0 and at every other one")
+        raise EvaluationError(f"{factor}: need the same reset states at severity 0 and at every other one")
     solved_SN = np.array([[own[k] for k in states] for own in outcomes.values()], bool)
     task_N = np.array([task for task, _ in states])
     points = []
-    for strength, solved_N in zip(outcomes, solved_SN, strict=True):
+    for severity, solved_N in zip(outcomes, solved_SN, strict=True):
         pairs = mcnemar(solved_SN[0], solved_N)
         by_task = {str(t): float(solved_N[task_N == t].mean()) for t in dict.fromkeys(task_N)}
-        change = paired_difference(solved_SN[0], solved_N) if strength else Interval(0.0, 0.0, 0.0)
+        change = paired_difference(solved_SN[0], solved_N) if severity else Interval(0.0, 0.0, 0.0)
         success = wilson(int(solved_N.sum()), len(solved_N))
-        points.append(Point(strength, success, by_task, change, pairs.first_only, pairs.second_only))
+        points.append(Point(severity, success, by_task, change, pairs.first_only, pairs.second_only))
     return Curve(factor, meaning, tuple(points), area(np.array(list(outcomes)), solved_SN))
 
 
-def area(strengths: Float64[np.ndarray, " S"], solved: Bool[np.ndarray, "S N"], seed: int = 0) -> Interval:
-    """Area under the curve of success, over that of a policy which keeps its success at strength 0. 1 if nothing is lost, 0 if all is.
+def area(severities: Float64[np.ndarray, " S"], solved: Bool[np.ndarray, "S N"], seed: int = 0) -> Interval:
+    """Area under the curve of success, over that of a policy which keeps its success at severity 0. 1 if nothing is lost, 0 if all is.
 
-    That is the success to be expected at a strength drawn evenly between 0 and the largest, with straight lines between those
-    played (trapezoids), relative to success at strength 0. strengths: ascending from 0.   solved: row = strength, column = reset state.
+    That is the success to be expected at a severity drawn evenly between 0 and the largest, with straight lines between those
+    played (trapezoids), relative to success at severity 0. severities: ascending from 0.   solved: row = severity, column = reset state.
 
-    The interval resamples reset states with all their outcomes. Where no outcome differs from that at strength 0 this shows no
+    The interval resamples reset states with all their outcomes. Where no outcome differs from that at severity 0 this shows no
     spread; the interval is then as wide as the share of states (Clopper and Pearson) that might have differed unseen.
-    Above 1 for a policy that does better varied. Blind spot: nothing of what is lost where. NaN if nothing is solved at strength 0.
+    Above 1 for a policy that does better varied. Blind spot: nothing of what is lost where. NaN if nothing is solved at severity 0.
     """
     solved_SN = np.asarray(solved, np.float64)
     plain_N = solved_SN[0]
     if not plain_N.any():
         return UNDEFINED
-    area_N = np.trapezoid(solved_SN, strengths, axis=0) / (strengths[-1] - strengths[0])
+    area_N = np.trapezoid(solved_SN, severities, axis=0) / (severities[-1] - severities[0])
     if (solved_SN == plain_N).all():
         unseen = clopper_pearson(0, len(plain_N)).high / plain_N.mean()
         return Interval(1.0, max(0.0, 1 - unseen), 1 + unseen)
@@ -151,11 +151,11 @@ def area(strengths: Float64[np.ndarray, " S"], solved: Bool[np.ndarray, "S N"], 
 
 
 def looks(
-    protocol: Protocol, task: str, seed: int, *, factors: Sequence[str] = (), strengths: Sequence[float] = STRENGTHS
+    protocol: Protocol, task: str, seed: int, *, factors: Sequence[str] = (), severities: Sequence[float] = SEVERITIES
 ) -> dict[str, UInt8[np.ndarray, "S 3 VH W"]]:
-    """By factor, what the reset state `seed` looks like at strength 0 and at every other one; views one below the other. Raises as `plan`."""
+    """By factor, what the reset state `seed` looks like at severity 0 and at every other one; views one below the other. Raises as `plan`."""
     seen: dict[tuple[str, float], np.ndarray] = {}
-    for key, setting in plan(protocol, factors, strengths).items():
+    for key, setting in plan(protocol, factors, severities).items():
         env = make_env(setting.env, task=task, **dict(setting.options))
         try:
             seen[key] = np.concatenate(env.reset(seed=seed)[0]["images"], axis=1)

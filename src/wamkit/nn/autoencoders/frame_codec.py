@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from wamkit.config import ConfigError, within
+from wamkit.config import ConfigError, check_bounds
 from wamkit.nn.heads import NoisyStream, masked_mean
 from wamkit.nn.tokens import Downsample, canvas, cells_of, uncanvas
 from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
@@ -157,7 +157,7 @@ class CodeConfig:
     """Values that each of them can take."""
 
     def __post_init__(self) -> None:
-        within(self, cell=(1, inf), numbers=(1, inf), levels=(2, inf))
+        check_bounds(self, cell=(1, inf), numbers=(1, inf), levels=(2, inf))
         if (count := self.cell * self.numbers) % 4:
             near = 4 * math.ceil(count / 4)
             raise ConfigError(

@@ -81,9 +81,15 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, mlp_ratio * width), nn.Linear(mlp_ratio * width, width)
 
     def forward(
-        self, x_BLD: Tensor, bias: Tensor | None, past: tuple[Tensor, Tensor] | None, film_B4D: Tensor | None = None
+        self,
+        x_BLD: Tensor,
+        bias: Tensor | None,
+        past: tuple[Tensor, Tensor] | None,
+        modulation_B4D: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        scale1, shift1, scale2, shift2 = (None,) * 4 if film_B4D is None else film_B4D.unsqueeze(2).unbind(1)
+        scale1, shift1, scale2, shift2 = (
+            (None,) * 4 if modulation_B4D is None else modulation_B4D.unsqueeze(2).unbind(1)
+        )
         y, kv = self.attention(_modulated(self.norm1(x_BLD), scale1, shift1), bias, past)
         x_BLD = x_BLD + y
         inner = _modulated(self.norm2(x_BLD), scale2, shift2)
@@ -97,8 +103,8 @@ def _modulated(x_BLD: Tensor, scale: Tensor | None, shift: Tensor | None) -> Ten
 class Trunk(nn.Module):
     """`depth` blocks over one token sequence.
 
-    forward(x_BLD, mask_LK, past, film) -> (y_BLD, cache): `mask_LK` is true where a query may look at a key, keys of `past`
-    first; `cache` holds the keys and values of past and new tokens; `film` holds scale and shift of both norms of each of N
+    forward(x_BLD, mask_LK, past, modulation) -> (y_BLD, cache): `mask_LK` is true where a query may look at a key, keys of `past`
+    first; `cache` holds the keys and values of past and new tokens; `modulation` holds scale and shift of both norms of each of N
     blocks (AdaLN), none by default.
     """
 
@@ -116,9 +122,9 @@ class Trunk(nn.Module):
         x_BLD: Float[Tensor, "B L D"],
         mask_LK: Bool[Tensor, "... L K"] | None = None,
         past: Cache | None = None,
-        film: Float[Tensor, "B N 4 D"] | None = None,
+        modulation: Float[Tensor, "B N 4 D"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Cache]:
-        hidden, cache = self.run(x_BLD, mask_LK, past, film)
+        hidden, cache = self.run(x_BLD, mask_LK, past, modulation)
         return self.norm(hidden[-1]), cache
 
     def read(self, x_BLD: Float[Tensor, "B L D"]) -> Cache:
@@ -135,7 +141,7 @@ class Trunk(nn.Module):
         x_BLD: Tensor,
         mask_LK: Tensor | None = None,
         past: Cache | None = None,
-        film: Tensor | None = None,
+        modulation: Tensor | None = None,
     ) -> tuple[list[Float[Tensor, "B L D"]], Cache]:
         """The output of every block, before the last norm, and the cache: for losses on what middle layers hold."""
         # A bias, made once for all blocks: attention would make one of a mask in each, forward and backward.
@@ -147,7 +153,7 @@ class Trunk(nn.Module):
         hidden: list[Tensor] = []
         cache: Cache = []
         for i, block in enumerate(self.blocks):
-            x_BLD, kv = block(x_BLD, bias, past[i] if past else None, None if film is None else film[:, i])
+            x_BLD, kv = block(x_BLD, bias, past[i] if past else None, None if modulation is None else modulation[:, i])
             hidden.append(x_BLD)
             cache.append(kv)
         return hidden, cache
