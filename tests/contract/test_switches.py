@@ -11,7 +11,7 @@ from test_families import ask, losses, make
 
 from wamkit.config import ConfigError
 from wamkit.nn.attention_mask import Program
-from wamkit.nn.objectives import TargetConfig, draw
+from wamkit.nn.objectives import TargetConfig, sample_targets
 from wamkit.types import Query
 
 
@@ -108,11 +108,11 @@ def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
     """PAD, VideoVLA: joint rows train both at one level, and a joint answer takes both down the same path."""
     joint_only = TargetConfig(shared_level=True, modes=(1.0, 0.0, 0.0, 0.0))
     model = make(name, spec, normalizer, targets=joint_only)
-    drawn = draw(batch, model.future, model.action, normalizer, joint_only, model.queries, torch.Generator())
+    drawn = sample_targets(batch, model.future, model.action, normalizer, joint_only, model.queries, torch.Generator())
     assert torch.equal(drawn.sigma["future"], drawn.sigma["action"])
     assert not torch.equal(drawn.sigma["future"], drawn.sigma["policy"])
     mixed = TargetConfig(shared_level=True)
-    drawn = draw(batch, model.future, model.action, normalizer, mixed, model.queries, torch.Generator().manual_seed(2))
+    drawn = sample_targets(batch, model.future, model.action, normalizer, mixed, model.queries, torch.Generator().manual_seed(2))
     given = [drawn.is_(q).flatten() for q in (Query.FORWARD, Query.VIDEO)]
     assert any(g.any() for g in given)
     assert (drawn.sigma["action"][given[0]] == 0).all() and (drawn.sigma["action"][given[1]] == 1).all()

@@ -12,8 +12,8 @@ from conftest import untrained_run
 from wamkit.eval.report.ranking import agreement_table, believed, classifier_table, policy_table
 from wamkit.eval.report.tables import text_table
 from wamkit.eval.suites.counterfactuals import Setting
-from wamkit.eval.suites.dual_rollouts import PairedRollouts, starts
-from wamkit.eval.suites.policy_ranking import PolicyOutcome, Rank, _agreement, _recordings, rank
+from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts
+from wamkit.eval.suites.policy_ranking import Rank, _agreement, _recordings, rank
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.run import load
 from wamkit.types import WamkitError

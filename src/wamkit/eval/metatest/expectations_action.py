@@ -175,7 +175,7 @@ def judge_suite(policies: int = 10) -> Suite:
             except EvaluationError:
                 return float("nan")
 
-        return Metric(name, (f"ranking.{name.split()[0]}",), measure, best, **more)
+        return Metric(name, (f"metrics.rank_correlation.{name.split()[0]}",), measure, best, **more)
 
     line = "orders all pairs right"
     metrics = (

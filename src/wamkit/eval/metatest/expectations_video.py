@@ -149,7 +149,7 @@ def _mask(name: str, f: Callable[..., Any], **more: Any) -> Metric:
         value = f(*_moved(c, x))
         return value.value if isinstance(value, motion.Figure) else value
 
-    functions = (f"motion.{f.__name__}", "metrics.motion.motion_mask")
+    functions = (f"metrics.motion.{f.__name__}", "metrics.motion.motion_mask")
     order = (*_NOISE, ("shuffled", "copy"))  # who imagines no motion has nothing in common with what moves
     return Metric(name, functions, each(measure), 1.0, reads=("mask", "position"), order=order, scale=True, **more)
 
@@ -182,7 +182,7 @@ def _path(name: str, f: Callable[..., float], best: float, together: bool = Fals
     unseen = {"deleted": "leave out those frames at which nothing was seen"}
     order = (*_NOISE, ("noise", "copy"), ("wrong action", "copy"))
     more = {"order": order, "undefined": unseen} | more
-    return Metric(name, (f"motion.{f.__name__}",), each(one), best, 1e-9, ("position",), **more)
+    return Metric(name, (f"metrics.motion.{f.__name__}",), each(one), best, 1e-9, ("position",), **more)
 
 
 PATHS = (
@@ -206,7 +206,7 @@ def _errors(clip: Clip, imagined: Imagined) -> Mapping[str, float]:
 
 def _physics(name: str, function: str, tolerance: float = 1e-9, reads: str = "position", **more: Any) -> Metric:
     functions = (
-        f"physical.{function}" if function else "metrics.motion.ade",
+        f"metrics.physics.{function}" if function else "metrics.motion.ade",
         "suites.physics_scenes.errors",
         "suites.physics_scenes.true_states",
     )

@@ -9,8 +9,7 @@ import numpy as np
 
 from wamkit.eval.metrics.rank_correlation import Agreement
 from wamkit.eval.results import Row, Table, Worst
-from wamkit.eval.suites.dual_rollouts import PairedRollouts
-from wamkit.eval.suites.policy_ranking import PolicyOutcome, _rate
+from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, success_interval
 from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.viz.images import difference
 
@@ -37,7 +36,7 @@ def believed(stood: Sequence[PolicyOutcome], stage: PairedRollouts) -> Iterator[
 def policy_table(stood: Sequence[PolicyOutcome]) -> Table:
     rows = []
     for s in sorted(stood, key=lambda s: -float(s.real.mean())):
-        dreamed, real = _rate(s.dreamed), _rate(s.real)
+        dreamed, real = success_interval(s.dreamed), success_interval(s.real)
         note = f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}); the judge saw {s.judged.mean():.0%} there"
         rows.append(Row(s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
     how = (
@@ -91,7 +90,13 @@ def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a
     note = "balanced over episodes that succeed and fail; 50 % is a guess"
     rows = [
         Row("on recordings that calibrated it", judge.accuracy, None, fmt=".0%", note=note),
-        Row("on the policies' real episodes", float(right.mean()), _rate(right), fmt=".0%", note="right about success"),
+        Row(
+            "on the policies' real episodes",
+            float(right.mean()),
+            success_interval(right),
+            fmt=".0%",
+            note="right about success",
+        ),
     ]
     how = "The same judge, shown the simulator's pictures in place of imagined ones: the ranking that a perfect world model would give."
     return Table("Is the judge to blame?", how, (*rows, *(_agreement_rows(a) if a else ())))

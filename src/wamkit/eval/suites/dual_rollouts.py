@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, UInt8
 from wamkit.config import digest
 from wamkit.envs.base import held_out_seeds, observation
 from wamkit.eval.cache import cached_arrays
+from wamkit.eval.metrics.intervals import wilson
 from wamkit.eval.suites.closed_loop import SEEDS_PER_JOB
 from wamkit.eval.suites.counterfactuals import Setting, environment
 from wamkit.families.base import Family
@@ -24,7 +25,7 @@ from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.checkpoint import weights_hash
 from wamkit.runs.run import load
-from wamkit.types import Observation
+from wamkit.types import Interval, Observation
 from wamkit.workers import run_parallel
 
 BATCH = 64
@@ -190,3 +191,18 @@ def _carry_out(job: tuple[Setting, str, int, np.ndarray]) -> bool:
         return False
     finally:
         env.render_images = draws
+
+
+@dataclass(frozen=True)
+class PolicyOutcome:
+    """One policy: outcomes by task and reset state, bool (R,). dreamed: as the judge sees dreams.   real: as the simulator says.
+    judged: as the judge sees the simulator's pictures of the same episodes; where that is wrong, the judge is to blame, not the dreams."""
+
+    run: Path
+    dreamed: np.ndarray
+    real: np.ndarray
+    judged: np.ndarray
+
+
+def success_interval(outcomes: np.ndarray) -> Interval:
+    return wilson(int(outcomes.sum()), len(outcomes))

@@ -14,20 +14,19 @@ import numpy as np
 from wamkit.config import atomic_write, check_bounds, digest, without_nan
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
-from wamkit.eval.metrics.intervals import wilson
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.ranking import agreement_table, believed, classifier_table, policy_table
 from wamkit.eval.report.tables import text_table
 from wamkit.eval.results import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.suites.counterfactuals import Setting
-from wamkit.eval.suites.dual_rollouts import PairedRollouts, starts
+from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts, success_interval
 from wamkit.families.base import Family, unsupported
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
 from wamkit.runs.run import load
-from wamkit.types import EvaluationError, Interval, Query, UnsupportedQuery, WamkitError
+from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
 from wamkit.viz.charts import scatter_svg
 
 LEAST = 4
@@ -74,17 +73,6 @@ class Rank:
             judge_steps=(1, inf),
         )
         check_bounds(self, candidates=(1, inf), spread=(0, inf), processes=(1, inf))
-
-
-@dataclass(frozen=True)
-class PolicyOutcome:
-    """One policy: outcomes by task and reset state, bool (R,). dreamed: as the judge sees dreams.   real: as the simulator says.
-    judged: as the judge sees the simulator's pictures of the same episodes; where that is wrong, the judge is to blame, not the dreams."""
-
-    run: Path
-    dreamed: np.ndarray
-    real: np.ndarray
-    judged: np.ndarray
 
 
 def rank(args: Rank) -> dict[str, Any]:
@@ -142,11 +130,15 @@ def rank(args: Rank) -> dict[str, Any]:
     plots = [
         Plot(f"{title} and real success", how.format(who), scatter_svg(points, title.lower(), "real"))
         for title, who, points in (
-            ("Dreamed", "the world model", [(s.run.name, _rate(s.dreamed), _rate(s.real)) for s in stood]),
+            (
+                "Dreamed",
+                "the world model",
+                [(s.run.name, success_interval(s.dreamed), success_interval(s.real)) for s in stood],
+            ),
             (
                 "Judged",
                 "the judge, shown real pictures,",
-                [(s.run.name, _rate(s.judged), _rate(s.real)) for s in stood],
+                [(s.run.name, success_interval(s.judged), success_interval(s.real)) for s in stood],
             ),
         )
     ]
@@ -256,12 +248,12 @@ def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts
         real = stage.carried_out(actions)
         name = "as it acts" if candidates == 1 else f"the most promising of {candidates}"
         rows += [
-            Row(f"{name}: dreamed", dreamed.mean(), _rate(dreamed), fmt=".0%"),
-            Row(f"{name}: the same actions in the simulator", real.mean(), _rate(real), fmt=".0%"),
+            Row(f"{name}: dreamed", dreamed.mean(), success_interval(dreamed), fmt=".0%"),
+            Row(f"{name}: the same actions in the simulator", real.mean(), success_interval(real), fmt=".0%"),
             Row(
                 f"{name}: promised and not kept",
                 float((dreamed & ~real).mean()),
-                _rate(dreamed & ~real),
+                success_interval(dreamed & ~real),
                 fmt=".0%",
                 note="episodes that succeed in the dream alone",
             ),
@@ -274,7 +266,3 @@ def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
-
-
-def _rate(outcomes: np.ndarray) -> Interval:
-    return wilson(int(outcomes.sum()), len(outcomes))
