@@ -227,8 +227,8 @@ def _mixed(job: _Job, args: Compare) -> Path:
 
 
 def trunk_size(model: Family) -> int:
-    """Parameters of the trunk, or of what stands in its place (all blocks and norms of a mixture)."""
-    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(("trunk", "experts")))
+    """Parameters of the family's main backbone, 0 where it has none."""
+    return sum(p.numel() for p in model.backbone.parameters()) if model.backbone else 0
 
 
 def _episodes(job: _Job, model: Family, world: Mapping[str, Any], args: Compare) -> dict[str, dict[str, Any]]:

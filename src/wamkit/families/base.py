@@ -18,7 +18,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.nn.attention_mask import Segment
-from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.autoencoders.base import FutureCodec
+from wamkit.nn.backbones.base import Backbone
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import check_sizes
 from wamkit.registry import Registry
@@ -93,11 +94,30 @@ class Family(nn.Module, ABC):
     robot: Robot | None = None
     """Whose numbers `sample` is given and answers in; None: those that the model learned from."""
     Config: ClassVar[type]
+    context: nn.Module
+    """The encoder of observations."""
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
         super().__init__()
         check_sizes(config, spec)
         self.config, self.spec, self.normalizer = config, spec, normalizer
+
+    @property
+    def backbone(self) -> Backbone | None:
+        """The main backbone: the first one that the family builds, unless it says otherwise."""
+        return next((m for m in self.children() if isinstance(m, Backbone)), None)
+
+    def blocks(self) -> list[nn.Module]:
+        """All blocks of all backbones: the units of sharding, activation checkpointing and compilation.
+
+        Their matrices are those that the optimizer Muon orthogonalises, beside the kernels of convolutions.
+        """
+        return [block for m in self.modules() if isinstance(m, Backbone) for block in m.layers()]
+
+    @property
+    def codec(self) -> FutureCodec | None:
+        """The codec of future frames, or None for a family that imagines no images."""
+        return next((m for m in self.children() if isinstance(m, FutureCodec)), None)
 
     def stages(self) -> tuple[Stage, ...]:
         """The phases of training, in order; shares sum to 1. One phase over all parameters unless overridden."""
@@ -108,11 +128,10 @@ class Family(nn.Module, ABC):
         """What the losses of `stage` read of a window that the stage's training cannot change: latents of a frozen codec.
 
         Named tensors with one row a window. The trainer computes them once for all windows, where that is less work, and
-        hands them back in `batch.features`; `forward` computes them itself where they are missing. By default the latents of
-        `self.future`, where that is a frame codec's.
+        hands them back in `batch.features`; `forward` computes them itself where they are missing. By default the
+        targets of `codec`, once the stage of that name has trained it.
         """
-        codec = getattr(self, "future", None)
-        return {"latents": codec.encode(batch)} if isinstance(codec, FutureLatents) and stage != "codec" else {}
+        return {} if self.codec is None or stage == "codec" else self.codec.features(batch)
 
     @abstractmethod
     def attention_layout(self) -> tuple[Sequence[Segment], Bool[Tensor, "S S"]]:
@@ -158,9 +177,9 @@ class Family(nn.Module, ABC):
     def reconstruct(self, batch: Batch) -> Tensor | None:
         """What the family's own codec makes of the true futures, uint8 (B, F, V, 3, H, W): the ceiling of its pictures.
 
-        None for families that imagine no pictures: that have no `self.future` which encodes and decodes them.
+        None for families that imagine no images, which have no `codec`.
         """
-        codec: Any = getattr(self, "future", None)
+        codec = self.codec
         if codec is None:
             return None
         if self.robot is None:
