@@ -77,7 +77,7 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
         raise WamkitError(f"{args.run} knows several robots; say which one acts: --env NAME --robot {'|'.join(robots)}")
     source = _source(args, saved.config["source"])
     if (
-        not model.spec.points
+        not model.spec.point_grid
     ):  # what a depth camera saw beside what this model learned from is not needed, and knows no clutter
         source = {**source, "options": {k: v for k, v in source["options"].items() if k != "point_grid"}}
     protocol = Protocol(
