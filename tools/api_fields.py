@@ -1,4 +1,4 @@
-"""Griffe extension: in docstrings that describe fields or parameters as `name: text`, one a line, makes these lines a list."""
+"""Griffe extension for docstrings that describe fields or parameters as `name: text`, one a line: makes them a list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from griffe import Class, Extension, Function, Object
 
 
 def listed(text: str, names: set[str]) -> str:
-    """`text` with a list item for each `name: ...` (one of `names`, several with commas) that begins a line or follows a gap."""
+    """`text` with a list item for each `name: ...` (of `names`, also several) at the start of a line or after a gap."""
     one = "|".join(sorted(map(re.escape, names), key=len, reverse=True))
     found = re.compile(rf"(?:^|(?<=\n)| {{3,}})((?:{one})(?:, (?:{one}))*): ")
     out, inside = [], False

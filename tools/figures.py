@@ -1,7 +1,7 @@
 """Draws the figures of docs/concepts.md: `python tools/figures.py` writes docs/figures/*.svg.
 
-The attention figure is computed by `wamkit.nn.attention_mask`, so it shows the masks that training uses. A test compares
-the committed files with what this script makes. Both are drawn for a screen of 390 pixels, in light and in dark.
+The attention figure is computed by `wamkit.nn.attention_mask`, so it shows the masks that training uses. A test
+compares the committed files with what this script makes. Both are drawn for a screen of 390 pixels, light and dark.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Pr
 
 FOLDER = Path(__file__).parents[1] / "docs/figures"
 WIDTH = 400
+STREAMS = {s[0]: s for s in (CONTEXT, FUTURE, ACTION)}
 STYLE = """
   text { font: 13px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #1f2328 }
   .small { font-size: 11px; fill: #59636e }
@@ -34,7 +35,8 @@ STYLE = """
 
 def svg(title: str, body: list[str], height: int) -> str:
     """A drawing that scales down with the page, named for those who cannot see it."""
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">'
+    size = f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
     return "\n".join([head, f"<title>{escape(title)}</title>", f"<style>{STYLE}</style>", *body, "</svg>\n"])
 
 
@@ -145,31 +147,24 @@ def matrix(program: Program, x: float, y: float, cell: float = 15) -> list[str]:
     out += tokens(segments, x, y - 10, cell, down=False) + tokens(segments, x - 10, y, cell, down=True)
     for i, row in enumerate(mask):
         for j, seen in enumerate(row):
+            place = f'x="{x + j * cell + 1:g}" y="{y + i * cell + 1:g}"'
             kind = streams[j] if seen else "none"
-            out.append(
-                f'<rect class="{kind}" x="{x + j * cell + 1:g}" y="{y + i * cell + 1:g}" width="{cell - 2:g}" height="{cell - 2:g}" rx="2"/>'
-            )
+            out.append(f'<rect class="{kind}" {place} width="{cell - 2:g}" height="{cell - 2:g}" rx="2"/>')
     return out
 
 
 def programs() -> str:
     """One sequence of tokens under each of the six programs."""
     out = [label(4, 16, "One training sequence", "bold")]
-    parts = (
-        ("c c", CONTEXT, "context"),
-        ("a a", ACTION, "problem 0"),
-        ("f f  a a", FUTURE, "problem 1"),
-        ("f f", FUTURE, "clean copy"),
-    )
     x = 4
-    for k, (letters, stream, name) in enumerate(parts):
-        wide = (70, 84, 118, 98)[k]
+    for letters, name, wide in (
+        ("cc", "context", 70),
+        ("aa", "problem 0", 84),
+        ("ffaa", "problem 1", 118),
+        ("ff", "clean copy", 98),
+    ):
         out.append(f'<rect class="box" x="{x}" y="26" width="{wide}" height="40" rx="6"/>')
-        spans = [
-            f'<tspan class="bold {({"c": CONTEXT, "a": ACTION, "f": FUTURE})[c]}">{c} </tspan>'
-            for c in letters
-            if c != " "
-        ]
+        spans = [f'<tspan class="bold {STREAMS[c]}">{c} </tspan>' for c in letters]
         out.append(f'<text x="{x + wide / 2}" y="43" class="middle">{"".join(spans)}</text>')
         out.append(label(x + wide / 2, 59, name, "small middle"))
         x += wide + 7

@@ -1,11 +1,10 @@
-"""Hooks of the documentation's site: the front page is README.md, and each room of the library gets a page of its API."""
+"""Hooks of the documentation's site: README.md is the front page, and each room of the library gets an API page."""
 
 from __future__ import annotations
 
 import posixpath
 import re
 from pathlib import Path
-from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -24,7 +23,7 @@ def modules(room: Path) -> list[str]:
     )
     names = (p.relative_to(PACKAGE.parent).with_suffix("").parts for p in files)
     names = (n[:-1] if n[-1] == "__init__" else n for n in names)
-    return sorted((".".join(n) for n in names if not any(part.startswith("_") for part in n)))
+    return sorted(".".join(n) for n in names if not any(part.startswith("_") for part in n))
 
 
 def api_pages() -> dict[str, str]:
@@ -51,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links to what is not on the site (examples, the licence, folders) become their text and, if that differs, the path."""
+    """Links to what is not on the site (examples, the licence, folders) become text, with the path where it differs."""
 
     def shown(match: re.Match[str]) -> str:
         text, target = match.groups()
