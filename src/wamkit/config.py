@@ -21,7 +21,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from wamkit.types import WamkitError
+from wamkit.errors import WamkitError
 
 T = TypeVar("T")
 SCALARS = (bool, int, float, str, type(None))

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from wamkit.types import WamkitError
+from wamkit.errors import WamkitError
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.nn.backbones.base import Backbone
 from wamkit.types import Observation, Query
 
@@ -34,7 +35,7 @@ class Latency:
 
 
 def query_latency(
-    model: Family, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
+    model: Model, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
 ) -> Latency:
     """Times `query`, asked about the observations in turn, `repeats` times after a tenth as many to warm up.
 
@@ -42,7 +43,7 @@ def query_latency(
     answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
     Blind spot: a machine that does other work; compare only what was timed on one machine within one sitting.
     """
-    clock = _Clock(model)
+    clock = _Clock(model.family)
     n = model.default_steps(query) if model.denoises(query) else 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
