@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import atomic_write, check_bounds, digest, without_nan
+from wamkit.config import check_bounds, digest, without_nan
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
@@ -22,6 +22,7 @@ from wamkit.eval.results import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts, success_interval
 from wamkit.families.base import Family, unsupported
+from wamkit.files import atomic_write
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
