@@ -18,8 +18,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from wamkit.errors import WamkitError
 from wamkit.files import atomic_write
-from wamkit.types import WamkitError
 
 T = TypeVar("T")
 SCALARS = (bool, int, float, str, type(None))

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from wamkit.types import WamkitError
+from wamkit.errors import WamkitError
 
 
 class StoreError(WamkitError):

@@ -11,8 +11,8 @@ from wamkit.config import check_bounds, without_nan
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.forecast_vs_execution import ExecutionScore, diagnosis, execution_score, executions, films
 from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import load
 from wamkit.types import WamkitError
 from wamkit.viz.images import save_video, side_by_side
 

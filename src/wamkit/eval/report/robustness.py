@@ -19,9 +19,9 @@ from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
 from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.eval.suites.robustness import SEVERITIES, Curve, looks, plan, robustness
 from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.runs.run import load
 from wamkit.types import WamkitError
 
 PICTURED = 2
@@ -72,8 +72,8 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
     Raises WamkitError before anything is played: for an argument out of range, an environment without factors, an unknown factor or
     task, a query that the model doesn't know, or seeds that it was trained on.
     """
-    saved, model = load_checkpoint(args.run), load(args.run, robot=args.robot or None)
-    if model.robot is None and (robots := saved.config.get("robots")):
+    saved, model = load_checkpoint(args.run), load(args.run, embodiment=args.robot or None)
+    if model.embodiment is None and (robots := saved.config.get("robots")):
         raise WamkitError(f"{args.run} knows several robots; say which one acts: --env NAME --robot {'|'.join(robots)}")
     source = _source(args, saved.config["source"])
     if (

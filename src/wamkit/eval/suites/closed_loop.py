@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from wamkit.config import check_bounds, digest, from_dict
 from wamkit.envs.base import held_out_seeds, make_env
 from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.checkpoint import weights_hash
-from wamkit.runs.run import load
 from wamkit.types import Episode, Observation, Query
 from wamkit.workers import run_parallel
 
@@ -99,7 +99,7 @@ def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], p
     """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
     p = protocol
     policy = _Told(
-        Policy(_model(str(run), robot=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
+        Policy(_model(str(run), embodiment=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
         dict(p.text).get(task),
     )
     env = make_env(p.env, task=task, **dict(p.options))

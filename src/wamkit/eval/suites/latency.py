@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.nn.backbones.mixture_of_transformers import Mixture
 from wamkit.nn.backbones.transformer import Trunk
 from wamkit.nn.tokens import ContextTokens
@@ -36,7 +36,7 @@ class Latency:
 
 
 def query_latency(
-    model: Family, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
+    model: Model, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
 ) -> Latency:
     """Times `query`, asked about the observations in turn, `repeats` times after a tenth as many to warm up.
 
@@ -44,7 +44,7 @@ def query_latency(
     answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
     Blind spot: a machine that does other work; compare only what was timed on one machine within one sitting.
     """
-    clock = _Clock(model)
+    clock = _Clock(model.family)
     n = model.default_steps(query) if model.denoises(query) else 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
