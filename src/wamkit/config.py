@@ -36,7 +36,7 @@ def nearest(name: object, options: Iterable[str]) -> str:
 
 
 def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
-    """Raises ConfigError naming the field where a number of `config` is not in its closed interval: check_bounds(c, steps=(1, inf)).
+    """Raises ConfigError for a field of `config` outside its closed interval: check_bounds(c, steps=(1, inf)).
 
     Numbers are finite in any case. A tuple of them must hold one at least, all of them inside.
     """
@@ -130,7 +130,7 @@ def save_json(path: str | Path, obj: Any) -> None:
 
 
 def without_nan(x: Any) -> Any:
-    """`x`, of mappings, lists, tuples and leaves, with None for floats that JSON does not know: NaN and the infinities."""
+    """`x`, of mappings, lists, tuples and leaves, with None for floats that JSON does not have: NaN and infinities."""
     if isinstance(x, Mapping):
         return {k: without_nan(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):

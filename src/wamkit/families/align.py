@@ -46,7 +46,7 @@ class AlignConfig(PolicyConfig, TrunkConfig):
     """Depth in the backbone at which the queries are read, as a share of its blocks."""
     teachers: tuple[Teacher, ...] = ("ema",)
     pretrained: str = ""
-    """For the teacher `pretrained`: a local path or a hub id of any vision encoder that `transformers.AutoModel` loads."""
+    """For the teacher `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads."""
     decay: Share = 0.995
     """Decay of the moving average that is the teacher `ema`."""
 

@@ -1,6 +1,7 @@
-"""`bc`: behaviour cloning, the control that a World Action Model is compared with. Not a WAM: it models p(a | o, l) alone.
+"""`bc`: behaviour cloning, the control that World Action Models are compared with. Not a WAM: it models p(a | o, l).
 
-It has the same context, backbone and action head as `unified`, trained on actions alone, and answers one query, the policy.
+It has the same context, backbone and action head as `unified`, trained on actions alone, and answers one query, the
+policy.
 """
 
 from __future__ import annotations

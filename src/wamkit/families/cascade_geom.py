@@ -1,15 +1,15 @@
 """`cascade_geom`: a flow planner imagines the motion of every scene point, and geometry reads the actions off it.
 
 Stands for the leaf cascaded / explicit / geometric extraction (AVDC, arXiv:2310.08576; Im2Flow2Act, arXiv:2407.15208;
-3DFlowAction, arXiv:2506.06199). The plan is a "flow image": displacements in metres, at every future frame, of a grid of
-points that a depth camera sees now. Rigid motions fitted to it (weighted Kabsch) give the motion of the hand and of the
-object that it moves; a proportional controller follows. No action label is used in training, so videos without actions
-teach it as much.
+3DFlowAction, arXiv:2506.06199). The plan is a "flow image": displacements in metres, at every future frame, of a grid
+of points that a depth camera sees now. Rigid motions fitted to it (weighted Kabsch) give the motion of the hand and of
+the object that it moves; a proportional controller follows. No action label is used in training, so videos without
+actions teach it as much.
 
 Departures from the reference code:
-* Points are anchored in the present frame: no tracker and no segmentation at run time. AVDC needs the object's true mask
-  and an optical flow between imagined frames; here a robot knows which points lie on itself, and other moving points are
-  the object.
+* Points are anchored in the present frame: no tracker and no segmentation at run time. AVDC needs the object's true
+  mask and an optical flow between imagined frames; here a robot knows which points lie on itself, and other moving
+  points are the object.
 * Flow in three dimensions from the start, so a rigid fit is one SVD. AVDC searches 2-D flow for it with `minimize` and
   up to 50 random restarts, and keeps points that left the image on its border.
 * The hand's own motion is part of the plan, as in no reference: they know grasps from elsewhere and move objects. It
@@ -83,9 +83,9 @@ def waypoints(points: Tensor, flow: Tensor, hand: Tensor, config: CascadeGeomCon
     flow: (B, F, K, 3), imagined.
     hand: (B, 3), in the same frame.
 
-    Without contact, the hand moves as the robot's points around it do. Where the rigid motion of the other moving points
-    agrees with that, the hand is in contact, and p' = T p with the object's T, as in AVDC, is mixed in. Points that are
-    driven away from the hand are pushed.
+    Without contact, the hand moves as the robot's points around it do. Where the rigid motion of the other moving
+    points agrees with that, the hand is in contact, and p' = T p with the object's T, as in AVDC, is mixed in. Points
+    that are driven away from the hand are pushed.
     """
     x, robot = points[:, None, :, :3], points[:, None, :, 3]
     y, near = x + flow, torch.exp(-0.5 * ((x - hand[:, None, None]).norm(dim=-1) / config.reach).square())
@@ -106,8 +106,8 @@ def waypoints(points: Tensor, flow: Tensor, hand: Tensor, config: CascadeGeomCon
 def controller(frame_offsets: Sequence[int], chunk: int, config: CascadeGeomConfig) -> Tensor:
     """The matrix (A, F) from displacements between consecutive waypoints to actions.
 
-    The hand follows its target `lag` steps behind, so step i asks for the speed that is planned `lag` steps later. Speeds
-    are given in the middle of each interval, linear between, constant beyond.
+    The hand follows its target `lag` steps behind, so step i asks for the speed that is planned `lag` steps later.
+    Speeds are given in the middle of each interval, linear between, constant beyond.
     """
     ends = np.array((0, *frame_offsets), float)
     middle, at = (ends[1:] + ends[:-1]) / 2, np.arange(chunk) + 0.5 + config.lag

@@ -142,7 +142,7 @@ class Discrete(Family):
         return to_digits(self.normalizer.encode("action", action_BAa) / self.config.reach, self.config.bins)
 
     def actions(self, bins_BAa: Tensor) -> Tensor:
-        """The inverse, up to rounding and clipping: (B, A, a) in robot units. Means of several bins lie between them."""
+        """The inverse, up to rounding and clipping: (B, A, a) in robot units. Means of bins lie between them."""
         return self.normalizer.decode("action", from_digits(bins_BAa, self.config.bins) * self.config.reach)
 
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
@@ -153,7 +153,7 @@ class Discrete(Family):
         return {"clipped": masked_mean(far.float(), batch.action_known()).mean().item(), "codes": codes.item()}
 
     def attention_layout(self, first: str = "") -> tuple[list[Segment], Tensor]:
-        """Block by block, where `first` (ACTION or FUTURE; by default the joint query's) is written before the other."""
+        """Block by block. first: the modality that is written before the other; by default the joint query's."""
         first = first or {"cot": FUTURE, "world": ACTION}[self.config.joint]
         segments, blocks = [Segment(CONTEXT, self.at[ACTION])], [(CONTEXT, 0)]
         for name, (count, size) in self.shape.items():

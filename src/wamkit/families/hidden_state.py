@@ -10,9 +10,9 @@ to actions. In training the future's noise level is independent of the action's 
 without imagination (`imagine` off: one video pass over pure noise, which asks for the future) and with it (`imagine`
 on: the video is denoised first). At level 0 a real future makes the head an inverse dynamics model.
 
-Departures from the reference code: noise of the feature pass is seeded (VPP draws it anew at every call, unseeded); rows
-without actions train the video (Fast-WAM's release refuses them); the level that a policy query uses, 1, is trained
-exactly.
+Departures from the reference code: noise of the feature pass is seeded (VPP draws it anew at every call, unseeded);
+rows without actions train the video (Fast-WAM's release refuses them); the level that a policy query uses, 1, is
+trained exactly.
 """
 
 from __future__ import annotations

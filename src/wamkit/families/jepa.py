@@ -1,4 +1,4 @@
-"""`jepa`: the backbone predicts the future in the space of a slowly following encoder; actions are flow-matched beside it.
+"""`jepa`: the backbone predicts the future in the space of a slowly following encoder, beside flow-matched actions.
 
 Stands for the leaf joint / autoregressive / predictive-latent (VLA-JEPA). The backbone sees the present alone: context,
 a few latent queries for each transition between frames, and action queries. A small predictor then rolls the embedding

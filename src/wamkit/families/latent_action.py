@@ -60,7 +60,7 @@ class LatentActionConfig(PolicyConfig, TrunkConfig):
     inverse_shift: Positive = 9.0
     """Shift of the action's noise levels of those rows towards noise: trained where they are sampled, in one step."""
     inverse_steps: Count = 1
-    """Steps of inverse queries: one Euler step from pure noise gives the mean, the best estimate of the executed actions."""
+    """One step from pure noise gives the mean of the model's belief about the executed actions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,8 @@ Stands for the leaf joint / autoregressive / explicit-decoupled (GR-1, arXiv:231
 the history, step by step (`window.past_offsets`), each step seeing itself and earlier ones. [ACT] and [OBS] queries of
 the present step attend to it, and no token attends to them, not even they to each other: given the history, action and
 future are conditionally independent, so the family answers neither forward nor inverse dynamics. One pass answers
-policy, video and joint at once, with one best guess instead of a sample: nothing is denoised, and no seed is drawn from.
+policy, video and joint at once, with one best guess instead of a sample: nothing is denoised, and no seed is drawn
+from.
 
 Departures from the reference code: the action head has a non-linearity (the backbone's last block; GR-1's own MLP has
 none). A chunk is predicted instead of one step, since regression to single actions averages over modes at every step.
@@ -63,7 +64,7 @@ class QueryAR(Family):
         return codec_stages(self, "context", "future.stream", "action", "trunk")
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
-        """Step-causal: the present comes last, the instruction before all; queries see all steps and are keys to none."""
+        """Step-causal: instruction first, present last; queries see all steps and are keys to none."""
         step, past = self.context.cells + 1, self.spec.past_offsets
         segments = [Segment("now", step), Segment("text", 1), *(Segment(f"{offset}", step) for offset in past)]
         segments += [Segment("action query", self.action.length), Segment("future query", self.future.cells)]

@@ -37,8 +37,8 @@ class SharedRepConfig(PolicyConfig, ActionHeadConfig, CodecConfig, TrunkConfig):
     modes: tuple[float, float, float, float, float] = (0.3, 0.2, 0.2, 0.2, 0.1)
     """Shares of rows that train policy, joint, forward, inverse, video."""
     least_masked: float = 0.7
-    """Smallest share of cells that is masked where the future is predicted; shares follow a normal law around 1, cut off
-    there."""
+    """Smallest share of cells that is masked where the future is predicted; shares follow a normal law around 1, cut
+    off there."""
     rounds: Count = 4
     """Rounds in which a query unmasks the future."""
     denoising_steps: Count = 8
@@ -54,7 +54,7 @@ class SharedRepConfig(PolicyConfig, ActionHeadConfig, CodecConfig, TrunkConfig):
 
 
 class SlotHead(nn.Module):
-    """A head that denoises a slot's latents given its representation: a residual MLP a token, which sees no neighbour."""
+    """A head that denoises a slot's latents given its representation: a residual MLP a token, blind to neighbours."""
 
     def __init__(self, channels: int, width: int):
         super().__init__()
@@ -127,7 +127,11 @@ class SharedRep(Family):
     def _represent(
         self, context: list[Tokens], slots: Tensor, visible: Tensor, action: Tensor, given: Tensor
     ) -> Tensor:
-        """The shared representation (B, F * cells, D). visible: bool (B, F * cells). given: bool (B,), of the actions."""
+        """The shared representation (B, F * cells, D).
+
+        visible: bool (B, F * cells), the slots that are not masked.
+        given: bool (B,), the rows whose actions are given.
+        """
         frames, cells = self.future.frames, self.future.cells
         z = torch.where(visible.unsqueeze(-1), self.known_z(slots), self.masked_z).unflatten(1, (frames, cells))
         steps = action.reshape(len(action), self.spec.chunk, -1)

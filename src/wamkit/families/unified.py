@@ -7,7 +7,8 @@ The methods are switches:
 
 * UWM, GJD: the defaults; `targets.modes` gives the share of each conditional in training.
 * PAD: `conditioning` "channel" and `targets.shared_level`, one noise level for both.
-* VideoVLA: `targets.shared_level`, trained on the joint alone (`targets.modes` 1 0 0 0) and acting by the query `joint`.
+* VideoVLA: `targets.shared_level`, trained on the joint alone (`targets.modes` 1 0 0 0) and acting by the query
+  `joint`.
 * DreamZero: `chunk_causal` over `window.past_offsets`, with `targets.shared_level`; keys are kept from query to query
   (`nn.history`). Its fast form, actions in one step from frames at high noise, is a large `targets.future_shift` and
   one step.
@@ -54,8 +55,9 @@ class UnifiedConfig(ActionConfig, CodecConfig, TrunkConfig):
     policy_steps: Count = 4
     """Steps of policy queries."""
     inverse_steps: Count = 1
-    """Steps of inverse queries. One Euler step from pure noise gives the mean of the model's belief, since v = eps - E[x]
-    there: the best estimate of the executed actions. More steps draw a sample, with twice the squared error."""
+    """Steps of inverse queries. One Euler step from pure noise gives the mean of the model's belief, since there
+    v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
+    error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

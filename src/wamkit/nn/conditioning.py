@@ -1,10 +1,10 @@
-"""How the context reaches noisy tokens: the taxonomy's axis of conditioning, for a fixed backbone.
+"""Conditioning: how the context reaches noisy tokens, the taxonomy's axis of that name, for a fixed backbone.
 
-prefix    context tokens stand in the sequence and pass through the backbone with it (the field's in-context conditioning)
-channel   concatenated on channels before the backbone (UniPi, PAD): a projection of the token and the context
-cross     every block attends to the encoder's tokens, which no block changes (cross-attention)
-adaln     the context scales and shifts the norms of every block (UWM's AdaLN, in PixArt's cheap form: one for all blocks,
-          plus offsets)
+* prefix: context tokens stand in the sequence and pass through the backbone with it (in-context conditioning).
+* channel: concatenated on channels before the backbone (UniPi, PAD), a projection of the token and the context.
+* cross: every block attends to the encoder's tokens, which no block changes (cross-attention).
+* adaln: the context scales and shifts the norms of every block (UWM's AdaLN, in PixArt's cheap form: one for all
+  blocks, plus offsets).
 
 In all four, a future token starts from the present image's token of its cell (`FutureLatents.tokens`). `channel` and
 `adaln` receive one projection of all context tokens, not their mean, so that positions in the image survive.

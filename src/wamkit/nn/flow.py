@@ -59,7 +59,7 @@ def denoise(steps: int, shift: float = 1.0, until: float = 0.0) -> tuple[float, 
 
 
 def slow(schedule: tuple[float, ...], every: int) -> tuple[float, ...]:
-    """`schedule` that moves at every `every`-th step only (DUST's asynchronous sampling): as many steps, fewer levels."""
+    """`schedule`, moving at every `every`-th step only (DUST's asynchronous sampling): as many steps, fewer levels."""
     last = len(schedule) - 1
     return tuple(schedule[min(i // every * every, last)] if i < last else schedule[last] for i in range(last + 1))
 

@@ -109,7 +109,8 @@ class ActionChunk(nn.Module):
         return self.pack(action_BAa, normalizer).masked_fill(~self.valid(batch), 0)
 
     def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch) -> Tokens:
-        """Noisy actions to tokens, for a denoised stream. Dimensions that a row's robot lacks are 0, neither noise nor data."""
+        """Noisy actions to tokens, for a denoised stream. Dimensions that a row's robot lacks are 0, neither noise nor
+        data."""
         if batch.action_dim_valid is not None:
             has = batch.action_dim_valid.repeat(1, self.channels // self.shape[1]).unsqueeze(1)
             x_BLc = x_BLc.masked_fill(~has, 0)
@@ -124,8 +125,8 @@ class ActionChunk(nn.Module):
         return normalizer.decode("action", x_BLc.reshape(len(x_BLc), *self.shape))
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
-        """True for values of `pack` that are evidence: steps inside the episode, of rows with actions, in dimensions that
-        the row's robot has."""
+        """True for values of `pack` that are evidence: steps inside the episode, of rows with actions, in dimensions
+        that the row's robot has."""
         return batch.action_known().reshape(len(batch), self.length, self.channels)
 
 

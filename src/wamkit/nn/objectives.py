@@ -41,8 +41,8 @@ class TargetConfig:
     modes: tuple[float, float, float, float] = (0.25, 0.25, 0.35, 0.15)
     """Shares of rows that train joint, forward, inverse, video."""
     future_shift: Annotated[float, Between(1e-6, inf)] = 3.0
-    """Shift of the future's noise levels towards noise, in training and sampling. Its many values are redundant, so that
-    events are decided at high noise, and below it only appearance."""
+    """Shift of the future's noise levels towards noise, in training and sampling. Its many values are redundant, so
+    that events are decided at high noise, and below it only appearance."""
     inverse_shift: Annotated[float, Between(1e-6, inf)] = 9.0
     """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
     shared_level: bool = False
@@ -85,8 +85,10 @@ class TrainingTargets:
         return (self.mode == WORLD.index(query)).view(-1, 1, 1)
 
     def visible(self, segments: Sequence[Segment], seen_SS: Bool[Tensor, "S S"]) -> Bool[Tensor, "B 1 L L"]:
-        """The mask of a batch from the table of its segments. A stream at sigma = 1 is absent: the future of a `video` row
-        does not see the action tokens of its problem."""
+        """The mask of a batch from the table of its segments.
+
+        A stream at sigma = 1 is absent: the future of a `video` row does not see the action tokens of its problem.
+        """
         device = self.mode.device
         action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.problem == 1) for s in segments])
         absent_LK = (action_L & ~action_L.unsqueeze(1)).to(device)
@@ -192,7 +194,7 @@ class JointStreams:
         config: TargetConfig,
         imagine: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
-        """First states and schedules of the streams that `query` gives or asks for; of the future too with `imagine`."""
+        """First states and schedules of the streams that `query` gives or asks for, and of the future with `imagine`."""
         state: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.

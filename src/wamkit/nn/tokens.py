@@ -97,7 +97,7 @@ def ngram_ids(text: str, buckets: int) -> tuple[int, ...]:
 
 
 class TextTable(nn.Module):
-    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759) -> (B, 1, D)."""
+    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759)."""
 
     def __init__(self, width: int, buckets: int = 4096):
         super().__init__()
@@ -114,10 +114,10 @@ class TextTable(nn.Module):
 
 
 class ContextTokens(nn.Module):
-    """The encoder of observations: image, proprioception and instruction now, then images and proprioception of the past.
+    """The encoder of observations: image, proprioception and instruction now, then images and proprioception before.
 
-    proprio_noise: deviation, in normalised units, of the noise that training adds to proprioception. Without it a policy
-        reads its own trajectory off the joints and ignores the images.
+    proprio_noise: deviation, in normalised units, of the noise that training adds to proprioception. Without it a
+        policy reads its own trajectory off the joints and ignores the images.
     """
 
     def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0):

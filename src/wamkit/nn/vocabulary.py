@@ -33,8 +33,8 @@ def split_digits(codes: Tensor, levels: int, n: int) -> Int[Tensor, "... n"]:
 
 
 class Vocabulary(nn.Module):
-    """Ids of all tokens: the words, then the codes of each kind, then the markers: one that begins a block of each kind,
-    and `blank`, in place of a code that is not written.
+    """Ids of all tokens: the words, then the codes of each kind, then the markers: one that begins a block of each
+    kind, and `blank`, in place of a code that is not written.
 
     words: number of ids that words and word pairs are hashed to.
     kinds: kind -> number of its codes.
@@ -59,7 +59,8 @@ class Vocabulary(nn.Module):
         return torch.stack([self.table(i.to(self.table.weight.device)).mean(0, keepdim=True) for i in ids])
 
     def logits(self, kind: str, y: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        """Outputs of the backbone to logits over the codes of one kind, in float32; a token's place determines its kind."""
+        """Outputs of the backbone to logits over the codes of one kind, in float32; a token's place determines its
+        kind."""
         rows = slice(self.start[kind], self.start[kind] + self.size[kind])
         return F.linear(y, self.head.weight[rows], self.head.bias[rows]).float()
 
@@ -81,8 +82,8 @@ class Vocabulary(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Codes from outputs of the backbone and uniform draws `u` (...), their values, and their probabilities.
 
-        At temperature 0 nothing is drawn: the likeliest code, or with `mean`, for ordered codes, the one nearest to their
-        mean; its value is then the mean itself, between the codes.
+        At temperature 0 nothing is drawn: the likeliest code, or with `mean`, for ordered codes, the one nearest to
+        their mean; its value is then the mean itself, between the codes.
         """
         p = torch.softmax(self.logits(kind, y) / (temperature or 1), -1)
         if temperature:

@@ -26,6 +26,7 @@ from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
+from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Batch, Spec, WamkitError
 
 _PHI = (np.sqrt(5.0) - 1) / 2
@@ -286,9 +287,12 @@ def _shares(config: MixtureConfig, stores: Sequence[Store], chosen: Sequence[Seq
 def mixture_spec(
     mixture: Mixture, config: MixtureConfig, chunk: int, frame_offsets: tuple[int, ...], past_offsets: tuple[int, ...]
 ) -> Spec:
-    """Shapes and clocks of the model that a mixture trains. Raises WamkitError where pictures cannot be cut into 16x16 cells."""
-    if any(n % 16 for n in config.size):
-        raise WamkitError(f"size {config.size}: height and width must be multiples of 16")
+    """Shapes and clocks of the model that a mixture trains.
+
+    Raises WamkitError when images are not a whole number of image tokens.
+    """
+    if any(n % ImageTokens.stride for n in config.size):
+        raise WamkitError(f"size {config.size}: height and width must be multiples of {ImageTokens.stride}")
     robot = next(iter(mixture.robots.values()))
     return Spec(
         cameras=config.views,

@@ -52,8 +52,8 @@ class FrameCodec(Autoencoder):
     def encode(
         self, future: Float[Tensor, "B F 3 H W"], current: Float[Tensor, "B 3 H W"] | None = None
     ) -> Float[Tensor, "B F L c"]:
-        """Each cell normalised to mean 0 and deviation 1, or rounded to `levels` values in [-1, 1], with the gradient of
-        the unrounded value (straight through)."""
+        """Each cell normalised to mean 0 and deviation 1, or rounded to `levels` values in [-1, 1], with the gradient
+        of the unrounded value (straight through)."""
         B, count = future.shape[:2]
         pair = torch.cat([future.flatten(0, 1), current.repeat_interleave(count, 0)], 1)
         pair = pair.contiguous(memory_format=torch.channels_last)

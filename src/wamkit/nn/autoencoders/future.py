@@ -76,8 +76,8 @@ class FutureLatents(FutureCodec):
         return row_noise(generators, (self.cells, self.channels), device)
 
     def tokens(self, z_BLc: Tensor, sigma_B: Tensor, context: Sequence[Tokens]) -> Tokens:
-        """Noisy latents to tokens. Each starts from the present image's token of its cell, so that the backbone predicts
-        the change: the field's channel concatenation (UniPi, PAD), by addition."""
+        """Noisy latents to tokens. Each starts from the present image's token of its cell, so that the backbone
+        predicts the change: the field's channel concatenation (UniPi, PAD), by addition."""
         return self.stream.tokens(z_BLc, sigma_B).plus(self.present(context))
 
     def present(self, context: Sequence[Tokens]) -> Float[Tensor, "B L D"]:
@@ -121,8 +121,8 @@ class CodeConfig:
             )
         if self.size > 2**16:
             raise ConfigError(
-                f"levels ** numbers = {self.levels} ** {self.numbers} codes: must be at most {2**16}; take fewer levels, "
-                "or more codes of fewer numbers"
+                f"levels ** numbers = {self.levels} ** {self.numbers} codes: must be at most {2**16}; "
+                "take fewer levels, or more codes of fewer numbers"
             )
 
     @property

@@ -70,7 +70,7 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     def from_pretrained(cls, path: str) -> Self:
-        """A backbone with released weights, from a local folder or a hub id. Raises WamkitError where there are none."""
+        """A backbone with released weights, from a local folder or a hub id. Raises WamkitError if there are none."""
         raise WamkitError(f"{cls.__name__} has no released weights, so there is nothing to load from {path!r}")
 
 

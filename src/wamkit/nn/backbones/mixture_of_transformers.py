@@ -1,8 +1,8 @@
 """A mixture of transformers: one expert (norms, projections, MLP) a stream, one attention over all of them.
 
-Mixture-of-Transformers (arXiv:2411.04996), as in LingBot-VA, Motus and Fast-WAM. Streams may differ in width: all experts project
-to one attention width. Gradients between streams are data too: a pair (query, key) in `detach` lets the query's stream
-read the key's stream without sending gradients back.
+Mixture-of-Transformers (arXiv:2411.04996), as in LingBot-VA, Motus and Fast-WAM. Streams may differ in width: all
+experts project to one attention width. Gradients between streams are data too: a pair (query, key) in `detach` lets the
+query's stream read the key's stream without sending gradients back.
 """
 
 from __future__ import annotations
