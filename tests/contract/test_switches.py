@@ -112,7 +112,9 @@ def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
     assert torch.equal(drawn.sigma["future"], drawn.sigma["action"])
     assert not torch.equal(drawn.sigma["future"], drawn.sigma["policy"])
     mixed = TargetConfig(shared_level=True)
-    drawn = sample_targets(batch, model.future, model.action, normalizer, mixed, model.queries, torch.Generator().manual_seed(2))
+    drawn = sample_targets(
+        batch, model.future, model.action, normalizer, mixed, model.queries, torch.Generator().manual_seed(2)
+    )
     given = [drawn.is_(q).flatten() for q in (Query.FORWARD, Query.VIDEO)]
     assert any(g.any() for g in given)
     assert (drawn.sigma["action"][given[0]] == 0).all() and (drawn.sigma["action"][given[1]] == 1).all()

@@ -87,8 +87,7 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
     assert int(np.argmax(demo.success)) == len(demo) - 1 - config.steps_after_success
     noise = demo.action - demo.action_expert
     assert 0.1 < np.abs(noise).mean() < 0.3 and np.abs(demo.action).max() <= 1
-    env.render_images = False
-    env.restore(demo.snapshots[20])
+    env.restore(demo.snapshots[20], render=False)
     np.testing.assert_array_equal(env.expert()(np.random.default_rng(0)), demo.action_expert[20])
     for from_reset in (True, False):
         job = jobs["off-expert", from_reset]
