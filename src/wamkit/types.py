@@ -22,9 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8, UInt16
 from torch import Tensor
 
-
-class WamkitError(Exception):
-    """Base of every error that wamkit raises on purpose: says what was wrong, where, and what to do."""
+from wamkit.errors import WamkitError
 
 
 class UnsupportedQuery(WamkitError):

@@ -13,7 +13,7 @@ from wamkit.eval.metrics.intervals import clopper_pearson, wilson
 from wamkit.eval.results import ACTION, CLOSED_LOOP, VISUAL, Row, Table
 from wamkit.eval.suites.closed_loop import Record, outcomes
 from wamkit.eval.suites.open_loop import Imagination
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Interval
 
 
@@ -44,7 +44,7 @@ def success_table(records: Sequence[Record], note: str = "") -> Table:
     return Table("closed_loop", "Does it solve the tasks?", how, tuple(rows), CLOSED_LOOP)
 
 
-def fidelity_table(model: Family, result: Imagination) -> Table:
+def fidelity_table(model: Model, result: Imagination) -> Table:
     """Quality of imagined futures of demonstrations per query and horizon, and the codec's ceiling."""
     rows = []
     for query in (q for q in ("joint", "video", "forward", "ceiling") if q in result.fidelity):
