@@ -22,7 +22,6 @@ from scipy.integrate import quad
 from scipy.spatial.distance import directed_hausdorff
 from skimage import metrics as skimage
 
-from wamkit.config import atomic_write
 from wamkit.eval.metatest.expectations_action import (
     HELPERS,
     counterfactual_suite,
@@ -44,6 +43,7 @@ from wamkit.eval.metrics.video_distribution import ClipFeatures, gaussian_freche
 from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
 from wamkit.eval.suites.forecast_consistency import auc
 from wamkit.experiments.page import table
+from wamkit.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _(rng: np.random.Generator) -> float:
     pairs = [(i, j) for i in range(8) for j in range(8) if i != j]
     theirs = sum(kernel(a[i], a[j]) + kernel(b[i], b[j]) - 2 * kernel(a[i], b[j]) for i, j in pairs) / len(pairs)
     real, made = (ClipFeatures("random", x, np.arange(8)) for x in (a, b))
-    return abs(polynomial_mmd(real, made, 0, targets=2).value.value - theirs)
+    return abs(polynomial_mmd(real, made, 0, draws=2).value.value - theirs)
 
 
 @against("Fréchet formula", "SciPy's square root of matrices")
@@ -230,18 +230,18 @@ def _(rng: np.random.Generator) -> float:
 @against("difference of interquartile means", "the middle half")
 def _(rng: np.random.Generator) -> float:
     x = rng.random((4, 8))
-    return abs(iqm(x, 0, targets=2).value - np.sort(x.ravel())[8:24].mean())
+    return abs(iqm(x, 0, draws=2).value - np.sort(x.ravel())[8:24].mean())
 
 
 @against("probability of improvement", "SciPy's Mann-Whitney")
 def _(rng: np.random.Generator) -> float:
     a, b = rng.integers(6, size=(2, 5, 3)).astype(float)
     u = [scipy.stats.mannwhitneyu(a[:, k], b[:, k]).statistic / 25 for k in range(3)]
-    return abs(probability_of_improvement(a, b, 0, targets=2).value - np.mean(u))
+    return abs(probability_of_improvement(a, b, 0, draws=2).value - np.mean(u))
 
 
 def parity(name: str) -> float:
-    """The largest difference over five targets."""
+    """The largest difference over five draws."""
     return max(PARITY[name][1](np.random.default_rng(seed)) for seed in range(5))
 
 

@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
 from wamkit.config import nearest
-from wamkit.types import WamkitError
+from wamkit.errors import WamkitError
 
 T = TypeVar("T")
 

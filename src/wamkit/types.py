@@ -22,9 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8, UInt16
 from torch import Tensor
 
-
-class WamkitError(Exception):
-    """Base of every error that wamkit raises on purpose: says what was wrong, where, and what to do."""
+from wamkit.errors import WamkitError
 
 
 class UnsupportedQuery(WamkitError):
@@ -161,7 +159,7 @@ class Batch:
     def __len__(self) -> int:
         return self.obs.shape[0]
 
-    def action_known(self) -> Bool[Tensor, "B A a"]:
+    def action_mask(self) -> Bool[Tensor, "B A a"]:
         """Which numbers of `action` were done: steps inside the episode, of rows with actions, in dimensions that the robot has."""
         step = (self.action_valid & self.has_action.unsqueeze(1)).unsqueeze(2)
         every = torch.ones_like(self.action[:, :1], dtype=torch.bool)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from wamkit.types import WamkitError
+from wamkit.errors import WamkitError
 
 J = TypeVar("J")
 R = TypeVar("R")

@@ -277,7 +277,7 @@ class Forgetful(MetaWorld):
     ("cls", "message"),
     [
         (Drifting, "determinism.*another episode"),
-        (Stale, "variety.*same picture"),
+        (Stale, "variety.*same image"),
         (Forgetful, "snapshot.*restored in"),
     ],
 )

@@ -115,12 +115,12 @@ class Runs:
 def test_initial_states_that_would_run_something_are_refused(tmp_path):
     path = tmp_path / "a.pruned_init"
     torch.save(Runs(tmp_path / "ran"), path)
-    with pytest.raises(WamkitError, match="no file of initial states"):
+    with pytest.raises(WamkitError, match="not a file of initial states"):
         initial_states(path)
     states = np.empty(2, object)
     states[:] = Runs(tmp_path / "ran")
     torch.save(states, path)
-    with pytest.raises(WamkitError, match="no file of initial states"):
+    with pytest.raises(WamkitError, match="not a file of initial states"):
         initial_states(path)
     assert not (tmp_path / "ran").exists()
 

@@ -17,6 +17,7 @@ from wamkit.data.loading.windows import Windows, observations
 from wamkit.envs import make_env
 from wamkit.eval.suites.open_loop import imagine
 from wamkit.families.base import FAMILIES
+from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.types import ObservationError, Query, WamkitError
@@ -27,7 +28,7 @@ SHAPE = {"task": TASK, "height": 64, "width": 64}
 
 @pytest.mark.parametrize("camera", ["corner2", "topview", "corner3"])  # mounted upside down, upright, upside down
 def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture_does(camera):
-    env = make_env("metaworld", **SHAPE, cameras=(camera,), points=SIDE)
+    env = make_env("metaworld", **SHAPE, cameras=(camera,), point_grid=SIDE)
     raw, _ = env.reset(seed=0)
     model, data, points = env._sim.model, env._sim.data, raw["point_cloud"]
     index, turned = model.camera(camera).id, env._renderer.turned[0]
@@ -50,7 +51,7 @@ def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture
 def recorded(tmp_path_factory) -> tuple[Store, Store]:
     """The same two episodes with and without points."""
     stores = []
-    for name, options in (("with", {"points": SIDE}), ("without", {})):
+    for name, options in (("with", {"point_grid": SIDE}), ("without", {})):
         out = tmp_path_factory.mktemp("points") / name
         config = CollectConfig(
             (TASK,), out, options={**options, "max_steps": 120}, episodes=1, off_expert=1, processes=1
@@ -99,13 +100,13 @@ def test_windows_beyond_the_end_stay_at_the_last_frame(recorded):
 
 def test_data_without_points_are_refused_with_the_option_that_collects_them(recorded, tmp_path, capsys):
     store = recorded[1]
-    with pytest.raises(StoreError, match=r"no scene points.*--options points=32"):
+    with pytest.raises(StoreError, match=r"no scene points.*--options point_grid=32"):
         spec_of(store, 16, (8, 16), (), points=True)
-    spec = dataclasses.replace(spec_of(store, 16, (8, 16)), points=SIDE)
-    with pytest.raises(WamkitError, match=r"no grid of 16 x 16 scene points.*--options points=16"):
+    spec = dataclasses.replace(spec_of(store, 16, (8, 16)), point_grid=SIDE)
+    with pytest.raises(WamkitError, match=r"no grid of 16 x 16 scene points.*--options point_grid=16"):
         Windows(open_frames(store.root)[0], spec, seed=0, batch_size=1)
     command = ["train", "--recipe", "metaworld-cascade_geom", "--data", str(store.root), "--out", str(tmp_path / "run")]
-    assert main(command) == 1 and "--options points=32" in capsys.readouterr().err
+    assert main(command) == 1 and "--options point_grid=32" in capsys.readouterr().err
 
 
 def test_other_families_do_not_carry_points(recorded):
@@ -131,7 +132,7 @@ def test_the_deviation_of_flow_is_that_of_moving_points_of_demonstrations(record
 def test_options_of_an_environment_come_from_the_command_line(tmp_path, capsys):
     command = ["collect", "--tasks", TASK, "--episodes", "0", "--off-expert", "1", "--off-expert-steps", "2"]
     command += ["--off-expert-skip", "0", "--processes", "1", "--out", str(tmp_path / "data")]
-    assert main([*command, "--options", "points=4", "height=32", "width=32", "text=open it"]) == 0
+    assert main([*command, "--options", "point_grid=4", "height=32", "width=32", "text=open it"]) == 0
     store = Store.open(tmp_path / "data")
     assert (
         store.layout.point_grid == 4 and store.layout.image_shape == (3, 32, 32) and store.episodes[0].text == "open it"
@@ -178,20 +179,20 @@ def test_a_robot_of_another_kind_is_refused(spec, normalizer):
         make("cascade_geom", dataclasses.replace(spec, action_dim=7), normalizer)
     cls = FAMILIES.get("cascade_geom")
     with pytest.raises(ConfigError, match="patch 5: must divide the points a side of their grid, 16"):
-        cls(cls.Config(patch=5), dataclasses.replace(spec, points=16), normalizer)
+        cls(cls.Config(patch=5), dataclasses.replace(spec, point_grid=16), normalizer)
 
 
 def test_points_that_are_missing_or_wrong_are_named(spec, normalizer, batch):
     model = make("cascade_geom", spec, normalizer)
     (good,) = observations(batch.rows(torch.tensor([0])))
-    model.sample(good, "policy", steps=1)
+    Model(model).sample(good, "policy", steps=1)
     for points, message in (
-        (None, r"observation 0: points are missing.*points=16"),
-        (good.points[:5], r"points: expected finite float32 \(256, 4\) as in training, got float32 \(5, 4\)"),
-        (np.full_like(good.points, np.nan), "points: expected finite"),
+        (None, r"observation 0: points are missing.*point_grid=16"),
+        (good.point_cloud[:5], r"points: expected finite float32 \(256, 4\) as in training, got float32 \(5, 4\)"),
+        (np.full_like(good.point_cloud, np.nan), "points: expected finite"),
     ):
         with pytest.raises(ObservationError, match=message):
-            model.sample(dataclasses.replace(good, points=points), "policy", steps=1)
+            Model(model).sample(dataclasses.replace(good, point_cloud=points), "policy", steps=1)
 
 
 def test_imagined_points_are_scored_against_standing_still(recorded):
@@ -201,7 +202,7 @@ def test_imagined_points_are_scored_against_standing_still(recorded):
     cls = FAMILIES.get("cascade_geom")
     numbers = {k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics(frames, spec).items()}
     model = cls(cls.Config(width=32, depth=1, heads=2), spec, Normalizer(numbers))
-    still = imagine(model, frames, progress=False)  # its head starts at zero: nothing moves
+    still = imagine(Model(model), frames, progress=False)  # its head starts at zero: nothing moves
     assert still.points.shape[1:] == (2, 3)
     for k in range(2):
         assert still.points_over_still(k).value == pytest.approx(1, abs=1e-5) and still.point_error(k) > 0.01

@@ -25,10 +25,10 @@ from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
 from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, Actor, rollout
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.runs.run import load
 from wamkit.types import Episode, Observation, Snapshot, WamkitError
 from wamkit.workers import run_parallel
 
@@ -298,7 +298,7 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
 def _check_policy(run: Path, env: Environment, name: str) -> None:
     """Raises WamkitError, before anything is recorded, for a run that cannot act in this environment."""
     model = _policy(run).model
-    if model.robot is None and load_checkpoint(run).config.get("robots"):
+    if model.embodiment is None and load_checkpoint(run).config.get("robots"):
         raise WamkitError(f"{run} was trained on several robots, and collection has no option to choose one")
     spec, space = model.spec, env.observation_space
     pairs = {

@@ -109,7 +109,6 @@ def reading_suite(steps: int = 150, levels: Sequence[float] = (10.0, 30.0, 100.0
     functions = (
         "probes.inverse_dynamics.action_recoverability",
         "probes.inverse_dynamics.train_inverse",
-        "probes.inverse_dynamics.reader",
     )
     metrics = tuple(
         Metric(f"read off pictures, {name} / real", functions, lambda a, name=name: a.over(name, "real").value, 1.0)
