@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 
-from wamkit.config import atomic_write, nearest
+from wamkit.config import nearest
 from wamkit.data.importers import IMPORTERS
 from wamkit.envs import ENVIRONMENTS
 from wamkit.eval.protocols import PROTOCOLS
 from wamkit.experiments.comparisons import COMPARISONS
 from wamkit.families.base import FAMILIES, Family
+from wamkit.files import atomic_write
 from wamkit.inference.model import load
 from wamkit.nn.attention_mask import Segment
 from wamkit.nn.normalizer import Normalizer

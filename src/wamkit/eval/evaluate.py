@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from wamkit.config import atomic_write, check_bounds, without_nan
+from wamkit.config import check_bounds, without_nan
 from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
@@ -28,7 +28,7 @@ from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.open_loop import imagine
 from wamkit.eval.suites.physics import commonsense, physics_tables, worst_continuations
 from wamkit.eval.suites.pretrained_features import Encoders, encoder_table, named_encoders
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
 from wamkit.inference.model import Model, load
 from wamkit.inference.policy import Policy
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
@@ -114,7 +114,6 @@ def evaluate(
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
-    make_folder(out)
     atomic_write(out / "summary.json", (json.dumps(without_nan(summary), indent=2) + "\n").encode())
     print(text_table(tables))
     if report:

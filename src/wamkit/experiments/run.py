@@ -32,7 +32,7 @@ from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
 from wamkit.families.base import Family
-from wamkit.files import StoreError, exclusive, make_folder
+from wamkit.files import StoreError, atomic_write, exclusive, make_folder
 from wamkit.inference.model import Model, load
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.config import PARTS, RunConfig, config_from_dict, config_to_dict, family_class
@@ -114,7 +114,7 @@ def _run(comparison: Comparison, jobs: list[_Job], args: Compare) -> None:
             failed.append(f"{job.entry.name}, seed {job.seed}: {error}")
             print(f"failed: {error}", flush=True)
             continue
-        cfg.atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         _page(comparison, jobs, args)
     if failed:
         raise WamkitError(f"{len(failed)} of {len(todo)} jobs failed; {failed[0]}")
@@ -221,7 +221,6 @@ def _mixed(job: _Job, args: Compare) -> Path:
     size = Store.open(args.data).layout.image_shape[1:]
     sources = tuple(replace(s, data=str((args.data.parent / s.data).resolve())) for s in job.entry.sources)
     path = args.work / "mixtures" / f"{job.folder.name}.json"
-    make_folder(path.parent)
     cfg.save_json(path, MixtureConfig(sources, size=size, views=("scene+ego+wrist",)))
     return path
 

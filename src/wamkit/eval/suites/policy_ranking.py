@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import atomic_write, check_bounds, digest, without_nan
+from wamkit.config import check_bounds, digest, without_nan
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
@@ -21,6 +21,7 @@ from wamkit.eval.report.tables import text_table
 from wamkit.eval.results import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts, success_interval
+from wamkit.files import atomic_write
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
 from wamkit.inference.checks import unsupported
 from wamkit.inference.model import Model, load
