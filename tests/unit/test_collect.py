@@ -116,7 +116,9 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
         facts["policies"] == [f"{r} @{weights_hash(r)[:8]}" for r in runs]
         and facts["policies"][0] != facts["policies"][1]
     )
-    with pytest.raises(WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"):
+    with pytest.raises(
+        WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"
+    ):
         collect(dataclasses.replace(config, out=tmp_path / "large"), progress=False)
     world = untrained_run(tmp_path / "world", TASKS, {}, "world_model")
     with pytest.raises(WamkitError, match="'world_model' does not model the query 'policy'"):
