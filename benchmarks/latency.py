@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from wamkit.cli.show import EXAMPLE
+from wamkit.runs.meta_model import EXAMPLE
 from wamkit.families.base import Family
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, family_class

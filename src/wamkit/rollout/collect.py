@@ -50,7 +50,7 @@ _NOT_YET = {
 """What a collect.json says that was written before wamkit knew of these."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     """What to collect, and where to."""
 
