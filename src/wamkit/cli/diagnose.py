@@ -35,12 +35,12 @@ class Diagnose(Options):
 @COMMANDS.register("diagnose")
 def run(args: Diagnose) -> None:
     """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
-    from wamkit.config import atomic_write, without_nan
+    from wamkit.config import without_nan
     from wamkit.eval.suites.counterfactuals import Setting
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, executions, films
-    from wamkit.files import make_folder
+    from wamkit.files import atomic_write
+    from wamkit.inference.model import load
     from wamkit.runs.checkpoint import load_checkpoint
-    from wamkit.runs.run import load
     from wamkit.viz.images import save_video, side_by_side
 
     model, source = load(args.run), load_checkpoint(args.run).config["source"]
@@ -51,7 +51,6 @@ def run(args: Diagnose) -> None:
     states = executions(args.run, env, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
     folder = args.run / "diagnose"
-    make_folder(folder)
     columns = [x for view in range(len(model.spec.cameras)) for x in films(states, view).values()]
     video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     facts = {"task": env.tasks[0], "diagnosis": diagnosis(score), **without_nan(asdict(score))}

@@ -27,7 +27,7 @@ class Show(Options):
 @COMMANDS.register("show")
 def run(args: Show) -> None:
     """Prints the page, and writes the drawing if it is wanted."""
-    from wamkit.config import atomic_write
+    from wamkit.files import atomic_write
     from wamkit.viz.family_page import layout_svg, text
 
     model = model_of(args.name)
@@ -40,15 +40,15 @@ def run(args: Show) -> None:
 def model_of(name: str) -> Family:
     """The model of a run folder, or that of a recipe or of a family's defaults, without memory behind its weights."""
     from wamkit.families.base import FAMILIES
+    from wamkit.inference.model import load
     from wamkit.registry import load_package
     from wamkit.runs.config import RunConfig, family_class
     from wamkit.runs.meta_model import meta_model
     from wamkit.runs.recipes import RECIPES
-    from wamkit.runs.run import load
 
     load_package("wamkit.families")
     if Path(name).is_dir():
-        return load(name)
+        return load(name).family
     if name in RECIPES:
         return meta_model(RECIPES.get(name)())
     if name in FAMILIES:

@@ -28,10 +28,10 @@ class Validate(Options):
 @COMMANDS.register("validate")
 def run(args: Validate) -> None:
     """Writes the page and prints the findings. Raises WamkitError if one of them is an error."""
-    from wamkit.config import atomic_write
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
     from wamkit.data.validate import summary, validate
+    from wamkit.files import atomic_write
     from wamkit.viz.dataset_report import dataset_page
 
     page = args.out or args.data / "validate.html"

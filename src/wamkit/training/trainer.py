@@ -25,13 +25,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wamkit.config import ConfigError, atomic_write, nearest, save_json, write_error
+from wamkit.config import ConfigError, nearest, save_json
 from wamkit.data.loading.augment import Augment
 from wamkit.data.loading.feature_cache import cached_features
 from wamkit.data.loading.mixture import Mixture
 from wamkit.data.loading.windows import Frames, Prefetcher
 from wamkit.families.base import Family, Stage
-from wamkit.files import exclusive
+from wamkit.files import atomic_write, exclusive, write_error
 from wamkit.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.runs.config import TrainConfig
 from wamkit.runs.run import find_device

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from wamkit.data.format.store import Store
-from wamkit.files import StoreError, exclusive, make_folder, sync_folder, temporary, write_error
+from wamkit.files import StoreError, exclusive, fsync_folder, make_folder, remove_leftovers, temporary, write_error
 
 _HEADER = 4096  # bytes of padded JSON before the pixels: one page, so that the array is aligned
 _FORMAT = 3
@@ -115,9 +115,10 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
     size = tuple(header["shape"][-2:])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def pictures(episode: int) -> np.ndarray:
+    def images(episode: int) -> np.ndarray:
         return np.stack([store.decode(episode, camera, size) for camera in store.cameras], axis=1)
 
+    remove_leftovers(path)
     try:
         with (
             open(temporary(path), "wb") as file,
@@ -127,7 +128,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
             file.write(_header_bytes(header))
             checksum = 0
             for first in range(0, episodes, threads):  # a few episodes at a time, so that memory stays bounded
-                for block in pool.map(pictures, range(first, min(first + threads, episodes))):
+                for block in pool.map(images, range(first, min(first + threads, episodes))):
                     file.write(block.data)
                     checksum = zlib.crc32(block.data, checksum)
                     bar.update(len(block))
@@ -135,7 +136,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary(path), path)
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
             temporary(path).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from wamkit.eval.results import (
 from wamkit.eval.suites.closed_loop import Protocol, Record, clips
 from wamkit.eval.suites.open_loop import Imagination
 from wamkit.eval.suites.recording import query_recording
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.training.trainer import read_metrics
 from wamkit.types import Query, WamkitError
 from wamkit.viz.images import difference
@@ -52,7 +52,7 @@ def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 def report_card(
     run: Path,
-    model: Family,
+    model: Model,
     saved: Any,
     source: Mapping[str, Any],
     history: tuple[list[dict[str, Any]], str | None],
@@ -65,14 +65,10 @@ def report_card(
     world: World | None,
 ) -> Report:
     """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes."""
-    rows = {r.name: r for t in tables for r in t.rows}
+    rows = {t.figure(r): r for t in tables for r in t.rows}
     last = model.spec.frame_offsets[-1]
-    head = [
-        "all tasks",
-        f"joint, +{last}: skill over copying",
-        "forward dynamics, true / shuffled actions",
-        "one query, median",
-    ]
+    head = ["closed_loop.success", f"open_loop.skill.joint.{last}", "coupling.true_over_shuffled"]
+    head.append("closed_loop.latency.median")
     metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     played = clips(run, protocol, records, processes=processes) if records else []
@@ -81,7 +77,7 @@ def report_card(
     return Report(
         title=f"{model.name}: {run.name}",
         subtitle=f"{source['episodes']} recorded episodes of {len(source['tasks'])} tasks, {saved.step} training steps in {minutes:.1f} minutes",
-        headline=tuple(rows[n] for n in head if n in rows),
+        headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
         closed_loop=(
             ClosedLoop(
@@ -116,7 +112,7 @@ def _task_result(task: str, records: Sequence[Record]) -> TaskResult:
     return TaskResult(task, len(steps), len(own), float(np.median(steps)) if steps else None, float(p50), float(p95))
 
 
-def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
+def _imagined(model: Model, frames: Frames) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
     """Videos of the first demonstration of every task, and of one off-expert episode, with a still from each."""
     clips_, stills = [], []
     texts = list(dict.fromkeys(frames.text))
@@ -138,7 +134,7 @@ def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tupl
     return tuple(clips_), tuple(stills)
 
 
-def worst_pictures(model: Family, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
+def worst_pictures(model: Model, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
     """The demonstrations that are imagined worst, by skill at the furthest horizon, one a task at most."""
     query = next(q for q in ("joint", "video", "forward") if q in result.fidelity)
     part, episode = result.demonstrations(query)

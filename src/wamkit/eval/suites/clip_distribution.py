@@ -15,12 +15,12 @@ from wamkit.data.loading.windows import Frames, Windows, observations, window_st
 from wamkit.eval.metrics.image import unit
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, polynomial_mmd
 from wamkit.eval.results import VISUAL, Row, Table
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Query
 
 Encoder = Callable[[Shaped[Tensor, "m V C H W"]], Float[Tensor, "m K"]]
 
-TITLE = "Are its clips like real ones, as a set?"
+KEY, TITLE = "clip_distribution", "Are its clips like real ones, as a set?"
 
 POOLED = "pooled8"
 """The name of `pooled`, which stands beside its figures."""
@@ -62,7 +62,7 @@ class ClipSet:
         return self.current.unsqueeze(1).expand_as(self.truth)
 
 
-def clip_set(model: Family, frames: Frames, *, seed: int = 0) -> ClipSet:
+def clip_set(model: Model, frames: Frames, *, seed: int = 0) -> ClipSet:
     """What `model` makes of `WINDOWS` windows of demonstrations, or of all where there are fewer. Empty without demonstrations."""
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
     starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), 4)
@@ -89,7 +89,7 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
     floor needs.
     """
     if (found := len(np.unique(clips.episode))) < 4:
-        return Table(TITLE, f"A floor needs four demonstrations, there are {found}.", (), VISUAL)
+        return Table(KEY, TITLE, f"A floor needs four demonstrations, there are {found}.", (), VISUAL)
     truth, guess, still = (
         ClipFeatures.encode(clips.whole(x), encoder, name, clips.episode)
         for x in (clips.truth, clips.imagined, clips.copied)
@@ -99,6 +99,7 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
     floor = distance.floor
     rows = [
         Row(
+            f"mmd.{name}",
             distance.name,
             distance.value.value,
             distance.value,
@@ -106,6 +107,7 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
             note=f"two halves of real clips {floor.value:.1e} ({floor.low:.1e} to {floor.high:.1e}); a copied picture {copied.value.value:.1e}",
         ),
         Row(
+            f"frechet.{name}",
             f"{frechet.name}, over its floor",
             frechet.value / frechet.floor if frechet.floor > 0 else float("nan"),
             None,
@@ -117,4 +119,4 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
         f"{len(clips.episode)} clips of {found} demonstrations; unbiased polynomial MMD, 0 is alike. "
         "Never compare it with another encoder's."
     )
-    return Table(TITLE, how, tuple(rows), VISUAL)
+    return Table(KEY, TITLE, how, tuple(rows), VISUAL)
