@@ -8,8 +8,8 @@
 
 Facts that lerobot has no place for are further columns of meta/episodes, which it ignores: `wamkit/task`,
 `wamkit/seed`, `wamkit/success`, `wamkit/imitate` (true for demonstrations), `wamkit/noise`, `wamkit/snapshots`,
-`wamkit/source` (name of an imported episode) and `wamkit/sha256/<video key>`, which reveals damage. Column names are part
-of a file format that other programs read. They do not follow renames in the code.
+`wamkit/source` (name of an imported episode) and `wamkit/sha256/<video key>`, which reveals damage. Column names are
+part of a file format that other programs read. They do not follow renames in the code.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ class Store:
             return millimetres(stored, self._info["features"][self._key(camera)])
 
     def open_video(self, episode: int, camera: str) -> Video | StillImages:
-        """The open file of a clip, for `decode_from`. It may hold other clips too. Raises StoreError as `decode` does."""
+        """The open file of a clip, for `decode_from`. Other clips may be in it. Raises StoreError as `decode` does."""
         clip = self._clip(episode, camera)
         with self._naming(episode, camera):
             if clip.path == self._row(episode).data:
