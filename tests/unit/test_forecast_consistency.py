@@ -11,14 +11,14 @@ from wamkit.types import EvaluationError, Observation
 
 
 class Fake:
-    """Imagines a given picture four and eight steps ahead at every fourth step; its actions do nothing."""
+    """Imagines a given image four and eight steps ahead at every fourth step; its actions do nothing."""
 
     class model:
         class spec:
             frame_offsets = (4, 8)
 
-    def __init__(self, pictures):
-        self.pictures = pictures
+    def __init__(self, images):
+        self.images = images
 
     def needs_images(self, session):
         return (0 if session is None else session.step) % 4 == 0
@@ -26,28 +26,28 @@ class Fake:
     def act(self, obs, session):
         session = session or Session()
         asked = session.step % 4 == 0
-        future = np.stack([self.pictures[session.step + k] for k in (4, 8)]) if asked else session.future
+        future = np.stack([self.images[session.step + k] for k in (4, 8)]) if asked else session.future
         return np.zeros(2), Session(0, session.step + 1, session.queries + asked, None, 0, (), future)
 
 
-def shown(watching, pictures):
+def shown(watching, frames):
     session = None
     for t in range(13):
-        images = pictures[t] if watching.needs_images(session) else None
+        images = frames[t] if watching.needs_images(session) else None
         _, session = watching.act(Observation(images, np.zeros(2, np.float32), "go"), session)
     return np.array(watching.pairs)
 
 
 def test_what_was_imagined_is_held_against_what_came_just_then():
     """A square that moves a pixel a step, imagined rightly, not at all, and a step late."""
-    pictures = np.zeros((24, 1, 3, 32, 32), np.uint8)
+    images = np.zeros((24, 1, 3, 32, 32), np.uint8)
     for t in range(24):
-        pictures[t, :, :, 8:14, t : t + 6] = 200
-    right = shown(_Watching(Fake(pictures), 4), pictures)
+        images[t, :, :, 8:14, t : t + 6] = 200
+    right = shown(_Watching(Fake(images), 4), images)
     assert right.shape == (3, 2) and (right[:, 0] == 0).all() and (right[:, 1] > 0).all()
-    late = shown(_Watching(Fake(np.roll(pictures, 1, 0)), 4), pictures)
+    late = shown(_Watching(Fake(np.roll(images, 1, 0)), 4), images)
     assert (0 < late[:, 0]).all() and (late[:, 0] < late[:, 1]).all() and np.allclose(late[:, 1], right[:, 1], rtol=0.3)
-    standing = shown(_Watching(Fake(np.repeat(pictures[:1], 24, 0)), 4), np.repeat(pictures[:1], 24, 0))
+    standing = shown(_Watching(Fake(np.repeat(images[:1], 24, 0)), 4), np.repeat(images[:1], 24, 0))
     assert (standing == 0).all()
 
 
