@@ -90,7 +90,7 @@ def _train_mixture(
     played = next((n for n, world in worlds.items() if world["env"]), "")
     config = run_to_dict(run, spec, numbers) | {
         "mixture": to_dict(described),
-        "robots": {n: to_dict(robot) for n, robot in mixture.robots.items()},
+        "robots": {n: to_dict(robot) for n, robot in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
         "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }
