@@ -16,7 +16,6 @@ from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.ground_truth import GroundTruth
-from wamkit.envs.physics import Physics
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, physics_iq_score
@@ -153,10 +152,8 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
 def _figures(world: Setting, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
     truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
     env = environment(world, c.take.task)
-    if isinstance(env, Physics):  # which knows masses, and where things would be inside of each other
-        draws, env.render_images = env.render_images, False
-        env.restore(c.take.start)
-        env.render_images = draws
+    if env.rigid_bodies:
+        env.restore(c.take.start, render=False)
         return errors(env, truth, states, dt)
     return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
 
@@ -186,8 +183,8 @@ def commonsense(model: Model, world: Setting, *, episodes: int = 6, seed: int = 
     real = takes(world, first=0, episodes=episodes, processes=processes)
     others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
     again = []
-    if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
-        shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
+    if second := ENVIRONMENTS.get(world.env).second_take:
+        shaken = replace(world, options=(*world.options, *second.items()))
         again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
     return examine(free_run(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
 
