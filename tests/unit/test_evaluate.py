@@ -8,7 +8,7 @@ import pytest
 from tests.unit.test_perceptual import ALEX, saved, weights
 
 from conftest import untrained_run
-from wamkit.cli.sample import sample_episode
+from wamkit.cli import sample
 from wamkit.config import to_dict
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import World
@@ -71,13 +71,13 @@ def test_sampling_refuses_arguments_before_any_work(run, tmp_path, arguments, me
     (tmp_path / "a file").touch()
     given = {"query": Query.POLICY, "episode": 0, "out": "out"} | arguments
     with pytest.raises(WamkitError, match=message):
-        sample_episode(run, **given | {"out": tmp_path / given["out"]})
+        sample.run(sample.Sample(run, **given | {"out": tmp_path / given["out"]}))
     assert not (run / "eval").exists()
 
 
 def test_an_unsupported_query_is_that(run):
     with pytest.raises(UnsupportedQuery):
-        sample_episode(run, "joint", 0)
+        sample.run(sample.Sample(run, query="joint"))
 
 
 @pytest.mark.parametrize(
