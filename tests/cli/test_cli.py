@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_encoders import ALEX, saved, weights
+from tests.unit.test_perceptual import ALEX, saved, weights
 
 import wamkit
 from wamkit.cli.main import entry, main

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_encoders import ALEX, saved, weights
+from tests.unit.test_perceptual import ALEX, saved, weights
 
 from conftest import untrained_run
 from wamkit.cli import sample
@@ -49,7 +49,7 @@ def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
     assert not (run / "eval").exists()
 
 
-def test_encoders_need_pictures_to_look_at(run, tmp_path):
+def test_encoders_need_images_to_look_at(run, tmp_path):
     trunk, heads = saved(tmp_path, *weights(ALEX))
     with pytest.raises(WamkitError, match="encoders look at imagined pictures, and bc imagines none"):
         evaluate(run, encoders=(f"lpips-alex={trunk},{heads}",))
