@@ -18,7 +18,7 @@ from conftest import untrained_run
 from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
 from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
-from wamkit.runs.checkpoint import weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 from wamkit.workers import WorkerError, run_parallel
 
@@ -114,7 +114,7 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
     assert len(store) == 3 * len(TASKS)
     facts = json.loads((tmp_path / "out/collect.json").read_text())
     assert (
-        facts["policies"] == [f"{r} @{weights_hash(r)[:8]}" for r in runs]
+        facts["policies"] == [f"{r} @{Run.open(r).digest[:8]}" for r in runs]
         and facts["policies"][0] != facts["policies"][1]
     )
     with pytest.raises(WamkitError, match=r"a cannot act in metaworld: it was trained on height and width \(32, 32\)"):

@@ -64,13 +64,13 @@ class Eval:
     """Pretrained weights whose figures are wanted too, by file or hub id: lpips-alex=TRUNK,HEADS lpips-vgg=TRUNK,HEADS dinov2=MODEL
     videomae=MODEL i3d=FILE."""
     env: str = ""
-    """Environment to evaluate in, if not the one that the data came from: for imported data, or one of a mixture's robots."""
+    """Environment to evaluate in, if not the one that the data came from: for imported data, or one of a mixture's embodiments."""
     tasks: tuple[str, ...] = ()
     """With `env` or `protocol`: its tasks; all if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """With `env` or `protocol`: fields of the environment's configuration, KEY=VALUE, as `wamkit collect` is given them."""
-    robot: str = ""
-    """With `env` or `protocol`: of a model that a mixture trained, the data set whose robot acts."""
+    embodiment: str = ""
+    """With `env` or `protocol`: for a model trained on a mixture, the embodiment (a data set) that acts."""
 
 
 @dataclass(frozen=True)
@@ -291,23 +291,25 @@ def _key_values(info: Any) -> Any:
 
 def _eval(argv: Sequence[str]) -> None:
     args = _parse(Eval, "eval", argv)
+    from wamkit.envs.spec import EnvSpec
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.held_out import World
-    from wamkit.eval.protocols import PROTOCOLS
+    from wamkit.eval.protocols import named_protocol
+    from wamkit.eval.suites.closed_loop import Protocol
+    from wamkit.runs.run import Run
     from wamkit.types import WamkitError
 
     if not args.runs:
         raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
     if args.env and args.protocol:
         raise WamkitError("--protocol names an environment: leave out --env")
-    if not args.env and not args.protocol and (args.tasks or args.options or args.robot):
-        raise WamkitError("--tasks, --options and --robot say more of an environment: name it, --env NAME")
+    if not args.env and not args.protocol and (args.tasks or args.options or args.embodiment):
+        raise WamkitError("--tasks, --options and --embodiment say more of an environment: name it, --env NAME")
 
-    named = PROTOCOLS.get(args.protocol)() if args.protocol else None
-    usual = {"episodes": 20, "replan_every": 8, "held_out": 6} | (named.usual if named else {})
-    given = {k: getattr(args, k) for k in (*usual, "steps", "query", "processes")}
-    playing = {k: usual.get(k) if v is None else v for k, v in given.items()}
-    held_out = playing.pop("held_out")
+    where = (args.tasks, args.options, args.embodiment)
+    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
+    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query")}
+    protocol = dataclasses.replace(protocol, **{k: v for k, v in given.items() if v is not None})
+    held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
     if args.paired and (args.env or args.protocol or args.suite != "main" or args.encoder):
         raise WamkitError(
             "--paired plays both runs in the world that they were trained for; leave out --env and --suite, --protocol and --encoder"
@@ -315,13 +317,11 @@ def _eval(argv: Sequence[str]) -> None:
     if args.paired:
         from wamkit.eval.suites.paired import paired
 
-        paired(args.runs, **playing)
+        paired([Run.open(run) for run in args.runs], protocol, processes=args.processes)
         return
-    world = World(args.env, args.tasks, args.options, args.robot) if args.env else None
-    if named:
-        world = named.world(args.protocol, args.tasks, args.options, args.robot)
+    more = {"held_out": held_out, "processes": args.processes, "suite": args.suite, "encoders": args.encoder}
     for run in args.runs:
-        evaluate(run, held_out=held_out, suite=args.suite, encoders=args.encoder, world=world, **playing)
+        evaluate(Run.open(run), protocol, **more)
 
 
 def _diagnose(argv: Sequence[str]) -> None:

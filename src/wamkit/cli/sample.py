@@ -15,7 +15,7 @@ from wamkit.eval.suites.recording import query_recording
 from wamkit.files import atomic_write, make_folder
 from wamkit.inference.checks import unsupported
 from wamkit.inference.model import load
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import Run
 from wamkit.types import Query, UnsupportedQuery
 from wamkit.viz.images import difference, save_video, side_by_side
 
@@ -30,12 +30,15 @@ def sample_episode(
     """
     given = SimpleNamespace(episode=episode, stride=stride, seed=seed)
     check_bounds(given, episode=(0, inf), stride=(1, inf), seed=(0, 2**63 - 1))
-    model, saved = load(run), load_checkpoint(run)
+    opened = Run.open(run)
+    model = load(opened)
     if (query := Query(query)) not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
     folder = out or run / "samples"
     make_folder(folder)
-    f = query_recording(model, validation_frames(run, saved.config, 6), episode, query, stride=stride, seed=seed)
+    f = query_recording(
+        model, validation_frames(opened.provenance, run / "eval", 6), episode, query, stride=stride, seed=seed
+    )
     stem, archive = folder / f"{query}-{episode:03d}", io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(f).items() if v is not None})
     atomic_write(stem.with_suffix(".npz"), archive.getvalue())

@@ -22,12 +22,13 @@ from wamkit.config import ConfigError, check_bounds, nearest, save_json, to_dict
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
-from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
+from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment
 from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
+from wamkit.envs.spec import EnvSpec
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, rollout
-from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import Episode, Observation, WamkitError
 from wamkit.workers import run_parallel
 
@@ -123,6 +124,11 @@ class CollectConfig:
                 f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
             )
 
+    @property
+    def env_spec(self) -> EnvSpec:
+        """Where to collect."""
+        return EnvSpec(self.env, self.tasks, self.options)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -185,12 +191,13 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     for task in config.tasks:
         if task not in known:
             raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, known)}; known: {', '.join(known)}")
-    store, jobs = _open(config), plan(config)
+    runs = {path: Run.open(path) for path in config.policies}
+    store, jobs = _open(config, runs), plan(config)
     if len(store) > len(jobs):
         raise WamkitError(
             f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder"
         )
-    todo = [(config, job) for job in jobs[len(store) :]]
+    todo = [(config, job, None if job.policy is None else runs[job.policy]) for job in jobs[len(store) :]]
     results = run_parallel(
         todo,
         _work,
@@ -207,10 +214,13 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     return store
 
 
-def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
-    """Records the episode that `job` stands for; a demonstration is repeated with the next seed until it succeeds."""
-    if job.policy is not None:
-        return _record_policy(config, job.policy, job.seeds[0], env)
+def record(config: CollectConfig, job: Job, env: Environment, run: Run | None = None) -> Episode:
+    """Records the episode that `job` stands for; a demonstration is repeated with the next seed until it succeeds.
+
+    run: of the policy that acts, if the job names one.
+    """
+    if run is not None:
+        return _record_policy(config, run, job.seeds[0], env)
     expert = env.expert()
     if job.kind == "off-expert":
         return _record_off_expert(config, job, env, expert)
@@ -272,7 +282,7 @@ def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, 
     )
 
 
-def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment) -> Episode:
+def _record_policy(config: CollectConfig, run: Run, seed: int, env: Environment) -> Episode:
     return rollout(
         env,
         _policy(run),
@@ -284,11 +294,11 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
     )
 
 
-def _check_policy(run: Path, env: Environment, name: str) -> None:
+def _check_policy(run: Run, env: Environment, name: str) -> None:
     """That a policy acts, and in this environment. Raises WamkitError before anything is recorded."""
     model = _policy(run).model
-    if model.embodiment is None and load_checkpoint(run).config.get("robots"):
-        raise WamkitError(f"{run} knows several robots, and a collection cannot say which one acts")
+    if model.embodiment is None and run.embodiments:
+        raise WamkitError(f"{run.path} knows several embodiments, and a collection cannot say which one acts")
     spec, space = model.spec, env.observation_space
     pairs = {
         "cameras": (spec.cameras, tuple(env.cameras)),
@@ -299,11 +309,13 @@ def _check_policy(run: Path, env: Environment, name: str) -> None:
     }
     for what, (wanted, found) in pairs.items():
         if wanted != found:
-            raise WamkitError(f"{run} cannot act in {name}: it was trained on {what} {wanted}, and there are {found}")
+            raise WamkitError(
+                f"{run.path} cannot act in {name}: it was trained on {what} {wanted}, and there are {found}"
+            )
 
 
 @functools.lru_cache(maxsize=8)
-def _policy(run: Path) -> Policy:
+def _policy(run: Run) -> Policy:
     model = load(run)
     return Policy(model, replan_every=min(8, model.spec.chunk))
 
@@ -365,25 +377,18 @@ class Wanderer:
         return np.clip(action, self.low, self.high).astype(np.float32), Wandering(rng, x, 0)
 
 
-@functools.lru_cache(maxsize=8)
-def _environment(name: str, options: str) -> Environment:
-    """A worker's environments live on from job to job: building one takes as long as twenty steps."""
-    return make_env(name, **json.loads(options))
-
-
-def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
+def _work(item: tuple[CollectConfig, Job, Run | None]) -> tuple[Episode, dict[str, bytes]]:
     """One job: the episode, its pictures encoded and dropped, so that workers do the encoding and pipes carry little."""
-    config, job = item
-    env = _environment(config.env, json.dumps({**config.options, "task": job.task}, sort_keys=True))
-    episode = record(config, job, env)
+    config, job, run = item
+    episode = record(config, job, config.env_spec.shared(job.task), run)
     encoded = {camera: encode_video(episode.images[:, v], episode.fps) for v, camera in enumerate(episode.cameras)}
     return dataclasses.replace(episode, images=None), encoded
 
 
-def _open(config: CollectConfig) -> Store:
+def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     """The store of this configuration: a new one, or the one that was begun with the same."""
     resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
-    resolved["policies"] = [f"{run} @{weights_hash(run)[:8]}" for run in config.policies]
+    resolved["policies"] = [f"{path} @{runs[path].digest[:8]}" for path in config.policies]
     path = config.out / "collect.json"
     if path.exists():
         try:
@@ -398,8 +403,8 @@ def _open(config: CollectConfig) -> Store:
             )
         if (config.out / "meta/info.json").exists():
             return Store.open(config.out)  # of the same environment: no need for one, nor for what it draws with
-    env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
-    for run in config.policies:
+    env = config.env_spec.make(config.tasks[0])
+    for run in runs.values():
         _check_policy(run, env, config.env)
     store = Store.open_or_create(
         config.out,
