@@ -64,6 +64,20 @@ def test_losses_are_one_finite_number_a_row(name, spec, normalizer, batch):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_encoder_backbone_blocks_and_codec_are_declared(name, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    assert isinstance(model.context, torch.nn.Module)
+    inside = [p for block in model.blocks() for p in block.parameters()]
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert inside and len({id(p) for p in inside}) == len(inside)
+    assert {names[id(p)] for p in inside} == {n for n in names.values() if ".blocks." in n}
+    assert model.backbone is not None and set(model.backbone.layers()) <= set(model.blocks())
+    assert (model.codec is None) == (Model(model).reconstruct(batch) is None)
+    if model.codec is not None:
+        assert model.features(batch, "codec") == {} and model.features(batch, "main").keys()
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_of_a_stage_gets_a_finite_gradient(name, spec, normalizer, batch):
     model = make(name, spec, normalizer)
     for stage in model.stages():

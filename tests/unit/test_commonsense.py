@@ -89,8 +89,8 @@ def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
         assert (excess[np.isfinite(excess)] == 0).all(), name
     assert found.moves == found.ceiling and all(c.spatial == 1 for c in found.retakes)
     perfect = replace(found, moves=found.retakes, ceiling=found.retakes)
-    rows = {r.name: r.value for t in physics_tables(perfect) for r in t.rows}
-    assert rows["places, mean error"] == 0 and rows["where and when"] == 1 and rows["Physics-IQ's score"] == 100
+    rows = {t.figure(r): r.value for t in physics_tables(perfect) for r in t.rows}
+    assert rows["physics.ade"] == 0 and rows["motion.spatiotemporal"] == 1 and rows["motion.physics_iq"] == 100
     assert "nan" not in " ".join(r.note for t in physics_tables(found) for r in t.rows)
     assert worst_continuations(found)[0].columns["happened"].shape[1:] == (3, 32, 32)
     frozen = examine(free_run(Model(real, still), real, progress=False), ENV, eyes, SPEC.fps)

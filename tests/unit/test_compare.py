@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wamkit import old_names
 from wamkit.config import ConfigError, from_dict
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.suites.latency import query_latency
@@ -78,7 +79,7 @@ def test_every_job_leaves_one_small_file(args, page):
     assert found["tiny-bc-0"].curve["step"] == (2, 4) and min(found["tiny-bc-0"].curve["held_out_action_error"]) > 0
     assert found["tiny-world_model-0"].episodes == {} and found["tiny-world_model-0"].latency == {}
     assert len(found["tiny-bc-0"].episodes["drawer-open-v3"]["solved"]) == 2
-    assert "forward, +8: skill over copying" in found["tiny-world_model-0"].figures
+    assert "open_loop.skill.forward.8" in found["tiny-world_model-0"].figures
 
 
 def test_the_page_holds_every_row_and_its_pictures_are_svg(args, page):
@@ -199,3 +200,11 @@ def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatc
         finished = int(re.search(r"(\d+) of \d+ jobs are finished", page.read_text())[1])
         jobs = module._plan(COMPARISONS.get(page.stem)(), Compare(page.stem, Path("data/points"), results, tmp_path))
         assert sum(module._read(job) is not None for job in jobs) == finished == len(jobs), page.stem
+
+
+def test_every_committed_result_is_read_under_keys():
+    """Results of earlier versions have names in place of keys."""
+    for path in (Path(__file__).parents[2] / "docs/results/jobs").glob("*.json"):
+        result = from_dict(Result, old_names.job(json.loads(path.read_bytes())))
+        tables = {key.partition(".")[0] for key in result.figures}
+        assert tables <= {"open_loop", "coupling"} and not any(" " in key for key in result.figures), path.name

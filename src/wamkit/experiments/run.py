@@ -25,7 +25,6 @@ from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import validation_frames
-from wamkit.eval.report.tables import SOLVES
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import Protocol, closed_loop
 from wamkit.eval.suites.latency import query_latency
@@ -165,8 +164,8 @@ def _read(job: _Job) -> Result | None:
     if not job.result.exists():
         return None
     try:
-        result = cfg.from_dict(Result, json.loads(job.result.read_bytes()))
-    except (ValueError, cfg.ConfigError) as error:
+        result = cfg.from_dict(Result, old_names.job(json.loads(job.result.read_bytes())))
+    except (ValueError, KeyError, AttributeError, cfg.ConfigError) as error:
         raise WamkitError(
             f"{job.result} is damaged ({error}); restore it, or remove it to run the job again"
         ) from error
@@ -213,7 +212,7 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
             },
             training={"cpu_s": run.extra["cpu_s"], "wall_s": run.extra["elapsed_s"]},
             episodes=_episodes(run, model, replace(protocol, env=run.provenance.env), args.processes),
-            figures={r["name"]: _finite(r) for r in summary["rows"] if r["table"] != SOLVES},
+            figures={r["key"]: _finite(r) for r in summary["rows"] if not r["key"].startswith("closed_loop.")},
             latency=_latency(model, frames),
             curve=_curve(job.folder),
             made_by=made_by(),
@@ -231,8 +230,8 @@ def _mixed(job: _Job, args: Compare) -> Path:
 
 
 def trunk_size(model: Family) -> int:
-    """Parameters of the trunk, or of what stands in its place (all blocks and norms of a mixture)."""
-    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(("trunk", "experts")))
+    """Parameters of the family's main backbone, 0 where it has none."""
+    return sum(p.numel() for p in model.backbone.parameters()) if model.backbone else 0
 
 
 def _episodes(run: Run, model: Model, protocol: Protocol, processes: int) -> dict[str, dict[str, Any]]:

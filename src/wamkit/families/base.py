@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.nn.attention_mask import Segment
-from wamkit.nn.autoencoders.frame_codec import FutureLatents
+from wamkit.nn.autoencoders.base import FutureCodec
+from wamkit.nn.backbones.base import Backbone
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import check_sizes
 from wamkit.registry import Registry
@@ -64,6 +65,8 @@ class Family(nn.Module, ABC):
     taxonomy: ClassVar[Taxonomy]
     queries: ClassVar[frozenset[Query]]
     Config: ClassVar[type]
+    context: nn.Module
+    """The encoder of observations."""
     deterministic: ClassVar[frozenset[Query]] = frozenset()
     """Queries that are answered with one best guess, whatever the seed."""
     needs_point_cloud: ClassVar[bool] = False
@@ -76,6 +79,23 @@ class Family(nn.Module, ABC):
         check_sizes(config, spec)
         self.config, self.spec, self.normalizer = config, spec, normalizer
 
+    @property
+    def backbone(self) -> Backbone | None:
+        """The main backbone: the first one that the family builds, unless it says otherwise."""
+        return next((m for m in self.children() if isinstance(m, Backbone)), None)
+
+    def blocks(self) -> list[nn.Module]:
+        """All blocks of all backbones: the units of sharding, activation checkpointing and compilation.
+
+        Their matrices are those that the optimizer Muon orthogonalises, beside the kernels of convolutions.
+        """
+        return [block for m in self.modules() if isinstance(m, Backbone) for block in m.layers()]
+
+    @property
+    def codec(self) -> FutureCodec | None:
+        """The codec of future frames, or None for a family that imagines no images."""
+        return next((m for m in self.children() if isinstance(m, FutureCodec)), None)
+
     def stages(self) -> tuple[Stage, ...]:
         """Phases of training in order; their shares sum to 1. One phase over all parameters unless overridden."""
         return (Stage("main", 1.0, ("",)),)
@@ -85,11 +105,10 @@ class Family(nn.Module, ABC):
         """Inputs of the losses of `stage` that its training cannot change, by name, one row a window.
 
         The trainer computes them once for all windows where that saves work, and hands them back in `batch.features`;
-        `forward` computes them itself where they are missing. By default they are the latents of `self.future`, if
-        that is a frame codec, in all stages but the codec's own.
+        `forward` computes them itself where they are missing. By default they are the targets of `codec`, in all
+        stages but the one that trains it.
         """
-        codec = getattr(self, "future", None)
-        return {"latents": codec.encode(batch)} if isinstance(codec, FutureLatents) and stage != "codec" else {}
+        return {} if self.codec is None or stage == "codec" else self.codec.features(batch)
 
     @abstractmethod
     def attention_layout(self) -> tuple[Sequence[Segment], Bool[Tensor, "S S"]]:

@@ -138,15 +138,12 @@ class Discrete(Family):
         """The inverse, up to rounding and clipping: (B, A, a) in robot units. Between the bins lie means of several."""
         return self.normalizer.decode("action", from_digits(bins_BAa, self.config.bins) * self.config.reach)
 
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {"codes": self.future.encode(batch)} if stage == "main" else {}
-
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """The share of action numbers out of reach, and how many image tokens are in use (their perplexity)."""
         far = self.normalizer.encode("action", batch.action).abs() > self.config.reach
         count = self.future.encode(batch)[batch.frame_valid].flatten().bincount().float()
         codes = torch.special.entr(count / count.sum().clamp(min=1)).sum().exp()
-        return {"clipped": masked_mean(far.float(), batch.action_known()).mean().item(), "codes": codes.item()}
+        return {"clipped": masked_mean(far.float(), batch.action_mask()).mean().item(), "codes": codes.item()}
 
     # -------------------------------------------------------------------------------------------------------- who sees whom
 
@@ -181,7 +178,7 @@ class Discrete(Family):
         seen = batch.features["codes"].long() if batch.features else self.future.encode(batch)
         codes = {ACTION: self.bins(batch.action), FUTURE: seen}
         valid = {
-            ACTION: batch.action_known(),
+            ACTION: batch.action_mask(),
             FUTURE: batch.frame_valid.unsqueeze(2).expand_as(codes[FUTURE]),
         }
         frames_first = (torch.rand(B, generator=generator) < c.frames_first).to(device) | ~batch.has_action

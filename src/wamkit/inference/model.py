@@ -133,7 +133,7 @@ class Model:
 
         It is the ceiling of the quality of imagined images. None for families that imagine no images.
         """
-        codec: Any = getattr(self.family, "future", None)
+        codec = self.family.codec
         if codec is None:
             return None
         if self.embodiment is None:

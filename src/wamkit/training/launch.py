@@ -93,7 +93,7 @@ def _train_mixture(
     provenance = replace(provenance, env=replace(provenance.env, embodiment=acting))
     config = run_to_dict(run, spec, numbers, provenance) | {
         "mixture": to_dict(described),
-        "embodiments": {n: to_dict(e) for n, e in mixture.robots.items()},
+        "embodiments": {n: to_dict(e) for n, e in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
     }
     latents = _latents(path.parent, stores, feature_cache_gb, [config["mixture"], config["embodiments"]])

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from wamkit.families.base import Family
 from wamkit.inference.model import Model
-from wamkit.nn.backbones.mixture_of_transformers import Mixture
-from wamkit.nn.backbones.transformer import Trunk
-from wamkit.nn.tokens import ContextTokens
+from wamkit.nn.backbones.base import Backbone
 from wamkit.types import Observation, Query
 
 
@@ -75,15 +74,14 @@ def _ms(work: Callable[[], Any]) -> float:
 
 
 class _Clock:
-    """Adds up the milliseconds that a model spends in its encoders, and in trunks that were given no cache."""
+    """Adds up the milliseconds that a model spends in its encoder, and in backbones that were given no cache."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Family):
         self.spent: dict[str, float] = {}
         self._wrapped: list[nn.Module] = []
+        self._wrap(model.context, lambda args, kw: "encode")
         for module in model.modules():
-            if isinstance(module, ContextTokens):
-                self._wrap(module, lambda args, kw: "encode")
-            elif isinstance(module, (Trunk, Mixture)):
+            if isinstance(module, Backbone):
                 self._wrap(module, lambda args, kw: None if kw.get("past") or len(args) > 2 and args[2] else "prefill")
 
     def _wrap(self, module: nn.Module, part: Callable[[tuple, dict], str | None]) -> None:
