@@ -171,7 +171,7 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     store = collect(_small(parts, processes=1), progress=False)
     assert _digest(parts) == whole
     times = {p: p.stat().st_mtime_ns for p in parts.rglob("*")}
-    monkeypatch.setattr("wamkit.rollout.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
+    monkeypatch.setattr("wamkit.envs.spec.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
     assert len(collect(_small(parts), progress=False)) == 3
     assert {p: p.stat().st_mtime_ns for p in parts.rglob("*")} == times
     assert [(e.task, e.is_demonstration) for e in store.episodes].count((TASKS[1], False)) == 1
