@@ -10,7 +10,7 @@ MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
-ENV_OPTIONS = {"points": "point_grid"}
+ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
 """Options of environments."""
 COLLECT = {
     "near_misses": "perturbed_experts",

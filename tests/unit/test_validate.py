@@ -138,6 +138,6 @@ def test_meanings_that_do_not_fit_and_imports_that_were_cut_off(tmp_path):
     save_metadata(root, dataclasses.replace(MEANING, state=(Field("hand", 0, 3, "position"),), licence="", cameras={}))
     save_json(root / FILE, {"complete": False, "skipped": {"7": "no"}})
     found = "\n".join(said(root))
-    assert "error: state.hand is said to be 0 .. 3 of 2 numbers" in found and "its import was cut off" in found
+    assert "error: state.hand covers dimensions 0 to 3 of 2" in found and "its import was cut off" in found
     assert "warning: what camera front looks at nobody said" in found and "note: its licence is not known" in found
     assert "1 episodes of the source were left out" in found and load_metadata(root) is not None

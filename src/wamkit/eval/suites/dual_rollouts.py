@@ -21,7 +21,7 @@ from wamkit.imagination.env import ImaginedRollout, imagined_rollout
 from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.inference.model import Model, opened
 from wamkit.inference.policy import Policy, Session
-from wamkit.rollout.loop import rollout
+from wamkit.rollout.loop import Transition, rollout
 from wamkit.runs.run import Run
 from wamkit.types import Interval, Observation
 from wamkit.workers import run_parallel
@@ -137,25 +137,7 @@ def starts(env: EnvSpec, episodes: int, processes: int) -> tuple[Start, ...]:
 def _first(job: tuple[EnvSpec, str, tuple[int, ...]]) -> list[Start]:
     where, task, seeds = job
     env = where.shared(task)
-    draws, env.render_images = env.render_images, True
-    try:
-        return [(task, s, observation(env.reset(seed=s)[0], env.observation_space)) for s in seeds]
-    finally:
-        env.render_images = draws
-
-
-class _Watched:
-    """Actor: a policy, and the pictures that it was shown when it was asked for a chunk."""
-
-    def __init__(self, policy: Policy):
-        self.policy = policy
-        self.seen: list[np.ndarray] = []
-        self.needs_images = policy.needs_images
-
-    def act(self, obs: Observation, session: Session) -> tuple[np.ndarray, Session]:
-        if session.step % self.policy.replan_every == 0 and obs.images is not None:
-            self.seen.append(obs.images)
-        return self.policy.act(obs, session)
+    return [(task, s, observation(env.reset(seed=s)[0], env.observation_space)) for s in seeds]
 
 
 def _watch(job: tuple[EnvSpec, Run, str, tuple[int, ...], int]) -> list[tuple[bool, np.ndarray]]:
@@ -164,11 +146,17 @@ def _watch(job: tuple[EnvSpec, Run, str, tuple[int, ...], int]) -> list[tuple[bo
     env, policy = where.shared(task), Policy(opened(run), replan_every=replan_every)
     out = []
     for seed in seeds:
-        actor = _Watched(policy)
+        played: list[Transition] = []
         episode = rollout(
-            env, actor, seed=seed, session=Session(seed), record_images=False, steps_after_success=replan_every
+            env,
+            policy,
+            seed=seed,
+            session=Session(seed),
+            record_images=False,
+            steps_after_success=replan_every,
+            observers=[played.append],
         )
-        out.append((episode.succeeded, np.stack(actor.seen)))
+        out.append((episode.succeeded, np.stack([t.observation.images for t in played if t.queried])))
     return out
 
 
@@ -176,16 +164,12 @@ def _carry_out(job: tuple[EnvSpec, str, int, np.ndarray]) -> bool:
     """Whether the simulator, too, succeeds with these actions, one after the other."""
     where, task, seed, actions = job
     env = where.shared(task)
-    draws, env.render_images = env.render_images, False
-    try:
-        env.reset(seed=seed)
-        for action in actions:
-            *_, truncated, info = env.step(action)
-            if info["success"] or truncated:
-                return bool(info["success"])
-        return False
-    finally:
-        env.render_images = draws
+    env.reset(seed=seed, render=False)
+    for action in actions:
+        *_, truncated, info = env.step(action, render=False)
+        if info["success"] or truncated:
+            return bool(info["success"])
+    return False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.ground_truth import GroundTruth
-from wamkit.envs.physics import Physics
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.intervals import bootstrap_ratio
@@ -153,10 +152,8 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
 def _figures(where: EnvSpec, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
     truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
     env = where.shared(c.take.task)
-    if isinstance(env, Physics):  # which knows masses, and where things would be inside of each other
-        draws, env.render_images = env.render_images, False
-        env.restore(c.take.start)
-        env.render_images = draws
+    if env.rigid_bodies:
+        env.restore(c.take.start, render=False)
         return errors(env, truth, states, dt)
     return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
 
@@ -186,8 +183,8 @@ def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0,
     real = takes(env, model.spec, first=0, episodes=episodes, processes=processes)
     others = takes(env, model.spec, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
     again = []
-    if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(env.env).Config)}:
-        shaken = replace(env, options={**env.options, "jitter": JITTER, "take": 1})
+    if second := ENVIRONMENTS.get(env.env).second_take:
+        shaken = replace(env, options={**env.options, **second})
         again = takes(shaken, model.spec, first=0, episodes=episodes, processes=processes, desc="second takes")
     return examine(free_run(model, real, seed=seed), env, reader(others, real, seed=seed), model.spec.fps, again)
 
