@@ -54,7 +54,9 @@ def test_links_lead_somewhere(page):
 @present
 def test_modules_and_files_that_a_page_names_exist(page):
     text, missing = page.read_text(), []
-    for name in set(re.findall(r"\bwamkit(?:\.[A-Za-z_]\w*)+(?!\.?\w*/)", text)):
+    names = set(re.findall(r"\bwamkit(?:\.[A-Za-z_]\w*)+(?!\.?\w*/)", text))
+    names |= {f"wamkit.{name}" for name in re.findall(r"`([a-z]+(?:\.\w+)+)`", text) if is_room(name.split(".")[0])}
+    for name in names:
         if not name.endswith(".json") and not importable(name):
             missing.append(name)
     for path in set(re.findall(r"`((?:[\w-]+/)+[\w.-]*)`", text)):
@@ -66,6 +68,10 @@ def test_modules_and_files_that_a_page_names_exist(page):
             if not any((p / path).exists() for p in places):
                 missing.append(path)
     assert not missing
+
+
+def is_room(name: str) -> bool:
+    return (SOURCE / name / "__init__.py").is_file()
 
 
 def importable(name: str) -> bool:

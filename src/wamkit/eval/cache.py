@@ -20,7 +20,7 @@ from wamkit.types import Interval
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What one part of an evaluation found: tables, and the worst cases as pictures."""
+    """What one part of an evaluation found: tables, and the worst cases as images."""
 
     tables: tuple[Table, ...] = ()
     worst: tuple[Worst, ...] = field(default=())

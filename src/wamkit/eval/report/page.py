@@ -35,7 +35,7 @@ from wamkit.viz.charts import curve_svg, interval_svg
 from wamkit.viz.images import DIFFERENCE_GAIN, data_uri, difference, enlarge, mp4, png, side_by_side
 from wamkit.viz.style import CSS, SCRIPT
 
-GAP = 2  # white columns between tiled pictures
+GAP = 2  # white columns between tiled images
 POLICY = (
     "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
@@ -87,7 +87,7 @@ def _page(report: Report) -> str:
 
 
 def _axis(report: Report, axis: str) -> str:
-    """All that stands under one axis: figures, pictures, worst cases; never one score of everything."""
+    """All that stands under one axis: figures, images, worst cases; never one score of everything."""
     sections = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
     if axis == CLOSED_LOOP:
         sections += _played(report)
@@ -112,7 +112,7 @@ def _pictured(report: Report) -> list[str]:
         ),
         _section(
             "What it imagines, frame by frame",
-            "The first picture is all the model saw. Then, for each horizon: what happened, what it imagined, and the "
+            "The first image is all the model saw. Then, for each horizon: what happened, what it imagined, and the "
             f"difference {DIFFERENCE_GAIN}x brighter.",
             [_still(s) for s in report.stills],
         ),
@@ -267,8 +267,8 @@ def _still(still: Still) -> str:
         names = _three(f"truth +{offset}", f"imagined +{offset}")
         cells.append((names, tiled, f"{still.title}: truth, imagined and difference at +{offset}"))
     figures = ""
-    for names, picture, alt in cells:
-        source = data_uri(png(enlarge(picture, 2)), "image/png")
+    for names, image, alt in cells:
+        source = data_uri(png(enlarge(image, 2)), "image/png")
         figures += f'<figure>{names}<img src="{source}" alt="{escape(alt)}"></figure>'
     style = f"grid-template-columns:1fr repeat({len(still.offsets)}, {wide:.3f}fr);--phone:1fr {wide:.3f}fr"
     return f'<div><h3>{escape(still.title)}</h3><div class="still" style="{style}">{figures}</div></div>'
@@ -310,8 +310,8 @@ def _sweep(sweep: Sweep, scale: int) -> str:
     chart = curve_svg(series, log=False, over="severity", bounds=(0.0, 1.0), band=band)
     cells = "".join(f"<span>{s:g}</span>" for s in sweep.severities)
     for strip in sweep.strips:
-        for severity, picture in zip(sweep.severities, strip, strict=True):
-            source, alt = data_uri(png(enlarge(picture, scale)), "image/png"), f"{sweep.factor} {severity:g}"
+        for severity, image in zip(sweep.severities, strip, strict=True):
+            source, alt = data_uri(png(enlarge(image, scale)), "image/png"), f"{sweep.factor} {severity:g}"
             cells += f'<img src="{source}" alt="{escape(alt)}">'
     strips = f'<div class="strip" style="grid-template-columns:repeat({len(sweep.severities)}, 1fr)">{cells}</div>'
     title = f'<h3>{escape(sweep.factor)}</h3><p class="how">{escape(sweep.how)}</p>'
