@@ -22,14 +22,15 @@ from scipy.integrate import quad
 from scipy.spatial.distance import directed_hausdorff
 from skimage import metrics as skimage
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest.expectations_action import (
     HELPERS,
     counterfactual_suite,
     difference_suite,
     execution_suite,
-    foresight_suite,
-    judge_suite,
-    reading_suite,
+    forecast_suite,
+    ranking_suite,
+    recoverability_suite,
 )
 from wamkit.eval.metatest.expectations_video import clip_suite
 from wamkit.eval.metatest.judge import BLIND, FAILS, SAME, SEEN, UNDEFINED, VARIES, Judged, Suite, judged
@@ -40,10 +41,11 @@ from wamkit.eval.metrics import rank_correlation as ranking
 from wamkit.eval.metrics.intervals import mcnemar
 from wamkit.eval.metrics.sequential_tests import iqm, log_e_value, probability_of_improvement
 from wamkit.eval.metrics.video_distribution import ClipFeatures, gaussian_frechet, polynomial_mmd
-from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
+from wamkit.eval.suites.counterfactuals import counterfactuals
 from wamkit.eval.suites.forecast_consistency import auc
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
+from wamkit.types import Spec
 
 
 @dataclass(frozen=True)
@@ -308,10 +310,11 @@ def blind_spots(found: Sequence[Judged]) -> str:
 def main(args: Args) -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
-    world = Setting("metaworld", args.tasks, (("height", 64), ("width", 64)), 16, (8, 16))
-    states = counterfactuals(world, episodes=2, moments=2, processes=1)
+    env = EnvSpec("metaworld", args.tasks, {"height": 64, "width": 64})
+    spec = Spec(("corner2",), 64, 64, proprio_dim=4, action_dim=4)
+    states = counterfactuals(env, spec, episodes=2, moments=2, processes=1)
     suites = [clip_suite(clips(seeds=range(args.seeds))), counterfactual_suite(states), execution_suite(states)]
-    suites += [reading_suite(), foresight_suite(), judge_suite(), difference_suite()]
+    suites += [recoverability_suite(), forecast_suite(), ranking_suite(), difference_suite()]
     results = judged(suites)
     every = [j for _, found in results for j in found]
     faults = [fault for j in every for fault in j.faults]
@@ -323,7 +326,7 @@ def main(args: Args) -> None:
         f"they must be, {count[SAME]} are of models that are right in what the metric reads, {count[BLIND]} are blind spots and "
         f"{count[UNDEFINED]} no figures, as the documentation says, of {count[VARIES]} nothing is expected, and {len(faults)} expectations are "
         "broken. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
-        "`wamkit.eval.metatest.expectations_video` and `meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
+        "`wamkit.eval.metatest`, and `tests/unit/test_metatest.py` checks them on fewer clips.",
         "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is "
         "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is "
         "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",

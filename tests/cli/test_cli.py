@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_encoders import ALEX, saved, weights
+from tests.unit.test_perceptual import ALEX, saved, weights
 
 import wamkit
 from wamkit.cli.main import entry, main
@@ -55,17 +55,15 @@ def test_the_whole_job(job, capsys):
     out = capsys.readouterr().out
     assert "all tasks" in out and "report.html" in out
     summary = json.loads((run / "eval/summary.json").read_text())
-    names = [r["name"] for r in summary["rows"]]
-    assert {*TASKS, "all tasks", "joint, +8: skill over copying", "forward dynamics, true / shuffled actions"} <= set(
-        names
-    )
+    wanted = {"closed_loop.success", "open_loop.skill.joint.8", "coupling.true_over_shuffled"}
+    assert wanted | {f"closed_loop.success.{task}" for task in TASKS} <= {r["key"] for r in summary["rows"]}
     page = (run / "eval/report.html").read_text()
     assert "<video" in page and "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
     assert f"wamkit train --data {job / 'data'} --out {run}" in page
     parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
     assert parts and main(evaluate) == 0
     assert parts == {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
-    seeds = set(json.loads((run / "config.json").read_text())["source"]["seeds"])
+    seeds = set(json.loads((run / "config.json").read_text())["provenance"]["seeds"])
     assert not seeds & set(pq.read_table(run / "eval/episodes.parquet")["seed"].to_pylist())
 
 
@@ -126,16 +124,17 @@ def test_the_full_suite_has_all_axes(job, tmp_path, capsys):
     arguments = ["--suite", "full", "--episodes", "1", "--held-out", "1", "--steps", "1"]
     arguments += ["--encoder", f"lpips-alex={trunk},{heads}"]
     assert main(["eval", str(job / "run"), *arguments]) == 0
-    rows = {r["name"]: r for r in json.loads((job / "run/eval/summary.json").read_text())["rows"]}
-    told = rows["other actions: told apart"]
+    rows = {r["key"]: r for r in json.loads((job / "run/eval/summary.json").read_text())["rows"]}
+    told = rows["counterfactuals.off_expert.identified"]
     assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1 and "chance is 10%" in told["note"]
-    assert {"expert's chunks: told apart", "policy", "consistency"} <= set(rows)
-    assert rows["floor: real pictures / another window's actions"]["value"] > 0 and "skill of its foresight" in rows
-    (lpips,) = (r for name, r in rows.items() if name.startswith("LPIPS (alex) @"))
+    execution = {f"forecast_vs_execution.{k}" for k in ("policy", "consistency")}
+    assert {"counterfactuals.expert.identified"} | execution <= set(rows)
+    assert rows["action_recoverability.floor"]["value"] > 0 and "forecast_consistency.skill" in rows
+    (lpips,) = (r for key, r in rows.items() if key.startswith("pretrained_features.LPIPS (alex) @"))
     assert lpips["axis"] == "Visual fidelity" and lpips["value"] > 0 and "copying has" in lpips["note"]
     page = (job / "run/eval/report.html").read_text()
     assert all(f"{t}?" in page for t in ("Does it imagine what its actions do", "Does the world go as it imagined"))
-    assert rows["places, mean error"]["axis"] == "Physical commonsense" and "Worst cases" in page
+    assert rows["physics.ade"]["axis"] == "Physical commonsense" and "Worst cases" in page
     axes = [page.index(f'<h2 class="axis">{a}</h2>') for a in AXES]
     assert axes == sorted(axes)
     assert main(["report", str(job / "run"), "--out", str(job / "all.html")]) == 0
@@ -281,7 +280,7 @@ def test_a_flipped_bit_in_the_weights_is_found(job, tmp_path, capsys):
 def test_show_and_list_by_axis(capsys, tmp_path):
     assert main(["show", "unified", "--out", str(tmp_path / "u.svg")]) == 0
     shown = capsys.readouterr().out
-    assert "who sees whom" in shown and "noisy action" in shown and (tmp_path / "u.svg").stat().st_size > 500
+    assert "tokens of a row attend" in shown and "noisy action" in shown and (tmp_path / "u.svg").stat().st_size > 500
     assert main(["list", "--by", "decoder"]) == 0
     assert "trunk denoises\n  align, bc" in capsys.readouterr().out
     assert main(["show", "unifed"]) == 1 and main(["list", "--by", "decodr"]) == 1

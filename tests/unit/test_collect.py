@@ -18,7 +18,7 @@ from conftest import untrained_run
 from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
 from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
-from wamkit.runs.checkpoint import weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 from wamkit.workers import WorkerError, run_parallel
 
@@ -87,8 +87,7 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
     assert int(np.argmax(demo.success)) == len(demo) - 1 - config.steps_after_success
     noise = demo.action - demo.action_expert
     assert 0.1 < np.abs(noise).mean() < 0.3 and np.abs(demo.action).max() <= 1
-    env.render_images = False
-    env.restore(demo.snapshots[20])
+    env.restore(demo.snapshots[20], render=False)
     np.testing.assert_array_equal(env.expert()(np.random.default_rng(0)), demo.action_expert[20])
     for from_reset in (True, False):
         job = jobs["off-expert", from_reset]
@@ -114,18 +113,20 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
     assert len(store) == 3 * len(TASKS)
     facts = json.loads((tmp_path / "out/collect.json").read_text())
     assert (
-        facts["policies"] == [f"{r} @{weights_hash(r)[:8]}" for r in runs]
+        facts["policies"] == [f"{r} @{Run.open(r).digest[:8]}" for r in runs]
         and facts["policies"][0] != facts["policies"][1]
     )
-    with pytest.raises(WamkitError, match=r"a cannot act in metaworld: it was trained on height and width \(32, 32\)"):
+    with pytest.raises(
+        WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"
+    ):
         collect(dataclasses.replace(config, out=tmp_path / "large"), progress=False)
     world = untrained_run(tmp_path / "world", TASKS, {}, "world_model")
     with pytest.raises(WamkitError, match="'world_model' does not model the query 'policy'"):
         collect(dataclasses.replace(config, out=tmp_path / "large", policies=(world,)), progress=False)
     assert not (tmp_path / "large").exists()
-    with pytest.raises(WamkitError, match="name both, not 2 policies and 0 episodes"):
+    with pytest.raises(WamkitError, match="give both, found 2 policies and 0 episodes"):
         _small(tmp_path, policies=runs)
-    with pytest.raises(WamkitError, match="name both"):
+    with pytest.raises(WamkitError, match="give both"):
         _small(tmp_path, policy_episodes=1)
 
 
@@ -171,7 +172,7 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     store = collect(_small(parts, processes=1), progress=False)
     assert _digest(parts) == whole
     times = {p: p.stat().st_mtime_ns for p in parts.rglob("*")}
-    monkeypatch.setattr("wamkit.rollout.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
+    monkeypatch.setattr("wamkit.envs.spec.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
     assert len(collect(_small(parts), progress=False)) == 3
     assert {p: p.stat().st_mtime_ns for p in parts.rglob("*")} == times
     assert [(e.task, e.is_demonstration) for e in store.episodes].count((TASKS[1], False)) == 1

@@ -159,5 +159,5 @@ def codec_stages(family: Family, *prefixes: str, codec: str = "future.codec") ->
     return Stage("codec", c.codec_share, (codec,), c.codec_lr), Stage("main", 1 - c.codec_share, prefixes)
 
 
-FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families")
+FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families", package="wamkit.families")
 """All families by name. Packages add theirs under the entry-point group `wamkit.families`."""

@@ -127,7 +127,7 @@ class ActionChunk(nn.Module):
     def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
         """True for values of `pack` that are evidence: steps inside the episode, of rows with actions, in dimensions
         that the row's robot has."""
-        return batch.action_known().reshape(len(batch), self.length, self.channels)
+        return batch.action_mask().reshape(len(batch), self.length, self.channels)
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:

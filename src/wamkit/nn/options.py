@@ -92,7 +92,7 @@ class ExpertsConfig(ContextConfig):
 class CodecConfig(Options):
     """Options of families whose future is latents of an autoencoder, trained in a stage of its own before all else."""
 
-    codec: str = "frame"
+    codec: str = "frame_codec"
     """Registered name of the autoencoder (`wamkit.nn.AUTOENCODERS`)."""
     codec_channels: Count = 8
     """Size of a latent. Of the frame codec: values a quarter of a cell, 8x8 pixels."""

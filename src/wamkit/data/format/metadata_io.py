@@ -1,4 +1,4 @@
-"""What a data set's numbers mean, on disk: meta/wamkit.json, and meta/modality.json, by which GR00T finds fields by name."""
+"""`DatasetMetadata` on disk: meta/wamkit.json, and meta/modality.json, where GR00T looks up fields by name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ FILE = "meta/wamkit.json"
 MODALITY = "meta/modality.json"
 
 
-def save_metadata(root: Path, meaning: DatasetMetadata) -> None:
-    """Writes both files."""
-    save_json(root / FILE, meaning)
-    save_json(root / MODALITY, modality(meaning))
+def save_metadata(root: Path, metadata: DatasetMetadata) -> None:
+    """Writes both files into the data set at `root`."""
+    save_json(root / FILE, metadata)
+    save_json(root / MODALITY, modality(metadata))
 
 
 def load_metadata(root: Path) -> DatasetMetadata | None:
-    """What meta/wamkit.json says, or else what meta/modality.json does; None where there is neither.
+    """The metadata in meta/wamkit.json, or else in meta/modality.json; None where there is neither.
 
-    Raises StoreError naming the file where it is damaged.
+    Raises StoreError for a damaged file.
     """
     try:
         if (root / FILE).exists():
@@ -35,9 +35,7 @@ def load_metadata(root: Path) -> DatasetMetadata | None:
             return from_modality(json.loads((root / MODALITY).read_bytes()))
         return None
     except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{root}: what its numbers mean cannot be read ({error}); restore or remove that file"
-        ) from error
+        raise StoreError(f"{root}: its metadata cannot be read ({error}); restore or remove that file") from error
 
 
 _GROOT = {
@@ -48,22 +46,22 @@ _GROOT = {
 }
 
 
-def modality(meaning: DatasetMetadata) -> dict[str, Any]:
-    """GR00T's modality.json: where each field lies, by name."""
+def modality(metadata: DatasetMetadata) -> dict[str, Any]:
+    """The content of GR00T's modality.json: the place of each field, by name."""
     out: dict[str, Any] = {}
     for part, key in (("state", "observation.state"), ("action", "action")):
         out[part] = {}
-        for f in getattr(meaning, part):
+        for f in getattr(metadata, part):
             entry = {"start": f.start, "end": f.stop, "original_key": key, "absolute": f.representation == "absolute"}
             out[part][f.name] = entry | ({"rotation_type": _GROOT[f.rotation]} if f.rotation in _GROOT else {})
-    out["video"] = {name: {"original_key": f"observation.images.{name}"} for name in meaning.cameras}
+    out["video"] = {name: {"original_key": f"observation.images.{name}"} for name in metadata.cameras}
     return out | {"annotation": {"human.task_description": {"original_key": "task_index"}}}
 
 
 def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
-    """What a modality.json says of fields and cameras; robot and units it does not.
+    """The fields and cameras described by a modality.json, which does not state the robot or units.
 
-    Fields of other columns than `observation.state` and `action` are left out: their numbers count from the start of those.
+    Fields of columns other than `observation.state` and `action` are left out.
     """
     turn = {v: k for k, v in _GROOT.items()}
     parts: dict[str, tuple[Field, ...]] = {}

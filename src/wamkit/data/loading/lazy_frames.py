@@ -1,7 +1,7 @@
-"""Pictures of a store as one array, whether they are kept decoded or not: what does not fit the cache's budget is decoded when it is drawn.
+"""All images of a store as one array, cached or not: frames beyond the cache's budget are decoded when they are needed.
 
-Measured (benchmarks/loading.py, figures in docs/LOG.md): opening a file costs as much as decoding several frames of it, so files are
-kept open, as many as fit a fixed amount of memory.
+Opening a video costs as much as decoding several frames of it (benchmarks/loading.py, figures in docs/LOG.md). Videos
+therefore stay open, as many as fit into a fixed amount of memory.
 """
 
 from __future__ import annotations
@@ -15,39 +15,44 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wamkit.data.format.frame_cache import FrameCache
-from wamkit.data.format.stills import Stills
+from wamkit.data.format.stills import StillImages
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import Video
-from wamkit.data.loading.windows import Pictures
+from wamkit.data.loading.windows import ImageArray
 
 CACHE_GB = 16.0
-"""Budget of the decoded pictures of a data set, where nobody says another."""
+"""Default budget of a data set's frame cache, in units of 1e9 bytes."""
 
-_OPEN_BYTES = 1 << 28  # of memory that open videos may take, about
+_OPEN_BYTES = 1 << 28  # approximate memory of all open videos
 _DECODER = 1 << 20  # bytes of an open video's buffers
-_PICTURES = 24  # and so many of its pictures, each of three bytes a pixel, are in the decoder
-_MOST_OPEN = 256  # a process may commonly have 1,024 files open
+_FRAMES = 24  # frames, of three bytes a pixel, that a decoder holds
+_MOST_OPEN = 256  # open videos; a process may commonly have 1,024 files open
 
 
-def open_pictures(store: Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB) -> Pictures:
-    """All N frames of `store`, uint8 (N, V, 3, H, W), resized to `size` (H, W) if given.
+def open_images(store: Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB) -> ImageArray:
+    """All N frames of `store`, uint8 (N, V, 3, H, W).
 
-    Whole episodes are kept decoded on disk, from the first, as far as `cache_gb` (1e9 bytes) goes; the others are decoded where they are
-    asked for, and the pictures are the same. Raises StoreError as `FrameCache.build_or_open` does, and for a damaged video when it is read.
+    size: (H, W) to resize to, by area averaging; None for the recorded size.
+    cache_gb: budget of the frame cache, in units of 1e9 bytes. The first episodes are cached as far as it reaches. The
+        others are decoded on access, with the same result.
+
+    Raises StoreError as `FrameCache.build_or_open` does, and for a damaged video when it is read.
     """
     height, width = size or store.layout.image_shape[1:]
     room = int(cache_gb * 1e9) // max(1, len(store.cameras) * 3 * height * width)
     ends = np.cumsum([m.length for m in store.episodes])
-    kept = int(np.searchsorted(ends, room, side="right"))
-    if kept == len(store):
+    cached = int(np.searchsorted(ends, room, side="right"))
+    if cached == len(store):
         return FrameCache.build_or_open(store, size).frames
-    return _Partly(FrameCache.build_or_open(store, size, kept).frames if kept else None, VideoFrames(store, size))
+    return _PartlyCached(
+        FrameCache.build_or_open(store, size, cached).frames if cached else None, VideoFrames(store, size)
+    )
 
 
 class VideoFrames:
-    """All N frames of a store, decoded where they are asked for: `frames[index]`, index an int64 array of any shape.
+    """All N frames of a store, decoded on access by `frames[index]`, with an int64 array of any shape.
 
-    Several threads may ask at once; each then works with videos of its own.
+    Several threads may read at once; each uses videos of its own.
     """
 
     def __init__(self, store: Store, size: tuple[int, int] | None = None):
@@ -55,10 +60,10 @@ class VideoFrames:
         self._store, self._size = store, (height, width)
         self.shape = (store.frames, len(store.cameras), 3, height, width)
         self._starts = np.array([m.from_index for m in store.episodes])
-        self._open: OrderedDict[tuple[Path, str], list[Video | Stills]] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, str], list[Video | StillImages]] = OrderedDict()
         self._lock = threading.Lock()
         largest = max((np.prod(store.layout.size(c)) for c in store.cameras), default=0)
-        self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _PICTURES * 3 * largest), 2, _MOST_OPEN))
+        self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _FRAMES * 3 * largest), 2, _MOST_OPEN))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -77,7 +82,7 @@ class VideoFrames:
         return out[where.reshape(np.shape(index))]
 
     def _decode(self, episode: int, camera: str, steps: list[int]) -> np.ndarray:
-        """As `Store.pictures`, by a video that is open already if there is one that nobody uses."""
+        """Frames as from `Store.decode_steps`, by an open video that no other thread uses, if there is one."""
         clip = self._store.video_path(episode, camera), camera
         with self._lock:
             waiting = self._open.pop(clip, [])
@@ -85,29 +90,29 @@ class VideoFrames:
             if waiting:
                 self._open[clip] = waiting
         video = video or self._store.open_video(episode, camera)
-        pictures = self._store.pictures_of(video, episode, camera, steps, self._size)
+        images = self._store.decode_from(video, episode, camera, steps, self._size)
         with self._lock:
-            self._open[clip] = [*self._open.pop(clip, []), video]  # the one used last comes last
+            self._open[clip] = [*self._open.pop(clip, []), video]  # in the order of their last use
             while sum(map(len, self._open.values())) > self._most:
                 for old in self._open.popitem(last=False)[1]:
                     old.close()
-        return pictures
+        return images
 
 
-class _Partly:
-    """The first frames from the cache, the others decoded where they are asked for."""
+class _PartlyCached:
+    """Frames of which the first are cached and the others decoded on access."""
 
-    def __init__(self, kept: np.ndarray | None, videos: VideoFrames):
-        self._kept, self._videos, self.shape = kept, videos, videos.shape
-        self._split = 0 if kept is None else len(kept)
+    def __init__(self, cached: np.ndarray | None, videos: VideoFrames):
+        self._cached, self._videos, self.shape = cached, videos, videos.shape
+        self._split = 0 if cached is None else len(cached)
 
     def __getitem__(self, index: Any) -> UInt8[np.ndarray, "... V 3 H W"]:
         rows = np.asarray(index, np.int64)
         flat = rows.reshape(-1)
         out = np.empty((len(flat), *self.shape[1:]), np.uint8)
         near = flat < self._split
-        if self._kept is not None:
-            out[near] = self._kept[flat[near]]
+        if self._cached is not None:
+            out[near] = self._cached[flat[near]]
         if not near.all():
             out[~near] = self._videos[flat[~near]]
         return out.reshape(*rows.shape, *self.shape[1:])

@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.ground_truth import GroundTruth
-from wamkit.envs.physics import Physics
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, physics_iq_score
@@ -24,7 +24,6 @@ from wamkit.eval.metrics.physics import Violations
 from wamkit.eval.probes.object_state import Probe, ProbeError, States, probe_error, read_states, train_probe
 from wamkit.eval.probes.segmentation import Segmenter, read_masks, train_segmenter
 from wamkit.eval.results import PHYSICAL, Row, Table, Worst
-from wamkit.eval.suites.counterfactuals import Setting, environment
 from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, takes
 from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
 from wamkit.inference.model import Model
@@ -150,13 +149,11 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
     return figures | {"ade": ade(known[both], position[both]) if both.any() else np.nan}
 
 
-def _figures(world: Setting, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
+def _figures(where: EnvSpec, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
     truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
-    env = environment(world, c.take.task)
-    if isinstance(env, Physics):  # which knows masses, and where things would be inside of each other
-        draws, env.render_images = env.render_images, False
-        env.restore(c.take.start)
-        env.render_images = draws
+    env = where.shared(c.take.task)
+    if env.rigid_bodies:
+        env.restore(c.take.start, render=False)
         return errors(env, truth, states, dt)
     return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
 
@@ -178,22 +175,22 @@ class Commonsense:
     error: ProbeError
 
 
-def commonsense(model: Model, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
+def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
     The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `free_run` do.
     """
-    real = takes(world, first=0, episodes=episodes, processes=processes)
-    others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
+    real = takes(env, model.spec, first=0, episodes=episodes, processes=processes)
+    others = takes(env, model.spec, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
     again = []
-    if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
-        shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
-        again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
-    return examine(free_run(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
+    if second := ENVIRONMENTS.get(env.env).second_take:
+        shaken = replace(env, options={**env.options, **second})
+        again = takes(shaken, model.spec, first=0, episodes=episodes, processes=processes, desc="second takes")
+    return examine(free_run(model, real, seed=seed), env, reader(others, real, seed=seed), model.spec.fps, again)
 
 
 def examine(
-    went: Sequence[Continuation], world: Setting, eyes: Reader, fps: float, again: Sequence[ReferenceEpisode] = ()
+    went: Sequence[Continuation], env: EnvSpec, eyes: Reader, fps: float, again: Sequence[ReferenceEpisode] = ()
 ) -> Commonsense:
     """What `eyes` read of continuations. again: second takes, in the order of the first."""
     dt = float(np.diff(went[0].steps)[0]) / fps
@@ -202,7 +199,7 @@ def examine(
         shown = c.take.pictures(c.steps)
         frozen = np.broadcast_to(shown[:1], shown.shape)
         for name, frames in (("imagined", c.frames), ("real", shown), ("still", frozen)):
-            rows[name].append(_figures(world, c, frames, eyes, dt))
+            rows[name].append(_figures(env, c, frames, eyes, dt))
         for name, frames in (("moves", c.frames), ("ceiling", shown)):
             rows[name].append(_moves(c, frames, shown, eyes, dt))
     return Commonsense(
@@ -264,20 +261,20 @@ def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
             _mean(x[name], fmt) for x in (found.laws.metric, found.laws.floor, found.still.metric)
         )
         note = f"imagined {imagined}, read off real pictures {floor}, if nothing moved {still}; {unit}; {cases} clips"
-        rows.append(Row(words, excess.value, excess, "", None, fmt, note=note))
+        rows.append(Row(name, words, excess.value, excess, "", None, fmt, note=note))
     e, longest = found.error, max(c.steps[-1] for c in found.continuations)
     how = (
         f"{len(found.continuations)} real episodes that it goes on with by itself for up to {longest} steps. A probe reads things off pictures; "
         "each figure is what it reads off imagined pictures less what it reads off the real ones: 0 is as lawful as reality. "
         f"Of real pictures it is {e.position:.3f} m off (95 %: {e.position_p95:.3f} m)."
     )
-    tables = [Table("Does it break the laws of physics?", how, tuple(rows), PHYSICAL)]
+    tables = [Table("physics", "Does it break the laws of physics?", how, tuple(rows), PHYSICAL)]
     if moved := _moved(found, seed):
         how = (
             "Overlap of the pixels of moving things, imagined and true (Physics-IQ's three figures, on the simulator's masks), over what the "
             "same segmenter gets on real pictures. 1 is as good as reality, 0 is nothing moving where it should."
         )
-        tables.append(Table("Does it move what moves, where and when?", how, tuple(moved), PHYSICAL))
+        tables.append(Table("motion", "Does it move what moves, where and when?", how, tuple(moved), PHYSICAL))
     return tables
 
 
@@ -292,7 +289,7 @@ def _moved(found: Commonsense, seed: int) -> list[Row]:
             if found.retakes:
                 again = np.nanmean([getattr(c, name) for c in found.retakes])
                 note += f"; a second take with {JITTER:.0%} other masses, frictions and places {again:.2f}"
-            rows.append(Row(said, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
+            rows.append(Row(name, said, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
     if rows:
         ceiling = found.retakes or found.ceiling
         try:
@@ -300,7 +297,7 @@ def _moved(found: Commonsense, seed: int) -> list[Row]:
         except EvaluationError:  # second takes that have nothing in common
             return rows
         note = "over " + ("second takes" if found.retakes else "real pictures, for a replay of this simulator is exact")
-        rows.append(Row("Physics-IQ's score", score, None, fmt=".0f", note=f"of 100, {note}"))
+        rows.append(Row("physics_iq", "Physics-IQ's score", score, None, fmt=".0f", note=f"of 100, {note}"))
     return rows
 
 

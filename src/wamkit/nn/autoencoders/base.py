@@ -64,5 +64,7 @@ class FutureCodec(nn.Module, ABC):
         """`encode` by the name under which `forward` finds it in `batch.features`."""
 
 
-AUTOENCODERS: Registry[type[Autoencoder]] = Registry("autoencoder", "wamkit.autoencoders")
+AUTOENCODERS: Registry[type[Autoencoder]] = Registry(
+    "autoencoder", "wamkit.autoencoders", package="wamkit.nn.autoencoders"
+)
 """Autoencoders by name. Packages add theirs under the entry-point group `wamkit.autoencoders`."""

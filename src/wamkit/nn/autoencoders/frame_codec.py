@@ -18,7 +18,7 @@ from wamkit.nn.tokens import Downsample
 from wamkit.nn.vocabulary import from_digits, to_digits
 
 
-@AUTOENCODERS.register("frame")
+@AUTOENCODERS.register("frame_codec")
 class FrameCodec(Autoencoder):
     """A convolutional autoencoder of one frame, conditioned on the current one.
 

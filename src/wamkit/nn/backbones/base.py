@@ -108,5 +108,5 @@ class SequenceBackbone(Backbone):
         """Keys and values of tokens that every block attends to and none changes: cross-attention to an encoder."""
 
 
-BACKBONES: Registry[type[SequenceBackbone]] = Registry("backbone", "wamkit.backbones")
+BACKBONES: Registry[type[SequenceBackbone]] = Registry("backbone", "wamkit.backbones", package="wamkit.nn.backbones")
 """Backbones for one sequence by name. Packages add theirs under the entry-point group `wamkit.backbones`."""
