@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture import divided, mixture_spec, open_mixture
 from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
-from wamkit.runs.provenance import source
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.training.trainer import FeatureCache, Trainer, Watch
 from wamkit.types import WamkitError
@@ -48,7 +49,7 @@ def train_run(
     points = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, points)
     numbers = statistics(frames, spec)
-    config = run_to_dict(run, spec, numbers) | {"source": source(store)}
+    config = run_to_dict(run, spec, numbers, Provenance.of(store))
     share = run.episodes.labelled_share
     drawn = frames if share is None else divided(frames, share, spec.fps)
     latents = _latents(store.root, [store], feature_cache_gb)
@@ -86,13 +87,14 @@ def _train_mixture(
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
     numbers = {k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()}
     stores = [Store.open(path.parent / s.data) for s in described.sources]
-    worlds = dict(zip(mixture.names, map(source, stores), strict=True))
-    played = next((n for n, world in worlds.items() if world["env"]), "")
-    config = run_to_dict(run, spec, numbers) | {
+    made = dict(zip(mixture.names, map(Provenance.of, stores), strict=True))
+    acting = next((n for n, provenance in made.items() if provenance.env.env), "")
+    provenance = made.get(acting) or next(iter(made.values()))
+    provenance = replace(provenance, env=replace(provenance.env, embodiment=acting))
+    config = run_to_dict(run, spec, numbers, provenance) | {
         "mixture": to_dict(described),
-        "robots": {n: to_dict(robot) for n, robot in mixture.embodiments.items()},
+        "embodiments": {n: to_dict(e) for n, e in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
-        "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }
-    latents = _latents(path.parent, stores, feature_cache_gb, [config["mixture"], config["robots"]])
+    latents = _latents(path.parent, stores, feature_cache_gb, [config["mixture"], config["embodiments"]])
     return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch, latents).run()

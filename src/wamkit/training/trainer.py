@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from wamkit import old_names
 from wamkit.config import ConfigError, nearest, save_json
 from wamkit.data.loading.augment import Augment
 from wamkit.data.loading.feature_cache import cached_features
@@ -391,8 +392,9 @@ class Trainer:
         if not has_checkpoint(self.out):
             return
         saved = load_checkpoint(self.out, training=True)
-        if saved.config != self.run_config:
-            found = sorted(_differences(saved.config, self.run_config))
+        before = old_names.run_config(saved.config)
+        if before != self.run_config:
+            found = sorted(_differences(before, self.run_config))
             named = [f"{path} was {was}, now {now}" for path, was, now in found[:4]] + ["..."] * (len(found) > 4)
             raise WamkitError(
                 f"{self.out} was trained with another configuration ({'; '.join(named)}): choose another --out, or the same options"
