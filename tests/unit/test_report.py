@@ -150,7 +150,7 @@ def test_page_says_what_was_measured(tmp_path):
     assert (
         len(page.every("section")) == sum("how" in a.get("class", "") for a in page.every("p")) == 7
     )  # each explains itself
-    assert page.text.count("solved") >= 2 and page.text.count("failed") == 1
+    assert page.text.count("success") >= 2 and page.text.count("failed") == 1
     assert (
         sum(a.get("class") == "curve" for a in page.every("svg")) == 2
     )  # the numeric key of one, the chosen panel of the other

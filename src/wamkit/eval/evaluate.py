@@ -23,7 +23,7 @@ from wamkit.eval.report.card import PICTURED, history, report_card, worst_pictur
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import coupling_table, fidelity_table, json_row, success_table, text_table
 from wamkit.eval.results import Worst, made_by
-from wamkit.eval.suites.clip_distribution import ClipSet, clip_set, resemblance_table
+from wamkit.eval.suites.clip_distribution import ClipSet, clip_distribution_table, clip_set
 from wamkit.eval.suites.closed_loop import Protocol, closed_loop, write_records
 from wamkit.eval.suites.open_loop import imagine
 from wamkit.eval.suites.physics import commonsense, physics_tables, worst_continuations
@@ -167,7 +167,7 @@ def _parts(
         return EvalResult((table,))
 
     def likeness() -> EvalResult:
-        return EvalResult((resemblance_table(clips()),))
+        return EvalResult((clip_distribution_table(clips()),))
 
     def physics() -> EvalResult:
         found = commonsense(model, env, episodes=held_out, processes=processes)

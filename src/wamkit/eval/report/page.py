@@ -1,4 +1,8 @@
-"""How a `Report` becomes one HTML page: sections, tables, videos, curves. All text is escaped."""
+"""Writer of a `Report` as one HTML page that opens offline, on a phone, in light and dark.
+
+All text is escaped. Images, videos, styles and the script are inside the file, and a content policy forbids the browser
+to fetch anything.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +46,9 @@ POLICY = (
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Writes the page and returns its path. The file appears under its name only when complete.
+    """Writes the page and returns its path. The file appears under its name only when it is complete.
 
-    Raises WamkitError naming the file when the disk refuses.
+    Raises WamkitError with the name of the file where the disk refuses.
     """
     path = Path(path)
     atomic_write(path, _page(report).encode())
@@ -63,8 +67,8 @@ def _page(report: Report) -> str:
         ),
         _section(
             "How far it goes, and what it looks like",
-            "Left: success over the severity of each factor, with its 95 % Wilson interval. Right: reset states as the policy "
-            "sees them, by severity. The same reset state goes in one direction.",
+            "Left: success over the severity of each factor, with its 95 % Wilson interval. Right: reset states as the "
+            "policy sees them, by severity. The same reset state goes in one direction.",
             [_sweep(s, report.scale) for s in report.sweeps],
         ),
         _section(
@@ -87,19 +91,19 @@ def _page(report: Report) -> str:
 
 
 def _axis(report: Report, axis: str) -> str:
-    """All that stands under one axis: figures, images, worst cases; never one score of everything."""
+    """Sections of one axis: figures, images, worst cases. There is never an overall score."""
     sections = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
     if axis == CLOSED_LOOP:
-        sections += _played(report)
+        sections += _episodes(report)
     if axis == VISUAL:
-        sections += _pictured(report)
+        sections += _imagination(report)
     how = "Chosen because they are the worst, so not in proportion: the tables have the rates."
     sections.append(_section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
     content = "".join(sections)
     return f'\n<h2 class="axis">{escape(axis)}</h2>{content}' if content else ""
 
 
-def _pictured(report: Report) -> list[str]:
+def _imagination(report: Report) -> list[str]:
     return [
         _section(
             "What it imagines, moving",
@@ -119,13 +123,13 @@ def _pictured(report: Report) -> list[str]:
     ]
 
 
-def _played(report: Report) -> list[str]:
+def _episodes(report: Report) -> list[str]:
     return [
         _section(
             "In closed loop",
-            "Episodes from reset states never trained on; solved if the task's condition held at any step. The dot "
+            "Episodes from reset states never trained on; success if the task's condition held at any step. The dot "
             "is the success rate on a 0-100 % line, the bar its 95 % Wilson interval, the tick the target. Steps: the "
-            "median until solved. Query: one call of the policy.",
+            "median until success. Query: one call of the policy.",
             [_closed_loop(c) for c in report.closed_loop],
         ),
         _section(
@@ -156,8 +160,8 @@ def _section(title: str, how: str, parts: Sequence[str]) -> str:
 
 
 def _header(report: Report) -> str:
-    judged = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
-    tally = f'<p class="tally">{sum(judged)} of {len(judged)} targets met</p>' if judged else ""
+    passed = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
+    tally = f'<p class="tally">{sum(passed)} of {len(passed)} targets met</p>' if passed else ""
     heads = "".join(
         f'<div><dt>{escape(r.name)}</dt><dd class="big">{_value(r, "<small>{}</small>")}</dd><dd>{_range(r)}</dd>'
         f"<dd>{escape(r.target)} {_verdict(r.passed)}</dd></div>"
@@ -214,7 +218,7 @@ def _closed_loop(loop: ClosedLoop) -> str:
     if len(loop.tasks) > 1:
         pooled = TaskResult("All tasks", sum(t.successes for t in loop.tasks), sum(t.episodes for t in loop.tasks))
         rows += _task(pooled, None, "pooled")
-    head = "<th>Task</th><th>Solved</th><th></th><th>Rate</th><th>Interval</th><th>Steps</th><th>Query p50 / p95</th>"
+    head = "<th>Task</th><th>Success</th><th></th><th>Rate</th><th>Interval</th><th>Steps</th><th>Query p50 / p95</th>"
     return f"<div><h3>{escape(loop.title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
@@ -275,7 +279,7 @@ def _still(still: Still) -> str:
 
 
 def _clip(clip: Clip, scale: int) -> str:
-    outcome = '<span class="met">solved</span>' if clip.success else '<span class="missed">failed</span>'
+    outcome = '<span class="met">success</span>' if clip.success else '<span class="missed">failed</span>'
     text = escape(" · ".join(x for x in (clip.title, clip.note) if x))
     video = _video(clip.frames, clip.fps, scale, clip.title)
     return f"<figure>{video}<figcaption>{outcome}<br>{text}</figcaption></figure>"
