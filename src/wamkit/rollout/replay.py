@@ -1,4 +1,5 @@
-"""Counterfactual replays: chunks of actions executed from one state of a simulator, and the episodes that states come from."""
+"""Counterfactual replays: chunks of actions executed from one state of a simulator, and the episodes that states come
+from."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def expert_episode(env: Environment, seed: int) -> Episode:
     """
     expert = env.expert()
     if expert is None:
-        raise WamkitError(f"{env.robot_type}, {env.task}: states are taken from a scripted expert's episodes; it has none")
+        raise WamkitError(
+            f"{env.robot_type}, {env.task}: states are taken from a scripted expert's episodes; it has none"
+        )
     rng = np.random.default_rng((seed, 4))
     return rollout(env, ScriptedExpert(expert), seed=seed, session=rng, snapshot=env.snapshot)
 
@@ -72,7 +75,8 @@ def observed(episode: Episode, step: int, past: Sequence[int] = ()) -> Observati
 def replay(
     env: Environment, start: Snapshot, actions: Float32[np.ndarray, "A a"], offsets: Sequence[int]
 ) -> tuple[UInt8[np.ndarray, "F V 3 H W"], float]:
-    """Executes a chunk of actions from `start`, whatever happens: the images `offsets` steps later, and the sum of rewards."""
+    """Executes a chunk of actions from `start`, whatever happens: the images `offsets` steps later, and the sum of
+    rewards."""
 
     def restore(render: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         return env.restore(start, render=render), {}
@@ -88,17 +92,21 @@ def rollout_from(
 ) -> tuple[UInt8[np.ndarray, "K F V 3 H W"], Float64[np.ndarray, " K"]]:
     """Replays K chunks from the same state: images `offsets` steps later, and sums of rewards.
 
-    Replays do not affect each other: any order gives the same bytes. Raises EvaluationError where an environment breaks that.
+    Replays do not affect each other: any order gives the same bytes. Raises EvaluationError where an environment breaks
+    that.
     """
     futures, rewards = zip(*(replay(env, start, chunk, offsets) for chunk in actions), strict=True)
     env.restore(start, render=False)
     if not np.array_equal(env.snapshot().physics, start.physics):
-        raise EvaluationError(f"{env.task}: a restored state differs from the one that was taken; run `wamkit check-env`")
+        raise EvaluationError(
+            f"{env.task}: a restored state differs from the one that was taken; run `wamkit check-env`"
+        )
     return np.stack(futures), np.array(rewards)
 
 
 def off_expert_chunks(env: Environment, chunk: int, rng: np.random.Generator) -> dict[str, Float32[np.ndarray, "A a"]]:
-    """Chunks that no demonstration holds, by name: no motion, each action dimension at both its ends, a smooth random walk."""
+    """Chunks that no demonstration holds, by name: no motion, each action dimension at both its ends, a smooth random
+    walk."""
     low, high = env.action_space.low, env.action_space.high
     no_motion = np.clip(np.zeros_like(low), low, high)
     actions = {STILL: no_motion}

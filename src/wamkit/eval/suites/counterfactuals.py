@@ -1,7 +1,8 @@
 """Counterfactuals: several true futures of one state, to compare with the futures that a model predicts.
 
-States are taken along an expert's episodes. From each, the simulator replays on-expert chunks (the one taken there, and those of
-other moments of the task) and off-expert chunks (every action dimension at both its ends, no motion, a random walk).
+States are taken along an expert's episodes. From each, the simulator replays on-expert chunks (the one taken there, and
+those of other moments of the task) and off-expert chunks (every action dimension at both its ends, no motion, a random
+walk).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ OTHERS = 3
 """Number of on-expert chunks from other moments of the episode."""
 
 FIRST_SEED = VALIDATION_SEED_BASE + 900_000
-"""States are taken from episodes reset with this seed and those after it, which neither training nor closed loop uses."""
+"""States are taken from episodes reset with this seed and those after it, which neither training nor closed loop
+uses."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def counterfactuals(
 ) -> list[Counterfactuals]:
     """`moments` states of each of `episodes` episodes a task, from reset states that nothing was trained on.
 
-    The same on any number of processes. Raises EvaluationError as `rollout_from`, and for an episode shorter than a chunk.
+    The same on any number of processes. Raises EvaluationError as `rollout_from`, and for an episode shorter than a
+    chunk.
     """
     jobs = [(env, spec, task, FIRST_SEED + i, moments) for task in env.tasks for i in range(episodes)]
     work = run_parallel(

@@ -128,7 +128,9 @@ class PairedRollouts:
         with closing(work):
             return np.array(list(work))
 
-    def _cached(self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, Any]:
+    def _cached(
+        self, name: str, key: Mapping[str, Any], compute: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, Any]:
         return cached_arrays(self.folder / "parts" / f"{name}-{digest([key, *self.key])}.npz", compute)
 
 
@@ -169,9 +171,7 @@ def _simulate(job: tuple[EnvSpec, Run, str, tuple[int, ...], int]) -> list[tuple
 def _execute(job: tuple[EnvSpec, str, int, np.ndarray]) -> bool:
     where, task, seed, actions = job
     sequence = ActionSequence(actions)
-    episode = rollout(
-        where.shared(task), sequence, seed=seed, session=0, max_steps=len(actions), record_images=False
-    )
+    episode = rollout(where.shared(task), sequence, seed=seed, session=0, max_steps=len(actions), record_images=False)
     return episode.succeeded
 
 
@@ -180,8 +180,8 @@ class PolicyOutcome:
     """Outcomes of one policy by task and reset state.
 
     imagined: bool (R,), inside the world model, as the classifier reads it.   real: bool (R,), in the simulator.
-    classified: bool (R,), as the classifier reads it off the simulator's images of the same episodes. Where that is wrong, the
-        classifier is to blame and not the world model.
+    classified: bool (R,), as the classifier reads it off the simulator's images of the same episodes. Where that is
+        wrong, the classifier is to blame and not the world model.
     """
 
     run: Run

@@ -1,7 +1,7 @@
 """Free-running rollouts: real episodes with ground truth, which a model continues from its own frames to the end.
 
-The episodes are an expert's, from reset states that nothing was trained on. A model is shown the first image. From then on its
-own frames are its input: it is queried with the recorded actions again and again.
+The episodes are an expert's, from reset states that nothing was trained on. A model is shown the first image. From then
+on its own frames are its input: it is queried with the recorded actions again and again.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def reference_episodes(
 ) -> list[ReferenceEpisode]:
     """`episodes` of each task, from the reset states after the first `first` ones.
 
-    The same on any number of processes. Raises WamkitError for an environment without ground truth or without an expert.
+    The same on any number of processes. Raises WamkitError for an environment without ground truth or without an
+    expert.
     """
     jobs = [(env, task, FIRST_SEED + first + i) for task in env.tasks for i in range(episodes)]
     work = run_parallel(
@@ -92,8 +93,9 @@ def free_run(
 ) -> list[Continuation]:
     """Continues every episode with the model's own frames, as far as whole queries reach.
 
-    Returns one continuation for each episode that is long enough. The query is forward dynamics with the recorded actions or,
-    for a model without it, video. Proprioception is the recorded one. A model that looks back sees its own frames there, too.
+    Returns one continuation for each episode that is long enough. The query is forward dynamics with the recorded
+    actions or, for a model without it, video. Proprioception is the recorded one. A model that looks back sees its own
+    frames there, too.
     Frames are as many steps apart as the first horizon, if all horizons are multiples of it; else as the last.
     Raises UnsupportedQuery for a model that predicts no frames, and EvaluationError if every episode is too short.
     """
@@ -115,7 +117,9 @@ def free_run(
                 obs = [_now(real[i], seen[i], t, model.spec.past_offsets) for i in rows]
                 conditions = {"actions": np.stack([_chunk(real[i], t, chunk) for i in rows])}
                 noise = [s + 7919 * i for s, i in zip(row_seeds(seed + t, len(rows)), rows, strict=True)]
-                out = model.sample(obs, query, seed=noise, steps=steps, **(conditions if query is Query.FORWARD else {}))
+                out = model.sample(
+                    obs, query, seed=noise, steps=steps, **(conditions if query is Query.FORWARD else {})
+                )
                 for i, future in zip(rows, out.future, strict=True):
                     seen[i] |= {t + o: future[offsets.index(o)] for o in even}
             t += jump
