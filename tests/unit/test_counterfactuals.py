@@ -23,7 +23,6 @@ from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execu
 from wamkit.families.base import FAMILIES
 from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
-from wamkit.registry import load_package
 from wamkit.types import EvaluationError, Observation, Spec, UnsupportedQuery
 
 OPTIONS = (("height", 32), ("width", 32))
@@ -108,7 +107,6 @@ def test_odd_input_has_a_defined_answer(states):
 
 
 def test_a_model_is_asked_with_one_noise_for_all_branches():
-    load_package("wamkit.families")
     spec = Spec(("c",), 16, 16, 2, 2, chunk=4, frame_offsets=(2, 4))
     cls = FAMILIES.get("bc")
     numbers = Normalizer({k: (torch.zeros(2), torch.ones(2)) for k in ("proprio", "action")})
