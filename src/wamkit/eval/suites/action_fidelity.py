@@ -17,9 +17,10 @@ from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
-from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals, counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
+from wamkit.rollout.replay import STILL
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, UnsupportedQuery
 from wamkit.viz.images import difference
 
