@@ -7,7 +7,7 @@ RUN ?= runs/first
 DATA ?= data/demos
 export MUJOCO_GL ?= osmesa
 
-.PHONY: demo test setup setup-dev system lint bench interop clean
+.PHONY: demo test setup setup-dev system lint bench docs interop clean
 
 demo: setup
 	$(BIN)/wamkit collect --env metaworld --tasks $(TASKS) --episodes 30 --out $(DATA)
@@ -22,6 +22,12 @@ lint: setup-dev
 
 bench: setup
 	$(BIN)/python benchmarks/main_job.py
+
+# The documentation as a site in site/; `python -m http.server -d site` shows it. The variable silences an announcement
+# of the theme's authors, which is no finding about these pages.
+docs: $(VENV)/.installed-docs
+	$(BIN)/python tools/figures.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Opens what wamkit writes with the lerobot package itself, and the other way round, in an environment of its own.
 LEROBOT := .venv-lerobot/bin
@@ -49,9 +55,13 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
 	touch $(VENV)/.installed $@
 
+$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[docs]'
+	touch $(VENV)/.installed $@
+
 # MuJoCo draws by software through OSMesa, a system library.
 system:
 	@sh tools/system.sh
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 import tyro
 
-from wamkit.config import atomic_write
 from wamkit.eval.metatest.reference_branches import MODELS
 from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
 from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
 from wamkit.experiments.page import table
+from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import load
 from wamkit.types import Interval
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from wamkit.config import atomic_write
 from wamkit.experiments.page import table
+from wamkit.files import atomic_write
 from wamkit.training.trainer import read_metrics
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from wamkit.cli.show import EXAMPLE
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, family_class
 from wamkit.runs.recipes import RECIPES
@@ -30,7 +30,7 @@ SPEC = dataclasses.replace(EXAMPLE, point_grid=0)
 ROUNDS = 30
 
 
-def model(run: RunConfig, spec: Spec = SPEC) -> Family:
+def model(run: RunConfig, spec: Spec = SPEC) -> Model:
     """The model of `run` with random weights, also where training begins with zeros."""
     torch.manual_seed(0)
     sizes = {"proprio": SPEC.proprio_dim, "action": SPEC.action_dim}
@@ -39,7 +39,7 @@ def model(run: RunConfig, spec: Spec = SPEC) -> Family:
     with torch.no_grad():
         for p in out.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    return out
+    return Model(out)
 
 
 def observation(seed: int = 0) -> Observation:
@@ -97,7 +97,7 @@ def hidden_state(width: int, rows: int) -> None:
         model(dataclasses.replace(run, model=dataclasses.replace(run.model, imagine=imagine, **sizes)))
         for imagine in (True, False)
     )
-    off.load_state_dict(on.state_dict())
+    off.family.load_state_dict(on.family.state_dict())
     obs = [observation(i) for i in range(rows)]
     slow, fast = compared(lambda: on.sample(obs, "policy"), lambda: off.sample(obs, "policy"))
     print(

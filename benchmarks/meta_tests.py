@@ -22,7 +22,6 @@ from scipy.integrate import quad
 from scipy.spatial.distance import directed_hausdorff
 from skimage import metrics as skimage
 
-from wamkit.config import atomic_write
 from wamkit.eval.metatest.expectations_action import (
     HELPERS,
     counterfactual_suite,
@@ -44,6 +43,7 @@ from wamkit.eval.metrics.video_distribution import ClipFeatures, gaussian_freche
 from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
 from wamkit.eval.suites.forecast_consistency import auc
 from wamkit.experiments.page import table
+from wamkit.files import atomic_write
 
 
 @dataclass(frozen=True)

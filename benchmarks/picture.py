@@ -14,8 +14,8 @@ import tyro
 
 from wamkit.eval.held_out import validation_frames
 from wamkit.eval.suites.recording import query_recording
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import load
 from wamkit.types import Query
 from wamkit.viz.images import difference, enlarge, png, side_by_side
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import tyro
 
-from wamkit.config import atomic_write
 from wamkit.data.format.store import Store
 from wamkit.eval.metrics.intervals import wilson
 from wamkit.eval.suites.policy_ranking import Rank, rank
 from wamkit.experiments.page import table
+from wamkit.files import atomic_write
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.config import RunConfig

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import tyro
 
-from wamkit.config import atomic_write
 from wamkit.eval.report.robustness import Robustness, sweep
 from wamkit.experiments.page import table
+from wamkit.files import atomic_write
 from wamkit.types import Interval
 
 

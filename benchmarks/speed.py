@@ -29,8 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Prefetcher
 from wamkit.envs import make_env
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import build, load, run_from_dict
+from wamkit.runs.run import build, run_from_dict
 from wamkit.training.trainer import Trainer, _split, native_bf16
 from wamkit.types import Observation, Query
 

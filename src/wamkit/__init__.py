@@ -6,21 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wamkit.inference.model import Model, load
     from wamkit.inference.policy import Policy, Session
-    from wamkit.runs.run import load
     from wamkit.types import Batch, Observation, Query, Sample, Spec, UnsupportedQuery, WamkitError
 
 __version__ = "0.1.0"
 
 # Imported at first use: the command line answers Ctrl-C, and a wrong command, before torch is loaded.
 _HOMES = {
+    "wamkit.inference.model": ("Model", "load"),
     "wamkit.inference.policy": ("Policy", "Session"),
-    "wamkit.runs.run": ("load",),
     "wamkit.types": ("Batch", "Observation", "Query", "Sample", "Spec", "UnsupportedQuery", "WamkitError"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Batch",
+    "Model",
     "Observation",
     "Policy",
     "Query",

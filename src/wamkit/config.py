@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import difflib
 import enum
-import errno
 import hashlib
 import json
 import math
-import os
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wamkit.errors import WamkitError
+from wamkit.files import atomic_write
 
 T = TypeVar("T")
 SCALARS = (bool, int, float, str, type(None))
@@ -29,10 +27,6 @@ SCALARS = (bool, int, float, str, type(None))
 
 class ConfigError(WamkitError, ValueError):
     """A configuration has an unknown key, a missing key or a wrong type; the message starts with the place."""
-
-
-class WriteError(WamkitError, OSError):
-    """A file could not be written (disk full, no permission); whatever stood in its place is untouched."""
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
@@ -117,47 +111,6 @@ def without_nan(x: Any) -> Any:
 def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
     """Sixteen digits that stand for a JSON-able key. default: as in `json.dumps`, for what is not."""
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=default).encode()).hexdigest()[:16]
-
-
-def atomic_write(path: str | Path, data: bytes) -> None:
-    """Puts `data` at `path` so that a crash at any moment leaves the old content or the new, never a mixture.
-
-    Raises WriteError, with the old content in place, when the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    tmp = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the id keeps two processes out of each other's file
-    try:
-        with open(tmp, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(tmp, path)
-        fsync_folder(path.parent)  # without it a power cut may forget the rename
-    except OSError as e:
-        raise write_error(path, e) from e
-    finally:
-        with suppress(OSError):  # where nothing could be written there is nothing to take away
-            tmp.unlink(missing_ok=True)
-
-
-def write_error(path: str | Path, error: OSError) -> WriteError:
-    """What to say, and what to do, when `path` could not be written."""
-    return WriteError(f"could not write {path}: {error.strerror or error}; {advice_for(error)}")
-
-
-def advice_for(error: OSError) -> str:
-    """What to do about a file that could not be written."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "free space, then run the same command again" if full else "choose another folder, or allow writing there"
-
-
-def fsync_folder(folder: Path) -> None:
-    """Makes the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _encode(value: Any, hint: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Errors and durable files of the data layer: a file holds all of its new content or is as it was."""
+"""Durable files: after a kill or a power cut a file holds its old content or all of its new content."""
 
 from __future__ import annotations
 
@@ -6,25 +6,72 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from wamkit.errors import WamkitError
 
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
-_IN_THE_WAY = {errno.EEXIST, errno.ENOTDIR}
-
 
 class StoreError(WamkitError):
-    """A data set on disk is missing, damaged, of another format, or cannot take what it was given."""
+    """A file or a data set is missing, damaged, in another format, in use, or cannot take what it was given."""
+
+
+class WriteError(StoreError, OSError):
+    """A file could not be written (disk full, no permission). Whatever stood in its place is unchanged."""
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Writes `data` to `path` by temporary file, fsync and rename. Creates missing folders.
+
+    Raises WriteError when the disk refuses; `path` is then as it was.
+    """
+    path = Path(path)
+    make_folder(path.parent)
+    draft = temporary(path)
+    try:
+        with open(draft, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        fsync_folder(path.parent)  # without it a power cut may undo the rename
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def temporary(path: Path) -> Path:
-    """Where `path` is written before it is renamed; a leftover of a kill is overwritten by the next attempt."""
-    return path.with_name(f".{path.name}.tmp")
+    """The place where this process writes `path` before it renames it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the id keeps two processes out of each other's file
 
 
-def sync_folder(folder: Path) -> None:
+def remove_leftovers(path: Path) -> None:
+    """Removes the temporary files and folders that killed writers of `path` left behind.
+
+    Call it under `exclusive`: it would also remove those of a process that is writing now.
+    """
+    for left in path.parent.glob(f".{path.name}*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Creates `folder` and its parents, durably. Raises WriteError naming the one that cannot be created."""
+    for part in (*reversed(folder.parents), folder):
+        try:
+            if not part.is_dir():
+                part.mkdir(exist_ok=True)
+                fsync_folder(part.parent)
+        except OSError as error:
+            raise write_error(part, error) from error
+
+
+def fsync_folder(folder: Path) -> None:
     """Makes the names in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -33,51 +80,11 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def make_folder(folder: Path) -> None:
-    """Creates `folder` and its parents, durably. Raises StoreError naming the one that cannot be made."""
-    try:
-        if not folder.is_dir():
-            make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
-            sync_folder(folder.parent)
-    except OSError as error:
-        raise write_error(folder, error) from error
-
-
-def write_error(path: Path, error: OSError) -> StoreError:
-    """What to tell the user when `path` could not be written."""
-    hint = "free some space" if error.errno in _NO_ROOM else "check the folder's permissions and disk"
-    hint = "a file is in the way, move it or name another folder," if error.errno in _IN_THE_WAY else hint
-    return StoreError(
-        f"could not write {path}: {error.strerror or error}; {hint} and run again, nothing that was stored is lost"
-    )
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Writes `data` to `path` by temporary file, fsync and rename.
-
-    After a kill or a power cut `path` holds its old content or all of `data`. Call it under `exclusive`: two writers of
-    the same path would share a temporary file. Raises StoreError when the disk refuses; `path` is then as it was.
-    """
-    try:
-        make_folder(path.parent)
-        with open(temporary(path), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary(path), path)
-        sync_folder(path.parent)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary(path).unlink(missing_ok=True)
-        raise write_error(path, error) from error
-
-
 @contextlib.contextmanager
 def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Holds `folder` against other writing processes; the system lets go when this process ends, however it ends.
+    """Locks `folder` against other writing processes. The lock ends with the block or the process, however it ends.
 
-    Raises StoreError if another process holds it and `wait` is false.
+    wait: wait for another process to release it, instead of raising StoreError.
     """
     try:
         handle = os.open(folder, os.O_RDONLY)
@@ -91,3 +98,17 @@ def exclusive(folder: Path, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def write_error(path: str | Path, error: OSError) -> WriteError:
+    """The error to raise when `path` could not be written: the reason and what to do."""
+    return WriteError(f"could not write {path}: {error.strerror or error}; {advice_for(error)}")
+
+
+def advice_for(error: OSError) -> str:
+    """What to do about a file that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        return "free some space and run the same command again; nothing that was stored is lost"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return "a file is in the way: move it, or choose another folder"
+    return "check the folder's permissions and the disk, or choose another folder"

@@ -12,6 +12,7 @@ from test_families import ask, losses, make
 from wamkit.config import ConfigError, from_dict
 from wamkit.data.loading.windows import observations
 from wamkit.families.discrete import UNKNOWN, DiscreteConfig
+from wamkit.inference.model import Model
 from wamkit.nn.attention_mask import ACTION, FUTURE, closure
 from wamkit.nn.autoencoders.frame_codec import CodeConfig, FrameCodec
 from wamkit.nn.backbones.transformer import Read
@@ -58,7 +59,7 @@ def test_latents_are_rounded_with_the_gradient_of_what_is_rounded():
 def test_a_code_says_the_latents_exactly(spec, normalizer, batch):
     model = make("discrete", spec, normalizer, codes=CodeConfig(2, 6, 3))
     direct = model.future.latents.decode(model.future.latents.encode(batch), batch.obs)
-    assert (model.reconstruct(batch).int() - direct.int()).abs().max() <= 1
+    assert (Model(model).reconstruct(batch).int() - direct.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("way", WAYS[:2], ids=str)
@@ -134,7 +135,7 @@ def test_rounds_fill_in_all_slots_and_keep_what_they_wrote(spec, normalizer, bat
     model = make("discrete", spec, normalizer, decode="parallel", temperature=1.0)
     states, table = [], model.vocabulary.table.forward
     monkeypatch.setattr(model.vocabulary.table, "forward", lambda ids: states.append(ids.clone()) or table(ids))
-    model.sample(observations(batch)[:1], "joint", seed=0, steps=5)
+    Model(model).sample(observations(batch)[:1], "joint", seed=0, steps=5)
     blank, L = model.vocabulary.blank, model.length[FUTURE]
     future = [s for s in states if s.shape[-1] == L]
     left = [(s == blank).sum().item() for s in future]

@@ -12,6 +12,7 @@ from conftest import POINTS, random_batch
 from wamkit.config import ConfigError
 from wamkit.data.loading.windows import observations
 from wamkit.families.base import FAMILIES, Family
+from wamkit.inference.model import Model
 from wamkit.nn.attention_mask import closure
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
 
@@ -44,7 +45,7 @@ def ask(model: Family, query: Query, batch, rows: slice = slice(None), seeds=Non
         Query.INVERSE: {"future": batch.future.numpy()[rows]},
     }.get(query, {})
     seeds = list(range(len(batch)))[rows] if seeds is None else seeds
-    return model.sample(obs, query, seed=seeds, **({"steps": 3} | given | kw))
+    return Model(model).sample(obs, query, seed=seeds, **({"steps": 3} | given | kw))
 
 
 def queries() -> list[tuple[str, Query]]:
@@ -60,6 +61,20 @@ def test_losses_are_one_finite_number_a_row(name, spec, normalizer, batch):
             assert value.shape == (len(batch),) and torch.isfinite(value).all(), key
         positive |= {key for key, value in out.items() if (value > 0).any()}
     assert positive == set(out)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encoder_backbone_blocks_and_codec_are_declared(name, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    assert isinstance(model.context, torch.nn.Module)
+    inside = [p for block in model.blocks() for p in block.parameters()]
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert inside and len({id(p) for p in inside}) == len(inside)
+    assert {names[id(p)] for p in inside} == {n for n in names.values() if ".blocks." in n}
+    assert model.backbone is not None and set(model.backbone.layers()) <= set(model.blocks())
+    assert (model.codec is None) == (Model(model).reconstruct(batch) is None)
+    if model.codec is not None:
+        assert model.features(batch, "codec") == {} and model.features(batch, "main").keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -292,9 +307,9 @@ def wrong_observations():
 def test_a_wrong_observation_is_named(field, spoil, message, spec, normalizer, batch):
     model = make("bc", spec, normalizer)
     good = Observation(batch.obs[0].numpy(), batch.proprio[0].numpy(), "open it")
-    model.sample(good, "policy")
+    Model(model).sample(good, "policy")
     with pytest.raises(ObservationError, match=message):
-        model.sample([good, spoil(good)], "policy")
+        Model(model).sample([good, spoil(good)], "policy")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -326,27 +341,27 @@ def test_numbers_that_are_not_the_robots_are_refused(spec, normalizer, batch):
     (obs,) = observations(batch.rows(torch.tensor([0])))
     actions = batch.action[0].numpy()
     with pytest.raises(ObservationError, match="proprio: 1e.38 lies .* deviations"):
-        model.sample(dataclasses.replace(obs, proprio=np.full_like(obs.proprio, 1e38)), "policy")
+        Model(model).sample(dataclasses.replace(obs, proprio=np.full_like(obs.proprio, 1e38)), "policy")
     with pytest.raises(ObservationError, match="actions: not all values are finite"):
-        model.sample(obs, "forward", actions=np.full(actions.shape, 1e300))
+        Model(model).sample(obs, "forward", actions=np.full(actions.shape, 1e300))
     with pytest.raises(ObservationError, match="action: 1e.38 lies .* deviations"):
-        model.sample(obs, "forward", actions=np.full(actions.shape, 1e38))
+        Model(model).sample(obs, "forward", actions=np.full(actions.shape, 1e38))
 
 
 def test_a_question_that_makes_no_sense_is_refused(spec, normalizer, batch):
     model = make("unified", spec, normalizer)
     (obs,) = observations(batch.rows(torch.tensor([0])))
     with pytest.raises(ObservationError, match=r"no query 'polcy' \(did you mean 'policy'\?\)"):
-        model.sample(obs, "polcy")
+        Model(model).sample(obs, "polcy")
     with pytest.raises(ObservationError, match="expected a wamkit.Observation or a list of them, got NoneType"):
-        model.sample(None)
+        Model(model).sample(None)
     for steps in (0, -1, 1.5):
         with pytest.raises(ObservationError, match="steps = "):
-            model.sample(obs, steps=steps)
+            Model(model).sample(obs, steps=steps)
     for seed in (-1, 0.5, "a", [[1]]):
         with pytest.raises(ObservationError, match="seed = "):
-            model.sample(obs, seed=seed)
-    a, b = model.sample(obs, seed=np.int64(3)), model.sample(obs, seed=[3])
+            Model(model).sample(obs, seed=seed)
+    a, b = Model(model).sample(obs, seed=np.int64(3)), Model(model).sample(obs, seed=[3])
     assert np.array_equal(a.actions, b.actions)
 
 
@@ -354,29 +369,29 @@ def test_a_wrong_past_is_named(spec, normalizer):
     spec = dataclasses.replace(spec, past_offsets=(-4, -2))
     model, batch = make("bc", spec, normalizer), random_batch(spec, 1)
     (good,) = observations(batch)
-    model.sample(good, "policy")
+    Model(model).sample(good, "policy")
     with pytest.raises(
         ObservationError, match=r"looks back at the steps \(-4, -2\), so expected 2 observations .*got 1"
     ):
-        model.sample(dataclasses.replace(good, past=good.past[:1]), "policy")
+        Model(model).sample(dataclasses.replace(good, past=good.past[:1]), "policy")
     earlier = dataclasses.replace(good.past[1], images=None)
     with pytest.raises(ObservationError, match="observation 0, 2 steps ago: images are missing"):
-        model.sample(dataclasses.replace(good, past=(None, earlier)), "policy")
+        Model(model).sample(dataclasses.replace(good, past=(None, earlier)), "policy")
 
 
 def test_given_fields_are_checked(spec, normalizer, batch):
     model = make("unified", spec, normalizer)
     obs = Observation(batch.obs[0].numpy(), batch.proprio[0].numpy(), "open it")
     with pytest.raises(ObservationError, match="needs actions of shape"):
-        model.sample(obs, "forward")
+        Model(model).sample(obs, "forward")
     with pytest.raises(ObservationError, match="takes no actions"):
-        model.sample(obs, "policy", actions=batch.action[0].numpy())
+        Model(model).sample(obs, "policy", actions=batch.action[0].numpy())
     with pytest.raises(ObservationError, match="actions: expected floating"):
-        model.sample(obs, "forward", actions=np.zeros((1, 2), np.float32))
+        Model(model).sample(obs, "forward", actions=np.zeros((1, 2), np.float32))
     with pytest.raises(ObservationError, match="not all values are finite"):
-        model.sample(obs, "forward", actions=np.full((spec.chunk, spec.action_dim), np.inf, np.float32))
+        Model(model).sample(obs, "forward", actions=np.full((spec.chunk, spec.action_dim), np.inf, np.float32))
     with pytest.raises(ObservationError, match="need 1 seeds"):
-        model.sample(obs, "policy", seed=[1, 2])
+        Model(model).sample(obs, "policy", seed=[1, 2])
 
 
 @pytest.mark.parametrize("name", NAMES)

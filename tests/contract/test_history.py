@@ -12,6 +12,7 @@ from test_families import ask, losses, make
 from conftest import random_batch
 from wamkit.config import ConfigError
 from wamkit.data.loading.windows import observations
+from wamkit.inference.model import Model
 from wamkit.inference.policy import Policy
 from wamkit.nn.attention_mask import Program, closure, expand
 from wamkit.types import KVMemory, ObservationError, Query, WamkitError
@@ -44,13 +45,15 @@ def test_remembering_equals_reading_again(name, options, spec, normalizer):
             Query.FORWARD: {"actions": batch.action.numpy()},
             Query.INVERSE: {"future": batch.future.numpy()},
         }.get(query, {})
-        read = model.sample(obs, query, seed=0, steps=3, **given)
+        read = Model(model).sample(obs, query, seed=0, steps=3, **given)
         for some in (slice(None), slice(1, 2)):
             rows = []
             for o in obs:
-                past = [model.encode_history(p) if p and i in range(3)[some] else p for i, p in enumerate(o.past)]
+                past = [
+                    Model(model).encode_history(p) if p and i in range(3)[some] else p for i, p in enumerate(o.past)
+                ]
                 rows.append(dataclasses.replace(o, past=tuple(past)))
-            assert near(read, model.sample(rows, query, seed=0, steps=3, **given))
+            assert near(read, Model(model).sample(rows, query, seed=0, steps=3, **given))
 
 
 @pytest.mark.parametrize(("name", "options"), WAYS)
@@ -102,8 +105,8 @@ def test_moments_hear_of_nothing_but_themselves(name, spec, normalizer):
             assert reach[starts[i] : starts[i + 1]].sum(1).tolist() == [segment.length] * segment.length
     (obs,) = observations(random_batch(spec, 1))
     other = dataclasses.replace(obs, text="close it")
-    assert torch.equal(model.encode_history(obs).keys, model.encode_history(other).keys)
-    assert not np.array_equal(model.sample(obs, "policy").actions, model.sample(other, "policy").actions)
+    assert torch.equal(Model(model).encode_history(obs).keys, Model(model).encode_history(other).keys)
+    assert not np.array_equal(Model(model).sample(obs, "policy").actions, Model(model).sample(other, "policy").actions)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -113,8 +116,8 @@ def test_a_session_that_remembers_acts_as_one_that_reads_again(name, replan, spe
     model = make(name, spec, normalizer, chunk_causal=True)
     script = observations(random_batch(dataclasses.replace(spec, past_offsets=()), 14))
     took, sessions = [], []
-    for remember in (True, False):
-        policy, session, actions = Policy(model, replan_every=replan, remember=remember), None, []
+    for use_memory in (True, False):
+        policy, session, actions = Policy(Model(model), replan_every=replan, use_memory=use_memory), None, []
         for obs in script:
             action, session = policy.act(obs, session)
             actions.append(action)
@@ -129,12 +132,12 @@ def test_what_cannot_be_remembered_says_so(spec, normalizer):
     model, other = (make("unified", spec, normalizer, chunk_causal=True) for _ in range(2))
     together = make("unified", spec, normalizer)
     (obs,) = observations(random_batch(spec, 1))
-    foreign = dataclasses.replace(obs, past=(other.encode_history(obs), None, None))
+    foreign = dataclasses.replace(obs, past=(Model(other).encode_history(obs), None, None))
     for m in (model, together):
         with pytest.raises(ObservationError, match="past: holds the memory of another model"):
-            m.sample(foreign, "policy")
-    with pytest.raises(WamkitError, match="this 'unified' does not remember"):
-        together.encode_history(obs)
+            Model(m).sample(foreign, "policy")
+    with pytest.raises(WamkitError, match="this 'unified' keeps no memory"):
+        Model(together).encode_history(obs)
     with pytest.raises(ConfigError, match="chunk_causal looks back at window.past_offsets, which are empty"):
         make("mot", dataclasses.replace(spec, past_offsets=()), normalizer, chunk_causal=True)
     with pytest.raises(ConfigError, match="conditioning adaln has none: prefix or cross would fit"):

@@ -16,6 +16,7 @@ from wamkit.experiments import run as module
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
 from wamkit.experiments.run import Compare, changed, compare
+from wamkit.inference.model import Model
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
 from wamkit.types import Observation, Query, WamkitError
@@ -167,7 +168,7 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
     from wamkit.runs.config import family_class
 
     cls = family_class("unified")
-    model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval()
+    model = Model(cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval())
     g = np.random.default_rng(0)
     picture = g.integers(0, 256, (2, 3, 32, 32), np.uint8)
     obs = [Observation(picture, np.zeros(5, np.float32), "press")]
@@ -176,4 +177,6 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
     parts = spent.encode + spent.prefill + spent.steps * spent.step + spent.decode
     assert spent.steps == 4 and min(spent.encode, spent.prefill, spent.step) > 0
     assert parts >= spent.total * 0.99
-    assert "forward" not in vars(model.trunk) and np.array_equal(before, model.sample(obs, "policy", seed=0).actions)
+    assert "forward" not in vars(model.family.trunk) and np.array_equal(
+        before, model.sample(obs, "policy", seed=0).actions
+    )

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
-from wamkit.config import (
-    ConfigError,
-    WriteError,
-    atomic_write,
-    from_dict,
-    from_json,
-    load_json,
-    nearest,
-    save_json,
-    to_dict,
-    to_json,
-)
+from wamkit.config import ConfigError, from_dict, from_json, load_json, nearest, save_json, to_dict, to_json
 from wamkit.nn.encoders import TextConfig
 from wamkit.nn.objectives import TargetConfig
 from wamkit.runs.config import TrainConfig, WindowConfig
@@ -204,22 +192,6 @@ def test_files_round_trip_and_errors_name_the_file(tmp_path: Path) -> None:
         load_json(Run, path)
     with pytest.raises(ConfigError, match="none.json"):
         load_json(Run, tmp_path / "none.json")
-
-
-def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "state"
-    atomic_write(path, b"old")
-
-    def full(fd: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(WriteError, match="could not write .*state: No space left on device"):
-        atomic_write(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["state"]
-    with pytest.raises(WriteError, match="nowhere"):
-        atomic_write(tmp_path / "nowhere" / "x", b"")
 
 
 def test_nearest() -> None:

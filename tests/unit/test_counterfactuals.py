@@ -21,6 +21,7 @@ from wamkit.eval.suites.counterfactuals import (
 )
 from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
 from wamkit.families.base import FAMILIES
+from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
 from wamkit.types import EvaluationError, Observation, Spec, UnsupportedQuery
@@ -111,10 +112,10 @@ def test_a_model_is_asked_with_one_noise_for_all_branches():
     cls = FAMILIES.get("bc")
     numbers = Normalizer({k: (torch.zeros(2), torch.ones(2)) for k in ("proprio", "action")})
     with pytest.raises(UnsupportedQuery, match="'bc' does not model the query 'forward'"):
-        imagined_by(cls(cls.Config(width=32, depth=1, heads=2), spec, numbers))
+        imagined_by(Model(cls(cls.Config(width=32, depth=1, heads=2), spec, numbers)))
     cls = FAMILIES.get("unified")
     torch.manual_seed(0)
-    model = cls(cls.Config(width=32, depth=1, heads=2), spec, numbers).eval()
+    model = Model(cls(cls.Config(width=32, depth=1, heads=2), spec, numbers).eval())
     obs = Observation(np.zeros((1, 3, 16, 16), np.uint8), np.zeros(2, np.float32), "go")
     same = np.repeat(np.random.default_rng(0).normal(size=(1, 4, 2)).astype(np.float32), 3, 0)
     state = Counterfactuals(

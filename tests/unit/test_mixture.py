@@ -17,10 +17,10 @@ from wamkit.data.format.store import Store
 from wamkit.data.loading.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
 from wamkit.families.base import FAMILIES
 from wamkit.files import StoreError
+from wamkit.inference.model import load
 from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
-from wamkit.runs.run import load
 from wamkit.training.launch import _latents, train_run
 from wamkit.training.trainer import Trainer
 from wamkit.types import Episode, Observation, WamkitError
@@ -215,20 +215,20 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
     again = train_run(run, folder / "mixture.json", tmp_path / "cut")
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
 
-    hand = load(tmp_path / "whole", robot="hand")
+    hand = load(tmp_path / "whole", embodiment="hand")
     store = Store.open(folder / "hand")
     picture = np.zeros((1, 3, 32, 32), np.uint8)
     obs = Observation(picture, store.numeric()["observation.state"][0], "do hand")
     out = hand.sample(obs, "joint", seed=0)
     assert out.actions.shape == (1, CHUNK, 7) and out.future.shape == (1, 2, 1, 3, 32, 32)
-    unified = load(tmp_path / "whole").sample(dataclasses.replace(hand.robot.observation(obs)), "policy")
+    unified = load(tmp_path / "whole").sample(dataclasses.replace(hand.embodiment.observation(obs)), "policy")
     assert unified.actions.shape == (1, CHUNK, 12)
     forward = hand.sample(obs, "forward", seed=0, actions=out.actions[0])
     assert forward.future.shape == out.future.shape
     seen = np.random.default_rng(0).integers(0, 256, (2, 1, 3, 32, 32), np.uint8)  # by the hand's one camera
     assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (1, CHUNK, 7)
-    with pytest.raises(WamkitError, match="knows no robot 'hnad' .did you mean 'hand'.*it knows arm, hand, video"):
-        load(tmp_path / "whole", robot="hnad")
+    with pytest.raises(WamkitError, match="knows no embodiment 'hnad' .did you mean 'hand'.*it knows arm, hand, video"):
+        load(tmp_path / "whole", embodiment="hnad")
     with pytest.raises(WamkitError, match="the robot 'hand' has 7 numbers, got .2,."):
         hand.sample(dataclasses.replace(obs, proprio=np.zeros(2, np.float32)), "policy")
 

@@ -17,6 +17,7 @@ from wamkit.data.loading.windows import Windows, observations
 from wamkit.envs import make_env
 from wamkit.eval.suites.open_loop import imagine
 from wamkit.families.base import FAMILIES
+from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.types import ObservationError, Query, WamkitError
@@ -184,14 +185,14 @@ def test_a_robot_of_another_kind_is_refused(spec, normalizer):
 def test_points_that_are_missing_or_wrong_are_named(spec, normalizer, batch):
     model = make("cascade_geom", spec, normalizer)
     (good,) = observations(batch.rows(torch.tensor([0])))
-    model.sample(good, "policy", steps=1)
+    Model(model).sample(good, "policy", steps=1)
     for points, message in (
         (None, r"observation 0: points are missing.*point_grid=16"),
         (good.point_cloud[:5], r"points: expected finite float32 \(256, 4\) as in training, got float32 \(5, 4\)"),
         (np.full_like(good.point_cloud, np.nan), "points: expected finite"),
     ):
         with pytest.raises(ObservationError, match=message):
-            model.sample(dataclasses.replace(good, point_cloud=points), "policy", steps=1)
+            Model(model).sample(dataclasses.replace(good, point_cloud=points), "policy", steps=1)
 
 
 def test_imagined_points_are_scored_against_standing_still(recorded):
@@ -201,7 +202,7 @@ def test_imagined_points_are_scored_against_standing_still(recorded):
     cls = FAMILIES.get("cascade_geom")
     numbers = {k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics(frames, spec).items()}
     model = cls(cls.Config(width=32, depth=1, heads=2), spec, Normalizer(numbers))
-    still = imagine(model, frames, progress=False)  # its head starts at zero: nothing moves
+    still = imagine(Model(model), frames, progress=False)  # its head starts at zero: nothing moves
     assert still.points.shape[1:] == (2, 3)
     for k in range(2):
         assert still.points_over_still(k).value == pytest.approx(1, abs=1e-5) and still.point_error(k) > 0.01

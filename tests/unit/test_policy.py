@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from wamkit.families.base import FAMILIES
+from wamkit.inference.model import Model
 from wamkit.inference.policy import Policy, Session
 from wamkit.types import Observation, UnsupportedQuery, WamkitError
 
@@ -17,7 +18,7 @@ from wamkit.types import Observation, UnsupportedQuery, WamkitError
 def model(spec, normalizer):
     torch.manual_seed(0)
     cls = FAMILIES.get("unified")
-    return cls(cls.Config(width=32, depth=1, heads=2, denoising_steps=2), spec, normalizer).eval()
+    return Model(cls(cls.Config(width=32, depth=1, heads=2, denoising_steps=2), spec, normalizer).eval())
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_looks_back_at_what_the_session_saw(spec, normalizer):
     spec = replace(spec, past_offsets=(-5, -2))
     torch.manual_seed(0)
     cls = FAMILIES.get("unified")
-    model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval()
+    model = Model(cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer).eval())
     rng = np.random.default_rng(0)
     picture, numbers = (spec.views, 3, spec.height, spec.width), spec.proprio_dim
     all_seen = [
@@ -109,4 +110,4 @@ def test_joint_is_a_policy_too_and_others_are_not(model, obs):
 def test_bc_has_no_joint(spec, normalizer):
     cls = FAMILIES.get("bc")
     with pytest.raises(UnsupportedQuery, match="families that do: .*unified"):
-        Policy(cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer), query="joint")
+        Policy(Model(cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer)), query="joint")

@@ -14,8 +14,8 @@ from wamkit.eval.report.tables import text_table
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts
 from wamkit.eval.suites.policy_ranking import Rank, _agreement, _recordings, rank
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import load
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"

@@ -23,10 +23,11 @@ from wamkit.families.base import Stage
 from wamkit.families.bc import BC, BCConfig
 from wamkit.families.unified import Unified, UnifiedConfig
 from wamkit.files import exclusive
+from wamkit.inference.model import load
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.checkpoint import load_checkpoint, save_checkpoint
 from wamkit.runs.config import RunConfig, TrainConfig
-from wamkit.runs.run import build, find_device, load, run_to_dict
+from wamkit.runs.run import build, find_device, run_to_dict
 from wamkit.training.optim import Optimizer, orthogonalise
 from wamkit.training.schedule import learning_rate, stage_spans
 from wamkit.training.trainer import FeatureCache, Trainer, TrainingDiverged, native_bf16, read_metrics

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 
-from wamkit.config import atomic_write, check_bounds, without_nan
+from wamkit.config import check_bounds, without_nan
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.forecast_vs_execution import ExecutionScore, diagnosis, execution_score, executions, films
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import load
 from wamkit.types import WamkitError
 from wamkit.viz.images import save_video, side_by_side
 
@@ -47,7 +47,6 @@ def diagnose(args: Diagnose) -> tuple[ExecutionScore, Path]:
     states = executions(args.run, world, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
     folder = args.run / "diagnose"
-    make_folder(folder)
     columns = [x for v in range(len(model.spec.cameras)) for x in films(states, v).values()]
     video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     words = diagnosis(score)

@@ -221,10 +221,10 @@ class _Validate:
 
 def _validate(argv: Sequence[str]) -> None:
     args = _parse(_Validate, "validate", argv)
-    from wamkit.config import atomic_write
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
     from wamkit.data.validate import summary, validate
+    from wamkit.files import atomic_write
     from wamkit.types import WamkitError
     from wamkit.viz.dataset_report import dataset_page
 

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from wamkit.config import atomic_write, check_bounds
+from wamkit.config import check_bounds
 from wamkit.eval.held_out import validation_frames
 from wamkit.eval.suites.recording import query_recording
-from wamkit.families.base import unsupported
-from wamkit.files import make_folder
+from wamkit.files import atomic_write, make_folder
+from wamkit.inference.checks import unsupported
+from wamkit.inference.model import load
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import load
 from wamkit.types import Query, UnsupportedQuery
 from wamkit.viz.images import difference, save_video, side_by_side
 

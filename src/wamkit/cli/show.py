@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from wamkit.config import atomic_write, nearest
+from wamkit.config import nearest
 from wamkit.data.importers import IMPORTERS
 from wamkit.envs import ENVIRONMENTS
 from wamkit.eval.protocols import PROTOCOLS
 from wamkit.experiments.comparisons import COMPARISONS
 from wamkit.families.base import FAMILIES, Family
+from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.nn.attention_mask import Segment
 from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
 from wamkit.runs.config import RunConfig, family_class
 from wamkit.runs.recipes import RECIPES
-from wamkit.runs.run import load
 from wamkit.types import Spec, WamkitError
 
 EXAMPLE = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4, point_grid=32)
@@ -30,7 +31,7 @@ def model_of(name: str) -> Family:
     """The model of a run folder, or, without memory behind its weights, that of a recipe or of a family's defaults."""
     load_package("wamkit.families")
     if Path(name).is_dir():
-        return load(name)
+        return load(name).family
     if name in RECIPES:
         run = RECIPES.get(name)()
     elif name in FAMILIES:

@@ -12,9 +12,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from wamkit.config import atomic_write, digest, from_dict
+from wamkit.config import digest, from_dict
 from wamkit.eval.results import Row, Table, Worst, made_by
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
 from wamkit.types import Interval
 
 
@@ -37,7 +37,6 @@ def cached(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], E
     if not maker["commit"].endswith("-dirty") and (found := _read(path)) is not None:
         return found
     part = make()
-    make_folder(path.parent)
     atomic_write(path, _write(part))
     return part
 
@@ -51,7 +50,6 @@ def cached_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict
         pass
     arrays, archive = make(), io.BytesIO()
     np.savez_compressed(archive, **arrays)
-    make_folder(path.parent)
     atomic_write(path, archive.getvalue())
     return arrays
 

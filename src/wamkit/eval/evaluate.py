@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from wamkit.config import atomic_write, check_bounds, without_nan
+from wamkit.config import check_bounds, without_nan
 from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
@@ -28,11 +28,10 @@ from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.open_loop import imagine
 from wamkit.eval.suites.physics import commonsense, physics_tables, worst_continuations
 from wamkit.eval.suites.pretrained_features import Encoders, encoder_table, named_encoders
-from wamkit.families.base import Family
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
+from wamkit.inference.model import Model, load
 from wamkit.inference.policy import Policy
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.runs.run import load
 from wamkit.types import Query, WamkitError
 
 
@@ -64,8 +63,8 @@ def evaluate(
     """
     check_bounds(SimpleNamespace(held_out=held_out, processes=processes), held_out=(0, inf), processes=(1, inf))
     robot, out = (world.robot, run / "eval" / (world.protocol or world.env)) if world else ("", run / "eval")
-    model, saved = load(run, robot=robot or None), load_checkpoint(run)
-    if model.robot is None and (robots := saved.config.get("robots")):
+    model, saved = load(run, embodiment=robot or None), load_checkpoint(run)
+    if model.embodiment is None and (robots := saved.config.get("robots")):
         raise WamkitError(
             f"{run} knows several robots; say where and which one acts: --env NAME --robot {'|'.join(robots)}"
         )
@@ -115,7 +114,6 @@ def evaluate(
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
-    make_folder(out)
     atomic_write(out / "summary.json", (json.dumps(without_nan(summary), indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
@@ -126,7 +124,7 @@ def evaluate(
     return summary
 
 
-def _check_encoders(encoders: Encoders, model: Family, demonstrations: int) -> None:
+def _check_encoders(encoders: Encoders, model: Model, demonstrations: int) -> None:
     """That there is something for them to see. Raises WamkitError before any work is done."""
     if not encoders.names:
         return
@@ -144,7 +142,7 @@ def _check_encoders(encoders: Encoders, model: Family, demonstrations: int) -> N
 
 def _parts(
     run: Path,
-    model: Family,
+    model: Model,
     source: Mapping[str, Any],
     protocol: Protocol,
     frames: Frames | None,

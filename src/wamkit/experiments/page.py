@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import atomic_write
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar
 from wamkit.experiments.comparisons import Comparison
-from wamkit.files import make_folder
+from wamkit.files import atomic_write, make_folder
 from wamkit.types import Interval
 
 

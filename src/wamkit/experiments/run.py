@@ -32,12 +32,12 @@ from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
 from wamkit.families.base import Family
-from wamkit.files import StoreError, exclusive, make_folder
+from wamkit.files import StoreError, atomic_write, exclusive, make_folder
+from wamkit.inference.model import Model, load
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.config import PARTS, RunConfig, config_from_dict, config_to_dict, family_class
 from wamkit.runs.provenance import source
 from wamkit.runs.recipes import RECIPES
-from wamkit.runs.run import load
 from wamkit.training.launch import train_run
 from wamkit.training.schedule import stage_spans
 from wamkit.training.trainer import Interrupted, read_metrics
@@ -114,7 +114,7 @@ def _run(comparison: Comparison, jobs: list[_Job], args: Compare) -> None:
             failed.append(f"{job.entry.name}, seed {job.seed}: {error}")
             print(f"failed: {error}", flush=True)
             continue
-        cfg.atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         _page(comparison, jobs, args)
     if failed:
         raise WamkitError(f"{len(failed)} of {len(todo)} jobs failed; {failed[0]}")
@@ -201,10 +201,10 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
             configuration=config_to_dict(job.run),
             leaf=model.taxonomy.leaf,
             queries=tuple(sorted(model.queries)),
-            parameters={"trunk": trunk_size(model), "all": sum(p.numel() for p in model.parameters())},
+            parameters={"trunk": trunk_size(model.family), "all": sum(p.numel() for p in model.family.parameters())},
             samples={
                 s.name: (end - start) * job.run.train.batch_size
-                for s, start, end in stage_spans(model.stages(), job.run.train.steps)
+                for s, start, end in stage_spans(model.family.stages(), job.run.train.steps)
             },
             training={"cpu_s": saved.extra["cpu_s"], "wall_s": saved.extra["elapsed_s"]},
             episodes=_episodes(job, model, saved.config["source"], args),
@@ -221,17 +221,16 @@ def _mixed(job: _Job, args: Compare) -> Path:
     size = Store.open(args.data).layout.image_shape[1:]
     sources = tuple(replace(s, data=str((args.data.parent / s.data).resolve())) for s in job.entry.sources)
     path = args.work / "mixtures" / f"{job.folder.name}.json"
-    make_folder(path.parent)
     cfg.save_json(path, MixtureConfig(sources, size=size, views=("scene+ego+wrist",)))
     return path
 
 
 def trunk_size(model: Family) -> int:
-    """Parameters of the trunk, or of what stands in its place (all blocks and norms of a mixture)."""
-    return sum(p.numel() for n, p in model.named_parameters() if n.startswith(("trunk", "experts")))
+    """Parameters of the family's main backbone, 0 where it has none."""
+    return sum(p.numel() for p in model.backbone.parameters()) if model.backbone else 0
 
 
-def _episodes(job: _Job, model: Family, world: Mapping[str, Any], args: Compare) -> dict[str, dict[str, Any]]:
+def _episodes(job: _Job, model: Model, world: Mapping[str, Any], args: Compare) -> dict[str, dict[str, Any]]:
     """Task -> held-out seeds, outcomes ("1" solved) and steps, in that order."""
     if Query.POLICY not in model.queries:
         return {}
@@ -249,15 +248,16 @@ def _finite(row: Mapping[str, Any]) -> tuple[float | None, ...]:
     return tuple(x if x is not None and math.isfinite(x) else None for x in (row["value"], row["low"], row["high"]))
 
 
-def _latency(model: Family, frames: Frames) -> dict[str, dict[str, float]]:
+def _latency(model: Model, frames: Frames) -> dict[str, dict[str, float]]:
     starts = window_starts(frames, model.spec.chunk, 4)[:20]
     obs = observations(Windows(frames, model.spec, seed=0, batch_size=1).gather(starts))
     asked = [q for q in (Query.POLICY, Query.JOINT) if q in model.queries]
     return {q.value: {k: round(v, 3) for k, v in asdict(query_latency(model, obs, q)).items()} for q in asked}
 
 
-def _held_out_error(frames: Frames, model: Family) -> dict[str, float]:
+def _held_out_error(frames: Frames, family: Family) -> dict[str, float]:
     """The policy's mean squared action error on held-out demonstrations, in the robot's units: the learning curve."""
+    model = Model(family)
     starts = window_starts(frames, model.spec.chunk, 8)
     starts = starts[frames.is_demonstration[frames.episode[starts]]]
     batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)

@@ -138,9 +138,6 @@ class Discrete(Family):
         """The inverse, up to rounding and clipping: (B, A, a) in robot units. Between the bins lie means of several."""
         return self.normalizer.decode("action", from_digits(bins_BAa, self.config.bins) * self.config.reach)
 
-    def features(self, batch: Batch, stage: str) -> dict[str, Tensor]:
-        return {"codes": self.future.encode(batch)} if stage == "main" else {}
-
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """The share of action numbers out of reach, and how many image tokens are in use (their perplexity)."""
         far = self.normalizer.encode("action", batch.action).abs() > self.config.reach

@@ -122,7 +122,8 @@ class SharedRep(Family):
         rest = ("context", "action", "known", "masked", "place", "trunk", "slot_head", "bridge", "chunk_head")
         return Stage("codec", share, ("future.codec",), self.config.codec_lr), Stage("main", 1 - share, rest)
 
-    # ------------------------------------------------------------------------------------------------- the representation
+    def blocks(self) -> list[nn.Module]:
+        return [*super().blocks(), *self.slot_head.blocks]
 
     def _slots(self, z_BLc: Tensor) -> Tensor:
         """Latents a cell (B, cells, F * c) -> latents a frame and cell (B, F * cells, c)."""

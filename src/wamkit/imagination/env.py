@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from tqdm import tqdm
 
-from wamkit.families.base import Family, row_seeds, unsupported
 from wamkit.imagination.success_classifier import SuccessClassifier
+from wamkit.inference.checks import row_seeds, unsupported
+from wamkit.inference.model import Model
 from wamkit.types import EvaluationError, Observation, Query, Spec, UnsupportedQuery
 
 
@@ -29,8 +30,8 @@ class ImaginedRollout:
 
 
 def imagined_rollout(
-    policy: Family,
-    world: Family,
+    policy: Model,
+    world: Model,
     judge: SuccessClassifier,
     starts: Sequence[Observation],
     *,

@@ -1,1 +1,6 @@
 """A trained model in use: queries, policies."""
+
+from wamkit.inference.model import Model, load
+from wamkit.inference.policy import Policy, Session
+
+__all__ = ["Model", "Policy", "Session", "load"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wamkit.families.base import Family, row_seeds, unsupported
+from wamkit.inference.checks import row_seeds, unsupported
+from wamkit.inference.model import Model
 from wamkit.types import KVMemory, Observation, ObservationError, Query, UnsupportedQuery, WamkitError
 
 
@@ -33,22 +34,22 @@ class Policy:
     """Asks `model` for a chunk of actions and hands them out one by one; asks again after `replan_every` of them.
 
     query: `policy`, or `joint` to imagine the future along with the actions.   steps: denoising steps a query, None for
-    the model's own.   seed: of sessions that this policy starts.   remember: whether a model that can look back at what it
-    has read does so, instead of reading it again at every query; the actions are the same but for rounding.
+    the model's own.   seed: of sessions that this policy starts.   use_memory: whether a model that keeps memory
+    attends to it, instead of encoding earlier observations again at every query; actions are equal up to rounding.
     The policy itself holds no state, so one instance serves any number of robots.
     """
 
     def __init__(
         self,
-        model: Family,
+        model: Model,
         *,
         replan_every: int = 8,
         query: Query | str = Query.POLICY,
         steps: int | None = None,
         seed: int = 0,
-        remember: bool = True,
+        use_memory: bool = True,
     ):
-        if not isinstance(model, Family):
+        if not isinstance(model, Model):
             raise WamkitError(f"a policy needs a model, as `wamkit.load` returns; got {type(model).__name__}")
         self.query = Query(query)
         if self.query not in model.queries:
@@ -62,7 +63,7 @@ class Policy:
                 f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}"
             )
         self.model, self.replan_every, self.steps, self.seed = model, replan_every, steps, row_seeds(seed, 1)[0]
-        self.past_offsets, self.remember = model.spec.past_offsets, remember
+        self.past_offsets, self.use_memory = model.spec.past_offsets, use_memory
 
     def needs_images(self, session: Session | None) -> bool:
         """Whether the next `act` looks at the pictures, now or at a later query that looks back at them.
@@ -86,7 +87,7 @@ class Policy:
             assert answer.actions is not None  # both queries that a policy may ask give actions
             chunk, used, queries = answer.actions[0], 0, queries + 1
             future = None if answer.future is None else answer.future[0]
-            if answer.memory and self.remember:
+            if answer.memory and self.use_memory:
                 kept = answer.memory[0]
         if self.past_offsets:
             if obs.images is not None:

@@ -24,10 +24,10 @@ from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
 from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
 from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, rollout
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.runs.run import load
 from wamkit.types import Episode, Observation, WamkitError
 from wamkit.workers import run_parallel
 
@@ -287,7 +287,7 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
 def _check_policy(run: Path, env: Environment, name: str) -> None:
     """That a policy acts, and in this environment. Raises WamkitError before anything is recorded."""
     model = _policy(run).model
-    if model.robot is None and load_checkpoint(run).config.get("robots"):
+    if model.embodiment is None and load_checkpoint(run).config.get("robots"):
         raise WamkitError(f"{run} knows several robots, and a collection cannot say which one acts")
     spec, space = model.spec, env.observation_space
     pairs = {

@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wamkit.config import advice_for, atomic_write, fsync_folder
+from wamkit.files import advice_for, atomic_write, fsync_folder
 from wamkit.types import WamkitError
 
 FORMAT_VERSION = 1

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from wamkit.config import atomic_write
+from wamkit.files import atomic_write
 from wamkit.types import Batch, WamkitError
 
 METRICS = "metrics.jsonl"

@@ -9,8 +9,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from wamkit.config import save_json, write_error
-from wamkit.files import exclusive
+from wamkit.config import save_json
+from wamkit.files import exclusive, write_error
 from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.types import WamkitError
 

@@ -14,8 +14,8 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
-from wamkit.config import atomic_write, write_error
 from wamkit.data.format.stills import encode_png
+from wamkit.files import atomic_write, write_error
 from wamkit.types import EvaluationError
 
 DIFFERENCE_GAIN = 2  # an error of half the range is already white; at gain 1 most errors are too dark to see

@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from wamkit.data.format.store import Store
-from wamkit.files import StoreError, exclusive, make_folder, sync_folder, temporary, write_error
+from wamkit.files import StoreError, exclusive, fsync_folder, make_folder, remove_leftovers, temporary, write_error
 
 _HEADER = 4096  # bytes of padded JSON before the pixels: one page, so that the array is aligned
 _FORMAT = 3
@@ -118,6 +118,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
     def pictures(episode: int) -> np.ndarray:
         return np.stack([store.decode(episode, camera, size) for camera in store.cameras], axis=1)
 
+    remove_leftovers(path)
     try:
         with (
             open(temporary(path), "wb") as file,
@@ -135,7 +136,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary(path), path)
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
             temporary(path).unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -47,13 +48,16 @@ from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, Stills
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video
-from wamkit.files import StoreError, exclusive, make_folder, temporary, write_atomic
+from wamkit.files import StoreError, atomic_write, exclusive, make_folder, remove_leftovers
 from wamkit.types import Episode, SceneFlow, Snapshot, Span
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 
 Decoder = Literal["pyav", "torchcodec"]
 """What films are decoded by; the pictures are the same."""
+
+_BEGUN = re.compile(r"meta|tasks\.parquet|\.(tasks\.parquet|info\.json)[.0-9]*\.tmp")
+"""Names that a kill during `Store.create` may leave."""
 
 _SAMPLE = 256  # frames a camera that the picture statistics of stats.json are made of
 
@@ -92,8 +96,7 @@ class Store:
         root = Path(root)
         names = tuple(proprio_names), tuple(action_names)
         layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type, **more)
-        begun = {"meta", "tasks.parquet", ".tasks.parquet.tmp", ".info.json.tmp"}  # what a kill in here may leave
-        if root.is_dir() and not all(p.name in begun for p in root.rglob("*")):
+        if root.is_dir() and not all(_BEGUN.fullmatch(p.name) for p in root.rglob("*")):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
         store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), [], [])
         store._write_totals()
@@ -400,7 +403,7 @@ class Store:
             self._discard(index)
             try:
                 for name, content in contents.items():
-                    write_atomic(paths[name], content)
+                    atomic_write(paths[name], content)
             except BaseException:
                 self._discard(index)
                 raise
@@ -412,7 +415,7 @@ class Store:
             with contextlib.suppress(OSError):
                 for path in paths.values():
                     path.unlink(missing_ok=True)
-                    temporary(path).unlink(missing_ok=True)
+                    remove_leftovers(path)
 
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
@@ -482,10 +485,12 @@ class Store:
         make_folder(self.root)
         with exclusive(self.root, wait=True):
             self._discard(len(self._rows))
-            if stats is not None:
-                write_atomic(self.root / "meta/stats.json", _json(stats))
-            write_atomic(self.root / "meta/tasks.parquet", schema.parquet_bytes(schema.tasks_table(self._texts)))
-            write_atomic(self.root / "meta/info.json", _json(self._info))
+            contents = {} if stats is None else {"stats.json": _json(stats)}
+            contents["tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
+            contents["info.json"] = _json(self._info)
+            for name, content in contents.items():
+                remove_leftovers(self.root / "meta" / name)
+                atomic_write(self.root / "meta" / name, content)
 
 
 def _json(content: Any) -> bytes:

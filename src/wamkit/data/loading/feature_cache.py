@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wamkit.files import exclusive, make_folder, sync_folder, temporary, write_error
+from wamkit.files import exclusive, fsync_folder, make_folder, remove_leftovers, temporary, write_error
 
 _SUMS = "checksums.json"
 _BLOCK = 1 << 24  # bytes read at once
@@ -41,8 +41,8 @@ def cached_features(folder: Path, key: str, rows: int, parts: Parts, limit: int)
 
 
 def _build(path: Path, rows: int, parts: Parts) -> None:
+    remove_leftovers(path)
     draft = temporary(path)
-    shutil.rmtree(draft, ignore_errors=True)
     try:
         draft.mkdir()
         arrays: dict[str, np.ndarray] = {}
@@ -58,7 +58,7 @@ def _build(path: Path, rows: int, parts: Parts) -> None:
         sums = {p.name: _checksum(p) for p in draft.glob("*.npy")}
         (draft / _SUMS).write_text(json.dumps(sums))
         draft.rename(path)
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         shutil.rmtree(draft, ignore_errors=True)
         raise write_error(path, error) from error

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from wamkit.data.loading.windows import Frames, Windows, observations, shuffled_within, window_starts
 from wamkit.eval.metrics.intervals import paired_ratio
 from wamkit.eval.suites.open_loop import BATCH
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.nn.conv_reader import conv_reader
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, Spec
 
@@ -97,7 +97,7 @@ class ActionRecoverability:
 
 
 def action_recoverability(
-    model: Family, inverse: Inverse, frames: Frames, *, stride: int = 8, seed: int = 0, steps: int | None = None
+    model: Model, inverse: Inverse, frames: Frames, *, stride: int = 8, seed: int = 0, steps: int | None = None
 ) -> ActionRecoverability:
     """Judges `model` by `inverse` on every `stride`-th window of held-out recordings. Raises EvaluationError where there are no windows."""
     spec = model.spec

@@ -19,13 +19,13 @@ from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.eval.suites.counterfactuals import Counterfactuals, Setting, counterfactuals
 from wamkit.eval.suites.forecast_consistency import foreseen, foretelling
 from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score, executions, films
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Interval, Query
 from wamkit.viz.images import difference
 
 
 def action_part(
-    run: str | Path, model: Family, world: Setting, *, robot: str = "", episodes: int = 6, processes: int = 2
+    run: str | Path, model: Model, world: Setting, *, robot: str = "", episodes: int = 6, processes: int = 2
 ) -> EvalResult:
     """Of the queries that `model` knows: one table for forward dynamics, one for actions given with a future; and their worst cases."""
     tables: list[Table] = []
@@ -58,7 +58,7 @@ def action_part(
     return EvalResult(tuple(tables), tuple(worst))
 
 
-def inverse_table(model: Family, frames: Frames, others: Frames) -> Table:
+def inverse_table(model: Model, frames: Frames, others: Frames) -> Table:
     """Actions read off imagined pictures of `frames` by an inverse dynamics model that learned from `others`."""
     steps = max(50, min(600, len(others) // 8))  # of 64 windows: eight times each, a minute at most
     found = action_recoverability(model, train_inverse(others, model.spec, steps=steps), frames)

@@ -27,7 +27,7 @@ from wamkit.eval.results import (
 from wamkit.eval.suites.closed_loop import Protocol, Record, clips
 from wamkit.eval.suites.open_loop import Imagination
 from wamkit.eval.suites.recording import query_recording
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.training.trainer import read_metrics
 from wamkit.types import Query, WamkitError
 from wamkit.viz.images import difference
@@ -52,7 +52,7 @@ def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 def report_card(
     run: Path,
-    model: Family,
+    model: Model,
     saved: Any,
     source: Mapping[str, Any],
     history: tuple[list[dict[str, Any]], str | None],
@@ -116,7 +116,7 @@ def _task_result(task: str, records: Sequence[Record]) -> TaskResult:
     return TaskResult(task, len(steps), len(own), float(np.median(steps)) if steps else None, float(p50), float(p95))
 
 
-def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
+def _imagined(model: Model, frames: Frames) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
     """Videos of the first demonstration of every task, and of one off-expert episode, with a still from each."""
     clips_, stills = [], []
     texts = list(dict.fromkeys(frames.text))
@@ -138,7 +138,7 @@ def _imagined(model: Family, frames: Frames) -> tuple[tuple[Imagined, ...], tupl
     return tuple(clips_), tuple(stills)
 
 
-def worst_pictures(model: Family, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
+def worst_pictures(model: Model, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
     """The demonstrations that are imagined worst, by skill at the furthest horizon, one a task at most."""
     query = next(q for q in ("joint", "video", "forward") if q in result.fidelity)
     part, episode = result.demonstrations(query)

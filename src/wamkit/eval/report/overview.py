@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from wamkit.config import atomic_write, from_dict
+from wamkit.config import from_dict
 from wamkit.eval.results import AXES, made_by
 from wamkit.eval.suites.closed_loop import Record
 from wamkit.eval.suites.paired import PairedResult, evidence
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
 from wamkit.types import Interval, WamkitError
 from wamkit.viz.charts import interval_svg
 from wamkit.viz.style import CSS
@@ -86,7 +86,6 @@ def overview(args: Overview) -> Path:
                     f"{key} is {first[key]!r} and {theirs!r}; evaluate both alike"
                 )
     pairs = [evidence((str(a.run), str(b.run)), a.records, b.records) for a, b in _pairs(found)]
-    make_folder(args.out.parent)
     atomic_write(args.out, _page(found, pairs).encode())
     content = {
         "made_by": made_by(),

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.config import atomic_write
 from wamkit.eval.metrics.intervals import wilson
 from wamkit.eval.report.tables import bound
 from wamkit.eval.results import (
@@ -31,7 +30,7 @@ from wamkit.eval.results import (
     TaskResult,
     Worst,
 )
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
 from wamkit.viz.charts import curve_svg, interval_svg
 from wamkit.viz.images import DIFFERENCE_GAIN, data_uri, difference, enlarge, mp4, png, side_by_side
 from wamkit.viz.style import CSS, SCRIPT
@@ -48,7 +47,6 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
     Raises WamkitError naming the file when the disk refuses.
     """
     path = Path(path)
-    make_folder(path.parent)
     atomic_write(path, _page(report).encode())
     return path
 

@@ -11,17 +11,17 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import atomic_write, check_bounds, without_nan
+from wamkit.config import check_bounds, without_nan
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.held_out import World
 from wamkit.eval.report.page import write_report
 from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
 from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.eval.suites.robustness import SEVERITIES, Curve, looks, plan, robustness
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.runs.run import load
 from wamkit.types import WamkitError
 
 PICTURED = 2
@@ -72,8 +72,8 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
     Raises WamkitError before anything is played: for an argument out of range, an environment without factors, an unknown factor or
     task, a query that the model doesn't know, or seeds that it was trained on.
     """
-    saved, model = load_checkpoint(args.run), load(args.run, robot=args.robot or None)
-    if model.robot is None and (robots := saved.config.get("robots")):
+    saved, model = load_checkpoint(args.run), load(args.run, embodiment=args.robot or None)
+    if model.embodiment is None and (robots := saved.config.get("robots")):
         raise WamkitError(f"{args.run} knows several robots; say which one acts: --env NAME --robot {'|'.join(robots)}")
     source = _source(args, saved.config["source"])
     if (
@@ -107,7 +107,6 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
         "made_by": made_by(),
         "curves": [asdict(c) for c in curves],
     }
-    make_folder(out)
     atomic_write(out / "robustness.json", (json.dumps(without_nan(facts), indent=2) + "\n").encode())
     print(text(curves))
     strips = [looks(protocol, protocol.tasks[0], seed, **varied) for seed in seeds[:PICTURED]]

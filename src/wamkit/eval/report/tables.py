@@ -13,7 +13,7 @@ from wamkit.eval.metrics.intervals import clopper_pearson, wilson
 from wamkit.eval.results import ACTION, CLOSED_LOOP, VISUAL, Row, Table
 from wamkit.eval.suites.closed_loop import Record, outcomes
 from wamkit.eval.suites.open_loop import Imagination
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Interval
 
 SOLVES = "Does it solve the tasks?"
@@ -70,7 +70,7 @@ def _figure(name: str, interval: Interval, least: float, unit: str, note: str, f
     return Row(name, interval.value, interval, f"at least {least:g}", interval.value >= least, fmt, unit, note)
 
 
-def fidelity_table(model: Family, result: Imagination) -> Table:
+def fidelity_table(model: Model, result: Imagination) -> Table:
     """How good imagined futures of demonstrations are, for each query and horizon, and the codec's own ceiling."""
     rows = []
     for query in (q for q in ("joint", "video", "forward", "ceiling") if q in result.fidelity):

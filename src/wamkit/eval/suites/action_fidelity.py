@@ -16,14 +16,15 @@ from jaxtyping import UInt8
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
-from wamkit.families.base import Family, row_seeds, unsupported
+from wamkit.inference.checks import row_seeds, unsupported
+from wamkit.inference.model import Model
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, UnsupportedQuery
 
 Imagine = Callable[[Counterfactuals], UInt8[np.ndarray, "K F V 3 H W"]]
 """What a model makes of each branch, from its observation and actions alone."""
 
 
-def imagined_by(model: Family, steps: int | None = None, seed: int = 0) -> Imagine:
+def imagined_by(model: Model, steps: int | None = None, seed: int = 0) -> Imagine:
     """What `model` imagines of every branch with one noise for all. Raises UnsupportedQuery for one without forward dynamics."""
     if Query.FORWARD not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, Query.FORWARD))

@@ -15,7 +15,7 @@ from wamkit.data.loading.windows import Frames, Windows, observations, window_st
 from wamkit.eval.metrics.image import unit
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, polynomial_mmd
 from wamkit.eval.results import VISUAL, Row, Table
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Query
 
 Encoder = Callable[[Shaped[Tensor, "m V C H W"]], Float[Tensor, "m K"]]
@@ -62,7 +62,7 @@ class ClipSet:
         return self.current.unsqueeze(1).expand_as(self.truth)
 
 
-def clip_set(model: Family, frames: Frames, *, seed: int = 0) -> ClipSet:
+def clip_set(model: Model, frames: Frames, *, seed: int = 0) -> ClipSet:
     """What `model` makes of `WINDOWS` windows of demonstrations, or of all where there are fewer. Empty without demonstrations."""
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
     starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), 4)

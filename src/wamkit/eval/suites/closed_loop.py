@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from wamkit.config import atomic_write, check_bounds, digest, from_dict
+from wamkit.config import check_bounds, digest, from_dict
 from wamkit.envs.base import held_out_seeds, make_env
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.checkpoint import weights_hash
-from wamkit.runs.run import load
 from wamkit.types import Episode, Observation, Query
 from wamkit.workers import run_parallel
 
@@ -99,7 +99,7 @@ def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], p
     """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
     p = protocol
     policy = _Told(
-        Policy(_model(str(run), robot=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
+        Policy(_model(str(run), embodiment=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
         dict(p.text).get(task),
     )
     env = make_env(p.env, task=task, **dict(p.options))
@@ -190,7 +190,6 @@ def closed_loops(
     )
     with closing(work):
         for (_, part), records in zip(todo, work, strict=True):
-            make_folder(part.parent)
             atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
             done[part] = records
     return [
@@ -240,7 +239,6 @@ def clips(
 
 def write_records(records: Sequence[Record], path: str | Path) -> None:
     """The per-episode records as a parquet file, atomically."""
-    make_folder(Path(path).parent)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), sink)
     atomic_write(path, sink.getvalue().to_pybytes())

@@ -18,13 +18,12 @@ from wamkit.eval.cache import cached_arrays
 from wamkit.eval.metrics.intervals import wilson
 from wamkit.eval.suites.closed_loop import SEEDS_PER_JOB
 from wamkit.eval.suites.counterfactuals import Setting, environment
-from wamkit.families.base import Family
 from wamkit.imagination.env import ImaginedRollout, imagined_rollout
 from wamkit.imagination.success_classifier import SuccessClassifier
+from wamkit.inference.model import Model, load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.checkpoint import weights_hash
-from wamkit.runs.run import load
 from wamkit.types import Interval, Observation
 from wamkit.workers import run_parallel
 
@@ -44,7 +43,7 @@ class PairedRollouts:
 
     folder: Path
     key: Sequence[Any]
-    world: Family
+    world: Model
     judge: SuccessClassifier
     setting: Setting
     starts: tuple[Start, ...]

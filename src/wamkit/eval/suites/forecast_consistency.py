@@ -20,9 +20,9 @@ from jaxtyping import Bool, Float, UInt8
 from wamkit.envs.base import held_out_seeds, make_env
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.suites.closed_loop import Protocol
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
-from wamkit.runs.run import load
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Observation
 from wamkit.workers import run_parallel
 
@@ -84,7 +84,7 @@ _model = lru_cache(maxsize=1)(load)
 
 def _work(job: tuple[str, Protocol, str, int]) -> Foreseen:
     run, p, task, seed = job
-    policy = Policy(_model(run, robot=p.robot or None), replan_every=p.replan_every, query="joint", steps=p.steps)
+    policy = Policy(_model(run, embodiment=p.robot or None), replan_every=p.replan_every, query="joint", steps=p.steps)
     watching = _Watching(policy, p.replan_every)
     env = make_env(p.env, task=task, **dict(p.options))
     try:
@@ -100,7 +100,7 @@ def foreseen(run: str | Path, protocol: Protocol, *, processes: int = 2) -> list
 
     Raises EvaluationError where the model imagines nothing `replan_every` steps ahead, which is when it looks again.
     """
-    offsets = load(run, robot=protocol.robot or None).spec.frame_offsets
+    offsets = load(run, embodiment=protocol.robot or None).spec.frame_offsets
     if protocol.replan_every not in offsets:
         raise EvaluationError(
             f"the model imagines {offsets} steps ahead, but looks again after {protocol.replan_every}: replan after one of those"

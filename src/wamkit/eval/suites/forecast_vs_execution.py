@@ -20,8 +20,8 @@ from jaxtyping import UInt8
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, environment, expert_episode, rollout_from
-from wamkit.families.base import row_seeds
-from wamkit.runs.run import load
+from wamkit.inference.checks import row_seeds
+from wamkit.inference.model import load
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
 
@@ -64,7 +64,7 @@ _model = lru_cache(maxsize=1)(load)
 
 def _work(job: tuple[str, str, Setting, str, int, int]) -> list[Execution]:
     run, robot, world, task, seed, stride = job
-    model, env = _model(run, robot=robot or None), environment(world, task)
+    model, env = _model(run, embodiment=robot or None), environment(world, task)
     query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
     episode, reach, out = expert_episode(env, seed, world.past), max(*world.offsets, world.chunk), []
     for moment in episode.moments[: max(1, len(episode.moments) - reach) : stride]:

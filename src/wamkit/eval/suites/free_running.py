@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
 from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, environment, expert_episode
-from wamkit.families.base import Family, row_seeds, unsupported
+from wamkit.inference.checks import row_seeds, unsupported
+from wamkit.inference.model import Model
 from wamkit.types import EvaluationError, Observation, Query, Snapshot, UnsupportedQuery
 from wamkit.workers import run_parallel
 
@@ -73,7 +74,7 @@ class Continuation:
 
 
 def free_run(
-    model: Family, real: Sequence[ReferenceEpisode], *, seed: int = 0, steps: int | None = None, progress: bool = True
+    model: Model, real: Sequence[ReferenceEpisode], *, seed: int = 0, steps: int | None = None, progress: bool = True
 ) -> list[Continuation]:
     """`model` lives on its own pictures through every take, as far as whole queries reach; one for each take that is long enough.
 

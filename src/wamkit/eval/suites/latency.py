@@ -13,9 +13,8 @@ import torch
 from torch import nn
 
 from wamkit.families.base import Family
-from wamkit.nn.backbones.mixture_of_transformers import Mixture
-from wamkit.nn.backbones.transformer import Trunk
-from wamkit.nn.tokens import ContextTokens
+from wamkit.inference.model import Model
+from wamkit.nn.backbones.base import Backbone
 from wamkit.types import Observation, Query
 
 
@@ -36,7 +35,7 @@ class Latency:
 
 
 def query_latency(
-    model: Family, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
+    model: Model, observations: Sequence[Observation], query: Query = Query.POLICY, *, repeats: int = 60
 ) -> Latency:
     """Times `query`, asked about the observations in turn, `repeats` times after a tenth as many to warm up.
 
@@ -44,7 +43,7 @@ def query_latency(
     answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
     Blind spot: a machine that does other work; compare only what was timed on one machine within one sitting.
     """
-    clock = _Clock(model)
+    clock = _Clock(model.family)
     n = model.default_steps(query) if model.denoises(query) else 0
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -75,15 +74,14 @@ def _ms(work: Callable[[], Any]) -> float:
 
 
 class _Clock:
-    """Adds up the milliseconds that a model spends in its encoders, and in trunks that were given no cache."""
+    """Adds up the milliseconds that a model spends in its encoder, and in backbones that were given no cache."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Family):
         self.spent: dict[str, float] = {}
         self._wrapped: list[nn.Module] = []
+        self._wrap(model.context, lambda args, kw: "encode")
         for module in model.modules():
-            if isinstance(module, ContextTokens):
-                self._wrap(module, lambda args, kw: "encode")
-            elif isinstance(module, (Trunk, Mixture)):
+            if isinstance(module, Backbone):
                 self._wrap(module, lambda args, kw: None if kw.get("past") or len(args) > 2 and args[2] else "prefill")
 
     def _wrap(self, module: nn.Module, part: Callable[[tuple, dict], str | None]) -> None:

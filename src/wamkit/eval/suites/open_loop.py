@@ -12,7 +12,7 @@ from tqdm import tqdm
 from wamkit.data.loading.windows import Frames, Windows, observations, shuffled_within, window_starts
 from wamkit.eval.metrics.image import Errors, Fidelity, fidelity, moving_errors
 from wamkit.eval.metrics.intervals import paired_ratio
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Batch, Interval, Query
 
 BATCH = 64
@@ -72,7 +72,7 @@ class Imagination:
 
 
 def imagine(
-    model: Family, frames: Frames, *, stride: int = 4, seed: int = 0, steps: int | None = None, progress: bool = True
+    model: Model, frames: Frames, *, stride: int = 4, seed: int = 0, steps: int | None = None, progress: bool = True
 ) -> Imagination:
     """Asks `model` every query that it knows about every window of `frames` and scores the answers.
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from wamkit.config import atomic_write
 from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
 from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
-from wamkit.files import make_folder
+from wamkit.files import atomic_write
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.types import EvaluationError, Interval, WamkitError
 
@@ -81,7 +80,6 @@ def paired(
     played = [closed_loop(run, protocol, processes=processes, desc=run.name) for run in runs]
     result = evidence((str(runs[0]), str(runs[1])), *played)
     folder = runs[1] / "eval"
-    make_folder(folder)
     path = folder / f"paired-with-{runs[0].name}.json"
     atomic_write(path, (json.dumps(asdict(result), indent=2) + "\n").encode())
     print(text(result))

@@ -27,7 +27,7 @@ from wamkit.eval.results import PHYSICAL, Row, Table, Worst
 from wamkit.eval.suites.counterfactuals import Setting, environment
 from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, takes
 from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import UNDEFINED, EvaluationError, Interval
 from wamkit.viz.images import difference
 
@@ -178,7 +178,7 @@ class Commonsense:
     error: ProbeError
 
 
-def commonsense(model: Family, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
+def commonsense(model: Model, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
     The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `free_run` do.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import atomic_write, check_bounds, digest, without_nan
+from wamkit.config import check_bounds, digest, without_nan
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
@@ -21,11 +21,12 @@ from wamkit.eval.report.tables import text_table
 from wamkit.eval.results import Plot, Report, Row, Table, made_by, versions
 from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts, success_interval
-from wamkit.families.base import Family, unsupported
+from wamkit.files import atomic_write
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
+from wamkit.inference.checks import unsupported
+from wamkit.inference.model import Model, load
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.runs.run import load
 from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
 from wamkit.viz.charts import scatter_svg
 
@@ -176,7 +177,7 @@ def _agreement(seen: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> tuple[
         return None, str(error)
 
 
-def _check_world(args: Rank, world: Family) -> None:
+def _check_world(args: Rank, world: Model) -> None:
     if Query.FORWARD not in world.queries:
         raise UnsupportedQuery(unsupported(world.name, Query.FORWARD))
     if args.replan_every not in world.spec.frame_offsets:
@@ -185,7 +186,7 @@ def _check_world(args: Rank, world: Family) -> None:
         )
 
 
-def _check(name: Path, source: dict[str, Any], world: Family, run: Path) -> None:
+def _check(name: Path, source: dict[str, Any], world: Model, run: Path) -> None:
     """That a policy can be played inside of `world`: the same pictures, numbers and tasks."""
     model, theirs = load(run), load_checkpoint(run).config["source"]
     for key in ("cameras", "height", "width", "proprio_dim", "action_dim"):
@@ -231,7 +232,7 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
     return open_frames(store.root)[0], store.numeric()["next.success"]
 
 
-def _judge(args: Rank, source: dict[str, Any], world: Family) -> SuccessClassifier:
+def _judge(args: Rank, source: dict[str, Any], world: Model) -> SuccessClassifier:
     teach, told = _recordings(args, source, args.recordings, seed=11)
     check, known = _recordings(args, source, max(2, args.recordings // 2), seed=12)
     return train_success_classifier(

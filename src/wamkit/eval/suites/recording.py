@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
-from wamkit.families.base import Family
+from wamkit.inference.model import Model
 from wamkit.types import Query, WamkitError
 
 
@@ -25,7 +25,7 @@ class RecordedQuery:
 
 
 def query_recording(
-    model: Family, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0
+    model: Model, frames: Frames, episode: int, query: Query, *, stride: int = 2, seed: int = 0
 ) -> RecordedQuery:
     """Asks `query` at every `stride` steps of recording `episode`."""
     reach = max(*model.spec.frame_offsets, model.spec.chunk)

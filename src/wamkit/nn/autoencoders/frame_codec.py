@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError, check_bounds
+from wamkit.nn.autoencoders.base import FutureCodec
 from wamkit.nn.heads import NoisyStream, masked_mean
 from wamkit.nn.tokens import Downsample, canvas, cells_of, uncanvas
 from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
@@ -82,7 +83,7 @@ class FrameCodec(nn.Module):
         return self.decode(self.encode(future, current) + self.noise * eps, current)
 
 
-class FutureLatents(nn.Module):
+class FutureLatents(FutureCodec):
     """Future frames as a stream of codec latents: one token a cell holds all its frames' numbers (F * c).
 
     `codec` is trained first, by `loss`; then it is frozen and `stream` (denoised or queried; None for families with heads
@@ -117,6 +118,9 @@ class FutureLatents(nn.Module):
         now = canvas(batch.obs).repeat_interleave(F_, 0)
         z = self.codec.encode(canvas(batch.future).flatten(0, 1), now)
         return z.unflatten(0, (B, F_)).transpose(1, 2).flatten(2)
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return {"latents": self.encode(batch)}
 
     @torch.no_grad()
     def known(self, batch: Batch) -> Float[Tensor, "B L c"]:
@@ -175,7 +179,7 @@ class CodeConfig:
         return self.levels**self.numbers
 
 
-class FutureCodes(nn.Module):
+class FutureCodes(FutureCodec):
     """Future frames as codes, `length` a frame: the rounded latents of a cell, a few at a time (finite scalar quantisation)."""
 
     def __init__(self, spec: Spec, config: CodeConfig):
@@ -194,6 +198,9 @@ class FutureCodes(nn.Module):
         with torch.autocast(batch.obs.device.type, enabled=False):  # no code may depend on the precision of training
             z = self.latents.encode(batch).unflatten(2, (-1, c.cell, c.numbers))
         return join_digits(to_digits(z, c.levels), c.levels).transpose(1, 2).flatten(2)
+
+    def features(self, batch: Batch) -> dict[str, Tensor]:
+        return {"codes": self.encode(batch)}
 
     def decode(self, codes_BFn: Int[Tensor, "B F n"], obs: UInt8[Tensor, "B V 3 H W"]) -> UInt8[Tensor, "B F V 3 H W"]:
         """Codes to pictures, given the current ones."""

@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from wamkit.nn.backbones.transformer import Cache, SquaredReLU, attend
+from wamkit.nn.backbones.base import Backbone, Cache
+from wamkit.nn.backbones.transformer import SquaredReLU, attend
 
 
 class Expert(nn.Module):
@@ -26,7 +27,40 @@ class Expert(nn.Module):
         self.up, self.down = nn.Linear(width, mlp_ratio * width), nn.Linear(mlp_ratio * width, width)
 
 
-class Mixture(nn.Module):
+class MixtureBlock(nn.Module):
+    """One block over all streams: an expert each, and one attention. It shares the experts' weights and owns none."""
+
+    def __init__(self, experts: Mapping[str, Expert], heads: int):
+        super().__init__()
+        self.experts, self.heads = nn.ModuleDict(experts), heads
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        bias: Mapping[str, Tensor | None],
+        past: tuple[Tensor, Tensor] | None,
+        detach: Collection[tuple[str, str]],
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+        qkv = {s: self._heads(self.experts[s].qkv(self.experts[s].norm1(t))) for s, t in x.items()}
+        ahead, out = [past] if past else [], {}
+        for s, t in x.items():
+            expert = self.experts[s]
+            parts = [(k.detach(), v.detach()) if (s, other) in detach else (k, v) for other, (_, k, v) in qkv.items()]
+            keys, values = (torch.cat(p, 2) for p in zip(*ahead, *parts, strict=True))
+            mask = bias[s]
+            y = attend(qkv[s][0], keys, values, None if mask is None else mask.to(keys.dtype))
+            t = t + expert.out(y.transpose(1, 2).flatten(2))
+            out[s] = t + expert.down(SquaredReLU.apply(expert.up(expert.norm2(t))))
+        keys, values = (torch.cat(p, 2) for p in zip(*ahead, *[(k, v) for _, k, v in qkv.values()], strict=True))
+        return out, (keys, values)
+
+    def _heads(self, x_BLD: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values side by side (B, L, 3 * heads * d) -> three tensors (B, heads, L, d)."""
+        B, L, width = x_BLD.shape
+        return x_BLD.view(B, L, 3, self.heads, width // 3 // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+class Mixture(Backbone):
     """`depth` blocks over several streams.
 
     widths: stream -> its model width.   inner: width of the shared attention, a multiple of `heads`.
@@ -40,7 +74,6 @@ class Mixture(nn.Module):
         super().__init__()
         if inner % heads:
             raise ValueError(f"attention width {inner} is not a multiple of the number of heads {heads}")
-        self.heads, self.depth = heads, depth
         self.blocks = nn.ModuleDict(
             {s: nn.ModuleList(Expert(width, inner, mlp_ratio) for _ in range(depth)) for s, width in widths.items()}
         )
@@ -50,6 +83,11 @@ class Mixture(nn.Module):
                 for layer in (expert.out, expert.down):
                     nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * depth))
                     nn.init.zeros_(layer.bias)
+        # In a list, where a module does not register them: the experts, and their names in files, are in `blocks`.
+        self._blocks = [MixtureBlock({s: self.blocks[s][i] for s in widths}, heads) for i in range(depth)]
+
+    def layers(self) -> list[nn.Module]:
+        return list(self._blocks)
 
     def forward(
         self,
@@ -63,22 +101,7 @@ class Mixture(nn.Module):
             for s, m in mask.items()
         }
         x, cache = dict(x), []
-        for i in range(self.depth):
-            block = {s: self.blocks[s][i] for s in x}
-            qkv = {s: self._heads(block[s].qkv(block[s].norm1(t)), 3) for s, t in x.items()}
-            for s, t in x.items():
-                parts = [
-                    (k.detach(), v.detach()) if (s, other) in detach else (k, v) for other, (_, k, v) in qkv.items()
-                ]
-                keys, values = (torch.cat(p, 2) for p in zip(*([past[i]] if past else []), *parts, strict=True))
-                y = attend(qkv[s][0], keys, values, None if bias[s] is None else bias[s].to(keys.dtype))
-                t = t + block[s].out(y.transpose(1, 2).flatten(2))
-                x[s] = t + block[s].down(SquaredReLU.apply(block[s].up(block[s].norm2(t))))
-            own = [(k, v) for _, k, v in qkv.values()]
-            cache.append(tuple(torch.cat(p, 2) for p in zip(*([past[i]] if past else []), *own, strict=True)))
+        for i, block in enumerate(self._blocks):
+            x, kv = block(x, bias, past[i] if past else None, detach)
+            cache.append(kv)
         return {s: self.norms[s](t) for s, t in x.items()}, cache
-
-    def _heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, L, parts * heads * d) -> `parts` tensors (B, heads, L, d)."""
-        B, L, width = x.shape
-        return x.view(B, L, parts, self.heads, width // parts // self.heads).permute(2, 0, 3, 1, 4).unbind(0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-Cache = list[tuple[Tensor, Tensor]]
+from wamkit.nn.backbones.base import Backbone, Cache
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -100,7 +100,7 @@ def _modulated(x_BLD: Tensor, scale: Tensor | None, shift: Tensor | None) -> Ten
     return x_BLD if scale is None or shift is None else x_BLD * (1 + scale) + shift
 
 
-class Trunk(nn.Module):
+class Trunk(Backbone):
     """`depth` blocks over one token sequence.
 
     forward(x_BLD, mask_LK, past, modulation) -> (y_BLD, cache): `mask_LK` is true where a query may look at a key, keys of `past`
@@ -116,6 +116,9 @@ class Trunk(nn.Module):
             for layer in (block.attention.out, block.down):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * depth))
                 nn.init.zeros_(layer.bias)
+
+    def layers(self) -> list[nn.Module]:
+        return list(self.blocks)
 
     def forward(
         self,

@@ -1,0 +1,256 @@
+"""A trained model that answers queries: the family's networks behind checks, units and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wamkit import config as cfg
+from wamkit.data.embodiment import Embodiment
+from wamkit.families.base import Family, Taxonomy
+from wamkit.inference.checks import query_batch, row_seeds, unsupported
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import build, find_device, run_from_dict
+from wamkit.types import (
+    Answer,
+    Batch,
+    KVMemory,
+    Observation,
+    ObservationError,
+    Query,
+    Sample,
+    Spec,
+    UnsupportedQuery,
+    WamkitError,
+)
+
+MAX_DEVIATIONS = 1e5
+"""Deviations from the training mean beyond which an input is taken for a mistake."""
+
+
+@final
+class Model:
+    """A family that is asked queries, in the units of one embodiment.
+
+    family: the networks. They are shared, not copied.
+    embodiment: for a family trained on a mixture, the embodiment whose observations and actions go in and out.
+        None: observations and actions are those that the family was trained on.
+    """
+
+    def __init__(self, family: Family, embodiment: Embodiment | None = None):
+        if not isinstance(family, Family):
+            raise WamkitError(f"a model wraps a family, got {type(family).__name__}")
+        self.family, self.embodiment = family, embodiment
+
+    @property
+    def name(self) -> str:
+        """The family's registered name."""
+        return self.family.name
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The family's place in the survey."""
+        return self.family.taxonomy
+
+    @property
+    def queries(self) -> frozenset[Query]:
+        """Queries that the model answers."""
+        return self.family.queries
+
+    @property
+    def spec(self) -> Spec:
+        """Shapes and clocks of the family. For a mixture these are the unified ones, not the embodiment's own."""
+        return self.family.spec
+
+    @property
+    def config(self) -> Any:
+        """The family's configuration."""
+        return self.family.config
+
+    def default_steps(self, query: Query) -> int:
+        """Denoising steps of `query` unless the caller names a number."""
+        return self.family.default_steps(query)
+
+    def denoises(self, query: Query) -> bool:
+        """True if the answer to `query` takes denoising steps."""
+        return self.family.denoises(query)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        obs: Observation | Sequence[Observation],
+        query: Query | str = Query.JOINT,
+        *,
+        seed: int | Sequence[int] = 0,
+        actions: np.ndarray | None = None,
+        future: np.ndarray | None = None,
+        steps: int | None = None,
+    ) -> Sample:
+        """Answers one of the five queries for one observation or several.
+
+        obs: an Observation, or B of them.
+        query: 'policy', 'video', 'forward', 'inverse' or 'joint'.
+        seed: one for all rows (row i draws from (seed, i)), or one a row. The same seed gives the same sample.
+        actions: float (A, a) or (B, A, a) in robot units, for `forward`.
+        future: uint8 (F, V, 3, H, W) or (B, F, V, 3, H, W), for `inverse`.
+        steps: denoising steps; None for the configuration's default.
+
+        Raises UnsupportedQuery for a query that the family does not model, and ObservationError, which names the
+        field, what was expected and what came.
+        """
+        query = Query(query)
+        if query not in self.queries:
+            raise UnsupportedQuery(unsupported(self.name, query))
+        if not isinstance(obs, (Observation, Sequence)):
+            raise ObservationError(f"expected a wamkit.Observation or a list of them, got {type(obs).__name__}")
+        steps = self.default_steps(query) if steps is None else steps
+        if not isinstance(steps, int) or steps < 1:
+            raise ObservationError(f"steps = {steps!r}: must be a whole number of denoising steps, at least 1")
+        rows = [obs] if isinstance(obs, Observation) else list(obs)
+        batch = self._batch(rows, query, actions, future)
+        generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
+        answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
+        return self._sample(answer, query, rows)
+
+    def encode_history(self, obs: Observation) -> KVMemory:
+        """Encodes one observation, so that the result can stand for it in the `past` of later ones.
+
+        Raises WamkitError for a model that keeps no memory.
+        """
+        if not self.family.keeps_memory:
+            raise WamkitError(f"this '{self.name}' keeps no memory: it was not configured to (chunk_causal)")
+        alone = replace(obs, past=(None,) * len(self.spec.past_offsets))
+        return self.sample(alone, Query.POLICY, steps=1).memory[0]
+
+    @torch.inference_mode()
+    def reconstruct(self, batch: Batch) -> Tensor | None:
+        """The true futures of `batch` after the family's own codec, uint8 (B, F, V, 3, H, W).
+
+        It is the ceiling of the quality of imagined images. None for families that imagine no images.
+        """
+        codec = self.family.codec
+        if codec is None:
+            return None
+        if self.embodiment is None:
+            return codec.decode(codec.encode(batch), batch.obs)
+        views = self.embodiment.to_model_views
+        obs, future = (torch.from_numpy(views(x.cpu().numpy())).to(x.device) for x in (batch.obs, batch.future))
+        batch = replace(batch, obs=obs, future=future)
+        decoded = codec.decode(codec.encode(batch), batch.obs).cpu().numpy()
+        return torch.from_numpy(self.embodiment.to_robot_views(decoded))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.family.parameters()).device
+
+    def _batch(
+        self, rows: list[Observation], query: Query, actions: np.ndarray | None, future: np.ndarray | None
+    ) -> Batch:
+        """The inputs of a query, checked, in the units and views of the family."""
+        robot = self.embodiment
+        if robot is None:
+            batch = query_batch(rows, query, self.spec, actions, future)
+        else:
+            if actions is not None:
+                chunks = np.asarray(actions, np.float32)
+                chunks = chunks[None] if chunks.ndim == 2 else chunks
+                actions = robot.encode_action(chunks, np.stack([r.proprio for r in rows]))
+            future = None if future is None else robot.to_model_views(np.asarray(future))
+            rows = [_unified(r, robot) for r in rows]
+            batch = query_batch(rows, query, self.spec, actions, future)
+            batch.action_dim_valid = torch.from_numpy(robot.has_action()).repeat(len(rows), 1)
+            batch.view_valid = torch.from_numpy(robot.has_view()).repeat(len(rows), 1)
+        batch.memory = self._memory(rows)
+        self._check_units(batch, query)
+        return batch
+
+    def _sample(self, answer: Answer, query: Query, rows: Sequence[Observation]) -> Sample:
+        """The family's answer as arrays, in the units and views of the embodiment."""
+        actions, points = (None if x is None else x.float().cpu().numpy() for x in (answer.actions, answer.point_cloud))
+        future = None if answer.future is None else answer.future.cpu().numpy()
+        if self.embodiment is not None and actions is not None:
+            actions = self.embodiment.decode_action(actions, np.stack([r.proprio for r in rows]))
+        if self.embodiment is not None and future is not None:
+            future = self.embodiment.to_robot_views(future)
+        memory = () if answer.memory is None else tuple(KVMemory(keys, self.family) for keys in answer.memory)
+        return Sample(query, actions, future, points, memory)
+
+    def _memory(self, rows: Sequence[Observation]) -> Tensor | None:
+        """Keys of all earlier moments of `rows`, encoding those that are not in memory; None if no moment is."""
+        given = [m for row in rows for m in row.past if isinstance(m, KVMemory)]
+        if not given:
+            return None
+        if not all(m.model is self.family for m in given):
+            raise ObservationError(
+                "past: holds the memory of another model, or of this one before it was loaded again; "
+                "give observations instead"
+            )
+        family = Model(self.family)  # `rows` are in the family's own units
+        earlier = [
+            [m if isinstance(m, KVMemory) else family.encode_history(m) if m else None for m in row.past]
+            for row in rows
+        ]
+        nothing = torch.zeros_like(given[0].keys)
+        return torch.stack([torch.stack([m.keys if m else nothing for m in row]) for row in earlier])
+
+    def _check_units(self, batch: Batch, query: Query) -> None:
+        """Raises ObservationError for values so far from those of training that their units or order must differ."""
+        given = [("proprio", batch.proprio), ("proprio", batch.past_proprio)]
+        for key, values in given + ([("action", batch.action)] if query is Query.FORWARD else []):
+            far = self.family.normalizer.encode(key, values.to(self._device)).abs()
+            if far.numel() and not far.max() <= MAX_DEVIATIONS:
+                raise ObservationError(
+                    f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from "
+                    "what training saw; are these the robot's units, in the order of training?"
+                )
+
+
+def _unified(obs: Observation, robot: Embodiment) -> Observation:
+    """A robot's observation and its past as the family was trained on them."""
+    convert = lambda o: robot.observation(o) if isinstance(o, Observation) else o  # noqa: E731
+    return replace(convert(obs), past=tuple(convert(p) for p in obs.past))
+
+
+def _embodiment(config: Mapping[str, Any], name: str | None) -> Embodiment | None:
+    robots = config.get("robots", {})
+    name = name or config.get("source", {}).get("robot") or None
+    if name is not None and name not in robots:
+        known = (
+            f"it knows {', '.join(robots)}" if robots else "it was trained on one embodiment alone, and needs no name"
+        )
+        raise WamkitError(f"this model knows no embodiment '{name}'{cfg.nearest(name, robots)}; {known}")
+    return None if name is None else cfg.from_dict(Embodiment, robots[name])
+
+
+def load(path: str | Path, device: str = "cpu", embodiment: str | None = None) -> Model:
+    """The model of a run folder, ready to answer queries: averaged weights, configuration and normalisation in one.
+
+    embodiment: for a model trained on a mixture, the name of the embodiment (a data set of the mixture) whose observations
+        and actions go in and out. By default the one that an environment exists for; where there is none, observations
+        and actions are those that the model was trained on.
+    Raises CheckpointError naming the file when anything is missing or damaged, and WamkitError if there is no run at all.
+    """
+    if not Path(path).exists():
+        raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
+    saved = load_checkpoint(path)
+    run, spec, statistics = run_from_dict(saved.config)
+    family = build(run, spec, statistics)
+    mine = family.state_dict()
+    wrong = {
+        k
+        for k in mine.keys() | saved.weights.keys()
+        if getattr(mine.get(k), "shape", 0) != getattr(saved.weights.get(k), "shape", 1)
+    }
+    if wrong:
+        raise WamkitError(
+            f"{saved.path} does not hold what its configuration describes, a '{run.family}' of these sizes: {len(wrong)} of its "
+            f"tensors do not fit, {min(wrong)} among them. The configuration was changed after training, or belongs to another family"
+        )
+    family.load_state_dict(saved.weights)
+    return Model(family.to(find_device(device)).eval(), _embodiment(saved.config, embodiment))
