@@ -111,7 +111,7 @@ def _train(argv: Sequence[str]) -> None:
 
     from wamkit.runs.config import PARTS
     from wamkit.runs.recipes import RECIPES
-    from wamkit.training.launch import train_run
+    from wamkit.training.launch import LoadingOptions, train_run
 
     # The recipe decides which options exist, so it is read first.
     name = next((argv[i + 1] for i, a in enumerate(argv[:-1]) if a == "--recipe"), None)
@@ -127,10 +127,8 @@ def _train(argv: Sequence[str]) -> None:
         run,
         args.data,
         args.out,
-        shlex.join(["wamkit", "train", *argv]),
-        cache_gb=args.cache_gb,
-        feature_cache_gb=args.feature_cache_gb,
-        decoder=args.decoder,
+        command=shlex.join(["wamkit", "train", *argv]),
+        loading=LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder),
     )
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
 

@@ -65,9 +65,9 @@ class Step(Protocol):
         """Restores what `state` gave, to the bit."""
 
 
-def default_step(config: TrainConfig) -> Callable[[Family, TrainConfig], Step]:
-    """The strategy for `config.device`."""
-    return CpuThreads if config.device == "cpu" else SingleDevice
+def make_step(model: Family, config: TrainConfig) -> Step:
+    """The strategy for `config.device`: threads for "cpu", one plain pass for every other, "cpu:0" among them."""
+    return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
 
 
 class _Strategy:

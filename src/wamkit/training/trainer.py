@@ -28,7 +28,7 @@ from wamkit.training.metrics import Metrics, loss_means
 from wamkit.training.precompute import FeatureCache, Precompute
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.schedule import learning_rate, stage_spans
-from wamkit.training.step import Step, default_step
+from wamkit.training.step import make_step
 from wamkit.types import WamkitError
 from wamkit.workers import one_thread
 
@@ -41,8 +41,7 @@ Watch = Callable[[Family], dict[str, float]]
 class Trainer:
     """Trains one family on one set of frames and writes a run folder. Calling `run` again continues where it stopped.
 
-    cache: keeps features of frozen encoders on disk.   strategy: makes the optimisation steps; by default the one for
-    `config.device`.
+    cache: keeps features of frozen encoders on disk.
     Raises ConfigError for an augmentation that does not fit the images, WamkitError for a device that is not there.
     """
 
@@ -53,7 +52,6 @@ class Trainer:
         config: TrainConfig,
         folder: RunFolder,
         cache: FeatureCache | None = None,
-        strategy: Callable[[Family, TrainConfig], Step] | None = None,
     ):
         height, width = model.spec.height, model.spec.width
         if 2 * config.shift >= min(height, width):
@@ -63,7 +61,7 @@ class Trainer:
         self.model, self.config, self.folder = model.to(find_device(config.device)), config, folder
         augment = Augment(config.shift, config.colour, config.drop_view)
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
-        self.strategy = (strategy or default_step(config))(self.model, config)
+        self.strategy = make_step(self.model, config)
         self.precompute = Precompute(self.model, self.windows, config, self.strategy.map, cache)
         self.step = 0
         self.elapsed_s = self.cpu_s = 0.0

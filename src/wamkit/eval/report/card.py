@@ -28,7 +28,7 @@ from wamkit.eval.suites.closed_loop import Protocol, Record, clips
 from wamkit.eval.suites.open_loop import Imagination
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import Model
-from wamkit.training.trainer import read_metrics
+from wamkit.training.metrics import read_metrics
 from wamkit.types import Query, WamkitError
 from wamkit.viz.images import difference
 
