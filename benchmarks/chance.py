@@ -20,7 +20,7 @@ from wamkit.data.loading.dataset import open_frames
 from wamkit.envs import make_env
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.intervals import clopper_pearson
-from wamkit.rollout.loop import rollout
+from wamkit.rollout.loop import Actor, rollout
 from wamkit.runs.provenance import source
 from wamkit.types import Observation
 from wamkit.workers import run_parallel
@@ -37,7 +37,7 @@ class Args:
 
 
 @dataclass(frozen=True)
-class Blind:
+class Blind(Actor):
     """Acts without looking: always `action`, or where there is none at random."""
 
     action: np.ndarray | None
@@ -54,7 +54,6 @@ class Blind:
 def play(world: dict[str, Any], episodes: int, job: tuple[str, str, Blind]) -> int:
     """How many held-out states of the job's task are solved."""
     env = make_env(world["env"], task=job[1], **world["options"])
-    env.render_images = False
     seeds = held_out_seeds(episodes)
     done = [
         rollout(env, job[2], seed=s, session=np.random.default_rng(s), record_images=False).succeeded for s in seeds

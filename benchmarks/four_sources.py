@@ -49,14 +49,10 @@ def losses(run: Path) -> str:
 def figures(run: Path, env: str) -> str:
     """What `wamkit eval --env` found."""
     rows = json.loads((run / "eval" / env / "summary.json").read_text())["rows"]
-    wanted = [
-        r
-        for r in rows
-        if "skill" in r["name"] or "shuffled" in r["name"] or "inverse" in r["name"] or "solve" in r["table"]
-    ]
+    wanted = [r for r in rows if r["key"].startswith(("closed_loop.", "open_loop.skill.", "coupling."))]
     body = []
     for r in wanted:
-        percent = "solve" in r["table"] and not r["unit"]
+        percent = r["key"].startswith("closed_loop.success")
         show = (lambda x: f"{x:.0%}") if percent else (lambda x: f"{x:.3g}")
         interval = "" if r["low"] is None else f"{show(r['low'])} to {show(r['high'])}"
         body.append([r["name"], show(r["value"]) + (f" {r['unit']}" if r["unit"] else ""), interval])

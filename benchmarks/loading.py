@@ -32,7 +32,7 @@ from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_frames
 from wamkit.data.loading.dataset import open_frames, spec_of
-from wamkit.data.loading.lazy_frames import open_pictures
+from wamkit.data.loading.lazy_frames import open_images
 from wamkit.data.loading.mixture import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import Prefetcher
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -118,14 +118,14 @@ def rate(rounds: int, work: Callable[[np.ndarray], object], store: Store, window
 
 def cached(args: Args, stores: dict[int, Store]) -> None:
     for size, store in stores.items():
-        pictures = open_pictures(store)
+        pictures = open_images(store)
         found = rate(args.rounds, pictures.__getitem__, store, 2048)
         print(f"cached      {size}x{size}: {found:,.0f} frames a CPU-second")
 
 
 def decoding(args: Args, stores: dict[str, Store]) -> None:
     for name, store in stores.items():
-        ours = rate(args.rounds, open_pictures(store, cache_gb=0).__getitem__, store, 256)
+        ours = rate(args.rounds, open_images(store, cache_gb=0).__getitem__, store, 256)
         size = sum(p.stat().st_size for p in store.root.rglob("*.mp4")) / store.frames
         print(f"decoding    {name}, {size:,.0f} bytes a frame; wamkit: {ours:,.0f} frames a CPU-second")
         if args.lerobot is not None:
@@ -135,18 +135,18 @@ def decoding(args: Args, stores: dict[str, Store]) -> None:
 
 
 def hdf5(args: Args, store: Store, folder: Path) -> None:
-    fast = rate(args.rounds, open_pictures(store).__getitem__, store, 2048)
+    fast = rate(args.rounds, open_images(store).__getitem__, store, 2048)
     path = folder / "pictures.h5"
     with h5py.File(path, "w") as file:
-        shape = (store.frames, *open_pictures(store).shape[1:])
+        shape = (store.frames, *open_images(store).shape[1:])
         data = file.create_dataset("pictures", shape, np.uint8, chunks=(1, *shape[1:]))
-        data[:] = open_pictures(store)[np.arange(store.frames)]
+        data[:] = open_images(store)[np.arange(store.frames)]
     with h5py.File(path) as file:
         read = file["pictures"]
         slow = rate(args.rounds, lambda index: [read[w[0] : w[-1] + 1] for w in index], store, 256)
     print(f"hdf5        {slow:,.0f} frames a CPU-second; the cache {fast / slow:.1f} times that")
     if args.stable_worldmodel is not None:
-        np.save(folder / "pictures.npy", open_pictures(store)[np.arange(store.frames)][:, 0].transpose(0, 2, 3, 1))
+        np.save(folder / "pictures.npy", open_images(store)[np.arange(store.frames)][:, 0].transpose(0, 2, 3, 1))
         command = [args.stable_worldmodel, WITH_STABLE_WORLDMODEL, folder / "pictures.npy", STEPS, args.rounds]
         said = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
         for kind, theirs in (line.split() for line in said.splitlines() if line.startswith(("h5 ", "lance "))):
@@ -175,7 +175,7 @@ def waiting(args: Args, folder: Path) -> None:
 
 def memory(store: Store) -> None:
     """The cache holds a tenth of the pictures."""
-    pictures = open_pictures(store)
+    pictures = open_images(store)
     frames, _ = open_frames(store.root, cache_gb=store.frames * int(np.prod(pictures.shape[1:])) / 10 / 1e9)
     windows = frames.windows(spec_of(store, 8, (4, 8)), seed=0, batch_size=16)
     made = Prefetcher(windows.batch, 0, 401, threads=2)

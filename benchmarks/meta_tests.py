@@ -323,7 +323,7 @@ def main(args: Args) -> None:
         f"they must be, {count[SAME]} are of models that are right in what the metric reads, {count[BLIND]} are blind spots and "
         f"{count[UNDEFINED]} no figures, as the documentation says, of {count[VARIES]} nothing is expected, and {len(faults)} expectations are "
         "broken. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
-        "`wamkit.eval.metatest.expectations_video` and `meta_suites`, and `tests/unit/test_meta.py` holds them on fewer clips.",
+        "`wamkit.eval.metatest.expectations_video` and `expectations_action`, and `tests/unit/test_meta.py` holds them on fewer clips.",
         "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is "
         "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is "
         "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",

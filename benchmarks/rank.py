@@ -81,15 +81,15 @@ def section(title: str, said: Mapping[str, Any]) -> list[str]:
     for p in sorted(said["policies"], key=lambda p: -sum(p["real"])):
         rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "judged", "dreamed")]
         rows.append([Path(p["run"]).name, *(f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})" for r in rates)])
-    tables = {t["title"]: t["rows"] for t in said["tables"]}
+    tables = {t["key"]: t["rows"] for t in said["tables"]}
     figures = []
-    for name, heading in (("Can it stand in for the simulator?", "dreams"), ("Is the judge to blame?", "judge")):
-        for r in tables[name]:
+    for key, heading in (("rank_agreement", "world model"), ("success_classifier", "classifier")):
+        for r in tables[key]:
             low, high = (r["interval"] or {}).get("low"), (r["interval"] or {}).get("high")
             value = "" if r["value"] is None else f"{r['value']:{r['fmt']}}"
             between = "" if low is None else f" ({low:{r['fmt']}} to {high:{r['fmt']}})"
             figures.append([heading, r["name"], value + between, r["note"]])
-    exploited = [[r["name"], f"{r['value']:{r['fmt']}}"] for r in tables["Can it be exploited?"]]
+    exploited = [[r["name"], f"{r['value']:{r['fmt']}}"] for r in tables["exploitability"]]
     return [
         f"## {title}",
         table(["whose", "figure", "", ""], figures),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
-ENV_OPTIONS = {"points": "point_grid"}
+ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
 """Options of environments."""
 COLLECT = {
     "near_misses": "perturbed_experts",
@@ -28,3 +29,117 @@ def collected(data: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a `collect.json`, its environment's options included, under present names."""
     data = renamed(data, COLLECT)
     return data | {"options": renamed(data["options"], ENV_OPTIONS)} if "options" in data else data
+
+
+_FIGURES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "Does it solve the tasks?": (
+        "closed_loop",
+        (("all tasks", "success"), ("one query, median", "latency.median"), ("(.+)", r"success.\1")),
+    ),
+    "Is what it imagines right?": (
+        "open_loop",
+        (
+            (r"(\w+), \+(\d+): skill over copying", r"skill.\1.\2"),
+            (r"(\w+), \+(\d+): on moving pixels", r"moving_gain.\1.\2"),
+            (r"(\w+), \+(\d+): sharpness", r"sharpness.\1.\2"),
+            (r"ceiling of the codec, \+(\d+)", r"psnr.ceiling.\1"),
+            (r"scene points, \+(\d+): error / standing still", r"point_error.\1"),
+        ),
+    ),
+    "Do picture and action belong together?": (
+        "coupling",
+        (
+            ("forward dynamics, true / shuffled actions", "true_over_shuffled"),
+            ("inverse dynamics / policy, action error", "inverse_over_policy"),
+        ),
+    ),
+    "Are its clips like real ones, as a set?": (
+        "clip_distribution",
+        (("mmd@(.+)", r"mmd.\1"), ("frechet@(.+), over its floor", r"frechet.\1")),
+    ),
+    "Do pretrained encoders see it so?": (
+        "pretrained_features",
+        ((r"MMD \((.+)\)", r"mmd.\1"), (r"(?:FVD|Fréchet) \((.+)\)", r"frechet.\1")),
+    ),
+    "Does it break the laws of physics?": (
+        "physics",
+        (
+            ("things that vanish", "lost"),
+            ("things that vanish after being hidden", "lost_again"),
+            ("things from nowhere", "invented"),
+            ("change of size", "size_drift"),
+            ("places, mean error", "ade"),
+            ("jumps", "teleports"),
+            ("moves before it is touched", "premature"),
+            ("is touched and does not move", "missed"),
+            ("when it begins to move, error", "lag"),
+            ("one inside another", "penetration_rate"),
+            ("how deep", "penetration_depth"),
+            ("fall, error of acceleration", "gravity"),
+            ("hangs in the air", "levitation"),
+            ("energy from nothing", "energy_gain"),
+            ("momentum lost or won in collisions", "momentum"),
+            ("contacts at the wrong time", "contact_f1_error"),
+        ),
+    ),
+    "Does it move what moves, where and when?": (
+        "motion",
+        (
+            ("where", "spatial"),
+            ("where and when", "spatiotemporal"),
+            ("where and how much", "weighted"),
+            ("Physics-IQ's score", "physics_iq"),
+        ),
+    ),
+    "Does it imagine what its actions do?": (
+        "counterfactuals",
+        tuple(
+            (f"{old}: {figure}", f"{kind}.{key}")
+            for old, kind in (("expert's chunks", "expert"), ("other actions", "off_expert"))
+            for figure, key in (
+                ("told apart", "identified"),
+                ("skill over copying", "skill"),
+                ("regret of choosing by imagination", "regret"),
+                ("direction", "direction"),
+                ("gain", "gain"),
+                ("drift when nothing is done", "drift"),
+            )
+        ),
+    ),
+    "The video, the arm, or both?": ("forecast_vs_execution", ()),
+    "Can actions be read off its pictures?": (
+        "action_recoverability",
+        (
+            ("floor: .+", "floor"),
+            ("imagined for given actions / real", "forward"),
+            ("imagined along with its actions / real", "joint"),
+        ),
+    ),
+    "Does the world go as it imagined?": (
+        "forecast_consistency",
+        (
+            ("skill of its foresight", "skill"),
+            ("success foretold by foresight", "auc.skill"),
+            ("success foretold by motion alone", "auc.motion"),
+        ),
+    ),
+}
+"""Title of a table -> its key, and names of its rows as patterns -> their keys. Reports had titles and names alone."""
+
+
+def _figure(table: str, name: str) -> str | None:
+    key, rows = _FIGURES.get(table, (table, ()))
+    found = ((re.fullmatch(pattern, name), form) for pattern, form in rows)
+    return next((f"{key}.{match.expand(form)}" for match, form in found if match), None)
+
+
+def figure(table: str, name: str) -> str:
+    """Key of a figure in a summary.json without keys; made of its title and name where these are not known."""
+    return _figure(table, name) or f"{_FIGURES.get(table, (table,))[0]}.{name}"
+
+
+def job(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a comparison's job file, with figures under their keys instead of their names."""
+    tables = ("Is what it imagines right?", "Do picture and action belong together?")
+    key = {name: next(filter(None, (_figure(t, name) for t in tables)), name) for name in data["figures"]}
+    return {**data, "figures": {key[name]: value for name, value in data["figures"].items()}}

@@ -1,8 +1,9 @@
-"""Named parts that register themselves: families, recipes, and whatever an out-of-tree package adds to them."""
+"""Registries: families, environments and other parts by name, those of out-of-tree packages included."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -15,25 +16,29 @@ T = TypeVar("T")
 
 
 class RegistryError(WamkitError, LookupError):
-    """A name is taken, unknown, or its plug-in does not load."""
+    """A name is taken or unknown, or its plug-in does not load."""
 
 
 class Registry(Generic[T]):
     """Names to objects of one kind.
 
-    kind: what is registered, for error messages ("family").
+    kind: the kind, for error messages ("family").
     entry_point_group: the group under which other installed packages announce modules that register more
-        (`[project.entry-points."wamkit.families"]`); they are imported at the first look-up. None: no plug-ins.
+        (`[project.entry-points."wamkit.families"]`); None for no plug-ins.
+    package: the package whose modules register the built-in objects ("wamkit.envs"); None for a registry that is filled
+        where it is defined. A look-up by name first imports the module of that name, with "_" for "-". Only where that
+        does not help, and for a list of all names, are plug-ins and all modules of the package imported.
     """
 
-    def __init__(self, kind: str, entry_point_group: str | None = None):
+    def __init__(self, kind: str, entry_point_group: str | None = None, package: str | None = None):
         self.kind = kind
         self._group = entry_point_group
+        self._package = package
         self._items: dict[str, T] = {}
         self._origin: dict[str, str] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files an object under `name`; a name that is taken raises RegistryError."""
+        """Decorator that registers an object under `name`; a name that is taken raises RegistryError."""
 
         def add(item: T) -> T:
             origin = getattr(item, "__module__", "an unknown module")
@@ -47,15 +52,16 @@ class Registry(Generic[T]):
 
     def get(self, name: str) -> T:
         """The object called `name`; an unknown name raises RegistryError with the nearest and all known names."""
-        self._load_plugins()
         if name not in self._items:
+            self._load_module(name)
+        if name not in self._items and name not in self.names():
             known = ", ".join(self.names()) or "none"
             raise RegistryError(f"unknown {self.kind} {name!r}{nearest(name, self._items)}; known: {known}")
         return self._items[name]
 
     def names(self) -> list[str]:
         """All names, sorted."""
-        self._load_plugins()
+        self._load_all()
         return sorted(self._items)
 
     def __iter__(self) -> Iterator[str]:
@@ -63,6 +69,16 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.names()
+
+    def _load_module(self, name: str) -> None:
+        module = name.replace("-", "_")
+        if self._package and module.isidentifier() and importlib.util.find_spec(f"{self._package}.{module}"):
+            importlib.import_module(f"{self._package}.{module}")
+
+    def _load_all(self) -> None:
+        if self._package:
+            load_package(self._package)
+        self._load_plugins()
 
     def _load_plugins(self) -> None:
         group, self._group = self._group, None  # cleared first: a plug-in may look names up while it loads
@@ -76,6 +92,6 @@ class Registry(Generic[T]):
 
 
 def load_package(package: str) -> None:
-    """Imports every module of a package, so that each registers its parts; an error in one of them propagates."""
+    """Imports every module of a package, so that each registers its objects; an error in one of them propagates."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")

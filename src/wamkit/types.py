@@ -159,7 +159,7 @@ class Batch:
     def __len__(self) -> int:
         return self.obs.shape[0]
 
-    def action_known(self) -> Bool[Tensor, "B A a"]:
+    def action_mask(self) -> Bool[Tensor, "B A a"]:
         """Which numbers of `action` were done: steps inside the episode, of rows with actions, in dimensions that the robot has."""
         step = (self.action_valid & self.has_action.unsqueeze(1)).unsqueeze(2)
         every = torch.ones_like(self.action[:, :1], dtype=torch.bool)

@@ -50,7 +50,7 @@ def test_only_what_was_annotated_and_absolute_actions():
     read = source.read("8-10")
     assert read.text == "open the drawer" and read.spans == (Span(0, 3, "open the drawer"),)
     np.testing.assert_allclose(read.action[:, 0], np.array([9, 10, 11]) / 100, atol=1e-6)
-    assert source.meaning().control_mode == "absolute end-effector"
+    assert source.metadata().control_mode == "absolute end-effector"
 
 
 def test_damage_is_named(copy):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from films import numbers, write
+from video_files import frames_shown, write_video
 from wamkit.config import ConfigError
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.importers import IMPORTERS, SourceError
@@ -34,7 +34,7 @@ def kitchen(tmp_path):
     """A video of two seconds whose picture k is 4 k brighter than the first, and its narrations."""
     tmp_path = tmp_path / "epic"
     (tmp_path / "P01/videos").mkdir(parents=True)
-    write(tmp_path / "P01/videos/P01_01.MP4", 50, fps=25)
+    write_video(tmp_path / "P01/videos/P01_01.MP4", 50, fps=25)
     rows = (
         "P01_01_0,P01,P01_01,00:00:00.1,00:00:00.40,00:00:01.20,24,72,open door,open,3,door,3,['door'],[3]\n"
         "P01_01_1,P01,P01_01,00:00:01.1,00:00:01.20,00:00:09.00,72,540,take cup,take,0,cup,13,['cup'],[13]\n"
@@ -50,8 +50,8 @@ def test_epic_takes_times_and_not_frame_numbers(kitchen):
     source = importer("epic", kitchen, fps=5.0, size=(32, 32))
     assert list(source.episodes()) == ["P01_01_0", "P01_01_1", "P01_01_9"]
     read = source.read("P01_01_0")
-    assert read.text == "open door" and len(read) == 4 and numbers(read.pictures["head"]()) == [10, 15, 20, 25]
-    assert numbers(source.read("P01_01_1").pictures["head"]()) == [30, 35, 40, 45], (
+    assert read.text == "open door" and len(read) == 4 and frames_shown(read.images["head"]()) == [10, 15, 20, 25]
+    assert frames_shown(source.read("P01_01_1").images["head"]()) == [30, 35, 40, 45], (
         "to the end of the video and no further"
     )
     with pytest.raises(SourceError, match="it has 2.0 seconds, the narration is of 60 to 62"):
@@ -75,17 +75,17 @@ def test_epic_takes_times_and_not_frame_numbers(kitchen):
 
 
 def test_videos_that_differ_and_doubles(kitchen):
-    write(kitchen / "P02_01.mp4", 20, fps=30)
+    write_video(kitchen / "P02_01.mp4", 20, fps=30)
     with pytest.raises(SourceError, match=r"P01_01.MP4 has 25 pictures a second, .*P02_01.mp4 has 30"):
         importer("epic", kitchen, fps=None).layout()
     assert importer("epic", kitchen, fps=5.0).layout().fps == 5
-    write(kitchen / "P01_01.mp4", 20, fps=25)
+    write_video(kitchen / "P01_01.mp4", 20, fps=25)
     with pytest.raises(SourceError, match="P01/videos/P01_01.MP4 and P01_01.mp4 are both video P01_01; remove one"):
         importer("epic", kitchen).episodes()
 
 
 def test_ego4d_narrations_hold_until_the_next(tmp_path):
-    write(tmp_path / "abc.mp4", 50, fps=25)
+    write_video(tmp_path / "abc.mp4", 50, fps=25)
     said = [(0.4, "#C C opens the drawer"), (1.0, "#O A man X walks"), (1.2, "#C C #unsure"), (1.4, "#c C takes a cup")]
     rows = [{"timestamp_sec": t, "narration_text": text, "annotation_uid": "u"} for t, text in said]
     (tmp_path / "narration.json").write_text(
@@ -94,18 +94,18 @@ def test_ego4d_narrations_hold_until_the_next(tmp_path):
     source = importer("ego4d", tmp_path, fps=5.0, size=(32, 32), longest=0.4)
     read = [source.read(n) for n in source.episodes()]
     assert [r.text for r in read] == ["opens the drawer", "takes a cup"]
-    assert [numbers(r.pictures["head"]()) for r in read] == [[10, 15], [35, 40]]
+    assert [frames_shown(r.images["head"]()) for r in read] == [[10, 15], [35, 40]]
     longer = importer("ego4d", tmp_path, fps=5.0, of="all", longest=5.0)
     assert [longer.read(n).text for n in longer.episodes()] == ["opens the drawer", "A man X walks", "takes a cup"]
-    assert numbers(longer.read("abc/1/0").pictures["head"]()) == [10, 15, 20]
-    assert numbers(longer.read("abc/1/2").pictures["head"]()) == [35, 40, 45], "to the end of the video"
+    assert frames_shown(longer.read("abc/1/0").images["head"]()) == [10, 15, 20]
+    assert frames_shown(longer.read("abc/1/2").images["head"]()) == [35, 40, 45], "to the end of the video"
     twice = [
         {"timestamp_sec": t, "narration_text": f"#C C {w}"} for t, w in ((0.4, "looks"), (0.4, "walks"), (1.0, "sits"))
     ]
     (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_1": {"narrations": twice}}}))
     together = importer("ego4d", tmp_path, fps=5.0)
     assert [together.read(n).text for n in together.episodes()] == ["looks", "walks", "sits"]
-    assert [numbers(together.read(f"abc/1/{i}").pictures["head"]()) for i in (0, 1)] == [[10, 15, 20]] * 2
+    assert [frames_shown(together.read(f"abc/1/{i}").images["head"]()) for i in (0, 1)] == [[10, 15, 20]] * 2
     for when in (float("nan"), -1.0):
         row = {"timestamp_sec": when, "narration_text": "#C C waits"}
         (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_2": {"narrations": [row]}}}))
@@ -123,7 +123,7 @@ def hands(tmp_path):
     folder = tmp_path / "part1/fold_shirt"
     folder.mkdir(parents=True)
     for i, N in enumerate((12, 8)):
-        write(folder / f"{i}.mp4", N, size=(48, 64), mark=4 * i)
+        write_video(folder / f"{i}.mp4", N, size=(48, 64), mark=4 * i)
         with h5py.File(folder / f"{i}.hdf5", "w") as file:
             poses = np.tile(np.eye(4, dtype=np.float32), (N, 1, 1))
             camera = poses.copy()
@@ -160,14 +160,14 @@ def test_egodex_hands_are_seen_from_the_camera(hands):
     """The action is where the hand is next; a hand that stands still moves as the head turns, at its distance."""
     source = importer("egodex", hands, size=(32, 32), hands=True)
     read = source.read("part1/fold_shirt/0")
-    assert read.state.shape == read.action.shape == (11, 36) and len(list(read.pictures["head"]())) == 11
+    assert read.state.shape == read.action.shape == (11, 36) and len(list(read.images["head"]())) == 11
     np.testing.assert_array_equal(read.state[1:], read.action[:-1])
     np.testing.assert_allclose(read.state[0, :3], [0.1, -0.3, -0.4], atol=1e-6)
     away = np.linalg.norm(read.state[:, :3], axis=1)
     np.testing.assert_allclose(away, away[0], atol=1e-6)
     turned = Rotation.from_euler("y", -30, degrees=True).apply([0.1, -0.3, -0.4])
     np.testing.assert_allclose(read.state[10, :3], turned, atol=1e-6)
-    assert numbers(read.pictures["head"]()) == list(range(11)) and source.meaning().action[0].frame == "camera"
+    assert frames_shown(read.images["head"]()) == list(range(11)) and source.metadata().action[0].frame == "camera"
 
 
 def test_egodex_damage_is_named(hands):

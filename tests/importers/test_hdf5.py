@@ -54,10 +54,10 @@ def test_robomimic(tmp_path):
     assert list(importer("robomimic", filter="train").episodes()) == ["demo_0", "demo_10"]
     with pytest.raises(SourceError, match="there is no filter 'test'; there are train"):
         importer("robomimic", filter="test").episodes()
-    meaning = load_metadata(store.root)
+    metadata = load_metadata(store.root)
     assert (
-        meaning.embodiment == "Panda"
-        and meaning.cameras["robot0_eye_in_hand"].role == "wrist"
+        metadata.embodiment == "Panda"
+        and metadata.cameras["robot0_eye_in_hand"].role == "wrist"
         and store.layout.fps == 20
     )
 
@@ -78,10 +78,10 @@ def test_libero_pictures_come_after_each_action(tmp_path):
 def test_libero_is_turned_upright(turn, corner):
     """A red quarter, above and left in the file: below and left when flipped, below and right when rotated by half a turn."""
     source = importer("libero", turn=turn)
-    picture = next(source.read("libero_demo.hdf5:demo_0").pictures["agentview"]()).astype(int)
+    picture = next(source.read("libero_demo.hdf5:demo_0").images["agentview"]()).astype(int)
     quarters = {(i, j): picture[16 * i : 16 * i + 16, 16 * j : 16 * j + 16] for i in (0, 1) for j in (0, 1)}
     assert [k for k, q in quarters.items() if q[..., 0].mean() > 150] == [corner]
-    assert source.meaning().cameras["agentview"].turned == turn
+    assert source.metadata().cameras["agentview"].turned == turn
 
 
 def test_aloha_plain_and_compressed(tmp_path):
@@ -102,7 +102,7 @@ def test_aloha_plain_and_compressed(tmp_path):
             T,
             14,
         )
-    swapped = next(importer("aloha", mobile, swap=True).read("episode_1.hdf5").pictures["cam_high"]())
+    swapped = next(importer("aloha", mobile, swap=True).read("episode_1.hdf5").images["cam_high"]())
     assert swapped[:6, :, 2].mean() > 200
 
 
@@ -117,12 +117,12 @@ def test_maniskill_drops_what_was_seen_last(tmp_path):
         assert episode.text == "pick cube" and episode.success.tolist() == [False] * (T - 1) + [True]
     with h5py.File(SOURCES["maniskill"]) as file:
         np.testing.assert_array_equal(store.episode(1).proprio[:, 9:], file["traj_1/obs/agent/qvel"][:-1])
-    meaning = load_metadata(store.root)
-    assert meaning.control_mode == "pd_ee_delta_pos" and [f.kind for f in meaning.action] == ["position", "gripper"]
-    assert meaning.state[1].representation == "velocity" and meaning.cameras["hand_camera"].role == "wrist"
+    metadata = load_metadata(store.root)
+    assert metadata.control_mode == "pd_ee_delta_pos" and [f.kind for f in metadata.action] == ["position", "gripper"]
+    assert metadata.state[1].representation == "velocity" and metadata.cameras["hand_camera"].role == "wrist"
     shutil.copy(SOURCES["maniskill"], tmp_path / "alone.h5")
     with pytest.raises(SourceError, match="alone.json: it is missing"):
-        importer("maniskill", tmp_path / "alone.h5").meaning()
+        importer("maniskill", tmp_path / "alone.h5").metadata()
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ class Made(Importer):
             ("scene", "wrist"), (3, 32, 32), ("x", "y"), ("u",), 10.0, "made", sizes=((32, 32), (16, 48)), expert=False
         )
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         return DatasetMetadata(
             "made", "made", "position", 10.0, offset=self.options.offset, state=(Field("xy", 0, 2, "position", unit="m"),),
             action=(Field("u", 0, 1, "gripper"),), cameras={"scene": CameraFacts(), "wrist": CameraFacts("wrist")},
@@ -72,7 +72,7 @@ class Made(Importer):
             text="push",
             state=rng.normal(size=(T, 2)).astype(np.float32),
             action=np.arange(T, dtype=np.float32)[:, None],
-            pictures={"scene": film(seed, said.get("film", T), (32, 32)), "wrist": film(seed, T, (16, 48))},
+            images={"scene": film(seed, said.get("film", T), (32, 32)), "wrist": film(seed, T, (16, 48))},
             spans=(Span(2, 4, "pull"),),
             success=np.arange(T) == T - 1,
         )
@@ -109,9 +109,9 @@ def test_what_is_imported_is_what_was_there(made):
     assert episode.texts() == ["push", "push", "pull", "pull", "push", "push", "push"] and episode.spans == wrote.spans
     assert episode.succeeded and store.numeric()["task_index"].tolist()[:6] == [0, 0, 1, 1, 0, 0]
     for camera in ("scene", "wrist"):
-        decoded, real = store.decode(1, camera), np.stack(list(wrote.pictures[camera]()))
+        decoded, real = store.decode(1, camera), np.stack(list(wrote.images[camera]()))
         assert np.abs(decoded.transpose(0, 2, 3, 1).astype(int) - real).mean() < 3
-    assert load_metadata(store.root) == Made(made, MadeOptions()).meaning()
+    assert load_metadata(store.root) == Made(made, MadeOptions()).metadata()
     assert json.loads((store.root / FILE).read_text())["complete"]
 
 
@@ -168,7 +168,7 @@ def test_what_was_seen_after_each_action_is_shifted(made):
     moved = shifted(wrote)
     assert len(moved) == len(wrote) - 1 and moved.action[:, 0].tolist() == [1, 2, 3, 4, 5]
     assert np.array_equal(moved.state, wrote.state[:-1])
-    shown = [int(p[4].max(-1).argmax()) // 2 for p in moved.pictures["scene"]()]
+    shown = [int(p[4].max(-1).argmax()) // 2 for p in moved.images["scene"]()]
     assert shown == [0, 1, 2, 3, 4] and moved.success.tolist() == [False] * 4 + [True]
     episode = run(made, MadeOptions(offset=1)).episode(0)
     assert episode.action[:, 0].tolist() == [1, 2, 3, 4, 5] and len(episode.images) == 5
@@ -189,10 +189,10 @@ def test_names_that_lead_out_and_numbers_that_are_none(tmp_path):
 
 
 def test_meaning_is_checked_and_survives_groots_file(made):
-    meaning = Made(made, MadeOptions()).meaning()
+    metadata = Made(made, MadeOptions()).metadata()
     with pytest.raises(ConfigError, match="state.xy is said to be 0 .. 2 of 1 numbers"):
-        meaning.check(1, 1)
-    back = from_modality(modality(meaning))
+        metadata.check(1, 1)
+    back = from_modality(modality(metadata))
     assert [(f.name, f.start, f.stop) for f in back.state] == [("xy", 0, 2)] and set(back.cameras) == {"scene", "wrist"}
     root = run(made).root
     (root / "meta/wamkit.json").unlink()

@@ -45,11 +45,11 @@ def test_what_lerobot_recorded(tmp_path):
                 shown = store.decode(e, camera).astype(float).mean((1, 2, 3))
                 np.testing.assert_allclose(shown, 10 * np.arange(T), atol=3)
     assert store.episode(0).texts() == ["pick it up"] * 4 + ["put it down"] * 3
-    meaning = load_metadata(store.root)
-    assert [(f.name, f.stop, f.representation) for f in meaning.action] == [("hand", 2, "delta")]
+    metadata = load_metadata(store.root)
+    assert [(f.name, f.stop, f.representation) for f in metadata.action] == [("hand", 2, "delta")]
     assert (
-        meaning.embodiment == "arm"
-        and meaning.cameras["wrist"].role == "wrist"
+        metadata.embodiment == "arm"
+        and metadata.cameras["wrist"].role == "wrist"
         and store.layout.action_names == ("dx", "dy")
     )
 
@@ -63,7 +63,7 @@ def test_another_size(tmp_path):
     source = importer(size=(32, 32))
     assert source.layout().size("front") == (32, 32)
     for camera in ("front", "wrist"):
-        assert {p.shape for p in source.read("000000").pictures[camera]()} == {(32, 32, 3)}
+        assert {p.shape for p in source.read("000000").images[camera]()} == {(32, 32, 3)}
 
 
 def put(table: pa.Table, name: str, values) -> pa.Table:
@@ -85,17 +85,17 @@ def test_pictures_in_tables_that_are_none_are_refused(copy):
     """FFmpeg goes by content: a playlist in a table would have it read whatever file that names."""
     key = "observation.images.wrist"
     table = pq.read_table(copy / TABLE)
-    pictures = table[key].to_pylist()
+    images = table[key].to_pylist()
     film = copy / VIDEO
     for content, message in (
         (f"ffconcat version 1.0\nfile {film}\nduration 0.1\n".encode(), "neither PNG nor JPEG"),
-        (pictures[1]["bytes"][:50], r"\(episode 000001\)"),
+        (images[1]["bytes"][:50], r"\(episode 000001\)"),
         (None, f"{key}, step 1: it is not in the file, only its name"),
     ):
-        pictures[1] = {"bytes": content, "path": "x.png"}
-        pq.write_table(put(table, key, pictures), copy / TABLE)
+        images[1] = {"bytes": content, "path": "x.png"}
+        pq.write_table(put(table, key, images), copy / TABLE)
         with pytest.raises(SourceError, match=message):
-            list(importer(copy).read("000001").pictures["wrist"]())
+            list(importer(copy).read("000001").images["wrist"]())
 
 
 def test_what_the_features_say(copy):
@@ -107,7 +107,7 @@ def test_what_the_features_say(copy):
     assert not importer(copy).layout().rewards, "nobody said what succeeded"
     other = {"effort": {"start": 0, "end": 2, "original_key": "observation.effort"}}
     (copy / "meta/modality.json").write_text(json.dumps({"state": other, "action": {}}))
-    assert importer(copy).meaning().state == (), "fields of another column count from another start"
+    assert importer(copy).metadata().state == (), "fields of another column count from another start"
     info = json.loads((copy / "meta/info.json").read_text())
     (copy / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 4}))
     with pytest.raises(SourceError, match="episodes.jsonl: it lists 2 episodes, meta/info.json says 4"):
@@ -138,10 +138,10 @@ def test_damaged_tables_are_named(copy, change, message):
 def test_missing_and_foreign_films_and_paths_that_lead_out(copy):
     shutil.copy(copy / VIDEO.replace("000001", "000000"), copy / VIDEO)
     with pytest.raises(SourceError, match="7 pictures, 10 a second, instead of 5, 10 a second"):
-        list(importer(copy).read("000001").pictures["front"]())
+        list(importer(copy).read("000001").images["front"]())
     (copy / VIDEO).unlink()
     with pytest.raises(SourceError, match=r"episode_000001.mp4 \(episode 000001\): it is missing"):
-        list(importer(copy).read("000001").pictures["front"]())
+        list(importer(copy).read("000001").images["front"]())
     info = json.loads((copy / "meta/info.json").read_text())
     (copy / "meta/info.json").write_text(json.dumps(info | {"data_path": "../../{episode_index}.parquet"}))
     with pytest.raises(SourceError, match="leads out of the data set"):

@@ -48,8 +48,8 @@ def test_episodes_are_those_that_tensorflow_reads(tmp_path):
             np.testing.assert_array_equal(episode.action, truth[f"action{i}"].astype(np.float32))
             np.testing.assert_array_equal(episode.proprio, truth[f"state{i}"])
             assert episode.texts() == truth[f"text{i}"].tolist()
-            np.testing.assert_array_equal(np.stack(list(read.pictures["image"]())), truth[f"image{i}"])
-            jpeg = np.stack(list(read.pictures["wrist_image"]())).astype(int)
+            np.testing.assert_array_equal(np.stack(list(read.images["image"]())), truth[f"image{i}"])
+            jpeg = np.stack(list(read.images["wrist_image"]())).astype(int)
             assert np.abs(jpeg - truth[f"wrist{i}"]).mean() < 1.5
             shown = episode.images[:, 0].astype(float).mean((1, 2, 3)) / 10
             np.testing.assert_allclose(shown, np.arange(len(episode)), atol=0.3)
@@ -64,11 +64,11 @@ def test_which_numbers_and_what_they_mean(tmp_path):
         SourceError, match="its steps have no numbers 'observation/qpos'; they have action, observation/state"
     ):
         importer(state=("qpos",)).layout()
-    meaning = DatasetMetadata("Tiny", "arm", "delta", action=(Field("hand", 0, 7, "position", "delta"),))
-    save_json(tmp_path / "m.json", meaning)
-    said = importer(meaning=tmp_path / "m.json").meaning()
+    metadata = DatasetMetadata("Tiny", "arm", "delta", action=(Field("hand", 0, 7, "position", "delta"),))
+    save_json(tmp_path / "m.json", metadata)
+    said = importer(metadata=tmp_path / "m.json").metadata()
     assert said.embodiment == "arm" and said.cameras["wrist_image"].role == "wrist"
-    assert [f.kind for f in importer().meaning().action] == ["other"]
+    assert [f.kind for f in importer().metadata().action] == ["other"]
 
 
 def test_damage_is_named(copy):

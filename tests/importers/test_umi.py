@@ -45,9 +45,9 @@ def test_rows_pictures_and_what_was_done_next(tmp_path):
         np.testing.assert_array_equal(episode.proprio[1:], episode.action[:-1])
         shown = episode.images[:, 0, :, 2:14].astype(float).mean((1, 2, 3))
         np.testing.assert_allclose(shown, 10 * rows, atol=2)
-    meaning = load_metadata(store.root)
-    assert meaning.embodiment == "umi" and meaning.cameras["camera0"].role == "wrist"
-    assert [(f.kind, f.rotation, f.stop) for f in meaning.action] == [
+    metadata = load_metadata(store.root)
+    assert metadata.embodiment == "umi" and metadata.cameras["camera0"].role == "wrist"
+    assert [(f.kind, f.rotation, f.stop) for f in metadata.action] == [
         ("position", "", 3),
         ("rotation", "axis_angle", 6),
         ("gripper", "", 7),
@@ -70,7 +70,7 @@ def test_fewer_rows_a_second():
     assert source.layout().fps == pytest.approx(19.98) and len(read) == 2
     np.testing.assert_allclose(read.state[:, 0], [0, 0.003], atol=1e-7)
     np.testing.assert_allclose(read.action[:, 0], [0.003, 0.006], atol=1e-7)
-    assert [round(float(p[:16].mean()) / 10) for p in read.pictures["camera0"]()] == [0, 3]
+    assert [round(float(p[:16].mean()) / 10) for p in read.images["camera0"]()] == [0, 3]
 
 
 def test_a_folder_reads_like_its_zip(tmp_path):
@@ -86,7 +86,7 @@ def test_damage_is_named(tmp_path):
         importer(cut).layout()
     spoiled = rewritten(tmp_path / "spoiled.zip", **{"data/camera0_rgb/10.0.0.0": b"no picture"})
     with pytest.raises(SourceError, match=r"spoiled.zip \(episode 1\)"):
-        list(importer(spoiled).read("1").pictures["camera0"]())
+        list(importer(spoiled).read("1").images["camera0"]())
     ends = rewritten(tmp_path / "ends.zip", **{"meta/episode_ends/0": np.array([9, 9], np.int64).tobytes()})
     with pytest.raises(SourceError, match="episode_ends is not a list of rising row numbers"):
         importer(ends).episodes()
@@ -98,7 +98,7 @@ def test_damage_is_named(tmp_path):
         importer(lost).read("0")
     lost = rewritten(tmp_path / "lost.zip", **{"data/camera0_rgb/3.0.0.0": None})
     with pytest.raises(SourceError, match="data/camera0_rgb/3.0.0.0 is missing"):
-        list(importer(lost).read("0").pictures["camera0"]())
+        list(importer(lost).read("0").images["camera0"]())
     empty = tmp_path / "empty.zip"
     zipfile.ZipFile(empty, "w").close()
     with pytest.raises(SourceError, match="empty.zip"):

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tqdm import tqdm
 
-from films import numbers, write
+from video_files import frames_shown, write_video
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.run import Import, import_data, require_whole
-from wamkit.data.importers.video_files import film_of, play, rows_shown, seen_by, steps_between
+from wamkit.data.importers.video_files import cropped_intrinsics, frame_count, frame_numbers, probe_video, read_frames
 from wamkit.files import StoreError
 from wamkit.registry import load_package
 from wamkit.types import Span
@@ -32,41 +32,41 @@ def importer(root, **options):
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
 def test_each_instant_has_the_picture_that_showed_then(tmp_path, codec):
     path = tmp_path / ("a.webm" if "vp9" in codec else "a.mp4")
-    write(path, 50, codec=codec)
-    film = film_of(path)
+    write_video(path, 50, codec=codec)
+    film = probe_video(path)
     assert (film.fps, film.frames, film.size) == (30.0, 50, (48, 64))
-    assert numbers(play(film, 30.0, (48, 64))) == list(range(50))
-    assert numbers(play(film, 10.0, (48, 64))) == list(range(0, 50, 3))
-    assert numbers(play(film, 60.0, (48, 64), 0.0, 0.2)) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-    assert numbers(play(film, 15.0, (48, 64), 1.2, 1.5)) == [36, 38, 40, 42, 44]
-    assert steps_between(film, 15.0, 1.2, 1.5) == 5 and steps_between(film, 30.0, 1.6, 9.0) == 2
+    assert frames_shown(read_frames(film, 30.0, (48, 64))) == list(range(50))
+    assert frames_shown(read_frames(film, 10.0, (48, 64))) == list(range(0, 50, 3))
+    assert frames_shown(read_frames(film, 60.0, (48, 64), 0.0, 0.2)) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert frames_shown(read_frames(film, 15.0, (48, 64), 1.2, 1.5)) == [36, 38, 40, 42, 44]
+    assert frame_count(film, 15.0, 1.2, 1.5) == 5 and frame_count(film, 30.0, 1.6, 9.0) == 2
 
 
 @pytest.mark.parametrize("fps", [7.0, 10.0, 12.5, 29.97, 45.0, 60.0])
 @pytest.mark.parametrize("source", [24, 25, 30])
 def test_rows_beside_a_film_are_those_of_its_pictures(tmp_path, fps, source):
-    write(tmp_path / "a.mp4", 50, fps=source)
-    film = film_of(tmp_path / "a.mp4")
-    assert numbers(play(film, fps, (48, 64))) == rows_shown(film, fps).tolist()
+    write_video(tmp_path / "a.mp4", 50, fps=source)
+    film = probe_video(tmp_path / "a.mp4")
+    assert frames_shown(read_frames(film, fps, (48, 64))) == frame_numbers(film, fps).tolist()
 
 
 def test_a_camera_sees_a_point_where_it_is_shown(tmp_path):
     """A point of the scene falls on the same spot of a picture by the matrix as by cutting and resizing."""
-    write(tmp_path / "a.mp4", 1, size=(90, 170))  # black up to x = 21
+    write_video(tmp_path / "a.mp4", 1, size=(90, 170))  # black up to x = 21
     matrix = np.array([[100, 0, 85], [0, 100, 45], [0, 0, 1]])
     for size in ((45, 80), (30, 50), (90, 150)):
-        picture = next(play(film_of(tmp_path / "a.mp4"), 30.0, size))
-        x = (np.reshape(seen_by(matrix, (90, 170), size), (3, 3)) @ [(21 - 85) / 100, 0, 1])[0]
+        picture = next(read_frames(probe_video(tmp_path / "a.mp4"), 30.0, size))
+        x = (np.reshape(cropped_intrinsics(matrix, (90, 170), size), (3, 3)) @ [(21 - 85) / 100, 0, 1])[0]
         dark = 1 - picture[size[0] // 2].mean(1) / picture[size[0] // 2, -1].mean()
         assert dark.sum() == pytest.approx(x, abs=0.3)
 
 
 def test_pictures_are_cut_around_the_middle_then_resized(tmp_path):
-    write(tmp_path / "a.mp4", 3, size=(48, 96))
-    (wide,) = {p.shape for p in play(film_of(tmp_path / "a.mp4"), 30.0, (32, 32))}
-    first = next(play(film_of(tmp_path / "a.mp4"), 30.0, (32, 32)))
+    write_video(tmp_path / "a.mp4", 3, size=(48, 96))
+    (wide,) = {p.shape for p in read_frames(probe_video(tmp_path / "a.mp4"), 30.0, (32, 32))}
+    first = next(read_frames(probe_video(tmp_path / "a.mp4"), 30.0, (32, 32)))
     assert wide == (32, 32, 3) and first.min() > 10, "the black edge, an eighth of the width, is cut away"
-    whole = next(play(film_of(tmp_path / "a.mp4"), 30.0, (16, 32)))
+    whole = next(read_frames(probe_video(tmp_path / "a.mp4"), 30.0, (16, 32)))
     assert whole[:, :3].max() < 10 and abs(float(whole[:, 6:].mean()) - 20) < 3
 
 
@@ -92,7 +92,7 @@ def test_pictures_are_as_bright_as_the_film(tmp_path, pixels, size):
         container.mux(stream.encode())
     errors = []
     middle = slice(16, 112) if size == (60, 60) else slice(None)  # what is kept of a film that is cut
-    shown = play(film_of(tmp_path / "a.mp4"), 30.0, size)
+    shown = read_frames(probe_video(tmp_path / "a.mp4"), 30.0, size)
     for picture, (luma, blue, red) in zip(shown, films, strict=True):
         light, b, r = 255 / 219 * (luma[:, middle].mean() - 16), (blue - 128) * 255 / 224, (red - 128) * 255 / 224
         rgb = light + 1.402 * r, light - 0.344136 * b - 0.714136 * r, light + 1.772 * b
@@ -104,7 +104,7 @@ def test_pictures_are_as_bright_as_the_film(tmp_path, pixels, size):
 def test_captions_of_files_and_of_parts(tmp_path):
     (tmp_path / "deep").mkdir()
     for i, name in enumerate(("a.mp4", "deep/b.mp4", "c.mp4")):
-        write(tmp_path / name, 30, mark=4 * i)
+        write_video(tmp_path / name, 30, mark=4 * i)
     (tmp_path / "a.txt").write_text("cut the bread\n")
     (tmp_path / "captions.csv").write_text(
         "file,text,start,stop\ndeep/b.mp4,open the fridge,0.2,0.5\ndeep/b.mp4,close it,0.5,99\n"
@@ -133,7 +133,7 @@ def test_killed_at_any_moment_an_import_goes_on(tmp_path):
     """As by kill -9, ten times: nothing is lost but the episode in hand, and the store is the one of an import that was left alone."""
     (tmp_path / "films").mkdir()
     for i in range(6):
-        write(tmp_path / f"films/{i}.mp4", 50, size=(96, 96), mark=4 * i)
+        write_video(tmp_path / f"films/{i}.mp4", 50, size=(96, 96), mark=4 * i)
     args = lambda name: Import(format="video", source=tmp_path / "films", out=tmp_path / name)  # noqa: E731
     importing = multiprocessing.get_context("fork")
     options = IMPORTERS.get("video").Options(text="look", size=(96, 96))
@@ -163,7 +163,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def test_damage_is_named(tmp_path):
-    write(tmp_path / "a.mp4", 40)
+    write_video(tmp_path / "a.mp4", 40)
     whole = (tmp_path / "a.mp4").read_bytes()
     for content, message in ((whole[:300], "a.mp4"), (b"no video at all", "a.mp4")):
         (tmp_path / "a.mp4").write_bytes(content)
@@ -174,12 +174,12 @@ def test_damage_is_named(tmp_path):
     spoiled[at : at + 400] = bytes(400)
     (tmp_path / "a.mp4").write_bytes(spoiled)
     with pytest.raises(SourceError, match=r"a.mp4 \(episode a.mp4\)|it ends after"):
-        list(importer(tmp_path, text="x").read("a.mp4").pictures["video"]())
+        list(importer(tmp_path, text="x").read("a.mp4").images["video"]())
 
 
 def test_what_does_not_fit_is_refused(tmp_path, capsys):
-    write(tmp_path / "a.mp4", 4, fps=30)
-    write(tmp_path / "b.mp4", 4, fps=25)
+    write_video(tmp_path / "a.mp4", 4, fps=30)
+    write_video(tmp_path / "b.mp4", 4, fps=25)
     with pytest.raises(SourceError, match=r"a.mp4 has 30 pictures a second, .*b.mp4 has 25: .*--options.fps 25"):
         importer(tmp_path).layout()
     assert importer(tmp_path, fps=5.0).layout().fps == 5
@@ -203,9 +203,9 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
 
 def test_a_playlist_called_a_video_is_not_followed(tmp_path):
     """FFmpeg goes by content: it would play whatever file the list names."""
-    write(tmp_path / "secret.mp4", 4)
+    write_video(tmp_path / "secret.mp4", 4)
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.mp4").write_text("ffconcat version 1.0\nfile secret.mp4\nduration 0.13\n")
     (tmp_path / "in/secret.mp4").write_bytes((tmp_path / "secret.mp4").read_bytes())
     with pytest.raises(SourceError, match="a.mp4"):
-        film_of(tmp_path / "in/a.mp4")
+        probe_video(tmp_path / "in/a.mp4")

@@ -3,12 +3,103 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src/wamkit"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HISTORY = ("LOG.md", "migration.md")
+PRESENT = [p for p in PAGES if p.name not in (*HISTORY, "cli.md", "evaluation.md")]
+"""Pages whose names must be of today."""
+ids = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+present = pytest.mark.parametrize("page", PRESENT, ids=lambda p: p.relative_to(ROOT).as_posix())
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def blocks(text: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)
+
+
+def prose(text: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def slugs(path: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.+)$", prose(path.read_text()), re.M)
+    plain = (re.sub(r"[^\w\s-]", "", re.sub(r"\]\([^)]*\)", "", t)).strip().lower() for t in titles)
+    return {re.sub(r"\s", "-", t) for t in plain}
+
+
+@ids
+def test_links_lead_somewhere(page):
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        if not place.exists() or anchor and anchor not in slugs(place):
+            broken.append(target)
+    assert not broken
+
+
+@present
+def test_modules_and_files_that_a_page_names_exist(page):
+    text, missing = page.read_text(), []
+    for name in set(re.findall(r"\bwamkit(?:\.[A-Za-z_]\w*)+(?!\.?\w*/)", text)):
+        if not name.endswith(".json") and not importable(name):
+            missing.append(name)
+    for path in set(re.findall(r"`((?:[\w-]+/)+[\w.-]*)`", text)):
+        places = (ROOT, SOURCE, page.parent)
+        top = path.split("/")[0]
+        if re.search(r"\b[A-Z]{2,}\b", path):  # a placeholder: families/NAME.py
+            continue
+        if (SOURCE / top).exists() or top in ("src", "tests", "benchmarks", "tools", "examples", "docs"):
+            if not any((p / path).exists() for p in places):
+                missing.append(path)
+    assert not missing
+
+
+def importable(name: str) -> bool:
+    """True if a dotted name is a module, or what a module holds, or an entry point group that something reads."""
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:n]))
+        except ImportError:
+            continue
+        for attribute in parts[n:]:
+            if not hasattr(found, attribute):
+                return name in GROUPS
+            found = getattr(found, attribute)
+        return True
+    return False
+
+
+GROUPS = {m for p in SOURCE.rglob("*.py") for m in re.findall(r'"(wamkit\.[a-z]+)"', p.read_text())}
+"""Names of entry point groups, as the source spells them."""
+
+
+def test_contributing_draws_the_layers_that_are_checked():
+    drawn = next(b for b in blocks((ROOT / "CONTRIBUTING.md").read_text()) if b.startswith("cli\n")).splitlines()
+    contract = next(c for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["type"] == "layers")
+    assert drawn == [layer.replace("wamkit.", "") for layer in contract["layers"]]
+    assert len(drawn) <= 14
+
+
+def test_readme_has_a_line_for_each_room():
+    tree = next(b for b in blocks((ROOT / "README.md").read_text()) if b.startswith("src/wamkit/\n"))
+    named = [m.rstrip("/") for m in re.findall(r"^  (\S+)", tree, re.M)]
+    rooms = [p.name for p in SOURCE.iterdir() if (p / "__init__.py").is_file() or p.suffix == ".py"]
+    assert sorted(named) == sorted(set(rooms) - {"__init__.py"})
 
 
 def tool(name: str):

@@ -143,7 +143,7 @@ def test_an_episode(server, root):
 def test_pictures_are_those_of_the_store(server, root, episode, start, count):
     for camera in CAMERAS:
         seen = pictures(server, f"/pictures/{episode}/{camera}/{start}")
-        stored = Store.open(root).pictures(episode, camera, range(start, start + count))
+        stored = Store.open(root).decode_steps(episode, camera, range(start, start + count))
         assert seen.shape == stored.shape and min(map(psnr, seen, stored)) > 36
         if count > 1:
             assert max(map(psnr, seen, np.roll(stored, 1, 0))) < 25, "each at its step"

@@ -87,8 +87,7 @@ def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_i
     assert int(np.argmax(demo.success)) == len(demo) - 1 - config.steps_after_success
     noise = demo.action - demo.action_expert
     assert 0.1 < np.abs(noise).mean() < 0.3 and np.abs(demo.action).max() <= 1
-    env.render_images = False
-    env.restore(demo.snapshots[20])
+    env.restore(demo.snapshots[20], render=False)
     np.testing.assert_array_equal(env.expert()(np.random.default_rng(0)), demo.action_expert[20])
     for from_reset in (True, False):
         job = jobs["off-expert", from_reset]
@@ -117,15 +116,17 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
         facts["policies"] == [f"{r} @{weights_hash(r)[:8]}" for r in runs]
         and facts["policies"][0] != facts["policies"][1]
     )
-    with pytest.raises(WamkitError, match=r"a cannot act in metaworld: it was trained on height and width \(32, 32\)"):
+    with pytest.raises(
+        WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"
+    ):
         collect(dataclasses.replace(config, out=tmp_path / "large"), progress=False)
     world = untrained_run(tmp_path / "world", TASKS, {}, "world_model")
     with pytest.raises(WamkitError, match="'world_model' does not model the query 'policy'"):
         collect(dataclasses.replace(config, out=tmp_path / "large", policies=(world,)), progress=False)
     assert not (tmp_path / "large").exists()
-    with pytest.raises(WamkitError, match="name both, not 2 policies and 0 episodes"):
+    with pytest.raises(WamkitError, match="give both, found 2 policies and 0 episodes"):
         _small(tmp_path, policies=runs)
-    with pytest.raises(WamkitError, match="name both"):
+    with pytest.raises(WamkitError, match="give both"):
         _small(tmp_path, policy_episodes=1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from wamkit.envs import make_env
-from wamkit.envs.mujoco_bodies import HAND, THING
+from wamkit.envs.mujoco_bodies import HAND, OBJECT
 from wamkit.eval.probes.segmentation import read_masks, train_segmenter
 from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting
 from wamkit.eval.suites.free_running import _work, free_run
@@ -88,8 +88,8 @@ def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
         assert (excess[np.isfinite(excess)] == 0).all(), name
     assert found.moves == found.ceiling and all(c.spatial == 1 for c in found.retakes)
     perfect = replace(found, moves=found.retakes, ceiling=found.retakes)
-    rows = {r.name: r.value for t in physics_tables(perfect) for r in t.rows}
-    assert rows["places, mean error"] == 0 and rows["where and when"] == 1 and rows["Physics-IQ's score"] == 100
+    rows = {t.figure(r): r.value for t in physics_tables(perfect) for r in t.rows}
+    assert rows["physics.ade"] == 0 and rows["motion.spatiotemporal"] == 1 and rows["motion.physics_iq"] == 100
     assert "nan" not in " ".join(r.note for t in physics_tables(found) for r in t.rows)
     assert worst_continuations(found)[0].columns["happened"].shape[1:] == (3, 32, 32)
     frozen = examine(free_run(Model(real, still), real, progress=False), WORLD, eyes, SPEC.fps)
@@ -100,27 +100,26 @@ def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
 
 def test_a_world_without_truth_is_refused():
     env = make_env("reacher", task="reach")
-    with pytest.raises(WamkitError, match="Reacher does not tell what its things do"):
-        env.truth()
+    with pytest.raises(WamkitError, match="Reacher has no ground truth of its bodies"):
+        env.ground_truth()
     env.close()
 
 
 def test_metaworld_knows_hand_and_thing():
     env = make_env("metaworld", task="drawer-open-v3", height=32, width=32)
     raw, _ = env.reset(seed=0)
-    before, truth = env.snapshot(), env.truth()
+    before, truth = env.snapshot(), env.ground_truth()
     assert env.snapshot().physics.tobytes() == before.physics.tobytes()
     assert np.linalg.norm(truth.position[0, HAND] - raw["proprio"][:3]) < 0.02
     assert truth.exists.all() and not truth.mask.all(1).any() and (truth.area > 0).all() and not truth.contact.any()
     expert, rng, touched = env.expert(), np.random.default_rng(0), False
-    env.render_images = False
     for _ in range(150):
-        *_, info = env.step(expert(rng))
-        touched |= env.truth(masks=False).contact[0, THING, -1]
+        *_, info = env.step(expert(rng), render=False)
+        touched |= env.ground_truth(masks=False).contact[0, OBJECT, -1]
         if info["success"]:
             break
-    moved = np.linalg.norm(env.truth(masks=False).position[0] - truth.position[0], axis=-1)
-    assert touched and 0.1 < moved[THING] < 0.3
+    moved = np.linalg.norm(env.ground_truth(masks=False).position[0] - truth.position[0], axis=-1)
+    assert touched and 0.1 < moved[OBJECT] < 0.3
     env.close()
 
 

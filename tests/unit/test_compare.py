@@ -6,10 +6,12 @@ import dataclasses
 import json
 import shutil
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from wamkit import old_names
 from wamkit.config import ConfigError, from_dict
 from wamkit.eval.suites.latency import query_latency
 from wamkit.experiments import run as module
@@ -74,7 +76,7 @@ def test_every_job_leaves_one_small_file(args, page):
     assert found["tiny-bc-0"].curve["step"] == (2, 4) and min(found["tiny-bc-0"].curve["held_out_action_error"]) > 0
     assert found["tiny-world_model-0"].episodes == {} and found["tiny-world_model-0"].latency == {}
     assert len(found["tiny-bc-0"].episodes["drawer-open-v3"]["solved"]) == 2
-    assert "forward, +8: skill over copying" in found["tiny-world_model-0"].figures
+    assert "open_loop.skill.forward.8" in found["tiny-world_model-0"].figures
 
 
 def test_the_page_holds_every_row_and_its_pictures_are_svg(args, page):
@@ -180,3 +182,11 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
     assert "forward" not in vars(model.family.trunk) and np.array_equal(
         before, model.sample(obs, "policy", seed=0).actions
     )
+
+
+def test_every_committed_result_is_read_under_keys():
+    """Results of earlier versions have names in place of keys."""
+    for path in (Path(__file__).parents[2] / "docs/results/jobs").glob("*.json"):
+        result = from_dict(Result, old_names.job(json.loads(path.read_bytes())))
+        tables = {key.partition(".")[0] for key in result.figures}
+        assert tables <= {"open_loop", "coupling"} and not any(" " in key for key in result.figures), path.name

@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box
 
-from wamkit.eval.suites.forecast_consistency import Foreseen, _Watching, auc, foretelling
+from wamkit.envs.base import observation_spaces
+from wamkit.eval.suites.forecast_consistency import ForecastErrors, Foreseen, auc, foretelling
 from wamkit.inference.policy import Session
-from wamkit.types import EvaluationError, Observation
+from wamkit.rollout.loop import Actor, rollout
+from wamkit.types import EvaluationError
 
 
-class Fake:
+class Fake(Actor):
     """Imagines a given picture four and eight steps ahead at every fourth step; its actions do nothing."""
-
-    class model:
-        class spec:
-            frame_offsets = (4, 8)
 
     def __init__(self, pictures):
         self.pictures = pictures
 
     def needs_images(self, session):
-        return (0 if session is None else session.step) % 4 == 0
+        return session.step % 4 == 0
+
+    def queried(self, before, after):
+        return after.queries > before.queries
 
     def act(self, obs, session):
-        session = session or Session()
         asked = session.step % 4 == 0
         future = np.stack([self.pictures[session.step + k] for k in (4, 8)]) if asked else session.future
         return np.zeros(2), Session(0, session.step + 1, session.queries + asked, None, 0, (), future)
 
 
-def shown(watching, pictures):
-    session = None
-    for t in range(13):
-        images = pictures[t] if watching.needs_images(session) else None
-        _, session = watching.act(Observation(images, np.zeros(2, np.float32), "go"), session)
-    return np.array(watching.pairs)
+class Film:
+    """An environment that shows one given picture after the other."""
+
+    task = text = "film"
+    fps, cameras, point_grid = 10.0, ("c",), 0
+    action_space = Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, pictures):
+        self.pictures = pictures
+        self.observation_space = observation_spaces(*pictures.shape[1:2], *pictures.shape[3:], -np.ones(2), np.ones(2))
+
+    def _observe(self, render):
+        raw = {"proprio": np.zeros(2, np.float32), "text": self.text}
+        return raw | ({"images": self.pictures[self.t]} if render else {})
+
+    def reset(self, *, seed, render=True):
+        self.t = 0
+        return self._observe(render), {"success": False}
+
+    def step(self, action, render=True):
+        self.t += 1
+        return self._observe(render), 0.0, False, False, {"success": False}
+
+
+def shown(imagined, pictures):
+    errors = ForecastErrors(frame=0, offset=4)
+    rollout(Film(pictures), Fake(imagined), seed=0, session=Session(), max_steps=13, observers=[errors])
+    return np.array(errors.pairs)
 
 
 def test_what_was_imagined_is_held_against_what_came_just_then():
@@ -43,11 +66,11 @@ def test_what_was_imagined_is_held_against_what_came_just_then():
     pictures = np.zeros((24, 1, 3, 32, 32), np.uint8)
     for t in range(24):
         pictures[t, :, :, 8:14, t : t + 6] = 200
-    right = shown(_Watching(Fake(pictures), 4), pictures)
+    right = shown(pictures, pictures)
     assert right.shape == (3, 2) and (right[:, 0] == 0).all() and (right[:, 1] > 0).all()
-    late = shown(_Watching(Fake(np.roll(pictures, 1, 0)), 4), pictures)
+    late = shown(np.roll(pictures, 1, 0), pictures)
     assert (0 < late[:, 0]).all() and (late[:, 0] < late[:, 1]).all() and np.allclose(late[:, 1], right[:, 1], rtol=0.3)
-    standing = shown(_Watching(Fake(np.repeat(pictures[:1], 24, 0)), 4), np.repeat(pictures[:1], 24, 0))
+    standing = shown(np.repeat(pictures[:1], 24, 0), np.repeat(pictures[:1], 24, 0))
     assert (standing == 0).all()
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from wamkit.data.embodiment import Numbers, fit
+from wamkit.data.embodiment import SourceData, fit
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.rotations import SIZES, from_matrix, to_matrix
 from wamkit.types import Observation, WamkitError
@@ -18,7 +18,7 @@ from wamkit.types import Observation, WamkitError
 SCENE = {"front": CameraFacts("scene")}
 
 
-def numbers(meaning: DatasetMetadata, rows: int = 60, seed: int = 0, cameras=("front",)) -> Numbers:
+def numbers(metadata: DatasetMetadata, rows: int = 60, seed: int = 0, cameras=("front",)) -> SourceData:
     """Random numbers that mean what `meaning` says: rotations are rotations."""
     rng = np.random.default_rng(seed)
 
@@ -29,7 +29,7 @@ def numbers(meaning: DatasetMetadata, rows: int = 60, seed: int = 0, cameras=("f
             out[:, f.start : f.stop] = rng.normal(0.3, 0.2, (rows, f.stop - f.start)) if turn is None else turn
         return out
 
-    return Numbers(meaning, column(meaning.state), column(meaning.action), np.arange(rows) // 20, cameras)
+    return SourceData(metadata, column(metadata.state), column(metadata.action), np.arange(rows) // 20, cameras)
 
 
 def arm(rotation: str, representation: str = "absolute", embodiment: str = "arm", **more) -> DatasetMetadata:
@@ -165,12 +165,12 @@ def test_what_a_model_is_shown_of_a_robot():
 
 def test_what_nobody_gave_a_meaning_is_refused():
     whole = arm("axis_angle")
-    for meaning, message in (
+    for metadata, message in (
         (replace(whole, action=whole.action[:2]), "6 of 7 numbers of its action have a meaning"),
         (replace(whole, embodiment=""), "which robot this is nobody said"),
         (replace(whole, cameras={}), "what camera front looks at nobody said"),
     ):
-        source = replace(numbers(whole), meaning=meaning)
+        source = replace(numbers(whole), metadata=metadata)
         with pytest.raises(WamkitError, match=message):
             fit([source], ("scene",))
     with pytest.raises(WamkitError, match="none of its cameras is one of wrist; it has scene"):
@@ -179,7 +179,9 @@ def test_what_nobody_gave_a_meaning_is_refused():
 
 def test_video_without_actions_has_no_numbers():
     video = DatasetMetadata("video", "", cameras={"eye": CameraFacts("ego")})
-    silent = Numbers(video, np.zeros((5, 0), np.float32), np.zeros((5, 0), np.float32), np.zeros(5, np.int64), ("eye",))
+    silent = SourceData(
+        video, np.zeros((5, 0), np.float32), np.zeros((5, 0), np.float32), np.zeros(5, np.int64), ("eye",)
+    )
     robot, eye = fit([numbers(arm("axis_angle")), silent], ("scene", "ego"))
     assert not eye.has_action().any() and not eye.has_state().any() and eye.views == (-1, 0)
     assert eye.encode_state(silent.state).shape == (5, robot.state_size)

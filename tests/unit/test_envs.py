@@ -12,28 +12,19 @@ import numpy as np
 import pytest
 
 from wamkit.config import ConfigError
-from wamkit.envs import (
-    ENVIRONMENTS,
-    HELD_OUT_SEED_BASE,
-    TRAIN_SEEDS,
-    MetaWorld,
-    held_out_seeds,
-    make_env,
-    observation,
-    shared_reset_range,
-)
+from wamkit.envs import ENVIRONMENTS, HELD_OUT_SEED_BASE, TRAIN_SEEDS, held_out_seeds, make_env, observation
 from wamkit.envs.check import check_env
-from wamkit.envs.metaworld import INSTRUCTIONS, MetaWorldConfig
+from wamkit.envs.metaworld import INSTRUCTIONS, MetaWorld, MetaWorldConfig, shared_reset_range
 from wamkit.types import ObservationError, WamkitError
 
 DRAWER = functools.partial(make_env, "metaworld", task="drawer-open-v3")
 
 
-def _drive(env, steps, rng=None):
+def _drive(env, steps, rng=None, render=True):
     """The expert's next actions; for each step (physics, model, proprioception, reward, success, images or None)."""
     expert, rng, trace = env.expert(), rng or np.random.default_rng(0), []
     for _ in range(steps):
-        raw, reward, _, _, info = env.step(expert(rng))
+        raw, reward, _, _, info = env.step(expert(rng), render=render)
         state = env.snapshot()
         model = b"".join(k.encode() + v.tobytes() for k, v in sorted(state.model.items()))
         images = raw["images"].tobytes() if "images" in raw else None
@@ -64,11 +55,9 @@ def test_snapshots_of_contact_and_free_objects_continue_in_a_new_process_byte_fo
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         for task, before in tasks.items():
             env = make_env("metaworld", task=task)
-            env.render_images = False
-            env.reset(seed=5)
-            _drive(env, before)
+            env.reset(seed=5, render=False)
+            _drive(env, before, render=False)
             jobs[task] = pool.submit(_replay, task, env.snapshot(), 20)
-            env.render_images = True
             here[task] = _drive(env, 20)
             env.close()
         for task in tasks:
@@ -79,22 +68,21 @@ def test_snapshots_of_contact_and_free_objects_continue_in_a_new_process_byte_fo
 @pytest.mark.parametrize("task", ["drawer-open-v3", "pick-place-v3", "door-lock-v3"])
 def test_reset_depends_on_the_seed_alone(task):
     fresh, used = make_env("metaworld", task=task), make_env("metaworld", task=task)
-    fresh.render_images = used.render_images = False
-    used.reset(seed=1)
-    _drive(used, 70)
-    assert np.array_equal(fresh.reset(seed=2)[0]["proprio"], used.reset(seed=2)[0]["proprio"])
+    used.reset(seed=1, render=False)
+    _drive(used, 70, render=False)
+    first, second = (env.reset(seed=2, render=False)[0] for env in (fresh, used))
+    assert np.array_equal(first["proprio"], second["proprio"])
     a, b = fresh.snapshot(), used.snapshot()
     assert a.physics.tobytes() == b.physics.tobytes()
     assert a.model.keys() == b.model.keys() and all(np.array_equal(a.model[k], b.model[k]) for k in a.model)
     assert repr(sorted(a.attributes.items())) == repr(sorted(b.attributes.items()))
-    assert _drive(fresh, 5) == _drive(used, 5)
+    assert _drive(fresh, 5, render=False) == _drive(used, 5, render=False)
 
 
 def test_first_expert_action_sees_where_the_object_is_now():
     # MetaWorld's own reset leaves the drawer's old place in the first observation.
     env = DRAWER()
-    env.render_images = False
-    env.reset(seed=3)
+    env.reset(seed=3, render=False)
     handle = env._sim._last_stable_obs[4:7]
     np.testing.assert_allclose(handle, env.snapshot().attributes["obj_init_pos"] + [0, -0.16, 0.0], atol=0.1)
     assert abs(handle[0] - env.snapshot().attributes["obj_init_pos"][0]) < 1e-6
@@ -149,9 +137,8 @@ def test_look_alike_tasks_start_alike_in_their_shared_range():
 
 def test_episodes_are_truncated_at_max_steps():
     env = make_env("metaworld", task="reach-v3", max_steps=3)
-    env.render_images = False
-    env.reset(seed=0)
-    assert [env.step(np.zeros(4))[3] for _ in range(3)] == [False, False, True]
+    env.reset(seed=0, render=False)
+    assert [env.step(np.zeros(4), render=False)[3] for _ in range(3)] == [False, False, True]
 
 
 def test_held_out_seeds_are_never_training_seeds():
@@ -180,14 +167,13 @@ def test_unknown_names_suggest_the_nearest():
 
 def test_a_snapshot_of_another_task_and_bad_actions_are_refused():
     drawer, door = DRAWER(), make_env("metaworld", task="door-open-v3")
-    drawer.render_images = False
     with pytest.raises(WamkitError, match="first reset needs a seed"):
         drawer.reset()
     drawer.reset(seed=0)
     with pytest.raises(WamkitError, match="snapshot of 'drawer-open-v3'"):
         door.restore(drawer.snapshot())
     for bad in (np.zeros(3), np.array([0, 0, np.nan, 0])):
-        with pytest.raises(WamkitError, match="expected 4 finite numbers"):
+        with pytest.raises(WamkitError, match="expected an action of 4 finite values"):
             drawer.step(bad)
 
 
@@ -264,20 +250,20 @@ class Drifting(MetaWorld):
 
     resets = 0
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed=None, options=None, render=True):
         self.resets += 1
-        return super().reset(seed=seed + self.resets)
+        return super().reset(seed=seed + self.resets, render=render)
 
 
 class Stale(MetaWorld):
-    """Always shows the first picture that it drew."""
+    """Always shows the first image that it rendered."""
 
     first = None
 
-    def _observe(self):
-        raw, info = super()._observe()
+    def _observe(self, render):
+        raw, info = super()._observe(render)
         self.first = self.first if self.first is not None else raw.get("images")
-        return raw | ({"images": self.first} if self.render_images else {}), info
+        return raw | ({"images": self.first} if render else {}), info
 
 
 class Forgetful(MetaWorld):
@@ -291,7 +277,7 @@ class Forgetful(MetaWorld):
     ("cls", "message"),
     [
         (Drifting, "determinism.*another episode"),
-        (Stale, "variety.*same picture"),
+        (Stale, "variety.*same image"),
         (Forgetful, "snapshot.*restored in"),
     ],
 )
@@ -324,12 +310,11 @@ def test_checker_passes_reacher_and_its_expert_reaches():
     reacher = functools.partial(make_env, "reacher")
     assert check_env(reacher, steps=4)[-1] == "new process"
     env = reacher()
-    env.render_images = False
     for seed in range(10):
-        _, info = env.reset(seed=seed)
+        _, info = env.reset(seed=seed, render=False)
         expert, success = env.expert(), info["success"]
         for _ in range(env.config.max_steps):
-            success = success or env.step(expert(np.random.default_rng(0)))[-1]["success"]
+            success = success or env.step(expert(np.random.default_rng(0)), render=False)[-1]["success"]
         assert success, seed
 
 

@@ -11,10 +11,20 @@ from scipy.spatial.transform import Rotation
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.envs import HELD_OUT_SEED_BASE, Libero, make_env
+from wamkit.envs import HELD_OUT_SEED_BASE, make_env
 from wamkit.envs import libero as module
 from wamkit.envs.check import check_env
-from wamkit.envs.libero import MAX_STEPS, LiberoConfig, initial_states, instruction, package, picture, proprio, suites
+from wamkit.envs.libero import (
+    MAX_STEPS,
+    Libero,
+    LiberoConfig,
+    initial_states,
+    instruction,
+    package,
+    proprio,
+    suites,
+    upright_image,
+)
 from wamkit.types import WamkitError
 
 STOVE = "put_the_bowl_on_the_stove"
@@ -68,10 +78,10 @@ def test_instructions_are_the_names_without_the_scene(task, text):
 def test_pictures_come_out_upright_and_averaged():
     raw = np.zeros((4, 4, 3), np.uint8)
     raw[0, 0] = 100, 50, 7  # MuJoCo's first row is the lowest: this is at the bottom left
-    flipped, rotated = picture(raw, 4, 4, "flipped"), picture(raw, 4, 4, "rotated")
+    flipped, rotated = upright_image(raw, 4, 4, "flipped"), upright_image(raw, 4, 4, "rotated")
     assert flipped.shape == (3, 4, 4) and flipped[:, 3, 0].tolist() == [100, 50, 7] == rotated[:, 3, 3].tolist()
     assert flipped.sum() == rotated.sum() == 157
-    half = picture(raw, 2, 2, "flipped")
+    half = upright_image(raw, 2, 2, "flipped")
     assert half[:, 1, 0].tolist() == [25, 13, 2] and half.sum() == 40  # a quarter each, rounded to the nearest
 
 
@@ -105,12 +115,12 @@ class Runs:
 def test_initial_states_that_would_run_something_are_refused(tmp_path):
     path = tmp_path / "a.pruned_init"
     torch.save(Runs(tmp_path / "ran"), path)
-    with pytest.raises(WamkitError, match="no file of initial states"):
+    with pytest.raises(WamkitError, match="not a file of initial states"):
         initial_states(path)
     states = np.empty(2, object)
     states[:] = Runs(tmp_path / "ran")
     torch.save(states, path)
-    with pytest.raises(WamkitError, match="no file of initial states"):
+    with pytest.raises(WamkitError, match="not a file of initial states"):
         initial_states(path)
     assert not (tmp_path / "ran").exists()
 
@@ -144,7 +154,7 @@ def test_without_the_package_everything_else_works(missing, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"height": 100}, "drawn = 256: must be a multiple of 100"),
+        ({"height": 100}, "render_size = 256: must be a multiple of 100"),
         ({"cameras": ("frontview",)}, "must be of agentview, robot0_eye_in_hand"),
         ({"max_steps": 0}, "max_steps = 0"),
         ({"turn": ""}, "turn"),
@@ -177,10 +187,9 @@ def test_every_task_has_fifty_initial_states_and_a_definition():
 
 @pytest.mark.skipif(not _installed("assets"), reason="hf-libero and its meshes are not installed")
 def test_checker_passes_libero_and_held_out_seeds_are_the_initial_states():
-    make = functools.partial(make_env, "libero", task="turn_on_the_stove", drawn=64, height=64, width=64)
+    make = functools.partial(make_env, "libero", task="turn_on_the_stove", render_size=64, height=64, width=64)
     assert check_env(make, steps=2)[-1] == "new process"
     env = make()
-    env.render_images = False
     from libero.libero.benchmark import get_benchmark
 
     assert env.text in {task.language for task in get_benchmark("libero_goal")().tasks}

@@ -43,13 +43,13 @@ VIDEO = DatasetMetadata("test", "", cameras={"head": CameraFacts("ego")})
 SIZES = {"arm": (32, 32), "hand": (32, 48), "video": (48, 32)}
 
 
-def record(root: Path, meaning: DatasetMetadata, lengths: tuple[int, ...], size: tuple[int, int], seed: int) -> Path:
-    state, action = (max((f.stop for f in fields), default=0) for fields in (meaning.state, meaning.action))
-    (camera,) = meaning.cameras
+def record(root: Path, metadata: DatasetMetadata, lengths: tuple[int, ...], size: tuple[int, int], seed: int) -> Path:
+    state, action = (max((f.stop for f in fields), default=0) for fields in (metadata.state, metadata.action))
+    (camera,) = metadata.cameras
     names = [f"s{i}" for i in range(state)], [f"a{i}" for i in range(action)]
     store = Store.create(
         root, cameras=(camera,), image_shape=(3, *size), proprio_names=names[0], action_names=names[1], fps=10.0,
-        robot_type=meaning.embodiment, expert=False, rewards=False,
+        robot_type=metadata.embodiment, expert=False, rewards=False,
     )  # fmt: skip
     rng = np.random.default_rng(seed)
     for i, T in enumerate(lengths):
@@ -69,7 +69,7 @@ def record(root: Path, meaning: DatasetMetadata, lengths: tuple[int, ...], size:
             )
         )
     store.finalize()
-    save_metadata(root, meaning)
+    save_metadata(root, metadata)
     return root
 
 
@@ -77,10 +77,10 @@ def record(root: Path, meaning: DatasetMetadata, lengths: tuple[int, ...], size:
 def folder(tmp_path_factory):
     """Three data sets and a mixture of them."""
     root = tmp_path_factory.mktemp("mixture")
-    for i, (name, meaning, lengths) in enumerate(
+    for i, (name, metadata, lengths) in enumerate(
         (("arm", ARM, (12, 9, 14)), ("hand", HAND, (10, 8)), ("video", VIDEO, (20,)))
     ):
-        record(root / name, meaning, lengths, SIZES[name], i)
+        record(root / name, metadata, lengths, SIZES[name], i)
     sources = tuple(SourceConfig(n, w) for n, w in (("arm", 0.5), ("hand", 0.3), ("video", 0.2)))
     save_json(root / "mixture.json", MixtureConfig(sources, size=(32, 32), views=("scene", "wrist", "ego")))
     return root
@@ -272,10 +272,10 @@ def test_parts_of_a_data_set_and_data_shown_as_video(folder):
     assert batch.has_action.tolist() == (batch.source == 0).tolist() and 6 <= batch.has_action.sum() <= 10
     # What nobody may look at is in no statistics, and what both show is in one.
     numbers = Store.open(folder / "arm").numeric()
-    first, hand = mixture.robots["arm"], mixture.robots["arm"].action[0]
+    first, hand = mixture.embodiments["arm"], mixture.embodiments["arm"].action[0]
     np.testing.assert_allclose(hand.shift, numbers["action"][:12, :2].mean(0), atol=1e-6)
     np.testing.assert_allclose(first.state[0].shift, numbers["observation.state"][:, :2].mean(0), atol=1e-6)
-    assert first == mixture.robots["arm-video"]
+    assert first == mixture.embodiments["arm-video"]
     with pytest.raises(StoreError, match="arm holds 3 demonstrations; 2 to 5 were asked for"):
         opened(folder, sources=[part | {"demonstrations": [2, 5]}])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.eval.report.overview import Overview, overview
+from wamkit.eval.report.overview import Overview, overview, read_evaluation
 from wamkit.eval.suites.closed_loop import Record, write_records
 from wamkit.types import WamkitError
 
@@ -43,6 +43,27 @@ def test_runs_stand_side_by_side(tmp_path, capsys):
     found = json.loads((tmp_path / "page.json").read_text())
     assert [r["run"] for r in found["runs"]] == [str(a), str(b), str(c)]
     assert [(r["run"], r["winner"]) for r in found["against_the_first"]] == [(str(b), "second")]
+
+
+def test_figures_of_earlier_versions_meet_those_of_today(tmp_path, capsys):
+    """A summary without keys has its figures under the keys of today, whatever a title has become."""
+    old, new = evaluated(tmp_path, "old", [True]), evaluated(tmp_path, "new", [True])
+    row = {"axis": "", "value": 0.5, "low": None, "high": None, "unit": ""}
+    names = [("Do picture and action belong together?", "forward dynamics, true / shuffled actions")]
+    names += [
+        ("Is what it imagines right?", "joint, +8: skill over copying"),
+        ("Does it solve the tasks?", "door-open-v3"),
+    ]
+    keys = ["coupling.true_over_shuffled", "open_loop.skill.joint.8", "closed_loop.success.door-open-v3"]
+    earlier = [row | {"table": table, "name": name} for table, name in names]
+    today = [row | {"table": "another title", "name": "another label", "key": key} for key in keys]
+    for run, rows in ((old, earlier), (new, today)):
+        summary = json.loads((run / "eval/summary.json").read_text())
+        (run / "eval/summary.json").write_text(json.dumps(summary | {"rows": rows}))
+    assert list(read_evaluation(old).figures) == list(read_evaluation(new).figures) == keys
+    overview(Overview((old, new), tmp_path / "page.html"))
+    said = capsys.readouterr().out
+    assert said.count("0.5  ") >= 3 and "joint, +8: skill over copying" in said and "another label" not in said
 
 
 def test_what_does_not_compare_is_refused(tmp_path):

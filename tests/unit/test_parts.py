@@ -16,11 +16,12 @@ PICTURES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
 def part() -> EvalResult:
     rows = (
-        Row("a", 0.5, Interval(0.5, 0.1, math.inf), "above 0", True, ".0%", "m", "note"),
-        Row("b", math.nan, UNDEFINED),
+        Row("a", "figure a", 0.5, Interval(0.5, 0.1, math.inf), "above 0", True, ".0%", "m", "note"),
+        Row("b", "figure b", math.nan, UNDEFINED),
     )
     return EvalResult(
-        (Table("title", "how", rows, ACTION),), (Worst(ACTION, "case", {"real": PICTURES, "made": PICTURES + 1}, 2.0),)
+        (Table("table", "title", "how", rows, ACTION),),
+        (Worst(ACTION, "case", {"real": PICTURES, "made": PICTURES + 1}, 2.0),),
     )
 
 

@@ -262,11 +262,10 @@ def test_what_cannot_be_judged_is_refused_or_undefined():
 
 def _scene(task, seed, steps=45):
     env = make_env("physics", task=task)
-    env.render_images = False
-    env.reset(seed=seed)
+    env.reset(seed=seed, render=False)
     expert, snapshots = env.expert(), [env.snapshot()]
     for _ in range(steps):
-        env.step(expert(RNG))
+        env.step(expert(RNG), render=False)
         snapshots.append(env.snapshot())
     return env, read_ground_truth(env, snapshots)
 
@@ -317,9 +316,8 @@ def test_takes_of_one_scene_are_the_ceiling_of_physics_iq():
         env = make_env("physics", task="slide", jitter=0.05 if take else 0.0, take=take)
         env.reset(seed=4)
         snapshots = [env.snapshot()]
-        env.render_images = False
         for _ in range(25):
-            env.step(np.zeros(2))
+            env.step(np.zeros(2), render=False)
             snapshots.append(env.snapshot())
         moved = read_ground_truth(env, snapshots)
         truth[take] = motion.motion_mask(moved.mask, moved.position, DT)

@@ -7,18 +7,17 @@ import pytest
 
 from wamkit.envs import make_env, read_ground_truth
 from wamkit.envs.check import check_env
-from wamkit.envs.physics_scenes import GRAVITY, TEXTS, draw_scene
+from wamkit.envs.physics_scenes import GRAVITY, TEXTS, sample_scene
 from wamkit.types import WamkitError
 
 
 def _play(task, seed, steps, masks=False, **options):
     """The truth of the reset and of `steps` steps of the expert, and the last info."""
     env = make_env("physics", task=task, **options)
-    env.render_images = False
-    _, info = env.reset(seed=seed)
+    _, info = env.reset(seed=seed, render=False)
     expert, snapshots = env.expert(), [env.snapshot()]
     for _ in range(steps):
-        info = env.step(expert(np.random.default_rng(0)))[-1]
+        info = env.step(expert(np.random.default_rng(0)), render=False)[-1]
         snapshots.append(env.snapshot())
     truth = read_ground_truth(env, snapshots, masks=masks)
     env.close()
@@ -48,15 +47,15 @@ def test_checker_passes(task):
 
 def test_scenes_differ_by_seed_and_only_by_it():
     for task in TEXTS:
-        scenes = [draw_scene(task, seed) for seed in range(100)]
-        assert len({s.things[0].position.tobytes() + s.things[0].size.tobytes() for s in scenes}) == 100
-        assert len({s.things[0].shape for s in scenes}) == (2 if task == "topple" else 3)
-        assert draw_scene(task, 7).things[0].mass == scenes[7].things[0].mass
-    assert {len(draw_scene("drop", seed).things) for seed in range(10)} == {1, 2}
+        scenes = [sample_scene(task, seed) for seed in range(100)]
+        assert len({s.objects[0].position.tobytes() + s.objects[0].size.tobytes() for s in scenes}) == 100
+        assert len({s.objects[0].shape for s in scenes}) == (2 if task == "topple" else 3)
+        assert sample_scene(task, 7).objects[0].mass == scenes[7].objects[0].mass
+    assert {len(sample_scene("drop", seed).objects) for seed in range(10)} == {1, 2}
 
 
 def test_another_take_differs_a_little():
-    one, again, other = (draw_scene("slide", 3, *how).things[0] for how in ((), (0.1, 0), (0.1, 1)))
+    one, again, other = (sample_scene("slide", 3, *how).objects[0] for how in ((), (0.1, 0), (0.1, 1)))
     assert one.size.tobytes() == again.size.tobytes() and len({one.mass, again.mass, other.mass}) == 3
     assert abs(np.log(again.friction / one.friction)) < 0.5 and again.position[2] == one.position[2]
 
@@ -67,7 +66,7 @@ def test_truth_of_a_snapshot_is_the_truth_of_the_instant():
     snapshots, truths = [], []
     for _ in range(14):
         before = env.snapshot()
-        truths.append(env.truth())
+        truths.append(env.ground_truth())
         assert env.snapshot().physics.tobytes() == before.physics.tobytes()
         snapshots.append(before)
         env.step(np.zeros(2))
@@ -88,20 +87,19 @@ def test_truth_of_a_snapshot_is_the_truth_of_the_instant():
 
 def env_distances(snapshot, position):
     env = make_env("physics", task=snapshot.attributes["task"])
-    env.render_images = False
-    env.restore(snapshot)
+    env.restore(snapshot, render=False)
     return env.distances(position)
 
 
 def test_masks_lie_where_the_picture_shows_the_object_and_leave_the_picture_alone():
     env = make_env("physics", task="slide")
     picture = env.reset(seed=1)[0]["images"]
-    mask = env.truth().mask[0, 0]
+    mask = env.ground_truth().mask[0, 0]
     assert np.array_equal(env.restore(env.snapshot())["images"], picture)
     env.close()
     red, _, blue = picture[0].astype(int)
     warm = red - blue > 60
-    assert (mask & warm).sum() / (mask | warm).sum() > 0.7 and not env.truth().mask[0, 1].any()
+    assert (mask & warm).sum() / (mask | warm).sum() > 0.7 and not env.ground_truth().mask[0, 1].any()
 
 
 def test_free_fall_obeys_gravity():
@@ -126,8 +124,7 @@ def test_momentum_is_kept_in_a_collision():
     # In the 10 ms after they touch: of a whole step friction takes a tenth.
     for seed in range(6):
         env = make_env("physics", task="collide")
-        env.render_images = False
-        env.reset(seed=seed)
+        env.reset(seed=seed, render=False)
         model, data, momentum, touching = env._model, env._data, [], []
         objects = [model.geom(f"object{k}").id for k in range(2)]
         mass = model.body_mass[[model.body(f"object{k}").id for k in range(2)]]

@@ -18,7 +18,7 @@ from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, content, make_epis
 
 from wamkit.data.format import depth
 from wamkit.data.format.frame_cache import FrameCache
-from wamkit.data.format.stills import depth_map, encode_png, still
+from wamkit.data.format.stills import decode_image, depth_map, encode_png
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.format.video import encode_video
 from wamkit.data.loading.dataset import open_frames, spec_of
@@ -100,7 +100,7 @@ def test_what_is_appended_comes_back_exactly(filled):
     for index, length in enumerate(LENGTHS):
         wrote, read = episode(index, length), filled.episode(index)
         assert np.array_equal(read.images, wrote.images) and np.array_equal(read.action, wrote.action)
-        assert np.array_equal(filled.pictures(index, "wrist", [1, 5, 6]), wrote.images[[1, 5, 6], 1])
+        assert np.array_equal(filled.decode_steps(index, "wrist", [1, 5, 6]), wrote.images[[1, 5, 6], 1])
         small = filled.decode(index, "front", (16, 16)).astype(float)
         assert np.abs(small - wrote.images[:, 0].reshape(length, 3, 16, 2, 16, 2).mean((3, 5))).max() <= 1
     again = Store.open_or_create(filled.root, **LAYOUT, stills=CAMERAS, depth=(DEPTH,))
@@ -174,7 +174,7 @@ def test_many_episodes_in_one_file(filled, copy, groups):
         for camera in CAMERAS:
             assert np.array_equal(store.decode(index, camera), filled.decode(index, camera))
         assert np.array_equal(store.decode_depth(index, "far"), filled.decode_depth(index, "far"))
-    assert np.array_equal(store.pictures(2, "wrist", [0, 13, 29]), filled.decode(2, "wrist")[[0, 13, 29]])
+    assert np.array_equal(store.decode_steps(2, "wrist", [0, 13, 29]), filled.decode(2, "wrist")[[0, 13, 29]])
     index = np.array([[45, 0], [6, 7]])
     assert np.array_equal(VideoFrames(store)[index], VideoFrames(filled)[index])
 
@@ -207,7 +207,7 @@ def test_an_episode_is_not_held_as_a_whole(tmp_path):
     pool, largest = pa.default_memory_pool(), 0
     with store.open_video(0, "front") as film:
         before = pool.bytes_allocated()
-        for number, picture in enumerate(film.pictures(range(128))):
+        for number, picture in enumerate(film.iter_frames(range(128))):
             assert np.array_equal(picture.to_ndarray()[::64], images[number, 0].transpose(1, 2, 0)[::64])
             largest = max(largest, pool.bytes_allocated() - before)
     assert size > 25e6 and largest < size / 3
@@ -223,12 +223,12 @@ def test_png_of_other_writers(filled):
         image.fromarray(array).save(out, kind, **options)
         return out.getvalue()
 
-    rgb = still(save(picture, "PNG"), (20, 30)).to_ndarray()
+    rgb = decode_image(save(picture, "PNG"), (20, 30)).to_ndarray()
     assert np.array_equal(rgb, picture) and np.array_equal(image.open(io.BytesIO(encode_png(picture))), picture)
     assert np.array_equal(depth_map(save(maps, "PNG"), (20, 30)), maps)
     assert np.array_equal(image.open(io.BytesIO(encode_png(maps))), maps)
     smooth = np.tile(np.linspace(30, 220, 32).astype(np.uint8)[:, None, None], (1, 48, 3))
-    jpeg = still(save(smooth, "JPEG", quality=95), (32, 48)).to_ndarray(format="rgb24")
+    jpeg = decode_image(save(smooth, "JPEG", quality=95), (32, 48)).to_ndarray(format="rgb24")
     assert np.abs(jpeg.astype(int) - smooth).max() < 6
     for array in (maps, maps.astype(np.float32) / 1000):
         read = depth_map(save(array, "TIFF", compression="raw"), (20, 30))
@@ -242,7 +242,7 @@ def test_png_of_other_writers(filled):
         with pytest.raises(StoreError, match="TIFF"):
             depth_map(whole[:end], (20, 30))
     with pytest.raises(StoreError, match="cannot be decoded"):  # declares more than the data set does
-        still(save(np.zeros((2000, 3000, 3), np.uint8), "JPEG"), (32, 32))
+        decode_image(save(np.zeros((2000, 3000, 3), np.uint8), "JPEG"), (32, 32))
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_picture_that_is_not_what_it_should_be(copy, cell, reason):
     cells = pictures(copy, WRIST)
     put(copy, WRIST, [*cells[:4], cell, *cells[5:]], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     store = Store.open(copy)
-    assert store.pictures(1, "wrist", [0, 3]).shape == (2, 3, SIZE, SIZE), "the others are as they were"
+    assert store.decode_steps(1, "wrist", [0, 3]).shape == (2, 3, SIZE, SIZE), "the others are as they were"
     with pytest.raises(StoreError, match=rf"file-001.parquet \(episode 1, camera wrist\): {WRIST}, step 4: .*{reason}"):
         store.decode(1, "wrist")
     found = [str(f) for f in validate(copy, progress=False) if f.level == "error"]
@@ -281,7 +281,7 @@ def test_what_does_not_show_is_not_unpacked():
     pack = zlib.compressobj(1)
     text = b"".join(pack.compress(bytes(1 << 20)) for _ in range(300)) + pack.flush()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert still(png(32, 32, (b"zTXt", b"k\0\0" + text)), (32, 32)).width == 32
+    assert decode_image(png(32, 32, (b"zTXt", b"k\0\0" + text)), (32, 32)).width == 32
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 

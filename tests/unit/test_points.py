@@ -31,7 +31,7 @@ def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture
     env = make_env("metaworld", **SHAPE, cameras=(camera,), point_grid=SIDE)
     raw, _ = env.reset(seed=0)
     model, data, points = env._sim.model, env._sim.data, raw["point_cloud"]
-    index, turned = model.camera(camera).id, env._pictures.turned[0]
+    index, turned = model.camera(camera).id, env._renderer.turned[0]
     local = (points[:, :3].astype(float) - data.cam_xpos[index]) @ data.cam_xmat[index].reshape(3, 3)
     focal = 32 / np.tan(np.radians(model.cam_fovy[index]) / 2)
     right, down = focal * local[:, 0] / -local[:, 2], -focal * local[:, 1] / -local[:, 2]
@@ -41,7 +41,7 @@ def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture
     np.testing.assert_allclose(32 + sign * down, 4 * row + 2, atol=1e-2)
     robot = model.body_rootid[model.geom_bodyid] == model.body("base").id
     model.geom_group[robot] = 5  # not drawn any more
-    changed = (env._pictures.draw()[0] != raw["images"][0]).any(0)
+    changed = (env._renderer.render()[0] != raw["images"][0]).any(0)
     differs = changed[4 * row + 2, 4 * column + 2]
     assert 0 < points[:, 3].sum() < SIDE**2 and (differs == points[:, 3].astype(bool)).mean() > 0.95
     env.close()

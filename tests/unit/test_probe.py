@@ -16,11 +16,9 @@ def _frames(task, seeds, steps):
         raw, _ = env.reset(seed=seed)
         for step in range(1, steps + 1):
             if "images" in raw:
-                truth = env.truth()
+                truth = env.ground_truth()
                 pictures.append(raw["images"][0]), position.append(truth.position[0]), area.append(truth.area[0])
-            env.render_images = step % 4 == 0
-            raw = env.step(np.zeros(2))[0]
-        env.render_images = True
+            raw = env.step(np.zeros(2), render=step % 4 == 0)[0]
     env.close()
     area, present = np.stack(area), np.stack(area) > 0
     place = np.where(present[..., None], np.stack(position), np.nan)

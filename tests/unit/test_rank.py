@@ -63,8 +63,8 @@ def test_the_tables_say_who_is_to_blame():
     assert found is not None and not undefined
     tables = [policy_table(stood), agreement_table(found, undefined), classifier_table(judge, stood, found)]
     said = text_table(tables)
-    rows = {r.name: r for r in tables[1].rows}
-    assert rows["rank correlation (Spearman)"].value == 1 and rows["mean maximum rank violation"].value == 0
+    rows = {r.key: r for r in tables[1].rows}
+    assert rows["spearman"].value == 1 and rows["mmrv"].value == 0
     assert rows["bias"].value == pytest.approx(0.2) and "+20%" in said
     none = text_table([agreement_table(*_agreement(real[:1] * 4, real))])
     assert "undefined" in none and "nan" not in none

@@ -12,10 +12,10 @@ import torch
 from tests.unit.test_store import CAMERAS, LAYOUT, SIZE, make_episode
 
 from wamkit.data.format.store import Store, StoreError
-from wamkit.data.format.video import RGB
+from wamkit.data.format.video import RgbConverter
 from wamkit.data.loading import lazy_frames as reader
 from wamkit.data.loading.dataset import open_frames, spec_of
-from wamkit.data.loading.lazy_frames import VideoFrames, open_pictures
+from wamkit.data.loading.lazy_frames import VideoFrames, open_images
 from wamkit.data.loading.windows import Prefetcher
 
 LENGTHS = (7, 9, 8, 30)
@@ -40,7 +40,7 @@ def pictures(root) -> np.ndarray:
 @pytest.mark.parametrize("frames", [0, 6, 7, 16, 25, 53, 54, 1000])
 def test_any_budget_gives_the_same_pictures(root, pictures, frames):
     """0: nothing is kept; 6: not even one episode fits; 16 and 25: the first two or three; 54: all."""
-    found = open_pictures(Store.open(root), cache_gb=frames * FRAME / 1e9)
+    found = open_images(Store.open(root), cache_gb=frames * FRAME / 1e9)
     assert isinstance(found, np.ndarray) == (frames >= sum(LENGTHS)) and found.shape == pictures.shape
     rng = np.random.default_rng(frames)
     for index in (rng.integers(0, 54, (5, 3)), np.arange(54)[::-1], np.array([15, 16, 16, 53]), np.zeros(0, np.int64)):
@@ -51,7 +51,7 @@ def test_the_cache_stays_within_its_budget(root):
     for old in (root / ".cache").glob("*"):
         old.unlink()
     for frames, kept in ((25, 24), (6, 0), (16, 16)):
-        open_pictures(Store.open(root), cache_gb=frames * FRAME / 1e9)
+        open_images(Store.open(root), cache_gb=frames * FRAME / 1e9)
         files = list((root / ".cache").glob("*.frames"))
         size = max((f.stat().st_size for f in files), default=0)
         assert size <= kept * FRAME + 4100 or not kept, (frames, files)
@@ -91,7 +91,7 @@ def test_damage_is_named_when_it_is_met(tmp_path, root):
     store = Store.create(tmp_path / "data", **LAYOUT)
     for seed in range(2):
         store.append(make_episode(seed, 6))
-    found = open_pictures(Store.open(store.root), cache_gb=0)
+    found = open_images(Store.open(store.root), cache_gb=0)
     path = store.video_path(1, "wrist")
     path.write_bytes(path.read_bytes()[:-50])
     found[np.array([0, 5])]
@@ -126,8 +126,8 @@ def test_rows_of_any_length_are_read_to_their_end(pixels):
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels, threads=1)
         found, small = np.zeros((3, 16, width), np.uint8), np.zeros((3, 8, width), np.uint8)
         for _ in range(2):
-            RGB().write(frame, found)
-            RGB().write(frame, small)
+            RgbConverter().write(frame, found)
+            RgbConverter().write(frame, small)
         error = np.abs(found - frame.to_ndarray(format="rgb24").transpose(2, 0, 1).astype(int)).max()
         assert error < 20 and small.min() > 60, (
             f"{width} pixels: {error} from FFmpeg's own RGB, whose colours may be softer"

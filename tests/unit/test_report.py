@@ -88,10 +88,10 @@ def payload(uri: str, kind: str) -> bytes:
 def full_report() -> Report:
     frames = moving()
     rows = (
-        Row("success", 0.95, Interval(0.95, 0.88, 0.98), "at least 95 %", True, ".0%"),
-        Row("skill", 0.5, Interval(0.5, -math.inf, math.inf), "at least 0.65", False, note=NASTY),
-        Row("speed", 21.34, unit="ms", fmt=".1f"),
-        Row("still", math.nan, Interval(math.nan, math.nan, math.nan)),
+        Row("success", "success", 0.95, Interval(0.95, 0.88, 0.98), "at least 95 %", True, ".0%"),
+        Row("skill", "skill", 0.5, Interval(0.5, -math.inf, math.inf), "at least 0.65", False, note=NASTY),
+        Row("speed", "speed", 21.34, unit="ms", fmt=".1f"),
+        Row("still", "still", math.nan, Interval(math.nan, math.nan, math.nan)),
     )
     steps = [
         {"step": s, "loss": 2.0 ** -(s / 50), "note": "text", "ok": True, "bad": math.nan} for s in range(0, 500, 5)
@@ -99,7 +99,7 @@ def full_report() -> Report:
     return Report(
         title=f"first run {NASTY}",
         headline=rows[:2],
-        tables=(Table("Results", "How to read it.", rows),),
+        tables=(Table("results", "Results", "How to read it.", rows),),
         closed_loop=(
             ClosedLoop(
                 "unified", (TaskResult("drawer-open-v3", 16, 20, 88.0, 20.1, 24.9), TaskResult(NASTY, 0, 20)), 0.85

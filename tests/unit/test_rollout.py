@@ -1,4 +1,4 @@
-"""The one rollout: what is recorded, when it stops, when pictures are drawn. On a world whose answers are known by heart."""
+"""The rollout loop: what is recorded, when it stops, when images are rendered, in an environment with known answers."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from wamkit.envs.base import Environment, observation_spaces
-from wamkit.rollout.loop import Action, rollout
+from wamkit.rollout.loop import Action, Actor, rollout
 from wamkit.types import Snapshot, WamkitError
 
 
@@ -25,7 +25,7 @@ class Line(Environment):
     proprio_names, action_names = ("x",), ("dx",)
 
     def __init__(self, config):
-        self.config, self.drawn = config, []
+        self.config, self.rendered = config, []
         self.action_space = Box(-1.0, 1.0, (1,), np.float32)
         self.observation_space = observation_spaces(1, 2, 2, np.array([-100.0]), np.array([100.0]))
 
@@ -33,20 +33,26 @@ class Line(Environment):
     def tasks(cls):
         return ("line",)
 
-    def _observe(self):
+    def _observe(self, render):
         raw = {"proprio": np.array([self.x], np.float32), "text": self.text}
-        if self.render_images:
-            self.drawn.append(self.t)
+        if render:
+            self.rendered.append(self.t)
             raw["images"] = np.full((1, 3, 2, 2), self.x, np.uint8)
         return raw
 
-    def reset(self, *, seed=None, options=None):
-        self.x, self.t, self.drawn = float(seed), 0, []
-        return self._observe(), {"success": False}
+    def reset(self, *, seed=None, options=None, render=True):
+        self.x, self.t, self.rendered = float(seed), 0, []
+        return self._observe(render), {"success": False}
 
-    def step(self, action):
+    def step(self, action, render=True):
         self.x, self.t = self.x + float(action[0]), self.t + 1
-        return self._observe(), self.x, False, self.t >= self.config.max_steps, {"success": self.x >= self.config.goal}
+        return (
+            self._observe(render),
+            self.x,
+            False,
+            self.t >= self.config.max_steps,
+            {"success": self.x >= self.config.goal},
+        )
 
     def expert(self):
         return lambda rng: np.ones(1, np.float32)
@@ -54,12 +60,12 @@ class Line(Environment):
     def snapshot(self):
         return Snapshot(np.array([self.x]), {}, {"t": self.t})
 
-    def restore(self, snapshot):
+    def restore(self, snapshot, render=True):
         self.x, self.t = float(snapshot.physics[0]), snapshot.attributes["t"]
-        return self._observe()
+        return self._observe(render)
 
 
-class Forward:
+class Forward(Actor):
     """Plans `chunk` steps at a time; its session counts calls. Remembers what it was shown."""
 
     def __init__(self, chunk=1, size=1.0):
@@ -103,9 +109,9 @@ def test_it_stops_when_it_should(options, steps):
 
 def test_skipped_steps_are_executed_but_not_recorded_and_not_drawn_for_nobody():
     env, actor = Line(LineConfig(goal=50)), Forward(chunk=100)
-    episode = rollout(env, actor, seed=0, session=1, skip=4, max_steps=3, record_snapshots=True)
+    episode = rollout(env, actor, seed=0, session=1, skip=4, max_steps=3, snapshot=env.snapshot)
     assert episode.proprio[:, 0].tolist() == [4, 5, 6] and episode.images[:, 0, 0, 0, 0].tolist() == [4, 5, 6]
-    assert env.drawn[0] == 4 and [s.attributes["t"] for s in episode.snapshots] == [4, 5, 6]
+    assert env.rendered[0] == 4 and [s.attributes["t"] for s in episode.snapshots] == [4, 5, 6]
     with pytest.raises(WamkitError, match="ended within its 20 skipped steps"):
         rollout(env, actor, seed=0, session=1, skip=20)
 
@@ -113,15 +119,14 @@ def test_skipped_steps_are_executed_but_not_recorded_and_not_drawn_for_nobody():
 def test_pictures_are_drawn_only_when_somebody_looks():
     env, actor = Line(LineConfig(goal=10)), Forward(chunk=4)
     episode = rollout(env, actor, seed=0, record_images=False)
-    assert env.drawn == [0, 4, 8] and episode.images is None and len(episode.latency_s) == 3
+    assert env.rendered == [0, 4, 8] and episode.images is None and len(episode.latency_s) == 3
     assert actor.saw == [t % 4 == 0 for t in range(10)]
     recorded = rollout(env, Forward(chunk=4), seed=0)
     assert recorded.images.shape == (10, 1, 3, 2, 2) and np.array_equal(recorded.action, episode.action)
-    assert env.render_images is True
 
 
 def test_executed_action_and_label_are_kept_apart_and_clipped():
-    class Teacher:
+    class Teacher(Actor):
         def act(self, observation, session):
             return Action(executed=np.array([7.0]), expert=np.array([-0.25], np.float32)), session
 
@@ -134,11 +139,10 @@ def test_executed_action_and_label_are_kept_apart_and_clipped():
 
 @pytest.mark.parametrize("bad", [np.zeros(2), np.array([np.nan])])
 def test_a_bad_action_names_the_actor_and_the_step(bad):
-    class Broken:
+    class Broken(Actor):
         def act(self, observation, session):
             return (bad if session else np.zeros(1)), 1
 
     env = Line(LineConfig())
     with pytest.raises(WamkitError, match="Broken, step 1 of line: action must be"):
         rollout(env, Broken(), seed=0)
-    assert env.render_images is True

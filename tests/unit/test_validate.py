@@ -41,7 +41,7 @@ def episode(seed: int, steps: int = 30, shift: int = 0, **changes) -> Episode:
     return dataclasses.replace(whole, **changes)
 
 
-def store(root, episodes, meaning=MEANING) -> Store:
+def store(root, episodes, metadata=MEANING) -> Store:
     made = Store.create(
         root, cameras=("front",), image_shape=(3, 32, 32), proprio_names=("x", "y"), action_names=("dx", "dy"), fps=10.0,
         robot_type="arm", expert=False, rewards=False,
@@ -49,8 +49,8 @@ def store(root, episodes, meaning=MEANING) -> Store:
     for e in episodes:
         made.append(e)
     made.finalize()
-    if meaning is not None:
-        save_metadata(root, meaning)
+    if metadata is not None:
+        save_metadata(root, metadata)
     return made
 
 
@@ -86,14 +86,14 @@ def test_actions_of_another_step(tmp_path, shift, message):
 
 def test_absolute_actions_are_asked_how_far_they_lead(tmp_path):
     """A command that is the next place is right; one that is where the robot was two steps ago is not."""
-    meaning = dataclasses.replace(MEANING, action=(Field("hand", 0, 2, "position", unit="m"),))
+    metadata = dataclasses.replace(MEANING, action=(Field("hand", 0, 2, "position", unit="m"),))
     for lead, wrong in ((1, False), (-2, True)):
         episodes = []
         for i in range(5):
             e = episode(i, 40)
             rows = (np.arange(40) + lead).clip(0, 39)
             episodes.append(dataclasses.replace(e, action=e.proprio[rows], action_expert=e.proprio[rows]))
-        root = store(tmp_path / f"lead{lead}", episodes, meaning).root
+        root = store(tmp_path / f"lead{lead}", episodes, metadata).root
         assert any("actions explain best what moved" in f for f in said(root)) == wrong, lead
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from wamkit.config import ConfigError
 from wamkit.envs import make_env
-from wamkit.envs.rendering import Pictures
-from wamkit.envs.variation import CAMERA_TURN, FACTORS, OBJECTS, draw
+from wamkit.envs.rendering import Renderer
+from wamkit.envs.variation import CAMERA_TURN, FACTORS, OBJECTS, sample_direction
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"
@@ -45,8 +45,8 @@ def test_strength_0_is_the_environment_to_the_byte(plain):
     assert states == plain[1] and pictures.tobytes() == plain[0].tobytes()
     env = make(**dict.fromkeys(FACTORS, 0.0))
     shown = env.reset(seed=1)[0]["images"]
-    untouched = Pictures(env._mujoco, env._sim.model, env._sim.data, cameras=env.cameras, height=48, width=48)
-    assert untouched.draw().tobytes() == shown.tobytes() and "variation_seed" not in env.snapshot().attributes
+    untouched = Renderer(env._mujoco, env._sim.model, env._sim.data, cameras=env.cameras, height=48, width=48)
+    assert untouched.render().tobytes() == shown.tobytes() and "variation_seed" not in env.snapshot().attributes
     untouched.close(), env.close()
 
 
@@ -64,8 +64,7 @@ def test_the_hand_begins_elsewhere_and_the_objects_where_they_were():
     starts = {}
     for severity in (0.0, 0.5, 1.0):
         env = make(initial_pose=severity)
-        env.render_images = False
-        raw, _ = env.reset(seed=2)
+        raw, _ = env.reset(seed=2, render=False)
         starts[severity] = raw["proprio"][:3].astype(float)
         things = env._sim._last_stable_obs[4:7], env.snapshot().model["body_pos"]
         np.testing.assert_allclose(things[0], (first := things if not severity else first)[0], atol=1e-6)
@@ -76,14 +75,13 @@ def test_the_hand_begins_elsewhere_and_the_objects_where_they_were():
     )
     assert half @ whole > 0.99 * np.linalg.norm(half) * np.linalg.norm(whole) and whole[2] >= 0
     expert, rng = env.expert(), np.random.default_rng(0)
-    assert any(env.step(expert(rng))[4]["success"] for _ in range(150))
+    assert any(env.step(expert(rng), render=False)[4]["success"] for _ in range(150))
 
 
 def test_a_start_outside_the_hands_range_goes_the_other_way():
     env = make_env("metaworld", task="button-press-topdown-v3", initial_pose=1.0)  # begins at the edge, y = 0.4
-    env.render_images = False
     for seed in range(4):
-        hand = env.reset(seed=seed)[0]["proprio"]
+        hand = env.reset(seed=seed, render=False)[0]["proprio"]
         assert hand[1] > 0.39 and np.linalg.norm(hand[:3] - (0, 0.4, 0.2)) == pytest.approx(0.1, abs=0.02)
 
 
@@ -134,10 +132,10 @@ def test_the_camera_goes_around_the_point_that_it_looks_at(camera):
     np.testing.assert_allclose((moved - target) / np.linalg.norm(moved - target), turned[:, 2], atol=1e-9)
     assert np.degrees(np.arccos(turned[:, 2] @ back)) == pytest.approx(CAMERA_TURN / 2)
     nearer = np.linalg.norm(moved - target) / np.linalg.norm(place - target)
-    assert nearer == pytest.approx(1 + 0.075 * draw(6, 1).nearer)
+    assert nearer == pytest.approx(1 + 0.075 * sample_direction(6, 1).nearer)
     # The depth camera goes with it: every point lies behind its own pixel.
     local = (raw["point_cloud"][:, :3] - moved) @ turned
-    sign = -1 if env._pictures.turned[0] else 1
+    sign = -1 if env._renderer.turned[0] else 1
     right = sign * local[:, 0] / -local[:, 2] / np.tan(np.radians(model.cam_fovy[k]) / 2)
     np.testing.assert_allclose(right.reshape(8, 8)[0], (2 * np.arange(8) + 1) / 8 - 1, atol=1e-4)
     env.close()
@@ -148,11 +146,11 @@ def test_all_light_is_multiplied_and_the_lamps_turn():
     for severity in (0.0, 0.5, 1.0):
         env = make(lighting=severity)
         env.reset(seed=7)
-        scene = env._pictures._scene
+        scene = env._renderer._scene
         lights = [scene.lights[i] for i in range(scene.nlight)]
         found[severity] = np.array([x.diffuse for x in lights]), np.array([x.dir for x in lights])
         env.close()
-    drawn = draw(7, 1)
+    drawn = sample_direction(7, 1)
     warm = 0.25 * drawn.warmth * np.array([1, 0, -1])
     for s in (0.5, 1.0):
         np.testing.assert_allclose(found[s][0] / found[0.0][0], [drawn.brightness**s * (1 + s * warm)] * 4, rtol=1e-5)
@@ -166,7 +164,7 @@ def test_all_light_is_multiplied_and_the_lamps_turn():
 def test_the_robot_keeps_its_colours_and_all_else_does_not():
     plain, env = make(supersample=1), make(supersample=1, colours=1.0)
     a, b = plain.reset(seed=1)[0]["images"][0], env.reset(seed=1)[0]["images"][0]
-    geom, model = plain._pictures.segmentation()[0], plain._sim.model
+    geom, model = plain._renderer.segmentation()[0], plain._sim.model
     robot = (model.body_rootid == model.body("base").id)[model.geom_bodyid[geom]]
     changed = (a != b).any(0)
     assert robot.sum() > 100 and not changed[(geom < 0) | robot].any() and changed[(geom >= 0) & ~robot].mean() > 0.95
@@ -174,13 +172,15 @@ def test_the_robot_keeps_its_colours_and_all_else_does_not():
 
 
 def test_every_factor_draws_alone_and_distractors_stand_apart_beside_the_workspace():
-    few, many = draw(9, 3), draw(9, 30)
+    few, many = sample_direction(9, 3), sample_direction(9, 30)
     assert few.objects == many.objects and few.orbit == many.orbit and np.array_equal(few.colour, many.colour[:3])
-    places = np.array([o.place for seed in range(20) for o in draw(seed, 1).objects]).reshape(20, OBJECTS, 3)
+    places = np.array([o.position for seed in range(20) for o in sample_direction(seed, 1).objects]).reshape(
+        20, OBJECTS, 3
+    )
     assert (np.abs(places[..., 0]) >= 0.36).all() and (np.abs(places[..., 0]) <= 0.6).all()
     gaps = np.linalg.norm(places[:, :, None, :2] - places[:, None, :, :2], axis=-1) + np.eye(OBJECTS)
     assert gaps.min() >= 0.12
-    assert len({draw(s, 1).brightness for s in range(20)}) == 2
+    assert len({sample_direction(s, 1).brightness for s in range(20)}) == 2
 
 
 @pytest.mark.parametrize(

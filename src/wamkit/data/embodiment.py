@@ -27,7 +27,7 @@ NORMALISERS: Mapping[str, Normaliser] = {"rotation": "none", "gripper": "min_max
 
 
 @dataclass(frozen=True)
-class Part:
+class FieldSlot:
     """A field of a robot, and its place in the unified vector.
 
     at, size: of that place.   relative: whether poses are measured from where the robot was when the chunk began.
@@ -66,8 +66,8 @@ class Embodiment:
     name: str
     control_mode: str
     views: tuple[int, ...]
-    state: tuple[Part, ...]
-    action: tuple[Part, ...]
+    state: tuple[FieldSlot, ...]
+    action: tuple[FieldSlot, ...]
     state_size: int
     action_size: int
 
@@ -113,21 +113,21 @@ class Embodiment:
             out[..., part.raw] = self._absolute(part, x, state)
         return out
 
-    def to_model_views(self, pictures: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
+    def to_model_views(self, images: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
         """The robot's pictures as the model's views; black where it has none."""
-        out = np.zeros((*pictures.shape[:-4], len(self.views), *pictures.shape[-3:]), np.uint8)
+        out = np.zeros((*images.shape[:-4], len(self.views), *images.shape[-3:]), np.uint8)
         for here, camera in enumerate(self.views):
             if camera >= 0:
-                out[..., here, :, :, :] = pictures[..., camera, :, :, :]
+                out[..., here, :, :, :] = images[..., camera, :, :, :]
         return out
 
-    def to_robot_views(self, pictures: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
+    def to_robot_views(self, images: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
         """The inverse of `see`: the model's views as the robot's cameras; black for those that the model is not shown."""
         cameras = max(self.views) + 1
-        out = np.zeros((*pictures.shape[:-4], cameras, *pictures.shape[-3:]), np.uint8)
+        out = np.zeros((*images.shape[:-4], cameras, *images.shape[-3:]), np.uint8)
         for view, camera in enumerate(self.views):
             if camera >= 0:
-                out[..., camera, :, :, :] = pictures[..., view, :, :, :]
+                out[..., camera, :, :, :] = images[..., view, :, :, :]
         return out
 
     def observation(self, obs: Observation) -> Observation:
@@ -149,7 +149,7 @@ class Embodiment:
 
     # ------------------------------------------------------------------------------------------------------------- poses
 
-    def _start(self, part: Part, state: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _start(self, part: FieldSlot, state: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Position (B, 1, 3) and rotation (B, 1, 3, 3) of the arm that `part` moves, when the chunk began."""
         number = [p for p in self.action if p.relative and p.field.kind == part.field.kind].index(part)
         of = lambda kind: [p.field for p in self.state if p.field.kind == kind]  # noqa: E731
@@ -161,7 +161,7 @@ class Embodiment:
             None if r is None else to_matrix(state[:, None, r.start : r.stop], r.rotation),
         )
 
-    def _relative(self, part: Part, x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    def _relative(self, part: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
         if not part.relative:
             return _written(x, part)
         p, R = self._start(part, state)
@@ -170,7 +170,7 @@ class Embodiment:
         away = x - p
         return away if R is None else np.einsum("bkij,bali->balj", R, away[:, :, None])[:, :, 0]
 
-    def _absolute(self, part: Part, x: np.ndarray, state: np.ndarray) -> np.ndarray:
+    def _absolute(self, part: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
         if not part.relative:
             return from_matrix(to_matrix(x, "rot6d"), part.field.rotation) if part.turned else x
         p, R = self._start(part, state)
@@ -179,19 +179,19 @@ class Embodiment:
         return p + (x if R is None else np.einsum("bkij,balj->bali", R, x[:, :, None])[:, :, 0])
 
 
-def _mask(parts: Sequence[Part], size: int) -> np.ndarray:
+def _mask(parts: Sequence[FieldSlot], size: int) -> np.ndarray:
     out = np.zeros(size, bool)
     for part in parts:
         out[part.here] = True
     return out
 
 
-def _written(x: np.ndarray, part: Part) -> np.ndarray:
+def _written(x: np.ndarray, part: FieldSlot) -> np.ndarray:
     """A rotation as six numbers; all else as it is."""
     return from_matrix(to_matrix(x, part.field.rotation), "rot6d") if part.turned else x
 
 
-def _normalised(x: np.ndarray, part: Part) -> np.ndarray:
+def _normalised(x: np.ndarray, part: FieldSlot) -> np.ndarray:
     return (x - np.array(part.shift)) / np.array(part.scale) if part.scale else x
 
 
@@ -199,13 +199,13 @@ def _normalised(x: np.ndarray, part: Part) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Numbers:
+class SourceData:
     """What is known of one source: its meaning, its numbers, and which actions belong to one chunk.
 
     state: (N, s).   action: (N, a), a = 0 for a robot shown as video.   episode: int64 (N,).   cameras: in the order of its pictures.
     """
 
-    meaning: DatasetMetadata
+    metadata: DatasetMetadata
     state: np.ndarray
     action: np.ndarray
     episode: np.ndarray
@@ -213,7 +213,7 @@ class Numbers:
 
 
 def fit(
-    sources: Sequence[Numbers],
+    sources: Sequence[SourceData],
     views: Sequence[str],
     *,
     relative: bool = True,
@@ -230,12 +230,12 @@ def fit(
     """
     normalisers = {**NORMALISERS, **(normalisers or {})}
     for s in sources:
-        _require_meaning(s)
-    groups: dict[tuple[str, str], list[Numbers]] = {}
+        _require_metadata(s)
+    groups: dict[tuple[str, str], list[SourceData]] = {}
     for s in sources:
-        groups.setdefault((s.meaning.embodiment, s.meaning.control_mode), []).append(s)
+        groups.setdefault((s.metadata.embodiment, s.metadata.control_mode), []).append(s)
     places: dict[str, dict[tuple, tuple[int, int]]] = {"state": {}, "action": {}}
-    parts = {key: _parts(group[0].meaning, relative, places) for key, group in groups.items()}
+    parts = {key: _parts(group[0].metadata, relative, places) for key, group in groups.items()}
     sizes = {k: sum(size for _, size in p.values()) for k, p in places.items()}
     out: dict[tuple[str, str], Embodiment] = {}
     for key, group in groups.items():
@@ -248,11 +248,13 @@ def fit(
             state=tuple(_scaled(p, state[:, p.here], normalisers) for p in plain.state),
             action=tuple(_scaled(p, action[:, p.here], normalisers) for p in plain.action),
         )
-    return tuple(replace(out[(s.meaning.embodiment, s.meaning.control_mode)], views=_views(s, views)) for s in sources)
+    return tuple(
+        replace(out[(s.metadata.embodiment, s.metadata.control_mode)], views=_views(s, views)) for s in sources
+    )
 
 
-def _require_meaning(source: Numbers) -> None:
-    m = source.meaning
+def _require_metadata(source: SourceData) -> None:
+    m = source.metadata
     for name, fields, size in (("state", m.state, source.state.shape[1]), ("action", m.action, source.action.shape[1])):
         if (said := sum(f.stop - f.start for f in fields)) != size and not (name == "action" and size == 0):
             raise WamkitError(
@@ -264,21 +266,21 @@ def _require_meaning(source: Numbers) -> None:
 
 
 def _parts(
-    meaning: DatasetMetadata, relative: bool, places: dict[str, dict]
-) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    metadata: DatasetMetadata, relative: bool, places: dict[str, dict]
+) -> tuple[tuple[FieldSlot, ...], tuple[FieldSlot, ...]]:
     """The parts of a robot's state and actions; fields that mean something new get a place at the end."""
-    out: list[tuple[Part, ...]] = []
-    starts = {kind: sum(f.kind == kind for f in meaning.state) for kind in ("position", "rotation")}
+    out: list[tuple[FieldSlot, ...]] = []
+    starts = {kind: sum(f.kind == kind for f in metadata.state) for kind in ("position", "rotation")}
     for name in ("state", "action"):
         seen: dict[tuple, int] = {}
         moving = dict.fromkeys(starts, 0)
         row = []
-        for f in getattr(meaning, name):
+        for f in getattr(metadata, name):
             moved = name == "action" and relative and f.representation == "absolute" and f.kind in starts
             moved = moved and moving[f.kind] < starts[f.kind]  # the state must say from where
             if moved:
                 moving[f.kind] += 1
-            part = Part(f, 0, 0, moved)
+            part = FieldSlot(f, 0, 0, moved)
             size = 6 if part.turned else f.stop - f.start
             written = "" if part.turned else f.rotation
             means = (f.kind, "relative" if moved else f.representation, "" if moved else f.frame, written, f.unit, size)
@@ -290,7 +292,7 @@ def _parts(
     return out[0], out[1]
 
 
-def _chunks(embodiment: Embodiment, source: Numbers, chunk: int) -> np.ndarray:
+def _chunks(embodiment: Embodiment, source: SourceData, chunk: int) -> np.ndarray:
     """Unified actions of chunks that begin at every `chunk`-th step, (n, U): what statistics are made of."""
     starts = np.arange(0, len(source.action), chunk)
     steps = starts[:, None] + np.arange(chunk)
@@ -301,7 +303,7 @@ def _chunks(embodiment: Embodiment, source: Numbers, chunk: int) -> np.ndarray:
     return embodiment.encode_action(source.action[steps], source.state[starts])[inside]
 
 
-def _scaled(part: Part, x: np.ndarray, normalisers: Mapping[str, Normaliser]) -> Part:
+def _scaled(part: FieldSlot, x: np.ndarray, normalisers: Mapping[str, Normaliser]) -> FieldSlot:
     """The part with shift and scale of its kind, measured on `x` (N, size)."""
     usual = "mean_std" if part.field.kind == "rotation" and not part.turned else part.field.kind
     kind = normalisers.get(part.field.name, normalisers.get(usual, "mean_std"))
@@ -317,17 +319,19 @@ def _scaled(part: Part, x: np.ndarray, normalisers: Mapping[str, Normaliser]) ->
     return replace(part, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
 
 
-def _views(source: Numbers, views: Sequence[str]) -> tuple[int, ...]:
-    roles = [facts.role for facts in (source.meaning.cameras[c] for c in source.cameras if c in source.meaning.cameras)]
+def _views(source: SourceData, views: Sequence[str]) -> tuple[int, ...]:
+    roles = [
+        facts.role for facts in (source.metadata.cameras[c] for c in source.cameras if c in source.metadata.cameras)
+    ]
     if len(roles) < len(source.cameras):
-        missing = [c for c in source.cameras if c not in source.meaning.cameras]
+        missing = [c for c in source.cameras if c not in source.metadata.cameras]
         raise WamkitError(
-            f"{source.meaning.source}: what camera {missing[0]} looks at nobody said; say so in meta/wamkit.json"
+            f"{source.metadata.source}: what camera {missing[0]} looks at nobody said; say so in meta/wamkit.json"
         )
     out = tuple(next((roles.index(r) for r in v.split("+") if r in roles), -1) for v in views)
     if all(v < 0 for v in out):
         near = nearest(views[0], roles)
         raise WamkitError(
-            f"{source.meaning.source}: none of its cameras is one of {', '.join(views)}; it has {', '.join(roles)}{near}"
+            f"{source.metadata.source}: none of its cameras is one of {', '.join(views)}; it has {', '.join(roles)}{near}"
         )
     return out

@@ -50,16 +50,16 @@ def validate(root: Path, *, every_picture: bool = False, progress: bool = True) 
     store = Store.open(root)
     if not len(store):
         raise StoreError(f"{root} holds no episodes")
-    meaning = load_metadata(root)
+    metadata = load_metadata(root)
     checks: tuple[Callable[[], Iterator[Finding]], ...] = (
         lambda: _whole(root),
-        lambda: _meaning(store, meaning),
+        lambda: _metadata(store, metadata),
         lambda: _texts(store),
         lambda: _lengths(store),
         lambda: _doubles(store),
         lambda: _numbers(store),
-        lambda: _offset(store, meaning),
-        lambda: _films(store, every_picture, progress),
+        lambda: _offset(store, metadata),
+        lambda: _images(store, every_picture, progress),
     )
     order = ("error", "warning", "note")
     found = sorted((f for check in checks for f in check()), key=lambda f: (order.index(f.level), f.episode or -1))
@@ -80,23 +80,23 @@ def _whole(root: Path) -> Iterator[Finding]:
         )
 
 
-def _meaning(store: Store, meaning: DatasetMetadata | None) -> Iterator[Finding]:
+def _metadata(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
     sizes = len(store.layout.proprio_names), len(store.layout.action_names)
-    if meaning is None:
+    if metadata is None:
         yield Finding(
             "note", None, "nobody said what its numbers mean (meta/wamkit.json): it cannot be mixed with other data"
         )
         return
     try:
-        meaning.check(*sizes)
+        metadata.check(*sizes)
     except ConfigError as error:
         yield Finding("error", None, str(error))
-    for name, fields, size in zip(("state", "action"), (meaning.state, meaning.action), sizes, strict=True):
+    for name, fields, size in zip(("state", "action"), (metadata.state, metadata.action), sizes, strict=True):
         if (said := sum(f.stop - f.start for f in fields)) < size:
             yield Finding("warning", None, f"{size - said} of {size} numbers of the {name} have no meaning")
-    if missing := set(store.cameras) - set(meaning.cameras):
+    if missing := set(store.cameras) - set(metadata.cameras):
         yield Finding("warning", None, f"what camera {min(missing)} looks at nobody said")
-    if not meaning.licence:
+    if not metadata.licence:
         yield Finding("note", None, "its licence is not known")
 
 
@@ -155,7 +155,7 @@ def _numbers(store: Store) -> Iterator[Finding]:
             yield Finding("warning", e, f"{key}, {name}: jumps at step {step}, {size:.0f} times as far as usual")
 
 
-def _offset(store: Store, meaning: DatasetMetadata | None) -> Iterator[Finding]:
+def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
     """Whether actions explain the motion of the step that they are recorded with, better than that of an earlier one.
 
     Motion is the state's change from row t to row t + 1, explained by action t through linear regression. A robot may follow
@@ -165,8 +165,8 @@ def _offset(store: Store, meaning: DatasetMetadata | None) -> Iterator[Finding]:
     state, action = store.numeric()["observation.state"].astype(float), store.numeric()["action"].astype(float)
     if not state.shape[1] or not action.shape[1] or len(state) < 50:
         return
-    if meaning is not None and any(
-        f.representation == "absolute" and f.kind in ("joint", "position") for f in meaning.action
+    if metadata is not None and any(
+        f.representation == "absolute" and f.kind in ("joint", "position") for f in metadata.action
     ):
         # An absolute command asks for a place: what moves the robot is how far that is from where it was at the same row.
         size = min(state.shape[1], action.shape[1])
@@ -206,14 +206,14 @@ def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) ->
     return float(1 - rest.var() / y.var())
 
 
-def _films(store: Store, every_picture: bool, progress: bool) -> Iterator[Finding]:
+def _images(store: Store, every_picture: bool, progress: bool) -> Iterator[Finding]:
     numbers = store.numeric()
     for m in tqdm(store.episodes, unit="episode", desc="looking", leave=False, disable=not progress):
         for camera in store.cameras:
             try:
                 middle = max(0, (m.length - SAMPLE) // 2)
                 rows = range(m.length) if every_picture else range(middle, min(m.length, middle + SAMPLE))
-                film = store.pictures(m.index, camera, rows)
+                film = store.decode_steps(m.index, camera, rows)
             except StoreError as error:
                 yield Finding("error", m.index, str(error))
                 continue
@@ -234,7 +234,7 @@ def _films(store: Store, every_picture: bool, progress: bool) -> Iterator[Findin
 # ------------------------------------------------------------------------------------------------------------------- page
 
 
-def summary(store: Store, meaning: DatasetMetadata | None) -> list[tuple[str, str]]:
+def summary(store: Store, metadata: DatasetMetadata | None) -> list[tuple[str, str]]:
     """What is in it: (what, how much)."""
     layout, hours = store.layout, store.frames / store.layout.fps / 3600
     cameras = [f"{c} {layout.size(c)[0]}x{layout.size(c)[1]}" for c in layout.cameras]
@@ -248,7 +248,7 @@ def summary(store: Store, meaning: DatasetMetadata | None) -> list[tuple[str, st
         ("actions", f"{len(layout.action_names)} numbers" if layout.action_names else "none: video alone"),
         ("texts", f"{len(store.texts)}; most often '{texts.most_common(1)[0][0]}'"),
     ]
-    if meaning is not None:
-        rows.append(("robot", f"{meaning.embodiment or 'none'}, {meaning.control_mode or 'control mode not said'}"))
-        rows.append(("source", f"{meaning.source}, licence {meaning.licence or 'not known'}"))
+    if metadata is not None:
+        rows.append(("robot", f"{metadata.embodiment or 'none'}, {metadata.control_mode or 'control mode not said'}"))
+        rows.append(("source", f"{metadata.source}, licence {metadata.licence or 'not known'}"))
     return rows

@@ -1,4 +1,7 @@
-"""Environments by name. Import `wamkit.envs` to have the built-in ones registered."""
+"""Environments, one file each, found by name: `make_env("metaworld", task="drawer-open-v3")`.
+
+A module in this folder that registers a class (`@register_env`) is found without being named anywhere.
+"""
 
 from wamkit.envs.base import (
     ENVIRONMENTS,
@@ -12,27 +15,12 @@ from wamkit.envs.base import (
     register_env,
 )
 from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
-from wamkit.envs.libero import Libero, LiberoConfig
-from wamkit.envs.metaworld import MetaWorld, MetaWorldConfig, shared_reset_range
-from wamkit.envs.physics import Physics, PhysicsConfig
-from wamkit.envs.pusht import PushT, PushTConfig
-from wamkit.envs.reacher import Reacher, ReacherConfig
 
 __all__ = [
     "ENVIRONMENTS",
     "HELD_OUT_SEED_BASE",
     "TRAIN_SEEDS",
     "Environment",
-    "Libero",
-    "LiberoConfig",
-    "MetaWorld",
-    "MetaWorldConfig",
-    "Physics",
-    "PhysicsConfig",
-    "PushT",
-    "PushTConfig",
-    "Reacher",
-    "ReacherConfig",
     "GroundTruth",
     "held_out_seeds",
     "make_env",
@@ -40,5 +28,4 @@ __all__ = [
     "observation_spaces",
     "read_ground_truth",
     "register_env",
-    "shared_reset_range",
 ]

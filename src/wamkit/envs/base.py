@@ -1,7 +1,7 @@
-"""What every environment fulfils, how environments are found by name, and which seeds are for what.
+"""The contract of an environment, environments by name, and the seeds reserved for each purpose.
 
-An environment is a `gymnasium.Env` with a fixed observation dictionary (images, proprioception, instruction), actions in
-its own units, a scripted expert where there is one, and snapshots that put the simulator back byte for byte. Anything
+An environment is a `gymnasium.Env` with a fixed observation dictionary (images, proprioception, instruction), actions
+in its own units, a scripted expert where there is one, and snapshots that restore the simulator byte for byte. Anything
 that passes `wamkit.envs.check.check_env` works with collection, evaluation and snapshots.
 """
 
@@ -25,16 +25,17 @@ TRAIN_SEEDS = 1_000_000
 """Training episodes are reset with seeds in [0, TRAIN_SEEDS), retries included."""
 
 HELD_OUT_SEED_BASE = 1_000_000
-"""Evaluation starts from states reset with HELD_OUT_SEED_BASE + k: never seen in training."""
+"""Evaluation is reset with HELD_OUT_SEED_BASE + k, which training never uses."""
+
+VALIDATION_SEED_BASE = 2_000_000
+"""Validation episodes are reset with VALIDATION_SEED_BASE + k, which neither training nor closed-loop evaluation
+uses."""
 
 _TEXT_CHARS = "".join(chr(code) for code in range(32, 127))
 
 Expert = Callable[[np.random.Generator], np.ndarray]
-"""Scripted expert: takes a random generator, gives the clean action float32 (a,) for the environment's present state."""
-
-
-VALIDATION_SEED_BASE = 2_000_000
-"""Recordings that models are scored on are reset with VALIDATION_SEED_BASE + k: neither trained on nor played from."""
+"""Scripted expert: takes a random generator, returns the clean action float32 (a,) for the environment's present
+state."""
 
 
 def held_out_seeds(n: int) -> tuple[int, ...]:
@@ -45,15 +46,18 @@ def held_out_seeds(n: int) -> tuple[int, ...]:
 class Environment(gymnasium.Env, abc.ABC):
     """Contract of a wamkit environment, on top of Gymnasium's.
 
-    observation: dictionary of `images` uint8 (V, 3, H, W) RGB upright, `proprio` float32 (s,) and `text` str; made by
-    `observation_spaces`. With `render_images = False`, reset and step leave `images` out: a policy that runs open loop
-    inside a chunk of actions needs none, and under software OpenGL the picture is nine tenths of a step.
-    action: float32 (a,), a Box in the environment's own units; values outside are clipped.
+    `reset(seed=..., render=True)`, `step(action, render=True)` and `restore(snapshot, render=True)` take one argument
+    more than Gymnasium's: whether the returned observation holds images. A policy that is inside a chunk of actions
+    needs none, and with software OpenGL rendering takes nine tenths of a step. Rendering never changes the dynamics.
+
+    observation: dictionary of `images` uint8 (V, 3, H, W), RGB, upright; `proprio` float32 (s,); `text` str. Its space
+        is made by `observation_spaces`. Without rendering there is no key `images`.
+    action: float32 (a,), a Box in the environment's own units. Values outside are clipped.
     info: holds `success`, a bool, after reset and after every step.
-    point_grid: an environment that has a depth camera may add `point_cloud` float32 (point_grid ** 2, 4) to its observations (see
-    `Observation`) wherever it draws, and then tells in `info` what only a simulator knows of them: `point_body` int32 (K,), the
-    body that each lies on, and `body_pose` float32 (bodies, 7), where every body is (see `SceneFlow`).
-    reset(seed): a pure function of the seed, whatever happened before.
+    reset: a pure function of the seed, whatever happened before.
+    point_grid: an environment with a depth camera may add `point_cloud` float32 (point_grid ** 2, 4) to every rendered
+        observation (see `Observation`). `info` then holds `point_body` int32 (K,), the body that each point lies on,
+        and `body_pose` float32 (bodies, 7), the pose of every body (see `SceneFlow`).
     """
 
     Config: ClassVar[type]
@@ -61,7 +65,6 @@ class Environment(gymnasium.Env, abc.ABC):
 
     observation_space: spaces.Dict
     action_space: spaces.Box
-    render_images: bool = True
     cameras: tuple[str, ...]
     fps: float
     task: str
@@ -70,18 +73,27 @@ class Environment(gymnasium.Env, abc.ABC):
     proprio_names: tuple[str, ...]
     action_names: tuple[str, ...]
     point_grid: int = 0
-    """Scene points a side of their grid; 0 where there are none."""
+    """Side of the square grid of scene points; 0 without a depth camera."""
     bodies: int = 0
     """Rows of `info["body_pose"]`."""
-    things: tuple[str, ...] = ()
-    """What `truth` knows of, by name; empty where it knows of nothing."""
+    tracked_bodies: tuple[str, ...] = ()
+    """Names of the bodies in `ground_truth`; empty for an environment without ground truth."""
+    rigid_bodies: ClassVar[bool] = False
+    """Whether ground truth is complete (poses, velocities, masses, contacts) and `distances` is implemented, so that
+    gravity, energy, momentum and penetration can be judged and not only the laws that need positions alone."""
+    second_take: ClassVar[Mapping[str, Any]] = {}
+    """Options under which a seed gives the same scene with slightly different masses, frictions, speeds and positions,
+    as a laboratory
+    would repeat it: a real-to-real ceiling. Empty where there is no such variation."""
     noise_range: float = 1.0
-    """What action noise of 1 is, in half ranges of the action space: less where actions are places, of which one step uses little."""
-    meaning: DatasetMetadata | None = None
-    """What the numbers mean; without it data can be trained on alone, but not mixed with another robot's."""
+    """Action noise of 1 in half ranges of the action space: below 1 where actions are positions, of which one step
+    covers little."""
+    dataset_metadata: DatasetMetadata | None = None
+    """Units and frames of states and actions. Without it data can be trained on alone, but not mixed with other
+    robots'."""
     factors: ClassVar[Mapping[str, str]] = {}
-    """Factors of variation: fields of Config that hold a severity in [0, 1], 0 for the plain environment, and what each is at 1.
-    What a severity changes follows from the reset's seed, in one direction for all severities."""
+    """Factors of variation: fields of Config that hold a severity in [0, 1], 0 for the plain environment, each with a
+    description of severity 1. The direction of a change follows from the seed and is the same at all severities."""
 
     @classmethod
     @abc.abstractmethod
@@ -94,21 +106,58 @@ class Environment(gymnasium.Env, abc.ABC):
 
     @abc.abstractmethod
     def snapshot(self) -> Snapshot:
-        """Everything needed to come back to this instant, in any process."""
+        """Everything needed to return to this instant, in any process."""
 
     @abc.abstractmethod
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
-        """Goes back to a snapshot; gives the observation dictionary of that instant."""
+    def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
+        """Returns to a snapshot and gives the observation dictionary of that instant."""
 
-    def truth(self, masks: bool = True) -> GroundTruth:
-        """What only the simulator knows of `things` at this instant (T = 1); leaves it as it is. masks: whether they are drawn."""
-        raise WamkitError(f"{type(self).__name__} does not tell what its things do, so no physics can be judged in it")
+    def ground_truth(self, masks: bool = True) -> GroundTruth:
+        """The simulator's state of `tracked_bodies` at this instant (T = 1), which it leaves as it is.
+
+        masks: whether segmentation masks are rendered. Raises WamkitError for an environment without ground truth.
+        """
+        raise WamkitError(f"{type(self).__name__} has no ground truth of its bodies, so no physics can be judged in it")
+
+    def distances(
+        self,
+        position: np.ndarray,
+        quaternion: np.ndarray | None = None,
+        pusher: np.ndarray | None = None,
+        to: str | None = None,
+    ) -> np.ndarray:
+        """As `GroundTruth.distance`, metres, float64 (T, N), with the bodies moved to where a model imagined them.
+
+        position: float (T, N, 3), world metres; NaN for a body that was not seen, which gives NaN.
+        quaternion: float (T, N, 4); the present one if not given.
+        pusher: float (T, 2), its position; the present one if not given.
+        to: name of the geom to measure to; the nearest if not given.
+        Raises WamkitError for a scene without such a geom, and for an environment that is not one of `rigid_bodies`.
+        """
+        raise WamkitError(f"{type(self).__name__} measures no distances between its bodies")
+
+    def _checked_action(self, action: np.ndarray) -> np.ndarray:
+        """`action` as float32 (a,), clipped to the action space. Raises WamkitError for another shape or values not
+        finite."""
+        action, space = np.asarray(action, np.float32), self.action_space
+        if action.shape != space.shape or not np.isfinite(action).all():
+            name, n = type(self).__name__, space.shape[0]
+            raise WamkitError(f"{name}, {self.task}: expected an action of {n} finite values, found {action!r}")
+        return np.clip(action, space.low, space.high)
+
+    def _check_task(self, snapshot: Snapshot) -> None:
+        """Raises WamkitError for a snapshot of another task."""
+        if snapshot.attributes.get("task") != self.task:
+            raise WamkitError(f"a snapshot of {snapshot.attributes.get('task')!r} cannot be restored in {self.task!r}")
 
 
 def observation_spaces(
     views: int, height: int, width: int, proprio_low: np.ndarray, proprio_high: np.ndarray, point_grid: int = 0
 ) -> spaces.Dict:
-    """The observation space of the contract; the proprioception bounds are float32 (s,), `point_grid` is a side of their grid."""
+    """The observation space of the contract.
+
+    proprio_low, proprio_high: float32 (s,), bounds.   point_grid: side of the square grid of scene points, 0 for none.
+    """
     depth = {"point_cloud": spaces.Box(-np.inf, np.inf, (point_grid**2, 4), np.float32)} if point_grid else {}
     return spaces.Dict(
         **depth,
@@ -121,10 +170,10 @@ def observation_spaces(
 def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Observation:
     """Turns an observation dictionary into a checked `Observation`.
 
-    raw: `proprio` float32 (s,) finite, `text` a non-empty str, and optionally `images` uint8 (V, 3, H, W) and `point_cloud`
-    float32 (K, 4).
+    raw: `proprio` float32 (s,), finite; `text`, a non-empty str; optionally `images` uint8 (V, 3, H, W) and
+    `point_cloud` float32 (K, 4).
     space: the environment's observation space; when given, shapes must agree with it.
-    Raises ObservationError, which names the key, what was expected and what was found.
+    Raises ObservationError, which names the key, the expected and the actual value.
     """
     extra = sorted(set(raw) - {"images", "proprio", "text", "point_cloud"})
     if extra:
@@ -139,7 +188,7 @@ def observation(raw: Mapping[str, Any], space: spaces.Dict | None = None) -> Obs
         raise ObservationError(f"observation['text']: expected a non-empty str, found {text!r}")
     _check_array("proprio", proprio, np.float32, 1, space)
     if not np.isfinite(proprio).all():
-        raise ObservationError(f"observation['proprio']: expected finite numbers, found {proprio}")
+        raise ObservationError(f"observation['proprio']: expected finite values, found {proprio}")
     if images is not None:
         _check_array("images", images, np.uint8, 4, space)
         if images.shape[1] != 3:
@@ -161,17 +210,19 @@ def _check_array(key: str, value: Any, dtype: type, ndim: int, space: spaces.Dic
         raise ObservationError(f"observation[{key!r}]: expected {expected}, found {value.dtype} {value.shape}")
 
 
-ENVIRONMENTS: Registry[type[Environment]] = Registry("environment", "wamkit.envs")
-"""All environment classes by name; packages add theirs under the entry-point group `wamkit.envs`."""
+ENVIRONMENTS: Registry[type[Environment]] = Registry("environment", "wamkit.envs", package="wamkit.envs")
+"""Environment classes by name. A module of `wamkit.envs` registers its own; other packages announce theirs under the
+entry-point group `wamkit.envs`."""
 
 register_env = ENVIRONMENTS.register
-"""Class decorator that makes an environment known by a name: `@register_env("metaworld")`."""
+"""Class decorator that registers an environment under a name: `@register_env("metaworld")`."""
 
 
 def make_env(name: str, **options: Any) -> Environment:
     """Builds the environment `name` with the given fields of its Config.
 
-    Raises RegistryError for an unknown name and ConfigError for an unknown option or a wrong type, with the nearest match.
+    Raises RegistryError for an unknown name and ConfigError for an unknown option or a wrong type, with the nearest
+    match.
     """
     cls = ENVIRONMENTS.get(name)
     try:

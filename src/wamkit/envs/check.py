@@ -1,4 +1,4 @@
-"""An executable checker, after Gymnasium's: what an environment must do before anything is learned or measured in it."""
+"""Executable checks of the environment contract, after Gymnasium's checker."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from wamkit.types import Snapshot, WamkitError
 
 Factory = Callable[[], Environment]
 Trace = list[tuple[dict[str, Any], float, bool, np.ndarray]]
-"""For each instant: observation dictionary, reward, success, physics vector. The first one is the reset's."""
+"""One tuple an instant: observation dictionary, reward, success, physics vector. The first one is the reset's."""
 
 
 def check_env(factory: Factory, *, seed: int = 0, steps: int = 20) -> list[str]:
     """Runs every check on environments made by `factory`, which must be picklable (it also runs in a new process).
 
-    Gives the names of the checks, in the order in which they passed. Raises WamkitError with the first that failed.
+    Returns the names of the checks in the order in which they passed. Raises WamkitError for the first that failed.
     """
     passed = []
     for name, check in _CHECKS.items():
@@ -35,7 +35,7 @@ def check_env(factory: Factory, *, seed: int = 0, steps: int = 20) -> list[str]:
 
 
 class _Failed(WamkitError):
-    """A check's own finding."""
+    """The finding of a check."""
 
 
 def _demand(condition: Any, finding: str) -> None:
@@ -43,26 +43,26 @@ def _demand(condition: Any, finding: str) -> None:
         raise _Failed(finding)
 
 
-def _play(env: Environment, start: int | Snapshot, actions: np.ndarray) -> Trace:
+def _play(env: Environment, start: int | Snapshot, actions: np.ndarray, render: bool = True) -> Trace:
     """Resets (start: a seed) or restores (start: a snapshot), then executes the actions, float32 (n, a)."""
     if isinstance(start, Snapshot):
-        raw, success = env.restore(start), False
+        raw, success = env.restore(start, render=render), False
     else:
-        raw, info = env.reset(seed=start)
+        raw, info = env.reset(seed=start, render=render)
         success = info["success"]
-    return [(raw, 0.0, success, env.snapshot().physics), *_play_on(env, actions)]
+    return [(raw, 0.0, success, env.snapshot().physics), *_play_on(env, actions, render)]
 
 
-def _play_on(env: Environment, actions: np.ndarray) -> Trace:
+def _play_on(env: Environment, actions: np.ndarray, render: bool = True) -> Trace:
     trace: Trace = []
     for action in actions:
-        raw, reward, _, _, info = env.step(action)
+        raw, reward, _, _, info = env.step(action, render=render)
         trace.append((raw, reward, info["success"], env.snapshot().physics))
     return trace
 
 
 def _difference(a: Trace, b: Trace, images: bool = True) -> str:
-    """Where two traces differ first, or "" when they agree byte for byte."""
+    """Describes the first difference of two traces; "" if they agree byte for byte."""
     for t, ((raw_a, *rest_a), (raw_b, *rest_b)) in enumerate(zip(a, b, strict=True)):
         parts = {"reward": (rest_a[0], rest_b[0]), "success": (rest_a[1], rest_b[1]), "physics": (rest_a[2], rest_b[2])}
         parts["proprio"] = (raw_a["proprio"], raw_b["proprio"])
@@ -77,8 +77,8 @@ def _difference(a: Trace, b: Trace, images: bool = True) -> str:
 def _actions(env: Environment, seed: int, n: int) -> np.ndarray:
     """Smooth seeded actions over the whole range, float32 (n, a)."""
     rng, space = np.random.default_rng(seed), env.action_space
-    held = np.repeat(rng.uniform(space.low, space.high, (n // 5 + 1, *space.shape)), 5, axis=0)
-    return held[:n].astype(np.float32)
+    actions = np.repeat(rng.uniform(space.low, space.high, (n // 5 + 1, *space.shape)), 5, axis=0)
+    return actions[:n].astype(np.float32)
 
 
 def _check_contract(factory: Factory, seed: int, steps: int) -> None:
@@ -88,8 +88,9 @@ def _check_contract(factory: Factory, seed: int, steps: int) -> None:
     _demand(isinstance(env.observation_space, spaces.Dict), "observation_space must be a gymnasium Dict")
     _demand(isinstance(env.action_space, spaces.Box), "action_space must be a gymnasium Box")
     _demand(env.action_space.shape == (len(env.action_names),), "action_names must name every action dimension")
-    _demand(env.observation_space["proprio"].shape == (len(env.proprio_names),), "proprio_names must name every number")
-    _demand(env.observation_space["images"].shape[0] == len(env.cameras), "cameras must name every picture")
+    state = env.observation_space["proprio"]
+    _demand(state.shape == (len(env.proprio_names),), "proprio_names must name every dimension")
+    _demand(env.observation_space["images"].shape[0] == len(env.cameras), "cameras must name every view")
     _demand(env.task in env.tasks(), f"task {env.task!r} is not among tasks()")
     raw, info = env.reset(seed=seed)
     for action in _actions(env, seed, steps):
@@ -128,28 +129,25 @@ def _check_variety(factory: Factory, seed: int, steps: int) -> None:
     traces = [_play(env, seed + k, _actions(env, seed, steps)) for k in range(3)]
     env.close()
     starts = [trace[0][0]["images"] for trace in traces]
-    _demand(
-        any(not np.array_equal(starts[0], other) for other in starts[1:]), "three seeds start with the same picture"
-    )
+    _demand(any(not np.array_equal(starts[0], other) for other in starts[1:]), "three seeds start with the same image")
     for name, before, after in zip(env.cameras, traces[0][0][0]["images"], traces[0][-1][0]["images"], strict=True):
-        _demand(not np.array_equal(before, after), f"camera {name!r}: the picture stays the same while the robot moves")
-        _demand(before.std() > 0, f"camera {name!r}: the picture is of one colour")
+        _demand(not np.array_equal(before, after), f"camera {name!r}: the image stays the same while the robot moves")
+        _demand(before.std() > 0, f"camera {name!r}: the image has one colour")
 
 
 def _check_render_switch(factory: Factory, seed: int, steps: int) -> None:
     env = factory()
     actions = _actions(env, seed, steps)
-    drawn = _play(env, seed, actions)
-    env.render_images = False
-    blind = _play(env, seed, actions)
+    rendered, blind = _play(env, seed, actions), _play(env, seed, actions, render=False)
+    _demand("images" not in env.restore(env.snapshot(), render=False), "restore(..., render=False) returns images")
     env.close()
-    _demand(all("images" not in raw for raw, *_ in blind), "with render_images = False observations still hold images")
-    found = _difference(drawn, blind, images=False)
-    _demand(not found, f"with and without drawing: {found}")
+    _demand(all("images" not in raw for raw, *_ in blind), "observations hold images with render=False")
+    found = _difference(rendered, blind, images=False)
+    _demand(not found, f"with and without rendering: {found}")
 
 
 def _check_two_at_once(factory: Factory, seed: int, steps: int) -> None:
-    """The picture of one living environment must not be another's (seen with several software OpenGL contexts)."""
+    """The image of one environment must not be another's, as happens with several software OpenGL contexts."""
     alone = []
     for k in range(2):
         env = factory()
@@ -162,11 +160,11 @@ def _check_two_at_once(factory: Factory, seed: int, steps: int) -> None:
         env.close()
     for k in range(2):
         found = _difference(alone[k], together[k])
-        _demand(not found, f"environment {k + 1} of two in one process does not show what it shows alone: {found}")
+        _demand(not found, f"environment {k + 1} of two in one process does not show the same as alone: {found}")
 
 
 def _check_snapshot(factory: Factory, seed: int, steps: int) -> None:
-    """A snapshot of the middle of an episode goes on byte for byte, in the same environment and in a new one."""
+    """An episode continues from a snapshot byte for byte, in the same environment and in a new one."""
     env = factory()
     actions = _actions(env, seed, 2 * steps)
     _play(env, seed, actions[:steps])
@@ -181,7 +179,7 @@ def _check_snapshot(factory: Factory, seed: int, steps: int) -> None:
 
 
 def _check_new_process(factory: Factory, seed: int, steps: int) -> None:
-    """The same in another process, where nothing is left over; and two seeds in two processes show different pictures."""
+    """Snapshots and seeds give the same in another process; two seeds show different images there."""
     env = factory()
     actions = _actions(env, seed, 2 * steps)
     started = _play(env, seed, actions[:steps])
@@ -196,7 +194,7 @@ def _check_new_process(factory: Factory, seed: int, steps: int) -> None:
     found = _difference(started, same)
     _demand(not found, f"the same seed and actions in another process: {found}")
     shown = [trace[-1][0]["images"] for trace in (started, other)]
-    _demand(not np.array_equal(*shown), "another seed in another process shows the same picture")
+    _demand(not np.array_equal(*shown), "another seed in another process shows the same image")
 
 
 def _play_fresh(factory: Factory, start: int | Snapshot, actions: np.ndarray) -> Trace:

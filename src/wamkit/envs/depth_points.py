@@ -1,7 +1,7 @@
-"""Scene points as an RGB-D camera gives them: where the rays of a regular grid of pixels hit what is drawn (MuJoCo).
+"""Scene points as an RGB-D camera gives them: where the rays of a regular grid of pixels hit the scene (MuJoCo).
 
-The grid is anchored in the present frame, so that nothing needs to be tracked or segmented at run time. In the simulator it is
-also known which body each point lies on and where every body is, and so, later, where every point went.
+The grid is anchored in the present frame, so nothing has to be tracked or segmented at run time. The simulator also
+knows the body that each point lies on and the pose of every body, and therefore where every point moves.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 FAR = 5.0
-"""Metres along the ray at which a point is put that hits nothing."""
+"""Metres along the ray at which a point is placed if the ray hits nothing."""
 
 
 class ScenePoints:
-    """A grid of `side` x `side` pixels of one camera, row by row from the upper left of the upright picture.
+    """A grid of `side` x `side` pixels of one camera, row by row from the upper left of the upright image.
 
-    model: as loaded, before anything that draws with it changed its meshes: rays look faces up in a tree made of those.
-    turned: whether the picture is shown turned by half a turn.   robot: bool (bodies,), which of them the robot consists of: any
-    robot knows from its kinematics where it is itself.   poses: how many rows `body_pose` has.
+    model: as loaded, before its meshes were changed for rendering: rays look faces up in a tree built from the original
+        ones.
+    turned: whether the image is rotated by half a turn.
+    robot: bool (bodies,), the bodies of the robot, whose position any robot knows from its kinematics.
+    poses: rows of `body_pose`.
     """
 
     def __init__(
@@ -36,12 +38,12 @@ class ScenePoints:
     ):
         self._mujoco, self._model, self._camera, self._robot, self._poses = mujoco, model, camera, robot, poses
         tangent = np.tan(np.radians(model.cam_fovy[camera]) / 2)
-        across = (2 * np.arange(side) + 1) / side - 1  # centres of `side` cells of (-1, 1)
-        rows, columns = np.meshgrid(across, across, indexing="ij")
+        centres = (2 * np.arange(side) + 1) / side - 1  # of `side` cells of (-1, 1)
+        rows, columns = np.meshgrid(centres, centres, indexing="ij")
         sign = -1 if turned else 1
         rays = np.stack([sign * aspect * tangent * columns, -sign * tangent * rows, -np.ones_like(rows)], -1)
         self._rays = (rays / np.linalg.norm(rays, axis=-1, keepdims=True)).reshape(-1, 3)
-        # As drawn: the groups that a new MjvOption shows.
+        # The groups that a new MjvOption renders.
         self._groups = np.array(mujoco.MjvOption().geomgroup, np.uint8)
 
     def cast(self, data: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -1,18 +1,21 @@
-"""LIBERO (Liu et al. 2023, arXiv 2306.03310): 130 tasks of a Panda arm in MuJoCo (robosuite), from fixed initial states.
+"""LIBERO (Liu et al. 2023, arXiv 2306.03310): 130 tasks of a Panda arm in MuJoCo (robosuite), from fixed initial
+states.
 
-Needs the package `hf-libero`, which brings the tasks and their initial states, and its pictures and meshes, which the package fetches
-when they are first needed (docs/cli.md says how both are installed beside wamkit's own PyTorch).
+Needs the package `hf-libero`, which contains the tasks and their initial states, and its textures and meshes, which the
+package downloads when they are first needed (docs/cli.md describes the installation beside wamkit's own PyTorch).
 
-Seeds. HELD_OUT_SEED_BASE + k starts from the k-th of a task's 50 published initial states, as openpi's evaluation does in its k-th
-trial: an initial state says nothing of where fixtures stand, so the simulator is seeded with `Config.seed` and reset k + 1 times
-first. Any other seed places objects by LIBERO's own samplers. Then come ten steps of doing nothing, in which objects settle.
+Seeds. HELD_OUT_SEED_BASE + k starts from the k-th of a task's 50 published initial states, as openpi's evaluation does
+in its k-th trial. An initial state does not contain the positions of fixtures, so the simulator is first seeded with
+`Config.seed` and reset k + 1 times. Any other seed places objects by LIBERO's own samplers. Ten steps without motion
+follow, in which objects settle.
 
-What is easily got wrong: MuJoCo's pictures are upside down, and turning them by half a turn, as models of OpenVLA's lineage do, mirrors
-them (`turn`). The instruction is that of the task's file name, which is not always what the task's definition says. The gripper
-opens at -1 and closes at 1. Turns are angles up to 2 pi about an axis, as robosuite writes them.
+Pitfalls. MuJoCo's images are upside down, and rotating them by half a turn, as models of OpenVLA's lineage do, mirrors
+them (`turn`). The instruction is the one in the task's file name, which does not always agree with the task's
+definition. The gripper opens at -1 and closes at 1. Rotations are angles up to 2 pi about an axis, as in robosuite.
 
-Run on the real simulator, software drawing, hf-libero 0.1.4, robosuite 1.4.0, MuJoCo 3.3: all of `wamkit.envs.check`, and resets that
-equal robosuite's own hard resets to the byte, for one task each of three suites. No published policy was run here.
+Tested on the real simulator with software rendering, hf-libero 0.1.4, robosuite 1.4.0 and MuJoCo 3.3: all of
+`wamkit.envs.check`, and resets that equal robosuite's own hard resets to the byte, for one task each of three suites.
+No published policy was run here.
 """
 
 from __future__ import annotations
@@ -33,24 +36,26 @@ import torch
 
 from wamkit.config import ConfigError, check_bounds, nearest
 from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
+from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
-"""Steps of an episode by suite, as OpenVLA and openpi cap them: a little more than the longest demonstration takes."""
+"""Steps of an episode by suite, the limits of OpenVLA and openpi: a little more than the longest demonstration
+takes."""
 
 WAIT = 10
-"""Steps of `NOTHING` before the first observation; not counted."""
+"""Steps of `NO_MOTION` before the first observation, not counted."""
 
 _FIXTURES = ("body_pos", "body_quat")
-"""Fields of the model in which LIBERO places what has no joint."""
+"""Model fields in which LIBERO places bodies that have no joint."""
 
-NOTHING = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
+NO_MOTION = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
 
 CAMERAS = {"agentview": "scene", "robot0_eye_in_hand": "wrist"}
 
-_MEANING = DatasetMetadata(
+_METADATA = DatasetMetadata(
     source="LIBERO",
     embodiment="Panda",
     control_mode="OSC_POSE delta",
@@ -76,39 +81,38 @@ class LiberoConfig:
     task: str
     """One of the 130 task names, e.g. `put_the_bowl_on_the_stove`."""
     height: int = 128
-    """Pixels; `drawn` must be a multiple."""
+    """Pixels; `render_size` must be a multiple."""
     width: int = 128
     """Pixels, likewise."""
-    drawn: int = 256
-    """Pixels a side of the picture that is drawn; it is averaged down."""
+    render_size: int = 256
+    """Side in pixels of the rendered image, which is averaged down."""
     turn: Literal["flipped", "rotated"] = "flipped"
-    """How pictures are brought upright, as of the importer `libero`: flipped is right; rotated is what OpenVLA's lineage learned from."""
+    """Method of turning images upright, as in the importer `libero`: flipped is correct; OpenVLA's lineage was trained
+    on rotated ones."""
     cameras: tuple[str, ...] = tuple(CAMERAS)
-    """One picture each: agentview, robot0_eye_in_hand."""
+    """One image each: agentview, robot0_eye_in_hand."""
     max_steps: int | None = None
-    """An episode is truncated after so many steps; None for the suite's own number."""
+    """Number of steps after which an episode is truncated; None for the suite's own."""
     seed: int = 7
-    """Of where fixtures stand when an initial state is used: 7 as openpi, 0 as OpenVLA."""
+    """Seed of the positions of fixtures when an initial state is used: openpi uses 7, OpenVLA 0."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, height=(1, inf), width=(1, inf), drawn=(1, inf), seed=(0, 2**32 - 1))
+        check_bounds(self, height=(1, inf), width=(1, inf), render_size=(1, inf), seed=(0, 2**32 - 1))
         check_bounds(self, **({} if self.max_steps is None else {"max_steps": (1, inf)}))
-        if self.drawn % self.height or self.drawn % self.width:
-            raise ConfigError(f"drawn = {self.drawn}: must be a multiple of {self.height} and {self.width}")
+        if self.render_size % self.height or self.render_size % self.width:
+            raise ConfigError(f"render_size = {self.render_size}: must be a multiple of {self.height} and {self.width}")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras) or set(self.cameras) - set(CAMERAS):
             raise ConfigError(f"cameras = {self.cameras}: must be of {', '.join(CAMERAS)}, once each, at least one")
 
 
-# ---------------------------------------------------------------------------------------------------- without a simulator
-
-
 def instruction(task: str) -> str:
-    """What the robot is told: the task's name in words, without the scene that the longer suites put before it."""
+    """The instruction: the task's name in words, without the scene that the longer suites put before it."""
     return re.sub(r"^[A-Z_]+_SCENE\d+_", "", task).replace("_", " ")
 
 
-def picture(raw: np.ndarray, height: int, width: int, turn: str) -> np.ndarray:
-    """MuJoCo's picture uint8 (n, n, 3), its lowest row first, as uint8 (3, height, width): upright and averaged down."""
+def upright_image(raw: np.ndarray, height: int, width: int, turn: str) -> np.ndarray:
+    """MuJoCo's image, uint8 (n, n, 3) with the lowest row first, as uint8 (3, height, width): upright and averaged
+    down."""
     upright = raw[::-1, ::-1] if turn == "rotated" else raw[::-1]
     n, m = len(raw) // height, raw.shape[1] // width
     blocks = upright.transpose(2, 0, 1).reshape(3, height, n, width, m).sum((2, 4), np.uint32)
@@ -116,8 +120,11 @@ def picture(raw: np.ndarray, height: int, width: int, turn: str) -> np.ndarray:
 
 
 def proprio(position: np.ndarray, quaternion: np.ndarray, fingers: np.ndarray) -> np.ndarray:
-    """float32 (8,): the hand's place (3,), its turn from a unit quaternion x, y, z, w as angle (0 .. 2 pi) times axis (3,), and
-    the places of its two fingers (2,)."""
+    """Proprioception, float32 (8,): position of the hand (3,), its rotation as angle (0 .. 2 pi) times axis (3,),
+    positions of its two fingers (2,).
+
+    quaternion: unit, x, y, z, w.
+    """
     w = np.clip(quaternion[3], -1.0, 1.0)
     sine = np.sqrt(1.0 - w * w)
     turn = 2 * np.arccos(w) / sine * quaternion[:3] if sine > 1e-8 else np.zeros(3)
@@ -125,11 +132,12 @@ def proprio(position: np.ndarray, quaternion: np.ndarray, fingers: np.ndarray) -
 
 
 def initial_states(path: Path) -> np.ndarray:
-    """The initial states of a `.pruned_init` file, float64 (n, 1 + nq + nv): time, positions, speeds.
+    """The initial states of a `.pruned_init` file, float64 (n, 1 + nq + nv): time, positions, velocities.
 
-    The file is a pickle within a torch archive; nothing but a plain array is let through. Raises WamkitError for any other file.
+    The file is a pickle within a torch archive, of which only a plain array is loaded. Raises WamkitError for any other
+    content.
     """
-    rebuild = np.empty(0).__reduce__()[0]  # NumPy's function that makes an array, under the two names it has had
+    rebuild = np.empty(0).__reduce__()[0]  # NumPy's constructor of arrays, under both of its names
     plain = [np.ndarray, np.dtype, type(np.dtype(np.float64))]
     names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     try:
@@ -137,13 +145,10 @@ def initial_states(path: Path) -> np.ndarray:
             states = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).split("\n")[0]
-        raise WamkitError(f"{path} is no file of initial states ({reason}): install hf-libero again") from error
+        raise WamkitError(f"{path} is not a file of initial states ({reason}): install hf-libero again") from error
     if not isinstance(states, np.ndarray) or states.dtype != np.float64 or states.ndim != 2 or not len(states):
-        raise WamkitError(f"{path} holds no table of initial states: install hf-libero again")
+        raise WamkitError(f"{path} does not hold a table of initial states: install hf-libero again")
     return states
-
-
-# ------------------------------------------------------------------------------------------------------- the simulator
 
 
 @register_env("libero")
@@ -164,7 +169,7 @@ class Libero(Environment):
         self.config, self.task, self.text = config, config.task, instruction(config.task)
         self.cameras, self.suite = tuple(config.cameras), known[config.task]
         roles = {c: CameraFacts(CAMERAS[c], config.turn) for c in self.cameras}
-        self.meaning = replace(_MEANING, cameras=roles)
+        self.dataset_metadata = replace(_METADATA, cameras=roles)
         self._mujoco, self._states = load_mujoco(), None
         self._max_steps = config.max_steps or MAX_STEPS[self.suite]
         self._env, self._steps, self._was_reset = self._build(), 0, False
@@ -178,11 +183,11 @@ class Libero(Environment):
 
     @classmethod
     def tasks(cls) -> tuple[str, ...]:
-        """All suites' tasks, in LIBERO's order. Raises WamkitError without the package."""
+        """All suites' tasks, in LIBERO's order. Raises WamkitError if LIBERO is not installed."""
         return tuple(task for tasks in suites().values() for task in tasks)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """See the module's docstring."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True):
+        """Starts the episode of `seed`; the module's docstring describes the seeds."""
         if seed is None and not self._was_reset:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
         super().reset(seed=seed)
@@ -194,48 +199,42 @@ class Libero(Environment):
         if state is not None:
             self._env.set_init_state(state)
         for _ in range(WAIT):
-            self._env.step(NOTHING)
+            self._env.step(NO_MOTION)
         self._steps, self._was_reset = 0, True
-        return self._observe(), {"success": bool(self._env.check_success())}
+        return self._observe(render), {"success": bool(self._env.check_success())}
 
-    def step(self, action: np.ndarray):
-        """One step of 1/20 s. action: float (7,): 1 is 5 cm of the hand's way, 0.5 rad of its turn, closing; clipped to [-1, 1]."""
-        action = np.asarray(action, np.float32)
-        if action.shape != (7,) or not np.isfinite(action).all():
-            raise WamkitError(f"libero action: expected 7 finite numbers, found {action!r}")
+    def step(self, action: np.ndarray, render: bool = True):
+        """One step of 1/20 s.
+
+        action: float (7,), clipped to [-1, 1]; 1 moves the hand by 5 cm, rotates it by 0.5 rad, closes the gripper.
+        """
+        action = self._checked_action(action)
         if not self._was_reset:
             raise WamkitError("step before the first reset: call reset(seed=...)")
-        _, reward, success, _ = self._env.step(np.clip(action, -1.0, 1.0))
+        _, reward, success, _ = self._env.step(action)
         self._steps += 1
-        return self._observe(), float(reward), False, self._steps >= self._max_steps, {"success": bool(success)}
+        return self._observe(render), float(reward), False, self._steps >= self._max_steps, {"success": bool(success)}
 
     def expert(self) -> None:
-        """There is none: collect with `--episodes 0`, import LIBERO's demonstrations with `wamkit import libero`."""
+        """None: collect with `--episodes 0`, and import LIBERO's demonstrations with `wamkit import libero`."""
         return None
 
     def snapshot(self) -> Snapshot:
-        model, data, spec = self._model, self._data, self._mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(self._mujoco.mj_stateSize(model, spec))
-        self._mujoco.mj_getState(model, data, physics, spec)
-        fixtures = {name: getattr(model, name).copy() for name in _FIXTURES}
+        physics = read_state(self._mujoco, self._model, self._data)
+        fixtures = {name: getattr(self._model, name).copy() for name in _FIXTURES}
         gripper = np.array(self._gripper.current_action, np.float64)
         return Snapshot(physics, fixtures, {"task": self.task, "steps": self._steps, "gripper": gripper})
 
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
-        if snapshot.attributes.get("task") != self.task:
-            raise WamkitError(f"a snapshot of {snapshot.attributes.get('task')!r} cannot be restored in {self.task!r}")
+    def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
+        self._check_task(snapshot)
         for name, value in snapshot.model.items():
             getattr(self._model, name)[...] = value
-        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)
-        self._mujoco.mj_forward(self._model, self._data)
-        # mj_forward overwrites the solver's warm start, which is part of the state.
-        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)
+        write_state(self._mujoco, self._model, self._data, snapshot.physics)
         self._env.robots[0].controller.update(force=True)
         self._gripper.current_action = snapshot.attributes["gripper"].copy()
-        self._env._post_process()  # lights of what is switched on
+        self._env._post_process()  # lights of switched-on appliances
         self._steps, self._was_reset = int(snapshot.attributes["steps"]), True
-        return self._observe()
+        return self._observe(render)
 
     def close(self) -> None:
         self._env.close()
@@ -257,14 +256,14 @@ class Libero(Environment):
         folder = Path(os.environ.get("LIBERO_CONFIG_PATH", "~/.libero")).expanduser()
         if not (folder / "config.yaml").exists():
             raise WamkitError(
-                "LIBERO asks at its first import where data sets should go, and writes config.yaml to "
+                "LIBERO asks at its first import for the folder of its data sets and writes config.yaml to "
                 f"{folder}: answer it once, python -c 'import libero.libero'"
             )
         try:
             from libero.libero.envs import OffScreenRenderEnv
 
             definition = package() / "bddl_files" / self.suite / f"{self.task}.bddl"
-            size = {"camera_heights": self.config.drawn, "camera_widths": self.config.drawn}
+            size = {"camera_heights": self.config.render_size, "camera_widths": self.config.render_size}
             return OffScreenRenderEnv(
                 bddl_file_name=str(definition), use_camera_obs=False, hard_reset=False, ignore_done=True, **size
             )
@@ -272,19 +271,23 @@ class Libero(Environment):
             raise WamkitError(f"the package hf-libero cannot be imported ({error}); {_ADVICE}") from error
         except OSError as error:
             raise WamkitError(
-                f"LIBERO cannot build {self.task} ({error}): its meshes and pictures must lie in {package() / 'assets'}"
+                f"LIBERO cannot build {self.task} ({error}): its meshes and textures must be in {package() / 'assets'}"
             ) from error
 
     def _place(self, seed: int, times: int) -> None:
-        """Seeds LIBERO and resets it `times` times, to the byte as its own hard resets do, which build the model anew for seconds."""
-        before = np.random.get_state()  # LIBERO draws from NumPy's own generator, which is not ours to change
+        """Seeds LIBERO and resets it `times` times.
+
+        The result equals its own hard resets to the byte, which take seconds, as they build the model anew.
+        """
+        before = np.random.get_state()  # LIBERO uses NumPy's global generator, which is not ours to change
         try:
             np.random.seed(seed)
             for k in range(times):
-                # Objects within others are placed by where these stand, so these must stand as in the model's file.
+                # Objects inside others are placed relative to these, which must be where the model's file puts them.
                 for name, value in self._pristine.items():
                     getattr(self._model, name)[...] = value
-                # Each time the model is built, LIBERO adds its initializers of joints to their list again, and so draws once more.
+                # Each time the model is built, LIBERO appends its joint initializers to their list again, and so
+                # samples once more.
                 self._env.env.object_property_initializers = self._joints * (k + 2)
                 self._env.reset()
         finally:
@@ -297,43 +300,46 @@ class Libero(Environment):
             width = 1 + self._model.nq + self._model.nv
             if self._states.shape[1] != width:
                 raise WamkitError(
-                    f"{self.task}: initial states of {self._states.shape[1]} numbers, the simulator has {width}: "
+                    f"{self.task}: initial states have {self._states.shape[1]} values, the simulator {width}: "
                     "install hf-libero again"
                 )
         if k >= len(self._states):
-            raise WamkitError(f"{self.task} has {len(self._states)} initial states: ask for no more episodes a task")
+            raise WamkitError(f"{self.task} has {len(self._states)} initial states, the most episodes to evaluate")
         return self._states[k]
 
-    def _observe(self) -> dict[str, Any]:
-        # After a step MuJoCo's places of bodies are those before it until they are computed; this leaves the solver alone.
+    def _observe(self, render: bool) -> dict[str, Any]:
+        # After a step MuJoCo's positions of bodies are those before it until they are computed; the solver is
+        # unaffected.
         self._mujoco.mj_kinematics(self._model, self._data)
         self._mujoco.mj_camlight(self._model, self._data)
         robot = self._env.robots[0]
         w, x, y, z = self._data.body(robot.robot_model.eef_name).xquat
         hand, fingers = self._data.site_xpos[robot.eef_site_id], self._data.qpos[robot._ref_gripper_joint_pos_indexes]
         raw: dict[str, Any] = {"proprio": proprio(hand, np.array([x, y, z, w]), fingers), "text": self.text}
-        if self.render_images:
+        if render:
             c = self.config
-            drawn = (self._env.sim.render(camera_name=n, width=c.drawn, height=c.drawn) for n in self.cameras)
-            raw["images"] = np.stack([picture(d, c.height, c.width, c.turn) for d in drawn])
+            size = {"width": c.render_size, "height": c.render_size}
+            large = (self._env.sim.render(camera_name=name, **size) for name in self.cameras)
+            raw["images"] = np.stack([upright_image(x, c.height, c.width, c.turn) for x in large])
         return raw
 
 
-_ADVICE = "docs/cli.md says how it is installed without another PyTorch"
+_ADVICE = "docs/cli.md describes its installation without another PyTorch"
 
 
 def package() -> Path:
-    """Where LIBERO's tasks and initial states lie. Raises WamkitError where the package is missing. Imports nothing of it."""
+    """Folder of LIBERO's tasks and initial states, found without importing LIBERO. Raises WamkitError if it is not
+    installed."""
     found = importlib.util.find_spec("libero")
-    places = [Path(p) / "libero" for p in (found.submodule_search_locations or ())] if found else []
-    for place in places:
-        if (place / "benchmark/libero_suite_task_map.py").exists():
-            return place
+    folders = [Path(p) / "libero" for p in (found.submodule_search_locations or ())] if found else []
+    for folder in folders:
+        if (folder / "benchmark/libero_suite_task_map.py").exists():
+            return folder
     raise WamkitError(f"LIBERO needs the package hf-libero; {_ADVICE}")
 
 
 @lru_cache(maxsize=1)
 def suites() -> dict[str, tuple[str, ...]]:
-    """Task names by suite, in LIBERO's order. Raises WamkitError where the package is missing."""
+    """Task names by suite, in LIBERO's order. Raises WamkitError if LIBERO is not installed."""
     tasks = runpy.run_path(str(package() / "benchmark/libero_suite_task_map.py"))["libero_task_map"]
     return {suite: tuple(tasks[suite]) for suite in MAX_STEPS}

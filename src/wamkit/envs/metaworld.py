@@ -1,6 +1,6 @@
-"""MetaWorld (Yu et al. 2019, arXiv 1910.10897): 50 table-top tasks of a Sawyer arm in MuJoCo, by name.
+"""MetaWorld (Yu et al. 2019, arXiv 1910.10897): 50 table-top tasks of a Sawyer arm in MuJoCo.
 
-Needs the package `metaworld`; pictures are drawn off-screen, by software (OSMesa) unless MUJOCO_GL says otherwise.
+Needs the package `metaworld`. Images are rendered off-screen, in software (OSMesa) unless MUJOCO_GL chooses otherwise.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import copy
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, ClassVar
@@ -23,7 +23,8 @@ from wamkit.envs.depth_points import ScenePoints
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.mujoco_bodies import TrackedBodies
-from wamkit.envs.rendering import Pictures, load_mujoco
+from wamkit.envs.mujoco_state import read_state, write_state
+from wamkit.envs.rendering import Renderer, load_mujoco
 from wamkit.envs.variation import FACTORS, Factors, Variation
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
@@ -31,9 +32,9 @@ from wamkit.types import Snapshot, WamkitError
 _PROPRIO_LOW = np.array([-0.525, 0.348, -0.0525, 0.0], np.float32)
 _PROPRIO_HIGH = np.array([0.525, 1.025, 0.7, 1.0], np.float32)
 _CLOSE_CORNER2 = (0.75, 0.075, 0.7)
-"""Where most MetaWorld papers put `corner2`; at its default place the object is half as wide in the picture."""
+"""Position of `corner2` in most MetaWorld papers; from its default position the object looks half as wide."""
 
-_MEANING = DatasetMetadata(
+_METADATA = DatasetMetadata(
     source="MetaWorld",
     embodiment="sawyer",
     control_mode="end-effector delta",
@@ -43,7 +44,7 @@ _MEANING = DatasetMetadata(
         Field("hand", 0, 3, "position", frame="world", unit="m"),
         Field("gripper", 3, 4, "gripper", unit="1"),
     ),
-    # Hundredths of a metre by which the hand's target moves, within -1 and 1; the gripper's is an effort, 1 to close.
+    # Displacement of the hand's target in centimetres, within -1 and 1; the gripper's effort, 1 to close.
     action=(
         Field("hand", 0, 3, "position", "delta", frame="world", unit="cm"),
         Field("gripper", 3, 4, "gripper", unit="1"),
@@ -51,14 +52,14 @@ _MEANING = DatasetMetadata(
 )
 
 _BULKY = ("mesh_", "tex_", "hfield_", "skin_", "bvh_", "oct_", "name", "paths", "text_")
-"""Model fields that no reset touches and that would make the comparison with the pristine model slow."""
+"""Model fields that no reset changes; comparing them with the pristine model would be slow."""
 
 _PLAIN = (bool, int, float, str, type(None), np.generic)
 
 
 @dataclass(frozen=True)
 class MetaWorldConfig(Factors):
-    """Options of `MetaWorld`; those of `Factors` are among them."""
+    """Options of `MetaWorld`, including those of `Factors`."""
 
     task: str
     """One of the 50 task names, e.g. `drawer-open-v3`."""
@@ -67,29 +68,31 @@ class MetaWorldConfig(Factors):
     width: int = 64
     """Pixels."""
     supersample: int = 3
-    """Pictures are drawn so many times larger and averaged down. At 64x64 a frame costs as much as its vertices, so 3
-    takes 15 % longer than 1; without it edges jump by whole pixels, and where they are within one is lost to the model."""
+    """Factor by which images are rendered larger and averaged down. At 64x64 the time of a frame is that of its
+    vertices, so 3 takes 15 % longer than 1. Without it edges jump by whole pixels, and the model cannot see where
+    within a pixel they are."""
     coarse_meshes: bool = True
-    """Draw meshes with vertices within 4 mm merged: invisible at this size, and a frame takes a third less time. Turn it off
-    for large pictures."""
+    """Render meshes with vertices within 4 mm merged: invisible at this size, and a frame takes a third less time. Turn
+    it off for large images."""
     cameras: tuple[str, ...] = ("corner2",)
-    """One picture each: topview, corner, corner2, corner3, corner4, behindGripper, gripperPOV."""
+    """One image each: topview, corner, corner2, corner3, corner4, behindGripper, gripperPOV."""
     goal_markers: bool = False
-    """Draw MuJoCo's sites. Off, because the goal is one of them: a coloured ball that no real scene has gives away where
-    the object must go, and for look-alike tasks even which task is meant."""
+    """Render MuJoCo's sites. Off, because the goal is one of them: a coloured ball that no real scene has reveals where
+    the object must go, and for look-alike tasks even which task it is."""
     reset_low: tuple[float, ...] | None = None
-    """Lower corner of the range from which a reset draws; None for the task's own."""
+    """Lower corner of the range of random resets; None for the task's own."""
     reset_high: tuple[float, ...] | None = None
     """Upper corner, likewise."""
     max_steps: int = 200
-    """An episode is truncated after so many steps."""
+    """Number of steps after which an episode is truncated."""
     text: str | None = None
     """Instruction in place of the task's own."""
     sway: float = 0.0
-    """Metres by which the first camera moves about its place, as one does that is worn on a head; where to depends on seed and step."""
+    """Amplitude in metres of a smooth motion of the first camera, as of one worn on a head. It depends on seed and
+    step."""
     point_grid: int = 0
-    """Scene points a side of a square grid of pixels of the first camera, as a depth camera gives them; 0 for none. Recordings
-    then also hold how every point moves, which families that imagine points learn from."""
+    """Side of a square grid of scene points, as a depth camera at the first camera gives them; 0 for none. Recordings
+    then also hold the motion of every point, from which families that imagine points learn."""
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -105,9 +108,9 @@ class MetaWorldConfig(Factors):
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():
-            raise ConfigError("text is empty: must be an instruction; leave it out for the task's own")
+            raise ConfigError("text is empty: must be an instruction, or None for the task's own")
         if self.point_grid and self.distractors:
-            raise ConfigError(f"distractors = {self.distractors}: must be 0 with point_grid, which would not see them")
+            raise ConfigError(f"distractors = {self.distractors}: must be 0 with point_grid, which does not see them")
 
 
 @register_env("metaworld")
@@ -119,7 +122,7 @@ class MetaWorld(Environment):
     proprio_names = ("hand_x", "hand_y", "hand_z", "gripper_open")
     action_names = ("dx", "dy", "dz", "gripper_close")
     fps = 80.0
-    things = TrackedBodies.names
+    tracked_bodies = TrackedBodies.names
     metadata = {"render_modes": [], "render_fps": 80}
     factors: ClassVar[Mapping[str, str]] = FACTORS
 
@@ -128,12 +131,12 @@ class MetaWorld(Environment):
         self.config, self.task, self.cameras = config, config.task, tuple(config.cameras)
         self.text = config.text or INSTRUCTIONS[config.task]
         roles = {c: CameraFacts("wrist" if c == "gripperPOV" else "scene") for c in self.cameras}
-        self.meaning = replace(_MEANING, cameras=roles)
+        self.dataset_metadata = replace(_METADATA, cameras=roles)
         self._mujoco, registry, policies = _load()
         self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()
         self._variation = Variation(self._mujoco, config, self._sim, config.cameras[0])
-        self._pictures = Pictures(
+        self._renderer = Renderer(
             self._mujoco,
             self._sim.model,
             self._sim.data,
@@ -146,13 +149,13 @@ class MetaWorld(Environment):
         )
         self.point_grid, self.bodies = config.point_grid, _BODIES if config.point_grid else 0
         self._points = (
-            _scene_points(self._mujoco, self._sim, solid, config, self._pictures) if config.point_grid else None
+            _scene_points(self._mujoco, self._sim, solid, config, self._renderer) if config.point_grid else None
         )
         self._fields = _small_fields(self._sim.model)
         self._pristine_fields = {name: field.copy() for name, field in self._fields.items()}
         self._fixed = {k for k, v in vars(self._sim).items() if not _is_plain(v) or _views_simulator(v)}
         self._pristine_attributes = copy.deepcopy({k: v for k, v in vars(self._sim).items() if k not in self._fixed})
-        self._things: TrackedBodies | None = None
+        self._bodies: TrackedBodies | None = None
         self._was_reset = False
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (4,), np.float32)
         self.observation_space = observation_spaces(
@@ -163,21 +166,21 @@ class MetaWorld(Environment):
     def tasks(cls) -> tuple[str, ...]:
         return tuple(INSTRUCTIONS)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Starts the episode that `seed` stands for; without a seed the next one is drawn from the last seed's stream."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True):
+        """Starts the episode of `seed`; without a seed, of the next one in the last seed's stream."""
         if seed is None and not self._was_reset:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
         sim = self._sim
-        # MetaWorld leaves the last episode's objects in the model while it moves the hand to its start: begin afresh.
+        # MetaWorld leaves the last episode's objects in the model while it moves the hand to its start: start clean.
         self._set_fields({})
         self._set_attributes({}, keep_views=False)
         self._variation.begin(seed)
         sim.seed(seed)
         sim.reset()
-        # Some tasks move a body without letting the simulator know; their first observation would show the old place.
+        # Some tasks move a body without telling the simulator; their first observation would show the old position.
         self._mujoco.mj_forward(sim.model, sim.data)
         sim._prev_obs = sim._get_curr_obs_combined_no_goal()
         space = sim.sawyer_observation_space
@@ -185,31 +188,27 @@ class MetaWorld(Environment):
         if self.config.sway:
             sim.sway_phase = np.random.default_rng((seed, 3)).uniform(0, 2 * np.pi, 6)
         self._was_reset = True
-        raw, truth = self._observe()
-        return raw, {"success": False, **truth}
+        raw, points = self._observe(render)
+        return raw, {"success": False, **points}
 
-    def step(self, action: np.ndarray):
-        """One step of 1/80 s. action: float (4,), hand displacement (1 is 1 cm) and gripper effort, clipped to [-1, 1]."""
-        action = np.asarray(action, np.float32)
-        if action.shape != (4,) or not np.isfinite(action).all():
-            raise WamkitError(f"metaworld action: expected 4 finite numbers, found {action!r}")
+    def step(self, action: np.ndarray, render: bool = True):
+        """One step of 1/80 s. action: float (4,), hand displacement (1 is 1 cm) and gripper effort, clipped to [-1,
+        1]."""
+        action = self._checked_action(action)
         if not self._was_reset:
             raise WamkitError("step before the first reset: call reset(seed=...)")
-        _, reward, _, _, info = self._sim.step(np.clip(action, -1.0, 1.0))
+        _, reward, _, _, info = self._sim.step(action)
         truncated = self._sim.curr_path_length >= self.config.max_steps
-        raw, truth = self._observe()
-        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **truth}
+        raw, points = self._observe(render)
+        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **points}
 
     def expert(self) -> Expert:
-        """MetaWorld's scripted policy; it reads the simulator's full state, which no learned policy sees."""
+        """MetaWorld's scripted policy, which reads the simulator's full state."""
         return lambda rng: np.clip(self._policy.get_action(self._sim._last_stable_obs), -1.0, 1.0).astype(np.float32)
 
     def snapshot(self) -> Snapshot:
-        """See `Snapshot`; attributes are those that differ from a new simulator's, plus the task and the generator."""
-        mujoco, sim = self._mujoco, self._sim
-        spec = mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(mujoco.mj_stateSize(sim.model, spec))
-        mujoco.mj_getState(sim.model, sim.data, physics, spec)
+        """See `Snapshot`. Attributes are those that differ from a new simulator's, plus the task and the generator."""
+        sim = self._sim
         model = {k: v.copy() for k, v in self._fields.items() if not np.array_equal(v, self._pristine_fields[k])}
         attributes: dict[str, Any] = {"task": self.task, "np_random": json.dumps(sim.np_random.bit_generator.state)}
         for key, value in vars(sim).items():
@@ -219,56 +218,52 @@ class MetaWorld(Environment):
                 raise WamkitError(f"{self.task}: cannot record attribute {key!r} of type {type(value).__name__}")
             if key not in self._pristine_attributes or not _same(value, self._pristine_attributes[key]):
                 attributes[key] = copy.deepcopy(value)
-        return Snapshot(physics=physics, model=model, attributes=attributes)
+        return Snapshot(read_state(self._mujoco, sim.model, sim.data), model, attributes)
 
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
-        if snapshot.attributes.get("task") != self.task:
-            raise WamkitError(f"a snapshot of {snapshot.attributes.get('task')!r} cannot be restored in {self.task!r}")
+    def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
+        self._check_task(snapshot)
         if not self._was_reset:
-            # Only a reset makes the attributes that look into the simulator's memory, e.g. door-lock's `obj_init_pos`.
-            render, self.render_images = self.render_images, False
-            self.reset(seed=0)
-            self.render_images = render
+            # Only a reset makes the attributes that are views of the simulator's memory, e.g. door-lock's
+            # `obj_init_pos`.
+            self.reset(seed=0, render=False)
         attributes = {k: v for k, v in snapshot.attributes.items() if k not in ("task", "np_random")}
         self._set_fields(snapshot.model)
         self._set_attributes(attributes, keep_views=True)
-        sim, mujoco, spec = self._sim, self._mujoco, self._mujoco.mjtState.mjSTATE_INTEGRATION
+        sim = self._sim
         sim.np_random.bit_generator.state = json.loads(snapshot.attributes["np_random"])
-        mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
-        mujoco.mj_forward(sim.model, sim.data)
-        # mj_forward overwrites the solver's warm start, which is part of the state.
-        mujoco.mj_setState(sim.model, sim.data, snapshot.physics, spec)
-        return self._observe()[0]
+        write_state(self._mujoco, sim.model, sim.data, snapshot.physics)
+        return self._observe(render)[0]
 
-    def truth(self, masks: bool = True) -> GroundTruth:
-        """See `TrackedBodies`; masks are those of the first camera."""
-        if self._things is None:
+    def ground_truth(self, masks: bool = True) -> GroundTruth:
+        """See `TrackedBodies`. Masks are those of the first camera."""
+        if self._bodies is None:
             model = self._sim.model
             robot = model.body_rootid == model.body("base").id
-            self._things = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
-        return self._things.truth(self.snapshot().physics, self._pictures.segmentation()[0] if masks else None)
+            self._bodies = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
+        geoms = self._renderer.segmentation()[0] if masks else None
+        return self._bodies.ground_truth(read_state(self._mujoco, self._sim.model, self._sim.data), geoms)
 
     def close(self) -> None:
-        self._pictures.close()
+        self._renderer.close()
         super().close()
 
-    def _observe(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The observation, and what only a simulator knows of it, for `info`."""
-        raw, truth = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
-        if not self.render_images:
-            return raw, truth
+    def _observe(self, render: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The observation, and for `info` the ground truth of its scene points."""
+        raw, points = {"proprio": self._sim._last_stable_obs[:4].astype(np.float32), "text": self.text}, {}
+        if not render:
+            return raw, points
         with self._variation.camera():
-            raw["images"] = self._swaying(self._pictures.draw) if self.config.sway else self._pictures.draw()
+            raw["images"] = self._render_swaying() if self.config.sway else self._renderer.render()
             if self._points:
-                raw["point_cloud"], truth["point_body"] = self._points.cast(self._sim.data)
-                truth["body_pose"] = self._points.body_pose(self._sim.data)
-        return raw, truth
+                raw["point_cloud"], points["point_body"] = self._points.cast(self._sim.data)
+                points["body_pose"] = self._points.body_pose(self._sim.data)
+        return raw, points
 
-    def _swaying(self, draw: Callable[[], np.ndarray]) -> np.ndarray:
-        """What `draw` gives while the first camera is away from its place, on a smooth path that begins anywhere."""
+    def _render_swaying(self) -> np.ndarray:
+        """Images with the first camera displaced along a smooth path with a random phase."""
         sim, camera = self._sim, self._sim.model.camera(self.cameras[0]).id
         angle = sim.sway_phase + sim.curr_path_length * 2 * np.pi / _SWAY_STEPS
-        place, turn = sim.data.cam_xpos[camera].copy(), sim.data.cam_xmat[camera].copy()
+        position, turn = sim.data.cam_xpos[camera].copy(), sim.data.cam_xmat[camera].copy()
         sim.data.cam_xpos[camera] += self.config.sway * np.sin(angle[:3])
         tilt = np.zeros(4)
         self._mujoco.mju_euler2Quat(tilt, self.config.sway / 2 * np.sin(angle[3:]), "xyz")
@@ -276,9 +271,9 @@ class MetaWorld(Environment):
         self._mujoco.mju_quat2Mat(rotation, tilt)
         sim.data.cam_xmat[camera] = (turn.reshape(3, 3) @ rotation.reshape(3, 3)).reshape(-1)
         try:
-            return draw()
+            return self._renderer.render()
         finally:
-            sim.data.cam_xpos[camera], sim.data.cam_xmat[camera] = place, turn
+            sim.data.cam_xpos[camera], sim.data.cam_xmat[camera] = position, turn
 
     def _set_fields(self, changed: dict[str, np.ndarray]) -> None:
         for name, field in self._fields.items():
@@ -299,21 +294,21 @@ class MetaWorld(Environment):
 _RANDOM = ("_np_random", "_np_random_seed")
 
 _SWAY_STEPS = np.array([110, 140, 170, 130, 160, 190])
-"""Steps in which a swaying camera comes back, for each direction and axis."""
+"""Periods of the swaying camera in steps: three translations, then three rotations."""
 
 _BODIES = 40
-"""Rows of `body_pose`, the same for all tasks: none has more than 39 bodies."""
+"""Rows of `body_pose`, the same for all tasks, of which none has more than 39 bodies."""
 
 
-def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pictures: Pictures) -> ScenePoints:
-    """Of the first camera. The robot is all that hangs on its base."""
+def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, renderer: Renderer) -> ScenePoints:
+    """Scene points of the first camera. The robot is everything that hangs on its base."""
     return ScenePoints(
         mujoco,
         solid,
         camera=sim.model.camera(config.cameras[0]).id,
         side=config.point_grid,
         aspect=config.width / config.height,
-        turned=pictures.turned[0],
+        turned=renderer.turned[0],
         robot=solid.body_rootid == solid.body("base").id,
         poses=_BODIES,
     )
@@ -322,8 +317,8 @@ def _scene_points(mujoco: Any, sim: Any, solid: Any, config: MetaWorldConfig, pi
 def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The reset range common to all `tasks`, as (reset_low, reset_high) for `MetaWorldConfig`.
 
-    With it, the same seed starts look-alike tasks (faucet-open-v3, faucet-close-v3) from the same state. Raises WamkitError
-    when the ranges do not meet.
+    With it, a seed starts look-alike tasks (faucet-open-v3, faucet-close-v3) from the same state. Raises WamkitError
+    for ranges that do not overlap.
     """
     registry, tasks = _load()[1], tuple(tasks)
     for task in tasks:
@@ -333,7 +328,7 @@ def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[f
         raise WamkitError(f"the reset ranges of {', '.join(tasks)} have different dimensions")
     low, high = np.max([s.low for s in spaces], axis=0), np.min([s.high for s in spaces], axis=0)
     if (low > high).any():
-        raise WamkitError(f"the reset ranges of {', '.join(tasks)} do not meet")
+        raise WamkitError(f"the reset ranges of {', '.join(tasks)} do not overlap")
     return tuple(low.tolist()), tuple(high.tolist())
 
 
@@ -351,16 +346,17 @@ def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
         from metaworld.policies import ENV_POLICY_MAP
     except ImportError as error:
         raise WamkitError(f"the package metaworld cannot be imported ({error}): pip install metaworld") from error
-    # The scripted policies warn at most steps that their actions will be clipped, which is what happens.
+    # The scripted policies warn at most steps that their actions will be clipped, as is intended.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
     return mujoco, ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
 
 
 def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
-    """The bare simulator, ready for seeded resets, with cheap drawing and the close camera; and its model with whole meshes."""
+    """The bare simulator, ready for seeded resets, with cheap rendering and the close camera; and its model with full
+    meshes."""
     sim = cls()
     sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
-    # Otherwise the scripted experts get a goal of zeros, for the observation is clipped to this (cached) space.
+    # Otherwise the scripted experts get a goal of zeros, because the observation is clipped to this (cached) space.
     sim._partially_observable = False
     del sim.sawyer_observation_space
     sim.observation_space = sim.sawyer_observation_space
@@ -371,7 +367,7 @@ def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
         high = np.array(space.high if config.reset_high is None else config.reset_high, np.float64)
         if low.shape != space.shape or high.shape != space.shape or (low > high).any():
             raise WamkitError(
-                f"reset range of {config.task}: expected {space.shape[0]} numbers each, low <= high, "
+                f"reset range of {config.task}: expected {space.shape[0]} values each, low <= high, "
                 f"found {config.reset_low} and {config.reset_high}"
             )
         sim._random_reset_space = gymnasium.spaces.Box(low, high, dtype=np.float64)
@@ -382,7 +378,8 @@ def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
             raise WamkitError(
                 f"unknown camera {camera!r} of metaworld{nearest(camera, names)}; known: {', '.join(names)}"
             )
-    # As shipped (4096 pixel shadow map, four samples a pixel) a software frame takes 200 to 400 ms, so about 12.
+    # As shipped (4096 pixel shadow map, four samples a pixel) a software frame takes 200 to 400 ms; like this, about
+    # 12.
     model.vis.quality.offsamples, model.vis.quality.shadowsize = 0, 0
     model.vis.global_.offwidth = config.supersample * config.width
     model.vis.global_.offheight = config.supersample * config.height
@@ -394,13 +391,13 @@ def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
 
 
 _CELL = 0.004
-"""Metres. Vertices of a mesh that share a cell of this size are drawn as one: a pixel is three times as wide."""
+"""Metres. Vertices of a mesh that share a cell of this size are merged; a pixel is three times as wide."""
 
 
 def _coarsen_meshes(model: Any) -> None:
-    """Merges the vertices of every drawn mesh within `_CELL` and drops the faces that collapse (vertex clustering, Rossignac
-    and Borrel 1993). A software frame costs as much as its faces: 68,000, of which a third stays, at 44 dB to the full picture.
-    Contacts are computed from other arrays (convex hulls), so the physics is the same to the bit.
+    """Merges the vertices of every rendered mesh within `_CELL` and drops the faces that collapse (vertex clustering,
+    Rossignac and Borrel 1993). The time of a software frame is that of its 68,000 faces, of which a third stays, at 44
+    dB to the full image. Contacts are computed from other arrays (convex hulls), so the physics is the same to the bit.
     """
     for mesh in range(model.nmesh):
         vertices = slice(model.mesh_vertadr[mesh], model.mesh_vertadr[mesh] + model.mesh_vertnum[mesh])
@@ -426,7 +423,7 @@ def _small_fields(model: Any) -> dict[str, np.ndarray]:
 
 
 def _views_simulator(value: Any) -> bool:
-    """True for an array that looks into MuJoCo's memory, so that it changes as the simulator does."""
+    """Whether this is a view of MuJoCo's memory, an array that changes as the simulator does."""
     while isinstance(value, np.ndarray):
         if value.base is None:
             return False

@@ -1,4 +1,4 @@
-"""What the tasks of MetaWorld are called, and how each is said in words."""
+"""The tasks of MetaWorld and their instructions."""
 
 INSTRUCTIONS = {
     "assembly-v3": "pick up the wrench and put its ring onto the peg",

@@ -1,16 +1,16 @@
-"""A probe suite of elementary physics: objects that drop, slide, collide, topple, pass behind a wall, or are pushed (MuJoCo).
+"""Scenes of elementary physics: objects that drop, slide, collide, topple, pass behind a wall or are pushed (MuJoCo).
 
-Tabletop manipulation holds almost no free fall, free collision or occlusion; these scenes hold little else, so that a model of
-the world can be held against laws. Everything about a scene follows from task and seed (`physics_scenes`), and the
-simulator's truth of any instant can be read from its snapshot (`truth`), so a data set needs to store pictures and
-snapshots alone.
+Tabletop manipulation contains almost no free fall, free collision or occlusion. These scenes contain little else, so
+that a world model can be compared with physical laws. A scene follows from task and seed alone (`physics_scenes`), and
+the ground truth of any instant can be read from its snapshot, so a data set only stores images and snapshots.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -18,24 +18,25 @@ import numpy as np
 from wamkit.config import check_bounds
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.ground_truth import GroundTruth
-from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, draw_scene
-from wamkit.envs.rendering import Pictures, load_mujoco
+from wamkit.envs.mujoco_state import read_state, write_state
+from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, sample_scene
+from wamkit.envs.rendering import Renderer, load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 SPEED = 0.3
-"""Metres a second of the pusher at an action of 1."""
+"""Speed of the pusher at an action of 1, in m/s."""
 
 MOVED = 0.05
-"""Metres by which an object must be moved in `push`."""
+"""Metres by which the object must be displaced in `push`."""
 
-STILL = (0.02, 0.2, 5)
-"""An object rests when slower than this (m/s, rad/s) for so many steps."""
+AT_REST = (0.02, 0.2, 5)
+"""An object is at rest when slower than this (m/s, rad/s) for this many steps."""
 
 _FAR = 1.0  # metres beyond which distances are not measured
 _SUBSTEPS = round(1 / 50 / TIMESTEP)
 
-_MEANING = DatasetMetadata(
+_METADATA = DatasetMetadata(
     source="wamkit's physics suite",
     embodiment="pusher",
     control_mode="velocity",
@@ -60,13 +61,14 @@ class PhysicsConfig:
     width: int = 64
     """Pixels."""
     supersample: int = 3
-    """Pictures are drawn so many times larger and averaged down."""
+    """Factor by which images are rendered larger and averaged down."""
     max_steps: int = 150
-    """An episode is truncated after so many steps."""
+    """Number of steps after which an episode is truncated."""
     jitter: float = 0.0
-    """Share by which mass, friction, speed and place differ from the seed's scene: another take, for a real-to-real ceiling."""
+    """Relative difference of mass, friction, speed and position from the seed's scene: another take, for a real-to-real
+    ceiling."""
     take: int = 0
-    """Which other take."""
+    """Index of the other take."""
 
     def __post_init__(self) -> None:
         check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
@@ -75,10 +77,10 @@ class PhysicsConfig:
 
 @register_env("physics")
 class Physics(Environment):
-    """Objects drop, slide, collide, topple, are hidden or pushed, with the simulator's truth (MuJoCo).
+    """Objects drop, slide, collide, topple, are hidden or pushed, with complete ground truth (MuJoCo).
 
-    Only `push` has a pusher; elsewhere actions are ignored and proprioception is zero. Success: in `push` the object was moved by
-    `MOVED`, elsewhere everything has come to rest.
+    Only `push` has a pusher; in other tasks actions are ignored and proprioception is zero. Success in `push`: the
+    object was displaced by `MOVED`. In other tasks: everything has come to rest.
     """
 
     Config = PhysicsConfig
@@ -87,16 +89,18 @@ class Physics(Environment):
     proprio_names = ("x", "y", "x_speed", "y_speed")
     action_names = ("x_speed", "y_speed")
     fps = 50.0
-    meaning = _MEANING
-    things = tuple(f"object{k}" for k in range(OBJECTS))
+    dataset_metadata = _METADATA
+    rigid_bodies = True
+    second_take: ClassVar[Mapping[str, Any]] = {"jitter": 0.05, "take": 1}
+    tracked_bodies = tuple(f"object{k}" for k in range(OBJECTS))
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: PhysicsConfig):
         if config.task not in self.tasks():
             raise WamkitError(f"unknown physics task {config.task!r}; known: {', '.join(self.tasks())}")
         self.config, self.task, self.text = config, config.task, TEXTS[config.task]
-        self._mujoco, self._scene_of, self._pictures = load_mujoco(), None, None
-        self._steps = self._still = 0
+        self._mujoco, self._scene_of, self._renderer = load_mujoco(), None, None
+        self._steps = self._steps_at_rest = 0
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         bound = np.full(4, np.inf, np.float32)
         self.observation_space = observation_spaces(1, config.height, config.width, -bound, bound)
@@ -105,47 +109,45 @@ class Physics(Environment):
     def tasks(cls) -> tuple[str, ...]:
         return tuple(TEXTS)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Starts the scene that `seed` stands for."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True):
+        """Starts the scene of `seed`."""
         if seed is None and self._scene_of is None:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._build(seed, self.config.jitter, self.config.take)
         self._mujoco.mj_resetData(self._model, self._data)
-        for k, thing in enumerate(self._scene.things):
+        for k, item in enumerate(self._scene.objects):
             joint = self._data.joint(self._model.body(f"object{k}").jntadr[0])
-            self._mujoco.mju_negQuat(back := np.empty(4), thing.quaternion)
-            self._mujoco.mju_rotVecQuat(spin := np.empty(3), thing.spin, back)  # MuJoCo's is in the body's axes
-            joint.qvel[:] = [*thing.velocity, *spin]
-        self._steps = self._still = 0
+            self._mujoco.mju_negQuat(back := np.empty(4), item.quaternion)
+            self._mujoco.mju_rotVecQuat(spin := np.empty(3), item.spin, back)  # MuJoCo's is in the body's axes
+            joint.qvel[:] = [*item.velocity, *spin]
+        self._steps = self._steps_at_rest = 0
         self._mujoco.mj_forward(self._model, self._data)
         self._touched = np.zeros((OBJECTS, OBJECTS + 2), bool)
         self._touch()
-        return self._observe(), {"success": False}
+        return self._observe(render), {"success": False}
 
-    def step(self, action: np.ndarray):
+    def step(self, action: np.ndarray, render: bool = True):
         """One step of 1/50 s. action: float (2,), the pusher's velocity in units of `SPEED`, clipped to [-1, 1]."""
-        action = np.asarray(action, np.float32)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise WamkitError(f"physics action: expected 2 finite numbers, found {action!r}")
+        action = self._checked_action(action)
         if self._scene_of is None:
             raise WamkitError("step before the first reset: call reset(seed=...)")
         if self._scene.pusher is not None:
-            self._data.ctrl[:] = SPEED * np.clip(action, -1, 1)
+            self._data.ctrl[:] = SPEED * action
         self._touched = np.zeros_like(self._touched)
         for _ in range(_SUBSTEPS):
             self._mujoco.mj_step(self._model, self._data)
             self._touch()
-        # Positions of bodies are those before a step until this is called.
+        # Until this is called, positions of bodies are those before the step.
         self._mujoco.mj_kinematics(self._model, self._data)
         self._steps += 1
-        self._still = self._still + 1 if self._slow() else 0
+        self._steps_at_rest = self._steps_at_rest + 1 if self._slow() else 0
         success = self._done()
-        return self._observe(), float(success), False, self._steps >= self.config.max_steps, {"success": success}
+        return self._observe(render), float(success), False, self._steps >= self.config.max_steps, {"success": success}
 
     def expert(self) -> Expert:
-        """In `push`, moves straight towards the object; elsewhere does nothing."""
+        """In `push`, moves straight towards the object; in other tasks, does nothing."""
 
         def act(rng: np.random.Generator) -> np.ndarray:
             if self._scene.pusher is None:
@@ -156,47 +158,41 @@ class Physics(Environment):
         return act
 
     def snapshot(self) -> Snapshot:
-        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(self._mujoco.mj_stateSize(self._model, spec))
-        self._mujoco.mj_getState(self._model, self._data, physics, spec)
+        physics = read_state(self._mujoco, self._model, self._data)
         seed, jitter, take = self._scene_of
         attributes = {"task": self.task, "seed": seed, "jitter": jitter, "take": take}
-        passed = {"steps": self._steps, "still": self._still, "touched": self._touched.copy()}
+        passed = {"steps": self._steps, "still": self._steps_at_rest, "touched": self._touched.copy()}
         return Snapshot(physics, {}, attributes | passed)
 
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
-        of = snapshot.attributes
-        if of.get("task") != self.task:
-            raise WamkitError(f"a snapshot of {of.get('task')!r} cannot be restored in {self.task!r}")
-        self._build(of["seed"], of["jitter"], of["take"])
-        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)
-        self._mujoco.mj_forward(self._model, self._data)
-        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)  # that changed the solver's start
-        self._steps, self._still, self._touched = of["steps"], of["still"], np.array(of["touched"], bool)
-        return self._observe()
+    def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
+        self._check_task(snapshot)
+        recorded = snapshot.attributes
+        self._build(recorded["seed"], recorded["jitter"], recorded["take"])
+        write_state(self._mujoco, self._model, self._data, snapshot.physics)
+        self._steps, self._steps_at_rest = recorded["steps"], recorded["still"]
+        self._touched = np.array(recorded["touched"], bool)
+        return self._observe(render)
 
-    def truth(self, masks: bool = True) -> GroundTruth:
-        """The simulator's truth of this instant (T = 1); leaves the simulator as it is. masks: whether they are drawn."""
+    def ground_truth(self, masks: bool = True) -> GroundTruth:
+        """See `Environment.ground_truth`; complete but for bodies that the scene does not have."""
         if self._scene_of is None:
-            raise WamkitError("truth before the first reset: call reset(seed=...)")
-        mujoco, model, aside, n = self._mujoco, self._model, self._aside, len(self._scene.things)
-        spec = mujoco.mjtState.mjSTATE_INTEGRATION
-        mujoco.mj_setState(model, aside, self.snapshot().physics, spec)
+            raise WamkitError("ground truth before the first reset: call reset(seed=...)")
+        mujoco, model, aside, n = self._mujoco, self._model, self._aside, len(self._scene.objects)
+        mujoco.mj_setState(model, aside, read_state(mujoco, model, self._data), mujoco.mjtState.mjSTATE_INTEGRATION)
         mujoco.mj_forward(model, aside)
         nan = np.full((OBJECTS, 10), np.nan)
-        pose, motion, still = nan[:, :7].copy(), nan[:, :6].copy(), nan.copy()
-        for k, thing in enumerate(self._scene.things):
+        pose, motion, constant = nan[:, :7].copy(), nan[:, :6].copy(), nan.copy()
+        for k, item in enumerate(self._scene.objects):
             body = model.body(f"object{k}")
             pose[k] = [*aside.xpos[body.id], *aside.xquat[body.id]]
             mujoco.mj_objectVelocity(model, aside, mujoco.mjtObj.mjOBJ_XBODY, body.id, motion[k], 0)
-            still[k, :7] = [body.mass[0], *_inertia(thing.shape, thing.size, body.mass[0]), *thing.size]
+            constant[k, :7] = [body.mass[0], *_inertia(item.shape, item.size, body.mass[0]), *item.size]
         mask = None
         if masks:
-            drawn = self._pictures.segmentation()[0]
+            geoms = self._renderer.segmentation()[0]
             ids = [model.geom(f"object{k}").id for k in range(n)] + [-2] * (OBJECTS - n)
-            mask = (drawn == np.array(ids)[:, None, None])[None]
-        place = aside.body("pusher").xpos[:2].copy() if self._scene.pusher is not None else np.full(2, np.nan)
+            mask = (geoms == np.array(ids)[:, None, None])[None]
+        pusher = aside.body("pusher").xpos[:2].copy() if self._scene.pusher is not None else np.full(2, np.nan)
         return GroundTruth(
             position=pose[None, :, :3],
             quaternion=pose[None, :, 3:],
@@ -205,11 +201,11 @@ class Physics(Environment):
             contact=self._touched[None].copy(),
             distance=self._distances()[None],
             mask=mask,
-            pusher=place[None],
+            pusher=pusher[None],
             exists=np.arange(OBJECTS) < n,
-            mass=still[:, 0],
-            inertia=still[:, 1:4],
-            size=still[:, 4:7],
+            mass=constant[:, 0],
+            inertia=constant[:, 1:4],
+            size=constant[:, 4:7],
         )
 
     def distances(
@@ -219,50 +215,44 @@ class Physics(Environment):
         pusher: np.ndarray | None = None,
         to: str | None = None,
     ) -> np.ndarray:
-        """As `GroundTruth.distance`, float64 (T, N), with the objects of this scene put elsewhere: where a model has imagined them.
-
-        position: float (T, N, 3), world metres; NaN where an object was not seen, which gives NaN.
-        quaternion: float (T, N, 4), else as now.   pusher: float (T, 2), its place, else as now.
-        to: to this geom alone (`build` names them), else to the nearest.
-        Raises WamkitError where the scene has no such geom.
-        """
+        """See `Environment.distances`; `build` names the geoms."""
         out = np.empty(position.shape[:2])
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
         if to is not None and to not in names:
             raise WamkitError(f"this scene has no {to!r}; it has {', '.join(names)}")
-        state = self.snapshot().physics
-        for t, places in enumerate(position):
+        state = read_state(self._mujoco, self._model, self._data)
+        for t, positions in enumerate(position):
             self._mujoco.mj_setState(self._model, self._aside, state, self._mujoco.mjtState.mjSTATE_INTEGRATION)
-            for k in np.flatnonzero(np.isfinite(places[: len(self._scene.things)]).all(-1)):
+            for k in np.flatnonzero(np.isfinite(positions[: len(self._scene.objects)]).all(-1)):
                 joint = self._aside.joint(self._model.body(f"object{k}").jntadr[0])
-                joint.qpos[:3] = places[k]
+                joint.qpos[:3] = positions[k]
                 if quaternion is not None:
                     joint.qpos[3:] = quaternion[t, k]
             if pusher is not None and self._scene.pusher is not None:
                 for axis, name in enumerate(("pusher_x", "pusher_y")):
                     self._aside.joint(name).qpos[0] = pusher[t, axis] - self._scene.pusher[axis]
             self._mujoco.mj_kinematics(self._model, self._aside)
-            out[t] = np.where(np.isfinite(places).all(-1), self._distances(to), np.nan)
+            out[t] = np.where(np.isfinite(positions).all(-1), self._distances(to), np.nan)
         return out
 
     def close(self) -> None:
-        if self._pictures is not None:
-            self._pictures.close()
+        if self._renderer is not None:
+            self._renderer.close()
         super().close()
 
     def _build(self, *scene_of: Any) -> None:
-        """Makes the model of this scene the present one."""
+        """Builds the model of this scene, unless it is the present one."""
         if scene_of == self._scene_of:
             return
         self.close()
         config, mujoco = self.config, self._mujoco
-        self._scene = draw_scene(self.task, *scene_of)
+        self._scene = sample_scene(self.task, *scene_of)
         n = config.supersample
         self._model = build(mujoco, self._scene, n * config.height, n * config.width)
         self._data, self._aside = mujoco.MjData(self._model), mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
         size = {"height": config.height, "width": config.width, "supersample": n}
-        self._pictures = Pictures(mujoco, self._model, self._data, cameras=self.cameras, **size)
+        self._renderer = Renderer(mujoco, self._model, self._data, cameras=self.cameras, **size)
         columns = {f"object{k}": k for k in range(OBJECTS)} | {"pusher": OBJECTS + 1}  # of `GroundTruth.contact`
         names = [self._model.geom(i).name for i in range(self._model.ngeom)]
         self._column = np.array([columns.get(name, OBJECTS) for name in names])
@@ -275,9 +265,9 @@ class Physics(Environment):
             self._touched[one[one < OBJECTS], other[one < OBJECTS]] = True
 
     def _distances(self, to: str | None = None) -> np.ndarray:
-        """float64 (N,) of the state that was put aside, see `GroundTruth` and `distances`."""
+        """float64 (N,), of the state in `_aside`, see `GroundTruth` and `distances`."""
         out = np.full(OBJECTS, np.nan)
-        for k in range(len(self._scene.things)):
+        for k in range(len(self._scene.objects)):
             mine = self._model.geom(f"object{k}").id
             solid = np.flatnonzero(self._model.geom_contype) if to is None else [self._model.geom(to).id]
             others = [i for i in solid if i != mine]
@@ -286,32 +276,33 @@ class Physics(Environment):
         return out
 
     def _slow(self) -> bool:
-        speed, turning, _ = STILL
-        for k in range(len(self._scene.things)):
+        speed, angular_speed, _ = AT_REST
+        for k in range(len(self._scene.objects)):
             v = self._data.joint(self._model.body(f"object{k}").jntadr[0]).qvel
-            if np.linalg.norm(v[:3]) > speed or np.linalg.norm(v[3:]) > turning:
+            if np.linalg.norm(v[:3]) > speed or np.linalg.norm(v[3:]) > angular_speed:
                 return False
         return True
 
     def _done(self) -> bool:
         if self._scene.pusher is None:
-            return self._still >= STILL[2]
-        moved = self._data.body("object0").xpos - self._scene.things[0].position
+            return self._steps_at_rest >= AT_REST[2]
+        moved = self._data.body("object0").xpos - self._scene.objects[0].position
         return bool(np.linalg.norm(moved) > MOVED)
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self, render: bool) -> dict[str, Any]:
         proprio = np.zeros(4, np.float32)
         if self._scene.pusher is not None:
             motion = [self._data.joint(name).qvel[0] for name in ("pusher_x", "pusher_y")]
             proprio[:] = [*self._data.body("pusher").xpos[:2], *motion]
         raw: dict[str, Any] = {"proprio": proprio, "text": self.text}
-        if self.render_images:
-            raw["images"] = self._pictures.draw()
+        if render:
+            raw["images"] = self._renderer.render()
         return raw
 
 
 def _inertia(shape: str, size: np.ndarray, mass: float) -> np.ndarray:
-    """Principal moments of a homogeneous solid about its own axes, kg m^2, float64 (3,). size: half extents in metres."""
+    """Principal moments of a homogeneous solid about its own axes, float64 (3,), kg m^2. size: half extents in
+    metres."""
     squares = size**2
     if shape == "sphere":
         return 0.4 * mass * squares

@@ -1,14 +1,15 @@
-"""PushT (Chi et al. 2023, arXiv 2303.04137): a round pusher slides a T onto its mark, in a plane. Needs the package `gym-pusht`.
+"""PushT (Chi et al. 2023, arXiv 2303.04137): a round pusher slides a T onto its mark in a plane. Needs the package
+`gym-pusht`.
 
-The physics, the pictures and the measure of success are gym-pusht's own. Unlike there an episode goes on after success, as in
-wamkit's other environments: who plays decides when to stop.
+The physics, the images and the measure of success are gym-pusht's own. Unlike there an episode continues after success,
+as in wamkit's other environments: the caller decides when to stop.
 
-Snapshots hold the seed and all actions since, and `restore` plays them again (some 0.1 ms a step), because PyMunk does not give
-away all that its next step depends on: how far overlapping bodies are pushed apart, contact impulses that warm the solver, features
-that were nearest, the order of contacts in its tree. Built anew from positions and speeds before each step, 13 of 20 episodes strayed
-by more than a pixel in 80 steps. Played again, all of it is exact, to the byte, on a machine with the same packages; where the
-bodies do not come out as recorded, `restore` says so instead of going on from elsewhere. What a snapshot can't do is hold a state
-that was never reached by acting.
+A snapshot holds the seed and all actions since. `restore` replays them, at about 0.1 ms a step, because PyMunk does not
+expose all that its next step depends on: the correction of overlapping bodies, the contact impulses that warm-start the
+solver, the nearest features, the order of contacts in its tree. Rebuilt from positions and velocities before each step,
+13 of 20 episodes deviated by more than a pixel within 80 steps. The replay is exact to the byte on a machine with the
+same packages. Where the bodies do not end up as recorded, `restore` raises an error instead of continuing from another
+state. Limitation: a snapshot cannot hold a state that was not reached by acting.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
 SIDE = 512.0
-"""Pixels of gym-pusht's square world, in which all positions are given whatever the size of the picture."""
+"""Side of gym-pusht's square world in pixels, the unit of all positions whatever the size of the image."""
 
-SOLVED = 0.95
-"""Share of the mark that the T must cover, and more."""
+SUCCESS_COVERAGE = 0.95
+"""Share of the mark that the T must cover, exclusive, for success."""
 
-_MEANING = DatasetMetadata(
+_METADATA = DatasetMetadata(
     source="gym-pusht",
     embodiment="pusher",
     control_mode="absolute position",
@@ -51,11 +52,11 @@ class PushTConfig:
 
     task: str = "push-t"
     height: int = 64
-    """Pixels. gym-pusht draws 512x512 and takes every so many pixels of that; published policies saw 96x96."""
+    """Pixels. gym-pusht renders 512x512 and subsamples; published policies saw 96x96."""
     width: int = 64
     """Pixels."""
     max_steps: int = 300
-    """An episode is truncated after so many steps."""
+    """Number of steps after which an episode is truncated."""
 
     def __post_init__(self) -> None:
         check_bounds(self, height=(1, inf), width=(1, inf), max_steps=(1, inf))
@@ -73,7 +74,7 @@ class PushT(Environment):
     fps = 10.0
     noise_range = 0.1
     text = "push the T onto the green mark"
-    meaning = _MEANING
+    dataset_metadata = _METADATA
     metadata = {"render_modes": [], "render_fps": 10}
 
     def __init__(self, config: PushTConfig):
@@ -92,35 +93,36 @@ class PushT(Environment):
     def tasks(cls) -> tuple[str, ...]:
         return ("push-t",)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Starts the episode that `seed` stands for, from gym-pusht's own distribution of starts."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True):
+        """Starts the episode of `seed`, from gym-pusht's own distribution of initial states."""
         if seed is None and self._start is None:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
         super().reset(seed=seed)
         self._start, self._actions = int(self.np_random.integers(2**31)) if seed is None else seed, []
         self._sim.reset(seed=self._start)
-        return self._observe(), {"success": self.coverage() > SOLVED}
+        return self._observe(render), {"success": self.coverage() > SUCCESS_COVERAGE}
 
-    def step(self, action: np.ndarray):
-        """One step of 1/10 s. action: float (2,), where the pusher should go, px, clipped to [0, 512]. The reward is the
-        share of the mark that is covered over 0.95, at most 1, as in gym-pusht."""
-        action = np.asarray(action, np.float32)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise WamkitError(f"pusht action: expected 2 finite numbers, found {action!r}")
+    def step(self, action: np.ndarray, render: bool = True):
+        """One step of 1/10 s.
+
+        action: float (2,), target position of the pusher in px, clipped to [0, 512].
+        The reward is the covered share of the mark divided by 0.95, at most 1, as in gym-pusht.
+        """
+        action = self._checked_action(action)
         if self._start is None:
             raise WamkitError("step before the first reset: call reset(seed=...)")
-        action = np.clip(action, 0.0, SIDE)
         self._actions.append(action)
         _, reward, _, _, info = self._sim.step(action)
         truncated = len(self._actions) >= self.config.max_steps
-        return self._observe(), float(reward), False, truncated, {"success": bool(info["is_success"])}
+        return self._observe(render), float(reward), False, truncated, {"success": bool(info["is_success"])}
 
     def coverage(self) -> float:
         """Share of the mark that the T covers."""
         return float(self._sim._get_coverage())
 
     def expert(self) -> Expert:
-        """See `pusht_expert`. It carries a planned push out to its end, and plans anew where the episode is another than it knew."""
+        """See `pusht_expert`. It executes a planned push to its end, and plans anew if the episode is not where it left
+        it."""
         planner, plan, due = Planner(self._sim, type(self._sim)()), list[np.ndarray](), None
 
         def act(rng: np.random.Generator) -> np.ndarray:
@@ -134,42 +136,44 @@ class PushT(Environment):
         return act
 
     def snapshot(self) -> Snapshot:
-        """physics: place and speed of the pusher, place, speed, angle and its speed of the T; see the module's docstring."""
+        """See the module's docstring.
+
+        physics: position and velocity of the pusher, then position, velocity, angle and angular velocity of the T.
+        """
         actions = np.array(self._actions, np.float32).reshape(-1, 2)
         return Snapshot(self._bodies(), {}, {"task": self.task, "seed": self._start, "actions": actions})
 
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
-        """See `Environment.restore`. Raises WamkitError where playing the actions again leads elsewhere."""
-        known = snapshot.attributes
-        if known.get("task") != self.task:
-            raise WamkitError(f"a snapshot of {known.get('task')!r} cannot be restored in {self.task!r}")
-        self._start, self._actions = int(known["seed"]), [a.copy() for a in known["actions"]]
+    def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
+        """See `Environment.restore`. Raises WamkitError where replaying the actions leads to another state."""
+        self._check_task(snapshot)
+        recorded = snapshot.attributes
+        self._start, self._actions = int(recorded["seed"]), [a.copy() for a in recorded["actions"]]
         self._sim.reset(seed=self._start)
-        self._sim._get_coverage = lambda: 0.0  # most of a step, and not wanted
+        self._sim._get_coverage = lambda: 0.0  # takes most of a step, and is not needed here
         for action in self._actions:
             self._sim.step(action)
         del self._sim._get_coverage  # the class's own again
         if not np.array_equal(self._bodies(), snapshot.physics):
             raise WamkitError(
-                "pusht: the recorded actions lead elsewhere than recorded: the snapshot is damaged, or was made with other "
-                "versions of gym-pusht, pymunk or NumPy, or on another kind of processor; record it again here"
+                "pusht: replaying the snapshot's actions leads to another state: the snapshot is damaged, or was made "
+                "with other versions of gym-pusht, pymunk or NumPy, or on another processor; record it again here"
             )
-        return self._observe()
+        return self._observe(render)
 
     def _bodies(self) -> np.ndarray:
         pusher, block = self._sim.agent, self._sim.block
         parts = (*pusher.position, *pusher.velocity, *block.position, *block.velocity)
         return np.array([*parts, block.angle, block.angular_velocity], np.float64)
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self, render: bool) -> dict[str, Any]:
         raw: dict[str, Any] = {"proprio": np.array(self._sim.agent.position, np.float32), "text": self.text}
-        if self.render_images:
+        if render:
             raw["images"] = np.ascontiguousarray(self._sim._render().transpose(2, 0, 1)[None])
         return raw
 
 
 def _load() -> type:
-    """gym-pusht's environment. Raises WamkitError, with what to do, where it can't be imported."""
+    """gym-pusht's environment. Raises WamkitError, with a remedy, where it cannot be imported."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         from gym_pusht.envs import PushTEnv

@@ -1,7 +1,7 @@
-"""Gymnasium's Reacher (a planar arm of two joints) with pictures: another robot, another action space, another simulator's scene.
+"""Gymnasium's Reacher, a planar arm of two joints, with images: another robot with another action space and scene.
 
-The arm and the ball are Gymnasium's `reacher.xml`. Unlike there, actions are not torques but turns of the joints' targets, which a
-stiff servo follows, and an episode ends in success when the fingertip is on the ball.
+The arm and the ball are Gymnasium's `reacher.xml`. Unlike there, actions are not torques but changes of the joints'
+targets, which a stiff servo follows, and success is the fingertip on the ball.
 """
 
 from __future__ import annotations
@@ -16,23 +16,24 @@ import numpy as np
 
 from wamkit.config import check_bounds
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
-from wamkit.envs.rendering import Pictures, load_mujoco
+from wamkit.envs.mujoco_state import read_state, write_state
+from wamkit.envs.rendering import Renderer, load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
-TURN = 0.1
+JOINT_STEP = 0.1
 """Radians by which an action of 1 moves a joint's target."""
 
 NEAR = 0.02
-"""Metres between fingertip and ball at which the ball is reached."""
+"""Distance between fingertip and ball, in metres, below which the ball is reached."""
 
-_BALL = 0.018  # metres, twice Gymnasium's, of which 64x64 pixels show little
+_BALL_RADIUS = 0.018  # metres; Gymnasium's is half of that, hardly visible in 64x64 pixels
 
 _LINKS = (0.1, 0.11)  # metres: shoulder to elbow, elbow to fingertip
 _SUBSTEPS = 2  # of 0.01 s
-_STIFFNESS, _DAMPING = 2.0, 0.2  # of the servo: motor command a radian, and a radian a second
+_STIFFNESS, _DAMPING = 2.0, 0.2  # servo gains: motor command per radian, and per radian a second
 
-_MEANING = DatasetMetadata(
+_METADATA = DatasetMetadata(
     source="Gymnasium's Reacher",
     embodiment="reacher",
     control_mode="joint delta",
@@ -57,9 +58,9 @@ class ReacherConfig:
     width: int = 64
     """Pixels."""
     supersample: int = 3
-    """Pictures are drawn so many times larger and averaged down."""
+    """Factor by which images are rendered larger and averaged down."""
     max_steps: int = 100
-    """An episode is truncated after so many steps."""
+    """Number of steps after which an episode is truncated."""
 
     def __post_init__(self) -> None:
         check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
@@ -76,7 +77,7 @@ class Reacher(Environment):
     action_names = ("shoulder_turn", "elbow_turn")
     fps = 50.0
     text = "bring the finger to the red ball"
-    meaning = _MEANING
+    dataset_metadata = _METADATA
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: ReacherConfig):
@@ -87,7 +88,7 @@ class Reacher(Environment):
         scene = Path(gymnasium.__file__).parent / "envs/mujoco/assets/reacher.xml"
         spec = mujoco.MjSpec.from_file(str(scene))
         spec.worldbody.add_camera(name="top", pos=[0, 0, 0.6], fovy=45)
-        spec.geom("target").size = [_BALL, 0, 0]
+        spec.geom("target").size = [_BALL_RADIUS, 0, 0]
         spec.worldbody.add_light(pos=[0, 0, 2], dir=[0, 0, -1])
         self._model = spec.compile()
         self._model.vis.quality.offsamples = 0
@@ -96,7 +97,7 @@ class Reacher(Environment):
         self._data = mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
         size = {"height": config.height, "width": config.width, "supersample": config.supersample}
-        self._pictures = Pictures(mujoco, self._model, self._data, cameras=self.cameras, **size)
+        self._renderer = Renderer(mujoco, self._model, self._data, cameras=self.cameras, **size)
         self._target, self._steps, self._was_reset = np.zeros(2), 0, False
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
         bound = np.full(4, np.inf, np.float32)
@@ -106,8 +107,8 @@ class Reacher(Environment):
     def tasks(cls) -> tuple[str, ...]:
         return ("reach",)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Starts the episode that `seed` stands for: the arm anywhere, the ball where the arm can reach."""
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True):
+        """Starts the episode of `seed`: the arm anywhere, the ball where the arm can reach."""
         if seed is None and not self._was_reset:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
         super().reset(seed=seed)
@@ -117,61 +118,52 @@ class Reacher(Environment):
         self._data.qpos[:] = [*joints, away * np.cos(angle), away * np.sin(angle)]
         self._target, self._steps, self._was_reset = self._data.qpos[:2].copy(), 0, True
         self._mujoco.mj_forward(self._model, self._data)
-        return self._observe(), {"success": self._reached()}
+        return self._observe(render), {"success": self._reached()}
 
-    def step(self, action: np.ndarray):
-        """One step of 1/50 s. action: float (2,), turns of the joints' targets in tenths of a radian, clipped to [-1, 1]."""
-        action = np.asarray(action, np.float32)
-        if action.shape != (2,) or not np.isfinite(action).all():
-            raise WamkitError(f"reacher action: expected 2 finite numbers, found {action!r}")
+    def step(self, action: np.ndarray, render: bool = True):
+        """One step of 1/50 s. action: float (2,), changes of the joints' targets in units of `JOINT_STEP`, clipped to
+        [-1, 1]."""
+        action = self._checked_action(action)
         if not self._was_reset:
             raise WamkitError("step before the first reset: call reset(seed=...)")
-        self._target = self._target + TURN * np.clip(action, -1, 1)
+        self._target = self._target + JOINT_STEP * action
         for _ in range(_SUBSTEPS):
             q, v = self._data.qpos[:2], self._data.qvel[:2]
             self._data.ctrl[:] = np.clip(_STIFFNESS * (self._target - q) - _DAMPING * v, -1, 1)
             self._mujoco.mj_step(self._model, self._data)
-        # Positions of bodies are those before a step until this is called.
+        # Until this is called, positions of bodies are those before the step.
         self._mujoco.mj_kinematics(self._model, self._data)
         self._steps += 1
         away = float(np.linalg.norm(self._away()))
-        return self._observe(), -away, False, self._steps >= self.config.max_steps, {"success": self._reached()}
+        return self._observe(render), -away, False, self._steps >= self.config.max_steps, {"success": self._reached()}
 
     def expert(self) -> Expert:
-        """Turns both joints towards where the ball is, by inverse kinematics."""
+        """Moves both joints towards the ball, by inverse kinematics."""
 
         def act(rng: np.random.Generator) -> np.ndarray:
-            wanted, (a, b) = self._data.qpos[2:4], _LINKS
-            cosine = np.clip((wanted @ wanted - a * a - b * b) / (2 * a * b), -1, 1)
+            ball, (a, b) = self._data.qpos[2:4], _LINKS
+            cosine = np.clip((ball @ ball - a * a - b * b) / (2 * a * b), -1, 1)
             elbow = np.arccos(cosine)
-            shoulder = np.arctan2(wanted[1], wanted[0]) - np.arctan2(b * np.sin(elbow), a + b * cosine)
-            left = np.array([shoulder, elbow]) - self._target
-            left[0] = (left[0] + np.pi) % (2 * np.pi) - np.pi
-            return np.clip(left / TURN, -1, 1).astype(np.float32)
+            shoulder = np.arctan2(ball[1], ball[0]) - np.arctan2(b * np.sin(elbow), a + b * cosine)
+            error = np.array([shoulder, elbow]) - self._target
+            error[0] = (error[0] + np.pi) % (2 * np.pi) - np.pi
+            return np.clip(error / JOINT_STEP, -1, 1).astype(np.float32)
 
         return act
 
     def snapshot(self) -> Snapshot:
-        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        physics = np.empty(self._mujoco.mj_stateSize(self._model, spec))
-        self._mujoco.mj_getState(self._model, self._data, physics, spec)
+        physics = read_state(self._mujoco, self._model, self._data)
         return Snapshot(physics, {}, {"task": self.task, "target": self._target.copy(), "steps": self._steps})
 
-    def restore(self, snapshot: Snapshot) -> dict[str, Any]:
-        if snapshot.attributes.get("task") != self.task:
-            raise WamkitError(f"a snapshot of {snapshot.attributes.get('task')!r} cannot be restored in {self.task!r}")
-        spec = self._mujoco.mjtState.mjSTATE_INTEGRATION
-        self._mujoco.mj_setState(self._model, self._data, snapshot.physics, spec)
-        self._mujoco.mj_forward(self._model, self._data)
-        self._mujoco.mj_setState(
-            self._model, self._data, snapshot.physics, spec
-        )  # mj_forward changes the solver's start
+    def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
+        self._check_task(snapshot)
+        write_state(self._mujoco, self._model, self._data, snapshot.physics)
         self._target, self._steps = snapshot.attributes["target"].copy(), snapshot.attributes["steps"]
         self._was_reset = True
-        return self._observe()
+        return self._observe(render)
 
     def close(self) -> None:
-        self._pictures.close()
+        self._renderer.close()
         super().close()
 
     def _away(self) -> np.ndarray:
@@ -180,9 +172,9 @@ class Reacher(Environment):
     def _reached(self) -> bool:
         return bool(np.linalg.norm(self._away()) < NEAR)
 
-    def _observe(self) -> dict[str, Any]:
+    def _observe(self, render: bool) -> dict[str, Any]:
         q, v = self._data.qpos[:2], self._data.qvel[:2]
         raw: dict[str, Any] = {"proprio": np.concatenate([q, v]).astype(np.float32), "text": self.text}
-        if self.render_images:
-            raw["images"] = self._pictures.draw()
+        if render:
+            raw["images"] = self._renderer.render()
         return raw

@@ -1,4 +1,5 @@
-"""Drawing by MuJoCo, off-screen: by software (OSMesa) unless MUJOCO_GL says otherwise."""
+"""Off-screen rendering with MuJoCo, in software (OSMesa) unless the environment variable MUJOCO_GL chooses
+otherwise."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ from wamkit.types import WamkitError
 
 
 def load_mujoco() -> Any:
-    """The package mujoco, set to draw by software where nobody chose. Raises WamkitError, with what to do, where it can't draw."""
+    """The package mujoco, set to render in software unless MUJOCO_GL chooses otherwise.
+
+    Raises WamkitError, with a remedy, where it cannot render.
+    """
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
         os.environ["MUJOCO_GL"] = "osmesa"
     try:
@@ -23,14 +27,15 @@ def load_mujoco() -> Any:
     return mujoco
 
 
-class Pictures:
-    """Draws cameras of one simulator. All simulators of a process share one OpenGL context.
+class Renderer:
+    """Renders the cameras of one simulator. All simulators of a process share one OpenGL context.
 
-    supersample: pictures are drawn so many times larger and averaged down.   sites: whether MuJoCo's markers are drawn.
-    change: called with each scene (MjvScene) of `draw` before it is drawn, to change what it shows and not what is simulated.
+    supersample: factor by which images are rendered larger and averaged down.   sites: whether MuJoCo's markers are
+        shown.
+    change: called with each scene (MjvScene) before it is rendered, to change its appearance; never the simulation.
 
-    `mujoco.Renderer` makes a context for each instance, and with two of them alive under OSMesa the second silently gives
-    the first one's last picture. One context with a frame buffer for each model (MjrContext) gives every one its own.
+    `mujoco.Renderer` makes a context for each instance, and with two of them alive under OSMesa the second silently
+    returns the first one's last image. One context with a frame buffer for each model (MjrContext) gives each its own.
     """
 
     _context: ClassVar[Any] = None
@@ -58,46 +63,43 @@ class Pictures:
         self._cameras = [mujoco.MjvCamera() for _ in ids]
         for camera, index in zip(self._cameras, ids, strict=True):
             camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
-        # corner, corner2, corner3 and corner4 are mounted upside down: turn their pictures by half a turn.
+        # corner, corner2, corner3 and corner4 are mounted upside down: rotate their images by half a turn.
         self.turned = [model.cam_bodyid[i] == 0 and data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3 for i in ids]
 
-    def draw(self) -> np.ndarray:
-        """The present pictures, uint8 (V, 3, H, W)."""
+    def render(self) -> np.ndarray:
+        """The present images, uint8 (V, 3, H, W)."""
         n = self._supersample
-        pictures = np.empty((len(self._cameras), 3, self._height, self._width), np.uint8)
-        for k, large in enumerate(self._large()):
+        images = np.empty((len(self._cameras), 3, self._height, self._width), np.uint8)
+        for k, large in enumerate(self._large_images()):
             blocks = large.transpose(2, 0, 1).reshape(3, self._height, n, self._width, n).sum((2, 4), np.uint16)
-            pictures[k] = (blocks + n * n // 2) // (n * n)
-        return pictures
+            images[k] = (blocks + n * n // 2) // (n * n)
+        return images
 
     def segmentation(self) -> np.ndarray:
-        """Which geom the centre of each pixel of `draw` shows, int32 (V, H, W); -1 where none is (sky, sites).
+        """The geom at the centre of each pixel of `render`, int32 (V, H, W); -1 where there is none (sky, sites).
 
-        The model must not smooth edges (`vis.quality.offsamples` = 0): mixed colours would name other geoms.
+        The model must not smooth edges (`vis.quality.offsamples` = 0): mixed colours would encode other geoms.
         """
         n, middle = self._supersample, self._supersample // 2
         ids = np.empty((len(self._cameras), self._height, self._width), np.int32)
         kind = self._mujoco.mjtObj.mjOBJ_GEOM
-        for k, large in enumerate(self._large(segment=True)):
-            drawn = large[middle::n, middle::n].astype(np.int32) @ (
-                1,
-                1 << 8,
-                1 << 16,
-            )  # 1 + the number in the scene; 0: sky
+        for k, large in enumerate(self._large_images(segment=True)):
+            # The colour is 1 + the index in the scene; 0 for the sky.
+            code = large[middle::n, middle::n].astype(np.int32) @ (1, 1 << 8, 1 << 16)
             geoms = self._scene.geoms[: self._scene.ngeom]
             names = {g.segid + 1: g.objid for g in geoms if g.objtype == kind and g.segid >= 0}
             table = np.full(max(names, default=0) + 1, -1, np.int32)
             table[list(names)] = list(names.values())
-            ids[k] = np.where(drawn < len(table), table[np.minimum(drawn, len(table) - 1)], -1)
+            ids[k] = np.where(code < len(table), table[np.minimum(code, len(table) - 1)], -1)
         return ids
 
-    def _large(self, segment: bool = False) -> Iterator[np.ndarray]:
-        """Each camera's upright picture as drawn, uint8 (n H, n W, 3); with `segment`, numbers of geoms for colours."""
+    def _large_images(self, segment: bool = False) -> Iterator[np.ndarray]:
+        """Each camera's upright image before averaging, uint8 (n H, n W, 3); with `segment`, colours encode geoms."""
         mujoco, n = self._mujoco, self._supersample
         height, width = n * self._height, n * self._width
         if self._target is None:
             self._open()
-        Pictures._context.make_current()
+        Renderer._context.make_current()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._target)
         rectangle, everything = mujoco.MjrRect(0, 0, width, height), mujoco.mjtCatBit.mjCAT_ALL
         bottom_up, flags = np.empty((height, width, 3), np.uint8), mujoco.mjtRndFlag
@@ -116,18 +118,18 @@ class Pictures:
     def _open(self) -> None:
         mujoco, model, n = self._mujoco, self._model, self._supersample
         try:
-            if Pictures._context is None:
-                Pictures._context = mujoco.gl_context.GLContext(n * self._width, n * self._height)
-            Pictures._context.make_current()
+            if Renderer._context is None:
+                Renderer._context = mujoco.gl_context.GLContext(n * self._width, n * self._height)
+            Renderer._context.make_current()
             self._scene = mujoco.MjvScene(model, 1000)
             self._target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as error:
             raise _render_error(error) from error
 
     def close(self) -> None:
-        """Frees the frame buffer; the next draw makes a new one."""
+        """Frees the frame buffer; the next call of `render` makes a new one."""
         if self._target is not None:
-            Pictures._context.make_current()
+            Renderer._context.make_current()
             self._target.free()
             self._target = None
 
@@ -135,7 +137,7 @@ class Pictures:
 def _render_error(error: Exception) -> WamkitError:
     chosen = os.environ.get("MUJOCO_GL", "")
     software = "install the Debian package libosmesa6"
-    advice = f"For drawing by software {software}; with a GPU and its driver set MUJOCO_GL=egl"
+    advice = f"To render in software, {software}; with a GPU and its driver set MUJOCO_GL=egl"
     if chosen.lower() != "osmesa":
-        advice = f"It needs a GPU and its driver: for drawing by software set MUJOCO_GL=osmesa and {software}"
-    return WamkitError(f"MuJoCo cannot draw with MUJOCO_GL={chosen!r} ({type(error).__name__}: {error}). {advice}")
+        advice = f"It needs a GPU and its driver: to render in software set MUJOCO_GL=osmesa and {software}"
+    return WamkitError(f"MuJoCo cannot render with MUJOCO_GL={chosen!r} ({type(error).__name__}: {error}). {advice}")

@@ -190,7 +190,7 @@ def _parts(
     parts: dict[Callable[[], EvalResult], bool] = {
         likeness: full and pictured,
         seen: bool(encoders.names),
-        physics: full and pictured and bool(ENVIRONMENTS.get(source["env"]).things),
+        physics: full and pictured and bool(ENVIRONMENTS.get(source["env"]).tracked_bodies),
         actions: full,
         inverse: full and bool({Query.FORWARD, Query.JOINT} & model.queries),
         foresight: full and Query.JOINT in model.queries and protocol.replan_every in model.spec.frame_offsets,

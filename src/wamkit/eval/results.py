@@ -1,8 +1,7 @@
-"""One self-contained HTML page of everything an evaluation found: opens offline, on a phone, in light and dark.
+"""Contents of an evaluation's page and summary, as plain data: figures in tables, images, videos and curves.
 
-The page is data in, text out: build a `Report` from typed parts, call `write_report`. Parts left empty leave their
-section out. All text is escaped; pictures, videos, styles and the script are inside the file, and a content policy
-forbids the browser to fetch anything.
+A page is data in, text out: build a `Report` from these parts and pass it to `report.page.write_report`. Parts that are
+empty leave their section out.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.types import Episode, Interval
+from wamkit.types import Episode, EvaluationError, Interval
 
 VISUAL, PHYSICAL, ACTION, CLOSED_LOOP = AXES = (
     "Visual fidelity",
@@ -27,17 +27,19 @@ VISUAL, PHYSICAL, ACTION, CLOSED_LOOP = AXES = (
     "Action plausibility",
     "Closed loop",
 )
-"""What a model is judged by, apart: there is no score of everything."""
+"""The axes that a model is scored on. They stay apart: there is no overall score."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: what it is, its value, how sure, and what it should have been.
+    """One figure with its interval and target.
 
-    fmt: format of value and interval, as in ".2f" or ".0%".   target: as text ("at least 0.65").   passed: None where
-    there is no target.
+    key: stable name for machines, unique within its table ("success.door-open-v3").   name: label for people.
+    fmt: format of value and interval, as in ".2f" or ".0%".   target: as text ("at least 0.65").
+    passed: whether the target is met; None where there is no target.
     """
 
+    key: str
     name: str
     value: float | str
     interval: Interval | None = None
@@ -50,18 +52,37 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A titled list of figures; `how` is one sentence on how to read it. axis: of `AXES`, under which it stands."""
+    """A titled list of figures.
 
+    key: stable name for machines, without a dot ("closed_loop").   title: heading for people.
+    how: one sentence on how to read the table.   axis: the entry of `AXES` under which it stands, "" for none.
+    Raises EvaluationError for a key with a dot, or two rows with one key.
+    """
+
+    key: str
     title: str
     how: str
     rows: tuple[Row, ...]
     axis: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.key or "." in self.key:
+            raise EvaluationError(f"table {self.title!r}: a table's key is a word without a dot, got {self.key!r}")
+        if twice := [k for k, n in Counter(r.key for r in self.rows).items() if n > 1]:
+            raise EvaluationError(f"table {self.key!r} has two rows with the key {twice[0]!r}: rename one")
+
+    def figure(self, row: Row) -> str:
+        """Key of a figure among those of all tables, as in summary.json: "closed_loop.success.door-open-v3"."""
+        return f"{self.key}.{row.key}"
+
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Closed-loop success of one task. median_steps: over successful episodes, None without any. Latency is one policy
-    query in milliseconds, None where nobody measured."""
+    """Closed-loop success of one task.
+
+    median_steps: over successful episodes, None without any.   latency: of one policy query, in milliseconds, None where
+    it was not measured.
+    """
 
     task: str
     successes: int
@@ -72,7 +93,7 @@ class TaskResult:
 
     @staticmethod
     def of(task: str, episodes: Sequence[Episode]) -> TaskResult:
-        """From rollouts: success at any step, steps until it first held, latency over all queries."""
+        """Result of rollouts: success at any step, steps until it first held, latency over all queries."""
         steps = [int(e.success.argmax()) + 1 for e in episodes if e.succeeded]
         queries = [1000 * s for e in episodes for s in e.latency_s]
         p50, p95 = (float(x) for x in np.percentile(queries, (50, 95))) if queries else (None, None)
@@ -81,7 +102,7 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """Success per task under one protocol, with the pooled row added. target: the rate each task should reach."""
+    """Success per task under one protocol; the page adds a pooled row. target: the rate that each task should reach."""
 
     title: str
     tasks: tuple[TaskResult, ...]
@@ -90,10 +111,11 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class Curves:
-    """Learning curves from metrics rows: mappings with `step` and any numbers; other entries are ignored.
+    """Learning curves.
 
+    rows: of `metrics.jsonl`, mappings with `step` and any numbers; other entries are ignored.
     panels: chart title -> keys drawn in it (six at most); None gives every numeric key its own chart.
-    log: value axis, None decides per chart.
+    log: whether the value axis is logarithmic; None decides per chart.
     """
 
     title: str
@@ -116,7 +138,7 @@ class Imagined:
 
 @dataclass(frozen=True)
 class Still:
-    """One window: the frame that the model saw, then per horizon what happened and what it imagined."""
+    """One window: the frame that the model saw, then the true and the imagined frame at each horizon."""
 
     title: str
     now: UInt8[np.ndarray, "3 H W"]
@@ -138,7 +160,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Plot:
-    """A drawing of its own, as SVG; `how` is one sentence on how to read it."""
+    """A chart as SVG. how: one sentence on how to read it."""
 
     title: str
     how: str
@@ -147,7 +169,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Worst:
-    """One of the worst cases of an axis: pictures side by side by their names, uint8 (T, 3, H, W) each."""
+    """One of the worst cases of an axis: named frame sequences, shown side by side."""
 
     axis: str
     title: str
@@ -158,9 +180,9 @@ class Worst:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Success over the severity of one factor of variation, and what some reset states look like at each severity.
+    """Success against the severity of one factor of variation, with example images.
 
-    how: what severity 1 is.   success: one interval a severity.   strips: one a reset state, a picture a severity.
+    how: meaning of severity 1.   success: one interval per severity.   strips: one per reset state, an image per severity.
     """
 
     factor: str
@@ -172,9 +194,10 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything on the page. headline: up to four figures shown large. config: resolved, JSON-serialisable.
+    """Content of a page.
 
-    scale: how many screen pixels a picture's pixel becomes in videos (3 or 4 suits 64x64).
+    headline: up to four figures, shown large.   config: resolved configuration, JSON-serialisable.
+    scale: screen pixels per image pixel in videos (3 or 4 suits 64x64).
     """
 
     title: str
@@ -196,7 +219,7 @@ class Report:
 
 
 def made_by() -> dict[str, str]:
-    """Version, commit where there is one, machine."""
+    """Version and commit of wamkit, and the machine's processor. The commit is "" outside a git checkout."""
     ask = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
@@ -207,7 +230,7 @@ def made_by() -> dict[str, str]:
 
 
 def versions(packages: Iterable[str] = ("torch", "mujoco", "metaworld", "wamkit")) -> dict[str, str]:
-    """Versions of Python, the packages that are installed, and the processor's name."""
+    """Versions of Python and of `packages`, and the processor's name."""
     found = {"python": platform.python_version()}
     for package in packages:
         try:

@@ -23,7 +23,7 @@ class Result:
 
     key: of data and protocol.   configuration: of the run.   samples: rows seen, by training stage.   training: seconds.
     episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
-    figures: name -> (value, low, high) of what is imagined.   latency: query -> the fields of `Latency`, ms.
+    figures: key (`eval.results.Table.figure`) -> (value, low, high), those of closed loop left out.   latency: query -> the fields of `Latency`, ms.
     curve: columns "step" and "held_out_action_error".
     """
 
@@ -162,11 +162,11 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
     for name, own in rows.items():
         by = next((q for q in ("joint", "video", "forward") if q in own[0].queries), None)
         near, far = _offsets(own[0])
-        cells = [_mean(own, f"{by}, {o}: {what}", fmt) for what, fmt in IMAGINED for o in (near, far)]
-        ratios = [_mean(own, n, ".2f") for n in (*RATIOS, f"scene points, {far}: error / standing still")]
+        cells = [_mean(own, f"open_loop.{what}.{by}.{o}", fmt) for what, fmt in IMAGINED for o in (near, far)]
+        ratios = [_mean(own, key, ".2f") for key in (*RATIOS, f"open_loop.point_error.{far}")]
         body.append([name, by if any(cells) else "", *cells, *ratios, ", ".join(own[0].queries)])
     near, far = _offsets(next(iter(rows.values()))[0])
-    head = [f"{what} {o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
+    head = [f"{what} +{o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
     how = (
         "Means over seeds, held-out demonstrations. Skill is 1 for a perfect picture and 0 for a copy of the present one. True / shuffled: forward "
         "dynamics' error with the actions that were done over that with others; inverse / policy: error of actions read off the future over "
@@ -180,13 +180,13 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
     )
 
 
-IMAGINED = (("skill over copying", ".3f"), ("on moving pixels", ".1f"), ("sharpness", ".2f"))
-RATIOS = ("forward dynamics, true / shuffled actions", "inverse dynamics / policy, action error")
+IMAGINED = (("skill", ".3f"), ("moving_gain", ".1f"), ("sharpness", ".2f"))
+RATIOS = ("coupling.true_over_shuffled", "coupling.inverse_over_policy")
 
 
-def _offsets(result: Result) -> tuple[str, str]:
+def _offsets(result: Result) -> tuple[int, int]:
     offsets = result.configuration["window"]["frame_offsets"]
-    return f"+{offsets[0]}", f"+{offsets[-1]}"
+    return offsets[0], offsets[-1]
 
 
 def _cost(rows: Mapping[str, Sequence[Result]]) -> str:

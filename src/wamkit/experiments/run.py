@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from wamkit import config as cfg
+from wamkit import old_names
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import validation_frames
-from wamkit.eval.report.tables import SOLVES
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import Protocol, closed_loop
 from wamkit.eval.suites.latency import query_latency
@@ -164,8 +164,8 @@ def _read(job: _Job) -> Result | None:
     if not job.result.exists():
         return None
     try:
-        result = cfg.from_dict(Result, json.loads(job.result.read_bytes()))
-    except (ValueError, cfg.ConfigError) as error:
+        result = cfg.from_dict(Result, old_names.job(json.loads(job.result.read_bytes())))
+    except (ValueError, KeyError, AttributeError, cfg.ConfigError) as error:
         raise WamkitError(
             f"{job.result} is damaged ({error}); restore it, or remove it to run the job again"
         ) from error
@@ -209,7 +209,7 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
             },
             training={"cpu_s": saved.extra["cpu_s"], "wall_s": saved.extra["elapsed_s"]},
             episodes=_episodes(job, model, saved.config["source"], args),
-            figures={r["name"]: _finite(r) for r in summary["rows"] if r["table"] != SOLVES},
+            figures={r["key"]: _finite(r) for r in summary["rows"] if not r["key"].startswith("closed_loop.")},
             latency=_latency(model, frames),
             curve=_curve(job.folder),
             made_by=made_by(),

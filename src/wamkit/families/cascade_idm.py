@@ -182,7 +182,7 @@ class CascadeIDM(Family):
         action, opening = self._read(frames, batch, generator)
         # A pair is evidence only where both its frames lie inside the episode.
         pair_BF = batch.frame_valid.long().cumprod(1).bool() & batch.has_action.unsqueeze(1)
-        valid_BAa = batch.action_known() & pair_BF[:, self.idm.pair_A].unsqueeze(2)
+        valid_BAa = batch.action_mask() & pair_BF[:, self.idm.pair_A].unsqueeze(2)
         target = self.normalizer.encode("action", batch.action).masked_fill(~valid_BAa, 0)
         loss = masked_mean(F.smooth_l1_loss(action, target, reduction="none"), valid_BAa)
         return loss if opening is None else loss + self.config.mask_weight * masked_mean(opening, pair_BF)

@@ -143,7 +143,7 @@ class Discrete(Family):
         far = self.normalizer.encode("action", batch.action).abs() > self.config.reach
         count = self.future.encode(batch)[batch.frame_valid].flatten().bincount().float()
         codes = torch.special.entr(count / count.sum().clamp(min=1)).sum().exp()
-        return {"clipped": masked_mean(far.float(), batch.action_known()).mean().item(), "codes": codes.item()}
+        return {"clipped": masked_mean(far.float(), batch.action_mask()).mean().item(), "codes": codes.item()}
 
     # -------------------------------------------------------------------------------------------------------- who sees whom
 
@@ -178,7 +178,7 @@ class Discrete(Family):
         seen = batch.features["codes"].long() if batch.features else self.future.encode(batch)
         codes = {ACTION: self.bins(batch.action), FUTURE: seen}
         valid = {
-            ACTION: batch.action_known(),
+            ACTION: batch.action_mask(),
             FUTURE: batch.frame_valid.unsqueeze(2).expand_as(codes[FUTURE]),
         }
         frames_first = (torch.rand(B, generator=generator) < c.frames_first).to(device) | ~batch.has_action

@@ -73,6 +73,10 @@ class Policy:
         step = 0 if session is None else session.step
         return any((step - offset) % self.replan_every == 0 for offset in (0, *self.past_offsets))
 
+    def queried(self, before: Session | None, after: Session) -> bool:
+        """Whether the `act` between these two sessions queried the model."""
+        return after.queries > (before.queries if before else 0)
+
     def act(self, obs: Observation, session: Session | None = None) -> tuple[np.ndarray, Session]:
         """The next action, float32 (a,) in the robot's units, and the session to pass back; None starts a new one."""
         session = session or Session(self.seed)

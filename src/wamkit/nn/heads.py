@@ -102,7 +102,7 @@ class ActionChunk(nn.Module):
     def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
         """Which numbers of `pack` are evidence: steps inside the episode, of rows that have actions, in dimensions that the
         row's robot has."""
-        return batch.action_known().reshape(len(batch), self.length, self.channels)
+        return batch.action_mask().reshape(len(batch), self.length, self.channels)
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:

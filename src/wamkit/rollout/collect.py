@@ -1,6 +1,7 @@
-"""Collection of demonstrations by scripted experts, of off-expert episodes, of perturbed experts and of what policies do, into a store.
+"""Collection of demonstrations, off-expert episodes, perturbed-expert episodes and policy episodes into a store.
 
-What episode i contains depends on (config, i) alone: not on the number of workers, nor on how often collection was killed.
+The content of episode i depends on (config, i) alone: not on the number of workers, nor on how often collection was
+killed.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,98 +27,104 @@ from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
 from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
-from wamkit.rollout.loop import Action, rollout
+from wamkit.rollout.loop import Action, Actor, rollout
 from wamkit.runs.checkpoint import load_checkpoint, weights_hash
-from wamkit.types import Episode, Observation, WamkitError
+from wamkit.types import Episode, Observation, Snapshot, WamkitError
 from wamkit.workers import run_parallel
 
 _CORRELATION = 0.9
-"""Of the random actions of an off-expert episode, from one step to the next: an eighth of a second at 80 Hz."""
+"""Correlation of an off-expert episode's random actions from one step to the next: an eighth of a second at 80 Hz."""
 
 _FROM_RESET_EVERY = 4
-"""Every so many off-expert episodes start from the reset, where only the arm moves; the others amid the task."""
+"""Every fourth off-expert episode starts from the reset, where only the arm moves; the others start amid the task."""
 
-_NARROWEST = 1 / 8
-"""Least share of a perturbed expert's offset."""
+_SMALLEST_SCALE = 1 / 8
+"""Smallest random factor of a perturbed expert's offset."""
 
-_NOT_YET = {
+_DEFAULTS = {
     "perturbed_experts": 0,
     "perturbed_offset": 0.4,
     "perturbed_steps": 120,
     "policies": [],
     "policy_episodes": 0,
 }
-"""What a collect.json says that was written before wamkit knew of these."""
+"""Values of fields that an older collect.json lacks."""
 
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """What to collect, and where to."""
+    """Options of `collect`."""
 
     tasks: tuple[str, ...]
     """Task names of the environment."""
     out: Path
-    """Folder of the store."""
+    """Folder of the data set."""
     env: str = "metaworld"
     """Environment name."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Further options of the environment's Config (JSON-able), the same for all tasks."""
+    """Options of the environment's Config (JSON-able), the same for all tasks."""
     episodes: int = 30
-    """Successful demonstrations for each task."""
+    """Successful demonstrations per task."""
     off_expert: int = 10
-    """Episodes of smooth random actions for each task: they show what actions do and are marked as not for imitation."""
+    """Episodes of smooth random actions per task: they show the effects of actions and are marked as not for
+    imitation."""
     noise: tuple[float, ...] = (0.0, 0.1, 0.3)
-    """Levels of Gaussian action noise, in half ranges of the action space; demonstrations take them in turn. The noise
-    leads the expert astray, so that recoveries are in the data; the label stays the clean action."""
+    """Standard deviations of Gaussian action noise, in half ranges of the action space; demonstrations take them in
+    turn. Noise drives the expert off its path, so that the data contains recoveries. The label stays the clean
+    action."""
     steps_after_success: int = 8
-    """Demonstrations go on for so many steps, so that a policy learns to stay."""
+    """Steps recorded after success, so that a policy learns to stay."""
     off_expert_steps: int = 60
-    """Length of an off-expert episode."""
+    """Steps of an off-expert episode."""
     off_expert_skip: int = 60
-    """Most off-expert episodes start after a random number of the expert's steps up to this, unrecorded: contacts happen."""
+    """Most off-expert episodes start after a random number of unrecorded expert steps, at most this many, so that
+    contacts happen."""
     perturbed_experts: int = 0
-    """Episodes for each task of an expert whose hand is led astray in one direction throughout: purposeful, and most of them fail, as
-    weak policies do. For models that policies are judged in, and for judges; marked as not for imitation."""
+    """Episodes per task of an expert with a constant offset added to its actions: purposeful, yet most of them fail, as
+    weak policies do. Training data for world models in which policies are evaluated and for success classifiers; marked
+    as not for imitation."""
     perturbed_offset: float = 0.4
-    """Standard deviation of what is added to every action of a perturbed expert, drawn once an episode, in half ranges of the action space; it
-    is shrunk by up to eight, so that some miss narrowly, and some do not."""
+    """Standard deviation of a perturbed expert's offset, sampled once an episode, in half ranges of the action space. A
+    random factor between 1/8 and 1 scales it, so that some episodes barely miss and others succeed."""
     perturbed_steps: int = 120
-    """A perturbed expert that does not succeed is that long."""
+    """Steps of a perturbed-expert episode that does not succeed."""
     policies: tuple[Path, ...] = ()
-    """Run folders of policies that act in `policy_episodes`, in turn. What they get wrong is what a model must know to judge others."""
+    """Run folders of policies that act in `policy_episodes`, in turn. Their mistakes teach a world model to evaluate
+    other policies."""
     policy_episodes: int = 0
-    """Episodes for each task in which a policy acts; marked as not for imitation."""
+    """Episodes per task in which a policy acts; marked as not for imitation."""
     max_attempts: int = 20
-    """An expert that fails is tried again with the next seed, so often at most."""
+    """Largest number of seeds tried for a demonstration; an expert that fails is tried again with the next seed."""
     snapshots: bool = False
-    """Record the simulator's state at every step."""
+    """Record the simulator's state at every step, from which ground truth can be read later."""
     held_out: bool = False
-    """Reset with seeds that no training episode has: recordings to score a model on."""
+    """Reset with seeds that no training episode uses: validation episodes."""
     seed: int = 0
-    """Of everything random."""
+    """Seed of everything random."""
     processes: int = 2
-    """Worker processes; no influence on what is recorded."""
+    """Worker processes, without influence on the recordings."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ConfigError(f"tasks must be named once each, at least one; found {self.tasks}")
+            raise ConfigError(f"tasks must be distinct, and at least one; found {self.tasks}")
         count, size = (1, math.inf), (0, math.inf)
         check_bounds(
             self, max_attempts=count, off_expert_steps=count, perturbed_steps=count, processes=count, noise=size
         )
         check_bounds(self, perturbed_experts=size, perturbed_offset=size, policy_episodes=size)
         check_bounds(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
-        each = self.episodes + self.off_expert + self.perturbed_experts + self.policy_episodes
-        if each == 0:
+        per_task = self.episodes + self.off_expert + self.perturbed_experts + self.policy_episodes
+        if per_task == 0:
             raise ConfigError(
                 "episodes, off_expert, perturbed_experts and policy_episodes are all 0: there is nothing to collect"
             )
         if bool(self.policies) != bool(self.policy_episodes):
             raise ConfigError(
-                f"policies act in policy_episodes: name both, not {len(self.policies)} policies and {self.policy_episodes} episodes"
+                "policies and policy_episodes go together: give both, found "
+                f"{len(self.policies)} policies and {self.policy_episodes} episodes"
             )
-        jobs = len(self.tasks) * each
+        jobs = len(self.tasks) * per_task
         if jobs * self.max_attempts > TRAIN_SEEDS:
             raise ConfigError(
                 f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
@@ -126,7 +133,7 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class Job:
-    """One episode of the plan. seeds: one for each attempt, all below TRAIN_SEEDS."""
+    """One episode of the plan. seeds: one for each attempt."""
 
     index: int
     task: str
@@ -138,7 +145,7 @@ class Job:
 
 
 def plan(config: CollectConfig) -> tuple[Job, ...]:
-    """All episodes in the order of the store: tasks in turn, all kinds spread evenly, so every prefix is balanced.
+    """All episodes in the order of the store: tasks in turn and all kinds spread evenly, so every prefix is balanced.
 
     No two jobs share a seed.
     """
@@ -148,7 +155,7 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
     first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     base = VALIDATION_SEED_BASE if config.held_out else 0
     jobs: list[Job] = []
-    remaining, before = iter(others), dict.fromkeys(("expert", "off-expert", "perturbed-expert", "policy"), 0)
+    remaining, count = iter(others), dict.fromkeys(("expert", "off-expert", "perturbed-expert", "policy"), 0)
     for kind in (k or next(remaining) for k in kinds):
         for task in config.tasks:
             start = first + len(jobs) * config.max_attempts
@@ -157,34 +164,34 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
                     index=len(jobs),
                     task=task,
                     kind=kind,
-                    noise=config.noise[before[kind] % len(config.noise)] if kind == "expert" else 0.0,
-                    from_reset=kind == "off-expert" and before[kind] % _FROM_RESET_EVERY == 0,
+                    noise=config.noise[count[kind] % len(config.noise)] if kind == "expert" else 0.0,
+                    from_reset=kind == "off-expert" and count[kind] % _FROM_RESET_EVERY == 0,
                     seeds=tuple(base + (start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
-                    policy=config.policies[before[kind] % len(config.policies)] if kind == "policy" else None,
+                    policy=config.policies[count[kind] % len(config.policies)] if kind == "policy" else None,
                 )
             )
-        before[kind] += 1
+        count[kind] += 1
     return tuple(jobs)
 
 
 def _spread(count: int, among: list[str], name: str) -> list[str]:
-    """`among` with `count` times `name` at even distances."""
+    """`among` with `name` inserted `count` times at even distances."""
     rest, total = iter(among), count + len(among)
     return [name if (r + 1) * count // total > r * count // total else next(rest) for r in range(total)]
 
 
 def collect(config: CollectConfig, progress: bool = True) -> Store:
-    """Carries out the plan in worker processes and gives the store; episodes that are there already are kept.
+    """Records the planned episodes in worker processes and returns the store; existing episodes are kept.
 
-    Call it again after a kill: it goes on where it stopped; when nothing is left to do, it writes nothing. The resolved
-    configuration is `collect.json` in the folder.
+    After an interruption, call it again: it continues where it stopped, and writes nothing if nothing is left to do.
+    The resolved configuration is `collect.json` in the folder.
     Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
     difference), and when an expert keeps failing.
     """
-    known = ENVIRONMENTS.get(config.env).tasks()
+    tasks = ENVIRONMENTS.get(config.env).tasks()
     for task in config.tasks:
-        if task not in known:
-            raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, known)}; known: {', '.join(known)}")
+        if task not in tasks:
+            raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, tasks)}; known: {', '.join(tasks)}")
     store, jobs = _open(config), plan(config)
     if len(store) > len(jobs):
         raise WamkitError(
@@ -200,7 +207,7 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
         progress=progress,
         done=len(store),
     )
-    with closing(results):  # a full disk must not leave the bar and the workers behind
+    with closing(results):  # ends the progress bar and the workers even if the disk is full
         for episode, encoded in results:
             store.append(episode, encoded=encoded)
     store.finalize()
@@ -208,7 +215,7 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
 
 
 def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
-    """Records the episode that `job` stands for; a demonstration is repeated with the next seed until it succeeds."""
+    """Records the episode of `job`; a demonstration is repeated with the next seed until it succeeds."""
     if job.policy is not None:
         return _record_policy(config, job.policy, job.seeds[0], env)
     expert = env.expert()
@@ -227,7 +234,7 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
             seed=seed,
             session=np.random.default_rng([seed, 1]),
             steps_after_success=config.steps_after_success,
-            record_snapshots=config.snapshots,
+            snapshot=_snapshot(config, env),
             noise=job.noise,
         )
         if episode.succeeded:
@@ -236,6 +243,10 @@ def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
         f"the scripted expert of {job.task} failed {len(job.seeds)} times in a row with noise {job.noise} "
         f"(seeds {job.seeds[0]} to {job.seeds[-1]}): lower the noise, or leave the task out"
     )
+
+
+def _snapshot(config: CollectConfig, env: Environment) -> Callable[[], Snapshot] | None:
+    return env.snapshot if config.snapshots else None
 
 
 def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert | None) -> Episode:
@@ -250,7 +261,7 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
         max_steps=config.off_expert_steps,
         skip=skip,
         steps_after_success=None,
-        record_snapshots=config.snapshots,
+        snapshot=_snapshot(config, env),
         is_demonstration=False,
     )
 
@@ -258,7 +269,7 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
 def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
     seed, low, high = job.seeds[0], env.action_space.low, env.action_space.high
     rng = np.random.default_rng([seed, 3])
-    size = config.perturbed_offset * _NARROWEST ** rng.random()
+    size = config.perturbed_offset * _SMALLEST_SCALE ** rng.random()
     offset = size * env.noise_range * (high - low) / 2 * rng.standard_normal(low.shape)
     return rollout(
         env,
@@ -267,7 +278,7 @@ def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, 
         session=rng,
         max_steps=config.perturbed_steps,
         steps_after_success=config.steps_after_success,
-        record_snapshots=config.snapshots,
+        snapshot=_snapshot(config, env),
         is_demonstration=False,
     )
 
@@ -279,27 +290,27 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
         seed=seed,
         session=Session(seed),
         steps_after_success=config.steps_after_success,
-        record_snapshots=config.snapshots,
+        snapshot=_snapshot(config, env),
         is_demonstration=False,
     )
 
 
 def _check_policy(run: Path, env: Environment, name: str) -> None:
-    """That a policy acts, and in this environment. Raises WamkitError before anything is recorded."""
+    """Raises WamkitError, before anything is recorded, for a run that cannot act in this environment."""
     model = _policy(run).model
     if model.embodiment is None and load_checkpoint(run).config.get("robots"):
-        raise WamkitError(f"{run} knows several robots, and a collection cannot say which one acts")
+        raise WamkitError(f"{run} was trained on several robots, and collection has no option to choose one")
     spec, space = model.spec, env.observation_space
     pairs = {
         "cameras": (spec.cameras, tuple(env.cameras)),
         "height and width": ((spec.height, spec.width), space["images"].shape[-2:]),
-        "proprioception's numbers": (spec.proprio_dim, space["proprio"].shape[0]),
-        "action's numbers": (spec.action_dim, env.action_space.shape[0]),
-        "scene points a side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
+        "dimensions of proprioception": (spec.proprio_dim, space["proprio"].shape[0]),
+        "dimensions of actions": (spec.action_dim, env.action_space.shape[0]),
+        "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
     }
     for what, (wanted, found) in pairs.items():
         if wanted != found:
-            raise WamkitError(f"{run} cannot act in {name}: it was trained on {what} {wanted}, and there are {found}")
+            raise WamkitError(f"{run} cannot act in {name}: it was trained with {what} = {wanted}, found {found}")
 
 
 @functools.lru_cache(maxsize=8)
@@ -309,10 +320,12 @@ def _policy(run: Path) -> Policy:
 
 
 @dataclass(frozen=True)
-class NoisyExpert:
-    """Actor: executes clip(expert + noise + offset), labels with the expert's own action. Its session is a random generator.
+class NoisyExpert(Actor):
+    """Executes clip(expert + noise + offset), with the expert's own action as the label. Its session is a random
+    generator.
 
-    noise: standard deviation in half ranges of the action space.   low, high: float32 (a,), that range.   offset: (a,), of every action.
+    noise: standard deviation in half ranges of the action space.   low, high: float32 (a,), that range.
+    offset: (a,), added to every action.
     """
 
     expert: Expert
@@ -322,7 +335,7 @@ class NoisyExpert:
     offset: np.ndarray | float = 0.0
 
     def needs_images(self, session: np.random.Generator) -> bool:
-        """Never: the expert reads the simulator."""
+        """Never: the expert reads the simulator's state."""
         return False
 
     def act(self, observation: Observation, session: np.random.Generator) -> tuple[Action, np.random.Generator]:
@@ -333,7 +346,7 @@ class NoisyExpert:
 
 
 class Wandering(NamedTuple):
-    """Session of `Wanderer`: generator, present position of the random walk float (a,), expert steps that are left."""
+    """Session of `Wanderer`: generator, position of the random walk float (a,), remaining expert steps."""
 
     rng: np.random.Generator
     position: np.ndarray
@@ -341,10 +354,10 @@ class Wandering(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Wanderer:
-    """Actor: after the expert's steps, a discrete Ornstein-Uhlenbeck process (Uhlenbeck and Ornstein 1930).
+class Wanderer(Actor):
+    """After the expert's steps, a discrete Ornstein-Uhlenbeck process (Uhlenbeck and Ornstein 1930).
 
-    x' = rho x + sqrt(1 - rho^2) n with n standard normal, so x stays standard normal; the action is the centre of the
+    x' = rho x + sqrt(1 - rho^2) n with n standard normal, so x stays standard normal. The action is the centre of the
     range plus half its width times x, clipped.   low, high: float32 (a,), the range.
     """
 
@@ -353,7 +366,7 @@ class Wanderer:
     high: np.ndarray
 
     def needs_images(self, session: Wandering) -> bool:
-        """Never."""
+        """Never: neither the expert nor the random walk looks."""
         return False
 
     def act(self, observation: Observation, session: Wandering) -> tuple[np.ndarray, Wandering]:
@@ -367,12 +380,12 @@ class Wanderer:
 
 @functools.lru_cache(maxsize=8)
 def _environment(name: str, options: str) -> Environment:
-    """A worker's environments live on from job to job: building one takes as long as twenty steps."""
+    """A worker's environments are kept from job to job: building one takes as long as twenty steps."""
     return make_env(name, **json.loads(options))
 
 
 def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
-    """One job: the episode, its pictures encoded and dropped, so that workers do the encoding and pipes carry little."""
+    """The episode of one job, with its images encoded and dropped, so that workers encode and pipes carry little."""
     config, job = item
     env = _environment(config.env, json.dumps({**config.options, "task": job.task}, sort_keys=True))
     episode = record(config, job, env)
@@ -381,13 +394,13 @@ def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
 
 
 def _open(config: CollectConfig) -> Store:
-    """The store of this configuration: a new one, or the one that was begun with the same."""
+    """The store of this configuration: a new one, or an unfinished one of the same configuration."""
     resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
     resolved["policies"] = [f"{run} @{weights_hash(run)[:8]}" for run in config.policies]
     path = config.out / "collect.json"
     if path.exists():
         try:
-            before = _NOT_YET | old_names.collected(json.loads(path.read_bytes()))
+            before = _DEFAULTS | old_names.collected(json.loads(path.read_bytes()))
             changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error
@@ -397,7 +410,7 @@ def _open(config: CollectConfig) -> Store:
                 f"{config.out} was collected with another configuration: {found}. Use another folder for it"
             )
         if (config.out / "meta/info.json").exists():
-            return Store.open(config.out)  # of the same environment: no need for one, nor for what it draws with
+            return Store.open(config.out)  # of the same environment, which need not be built, nor be able to render
     env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
     for run in config.policies:
         _check_policy(run, env, config.env)
@@ -413,8 +426,8 @@ def _open(config: CollectConfig) -> Store:
         bodies=env.bodies,
     )
     env.close()
-    if env.meaning is not None:
-        save_metadata(config.out, env.meaning)
+    if env.dataset_metadata is not None:
+        save_metadata(config.out, env.dataset_metadata)
     if not path.exists():
         if len(store):
             raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")

@@ -104,7 +104,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
     played = next((n for n, world in worlds.items() if world["env"]), "")
     facts = {
         "mixture": to_dict(described),
-        "robots": {n: to_dict(robot) for n, robot in mixture.robots.items()},
+        "robots": {n: to_dict(robot) for n, robot in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
         "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }

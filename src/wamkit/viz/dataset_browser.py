@@ -212,7 +212,7 @@ class Site:
             with self._lock:  # a video stays open if no error comes: opening costs as much as decoding several pictures
                 path = self.store.video_path(number, camera)
                 video = self._open.pop(path, None) or self.store.open_video(number, camera)
-                pictures = self.store.pictures_of(video, number, camera, steps)
+                pictures = self.store.decode_from(video, number, camera, steps)
                 self._open[path] = video  # the one used last comes last
                 while len(self._open) > max(OPEN, len(self.store.cameras)):
                     self._open.popitem(last=False)[1].close()

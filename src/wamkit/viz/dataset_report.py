@@ -57,7 +57,7 @@ def _sheet(store: Store) -> str:
     for e in chosen if store.cameras else []:
         m = store.episodes[e]
         try:
-            film = store.pictures(e, store.cameras[0], sorted({0, m.length // 2, m.length - 1}))
+            film = store.decode_steps(e, store.cameras[0], sorted({0, m.length // 2, m.length - 1}))
         except StoreError:
             continue  # a finding says so
         row = np.concatenate(list(film), 2)

@@ -16,11 +16,11 @@ from wamkit.config import from_dict
 from wamkit.data.format.schema import (
     BODY_POSE,
     FILES_PER_CHUNK,
+    IMAGE_DTYPES,
     IMAGES,
-    PICTURES,
+    NON_NUMERIC,
     POINTS,
     SNAPSHOTS_PATH,
-    UNREAD,
     VECTORS,
     VERSION,
     Layout,
@@ -108,7 +108,7 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
     data = root / info["data_path"].format(chunk_index=chunk, file_index=file)
     clips = {}
     for key, feature in info["features"].items():
-        if feature["dtype"] in PICTURES:
+        if feature["dtype"] in IMAGE_DTYPES:
             path, start = data, 0
             if feature["dtype"] == "video":
                 chunk, file = (facts[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index"))
@@ -247,7 +247,7 @@ def _read_facts(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The numbers of all frames, as `Store.numeric` gives them; columns of pictures and texts are not read. Raises StoreError as it does."""
-    features = {k: f for k, f in features.items() if f["dtype"] not in UNREAD}
+    features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
     features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
     for path, metas in by_file(rows).items():

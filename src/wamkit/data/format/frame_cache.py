@@ -115,7 +115,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
     size = tuple(header["shape"][-2:])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def pictures(episode: int) -> np.ndarray:
+    def images(episode: int) -> np.ndarray:
         return np.stack([store.decode(episode, camera, size) for camera in store.cameras], axis=1)
 
     remove_leftovers(path)
@@ -128,7 +128,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
             file.write(_header_bytes(header))
             checksum = 0
             for first in range(0, episodes, threads):  # a few episodes at a time, so that memory stays bounded
-                for block in pool.map(pictures, range(first, min(first + threads, episodes))):
+                for block in pool.map(images, range(first, min(first + threads, episodes))):
                     file.write(block.data)
                     checksum = zlib.crc32(block.data, checksum)
                     bar.update(len(block))

@@ -17,10 +17,10 @@ FILE = "meta/wamkit.json"
 MODALITY = "meta/modality.json"
 
 
-def save_metadata(root: Path, meaning: DatasetMetadata) -> None:
+def save_metadata(root: Path, metadata: DatasetMetadata) -> None:
     """Writes both files."""
-    save_json(root / FILE, meaning)
-    save_json(root / MODALITY, modality(meaning))
+    save_json(root / FILE, metadata)
+    save_json(root / MODALITY, modality(metadata))
 
 
 def load_metadata(root: Path) -> DatasetMetadata | None:
@@ -48,15 +48,15 @@ _GROOT = {
 }
 
 
-def modality(meaning: DatasetMetadata) -> dict[str, Any]:
+def modality(metadata: DatasetMetadata) -> dict[str, Any]:
     """GR00T's modality.json: where each field lies, by name."""
     out: dict[str, Any] = {}
     for part, key in (("state", "observation.state"), ("action", "action")):
         out[part] = {}
-        for f in getattr(meaning, part):
+        for f in getattr(metadata, part):
             entry = {"start": f.start, "end": f.stop, "original_key": key, "absolute": f.representation == "absolute"}
             out[part][f.name] = entry | ({"rotation_type": _GROOT[f.rotation]} if f.rotation in _GROOT else {})
-    out["video"] = {name: {"original_key": f"observation.images.{name}"} for name in meaning.cameras}
+    out["video"] = {name: {"original_key": f"observation.images.{name}"} for name in metadata.cameras}
     return out | {"annotation": {"human.task_description": {"original_key": "task_index"}}}
 
 

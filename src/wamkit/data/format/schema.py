@@ -37,12 +37,16 @@ INDEX_COLUMNS = {
     "task_index": "int64",
 }
 VECTORS = ("observation.state", "action", "action.expert")
-POINTS, POINT_BODY, BODY_POSE = TRACKS = ("observation.points", "observation.points.body", "observation.bodies")
+POINTS, POINT_BODY, BODY_POSE = SCENE_FLOW_COLUMNS = (
+    "observation.points",
+    "observation.points.body",
+    "observation.bodies",
+)
 """Scene points and how they move, row after row of `wamkit.types.SceneFlow`. They are columns of places rather than quantities, so
 stats.json does not describe them: it would be longer than they are."""
-PICTURES = ("video", "image")
+IMAGE_DTYPES = ("video", "image")
 """Types of features that are pictures: films of their own, or PNG and JPEG in a column of the data files."""
-UNREAD = (*PICTURES, "string", "language")
+NON_NUMERIC = (*IMAGE_DTYPES, "string", "language")
 """Types of features that are no numbers in the data files."""
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
@@ -129,7 +133,7 @@ class Layout:
         if self.point_grid:
             K = self.point_grid**2
             for key, dtype, size in zip(
-                TRACKS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
+                SCENE_FLOW_COLUMNS, ("float32", "int32", "float32"), (4 * K, K, 7 * self.bodies), strict=True
             ):
                 out[key] = {"dtype": dtype, "shape": [size], "names": None}
         info = {
@@ -166,12 +170,12 @@ class Layout:
                 raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
         if "action.expert" in features and "action" not in features:
             raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
-        seen = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in PICTURES]
+        seen = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in IMAGE_DTYPES]
         colour = [(k, f) for k, f in seen if not is_depth(f)]
-        sizes = tuple(picture_size(f) for _, f in colour)
-        ours = all(k in features for k in TRACKS)
-        known = {*VECTORS, *TRACKS, *INDEX_COLUMNS, "next.reward", "next.success"}
-        numbers = {k: f for k, f in features.items() if f["dtype"] not in UNREAD and k not in known}
+        sizes = tuple(image_size(f) for _, f in colour)
+        ours = all(k in features for k in SCENE_FLOW_COLUMNS)
+        known = {*VECTORS, *SCENE_FLOW_COLUMNS, *INDEX_COLUMNS, "next.reward", "next.success"}
+        numbers = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC and k not in known}
         return cls(
             cameras=tuple(k for k, _ in colour),
             image_shape=(3, *(sizes[0] if sizes else (1, 1))),
@@ -186,7 +190,7 @@ class Layout:
             rewards="next.reward" in features and "next.success" in features,
             extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in numbers.items()),
             stills=tuple(k for k, f in colour if f["dtype"] == "image"),
-            depth=tuple((k, *picture_size(f)) for k, f in seen if is_depth(f)),
+            depth=tuple((k, *image_size(f)) for k, f in seen if is_depth(f)),
         )
 
 
@@ -218,11 +222,11 @@ def _unusable(key: str, feature: Any) -> str:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         return "has no dtype"
     dtype, shape = feature["dtype"], feature.get("shape")
-    if dtype in UNREAD and dtype not in PICTURES:
+    if dtype in NON_NUMERIC and dtype not in IMAGE_DTYPES:
         return ""
     if not isinstance(shape, list) or not shape or not all(_is_whole(n, 1) for n in shape):
         return "needs a shape, a list of whole numbers from 1 on"
-    if dtype in PICTURES:
+    if dtype in IMAGE_DTYPES:
         fits = len(shape) == 3 and (is_depth(feature) or 3 in (shape[0], shape[2]))
         return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for depth"
     try:
@@ -249,7 +253,7 @@ def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for info in infos for k, v in info.items()}
 
 
-def picture_size(feature: Mapping[str, Any]) -> tuple[int, int]:
+def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """(H, W) of the pictures of an "image" or "video" feature; old data sets name the channels first."""
     shape, names = feature["shape"], feature.get("names")
     first = shape[2] not in (1, 3) or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
@@ -338,14 +342,14 @@ def data_columns(
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
         "task_index": np.array([number[text] for text in episode.texts()]),
-        **{key: x.reshape(len(episode), -1) for key, x in zip(TRACKS, seen, strict=False)},
+        **{key: x.reshape(len(episode), -1) for key, x in zip(SCENE_FLOW_COLUMNS, seen, strict=False)},
         **episode.extras,
     }
     return {key: out[key] for key in features if key in out}
 
 
 def data_table(
-    columns: Mapping[str, np.ndarray], features: Mapping[str, Any], pictures: Mapping[str, Sequence[bytes]]
+    columns: Mapping[str, np.ndarray], features: Mapping[str, Any], images: Mapping[str, Sequence[bytes]]
 ) -> pa.Table:
     """`columns`, and the PNG `pictures` of image features, as Arrow keeps them for `features`; videos have no column."""
     arrays, hf = {}, {}
@@ -353,7 +357,7 @@ def data_table(
         if feature["dtype"] == "video":
             continue
         if feature["dtype"] == "image":
-            arrays[key], hf[key] = _embedded(pictures[key]), {"_type": "Image"}
+            arrays[key], hf[key] = _embedded(images[key]), {"_type": "Image"}
             continue
         values = np.asarray(columns[key]).astype(feature["dtype"])
         value = {"dtype": feature["dtype"], "_type": "Value"}
@@ -367,9 +371,9 @@ def data_table(
     return pa.table(arrays).replace_schema_metadata(metadata)
 
 
-def _embedded(pictures: Sequence[bytes]) -> pa.ChunkedArray:
+def _embedded(images: Sequence[bytes]) -> pa.ChunkedArray:
     """PNG as lerobot embeds it, under the names that its recorder gives the files."""
-    cells = [{"bytes": data, "path": f"frame-{i:06d}.png"} for i, data in enumerate(pictures)]
+    cells = [{"bytes": data, "path": f"frame-{i:06d}.png"} for i, data in enumerate(images)]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     # In pieces, as one array of bytes ends at 2 GiB.
     return pa.chunked_array([pa.array(cells[i : i + 64], kind) for i in range(0, len(cells), 64)], kind)
@@ -404,12 +408,12 @@ def describe(values: np.ndarray) -> dict[str, list]:
     return {k: v.tolist() for k, v in stats.items()} | {"count": [len(values)]}
 
 
-def describe_pictures(pictures: np.ndarray) -> dict[str, list]:
+def describe_images(images: np.ndarray) -> dict[str, list]:
     """The same for pictures, uint8 (N, 3, H, W): (3, 1, 1) a statistic, in [0, 1]; exact, by histogram."""
     stats: dict[str, list] = {}
     grey = np.arange(256) / 255
-    for channel in range(pictures.shape[1]):
-        counts = np.bincount(pictures[:, channel].ravel(), minlength=256)
+    for channel in range(images.shape[1]):
+        counts = np.bincount(images[:, channel].ravel(), minlength=256)
         total, below = counts.sum(), np.cumsum(counts)
         mean = counts @ grey / total
         at = np.array(list(_QUANTILES.values())) * (total - 1)
@@ -424,4 +428,4 @@ def describe_pictures(pictures: np.ndarray) -> dict[str, list]:
         row |= dict(zip(_QUANTILES, low + (high - low) * (at - np.floor(at)), strict=True))
         for name, value in row.items():
             stats.setdefault(name, []).append([[float(value)]])
-    return stats | {"count": [len(pictures)]}
+    return stats | {"count": [len(images)]}

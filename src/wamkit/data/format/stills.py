@@ -20,7 +20,7 @@ from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format.depth import tiff
 from wamkit.data.format.schema import Layout
-from wamkit.data.format.video import RGB, Video, action_recoverability, encode_frames
+from wamkit.data.format.video import RgbConverter, Video, decoding_errors, encode_frames
 from wamkit.files import StoreError
 
 Encoded = bytes | Sequence[bytes]
@@ -36,25 +36,25 @@ _SAMPLE = 8  # of an episode, that its statistics are made of
 # ----------------------------------------------------------------------------------------------------------------- to bytes
 
 
-def encode_png(picture: UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W"], level: int = 1) -> bytes:
+def encode_png(image: UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W"], level: int = 1) -> bytes:
     """An RGB picture, uint8 (H, W, 3), or one of 16-bit numbers, uint16 (H, W), as PNG: exactly. level: zlib's, 0 to 9.
 
     Rows are stored as differences to the row above. Raises StoreError for another type or shape.
     """
-    kind = picture.dtype, *picture.shape[2:]
-    if picture.ndim not in (2, 3) or not picture.size or kind not in ((np.uint8, 3), (np.uint16,)):
-        raise StoreError(f"cannot encode {picture.dtype} {picture.shape}; expected uint8 (H, W, 3) or uint16 (H, W)")
-    bits, colour = (8, 2) if picture.ndim == 3 else (16, 0)
-    rows = picture.astype(picture.dtype.newbyteorder(">")).reshape(len(picture), -1).view(np.uint8)
+    kind = image.dtype, *image.shape[2:]
+    if image.ndim not in (2, 3) or not image.size or kind not in ((np.uint8, 3), (np.uint16,)):
+        raise StoreError(f"cannot encode {image.dtype} {image.shape}; expected uint8 (H, W, 3) or uint16 (H, W)")
+    bits, colour = (8, 2) if image.ndim == 3 else (16, 0)
+    rows = image.astype(image.dtype.newbyteorder(">")).reshape(len(image), -1).view(np.uint8)
     filtered = np.full((len(rows), rows.shape[1] + 1), 2, np.uint8)
     filtered[:, 1:] = rows
     filtered[1:, 1:] -= rows[:-1]
-    header = struct.pack(">IIBBBBB", picture.shape[1], picture.shape[0], bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], bits, colour, 0, 0, 0)
     body = ((b"IHDR", header), (b"IDAT", zlib.compress(filtered, level)), (b"IEND", b""))
     return _PNG + b"".join(struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in body)
 
 
-def encode(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, camera: str, count: int) -> Encoded:
+def encode_camera(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, camera: str, count: int) -> Encoded:
     """One camera's pictures of an episode of `count` steps, RGB (H, W, 3) as they come, the way that `layout` keeps them.
 
     Raises StoreError for a picture of another type or shape, and for more or fewer pictures.
@@ -63,10 +63,10 @@ def encode(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, camera:
     if camera not in layout.stills:
         return encode_frames(frames, layout.fps, size, count)
     out = []
-    for number, picture in enumerate(frames):
-        if picture.dtype != np.uint8 or picture.shape != (*size, 3):
-            raise StoreError(f"picture {number} is {picture.dtype} {picture.shape} instead of uint8 {(*size, 3)}")
-        out.append(encode_png(picture))
+    for number, image in enumerate(frames):
+        if image.dtype != np.uint8 or image.shape != (*size, 3):
+            raise StoreError(f"picture {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
+        out.append(encode_png(image))
     if len(out) != count:
         raise StoreError(f"there are {len(out)} pictures for {count} steps")
     return out
@@ -80,7 +80,9 @@ def checksum(encoded: Encoded) -> str:
     return total.hexdigest()
 
 
-def sample(encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: int) -> UInt8[np.ndarray, "n 3 H W"]:
+def sample_frames(
+    encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: int
+) -> UInt8[np.ndarray, "n 3 H W"]:
     """A few of the pictures that are about to be stored. Raises StoreError for what cannot be decoded or does not fit."""
     picked = np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int)).tolist()
     data, size, stills = encoded[camera], layout.size(camera), camera in layout.stills
@@ -90,9 +92,9 @@ def sample(encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: i
         if not stills:
             with Video(data, layout.fps, size, steps) as film:
                 return film.frames(picked)
-        out, rgb = np.empty((len(picked), 3, *size), np.uint8), RGB()
+        out, rgb = np.empty((len(picked), 3, *size), np.uint8), RgbConverter()
         for row, i in enumerate(picked):
-            rgb.write(still(data[i], size), out[row])
+            rgb.write(decode_image(data[i], size), out[row])
         return out
     except StoreError as error:
         what = "pictures" if stills else "video"
@@ -104,7 +106,7 @@ def sample(encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: i
 # --------------------------------------------------------------------------------------------------------------- from bytes
 
 
-class Stills:
+class StillImages:
     """The pictures of one camera in a data file, as `Video` is those of a film: frame k is that of row k.
 
     path, key: the data file, and its column of pictures.   shape: (H, W) that they must have.   total: how many rows there must be.
@@ -113,7 +115,7 @@ class Stills:
     """
 
     def __init__(self, path: Path, key: str, shape: tuple[int, int], total: int):
-        self._key, self._shape, self._rgb = key, shape, RGB()
+        self._key, self._shape, self._rgb = key, shape, RgbConverter()
         with _parquet():
             # By default pyarrow holds a whole row group, that is an episode, before it gives the first row.
             self._file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
@@ -133,16 +135,16 @@ class Stills:
         Raises StoreError, naming the number, for a picture that is missing, damaged or of another size.
         """
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
-        for row, picture in enumerate(self.pictures(numbers, start)):
-            self._rgb.write(picture, out[row])
+        for row, image in enumerate(self.iter_frames(numbers, start)):
+            self._rgb.write(image, out[row])
         return out
 
-    def pictures(self, numbers: Sequence[int], start: int = 0) -> Iterator[av.VideoFrame]:
+    def iter_frames(self, numbers: Sequence[int], start: int = 0) -> Iterator[av.VideoFrame]:
         """The same one by one, as PyAV has them."""
         for number, data in self._stored(numbers, start):
             with self._naming(number):
-                picture = still(data, self._shape)
-            yield picture
+                image = decode_image(data, self._shape)
+            yield image
 
     def depth(self, numbers: Sequence[int], start: int = 0) -> np.ndarray:
         """The same of depth maps: their numbers as they are stored, uint16 or float32 (N, H, W).
@@ -196,14 +198,14 @@ class Stills:
         """Lets go of the file."""
         self._file.close()
 
-    def __enter__(self) -> Stills:
+    def __enter__(self) -> StillImages:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def still(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
+def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     """A PNG or JPEG picture of the size `shape` (H, W), in colours.
 
     Raises StoreError for what is none, is damaged, or is of another size; larger ones are refused before they are unpacked.
@@ -256,7 +258,7 @@ def _decoded(codec: str, data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     # FFmpeg counts whole blocks, of up to 64 pixels a side; what declares more is not unpacked.
     most = (shape[0] + 64) * (shape[1] + 64)
     context.thread_count, context.options = 1, {"err_detect": "crccheck+explode", "max_pixels": str(most)}
-    with action_recoverability():
+    with decoding_errors():
         frame = next(iter(context.decode(av.Packet(data))), None)
     if frame is None:
         raise StoreError("it cannot be decoded")

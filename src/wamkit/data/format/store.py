@@ -27,8 +27,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from wamkit.data.format import language, schema
-from wamkit.data.format import stills as pictures
+from wamkit.data.format import language, schema, stills
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -45,7 +44,7 @@ from wamkit.data.format.episode_index import (
 )
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
-from wamkit.data.format.stills import Encoded, Stills
+from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder, remove_leftovers
@@ -185,7 +184,7 @@ class Store:
         """Scene points of all N frames, episode after episode; None if none were recorded."""
         if not self.layout.point_grid:
             return None
-        points, body, pose = (self.numeric()[k] for k in schema.TRACKS)
+        points, body, pose = (self.numeric()[k] for k in schema.SCENE_FLOW_COLUMNS)
         return SceneFlow(
             points.reshape(self.frames, -1, 4), body.reshape(self.frames, -1), pose.reshape(self.frames, -1, 7)
         )
@@ -197,7 +196,7 @@ class Store:
         """
         return self._decode(episode, camera, range(self._row(episode).meta.length), size)
 
-    def pictures(self, episode: int, camera: str, steps: Sequence[int]) -> UInt8[np.ndarray, "n 3 H W"]:
+    def decode_steps(self, episode: int, camera: str, steps: Sequence[int]) -> UInt8[np.ndarray, "n 3 H W"]:
         """Some of the pictures that `decode` gives all of: those of `steps`, ascending; only what is needed is decoded."""
         return self._decode(episode, camera, steps, None)
 
@@ -213,12 +212,12 @@ class Store:
             stored = film.depth(steps, self._clip(episode, camera).start)
             return millimetres(stored, self._info["features"][self._key(camera)])
 
-    def open_video(self, episode: int, camera: str) -> Video | Stills:
+    def open_video(self, episode: int, camera: str) -> Video | StillImages:
         """The open file that holds a clip, for `pictures_of`; other clips may be in it. Raises StoreError as `decode` does."""
         clip = self._clip(episode, camera)
         with self._naming(episode, camera):
             if clip.path == self._row(episode).data:
-                return Stills(clip.path, self._key(camera), self.layout.size(camera), self._held[clip.path])
+                return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._held[clip.path])
             source: Path | bytes = clip.path
             if clip.sha256 is not None:
                 source = clip.path.read_bytes()
@@ -227,9 +226,9 @@ class Store:
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
             return opened(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
 
-    def pictures_of(
+    def decode_from(
         self,
-        video: Video | Stills,
+        video: Video | StillImages,
         episode: int,
         camera: str,
         steps: Sequence[int],
@@ -263,7 +262,7 @@ class Store:
         meta, columns = self._row(index).meta, self.numeric()
         here = slice(meta.from_index, meta.from_index + meta.length)
         empty = {"next.reward": np.zeros(self.frames, np.float32), "next.success": np.zeros(self.frames, bool)}
-        get = {k: v[here].copy() for k, v in (empty | columns).items() if k not in schema.TRACKS}
+        get = {k: v[here].copy() for k, v in (empty | columns).items() if k not in schema.SCENE_FLOW_COLUMNS}
         tracks = self.tracks()
         return Episode(
             task=meta.task,
@@ -271,7 +270,7 @@ class Store:
             seed=meta.seed,
             fps=self.layout.fps,
             cameras=self.cameras,
-            images=self._pictures(index) if images and self.cameras else None,
+            images=self._images(index) if images and self.cameras else None,
             proprio=get["observation.state"],
             action=get["action"],
             action_expert=get["action.expert"],
@@ -287,7 +286,7 @@ class Store:
             depth={name: self.decode_depth(index, name) for name in self.depth_cameras} if images else {},
         )
 
-    def _pictures(self, index: int) -> np.ndarray:
+    def _images(self, index: int) -> np.ndarray:
         """All cameras' pictures, of the first one's size."""
         size = self.layout.image_shape[1:] if self.layout.sizes else None
         return np.stack([self.decode(index, c, size) for c in self.cameras], 1)
@@ -331,14 +330,14 @@ class Store:
         check_episode(episode, layout, with_images=encoded is None)
         if encoded is None:
             films = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
-            encoded = {c: pictures.encode(film, layout, c, len(episode)) for c, film in films}
+            encoded = {c: stills.encode_camera(film, layout, c, len(episode)) for c, film in films}
         if set(encoded) != set(layout.cameras):
             raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
-        samples = {c: pictures.sample(encoded, layout, c, len(episode)) for c in layout.cameras}
+        samples = {c: stills.sample_frames(encoded, layout, c, len(episode)) for c in layout.cameras}
         texts = [*self._texts, *(t for t in dict.fromkeys([episode.text, *episode.texts()]) if t not in self._texts)]
         columns = schema.data_columns(episode, index, self.frames, texts, self._info["features"])
         embedded = {self._key(c): encoded[c] for c in layout.stills}
-        embedded |= {self._key(c): [pictures.encode_png(m) for m in maps] for c, maps in episode.depth.items()}
+        embedded |= {self._key(c): [stills.encode_png(m) for m in maps] for c, maps in episode.depth.items()}
         data = schema.data_table(columns, self._info["features"], embedded)
         # Parquet looks at how large a page has become after so many rows; a page is read as a whole.
         options = {"write_batch_size": 4} if embedded else {}
@@ -346,9 +345,9 @@ class Store:
         contents |= {f"video/{c}": encoded[c] for c in layout.cameras if c not in layout.stills}
         if episode.snapshots is not None:
             contents["snapshots"] = pack_snapshots(episode.snapshots)
-        stats = {k: schema.describe(v) for k, v in columns.items() if k not in schema.TRACKS}
-        stats |= {self._key(c): schema.describe_pictures(p) for c, p in samples.items()}
-        facts = facts_of(episode, index, self.frames, layout, {c: pictures.checksum(encoded[c]) for c in encoded})
+        stats = {k: schema.describe(v) for k, v in columns.items() if k not in schema.SCENE_FLOW_COLUMNS}
+        stats |= {self._key(c): schema.describe_images(p) for c, p in samples.items()}
+        facts = facts_of(episode, index, self.frames, layout, {c: stills.checksum(encoded[c]) for c in encoded})
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
         contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
         self._commit(index, contents)
@@ -366,9 +365,9 @@ class Store:
             return
         stats = {}
         if self._rows:
-            described = self._info["features"].keys() - set(schema.TRACKS)
+            described = self._info["features"].keys() - set(schema.SCENE_FLOW_COLUMNS)
             stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
-            stats |= {self._key(c): schema.describe_pictures(self._sample(c)) for c in self.cameras}
+            stats |= {self._key(c): schema.describe_images(self._sample(c)) for c in self.cameras}
         self._write_totals(stats)
 
     # ------------------------------------------------------------------ inside
@@ -420,7 +419,7 @@ class Store:
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
         with self.open_video(episode, camera) as video:
-            return self.pictures_of(video, episode, camera, frames, size)
+            return self.decode_from(video, episode, camera, frames, size)
 
     def _clip(self, episode: int, camera: str) -> Clip:
         clips = self._row(episode).clips

@@ -29,7 +29,7 @@ class TorchcodecVideo(Video):
     def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
         decoders = torchcodec_decoders()
         super().__init__(source, fps, shape, total)
-        self._film = None
+        self._frames = None
         if self._is_mp4(source) and self._stream.codec_context.pix_fmt in _EQUAL:
             content = source if isinstance(source, bytes) else str(source)
             try:
@@ -37,7 +37,7 @@ class TorchcodecVideo(Video):
             except (RuntimeError, ValueError) as error:
                 self.close()
                 raise StoreError(f"torchcodec cannot open it ({error})") from error
-            self._film = None if film.metadata.rotation else film  # it turns such pictures, PyAV does not
+            self._frames = None if film.metadata.rotation else film  # it turns such pictures, PyAV does not
 
     def _is_mp4(self, source: Path | bytes) -> bool:
         """By its first bytes, which no FFmpeg takes for a playlist: it decodes by another one, with no list of containers."""
@@ -50,31 +50,31 @@ class TorchcodecVideo(Video):
         self, numbers: Sequence[int], size: tuple[int, int] | None = None, start: int = 0
     ) -> UInt8[np.ndarray, "N 3 H W"]:
         """As `Video.frames`. Raises StoreError for a frame that is missing, or that FFmpeg gives up."""
-        if self._film is None:
+        if self._frames is None:
             return super().frames(numbers, size, start)
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
         for first in range(0, len(numbers), _AT_ONCE):
             wanted = [start + number for number in numbers[first : first + _AT_ONCE]]
             try:
-                found = self._film.get_frames_at(wanted)
+                found = self._frames.get_frames_at(wanted)
             except (RuntimeError, ValueError, IndexError) as error:
                 raise StoreError(f"frames {wanted[0]} to {wanted[-1]} cannot be decoded ({error})") from error
             shown = (found.pts_seconds.numpy() * float(self._fps)).round().astype(int)
             if missing := set(wanted) - set(shown.tolist()):
                 raise StoreError(f"frame {min(missing)} is missing")
-            pictures = found.data.numpy()
-            if pictures.shape[1:3] != self._shape:
-                raise StoreError(f"its pictures become {pictures.shape[1]}x{pictures.shape[2]}")
+            images = found.data.numpy()
+            if images.shape[1:3] != self._shape:
+                raise StoreError(f"its pictures become {images.shape[1]}x{images.shape[2]}")
             if size in (None, self._shape):
-                out[first : first + _AT_ONCE] = pictures.transpose(0, 3, 1, 2)
+                out[first : first + _AT_ONCE] = images.transpose(0, 3, 1, 2)
                 continue
-            for row, picture in enumerate(pictures, first):
-                self._rgb.write(av.VideoFrame.from_ndarray(picture, format="rgb24"), out[row])
+            for row, image in enumerate(images, first):
+                self._rgb.write(av.VideoFrame.from_ndarray(image, format="rgb24"), out[row])
         return out
 
     def close(self) -> None:
         """Lets go of the file and of the decoders."""
-        self._film = None
+        self._frames = None
         super().close()
 
 

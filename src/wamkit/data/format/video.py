@@ -63,8 +63,8 @@ def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float) -> bytes:
     """
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
         raise StoreError(f"cannot encode {frames.dtype} {frames.shape}; expected uint8 (T, 3, H, W) with T >= 1")
-    pictures = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
-    return encode_frames(pictures, fps, pictures.shape[1:3], len(pictures))
+    images = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+    return encode_frames(images, fps, images.shape[1:3], len(images))
 
 
 def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size: tuple[int, int], count: int) -> bytes:
@@ -80,10 +80,10 @@ def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size
         stream.height, stream.width, stream.pix_fmt = *size, PIXEL_FORMAT
         context = stream.codec_context
         context.gop_size, context.max_b_frames, context.thread_count = GOP, 0, 1
-        for number, picture in enumerate(frames):
-            if picture.dtype != np.uint8 or picture.shape != (*size, 3):
-                raise StoreError(f"picture {number} is {picture.dtype} {picture.shape} instead of uint8 {(*size, 3)}")
-            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for number, image in enumerate(frames):
+            if image.dtype != np.uint8 or image.shape != (*size, 3):
+                raise StoreError(f"picture {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = reformatter.reformat(rgb, format=PIXEL_FORMAT, threads=1)
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
@@ -115,8 +115,8 @@ class Video:
 
     def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
         self._fps, self._shape = Fraction(fps).limit_denominator(100_000), shape
-        self._rgb = RGB()
-        with action_recoverability():
+        self._rgb = RgbConverter()
+        with decoding_errors():
             self._container = av.open(
                 io.BytesIO(source) if isinstance(source, bytes) else str(source), options=CONTAINERS
             )
@@ -125,7 +125,7 @@ class Video:
         except BaseException:
             self.close()
             raise
-        self._at, self._pictures = -1, self._container.decode(self._stream)
+        self._at, self._images = -1, self._container.decode(self._stream)
         self._clock = (1 / (self._fps * self._stream.time_base)).as_integer_ratio()
 
     def _checked(self, fps: float, total: int | None) -> av.VideoStream:
@@ -152,7 +152,7 @@ class Video:
         missing or damaged.
         """
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
-        with action_recoverability():
+        with decoding_errors():
             for row, number in enumerate(numbers):
                 self._rgb.write(self._find(start + number), out[row])
         return out
@@ -163,7 +163,7 @@ class Video:
         Raises StoreError for pixels of another kind, from which codes cannot be had exactly.
         """
         out = np.empty((len(numbers), *self._shape), np.uint16)
-        with action_recoverability():
+        with decoding_errors():
             for row, number in enumerate(numbers):
                 frame = self._find(start + number)
                 if frame.format.name != "gray12le":
@@ -177,8 +177,8 @@ class Video:
         ticks, frames = self._clock  # so many of the stream's ticks are so many frames
         if not 0 < number - self._at <= _SEEK_AHEAD:
             self._container.seek(round((number - 0.5) * ticks / frames), stream=self._stream)
-            self._pictures = self._container.decode(self._stream)
-        for frame in self._pictures:
+            self._images = self._container.decode(self._stream)
+        for frame in self._images:
             self._at = round(frame.pts * frames / ticks)
             if self._at >= number:
                 break
@@ -197,7 +197,7 @@ class Video:
         self.close()
 
 
-class RGB:
+class RgbConverter:
     """Decoded pictures as RGB. One for all pictures of a film: FFmpeg's tables are made once for each."""
 
     def __init__(self) -> None:
@@ -218,7 +218,7 @@ class RGB:
 
 
 @contextlib.contextmanager
-def action_recoverability() -> Iterator[None]:
+def decoding_errors() -> Iterator[None]:
     """What FFmpeg cannot decode becomes a StoreError."""
     try:
         yield

@@ -23,8 +23,8 @@ import numpy as np
 from wamkit.config import check_bounds
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
-from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
+from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, inside
+from wamkit.data.importers.hdf5 import array, dataset, opened, sorted_by_number, stored_frames
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 NAMES = tuple(f"{arm}_{joint}" for arm in ("left", "right") for joint in (*JOINTS, "gripper"))
@@ -69,7 +69,7 @@ class Aloha(Importer):
         with opened(path) as file:
             cameras = self._cameras(file)
             base = "base_action" in file
-        sizes = [next(self._film(names[0], c)()).shape[:2] for c in cameras]
+        sizes = [next(self._frames(names[0], c)()).shape[:2] for c in cameras]
         return Layout(
             cameras=tuple(cameras),
             image_shape=(3, *(sizes[0] if sizes else (1, 1))),
@@ -83,14 +83,14 @@ class Aloha(Importer):
             extras=(("observation.velocity", "float32", 14), *((("base_action", "float32", 2),) if base else ())),
         )
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         cameras = {c: CameraFacts("wrist" if "wrist" in c else "scene") for c in self.layout().cameras}
         return DatasetMetadata(
             "ALOHA", "aloha", "absolute joints", self.options.rate, state=FIELDS, action=FIELDS, cameras=cameras
         )
 
     def episodes(self) -> Sequence[str]:
-        return numbered(p.name for p in self.root.glob("episode_*.hdf5"))
+        return sorted_by_number(p.name for p in self.root.glob("episode_*.hdf5"))
 
     def read(self, name: str) -> Recording:
         with opened(inside(self.root, name), name) as file:
@@ -104,19 +104,19 @@ class Aloha(Importer):
                 text=self.options.text,
                 state=checked(array(file, "observations/qpos"), (T, 14), "qpos"),
                 action=checked(action, (T, 14), "action"),
-                pictures={c: self._film(name, c) for c in self._cameras(file)},
+                images={c: self._frames(name, c) for c in self._cameras(file)},
                 extras=extras,
             )
 
-    def _film(self, name: str, camera: str) -> Pictures:
+    def _frames(self, name: str, camera: str) -> ImageStream:
         path, key = inside(self.root, name), f"observations/images/{camera}"
 
-        def pictures() -> Iterator[np.ndarray]:
+        def images() -> Iterator[np.ndarray]:
             with opened(path, name) as file:
                 packed = dataset(file, key).ndim == 2
-            yield from (_unpacked(path, name, key, self.options.swap) if packed else film(path, key, name))
+            yield from (_unpacked(path, name, key, self.options.swap) if packed else stored_frames(path, key, name))
 
-        return pictures
+        return images
 
 
 def _unpacked(path: Path, name: str, key: str, swap: bool) -> Iterator[np.ndarray]:
@@ -125,5 +125,5 @@ def _unpacked(path: Path, name: str, key: str, swap: bool) -> Iterator[np.ndarra
 
     with opened(path, name) as file:
         for row in dataset(file, key):
-            picture = jpeg_decode(row.tobytes())
-            yield np.ascontiguousarray(picture[..., ::-1]) if swap else picture
+            image = jpeg_decode(row.tobytes())
+            yield np.ascontiguousarray(image[..., ::-1]) if swap else image

@@ -21,7 +21,7 @@ from wamkit.data.format.schema import Layout
 from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
 
-Pictures = Callable[[], Iterator[UInt8[np.ndarray, "H W 3"]]]
+ImageStream = Callable[[], Iterator[UInt8[np.ndarray, "H W 3"]]]
 """Starts a camera's film anew: RGB pictures, upright, one a step, as many as the episode has steps."""
 
 LIMIT = 2**32
@@ -46,7 +46,7 @@ class Recording:
     text: str
     state: Float[np.ndarray, "T s"]
     action: Float[np.ndarray, "T a"]
-    pictures: Mapping[str, Pictures]
+    images: Mapping[str, ImageStream]
     spans: tuple[Span, ...] = ()
     task: str = ""
     success: np.ndarray | None = None
@@ -75,7 +75,7 @@ class Importer(ABC):
         """What all episodes have in common. `rewards` where the source knows of success, `expert` never."""
 
     @abstractmethod
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         """What the numbers mean, as far as the source says."""
 
     @abstractmethod

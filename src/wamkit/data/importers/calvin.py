@@ -23,7 +23,7 @@ import numpy as np
 
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import IMPORTERS, LIMIT, ImageStream, Importer, Recording, SourceError, checked, reading
 from wamkit.types import Span
 
 CAMERAS = {"rgb_static": "scene", "rgb_gripper": "wrist"}
@@ -74,7 +74,7 @@ class Calvin(Importer):
             sizes=tuple(sizes) if len(set(sizes)) > 1 else (), expert=False, rewards=False,
         )  # fmt: skip
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         control = "end-effector delta" if self.options.action == "rel_actions" else "absolute end-effector"
         cameras = {c: CameraFacts(role) for c, role in CAMERAS.items()}
         return DatasetMetadata(
@@ -130,14 +130,14 @@ class Calvin(Importer):
         inside = [(max(a, first), min(b, last), text) for a, b, text in self._annotations if a <= last and b >= first]
         spans = tuple(Span(a - first, b - first + 1, text) for a, b, text in inside)
         text = spans[0].text if self.options.only_annotated and spans else ""
-        return Recording(name, text, state, action, {c: self._film(c, first, last, name) for c in CAMERAS}, spans)
+        return Recording(name, text, state, action, {c: self._frames(c, first, last, name) for c in CAMERAS}, spans)
 
-    def _film(self, camera: str, first: int, last: int, name: str) -> Pictures:
-        def pictures() -> Iterator[np.ndarray]:
+    def _frames(self, camera: str, first: int, last: int, name: str) -> ImageStream:
+        def images() -> Iterator[np.ndarray]:
             for number in range(first, last + 1):
                 yield self._step(number, name)[camera]
 
-        return pictures
+        return images
 
 
 ALLOWED = {

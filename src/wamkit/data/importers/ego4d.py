@@ -25,11 +25,18 @@ from wamkit.config import check_bounds
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.video_files import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
+from wamkit.data.importers.video_files import (
+    VideoFileOptions,
+    common_rate,
+    frame_count,
+    probe_video,
+    read_frames,
+    videos_by_stem,
+)
 
 
 @dataclass(frozen=True)
-class Ego4DOptions(FilmOptions):
+class Ego4DOptions(VideoFileOptions):
     """Of the importer `ego4d`."""
 
     fps: float | None = 10.0
@@ -53,7 +60,7 @@ class Ego4D(Importer):
 
     @cached_property
     def _videos(self) -> dict[str, Path]:
-        return {stem: inside(self.root, name) for stem, name in films_by_stem(self.root).items()}
+        return {stem: inside(self.root, name) for stem, name in videos_by_stem(self.root).items()}
 
     @cached_property
     def _parts(self) -> dict[str, tuple[str, float, float, str]]:
@@ -93,14 +100,14 @@ class Ego4D(Importer):
     def _rate(self) -> float:
         if self.options.fps:
             return self.options.fps
-        return common_rate([film_of(self._videos[v]) for v in sorted({v for v, *_ in self._parts.values()})], None)
+        return common_rate([probe_video(self._videos[v]) for v in sorted({v for v, *_ in self._parts.values()})], None)
 
     def layout(self) -> Layout:
         if not self._videos:
             raise SourceError(f"{self.root}: there are no videos (*.mp4) in it")
         return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         return DatasetMetadata("Ego4D", "", licence="Ego4D licence", cameras={"head": CameraFacts("ego")})
 
     def episodes(self) -> Sequence[str]:
@@ -108,13 +115,13 @@ class Ego4D(Importer):
 
     def read(self, name: str) -> Recording:
         video, start, stop, text = self._parts[name]
-        film, fps = film_of(self._videos[video], name), self._rate
-        steps = steps_between(film, fps, start, stop)
+        film, fps = probe_video(self._videos[video], name), self._rate
+        steps = frame_count(film, fps, start, stop)
         if not steps:
             raise SourceError(
                 f"{film.path} (episode {name}): it has {film.seconds:.1f} seconds, the narration is of {start:g}"
             )
         none = np.zeros((steps, 0), np.float32)
         return Recording(
-            name, text, none, none, {"head": lambda: play(film, fps, self.options.size, start, stop, name)}
+            name, text, none, none, {"head": lambda: read_frames(film, fps, self.options.size, start, stop, name)}
         )

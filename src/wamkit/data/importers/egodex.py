@@ -22,9 +22,9 @@ import numpy as np
 from wamkit.config import ConfigError
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
+from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, opened
-from wamkit.data.importers.video_files import FilmOptions, film_of, play, seen_by
+from wamkit.data.importers.video_files import VideoFileOptions, cropped_intrinsics, probe_video, read_frames
 
 TIPS = ("ThumbTip", "IndexFingerTip", "MiddleFingerTip", "RingFingerTip", "LittleFingerTip")
 JOINTS = tuple(f"{side}{joint}" for side in ("left", "right") for joint in ("Hand", *TIPS))
@@ -32,7 +32,7 @@ RATE = 30.0
 
 
 @dataclass(frozen=True)
-class EgoDexOptions(FilmOptions):
+class EgoDexOptions(VideoFileOptions):
     """Of the importer `egodex`."""
 
     fps: float | None = None
@@ -61,7 +61,7 @@ class EgoDex(Importer):
         names = tuple(f"{j}_{axis}" for j in JOINTS for axis in "xyz") if self.options.hands else ()
         return Layout(("head",), (3, *self.options.size), names, names, RATE, "human", expert=False, rewards=False)
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         names = self.episodes()
         fields = tuple(Field(j, 3 * i, 3 * i + 3, "hand", frame="camera", unit="m") for i, j in enumerate(JOINTS))
         fields = fields if self.options.hands else ()
@@ -79,11 +79,11 @@ class EgoDex(Importer):
         poses, video = self._files(name)
         with opened(poses, name) as file:
             matrix = checked(array(file, "camera/intrinsic"), (3, 3), "intrinsic")
-        return seen_by(matrix, film_of(video, name).size, self.options.size)
+        return cropped_intrinsics(matrix, probe_video(video, name).size, self.options.size)
 
     def read(self, name: str) -> Recording:
         poses, video = self._files(name)
-        film = film_of(video, name)
+        film = probe_video(video, name)
         with opened(poses, name) as file:
             N = len(array(file, "transforms/camera"))
             if film.frames != N:
@@ -91,7 +91,7 @@ class EgoDex(Importer):
             text, T = _text(file.attrs), N - 1 if self.options.hands else N
             seen = self._hands(file, N) if self.options.hands else np.zeros((N + 1, 0), np.float32)
         state, action = seen[:T], seen[1 : T + 1]
-        return Recording(name, text, state, action, {"head": self._film(film, name, T)}, task=poses.parent.name)
+        return Recording(name, text, state, action, {"head": self._frames(film, name, T)}, task=poses.parent.name)
 
     def _hands(self, file: Any, N: int) -> np.ndarray:
         """Positions seen from the camera of their own frame, float32 (N, 36)."""
@@ -104,11 +104,11 @@ class EgoDex(Importer):
             out.append(np.einsum("nji,nj->ni", camera[:, :3, :3], at - camera[:, :3, 3]))
         return np.concatenate(out, 1).astype(np.float32)
 
-    def _film(self, film: Any, name: str, steps: int) -> Pictures:
-        def pictures() -> Iterator[np.ndarray]:
-            yield from islice(play(film, film.fps, self.options.size, episode=name), steps)
+    def _frames(self, film: Any, name: str, steps: int) -> ImageStream:
+        def images() -> Iterator[np.ndarray]:
+            yield from islice(read_frames(film, film.fps, self.options.size, episode=name), steps)
 
-        return pictures
+        return images
 
 
 def _text(attrs: Any) -> str:

@@ -21,13 +21,20 @@ import numpy as np
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.video_files import FilmOptions, common_rate, film_of, films_by_stem, play, steps_between
+from wamkit.data.importers.video_files import (
+    VideoFileOptions,
+    common_rate,
+    frame_count,
+    probe_video,
+    read_frames,
+    videos_by_stem,
+)
 
 COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration", "narration_id")
 
 
 @dataclass(frozen=True)
-class EpicOptions(FilmOptions):
+class EpicOptions(VideoFileOptions):
     """Of the importer `epic`."""
 
     fps: float | None = 10.0
@@ -43,7 +50,7 @@ class Epic(Importer):
 
     @cached_property
     def _videos(self) -> dict[str, Path]:
-        return {stem: inside(self.root, name) for stem, name in films_by_stem(self.root).items()}
+        return {stem: inside(self.root, name) for stem, name in videos_by_stem(self.root).items()}
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, str]]:
@@ -71,13 +78,13 @@ class Epic(Importer):
         if self.options.fps:
             return self.options.fps
         return common_rate(
-            [film_of(self._videos[v]) for v in sorted({p["video_id"] for p in self._parts.values()})], None
+            [probe_video(self._videos[v]) for v in sorted({p["video_id"] for p in self._parts.values()})], None
         )
 
     def layout(self) -> Layout:
         return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         return DatasetMetadata("EPIC-KITCHENS-100", "", licence="CC BY-NC 4.0", cameras={"head": CameraFacts("ego")})
 
     def episodes(self) -> Sequence[str]:
@@ -85,14 +92,14 @@ class Epic(Importer):
 
     def read(self, name: str) -> Recording:
         part, fps = self._parts[name], self._rate
-        film = film_of(self._videos[part["video_id"]], name)
+        film = probe_video(self._videos[part["video_id"]], name)
         with reading(film.path, name):
             start, stop = (seconds(part[k]) for k in ("start_timestamp", "stop_timestamp"))
             if not 0 <= start < stop or start >= film.seconds:
                 raise SourceError(f"it has {film.seconds:.1f} seconds, the narration is of {start:g} to {stop:g}")
-        none = np.zeros((steps_between(film, fps, start, stop), 0), np.float32)
-        pictures = {"head": lambda: play(film, fps, self.options.size, start, stop, name)}
-        return Recording(name, part["narration"].strip(), none, none, pictures, task=part.get("verb", ""))
+        none = np.zeros((frame_count(film, fps, start, stop), 0), np.float32)
+        images = {"head": lambda: read_frames(film, fps, self.options.size, start, stop, name)}
+        return Recording(name, part["narration"].strip(), none, none, images, task=part.get("verb", ""))
 
 
 def seconds(stamp: str) -> float:

@@ -53,22 +53,22 @@ def dataset(group: Any, name: str) -> Any:
     return at
 
 
-def film(path: Path, name: str, episode: str, turn: slice | None = None) -> Iterator[np.ndarray]:
+def stored_frames(path: Path, name: str, episode: str, turn: slice | None = None) -> Iterator[np.ndarray]:
     """Pictures (H, W, 3) of the array `name`, one after the other; `turn` is applied to their rows."""
     with opened(path, episode) as file:
-        pictures = dataset(file, name)
-        if pictures.ndim != 4 or pictures.shape[3] != 3 or pictures.dtype != np.uint8:
-            raise SourceError(f"'{name}' is {pictures.dtype} {pictures.shape} instead of uint8 (T, H, W, 3)")
-        for i in range(len(pictures)):
-            yield pictures[i] if turn is None else pictures[i][turn]
+        images = dataset(file, name)
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise SourceError(f"'{name}' is {images.dtype} {images.shape} instead of uint8 (T, H, W, 3)")
+        for i in range(len(images)):
+            yield images[i] if turn is None else images[i][turn]
 
 
-def numbered(names: Any) -> list[str]:
+def sorted_by_number(names: Any) -> list[str]:
     """Names in the order of the numbers in them: demo_2 before demo_10."""
     return sorted(names, key=lambda n: ([int(x) for x in re.findall(r"\d+", n)], n))
 
 
-def attribute(holder: Any, name: str) -> Any:
+def json_attribute(holder: Any, name: str) -> Any:
     """A JSON attribute; {} where there is none."""
     raw = holder.attrs.get(name, "{}")
     return json.loads(raw.decode() if isinstance(raw, bytes) else raw)

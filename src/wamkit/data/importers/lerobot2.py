@@ -26,20 +26,20 @@ from av.video.reformatter import VideoReformatter
 
 from wamkit.config import check_bounds
 from wamkit.data.format.metadata_io import MODALITY, CameraFacts, DatasetMetadata, Field, from_modality
-from wamkit.data.format.schema import IMAGES, INDEX_COLUMNS, PICTURES, Layout, is_depth, picture_size
-from wamkit.data.format.stills import Stills
+from wamkit.data.format.schema import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Layout, image_size, is_depth
+from wamkit.data.format.stills import StillImages
 from wamkit.data.importers.base import (
     IMPORTERS,
     LIMIT,
+    ImageStream,
     Importer,
-    Pictures,
     Recording,
     SourceError,
     checked,
     inside,
     reading,
 )
-from wamkit.data.importers.video_files import film_of, fitted, play
+from wamkit.data.importers.video_files import probe_video, read_frames, resize_and_crop
 from wamkit.types import Span
 
 NUMBERS = ("float32", "float64", "int32", "int64", "bool")
@@ -97,14 +97,14 @@ class LeRobot2(Importer):
 
     @cached_property
     def _cameras(self) -> dict[str, str]:
-        found = [k for k, f in self._info["features"].items() if f["dtype"] in PICTURES and not is_depth(f)]
+        found = [k for k, f in self._info["features"].items() if f["dtype"] in IMAGE_DTYPES and not is_depth(f)]
         return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
         shape = self._info["features"][key]["shape"]
         if len(shape) != 3 or 3 not in (shape[0], shape[2]):
             raise SourceError(f"{key} has the shape {shape} instead of [height, width, 3]")
-        return picture_size(self._info["features"][key])
+        return image_size(self._info["features"][key])
 
     def _width(self, key: str) -> int:
         return int(self._info["features"][key]["shape"][0]) if key in self._info["features"] else 0
@@ -140,7 +140,7 @@ class LeRobot2(Importer):
         size = self._width(key)
         return tuple(map(str, names)) if names and len(names) == size else tuple(f"{key}_{i}" for i in range(size))
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         path, robot = self.root / MODALITY, self.options.embodiment or self._info.get("robot_type") or ""
         roles = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
         whole = {"state": self._width("observation.state"), "action": self._width("action")}
@@ -204,7 +204,7 @@ class LeRobot2(Importer):
                 text=texts[0],
                 state=vector("observation.state"),
                 action=vector("action"),
-                pictures={c: self._film(name, key, T) for c, key in self._cameras.items()},
+                images={c: self._frames(name, key, T) for c, key in self._cameras.items()},
                 spans=tuple(
                     Span(a, b, texts[a]) for a, b in zip(starts, [*starts[1:], T], strict=False) if texts[a] != texts[0]
                 ),
@@ -213,21 +213,21 @@ class LeRobot2(Importer):
                 extras={k: column(k) for k in self._extras},
             )
 
-    def _film(self, name: str, key: str, steps: int) -> Pictures:
+    def _frames(self, name: str, key: str, steps: int) -> ImageStream:
         size, fps = self.options.size or self._size(key), float(self._info["fps"])
 
         def video() -> Iterator[np.ndarray]:
-            film = film_of(self._path("video_path", name, key), name)
+            film = probe_video(self._path("video_path", name, key), name)
             if film.frames != steps or abs(film.fps / fps - 1) > 0.01 + 1 / steps:
                 raise SourceError(
                     f"{film.path} (episode {name}): {film.frames} pictures, {film.fps:g} a second, instead of {steps}, {fps:g} a second"
                 )
-            yield from play(film, film.fps, size, episode=name)
+            yield from read_frames(film, film.fps, size, episode=name)
 
         def pictures() -> Iterator[np.ndarray]:
             path, reformatter = self._path("data_path", name), VideoReformatter()
-            with reading(path, name), Stills(path, key, self._size(key), steps) as film:
-                for picture in film.pictures(range(steps)):
-                    yield fitted(picture, size, reformatter)
+            with reading(path, name), StillImages(path, key, self._size(key), steps) as film:
+                for image in film.iter_frames(range(steps)):
+                    yield resize_and_crop(image, size, reformatter)
 
         return video if self._info["features"][key]["dtype"] == "video" else pictures

@@ -21,8 +21,8 @@ import numpy as np
 
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, inside
-from wamkit.data.importers.hdf5 import array, attribute, dataset, film, numbered, opened
+from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, inside
+from wamkit.data.importers.hdf5 import array, dataset, json_attribute, opened, sorted_by_number, stored_frames
 
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),
@@ -77,8 +77,8 @@ class Libero(Importer):
         with opened(path) as file:
             if "data" not in file or not len(file["data"]):
                 raise SourceError(f"{path}: there is no group 'data' with demonstrations in it; is it LIBERO's?")
-            cameras = self._cameras(file["data"][numbered(file["data"])[0]])
-            kwargs = attribute(file["data"], "env_args").get("env_kwargs", {})
+            cameras = self._cameras(file["data"][sorted_by_number(file["data"])[0]])
+            kwargs = json_attribute(file["data"], "env_args").get("env_kwargs", {})
         names = lambda fields: tuple(f"{f.name}_{i}" for f in fields for i in range(f.stop - f.start))  # noqa: E731
         sizes = tuple(cameras.values())
         return Layout(
@@ -92,7 +92,7 @@ class Libero(Importer):
             expert=False,
         )
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         layout = self.layout()
         role = {c: "wrist" if c == "eye_in_hand" else "scene" for c in layout.cameras}
         return DatasetMetadata(
@@ -110,14 +110,14 @@ class Libero(Importer):
         names = []
         for path in self._files():
             with opened(path) as file:
-                names += [f"{path.name}:{demo}" for demo in numbered(file["data"])]
+                names += [f"{path.name}:{demo}" for demo in sorted_by_number(file["data"])]
         return names
 
     def read(self, name: str) -> Recording:
         file_name, _, demo_name = name.rpartition(":")
         path = inside(self.root, file_name) if self.root.is_dir() else self.root
         with opened(path, demo_name) as file:
-            demo, told = file["data"][demo_name], attribute(file["data"], "problem_info")
+            demo, told = file["data"][demo_name], json_attribute(file["data"], "problem_info")
             actions = array(demo, "actions")
             T, text = len(actions), str(told.get("language_instruction", "")).strip()
             if not text:
@@ -134,11 +134,11 @@ class Libero(Importer):
                 task=path.stem.removesuffix("_demo"),
                 state=np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1),
                 action=checked(actions, (T, 7), "actions"),
-                pictures={c: self._film(path, demo_name, c) for c in cameras},
+                images={c: self._frames(path, demo_name, c) for c in cameras},
                 success=rewards > 0,
                 reward=rewards,
             )
 
-    def _film(self, path: Path, demo: str, camera: str) -> Pictures:
+    def _frames(self, path: Path, demo: str, camera: str) -> ImageStream:
         rows, columns = TURN[self.options.turn]
-        return lambda: (p[rows, columns] for p in film(path, f"data/{demo}/obs/{camera}_rgb", demo))
+        return lambda: (p[rows, columns] for p in stored_frames(path, f"data/{demo}/obs/{camera}_rgb", demo))

@@ -24,8 +24,8 @@ import numpy as np
 from wamkit.config import check_bounds
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError, checked, reading
-from wamkit.data.importers.hdf5 import array, dataset, film, numbered, opened
+from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, reading
+from wamkit.data.importers.hdf5 import array, dataset, opened, sorted_by_number, stored_frames
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class ManiSkill(Importer):
             expert=False,
         )
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         layout, control = self.layout(), str(self._about["episodes"][0]["control_mode"])
         with opened(self.root) as file:
             first = file[self.episodes()[0]]
@@ -121,7 +121,7 @@ class ManiSkill(Importer):
 
     def episodes(self) -> Sequence[str]:
         with opened(self.root) as file:
-            return numbered(k for k in file if k.startswith("traj_"))
+            return sorted_by_number(k for k in file if k.startswith("traj_"))
 
     def read(self, name: str) -> Recording:
         words = "".join(f" {c.lower()}" if c.isupper() else c for c in self._env.partition("-")[0]).strip()
@@ -137,12 +137,12 @@ class ManiSkill(Importer):
                 task=self._env,
                 state=np.concatenate(state, 1),
                 action=checked(actions, (T, -1), "actions"),
-                pictures={c: self._film(name, c, T) for c in self._cameras(trajectory)},
+                images={c: self._frames(name, c, T) for c in self._cameras(trajectory)},
                 success=success,
             )
 
-    def _film(self, name: str, camera: str, steps: int) -> Pictures:
-        return lambda: islice(film(self.root, f"{name}/obs/sensor_data/{camera}/rgb", name), steps)
+    def _frames(self, name: str, camera: str, steps: int) -> ImageStream:
+        return lambda: islice(stored_frames(self.root, f"{name}/obs/sensor_data/{camera}/rgb", name), steps)
 
 
 def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:

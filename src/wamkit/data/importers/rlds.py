@@ -26,7 +26,7 @@ import numpy as np
 from wamkit.config import check_bounds, load_json
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import IMPORTERS, LIMIT, ImageStream, Importer, Recording, SourceError, checked, reading
 from wamkit.data.importers.tfrecord import example, offsets, record
 from wamkit.types import Span
 
@@ -44,7 +44,7 @@ class RLDSOptions:
     """Vectors of `observation` that become the state, in this order; "state" or "proprio" if there is one, else all."""
     action: tuple[str, ...] = ("action",)
     """Vectors of a step that become the action, in this order: "action/world_vector action/rotation_delta" of RT-1."""
-    meaning: Path | None = None
+    metadata: Path | None = None
     """A JSON file that says what the numbers mean."""
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class RLDS(Importer):
     def _size(self, leaf: str) -> int:
         return math.prod(self._step[leaf]["shape"])
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         cameras = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
         parts = {}
         for name, leaves in (("state", self._state), ("action", list(self.options.action))):
@@ -148,9 +148,9 @@ class RLDS(Importer):
             cameras=cameras,
             **parts,
         )
-        if self.options.meaning is None:
+        if self.options.metadata is None:
             return said
-        given = load_json(DatasetMetadata, self.options.meaning)
+        given = load_json(DatasetMetadata, self.options.metadata)
         return replace(given, cameras=cameras | dict(given.cameras))
 
     def episodes(self) -> Sequence[str]:
@@ -182,19 +182,19 @@ class RLDS(Importer):
                 text=said[0] if len(said) == T else "",
                 state=np.concatenate([rows(leaf) for leaf in self._state], 1) if self._state else empty,
                 action=np.concatenate([rows(leaf) for leaf in self.options.action], 1),
-                pictures={c: self._film(path, name, key) for c, key in self._cameras.items()},
+                images={c: self._frames(path, name, key) for c, key in self._cameras.items()},
                 spans=_spans(said),
                 success=None if reward is None else reward > 0,
                 reward=reward,
             )
 
-    def _film(self, path: Path, name: str, key: str) -> Pictures:
-        def pictures() -> Iterator[np.ndarray]:
+    def _frames(self, path: Path, name: str, key: str) -> ImageStream:
+        def images() -> Iterator[np.ndarray]:
             with reading(path, name):
                 for packed in self._example(name)[1][f"steps/{key}"]:
                     yield _decode(packed)
 
-        return pictures
+        return images
 
 
 def _leaves(feature: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:

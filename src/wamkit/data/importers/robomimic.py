@@ -19,7 +19,7 @@ import numpy as np
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked
-from wamkit.data.importers.hdf5 import array, attribute, dataset, film, numbered, opened
+from wamkit.data.importers.hdf5 import array, dataset, json_attribute, opened, sorted_by_number, stored_frames
 
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),
@@ -52,7 +52,7 @@ class Robomimic(Importer):
                 raise SourceError(
                     f"{self.root}: there is no group 'data' with demonstrations in it; is it robomimic's?"
                 )
-            return attribute(file["data"], "env_args"), numbered(file["data"])[0]
+            return json_attribute(file["data"], "env_args"), sorted_by_number(file["data"])[0]
 
     def _cameras(self) -> dict[str, tuple[int, int]]:
         with opened(self.root) as file:
@@ -77,7 +77,7 @@ class Robomimic(Importer):
             expert=False,
         )
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         env, _ = self._describe()
         layout = self.layout()
         role = lambda name: "wrist" if "eye_in_hand" in name else "scene"  # noqa: E731
@@ -94,17 +94,17 @@ class Robomimic(Importer):
     def episodes(self) -> Sequence[str]:
         with opened(self.root) as file:
             if not self.options.filter:
-                return numbered(file["data"])
+                return sorted_by_number(file["data"])
             masks = sorted(file["mask"]) if "mask" in file else []
             if self.options.filter not in masks:
                 raise SourceError(
                     f"{self.root}: there is no filter '{self.options.filter}'; there are {', '.join(masks) or 'none'}"
                 )
-            return numbered(n.decode() for n in array(file["mask"], self.options.filter))
+            return sorted_by_number(n.decode() for n in array(file["mask"], self.options.filter))
 
     def read(self, name: str) -> Recording:
         with opened(self.root, name) as file:
-            demo, env = file["data"][name], attribute(file["data"], "env_args")
+            demo, env = file["data"][name], json_attribute(file["data"], "env_args")
             actions = array(demo, "actions")
             T, text = len(actions), self.options.text or env.get("env_name", "")
             state = np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1)
@@ -117,7 +117,7 @@ class Robomimic(Importer):
                 task=env.get("env_name", ""),
                 state=state,
                 action=checked(actions, (T, -1), "actions"),
-                pictures={c: lambda key=key: film(self.root, key, name) for c, key in keys.items()},
+                images={c: lambda key=key: stored_frames(self.root, key, name) for c, key in keys.items()},
                 success=done,
                 reward=np.asarray(rewards, np.float32).reshape(T),
             )

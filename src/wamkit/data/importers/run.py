@@ -20,9 +20,9 @@ from tqdm import tqdm
 from wamkit import config as cfg
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.schema import Layout
-from wamkit.data.format.stills import checksum, encode
+from wamkit.data.format.stills import checksum, encode_camera
 from wamkit.data.format.store import Store
-from wamkit.data.importers.base import IMPORTERS, Importer, Pictures, Recording, SourceError
+from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError
 from wamkit.files import StoreError
 from wamkit.registry import load_package
 from wamkit.types import Episode, Span
@@ -68,19 +68,19 @@ def import_data(args: Import, options: Any = None) -> Store:
     stored by then stays, and the same call goes on from there. Raises StoreError if `out` holds something else.
     """
     importer = importer_of(args.format, args.source, options)
-    layout, meaning, names = importer.layout(), importer.meaning(), list(importer.episodes())
-    meaning.check(len(layout.proprio_names), len(layout.action_names))
+    layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
+    metadata.check(len(layout.proprio_names), len(layout.action_names))
     if twice := {n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else set():
         raise SourceError(f"{args.source}: episode {min(twice)} is there twice; rename or remove one")
     names = names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: there are no episodes in it")
     store = Store.open_or_create(args.out, **vars(layout))
-    if (before := load_metadata(args.out)) is not None and before != meaning:
+    if (before := load_metadata(args.out)) is not None and before != metadata:
         raise StoreError(
             f"{args.out} holds data whose numbers mean something else ({before.source}, {before.embodiment}); name another folder"
         )
-    save_metadata(args.out, meaning)
+    save_metadata(args.out, metadata)
     facts = {
         "format": args.format,
         "source": str(args.source),
@@ -89,15 +89,15 @@ def import_data(args: Import, options: Any = None) -> Store:
     }
     skipped: dict[str, str] = {}
     cfg.save_json(args.out / FILE, {**facts, "complete": False, "skipped": skipped})
-    have, prints = {m.source for m in store.episodes}, _prints(store)
+    have, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
     for name in tqdm(names, unit="episode", desc="importing", leave=False):
         if name in have:
             continue
         try:
             recording = importer.read(name)
-            if meaning.offset:
+            if metadata.offset:
                 recording = shifted(recording)
-            _store(store, recording, layout, prints)
+            _store(store, recording, layout, fingerprints)
         except (SourceError, StoreError) as error:
             if args.on_error == "fail" or not isinstance(error, SourceError):
                 raise
@@ -130,15 +130,15 @@ def shifted(recording: Recording) -> Recording:
     """
     last = len(recording) - 1
 
-    def cut(pictures: Pictures) -> Pictures:
-        return lambda: islice(pictures(), last)
+    def cut(images: ImageStream) -> ImageStream:
+        return lambda: islice(images(), last)
 
     later = lambda x: None if x is None else x[1:]  # noqa: E731
     return replace(
         recording,
         state=recording.state[:-1],
         action=recording.action[1:],
-        pictures={k: cut(p) for k, p in recording.pictures.items()},
+        images={k: cut(p) for k, p in recording.images.items()},
         spans=tuple(Span(s.start, min(s.stop, last), s.text) for s in recording.spans if s.start < last),
         success=later(recording.success),
         reward=later(recording.reward),
@@ -146,7 +146,7 @@ def shifted(recording: Recording) -> Recording:
     )
 
 
-def _store(store: Store, recording: Recording, layout: Layout, prints: dict[Any, str]) -> None:
+def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dict[Any, str]) -> None:
     """Encodes and appends one recording. Raises SourceError for one that does not fit, or that is there already."""
     T, name = len(recording), recording.name
     zeros = np.zeros(T, np.float32)
@@ -167,39 +167,41 @@ def _store(store: Store, recording: Recording, layout: Layout, prints: dict[Any,
         source=name,
         extras=recording.extras,
     )
-    if set(recording.pictures) != set(layout.cameras):
-        raise SourceError(f"episode {name}: cameras {sorted(recording.pictures)} instead of {sorted(layout.cameras)}")
+    if set(recording.images) != set(layout.cameras):
+        raise SourceError(f"episode {name}: cameras {sorted(recording.images)} instead of {sorted(layout.cameras)}")
     encoded = {}
     for camera in layout.cameras:
         try:
-            encoded[camera] = encode(recording.pictures[camera](), layout, camera, T)
+            encoded[camera] = encode_camera(recording.images[camera](), layout, camera, T)
         except StoreError as error:
             raise SourceError(f"episode {name}, camera {camera}: {error}") from error
     video = checksum(encoded[layout.cameras[0]]) if encoded else None
-    print_ = _print(episode.proprio, episode.action, video)
-    if print_ in prints:
-        raise SourceError(f"episode {name} is the same as episode {prints[print_]}, number for number; remove one")
+    fingerprint = _fingerprint(episode.proprio, episode.action, video)
+    if fingerprint in fingerprints:
+        raise SourceError(
+            f"episode {name} is the same as episode {fingerprints[fingerprint]}, number for number; remove one"
+        )
     try:
         store.append(episode, encoded)
     except StoreError as error:
         if "cannot store the episode" in str(error):
             raise SourceError(f"episode {name}: {error}") from error
         raise
-    prints[print_] = name
+    fingerprints[fingerprint] = name
 
 
-def _print(state: np.ndarray, action: np.ndarray, video: str | None) -> tuple[Any, ...]:
+def _fingerprint(state: np.ndarray, action: np.ndarray, video: str | None) -> tuple[Any, ...]:
     """What tells episodes apart: the numbers and the first camera's film."""
     return hashlib.sha256(state.tobytes() + action.tobytes()).hexdigest(), video
 
 
-def _prints(store: Store) -> dict[Any, str]:
+def _fingerprints(store: Store) -> dict[Any, str]:
     """Of the episodes that are there: how each is told from others, and its name."""
     numbers, out = store.numeric(), {}
     for m in store.episodes:
         here = slice(m.from_index, m.from_index + m.length)
         video = store.checksum(m.index, store.cameras[0]) if store.cameras else None
-        out[_print(numbers["observation.state"][here], numbers["action"][here], video)] = m.source
+        out[_fingerprint(numbers["observation.state"][here], numbers["action"][here], video)] = m.source
     return out
 
 

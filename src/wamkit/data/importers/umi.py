@@ -27,7 +27,7 @@ import numpy as np
 from wamkit.config import check_bounds
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, LIMIT, Importer, Pictures, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import IMPORTERS, LIMIT, ImageStream, Importer, Recording, SourceError, checked, reading
 from wamkit.types import WamkitError
 
 KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
@@ -108,7 +108,7 @@ class UMI(Importer):
             rewards=False,
         )
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         layout = self.layout()
         hands = len(layout.proprio_names) // 7
         fields = []
@@ -160,7 +160,7 @@ class UMI(Importer):
             text=self.options.text,
             state=pose[:-1],
             action=pose[1:],
-            pictures={c: self._film(c, rows[:-1], name) for c in cameras},
+            images={c: self._frames(c, rows[:-1], name) for c in cameras},
         )
 
     @cached_property
@@ -181,15 +181,15 @@ class UMI(Importer):
             self._require(f"{name}/{'.'.join(map(str, at))}")
         return array[:]
 
-    def _film(self, camera: str, rows: np.ndarray, episode: str) -> Pictures:
-        def pictures() -> Iterator[np.ndarray]:
+    def _frames(self, camera: str, rows: np.ndarray, episode: str) -> ImageStream:
+        def images() -> Iterator[np.ndarray]:
             with self._open(episode) as root:
                 film = root[f"data/{camera}_rgb"]
                 for row in rows.tolist():
                     self._require(f"data/{camera}_rgb/{row // film.chunks[0]}.0.0.0")
                     yield film[row]
 
-        return pictures
+        return images
 
 
 def _check_zip(path: Any) -> None:

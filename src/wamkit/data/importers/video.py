@@ -21,12 +21,20 @@ import numpy as np
 from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
-from wamkit.data.importers.video_files import Film, FilmOptions, common_rate, film_of, films_in, play, steps_between
+from wamkit.data.importers.video_files import (
+    VideoFile,
+    VideoFileOptions,
+    common_rate,
+    frame_count,
+    probe_video,
+    read_frames,
+    videos_in,
+)
 from wamkit.types import Span
 
 
 @dataclass(frozen=True)
-class VideoOptions(FilmOptions):
+class VideoOptions(VideoFileOptions):
     """Of the importer `video`."""
 
     text: str = ""
@@ -43,32 +51,32 @@ class Video(Importer):
     Options = VideoOptions
     options: VideoOptions
 
-    def _film(self, name: str) -> Film:
-        return film_of(inside(self.root, name), name)
+    def _frames(self, name: str) -> VideoFile:
+        return probe_video(inside(self.root, name), name)
 
     @cached_property
     def _rate(self) -> float:
-        return self.options.fps or common_rate([self._film(n) for n in self.episodes()], None)
+        return self.options.fps or common_rate([self._frames(n) for n in self.episodes()], None)
 
     def layout(self) -> Layout:
         fps = self._rate if self.episodes() else 1.0
         return Layout(("video",), (3, *self.options.size), (), (), fps, "none", expert=False, rewards=False)
 
-    def meaning(self) -> DatasetMetadata:
+    def metadata(self) -> DatasetMetadata:
         return DatasetMetadata(
             "a folder of videos", "", licence=self.options.licence, cameras={"video": CameraFacts(self.options.role)}
         )
 
     def episodes(self) -> Sequence[str]:
-        return films_in(self.root)
+        return videos_in(self.root)
 
     def read(self, name: str) -> Recording:
-        film, fps = self._film(name), self._rate
-        steps = steps_between(film, fps)
+        film, fps = self._frames(name), self._rate
+        steps = frame_count(film, fps)
         text, spans = self._said(name, steps, fps)
         none = np.zeros((steps, 0), np.float32)
         return Recording(
-            name, text, none, none, {"video": lambda: play(film, fps, self.options.size, episode=name)}, spans
+            name, text, none, none, {"video": lambda: read_frames(film, fps, self.options.size, episode=name)}, spans
         )
 
     def _said(self, name: str, steps: int, fps: float) -> tuple[str, tuple[Span, ...]]:

@@ -20,7 +20,7 @@ ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
-class Film:
+class VideoFile:
     """What a video file says of itself. fps: pictures a second.   frames: how many.   size: (H, W)."""
 
     path: Path
@@ -33,23 +33,23 @@ class Film:
         return self.frames / self.fps
 
 
-def films_in(root: Path) -> list[str]:
+def videos_in(root: Path) -> list[str]:
     """Videos in the folder and those below it, by their names from there."""
     found = (p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     return sorted(str(p.relative_to(root)) for p in found)
 
 
-def films_by_stem(root: Path) -> dict[str, str]:
+def videos_by_stem(root: Path) -> dict[str, str]:
     """The same by their names without folder and ending. Raises SourceError for two of one name."""
     out: dict[str, str] = {}
-    for name in films_in(root):
+    for name in videos_in(root):
         if (stem := Path(name).stem) in out:
             raise SourceError(f"{root}: {out[stem]} and {name} are both video {stem}; remove one")
         out[stem] = name
     return out
 
 
-def film_of(path: Path, episode: str = "") -> Film:
+def probe_video(path: Path, episode: str = "") -> VideoFile:
     """Reads the head of a video. Raises SourceError for what is none."""
     import av
 
@@ -63,23 +63,23 @@ def film_of(path: Path, episode: str = "") -> Film:
         frames = s.frames or round(float((container.duration or 0) / av.time_base) * fps)
         if not frames:
             raise SourceError(f"{path}: it has no pictures")
-        return Film(path, fps, frames, (s.height, s.width))
+        return VideoFile(path, fps, frames, (s.height, s.width))
 
 
-def steps_between(film: Film, fps: float, start: float = 0.0, stop: float | None = None) -> int:
+def frame_count(film: VideoFile, fps: float, start: float = 0.0, stop: float | None = None) -> int:
     """How many pictures `play` gives: those at start, start + 1 / fps, ... before `stop` (seconds; None: the end)."""
     end = film.seconds if stop is None else min(stop, film.seconds)
     return max(0, int(np.ceil(round((end - start) * fps, 6))))
 
 
-def rows_shown(film: Film, fps: float) -> np.ndarray:
+def frame_numbers(film: VideoFile, fps: float) -> np.ndarray:
     """The number of each picture that `play` gives of a whole film: which rows of what was recorded beside it belong to them."""
-    rows = np.floor(np.arange(steps_between(film, fps)) * film.fps / fps + 0.1 + 1e-6).astype(int)
+    rows = np.floor(np.arange(frame_count(film, fps)) * film.fps / fps + 0.1 + 1e-6).astype(int)
     return np.minimum(rows, film.frames - 1)
 
 
-def play(
-    film: Film, fps: float, size: tuple[int, int], start: float = 0.0, stop: float | None = None, episode: str = ""
+def read_frames(
+    film: VideoFile, fps: float, size: tuple[int, int], start: float = 0.0, stop: float | None = None, episode: str = ""
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The pictures that stand at start, start + 1 / fps, ... seconds, as `fitted` makes them of `size`.
 
@@ -89,7 +89,7 @@ def play(
     import av
     from av.video.reformatter import VideoReformatter  # one for all pictures: a new one for each is twice as slow
 
-    count, reformatter = steps_between(film, fps, start, stop), VideoReformatter()
+    count, reformatter = frame_count(film, fps, start, stop), VideoReformatter()
     with reading(film.path, episode), av.open(str(film.path), options=CONTAINERS) as container:
         stream = container.streams.video[0]
         # Without "explode" FFmpeg paints over damaged parts and says nothing.
@@ -105,13 +105,13 @@ def play(
             # Containers round times, some to milliseconds: a tenth of a picture early is in time.
             while before is not None and given < count and start + given / fps < now - 0.1 / film.fps:
                 given += 1
-                yield fitted(before, size, reformatter)
+                yield resize_and_crop(before, size, reformatter)
             if given >= count:
                 return
             before = frame
         while before is not None and given < count and start + given / fps < film.seconds + 0.5 / film.fps:
             given += 1
-            yield fitted(before, size, reformatter)
+            yield resize_and_crop(before, size, reformatter)
     if given < count:
         raise SourceError(f"{film.path}: it ends after {given} of {count} pictures; is it cut off?")
 
@@ -123,7 +123,7 @@ By default FFmpeg rounds down where it need not resize 4:2:0, to pictures one to
 """
 
 
-def fitted(frame: Any, size: tuple[int, int], reformatter: Any) -> UInt8[np.ndarray, "h w 3"]:
+def resize_and_crop(frame: Any, size: tuple[int, int], reformatter: Any) -> UInt8[np.ndarray, "h w 3"]:
     """A picture of PyAV's, resized by area until it covers `size`, of which the middle is kept.
 
     In this order, as a picture of 1080 rows takes a fifth of the time that it takes when it is cut first.
@@ -142,7 +142,7 @@ def _cover(have: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int,
     return H, W, (H - size[0]) // 2, (W - size[1]) // 2
 
 
-def seen_by(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
+def cropped_intrinsics(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
     """A camera's 3x3 matrix for pictures of (H, W) `have` as it is for those that `fitted` makes of them, row by row.
 
     In pixels from the upper left corner, which is where the first pixel begins.
@@ -153,7 +153,7 @@ def seen_by(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) ->
 
 
 @dataclass(frozen=True)
-class FilmOptions:
+class VideoFileOptions:
     """What importers of videos share."""
 
     size: tuple[int, int] = (64, 64)
@@ -165,7 +165,7 @@ class FilmOptions:
         check_bounds(self, size=(1, SIDE), **({} if self.fps is None else {"fps": (0.01, 1000)}))
 
 
-def common_rate(films: list[Film], fps: float | None) -> float:
+def common_rate(films: list[VideoFile], fps: float | None) -> float:
     """`fps`, or the rate that all videos have. Raises SourceError naming two that differ."""
     if fps is not None:
         return fps

@@ -39,37 +39,37 @@ def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
     """`batch` with other pictures: present, past and future of a row alike. The batch itself is not changed."""
     B, views = batch.obs.shape[:2]
     parts = {"past": batch.past, "obs": batch.obs.unsqueeze(1), "future": batch.future}
-    pictures = torch.cat(list(parts.values()), 1)
+    images = torch.cat(list(parts.values()), 1)
     if config.shift:
-        pictures = translated(pictures, torch.from_numpy(rng.integers(-config.shift, config.shift + 1, (B, 2))))
+        images = translated(images, torch.from_numpy(rng.integers(-config.shift, config.shift + 1, (B, 2))))
     if config.colour:
         factors = torch.from_numpy(1 + config.colour * rng.uniform(-1, 1, (3, B))).float()
-        pictures = coloured(pictures, *factors)
+        images = coloured(images, *factors)
     if config.drop_view and views > 1:
         dropped = torch.from_numpy(rng.random((B, views)) < config.drop_view)
         dropped[dropped.all(1), 0] = False
-        pictures = pictures.masked_fill(dropped[:, None, :, None, None, None], 0)
-    past, obs, future = pictures.split([p.shape[1] for p in parts.values()], 1)
+        images = images.masked_fill(dropped[:, None, :, None, None, None], 0)
+    past, obs, future = images.split([p.shape[1] for p in parts.values()], 1)
     return replace(batch, past=past, obs=obs[:, 0], future=future)
 
 
-def translated(pictures: UInt8[Tensor, "B *n H W"], shifts: Tensor) -> UInt8[Tensor, "B *n H W"]:
+def translated(images: UInt8[Tensor, "B *n H W"], shifts: Tensor) -> UInt8[Tensor, "B *n H W"]:
     """Row i moved down by shifts[i, 0] and right by shifts[i, 1] pixels; edges repeat."""
-    H, W = pictures.shape[-2:]
-    out = torch.empty_like(pictures)
+    H, W = images.shape[-2:]
+    out = torch.empty_like(images)
     for i, (dy, dx) in enumerate(shifts.tolist()):
         y = (torch.arange(H) - dy).clamp(0, H - 1)
         x = (torch.arange(W) - dx).clamp(0, W - 1)
-        out[i] = pictures[i][..., y, :][..., x]
+        out[i] = images[i][..., y, :][..., x]
     return out
 
 
 def coloured(
-    pictures: UInt8[Tensor, "B n V 3 H W"], brightness: Float[Tensor, " B"], contrast: Tensor, saturation: Tensor
+    images: UInt8[Tensor, "B n V 3 H W"], brightness: Float[Tensor, " B"], contrast: Tensor, saturation: Tensor
 ) -> UInt8[Tensor, "B n V 3 H W"]:
     """Brightness multiplies; contrast moves away from the sample's mean grey; saturation away from each pixel's grey."""
     each = lambda f: f.view(-1, 1, 1, 1, 1, 1)  # noqa: E731
-    x = pictures.float() * each(brightness)
+    x = images.float() * each(brightness)
     grey = (x * _GREY.view(3, 1, 1)).sum(3, keepdim=True)
     mean = grey.mean((1, 2, 3, 4, 5), keepdim=True)
     x = torch.lerp(mean, torch.lerp(grey, x, each(saturation)), each(contrast))

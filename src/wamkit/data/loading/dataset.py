@@ -9,7 +9,7 @@ import numpy as np
 
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.importers.run import require_whole
-from wamkit.data.loading.lazy_frames import CACHE_GB, open_pictures
+from wamkit.data.loading.lazy_frames import CACHE_GB, open_images
 from wamkit.data.loading.windows import COLLECT_POINTS, Frames, Windows
 from wamkit.types import Spec
 
@@ -30,7 +30,7 @@ def open_frames(
     metas = store.episodes
     return (
         Frames(
-            images=open_pictures(store, size, cache_gb),
+            images=open_images(store, size, cache_gb),
             proprio=numbers["observation.state"],
             action=numbers["action"],
             action_expert=numbers["action.expert"],
@@ -39,7 +39,7 @@ def open_frames(
             is_demonstration=np.array([m.is_demonstration for m in metas]),
             has_action=np.full(len(metas), bool(store.layout.action_names)),
             tracks=store.tracks(),
-            said=numbers["task_index"],
+            text_index=numbers["task_index"],
             texts=store.texts,
         ),
         store,

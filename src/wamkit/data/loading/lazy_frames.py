@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wamkit.data.format.frame_cache import FrameCache
-from wamkit.data.format.stills import Stills
+from wamkit.data.format.stills import StillImages
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import Video
-from wamkit.data.loading.windows import Pictures
+from wamkit.data.loading.windows import ImageArray
 
 CACHE_GB = 16.0
 """Budget of the decoded pictures of a data set, where nobody says another."""
@@ -29,7 +29,7 @@ _PICTURES = 24  # and so many of its pictures, each of three bytes a pixel, are 
 _MOST_OPEN = 256  # a process may commonly have 1,024 files open
 
 
-def open_pictures(store: Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB) -> Pictures:
+def open_images(store: Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB) -> ImageArray:
     """All N frames of `store`, uint8 (N, V, 3, H, W), resized to `size` (H, W) if given.
 
     Whole episodes are kept decoded on disk, from the first, as far as `cache_gb` (1e9 bytes) goes; the others are decoded where they are
@@ -38,10 +38,12 @@ def open_pictures(store: Store, size: tuple[int, int] | None = None, cache_gb: f
     height, width = size or store.layout.image_shape[1:]
     room = int(cache_gb * 1e9) // max(1, len(store.cameras) * 3 * height * width)
     ends = np.cumsum([m.length for m in store.episodes])
-    kept = int(np.searchsorted(ends, room, side="right"))
-    if kept == len(store):
+    cached = int(np.searchsorted(ends, room, side="right"))
+    if cached == len(store):
         return FrameCache.build_or_open(store, size).frames
-    return _Partly(FrameCache.build_or_open(store, size, kept).frames if kept else None, VideoFrames(store, size))
+    return _PartlyCached(
+        FrameCache.build_or_open(store, size, cached).frames if cached else None, VideoFrames(store, size)
+    )
 
 
 class VideoFrames:
@@ -55,7 +57,7 @@ class VideoFrames:
         self._store, self._size = store, (height, width)
         self.shape = (store.frames, len(store.cameras), 3, height, width)
         self._starts = np.array([m.from_index for m in store.episodes])
-        self._open: OrderedDict[tuple[Path, str], list[Video | Stills]] = OrderedDict()
+        self._open: OrderedDict[tuple[Path, str], list[Video | StillImages]] = OrderedDict()
         self._lock = threading.Lock()
         largest = max((np.prod(store.layout.size(c)) for c in store.cameras), default=0)
         self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _PICTURES * 3 * largest), 2, _MOST_OPEN))
@@ -85,29 +87,29 @@ class VideoFrames:
             if waiting:
                 self._open[clip] = waiting
         video = video or self._store.open_video(episode, camera)
-        pictures = self._store.pictures_of(video, episode, camera, steps, self._size)
+        images = self._store.decode_from(video, episode, camera, steps, self._size)
         with self._lock:
             self._open[clip] = [*self._open.pop(clip, []), video]  # the one used last comes last
             while sum(map(len, self._open.values())) > self._most:
                 for old in self._open.popitem(last=False)[1]:
                     old.close()
-        return pictures
+        return images
 
 
-class _Partly:
+class _PartlyCached:
     """The first frames from the cache, the others decoded where they are asked for."""
 
-    def __init__(self, kept: np.ndarray | None, videos: VideoFrames):
-        self._kept, self._videos, self.shape = kept, videos, videos.shape
-        self._split = 0 if kept is None else len(kept)
+    def __init__(self, cached: np.ndarray | None, videos: VideoFrames):
+        self._cached, self._videos, self.shape = cached, videos, videos.shape
+        self._split = 0 if cached is None else len(cached)
 
     def __getitem__(self, index: Any) -> UInt8[np.ndarray, "... V 3 H W"]:
         rows = np.asarray(index, np.int64)
         flat = rows.reshape(-1)
         out = np.empty((len(flat), *self.shape[1:]), np.uint8)
         near = flat < self._split
-        if self._kept is not None:
-            out[near] = self._kept[flat[near]]
+        if self._cached is not None:
+            out[near] = self._cached[flat[near]]
         if not near.all():
             out[~near] = self._videos[flat[~near]]
         return out.reshape(*rows.shape, *self.shape[1:])

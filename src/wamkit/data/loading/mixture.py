@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from wamkit import config as cfg
-from wamkit.data.embodiment import Embodiment, Normaliser, Numbers, fit
+from wamkit.data.embodiment import Embodiment, Normaliser, SourceData, fit
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Decoder, Store, StoreError
 from wamkit.data.loading.augment import Augment, augmented
@@ -111,9 +111,9 @@ class Mixture:
     fps: float
 
     @property
-    def robots(self) -> dict[str, Embodiment]:
+    def embodiments(self) -> dict[str, Embodiment]:
         """By the data sets' names."""
-        return {n: f.robot for n, f in zip(self.names, self.frames, strict=True) if f.robot is not None}
+        return {n: f.embodiment for n, f in zip(self.names, self.frames, strict=True) if f.embodiment is not None}
 
     def windows(self, spec: Spec, **more: Any) -> MixedWindows:
         """What a trainer draws batches from."""
@@ -243,8 +243,8 @@ def open_mixture(
     fps = stores[int(np.argmax(shares))].layout.fps
     frames, numbers = [], []
     for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
-        meaning = load_metadata(store.root)
-        if meaning is None:
+        metadata = load_metadata(store.root)
+        if metadata is None:
             raise StoreError(
                 f"{store.root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
             )
@@ -254,9 +254,9 @@ def open_mixture(
         # A robot's step is one of its own actions; of video without actions, as many pictures are a step as take its time.
         frames.append(f if acts else replace(f, frame_stride=store.layout.fps / fps))
         action = f.action[rows] if acts else f.action[rows, :0]
-        numbers.append(Numbers(meaning, f.proprio[rows], action, f.episode[rows], store.cameras))
-    robots = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
-    robotic = tuple(replace(f, robot=r) for f, r in zip(frames, robots, strict=True))
+        numbers.append(SourceData(metadata, f.proprio[rows], action, f.episode[rows], store.cameras))
+    embodiments = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
+    robotic = tuple(replace(f, embodiment=r) for f, r in zip(frames, embodiments, strict=True))
     return Mixture(config.names, robotic, shares, fps), config
 
 
@@ -289,7 +289,7 @@ def mixture_spec(
     """Shapes and clocks of the model that a mixture trains. Raises WamkitError where pictures cannot be cut into 16x16 cells."""
     if any(n % 16 for n in config.size):
         raise WamkitError(f"size {config.size}: height and width must be multiples of 16")
-    robot = next(iter(mixture.robots.values()))
+    robot = next(iter(mixture.embodiments.values()))
     return Spec(
         cameras=config.views,
         height=config.size[0],

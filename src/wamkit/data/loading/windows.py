@@ -25,7 +25,7 @@ PLAIN = Augment()
 COLLECT_POINTS = "collect them with `wamkit collect --options point_grid={}`"
 
 
-class Pictures(Protocol):
+class ImageArray(Protocol):
     """What an array of N pictures, uint8 (N, V, 3, H, W), is to those who draw from it."""
 
     @property
@@ -47,7 +47,7 @@ class Frames:
     frame_stride: rows that go by in a step of the model; not 1 only for video without actions whose rate is another than the robots'.
     """
 
-    images: Pictures
+    images: ImageArray
     proprio: np.ndarray
     action: np.ndarray
     action_expert: np.ndarray
@@ -57,9 +57,9 @@ class Frames:
     has_action: np.ndarray
     tracks: SceneFlow | None = None
     used: np.ndarray | None = None
-    said: np.ndarray | None = None
+    text_index: np.ndarray | None = None
     texts: tuple[str, ...] = ()
-    robot: Embodiment | None = None
+    embodiment: Embodiment | None = None
     frame_stride: float = 1.0
 
     def __len__(self) -> int:
@@ -71,7 +71,7 @@ class Frames:
 
     def text_at(self, row: int) -> str:
         """The instruction at a row."""
-        return self.text[self.episode[row]] if self.said is None else self.texts[self.said[row]]
+        return self.text[self.episode[row]] if self.text_index is None else self.texts[self.text_index[row]]
 
     def ends(self) -> np.ndarray:
         """int64 (N,): one past the last row of each row's episode."""
@@ -158,15 +158,15 @@ class Windows:
         ago, at = now[:, None] + self._ago, now[:, None] + self._ahead
         steps = now[:, None] + np.arange(self.spec.chunk)
         earlier, P = np.maximum(ago, first), len(self.spec.past_offsets)
-        pictures = f.images[np.concatenate([earlier, np.minimum(at, end - 1)], 1)]
+        images = f.images[np.concatenate([earlier, np.minimum(at, end - 1)], 1)]
         clipped, episode = np.minimum(steps, end - 1), f.episode[now]
         tensor = torch.from_numpy
         numbers = [f.proprio[now], f.proprio[earlier], f.action[clipped], f.action_expert[clipped]]
         seen: dict[str, Any] = {}
-        if (robot := f.robot) is not None:
+        if (robot := f.embodiment) is not None:
             state, past, *actions = numbers
             numbers = [robot.encode_state(x) for x in (state, past)] + [robot.encode_action(x, state) for x in actions]
-            pictures = robot.to_model_views(pictures)
+            images = robot.to_model_views(images)
             rows = (len(now), -1)
             seen = {
                 "action_dim_valid": tensor(robot.has_action()).expand(*rows).clone(),
@@ -177,14 +177,14 @@ class Windows:
             then = np.minimum(at[:, 1:], end - 1)
             seen |= {"point_cloud": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
         return Batch(
-            obs=tensor(pictures[:, P]),
-            future=tensor(pictures[:, P + 1 :]),
+            obs=tensor(images[:, P]),
+            future=tensor(images[:, P + 1 :]),
             frame_valid=tensor(at[:, 1:] < end),
             proprio=proprio,
             action=action,
             action_expert=expert,
             action_valid=tensor(steps < end),
-            past=tensor(pictures[:, :P]),
+            past=tensor(images[:, :P]),
             past_proprio=past_proprio,
             past_valid=tensor(ago >= first),
             text=[f.text_at(row) for row in now],

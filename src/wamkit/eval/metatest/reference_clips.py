@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from scipy.ndimage import binary_dilation, distance_transform_edt, gaussian_filter
 
-from wamkit.envs.base import make_env
+from wamkit.envs.base import Environment, make_env
 from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
-from wamkit.envs.physics import Physics
 from wamkit.eval.probes.object_state import States
 from wamkit.eval.suites.physics_scenes import VISIBLE, true_states
 
@@ -57,18 +56,11 @@ class Clip:
     wrong: Imagined
     options: tuple[tuple[str, object], ...] = ()
 
-    def env(self) -> Physics:
+    def env(self) -> Environment:
         """A new environment that holds the scene. The caller closes it."""
-        env = _environment(self.task, self.options)
-        env.render_images = False
-        env.reset(seed=self.seed)
+        env = make_env("physics", task=self.task, **dict(self.options))
+        env.reset(seed=self.seed, render=False)
         return env
-
-
-def _environment(task: str, options: tuple[tuple[str, object], ...]) -> Physics:
-    env = make_env("physics", task=task, **dict(options))
-    assert isinstance(env, Physics)
-    return env
 
 
 def clips(
@@ -82,7 +74,7 @@ def clips(
     """One clip of `frames` pictures, each `every` steps apart, for each task and seed. options: of the environment, such as its size."""
     out = []
     for task in tasks:
-        env = _environment(task, options)
+        env = make_env("physics", task=task, **dict(options))
         for seed in seeds:
             real, truth = _played(env, seed, frames, every, 1.0)
             wrong = _played(env, seed, frames, every, -1.0)[0] if np.isfinite(truth.pusher).all() else real
@@ -91,16 +83,14 @@ def clips(
     return out
 
 
-def _played(env: Physics, seed: int, frames: int, every: int, sign: float) -> tuple[Imagined, GroundTruth]:
-    env.render_images = True
+def _played(env: Environment, seed: int, frames: int, every: int, sign: float) -> tuple[Imagined, GroundTruth]:
     raw, _ = env.reset(seed=seed)
     expert, rng = env.expert(), np.random.default_rng(seed)
     pictures, snapshots = [raw["images"][0]], [env.snapshot()]
     for step in range(1, (frames - 1) * every + 1):
-        env.render_images = step % every == 0
-        raw, *_ = env.step(sign * expert(rng))
+        raw, *_ = env.step(sign * expert(rng), render=step % every == 0)
         snapshots.append(env.snapshot())
-        if env.render_images:
+        if step % every == 0:
             pictures.append(raw["images"][0])
     truth = read_ground_truth(env, snapshots).at(range(0, len(snapshots), every))
     return Imagined(np.stack(pictures), truth.mask, true_states(truth)), truth

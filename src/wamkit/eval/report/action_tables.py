@@ -3,7 +3,6 @@ off its pictures, and whether the world goes as it imagined."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +38,13 @@ def action_part(
             return made[-1][1]
 
         rows: list[Row] = []
-        for kind, expert in (("expert's chunks", True), ("other actions", False)):
-            rows += _counterfactual(kind, score([s.only(expert) for s in states], imagine), expert)
+        for kind, expert in (("expert", True), ("off_expert", False)):
+            rows += _counterfactual(kind, score([s.only(expert) for s in states], imagine))
         how = (
             f"{len(states)} states of {len(world.tasks)} tasks, from each of which the simulator carries out several chunks and the model "
             "imagines them, with one noise. Measured on pixels that move in any of them."
         )
-        tables.append(Table("Does it imagine what its actions do?", how, tuple(rows), ACTION))
+        tables.append(Table("counterfactuals", "Does it imagine what its actions do?", how, tuple(rows), ACTION))
         worst += _worst_branches(made)
     if {Query.JOINT, Query.POLICY} & model.queries:
         found = executions(run, world, robot=robot, episodes=max(1, episodes // 2), processes=processes)
@@ -53,7 +52,15 @@ def action_part(
             f"{len(found)} states of experts' episodes: its actions are carried out, and what it imagined, what came of it and what the expert "
             "did are compared. 1 is the same picture, 0 as far as one in which nothing moves."
         )
-        tables.append(Table("The video, the arm, or both?", how, tuple(_execution(execution_score(found))), ACTION))
+        tables.append(
+            Table(
+                "forecast_vs_execution",
+                "The video, the arm, or both?",
+                how,
+                tuple(_execution(execution_score(found))),
+                ACTION,
+            )
+        )
         worst += _worst_executions(found)
     return EvalResult(tuple(tables), tuple(worst))
 
@@ -63,20 +70,20 @@ def inverse_table(model: Model, frames: Frames, others: Frames) -> Table:
     steps = max(50, min(600, len(others) // 8))  # of 64 windows: eight times each, a minute at most
     found = action_recoverability(model, train_inverse(others, model.spec, steps=steps), frames)
     rows = []
-    for name, top, bottom, note in (
-        ("floor: real pictures / another window's actions", "real", "shuffled", "below 1 it can read at all"),
-        ("imagined for given actions / real", "forward", "real", "1 is as action_recoverability as reality"),
-        ("imagined along with its actions / real", "joint", "real", "the actions that it gave itself"),
+    for key, name, top, bottom, note in (
+        ("floor", "floor: real frames / another window's actions", "real", "shuffled", "below 1 it can read at all"),
+        ("forward", "imagined for given actions / real", "forward", "real", "1 is as readable as reality"),
+        ("joint", "imagined along with its actions / real", "joint", "real", "the actions that it gave itself"),
     ):
         ratio = found.over(top, bottom)
         if not ratio.undefined:
-            rows.append(Row(name, ratio.value, ratio, fmt=".3f", note=note))
+            rows.append(Row(key, name, ratio.value, ratio, fmt=".3f", note=note))
     r2 = ", ".join(f"{x:.2f}" for x in found.r2)
     how = (
         f"An inverse dynamics model that shares nothing with this one: other recordings, other weights, other layers. Of real pictures it reads "
         f"R2 = {r2} of each action number. Ratios of squared errors; intervals resample episodes."
     )
-    return Table("Can actions be read off its pictures?", how, tuple(rows), ACTION)
+    return Table("action_recoverability", "Can actions be read off its frames?", how, tuple(rows), ACTION)
 
 
 def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> Table:
@@ -89,43 +96,47 @@ def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> 
         r = bootstrap_ratio(error, motion, np.unique(tasks, return_inverse=True)[1], seed=0)
         note = f"of what is seen {protocol.replan_every} steps later; 1 is foreseen exactly, 0 as if nothing would move"
         skill = Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
-        rows.append(Row("skill of its foresight", skill.value, skill, "above 0", skill.low > 0, ".3f", note=note))
-    for name, x, note in (
-        ("success foretold by foresight", told.skill, "area under the ROC curve within tasks; 0.5 is a guess"),
-        ("success foretold by motion alone", told.motion, "the competitor that imagines nothing"),
+        rows.append(
+            Row("skill", "skill of its forecast", skill.value, skill, "above 0", skill.low > 0, ".3f", note=note)
+        )
+    for key, name, x, note in (
+        (
+            "auc.skill",
+            "success predicted by the forecast",
+            told.skill,
+            "area under the ROC curve within tasks; 0.5 is a guess",
+        ),
+        ("auc.motion", "success predicted by motion alone", told.motion, "the competitor that imagines nothing"),
     ):
         if not x.undefined:
-            rows.append(Row(name, x.value, x, fmt=".2f", note=note))
+            rows.append(Row(key, name, x.value, x, fmt=".2f", note=note))
     how = f"{told.episodes} episodes in which it acts on the query `joint`; {told.failures} failed."
     how += " Too few of one outcome for it to be foretold." if told.skill.undefined else ""
-    return Table("Does the world go as it imagined?", how, tuple(rows), ACTION)
+    return Table("forecast_consistency", "Does the world go as it imagined?", how, tuple(rows), ACTION)
 
 
-def _counterfactual(kind: str, s: ActionScore, expert: bool) -> list[Row]:
-    def row(
-        name: str, x: Interval, target: str, met: Callable[[Interval], bool] | None, fmt: str, note: str
-    ) -> list[Row]:
-        if x.undefined:
-            return []
-        return [Row(f"{kind}: {name}", x.value, x, target, met(x) if met else None, fmt, note=note)]
-
+def _counterfactual(kind: str, s: ActionScore) -> list[Row]:
+    """Rows of the branches of one kind, `expert` or `off_expert`; figures without a case are left out."""
+    label = {"expert": "expert's chunks", "off_expert": "other actions"}[kind]
+    positive = lambda x: x.low > 0  # noqa: E731
     chance = f"of {s.branches:.0f}; chance is {s.chance:.0%}"
-    rows = row("told apart", s.identified, "above chance", lambda x: x.low > s.chance, ".0%", chance)
-    rows += row("skill over copying", s.skill, "above 0", lambda x: x.low > 0, ".3f", "1 is perfect")
-    rows += row(
-        "regret of choosing by imagination",
-        s.regret,
-        "below 1",
-        lambda x: x.high < 1,
-        ".3f",
-        "0 is best, 1 is choosing blindly",
-    )
-    if not expert:
-        rows += row(
-            "direction", s.direction, "above 0", lambda x: x.low > 0, ".3f", "cosine to what the action changes"
-        )
-        rows += row("gain", s.gain, "", None, ".3f", "1 is right, less is too little")
-        rows += row("drift when nothing is done", s.drift, "", None, ".3f", "over what actions change; 0 is best")
+    blind = "0 is best, 1 is choosing blindly"
+    figures = [
+        ("identified", "identification accuracy", "above chance", lambda x: x.low > s.chance, ".0%", chance),
+        ("skill", "skill over copying", "above 0", positive, ".3f", "1 is perfect"),
+        ("regret", "regret of choosing by imagination", "below 1", lambda x: x.high < 1, ".3f", blind),
+    ]
+    if kind == "off_expert":
+        figures += [
+            ("direction", "direction", "above 0", positive, ".3f", "cosine to what the action changes"),
+            ("gain", "gain", "", None, ".3f", "1 is right, less is too little"),
+            ("drift", "drift when nothing is done", "", None, ".3f", "over what actions change; 0 is best"),
+        ]
+    rows = []
+    for key, name, target, met, fmt, note in figures:
+        if not (x := getattr(s, key)).undefined:
+            passed = met(x) if met else None
+            rows.append(Row(f"{kind}.{key}", f"{label}: {name}", x.value, x, target, passed, fmt, note=note))
     return rows
 
 
@@ -135,7 +146,7 @@ def _execution(s: ExecutionScore) -> list[Row]:
         ("policy", s.policy, "what its actions do against what the expert did"),
         ("consistency", s.consistency, "imagined against what its actions do"),
     )
-    return [Row(name, x.value, x, fmt=".3f", note=note) for name, x, note in said if not x.undefined]
+    return [Row(name, name, x.value, x, fmt=".3f", note=note) for name, x, note in said if not x.undefined]
 
 
 def _worst_branches(made: list[tuple[Counterfactuals, np.ndarray]], count: int = 2) -> list[Worst]:

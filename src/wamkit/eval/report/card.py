@@ -65,14 +65,10 @@ def report_card(
     world: World | None,
 ) -> Report:
     """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes."""
-    rows = {r.name: r for t in tables for r in t.rows}
+    rows = {t.figure(r): r for t in tables for r in t.rows}
     last = model.spec.frame_offsets[-1]
-    head = [
-        "all tasks",
-        f"joint, +{last}: skill over copying",
-        "forward dynamics, true / shuffled actions",
-        "one query, median",
-    ]
+    head = ["closed_loop.success", f"open_loop.skill.joint.{last}", "coupling.true_over_shuffled"]
+    head.append("closed_loop.latency.median")
     metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     played = clips(run, protocol, records, processes=processes) if records else []
@@ -81,7 +77,7 @@ def report_card(
     return Report(
         title=f"{model.name}: {run.name}",
         subtitle=f"{source['episodes']} recorded episodes of {len(source['tasks'])} tasks, {saved.step} training steps in {minutes:.1f} minutes",
-        headline=tuple(rows[n] for n in head if n in rows),
+        headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
         closed_loop=(
             ClosedLoop(

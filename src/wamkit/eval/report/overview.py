@@ -7,11 +7,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from wamkit import old_names
 from wamkit.config import from_dict
 from wamkit.eval.results import AXES, made_by
 from wamkit.eval.suites.closed_loop import Record
@@ -47,9 +49,9 @@ class Evaluated:
     records: tuple[Record, ...]
 
     @property
-    def figures(self) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """(axis, table, name) -> one row of the summary."""
-        return {(r.get("axis", ""), r["table"], r["name"]): r for r in self.summary["rows"]}
+    def figures(self) -> dict[str, dict[str, Any]]:
+        """Key -> one row of the summary."""
+        return {r.get("key") or old_names.figure(r["table"], r["name"]): r for r in self.summary["rows"]}
 
 
 def read_evaluation(run: Path) -> Evaluated:
@@ -113,15 +115,28 @@ def _names(found: Sequence[Evaluated]) -> list[str]:
     return ["/".join(p[-depth:]) for p in parts]
 
 
-def _groups(found: Sequence[Evaluated]) -> dict[str, dict[str, dict[str, list[dict[str, Any] | None]]]]:
-    """axis -> table -> figure -> the row of each run, None where it has none. In the order of first appearance, axes as in a report."""
-    keys = list(dict.fromkeys(k for e in found for k in e.figures))
-    order = {axis: i for i, axis in enumerate(AXES)}
-    out: dict[str, dict[str, dict[str, list[dict[str, Any] | None]]]] = {}
-    for axis, table, name in sorted(keys, key=lambda k: order.get(k[0], -1)):
-        rows = [e.figures.get((axis, table, name)) for e in found]
-        out.setdefault(axis, {}).setdefault(table, {})[name] = rows
-    return out
+@dataclass(frozen=True)
+class _Group:
+    """A table of figures. rows: (label, row of each run, None where a run has none), one per figure."""
+
+    axis: str
+    title: str
+    rows: list[tuple[str, Sequence[Mapping[str, Any] | None]]]
+
+
+def _groups(found: Sequence[Evaluated]) -> list[_Group]:
+    """Figures of all runs by axis and table, in the order of first appearance, axes as in a report.
+
+    Rows of a figure are matched by key. Labels and titles are those of the first run that has it.
+    """
+    figures = [e.figures for e in found]
+    groups: dict[str, _Group] = {}
+    for key in dict.fromkeys(k for own in figures for k in own):
+        rows = [own.get(key) for own in figures]
+        row = next(r for r in rows if r)
+        group = groups.setdefault(key.partition(".")[0], _Group(row.get("axis", ""), row["table"], []))
+        group.rows.append((row["name"], rows))
+    return sorted(groups.values(), key=lambda g: AXES.index(g.axis) if g.axis in AXES else -1)
 
 
 def _number(row: Mapping[str, Any] | None, key: str = "value") -> float:
@@ -138,13 +153,12 @@ def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     names = _names(found)
     wide = [max(8, len(n)) for n in names]
     lines = [" " * 46 + "  ".join(f"{n:>{w}}" for n, w in zip(names, wide, strict=True))]
-    for tables in _groups(found).values():
-        for table, figures in tables.items():
-            shared = {n: rows for n, rows in figures.items() if sum(r is not None for r in rows) > 1 or len(found) == 1}
-            lines += ["", table] if shared else []
-            for name, rows in shared.items():
-                cells = [f"{_said(_number(r)):>{w}}" for r, w in zip(rows, wide, strict=True)]
-                lines.append(f"  {name:<44}" + "  ".join(cells))
+    for group in _groups(found):
+        shared = [(n, rows) for n, rows in group.rows if sum(r is not None for r in rows) > 1 or len(found) == 1]
+        lines += ["", group.title] if shared else []
+        for name, rows in shared:
+            cells = [f"{_said(_number(r)):>{w}}" for r, w in zip(rows, wide, strict=True)]
+            lines.append(f"  {name:<44}" + "  ".join(cells))
     lines += [""] + [_verdict(p) for p in pairs]
     return "\n".join(lines)
 
@@ -161,13 +175,13 @@ def _verdict(p: PairedResult) -> str:
 def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     names = _names(found)
     parts = []
-    for axis, tables in _groups(found).items():
+    for axis, groups in groupby(_groups(found), lambda g: g.axis):
         parts.append(f'<h2 class="axis">{escape(axis)}</h2>' if axis else "")
-        for table, figures in tables.items():
+        for group in groups:
             head = "".join(f"<th>{escape(n)}</th>" for n in names)
-            rows = "".join(_row(name, row) for name, row in figures.items())
+            rows = "".join(_row(name, row) for name, row in group.rows)
             body = f"<table><thead><tr><th>Figure</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            parts.append(f'<section><div><h2>{escape(table)}</h2></div><div class="body">{body}</div></section>')
+            parts.append(f'<section><div><h2>{escape(group.title)}</h2></div><div class="body">{body}</div></section>')
     if pairs:
         items = "".join(f"<p>{escape(_verdict(p))}</p>" for p in pairs)
         how = "From the same reset states; may be looked at after any number of episodes (an e-process)."

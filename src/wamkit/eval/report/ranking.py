@@ -38,30 +38,30 @@ def policy_table(stood: Sequence[PolicyOutcome]) -> Table:
     for s in sorted(stood, key=lambda s: -float(s.real.mean())):
         dreamed, real = success_interval(s.dreamed), success_interval(s.real)
         note = f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}); the judge saw {s.judged.mean():.0%} there"
-        rows.append(Row(s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
+        rows.append(Row(s.run.name, s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
     how = (
         "Success in the dream, with Wilson's interval; beside it the simulator's from the same reset states, and what the judge makes of the "
         "simulator's pictures. Best in the simulator first."
     )
-    return Table("What becomes of each policy?", how, tuple(rows))
+    return Table("policy_outcomes", "What becomes of each policy?", how, tuple(rows))
 
 
 def agreement_table(a: Agreement | None, undefined: str) -> Table:
-    title = "Can it stand in for the simulator?"
+    key, title = "rank_agreement", "Can it stand in for the simulator?"
     if a is None:
-        return Table(
-            title, f"Undefined: {undefined}.", (Row("rank correlation (Spearman)", nan, fmt=".2f", note=undefined),)
-        )
+        row = Row("spearman", "rank correlation (Spearman)", nan, fmt=".2f", note=undefined)
+        return Table(key, title, f"Undefined: {undefined}.", (row,))
     how = (
         f"Dreamed against real success of {a.policies} policies. Intervals resample policies, and episodes within each, whose noise only lowers "
         "correlations: they lie rather low."
     )
-    return Table(title, how, tuple(_agreement_rows(a)))
+    return Table(key, title, how, tuple(_agreement_rows(a)))
 
 
 def _agreement_rows(a: Agreement) -> list[Row]:
     weak = f"{a.pearson_without.min():.2f} to {a.pearson_without.max():.2f} without one of them"
     order = Row(
+        "spearman",
         "rank correlation (Spearman)",
         a.spearman.value,
         a.spearman,
@@ -72,15 +72,25 @@ def _agreement_rows(a: Agreement) -> list[Row]:
     )
     return [
         order,
-        Row("correlation (Pearson)", a.pearson.value, a.pearson, "above 0", a.pearson.low > 0, ".2f", note=weak),
         Row(
+            "pearson",
+            "correlation (Pearson)",
+            a.pearson.value,
+            a.pearson,
+            "above 0",
+            a.pearson.low > 0,
+            ".2f",
+            note=weak,
+        ),
+        Row(
+            "mmrv",
             "mean maximum rank violation",
             a.mmrv.value,
             a.mmrv,
             fmt=".2f",
             note="real success lost by a wrong order; 0 is best",
         ),
-        Row("bias", a.bias, None, fmt="+.0%", note="success seen less real; above 0 it flatters"),
+        Row("bias", "bias", a.bias, None, fmt="+.0%", note="success seen less real; above 0 it flatters"),
     ]
 
 
@@ -89,8 +99,9 @@ def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a
     right = np.concatenate([s.judged == s.real for s in stood])
     note = "balanced over episodes that succeed and fail; 50 % is a guess"
     rows = [
-        Row("on recordings that calibrated it", judge.accuracy, None, fmt=".0%", note=note),
+        Row("calibration", "on recordings that calibrated it", judge.accuracy, None, fmt=".0%", note=note),
         Row(
+            "real_episodes",
             "on the policies' real episodes",
             float(right.mean()),
             success_interval(right),
@@ -99,4 +110,4 @@ def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a
         ),
     ]
     how = "The same judge, shown the simulator's pictures in place of imagined ones: the ranking that a perfect world model would give."
-    return Table("Is the judge to blame?", how, (*rows, *(_agreement_rows(a) if a else ())))
+    return Table("success_classifier", "Is the judge to blame?", how, (*rows, *(_agreement_rows(a) if a else ())))

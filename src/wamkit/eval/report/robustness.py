@@ -161,19 +161,37 @@ def _command(args: Robustness) -> str:
 
 def tables(curves: Sequence[Curve]) -> tuple[Table, ...]:
     """What the page says in figures: areas first, then every severity."""
-    areas = [Row(c.factor, c.area.value, c.area, fmt=".2f", note=f"at severity 1: {c.meaning}") for c in curves]
+    areas = [
+        Row(f"area.{c.factor}", c.factor, c.area.value, c.area, fmt=".2f", note=f"at severity 1: {c.meaning}")
+        for c in curves
+    ]
     rows = []
     for c in curves:
         for p in c.points:
-            rows.append(Row(f"{c.factor} {p.severity:g}", p.success.value, p.success, fmt=".0%", note=_note(p)))
+            rows.append(
+                Row(
+                    f"success.{c.factor}.{p.severity:g}",
+                    f"{c.factor} {p.severity:g}",
+                    p.success.value,
+                    p.success,
+                    fmt=".0%",
+                    note=_note(p),
+                )
+            )
     return (
         Table(
+            "robustness",
             "Does it still work when the world differs?",
             "Success to be expected at a severity drawn evenly between 0 and the largest, relative to success at severity 0: 1 if "
             "nothing is lost. Intervals resample reset states.",
             tuple(areas),
         ),
-        Table("Success at every severity", "Wilson's intervals; pairs are the same reset state at 0.", tuple(rows)),
+        Table(
+            "robustness_success",
+            "Success at every severity",
+            "Wilson's intervals; pairs are the same reset state at 0.",
+            tuple(rows),
+        ),
     )
 
 

@@ -20,7 +20,7 @@ from wamkit.types import Query
 
 Encoder = Callable[[Shaped[Tensor, "m V C H W"]], Float[Tensor, "m K"]]
 
-TITLE = "Are its clips like real ones, as a set?"
+KEY, TITLE = "clip_distribution", "Are its clips like real ones, as a set?"
 
 POOLED = "pooled8"
 """The name of `pooled`, which stands beside its figures."""
@@ -89,7 +89,7 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
     floor needs.
     """
     if (found := len(np.unique(clips.episode))) < 4:
-        return Table(TITLE, f"A floor needs four demonstrations, there are {found}.", (), VISUAL)
+        return Table(KEY, TITLE, f"A floor needs four demonstrations, there are {found}.", (), VISUAL)
     truth, guess, still = (
         ClipFeatures.encode(clips.whole(x), encoder, name, clips.episode)
         for x in (clips.truth, clips.imagined, clips.copied)
@@ -99,6 +99,7 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
     floor = distance.floor
     rows = [
         Row(
+            f"mmd.{name}",
             distance.name,
             distance.value.value,
             distance.value,
@@ -106,6 +107,7 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
             note=f"two halves of real clips {floor.value:.1e} ({floor.low:.1e} to {floor.high:.1e}); a copied picture {copied.value.value:.1e}",
         ),
         Row(
+            f"frechet.{name}",
             f"{frechet.name}, over its floor",
             frechet.value / frechet.floor if frechet.floor > 0 else float("nan"),
             None,
@@ -117,4 +119,4 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
         f"{len(clips.episode)} clips of {found} demonstrations; unbiased polynomial MMD, 0 is alike. "
         "Never compare it with another encoder's."
     )
-    return Table(TITLE, how, tuple(rows), VISUAL)
+    return Table(KEY, TITLE, how, tuple(rows), VISUAL)

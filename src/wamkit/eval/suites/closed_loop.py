@@ -22,7 +22,7 @@ from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.checkpoint import weights_hash
-from wamkit.types import Episode, Observation, Query
+from wamkit.types import Episode, Query
 from wamkit.workers import run_parallel
 
 SEEDS_PER_JOB = 5
@@ -79,28 +79,14 @@ class _Job:
     seeds: tuple[int, ...]
 
 
-class _Told:
-    """A policy that hears `text` whatever the environment says."""
-
-    def __init__(self, policy: Policy, text: str | None):
-        self.policy, self.text = policy, text
-
-    def needs_images(self, session: Session | None) -> bool:
-        return self.policy.needs_images(session)
-
-    def act(self, obs: Observation, session: Session | None) -> tuple[np.ndarray, Session]:
-        return self.policy.act(replace(obs, text=self.text) if self.text else obs, session)
-
-
 _model = lru_cache(maxsize=1)(load)
 
 
 def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
     """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
     p = protocol
-    policy = _Told(
-        Policy(_model(str(run), embodiment=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps),
-        dict(p.text).get(task),
+    policy = Policy(
+        _model(str(run), embodiment=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps
     )
     env = make_env(p.env, task=task, **dict(p.options))
     try:
@@ -112,6 +98,7 @@ def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], p
                 session=Session(s),
                 record_images=pictures,
                 steps_after_success=4 if pictures else 0,
+                text=dict(p.text).get(task),
             )
             for s in seeds
         ]
@@ -120,13 +107,12 @@ def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], p
 
 
 def _work(job: _Job) -> list[Record]:
-    episodes = play(job.run, job.protocol, job.task, job.seeds)
-    return [_record(e, dict(job.protocol.text).get(job.task, e.text)) for e in episodes]
+    return [_record(e) for e in play(job.run, job.protocol, job.task, job.seeds)]
 
 
-def _record(e: Episode, text: str) -> Record:
+def _record(e: Episode) -> Record:
     steps = int(e.success.argmax()) + 1 if e.succeeded else len(e)
-    return Record(e.task, e.seed, text, e.succeeded, steps, tuple(1000 * s for s in e.latency_s), outcome(e))
+    return Record(e.task, e.seed, e.text, e.succeeded, steps, tuple(1000 * s for s in e.latency_s), outcome(e))
 
 
 STILL = 0.005

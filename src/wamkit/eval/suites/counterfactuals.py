@@ -105,25 +105,19 @@ def rollout_from(
     Branches do not touch each other: any order gives the same bytes. Raises EvaluationError where an environment breaks that.
     """
     futures, rewards = [], []
-    draws, env.render_images = env.render_images, False
-    try:
-        for chunk in actions:
-            env.restore(start)
-            seen, total = [], 0.0
-            for step, action in enumerate(chunk, 1):
-                env.render_images = step in offsets
-                raw, reward, *_ = env.step(action)
-                total += float(reward)
-                if step in offsets:
-                    seen.append(raw["images"])
-            futures.append(np.stack(seen))
-            rewards.append(total)
-        env.render_images = False
-        env.restore(start)
-        if not np.array_equal(env.snapshot().physics, start.physics):
-            raise EvaluationError(f"{env.task}: a restored state is not the one that was taken; run `wamkit check-env`")
-    finally:
-        env.render_images = draws
+    for chunk in actions:
+        env.restore(start, render=False)
+        seen, total = [], 0.0
+        for step, action in enumerate(chunk, 1):
+            raw, reward, *_ = env.step(action, render=step in offsets)
+            total += float(reward)
+            if step in offsets:
+                seen.append(raw["images"])
+        futures.append(np.stack(seen))
+        rewards.append(total)
+    env.restore(start, render=False)
+    if not np.array_equal(env.snapshot().physics, start.physics):
+        raise EvaluationError(f"{env.task}: a restored state is not the one that was taken; run `wamkit check-env`")
     return np.stack(futures), np.array(rewards)
 
 
@@ -161,19 +155,15 @@ def expert_episode(env: Environment, seed: int, past: Sequence[int] = ()) -> Epi
         raise WamkitError(
             f"{env.robot_type}, {env.task}: there is no scripted expert, and states are taken from what one does"
         )
-    rng, draws = np.random.default_rng((seed, 4)), env.render_images
+    rng = np.random.default_rng((seed, 4))
     states, seen, actions, done, success = [], [], [], False, False
-    try:
-        env.render_images = True
-        raw, _ = env.reset(seed=seed)
-        while not (success or done):
-            states.append(env.snapshot())
-            seen.append(observation(raw, env.observation_space))
-            actions.append(np.clip(expert(rng), env.action_space.low, env.action_space.high).astype(np.float32))
-            raw, _, terminated, truncated, info = env.step(actions[-1])
-            success, done = bool(info["success"]), terminated or truncated
-    finally:
-        env.render_images = draws
+    raw, _ = env.reset(seed=seed)
+    while not (success or done):
+        states.append(env.snapshot())
+        seen.append(observation(raw, env.observation_space))
+        actions.append(np.clip(expert(rng), env.action_space.low, env.action_space.high).astype(np.float32))
+        raw, _, terminated, truncated, info = env.step(actions[-1])
+        success, done = bool(info["success"]), terminated or truncated
     moments = []
     for t, (state, now) in enumerate(zip(states, seen, strict=True)):
         before = tuple(seen[t + o] if t + o >= 0 else None for o in past)

@@ -22,7 +22,7 @@ from wamkit.imagination.env import ImaginedRollout, imagined_rollout
 from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.inference.model import Model, load
 from wamkit.inference.policy import Policy, Session
-from wamkit.rollout.loop import rollout
+from wamkit.rollout.loop import Transition, rollout
 from wamkit.runs.checkpoint import weights_hash
 from wamkit.types import Interval, Observation
 from wamkit.workers import run_parallel
@@ -138,25 +138,7 @@ def starts(setting: Setting, episodes: int, processes: int) -> tuple[Start, ...]
 def _first(job: tuple[Setting, str, tuple[int, ...]]) -> list[Start]:
     setting, task, seeds = job
     env = environment(setting, task)
-    draws, env.render_images = env.render_images, True
-    try:
-        return [(task, s, observation(env.reset(seed=s)[0], env.observation_space)) for s in seeds]
-    finally:
-        env.render_images = draws
-
-
-class _Watched:
-    """Actor: a policy, and the pictures that it was shown when it was asked for a chunk."""
-
-    def __init__(self, policy: Policy):
-        self.policy = policy
-        self.seen: list[np.ndarray] = []
-        self.needs_images = policy.needs_images
-
-    def act(self, obs: Observation, session: Session) -> tuple[np.ndarray, Session]:
-        if session.step % self.policy.replan_every == 0 and obs.images is not None:
-            self.seen.append(obs.images)
-        return self.policy.act(obs, session)
+    return [(task, s, observation(env.reset(seed=s)[0], env.observation_space)) for s in seeds]
 
 
 _model = lru_cache(maxsize=1)(load)
@@ -168,11 +150,17 @@ def _watch(job: tuple[Setting, Path, str, tuple[int, ...], int]) -> list[tuple[b
     env, policy = environment(setting, task), Policy(_model(run), replan_every=replan_every)
     out = []
     for seed in seeds:
-        actor = _Watched(policy)
+        played: list[Transition] = []
         episode = rollout(
-            env, actor, seed=seed, session=Session(seed), record_images=False, steps_after_success=replan_every
+            env,
+            policy,
+            seed=seed,
+            session=Session(seed),
+            record_images=False,
+            steps_after_success=replan_every,
+            observers=[played.append],
         )
-        out.append((episode.succeeded, np.stack(actor.seen)))
+        out.append((episode.succeeded, np.stack([t.observation.images for t in played if t.queried])))
     return out
 
 
@@ -180,16 +168,12 @@ def _carry_out(job: tuple[Setting, str, int, np.ndarray]) -> bool:
     """Whether the simulator, too, succeeds with these actions, one after the other."""
     setting, task, seed, actions = job
     env = environment(setting, task)
-    draws, env.render_images = env.render_images, False
-    try:
-        env.reset(seed=seed)
-        for action in actions:
-            *_, truncated, info = env.step(action)
-            if info["success"] or truncated:
-                return bool(info["success"])
-        return False
-    finally:
-        env.render_images = draws
+    env.reset(seed=seed, render=False)
+    for action in actions:
+        *_, truncated, info = env.step(action, render=False)
+        if info["success"] or truncated:
+            return bool(info["success"])
+    return False
 
 
 @dataclass(frozen=True)

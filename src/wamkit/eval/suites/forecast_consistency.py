@@ -22,8 +22,8 @@ from wamkit.eval.metrics.image import TAU
 from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
-from wamkit.rollout.loop import rollout
-from wamkit.types import UNDEFINED, EvaluationError, Interval, Observation
+from wamkit.rollout.loop import Transition, rollout
+from wamkit.types import UNDEFINED, EvaluationError, Interval
 from wamkit.workers import run_parallel
 
 
@@ -46,27 +46,23 @@ class Foreseen:
         return 1 - float(self.error.sum() / self.motion.sum()) if self.motion.sum() else float("nan")
 
 
-class _Watching:
-    """The policy, and what it imagined beside what came: pictures are needed when it is asked again, which is when that is seen."""
+class ForecastErrors:
+    """Observer of a policy: errors of the frame imagined `offset` steps ahead, once that step is seen.
 
-    def __init__(self, policy: Policy, offset: int):
-        self.policy, self.offset = policy, offset
+    frame: index of that frame among the policy's imagined ones.   offset: at most the steps between two queries.
+    """
+
+    def __init__(self, frame: int, offset: int):
+        self.frame, self.offset = frame, offset
         self.pairs: list[tuple[float, float]] = []
-        self._waiting: tuple[int, UInt8[np.ndarray, "V 3 H W"], UInt8[np.ndarray, "V 3 H W"]] | None = None
+        self._forecast: tuple[int, UInt8[np.ndarray, "V 3 H W"], UInt8[np.ndarray, "V 3 H W"]] | None = None
 
-    def needs_images(self, session: Session | None) -> bool:
-        return self.policy.needs_images(session)
-
-    def act(self, obs: Observation, session: Session | None) -> tuple[np.ndarray, Session]:
-        step = 0 if session is None else session.step
-        if self._waiting is not None and step == self._waiting[0] and obs.images is not None:
-            self.pairs.append(_errors(self._waiting[1], self._waiting[2], obs.images))
-        asked = 0 if session is None else session.queries
-        action, new = self.policy.act(obs, session)
-        if new.queries > asked and new.future is not None:
-            frame = self.policy.model.spec.frame_offsets.index(self.offset)
-            self._waiting = step + self.offset, new.future[frame], obs.images
-        return action, new
+    def __call__(self, t: Transition) -> None:
+        images, future = t.observation.images, t.next_session.future
+        if self._forecast is not None and t.step == self._forecast[0] and images is not None:
+            self.pairs.append(_errors(self._forecast[1], self._forecast[2], images))
+        if t.queried and future is not None:
+            self._forecast = t.step + self.offset, future[self.frame], images
 
 
 def _errors(imagined: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
@@ -85,13 +81,13 @@ _model = lru_cache(maxsize=1)(load)
 def _work(job: tuple[str, Protocol, str, int]) -> Foreseen:
     run, p, task, seed = job
     policy = Policy(_model(run, embodiment=p.robot or None), replan_every=p.replan_every, query="joint", steps=p.steps)
-    watching = _Watching(policy, p.replan_every)
+    errors = ForecastErrors(policy.model.spec.frame_offsets.index(p.replan_every), p.replan_every)
     env = make_env(p.env, task=task, **dict(p.options))
     try:
-        episode = rollout(env, watching, seed=seed, session=Session(seed), record_images=False, steps_after_success=0)
+        episode = rollout(env, policy, seed=seed, session=Session(seed), record_images=False, observers=[errors])
     finally:
         env.close()
-    error, motion = np.array(watching.pairs, np.float64).reshape(-1, 2).T
+    error, motion = np.array(errors.pairs, np.float64).reshape(-1, 2).T
     return Foreseen(task, seed, episode.succeeded, error, motion)
 
 

@@ -16,7 +16,6 @@ from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.ground_truth import GroundTruth
-from wamkit.envs.physics import Physics
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, physics_iq_score
@@ -153,10 +152,8 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
 def _figures(world: Setting, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
     truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
     env = environment(world, c.take.task)
-    if isinstance(env, Physics):  # which knows masses, and where things would be inside of each other
-        draws, env.render_images = env.render_images, False
-        env.restore(c.take.start)
-        env.render_images = draws
+    if env.rigid_bodies:
+        env.restore(c.take.start, render=False)
         return errors(env, truth, states, dt)
     return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
 
@@ -186,8 +183,8 @@ def commonsense(model: Model, world: Setting, *, episodes: int = 6, seed: int = 
     real = takes(world, first=0, episodes=episodes, processes=processes)
     others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
     again = []
-    if "jitter" in {f.name for f in fields(ENVIRONMENTS.get(world.env).Config)}:
-        shaken = replace(world, options=(*world.options, ("jitter", JITTER), ("take", 1)))
+    if second := ENVIRONMENTS.get(world.env).second_take:
+        shaken = replace(world, options=(*world.options, *second.items()))
         again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
     return examine(free_run(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
 
@@ -264,20 +261,20 @@ def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
             _mean(x[name], fmt) for x in (found.laws.metric, found.laws.floor, found.still.metric)
         )
         note = f"imagined {imagined}, read off real pictures {floor}, if nothing moved {still}; {unit}; {cases} clips"
-        rows.append(Row(words, excess.value, excess, "", None, fmt, note=note))
+        rows.append(Row(name, words, excess.value, excess, "", None, fmt, note=note))
     e, longest = found.error, max(c.steps[-1] for c in found.continuations)
     how = (
         f"{len(found.continuations)} real episodes that it goes on with by itself for up to {longest} steps. A probe reads things off pictures; "
         "each figure is what it reads off imagined pictures less what it reads off the real ones: 0 is as lawful as reality. "
         f"Of real pictures it is {e.position:.3f} m off (95 %: {e.position_p95:.3f} m)."
     )
-    tables = [Table("Does it break the laws of physics?", how, tuple(rows), PHYSICAL)]
+    tables = [Table("physics", "Does it break the laws of physics?", how, tuple(rows), PHYSICAL)]
     if moved := _moved(found, seed):
         how = (
             "Overlap of the pixels of moving things, imagined and true (Physics-IQ's three figures, on the simulator's masks), over what the "
             "same segmenter gets on real pictures. 1 is as good as reality, 0 is nothing moving where it should."
         )
-        tables.append(Table("Does it move what moves, where and when?", how, tuple(moved), PHYSICAL))
+        tables.append(Table("motion", "Does it move what moves, where and when?", how, tuple(moved), PHYSICAL))
     return tables
 
 
@@ -292,7 +289,7 @@ def _moved(found: Commonsense, seed: int) -> list[Row]:
             if found.retakes:
                 again = np.nanmean([getattr(c, name) for c in found.retakes])
                 note += f"; a second take with {JITTER:.0%} other masses, frictions and places {again:.2f}"
-            rows.append(Row(said, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
+            rows.append(Row(name, said, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
     if rows:
         ceiling = found.retakes or found.ceiling
         try:
@@ -300,7 +297,7 @@ def _moved(found: Commonsense, seed: int) -> list[Row]:
         except EvaluationError:  # second takes that have nothing in common
             return rows
         note = "over " + ("second takes" if found.retakes else "real pictures, for a replay of this simulator is exact")
-        rows.append(Row("Physics-IQ's score", score, None, fmt=".0f", note=f"of 100, {note}"))
+        rows.append(Row("physics_iq", "Physics-IQ's score", score, None, fmt=".0f", note=f"of 100, {note}"))
     return rows
 
 

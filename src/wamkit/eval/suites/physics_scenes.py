@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from wamkit.envs.base import Environment
 from wamkit.envs.ground_truth import GroundTruth
-from wamkit.envs.physics import Physics
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.motion import ade
 from wamkit.eval.probes.object_state import States
@@ -43,7 +43,7 @@ def true_states(truth: GroundTruth) -> States:
 
 
 def errors(
-    env: Physics, truth: GroundTruth, states: States, dt: float, touch: float = 0.005, tolerance: float = 0.002
+    env: Environment, truth: GroundTruth, states: States, dt: float, touch: float = 0.005, tolerance: float = 0.002
 ) -> dict[str, float]:
     """Every figure of one episode, by the names in `ERRORS`; 0 is best, NaN where this scene has no case of it.
 

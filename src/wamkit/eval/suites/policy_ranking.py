@@ -249,9 +249,16 @@ def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts
         real = stage.carried_out(actions)
         name = "as it acts" if candidates == 1 else f"the most promising of {candidates}"
         rows += [
-            Row(f"{name}: dreamed", dreamed.mean(), success_interval(dreamed), fmt=".0%"),
-            Row(f"{name}: the same actions in the simulator", real.mean(), success_interval(real), fmt=".0%"),
+            Row(f"dreamed.{candidates}", f"{name}: dreamed", dreamed.mean(), success_interval(dreamed), fmt=".0%"),
             Row(
+                f"executed.{candidates}",
+                f"{name}: the same actions in the simulator",
+                real.mean(),
+                success_interval(real),
+                fmt=".0%",
+            ),
+            Row(
+                f"dreamed_alone.{candidates}",
                 f"{name}: promised and not kept",
                 float((dreamed & ~real).mean()),
                 success_interval(dreamed & ~real),
@@ -263,7 +270,7 @@ def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts
         f"{best.run.name}, the best policy, is let choose among its own chunks and others around them what the judge likes best in the world "
         "model's picture. What it gains in the dream and not in the simulator is the world model's weakness, not the policy's severity."
     )
-    return Table("Can it be exploited?", how, tuple(rows))
+    return Table("exploitability", "Can it be exploited?", how, tuple(rows))
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables

@@ -82,6 +82,7 @@ def encoder_table(
         rows.append(
             Row(
                 pair.name,
+                pair.name,
                 value.value,
                 value,
                 fmt=".3f",
@@ -92,7 +93,9 @@ def encoder_table(
         real, made, still_set = (_whole(encoder, current, x, episode) for x in (truth, imagined, copy))
         mmd, copied = (polynomial_mmd(real, x, seed) for x in (made, still_set))
         note = f"floor {mmd.floor.value:.3g}, copying {copied.value.value:.3g}; unbiased, {mmd.clips} clips a side"
-        rows.append(Row(f"MMD ({encoder.name})", mmd.value.value, mmd.value, fmt=".3g", note=note))
+        rows.append(
+            Row(f"mmd.{encoder.name}", f"MMD ({encoder.name})", mmd.value.value, mmd.value, fmt=".3g", note=note)
+        )
         # FVD is the bare formula on all clips and dimensions; what of it is the bias of so few clips, only the halves tell.
         halves = frechet_distance(real, made, seed, dims=None)
         note = (
@@ -100,12 +103,12 @@ def encoder_table(
             f"{halves.value:.3g}, and between real ones {halves.floor:.3g}"
         )
         far = gaussian_frechet(real.values, made.values)
-        rows.append(Row(f"{encoder.distance} ({encoder.name})", far, fmt=".3g", note=note))
+        rows.append(Row(f"frechet.{encoder.name}", f"{encoder.distance} ({encoder.name})", far, fmt=".3g", note=note))
     how = (
         f"{len(truth)} futures of {truth.shape[1]} frames. Names are those of the weights (a hash follows @), and figures of other weights, "
         "resolutions, rates or numbers of frames do not compare."
     )
-    return Table("Do pretrained encoders see it so?", how, tuple(rows), VISUAL)
+    return Table("pretrained_features", "Do pretrained encoders see it so?", how, tuple(rows), VISUAL)
 
 
 def _whole(encoder: VideoMAE | I3D, current: Tensor, future: Tensor, episode: np.ndarray) -> ClipFeatures:
