@@ -39,6 +39,11 @@ interop: setup
 	$(LEROBOT)/pip install --quiet --no-deps lerobot==0.4.4
 	$(BIN)/python benchmarks/interop.py --python $(LEROBOT)/python
 
+# Made from what the families declare; a test compares the page with them.
+docs/taxonomy.md: FORCE setup
+	$(BIN)/wamkit list --table > $@
+FORCE:
+
 setup: $(VENV)/.installed system
 setup-dev: $(VENV)/.installed-dev system
 

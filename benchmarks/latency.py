@@ -19,10 +19,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from wamkit.cli.show import EXAMPLE
 from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, family_class
+from wamkit.runs.meta_model import EXAMPLE
 from wamkit.runs.recipes import RECIPES
 from wamkit.types import Observation, Query, Spec
 

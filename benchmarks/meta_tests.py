@@ -27,9 +27,9 @@ from wamkit.eval.metatest.expectations_action import (
     counterfactual_suite,
     difference_suite,
     execution_suite,
-    foresight_suite,
-    judge_suite,
-    reading_suite,
+    forecast_suite,
+    ranking_suite,
+    recoverability_suite,
 )
 from wamkit.eval.metatest.expectations_video import clip_suite
 from wamkit.eval.metatest.judge import BLIND, FAILS, SAME, SEEN, UNDEFINED, VARIES, Judged, Suite, judged
@@ -311,7 +311,7 @@ def main(args: Args) -> None:
     world = Setting("metaworld", args.tasks, (("height", 64), ("width", 64)), 16, (8, 16))
     states = counterfactuals(world, episodes=2, moments=2, processes=1)
     suites = [clip_suite(clips(seeds=range(args.seeds))), counterfactual_suite(states), execution_suite(states)]
-    suites += [reading_suite(), foresight_suite(), judge_suite(), difference_suite()]
+    suites += [recoverability_suite(), forecast_suite(), ranking_suite(), difference_suite()]
     results = judged(suites)
     every = [j for _, found in results for j in found]
     faults = [fault for j in every for fault in j.faults]
@@ -323,7 +323,7 @@ def main(args: Args) -> None:
         f"they must be, {count[SAME]} are of models that are right in what the metric reads, {count[BLIND]} are blind spots and "
         f"{count[UNDEFINED]} no figures, as the documentation says, of {count[VARIES]} nothing is expected, and {len(faults)} expectations are "
         "broken. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
-        "`wamkit.eval.metatest.expectations_video` and `expectations_action`, and `tests/unit/test_meta.py` holds them on fewer clips.",
+        "`wamkit.eval.metatest`, and `tests/unit/test_metatest.py` checks them on fewer clips.",
         "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what this metric reads is "
         "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so ([below](#blind-spots)), and that is "
         "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",

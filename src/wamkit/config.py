@@ -1,4 +1,4 @@
-"""Configuration as frozen dataclasses: exact JSON round trip, strict reading, and errors that say where.
+"""Configuration as frozen dataclasses: exact JSON round trip, strict reading, and errors that name the place.
 
 A configuration is a tree of frozen dataclasses whose leaves are bool, int, float, str, None, Path, enums and literals,
 in tuples, lists and string-keyed mappings. Where a field may hold more than one dataclass (a union, or a subclass of
@@ -26,31 +26,32 @@ SCALARS = (bool, int, float, str, type(None))
 
 
 class ConfigError(WamkitError, ValueError):
-    """A configuration has an unknown key, a missing key or a wrong type; the message starts with the place."""
+    """A configuration has an unknown key, a missing key or a wrong value. The message starts with the place."""
 
 
 def nearest(name: object, options: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)" for the option closest to `name`, or "" when none is close; made to be appended."""
+    """The end of an error message: " (did you mean 'x'?)" for the option closest to `name`, or "" if none is close."""
     match = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
-    """Raises ConfigError naming the field where a number of `config` is not in its closed interval: check_bounds(c, steps=(1, inf)).
+    """Raises ConfigError naming the first field of `config` outside its closed interval.
 
-    Numbers are finite in any case. A tuple of them must hold one at least, all of them inside.
+    bounds: field name -> (lowest, highest), as in `check_bounds(c, steps=(1, inf))`. Values must be finite even where a
+        bound is not. A tuple must hold at least one value, all of them inside.
     """
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
-        numbers = value if isinstance(value, tuple) else (value,)
-        if not numbers or not all(low <= x <= high and math.isfinite(x) for x in numbers):
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(low <= x <= high and math.isfinite(x) for x in values):
             limits = f"between {low:g} and {high:g}"
             limits = f"at least {low:g}" if high == math.inf else f"at most {high:g}" if low == -math.inf else limits
             raise ConfigError(f"{name} = {value}: must be {limits}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The JSON-able form of a dataclass instance. Raises ConfigError where `from_dict` would not give it back equal."""
+    """A dataclass instance as JSON-able data. Raises ConfigError where `from_dict` would not restore it exactly."""
     if not is_dataclass(config) or isinstance(config, type):
         raise ConfigError(f"a configuration is a dataclass instance; this is {_found(config)}")
     out = _encode(config, type(config), "")
@@ -58,17 +59,17 @@ def to_dict(config: Any) -> dict[str, Any]:
     for f in _init_fields(type(config)):
         was, now = getattr(config, f.name), getattr(back, f.name)
         if was is not now and was != now:
-            raise ConfigError(f"{f.name}: {was!r} would come back from JSON as {now!r}")
+            raise ConfigError(f"{f.name}: {was!r} comes back from JSON as {now!r}")
     return out
 
 
 def to_json(config: Any) -> str:
-    """`to_dict` as indented JSON text."""
+    """A dataclass instance as indented JSON text; see `to_dict`."""
     return json.dumps(to_dict(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
-    """Builds `cls` from JSON-able data; a missing key takes the field's default.
+    """An instance of `cls` from JSON-able data. Missing keys take the fields' defaults.
 
     Raises ConfigError naming the place ("train.optimizer.lr") for an unknown key, a wrong type, a missing key without a
     default, or a value that the class itself refuses with ValueError.
@@ -77,7 +78,7 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
 
 
 def from_json(cls: type[T], text: str) -> T:
-    """`from_dict` of JSON text."""
+    """An instance of `cls` from JSON text; see `from_dict`."""
     try:
         data = json.loads(text)
     except json.JSONDecodeError as e:
@@ -86,7 +87,7 @@ def from_json(cls: type[T], text: str) -> T:
 
 
 def load_json(cls: type[T], path: str | Path) -> T:
-    """Reads the configuration that `save_json` wrote; every error names the file."""
+    """Reads what `save_json` wrote. Every error names the file."""
     try:
         return from_json(cls, Path(path).read_text(encoding="utf-8"))
     except (ConfigError, OSError, UnicodeDecodeError) as e:
@@ -94,13 +95,13 @@ def load_json(cls: type[T], path: str | Path) -> T:
 
 
 def save_json(path: str | Path, obj: Any) -> None:
-    """Writes a configuration, or anything JSON-able, atomically."""
+    """Writes a dataclass instance, or any JSON-able data, atomically."""
     text = to_json(obj) if is_dataclass(obj) else json.dumps(obj, indent=2, ensure_ascii=False) + "\n"
     atomic_write(path, text.encode())
 
 
 def without_nan(x: Any) -> Any:
-    """`x`, of mappings, lists, tuples and leaves, with None for floats that JSON does not know: NaN and the infinities."""
+    """A nested copy of `x` in which NaN and infinities, which JSON lacks, are None."""
     if isinstance(x, Mapping):
         return {k: without_nan(v) for k, v in x.items()}
     if isinstance(x, (list, tuple)):
@@ -109,7 +110,10 @@ def without_nan(x: Any) -> Any:
 
 
 def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
-    """Sixteen digits that stand for a JSON-able key. default: as in `json.dumps`, for what is not."""
+    """Sixteen hexadecimal digits of the SHA-256 of JSON-able data.
+
+    default: as in `json.dumps`, for values that are not JSON-able.
+    """
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=default).encode()).hexdigest()[:16]
 
 
@@ -180,7 +184,7 @@ def _decode_dataclass(candidates: tuple[type, ...], data: Any, where: str) -> An
 
 
 def _choose(candidates: tuple[type, ...], data: Mapping[str, Any], where: str) -> type:
-    """The dataclass that the tag of `data` names among the candidates and their subclasses."""
+    """The class named by the tag of `data`, among the candidates and their subclasses."""
     kind, first = data.get("kind"), candidates[0]
     if len(candidates) == 1 and kind in (None, _tag(first)):
         return first
@@ -196,11 +200,11 @@ def _choose(candidates: tuple[type, ...], data: Mapping[str, Any], where: str) -
 def _decode_union(hint: Any, data: Any, where: str) -> Any:
     arms = [a for a in get_args(hint) if a is not type(None)]
     classes = tuple(a for a in arms if is_dataclass(a))
-    if type(data) in get_args(hint):  # the exact type first: 3 in `float | int` stays an int
+    if type(data) in get_args(hint):  # try the exact type first: 3 in `float | int` stays an int
         return data
     if classes and (isinstance(data, Mapping) or len(classes) == len(arms)):
         return _decode_dataclass(classes, data, where)
-    if len(arms) == 1:  # an optional: the arm's own error is the most exact
+    if len(arms) == 1:  # an optional: its own error is the most exact
         return _decode(arms[0], data, where)
     for arm in arms:
         try:

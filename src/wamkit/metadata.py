@@ -1,7 +1,8 @@
-"""What the numbers of a robot mean: kinds, units, frames, rotations, clocks, cameras, licence.
+"""Metadata of a data set: the meaning of its state and action dimensions, its cameras, its licence.
 
-LeRobot's format names the dimensions of a vector and says no more; a policy that reads axis-angle as Euler angles trains without
-an error. Environments and importers state what the source's own code and documents say, and leave empty what they do not.
+LeRobot's format names the dimensions of a vector and nothing else, and a policy that reads axis-angle as Euler angles
+trains without an error. Environments and importers therefore state what the source's own code and documents say. What
+they do not say stays empty.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from wamkit.config import ConfigError
 
 @dataclass(frozen=True)
 class Field:
-    """Numbers `start` .. `stop` - 1 of `observation.state` or `action`.
+    """Dimensions `start` to `stop` - 1 of `observation.state` or `action`, which belong together.
 
-    representation: of actions, "absolute" values, "delta" from one step to the next, "relative" to where the robot was when the chunk
-    began, or a "velocity".   rotation: how a turn is written, where this is one.   frame: what it is measured in.
-    unit: "m", "rad", "1" for what has none (a command between -1 and 1), "" where the source does not say.
+    name: unique within the vector.
+    kind: the physical quantity. A "pose" is a position and a rotation in one.
+    representation: for actions, "absolute" targets, "delta" from one step to the next, "relative" to the robot's pose
+        at the start of the chunk, or "velocity".
+    rotation: representation of a rotation; "" for other kinds.
+    frame: reference frame; "" where the source does not say.
+    unit: "m", "rad", "1" for dimensionless values such as a command in [-1, 1]; "" where the source does not say.
     """
 
     name: str
@@ -34,8 +39,12 @@ class Field:
 
 @dataclass(frozen=True)
 class CameraFacts:
-    """role: what it looks at.   turned: what an importer did to bring pictures upright.   intrinsics: the 3x3 matrix, row by
-    row, in pixels of the stored pictures; empty where unknown."""
+    """Metadata of one camera.
+
+    role: what it is mounted to look at.
+    turned: how an importer brought its images upright.
+    intrinsics: the 3x3 camera matrix, row by row, in pixels of the stored images; empty where unknown.
+    """
 
     role: Literal["scene", "wrist", "ego", "other"] = "scene"
     turned: Literal["", "flipped", "rotated"] = ""
@@ -44,11 +53,16 @@ class CameraFacts:
 
 @dataclass(frozen=True)
 class DatasetMetadata:
-    """See the module's docstring.
+    """Metadata of a whole data set; see the module.
 
-    source: the format and what is known of where it came from.   licence: of the data; "" where the source does not say.
-    embodiment, control_mode: statistics are shared by data sets in which both are equal.   rate: control steps a second.
-    offset: 1 if the source recorded what was seen *after* each action. Importers shift: in a store, row t was seen before action t.
+    source: the format, and the origin as far as it is known.
+    embodiment, control_mode: data sets that agree in both share their normalisation statistics.
+    rate: control steps a second.
+    licence: of the data; "" where the source does not say.
+    offset: 1 if the source recorded each observation *after* the action of its row. Importers shift such rows: in a
+        store, row t was always observed before action t.
+    state, action: the fields of both vectors.
+    cameras: by name.
     """
 
     source: str
@@ -68,6 +82,7 @@ class DatasetMetadata:
             for f in sorted(fields_, key=lambda f: f.start):
                 if not at <= f.start < f.stop <= size:
                     raise ConfigError(
-                        f"{name}.{f.name} is said to be {f.start} .. {f.stop} of {size} numbers, after {at}; correct the meaning"
+                        f"{name}.{f.name} covers dimensions {f.start} to {f.stop} of {size}, after {at}; "
+                        "correct the metadata"
                     )
                 at = f.stop

@@ -1,11 +1,17 @@
-"""The vocabulary of the library: what is observed, recorded, learned from and imagined.
+"""The vocabulary of the library: observations, batches, samples, episodes.
 
-Shape legend used everywhere (suffix of a tensor name = its axes):
-  B batch   T time (episode steps)   P past frames   F imagined frames   V camera views   C channels   H, W pixels
-  A steps of an action chunk   a action dimensions   s proprioception dimensions
-  L tokens   D model width   K keys
+Tensor names end in their axes, one letter each:
 
-Public objects are typed dataclasses, never loose dictionaries.
+    B  batch rows              T  steps of an episode
+    P  past frames             F  future frames
+    V  camera views            C  channels            H, W  pixels, height first
+    A  steps of an action chunk
+    a  action dimensions       s  proprioception dimensions
+    K  points of the scene     L  tokens              D  model width
+
+Arrays that people pass in and get back are NumPy; what a model computes with is torch. Images are RGB, uint8, upright.
+"State" and "proprioception" are the same thing: what the robot measures of itself. Public objects are typed
+dataclasses, never loose dictionaries.
 """
 
 from __future__ import annotations
@@ -26,15 +32,18 @@ from wamkit.errors import WamkitError
 
 
 class UnsupportedQuery(WamkitError):
-    """A family was asked for a conditional that its method does not model."""
+    """The family's method does not model the conditional that was asked for."""
 
 
 class ObservationError(WamkitError, ValueError):
-    """An observation has the wrong keys, shapes, types or ranges."""
+    """An observation or a query is malformed: a wrong key, shape, type or range."""
 
 
 class Query(enum.StrEnum):
-    """The five conditionals of p(o', a | o, l)."""
+    """The five conditionals of p(o', a | o, l), for observations o, actions a and an instruction l.
+
+    `Query("policy")` works as well as `Query.POLICY`. Raises ObservationError for an unknown name, with the nearest.
+    """
 
     POLICY = "policy"  # o, l -> a
     VIDEO = "video"  # o, l -> o'
@@ -50,26 +59,28 @@ class Query(enum.StrEnum):
 
     @property
     def wants_action(self) -> bool:
-        """Whether the answer holds actions."""
+        """True if the answer contains actions."""
         return self in (Query.POLICY, Query.INVERSE, Query.JOINT)
 
     @property
     def wants_future(self) -> bool:
-        """Whether the answer holds a future."""
+        """True if the answer contains future frames."""
         return self in (Query.VIDEO, Query.FORWARD, Query.JOINT)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a robot sees at one instant.
+    """Everything that a robot observes at one instant, in the environment's own units.
 
-    images: uint8 (V, 3, H, W), one picture a camera, RGB, upright; None when the environment was told to skip rendering.
-    proprio: float32 (s,), in the environment's own units.
+    images: uint8 (V, 3, H, W), one image a camera. None where rendering was skipped.
+    proprio: float32 (s,), the robot's state.
     text: the instruction.
-    past: for a model that looks back, what was seen at its `spec.past_offsets`, in that order, or what the model remembers of
-    it (`Sample.memory`); None where the episode had not begun. Their own `past` and `text` are not read.
-    point_cloud: float32 (K, 4), where the rays of a square grid of the first camera's pixels hit, row by row: x, y, z in world
-    metres, and 1 on the robot itself (a robot knows that from its kinematics), else 0; None without a depth camera.
+    past: earlier observations for models with history, one for each of `Spec.past_offsets`, in that order. An entry is
+        an `Observation`, the `KVMemory` that a model made of one (`Sample.memory`), or None before the episode began.
+        The `past` and `text` of an earlier observation are ignored.
+    point_cloud: float32 (K, 4), the scene points hit by the rays of a square grid of pixels of the first camera, row by
+        row: x, y, z in world metres, then 1 for points on the robot itself (known from its kinematics), else 0.
+        None without a depth camera.
     """
 
     images: UInt8[np.ndarray, "V 3 H W"] | None
@@ -81,10 +92,10 @@ class Observation:
 
 @dataclass(frozen=True)
 class KVMemory:
-    """What a model has read of one moment: it stands for the observation in a later one's `past`, and is not read again.
+    """Attention keys and values of one observation: in a later `past` they save encoding it again.
 
-    keys: float (N, 2, heads, L, d), for each of the model's N blocks keys and values of the moment's L tokens.
-    model: whose they are; they mean nothing to another.
+    keys: float (N, 2, heads, L, d), keys and values of the observation's L tokens in each of the model's N blocks.
+    model: the model that made it. They are meaningless to any other.
     """
 
     keys: Float[Tensor, "N 2 h L d"]
@@ -93,11 +104,16 @@ class KVMemory:
 
 @dataclass(frozen=True)
 class Spec:
-    """The shapes and clocks that data, model and environment must agree on.
+    """The shapes and clocks on which data, model and environment must agree.
 
-    frame_offsets are the steps ahead, ascending, at which futures are imagined (the last one is at most `chunk`).
-    past_offsets are the steps, negative and ascending, at which earlier observations are seen beside the present one.
-    point_grid is a side of the grid of scene points that a model is shown; 0 for models that look at none.
+    cameras: names of the V views.
+    height, width: pixels of every view.
+    proprio_dim, action_dim: s and a.
+    chunk: A, steps of an action chunk.
+    frame_offsets: steps ahead at which future frames are predicted, ascending; the last is at most `chunk`.
+    past_offsets: steps, negative and ascending, at which earlier observations accompany the present one.
+    fps: control steps a second.
+    point_grid: side of the grid of scene points, so K = point_grid**2; 0 for models without point clouds.
     """
 
     cameras: tuple[str, ...]
@@ -113,26 +129,38 @@ class Spec:
 
     @property
     def views(self) -> int:
+        """V, the number of camera views."""
         return len(self.cameras)
 
 
 @dataclass
 class Batch:
-    """One batch of windows, in raw units (uint8 pixels, the robot's own action units). Masks are true where valid.
+    """B windows of recorded episodes, in raw units: uint8 pixels, the robot's own action units.
 
-    obs: uint8 (B, V, 3, H, W), the current frame.           future: uint8 (B, F, V, 3, H, W).
-    frame_valid: bool (B, F).                                proprio: float32 (B, s).
-    action: float32 (B, A, a), what was executed.            action_expert: float32 (B, A, a), the clean label.
-    action_valid: bool (B, A).                               text: B instructions.
-    past: uint8 (B, P, V, 3, H, W), earlier frames.          past_proprio: float32 (B, P, s).
+    A window is a current frame, its past and future frames, and the actions from the current step on. Masks are true
+    where valid. Beyond the ends of an episode frames and actions repeat the outermost one and are marked invalid.
+
+    obs: uint8 (B, V, 3, H, W), the current frame.
+    future: uint8 (B, F, V, 3, H, W), the frames at `Spec.frame_offsets`.
+    frame_valid: bool (B, F).
+    proprio: float32 (B, s), the current state.
+    action: float32 (B, A, a), the executed actions, exploration noise included.
+    action_expert: float32 (B, A, a), the expert's noise-free actions: the label to imitate.
+    action_valid: bool (B, A).
+    past: uint8 (B, P, V, 3, H, W), the frames at `Spec.past_offsets`.
+    past_proprio: float32 (B, P, s).
     past_valid: bool (B, P), false before the episode began.
-    has_action: bool (B,), false for action-free video.      is_demonstration: bool (B,), false for off-expert episodes.
-    features: what `Family.features` made of these windows, where the trainer computed it ahead; else empty.
-    point_cloud: float32 (B, K, 4), see `Observation`.            point_flow: float32 (B, F, K, 3), where those points went, in metres.
-    Both None unless the spec has points.
-    memory: float (B, P, N, 2, heads, L, d), see `KVMemory`, in place of `past`; None where that is to be read.
-    Of mixtures alone, else None (all valid, one source):   action_dim_valid: bool (B, a), which numbers of actions the row's robot has.
-    view_valid: bool (B, V), which views.   source: int64 (B,), the data set that a row is from.
+    text: B instructions.
+    has_action: bool (B,), false for video without actions.
+    is_demonstration: bool (B,), false for episodes that show what actions do rather than how the task is done.
+    features: outputs of `Family.features` for these windows, where the trainer computed them ahead; else empty.
+    point_cloud: float32 (B, K, 4), as in `Observation`; None unless the spec has a point grid.
+    point_flow: float32 (B, F, K, 3), displacement of these points by each future frame, in metres; None likewise.
+    memory: float (B, P, N, 2, heads, L, d), as in `KVMemory`, in place of `past`; None to encode `past` instead.
+    action_dim_valid: bool (B, a), the action dimensions that the row's robot has. This and the next two are set in
+        mixtures only; None means all valid, or one source.
+    view_valid: bool (B, V), the views that the row's robot has.
+    source: int64 (B,), index of the row's data set.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -157,45 +185,49 @@ class Batch:
     source: Int[Tensor, " B"] | None = None
 
     def __len__(self) -> int:
+        """B, the number of rows."""
         return self.obs.shape[0]
 
     def action_mask(self) -> Bool[Tensor, "B A a"]:
-        """Which numbers of `action` were done: steps inside the episode, of rows with actions, in dimensions that the robot has."""
+        """Valid elements of `action`: steps in the episode, rows with actions, dimensions of the row's robot."""
         step = (self.action_valid & self.has_action.unsqueeze(1)).unsqueeze(2)
         every = torch.ones_like(self.action[:, :1], dtype=torch.bool)
         return step & (every if self.action_dim_valid is None else self.action_dim_valid.unsqueeze(1))
 
     def map(self, function: Any) -> Batch:
-        """Applies `function` to every tensor; the text stays."""
+        """A batch with `function` applied to every tensor; the text stays."""
         fields: dict[str, Any] = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return Batch(**fields, text=self.text, features={k: function(v) for k, v in self.features.items()})
 
     def rows(self, index: Tensor) -> Batch:
-        """The rows at `index` (int64 (N,)), in that order."""
+        """The rows at `index`, int64 (N,), in that order."""
         out = self.map(lambda x: x[index])
         out.text = [self.text[i] for i in index.tolist()]
         return out
 
     @staticmethod
     def cat(parts: Sequence[Batch]) -> Batch:
-        """The rows of several batches that have the same fields, one after the other."""
+        """The rows of several batches with the same fields, concatenated."""
         names = [k for k, v in vars(parts[0]).items() if isinstance(v, Tensor)]
         fields: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in names}
         features = {k: torch.cat([p.features[k] for p in parts]) for k in parts[0].features}
         return Batch(**fields, text=[t for p in parts for t in p.text], features=features)
 
     def to(self, device: torch.device | str) -> Batch:
+        """The batch on another device."""
         return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a query returned, for B observations.
+    """The answer to a query for B observations, in the robot's own units.
 
-    actions: float32 (B, A, a) in the robot's own units, or None when the query asks for none.
-    future: uint8 (B, F, V, 3, H, W), or None when the query asks for none.
-    point_cloud: float32 (B, F, K, 3), where each observed point is imagined to be, in world metres; None for models that imagine none.
-    memory: B of them, what the model has read of the observations; empty for models that keep nothing.
+    query: the query that was asked.
+    actions: float32 (B, A, a); None where `query.wants_action` is false.
+    future: uint8 (B, F, V, 3, H, W), the predicted frames; None where `query.wants_future` is false.
+    point_cloud: float32 (B, F, K, 3), predicted positions of the observed points, in world metres; None for models that
+        predict none.
+    memory: B entries to put into the `past` of later observations; empty for models without memory.
     """
 
     query: Query
@@ -206,9 +238,12 @@ class Sample:
 
 
 class Answer(NamedTuple):
-    """What `Family.generate` returns; most families return the first two alone. See `Sample`.
+    """The output of `Family.generate`, as tensors. Most families return only the first two.
 
-    memory: (B, N, 2, heads, L, d), of the observations, from families that remember.
+    actions: float (B, A, a), in the units of the training data.
+    future: uint8 (B, F, V, 3, H, W).
+    point_cloud: float (B, F, K, 3), in world metres.
+    memory: float (B, N, 2, heads, L, d), of the observations.
     """
 
     actions: Tensor | None
@@ -219,10 +254,11 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True)
 class SceneFlow:
-    """Scene points of T frames, and what tells where each of them is at any other frame of the same episode.
+    """Scene points of T frames and the poses of the bodies they lie on, which give their motion between any two frames.
 
-    points: float32 (T, K, 4), see `Observation`.   body: int32 (T, K), the rigid body that each lies on.
-    pose: float32 (T, M, 7), position and unit quaternion (w, x, y, z) of every body.
+    points: float32 (T, K, 4), as `Observation.point_cloud`.
+    body: int32 (T, K), index of the rigid body that each point lies on.
+    pose: float32 (T, M, 7), position in metres and unit quaternion (w, x, y, z) of each of M bodies.
     """
 
     points: Float32[np.ndarray, "T K 4"]
@@ -230,9 +266,9 @@ class SceneFlow:
     pose: Float32[np.ndarray, "T M 7"]
 
     def flow(self, now: np.ndarray, then: np.ndarray) -> Float32[np.ndarray, "B F K 3"]:
-        """How far, in metres, the points of the frames `now` (int (B,)) have moved by the frames `then` (int (B, F)).
+        """Displacements, in metres, of the points of frames `now`, int (B,), by frames `then`, int (B, F).
 
-        x' = R' R^T (x - p) + p', with (R, p) and (R', p') the poses of the point's body then and now.
+        A point x on a body with pose (R, p) at `now` and (R', p') at `then` moves to x' = R' R^T (x - p) + p'.
         """
         body, before = self.body[now], self.pose[now]
         start = np.take_along_axis(before, body[..., None], 1)[:, None]
@@ -244,18 +280,18 @@ class SceneFlow:
 
 
 def _turn(w: np.ndarray, v: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """`x` (..., 3) turned by the unit quaternion with real part `w` (..., 1) and imaginary part `v` (..., 3)."""
+    """`x` (..., 3) rotated by the unit quaternion with real part `w` (..., 1) and imaginary part `v` (..., 3)."""
     t = 2 * np.cross(v, x)
     return x + w * t + np.cross(v, t)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Everything needed to put one simulator back to one instant, byte for byte.
+    """The complete state of a simulator at one instant: restoring it reproduces the following steps byte for byte.
 
     physics: float64 (n,), MuJoCo's mjSTATE_INTEGRATION vector.
     model: fields of the compiled model that differ from the freshly loaded one (MetaWorld places objects there).
-    attributes: the environment's plain Python attributes (numbers, text, arrays, nested tuples and lists of them).
+    attributes: the environment's plain Python attributes: numbers, text, arrays, nested tuples and lists of them.
     """
 
     physics: np.ndarray
@@ -265,7 +301,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Span:
-    """Steps `start` .. `stop` - 1 of an episode, in which `text` is the instruction or what a narrator says is done."""
+    """Steps `start` to `stop` - 1 of an episode, described by `text`: an instruction or a narration."""
 
     start: int
     stop: int
@@ -274,18 +310,30 @@ class Span:
 
 @dataclass(frozen=True)
 class Episode:
-    """One recorded episode of T steps: row t is what was seen before `action[t]` was executed.
+    """One recorded episode of T steps. Row t holds what was observed before `action[t]` was executed.
 
-    images: uint8 (T, V, 3, H, W), or None where nobody asked for pictures.   proprio: float32 (T, s), or (T, 0).
-    action: float32 (T, a), executed, noise included; a = 0 in video without actions.   action_expert: float32 (T, a), the clean label
-    (equal to `action` where there is no expert).   reward: float32 (T,) and success: bool (T,), both after the step.
+    task: name of the task.
+    text: the instruction. Empty where the data has none, as imported data may, or where only `spans` have texts.
+    seed: seed of the reset; -1 where unknown.
+    fps: steps a second.
+    cameras: names of the V views.
+    images: uint8 (T, V, 3, H, W); None where they were not read or rendered.
+    proprio: float32 (T, s); s = 0 where none was recorded.
+    action: float32 (T, a), the executed actions, noise included; a = 0 in video without actions.
+    action_expert: float32 (T, a), the noise-free label; equal to `action` where there is no expert.
+    reward: float32 (T,), after the step.
+    success: bool (T,), after the step.
     is_demonstration: false for episodes that show what actions do rather than how the task is done.
-    snapshots: T of them, or None.   tracks: scene points of the T frames, or None.
-    spans: where another text than `text` holds; `text` may then, and in what was imported, be empty: nobody said anything.
-    source: what the episode is called where it was imported from; empty for our own.   extras: further numbers by name, (T, d).
-    depth: by the name of its camera, uint16 (T, H, W), how far away what a pixel shows is, in millimetres; 0 where nothing was measured.
-    ended: who ended a rollout, the environment for good (terminated) or for its time being up (truncated); "" where the caller
-    stopped it, or nobody knows. Not stored.
+    noise: scale of the action noise.
+    snapshots: T simulator states, one before each step, or None.
+    latency_s: seconds that the policy took to choose each action. Not stored.
+    tracks: scene points of the T frames, or None.
+    spans: steps whose text differs from `text`.
+    source: name of the episode where it was imported from; empty for recordings by wamkit.
+    extras: further columns by name, (T, d).
+    depth: depth maps by camera, uint16 (T, H, W), in millimetres; 0 where nothing was measured.
+    ended: "terminated" or "truncated" as the environment reported it; "" where the caller stopped or it is unknown.
+        Not stored.
     """
 
     task: str
@@ -311,10 +359,11 @@ class Episode:
     ended: Literal["", "terminated", "truncated"] = ""
 
     def __len__(self) -> int:
+        """T, the number of steps."""
         return len(self.action)
 
     def texts(self) -> list[str]:
-        """The text of each step: of the last span that covers it, or the episode's."""
+        """T texts, one a step: that of the last span covering the step, else the episode's."""
         out = [self.text] * len(self)
         for span in self.spans:
             out[span.start : span.stop] = [span.text] * (span.stop - span.start)
@@ -322,13 +371,18 @@ class Episode:
 
     @property
     def succeeded(self) -> bool:
-        """True if the task was solved at any step."""
+        """True if the task was successful at any step."""
         return bool(self.success.any())
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its confidence interval; `low <= high`, both may be infinite, all three NaN where undefined."""
+    """An estimate with its confidence interval.
+
+    value: the estimate.
+    low, high: bounds, low <= high; they may be infinite. All three are NaN where the figure is undefined.
+    level: confidence of the interval.
+    """
 
     value: float
     low: float
@@ -336,16 +390,18 @@ class Interval:
     level: float = 0.95
 
     def excludes(self, point: float) -> bool:
-        """True if the whole interval lies on one side of `point`; false where undefined."""
+        """True if the whole interval lies on one side of `point`. False where undefined."""
         return self.low > point or self.high < point
 
     @property
     def undefined(self) -> bool:
+        """True if there was no case to estimate from."""
         return math.isnan(self.value)
 
 
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
+"""The interval of a figure without cases."""
 
 
 class EvaluationError(WamkitError, ValueError):
-    """Figures or pictures that cannot be scored or shown: wrong shape, dtype or range, or nothing to score."""
+    """Values or images cannot be scored or shown: a wrong shape, dtype or range, or nothing to score."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_encoders import ALEX, saved, weights
+from tests.unit.test_perceptual import ALEX, saved, weights
 
 import wamkit
 from wamkit.cli.main import entry, main
@@ -280,7 +280,7 @@ def test_a_flipped_bit_in_the_weights_is_found(job, tmp_path, capsys):
 def test_show_and_list_by_axis(capsys, tmp_path):
     assert main(["show", "unified", "--out", str(tmp_path / "u.svg")]) == 0
     shown = capsys.readouterr().out
-    assert "who sees whom" in shown and "noisy action" in shown and (tmp_path / "u.svg").stat().st_size > 500
+    assert "tokens of a row attend" in shown and "noisy action" in shown and (tmp_path / "u.svg").stat().st_size > 500
     assert main(["list", "--by", "decoder"]) == 0
     assert "trunk denoises\n  align, bc" in capsys.readouterr().out
     assert main(["show", "unifed"]) == 1 and main(["list", "--by", "decodr"]) == 1

@@ -1,4 +1,4 @@
-"""A family in a package of its own: found by its entry point, and held to the same contract."""
+"""A package of its own that extends wamkit: found by its entry points, and held to the same contracts."""
 
 from __future__ import annotations
 
@@ -8,28 +8,52 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "wamkit-regress"
 
 
-def test_the_example_passes_the_contract_tests_from_outside(tmp_path):
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Environment variables of a process in which the example is installed."""
+    folder = tmp_path_factory.mktemp("installed")
     project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text())["project"]
-    points = project["entry-points"]["wamkit.families"]
-    info = tmp_path / "wamkit_regress-0.1.0.dist-info"  # what an installation leaves for others to find
+    info = folder / "wamkit_regress-0.1.0.dist-info"  # what an installation leaves for others to find
     info.mkdir()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = "\n".join(f"{name} = {module}" for name, module in points.items())
-    (info / "entry_points.txt").write_text(f"[wamkit.families]\n{lines}\n")
-    paths = os.pathsep.join([str(tmp_path), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths.rstrip(os.pathsep)}
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {module}" for name, module in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    paths = os.pathsep.join([str(folder), str(EXAMPLE), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": paths.rstrip(os.pathsep)}
+
+
+def wamkit(environment, *arguments, cwd=ROOT):
+    command = [sys.executable, "-c", f"from wamkit.cli.main import main; raise SystemExit(main({list(arguments)}))"]
+    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_example_passes_the_contract_tests_from_outside(environment):
     command = [sys.executable, "-m", "pytest", "tests/contract/test_families.py", "-k", "regress", "-x"]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]
-    listed = subprocess.run(
-        [sys.executable, "-c", "from wamkit.cli.main import main; main(['list'])"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert "regress" in listed.stdout and "An example from outside" in listed.stdout, listed.stdout + listed.stderr
     assert len((EXAMPLE / "wamkit_regress.py").read_text().splitlines()) < 100
+
+
+def test_family_and_environment_are_listed(environment):
+    listed = wamkit(environment, "list")
+    assert "regress" in listed and "An example from outside" in listed
+    assert "dot" in listed and "A disc that moves to a square" in listed
+
+
+def test_the_environment_passes_the_checker_and_is_collected_from(environment, tmp_path):
+    assert "all checks passed" in wamkit(environment, "check-env", "dot")
+    out = str(tmp_path / "dot")
+    small = ["--episodes", "2", "--off-expert", "1", "--perturbed-experts", "1", "--processes", "1"]
+    assert "collected: 4 episodes" in wamkit(
+        environment, "collect", "--env", "dot", "--tasks", "reach", "--out", out, *small
+    )

@@ -151,7 +151,7 @@ def test_doubles_are_named_also_across_calls(made):
 
 def test_a_film_that_is_too_short_is_no_episode(made):
     write(made, 1, film=5)
-    with pytest.raises(SourceError, match="episode 1, camera scene: there are 5 pictures for 7 steps"):
+    with pytest.raises(SourceError, match="episode 1, camera scene: there are 5 images for 7 steps"):
         run(made)
     assert len(Store.open(made.parent / "store")) == 1
 
@@ -190,7 +190,7 @@ def test_names_that_lead_out_and_numbers_that_are_none(tmp_path):
 
 def test_meaning_is_checked_and_survives_groots_file(made):
     metadata = Made(made, MadeOptions()).metadata()
-    with pytest.raises(ConfigError, match="state.xy is said to be 0 .. 2 of 1 numbers"):
+    with pytest.raises(ConfigError, match="state.xy covers dimensions 0 to 2 of 1"):
         metadata.check(1, 1)
     back = from_modality(modality(metadata))
     assert [(f.name, f.start, f.stop) for f in back.state] == [("xy", 0, 2)] and set(back.cameras) == {"scene", "wrist"}
@@ -198,7 +198,7 @@ def test_meaning_is_checked_and_survives_groots_file(made):
     (root / "meta/wamkit.json").unlink()
     assert load_metadata(root) == back
     (root / "meta/modality.json").write_text("{")
-    with pytest.raises(StoreError, match="what its numbers mean cannot be read"):
+    with pytest.raises(StoreError, match="its metadata cannot be read"):
         load_metadata(root)
 
 

@@ -38,7 +38,7 @@ def test_training_is_deterministic_and_learns(tmp_path, optimizer):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_resumed_equals_uninterrupted(tmp_path, precision):
-    """Stopped after every checkpoint in turn, in the first stage and in the second: the final weights agree to the bit."""
+    """Stopped after every checkpoint in turn, in both stages: the final weights agree to the bit."""
     config = dataclasses.replace(SMALL, precision=precision)
     trainer(tmp_path / "whole", config).run()
     out = tmp_path / "parts"

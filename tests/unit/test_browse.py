@@ -226,7 +226,7 @@ def test_a_damaged_video_says_so_and_the_rest_goes_on(tmp_path):
             assert "episode 1, camera front" in body.decode() and "content has changed" in body.decode()
             assert len(pictures(server, "/pictures/1/wrist/0")) == MOST and len(pictures(server, "/pictures/0/front/0"))
         data = tell(server, "/data.json")
-        assert "what its numbers mean cannot be read" in data["problem"] and data["meaning"] is None
+        assert "its metadata cannot be read" in data["problem"] and data["meaning"] is None
         assert len(tell(server, "/episodes/1.json")["runs"]) == 1
 
 

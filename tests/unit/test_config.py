@@ -171,7 +171,7 @@ def test_what_would_not_come_back_is_refused_when_writing() -> None:
         value: Any = None
 
     assert to_dict(Odd([1, 2])) == {"value": [1, 2]}
-    with pytest.raises(ConfigError, match=r"^value: \(1, 2\) would come back from JSON as \[1, 2\]"):
+    with pytest.raises(ConfigError, match=r"^value: \(1, 2\) comes back from JSON as \[1, 2\]"):
         to_dict(Odd((1, 2)))
     with pytest.raises(ConfigError, match="^value: a configuration cannot hold .*object"):
         to_dict(Odd(object()))

@@ -67,7 +67,7 @@ def test_known_models_come_out_in_their_order(states, expert):
     scores = {name: score(states, model) for name, model in MODELS.items() if name != "still" or not expert}
     best = scores["oracle"]
     assert best.identified.value == 1 and best.skill.value == 1 and best.regret.value == 0
-    for name in ("copy", "blind"):
+    for name in ("copy", "action-blind"):
         assert scores[name].identified.value == pytest.approx(best.chance)
     for name in ("opposite", "shuffled"):
         assert scores[name].identified.value == 0
@@ -77,7 +77,7 @@ def test_known_models_come_out_in_their_order(states, expert):
         assert (
             best.direction.value == pytest.approx(1) and best.gain.value == pytest.approx(1) and best.drift.value == 0
         )
-        for name in ("copy", "blind", "still"):
+        for name in ("copy", "action-blind", "still"):
             assert scores[name].direction.value == 0 and scores[name].gain.value == 0
         assert scores["opposite"].direction.value < 0 and scores["opposite"].gain.value < 0
         assert scores["still"].drift.value == 0 < scores["opposite"].drift.value

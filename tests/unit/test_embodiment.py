@@ -67,7 +67,7 @@ def test_rotations_known_answers():
     skewed = to_matrix(np.array([2.0, 0, 0, 5, 3, 0]), "rot6d")  # any two directions are a rotation
     np.testing.assert_allclose(skewed, np.eye(3), atol=1e-7)
     assert np.array_equal(to_matrix(np.zeros(4), "quat_xyzw"), np.eye(3))
-    with pytest.raises(ValueError, match="no way 'quat' to write a rotation"):
+    with pytest.raises(ValueError, match="no representation of rotations 'quat'"):
         to_matrix(np.zeros(4), "quat")
 
 
@@ -166,9 +166,9 @@ def test_what_a_model_is_shown_of_a_robot():
 def test_what_nobody_gave_a_meaning_is_refused():
     whole = arm("axis_angle")
     for metadata, message in (
-        (replace(whole, action=whole.action[:2]), "6 of 7 numbers of its action have a meaning"),
-        (replace(whole, embodiment=""), "which robot this is nobody said"),
-        (replace(whole, cameras={}), "what camera front looks at nobody said"),
+        (replace(whole, action=whole.action[:2]), "6 of 7 dimensions of its action have metadata"),
+        (replace(whole, embodiment=""), "its robot is not known"),
+        (replace(whole, cameras={}), "the role of camera front is not known"),
     ):
         source = replace(numbers(whole), metadata=metadata)
         with pytest.raises(WamkitError, match=message):

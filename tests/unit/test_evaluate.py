@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_encoders import ALEX, saved, weights
+from tests.unit.test_perceptual import ALEX, saved, weights
 
 from conftest import untrained_run
-from wamkit.cli.sample import sample_episode
+from wamkit.cli import sample
 from wamkit.config import to_dict
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import World
@@ -49,7 +49,7 @@ def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
     assert not (run / "eval").exists()
 
 
-def test_encoders_need_pictures_to_look_at(run, tmp_path):
+def test_encoders_need_images_to_look_at(run, tmp_path):
     trunk, heads = saved(tmp_path, *weights(ALEX))
     with pytest.raises(WamkitError, match="encoders look at imagined pictures, and bc imagines none"):
         evaluate(run, encoders=(f"lpips-alex={trunk},{heads}",))
@@ -71,13 +71,13 @@ def test_sampling_refuses_arguments_before_any_work(run, tmp_path, arguments, me
     (tmp_path / "a file").touch()
     given = {"query": Query.POLICY, "episode": 0, "out": "out"} | arguments
     with pytest.raises(WamkitError, match=message):
-        sample_episode(run, **given | {"out": tmp_path / given["out"]})
+        sample.run(sample.Sample(run, **given | {"out": tmp_path / given["out"]}))
     assert not (run / "eval").exists()
 
 
 def test_an_unsupported_query_is_that(run):
     with pytest.raises(UnsupportedQuery):
-        sample_episode(run, "joint", 0)
+        sample.run(sample.Sample(run, query="joint"))
 
 
 @pytest.mark.parametrize(

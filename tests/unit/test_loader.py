@@ -73,7 +73,7 @@ def test_labelled_episodes_can_be_given_a_share_of_the_samples(frames):
 
 
 def test_too_many_demonstrations_are_refused(frames):
-    with pytest.raises(WamkitError, match="3 labelled and 2 action-free demonstrations were asked for.*there are 4"):
+    with pytest.raises(WamkitError, match="3 labelled and 2 action-free demonstrations were requested.*there are 4"):
         frames.labelled(3, 2)
     with pytest.raises(ConfigError, match="action_free needs `labelled`"):
         EpisodesConfig(action_free=3)

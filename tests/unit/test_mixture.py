@@ -229,7 +229,7 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
     assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (1, CHUNK, 7)
     with pytest.raises(WamkitError, match="knows no embodiment 'hnad' .did you mean 'hand'.*it knows arm, hand, video"):
         load(tmp_path / "whole", embodiment="hnad")
-    with pytest.raises(WamkitError, match="the robot 'hand' has 7 numbers, got .2,."):
+    with pytest.raises(WamkitError, match="the robot 'hand' has 7 state dimensions, got shape .2,."):
         hand.sample(dataclasses.replace(obs, proprio=np.zeros(2, np.float32)), "policy")
 
 
@@ -238,7 +238,7 @@ def test_bad_mixtures_say_what_is_wrong(folder, tmp_path, capsys):
         parse_sources(["data/a:much"], tmp_path / "m.json")
     with pytest.raises(ConfigError, match="weight = -1.0: must be"):
         SourceConfig("a", -1.0)
-    with pytest.raises(ConfigError, match="each with a name of its own"):
+    with pytest.raises(ConfigError, match="their names must differ"):
         MixtureConfig((SourceConfig("a/x"), SourceConfig("b/x")))
     with pytest.raises(WamkitError, match="multiples of 16"):
         opened(folder, size=[40, 40])
@@ -248,7 +248,7 @@ def test_bad_mixtures_say_what_is_wrong(folder, tmp_path, capsys):
     for name in ("wamkit.json", "modality.json"):
         (dumb / "meta" / name).unlink()
     save_json(tmp_path / "m.json", MixtureConfig((SourceConfig("dumb"),)))
-    with pytest.raises(StoreError, match="does not say what its numbers mean"):
+    with pytest.raises(StoreError, match="has no metadata"):
         open_mixture(tmp_path / "m.json", CHUNK)
     assert (
         main(["mix", f"{folder}/arm:2", f"{folder}/video", "--out", f"{tmp_path}/n.json", "--views", "scene", "ego"])
@@ -276,7 +276,7 @@ def test_parts_of_a_data_set_and_data_shown_as_video(folder):
     np.testing.assert_allclose(hand.shift, numbers["action"][:12, :2].mean(0), atol=1e-6)
     np.testing.assert_allclose(first.state[0].shift, numbers["observation.state"][:, :2].mean(0), atol=1e-6)
     assert first == mixture.embodiments["arm-video"]
-    with pytest.raises(StoreError, match="arm holds 3 demonstrations; 2 to 5 were asked for"):
+    with pytest.raises(StoreError, match="arm holds 3 demonstrations; 2 to 5 were requested"):
         opened(folder, sources=[part | {"demonstrations": [2, 5]}])
 
 

@@ -256,7 +256,7 @@ def test_png_of_other_writers(filled):
         ({"bytes": None, "path": "/etc/passwd"}, "it is not in the file, only its name '/etc/passwd'"),
         (None, "it is not in the file; wamkit"),
         ({"bytes": b"ffconcat version 1.0\nfile other.png\n"}, "neither PNG nor JPEG"),
-        ({"bytes": encode_png(np.zeros((SIZE, SIZE), np.uint16))}, "16 bits a number.*is_depth_map"),
+        ({"bytes": encode_png(np.zeros((SIZE, SIZE), np.uint16))}, "16 bits a channel.*is_depth_map"),
     ],
 )
 def test_a_picture_that_is_not_what_it_should_be(copy, cell, reason):
@@ -302,11 +302,11 @@ def test_append_refuses_what_does_not_fit(copy):
     one = episode(1, 9)
     right = {c: [encode_png(p.transpose(1, 2, 0)) for p in one.images[:, v]] for v, c in enumerate(CAMERAS)}
     for wrong, reason in (
-        (right["wrist"][1:], "the store keeps 9 PNG"),
-        (encode_video(one.images[:, 1], FPS), "the store keeps 9 PNG"),
+        (right["wrist"][1:], "the store has 9 PNG"),
+        (encode_video(one.images[:, 1], FPS), "the store has 9 PNG"),
         ([png(16, 16)] * 9, "it is 16x16 instead of 32x32"),
     ):
-        with pytest.raises(StoreError, match=f"pictures of camera wrist doesn't fit the episode: {reason}"):
+        with pytest.raises(StoreError, match=f"camera wrist: the images do not fit the episode: {reason}"):
             store.append(one, right | {"wrist": wrong})
     for maps, reason in (
         ({}, r"depth maps are of \[\], the store's \['far'\]"),
@@ -410,7 +410,7 @@ def test_films_of_depth_maps(tmp_path):
     [
         ({"video.shift": None}, r"lacks \['video.shift'\]"),
         ({"video.use_log": "yes"}, "lacks numbers"),
-        ({"video.depth_min": 12.0}, "between 12.0 and 10.0 m"),
+        ({"video.depth_min": 12.0}, "from 12.0 to 10.0 m"),
         ({"video.shift": -1.0}, "with a shift of -1.0"),
     ],
 )

@@ -94,3 +94,20 @@ def test_a_plugin_that_does_not_load_is_named(tmp_path: Path, monkeypatch: pytes
             RegistryError, match=r"plug-in 'bad_plugin.family' of package bad.plugin does not load: ZeroDiv"
         ):
             registry.names()
+
+
+def test_a_look_up_by_name_imports_the_module_of_that_name_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry: Registry[type] = Registry("robot", package="found_robots")
+    monkeypatch.setattr(sys, "found_robots_registry", registry, raising=False)
+    text = "import sys\n\n@sys.found_robots_registry.register('{0}')\nclass Robot:\n    pass\n"
+    modules = {"two_arms": text.format("two-arms"), "other": text.format("three-arms"), "helper": ""}
+    _package(tmp_path, "found_robots", modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert registry.get("two-arms").__module__ == "found_robots.two_arms"
+    assert "found_robots.other" not in sys.modules
+    assert registry.get("three-arms").__module__ == "found_robots.other", "named unlike its module: found by the scan"
+    assert registry.names() == ["three-arms", "two-arms"]
+    with pytest.raises(RegistryError, match=r"unknown robot 'a\.b'"):
+        registry.get("a.b")

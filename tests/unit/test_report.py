@@ -1,4 +1,4 @@
-"""The page and the pictures in it, read back with an HTML parser and PyAV; no browser needed."""
+"""The page and the images in it, read back with an HTML parser and PyAV; no browser needed."""
 
 import base64
 import io
@@ -150,13 +150,13 @@ def test_page_says_what_was_measured(tmp_path):
     assert (
         len(page.every("section")) == sum("how" in a.get("class", "") for a in page.every("p")) == 7
     )  # each explains itself
-    assert page.text.count("solved") >= 2 and page.text.count("failed") == 1
+    assert page.text.count("success") >= 2 and page.text.count("failed") == 1
     assert (
         sum(a.get("class") == "curve" for a in page.every("svg")) == 2
     )  # the numeric key of one, the chosen panel of the other
 
 
-def test_page_pictures_decode(tmp_path):
+def test_page_images_decode(tmp_path):
     page = Page(write_report(full_report(), tmp_path / "r.html").read_text(encoding="utf-8"))
     videos, frames = page.every("video"), moving()
     assert len(videos) == 4
@@ -185,8 +185,8 @@ def test_twelve_clips_stay_small(tmp_path):
 
 
 def test_png_is_lossless():
-    picture = np.random.default_rng(0).integers(0, 256, (3, 7, 5)).astype(np.uint8)
-    assert np.array_equal(decode(png(picture))[0], picture.transpose(1, 2, 0))
+    image = np.random.default_rng(0).integers(0, 256, (3, 7, 5)).astype(np.uint8)
+    assert np.array_equal(decode(png(image))[0], image.transpose(1, 2, 0))
     strip = decode(strip_png(moving(4), scale=2, gap=1))[0]
     assert strip.shape == (64, 2 * (4 * 32 + 3), 3) and (strip[:, 64:66] == 255).all()
     assert np.array_equal(strip[::2, 2 * 33 : 2 * 65 : 2], moving(4)[1].transpose(1, 2, 0))
@@ -226,7 +226,7 @@ def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
         write_report(Report("new"), page / "report.html")
 
 
-def test_pictures_refuse_what_they_cannot_show(tmp_path):
+def test_images_refuse_what_they_cannot_show(tmp_path):
     frames = moving()
     for call in (
         lambda: save_video(tmp_path / "x.mp4", frames[:0], 10),
@@ -260,10 +260,10 @@ def test_curves_draw_any_finite_series(values):
         assert "nan" not in svg and "inf" not in svg and "<b>" not in svg
 
 
-def test_a_sweep_shows_rates_on_the_whole_scale_within_their_band_and_a_picture_a_strength(tmp_path):
+def test_a_sweep_shows_rates_on_the_whole_scale_within_their_band_and_a_image_a_strength(tmp_path):
     success = (Interval(1.0, 0.75, 1.0), Interval(0.5, 0.25, 0.75))
-    pictures = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (10, 200)])
-    sweep = Sweep(NASTY, "dark <b>", (0.0, 1.0), success, (pictures, pictures))
+    images = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (10, 200)])
+    sweep = Sweep(NASTY, "dark <b>", (0.0, 1.0), success, (images, images))
     text = write_report(Report("Varied", sweeps=(sweep,)), tmp_path / "page.html").read_text()
     page = Page(text)
     alts = [a["alt"] for tag, a in page.tags if tag == "img"]

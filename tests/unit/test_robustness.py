@@ -107,7 +107,7 @@ def test_what_cannot_be_played_is_refused_before_any_work(arguments, message, tm
         robustness(tmp_path / "no run", protocol, **arguments)
 
 
-def test_pictures_of_what_a_factor_looks_like():
+def test_images_of_what_a_factor_looks_like():
     shown = looks(PROTOCOL, "drawer-open-v3", 1, factors=("colours",), severities=(0.5, 1.0))
     assert shown["colours"].shape == (3, 3, 32, 32)
     change = [np.abs(p.astype(int) - shown["colours"][0]).mean() for p in shown["colours"]]

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.cli.show import by_axis, model_of, svg, taxonomy_page, text
+from wamkit.cli.list import families_by, taxonomy_page
+from wamkit.cli.show import model_of
 from wamkit.families.base import FAMILIES
 from wamkit.runs.recipes import RECIPES
 from wamkit.types import WamkitError
+from wamkit.viz.family_page import layout_svg, text
 
 
 @pytest.mark.parametrize("name", [*FAMILIES.names(), *RECIPES.names()])
@@ -25,7 +27,7 @@ def test_shows_every_family_and_recipe(name):
 
 def test_the_picture_has_a_square_for_each_pair():
     model = model_of("unified")
-    root = ET.fromstring(svg(model))
+    root = ET.fromstring(layout_svg(model))
     squares = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("rx")]
     _, seen = model.attention_layout()
     assert len(squares) == seen.numel() and sum(e.get("fill") != "#eee" for e in squares) == int(seen.sum())
@@ -37,12 +39,12 @@ def test_an_unknown_name_lists_what_there_is():
 
 
 def test_the_taxonomy_page_is_up_to_date():
-    """After a family changed: python -c "from wamkit.cli.show import taxonomy_page; print(taxonomy_page(), end='')" > docs/taxonomy.md"""
+    """After a family changed: make docs/taxonomy.md"""
     assert (Path(__file__).parents[2] / "docs" / "taxonomy.md").read_text() == taxonomy_page()
 
 
-def test_families_by_axis():
-    assert set(sum(by_axis("decoder").values(), [])) == set(FAMILIES.names())
-    assert "bc" in by_axis("leaf")["control"]
+def test_families_families_by():
+    assert set(sum(families_by("decoder").values(), [])) == set(FAMILIES.names())
+    assert "bc" in families_by("leaf")["control"]
     with pytest.raises(WamkitError, match=r"no axis 'decodr' \(did you mean 'decoder'\?\)"):
-        by_axis("decodr")
+        families_by("decodr")

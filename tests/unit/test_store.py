@@ -370,7 +370,7 @@ DATA, VIDEO = "data/chunk-000/file-001.parquet", "videos/observation.images.wris
     ("damage", "reason"),
     [
         (empty, "is empty .*wamkit collect"),
-        (lambda root: (root / "meta/info.json").unlink(), "half created"),
+        (lambda root: (root / "meta/info.json").unlink(), "is incomplete"),
         (cut("meta/info.json", 100), "info.json cannot be read"),
         (edit_json(codebase_version="v2.1"), "codebase_version is v2.1, wamkit reads v3.0"),
         (without_feature, "feature 'action' is missing"),
@@ -382,9 +382,9 @@ DATA, VIDEO = "data/chunk-000/file-001.parquet", "videos/observation.images.wris
         (edit_json(data_path="data/{nothing}"), "info.json: data_path is 'data/{nothing}'"),
         (edit_json(video_path=None), "info.json: video_path is None"),
         (edit_feature("action", shape="junk"), "info.json: feature 'action' needs a shape"),
-        (edit_feature("action", shape=[2, 1]), "info.json: feature 'action' needs a shape of one number"),
-        (edit_feature("action", dtype="int64"), "info.json: feature 'action' needs a dtype of floating-point numbers"),
-        (edit_feature("action", dtype="junk"), "info.json: feature 'action' needs a dtype"),
+        (edit_feature("action", shape=[2, 1]), "info.json: feature 'action' needs a shape with one number"),
+        (edit_feature("action", dtype="int64"), "info.json: feature 'action' needs a floating-point dtype"),
+        (edit_feature("action", dtype="junk"), "info.json: feature 'action' needs a floating-point dtype"),
         (edit_feature("next.reward", dtype=None), "info.json: feature 'next.reward' has no dtype"),
         (edit_feature("observation.images.front", shape=[32, 32]), r"front' needs the shape \[height, width, 3\]"),
         (edit_facts(length="8"), r"file-001.parquet \(episode 1\): length: expected int, found '8'"),
@@ -402,7 +402,7 @@ DATA, VIDEO = "data/chunk-000/file-001.parquet", "videos/observation.images.wris
         (edit_data(poke_nan), r"file-001.parquet \(episode 1, step 3\): action is NaN"),
         (edit_data(lambda t: t.drop_columns(["next.reward"])), r"episode 1\): columns \['next.reward'\] are missing"),
         (edit_data(lambda t: t.slice(0, 5)), r"episode 1\): 5 frames instead of 8"),
-        (edit_data(lambda t: t.take(list(range(7, -1, -1)))), "isn't numbered"),
+        (edit_data(lambda t: t.take(list(range(7, -1, -1)))), "is numbered differently"),
         (lambda root: (root / VIDEO).unlink(), r"wrist/chunk-000/file-001.mp4 \(episode 1\) is missing"),
     ],
 )
@@ -429,7 +429,7 @@ def test_a_video_of_another_size_is_found_without_checksum(copy):
     path = copy / "meta/episodes/chunk-000/file-001.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns([n for n in table.column_names if "sha256" in n]), path)
-    with pytest.raises(StoreError, match=r"episode 1, camera wrist\): its pictures are 16x16 instead of 32x32"):
+    with pytest.raises(StoreError, match=r"episode 1, camera wrist\): its frames are 16x16 instead of 32x32"):
         Store.open(copy).decode(1, "wrist")
     (copy / VIDEO).write_bytes(encode_video(pictures(0, 8), FPS)[:-400])
     with pytest.raises(StoreError, match="episode 1, camera wrist"):
@@ -671,5 +671,5 @@ def test_cache_survives_kills_and_two_builders(copy):
 def test_an_empty_store_has_no_frames(tmp_path):
     store = Store.create(tmp_path / "data", **LAYOUT)
     assert Store.open(tmp_path / "data").numeric()["action"].shape == (0, 2)
-    with pytest.raises(StoreError, match="no pictures"):
+    with pytest.raises(StoreError, match="has no images"):
         FrameCache.build_or_open(store)

@@ -71,9 +71,9 @@ def test_a_good_data_set_has_nothing_to_report(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("shift", "message"),
     [
-        (-1, "error: actions explain best what moved 1 step before them"),
-        (-2, "error: actions explain best what moved 2 steps before them"),
-        (1, "note: the robot follows 1 step after it is told to"),
+        (-1, "error: actions best explain the motion 1 step before them"),
+        (-2, "error: actions best explain the motion 2 steps before them"),
+        (1, "note: the robot responds 1 step after its command"),
     ],
 )
 def test_actions_of_another_step(tmp_path, shift, message):
@@ -94,7 +94,7 @@ def test_absolute_actions_are_asked_how_far_they_lead(tmp_path):
             rows = (np.arange(40) + lead).clip(0, 39)
             episodes.append(dataclasses.replace(e, action=e.proprio[rows], action_expert=e.proprio[rows]))
         root = store(tmp_path / f"lead{lead}", episodes, metadata).root
-        assert any("actions explain best what moved" in f for f in said(root)) == wrong, lead
+        assert any("actions best explain the motion" in f for f in said(root)) == wrong, lead
 
 
 def test_films_that_stand_still_or_show_nothing(tmp_path):
@@ -103,7 +103,7 @@ def test_films_that_stand_still_or_show_nothing(tmp_path):
     black = episode(1, images=np.zeros((30, 1, 3, 32, 32), np.uint8))
     root = store(tmp_path / "d", [dataclasses.replace(frozen, proprio=frozen.proprio + 1), black, episode(2)]).root
     found = said(root)
-    assert found[0] == "warning: episode 0: camera front shows the same picture while the robot moves, in 100% of steps"
+    assert found[0] == "warning: episode 0: camera front shows the same image while the robot moves, in 100% of steps"
     assert "warning: episode 1: camera front shows one even colour" in found
     assert not any("episode 2" in f for f in found)
 
@@ -123,21 +123,19 @@ def test_numbers_doubles_texts_and_lengths(tmp_path):
     found = "\n".join(said(root))
     assert "warning: action, dy: always 1" in found
     assert "warning: episode 0: observation.state, y: jumps at step 10" in found
-    assert "error: episode 4: the same as episode 1, number for number" in found
+    assert "error: episode 4: identical to episode 1" in found
     assert "note: 10% of its steps have no text" in found
     assert found.index("error") < found.index("warning") < found.index("note")
     root = store(tmp_path / "long", [*(episode(i, 12) for i in range(4)), episode(5, 140)]).root
-    assert "warning: episode 4: 140 steps, where 12 are usual: is it several in one?" in said(root)
+    assert "warning: episode 4: 140 steps, where 12 are usual: is it several episodes in one?" in said(root)
 
 
 def test_meanings_that_do_not_fit_and_imports_that_were_cut_off(tmp_path):
     root = store(tmp_path / "d", [episode(i) for i in range(3)], None).root
-    assert said(root) == [
-        "note: nobody said what its numbers mean (meta/wamkit.json): it cannot be mixed with other data"
-    ]
+    assert said(root) == ["note: it has no metadata (meta/wamkit.json), so it cannot be mixed with other data"]
     save_metadata(root, dataclasses.replace(MEANING, state=(Field("hand", 0, 3, "position"),), licence="", cameras={}))
     save_json(root / FILE, {"complete": False, "skipped": {"7": "no"}})
     found = "\n".join(said(root))
-    assert "error: state.hand is said to be 0 .. 3 of 2 numbers" in found and "its import was cut off" in found
-    assert "warning: what camera front looks at nobody said" in found and "note: its licence is not known" in found
+    assert "error: state.hand covers dimensions 0 to 3 of 2" in found and "its import was cut off" in found
+    assert "warning: the role of camera front is not known" in found and "note: its licence is not known" in found
     assert "1 episodes of the source were left out" in found and load_metadata(root) is not None

@@ -1,10 +1,15 @@
-"""One space for the numbers of many robots, and the way there and back: the same code in training and at run time.
+"""Embodiments: conversion between the vectors of many robots and one unified space, in training and at run time.
 
-A robot's state and actions are fields (`data.meaning`). Fields of several robots that mean the same (kind, representation, frame, size)
-share a place in the unified vector; others get places of their own, and a mask says which numbers a robot has: nothing is supervised
-towards padding. On the way rotations become six numbers without jumps, poses may become relative to where the robot was when the chunk
-began (UMI, arXiv:2402.10329), and each field is brought to about unit scale by statistics of its own (embodiment, control mode). A binary
-gripper or a rotation in six numbers is not divided by its deviation. Small turns from step to step stay as they are written.
+State and actions consist of fields (`wamkit.metadata`). Fields of several robots with the same meaning (kind,
+representation, frame, unit, size) share a slot in the unified vector. Others get slots of their own, and a mask marks
+the dimensions that a robot has, so nothing is supervised towards padding.
+
+Encoding a field:
+
+- A rotation becomes rot6d, six values without jumps. Rotations from step to step stay in their own representation.
+- A pose may become relative to the robot's pose at the start of the chunk (UMI, arXiv:2402.10329).
+- Values are normalised by statistics of their (embodiment, control mode). rot6d is not normalised. Grippers, often
+  binary, are scaled by their range.
 """
 
 from __future__ import annotations
@@ -23,15 +28,17 @@ from wamkit.types import Observation, ObservationError, WamkitError
 
 Normaliser = Literal["mean_std", "quantiles", "min_max", "none"]
 NORMALISERS: Mapping[str, Normaliser] = {"rotation": "none", "gripper": "min_max"}
-"""By a field's kind; all others by mean and deviation."""
+"""Normalisers by field kind. All other kinds use "mean_std"."""
 
 
 @dataclass(frozen=True)
 class FieldSlot:
-    """A field of a robot, and its place in the unified vector.
+    """A field of a robot and its slot in the unified vector.
 
-    at, size: of that place.   relative: whether poses are measured from where the robot was when the chunk began.
-    shift, scale: what is subtracted, then divided by; one number a place.
+    field: the field's dimensions in the robot's own vector, and their meaning.
+    at, size: first dimension and size of the slot.
+    relative: true for poses encoded relative to the robot's pose at the start of the chunk.
+    shift, scale: `size` values each; the encoded value is (x - shift) / scale. Empty without normalisation.
     """
 
     field: Field
@@ -42,25 +49,31 @@ class FieldSlot:
     scale: tuple[float, ...] = ()
 
     @property
-    def turned(self) -> bool:
-        """Whether it is a rotation that becomes six numbers."""
+    def is_rot6d(self) -> bool:
+        """True for a rotation that is encoded as rot6d."""
         return bool(self.field.rotation) and self.field.representation in ("absolute", "relative")
 
     @property
-    def raw(self) -> slice:
+    def own(self) -> slice:
+        """The dimensions in the robot's own vector."""
         return slice(self.field.start, self.field.stop)
 
     @property
-    def here(self) -> slice:
+    def unified(self) -> slice:
+        """The dimensions in the unified vector."""
         return slice(self.at, self.at + self.size)
 
 
 @dataclass(frozen=True)
 class Embodiment:
-    """A robot under one control mode, as a model knows it.
+    """The conversion between one robot, under one control mode, and a model's unified space.
 
-    views: for each view of the model, the number of the robot's camera that it shows; -1 for none.
-    state, action: its parts, in unified vectors of state_size and action_size numbers.
+    S and U are the sizes of the unified state and action, s and a those of the robot's own.
+
+    name, control_mode: of the robot.
+    views: for each view of the model, the index of the robot's camera that it shows; -1 for none.
+    state, action: the robot's fields and their slots.
+    state_size, action_size: S and U.
     """
 
     name: str
@@ -72,49 +85,52 @@ class Embodiment:
     action_size: int
 
     def has_state(self) -> Bool[np.ndarray, " S"]:
-        """Which unified numbers of the state this robot has."""
+        """The dimensions of the unified state that this robot has."""
         return _mask(self.state, self.state_size)
 
     def has_action(self) -> Bool[np.ndarray, " U"]:
-        """The same of actions."""
+        """The dimensions of the unified action that this robot has."""
         return _mask(self.action, self.action_size)
 
     def has_view(self) -> Bool[np.ndarray, " V"]:
-        """Which views it has."""
+        """The views of the model that this robot has."""
         return np.array([v >= 0 for v in self.views])
 
     def encode_state(self, state: Float[np.ndarray, "... s"]) -> Float[np.ndarray, "... S"]:
-        """The robot's state in unified numbers, float32; 0 where it has none."""
+        """The robot's state in the unified space, float32; 0 in dimensions that it lacks."""
         out = np.zeros((*state.shape[:-1], self.state_size), np.float32)
-        for part in self.state:
-            out[..., part.here] = _normalised(_written(state[..., part.raw], part), part)
+        for slot in self.state:
+            out[..., slot.unified] = _normalised(_written(state[..., slot.own], slot), slot)
         return out
 
     def encode_action(
         self, action: Float[np.ndarray, "B A a"], state: Float[np.ndarray, "B s"]
     ) -> Float[np.ndarray, "B A U"]:
-        """Chunks of actions in unified numbers, float32; `state` is the robot's own, before each chunk."""
+        """Chunks of actions in the unified space, float32; 0 in dimensions that the robot lacks.
+
+        state: the robot's own state before each chunk.
+        """
         out = np.zeros((*action.shape[:-1], self.action_size), np.float32)
-        for part in self.action:
-            x = np.asarray(action[..., part.raw], np.float64)
-            out[..., part.here] = _normalised(self._relative(part, x, state), part)
+        for slot in self.action:
+            x = np.asarray(action[..., slot.own], np.float64)
+            out[..., slot.unified] = _normalised(self._relative(slot, x, state), slot)
         return out
 
     def decode_action(
         self, unified: Float[np.ndarray, "B A U"], state: Float[np.ndarray, "B s"]
     ) -> Float[np.ndarray, "B A a"]:
-        """The inverse of `encode_action`: float32, in the robot's own units."""
+        """Chunks of actions in the robot's own units, float32: the inverse of `encode_action`."""
         size = max((p.field.stop for p in self.action), default=0)
         out = np.zeros((*unified.shape[:-1], size), np.float32)
-        for part in self.action:
-            x = np.asarray(unified[..., part.here], np.float64)
-            if part.scale:
-                x = x * np.array(part.scale) + np.array(part.shift)
-            out[..., part.raw] = self._absolute(part, x, state)
+        for slot in self.action:
+            x = np.asarray(unified[..., slot.unified], np.float64)
+            if slot.scale:
+                x = x * np.array(slot.scale) + np.array(slot.shift)
+            out[..., slot.own] = self._absolute(slot, x, state)
         return out
 
     def to_model_views(self, images: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
-        """The robot's pictures as the model's views; black where it has none."""
+        """The robot's camera images as the model's views; black for views that it lacks."""
         out = np.zeros((*images.shape[:-4], len(self.views), *images.shape[-3:]), np.uint8)
         for here, camera in enumerate(self.views):
             if camera >= 0:
@@ -122,7 +138,7 @@ class Embodiment:
         return out
 
     def to_robot_views(self, images: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
-        """The inverse of `see`: the model's views as the robot's cameras; black for those that the model is not shown."""
+        """The model's views as the robot's camera images; black for cameras that the model does not see."""
         cameras = max(self.views) + 1
         out = np.zeros((*images.shape[:-4], cameras, *images.shape[-3:]), np.uint8)
         for view, camera in enumerate(self.views):
@@ -131,14 +147,14 @@ class Embodiment:
         return out
 
     def observation(self, obs: Observation) -> Observation:
-        """What the robot sees, as the model is shown it: its views, its state in unified numbers.
+        """The robot's observation in the model's views and unified space.
 
-        Raises ObservationError for an observation that is not this robot's.
+        Raises ObservationError for an observation with the wrong number of state dimensions or cameras.
         """
-        numbers, cameras = max((p.field.stop for p in self.state), default=0), max(self.views) + 1
-        if np.shape(obs.proprio) != (numbers,):
+        size, cameras = max((p.field.stop for p in self.state), default=0), max(self.views) + 1
+        if np.shape(obs.proprio) != (size,):
             raise ObservationError(
-                f"proprio: the robot '{self.name}' has {numbers} numbers, got {np.shape(obs.proprio)}"
+                f"proprio: the robot '{self.name}' has {size} state dimensions, got shape {np.shape(obs.proprio)}"
             )
         if obs.images is not None and len(obs.images) < cameras:
             raise ObservationError(
@@ -147,62 +163,61 @@ class Embodiment:
         images = None if obs.images is None else self.to_model_views(obs.images)
         return replace(obs, images=images, proprio=self.encode_state(obs.proprio))
 
-    # ------------------------------------------------------------------------------------------------------------- poses
-
-    def _start(self, part: FieldSlot, state: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Position (B, 1, 3) and rotation (B, 1, 3, 3) of the arm that `part` moves, when the chunk began."""
-        number = [p for p in self.action if p.relative and p.field.kind == part.field.kind].index(part)
+    def _start(self, slot: FieldSlot, state: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Position (B, 1, 3) and rotation (B, 1, 3, 3), at the start of the chunk, of the arm that `slot` moves."""
+        arm = [p for p in self.action if p.relative and p.field.kind == slot.field.kind].index(slot)
         of = lambda kind: [p.field for p in self.state if p.field.kind == kind]  # noqa: E731
         positions, rotations = of("position"), of("rotation")
-        p = positions[number] if number < len(positions) else None
-        r = rotations[number] if number < len(rotations) else None
+        p = positions[arm] if arm < len(positions) else None
+        r = rotations[arm] if arm < len(rotations) else None
         return (
             None if p is None else np.asarray(state[:, None, p.start : p.stop], np.float64),
             None if r is None else to_matrix(state[:, None, r.start : r.stop], r.rotation),
         )
 
-    def _relative(self, part: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
-        if not part.relative:
-            return _written(x, part)
-        p, R = self._start(part, state)
-        if part.field.kind == "rotation":
-            return from_matrix(R.swapaxes(-1, -2) @ to_matrix(x, part.field.rotation), "rot6d")
+    def _relative(self, slot: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
+        if not slot.relative:
+            return _written(x, slot)
+        p, R = self._start(slot, state)
+        if slot.field.kind == "rotation":
+            return from_matrix(R.swapaxes(-1, -2) @ to_matrix(x, slot.field.rotation), "rot6d")
         away = x - p
         return away if R is None else np.einsum("bkij,bali->balj", R, away[:, :, None])[:, :, 0]
 
-    def _absolute(self, part: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
-        if not part.relative:
-            return from_matrix(to_matrix(x, "rot6d"), part.field.rotation) if part.turned else x
-        p, R = self._start(part, state)
-        if part.field.kind == "rotation":
-            return from_matrix(R @ to_matrix(x, "rot6d"), part.field.rotation)
+    def _absolute(self, slot: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
+        if not slot.relative:
+            return from_matrix(to_matrix(x, "rot6d"), slot.field.rotation) if slot.is_rot6d else x
+        p, R = self._start(slot, state)
+        if slot.field.kind == "rotation":
+            return from_matrix(R @ to_matrix(x, "rot6d"), slot.field.rotation)
         return p + (x if R is None else np.einsum("bkij,balj->bali", R, x[:, :, None])[:, :, 0])
 
 
-def _mask(parts: Sequence[FieldSlot], size: int) -> np.ndarray:
+def _mask(slots: Sequence[FieldSlot], size: int) -> np.ndarray:
     out = np.zeros(size, bool)
-    for part in parts:
-        out[part.here] = True
+    for slot in slots:
+        out[slot.unified] = True
     return out
 
 
-def _written(x: np.ndarray, part: FieldSlot) -> np.ndarray:
-    """A rotation as six numbers; all else as it is."""
-    return from_matrix(to_matrix(x, part.field.rotation), "rot6d") if part.turned else x
+def _written(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
+    """A rotation as rot6d. Other values are unchanged."""
+    return from_matrix(to_matrix(x, slot.field.rotation), "rot6d") if slot.is_rot6d else x
 
 
-def _normalised(x: np.ndarray, part: FieldSlot) -> np.ndarray:
-    return (x - np.array(part.shift)) / np.array(part.scale) if part.scale else x
-
-
-# ---------------------------------------------------------------------------------------------------------------- fitting
+def _normalised(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
+    return (x - np.array(slot.shift)) / np.array(slot.scale) if slot.scale else x
 
 
 @dataclass(frozen=True)
 class SourceData:
-    """What is known of one source: its meaning, its numbers, and which actions belong to one chunk.
+    """One data set, for `fit`.
 
-    state: (N, s).   action: (N, a), a = 0 for a robot shown as video.   episode: int64 (N,).   cameras: in the order of its pictures.
+    metadata: the meaning of its dimensions and cameras.
+    state: (N, s).
+    action: (N, a); a = 0 for video without actions.
+    episode: int64 (N,), the episode of each row.
+    cameras: in the order of its images.
     """
 
     metadata: DatasetMetadata
@@ -220,13 +235,15 @@ def fit(
     chunk: int = 16,
     normalisers: Mapping[str, Normaliser] | None = None,
 ) -> tuple[Embodiment, ...]:
-    """Embodiments of the sources, one each; sources of one (embodiment, control mode) share their statistics.
+    """The embodiment of each source. Sources with the same (embodiment, control mode) share their statistics.
 
-    views: roles ("scene", "wrist", "ego") in the order of the model's views, "scene+ego" for whichever there is; of several cameras of
-    one role the first is taken.
-    relative: whether absolute end-effector poses become relative to where the robot was when the chunk began.
-    normalisers: by a field's name or kind, before NORMALISERS.
-    Raises WamkitError for numbers whose meaning nobody gave, and for robots without a camera among `views`.
+    views: camera roles ("scene", "wrist", "ego") in the order of the model's views; "scene+ego" takes whichever there
+        is. Of several cameras with one role the first is used.
+    relative: convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk.
+    chunk: steps of an action chunk.
+    normalisers: by field name or kind; they take precedence over NORMALISERS.
+
+    Raises WamkitError for dimensions without metadata, and for a source without a camera among `views`.
     """
     normalisers = {**NORMALISERS, **(normalisers or {})}
     for s in sources:
@@ -234,19 +251,19 @@ def fit(
     groups: dict[tuple[str, str], list[SourceData]] = {}
     for s in sources:
         groups.setdefault((s.metadata.embodiment, s.metadata.control_mode), []).append(s)
-    places: dict[str, dict[tuple, tuple[int, int]]] = {"state": {}, "action": {}}
-    parts = {key: _parts(group[0].metadata, relative, places) for key, group in groups.items()}
-    sizes = {k: sum(size for _, size in p.values()) for k, p in places.items()}
+    taken: dict[str, dict[tuple, tuple[int, int]]] = {"state": {}, "action": {}}
+    slots = {key: _slots(group[0].metadata, relative, taken) for key, group in groups.items()}
+    sizes = {k: sum(size for _, size in t.values()) for k, t in taken.items()}
     out: dict[tuple[str, str], Embodiment] = {}
     for key, group in groups.items():
-        plain = Embodiment(key[0], key[1], (), *parts[key], sizes["state"], sizes["action"])
+        plain = Embodiment(key[0], key[1], (), *slots[key], sizes["state"], sizes["action"])
         state = np.concatenate([plain.encode_state(s.state) for s in group])
         labelled = [s for s in group if s.action.shape[1]]
         action = np.concatenate([np.zeros((0, sizes["action"])), *(_chunks(plain, s, chunk) for s in labelled)])
         out[key] = replace(
             plain,
-            state=tuple(_scaled(p, state[:, p.here], normalisers) for p in plain.state),
-            action=tuple(_scaled(p, action[:, p.here], normalisers) for p in plain.action),
+            state=tuple(_scaled(p, state[:, p.unified], normalisers) for p in plain.state),
+            action=tuple(_scaled(p, action[:, p.unified], normalisers) for p in plain.action),
         )
     return tuple(
         replace(out[(s.metadata.embodiment, s.metadata.control_mode)], views=_views(s, views)) for s in sources
@@ -256,44 +273,48 @@ def fit(
 def _require_metadata(source: SourceData) -> None:
     m = source.metadata
     for name, fields, size in (("state", m.state, source.state.shape[1]), ("action", m.action, source.action.shape[1])):
-        if (said := sum(f.stop - f.start for f in fields)) != size and not (name == "action" and size == 0):
+        described = sum(f.stop - f.start for f in fields)
+        if described != size and not (name == "action" and size == 0):
             raise WamkitError(
-                f"{m.source}: {said} of {size} numbers of its {name} have a meaning; say what the others are in meta/wamkit.json, "
-                "or a model would learn them as something that they are not"
+                f"{m.source}: {described} of {size} dimensions of its {name} have metadata; describe the others in "
+                "meta/wamkit.json, or a model would take them for something else"
             )
     if (m.state or m.action) and not m.embodiment:
-        raise WamkitError(f"{m.source}: which robot this is nobody said; name its embodiment in meta/wamkit.json")
+        raise WamkitError(f"{m.source}: its robot is not known; name its embodiment in meta/wamkit.json")
 
 
-def _parts(
-    metadata: DatasetMetadata, relative: bool, places: dict[str, dict]
+def _slots(
+    metadata: DatasetMetadata, relative: bool, taken: dict[str, dict]
 ) -> tuple[tuple[FieldSlot, ...], tuple[FieldSlot, ...]]:
-    """The parts of a robot's state and actions; fields that mean something new get a place at the end."""
+    """The slots of a robot's state and of its actions.
+
+    taken: for "state" and "action", meaning -> (first dimension, size) of the slots so far. New meanings are appended.
+    """
     out: list[tuple[FieldSlot, ...]] = []
     starts = {kind: sum(f.kind == kind for f in metadata.state) for kind in ("position", "rotation")}
     for name in ("state", "action"):
-        seen: dict[tuple, int] = {}
-        moving = dict.fromkeys(starts, 0)
+        count: dict[tuple, int] = {}
+        relatives = dict.fromkeys(starts, 0)
         row = []
         for f in getattr(metadata, name):
-            moved = name == "action" and relative and f.representation == "absolute" and f.kind in starts
-            moved = moved and moving[f.kind] < starts[f.kind]  # the state must say from where
-            if moved:
-                moving[f.kind] += 1
-            part = FieldSlot(f, 0, 0, moved)
-            size = 6 if part.turned else f.stop - f.start
-            written = "" if part.turned else f.rotation
-            means = (f.kind, "relative" if moved else f.representation, "" if moved else f.frame, written, f.unit, size)
-            seen[means] = seen.get(means, -1) + 1  # the second arm's is another place than the first's
-            taken = places[name]
-            at, _ = taken.setdefault((*means, seen[means]), (sum(n for _, n in taken.values()), size))
-            row.append(replace(part, at=at, size=size))
+            rel = name == "action" and relative and f.representation == "absolute" and f.kind in starts
+            rel = rel and relatives[f.kind] < starts[f.kind]  # the state must hold the pose at the start
+            if rel:
+                relatives[f.kind] += 1
+            slot = FieldSlot(f, 0, 0, rel)
+            size = 6 if slot.is_rot6d else f.stop - f.start
+            rotation = "" if slot.is_rot6d else f.rotation
+            meaning = (f.kind, "relative" if rel else f.representation, "" if rel else f.frame, rotation, f.unit, size)
+            count[meaning] = count.get(meaning, -1) + 1  # a second arm has a slot of its own
+            used = taken[name]
+            at, _ = used.setdefault((*meaning, count[meaning]), (sum(n for _, n in used.values()), size))
+            row.append(replace(slot, at=at, size=size))
         out.append(tuple(row))
     return out[0], out[1]
 
 
 def _chunks(embodiment: Embodiment, source: SourceData, chunk: int) -> np.ndarray:
-    """Unified actions of chunks that begin at every `chunk`-th step, (n, U): what statistics are made of."""
+    """Unified actions, (n, U), of chunks that start at every `chunk`-th step: the data for statistics."""
     starts = np.arange(0, len(source.action), chunk)
     steps = starts[:, None] + np.arange(chunk)
     inside = (steps < len(source.action)) & (
@@ -303,35 +324,31 @@ def _chunks(embodiment: Embodiment, source: SourceData, chunk: int) -> np.ndarra
     return embodiment.encode_action(source.action[steps], source.state[starts])[inside]
 
 
-def _scaled(part: FieldSlot, x: np.ndarray, normalisers: Mapping[str, Normaliser]) -> FieldSlot:
-    """The part with shift and scale of its kind, measured on `x` (N, size)."""
-    usual = "mean_std" if part.field.kind == "rotation" and not part.turned else part.field.kind
-    kind = normalisers.get(part.field.name, normalisers.get(usual, "mean_std"))
+def _scaled(slot: FieldSlot, x: np.ndarray, normalisers: Mapping[str, Normaliser]) -> FieldSlot:
+    """The slot with shift and scale measured on `x`, (N, size), by the normaliser of its field."""
+    default = "mean_std" if slot.field.kind == "rotation" and not slot.is_rot6d else slot.field.kind
+    kind = normalisers.get(slot.field.name, normalisers.get(default, "mean_std"))
     if kind == "none" or not len(x):
-        return part
+        return slot
     x = x.astype(np.float64)
     if kind == "mean_std":
         shift, scale = x.mean(0), x.std(0)
     else:
         low, high = (x.min(0), x.max(0)) if kind == "min_max" else np.quantile(x, (0.01, 0.99), axis=0)
         shift, scale = (low + high) / 2, (high - low) / 2
-    scale = np.where(scale > 1e-6, scale, 1.0)  # a number that never moves becomes 0, not noise
-    return replace(part, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
+    scale = np.where(scale > 1e-6, scale, 1.0)  # a constant becomes 0, not amplified noise
+    return replace(slot, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
 
 
 def _views(source: SourceData, views: Sequence[str]) -> tuple[int, ...]:
-    roles = [
-        facts.role for facts in (source.metadata.cameras[c] for c in source.cameras if c in source.metadata.cameras)
-    ]
+    cameras, name = source.metadata.cameras, source.metadata.source
+    roles = [cameras[c].role for c in source.cameras if c in cameras]
     if len(roles) < len(source.cameras):
-        missing = [c for c in source.cameras if c not in source.metadata.cameras]
-        raise WamkitError(
-            f"{source.metadata.source}: what camera {missing[0]} looks at nobody said; say so in meta/wamkit.json"
-        )
+        missing = [c for c in source.cameras if c not in cameras]
+        raise WamkitError(f"{name}: the role of camera {missing[0]} is not known; name it in meta/wamkit.json")
     out = tuple(next((roles.index(r) for r in v.split("+") if r in roles), -1) for v in views)
     if all(v < 0 for v in out):
         near = nearest(views[0], roles)
-        raise WamkitError(
-            f"{source.metadata.source}: none of its cameras is one of {', '.join(views)}; it has {', '.join(roles)}{near}"
-        )
+        has = ", ".join(roles)
+        raise WamkitError(f"{name}: none of its cameras is one of {', '.join(views)}; it has {has}{near}")
     return out

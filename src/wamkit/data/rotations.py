@@ -1,8 +1,8 @@
-"""Turns as numbers, from one way of writing them to another; the one that is learned from is six numbers without jumps.
+"""Conversions between representations of rotations.
 
-rot6d is the first two rows of the rotation matrix, as in pytorch3d, UMI and GR00T (Zhou et al., arXiv:1812.07035, who take columns): any six
-numbers whose halves are not parallel are a rotation, by Gram and Schmidt. Euler angles are about fixed axes x, y, z in that order (roll,
-pitch, yaw), in radians.
+rot6d has no jumps, and models learn from it. It is the first two rows of the rotation matrix, as in pytorch3d, UMI and
+GR00T (Zhou et al., arXiv:1812.07035, use columns). Any six values whose halves are not parallel are a rotation, by
+Gram-Schmidt. Euler angles are in radians, about the fixed axes x, y, z in that order (roll, pitch, yaw).
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 SIZES = {"quat_xyzw": 4, "quat_wxyz": 4, "axis_angle": 3, "euler_xyz": 3, "rot6d": 6, "matrix": 9}
+"""Values in each representation."""
 
 
 def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, "... 3 3"]:
-    """Rotation matrices, float64. A quaternion need not be of unit length, but must not be zero; (0, 0, 0, 0) is read as no turn."""
+    """Rotation matrices, float64.
+
+    x: rotations in the representation `written`, one of SIZES.
+
+    Quaternions need not have unit length. (0, 0, 0, 0) is taken for the identity. Raises ValueError for another
+    representation.
+    """
     lead, flat = x.shape[:-1], np.asarray(x, np.float64).reshape(-1, x.shape[-1])
     if written == "rot6d":
         a, b = flat[:, :3], flat[:, 3:]
@@ -34,12 +41,15 @@ def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, 
         flat = np.where(np.linalg.norm(flat, axis=1, keepdims=True) > 0, flat, [0.0, 0.0, 0.0, 1.0])
         out = Rotation.from_quat(flat).as_matrix()
     else:
-        raise ValueError(f"there is no way '{written}' to write a rotation; there are {', '.join(SIZES)}")
+        raise ValueError(f"there is no representation of rotations '{written}'; there are {', '.join(SIZES)}")
     return out.reshape(*lead, 3, 3)
 
 
 def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarray, "... n"]:
-    """The inverse of `to_matrix`: quaternions with a real part of at least 0, axis-angle of at most half a turn."""
+    """Rotations in the representation `written`: the inverse of `to_matrix`.
+
+    Quaternions have a real part of at least 0, axis-angle vectors a length of at most pi.
+    """
     lead = R.shape[:-2]
     if written in ("rot6d", "matrix"):
         return R[..., : SIZES[written] // 3, :].reshape(*lead, SIZES[written])
@@ -52,5 +62,5 @@ def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarr
         out = turn.as_quat(canonical=True)
         out = out if written == "quat_xyzw" else np.roll(out, 1, 1)
     else:
-        raise ValueError(f"there is no way '{written}' to write a rotation; there are {', '.join(SIZES)}")
+        raise ValueError(f"there is no representation of rotations '{written}'; there are {', '.join(SIZES)}")
     return out.reshape(*lead, SIZES[written])

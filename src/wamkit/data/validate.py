@@ -1,7 +1,7 @@
-"""What is in a data set and what is wrong with it, on one page: `wamkit validate`.
+"""Checks of a data set, for `wamkit validate`.
 
-`Store.open` already refuses what is damaged. Here is what opens without an error and still spoils training: films that stand
-still, actions that belong to another step, numbers that never move or that jump, doubles, steps that nobody said anything about.
+`Store.open` already refuses damage. The checks here find faults that open without an error and still harm training:
+frozen cameras, actions recorded at another step, constant or jumping values, duplicate episodes, steps without a text.
 """
 
 from __future__ import annotations
@@ -23,15 +23,23 @@ from wamkit.data.importers.run import left_out, require_whole
 from wamkit.files import StoreError
 from wamkit.metadata import DatasetMetadata
 
-SAMPLE = 16  # consecutive pictures an episode and camera that are looked at, unless all are
-JUMP = 30.0  # deviations of a usual step beyond which one is a jump
+SAMPLE = 16
+"""Consecutive frames that are checked of each episode and camera, unless all are."""
+JUMP = 30.0
+"""Size of a jump, in usual steps (0.9 quantiles) of the same dimension."""
 LAGS = range(-3, 4)
-LESS = 0.7  # of the unexplained variance that another lag may leave, to be reported
+"""Steps between action and motion that are compared."""
+LESS = 0.7
+"""Largest fraction of the variance unexplained at lag 0 that another lag may leave unexplained to be reported."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """error: training on it would fail or mislead; warning: look at it; note: good to know. episode: None for the whole set."""
+    """A result of a check.
+
+    level: "error" if training would fail or be misled, "warning" if someone should look, "note" for information.
+    episode: None for the whole data set.
+    """
 
     level: Literal["error", "warning", "note"]
     episode: int | None
@@ -45,7 +53,10 @@ class Finding:
 def validate(root: Path, *, every_picture: bool = False, progress: bool = True) -> list[Finding]:
     """All findings, errors first.
 
-    every_picture: decode all pictures of all films instead of a few of each. Raises StoreError for what cannot be opened at all.
+    every_picture: check all frames of all videos instead of a few of each.
+    progress: show a progress bar.
+
+    Raises StoreError for a data set that cannot be opened.
     """
     store = Store.open(root)
     if not len(store):
@@ -56,17 +67,14 @@ def validate(root: Path, *, every_picture: bool = False, progress: bool = True) 
         lambda: _metadata(store, metadata),
         lambda: _texts(store),
         lambda: _lengths(store),
-        lambda: _doubles(store),
-        lambda: _numbers(store),
+        lambda: _duplicates(store),
+        lambda: _values(store),
         lambda: _offset(store, metadata),
         lambda: _images(store, every_picture, progress),
     )
     order = ("error", "warning", "note")
     found = sorted((f for check in checks for f in check()), key=lambda f: (order.index(f.level), f.episode or -1))
     return found
-
-
-# ----------------------------------------------------------------------------------------------------------------- checks
 
 
 def _whole(root: Path) -> Iterator[Finding]:
@@ -76,34 +84,32 @@ def _whole(root: Path) -> Iterator[Finding]:
         yield Finding("error", None, str(error))
     if skipped := left_out(root):
         yield Finding(
-            "note", None, f"{len(skipped)} episodes of the source were left out; import.json says which and why"
+            "note", None, f"{len(skipped)} episodes of the source were left out; import.json lists them with reasons"
         )
 
 
 def _metadata(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
     sizes = len(store.layout.proprio_names), len(store.layout.action_names)
     if metadata is None:
-        yield Finding(
-            "note", None, "nobody said what its numbers mean (meta/wamkit.json): it cannot be mixed with other data"
-        )
+        yield Finding("note", None, "it has no metadata (meta/wamkit.json), so it cannot be mixed with other data")
         return
     try:
         metadata.check(*sizes)
     except ConfigError as error:
         yield Finding("error", None, str(error))
     for name, fields, size in zip(("state", "action"), (metadata.state, metadata.action), sizes, strict=True):
-        if (said := sum(f.stop - f.start for f in fields)) < size:
-            yield Finding("warning", None, f"{size - said} of {size} numbers of the {name} have no meaning")
+        if (described := sum(f.stop - f.start for f in fields)) < size:
+            yield Finding("warning", None, f"{size - described} of {size} dimensions of the {name} have no metadata")
     if missing := set(store.cameras) - set(metadata.cameras):
-        yield Finding("warning", None, f"what camera {min(missing)} looks at nobody said")
+        yield Finding("warning", None, f"the role of camera {min(missing)} is not known")
     if not metadata.licence:
         yield Finding("note", None, "its licence is not known")
 
 
 def _texts(store: Store) -> Iterator[Finding]:
-    said = np.array([not t.strip() for t in store.texts])[store.numeric()["task_index"]]
-    if said.any():
-        yield Finding("note", None, f"{said.mean():.0%} of its steps have no text: nobody said what is done there")
+    silent = np.array([not t.strip() for t in store.texts])[store.numeric()["task_index"]]
+    if silent.any():
+        yield Finding("note", None, f"{silent.mean():.0%} of its steps have no text")
 
 
 def _lengths(store: Store) -> Iterator[Finding]:
@@ -114,29 +120,30 @@ def _lengths(store: Store) -> Iterator[Finding]:
     usual = np.median(lengths)
     for m in store.episodes:
         if m.length > 10 * usual:
-            yield Finding("warning", m.index, f"{m.length} steps, where {usual:.0f} are usual: is it several in one?")
+            message = f"{m.length} steps, where {usual:.0f} are usual: is it several episodes in one?"
+            yield Finding("warning", m.index, message)
 
 
-def _doubles(store: Store) -> Iterator[Finding]:
-    numbers, first = store.numeric(), {}
+def _duplicates(store: Store) -> Iterator[Finding]:
+    columns, first = store.numeric(), {}
     for m in store.episodes:
         here = slice(m.from_index, m.from_index + m.length)
-        content = numbers["observation.state"][here].tobytes() + numbers["action"][here].tobytes()
-        films = tuple(store.checksum(m.index, c) for c in store.cameras)
-        if not content and None in films:
+        content = columns["observation.state"][here].tobytes() + columns["action"][here].tobytes()
+        videos = tuple(store.checksum(m.index, c) for c in store.cameras)
+        if not content and None in videos:
             continue
-        key = (m.length, hashlib.sha256(content).digest(), films if not content else ())
+        key = (m.length, hashlib.sha256(content).digest(), videos if not content else ())
         if key in first:
-            yield Finding("error", m.index, f"the same as episode {first[key]}, number for number")
+            yield Finding("error", m.index, f"identical to episode {first[key]}")
         first.setdefault(key, m.index)
 
 
-def _numbers(store: Store) -> Iterator[Finding]:
-    numbers, layout = store.numeric(), store.layout
+def _values(store: Store) -> Iterator[Finding]:
+    columns, layout = store.numeric(), store.layout
     first = np.zeros(store.frames, bool)
     first[[m.from_index for m in store.episodes]] = True
     for key, names in (("observation.state", layout.proprio_names), ("action", layout.action_names)):
-        x = numbers[key].astype(np.float64)
+        x = columns[key].astype(np.float64)
         for i, name in enumerate(names):
             if np.ptp(x[:, i]) == 0:
                 yield Finding("warning", None, f"{key}, {name}: always {x[0, i]:g}")
@@ -147,20 +154,20 @@ def _numbers(store: Store) -> Iterator[Finding]:
         where = np.flatnonzero(~first[1:]) + 1
         worst: dict[int, tuple[float, int, str]] = {}
         for row, i in zip(*np.nonzero(steps > JUMP * usual), strict=True):
-            e = int(numbers["episode_index"][where[row]])
+            e = int(columns["episode_index"][where[row]])
             size = steps[row, i] / usual[i]
             if size > worst.get(e, (0.0, 0, ""))[0]:
-                worst[e] = (size, int(numbers["frame_index"][where[row]]), names[i])
+                worst[e] = (size, int(columns["frame_index"][where[row]]), names[i])
         for e, (size, step, name) in worst.items():
-            yield Finding("warning", e, f"{key}, {name}: jumps at step {step}, {size:.0f} times as far as usual")
+            yield Finding("warning", e, f"{key}, {name}: jumps at step {step}, by {size:.0f} usual steps")
 
 
 def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
-    """Whether actions explain the motion of the step that they are recorded with, better than that of an earlier one.
+    """Compares how well actions explain the motion of their own step and that of other steps.
 
-    Motion is the state's change from row t to row t + 1, explained by action t through linear regression. A robot may follow
-    later than it is told to, which is its nature; it cannot follow earlier. Where actions explain an earlier step's motion
-    best, what was seen was recorded after each action, or the columns are shifted. Blind where nothing moves by command.
+    Motion is the change of the state from row t to row t + 1. It is explained by action t through linear regression. A
+    robot may respond later than its command, but not earlier. If actions explain an earlier step's motion best, then
+    observations were recorded after each action, or the columns are shifted. Blind where commands move nothing.
     """
     state, action = store.numeric()["observation.state"].astype(float), store.numeric()["action"].astype(float)
     if not state.shape[1] or not action.shape[1] or len(state) < 50:
@@ -168,27 +175,28 @@ def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]
     if metadata is not None and any(
         f.representation == "absolute" and f.kind in ("joint", "position") for f in metadata.action
     ):
-        # An absolute command asks for a place: what moves the robot is how far that is from where it was at the same row.
+        # An absolute command is a target: the robot moves by its distance from the state of the same row.
         size = min(state.shape[1], action.shape[1])
         action = np.concatenate([action[:, :size] - state[:, :size], action[:, size:]], 1)
     explained = {lag: _explained(store, state, action, lag) for lag in LAGS}
     best = max(explained, key=lambda k: explained[k])
     if explained[best] < 0.1 or (1 - explained[best]) > LESS * (1 - explained[0]):
         return
-    shares = f"({explained[best]:.0%} of it, against {explained[0]:.0%})"
+    shares = f"({explained[best]:.0%} of its variance, against {explained[0]:.0%})"
     steps = f"{abs(best)} step{'s' * (abs(best) > 1)}"
     if best < 0:
         yield Finding(
             "error",
             None,
-            f"actions explain best what moved {steps} before them {shares}: was what is seen recorded after each action, or are columns shifted?",
+            f"actions best explain the motion {steps} before them {shares}: were observations recorded after each "
+            "action, or are columns shifted?",
         )
     else:
-        yield Finding("note", None, f"the robot follows {steps} after it is told to {shares}")
+        yield Finding("note", None, f"the robot responds {steps} after its command {shares}")
 
 
 def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) -> float:
-    """The share of the variance of motion that action t explains of the motion from row t + lag to the next."""
+    """The fraction of the variance of motion, from row t + lag to the next, that action t explains."""
     X, Y = [], []
     for m in store.episodes:
         s, a = (x[m.from_index : m.from_index + m.length] for x in (state, action))
@@ -207,35 +215,32 @@ def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) ->
 
 
 def _images(store: Store, every_picture: bool, progress: bool) -> Iterator[Finding]:
-    numbers = store.numeric()
-    for m in tqdm(store.episodes, unit="episode", desc="looking", leave=False, disable=not progress):
+    columns = store.numeric()
+    for m in tqdm(store.episodes, unit="episode", desc="decoding", leave=False, disable=not progress):
         for camera in store.cameras:
             try:
                 middle = max(0, (m.length - SAMPLE) // 2)
                 rows = range(m.length) if every_picture else range(middle, min(m.length, middle + SAMPLE))
-                film = store.decode_steps(m.index, camera, rows)
+                frames = store.decode_steps(m.index, camera, rows)
             except StoreError as error:
                 yield Finding("error", m.index, str(error))
                 continue
-            still = (film[1:] == film[:-1]).reshape(len(film) - 1, -1).all(1)
+            still = (frames[1:] == frames[:-1]).reshape(len(frames) - 1, -1).all(1)
             here = m.from_index + np.array(rows)
-            moves = np.abs(np.diff(numbers["observation.state"][here], axis=0)).sum(1) > 1e-6
-            stuck = still & moves if numbers["observation.state"].shape[1] else still
+            moves = np.abs(np.diff(columns["observation.state"][here], axis=0)).sum(1) > 1e-6
+            stuck = still & moves if columns["observation.state"].shape[1] else still
             if len(still) and stuck.mean() > 0.5:
                 yield Finding(
                     "warning",
                     m.index,
-                    f"camera {camera} shows the same picture while the robot moves, in {stuck.mean():.0%} of steps",
+                    f"camera {camera} shows the same image while the robot moves, in {stuck.mean():.0%} of steps",
                 )
-            if film.std() < 2:
+            if frames.std() < 2:
                 yield Finding("warning", m.index, f"camera {camera} shows one even colour")
 
 
-# ------------------------------------------------------------------------------------------------------------------- page
-
-
 def summary(store: Store, metadata: DatasetMetadata | None) -> list[tuple[str, str]]:
-    """What is in it: (what, how much)."""
+    """The content of a data set as (name, value) pairs of text."""
     layout, hours = store.layout, store.frames / store.layout.fps / 3600
     cameras = [f"{c} {layout.size(c)[0]}x{layout.size(c)[1]}" for c in layout.cameras]
     texts = Counter(m.text or "(none)" for m in store.episodes)
@@ -244,11 +249,11 @@ def summary(store: Store, metadata: DatasetMetadata | None) -> list[tuple[str, s
         ("frames", f"{store.frames:,}, {hours:.2f} h at {layout.fps:g} a second"),
         ("cameras", ", ".join(cameras) or "none"),
         *([("depth", ", ".join(f"{c} {h}x{w}" for c, h, w in layout.depth))] if layout.depth else []),
-        ("state", f"{len(layout.proprio_names)} numbers" if layout.proprio_names else "none"),
-        ("actions", f"{len(layout.action_names)} numbers" if layout.action_names else "none: video alone"),
+        ("state", f"{len(layout.proprio_names)} dimensions" if layout.proprio_names else "none"),
+        ("actions", f"{len(layout.action_names)} dimensions" if layout.action_names else "none: video without actions"),
         ("texts", f"{len(store.texts)}; most often '{texts.most_common(1)[0][0]}'"),
     ]
     if metadata is not None:
-        rows.append(("robot", f"{metadata.embodiment or 'none'}, {metadata.control_mode or 'control mode not said'}"))
+        rows.append(("robot", f"{metadata.embodiment or 'none'}, {metadata.control_mode or 'control mode not known'}"))
         rows.append(("source", f"{metadata.source}, licence {metadata.licence or 'not known'}"))
     return rows

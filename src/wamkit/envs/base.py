@@ -101,6 +101,18 @@ class Environment(gymnasium.Env, abc.ABC):
         """Names of all tasks."""
 
     @abc.abstractmethod
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Starts the episode of `seed` and returns (observation, info). A subclass calls this to seed `np_random`."""
+        super().reset(seed=seed)
+        return {}, {}
+
+    @abc.abstractmethod
+    def step(self, action: np.ndarray, render: bool = True) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Executes an action and returns (observation, reward, terminated, truncated, info)."""
+
+    @abc.abstractmethod
     def expert(self) -> Expert | None:
         """Scripted expert for the current task, or None."""
 

@@ -1,4 +1,4 @@
-"""Finished parts of an evaluation, kept beside the run so that one which was cut short continues."""
+"""Cache of finished results beside a run, so that an interrupted evaluation continues."""
 
 from __future__ import annotations
 
@@ -20,29 +20,30 @@ from wamkit.types import Interval
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What one part of an evaluation found: tables, and the worst cases as pictures."""
+    """Result of one evaluation: tables, and the worst cases as images."""
 
     tables: tuple[Table, ...] = ()
     worst: tuple[Worst, ...] = field(default=())
 
 
 def cached(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], EvalResult]) -> EvalResult:
-    """The part that was made under `key` before or, where there is none or its file is damaged, what `make` gives, kept for the next time.
+    """The result stored in `folder` under `name` and `key`, or else the result of `make`, which is stored.
 
-    A key also holds wamkit's version and commit. With uncommitted changes nothing is read, for nobody knows what made it.
+    The key is extended by wamkit's version and commit. A damaged file counts as missing. In a checkout with uncommitted
+    changes nothing is read, since results may come from other code.
     """
     maker = made_by()
     key = {**key, "wamkit": maker["wamkit"], "commit": maker["commit"]}
     path = folder / "parts" / f"{name}-{digest(key, default=str)}.npz"
     if not maker["commit"].endswith("-dirty") and (found := _read(path)) is not None:
         return found
-    part = make()
-    atomic_write(path, _write(part))
-    return part
+    result = make()
+    atomic_write(path, _write(result))
+    return result
 
 
 def cached_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The arrays at `path` or, where there are none or the file is damaged, what `make` gives, kept there for the next time."""
+    """The arrays at `path`, or else those of `make`, which are stored there. A damaged file counts as missing."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return dict(archive)
@@ -54,28 +55,28 @@ def cached_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict
     return arrays
 
 
-def _write(part: EvalResult) -> bytes:
-    arrays = {f"{i} {name}": x for i, w in enumerate(part.worst) for name, x in w.columns.items()}
-    words = [{**{k: v for k, v in vars(w).items() if k != "columns"}, "columns": list(w.columns)} for w in part.worst]
-    said = json.dumps({"tables": [asdict(t) for t in part.tables], "worst": words}, default=float)
+def _write(result: EvalResult) -> bytes:
+    arrays = {f"{i} {name}": x for i, w in enumerate(result.worst) for name, x in w.columns.items()}
+    worst = [{**{k: v for k, v in vars(w).items() if k != "columns"}, "columns": list(w.columns)} for w in result.worst]
+    text = json.dumps({"tables": [asdict(t) for t in result.tables], "worst": worst}, default=float)
     archive = io.BytesIO()
-    np.savez_compressed(archive, said=np.frombuffer(said.encode(), np.uint8), **arrays)
+    np.savez_compressed(archive, json=np.frombuffer(text.encode(), np.uint8), **arrays)
     return archive.getvalue()
 
 
 def _read(path: Path) -> EvalResult | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            said = json.loads(archive["said"].tobytes())
+            data = json.loads(archive["json"].tobytes())
             worst = tuple(
                 Worst(**{**w, "columns": {name: archive[f"{i} {name}"] for name in w["columns"]}})
-                for i, w in enumerate(said["worst"])
+                for i, w in enumerate(data["worst"])
             )
-        return EvalResult(tuple(_table(t) for t in said["tables"]), worst)
+        return EvalResult(tuple(_table(t) for t in data["tables"]), worst)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
         return None
 
 
-def _table(said: dict[str, Any]) -> Table:
-    rows = [Row(**{**r, "interval": r["interval"] and from_dict(Interval, r["interval"])}) for r in said["rows"]]
-    return Table(**{**said, "rows": tuple(rows)})
+def _table(data: dict[str, Any]) -> Table:
+    rows = [Row(**{**r, "interval": r["interval"] and from_dict(Interval, r["interval"])}) for r in data["rows"]]
+    return Table(**{**data, "rows": tuple(rows)})

@@ -80,8 +80,8 @@ class Table:
 class TaskResult:
     """Closed-loop success of one task.
 
-    median_steps: over successful episodes, None without any.   latency: of one policy query, in milliseconds, None where
-    it was not measured.
+    median_steps: over successful episodes, None without any.
+    latency: of one policy query, in milliseconds, None where it was not measured.
     """
 
     task: str
@@ -182,7 +182,8 @@ class Worst:
 class Sweep:
     """Success against the severity of one factor of variation, with example images.
 
-    how: meaning of severity 1.   success: one interval per severity.   strips: one per reset state, an image per severity.
+    how: meaning of severity 1.   success: one interval per severity.
+    strips: one per reset state, an image per severity.
     """
 
     factor: str

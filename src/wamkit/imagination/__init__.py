@@ -1,1 +1,1 @@
-"""The world model as an environment: imagined rollouts and their success."""
+"""World models as environments: imagined rollouts, and success read off imagined frames."""

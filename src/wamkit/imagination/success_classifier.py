@@ -1,8 +1,9 @@
-"""A world model in the simulator's place: policies act inside of it, and a judge reads success off what it imagines.
+"""A classifier that reads success off images, so that a world model can stand in for the simulator.
 
-The judge is trained on real frames and calibrated on other real ones; its own error there stands beside every figure, so that a wrong
-ranking can be blamed on the judge or on the dynamics. The judge also reads proprioception, which policies are shown and world models do not
-imagine. How well imagined success orders policies is `eval.ranking.agreement`'s to say; it needs eight or more policies that were trained apart.
+It is trained on real frames and calibrated on other real ones. Its error on the latter accompanies every figure, so
+that a wrong ranking of policies can be attributed to the classifier or to the dynamics. It also reads proprioception,
+which policies observe and world models do not predict. `eval.metrics.rank_correlation.agreement` measures how well
+imagined success orders policies, for which eight or more policies with separate training are needed.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ _BATCH = 64
 
 
 class SuccessClassifier(nn.Module):
-    """Reads one picture: the logit of success, and proprioception.
+    """Reads the logit of success, and proprioception, from one image a view.
 
-    threshold: of the probability from which success is believed.   accuracy: on real episodes that it was not trained on, balanced
-    over those that succeeded and those that did not: 1 is always right, 0.5 a guess.
+    threshold: probability from which success is predicted.
+    accuracy: on real episodes that it was not trained on, balanced over successes and failures: 1 is always right, 0.5
+        chance.
     """
 
     def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray):
@@ -37,21 +39,24 @@ class SuccessClassifier(nn.Module):
         self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
         self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
 
-    def forward(self, pictures: UInt8[Tensor, "B V 3 H W"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B s"]]:
+    def forward(self, images: UInt8[Tensor, "B V 3 H W"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B s"]]:
         """(logit, normalised proprioception)."""
-        out = self.net(pictures.float().flatten(1, 2) / 127.5 - 1)
+        out = self.net(images.float().flatten(1, 2) / 127.5 - 1)
         return out[:, 0], out[:, 1:]
 
     @torch.no_grad()
-    def read(self, pictures: UInt8[np.ndarray, "B V 3 H W"]) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, images: UInt8[np.ndarray, "B V 3 H W"]) -> tuple[np.ndarray, np.ndarray]:
         """Probability of success float32 (B,), and proprioception in the robot's units, float32 (B, s)."""
-        parts = [self(x) for x in torch.from_numpy(np.ascontiguousarray(pictures)).split(_BATCH)]
+        parts = [self(x) for x in torch.from_numpy(np.ascontiguousarray(images)).split(_BATCH)]
         logit, state = (torch.cat(x) for x in zip(*parts, strict=True))
         return logit.sigmoid().numpy(), (state * self.std + self.mean).numpy()
 
 
-def shown(success: Bool[np.ndarray, " N"], episode: np.ndarray) -> Bool[np.ndarray, " N"]:
-    """Whether the picture of each row shows success: what the action *before* it came to."""
+def success_labels(success: Bool[np.ndarray, " N"], episode: np.ndarray) -> Bool[np.ndarray, " N"]:
+    """Whether the image of each row shows success: the success after the action *before* it.
+
+    success: after the action of each row.   episode: int (N,), the episode of each row.
+    """
     out = np.roll(success, 1)
     out[np.flatnonzero(np.diff(episode, prepend=-1))] = False
     return out
@@ -69,50 +74,54 @@ def train_success_classifier(
     every: int = 8,
     progress: bool = True,
 ) -> SuccessClassifier:
-    """A judge of `frames`, calibrated on `held_out`. success: after the action of each row, as a store's "next.success" has it.
+    """A classifier trained on `frames` and calibrated on `held_out`.
 
-    every: steps between the frames of an episode that it will be shown: the more it sees, the more often one of them deceives it.
+    success, held_out_success: after the action of each row, as in a store's column "next.success".
+    every: steps between the frames of an episode that it will be shown. The more it sees, the more often one deceives
+        it.
 
-    About a minute on one core; the same seed gives the same weights. Raises EvaluationError where either has no success, or nothing else.
+    Takes about a minute on one core; the same seed gives the same weights. Raises EvaluationError for recordings that
+    all succeed or all fail.
     """
-    truth, told = shown(success, frames.episode), shown(held_out_success, held_out.episode)
-    for name, x in (("training", truth), ("held-out", told)):
+    label, held_out_label = success_labels(success, frames.episode), success_labels(held_out_success, held_out.episode)
+    for name, x in (("training", label), ("held-out", held_out_label)):
         if x.all() or not x.any():
-            raise EvaluationError(f"the {name} recordings all succeed or all fail: a judge needs pictures of both")
+            raise EvaluationError(f"the {name} recordings all succeed or all fail: a success classifier needs both")
     torch.manual_seed(seed)
-    judge = SuccessClassifier(
+    classifier = SuccessClassifier(
         spec, frames.images.shape[1], frames.proprio.mean(0), np.maximum(frames.proprio.std(0), 1e-6)
     )
-    rng, good, bad = np.random.default_rng(seed), np.flatnonzero(truth), np.flatnonzero(~truth)
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=1e-3, weight_decay=0.01)
+    rng, good, bad = np.random.default_rng(seed), np.flatnonzero(label), np.flatnonzero(~label)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    for _ in tqdm(range(steps), desc="judge", unit="step", leave=False, disable=not progress):
-        # Half of the pictures show success, which few do; near misses come with the other half.
+    for _ in tqdm(range(steps), desc="success classifier", unit="step", leave=False, disable=not progress):
+        # Few frames show success, so each batch holds as many of them as of others, near misses among these.
         rows = np.concatenate([rng.choice(good, _BATCH // 2), rng.choice(bad, _BATCH // 2)])
-        logit, state = judge(torch.from_numpy(np.ascontiguousarray(frames.images[rows])))
-        wanted = (torch.from_numpy(frames.proprio[rows]) - judge.mean) / judge.std
-        loss = F.binary_cross_entropy_with_logits(logit, torch.from_numpy(truth[rows]).float())
-        loss = loss + F.mse_loss(state, wanted)
+        logit, state = classifier(torch.from_numpy(np.ascontiguousarray(frames.images[rows])))
+        target = (torch.from_numpy(frames.proprio[rows]) - classifier.mean) / classifier.std
+        loss = F.binary_cross_entropy_with_logits(logit, torch.from_numpy(label[rows]).float())
+        loss = loss + F.mse_loss(state, target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-    return _calibrated(judge.eval(), held_out, told, every)
+    return _calibrated(classifier.eval(), held_out, held_out_label, every)
 
 
-def _calibrated(judge: SuccessClassifier, frames: Frames, told: np.ndarray, every: int) -> SuccessClassifier:
-    """The threshold that tells successful episodes from others best, by their best picture, as dreams are judged."""
+def _calibrated(classifier: SuccessClassifier, frames: Frames, label: np.ndarray, every: int) -> SuccessClassifier:
+    """Sets the threshold that best separates successful episodes from others by their best image, as in imagined
+    rollouts."""
     start = np.maximum.accumulate(np.where(np.diff(frames.episode, prepend=-1), np.arange(len(frames)), 0))
     rows = np.flatnonzero((np.arange(len(frames)) - start) % every == 0)
-    probability, _ = judge.read(frames.images[rows])
+    probability, _ = classifier.read(frames.images[rows])
     names = np.unique(frames.episode[rows])
     best = np.array([probability[frames.episode[rows] == e].max() for e in names])
-    truth = np.array([told[frames.episode == e].any() for e in names])
-    if truth.all() or not truth.any():
-        raise EvaluationError("the held-out episodes all succeed or all fail: a judge is calibrated on both")
+    success = np.array([label[frames.episode == e].any() for e in names])
+    if success.all() or not success.any():
+        raise EvaluationError("the held-out episodes all succeed or all fail: calibration needs both")
     edges = np.unique(best)
     cuts = np.concatenate([[edges[0] / 2], (edges[1:] + edges[:-1]) / 2, [(1 + edges[-1]) / 2]])
-    right = np.array([((best >= c)[truth].mean() + (best < c)[~truth].mean()) / 2 for c in cuts])
+    right = np.array([((best >= c)[success].mean() + (best < c)[~success].mean()) / 2 for c in cuts])
     ties = cuts[right >= right.max() - 1e-9]
-    judge.threshold, judge.accuracy = float(ties[len(ties) // 2]), float(right.max())
-    return judge
+    classifier.threshold, classifier.accuracy = float(ties[len(ties) // 2]), float(right.max())
+    return classifier

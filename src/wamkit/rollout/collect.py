@@ -51,7 +51,7 @@ _DEFAULTS = {
 """Values of fields that an older collect.json lacks."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CollectConfig:
     """Options of `collect`."""
 

@@ -41,7 +41,7 @@ class LoadingOptions:
 
 @dataclass(frozen=True)
 class _TrainingData:
-    """Data opened for a run: its frames, what a model must know of them, and what the run's configuration says of them."""
+    """Data opened for a run. facts: entries of the run's configuration about the data, beside its spec and statistics."""
 
     frames: Frames | Mixture
     spec: Spec

@@ -49,7 +49,10 @@ class RunFolder:
         save_checkpoint(self.path / "checkpoints", config=self.config, **state)
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint with its training state, or None. Raises WamkitError if it has another configuration."""
+        """The newest checkpoint with its training state, or None.
+
+        Raises WamkitError if it belongs to another configuration.
+        """
         if not has_checkpoint(self.path):
             return None
         saved = load_checkpoint(self.path, training=True)

@@ -106,7 +106,7 @@ class _Strategy:
         self.optimizer.load_state_dict(saved.optimizer_state)
 
     def losses(self, batch: Batch, step: int, part: int, rows: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Losses by name of part number `part` of a batch, and their weighted sum divided by the `rows` of the batch."""
+        """Losses by name of part number `part` of a batch of `rows` rows, and their weighted sum divided by `rows`."""
         seed = np.random.SeedSequence((self.config.seed, step, part)).generate_state(1, np.uint64)[0] >> 1
         with autocast(self.config):
             losses_B = self.model(batch, torch.Generator().manual_seed(int(seed)), self.stage.name)

@@ -1,8 +1,10 @@
-"""What the numbers of depth maps mean, and the two ways in which lerobot stores them that nothing else reads.
+"""Depth maps: their units, and lerobot's two encodings of them, quantised video and embedded TIFF.
 
-A film of depth maps holds 12-bit codes c, of which lerobot 0.6 says in meta/info.json how they were made: with z(c) = low + c / 4095
-(high - low), distances are z between `video.depth_min` and `video.depth_max` (metres), or, with `video.use_log`, e^z - `video.shift`,
-where low and high are the logarithms of those two plus the shift.
+A video of depth maps holds 12-bit codes c. lerobot 0.6 states in meta/info.json how they were quantised. With
+z(c) = low + c / 4095 (high - low), the distance is
+
+    z                        low, high: `video.depth_min`, `video.depth_max`, in metres
+    e^z - `video.shift`      with `video.use_log`; low, high: the logarithms of those two plus the shift
 """
 
 from __future__ import annotations
@@ -23,32 +25,36 @@ _METRES = ("video.depth_min", "video.depth_max", "video.shift")
 
 
 def millimetres(stored: np.ndarray, feature: Mapping[str, Any]) -> UInt16[np.ndarray, "*n"]:
-    """Depth as it is stored, codes of a film or numbers of pictures, of a feature of info.json: in millimetres, rounded.
+    """Stored depth in millimetres, rounded.
 
-    Raises StoreError where the feature does not say what its numbers mean.
+    stored: codes of a video, or pixels of PNG or TIFF images.
+    feature: the entry of info.json that describes them.
+
+    Raises StoreError where the feature does not state its unit or quantisation.
     """
     if feature["dtype"] == "video":
         return _rounded(1000 * distances(info_of(feature)))[np.minimum(stored, _CODES - 1)]
-    unit = info_of(feature).get("depth_unit") or ("m" if stored.dtype.kind == "f" else "mm")  # as lerobot takes them
+    unit = info_of(feature).get("depth_unit") or ("m" if stored.dtype.kind == "f" else "mm")  # lerobot's defaults
     if unit not in ("m", "mm"):
         raise StoreError(f"meta/info.json says depth_unit {unit!r}; wamkit knows 'm' and 'mm'")
     return _rounded(1000 * stored.astype(np.float32)) if unit == "m" else _rounded(stored)
 
 
 def distances(info: Mapping[str, Any]) -> np.ndarray:
-    """The distance in metres, float32 (4096,), that each code of a film of depth maps stands for.
+    """The distance in metres of each code in a video of depth maps, float32 (4096,).
 
-    Raises StoreError where `info` does not say, or says what cannot be: codes are then not known, and are not guessed.
+    Raises StoreError where `info` does not state the quantisation, or states an impossible one. It is never guessed.
     """
-    numbers = [info.get(name) for name in _METRES]
-    if not isinstance(info.get("video.use_log"), bool) or not all(isinstance(x, int | float) for x in numbers):
-        lacks = [name for name in (*_METRES, "video.use_log") if info.get(name) is None]
+    values = [info.get(name) for name in _METRES]
+    if not isinstance(info.get("video.use_log"), bool) or not all(isinstance(x, int | float) for x in values):
+        missing = [name for name in (*_METRES, "video.use_log") if info.get(name) is None]
         raise StoreError(
-            f"how its depth was quantised is not known: meta/info.json lacks {lacks or 'numbers'}; convert it to 16-bit PNG"
+            f"the quantisation of its depth is not known: meta/info.json lacks {missing or 'numbers'}; "
+            "convert it to 16-bit PNG"
         )
-    low, high, shift = numbers
+    low, high, shift = values
     if not -shift < low < high < math.inf:
-        raise StoreError(f"depth between {low} and {high} m with a shift of {shift} m cannot be")
+        raise StoreError(f"depth from {low} to {high} m with a shift of {shift} m is impossible")
     ends = (math.log(low + shift), math.log(high + shift)) if info["video.use_log"] else (low, high)
     codes = np.arange(_CODES, dtype=np.float32) * ((ends[1] - ends[0]) / (_CODES - 1)) + ends[0]
     return np.clip(np.exp(codes) - shift if info["video.use_log"] else codes, low, high)
@@ -61,9 +67,11 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def tiff(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """A TIFF of the size `shape` (H, W) with one number a pixel, uncompressed, as lerobot 0.6 embeds depth: uint16 or float32 (H, W).
+    """The pixels of an uncompressed TIFF, uint16 or float32 (H, W), as lerobot 0.6 embeds depth.
 
-    Raises StoreError for any other.
+    shape: the (H, W) that it must have.
+
+    Raises StoreError for any other content.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     if order is None:
@@ -86,7 +94,7 @@ def tiff(data: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
-    """The whole numbers in a TIFF's first directory, by tag."""
+    """The integers in a TIFF's first directory, by tag."""
     start = struct.unpack_from(order + "I", data, 4)[0]
     out = {}
     for i in range(struct.unpack_from(order + "H", data, start)[0]):

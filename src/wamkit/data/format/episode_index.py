@@ -1,4 +1,4 @@
-"""Reading a LeRobotDataset v3.0 folder, lerobot's own or ours, with every fact that is checked on the way."""
+"""The index of a LeRobotDataset v3.0 folder, lerobot's own or ours: reading and checking of episodes and columns."""
 
 from __future__ import annotations
 
@@ -35,11 +35,17 @@ _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 @dataclass(frozen=True)
 class EpisodeMeta:
-    """What is known of a stored episode without reading its frames.
+    """The facts of a stored episode that are known without reading its frames.
 
-    from_index: number of its first frame in the store.   noise: scale of the action noise.   seed: -1 where unknown.
-    is_demonstration: false for episodes that show what actions do rather than how the task is done.   source: what it was called where it was
-    imported from.   text: empty where only spans of it have one.
+    index: number of the episode in the store.
+    task, text: name and instruction; the text is empty where only spans of the episode have one.
+    length: number of frames.
+    seed: seed of the reset; -1 where unknown.
+    success: true if the task was successful at any step.
+    is_demonstration: false for episodes that show what actions do rather than how the task is done.
+    noise: scale of the action noise.
+    from_index: number of its first frame in the store.
+    source: name of the episode where it was imported from.
     """
 
     index: int
@@ -56,10 +62,10 @@ class EpisodeMeta:
 
 @dataclass(frozen=True)
 class Clip:
-    """Where one camera's frames of an episode are: in file `path` from frame `start`.
+    """The place of one camera's frames of an episode: file `path`, from frame `start` on.
 
-    path: a film, or the data file, of which frames are rows.   sha256: of the film, or of the pictures one after the other; None where
-    nobody noted it.
+    path: a video, or the data file, whose rows are the frames.
+    sha256: of the video, or of the PNG images one after the other; None where none was recorded.
     """
 
     path: Path
@@ -69,7 +75,13 @@ class Clip:
 
 @dataclass(frozen=True)
 class Row:
-    """One stored episode: its facts and its files. clips: camera, of depth too -> clip.   texts: all that its steps refer to."""
+    """A stored episode: its facts and its files.
+
+    texts: the episode's text and all others that its steps refer to.
+    data: the parquet file of its numeric columns.
+    clips: by camera, depth cameras included.
+    snapshots: the file of simulator states, or None.
+    """
 
     meta: EpisodeMeta
     texts: tuple[str, ...]
@@ -79,14 +91,15 @@ class Row:
 
 
 def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row:
-    """The episode that one row of meta/episodes, or the facts about to become one, describes; as if alone in its data file.
+    """The episode described by one row of meta/episodes, or by the facts about to be written there.
 
-    Raises KeyError for a column that is missing, ValueError or TypeError for one that holds something else.
+    Frames are numbered as if it were alone in its data file. Raises KeyError for a missing column, ValueError or
+    TypeError for one with the wrong content.
     """
     facts = {k: v for k, v in facts.items() if v is not None}
     texts, index = facts["tasks"], facts["episode_index"]
-    silent = facts.get("wamkit/source", "")  # nobody need say anything about what was imported
-    if not isinstance(texts, list) or not texts or not (silent or any(str(t).strip() for t in texts)):
+    imported = facts.get("wamkit/source", "")  # imported episodes may lack an instruction
+    if not isinstance(texts, list) or not texts or not (imported or any(str(t).strip() for t in texts)):
         raise ValueError(f"tasks is {texts!r}, but an episode needs an instruction")
     meta = from_dict(
         EpisodeMeta,
@@ -119,9 +132,11 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
 
 
 def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums: Mapping[str, str]) -> dict[str, Any]:
-    """What `row_of` reads, of an episode about to be stored as number `index`, from the store's frame `first` on.
+    """The row of meta/episodes for an episode about to be stored: the inverse of `row_of`.
 
-    checksums: of each camera's pictures, see `Clip`.
+    index: number of the episode in the store.
+    first: number of its first frame in the store.
+    checksums: by camera, see `Clip`.
     """
     chunk, file = divmod(index, FILES_PER_CHUNK)
     facts: dict[str, Any] = {
@@ -152,12 +167,12 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """meta/info.json; raises StoreError if there is none, or one of another version, or one that lacks something."""
+    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
     path = root / "meta/info.json"
     if not root.is_dir():
         raise StoreError(f"{root}: there is no such folder; record data first (wamkit collect) or name another")
     if not path.exists():
-        what = "is only half created, or isn't a data set" if any(root.iterdir()) else "is empty"
+        what = "is incomplete, or is not a data set" if any(root.iterdir()) else "is empty"
         raise StoreError(
             f"{root} {what} (no meta/info.json); record data into it first (wamkit collect) or name another"
         )
@@ -197,7 +212,7 @@ def read_texts(root: Path) -> list[str]:
 
 
 def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
-    """All episodes in meta/episodes, in order; raises StoreError where they, or the files they name, don't fit."""
+    """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
     rows, used, found = [], {}, []
     for path, facts in _read_facts(root):
         try:
@@ -209,20 +224,20 @@ def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
     for path, row in sorted(found, key=lambda x: x[1].meta.index):
         index, first = len(rows), rows[-1].meta.from_index + rows[-1].meta.length if rows else 0
         if row.meta.index != index:
-            raise StoreError(f"{root}/meta/episodes: episode {index} is missing or there twice; {RESTORE}")
+            raise StoreError(f"{root}/meta/episodes: episode {index} is missing or duplicated; {RESTORE}")
         if row.meta.from_index != first or row.meta.length < 1:
-            said = f"{row.meta.length} frames from {row.meta.from_index}"
+            place = f"{row.meta.length} frames from {row.meta.from_index}"
             raise StoreError(
-                f"{path} (episode {index}): says {said}, but the episodes before end at {first}; {RESTORE}"
+                f"{path} (episode {index}): declares {place}, but the episodes before end at {first}; {RESTORE}"
             )
         before = used.get(row.data, 0)
         clips = {c: replace(clip, start=before) if clip.path == row.data else clip for c, clip in row.clips.items()}
         row, used[row.data] = replace(row, clips=clips), before + row.meta.length
         for camera, clip in ((c, clip) for c, clip in clips.items() if clip.path != row.data):
             before = used.get(clip.path, 0)
-            if clip.start != before:  # the times drift when summed as floats; the lengths don't
-                said = f"starts at frame {clip.start} of {clip.path}, but the episodes before it there end at {before}"
-                raise StoreError(f"{path} (episode {index}, camera {camera}): {said}; {RESTORE}")
+            if clip.start != before:  # times drift when they are summed as floats, lengths do not
+                reason = f"starts at frame {clip.start} of {clip.path}, but the episodes before it end at {before}"
+                raise StoreError(f"{path} (episode {index}, camera {camera}): {reason}; {RESTORE}")
             used[clip.path] = before + row.meta.length
         for file in (row.data, row.snapshots, *(c.path for c in row.clips.values())):
             if file is not None and not (file.is_file() and file.stat().st_size):
@@ -240,13 +255,13 @@ def _read_facts(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
         for facts in table.to_pylist():
-            if table.num_rows > 1:  # lerobot's tools rewrite files but copy our columns: these no longer hold
+            if table.num_rows > 1:  # lerobot's tools rewrite files and copy our columns, which no longer hold
                 facts = {k: v for k, v in facts.items() if not k.startswith(("wamkit/sha256/", "wamkit/snapshots"))}
             yield path, facts
 
 
 def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The numbers of all frames, as `Store.numeric` gives them; columns of pictures and texts are not read. Raises StoreError as it does."""
+    """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read."""
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
     features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
@@ -265,7 +280,7 @@ def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, 
 
 
 def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
-    """The episodes that each data file holds, in order."""
+    """The episodes in each data file, in order."""
     files: dict[Path, list[EpisodeMeta]] = {}
     for row in rows:
         files.setdefault(row.data, []).append(row.meta)
@@ -273,12 +288,12 @@ def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
 
 
 def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The columns `features` of the data file `path`, which holds the episodes `metas`: arrays (n, *shape).
+    """The columns `features` of the data file `path` with the episodes `metas`: arrays (n, *shape).
 
-    Raises StoreError for what is damaged, missing, not finite, or not numbered as the episodes say.
+    Raises StoreError if it is damaged, incomplete, not finite, or numbered differently than meta/episodes.
     """
-    named = f"episode {metas[0].index}" + (f" to {metas[-1].index}" if len(metas) > 1 else "")
-    where = f"{path} ({named})"
+    episodes = f"episode {metas[0].index}" + (f" to {metas[-1].index}" if len(metas) > 1 else "")
+    where = f"{path} ({episodes})"
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read(list(features), use_threads=False)
@@ -290,19 +305,19 @@ def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, A
     if table.num_rows != length:
         raise StoreError(f"{where}: {table.num_rows} frames instead of {length}; {RESTORE}")
     out = {key: _array(table[key], feature, f"{where}: column {key!r}") for key, feature in features.items()}
-    episodes = np.repeat([m.index for m in metas], [m.length for m in metas])
-    numbers = np.concatenate([np.arange(m.length) for m in metas])
+    owner = np.repeat([m.index for m in metas], [m.length for m in metas])
+    step = np.concatenate([np.arange(m.length) for m in metas])
     for key, right in (
-        ("episode_index", episodes),
-        ("frame_index", numbers),
+        ("episode_index", owner),
+        ("frame_index", step),
         ("index", metas[0].from_index + np.arange(length)),
     ):
         if not np.array_equal(out[key].reshape(-1), right):
-            raise StoreError(f"{where}: column {key!r} isn't numbered as meta/episodes says; {RESTORE}")
+            raise StoreError(f"{where}: column {key!r} is numbered differently than meta/episodes; {RESTORE}")
     for key in (k for k in _FINITE if k in out):
         bad = ~np.isfinite(out[key]).reshape(length, -1).all(1)
         if bad.any():
-            at = f"episode {episodes[bad][0]}, step {numbers[bad][0]}"
+            at = f"episode {owner[bad][0]}, step {step[bad][0]}"
             raise StoreError(f"{path} ({at}): {key} is NaN or infinite; {RESTORE}")
     return out
 
@@ -328,7 +343,7 @@ def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> n
 
 
 def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
-    """Raises StoreError, saying why, if `episode` cannot become an episode of a store with `layout`."""
+    """Raises StoreError, with the reason, if `episode` cannot be stored with `layout`."""
     steps = len(episode)
     shapes = {
         "proprio": (steps, len(layout.proprio_names)),
@@ -339,8 +354,8 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
     }
     if with_images and layout.cameras:
         shapes["images"] = (steps, len(layout.cameras), *layout.image_shape)
-    spoken = episode.source or episode.text.strip() or any(s.text.strip() for s in episode.spans)
-    problem = "it has no steps" if not steps else "" if spoken else "its instruction is empty"
+    labelled = episode.source or episode.text.strip() or any(s.text.strip() for s in episode.spans)
+    problem = "it has no steps" if not steps else "" if labelled else "its instruction is empty"
     if wrong := [s for s in episode.spans if not 0 <= s.start < s.stop <= steps]:
         problem = problem or f"{wrong[0]} does not lie within its {steps} steps"
     if layout.point_grid:

@@ -1,4 +1,4 @@
-"""Decoded pictures of a store as one memory-mapped array, so that the training loop never waits for a video decoder."""
+"""Decoded frames of a store in one memory-mapped array, so that training never waits for a video decoder."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ from wamkit.files import StoreError, exclusive, fsync_folder, make_folder, remov
 
 _HEADER = 4096  # bytes of padded JSON before the pixels: one page, so that the array is aligned
 _FORMAT = 3
-_BLOCK = 1 << 22  # bytes read at once
+_BLOCK = 1 << 22  # bytes read at a time
 _TRAILER = 4  # bytes after the pixels: their CRC-32
 
 
 class FrameCache:
-    """All N frames of a store, or of its first episodes, uint8 (N, V, 3, H, W): `cache[index]` copies those at `index` (int64, any shape).
+    """The N frames of a store or of its first episodes. `cache[index]` copies those at `index`, int64 of any shape.
 
-    `frames` is the array itself, read-only and memory-mapped, for code that wants one.
+    path: the cache file.
+    frames: uint8 (N, V, 3, H, W), read-only and memory-mapped.
     """
 
     def __init__(self, path: Path, frames: UInt8[np.ndarray, "N V 3 H W"]):
@@ -39,18 +40,18 @@ class FrameCache:
     def build_or_open(
         cls, store: Store, size: tuple[int, int] | None = None, episodes: int | None = None
     ) -> FrameCache:
-        """Opens the cache of `store` in `<root>/.cache`, or decodes all videos into it first, showing a bar.
+        """Opens the cache of `store` in `<root>/.cache`. If there is none, decodes all videos first, with a bar.
 
-        size: (H, W) to resize to; as recorded by default.   episodes: only the first so many.
-        The file's name is a checksum of all videos, so that changed recordings get a new one; those of other recordings at this
-        size are removed. It appears whole or not at all, also if two processes build it at once, and a damaged one is built again:
-        opening it reads all of it once, to compare its CRC-32 (0.2 s for 20,000 frames of 64x64).
+        size: (H, W) to resize to; None for the recorded size.
+        episodes: only the first so many; None for all.
+
+        The file's name is a checksum of all videos, so changed recordings get a new file, and files of other recordings
+        at this size are removed. It appears whole or not at all, even if two processes build it at once. A damaged file
+        is built again: opening reads it once to compare its CRC-32 (0.2 s for 20,000 frames of 64x64).
         Raises StoreError for a damaged video and for a full disk.
         """
         if not store.frames or not store.cameras:
-            raise StoreError(
-                f"{store.root} has no pictures to read; record episodes with cameras first (wamkit collect)"
-            )
+            raise StoreError(f"{store.root} has no images; record episodes with cameras first (wamkit collect)")
         height, width = size or store.layout.image_shape[1:]
         count = len(store) if episodes is None else episodes
         header = {
@@ -63,7 +64,7 @@ class FrameCache:
         if not _intact(path, header):
             make_folder(path.parent)
             with exclusive(path.parent, wait=True):
-                if not _intact(path, header):  # another process may have built it while this one waited
+                if not _intact(path, header):  # another process may have built it meanwhile
                     _build(store, count, path, header)
         return cls(path, np.memmap(path, np.uint8, "r", _HEADER, tuple(header["shape"])).view(np.ndarray))
 
@@ -75,7 +76,7 @@ class FrameCache:
 
 
 def videos_checksum(store: Store, episodes: int) -> str:
-    """SHA-256 of the content of the video files of the first episodes and of which of their frames belong to which. All of them are read."""
+    """The SHA-256 of the first episodes' videos: the content of all files and the place of each clip in them."""
     digests: dict[Path, str] = {}
     total = hashlib.sha256()
     clips = itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
@@ -93,7 +94,7 @@ def videos_checksum(store: Store, episodes: int) -> str:
 
 
 def _intact(path: Path, header: dict[str, Any]) -> bool:
-    """True if the file at `path` says of itself what `header` says and its pixels are as they were written."""
+    """True if the file at `path` has this header and its pixels are as they were written."""
     left, checksum = math.prod(header["shape"]), 0
     try:
         with open(path, "rb") as file:
@@ -111,7 +112,7 @@ def _header_bytes(header: dict[str, Any]) -> bytes:
 
 
 def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> None:
-    """Decodes the first episodes into `path`, by write(): a full disk is then an error, through a map it is a dead process."""
+    """Decodes the first episodes into `path`, by write(): on a full disk it raises, a memory map would be killed."""
     size = tuple(header["shape"][-2:])
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -127,7 +128,7 @@ def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> N
         ):
             file.write(_header_bytes(header))
             checksum = 0
-            for first in range(0, episodes, threads):  # a few episodes at a time, so that memory stays bounded
+            for first in range(0, episodes, threads):  # a few episodes at a time, to bound memory
                 for block in pool.map(images, range(first, min(first + threads, episodes))):
                     file.write(block.data)
                     checksum = zlib.crc32(block.data, checksum)

@@ -1,8 +1,8 @@
-"""What is said within an episode, as lerobot 0.6 writes it down: the column `language_persistent` of the data files.
+"""Texts within an episode as lerobot 0.6 stores them: the column `language_persistent` of the data files.
 
-Each row of an episode holds the same list, of everything said of it: {role, content, style, timestamp, camera, tool_calls}. An entry
-of the style "subtask" says what is done from its time (seconds) until the next one's. Other styles, and the column `language_events`,
-are left alone.
+Each row of an episode holds the same list of annotations: {role, content, style, timestamp, camera, tool_calls}. One of
+the style "subtask" describes the steps from its time, in seconds, until the next one's. Other styles, and the column
+`language_events`, are ignored.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ COLUMN = "language_persistent"
 _TOLERANCE = 1e-4  # seconds, lerobot's: times of frames are float32
 
 
-def said(
+def step_texts(
     rows: Sequence[Row], features: Mapping[str, Any], columns: Mapping[str, np.ndarray], texts: Sequence[str]
 ) -> tuple[np.ndarray, list[str]]:
-    """Which text each frame has, int64 (N,), and all texts: the instruction of its task in `texts`, or where there is one, its subtask.
+    """The text of each frame: an index, int64 (N,), into the returned list of texts.
 
-    Raises StoreError for a file that cannot be read; an entry that is not what the format says is no subtask.
+    The text is that of the frame's subtask, or without one the instruction of its task in `texts`. Malformed
+    annotations are ignored. Raises StoreError for a file that cannot be read.
     """
     index = columns["task_index"]
     if features.get(COLUMN, {}).get("dtype") != "language":
@@ -46,14 +47,15 @@ def said(
 
 
 def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float, str]]]:
-    """(from when on in seconds, text) of the subtasks of each episode in a data file, earliest first."""
+    """The subtasks of each episode in a data file as (start in seconds, text), earliest first."""
     out: list[list[tuple[float, str]]] = []
     try:
         with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True) as file:
             if COLUMN not in file.schema_arrow.names:
                 return [[] for _ in metas]
             first, row = metas[0].from_index, 0
-            for batch in file.iter_batches(64, columns=[COLUMN], use_threads=False):  # a list in every row is a lot
+            # Few rows at a time, since every row repeats the list.
+            for batch in file.iter_batches(64, columns=[COLUMN], use_threads=False):
                 while len(out) < len(metas) and metas[len(out)].from_index - first < row + len(batch):
                     out.append(_read(batch.column(COLUMN)[metas[len(out)].from_index - first - row].as_py()))
                 row += len(batch)
@@ -62,8 +64,8 @@ def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float
     return out
 
 
-def _read(said: Any) -> list[tuple[float, str]]:
-    entries = [e for e in said if isinstance(e, dict)] if isinstance(said, list) else []
+def _read(cell: Any) -> list[tuple[float, str]]:
+    entries = [e for e in cell if isinstance(e, dict)] if isinstance(cell, list) else []
     found = [(e.get("timestamp"), e.get("content")) for e in entries if e.get("style") == "subtask"]
     return sorted(
         (t, text) for t, text in found if isinstance(t, int | float) and isinstance(text, str) and text.strip()

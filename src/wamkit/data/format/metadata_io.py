@@ -1,4 +1,4 @@
-"""What a data set's numbers mean, on disk: meta/wamkit.json, and meta/modality.json, by which GR00T finds fields by name."""
+"""`DatasetMetadata` on disk: meta/wamkit.json, and meta/modality.json, where GR00T looks up fields by name."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ MODALITY = "meta/modality.json"
 
 
 def save_metadata(root: Path, metadata: DatasetMetadata) -> None:
-    """Writes both files."""
+    """Writes both files into the data set at `root`."""
     save_json(root / FILE, metadata)
     save_json(root / MODALITY, modality(metadata))
 
 
 def load_metadata(root: Path) -> DatasetMetadata | None:
-    """What meta/wamkit.json says, or else what meta/modality.json does; None where there is neither.
+    """The metadata in meta/wamkit.json, or else in meta/modality.json; None where there is neither.
 
-    Raises StoreError naming the file where it is damaged.
+    Raises StoreError for a damaged file.
     """
     try:
         if (root / FILE).exists():
@@ -35,9 +35,7 @@ def load_metadata(root: Path) -> DatasetMetadata | None:
             return from_modality(json.loads((root / MODALITY).read_bytes()))
         return None
     except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise StoreError(
-            f"{root}: what its numbers mean cannot be read ({error}); restore or remove that file"
-        ) from error
+        raise StoreError(f"{root}: its metadata cannot be read ({error}); restore or remove that file") from error
 
 
 _GROOT = {
@@ -49,7 +47,7 @@ _GROOT = {
 
 
 def modality(metadata: DatasetMetadata) -> dict[str, Any]:
-    """GR00T's modality.json: where each field lies, by name."""
+    """The content of GR00T's modality.json: the place of each field, by name."""
     out: dict[str, Any] = {}
     for part, key in (("state", "observation.state"), ("action", "action")):
         out[part] = {}
@@ -61,9 +59,9 @@ def modality(metadata: DatasetMetadata) -> dict[str, Any]:
 
 
 def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
-    """What a modality.json says of fields and cameras; robot and units it does not.
+    """The fields and cameras described by a modality.json, which does not state the robot or units.
 
-    Fields of other columns than `observation.state` and `action` are left out: their numbers count from the start of those.
+    Fields of columns other than `observation.state` and `action` are left out.
     """
     turn = {v: k for k, v in _GROOT.items()}
     parts: dict[str, tuple[Field, ...]] = {}

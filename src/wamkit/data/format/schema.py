@@ -1,7 +1,7 @@
-"""LeRobotDataset v3.0: what is in `meta/`, which columns there are, and how Arrow stores them.
+"""The schema of LeRobotDataset v3.0: the content of `meta/`, the columns, and their Arrow types.
 
-Facts of the format as lerobot 0.4 writes and reads it. One set of files (data, one video a camera, episode) is written
-for every episode, which the format allows: a finished file is never touched again.
+The format is that of lerobot 0.4. Every episode gets files of its own (data, one video a camera, facts), which the
+format allows, so a finished file is never touched again.
 """
 
 from __future__ import annotations
@@ -37,33 +37,35 @@ INDEX_COLUMNS = {
     "task_index": "int64",
 }
 VECTORS = ("observation.state", "action", "action.expert")
-POINTS, POINT_BODY, BODY_POSE = SCENE_FLOW_COLUMNS = (
-    "observation.points",
-    "observation.points.body",
-    "observation.bodies",
-)
-"""Scene points and how they move, row after row of `wamkit.types.SceneFlow`. They are columns of places rather than quantities, so
-stats.json does not describe them: it would be longer than they are."""
+SCENE_FLOW_COLUMNS = ("observation.points", "observation.points.body", "observation.bodies")
+"""Columns of `wamkit.types.SceneFlow`. stats.json does not describe them: it would be longer than they are."""
+POINTS, POINT_BODY, BODY_POSE = SCENE_FLOW_COLUMNS
 IMAGE_DTYPES = ("video", "image")
-"""Types of features that are pictures: films of their own, or PNG and JPEG in a column of the data files."""
+"""Types of image features: video files, or PNG and JPEG in a column of the data files."""
 NON_NUMERIC = (*IMAGE_DTYPES, "string", "language")
-"""Types of features that are no numbers in the data files."""
+"""Types of features without numeric columns in the data files."""
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What every episode of a store has in common.
+    """The properties that all episodes of a store share.
 
-    cameras: names without `observation.images.`.   image_shape: (3, H, W), of every camera.
-    proprio_names, action_names: one name a dimension.   fps: steps, and frames, a second.
-    points, bodies: scene points a side of their grid, and bodies whose poses are recorded with them; 0 without points.
-    sizes: (H, W) of each camera where they differ; image_shape is then the first one's.
-    expert, rewards: whether there are clean labels beside the actions, and reward and success of each step.
-    extras: (name, dtype, size) of further columns of numbers.
-    stills: cameras whose pictures are kept one by one as PNG, exactly and at several times the size; the others' become H.264.
-    depth: (name, H, W) of cameras that measure distances rather than colours; none of `cameras`.
-    No proprio_names: nobody recorded any. No action_names: video without actions.
+    cameras: names, without the prefix `observation.images.`.
+    image_shape: (3, H, W), of every camera.
+    proprio_names, action_names: one name a dimension. Empty where the data has no state, or no actions.
+    fps: steps, and frames, a second.
+    robot_type: lerobot's name of the robot.
+    point_grid: side of the grid of scene points; 0 without points.
+    bodies: number of bodies whose poses are recorded with the points.
+    sizes: (H, W) of each camera, where they differ; `image_shape` is then that of the first.
+    expert: True if there are noise-free labels beside the executed actions.
+    rewards: True if each step has a reward and a success flag.
+    extras: (name, dtype, size) of further numeric columns.
+    stills: cameras stored as PNG, which is exact and several times larger. The others become H.264.
+    depth: (name, H, W) of depth cameras, which are not among `cameras`.
+
+    Raises StoreError for a combination that cannot be stored.
     """
 
     cameras: tuple[str, ...]
@@ -90,7 +92,7 @@ class Layout:
         elif len(self.image_shape) != 3 or self.image_shape[0] != 3 or min(self.image_shape) < 1:
             problem = f"image_shape {self.image_shape} must be (3, height, width)"
         elif not (self.cameras or self.proprio_names or self.action_names):
-            problem = "there is nothing to record: no cameras, proprio_names or action_names"
+            problem = "nothing to record: there are no cameras, proprio_names or action_names"
         elif self.expert and not self.action_names:
             problem = "expert labels need action_names"
         elif self.sizes and (len(self.sizes) != len(self.cameras) or self.sizes[0] != self.image_shape[1:]):
@@ -102,17 +104,17 @@ class Layout:
         elif not (math.isfinite(self.fps) and self.fps > 0):
             problem = f"fps {self.fps} must be positive"
         elif self.point_grid < 0 or (self.point_grid > 0) != (self.bodies > 0):
-            problem = f"{self.point_grid} points a side with {self.bodies} bodies: points need bodies that they lie on"
+            problem = f"point_grid {self.point_grid} with {self.bodies} bodies: points need the bodies that they lie on"
         if problem:
             raise StoreError(problem)
 
     @property
     def depth_cameras(self) -> tuple[str, ...]:
-        """Names of the cameras that measure distances."""
+        """Names of the depth cameras."""
         return tuple(name for name, _, _ in self.depth)
 
     def size(self, camera: str) -> tuple[int, int]:
-        """(H, W) of a camera's pictures, or depth maps."""
+        """(H, W) of a camera's images or depth maps."""
         if camera in self.depth_cameras:
             return self.depth[self.depth_cameras.index(camera)][1:]
         return self.sizes[self.cameras.index(camera)] if self.sizes else self.image_shape[1:]
@@ -150,32 +152,32 @@ class Layout:
         for camera in self.cameras:
             height, width = self.size(camera)
             crf = int(video.encoder((height, width))["crf"])
-            film = {"info": {"video.height": height, "video.width": width} | info | {"video.crf": crf}}
-            kind, said = ("image", {}) if camera in self.stills else ("video", film)
-            out[IMAGES + camera] = {"dtype": kind, "shape": [height, width, 3], "names": axes} | said
+            encoding = {"info": {"video.height": height, "video.width": width} | info | {"video.crf": crf}}
+            dtype, more = ("image", {}) if camera in self.stills else ("video", encoding)
+            out[IMAGES + camera] = {"dtype": dtype, "shape": [height, width, 3], "names": axes} | more
         for camera, height, width in self.depth:
-            said = {"info": {"is_depth_map": True, "depth_unit": "mm"}}
-            out[IMAGES + camera] = {"dtype": "image", "shape": [height, width, 1], "names": axes} | said
+            more = {"info": {"is_depth_map": True, "depth_unit": "mm"}}
+            out[IMAGES + camera] = {"dtype": "image", "shape": [height, width, 1], "names": axes} | more
         return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
 
     @classmethod
     def from_info(cls, info: Mapping[str, Any]) -> Layout:
-        """The layout that info.json describes, which `check_info` lets through.
+        """The layout described by an info.json that passed `check_info`.
 
-        Raises StoreError for a feature that is missing or can't be used.
+        Raises StoreError for a feature that is missing or cannot be used.
         """
         features = info["features"]
         for key in INDEX_COLUMNS:
             if key not in features:
-                raise StoreError(f"feature {key!r} is missing; wamkit needs it, record or convert the data with it")
+                raise StoreError(f"feature {key!r} is missing, and wamkit needs it: record or convert the data with it")
         if "action.expert" in features and "action" not in features:
             raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
-        seen = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in IMAGE_DTYPES]
-        colour = [(k, f) for k, f in seen if not is_depth(f)]
+        images = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in IMAGE_DTYPES]
+        colour = [(k, f) for k, f in images if not is_depth(f)]
         sizes = tuple(image_size(f) for _, f in colour)
-        ours = all(k in features for k in SCENE_FLOW_COLUMNS)
+        has_points = all(k in features for k in SCENE_FLOW_COLUMNS)
         known = {*VECTORS, *SCENE_FLOW_COLUMNS, *INDEX_COLUMNS, "next.reward", "next.success"}
-        numbers = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC and k not in known}
+        extras = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC and k not in known}
         return cls(
             cameras=tuple(k for k, _ in colour),
             image_shape=(3, *(sizes[0] if sizes else (1, 1))),
@@ -183,27 +185,27 @@ class Layout:
             action_names=_names(features, "action"),
             fps=float(info["fps"]),
             robot_type=info.get("robot_type") or "",
-            point_grid=math.isqrt(features[POINT_BODY]["shape"][0]) if ours else 0,
-            bodies=features[BODY_POSE]["shape"][0] // 7 if ours else 0,
+            point_grid=math.isqrt(features[POINT_BODY]["shape"][0]) if has_points else 0,
+            bodies=features[BODY_POSE]["shape"][0] // 7 if has_points else 0,
             sizes=sizes if len(set(sizes)) > 1 else (),
             expert="action.expert" in features,
             rewards="next.reward" in features and "next.success" in features,
-            extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in numbers.items()),
+            extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in extras.items()),
             stills=tuple(k for k, f in colour if f["dtype"] == "image"),
-            depth=tuple((k, *image_size(f)) for k, f in seen if is_depth(f)),
+            depth=tuple((k, *image_size(f)) for k, f in images if is_depth(f)),
         )
 
 
 def check_info(info: Mapping[str, Any]) -> None:
-    """Raises StoreError naming the first field of info.json that is missing or isn't what the format says."""
+    """Raises StoreError naming the first field of info.json that is missing or malformed."""
     for key in ("total_episodes", "total_frames"):
         if not _is_whole(info.get(key), 0):
-            raise StoreError(f"{key} is {info.get(key)!r}, not a whole number from 0 on")
+            raise StoreError(f"{key} is {info.get(key)!r}, not a whole number of at least 0")
     fps = info.get("fps")
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
         raise StoreError(f"fps is {fps!r}, not a positive number")
     if not isinstance(info.get("features"), dict):
-        raise StoreError(f"features is a {type(info.get('features')).__name__}, not features by their names")
+        raise StoreError(f"features is a {type(info.get('features')).__name__}, not a mapping of names to features")
     for key, feature in info["features"].items():
         if reason := _unusable(key, feature):
             raise StoreError(f"feature {key!r} {reason}; it says {feature}")
@@ -218,14 +220,14 @@ def check_info(info: Mapping[str, Any]) -> None:
 
 
 def _unusable(key: str, feature: Any) -> str:
-    """Why wamkit cannot read a feature of info.json, or ""."""
+    """The reason why wamkit cannot read a feature of info.json, or ""."""
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         return "has no dtype"
     dtype, shape = feature["dtype"], feature.get("shape")
     if dtype in NON_NUMERIC and dtype not in IMAGE_DTYPES:
         return ""
     if not isinstance(shape, list) or not shape or not all(_is_whole(n, 1) for n in shape):
-        return "needs a shape, a list of whole numbers from 1 on"
+        return "needs a shape, a list of whole numbers of at least 1"
     if dtype in IMAGE_DTYPES:
         fits = len(shape) == 3 and (is_depth(feature) or 3 in (shape[0], shape[2]))
         return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for depth"
@@ -234,27 +236,27 @@ def _unusable(key: str, feature: Any) -> str:
     except TypeError:
         kind = ""
     if kind not in ("f" if key in VECTORS else "biuf") or not kind:
-        return f"needs a dtype of {'floating-point ' * (key in VECTORS)}numbers"
+        return f"needs a {'floating-point' if key in VECTORS else 'numeric'} dtype"
     if key in VECTORS and len(shape) != 1:
-        return "needs a shape of one number"
+        return "needs a shape with one number"
     return "needs the shape [1]" if key in INDEX_COLUMNS and shape != [1] else ""
 
 
 def is_depth(feature: Mapping[str, Any]) -> bool:
-    """Whether the pictures of an "image" or "video" feature are distances, one number a pixel, rather than colours."""
-    said, shape = info_of(feature), feature["shape"]
-    marked = said.get("is_depth_map") or said.get("video.is_depth_map")
+    """True if an "image" or "video" feature holds distances, one value a pixel, rather than colours."""
+    info, shape = info_of(feature), feature["shape"]
+    marked = info.get("is_depth_map") or info.get("video.is_depth_map")
     return bool(marked) or len(shape) == 3 and 1 in (shape[0], shape[2])
 
 
 def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """What a feature says of its pictures: `info`, which older data sets call `video_info`."""
+    """The `info` of an image feature. Older data sets call it `video_info`."""
     infos = (i for i in (feature.get("video_info"), feature.get("info")) if isinstance(i, dict))
     return {k: v for info in infos for k, v in info.items()}
 
 
 def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
-    """(H, W) of the pictures of an "image" or "video" feature; old data sets name the channels first."""
+    """(H, W) of an "image" or "video" feature. Old data sets put the channels first."""
     shape, names = feature["shape"], feature.get("names")
     first = shape[2] not in (1, 3) or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
     return tuple(shape[1:] if first else shape[:2])
@@ -280,7 +282,7 @@ def _number(x: float) -> int | float:
 
 
 def same_features(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """True if rows of `a` can follow rows of `b`; how the video was encoded doesn't count."""
+    """True if rows of `a` can follow rows of `b`. The encoding of videos does not matter."""
 
     def core(features: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -311,14 +313,14 @@ def info_json(layout: Layout, features: Mapping[str, Any], episodes: int, frames
 
 
 def parquet_bytes(table: pa.Table, **options: Any) -> bytes:
-    """`table` as one parquet file with page checksums, so that a flipped bit is found when it is read."""
+    """The bytes of a parquet file with page checksums, by which a flipped bit is found when it is read."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="snappy", write_page_checksum=True, **options)
     return sink.getvalue().to_pybytes()
 
 
 def facts_bytes(facts: Mapping[str, Any]) -> bytes:
-    """One row of meta/episodes as a parquet file, without what describes its 150 columns of one cell: half the size."""
+    """One row of meta/episodes as a parquet file without column statistics, which halves the size of its 150 cells."""
     table = pa.table({k: [v] for k, v in facts.items()})
     return parquet_bytes(table, use_dictionary=False, write_statistics=False, store_schema=False)
 
@@ -326,10 +328,13 @@ def facts_bytes(facts: Mapping[str, Any]) -> bytes:
 def data_columns(
     episode: Episode, index: int, first: int, texts: Sequence[str], features: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-    """The per-frame columns of `episode` that are in `features`. It is number `index` of the store, its first frame the
-    store's frame `first`."""
+    """The per-frame columns of `episode` that are in `features`.
+
+    index: number of the episode in the store.
+    first: number of its first frame in the store.
+    """
     steps, tracks = np.arange(len(episode)), episode.tracks
-    seen = (tracks.points, tracks.body, tracks.pose) if tracks else ()
+    flow = (tracks.points, tracks.body, tracks.pose) if tracks else ()
     number = {text: i for i, text in reversed(list(enumerate(texts)))}
     out = {
         "observation.state": episode.proprio,
@@ -342,7 +347,7 @@ def data_columns(
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
         "task_index": np.array([number[text] for text in episode.texts()]),
-        **{key: x.reshape(len(episode), -1) for key, x in zip(SCENE_FLOW_COLUMNS, seen, strict=False)},
+        **{key: x.reshape(len(episode), -1) for key, x in zip(SCENE_FLOW_COLUMNS, flow, strict=False)},
         **episode.extras,
     }
     return {key: out[key] for key in features if key in out}
@@ -351,7 +356,10 @@ def data_columns(
 def data_table(
     columns: Mapping[str, np.ndarray], features: Mapping[str, Any], images: Mapping[str, Sequence[bytes]]
 ) -> pa.Table:
-    """`columns`, and the PNG `pictures` of image features, as Arrow keeps them for `features`; videos have no column."""
+    """An Arrow table of `columns` and of the PNG `images` of image features, typed as `features` says.
+
+    Videos have no column.
+    """
     arrays, hf = {}, {}
     for key, feature in features.items():
         if feature["dtype"] == "video":
@@ -361,7 +369,7 @@ def data_table(
             continue
         values = np.asarray(columns[key]).astype(feature["dtype"])
         value = {"dtype": feature["dtype"], "_type": "Value"}
-        if feature["shape"] == [1]:  # the format stores these as plain columns
+        if feature["shape"] == [1]:  # the format stores these as scalars
             arrays[key], hf[key] = pa.array(values.reshape(-1)), value
         else:
             width = feature["shape"][0]
@@ -372,15 +380,15 @@ def data_table(
 
 
 def _embedded(images: Sequence[bytes]) -> pa.ChunkedArray:
-    """PNG as lerobot embeds it, under the names that its recorder gives the files."""
+    """PNG images as lerobot embeds them, with the file names that its recorder gives."""
     cells = [{"bytes": data, "path": f"frame-{i:06d}.png"} for i, data in enumerate(images)]
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-    # In pieces, as one array of bytes ends at 2 GiB.
+    # In chunks, since one Arrow array of bytes ends at 2 GiB.
     return pa.chunked_array([pa.array(cells[i : i + 64], kind) for i in range(0, len(cells), 64)], kind)
 
 
 def tasks_table(texts: Sequence[str]) -> pa.Table:
-    """meta/tasks.parquet: lerobot takes the instruction from the *index* of a pandas frame, hence the metadata."""
+    """The table of meta/tasks.parquet. lerobot reads the instruction from the *index* of a pandas frame."""
     name = "__index_level_0__"
     table = pa.table({"task_index": pa.array(range(len(texts)), pa.int64()), name: pa.array(texts, pa.string())})
 
@@ -398,9 +406,10 @@ def tasks_table(texts: Sequence[str]) -> pa.Table:
 
 
 def describe(values: np.ndarray) -> dict[str, list]:
-    """Statistics of `values`, (N, D) or (N,), as stats.json has them: lists of D numbers, and `count` [N].
+    """Statistics of `values`, (N, D) or (N,), in the form of stats.json: a list of D values each, and `count` [N].
 
-    The quantiles are those of the values; lerobot's are an envelope of per-episode ones, which widens with the data.
+    The quantiles are those of all values. lerobot's are an envelope of per-episode quantiles, which widens with the
+    data.
     """
     x = values.reshape(len(values), -1).astype(np.float64)
     stats = {"min": x.min(0), "max": x.max(0), "mean": x.mean(0), "std": x.std(0)}
@@ -409,7 +418,10 @@ def describe(values: np.ndarray) -> dict[str, list]:
 
 
 def describe_images(images: np.ndarray) -> dict[str, list]:
-    """The same for pictures, uint8 (N, 3, H, W): (3, 1, 1) a statistic, in [0, 1]; exact, by histogram."""
+    """Statistics of images, uint8 (N, 3, H, W), in the form of stats.json: (3, 1, 1) each, in [0, 1].
+
+    They are exact, computed from histograms.
+    """
     stats: dict[str, list] = {}
     grey = np.arange(256) / 255
     for channel in range(images.shape[1]):

@@ -1,8 +1,8 @@
 """Simulator snapshots of one episode as one .npz file, without pickle.
 
-A snapshot is a tree of plain Python values and arrays. Every column (`physics`, each model field, each attribute) keeps
-the list of its *distinct* values and, for each step, the row in that list, so that what doesn't change is stored once.
-Arrays are pooled by type and shape; the rest is JSON, in which what JSON lacks is an object with one key:
+A snapshot is a tree of plain Python values and arrays. Every column (`physics`, each model field, each attribute)
+stores the list of its *distinct* values and, for each step, an index into that list, so constants are stored once.
+Arrays are pooled by type and shape. The rest is JSON, with a one-key object for each type that JSON lacks:
 
     {"tuple": [...]}  {"dict": [[key, value], ...]}  {"bytes": "00ff"}  {"array": [pool, row]}  {"scalar": [pool, row]}
 """
@@ -25,7 +25,7 @@ _VERSION = 1
 
 
 class _Pools:
-    """Arrays, each distinct one once, gathered by type and shape."""
+    """Distinct arrays, grouped by type and shape."""
 
     def __init__(self) -> None:
         self.stacks: dict[tuple[str, tuple[int, ...]], list[np.ndarray]] = {}
@@ -34,7 +34,7 @@ class _Pools:
     def add(self, array: np.ndarray, where: str) -> list[int]:
         if array.dtype.hasobject or array.dtype.names:
             raise StoreError(
-                f"snapshot: {where} is an array of {array.dtype}, which cannot be saved; keep plain numbers in it"
+                f"snapshot: {where} is an array of {array.dtype}, which cannot be saved; use a plain numeric dtype"
             )
         key = (array.dtype.str, array.shape)
         stack = self.stacks.setdefault(key, [])
@@ -61,7 +61,7 @@ def _encode(value: Any, pools: _Pools, where: str) -> Any:
     if type(value) is dict:
         return {"dict": [[_encode(k, pools, where), _encode(v, pools, f"{where}[{k!r}]")] for k, v in value.items()]}
     raise StoreError(
-        f"snapshot: {where} is a {type(value).__name__}, which cannot be saved; save plain values and arrays only"
+        f"snapshot: {where} is a {type(value).__name__}, which cannot be saved; use plain values and arrays only"
     )
 
 
@@ -72,7 +72,7 @@ def _decode(tree: Any, pools: Sequence[np.ndarray]) -> Any:
         return tree
     ((kind, content),) = tree.items()
     if kind == "array":
-        return pools[content[0]][content[1], ...].copy()  # a copy: the simulator may write into what it is given
+        return pools[content[0]][content[1], ...].copy()  # a copy, because the simulator may write into it
     if kind == "scalar":
         return pools[content[0]][content[1]]
     if kind == "bytes":
@@ -85,10 +85,10 @@ def _decode(tree: Any, pools: Sequence[np.ndarray]) -> Any:
 
 
 def pack_snapshots(snapshots: Sequence[Snapshot]) -> bytes:
-    """The bytes of the .npz file that holds `snapshots`; equal snapshots give equal bytes.
+    """The bytes of an .npz file of `snapshots`. Equal snapshots give equal bytes.
 
-    Raises StoreError, naming the attribute, for a value that is neither None, bool, int, float, str, bytes, list,
-    tuple, dict, a NumPy number nor an array of plain type.
+    Raises StoreError, naming the attribute, for a value other than None, bool, int, float, str, bytes, list, tuple,
+    dict, a NumPy scalar or an array of plain type.
     """
     pools, columns = _Pools(), {}
     for step, snapshot in enumerate(snapshots):
@@ -119,7 +119,7 @@ def pack_snapshots(snapshots: Sequence[Snapshot]) -> bytes:
 
 
 def unpack_snapshots(data: bytes) -> tuple[Snapshot, ...]:
-    """The snapshots in the bytes of an .npz file, equal in every type and bit to what was packed.
+    """The snapshots in the bytes of an .npz file, equal in every type and bit to those that were packed.
 
     Raises StoreError for damaged bytes or a newer version.
     """

@@ -1,6 +1,7 @@
-"""Pictures that are kept one by one: PNG or JPEG in a column of the data files, where `wamkit.data.format.video` has films.
+"""Images stored one by one, as PNG or JPEG in a column of the data files; `wamkit.data.format.video` stores videos.
 
-lerobot stores features of the type "image" like this; so do we where pictures must come back exactly, and depth maps always.
+lerobot stores features of the type "image" like this. wamkit does so for cameras whose images must be exact, and for
+all depth maps.
 """
 
 from __future__ import annotations
@@ -24,20 +25,19 @@ from wamkit.data.format.video import RgbConverter, Video, decoding_errors, encod
 from wamkit.files import StoreError
 
 Encoded = bytes | Sequence[bytes]
-"""One camera's pictures of an episode as they are stored: a film (MP4), or PNG a step."""
+"""One camera's images of an episode as they are stored: an MP4 video, or one PNG a step."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_SIDE = 16_384  # pixels; a picture that is larger is taken for a decompression bomb
-_AT_ONCE = 16  # pictures that are held as they are stored
-_SAMPLE = 8  # of an episode, that its statistics are made of
-
-
-# ----------------------------------------------------------------------------------------------------------------- to bytes
+_SIDE = 16_384  # pixels; a larger image is taken for a decompression bomb
+_AT_ONCE = 16  # encoded images in memory
+_SAMPLE = 8  # images of an episode from which its statistics are computed
 
 
 def encode_png(image: UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W"], level: int = 1) -> bytes:
-    """An RGB picture, uint8 (H, W, 3), or one of 16-bit numbers, uint16 (H, W), as PNG: exactly. level: zlib's, 0 to 9.
+    """A lossless PNG of an RGB image, uint8 (H, W, 3), or of a 16-bit grey image, uint16 (H, W).
+
+    level: zlib's compression level, 0 to 9.
 
     Rows are stored as differences to the row above. Raises StoreError for another type or shape.
     """
@@ -55,9 +55,12 @@ def encode_png(image: UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W"], le
 
 
 def encode_camera(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, camera: str, count: int) -> Encoded:
-    """One camera's pictures of an episode of `count` steps, RGB (H, W, 3) as they come, the way that `layout` keeps them.
+    """Encodes one camera's images of an episode the way that `layout` stores them.
 
-    Raises StoreError for a picture of another type or shape, and for more or fewer pictures.
+    frames: RGB images, uint8 (H, W, 3), one at a time.
+    count: how many there must be.
+
+    Raises StoreError for an image of another type or shape, and for a wrong number of them.
     """
     size = layout.size(camera)
     if camera not in layout.stills:
@@ -65,15 +68,15 @@ def encode_camera(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, 
     out = []
     for number, image in enumerate(frames):
         if image.dtype != np.uint8 or image.shape != (*size, 3):
-            raise StoreError(f"picture {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
+            raise StoreError(f"image {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
         out.append(encode_png(image))
     if len(out) != count:
-        raise StoreError(f"there are {len(out)} pictures for {count} steps")
+        raise StoreError(f"there are {len(out)} images for {count} steps")
     return out
 
 
 def checksum(encoded: Encoded) -> str:
-    """SHA-256 of a film, or of pictures one after the other."""
+    """The SHA-256 of a video, or of PNG images one after the other."""
     total = hashlib.sha256()
     for part in [encoded] if isinstance(encoded, bytes) else encoded:
         total.update(part)
@@ -83,56 +86,59 @@ def checksum(encoded: Encoded) -> str:
 def sample_frames(
     encoded: Mapping[str, Encoded], layout: Layout, camera: str, steps: int
 ) -> UInt8[np.ndarray, "n 3 H W"]:
-    """A few of the pictures that are about to be stored. Raises StoreError for what cannot be decoded or does not fit."""
+    """A few of the images that are about to be stored, decoded. Raises StoreError where they do not fit the episode."""
     picked = np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int)).tolist()
     data, size, stills = encoded[camera], layout.size(camera), camera in layout.stills
     try:
         if isinstance(data, bytes) == stills or stills and len(data) != steps:
-            raise StoreError(f"the store keeps {f'{steps} PNG' if stills else 'MP4'}")
+            raise StoreError(f"the store has {f'{steps} PNG' if stills else 'MP4'} for this camera")
         if not stills:
-            with Video(data, layout.fps, size, steps) as film:
-                return film.frames(picked)
+            with Video(data, layout.fps, size, steps) as video:
+                return video.frames(picked)
         out, rgb = np.empty((len(picked), 3, *size), np.uint8), RgbConverter()
         for row, i in enumerate(picked):
             rgb.write(decode_image(data[i], size), out[row])
         return out
     except StoreError as error:
-        what = "pictures" if stills else "video"
+        what = "images do" if stills else "video does"
         raise StoreError(
-            f"the {what} of camera {camera} doesn't fit the episode: {error}; encode its {steps} frames again"
+            f"camera {camera}: the {what} not fit the episode: {error}; encode its {steps} frames again"
         ) from error
 
 
-# --------------------------------------------------------------------------------------------------------------- from bytes
-
-
 class StillImages:
-    """The pictures of one camera in a data file, as `Video` is those of a film: frame k is that of row k.
+    """The images of one camera in a data file, with the interface of `Video`: frame k is the image of row k.
 
-    path, key: the data file, and its column of pictures.   shape: (H, W) that they must have.   total: how many rows there must be.
-    Only this column is read, and a few pictures at a time. The bytes in the file are the picture; names beside them are not followed.
-    Raises StoreError, without naming the file, when it cannot be read. One thread at a time.
+    path: the data file.
+    key: its column of images. Only this column is read, a few images at a time; file names in it are ignored.
+    shape: the (H, W) that images must have.
+    total: the number of rows that the file must have.
+
+    Raises StoreError, without naming the file, when it cannot be read. For one thread at a time.
     """
 
     def __init__(self, path: Path, key: str, shape: tuple[int, int], total: int):
         self._key, self._shape, self._rgb = key, shape, RgbConverter()
         with _parquet():
-            # By default pyarrow holds a whole row group, that is an episode, before it gives the first row.
+            # By default pyarrow reads a whole row group, that is an episode, before it returns the first row.
             self._file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
         kind = schema.field(key).type if key in schema.names else pa.null()
-        held = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
-        if rows != total or held.get("bytes") not in (pa.binary(), pa.large_binary()):
+        members = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
+        if rows != total or members.get("bytes") not in (pa.binary(), pa.large_binary()):
             self.close()
-            wanted = f"{total} pictures {{bytes: binary, path: string}}"
+            wanted = f"{total} images {{bytes: binary, path: string}}"
             raise StoreError(f"column {key!r} holds {rows} times {kind} instead of {wanted}")
 
     def frames(
         self, numbers: Sequence[int], size: tuple[int, int] | None = None, start: int = 0
     ) -> UInt8[np.ndarray, "N 3 H W"]:
-        """The pictures `numbers`, ascending and counted from row `start`, as uint8 RGB, resized by area to `size` (H, W) if given.
+        """RGB images by number.
 
-        Raises StoreError, naming the number, for a picture that is missing, damaged or of another size.
+        numbers: ascending, counted from row `start`.
+        size: (H, W) to resize to, by area averaging; None for the stored size.
+
+        Raises StoreError, naming the number, for an image that is missing, damaged or of another size.
         """
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
         for row, image in enumerate(self.iter_frames(numbers, start)):
@@ -140,27 +146,27 @@ class StillImages:
         return out
 
     def iter_frames(self, numbers: Sequence[int], start: int = 0) -> Iterator[av.VideoFrame]:
-        """The same one by one, as PyAV has them."""
+        """Images by number, one at a time, as PyAV decodes them. numbers, start: as in `frames`."""
         for number, data in self._stored(numbers, start):
             with self._naming(number):
                 image = decode_image(data, self._shape)
             yield image
 
     def depth(self, numbers: Sequence[int], start: int = 0) -> np.ndarray:
-        """The same of depth maps: their numbers as they are stored, uint16 or float32 (N, H, W).
+        """Depth maps by number, in their stored units, uint16 or float32. numbers, start: as in `frames`.
 
-        Raises StoreError as `frames` does, and for what is neither PNG with 16 bits a pixel nor TIFF.
+        Raises StoreError as `frames` does, and for anything but PNG with 16 bits a pixel or TIFF.
         """
         maps: list[np.ndarray] = []
         for number, data in self._stored(numbers, start):
             with self._naming(number):
                 maps.append(depth_map(data, self._shape))
                 if maps[-1].dtype != maps[0].dtype:
-                    raise StoreError(f"its numbers are {maps[-1].dtype}, the first one's {maps[0].dtype}")
+                    raise StoreError(f"its pixels are {maps[-1].dtype}, those of the first map {maps[0].dtype}")
         return np.stack(maps) if maps else np.empty((0, *self._shape), np.uint16)
 
     def _stored(self, numbers: Sequence[int], start: int) -> Iterator[tuple[int, bytes]]:
-        """(number, picture as it is stored); of row groups that hold none of them, nothing is read."""
+        """(number, encoded image) of the images `numbers`. Row groups without any of them are skipped."""
         wanted, end = list(reversed(numbers)), 0
         for group in range(self._file.num_row_groups):
             first, end = end, end + self._file.metadata.row_group(group).num_rows
@@ -180,7 +186,7 @@ class StillImages:
                     with self._naming(number):
                         if not cell.get("bytes"):
                             named = f", only its name {cell['path']!r}" if cell.get("path") else ""
-                            raise StoreError(f"it is not in the file{named}; wamkit reads pictures that are embedded")
+                            raise StoreError(f"it is not in the file{named}; wamkit reads embedded images only")
                     yield number, cell["bytes"]
                 first += len(cells)
         if wanted:
@@ -188,14 +194,14 @@ class StillImages:
 
     @contextlib.contextmanager
     def _naming(self, number: int) -> Iterator[None]:
-        """Errors on the way say which picture they are of."""
+        """Adds column and image number to errors raised inside."""
         try:
             yield
         except StoreError as error:
             raise StoreError(f"{self._key}, step {number}: {error}") from error
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
         self._file.close()
 
     def __enter__(self) -> StillImages:
@@ -206,14 +212,14 @@ class StillImages:
 
 
 def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
-    """A PNG or JPEG picture of the size `shape` (H, W), in colours.
+    """Decodes a PNG or JPEG colour image of the size `shape` (H, W).
 
-    Raises StoreError for what is none, is damaged, or is of another size; larger ones are refused before they are unpacked.
+    Raises StoreError for other data, damage or another size. Larger images are refused before they are decompressed.
     """
     if data.startswith(_PNG):
         data, bits, _ = _png(data, shape)
         if bits > 8:
-            raise StoreError(f"it has {bits} bits a number; if it is a depth map, meta/info.json must say is_depth_map")
+            raise StoreError(f"it has {bits} bits a channel; meta/info.json must mark depth maps by is_depth_map")
         return _decoded("png", data, shape)
     if data.startswith(_JPEG):
         return _decoded("mjpeg", data, shape)
@@ -221,9 +227,11 @@ def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
 
 
 def depth_map(data: bytes, shape: tuple[int, int]) -> np.ndarray:
-    """A depth map of the size `shape` (H, W) as it is stored, uint16 or float32: PNG with 16 bits a pixel, or TIFF as lerobot has it.
+    """Decodes a depth map of the size `shape` (H, W), in its stored units, uint16 or float32.
 
-    Raises StoreError as `still` does.
+    data: PNG with 16 bits a pixel, or lerobot's TIFF.
+
+    Raises StoreError as `decode_image` does.
     """
     if not data.startswith(_PNG):
         return tiff(data, shape)
@@ -234,9 +242,9 @@ def depth_map(data: bytes, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _png(data: bytes, shape: tuple[int, int]) -> tuple[bytes, int, int]:
-    """A PNG without what does not show, bits a number and colour type; what does not show, texts say, may be a bomb.
+    """(PNG without ancillary chunks, bits a channel, colour type). Ancillary chunks, such as texts, may be bombs.
 
-    Raises StoreError for one that is cut off or declares another size.
+    Raises StoreError for a PNG that is cut off or declares another size.
     """
     parts, at = [_PNG], len(_PNG)
     while at + 12 <= len(data) and parts[-1][4:8] != b"IEND":
@@ -253,9 +261,9 @@ def _png(data: bytes, shape: tuple[int, int]) -> tuple[bytes, int, int]:
 
 def _decoded(codec: str, data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     if max(shape) > _SIDE:
-        raise StoreError(f"meta/info.json claims pictures of {shape[0]}x{shape[1]}, more than {_SIDE} a side; refused")
+        raise StoreError(f"meta/info.json declares images of {shape[0]}x{shape[1]}, more than {_SIDE} a side; refused")
     context = av.CodecContext.create(codec, "r")
-    # FFmpeg counts whole blocks, of up to 64 pixels a side; what declares more is not unpacked.
+    # FFmpeg counts whole blocks of up to 64 pixels a side. Larger images are not decompressed.
     most = (shape[0] + 64) * (shape[1] + 64)
     context.thread_count, context.options = 1, {"err_detect": "crccheck+explode", "max_pixels": str(most)}
     with decoding_errors():
@@ -273,7 +281,7 @@ def _check_size(have: tuple[int, int], shape: tuple[int, int]) -> None:
 
 @contextlib.contextmanager
 def _parquet() -> Iterator[None]:
-    """What pyarrow cannot read becomes a StoreError."""
+    """Turns pyarrow's errors into StoreError."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

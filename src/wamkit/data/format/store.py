@@ -1,14 +1,15 @@
-"""Recordings as a LeRobotDataset v3.0 folder, written and read by pyarrow and PyAV.
+"""A store: recordings in a LeRobotDataset v3.0 folder, written and read with pyarrow and PyAV.
 
-    meta/info.json, tasks.parquet, stats.json      totals, instructions, statistics: derived from the episodes
-    meta/episodes/chunk-000/file-000.parquet       one episode's facts; once this file is there, the episode is stored
-    data/chunk-000/file-000.parquet                one episode's frames; pictures too, where they are no films
+    meta/info.json, tasks.parquet, stats.json      totals, instructions, statistics, all derived from the episodes
+    meta/episodes/chunk-000/file-000.parquet       facts of one episode; once this file exists, the episode is stored
+    data/chunk-000/file-000.parquet                numeric columns of one episode, and images that are not in videos
     videos/observation.images.<camera>/chunk-000/file-000.mp4
-    snapshots/chunk-000/episode-000000.npz         simulator states (ours; lerobot doesn't look here)
+    snapshots/chunk-000/episode-000000.npz         simulator states, which lerobot ignores
 
-lerobot has no place for some facts; they are further columns of the episodes' table, which it ignores: `wamkit/task`,
-`wamkit/seed`, `wamkit/success`, `wamkit/imitate`, `wamkit/noise`, `wamkit/snapshots`, `wamkit/source` (what an imported episode was
-called), and `wamkit/sha256/<video key>`, by which damage is found.
+Facts that lerobot has no place for are further columns of meta/episodes, which it ignores: `wamkit/task`,
+`wamkit/seed`, `wamkit/success`, `wamkit/imitate` (true for demonstrations), `wamkit/noise`, `wamkit/snapshots`,
+`wamkit/source` (name of an imported episode) and `wamkit/sha256/<video key>`, which reveals damage. Column names are
+part of a file format that other programs read. They do not follow renames in the code.
 """
 
 from __future__ import annotations
@@ -53,27 +54,28 @@ from wamkit.types import Episode, SceneFlow, Snapshot, Span
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 
 Decoder = Literal["pyav", "torchcodec"]
-"""What films are decoded by; the pictures are the same."""
+"""Video decoders; the frames are the same."""
 
 _BEGUN = re.compile(r"meta|tasks\.parquet|\.(tasks\.parquet|info\.json)[.0-9]*\.tmp")
 """Names that a kill during `Store.create` may leave."""
 
-_SAMPLE = 256  # frames a camera that the picture statistics of stats.json are made of
+_SAMPLE = 256  # frames a camera from which the image statistics of stats.json are computed
 
 
 class Store:
-    """A data set on disk; see `create`, `open`, `open_or_create`. One process writes at a time, any number read."""
+    """A data set on disk. One process writes at a time, any number of them read.
+
+    Use `create`, `open` or `open_or_create` to get one.
+    """
 
     def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str], decoder: Decoder = "pyav"):
         self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
         self._info, self._rows, self._texts = info, rows, texts
-        self._held: Counter[Path] = Counter()  # frames of all episodes together in each video file
+        self._frames_in: Counter[Path] = Counter()  # frames of all episodes together in each video file
         for row in rows:
             self._count(row)
         self._columns: dict[str, np.ndarray] | None = None
-        self._said = texts
-
-    # ------------------------------------------------------------------ making and opening
+        self._step_texts = texts
 
     @classmethod
     def create(
@@ -88,9 +90,9 @@ class Store:
         robot_type: str,
         **more: Any,
     ) -> Store:
-        """Starts an empty store in `root`, which must not hold anything else; the arguments are those of `Layout`.
+        """Creates an empty store in `root`, a new or empty folder. The other arguments are those of `Layout`.
 
-        Raises StoreError if there is something in `root`, or for a layout that cannot be stored.
+        Raises StoreError if `root` is not empty, or for a layout that cannot be stored.
         """
         root = Path(root)
         names = tuple(proprio_names), tuple(action_names)
@@ -103,9 +105,11 @@ class Store:
 
     @classmethod
     def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav") -> Store:
-        """Opens and checks a store; all but the pictures is read (a video is checked when it is decoded, by `decoder`).
+        """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
-        If writing was cut off by a kill, the totals are brought up to date; `stats.json` is by the next `finalize`.
+        decoder: decodes the videos.
+
+        If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
         """
         root = Path(root)
@@ -127,9 +131,9 @@ class Store:
 
     @classmethod
     def open_or_create(cls, root: str | os.PathLike[str], **layout: Any) -> Store:
-        """Opens the store in `root`, or creates it; the arguments are those of `create`.
+        """Opens the store in `root`, or creates it. The arguments are those of `create`.
 
-        Raises StoreError if the store that is there has another layout.
+        Raises StoreError if the existing store has another layout.
         """
         if not (Path(root) / "meta/info.json").exists():
             return cls.create(root, **layout)
@@ -143,45 +147,51 @@ class Store:
                 )
         return store
 
-    # ------------------------------------------------------------------ what is in it
-
     @property
     def episodes(self) -> tuple[EpisodeMeta, ...]:
+        """The facts of all episodes, in order."""
         return tuple(row.meta for row in self._rows)
 
     @property
     def cameras(self) -> tuple[str, ...]:
+        """Names of the colour cameras."""
         return self.layout.cameras
 
     @property
     def depth_cameras(self) -> tuple[str, ...]:
-        """Cameras that measure distances; `decode_depth` gives them, nothing trains on them."""
+        """Names of the depth cameras, which `decode_depth` reads. Nothing trains on them."""
         return self.layout.depth_cameras
 
     @property
     def frames(self) -> int:
-        """How many frames, that is steps, all episodes have together."""
+        """N, the number of frames, that is steps, of all episodes."""
         return sum(row.meta.length for row in self._rows)
 
     def __len__(self) -> int:
+        """The number of episodes."""
         return len(self._rows)
 
     def numeric(self) -> dict[str, np.ndarray]:
-        """All N frames, episode after episode: one read-only array for every column that isn't a video or text.
+        """The numeric columns of all N frames, episode after episode, as read-only arrays by name.
 
-        "observation.state" (N, s), "action" and "action.expert" (N, a): float32, whatever they are stored as, unless
-        info.json declares whole numbers, which are choices rather than quantities: `open` refuses those; "next.reward" float32, "next.success"
-        bool, "timestamp" float32 (seconds), "frame_index", "episode_index", "index", "task_index" int64: all (N,).
-        With scene points also the columns `schema.TRACKS`, which `tracks` gives in shape.
-        "action.expert" is "action" in data sets without an expert; both have no columns, a = 0, in video without actions, and
-        "observation.state" has none where nobody recorded it. Raises StoreError as `open` does.
+        "observation.state": float32 (N, s); s = 0 where none was recorded.
+        "action", "action.expert": float32 (N, a); a = 0 in video without actions. Without an expert both are the same.
+        "next.reward": float32 (N,).
+        "next.success": bool (N,).
+        "timestamp": float32 (N,), in seconds.
+        "frame_index", "episode_index", "index", "task_index": int64 (N,).
+        The columns `schema.SCENE_FLOW_COLUMNS`, where points were recorded; `tracks` returns them in shape.
+        Further columns in the type that info.json declares.
+
+        Vectors may be stored in any floating-point type. `open` refuses integers, which are choices, not quantities.
+        Raises StoreError as `open` does.
         """
         if self._columns is None:
             self._columns = self._read_columns()
         return dict(self._columns)
 
     def tracks(self) -> SceneFlow | None:
-        """Scene points of all N frames, episode after episode; None if none were recorded."""
+        """The scene points of all N frames, episode after episode; None if none were recorded."""
         if not self.layout.point_grid:
             return None
         points, body, pose = (self.numeric()[k] for k in schema.SCENE_FLOW_COLUMNS)
@@ -190,41 +200,44 @@ class Store:
         )
 
     def decode(self, episode: int, camera: str, size: tuple[int, int] | None = None) -> UInt8[np.ndarray, "T 3 H W"]:
-        """All pictures of one camera in one episode, uint8 RGB (T, 3, H, W), resized to `size` (H, W) if given.
+        """All frames of one camera in one episode, RGB.
 
-        Raises StoreError naming episode and camera if the video is missing or damaged, or isn't of the declared size.
+        size: (H, W) to resize to, by area averaging; None for the recorded size.
+
+        Raises StoreError, naming episode and camera, if the video is missing, damaged or not of the declared size.
         """
         return self._decode(episode, camera, range(self._row(episode).meta.length), size)
 
     def decode_steps(self, episode: int, camera: str, steps: Sequence[int]) -> UInt8[np.ndarray, "n 3 H W"]:
-        """Some of the pictures that `decode` gives all of: those of `steps`, ascending; only what is needed is decoded."""
+        """The frames of one camera at `steps`, ascending. Only those needed are decoded; else as `decode`."""
         return self._decode(episode, camera, steps, None)
 
     def decode_depth(self, episode: int, camera: str) -> UInt16[np.ndarray, "T H W"]:
-        """All depth maps of one camera in one episode, uint16 (T, H, W), in millimetres; 0 is where nothing was measured.
+        """All depth maps of one depth camera in one episode, in millimetres; 0 where nothing was measured.
 
-        What was recorded in metres is rounded. Raises StoreError as `decode` does, and where info.json does not say what the numbers mean.
+        Recordings in metres are rounded. Raises StoreError as `decode` does, and where info.json does not state the
+        unit or quantisation.
         """
         if camera not in self.depth_cameras:
             raise StoreError(f"{self.root} has no depth camera {camera!r}; it has {self.depth_cameras or 'none'}")
         steps = range(self._row(episode).meta.length)
-        with self.open_video(episode, camera) as film, self._naming(episode, camera):
-            stored = film.depth(steps, self._clip(episode, camera).start)
+        with self.open_video(episode, camera) as video, self._naming(episode, camera):
+            stored = video.depth(steps, self._clip(episode, camera).start)
             return millimetres(stored, self._info["features"][self._key(camera)])
 
     def open_video(self, episode: int, camera: str) -> Video | StillImages:
-        """The open file that holds a clip, for `pictures_of`; other clips may be in it. Raises StoreError as `decode` does."""
+        """The open file of a clip, for `decode_from`. Other clips may be in it. Raises StoreError as `decode` does."""
         clip = self._clip(episode, camera)
         with self._naming(episode, camera):
             if clip.path == self._row(episode).data:
-                return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._held[clip.path])
+                return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._frames_in[clip.path])
             source: Path | bytes = clip.path
             if clip.sha256 is not None:
                 source = clip.path.read_bytes()
                 if hashlib.sha256(source).hexdigest() != clip.sha256:
                     raise StoreError("its content has changed since it was recorded")
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
-            return opened(source, self.layout.fps, self.layout.size(camera), self._held[clip.path])
+            return opened(source, self.layout.fps, self.layout.size(camera), self._frames_in[clip.path])
 
     def decode_from(
         self,
@@ -234,16 +247,16 @@ class Store:
         steps: Sequence[int],
         size: tuple[int, int] | None = None,
     ) -> UInt8[np.ndarray, "n 3 H W"]:
-        """`pictures` by a video that `open_video` of a clip in the same file opened."""
+        """Frames at `steps`, ascending, decoded by an open video of the clip's file; see `open_video` and `decode`."""
         with self._naming(episode, camera):
             return video.frames(steps, size, self._clip(episode, camera).start)
 
     def video_path(self, episode: int, camera: str) -> Path:
-        """The file that holds a clip."""
+        """The file of a clip."""
         return self._clip(episode, camera).path
 
     def snapshots(self, episode: int) -> tuple[Snapshot, ...]:
-        """The simulator's state before each step; raises StoreError if the episode has none or they are damaged."""
+        """The simulator's states, one before each step. Raises StoreError if there are none or they are damaged."""
         path = self._row(episode).snapshots
         if path is None:
             raise StoreError(
@@ -258,7 +271,11 @@ class Store:
         return snapshots
 
     def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
-        """Episode `index` as it was appended (pictures as the codec left them)."""
+        """Episode `index` as it was appended, apart from losses of the video codec.
+
+        images: also read images and depth maps.
+        snapshots: also read the simulator's states.
+        """
         meta, columns = self._row(index).meta, self.numeric()
         here = slice(meta.from_index, meta.from_index + meta.length)
         empty = {"next.reward": np.zeros(self.frames, np.float32), "next.success": np.zeros(self.frames, bool)}
@@ -287,24 +304,24 @@ class Store:
         )
 
     def _images(self, index: int) -> np.ndarray:
-        """All cameras' pictures, of the first one's size."""
+        """The images of all cameras, resized to those of the first, uint8 (T, V, 3, H, W)."""
         size = self.layout.image_shape[1:] if self.layout.sizes else None
         return np.stack([self.decode(index, c, size) for c in self.cameras], 1)
 
-    def _spans(self, meta: EpisodeMeta, said: np.ndarray) -> tuple[Span, ...]:
+    def _spans(self, meta: EpisodeMeta, text_index: np.ndarray) -> tuple[Span, ...]:
         """Runs of steps whose text is not the episode's."""
-        starts = np.flatnonzero(np.diff(said, prepend=-1))
-        runs = zip(starts.tolist(), [*starts[1:].tolist(), len(said)], strict=True)
-        spans = (Span(a, b, self._said[said[a]]) for a, b in runs)
+        starts = np.flatnonzero(np.diff(text_index, prepend=-1))
+        runs = zip(starts.tolist(), [*starts[1:].tolist(), len(text_index)], strict=True)
+        spans = (Span(a, b, self._step_texts[text_index[a]]) for a, b in runs)
         return tuple(s for s in spans if s.text != meta.text)
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All texts: instructions, and subtasks if there are any; the column "task_index" says which one each step has."""
-        return tuple(self._said)
+        """All texts, instructions and subtasks. The column "task_index" is the index of each step's text."""
+        return tuple(self._step_texts)
 
     def checksum(self, episode: int, camera: str) -> str | None:
-        """SHA-256 of a clip as it was when it was recorded: of its film, or its PNG; None where nobody noted it."""
+        """The SHA-256 of a clip's video or PNG images as they were recorded; None where none was recorded."""
         return self._row(episode).clips[camera].sha256
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
@@ -314,23 +331,23 @@ class Store:
                 clip = row.clips[camera]
                 yield row.meta.index, camera, clip.path, clip.start
 
-    # ------------------------------------------------------------------ writing
-
     def append(self, episode: Episode, encoded: Mapping[str, Encoded] | None = None) -> EpisodeMeta:
         """Stores `episode` as the next one. When this returns it is on disk; a kill before leaves the store as it was.
 
-        encoded: the pictures as `pictures.encode` makes them, by camera, if a worker process has; `episode.images` is
-        then not used. The same episodes in the same order give the same bytes. `latency_s` isn't stored. Raises
-        StoreError, with the store as it was, for an episode or videos that don't fit the layout, for NaN, and when the
-        disk is full.
+        encoded: images by camera from `stills.encode_camera`, if a worker process has encoded them; `episode.images`
+            is then ignored.
+
+        The same episodes in the same order give the same bytes. `latency_s` and `ended` are not stored. Raises
+        StoreError, with the store as it was, for an episode or video that does not fit the layout, for NaN, and when
+        the disk is full.
         """
         index, layout = len(self._rows), self.layout
         if not schema.same_features(self._info["features"], layout.features()):
             raise StoreError(f"{self.root} was not recorded by wamkit and is read-only; create a store of your own")
         check_episode(episode, layout, with_images=encoded is None)
         if encoded is None:
-            films = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
-            encoded = {c: stills.encode_camera(film, layout, c, len(episode)) for c, film in films}
+            images = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
+            encoded = {c: stills.encode_camera(x, layout, c, len(episode)) for c, x in images}
         if set(encoded) != set(layout.cameras):
             raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
         samples = {c: stills.sample_frames(encoded, layout, c, len(episode)) for c in layout.cameras}
@@ -339,7 +356,7 @@ class Store:
         embedded = {self._key(c): encoded[c] for c in layout.stills}
         embedded |= {self._key(c): [stills.encode_png(m) for m in maps] for c, maps in episode.depth.items()}
         data = schema.data_table(columns, self._info["features"], embedded)
-        # Parquet looks at how large a page has become after so many rows; a page is read as a whole.
+        # Parquet checks a page's size after so many rows, and readers decode whole pages.
         options = {"write_batch_size": 4} if embedded else {}
         contents = {"data": schema.parquet_bytes(data, **options)}
         contents |= {f"video/{c}": encoded[c] for c in layout.cameras if c not in layout.stills}
@@ -349,17 +366,17 @@ class Store:
         stats |= {self._key(c): schema.describe_images(p) for c, p in samples.items()}
         facts = facts_of(episode, index, self.frames, layout, {c: stills.checksum(encoded[c]) for c in encoded})
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
-        contents["episodes"] = schema.facts_bytes(facts)  # last: this one commits
+        contents["episodes"] = schema.facts_bytes(facts)  # last, because this file commits the episode
         self._commit(index, contents)
         self._rows.append(row_of(facts, self.root, self._info))
         self._count(self._rows[-1])
-        self._texts, self._said, self._columns = texts, texts, None
+        self._texts, self._step_texts, self._columns = texts, texts, None
         return self._rows[-1].meta
 
     def finalize(self) -> None:
-        """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes what a killed writer left.
+        """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes leftovers of killed writers.
 
-        Writes nothing where they are.
+        Writes nothing if they already are.
         """
         if self._is_final():
             return
@@ -370,10 +387,8 @@ class Store:
             stats |= {self._key(c): schema.describe_images(self._sample(c)) for c in self.cameras}
         self._write_totals(stats)
 
-    # ------------------------------------------------------------------ inside
-
     def _count(self, row: Row) -> None:
-        self._held.update({clip.path: row.meta.length for clip in row.clips.values()})
+        self._frames_in.update({clip.path: row.meta.length for clip in row.clips.values()})
 
     def _row(self, episode: int) -> Row:
         if not 0 <= episode < len(self._rows):
@@ -394,7 +409,7 @@ class Store:
         return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
 
     def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
-        """Writes the files of episode `index`, in the order given, or none of them."""
+        """Writes the files of episode `index`, in the given order, or none of them."""
         paths = self._paths(index)
         with exclusive(self.root):
             if paths["episodes"].exists():
@@ -408,7 +423,7 @@ class Store:
                 raise
 
     def _discard(self, index: int) -> None:
-        """Removes what a half-written episode `index` left; never a committed one."""
+        """Removes the files of a half-written episode `index`; never those of a committed one."""
         paths = self._paths(index)
         if not paths["episodes"].exists() and schema.same_features(self._info["features"], self.layout.features()):
             with contextlib.suppress(OSError):
@@ -417,7 +432,7 @@ class Store:
                     remove_leftovers(path)
 
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
-        """Pictures `frames` (ascending, counted from the episode's start), resized to `size`."""
+        """The frames `frames`, ascending and counted from the episode's start, resized to `size`."""
         with self.open_video(episode, camera) as video:
             return self.decode_from(video, episode, camera, frames, size)
 
@@ -429,7 +444,7 @@ class Store:
 
     @contextlib.contextmanager
     def _naming(self, episode: int, camera: str) -> Iterator[None]:
-        """Errors on the way say which clip they are of."""
+        """Adds file, episode and camera to errors raised inside."""
         try:
             yield
         except (OSError, StoreError) as error:
@@ -438,7 +453,7 @@ class Store:
             raise StoreError(f"{where}: {reason}; {RESTORE}") from error
 
     def _sample(self, camera: str) -> np.ndarray:
-        """A fixed random sample of the camera's pictures in the whole store, uint8 (n, 3, H, W)."""
+        """A fixed random sample of the camera's frames in the whole store, uint8 (n, 3, H, W)."""
         picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
         starts = np.array([row.meta.from_index for row in self._rows])
         owner = np.searchsorted(starts, picked, side="right") - 1
@@ -450,13 +465,13 @@ class Store:
         columns = read_columns(self._rows, features)
         if (columns["task_index"] >= len(self._texts)).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
-        columns["task_index"], self._said = language.said(self._rows, features, columns, self._texts)
+        columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():
             values.setflags(write=False)
         return columns
 
     def _is_final(self) -> bool:
-        """Whether the first and the last file that `finalize` writes are of the frames there are now."""
+        """True if the first and the last file that `finalize` writes match the present number of frames."""
         try:
             stats, info = (json.loads((self.root / f"meta/{name}.json").read_bytes()) for name in ("stats", "info"))
             return stats["index"]["count"] == [info["total_frames"]] == [self.frames]
@@ -464,7 +479,7 @@ class Store:
             return False
 
     def _check_totals(self) -> None:
-        """The totals must be those of the episodes, or of the first few after a kill: then they are mended."""
+        """Compares the totals with the episodes. Mends totals that miss the last episodes, as a kill leaves them."""
         promised = self._info["total_episodes"]
         lengths = [row.meta.length for row in self._rows]
         if promised > len(lengths):
@@ -478,7 +493,7 @@ class Store:
             self._write_totals()
 
     def _write_totals(self, stats: Mapping[str, Any] | None = None) -> None:
-        """Derives tasks.parquet and info.json from the episodes; info.json comes last: it makes a folder a store."""
+        """Derives tasks.parquet and info.json from the episodes. info.json comes last: it makes a folder a store."""
         info = schema.info_json(self.layout, self._info["features"], len(self._rows), self.frames, len(self._texts))
         self._info |= {k: info[k] for k in ("total_episodes", "total_frames", "total_tasks", "splits")}
         make_folder(self.root)

@@ -1,4 +1,4 @@
-"""Episodes as H.264 in MP4, by PyAV alone.
+"""H.264 video in MP4: encoding and exact random access, by PyAV.
 
 Measured on 64x64 MetaWorld renders (button-press-topdown, the close `corner2` view, 100 frames; drawer-open is within 1
 dB; PyAV 18.1; medium preset, GOP 2):
@@ -11,12 +11,13 @@ dB; PyAV 18.1; medium preset, GOP 2):
 | yuv444p, CRF 3  | 43.9 (40.3)                | 50        | 1760          |
 | RGB, lossless   | exact                      | exact     | 3500          |
 
-At this size the saturated robot is a few pixels wide, and halving the chroma caps the picture at 30 dB whatever the bit
-rate. Hence 4:4:4 at CRF 3 (profile High 4:4:4 Predictive), which whatever decodes by FFmpeg reads, lerobot and PyAV
-tried; not every browser does. GOP 2 makes random access cheap; without B-frames decode order is display order; with one
-thread the same frames always give the same bytes.
+At this size the saturated robot is a few pixels wide, and halving the chroma limits the image to 30 dB at any bit
+rate. Hence 4:4:4 at CRF 3 (profile High 4:4:4 Predictive). Everything built on FFmpeg decodes it (tried: lerobot and
+PyAV), but not every browser. GOP 2 makes random access cheap. Without B-frames, decode order is display order. With one
+thread, the same frames always give the same bytes.
 
-Larger pictures are decoded as they are drawn sooner than they fit a cache, and their edges are soft. At 128x128, yuv444p, GOP 2:
+Larger images often exceed the frame cache and are then decoded for every batch, so decoding speed counts, and their
+edges are soft. At 128x128, yuv444p, GOP 2:
 
 | 60 frames of drawer-open | PSNR, dB (worst) | bytes a frame | ms of one core to decode a frame |
 |--------------------------|------------------|---------------|----------------------------------|
@@ -44,20 +45,21 @@ from wamkit.files import StoreError
 
 CODEC, PIXEL_FORMAT, GOP = "libx264", "yuv444p", 2
 _SMALL = 96 * 96  # pixels
-# FFmpeg looks at the content, not at the name: a playlist in an MP4's place would have it read other files.
+# FFmpeg goes by content, not by name: a playlist in place of an MP4 would make it read other files.
 CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
-# From these straight to planes FFmpeg (that of PyAV 17 and 18) leaves the end of a row as it was in memory, unless it is of whole sixteens.
+# FFmpeg (in PyAV 17 and 18) converts these to planes with the end of each row uninitialised, unless the width is a
+# multiple of 16.
 _CUT_SHORT = ("yuv420p", "yuv422p", "yuvj420p", "yuvj422p", "yuva420p")
-_SEEK_AHEAD = 8  # frames; decoding on is cheaper than a seek up to about here
+_SEEK_AHEAD = 8  # frames; up to about this distance, decoding on is cheaper than seeking
 
 
 def encoder(size: tuple[int, int]) -> dict[str, str]:
-    """x264's options that depend on the size (H, W) of pictures: see this module's tables."""
+    """The options of x264 that depend on the size (H, W) of the images; see the tables above."""
     return {"crf": "3"} if size[0] * size[1] <= _SMALL else {"crf": "10", "tune": "fastdecode"}
 
 
 def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float) -> bytes:
-    """Encodes RGB frames, uint8 (T, 3, H, W), T >= 1, as one MP4 file at `fps` frames a second.
+    """The bytes of an MP4 file of RGB frames, T >= 1, at `fps` frames a second.
 
     The same frames give the same bytes. Raises StoreError for frames of another type or shape.
     """
@@ -68,11 +70,14 @@ def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float) -> bytes:
 
 
 def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size: tuple[int, int], count: int) -> bytes:
-    """The same for pictures as they come, RGB (H, W, 3): `count` of them, of `size` (H, W); only one is held at a time.
+    """The bytes of an MP4 file of frames from an iterator, of which one at a time is in memory.
 
-    Raises StoreError for a picture of another type or shape, and for more or fewer pictures.
+    size: the (H, W) that frames must have.
+    count: how many there must be.
+
+    Raises StoreError for a frame of another type or shape, and for a wrong number of them.
     """
-    # threads=1 below: by default swscale uses all cores, which for small pictures on a busy machine is much slower.
+    # threads=1 below: by default swscale uses all cores, which is much slower for small images on a busy machine.
     rate, buffer, reformatter = Fraction(fps).limit_denominator(100_000), io.BytesIO(), VideoReformatter()
     number = -1
     with av.open(buffer, "w", format="mp4") as container:
@@ -82,14 +87,14 @@ def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size
         context.gop_size, context.max_b_frames, context.thread_count = GOP, 0, 1
         for number, image in enumerate(frames):
             if image.dtype != np.uint8 or image.shape != (*size, 3):
-                raise StoreError(f"picture {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
+                raise StoreError(f"image {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             frame = reformatter.reformat(rgb, format=PIXEL_FORMAT, threads=1)
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     if number + 1 != count:
-        raise StoreError(f"there are {number + 1} pictures for {count} steps")
+        raise StoreError(f"there are {number + 1} images for {count} steps")
     return buffer.getvalue()
 
 
@@ -101,16 +106,21 @@ def decode_video(
     size: tuple[int, int] | None = None,
     total: int | None = None,
 ) -> UInt8[np.ndarray, "N 3 H W"]:
-    """Decodes the frames `numbers` of a video, ascending; see `Video`, which decodes more than once."""
+    """The frames `numbers`, ascending, of a video; see `Video`, which stays open for more."""
     with Video(source, fps, shape, total) as video:
         return video.frames(numbers, size)
 
 
 class Video:
-    """An open video, of which any frames can be had: frame k is the one within half a frame of k / fps seconds.
+    """An open video with random access. Frame k is the one within half a frame of k / fps seconds.
 
-    source: an MP4 file, or its bytes.   shape: (H, W) that its pictures must have.   total: how many frames it must have, if known.
-    Raises StoreError, without naming the source, when it cannot be read. One thread at a time; after an error it is of no more use.
+    source: an MP4 file, or its bytes.
+    fps: frames a second that it must have.
+    shape: the (H, W) that its frames must have.
+    total: the number of frames that it must have, if known.
+
+    Raises StoreError, without naming the source, when it cannot be read. For one thread at a time. After an error the
+    video must be opened again.
     """
 
     def __init__(self, source: Path | bytes, fps: float, shape: tuple[int, int], total: int | None = None):
@@ -125,7 +135,7 @@ class Video:
         except BaseException:
             self.close()
             raise
-        self._at, self._images = -1, self._container.decode(self._stream)
+        self._at, self._decoded = -1, self._container.decode(self._stream)
         self._clock = (1 / (self._fps * self._stream.time_base)).as_integer_ratio()
 
     def _checked(self, fps: float, total: int | None) -> av.VideoStream:
@@ -133,23 +143,26 @@ class Video:
             raise StoreError("there is no video in it")
         stream, shape = self._container.streams.video[0], self._shape
         if (stream.height, stream.width) != shape:
-            raise StoreError(f"its pictures are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
+            raise StoreError(f"its frames are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
         if total is not None and stream.frames not in (0, total):
             raise StoreError(f"it has {stream.frames} frames instead of {total}")
-        rate = float(stream.average_rate or fps)  # frames by duration: off by up to one frame
+        rate = float(stream.average_rate or fps)  # computed from the duration, so off by up to one frame
         if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
             raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
-        # Without "explode" FFmpeg paints over damaged parts and says nothing.
+        # Without "explode" FFmpeg conceals damage silently.
         stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
         return stream
 
     def frames(
         self, numbers: Sequence[int], size: tuple[int, int] | None = None, start: int = 0
     ) -> UInt8[np.ndarray, "N 3 H W"]:
-        """The frames `numbers`, ascending and counted from frame `start`, as uint8 RGB, resized by area to `size` (H, W) if given.
+        """RGB frames by number.
 
-        Only what is needed is decoded: distant frames are reached by the keyframe before them. Raises StoreError for a frame that is
-        missing or damaged.
+        numbers: ascending, counted from frame `start`.
+        size: (H, W) to resize to, by area averaging; None for the stored size.
+
+        Only the frames needed are decoded: distant ones are reached through the keyframe before them. Raises StoreError
+        for a frame that is missing or damaged.
         """
         out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
         with decoding_errors():
@@ -158,9 +171,9 @@ class Video:
         return out
 
     def depth(self, numbers: Sequence[int], start: int = 0) -> UInt16[np.ndarray, "N H W"]:
-        """The same of a film of depth maps: the 12-bit codes of its pixels, as they were before they became a film.
+        """The 12-bit codes of a video of depth maps, as they were before encoding. numbers, start: as in `frames`.
 
-        Raises StoreError for pixels of another kind, from which codes cannot be had exactly.
+        Raises StoreError for another pixel format, from which the codes cannot be recovered exactly.
         """
         out = np.empty((len(numbers), *self._shape), np.uint16)
         with decoding_errors():
@@ -168,17 +181,17 @@ class Video:
                 frame = self._find(start + number)
                 if frame.format.name != "gray12le":
                     raise StoreError(
-                        f"its pixels are {frame.format.name}; of depth maps, wamkit reads films of gray12le"
+                        f"its pixels are {frame.format.name}; wamkit reads depth maps from videos of gray12le"
                     )
                 out[row] = frame.to_ndarray()
         return out
 
     def _find(self, number: int) -> av.VideoFrame:
-        ticks, frames = self._clock  # so many of the stream's ticks are so many frames
+        ticks, frames = self._clock  # `ticks` of the stream's clock last as long as `frames` frames
         if not 0 < number - self._at <= _SEEK_AHEAD:
             self._container.seek(round((number - 0.5) * ticks / frames), stream=self._stream)
-            self._images = self._container.decode(self._stream)
-        for frame in self._images:
+            self._decoded = self._container.decode(self._stream)
+        for frame in self._decoded:
             self._at = round(frame.pts * frames / ticks)
             if self._at >= number:
                 break
@@ -187,7 +200,7 @@ class Video:
         return frame
 
     def close(self) -> None:
-        """Lets go of the file and of the decoder."""
+        """Closes the file and the decoder."""
         self._container.close()
 
     def __enter__(self) -> Video:
@@ -198,15 +211,15 @@ class Video:
 
 
 class RgbConverter:
-    """Decoded pictures as RGB. One for all pictures of a film: FFmpeg's tables are made once for each."""
+    """Converts decoded frames to RGB. One for all frames of a video, since FFmpeg builds tables for each converter."""
 
     def __init__(self) -> None:
         self._packed, self._colours, self._sizes = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
     def write(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
-        """Writes a picture into `out`, resized by area if that is of another size."""
-        # Planes are copied as they are, pixels of three bytes would have to be sorted. Resizing apart: together with a change of
-        # colours FFmpeg halves the resolution of a film's colours first, or rounds down.
+        """Writes a frame into `out`, resized by area averaging if the sizes differ."""
+        # Planes are copied as they are, whereas packed pixels would have to be reordered. Resizing is a separate step:
+        # combined with a change of colour space, FFmpeg halves the chroma resolution first, or rounds down.
         height, width = out.shape[1:]
         if frame.width % 16 and frame.format.name in _CUT_SHORT:
             frame = self._packed.reformat(frame, format="rgb24", threads=1)
@@ -219,7 +232,7 @@ class RgbConverter:
 
 @contextlib.contextmanager
 def decoding_errors() -> Iterator[None]:
-    """What FFmpeg cannot decode becomes a StoreError."""
+    """Turns FFmpeg's errors into StoreError."""
     try:
         yield
     except (av.FFmpegError, EOFError) as error:

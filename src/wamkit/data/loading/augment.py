@@ -1,6 +1,7 @@
-"""Augmentation of a batch's pictures: seeded, and one for all frames of a sample, so that nothing moves or changes colour in time.
+"""Seeded image augmentation. All frames of a window are augmented alike, so nothing moves or changes colour over time.
 
-Off by default: on a fixed camera a random shift costs success, since where a thing is in the picture *is* where it is (docs/LOG.md).
+Off by default: with a fixed camera a random shift lowers success, because there the position of an object in the image
+*is* its position (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ _GREY = torch.tensor([0.299, 0.587, 0.114])  # BT.601
 
 @dataclass(frozen=True)
 class Augment:
-    """shift: largest translation in pixels; edges repeat.   colour: largest relative change of brightness, contrast and saturation.
-    drop_view: how often a view is black, where there are several; one always stays."""
+    """Strength of each augmentation; 0 turns it off.
+
+    shift: largest translation in pixels. Edges repeat.
+    colour: largest relative change of brightness, contrast and saturation, at most 0.9.
+    drop_view: probability that a view is black, at most 0.9. One view always stays.
+    """
 
     shift: int = 0
     colour: float = 0.0
@@ -36,7 +41,7 @@ class Augment:
 
 
 def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
-    """`batch` with other pictures: present, past and future of a row alike. The batch itself is not changed."""
+    """A copy of `batch` with augmented images. The present, past and future of a row are augmented alike."""
     B, views = batch.obs.shape[:2]
     parts = {"past": batch.past, "obs": batch.obs.unsqueeze(1), "future": batch.future}
     images = torch.cat(list(parts.values()), 1)
@@ -54,7 +59,7 @@ def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
 
 
 def translated(images: UInt8[Tensor, "B *n H W"], shifts: Tensor) -> UInt8[Tensor, "B *n H W"]:
-    """Row i moved down by shifts[i, 0] and right by shifts[i, 1] pixels; edges repeat."""
+    """Row i translated down by shifts[i, 0] and right by shifts[i, 1] pixels, int (B, 2). Edges repeat."""
     H, W = images.shape[-2:]
     out = torch.empty_like(images)
     for i, (dy, dx) in enumerate(shifts.tolist()):
@@ -67,7 +72,12 @@ def translated(images: UInt8[Tensor, "B *n H W"], shifts: Tensor) -> UInt8[Tenso
 def coloured(
     images: UInt8[Tensor, "B n V 3 H W"], brightness: Float[Tensor, " B"], contrast: Tensor, saturation: Tensor
 ) -> UInt8[Tensor, "B n V 3 H W"]:
-    """Brightness multiplies; contrast moves away from the sample's mean grey; saturation away from each pixel's grey."""
+    """Images with changed colours; a factor of 1 changes nothing.
+
+    brightness: float (B,), multiplies the pixels.
+    contrast: float (B,), scales the distance from the row's mean grey.
+    saturation: float (B,), scales the distance from each pixel's own grey.
+    """
     each = lambda f: f.view(-1, 1, 1, 1, 1, 1)  # noqa: E731
     x = images.float() * each(brightness)
     grey = (x * _GREY.view(3, 1, 1)).sum(3, keepdim=True)

@@ -1,4 +1,4 @@
-"""From a store on disk to what a family trains on: frames, shapes and clocks, statistics of the numbers."""
+"""From a store on disk to training data: frames, the spec, normalisation statistics."""
 
 from __future__ import annotations
 
@@ -17,29 +17,32 @@ from wamkit.types import Spec
 def open_frames(
     data: str | Path | Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB
 ) -> tuple[Frames, Store]:
-    """The frames of a store, or of the one in the folder `data`, pictures memory-mapped from its decoded cache (built at the first call).
+    """The frames of a store, with images memory-mapped from its frame cache, which the first call builds.
 
-    size: (H, W) that pictures are resized to, by area; as recorded by default.   cache_gb: how large that cache may become; what is
-    beyond is decoded when it is drawn (`data.reader`). Raises StoreError for an import that was cut off.
+    data: a store, or its folder.
+    size: (H, W) to resize images to, by area averaging; None for the recorded size.
+    cache_gb: budget of the frame cache. Frames beyond it are decoded for each batch (`lazy_frames`).
+
+    Raises StoreError for an import that was cut off, or for a store without episodes.
     """
     store = data if isinstance(data, Store) else Store.open(data)
     require_whole(store.root)
     if not len(store):
         raise StoreError(f"{store.root} holds no episodes: collect some with `wamkit collect --out {store.root} ...`")
-    numbers = store.numeric()
+    columns = store.numeric()
     metas = store.episodes
     return (
         Frames(
             images=open_images(store, size, cache_gb),
-            proprio=numbers["observation.state"],
-            action=numbers["action"],
-            action_expert=numbers["action.expert"],
-            episode=numbers["episode_index"],
+            proprio=columns["observation.state"],
+            action=columns["action"],
+            action_expert=columns["action.expert"],
+            episode=columns["episode_index"],
             text=tuple(m.text for m in metas),
             is_demonstration=np.array([m.is_demonstration for m in metas]),
             has_action=np.full(len(metas), bool(store.layout.action_names)),
             tracks=store.tracks(),
-            text_index=numbers["task_index"],
+            text_index=columns["task_index"],
             texts=store.texts,
         ),
         store,
@@ -62,7 +65,7 @@ def spec_of(
         raise StoreError(f"{store.root}: pictures are {height}x{width}; height and width must be multiples of 16")
     if points and not store.layout.point_grid:
         raise StoreError(
-            f"{store.root} has no scene points, which this family learns from: {COLLECT_POINTS.format(32)} into a new folder"
+            f"{store.root} has no scene points, which this family needs: {COLLECT_POINTS.format(32)} into a new folder"
         )
     return Spec(
         cameras=store.cameras,
@@ -79,11 +82,12 @@ def spec_of(
 
 
 def statistics(frames: Frames, spec: Spec) -> dict[str, Any]:
-    """Mean and deviation of proprioception and executed actions over all frames that are used, JSON-able; of actions, over
-    those that have any.
+    """Mean and standard deviation of the state and the executed actions over all frames in use, JSON-able.
 
-    Where the spec has points also "point_flow": its mean is 0, what stands still, and its deviation (one for all axes, so that
-    directions keep) the root mean square over the points that move, in the demonstrations.
+    Actions are those of the episodes that have any.
+
+    If the spec has points, there is also "point_flow". Its mean is 0, so that points at rest stay 0. Its deviation is
+    the root mean square over the moving points of the demonstrations, one for all axes, which preserves directions.
     """
     rows = frames.rows()
     columns = {"proprio": frames.proprio[rows], "action": frames.action[rows[frames.has_action[frames.episode[rows]]]]}
@@ -103,7 +107,7 @@ def statistics(frames: Frames, spec: Spec) -> dict[str, Any]:
 
 
 _FLOW_SAMPLE = 500
-"""Windows that the statistics of flow are made of."""
+"""Windows from which the statistics of flow are computed."""
 
 _STILL = 1e-3
-"""Metres below which a point stands still."""
+"""Displacement in metres below which a point counts as at rest."""

@@ -1,7 +1,8 @@
-"""What a frozen encoder makes of all windows, kept on disk: training then neither encodes nor decodes pictures at every step, and runs that
-share data, windows and encoder share the file.
+"""A disk cache of the features that a frozen encoder computes for all windows.
 
-    <folder>/<key>/<name>.npy, checksums.json     key: of the encoder's weights, the data and the windows
+Training then neither decodes nor encodes images at every step. Runs with the same data, windows and encoder share it.
+
+    <folder>/<key>/<name>.npy, checksums.json     key: a digest of the encoder's weights, the data and the windows
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ import numpy as np
 from wamkit.files import exclusive, fsync_folder, make_folder, remove_leftovers, temporary, write_error
 
 _SUMS = "checksums.json"
-_BLOCK = 1 << 24  # bytes read at once
+_BLOCK = 1 << 24  # bytes read at a time
 
 Parts = Callable[[], Iterator[Mapping[str, np.ndarray]]]
-"""Starts anew the features of all windows, in order, some rows at a time."""
+"""Starts a new pass over the features of all windows, in order: some rows at a time, arrays by name."""
 
 
 def cached_features(folder: Path, key: str, rows: int, parts: Parts, limit: int) -> dict[str, np.ndarray]:
-    """Features of `rows` windows by name, memory-mapped and read-only; made by `parts` where they are not there yet, or damaged.
+    """The features of `rows` windows by name, memory-mapped and read-only.
 
-    They appear whole or not at all. Those used longest ago are removed when all in `folder` take more than `limit` bytes.
-    Raises StoreError when the disk is full.
+    parts: computes them, if they are missing or damaged.
+    limit: bytes that all features in `folder` may take. Beyond it, those used longest ago are removed.
+
+    They appear whole or not at all. Raises StoreError when the disk is full.
     """
     make_folder(folder)
     path = folder / key
@@ -75,7 +78,7 @@ def _checksum(path: Path) -> int:
 def _intact(path: Path) -> bool:
     try:
         sums = json.loads((path / _SUMS).read_text())
-        return bool(sums) and all(_checksum(path / name) == said for name, said in sums.items())
+        return bool(sums) and all(_checksum(path / name) == total for name, total in sums.items())
     except (OSError, ValueError, AttributeError):
         return False
 

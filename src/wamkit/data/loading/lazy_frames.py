@@ -1,7 +1,7 @@
-"""Pictures of a store as one array, whether they are kept decoded or not: what does not fit the cache's budget is decoded when it is drawn.
+"""All images of a store as one array, cached or not: frames beyond the cache's budget are decoded when they are needed.
 
-Measured (benchmarks/loading.py, figures in docs/LOG.md): opening a file costs as much as decoding several frames of it, so files are
-kept open, as many as fit a fixed amount of memory.
+Opening a video costs as much as decoding several frames of it (benchmarks/loading.py, figures in docs/LOG.md). Videos
+therefore stay open, as many as fit into a fixed amount of memory.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from wamkit.data.format.video import Video
 from wamkit.data.loading.windows import ImageArray
 
 CACHE_GB = 16.0
-"""Budget of the decoded pictures of a data set, where nobody says another."""
+"""Default budget of a data set's frame cache, in units of 1e9 bytes."""
 
-_OPEN_BYTES = 1 << 28  # of memory that open videos may take, about
+_OPEN_BYTES = 1 << 28  # approximate memory of all open videos
 _DECODER = 1 << 20  # bytes of an open video's buffers
-_PICTURES = 24  # and so many of its pictures, each of three bytes a pixel, are in the decoder
-_MOST_OPEN = 256  # a process may commonly have 1,024 files open
+_FRAMES = 24  # frames, of three bytes a pixel, that a decoder holds
+_MOST_OPEN = 256  # open videos; a process may commonly have 1,024 files open
 
 
 def open_images(store: Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB) -> ImageArray:
-    """All N frames of `store`, uint8 (N, V, 3, H, W), resized to `size` (H, W) if given.
+    """All N frames of `store`, uint8 (N, V, 3, H, W).
 
-    Whole episodes are kept decoded on disk, from the first, as far as `cache_gb` (1e9 bytes) goes; the others are decoded where they are
-    asked for, and the pictures are the same. Raises StoreError as `FrameCache.build_or_open` does, and for a damaged video when it is read.
+    size: (H, W) to resize to, by area averaging; None for the recorded size.
+    cache_gb: budget of the frame cache, in units of 1e9 bytes. The first episodes are cached as far as it reaches. The
+        others are decoded on access, with the same result.
+
+    Raises StoreError as `FrameCache.build_or_open` does, and for a damaged video when it is read.
     """
     height, width = size or store.layout.image_shape[1:]
     room = int(cache_gb * 1e9) // max(1, len(store.cameras) * 3 * height * width)
@@ -47,9 +50,9 @@ def open_images(store: Store, size: tuple[int, int] | None = None, cache_gb: flo
 
 
 class VideoFrames:
-    """All N frames of a store, decoded where they are asked for: `frames[index]`, index an int64 array of any shape.
+    """All N frames of a store, decoded on access by `frames[index]`, with an int64 array of any shape.
 
-    Several threads may ask at once; each then works with videos of its own.
+    Several threads may read at once; each uses videos of its own.
     """
 
     def __init__(self, store: Store, size: tuple[int, int] | None = None):
@@ -60,7 +63,7 @@ class VideoFrames:
         self._open: OrderedDict[tuple[Path, str], list[Video | StillImages]] = OrderedDict()
         self._lock = threading.Lock()
         largest = max((np.prod(store.layout.size(c)) for c in store.cameras), default=0)
-        self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _PICTURES * 3 * largest), 2, _MOST_OPEN))
+        self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _FRAMES * 3 * largest), 2, _MOST_OPEN))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -79,7 +82,7 @@ class VideoFrames:
         return out[where.reshape(np.shape(index))]
 
     def _decode(self, episode: int, camera: str, steps: list[int]) -> np.ndarray:
-        """As `Store.pictures`, by a video that is open already if there is one that nobody uses."""
+        """Frames as from `Store.decode_steps`, by an open video that no other thread uses, if there is one."""
         clip = self._store.video_path(episode, camera), camera
         with self._lock:
             waiting = self._open.pop(clip, [])
@@ -89,7 +92,7 @@ class VideoFrames:
         video = video or self._store.open_video(episode, camera)
         images = self._store.decode_from(video, episode, camera, steps, self._size)
         with self._lock:
-            self._open[clip] = [*self._open.pop(clip, []), video]  # the one used last comes last
+            self._open[clip] = [*self._open.pop(clip, []), video]  # in the order of their last use
             while sum(map(len, self._open.values())) > self._most:
                 for old in self._open.popitem(last=False)[1]:
                     old.close()
@@ -97,7 +100,7 @@ class VideoFrames:
 
 
 class _PartlyCached:
-    """The first frames from the cache, the others decoded where they are asked for."""
+    """Frames of which the first are cached and the others decoded on access."""
 
     def __init__(self, cached: np.ndarray | None, videos: VideoFrames):
         self._cached, self._videos, self.shape = cached, videos, videos.shape

@@ -1,8 +1,9 @@
-"""Several data sets as one: `wamkit mix` writes which and how much of each, training draws from them all.
+"""Mixtures: training on several data sets, each with a share of the samples. `wamkit mix` writes them.
 
-Which data set row k of training comes from, and which of its windows, is a pure function of (seed, k): the same after a resume, and for
-any division of batches among workers. Shares are met almost exactly at every moment, not on average: the k-th draw lies at frac(u + k phi),
-phi the golden ratio, whose points never leave a gap (Weyl); within a data set every window comes once an epoch.
+The data set and the window of row k of training are a pure function of (seed, k), so they are the same after a resume
+and for any division of batches among workers. Shares hold at every moment, not only on average: draw k lies at
+frac(u + k phi), with phi the golden ratio, a sequence without gaps (Weyl). Within a data set every window comes once an
+epoch.
 """
 
 from __future__ import annotations
@@ -29,23 +30,23 @@ from wamkit.data.loading.windows import PLAIN, Frames, Windows
 from wamkit.types import Batch, Spec, WamkitError
 
 _PHI = (np.sqrt(5.0) - 1) / 2
-_BLOCK = 1 << 16  # draws that are counted at once
+_BLOCK = 1 << 16  # draws counted at a time
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Writes which data sets are trained on together, and how much of each; shows what that comes to."""
+    """Writes a mixture of data sets to train on, and prints the resulting shares."""
 
     out: Path
     """The file to write, *.json."""
     by: Literal["sample", "episode", "hour"] = "sample"
-    """What a weight is of: the data set's share of all samples, or what one of its episodes, or one of its hours, counts."""
+    """Unit of the weights: the share of all samples, or the weight of each episode, or of each hour of a data set."""
     size: tuple[int, int] = (64, 64)
-    """Height and width that all pictures are resized to."""
+    """Height and width to which all images are resized."""
     views: tuple[str, ...] = ("scene",)
-    """The model's views, by the roles of cameras: scene, wrist, ego; scene+ego is one view, of whichever a data set has."""
+    """The model's views by camera role: scene, wrist, ego. "scene+ego" is one view, of whichever a data set has."""
     relative: bool = True
-    """Whether absolute end-effector poses become relative to where the robot was when a chunk began."""
+    """Convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,12 @@ class SourceConfig:
     """Its folder, relative to the mixture's file."""
     weight: float = 1.0
     name: str = ""
-    """What it is called in logs; the folder's name if empty."""
+    """Its name in logs; the folder's name if empty."""
     demonstrations: tuple[int, int] | None = None
-    """Only these of its demonstrations, from the first number up to, not including, the second; off-expert episodes are left out then."""
+    """Use only these demonstrations: from the first number up to, but excluding, the second. None uses all episodes.
+    With a range, off-expert episodes are left out."""
     actions: bool = True
-    """Whether its actions are learned from; if not, it is video, and its actions are not looked at."""
+    """Learn from its actions. If false, it serves as video without actions."""
 
     def __post_init__(self) -> None:
         cfg.check_bounds(self, weight=(1e-9, inf))
@@ -77,33 +79,39 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class MixtureConfig:
-    """Which data sets are trained on together, and how."""
+    """A mixture of data sets as its JSON file describes it."""
 
     sources: tuple[SourceConfig, ...]
     by: Literal["sample", "episode", "hour"] = "sample"
-    """What a weight is of: the data set's share of all samples, or what one of its episodes, or one of its hours, counts."""
+    """Unit of the weights: the share of all samples, or the weight of each episode, or of each hour of a data set."""
     size: tuple[int, int] = (64, 64)
-    """Height and width that all pictures are resized to."""
+    """Height and width to which all images are resized."""
     views: tuple[str, ...] = ("scene",)
-    """The model's views, by the roles of cameras: scene, wrist, ego; scene+ego is one view, of whichever a data set has."""
+    """The model's views by camera role: scene, wrist, ego. "scene+ego" is one view, of whichever a data set has."""
     relative: bool = True
-    """Whether absolute end-effector poses become relative to where the robot was when a chunk began."""
+    """Convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk."""
     normalisers: Mapping[str, Normaliser] = field(default_factory=dict)
-    """By a field's name or kind, where the defaults do not fit."""
+    """Normalisers by field name or kind, where the defaults do not fit; see `wamkit.data.embodiment`."""
 
     def __post_init__(self) -> None:
         names = self.names
         if not names or len(set(names)) < len(names):
-            raise cfg.ConfigError(f"sources {names}: there must be some, each with a name of its own")
+            raise cfg.ConfigError(f"sources {names}: there must be at least one, and their names must differ")
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of the sources."""
         return tuple(s.label for s in self.sources)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """The frames of several data sets, their robots known to each other. shares: (S,), of all samples; sum 1."""
+    """The frames of S data sets, whose embodiments share one vector space.
+
+    names, frames: of the data sets.
+    shares: float (S,), of all samples; their sum is 1.
+    fps: control steps a second of the model, those of the data set with the largest share.
+    """
 
     names: tuple[str, ...]
     frames: tuple[Frames, ...]
@@ -112,23 +120,26 @@ class Mixture:
 
     @property
     def embodiments(self) -> dict[str, Embodiment]:
-        """By the data sets' names."""
+        """The embodiments by data set name."""
         return {n: f.embodiment for n, f in zip(self.names, self.frames, strict=True) if f.embodiment is not None}
 
     def windows(self, spec: Spec, **more: Any) -> MixedWindows:
-        """What a trainer draws batches from."""
+        """The windows over all data sets, from which a trainer draws batches. Arguments as in `MixedWindows`."""
         return MixedWindows(self, spec, **more)
 
 
 def divided(frames: Frames, share: float, fps: float) -> Mixture:
-    """One data set as two, so that its episodes with actions give `share` of all samples, however many there are without."""
+    """A data set as a mixture of two, in which the episodes with actions have `share` of all samples."""
     used = np.ones(len(frames.has_action), bool) if frames.used is None else frames.used
     parts = tuple(replace(frames, used=used & chosen) for chosen in (frames.has_action, ~frames.has_action))
     return Mixture(("labelled", "action_free"), parts, np.array([share, 1 - share]), fps)
 
 
 class MixedWindows:
-    """Batches of a mixture; see `Windows`, whose interface this is. Rows of `features` are the data sets' one after the other."""
+    """Batches of windows over a mixture, with the interface of `Windows`.
+
+    Windows are numbered through all data sets, one data set after the other, and so are the rows of `features`.
+    """
 
     def __init__(self, mixture: Mixture, spec: Spec, *, seed: int, batch_size: int, augment: Augment = PLAIN):
         self.names, self.seed, self.batch_size, self.augment = mixture.names, seed, batch_size, augment
@@ -143,18 +154,19 @@ class MixedWindows:
 
     @property
     def decodes(self) -> bool:
-        """Whether drawing a batch means decoding videos."""
+        """True if drawing a batch decodes videos."""
         return any(part.decodes for part in self.parts)
 
     def __len__(self) -> int:
+        """The number of windows of all data sets."""
         return int(self._starts[-1])
 
     def sources(self, k: np.ndarray) -> np.ndarray:
-        """Which data set the draws number k come from, int64."""
+        """The data sets of the draws number `k`, int64."""
         return np.searchsorted(self._edges, (self._offset + k * _PHI) % 1.0, side="right")
 
     def _before(self, block: int) -> np.ndarray:
-        """How many of the draws before the block each data set had, int64 (S,); kept, since it is counted from the start."""
+        """Draws that each data set had before a block, int64 (S,). Cached, because it is counted from the start."""
         with self._counting:  # batches are made in several threads
             while len(self._counts) <= block:
                 drawn = self.sources((len(self._counts) - 1) * _BLOCK + np.arange(_BLOCK))
@@ -162,7 +174,7 @@ class MixedWindows:
             return self._counts[block]
 
     def indices(self, step: int) -> np.ndarray:
-        """The current frames (int64 (B,)) of batch `step`, numbered through all data sets."""
+        """The current frames of batch `step`, int64 (B,), numbered through all data sets."""
         first = step * self.batch_size
         block = first // _BLOCK
         drawn = self.sources(np.arange(block * _BLOCK, first + self.batch_size))
@@ -175,12 +187,12 @@ class MixedWindows:
         return out
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step`, always the same for one seed."""
+        """Batch number `step`, always the same for the same seed."""
         batch = self.gather(self.indices(step))
         return augmented(batch, self.augment, np.random.default_rng((self.seed, 1, step))) if self.augment else batch
 
     def gather(self, now: np.ndarray) -> Batch:
-        """The windows whose current frames are `now`, numbered through all data sets."""
+        """The windows with current frames `now`, int64 (B,), numbered through all data sets."""
         owner = np.searchsorted(self._starts, now, side="right") - 1
         batches, order = [], []
         for i, part in enumerate(self.parts):
@@ -199,24 +211,23 @@ def _seed(seed: int, source: int) -> int:
     return int(np.random.SeedSequence((seed, source)).generate_state(1, np.uint64)[0] >> 1)
 
 
-# ------------------------------------------------------------------------------------------------------------------ files
-
-
 def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
-    """FOLDER:WEIGHT:FIRST-LAST:video, as `wamkit mix` is given them, all but the folder optional; folders are written relative to `out`.
+    """The sources described on the command line, as FOLDER:WEIGHT:FIRST-LAST:video. All but the folder is optional.
 
-    Raises ConfigError for other words.
+    out: the mixture's file. Folders become relative to it.
+
+    Raises ConfigError for malformed words.
     """
     sources = []
     for word in words:
-        folder, *said = word.split(":")
+        folder, *parts = word.split(":")
         options: dict[str, Any] = {}
-        for part in said:
-            numbers = part.split("-")
+        for part in parts:
+            ends = part.split("-")
             if part == "video":
                 options["actions"] = False
-            elif len(numbers) == 2 and all(n.isdecimal() for n in numbers):
-                options["demonstrations"] = (int(numbers[0]), int(numbers[1]))
+            elif len(ends) == 2 and all(n.isdecimal() for n in ends):
+                options["demonstrations"] = (int(ends[0]), int(ends[1]))
             else:
                 try:
                     options["weight"] = float(part)
@@ -230,48 +241,51 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
 def open_mixture(
     path: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
 ) -> tuple[Mixture, MixtureConfig]:
-    """The mixture that a file describes, its data sets opened. chunk: steps of the action chunks that statistics are of.
-    cache_gb: of decoded pictures, for all data sets together; each gets as much of it as it has of the samples.
-    decoder: of their films.
+    """Opens the mixture described by a file, and its data sets.
 
-    Raises ConfigError for a file that is damaged, StoreError naming the data set that cannot be used and why.
+    chunk: steps of the action chunks from which statistics are computed.
+    cache_gb: budget of the frame caches of all data sets together. Each gets its share of the samples.
+    decoder: decodes the videos.
+
+    Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
     config = cfg.load_json(MixtureConfig, path)
     stores = [Store.open(path.parent / source.data, decoder) for source in config.sources]
     chosen = [_chosen(store, source) for store, source in zip(stores, config.sources, strict=True)]
     shares = _shares(config, stores, chosen)
     fps = stores[int(np.argmax(shares))].layout.fps
-    frames, numbers = [], []
+    frames, data = [], []
     for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
         metadata = load_metadata(store.root)
         if metadata is None:
             raise StoreError(
-                f"{store.root} does not say what its numbers mean; a mixture needs meta/wamkit.json, which `wamkit import` and `wamkit collect` write"
+                f"{store.root} has no metadata; a mixture needs meta/wamkit.json, which `wamkit import` and "
+                "`wamkit collect` write"
             )
         f, _ = open_frames(store, config.size, cache_gb * share)
         f = replace(f, used=np.isin(np.arange(len(store)), episodes), has_action=f.has_action & source.actions)
         acts, rows = bool(f.has_action.any()), f.rows()
-        # A robot's step is one of its own actions; of video without actions, as many pictures are a step as take its time.
+        # A step is one action of the robot. In video without actions it is as many frames as take the same time.
         frames.append(f if acts else replace(f, frame_stride=store.layout.fps / fps))
         action = f.action[rows] if acts else f.action[rows, :0]
-        numbers.append(SourceData(metadata, f.proprio[rows], action, f.episode[rows], store.cameras))
-    embodiments = fit(numbers, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
-    robotic = tuple(replace(f, embodiment=r) for f, r in zip(frames, embodiments, strict=True))
-    return Mixture(config.names, robotic, shares, fps), config
+        data.append(SourceData(metadata, f.proprio[rows], action, f.episode[rows], store.cameras))
+    embodiments = fit(data, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
+    converted = tuple(replace(f, embodiment=e) for f, e in zip(frames, embodiments, strict=True))
+    return Mixture(config.names, converted, shares, fps), config
 
 
 def _chosen(store: Store, source: SourceConfig) -> list[int]:
-    """The episodes of a data set that its source names."""
+    """The episodes of a data set that its source selects."""
     if source.demonstrations is None:
         return list(range(len(store)))
     (first, last), demos = source.demonstrations, [m.index for m in store.episodes if m.is_demonstration]
     if last > len(demos):
-        raise StoreError(f"{store.root} holds {len(demos)} demonstrations; {first} to {last} were asked for")
+        raise StoreError(f"{store.root} holds {len(demos)} demonstrations; {first} to {last} were requested")
     return demos[first:last]
 
 
 def _shares(config: MixtureConfig, stores: Sequence[Store], chosen: Sequence[Sequence[int]]) -> np.ndarray:
-    """What each data set gives of all samples, (S,)."""
+    """The share of each data set in all samples, (S,)."""
     amounts = {
         "sample": [1.0] * len(stores),
         "episode": [len(c) for c in chosen],
@@ -289,13 +303,13 @@ def mixture_spec(
     """Shapes and clocks of the model that a mixture trains. Raises WamkitError where pictures cannot be cut into 16x16 cells."""
     if any(n % 16 for n in config.size):
         raise WamkitError(f"size {config.size}: height and width must be multiples of 16")
-    robot = next(iter(mixture.embodiments.values()))
+    embodiment = next(iter(mixture.embodiments.values()))
     return Spec(
         cameras=config.views,
         height=config.size[0],
         width=config.size[1],
-        proprio_dim=robot.state_size,
-        action_dim=robot.action_size,
+        proprio_dim=embodiment.state_size,
+        action_dim=embodiment.action_size,
         chunk=chunk,
         frame_offsets=frame_offsets,
         past_offsets=past_offsets,

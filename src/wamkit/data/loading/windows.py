@@ -1,6 +1,6 @@
-"""From recorded frames to training batches: windows around a current frame, drawn as a pure function of (seed, step).
+"""Training batches: windows around a current frame, drawn as a pure function of (seed, step).
 
-Nothing is remembered between batches, so a run resumes exactly by continuing at its step.
+No state is kept between batches, so a run resumes exactly by continuing at its step.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COLLECT_POINTS = "collect them with `wamkit collect --options point_grid={}`"
 
 
 class ImageArray(Protocol):
-    """What an array of N pictures, uint8 (N, V, 3, H, W), is to those who draw from it."""
+    """An array of N images, uint8 (N, V, 3, H, W), that is indexed with int64 arrays."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -36,15 +36,20 @@ class ImageArray(Protocol):
 
 @dataclass(frozen=True)
 class Frames:
-    """All frames of a data set, episodes one after the other: N rows, E episodes.
+    """All frames of a data set, episode after episode: N rows, E episodes.
 
-    images: uint8 (N, V, 3, H, W), memory-mapped, or decoded when they are drawn.   proprio: float32 (N, s).   action, action_expert: float32 (N, a).
-    episode: int64 (N,), which episode a row belongs to.    text: E instructions.
-    is_demonstration, has_action: bool (E,).   tracks: scene points of the N rows, or None.
-    used: bool (E,), which episodes windows are drawn from; None for all.
-    said, texts: where an episode has several texts, int64 (N,), which of `texts` holds at a row; None: its episode's `text`.
-    robot: what makes one space of the numbers of several robots (`data.embodiment`); None where windows are in the robot's own.
-    frame_stride: rows that go by in a step of the model; not 1 only for video without actions whose rate is another than the robots'.
+    images: uint8 (N, V, 3, H, W), memory-mapped, or decoded on access.
+    proprio: float32 (N, s).
+    action, action_expert: float32 (N, a).
+    episode: int64 (N,), the episode of each row.
+    text: E instructions.
+    is_demonstration, has_action: bool (E,).
+    tracks: scene points of the N rows, or None.
+    used: bool (E,), the episodes from which windows are drawn; None for all.
+    text_index: int64 (N,), index into `texts` of each row's text; None where a row has its episode's `text`.
+    texts: all texts, for `text_index`.
+    embodiment: converts windows into the model's space (`data.embodiment`); None for windows in the robot's own units.
+    frame_stride: rows in one step of the model. It differs from 1 only in video without actions at another frame rate.
     """
 
     images: ImageArray
@@ -63,14 +68,15 @@ class Frames:
     frame_stride: float = 1.0
 
     def __len__(self) -> int:
+        """N, the number of rows."""
         return len(self.episode)
 
     def windows(self, spec: Spec, **more: Any) -> Windows:
-        """What a trainer draws batches from."""
+        """The windows over these frames, from which a trainer draws batches. The arguments are those of `Windows`."""
         return Windows(self, spec, **more)
 
     def text_at(self, row: int) -> str:
-        """The instruction at a row."""
+        """The text at a row."""
         return self.text[self.episode[row]] if self.text_index is None else self.texts[self.text_index[row]]
 
     def ends(self) -> np.ndarray:
@@ -79,22 +85,26 @@ class Frames:
         return last[np.searchsorted(last, np.arange(len(self)))] + 1
 
     def rows(self) -> np.ndarray:
-        """int64: the rows of the episodes that are used."""
+        """The rows of the episodes in use, int64."""
         return np.arange(len(self)) if self.used is None else np.flatnonzero(self.used[self.episode])
 
     def labelled(self, labelled: int, action_free: int) -> Frames:
-        """Only the first `labelled` demonstrations, and the next `action_free` as video without actions.
+        """The same frames, of which only the first demonstrations are in use.
 
-        Raises WamkitError where there are not so many.
+        labelled: demonstrations with actions, at least 1.
+        action_free: the demonstrations after those, as video without actions.
+
+        Raises WamkitError if there are too few.
         """
         demos = np.flatnonzero(self.is_demonstration & self.has_action)
         if labelled < 1 or labelled + action_free > len(demos):
             raise WamkitError(
-                f"{labelled} labelled and {action_free} action-free demonstrations were asked for, at least 1 labelled; there are {len(demos)}"
+                f"{labelled} labelled and {action_free} action-free demonstrations were requested, of which at least 1 "
+                f"must be labelled; there are {len(demos)}"
             )
-        kept, has_action = demos[: labelled + action_free], self.has_action.copy()
-        has_action[kept[labelled:]] = False
-        used = np.isin(np.arange(len(self.text)), kept)
+        chosen, has_action = demos[: labelled + action_free], self.has_action.copy()
+        has_action[chosen[labelled:]] = False
+        used = np.isin(np.arange(len(self.text)), chosen)
         return replace(self, used=used, has_action=has_action)
 
 
@@ -102,9 +112,13 @@ class Windows:
     """Batches of windows over `frames`.
 
     A window is the current frame t, the frames at t + spec.frame_offsets and t + spec.past_offsets, and the actions
-    t .. t + spec.chunk - 1. Beyond the ends of an episode, frames and actions repeat the outermost one and are marked
+    t to t + spec.chunk - 1. Beyond the ends of an episode, frames and actions repeat the outermost one and are marked
     invalid.
-    `features` are arrays with one row for each of the N windows, handed out with the batches.
+
+    seed: of the order of windows and of augmentation.
+    augment: augmentation of the images; see `augment`.
+
+    The attribute `features` may be set to arrays with one row for each of the N windows, which then come with batches.
     """
 
     def __init__(self, frames: Frames, spec: Spec, *, seed: int, batch_size: int, augment: Augment = PLAIN):
@@ -113,7 +127,8 @@ class Windows:
             raise WamkitError("the data set has no frames to train on")
         if spec.point_grid and (frames.tracks is None or frames.tracks.points.shape[1] != spec.point_grid**2):
             raise WamkitError(
-                f"the frames have no grid of {spec.point_grid} x {spec.point_grid} scene points: {COLLECT_POINTS.format(spec.point_grid)}"
+                f"the frames have no grid of {spec.point_grid} x {spec.point_grid} scene points: "
+                f"{COLLECT_POINTS.format(spec.point_grid)}"
             )
         self.frames, self.spec, self.seed, self.batch_size, self.augment = frames, spec, seed, batch_size, augment
         self.features: dict[str, np.ndarray] = {}
@@ -123,36 +138,36 @@ class Windows:
         self._ago, self._ahead = (_rows(o, frames.frame_stride) for o in (spec.past_offsets, (0, *spec.frame_offsets)))
 
     names: tuple[str, ...] = ()
-    """Of the data sets that `Batch.source` numbers; here there is one, which needs none."""
+    """Names of the data sets by `Batch.source`; empty for a single one."""
 
     @property
     def decodes(self) -> bool:
-        """Whether drawing a batch means decoding videos."""
+        """True if drawing a batch decodes videos."""
         return not isinstance(self.frames.images, np.ndarray)
 
     def __len__(self) -> int:
-        """How many windows there are; the rows of `features`."""
+        """The number of windows, which is the number of rows of `features`."""
         return len(self.frames)
 
     def _permutation(self, epoch: int) -> np.ndarray:
         return self._rows[np.random.default_rng((self.seed, 0, epoch)).permutation(len(self._rows))]
 
     def indices(self, step: int) -> np.ndarray:
-        """The current frames (int64 (B,)) of batch `step`: every frame once an epoch, epochs shuffled independently."""
+        """The current frames of batch `step`, int64 (B,): every frame once an epoch, epochs shuffled independently."""
         return self.nth(step * self.batch_size + np.arange(self.batch_size))
 
     def nth(self, k: np.ndarray) -> np.ndarray:
-        """The current frames of the draws number k, an int64 array."""
+        """The current frames of the draws number `k`, an int64 array."""
         epoch, place = np.divmod(k, len(self._rows))
         return np.array([self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)])
 
     def batch(self, step: int) -> Batch:
-        """Batch number `step`, always the same for one seed."""
+        """Batch number `step`, always the same for the same seed."""
         batch = self.gather(self.indices(step))
         return augmented(batch, self.augment, np.random.default_rng((self.seed, 1, step))) if self.augment else batch
 
     def gather(self, now: np.ndarray) -> Batch:
-        """The windows whose current frames are `now` (int64 (B,)), as they are."""
+        """The windows with current frames `now`, int64 (B,), without augmentation."""
         f, end = self.frames, self._end[now][:, None]
         first = self._first[now][:, None]
         ago, at = now[:, None] + self._ago, now[:, None] + self._ahead
@@ -161,21 +176,22 @@ class Windows:
         images = f.images[np.concatenate([earlier, np.minimum(at, end - 1)], 1)]
         clipped, episode = np.minimum(steps, end - 1), f.episode[now]
         tensor = torch.from_numpy
-        numbers = [f.proprio[now], f.proprio[earlier], f.action[clipped], f.action_expert[clipped]]
-        seen: dict[str, Any] = {}
-        if (robot := f.embodiment) is not None:
-            state, past, *actions = numbers
-            numbers = [robot.encode_state(x) for x in (state, past)] + [robot.encode_action(x, state) for x in actions]
-            images = robot.to_model_views(images)
+        vectors = [f.proprio[now], f.proprio[earlier], f.action[clipped], f.action_expert[clipped]]
+        more: dict[str, Any] = {}
+        if (embodiment := f.embodiment) is not None:
+            state, past, *actions = vectors
+            vectors = [embodiment.encode_state(x) for x in (state, past)]
+            vectors += [embodiment.encode_action(x, state) for x in actions]
+            images = embodiment.to_model_views(images)
             rows = (len(now), -1)
-            seen = {
-                "action_dim_valid": tensor(robot.has_action()).expand(*rows).clone(),
-                "view_valid": tensor(robot.has_view()).expand(*rows).clone(),
+            more = {
+                "action_dim_valid": tensor(embodiment.has_action()).expand(*rows).clone(),
+                "view_valid": tensor(embodiment.has_view()).expand(*rows).clone(),
             }
-        proprio, past_proprio, action, expert = map(tensor, numbers)
+        proprio, past_proprio, action, expert = map(tensor, vectors)
         if self.spec.point_grid:
             then = np.minimum(at[:, 1:], end - 1)
-            seen |= {"point_cloud": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
+            more |= {"point_cloud": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
         return Batch(
             obs=tensor(images[:, P]),
             future=tensor(images[:, P + 1 :]),
@@ -191,20 +207,25 @@ class Windows:
             has_action=tensor(f.has_action[episode]),
             is_demonstration=tensor(f.is_demonstration[episode]),
             features={k: tensor(v[now]) for k, v in self.features.items()},
-            **seen,
+            **more,
         )
 
 
 def _rows(offsets: Sequence[int], frame_stride: float) -> np.ndarray:
-    """Rows between frames that are `offsets` steps apart, int64; what lies ahead or behind stays so, however slow a video is."""
+    """Rows between frames `offsets` steps apart, int64. However slow a video, a nonzero offset is at least one row."""
     steps = np.array(offsets, np.int64)
     return np.sign(steps) * np.maximum(np.abs(np.rint(steps * frame_stride)).astype(np.int64), steps != 0)
 
 
 class Prefetcher:
-    """Makes batches in background threads, `depth` ahead, and gives them in order; `waited_s` is the time that the consumer waited.
+    """An iterator over batches that background threads make ahead of time.
 
-    An exception of `make` is raised where its batch would have come.
+    make: makes batch number k, for k from `first` to `last` - 1.
+    depth: batches made ahead.
+    threads: number of threads.
+
+    An exception in `make` is raised in place of its batch. The attribute `waited_s` is the time, in seconds, that the
+    consumer has waited.
     """
 
     def __init__(self, make: Callable[[int], Batch], first: int, last: int, depth: int = 3, threads: int = 1):
@@ -226,19 +247,19 @@ class Prefetcher:
         return batch
 
     def close(self) -> None:
-        """Stops the threads; batches made ahead are dropped (they can be made again)."""
+        """Stops the threads and drops the batches made ahead."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def window_starts(frames: Frames, reach: int, stride: int) -> np.ndarray:
-    """Current frames, every `stride` of each episode, whose window of `reach` steps lies inside the episode (int64)."""
+    """Every `stride`-th frame of each episode whose window of `reach` steps lies inside the episode, int64."""
     first = np.searchsorted(frames.episode, frames.episode)
     index = np.arange(len(frames))
     return index[(index + reach < frames.ends()) & ((index - first) % stride == 0)]
 
 
 def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
-    """A permutation that moves every row to another row of its own group (a group of one stays as it is)."""
+    """A permutation, int64, that moves every row to another row of its group. A group of one stays in place."""
     rng, out = np.random.default_rng(seed), np.arange(len(groups))
     names = np.array(groups)
     for group in sorted(set(groups)):
@@ -248,10 +269,10 @@ def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
 
 
 def observations(batch: Batch) -> list[Observation]:
-    """What a batch's rows see, as observations."""
-    numbers = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
+    """The rows of a batch as observations."""
+    arrays = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
     points = [None] * len(batch) if batch.point_cloud is None else batch.point_cloud.numpy()
     return [
         Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)), x)
-        for t, x, o, p, *past in zip(batch.text, points, *(x.numpy() for x in numbers), strict=True)
+        for t, x, o, p, *past in zip(batch.text, points, *(x.numpy() for x in arrays), strict=True)
     ]

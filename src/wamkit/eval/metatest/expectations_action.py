@@ -1,4 +1,6 @@
-"""What is expected of metrics of actions, foresight, judges and differences, as data: see `meta`. And which functions have no meta-test."""
+"""Expectations of metrics of actions, forecasts, rankings and differences, as data (see `judge`); functions without
+any.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from wamkit.eval.metatest.judge import NOISE, Metric, Suite
-from wamkit.eval.metatest.reference_actions import SHOWN, TOLD, Shows, told
-from wamkit.eval.metatest.reference_actions import noisy as shown_noisy
+from wamkit.eval.metatest.reference_actions import EDITS, SQUARE, EditedFutures, moving_square
+from wamkit.eval.metatest.reference_actions import noisy as noisy_future
 from wamkit.eval.metatest.reference_branches import MODELS, noisy
 from wamkit.eval.metrics import rank_correlation as ranking
 from wamkit.eval.metrics.intervals import barnard, mcnemar, paired_ratio
@@ -22,16 +24,14 @@ from wamkit.eval.suites.forecast_consistency import LEAST, Foreseen, auc, forete
 from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score
 from wamkit.types import EvaluationError
 
-# ------------------------------------------------------------------------------------------------- pictures and actions
-
 
 def counterfactual_suite(
     states: Sequence[Counterfactuals], levels: Sequence[float] = (5.0, 10.0, 20.0, 40.0, 80.0)
 ) -> Suite:
-    """Metrics of snapshot counterfactuals (`eval.action`)."""
+    """Metrics of snapshot counterfactuals (`suites.action_fidelity`)."""
     models = MODELS | {f"{NOISE}{level:g}": noisy(level) for level in levels}
     answers = {name: score(states, model) for name, model in models.items()}
-    how = f"{len(states)} states, from each of which the simulator carries out {len(states[0].names)} chunks of actions or so."
+    how = f"{len(states)} states. From each the simulator carries out about {len(states[0].names)} chunks of actions."
 
     def metric(name: str, best: float, **more: Any) -> Metric:
         return Metric(name, ("suites.action_fidelity.score",), lambda a: getattr(a, name).value, best, **more)
@@ -40,19 +40,22 @@ def counterfactual_suite(
         metric(
             "identified",
             1.0,
-            order=(("noisy oracle", "blind"), ("blind", "opposite")),
+            order=(("noisy oracle", "action-blind"), ("action-blind", "opposite")),
             varies={"noisy oracle": "noise below the differences"},
         ),
-        metric("direction", 1.0, order=(("noisy oracle", "blind"), ("blind", "opposite"))),
-        metric("gain", 1.0, tolerance=1e-3, order=(("noisy oracle", "blind"), ("blind", "opposite"))),
+        metric("direction", 1.0, order=(("noisy oracle", "action-blind"), ("action-blind", "opposite"))),
+        metric("gain", 1.0, tolerance=1e-3, order=(("noisy oracle", "action-blind"), ("action-blind", "opposite"))),
         metric("skill", 1.0, order=(("noisy oracle", "copy"),)),
         metric("drift", 0.0, blind={"still": "change imagined where nothing is done"}),
         metric(
-            "regret", 0.0, varies={"noisy oracle": "noise below the differences"}, order=(("noisy oracle", "blind"),)
+            "regret",
+            0.0,
+            varies={"noisy oracle": "noise below the differences"},
+            order=(("noisy oracle", "action-blind"),),
         ),
     )
     return Suite(
-        "Whether it imagines what its actions do",
+        "Does it imagine what its actions do?",
         how,
         answers,
         metrics,
@@ -61,7 +64,7 @@ def counterfactual_suite(
 
 
 def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
-    """Metrics of what is imagined, carried out and demonstrated (`eval.execution`); branches stand in for the three."""
+    """Metrics of imagined, executed and demonstrated futures (`suites.forecast_vs_execution`), made of branches."""
 
     def put(done: int | str, imagined: int | str) -> ExecutionScore:
         pick = lambda s, i: s.future[i] if isinstance(i, int) else s.future[s.names.index(i)]  # noqa: E731
@@ -78,8 +81,14 @@ def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
         return execution_score(rows)
 
     left, up = (next(n for n in states[0].names if n.startswith(sign)) for sign in "-+")
-    answers = {"both right": put(0, 0), "video right, arm wrong": put(left, 0), "video wrong, arm right": put(0, left),
-               "wrong alike": put(left, left), "wrong apart": put(left, up), "nothing moves": put(STILL, STILL)}  # fmt: skip
+    answers = {
+        "both right": put(0, 0),
+        "video right, arm wrong": put(left, 0),
+        "video wrong, arm right": put(0, left),
+        "wrong alike": put(left, left),
+        "wrong apart": put(left, up),
+        "nothing moves": put(STILL, STILL),
+    }
     answers |= {f"{NOISE}{level:g}": noise(level) for level in (5.0, 20.0, 80.0)}
 
     def metric(name: str, **more: Any) -> Metric:
@@ -95,51 +104,53 @@ def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
             blind=dict.fromkeys(("wrong alike", "nothing moves"), "imagined against carried out (consistency)"),
         ),
     )
-    how = f"{len(states)} states; what is imagined and what is carried out are branches of the simulator."
+    how = f"{len(states)} states; imagined and executed futures are branches of the simulator."
     return Suite("The video, the arm, or both", how, answers, metrics, tuple(n for n in answers if n.startswith(NOISE)))
 
 
-def reading_suite(steps: int = 150, levels: Sequence[float] = (10.0, 30.0, 100.0)) -> Suite:
-    """Metrics of whether actions can be read off pictures (`eval.inverse`), in a world in which they can."""
-    inverse, frames = train_inverse(told(24, 0), TOLD, steps=steps, batch=32, progress=False), told(8, 1)
-    models = SHOWN | {f"{NOISE}{level:g}": shown_noisy(level) for level in levels}
+def recoverability_suite(steps: int = 150, levels: Sequence[float] = (10.0, 30.0, 100.0)) -> Suite:
+    """Metrics of action recoverability (`probes.inverse_dynamics`), in a world whose images show the actions."""
+    inverse = train_inverse(moving_square(24, 0), SQUARE, steps=steps, batch=32, progress=False)
+    frames, models = moving_square(8, 1), EDITS | {f"{NOISE}{level:g}": noisy_future(level) for level in levels}
     answers = {
-        name: action_recoverability(Shows(frames, shows), inverse, frames, stride=3) for name, shows in models.items()
-    }  # type: ignore[arg-type]
+        name: action_recoverability(EditedFutures(frames, edit), inverse, frames, stride=3)  # type: ignore[arg-type]
+        for name, edit in models.items()
+    }
     functions = (
         "probes.inverse_dynamics.action_recoverability",
         "probes.inverse_dynamics.train_inverse",
     )
     metrics = tuple(
-        Metric(f"read off pictures, {name} / real", functions, lambda a, name=name: a.over(name, "real").value, 1.0)
+        Metric(f"read off frames, {name} / real", functions, lambda a, name=name: a.over(name, "real").value, 1.0)
         for name in ("forward", "joint")
     )
-    how = "A square that goes where its actions say; errors of actions read off imagined pictures over those off real ones."
+    how = "A square that its actions move; errors of actions read off imagined frames over those off real ones."
     return Suite(
-        "Can actions be read off its pictures?", how, answers, metrics, tuple(n for n in models if n.startswith(NOISE))
+        "Can actions be read off its frames?", how, answers, metrics, tuple(n for n in models if n.startswith(NOISE))
     )
 
 
-# ---------------------------------------------------------------------------------------- policies, judges, differences
-
-
-def foresight_suite(episodes: int = 60) -> Suite:
-    """Metrics of whether foresight foretells success (`eval.consistency`)."""
+def forecast_suite(episodes: int = 60) -> Suite:
+    """Metrics of the prediction of success by the forecast (`suites.forecast_consistency`)."""
     rng = np.random.default_rng(0)
     success, draw = np.arange(episodes) % 3 > 0, rng.standard_normal(episodes)
-    fine = 0.9 * success + 0.02 * np.abs(draw)  # how well it foresees: better where it succeeds
+    fine = 0.9 * success + 0.02 * np.abs(draw)  # skill of the forecast: better where the episode succeeds
 
-    def told(skill: np.ndarray) -> Sequence[Foreseen]:
+    def episodes_of(skill: np.ndarray) -> Sequence[Foreseen]:
         one = np.ones(1)
         return [
             Foreseen(f"task {i % 2}", i, bool(s), one - k, one)
             for i, (s, k) in enumerate(zip(success, skill, strict=True))
         ]
 
-    answers = {"foretells": told(fine), "says always the same": told(fine * 0), "foretells the opposite": told(-fine),
-               "another's": told(np.roll(fine, 1))}  # fmt: skip
-    ladder = {f"{NOISE}{k:g}": told(fine + k * draw) for k in (0.25, 0.5, 1.0, 2.0, 4.0)}
-    order = (("says always the same", "foretells the opposite"),)
+    answers = {
+        "predicts": episodes_of(fine),
+        "constant": episodes_of(fine * 0),
+        "opposite": episodes_of(-fine),
+        "another's": episodes_of(np.roll(fine, 1)),
+    }
+    ladder = {f"{NOISE}{k:g}": episodes_of(fine + k * draw) for k in (0.25, 0.5, 1.0, 2.0, 4.0)}
+    order = (("constant", "opposite"),)
 
     def area(found: Sequence[Foreseen]) -> float:
         task = np.array([int(e.task[-1]) for e in found])
@@ -148,23 +159,30 @@ def foresight_suite(episodes: int = 60) -> Suite:
     metrics = (
         Metric("area under the ROC curve", ("suites.forecast_consistency.auc",), area, 1.0, order=order),
         Metric(
-            "foretelling by skill",
+            "prediction by skill",
             ("suites.forecast_consistency.foretelling",),
             lambda e: foretelling(e, draws=2).skill.value,
             1.0,
             order=order,
         ),
     )
-    how = f"{episodes} made-up episodes of two tasks, {int((~success).sum())} of them failures (at least {LEAST} are asked for)."
-    return Suite("Does foresight foretell success?", how, answers | ladder, metrics, tuple(ladder))
+    failures = int((~success).sum())
+    how = f"{episodes} made-up episodes of two tasks, {failures} of them failures (at least {LEAST} are needed)."
+    return Suite("Does the forecast predict success?", how, answers | ladder, metrics, tuple(ladder))
 
 
-def judge_suite(policies: int = 10) -> Suite:
-    """Metrics of whether imagined success orders policies (`eval.ranking`)."""
+def ranking_suite(policies: int = 10) -> Suite:
+    """Metrics of the order of policies by imagined success (`metrics.rank_correlation`)."""
     rng, real = np.random.default_rng(0), np.linspace(0.08, 0.93, policies)
     draw = rng.standard_normal(policies)
-    answers = {"exact": real, "flatters": real**0.5, "on a line": 0.3 + 0.4 * real, "all the same": np.full(policies, 0.5),
-               "shuffled": real[rng.permutation(policies)], "reversed": real[::-1]}  # fmt: skip
+    answers = {
+        "exact": real,
+        "flatters": real**0.5,
+        "on a line": 0.3 + 0.4 * real,
+        "all the same": np.full(policies, 0.5),
+        "shuffled": real[rng.permutation(policies)],
+        "reversed": real[::-1],
+    }
     ladder = {f"{NOISE}{k:g}": np.clip(real + k * draw, 0, 1) for k in (0.03, 0.1, 0.2, 0.4)}
 
     def metric(name: str, figure: Callable[[np.ndarray], float], best: float, **more: Any) -> Metric:
@@ -178,19 +196,40 @@ def judge_suite(policies: int = 10) -> Suite:
 
     line = "orders all pairs right"
     metrics = (
-        metric("pearson", lambda s: ranking.pearson(s, real), 1.0, undefined={"all the same": "all the same, which have no correlation"},
-               blind={"on a line": "blind to bias and to slope"},
-               order=(("shuffled", "reversed"),)),
-        metric("spearman", lambda s: ranking.spearman(s, real), 1.0, undefined={"all the same": "Raises as `pearson`"},
-               blind=dict.fromkeys(("flatters", "on a line"), "blind to all but the order"), order=(("shuffled", "reversed"),)),
-        metric("mmrv", lambda s: ranking.mmrv(predicted=s, real=real), 0.0, blind={"flatters": line, "on a line": line},
-               order=(("all the same", "reversed"),)),
-        metric("agreement (bias)", lambda s: ranking.agreement(s[:, None], real[:, None], 0, draws=2).bias, 0.0,
-               undefined={"all the same": "Raises EvaluationError as the parts do"},
-               blind={"shuffled": "says nothing of order", "reversed": "says nothing of order"},
-               varies={"on a line": "its bias is what this line has in the middle"}, rises=False),
-    )  # fmt: skip
-    how = f"{policies} policies whose real success is known; what the judge says of them."
+        metric(
+            "pearson",
+            lambda s: ranking.pearson(s, real),
+            1.0,
+            undefined={"all the same": "all the same, which have no correlation"},
+            blind={"on a line": "blind to bias and to slope"},
+            order=(("shuffled", "reversed"),),
+        ),
+        metric(
+            "spearman",
+            lambda s: ranking.spearman(s, real),
+            1.0,
+            undefined={"all the same": "Raises as `pearson`"},
+            blind=dict.fromkeys(("flatters", "on a line"), "blind to all but the order"),
+            order=(("shuffled", "reversed"),),
+        ),
+        metric(
+            "mmrv",
+            lambda s: ranking.mmrv(predicted=s, real=real),
+            0.0,
+            blind={"flatters": line, "on a line": line},
+            order=(("all the same", "reversed"),),
+        ),
+        metric(
+            "agreement (bias)",
+            lambda s: ranking.agreement(s[:, None], real[:, None], 0, draws=2).bias,
+            0.0,
+            undefined={"all the same": "Raises EvaluationError as the parts do"},
+            blind={"shuffled": "says nothing of order", "reversed": "says nothing of order"},
+            varies={"on a line": "its bias is what this line has in the middle"},
+            rises=False,
+        ),
+    )
+    how = f"{policies} policies with known real success, and predictions of it."
     return Suite("Can it stand in for the simulator?", how, answers | ladder, metrics, tuple(ladder))
 
 
@@ -203,15 +242,15 @@ class Two:
 
 
 def difference_suite(states: int = 40) -> Suite:
-    """Tests and intervals of the difference of two policies (`eval.stats`, `eval.evidence`): equals are the best of them."""
+    """Tests and intervals of the difference of two policies, of which equal ones are the best."""
     hard = np.linspace(0, 1, states, endpoint=False)
     seeds = 4
 
-    def solves(rate: float) -> np.ndarray:
+    def successes(rate: float) -> np.ndarray:
         return np.stack([np.roll(hard, 7 * s) < rate for s in range(seeds)])
 
     rates = {"equal": 0.5, "5 points": 0.55, "10 points": 0.6, "20 points": 0.7, "40 points": 0.9}
-    answers = {name: Two(solves(0.5), solves(rate)) for name, rate in rates.items()}
+    answers = {name: Two(successes(0.5), successes(rate)) for name, rate in rates.items()}
 
     def metric(name: str, function: str, figure: Callable[[Two], float], best: float, **more: Any) -> Metric:
         return Metric(name, (function,), figure, best, **more)
@@ -231,40 +270,65 @@ def difference_suite(states: int = 40) -> Suite:
         return paired_ratio(a, b, np.arange(states), 0, draws=2).value
 
     metrics = (
-        metric("McNemar's p", "metrics.intervals.mcnemar", lambda t: mcnemar(t.first.ravel(), t.second.ravel()).p_value, 1.0),
-        metric("Barnard's p", "metrics.intervals.barnard",
-               lambda t: barnard(int(t.first.sum()), t.first.size, int(t.second.sum()), t.second.size), 1.0),
-        metric("e", "metrics.sequential_tests.log_e_value", lambda t: PairedEProcess().update(t.first.ravel(), t.second.ravel()).e, 1.0, below=True),
+        metric(
+            "McNemar's p",
+            "metrics.intervals.mcnemar",
+            lambda t: mcnemar(t.first.ravel(), t.second.ravel()).p_value,
+            1.0,
+        ),
+        metric(
+            "Barnard's p",
+            "metrics.intervals.barnard",
+            lambda t: barnard(int(t.first.sum()), t.first.size, int(t.second.sum()), t.second.size),
+            1.0,
+        ),
+        metric(
+            "e",
+            "metrics.sequential_tests.log_e_value",
+            lambda t: PairedEProcess().update(t.first.ravel(), t.second.ravel()).e,
+            1.0,
+            below=True,
+        ),
         metric("error of the second / first", "metrics.intervals.paired_ratio", ratio, 1.0),
-        metric("difference of mean success", "metrics.sequential_tests.mean_success", lambda t: rate(t.second) - rate(t.first), 0.0),
-        metric("difference of interquartile means", "metrics.sequential_tests.iqm", lambda t: middle(t.second) - middle(t.first), 0.0),
+        metric(
+            "difference of mean success",
+            "metrics.sequential_tests.mean_success",
+            lambda t: rate(t.second) - rate(t.first),
+            0.0,
+        ),
+        metric(
+            "difference of interquartile means",
+            "metrics.sequential_tests.iqm",
+            lambda t: middle(t.second) - middle(t.first),
+            0.0,
+        ),
         metric("probability of improvement", "metrics.sequential_tests.probability_of_improvement", improvement, 0.5),
-    )  # fmt: skip
-    how = f"Two made-up policies on {states} reset states and {seeds} training seeds; the second is better by so much, and never worse."
+    )
+    how = f"Two made-up policies on {states} reset states and {seeds} training seeds; the second is never worse."
     return Suite("Is one better?", how, answers, metrics, tuple(answers)[1:])
 
 
 HELPERS: Mapping[str, str] = {
-    "metrics.image.unit": "checks and scales pictures; no figure",
+    "metrics.image.unit": "checks and scales images; no figure",
     "metrics.image.decibel": "a change of units, of `psnr` and `masked_psnr`",
     "metrics.physics.depth_tolerance": "a percentile of real depths, which `penetration` is given",
-    "metrics.physics.mechanical_energy": "what `energy_gain` adds up; closed forms in test_physical",
-    "suites.action_fidelity.imagined_by": "asks a model; no figure",
+    "metrics.physics.mechanical_energy": "what `energy_gain` adds up; closed forms in test_physics_metrics",
+    "suites.action_fidelity.imagined_by": "queries a model; no figure",
     "suites.forecast_vs_execution.executions": "plays episodes; no figure",
-    "suites.forecast_vs_execution.diagnosis": "words for `execution_score`; every case in test_counterfactuals",
+    "suites.forecast_vs_execution.diagnosis": "text for `execution_score`; every case in test_counterfactuals",
     "suites.forecast_consistency.foreseen": "plays episodes; no figure",
     "metrics.rank_correlation.drop_one": "another figure without each policy in turn",
-    "metrics.rank_correlation.nested_bootstrap": "an interval; its coverage is in test_ranking",
-    "metrics.intervals.wilson": "an interval; its coverage is in test_stats",
-    "metrics.intervals.clopper_pearson": "an interval; its coverage is in test_stats",
-    "metrics.intervals.bootstrap_ratio": "an interval; its coverage is in test_stats",
+    "metrics.rank_correlation.nested_bootstrap": "an interval; its coverage is in test_rank_correlation",
+    "metrics.intervals.wilson": "an interval; its coverage is in test_intervals",
+    "metrics.intervals.clopper_pearson": "an interval; its coverage is in test_intervals",
+    "metrics.intervals.bootstrap_ratio": "an interval; its coverage is in test_intervals",
     "metrics.intervals.resample_counts": "draws of a bootstrap",
     "metrics.intervals.percentile_interval": "ends of an interval",
-    "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_stats",
+    "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_intervals",
     "metrics.sequential_tests.outcome_tables": "puts records in order; no figure",
-    "metrics.sequential_tests.episodes_needed": "a forecast; held against simulation in test_evidence",
-    "suites.forecast_vs_execution.films": "pictures for a report",
-    "metrics.intervals.paired_difference": "an interval; its coverage is tested in test_stats",
+    "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",
+    "suites.forecast_vs_execution.films": "videos for a report",
+    "metrics.intervals.paired_difference": "an interval; its coverage is in test_intervals",
     "report.action_tables.action_part": "rows for a report, of figures that are here",
     "report.action_tables.inverse_table": "rows for a report, of figures that are here",
     "report.action_tables.foresight_table": "rows for a report, of figures that are here",

@@ -1,4 +1,4 @@
-"""What is expected of metrics of pictures, masks, paths, physics and sets of clips, as data: see `meta`."""
+"""Expectations of metrics of images, masks, paths, physics and sets of clips, as data (see `judge`)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distanc
 from wamkit.eval.suites.physics_scenes import errors
 
 Pairs = Sequence[tuple[Clip, Imagined]]
-"""Clips, and what a model makes of each."""
+"""Clips with a model's version of each."""
 
 
 def clip_suite(all_clips: Sequence[Clip], levels: Sequence[float] = LEVELS) -> Suite:
-    """Metrics of pictures, masks, paths and physics, and of sets of clips."""
+    """Metrics of images, masks, paths and physics, and of sets of clips."""
     models = CLIP_MODELS | {f"{NOISE}{level:g}": noisy(level) for level in levels}
     answers = {name: [(c, m(all_clips, i)) for i, c in enumerate(all_clips)] for name, m in models.items()}
     how = (
-        f"{len(all_clips)} clips of {len(all_clips[0].real.frames)} pictures of the physics suite. A perfect probe reads places and "
-        "areas, the simulator gives the masks."
+        f"{len(all_clips)} clips of {len(all_clips[0].real.frames)} images of the physics suite. A perfect probe reads "
+        "positions and areas, the simulator gives the masks."
     )
     ladder = tuple(f"{NOISE}{level:g}" for level in levels)
-    metrics = PICTURES + MASKS + PATHS + PHYSICS + SETS
-    return Suite("Pictures, masks, places", how, answers, metrics, ladder, _same, _enlarged)
+    metrics = IMAGES + MASKS + PATHS + PHYSICS + SETS
+    return Suite("Images, masks, positions", how, answers, metrics, ladder, _same, _enlarged)
 
 
 def _same(a: Pairs, b: Pairs, reads: tuple[str, ...]) -> bool:
@@ -70,15 +70,15 @@ def each(figure: Callable[[Clip, Imagined], float]) -> Callable[[Pairs], float]:
 
 
 def _future(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-    """Given pictures (B, 3, H, W), what happened and what is imagined after them (B, F, 3, H, W)."""
+    """Given images (B, 3, H, W), true and imagined futures after them (B, F, 3, H, W)."""
     real = torch.from_numpy(np.stack([c.real.frames for c, _ in pairs]))
     return real[:, 0], real[:, 1:], torch.from_numpy(np.stack([x.frames for _, x in pairs]))[:, 1:]
 
 
 def _psnr(pairs: Pairs) -> float:
     _, real, made = _future(pairs)
-    one_picture = (x.flatten(0, 2) for x in (real, made))  # of many channels: the PSNR of the pooled error
-    return float(visual.psnr(*one_picture))
+    one_image = (x.flatten(0, 2) for x in (real, made))  # of many channels: the PSNR of the pooled error
+    return float(visual.psnr(*one_image))
 
 
 def _masked_psnr(pairs: Pairs) -> float:
@@ -106,29 +106,47 @@ _PIXELS = (*_NOISE, ("wrong action", "copy"), ("copy", "shuffled"), ("deleted", 
 _NO_ORDER = "nearly blind to order: only the first frame, which never moves, is another"
 
 
-def _pictures(figure: Callable[..., Tensor]) -> Callable[[Pairs], float]:
+def _images(figure: Callable[..., Tensor]) -> Callable[[Pairs], float]:
     return each(lambda c, x: float(figure(torch.from_numpy(c.real.frames[1:]), torch.from_numpy(x.frames[1:])).mean()))
 
 
-PICTURES = (
-    Metric("mse", ("metrics.image.mse",), _pictures(visual.mse), 0.0, 1e-9, _FRAMES, order=_PIXELS, scale=True),
+IMAGES = (
+    Metric("mse", ("metrics.image.mse",), _images(visual.mse), 0.0, 1e-9, _FRAMES, order=_PIXELS, scale=True),
     Metric("psnr, dB", ("metrics.image.psnr",), _psnr, np.inf, reads=_FRAMES, order=_PIXELS, scale=True, fmt="z.1f"),
-    Metric("ssim", ("metrics.image.ssim",), _pictures(visual.ssim), 1.0, reads=_FRAMES, order=_PIXELS, scale=False),
+    Metric("ssim", ("metrics.image.ssim",), _images(visual.ssim), 1.0, reads=_FRAMES, order=_PIXELS, scale=False),
     Metric(
-        "masked psnr, dB", ("metrics.image.masked_psnr", "metrics.image.moving_mask"), _masked_psnr, np.inf, reads=_FRAMES,
-        order=(*_NOISE, ("wrong action", "copy")), scale=True, fmt="z.1f",
+        "masked psnr, dB",
+        ("metrics.image.masked_psnr", "metrics.image.moving_mask"),
+        _masked_psnr,
+        np.inf,
+        reads=_FRAMES,
+        order=(*_NOISE, ("wrong action", "copy")),
+        scale=True,
+        fmt="z.1f",
     ),
     Metric("skill", ("metrics.image.fidelity",), _score("skill"), 1.0, reads=_FRAMES, order=_PIXELS, scale=True),
     Metric(
-        "moving gain, dB", ("metrics.image.fidelity", "metrics.image.moving_errors", "metrics.image.masked_error"), _score("moving_gain"), np.inf,
-        reads=_FRAMES, order=(*_NOISE, ("wrong action", "copy"), ("deleted", "copy")), scale=True, fmt="z.1f",
+        "moving gain, dB",
+        ("metrics.image.fidelity", "metrics.image.moving_errors", "metrics.image.masked_error"),
+        _score("moving_gain"),
+        np.inf,
+        reads=_FRAMES,
+        order=(*_NOISE, ("wrong action", "copy"), ("deleted", "copy")),
+        scale=True,
+        fmt="z.1f",
     ),
     Metric(
-        "sharpness", ("metrics.image.edge_strength",), _score("sharpness"), 1.0, 0.05, _FRAMES, order=_NOISE,
+        "sharpness",
+        ("metrics.image.edge_strength",),
+        _score("sharpness"),
+        1.0,
+        0.05,
+        _FRAMES,
+        order=_NOISE,
         blind={"brighter": "Blind to brightness", "wrong action": "Blind to where the edges are"},
         varies={"copy": "it has edges, elsewhere"},
     ),
-)  # fmt: skip
+)
 
 
 def _moved(c: Clip, x: Imagined) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +168,7 @@ def _mask(name: str, f: Callable[..., Any], **more: Any) -> Metric:
         return value.value if isinstance(value, motion.Figure) else value
 
     functions = (f"metrics.motion.{f.__name__}", "metrics.motion.motion_mask")
-    order = (*_NOISE, ("shuffled", "copy"))  # who imagines no motion has nothing in common with what moves
+    order = (*_NOISE, ("shuffled", "copy"))  # a model that imagines no motion has no overlap with what moves
     return Metric(name, functions, each(measure), 1.0, reads=("mask", "position"), order=order, scale=True, **more)
 
 
@@ -159,18 +177,27 @@ MASKS = (
     _mask("spatiotemporal iou", motion.spatiotemporal_iou),
     _mask("weighted iou", motion.weighted_spatial_iou, varies={"backwards": _NO_ORDER}),
     _mask(
-        "area ratio", motion.area_ratio, tolerance=0.05, blind={"backwards": "Blind to where"},
+        "area ratio",
+        motion.area_ratio,
+        tolerance=0.05,
+        blind={"backwards": "Blind to where"},
         varies={"shuffled": "scenes of a task move about as many pixels"},
     ),
     Metric(
-        "Physics-IQ score", ("metrics.motion.physics_iq", "metrics.motion.physics_iq_score"), _physics_iq, 100.0,
-        reads=("mask", "position", "frames"), order=_NOISE, scale=True, fmt="z.1f",
+        "Physics-IQ score",
+        ("metrics.motion.physics_iq", "metrics.motion.physics_iq_score"),
+        _physics_iq,
+        100.0,
+        reads=("mask", "position", "frames"),
+        order=_NOISE,
+        scale=True,
+        fmt="z.1f",
     ),
-)  # fmt: skip
+)
 
 
 def _path(name: str, f: Callable[..., float], best: float, together: bool = False, **more: Any) -> Metric:
-    """Of the first object's path, at the frames at which it is seen (`together`: in both)."""
+    """Metric of the first object's path, at the frames at which it is seen (`together`: in both)."""
 
     def one(c: Clip, x: Imagined) -> float:
         real, made = c.real.states.position[:, 0], x.states.position[:, 0]
@@ -221,59 +248,113 @@ _EARLY = "premature says nothing of what does not move"
 _SMALL = "Noise below `epsilon` is not motion"
 _PUSHER = "blind to whether the object then moves"
 PHYSICS = (
-    _physics("lost", "permanence", reads="present", blind={"copy": "Blind to where the object is"}, varies={"backwards": "as scenes are"}),
     _physics(
-        "invented", "permanence", reads="present", blind={"deleted": "and the reverse"},
-        varies={"backwards": "as scenes are"} | dict.fromkeys(("slight noise", "noise"), "few frames hide anything that noise could show"),
+        "lost",
+        "permanence",
+        reads="present",
+        blind={"copy": "Blind to where the object is"},
+        varies={"backwards": "as scenes are"},
     ),
     _physics(
-        "lost_again", "permanence", reads="present", blind={"copy": "Blind to where the object is"},
+        "invented",
+        "permanence",
+        reads="present",
+        blind={"deleted": "and the reverse"},
+        varies={"backwards": "as scenes are"}
+        | dict.fromkeys(("slight noise", "noise"), "few frames hide anything that noise could show"),
+    ),
+    _physics(
+        "lost_again",
+        "permanence",
+        reads="present",
+        blind={"copy": "Blind to where the object is"},
         varies=dict.fromkeys(("slight noise", "noise"), "few frames come after an object was hidden"),
     ),
-    _physics("size_drift", "size_drift", reads="area", order=_NOISE, blind={"deleted": "losing an object is `permanence`'s matter"}),
+    _physics(
+        "size_drift",
+        "size_drift",
+        reads="area",
+        order=_NOISE,
+        blind={"deleted": "losing an object is `permanence`'s matter"},
+    ),
     _physics("penetration_rate", "penetration", 0.02, below=True, order=_NOISE, blind={"deleted": _LEFT_OUT}),
     _physics("penetration_depth", "penetration", 1e-4, below=True, order=_NOISE, blind={"deleted": _LEFT_OUT}),
-    _physics("gravity", "gravity_error", 0.03, order=_NOISE, blind={"wrong action": _FLIGHT}, undefined={"deleted": _LEFT_OUT},
-             varies={"shuffled": _LAWS}),
     _physics(
-        "levitation", "levitation",
+        "gravity",
+        "gravity_error",
+        0.03,
+        order=_NOISE,
+        blind={"wrong action": _FLIGHT},
+        undefined={"deleted": _LEFT_OUT},
+        varies={"shuffled": _LAWS},
+    ),
+    _physics(
+        "levitation",
+        "levitation",
         blind={
-            "slight noise": "noise hides it", "noise": "noise hides it", "wrong action": "farther than `epsilon` metres from anything",
-            "backwards": "farther than `epsilon` metres from anything", "deleted": _LEFT_OUT,
+            "slight noise": "noise hides it",
+            "noise": "noise hides it",
+            "wrong action": "farther than `epsilon` metres from anything",
+            "backwards": "farther than `epsilon` metres from anything",
+            "deleted": _LEFT_OUT,
         },
         varies={"shuffled": _LAWS},
     ),
     _physics(
-        "energy_gain", "energy_gain", 0.002, below=True, order=(*_NOISE, ("deleted", "backwards")),
+        "energy_gain",
+        "energy_gain",
+        0.002,
+        below=True,
+        order=(*_NOISE, ("deleted", "backwards")),
         blind={"copy": "Blind to energy that is lost too fast", "wrong action": "passive objects can only lose energy"},
-        varies={"shuffled": _LAWS, "deleted": "what the lost object struck gains energy from nothing, where scenes have two"},
+        varies={
+            "shuffled": _LAWS,
+            "deleted": "what the lost object struck gains energy from nothing, where scenes have two",
+        },
     ),
-    _physics("momentum", "momentum_error", order=_NOISE, blind={"wrong action": "over the first collision"}, undefined={"deleted": "or NaN"}),
     _physics(
-        "premature", "contact_causality", blind={"slight noise": _SMALL, "wrong action": _EARLY, "copy": _EARLY, "deleted": _EARLY},
+        "momentum",
+        "momentum_error",
+        order=_NOISE,
+        blind={"wrong action": "over the first collision"},
+        undefined={"deleted": "or NaN"},
+    ),
+    _physics(
+        "premature",
+        "contact_causality",
+        blind={"slight noise": _SMALL, "wrong action": _EARLY, "copy": _EARLY, "deleted": _EARLY},
         varies={"shuffled": _LAWS, "noise": "depends on when noise first passes `epsilon`"},
     ),
     _physics(
-        "missed", "contact_causality",
+        "missed",
+        "contact_causality",
         blind={"slight noise": "of how things move", "noise": "of how things move", "backwards": "of how things move"},
         varies={"shuffled": _LAWS},
     ),
     _physics(
-        "lag", "contact_causality", blind={"slight noise": _SMALL},
+        "lag",
+        "contact_causality",
+        blind={"slight noise": _SMALL},
         undefined={"wrong action": _WITHOUT, "copy": _WITHOUT, "deleted": _WITHOUT},
         varies={"shuffled": _LAWS, "noise": "depends on when noise first passes `epsilon`"},
     ),
     _physics(
-        "contact_f1_error", "contact_causality", blind={"slight noise": "within `window` frames", "wrong action": _PUSHER, "copy": _PUSHER},
+        "contact_f1_error",
+        "contact_causality",
+        blind={"slight noise": "within `window` frames", "wrong action": _PUSHER, "copy": _PUSHER},
         varies={"noise": "as scenes are", "backwards": "as scenes are", "shuffled": _LAWS},
     ),
     _physics(
-        "teleports", "teleports", order=_NOISE,
-        blind=dict.fromkeys(("wrong action", "copy", "backwards", "deleted"), "Blind to what is slower than it should be, to direction"),
+        "teleports",
+        "teleports",
+        order=_NOISE,
+        blind=dict.fromkeys(
+            ("wrong action", "copy", "backwards", "deleted"), "Blind to what is slower than it should be, to direction"
+        ),
         varies={"shuffled": _LAWS},
     ),
     _physics("ade", "", order=_NOISE, blind={"deleted": "of what is seen in both"}),
-)  # fmt: skip
+)
 
 
 def _features(pairs: Pairs) -> tuple[ClipFeatures, ClipFeatures]:
@@ -292,17 +373,37 @@ _PAIRING = "clips are never compared with their own truth"
 _ORDER = "the order of frames"
 SETS = (
     Metric(
-        "mmd", ("metrics.video_distribution.polynomial_mmd",), lambda p: polynomial_mmd(*_features(p), seed=0, draws=2).value.value, 0.0, 2e-6,
-        _FRAMES, below=True, order=_NOISE, blind={"shuffled": _PAIRING, "backwards": _ORDER},
+        "mmd",
+        ("metrics.video_distribution.polynomial_mmd",),
+        lambda p: polynomial_mmd(*_features(p), seed=0, draws=2).value.value,
+        0.0,
+        2e-6,
+        _FRAMES,
+        below=True,
+        order=_NOISE,
+        blind={"shuffled": _PAIRING, "backwards": _ORDER},
     ),
     Metric(
-        "Fréchet excess", ("metrics.video_distribution.frechet_distance",), lambda p: frechet_distance(*_features(p), seed=0, dims=4).excess, 0.0,
-        2e-5, _FRAMES, below=True, order=_NOISE, blind={"shuffled": _PAIRING, "backwards": _ORDER},
+        "Fréchet excess",
+        ("metrics.video_distribution.frechet_distance",),
+        lambda p: frechet_distance(*_features(p), seed=0, dims=4).excess,
+        0.0,
+        2e-5,
+        _FRAMES,
+        below=True,
+        order=_NOISE,
+        blind={"shuffled": _PAIRING, "backwards": _ORDER},
         varies={"wrong action": "only scenes with a pusher differ, and halves hold few of them"},
     ),
     Metric(
-        "Fréchet formula", ("metrics.video_distribution.gaussian_frechet",), lambda p: gaussian_frechet(*(f.values for f in _features(p))), 0.0,
-        2e-3, _FRAMES, order=_NOISE, blind={"shuffled": _PAIRING},
+        "Fréchet formula",
+        ("metrics.video_distribution.gaussian_frechet",),
+        lambda p: gaussian_frechet(*(f.values for f in _features(p))),
+        0.0,
+        2e-3,
+        _FRAMES,
+        order=_NOISE,
+        blind={"shuffled": _PAIRING},
         varies={"backwards": "nearly blind to the order of frames: the given one, which is not compared, is another"},
     ),
-)  # fmt: skip
+)

@@ -1,8 +1,8 @@
-"""Tests of metrics themselves: what each says of models whose rank is known beforehand.
+"""Tests of metrics themselves, on models of known rank.
 
-A metric is believed once it gives its best figure to what really happens, a worse one to every model that is wrong in a way that it
-claims to see, and falls as noise grows. What it cannot see is claimed too, by words of its own documentation, and the claim is checked as
-well. The expectations are data (`meta_suites`); this module judges them.
+A metric passes if it gives its best figure to the true outcome and a worse one to every model that is wrong in a way
+that it claims to see, and if it falls as noise grows. Its blind spots are quoted from its documentation and checked as
+well. The expectations are data (`expectations_action`, `expectations_video`); this module checks them.
 """
 
 from __future__ import annotations
@@ -15,22 +15,21 @@ from typing import Any
 import numpy as np
 
 NOISE = "noise "
-"""What answers are called that are only there for the ladder of `Suite`, followed by how strong the noise is."""
+"""Prefix of answers that belong to the ladder of `Suite` alone, followed by the level of noise."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure, and what is expected of it.
+    """One figure and its expectations.
 
-    functions: public ones that it is made by, "module.name" in `wamkit.eval`.   measure: the figure of a suite's answer.
-    best: of what really happens; -inf or inf where there is no end.   tolerance: how near to the best what really happens comes, and by
-    how much more a wrong model must be worse.   reads: attributes of what is imagined that it looks at; a model that has these right
-    is not wrong for it.
+    functions: public functions that make it, "module.name" in `wamkit.eval`.   measure: the figure of a suite's answer.
+    best: figure of the true outcome; -inf or inf where there is no end.
+    tolerance: largest distance of the true outcome from the best, and least further distance of a wrong model.
+    reads: attributes of an answer that it looks at; a model that has these right is not wrong for it.
     below: whether figures below the best are as good.
-    blind: models that it does not find worse than what really happens, each with words of the documentation that say so.
-    undefined: models for which it has no figure (NaN), likewise.   varies: models of which nothing is expected, and why.
-    order: pairs of models, the better one first.
-    rises: whether it must get worse, or stay, along the ladder.
+    blind: models that it does not find worse than the true outcome, each with a quotation from its documentation.
+    undefined: models for which it has no figure (NaN), likewise.   varies: models without an expectation, and why.
+    order: pairs of models, the better one first.   rises: whether it must get worse, or stay, along the ladder.
     scale: whether it claims to stay when every pixel is drawn as four; None where it sees no pixels.
     """
 
@@ -50,7 +49,7 @@ class Metric:
     fmt: str = ".3g"
 
     def badness(self, value: float) -> float:
-        """How far from the best; larger is worse, NaN stays."""
+        """Distance from the best; larger is worse, NaN stays."""
         if math.isinf(self.best):
             return -value if self.best > 0 else value
         return max(value - self.best, 0.0) if self.below and value == value else abs(value - self.best)
@@ -60,8 +59,9 @@ class Metric:
 class Suite:
     """Metrics of one kind of answer.
 
-    answers: by model, the first is what really happens.   ladder: names of answers that are ever farther from it.
-    same: whether two answers are the same in the attributes that a metric reads.   enlarged: an answer with every pixel drawn as four.
+    answers: by model, the first is the true outcome.   ladder: names of answers that are ever farther from it.
+    same: whether two answers agree in the attributes that a metric reads.   enlarged: an answer with every pixel drawn
+    as four.
     """
 
     title: str
@@ -74,7 +74,7 @@ class Suite:
 
     @property
     def models(self) -> list[str]:
-        """Those that are not there for the ladder alone."""
+        """Names of answers that are not on the ladder."""
         return [name for name in self.answers if not name.startswith(NOISE)]
 
 
@@ -83,12 +83,12 @@ SEEN, BLIND, SAME, VARIES, UNDEFINED, FAILS = "worse", "blind", "same", "varies"
 
 @dataclass(frozen=True)
 class Judged:
-    """What came of one metric.
+    """Outcome of the test of one metric.
 
-    values: by answer.   verdict: by model other than the first, one of `SEEN`, `BLIND` (as its documentation says), `SAME` (the model is
-    right in what it reads), `UNDEFINED` (as its documentation says) and `FAILS`.
-    identity: whether what really happens has the best figure.   noise: Spearman's correlation of badness with the severity of noise.
-    monotone: whether no stronger noise is better.   order: pairs that came out the other way round.
+    values: by answer.   verdict: by model other than the first, one of `SEEN`, `BLIND` (as its documentation says),
+    `SAME` (the model is right in what it reads), `UNDEFINED` (as its documentation says), `VARIES` and `FAILS`.
+    identity: whether the true outcome has the best figure.   rising: Spearman's correlation of badness with the ladder.
+    monotone: whether no farther rung is better.   order: pairs that came out the other way round.
     scale: largest relative change of a figure when every pixel is drawn as four; None where not asked.
     """
 
@@ -103,23 +103,23 @@ class Judged:
 
     @property
     def faults(self) -> list[str]:
-        """Expectations that do not hold, in words."""
+        """Messages about expectations that do not hold."""
         m, found = self.metric, []
         if not self.identity:
-            found.append(f"what really happens has {self.values[next(iter(self.values))]:.6g}, not {m.best:g}")
+            found.append(f"the true outcome has {self.values[next(iter(self.values))]:.6g}, not {m.best:g}")
         found += [f"{model}: {self.values[model]:.6g}" for model, v in self.verdict.items() if v == FAILS]
         found += [f"{a} ({self.values[a]:.6g}) is not better than {b} ({self.values[b]:.6g})" for a, b in self.order]
         if m.rises and not self.monotone:
             found.append("a farther rung of the ladder is better")
         if m.scale and self.scale is not None and not self.scale <= 1e-5:
-            found.append(f"changes by {self.scale:.1e} when pixels are drawn as four, and claims not to")
+            found.append(f"changes by {self.scale:.1e} when pixels are drawn as four, but claims not to")
         if m.scale is False and self.scale is not None and not self.scale > 1e-3:
-            found.append("is said to depend on the resolution, and does not")
+            found.append("claims to depend on the resolution, but does not")
         return [f"{m.name}: {fault}" for fault in found]
 
 
 def judge(suite: Suite, metric: Metric) -> Judged:
-    """Measures every answer and holds the figures against what is expected."""
+    """Measures every answer and compares the figures with the expectations."""
     values = {name: float(metric.measure(answer)) for name, answer in suite.answers.items()}
     first = suite.models[0]
     bad = {name: metric.badness(v) for name, v in values.items()}
@@ -169,5 +169,5 @@ def _scale(suite: Suite, metric: Metric, values: Mapping[str, float]) -> float:
 
 
 def judged(suites: Sequence[Suite]) -> list[tuple[Suite, list[Judged]]]:
-    """Everything, suite by suite."""
+    """Outcomes of all metrics, suite by suite."""
     return [(suite, [judge(suite, metric) for metric in suite.metrics]) for suite in suites]

@@ -1,4 +1,4 @@
-"""Models whose rank is known beforehand: what a metric of counterfactuals must tell apart before it is believed of a real one."""
+"""Models of known rank, which a metric of counterfactuals must order before its figures of real models count."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def oracle(state: Counterfactuals) -> np.ndarray:
 
 
 def noisy(sigma: float) -> Imagine:
-    """The simulator through noise of `sigma` grey levels."""
+    """The simulator with noise of `sigma` grey levels."""
 
     def imagine(state: Counterfactuals) -> np.ndarray:
         rng = np.random.default_rng((state.seed, state.step))
@@ -24,22 +24,22 @@ def noisy(sigma: float) -> Imagine:
 
 
 def copy(state: Counterfactuals) -> np.ndarray:
-    """Nothing ever changes."""
+    """The current image, repeated."""
     return np.broadcast_to(state.obs.images, state.future.shape).copy()
 
 
-def blind(state: Counterfactuals) -> np.ndarray:
-    """What usually happens, whatever is done: perfect on the branch that was taken, deaf to all others."""
+def action_blind(state: Counterfactuals) -> np.ndarray:
+    """The usual future whatever the action: perfect on the branch that was taken, blind to all other actions."""
     return np.repeat(state.future[:1], len(state.names), 0)
 
 
 def still(state: Counterfactuals) -> np.ndarray:
-    """What happens when nothing is done, whatever is done."""
+    """The future in which nothing is done, whatever the action."""
     return np.repeat(state.future[state.names.index(STILL)][None], len(state.names), 0)
 
 
 def opposite(state: Counterfactuals) -> np.ndarray:
-    """Actions have the effect of their opposites, and of another branch where they have none."""
+    """Futures of opposite actions, and of another branch where an action has no opposite."""
     other = np.roll(np.arange(len(state.names)), 1)
     for i, name in enumerate(state.names):
         against = {"-": "+", "+": "-"}.get(name[0], "") + name[1:]
@@ -49,7 +49,7 @@ def opposite(state: Counterfactuals) -> np.ndarray:
 
 
 def shuffled(state: Counterfactuals) -> np.ndarray:
-    """Futures that listen to actions, each to another's."""
+    """Futures that follow actions, but each those of another branch."""
     order = np.random.default_rng((state.seed, state.step)).permutation(len(state.names))
     return state.future[np.roll(order, 1)[np.argsort(order)]]
 
@@ -58,9 +58,9 @@ MODELS: dict[str, Imagine] = {
     "oracle": oracle,
     "noisy oracle": noisy(20.0),
     "copy": copy,
-    "blind": blind,
+    "action-blind": action_blind,
     "still": still,
     "shuffled": shuffled,
     "opposite": opposite,
 }
-"""Best first, as far as they can be ordered."""
+"""Reference models, best first as far as they can be ordered."""

@@ -1,7 +1,8 @@
-"""Clips of scenes of which everything is known, and models of them whose rank is known beforehand: what a metric must tell apart.
+"""Clips of scenes with known states, and models of known rank of them, which a metric must order.
 
-The scenes are those of the physics suite. A model answers with pictures, with the masks of the objects in them, and with what a perfect
-probe would read of them; where a fault is of the picture alone (another brightness, say) masks and states are the true ones.
+The scenes are those of the physics suite. A model answers with images, with the masks of the objects in them, and with
+what a perfect probe would read of them; where a fault is of the image alone (another brightness, say) masks and states
+are the true ones.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from wamkit.eval.suites.physics_scenes import VISIBLE, true_states
 TASKS = ("drop", "slide", "collide", "topple", "occlude", "push")
 
 LEVELS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Strengths of noise, see `noisy`."""
+"""Noise levels, see `noisy`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Imagined:
-    """What a model makes of a clip: pictures (T, 3, H, W) from the given one on, masks (T, N, H, W), and what is read of the pictures."""
+    """A model's version of a clip: images from the given one on, masks, and the states that are read off the images."""
 
     frames: UInt8[np.ndarray, "T 3 H W"]
     mask: Bool[np.ndarray, "T N H W"]
@@ -42,10 +43,10 @@ class Imagined:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """T pictures of one scene, `dt` seconds apart, of which the first is given to a model.
+    """T images of one scene, `dt` seconds apart, of which the first is given to a model.
 
-    real: what happened.   truth: all that the simulator knows of the T instants.   wrong: what happens when the opposite is done, which
-    makes a difference only where there is a pusher.   options: of `env`, which holds the scene at its beginning.
+    real: the true clip.   truth: the simulator's state at the T instants.   wrong: the clip under opposite actions,
+    which differs only where there is a pusher.   options: of `env`, which holds the scene at its beginning.
     """
 
     task: str
@@ -71,7 +72,9 @@ def clips(
     every: int = 2,
     options: tuple[tuple[str, object], ...] = (),
 ) -> list[Clip]:
-    """One clip of `frames` pictures, each `every` steps apart, for each task and seed. options: of the environment, such as its size."""
+    """One clip of `frames` images, each `every` steps apart, for each task and seed. options: of the environment, such
+    as its size.
+    """
     out = []
     for task in tasks:
         env = make_env("physics", task=task, **dict(options))
@@ -86,30 +89,31 @@ def clips(
 def _played(env: Environment, seed: int, frames: int, every: int, sign: float) -> tuple[Imagined, GroundTruth]:
     raw, _ = env.reset(seed=seed)
     expert, rng = env.expert(), np.random.default_rng(seed)
-    pictures, snapshots = [raw["images"][0]], [env.snapshot()]
+    images, snapshots = [raw["images"][0]], [env.snapshot()]
     for step in range(1, (frames - 1) * every + 1):
         raw, *_ = env.step(sign * expert(rng), render=step % every == 0)
         snapshots.append(env.snapshot())
         if step % every == 0:
-            pictures.append(raw["images"][0])
+            images.append(raw["images"][0])
     truth = read_ground_truth(env, snapshots).at(range(0, len(snapshots), every))
-    return Imagined(np.stack(pictures), truth.mask, true_states(truth)), truth
+    return Imagined(np.stack(images), truth.mask, true_states(truth)), truth
 
-
-# ------------------------------------------------------------------------------------------------------------------ models
 
 Model = Callable[[Sequence[Clip], int], Imagined]
-"""What a model makes of one of several clips."""
+"""A model's version of one of several clips."""
 
 
 def oracle(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens."""
+    """The true clip."""
     return all_clips[index].real
 
 
 def noisy(level: float) -> Model:
-    """What happens, through noise: of `level` grey levels in pictures, level / 4 millimetres in places, level / 200 in the logarithm of
-    areas; level / 1000 of a mask's pixels and of what is seen or not are turned over. The draws of a clip are those of every level."""
+    """The true clip with noise, whose draws are the same at every level.
+
+    Images: `level` grey levels. Positions: level / 4 millimetres. Logarithm of areas: level / 200. A share of
+    level / 1000 of a mask's pixels and of the presence flags is inverted.
+    """
 
     def imagine(all_clips: Sequence[Clip], index: int) -> Imagined:
         clip = all_clips[index]
@@ -117,9 +121,9 @@ def noisy(level: float) -> Model:
         frames = np.clip(real.frames + level * rng.standard_normal(real.frames.shape), 0, 255).round().astype(np.uint8)
         there = clip.truth.exists
         shown = real.states.present ^ ((rng.random(real.states.present.shape) < level / 1000) & there)
-        place = clip.truth.position + level / 4000 * rng.standard_normal(clip.truth.position.shape)
+        position = clip.truth.position + level / 4000 * rng.standard_normal(clip.truth.position.shape)
         area = np.maximum(clip.truth.area, VISIBLE) * np.exp(level / 200 * rng.standard_normal(clip.truth.area.shape))
-        states = States(np.where(shown[..., None], place, np.nan), shown, np.where(shown, area, 0.0))
+        states = States(np.where(shown[..., None], position, np.nan), shown, np.where(shown, area, 0.0))
         mask = real.mask ^ ((rng.random(real.mask.shape) < level / 1000) & there[:, None, None])
         given = lambda x, y: np.concatenate([y[:1], x[1:]])  # noqa: E731
         s = real.states
@@ -130,14 +134,14 @@ def noisy(level: float) -> Model:
 
 
 def brighter(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens, 12 grey levels brighter after the given picture."""
+    """The true clip, 12 grey levels brighter after the given image."""
     real = all_clips[index].real
     frames = np.clip(real.frames.astype(int) + 12, 0, 255).astype(np.uint8)
     return Imagined(np.concatenate([real.frames[:1], frames[1:]]), real.mask, real.states)
 
 
 def blurred(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens, through a Gaussian blur of 1.5 pixels after the given picture; masks are a pixel larger all around."""
+    """The true clip, blurred by 1.5 pixels after the given image; masks are a pixel larger all around."""
     real = all_clips[index].real
     frames = gaussian_filter(real.frames[1:].astype(float), (0, 0, 1.5, 1.5)).round().astype(np.uint8)
     mask = np.stack([[binary_dilation(m, np.ones((3, 3))) for m in row] for row in real.mask[1:]])
@@ -149,24 +153,24 @@ def blurred(all_clips: Sequence[Clip], index: int) -> Imagined:
 
 
 def copy(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """Nothing ever changes."""
+    """The given image, repeated."""
     real = all_clips[index].real
     return real.at([0] * len(real.frames))
 
 
 def backwards(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens, from the end to the beginning."""
+    """The true clip in reverse."""
     real = all_clips[index].real
     return real.at(range(len(real.frames))[::-1])
 
 
 def deleted(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens, without the first object, which the given picture shows."""
+    """The true clip without the first object, which the given image shows."""
     real = all_clips[index].real
     grown = np.stack([[binary_dilation(m, np.ones((3, 3))) for m in row] for row in real.mask])
     anything = grown.any(1)
     behind = np.ma.median(np.ma.masked_array(real.frames, np.repeat(anything[:, None], 3, 1)), 0).filled(0)
-    # What is hidden in all pictures looks like what is beside it in the row.
+    # What is hidden in all images looks like what is beside it in the row.
     near = distance_transform_edt(anything.all(0), sampling=(8, 1), return_distances=False, return_indices=True)
     gone = grown[:, 0] & ~real.mask[:, 1:].any(1)
     gone[0] = False
@@ -179,12 +183,12 @@ def deleted(all_clips: Sequence[Clip], index: int) -> Imagined:
 
 
 def wrong_action(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens when the opposite is done."""
+    """The clip under opposite actions."""
     return all_clips[index].wrong
 
 
 def shuffled(all_clips: Sequence[Clip], index: int) -> Imagined:
-    """What happens in another scene of the task."""
+    """The true clip of another scene of the task."""
     same = [i for i, c in enumerate(all_clips) if c.task == all_clips[index].task]
     return all_clips[same[(same.index(index) + 1) % len(same)]].real
 
@@ -201,4 +205,4 @@ CLIP_MODELS: dict[str, Model] = {
     "deleted": deleted,
     "shuffled": shuffled,
 }
-"""The first is perfect, the others are not; which of them is worse depends on what is asked."""
+"""The first is perfect, the others are not; their order depends on the metric."""

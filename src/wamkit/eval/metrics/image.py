@@ -1,8 +1,8 @@
 """Visual fidelity of imagined futures: PSNR, SSIM and skill against copying the current frame.
 
-Pictures are float32 in [0, 1] or uint8 in [0, 255], shaped [B, F, C, H, W] or [B, F, V, C, H, W]; current frames lack
+Images are float32 in [0, 1] or uint8 in [0, 255], of shape [B, F, C, H, W] or [B, F, V, C, H, W]. Current frames lack
 the F axis. Only imagined frames are scored, never the frame that the model was given. Every figure stands beside that
-of the copying baseline, since most pixels never move: a picture without its moving object can beat the copy by 3 dB.
+of the copying baseline, since most pixels never move: an image without its moving object can beat the copy by 3 dB.
 
 Read with care: all of these compare pixels. A sharp, plausible future that differs from the one that happened scores
 worse than a blurred average of both, and objects of a few pixels hardly count outside the moving mask.
@@ -23,37 +23,39 @@ from wamkit.types import UNDEFINED, EvaluationError, Interval
 
 TAU = 10.5 / 255
 """A pixel moves when a channel changes by more than this: Physics-IQ's 10 of 255 (arXiv 2501.09038), plus half a step
-so that rounding does not decide for uint8 pictures."""
+so that rounding does not decide for uint8 images."""
 WINDOW, SIGMA = 11, 1.5
 SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2
 CHUNK = 64  # frames per SSIM slice: the five blurred maps stay in cache
 
 
 def unit(frames: Shaped[Tensor, ...]) -> Float32[Tensor, ...]:
-    """Pictures as float32 in [0, 1]. Raises EvaluationError for another dtype, a value outside, or NaN."""
+    """Images as float32 in [0, 1]. Raises EvaluationError for another dtype, a value outside, or NaN."""
     if frames.dtype == torch.uint8:
         return frames.float() / 255
     if not frames.is_floating_point():
-        raise EvaluationError(f"pictures are uint8 or floating point in [0, 1], not {frames.dtype}")
+        raise EvaluationError(f"images are uint8 or floating point in [0, 1], not {frames.dtype}")
     if frames.numel() and not (frames.min() >= 0 and frames.max() <= 1):
         raise EvaluationError(
-            f"pictures must lie in [0, 1], not [{frames.min():.3g}, {frames.max():.3g}]; clamp them first"
+            f"images must lie in [0, 1], not [{frames.min():.3g}, {frames.max():.3g}]; clamp them first"
         )
     return frames.float()
 
 
 def mse(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -> Float32[Tensor, "*n"]:
-    """Mean squared error of each picture, over channels and pixels. [0, 1], lower is better. Stays when every pixel is drawn as four."""
+    """Mean squared error of each image, over channels and pixels. [0, 1], lower is better. Stays when every pixel is
+    drawn as four.
+    """
     truth, image = _pair(truth, image)
     return (truth - image).square().mean((-3, -2, -1))
 
 
 def psnr(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -> Float32[Tensor, "*n"]:
-    """-10 log10(MSE) of each picture, in dB with a data range of 1. Higher is better, +inf for equal pictures.
+    """-10 log10(MSE) of each image, in dB with a data range of 1. Higher is better, +inf for equal images.
 
     Averages of it differ from the PSNR of an averaged MSE (Jensen), so say which one a table shows. Blind to small
-    objects and kind to blur: a picture without its moving object beats the copy. Stays when every pixel is drawn as four.
-    Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
+    objects and kind to blur: an image without its moving object beats the copy. Stays when every pixel is drawn as
+    four. Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
     """
     return decibel(mse(truth, image))
 
@@ -64,18 +66,18 @@ def decibel(error: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
 
 
 def ssim(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -> Float32[Tensor, "*n"]:
-    """Structural similarity of each picture (Wang et al. 2004): Gaussian 11x11 with sigma 1.5, valid crop, biased
-    covariance, mean over RGB and pixels. In [-1, 1], 1 for equal pictures, higher is better.
+    """Structural similarity of each image (Wang et al. 2004): Gaussian 11x11 with sigma 1.5, valid crop, biased
+    covariance, mean over RGB and pixels. In [-1, 1], 1 for equal images, higher is better.
 
     SSIM = (2 mx my + C1)(2 sxy + C2) / ((mx^2 + my^2 + C1)(sx + sy + C2)), C1 = 0.01^2, C2 = 0.03^2 (equations 13-16).
     Equals scikit-image with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`; other
-    defaults differ by up to 0.07 on the same pictures, so never compare across libraries. Values also do not compare
+    defaults differ by up to 0.07 on the same images, so never compare across libraries. Values also do not compare
     across resolutions. Flat regions are trivially similar: a still scene scores high whatever the robot does.
     """
     truth, image = _pair(truth, image)
     height, width = truth.shape[-2:]
     if min(height, width) < WINDOW:
-        raise EvaluationError(f"SSIM's {WINDOW}x{WINDOW} window does not fit pictures of {height}x{width}")
+        raise EvaluationError(f"SSIM's {WINDOW}x{WINDOW} window does not fit images of {height}x{width}")
     rows, columns = _blur(height, truth.device), _blur(width, truth.device).T
     lead = truth.shape[:-3]
     pairs = (
@@ -94,7 +96,7 @@ def ssim(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -
 
 
 def _blur(size: int, device: torch.device) -> Float32[Tensor, "valid size"]:
-    """The valid part of a Gaussian blur as a banded matrix: two matmuls blur a picture, several times faster than a
+    """The valid part of a Gaussian blur as a banded matrix: two matmuls blur an image, several times faster than a
     depthwise convolution on a CPU."""
     taps = torch.exp(-0.5 * ((torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2) / SIGMA) ** 2)
     band = torch.zeros(size - WINDOW + 1, size, dtype=torch.float64)
@@ -121,9 +123,9 @@ def moving_mask(
 def masked_error(
     truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"], mask: Bool[Tensor, "*n H W"]
 ) -> Float64[Tensor, "*n"]:
-    """Sum over the masked pixels of each picture of the squared error (its mean over channels); 0 for an empty mask.
+    """Sum over the masked pixels of each image of the squared error (its mean over channels); 0 for an empty mask.
 
-    Divide by `mask.sum((-2, -1))` for the masked MSE, pooled over as many pictures as wanted.
+    Divide by `mask.sum((-2, -1))` for the masked MSE, pooled over as many images as wanted.
     """
     truth, image = _pair(truth, image)
     return ((truth - image).square().mean(-3) * mask).sum((-2, -1), dtype=torch.float64)
@@ -132,7 +134,7 @@ def masked_error(
 def masked_psnr(
     truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"], mask: Bool[Tensor, "*n H W"]
 ) -> Float64[Tensor, "*n"]:
-    """PSNR in dB over the masked pixels of each picture; higher is better, NaN where the mask is empty.
+    """PSNR in dB over the masked pixels of each image; higher is better, NaN where the mask is empty.
 
     Stays when every pixel is drawn as four.
     """
@@ -142,9 +144,9 @@ def masked_psnr(
 def edge_strength(image: Shaped[Tensor, "*n C H W"], mask: Bool[Tensor, "*n H W"]) -> Float64[Tensor, "*n"]:
     """Sum over the masked pixels of |difference to the pixel below| + |difference to the right|, over all channels.
 
-    Divided by that of the truth on the same mask it says how sharp a picture is: 1 as sharp, below 1 blurred. Blind to
-    where the edges are, and noise counts as sharpness, so read it beside an error, never alone. Blind to brightness. Last row and column are
-    left out. At least 0.
+    Divided by that of the truth on the same mask it says how sharp an image is: 1 as sharp, below 1 blurred. Blind to
+    where the edges are, and noise counts as sharpness, so read it beside an error, never alone. Blind to brightness.
+    Last row and column are left out. At least 0.
     """
     image = unit(image)
     down, right = image.diff(dim=-2)[..., :-1], image.diff(dim=-1)[..., :-1, :]
@@ -172,8 +174,8 @@ def moving_errors(
 ) -> Errors:
     """Errors of every prediction on pixels that move in the truth or in any prediction (see `moving_mask`).
 
-    For "does the model listen to actions", pass the futures imagined with true and with shuffled actions and give
-    `sums[0, :, f]` and `sums[1, :, f]` to `stats.paired_ratio`.
+    For action sensitivity, pass the futures imagined with true and with shuffled actions and give
+    `sums[0, :, f]` and `sums[1, :, f]` to `intervals.paired_ratio`.
     """
     valid = _valid(truth, frame_valid)
     mask = moving_mask(current, truth, *predictions, tau=tau)
@@ -190,7 +192,7 @@ class Score:
     skill: 1 - sum MSE(model) / sum MSE(copy); 1 is perfect, 0 equals copying the current frame, negative is worse.
     moving_gain: masked PSNR of the model minus that of copying, in dB. Both intervals resample episodes, and both are
     NaN where nothing moved.   moving_share: the masked share of all pixels, in [0, 1].
-    sharpness: edge severity over that of the truth, on pixels that move in the truth: 1 is as sharp, less is blurred.
+    sharpness: edge strength over that of the truth, on pixels that move in the truth: 1 is as sharp, less is blurred.
     """
 
     offset: int
@@ -213,8 +215,8 @@ class Fidelity:
     """Per-window figures of imagined futures, kept so that any pooling and any bootstrap can be done later.
 
     All arrays are (B, F): mse and ssim per frame (mean over views), NaN where invalid; moving_* the squared errors
-    summed over masked pixels and the number of these, edges* the `edge_strength` on pixels that move in the truth, 0 where
-    invalid. *_copy is the copied current frame, *_truth what happened.
+    summed over masked pixels and the number of these, edges* the `edge_strength` on pixels that move in the truth, 0
+    where invalid. *_copy is the copied current frame, *_truth what happened.
     pixels: how many a frame has, all views together.
     """
 
@@ -233,10 +235,10 @@ class Fidelity:
 
     @staticmethod
     def join(parts: Sequence[Fidelity]) -> Fidelity:
-        """The windows of several batches, in order. The parts must share offsets and picture size."""
+        """The windows of several batches, in order. The parts must share offsets and image size."""
         first = parts[0]
         if any((p.offsets, p.pixels) != (first.offsets, first.pixels) for p in parts):
-            raise EvaluationError("cannot join fidelities of different horizons or picture sizes")
+            raise EvaluationError("cannot join fidelities of different horizons or image sizes")
         arrays = [f.name for f in fields(Fidelity) if f.name not in ("offsets", "pixels")]
         joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in arrays}
         return Fidelity(first.offsets, first.pixels, **joined)
@@ -330,7 +332,7 @@ def fidelity(
 def _pair(truth: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
     if truth.shape != image.shape:
         raise EvaluationError(
-            f"pictures of different shapes: truth {tuple(truth.shape)}, prediction {tuple(image.shape)}"
+            f"images of different shapes: truth {tuple(truth.shape)}, prediction {tuple(image.shape)}"
         )
     return unit(truth), unit(image)
 

@@ -1,8 +1,9 @@
-"""Intervals and tests for a fixed number of episodes. Wilson for display, Clopper-Pearson for claims, a clustered bootstrap for ratios.
+"""Intervals and tests for a fixed number of episodes. Wilson for display, Clopper-Pearson for claims, a clustered
+bootstrap for ratios.
 
 Windows cut from one episode are not independent, so every bootstrap here resamples whole clusters (episodes, or reset
-states when training seeds share them), never rows. Tests here are decided once, after the last episode; `evidence` holds
-the one that may be looked at all the time, and what spans tasks and training seeds.
+states when training seeds share them), never rows. Tests here are decided once, after the last episode;
+`sequential_tests` holds the one that may be looked at all the time, and what spans tasks and training seeds.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def bootstrap_ratio(
 
 
 def resample_counts(rng: np.random.Generator, draws: int, n: int) -> Integer[np.ndarray, "draws n"]:
-    """How often each of `n` units appears in each bootstrap draw of `n` units with replacement."""
+    """Counts of each of `n` units in bootstrap draws of `n` units with replacement."""
     unit_Nn = rng.integers(n, size=(draws, n)) + n * np.arange(draws)[:, None]  # faster than `rng.multinomial`
     return np.bincount(unit_Nn.ravel(), minlength=draws * n).reshape(draws, n)
 
@@ -124,7 +125,7 @@ def paired_ratio(
 
 @dataclass(frozen=True)
 class McNemar:
-    """Paired successes on the same reset states: how often only one of the two solved it, and the exact p-value."""
+    """Paired successes on the same reset states: counts of states where only one succeeds, and the exact p-value."""
 
     first_only: int
     second_only: int
@@ -149,8 +150,9 @@ def mcnemar(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"]) -> Mc
 def paired_difference(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"], level: float = 0.95) -> Interval:
     """Success of the second less that of the first from the same reset states, in [-1, 1] (Bonett and Price 2012).
 
-    An adjusted Wald interval: one discordant pair each way is added, so that it keeps a width where no pair is discordant. Row i of
-    both is the same reset state. Coverage is near `level` from some 10 pairs on. Raises EvaluationError as `mcnemar`, for no rows too.
+    An adjusted Wald interval: one discordant pair each way is added, so that it keeps a width where no pair is
+    discordant. Row i of both is the same reset state. Coverage is near `level` from some 10 pairs on. Raises
+    EvaluationError as `mcnemar`, for no rows too.
     """
     pairs, n = mcnemar(first, second), len(first)
     if n == 0 or not 0 < level < 1:
@@ -172,9 +174,9 @@ def barnard(first_successes: int, first_trials: int, second_successes: int, seco
     for successes, trials in ((first_successes, first_trials), (second_successes, second_trials)):
         if not 0 <= successes <= trials or trials < 1:
             raise EvaluationError(f"{successes} successes of {trials} trials is not a rate")
-    solved = [int(first_successes), int(second_successes)]
-    failed = [int(first_trials) - solved[0], int(second_trials) - solved[1]]
-    return min(1.0, float(barnard_exact([solved, failed]).pvalue))
+    successes_2 = [int(first_successes), int(second_successes)]
+    failures_2 = [int(first_trials) - successes_2[0], int(second_trials) - successes_2[1]]
+    return min(1.0, float(barnard_exact([successes_2, failures_2]).pvalue))
 
 
 def holm(p_values: Float[np.ndarray, " K"]) -> Float64[np.ndarray, " K"]:

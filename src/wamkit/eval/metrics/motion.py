@@ -1,10 +1,10 @@
-"""Where and when things moved: agreement of segmentation masks (Physics-IQ) and distances between trajectories.
+"""Motion: agreement of segmentation masks in space and time (Physics-IQ), and distances between trajectories.
 
-Physics-IQ (arXiv 2501.09038) compares masks of what moves. Its own masks come from a background model of blurred grey frames, in
-which objects of 3 pixels vanish; a simulator's segmentation has none of that, so masks here are given, not made from pixels.
-All figures are NaN where they are undefined, which is said at each; nothing divides by zero. Those of masks stay when every pixel is drawn
-as four; those of paths see no pixels. For paths, leave out those frames at which nothing was seen: a lost object has no path, and only
-`physical.permanence` says that it is lost.
+Physics-IQ (arXiv 2501.09038) compares masks of what moves. Its own masks come from a background model of blurred grey
+frames, in which objects of 3 pixels vanish; a simulator's segmentation has none of that, so masks here are given, not
+made from pixels. Every figure is NaN where it is undefined, as its docstring says; nothing divides by zero. Those of
+masks stay when every pixel is drawn as four; those of paths see no pixels. For paths, leave out those frames at which
+nothing was seen: a lost object has no path, and only `physics.permanence` says that it is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wamkit.types import EvaluationError
 
 
 class Figure(NamedTuple):
-    """A mean (or, where it says so, a sum) and of how many cases; NaN where there are none."""
+    """A mean (or, where it says so, a sum) and the number of its cases; NaN without any."""
 
     value: float
     count: int
@@ -38,9 +38,11 @@ class Figure(NamedTuple):
 def motion_mask(
     mask: Bool[np.ndarray, "T N H W"], position: Float[np.ndarray, "T N 3"], dt: float, slow: float = 0.01
 ) -> Bool[np.ndarray, "T H W"]:
-    """Pixels of the objects that are moving: whose centre goes faster than `slow` (m/s) in the step that led to the frame.
+    """Pixels of the objects that are moving: whose centre goes faster than `slow` (m/s) in the step that led to the
+    frame.
 
-    The first frame shows no motion, as in Physics-IQ. Blind to turning in place. Objects that were not seen (NaN) do not move.
+    The first frame shows no motion, as in Physics-IQ. Blind to turning in place. Objects that were not seen (NaN) do
+    not move.
     """
     mask, position = np.asarray(mask, bool), np.asarray(position, np.float64)
     if mask.ndim != 4 or position.shape != (*mask.shape[:2], 3):
@@ -62,7 +64,8 @@ def spatial_iou(truth: Bool[np.ndarray, "T H W"], mask: Bool[np.ndarray, "T H W"
 def spatiotemporal_iou(truth: Bool[np.ndarray, "T H W"], mask: Bool[np.ndarray, "T H W"]) -> Figure:
     """*Where and when*: mean IoU of the frames. [0, 1], 1 is best; `count` frames were compared.
 
-    Physics-IQ's spatiotemporal IoU, but frames in which both masks are empty are skipped (T - count of them) where it counts
+    Physics-IQ's spatiotemporal IoU, but frames in which both masks are empty are skipped (T - count of them) where it
+    counts
     them as 1: there a still prediction of a clip that moves in 3 of 16 frames gets 0.88.
     Falls to 0 for a small object that is right but a few pixels off.
     """
@@ -82,7 +85,8 @@ def weighted_spatial_iou(truth: Bool[np.ndarray, "T H W"], mask: Bool[np.ndarray
 
 
 def area_ratio(truth: Bool[np.ndarray, "T H W"], mask: Bool[np.ndarray, "T H W"]) -> float:
-    """Pixels that the prediction moves over those that really move, all frames together. [0, inf), 1 is best, NaN where none move.
+    """Pixels that the prediction moves over those that really move, all frames together. [0, inf), 1 is best, NaN where
+    none move.
 
     Read beside the IoUs: it tells too much motion from too little. Blind to where.
     """
@@ -92,8 +96,9 @@ def area_ratio(truth: Bool[np.ndarray, "T H W"], mask: Bool[np.ndarray, "T H W"]
 
 @dataclass(frozen=True)
 class PhysicsIQ:
-    """Physics-IQ's four figures of one clip. mse: mean over frames, of pictures in [0, 1]. skipped: frames in which nothing
-    moved in either."""
+    """Physics-IQ's four figures of one clip. mse: mean over frames, of images in [0, 1]. skipped: frames in which
+    nothing moved in either.
+    """
 
     spatial: float
     spatiotemporal: float
@@ -113,10 +118,10 @@ def physics_iq(
 
     truth_frames, frames: in [0, 1], or uint8.   Raises EvaluationError for shapes that disagree, and for no frames.
     """
-    when, pictures = spatiotemporal_iou(truth, mask), [np.asarray(x) for x in (truth_frames, frames)]
-    if pictures[0].shape != pictures[1].shape or len(pictures[0]) != len(np.asarray(truth)):
-        raise EvaluationError(f"one picture a mask is needed: {pictures[0].shape}, {pictures[1].shape}")
-    a, b = (x / 255 if x.dtype == np.uint8 else x.astype(np.float64) for x in pictures)
+    when, images = spatiotemporal_iou(truth, mask), [np.asarray(x) for x in (truth_frames, frames)]
+    if images[0].shape != images[1].shape or len(images[0]) != len(np.asarray(truth)):
+        raise EvaluationError(f"one image a mask is needed: {images[0].shape}, {images[1].shape}")
+    a, b = (x / 255 if x.dtype == np.uint8 else x.astype(np.float64) for x in images)
     return PhysicsIQ(
         spatial=spatial_iou(truth, mask),
         spatiotemporal=when.value,
@@ -128,12 +133,14 @@ def physics_iq(
 
 
 def physics_iq_score(clips: Sequence[PhysicsIQ], ceiling: Sequence[PhysicsIQ]) -> tuple[float, dict[str, float]]:
-    """(score, ratios): the three IoUs over those of real take against real take, and Physics-IQ's score in [0, 100], higher is better.
+    """(score, ratios): the three IoUs over those of real take against real take, and Physics-IQ's score in [0, 100],
+    higher is better.
 
-    score = 100 clip(mean of the ratios - (MSE - MSE*), 0, 1), * the ceiling. Everything is averaged over the data set, clips in
-    which nothing moved left out, before it is divided. A ratio above 1 is possible, where takes differ more than the prediction.
-    ceiling: from replays with other friction, mass and place (`PhysicsConfig.jitter`); how much is a choice, so name it.
-    Raises EvaluationError where the takes agree nowhere, or either side has no clip in which anything moved.
+    score = 100 clip(mean of the ratios - (MSE - MSE*), 0, 1), * the ceiling. Everything is averaged over the data set,
+    clips in which nothing moved left out, before it is divided. A ratio above 1 is possible, where takes differ more
+    than the prediction.
+    ceiling: from replays with other friction, mass and place (`PhysicsConfig.jitter`); how much is a choice, so name
+    it. Raises EvaluationError where the takes agree nowhere, or either side has no clip in which anything moved.
     """
     ratios = {}
     for name in ("spatial", "spatiotemporal", "weighted"):
@@ -157,13 +164,14 @@ def ade(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "T d"]) -> floa
 
 
 def fde(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "T d"]) -> float:
-    """Final displacement error: distance at the last frame, in the paths' unit. 0 is best. Blind to how it got there."""
+    """Final displacement error: distance at the last frame, in the paths' unit. 0 is best. Blind to the way there."""
     truth, path = _paths(truth, path, equal=True)
     return float(np.linalg.norm(truth[-1] - path[-1]))
 
 
 def discrete_frechet(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S d"]) -> float:
-    """Discrete Frechet distance (Eiter and Mannila 1994): the shortest leash on which both paths can be walked, never going back.
+    """Discrete Frechet distance (Eiter and Mannila 1994): the shortest leash on which both paths can be walked, never
+    going back.
 
     In the paths' unit; 0 is best. One outlier decides. Blind to speed, not to order.
     """
@@ -171,7 +179,8 @@ def discrete_frechet(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S
 
 
 def hausdorff(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S d"]) -> float:
-    """Symmetric Hausdorff distance: the farthest that any point of either is from the other path. In the paths' unit; 0 is best.
+    """Symmetric Hausdorff distance: the farthest that any point of either is from the other path. In the paths' unit; 0
+    is best.
 
     One outlier decides. Blind to order: a path walked backwards has 0.
     """
@@ -182,8 +191,8 @@ def hausdorff(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S d"]) -
 def ndtw(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S d"], threshold: float = 0.02) -> float:
     """exp(-DTW(R, Q) / (|R| d_th)), R the truth (Ilharco et al. 2019, arXiv 1907.05446). (0, 1], 1 is best.
 
-    threshold: d_th, the distance that counts as near, in the paths' unit (2 cm). Exact dynamic time warping, Euclidean cost.
-    Blind to speed. Values of different thresholds do not compare.
+    threshold: d_th, the distance that counts as near, in the paths' unit (2 cm). Exact dynamic time warping, Euclidean
+    cost. Blind to speed. Values of different thresholds do not compare.
     """
     truth, path = _paths(truth, path)
     return math.exp(-_walk(cdist(truth, path), lambda a, b: a + b) / (len(truth) * threshold))
@@ -192,7 +201,8 @@ def ndtw(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S d"], thresh
 def speed_w1(truth: Float[np.ndarray, "T d"], path: Float[np.ndarray, "S d"]) -> float:
     """Wasserstein-1 distance of the two distributions of speed, over the true mean speed. [0, inf), 0 is best, no unit.
 
-    Frames are one step apart in both. Blind to place, direction and order. 0 where neither moves, NaN where the truth alone is still.
+    Frames are one step apart in both. Blind to place, direction and order. 0 where neither moves, NaN where the truth
+    alone is still.
     """
     truth, path = _paths(truth, path)
     if min(len(truth), len(path)) < 2:
@@ -226,7 +236,8 @@ def _masks(truth: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     truth, mask = np.asarray(truth), np.asarray(mask)
     if truth.dtype != bool or mask.dtype != bool or truth.ndim != 3 or truth.shape != mask.shape or not len(truth):
         raise EvaluationError(
-            f"need two bool masks (T, H, W) of one shape, T at least 1; found {truth.dtype}{truth.shape}, {mask.dtype}{mask.shape}"
+            "need two bool masks (T, H, W) of one shape, T at least 1; "
+            f"found {truth.dtype}{truth.shape}, {mask.dtype}{mask.shape}"
         )
     return truth, mask
 

@@ -1,10 +1,11 @@
-"""Figures whose names belong to pretrained weights: LPIPS, DINOv2 similarity, FVD. Never given without those weights.
+"""Metrics whose names belong to pretrained weights: LPIPS, DINOv2 similarity, FVD. Never given without those weights.
 
-Weights are named by path (or hub id, for `transformers`), are not part of wamkit, and their version is in every figure's name: eight
-digits of a hash. All encoders were trained on photographs, so what they see of a simulator's 64x64 pictures is for the reader to judge:
-beside each figure stands the same of copying the current frame (`encoder_table`), and beside distances of sets their floor.
+Weights are named by path (or hub id, for `transformers`), are not part of wamkit, and their version is in every
+figure's name: eight digits of a hash. All encoders were trained on photographs, so what they see of a simulator's 64x64
+images is for the reader to judge: beside each figure stands the same of copying the current frame (`encoder_table`),
+and beside distances of sets their floor.
 
-Pictures are uint8 in [0, 255] or floating point in [0, 1], RGB, as in `visual`.
+Images are uint8 in [0, 255] or floating point in [0, 1], RGB, as in `metrics.image`.
 """
 
 from __future__ import annotations
@@ -28,10 +29,8 @@ from wamkit.types import EvaluationError
 
 BATCH = 32
 
-# ------------------------------------------------------------------------------------------------------------------- LPIPS
-
-# Outputs, kernel, stride, padding of a convolution, each followed by a ReLU; a number is a max-pooling's kernel, stride 2. In the order of
-# torchvision's `features`, so that its keys fit.
+# Outputs, kernel, stride and padding of a convolution, each followed by a ReLU. A number is the kernel of a max-pooling
+# with stride 2. In the order of torchvision's `features`, so that its keys fit.
 _ALEX = ((64, 11, 4, 2), 3, (192, 5, 1, 2), 3, (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1))
 _VGG = tuple(
     part for n, width in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)) for part in (*((width, 3, 1, 1),) * n, 2)
@@ -41,15 +40,18 @@ _TRUNKS = {"alex": (_ALEX, (1, 4, 7, 9, 11), 32), "vgg": (_VGG, (3, 8, 15, 22, 2
 
 
 class LPIPS(nn.Module):
-    """Learned perceptual image patch similarity (Zhang et al. 2018, arXiv 1801.03924), version 0.1, from the released weights.
+    """Learned perceptual image patch similarity (Zhang et al. 2018, arXiv 1801.03924), version 0.1, from the released
+    weights.
 
-    trunk: state dict of torchvision's AlexNet or VGG-16 trained on ImageNet (`features.0.weight` ...; its classifier is not needed).
-    heads: that of the `lpips` package, `weights/v0.1/alex.pth` or `vgg.pth` (`lin0.model.1.weight` ...).
-    Either is a PyTorch file, of which tensors alone are read, or safetensors.   net: which of the two. `alex` is the authors' choice for
-    evaluation; the two have different scales and do not compare.
+    trunk: state dict of torchvision's AlexNet or VGG-16 trained on ImageNet (`features.0.weight` ...; its classifier is
+    not needed).
+    heads: that of the `lpips` package, `weights/v0.1/alex.pth` or `vgg.pth` (`lin0.model.1.weight` ...). Either is a
+    PyTorch file, of which tensors alone are read, or safetensors.   net: which of the two. `alex` is the authors'
+    choice for evaluation; the two have different scales and do not compare.
 
-    The distance is the sum over five layers of the mean over places of sum_c w_c (f_c - g_c)^2, f and g the layer's features of the two
-    pictures, of unit length over channels. At least 0, 0 for equal pictures, lower is better. Pictures are not resized, as in the
+    The distance is the sum over five layers of the mean over places of sum_c w_c (f_c - g_c)^2, f and g the layer's
+    features of the two images, of unit length over channels. At least 0, 0 for equal images, lower is better. Images
+    are not resized, as in the
     original: figures of different resolutions do not compare, and at 64x64 the last layers see 3x3 places.
     Raises EvaluationError for a file that cannot be read, and names keys that are missing or of another shape.
     """
@@ -82,7 +84,9 @@ class LPIPS(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n"]:
-        """The distance of each pair. Raises EvaluationError for unequal shapes, and pictures smaller than 32 (alex) or 16 (vgg) pixels."""
+        """The distance of each pair. Raises EvaluationError for unequal shapes, and images smaller than 32 (alex) or 16
+        (vgg) pixels.
+        """
         lead = _checked(truth, image)
         if min(truth.shape[-2:]) < self.least:
             raise EvaluationError(
@@ -104,7 +108,9 @@ class LPIPS(nn.Module):
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file or of safetensors. Nothing but tensors is read. Raises EvaluationError where there are none."""
+    """The tensors of a PyTorch file or of safetensors. Nothing but tensors is read. Raises EvaluationError where there
+    are none.
+    """
     path = Path(path)
     if not path.is_file():
         raise EvaluationError(f"there are no weights at {path}: name a file that you have downloaded")
@@ -129,25 +135,23 @@ def _fill(layers: nn.Module, state: Mapping[str, Tensor], pattern: str, what: st
         if k in state and state[k].shape != p.shape
     ]
     if missing or other:
-        said = ([f"missing {', '.join(missing)}"] if missing else []) + other
-        raise EvaluationError(f"{what} does not fit: {'; '.join(said)}")
+        faults = ([f"missing {', '.join(missing)}"] if missing else []) + other
+        raise EvaluationError(f"{what} does not fit: {'; '.join(faults)}")
     with torch.no_grad():
         for key, parameter in wanted.items():
             parameter.copy_(state[key])
     return {k: state[k] for k in wanted}
 
 
-# ------------------------------------------------------------------------------------------------------------------ DINOv2
-
-
 class Dinov2(nn.Module):
-    """DINOv2 (Oquab et al. 2023, arXiv 2304.07193) through `transformers`: cosine similarity of pictures, and features of clips.
+    """DINOv2 (Oquab et al. 2023, arXiv 2304.07193) through `transformers`: cosine similarity of images, and features of
+    clips.
 
-    model: a local path or a hub id (`facebook/dinov2-small` ...) of a Dinov2Model.   size: pixels to which pictures are resized, both sides
-    (bilinear with antialiasing; a multiple of the patch size, 14).
-    A picture's vector is the class token after the last norm. Cosines are high for any two pictures of one scene, so read them beside
-    the copy's, and figures of different models or sizes do not compare.
-    Raises WamkitError without the package, EvaluationError for weights of something else: a figure is never named by what it is not.
+    model: a local path or a hub id (`facebook/dinov2-small` ...) of a Dinov2Model.   size: pixels to which images are
+    resized, both sides (bilinear with antialiasing; a multiple of the patch size, 14). An image's vector is the class
+    token after the last norm. Cosines are high for any two images of one scene, so read them beside the copy's, and
+    figures of different models or sizes do not compare. Raises WamkitError without the package, EvaluationError for
+    weights of something else: a figure is never named by what it is not.
     """
 
     better = "higher"
@@ -165,31 +169,29 @@ class Dinov2(nn.Module):
 
     @torch.no_grad()
     def vector(self, frames: Shaped[Tensor, "n 3 H W"]) -> Float[Tensor, "n K"]:
-        """The class token of each picture."""
+        """The class token of each image."""
         x = (_resized(frames.to(self.mean.device), self.size) - self.mean) / self.std
         return self.encoder(pixel_values=x).last_hidden_state[:, 0]
 
     def forward(self, truth: Shaped[Tensor, "*n 3 H W"], image: Shaped[Tensor, "*n 3 H W"]) -> Float[Tensor, "*n"]:
-        """Cosine of the two pictures' vectors, in [-1, 1], 1 for equal pictures. Raises EvaluationError for unequal shapes."""
+        """Cosine of both images' vectors, in [-1, 1], 1 for equal images. Raises EvaluationError for unequal shapes."""
         lead = _checked(truth, image)
         a, b = (torch.cat([self.vector(f) for f in x.flatten(0, -4).split(BATCH)]) for x in (truth, image))
         return F.cosine_similarity(a, b, dim=-1).reshape(lead)
 
     def features(self, clips: Shaped[Tensor, "N F 3 H W"], episode: Integer[np.ndarray, " N"]) -> ClipFeatures:
-        """Of clips, for `polynomial_mmd` and `frechet_distance`; see `ClipFeatures.encode` for how frames are pooled."""
+        """Features of clips, for `polynomial_mmd` and `frechet_distance`; frames pooled as in `ClipFeatures.encode`."""
         return ClipFeatures.encode(clips, self.vector, self.name.replace(" similarity", ""), episode, BATCH)
-
-
-# --------------------------------------------------------------------------------------------------------- encoders of clips
 
 
 class VideoMAE(nn.Module):
     """VideoMAE (Tong et al. 2022, arXiv 2203.12602) through `transformers`: features of whole clips.
 
-    model: a local path or a hub id (`MCG-NJU/videomae-base` ...). Pictures are resized to the model's size (bilinear, antialiased), and of a
-    clip as many frames as the model takes (16) are shown, evenly spread from the first to the last, repeated where there are fewer. A
-    clip's vector is the mean over the tokens of the last layer. Distances between sets are named after VideoMAE: FVD is I3D's name.
-    Raises WamkitError without the package, EvaluationError for weights of something else.
+    model: a local path or a hub id (`MCG-NJU/videomae-base` ...). Images are resized to the model's size (bilinear,
+    antialiased), and of a clip as many frames as the model takes (16) are shown, evenly spread from the first to the
+    last, repeated where there are fewer. A clip's vector is the mean over the tokens of the last layer. Distances
+    between sets are named after VideoMAE: FVD is I3D's name. Raises WamkitError without the package, EvaluationError
+    for weights of something else.
     """
 
     distance = "Fréchet"
@@ -214,14 +216,15 @@ class VideoMAE(nn.Module):
 
 
 class I3D(nn.Module):
-    """The encoder of the Fréchet video distance (Unterthiner et al. 2018, arXiv 1812.01717): I3D on Kinetics-400, as TorchScript.
+    """The encoder of the Fréchet video distance (Unterthiner et al. 2018, arXiv 1812.01717): I3D on Kinetics-400, as
+    TorchScript.
 
-    path: `i3d_torchscript.pt` of the StyleGAN-V release (Skorokhodov et al. 2022). **TorchScript is a program: loading the file runs it.** Name
-    one that you trust; wamkit neither ships nor fetches it. Only with it is a distance called FVD, and whether the file is that one is for
-    who names it to know; the hash is in the name.
-    The program resizes pictures to 224x224 and scales them itself (`rescale=True, resize=True`, so it is given [0, 255]), and returns the 400
-    logits (`return_features=True`). FVD depends on the number of frames and on the rate, so state both. At least 10 frames.
-    Raises EvaluationError for a file that is no such program.
+    path: `i3d_torchscript.pt` of the StyleGAN-V release (Skorokhodov et al. 2022). **TorchScript is a program: loading
+    the file runs it.** Name one that you trust; wamkit neither ships nor fetches it. Only with it is a distance called
+    FVD, and whether the file is that one is for who names it to know; the hash is in the name. The program resizes
+    images to 224x224 and scales them itself (`rescale=True, resize=True`, so it is given [0, 255]), and returns the 400
+    logits (`return_features=True`). FVD depends on the number of frames and on the rate, so state both. At least 10
+    frames. Raises EvaluationError for a file that is no such program.
     """
 
     distance = "FVD"
@@ -242,7 +245,9 @@ class I3D(nn.Module):
 
     @torch.no_grad()
     def forward(self, clips: Shaped[Tensor, "n F 3 H W"]) -> Float[Tensor, "n 400"]:
-        """Logits of each clip. Raises EvaluationError for fewer than 10 frames, or where the program gives something else."""
+        """Logits of each clip. Raises EvaluationError for fewer than 10 frames, or where the program gives something
+        else.
+        """
         if clips.shape[1] < self.least:
             raise EvaluationError(f"I3D needs 10 frames or more, and the clips have {clips.shape[1]}")
         x = 255 * unit(clips).transpose(1, 2)
@@ -267,14 +272,8 @@ def clip_features(
     return ClipFeatures(encoder.name, values.double().cpu().numpy(), np.asarray(episode))
 
 
-# ---------------------------------------------------------------------------------------------------------- named by a user
-
-
-# ------------------------------------------------------------------------------------------------------------------- report
-
-
 def _resized(frames: Tensor, size: int | Sequence[int]) -> Tensor:
-    """Pictures (n, 3, H, W) in [0, 1], of `size` pixels."""
+    """Images (n, 3, H, W) in [0, 1], of `size` pixels."""
     target = (size, size) if isinstance(size, int) else tuple(size)
     return F.interpolate(unit(frames), target, mode="bilinear", antialias=True).clamp(0, 1)
 
@@ -282,7 +281,8 @@ def _resized(frames: Tensor, size: int | Sequence[int]) -> Tensor:
 def _checked(truth: Tensor, image: Tensor) -> torch.Size:
     if truth.shape != image.shape or truth.ndim < 4 or truth.shape[-3] != 3:
         raise EvaluationError(
-            f"need two batches of pictures (*n, 3, H, W) of one shape: truth {tuple(truth.shape)}, prediction {tuple(image.shape)}"
+            f"need two batches of images (*n, 3, H, W) of one shape: "
+            f"truth {tuple(truth.shape)}, prediction {tuple(image.shape)}"
         )
     return truth.shape[:-3]
 
@@ -295,7 +295,7 @@ def _of_kind(encoder: nn.Module, kinds: Sequence[str], model: str, name: str) ->
 
 
 def _version(*states: Mapping[str, Tensor]) -> str:
-    """Eight digits that name these weights."""
+    """Eight hexadecimal digits of a hash of these weights."""
     digest = hashlib.sha256()
     for state in states:
         for key in sorted(state):

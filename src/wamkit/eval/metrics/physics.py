@@ -1,14 +1,14 @@
 """Violations of physics, from states: what a probe read from imagined frames, held against what the simulator knows.
 
-Every function takes one episode: T frames `dt` seconds apart, N objects, world metres with z up, NaN where an object was not seen.
-Frames with NaN are left out and `Figure.count` tells how many cases remain; with none the value is NaN. So an object that is lost breaks no
-law but `permanence`. Missing frames or objects,
-and shapes that disagree, are an EvaluationError. All are errors: 0 is best, unless it says otherwise.
+Every function takes one episode: T frames `dt` seconds apart, N objects, world metres with z up, NaN where an object
+was not seen. Frames with NaN are left out and `Figure.count` tells how many cases remain; with none the value is NaN.
+So an object that is lost breaks no law but `permanence`. Missing frames or objects, and shapes that disagree, are an
+EvaluationError. All are errors: 0 is best, unless it says otherwise.
 
-States read by a probe are noisy, and second differences amplify that noise by sqrt(6) / dt^2. So a figure means nothing alone:
-`Violations` keeps it beside its floor, the same figure of the same probe on the real frames of the same contexts. Where the floor
-is above what a frozen picture gets, take frames farther apart: at a centimetre of noise gravity, energy and momentum need a dt
-of about 0.1 s.
+States read by a probe are noisy, and second differences amplify that noise by sqrt(6) / dt^2. So a figure means nothing
+alone: `Violations` keeps it beside its floor, the same figure of the same probe on the real frames of the same
+contexts. Where the floor is above what a frozen image gets, take frames farther apart: at a centimetre of noise
+gravity, energy and momentum need a dt of about 0.1 s.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Permanence(NamedTuple):
 
 
 def permanence(visible: Bool[np.ndarray, "T N"], present: Bool[np.ndarray, "T N"]) -> Permanence:
-    """Object permanence: shares of (frame, object) that really are visible and are absent in the prediction, and the reverse.
+    """Object permanence: shares of (frame, object) that really are visible and are absent in the prediction, and the
+    reverse.
 
     present: whether the probe sees the object, at a probability of .5. Both in [0, 1].
     Blind to where the object is, and to one object taking another's place.
@@ -51,11 +52,12 @@ def permanence(visible: Bool[np.ndarray, "T N"], present: Bool[np.ndarray, "T N"
 
 
 def size_drift(truth_area: Float[np.ndarray, "T N"], area: Float[np.ndarray, "T N"]) -> Figure:
-    """Mean of |log(a_t / a_0) - log(g_t / g_0)|: how much an object's area in the picture changes beyond what it really does.
+    """Mean of |log(a_t / a_0) - log(g_t / g_0)|: how much an object's area in the image changes beyond what it really
+    does.
 
-    In nats (0.69 is a factor of 2); g is the true area, a the prediction's, in any unit, and 0 the first frame in which both
-    are positive. Frames in which either is 0 or NaN are left out: losing an object is `permanence`'s matter.
-    Blind to a change of shape, and to an area that is wrong from the beginning.
+    In nats (0.69 is a factor of 2); g is the true area, a the prediction's, in any unit, and 0 the first frame in which
+    both are positive. Frames in which either is 0 or NaN are left out: losing an object is `permanence`'s matter. Blind
+    to a change of shape, and to an area that is wrong from the beginning.
     """
     truth_area, area = _table(truth_area, area)
     drift = []
@@ -68,7 +70,9 @@ def size_drift(truth_area: Float[np.ndarray, "T N"], area: Float[np.ndarray, "T 
 
 
 class Penetration(NamedTuple):
-    """rate: share of (frame, object) that are too deep.   depth: their mean depth beyond the tolerance, metres, zeros included."""
+    """rate: share of (frame, object) that are too deep.   depth: their mean depth beyond the tolerance, metres, zeros
+    included.
+    """
 
     rate: Figure
     depth: Figure
@@ -86,7 +90,9 @@ def penetration(distance: Float[np.ndarray, "T N"], tolerance: float = 0.002) ->
 
 
 def depth_tolerance(distance: Float[np.ndarray, "T N"], percent: float = 99.0) -> float:
-    """The `percent`-th percentile of the depth of real states, metres: what is legitimate. Raises EvaluationError for none."""
+    """The `percent`-th percentile of the depth of real states, metres: what is legitimate. Raises EvaluationError for
+    none.
+    """
     (distance,) = _table(distance)
     if not np.isfinite(distance).any():
         raise EvaluationError("a tolerance needs real distances; all are NaN")
@@ -94,10 +100,12 @@ def depth_tolerance(distance: Float[np.ndarray, "T N"], percent: float = 99.0) -
 
 
 def gravity_error(position: Float[np.ndarray, "T N 3"], dt: float, unsupported: Bool[np.ndarray, "T N"]) -> Figure:
-    """Mean of |x_{t+1} - 2 x_t + x_{t-1} - g dt^2| / |g dt^2| over objects in flight in all three frames. A still one has 1.
+    """Mean of |x_{t+1} - 2 x_t + x_{t-1} - g dt^2| / |g dt^2| over objects in flight in all three frames. A still one
+    has 1.
 
-    unsupported: that nothing touches the object, in truth (of `GroundTruth.contact`); touched frames are left out, so T >= 3.
-    [0, inf), no unit. A position noise of s metres alone gives about sqrt(18) s / (9.81 dt^2): at 50 Hz, 1 for a millimetre.
+    unsupported: that nothing touches the object, in truth (of `GroundTruth.contact`); touched frames are left out, so T
+    >= 3. [0, inf), no unit. A position noise of s metres alone gives about sqrt(18) s / (9.81 dt^2): at 50 Hz, 1 for a
+    millimetre.
     """
     (position, unsupported) = _moving(position, 3, unsupported)
     free = unsupported[:-2] & unsupported[1:-1] & unsupported[2:]
@@ -113,10 +121,12 @@ def levitation(
     slow: float = 0.05,
     frames: int = 3,
 ) -> Figure:
-    """Share of (frame, object) that hover: farther than `epsilon` metres from anything, slower than `slow` m/s, `frames` in a row.
+    """Share of (frame, object) that hover: farther than `epsilon` metres from anything, slower than `slow` m/s,
+    `frames` in a row.
 
-    clearance: metres to the nearest other thing *in the predicted state* (`Physics.distances`). [0, 1]. The highest point of a
-    throw is that slow for 10 ms. Blind to an object that sinks slowly but faster than `slow`, and noise hides it: what trembles is not slow.
+    clearance: metres to the nearest other object *in the predicted state* (`Physics.distances`). [0, 1]. The highest
+    point of a throw is that slow for 10 ms. Blind to an object that sinks slowly but faster than `slow`, and noise
+    hides it: what trembles is not slow.
     """
     (position, clearance) = _moving(position, 2, clearance)
     step = np.linalg.norm(np.diff(position, axis=0), axis=-1) / dt
@@ -137,7 +147,8 @@ def mechanical_energy(
 ) -> Float[np.ndarray, "T N"]:
     """m |v|^2 / 2 + w I w / 2 + m g z in joules, of each object.
 
-    inertia: kg m^2 about the object's own axes, with `spin` in the same axes, rad/s; without them turning counts for nothing.
+    inertia: kg m^2 about the object's own axes, with `spin` in the same axes, rad/s; without them turning counts for
+    nothing.
     """
     energy = mass * (np.square(velocity).sum(-1) / 2 + GRAVITY * position[..., 2])
     if inertia is not None and spin is not None:
@@ -148,11 +159,13 @@ def mechanical_energy(
 def energy_gain(
     energy: Float[np.ndarray, "T N"], tolerance: float = 0.0, work: Float[np.ndarray, " S"] | None = None
 ) -> Figure:
-    """Sum over steps of max(0, E_{t+1} - E_t - W - tau), E of all objects together: passive objects can only lose energy.
+    """Sum over steps of max(0, E_{t+1} - E_t - W - tau), E of all objects together: passive objects can only lose
+    energy.
 
-    Joules, of `count` steps; at least 0. tolerance: tau, joules.   work: W of T - 1 steps, what an actuator did to objects, joules;
-    inf where one touches an object and its work is unknown (the step is then never charged). Objects that are NaN throughout are
-    left out, steps in which another one is NaN are skipped. Blind to energy that is lost too fast, and noise always looks like gain.
+    Joules, of `count` steps; at least 0. tolerance: tau, joules.   work: W of T - 1 steps, what an actuator did to
+    objects, joules; inf where one touches an object and its work is unknown (the step is then never charged). Objects
+    that are NaN throughout are left out, steps in which another one is NaN are skipped. Blind to energy that is lost
+    too fast, and noise always looks like gain.
     """
     (energy,) = _table(energy)
     if len(energy) < 2:
@@ -173,14 +186,15 @@ def momentum_error(
     mass: Float[np.ndarray, " N"],
     colliding: Bool[np.ndarray, " T"],
 ) -> Figure:
-    """Change of the total horizontal momentum over the first collision, beyond that of the truth (which friction makes).
+    """Change of the total horizontal momentum over the first collision, beyond that of the truth (which friction
+    makes).
 
-    |dP - dP'| / |P'(before)|, dP = P(after) - P(before), ' of the truth, P = sum m v in the plane, v by differences over the step
-    before the first colliding frame and the one after the last of it. [0, inf), no unit. Over the true momentum, because what a
-    bad prediction has may be next to nothing.
-    colliding: frames in whose step two objects touch in truth and nothing else pushes.
-    count is 1, or 0 (NaN): no collision, cut off by an end of the episode, no momentum before, or NaN.
-    Nearly blind to a collision that is passed without any effect, and to a picture that stands still: both keep momentum.
+    |dP - dP'| / |P'(before)|, dP = P(after) - P(before), ' of the truth, P = sum m v in the plane, v by differences
+    over the step before the first colliding frame and the one after the last of it. [0, inf), no unit. Over the true
+    momentum, because what a bad prediction has may be next to nothing.
+    colliding: frames in whose step two objects touch in truth and nothing else pushes. count is 1, or 0 (NaN): no
+    collision, cut off by an end of the episode, no momentum before, or NaN. Nearly blind to a collision that is passed
+    without any effect, and to an image that stands still: both keep momentum.
     """
     truth_position, position, colliding = _moving(truth_position, 3, position, np.asarray(colliding, bool))
     touching = np.flatnonzero(colliding)
@@ -218,16 +232,16 @@ def contact_causality(
     epsilon: float = 0.02,
     window: int = 3,
 ) -> Causality:
-    """Whether objects move because they are touched; contact: with the robot, in truth and in the predicted state.
+    """Causes of motion: do objects move because they are touched? contact: with the robot, true and predicted.
 
     An object moves from the frame on in which it is `epsilon` metres from where it first was.
     premature: share of the objects that really do not move untouched, which in the prediction move before any contact.
     missed: share of the objects that really are touched and then move, which in the prediction do not move.
     lag: mean |frames| between true and predicted beginning of motion, of objects that move in both.
-    f1: of beginnings of contact (after `window` frames without), matched one to one within `window` frames; [0, 1], *1 is best*,
-    NaN where there are none in either; blind to whether the object then moves.
-    Blind to forces that act without moving anything. Noise below `epsilon` is not motion. premature says nothing of what does not move in
-    the prediction, and missed nothing of how things move.
+    f1: of beginnings of contact (after `window` frames without), matched one to one within `window` frames; [0, 1], *1
+    is best*, NaN where there are none in either; blind to whether the object then moves. Blind to forces that act
+    without moving anything. Noise below `epsilon` is not motion. premature says nothing of what does not move in the
+    prediction, and missed nothing of how things move.
     """
     truth_position, position, truth_contact, contact = _moving(truth_position, 1, position, truth_contact, contact)
     never = len(position)
@@ -254,8 +268,8 @@ def teleports(
 ) -> Figure:
     """Share of steps in which an object is faster than `factor` times its true maximum plus `slack` (m/s). [0, 1].
 
-    slack: for objects that do not move, and for the probe's noise. Blind to jumps over a frame in which nothing was seen.
-    Blind to what is slower than it should be, to direction and to place.
+    slack: for objects that do not move, and for the probe's noise. Blind to jumps over a frame in which nothing was
+    seen. Blind to what is slower than it should be, to direction and to place.
     """
     truth_position, position = _moving(truth_position, 2, position)
     real, read = (np.linalg.norm(np.diff(x, axis=0), axis=-1) / dt for x in (truth_position, position))
@@ -268,7 +282,8 @@ def teleports(
 class Violations:
     """Figures of B contexts beside their floors: by name, float64 (B,), NaN where undefined.
 
-    metric: of imagined frames.   floor: of the real frames of the same contexts, read by the same probe through the same codec.
+    metric: of imagined frames.   floor: of the real frames of the same contexts, read by the same probe through the
+    same codec.
     """
 
     metric: Mapping[str, Float[np.ndarray, " B"]]
@@ -285,7 +300,7 @@ class Violations:
 
     @staticmethod
     def of(imagined: Sequence[Mapping[str, float]], real: Sequence[Mapping[str, float]]) -> Violations:
-        """From one dictionary of figures for each context, in the same order on both sides."""
+        """Violations from one dictionary of figures for each context, in the same order on both sides."""
         if len(imagined) != len(real) or not imagined:
             raise EvaluationError(f"{len(imagined)} imagined and {len(real)} real contexts are not pairs")
         if any(row.keys() != imagined[0].keys() for row in (*imagined, *real)):
@@ -352,7 +367,9 @@ def _first(flags: np.ndarray) -> np.ndarray:
 
 
 def _beginnings(flags: np.ndarray, window: int) -> list[np.ndarray]:
-    """For each object, the true frames before which `window` frames were false: contact flickers while a thing is pushed."""
+    """For each object, the true frames before which `window` frames were false: contact flickers while an object is
+    pushed.
+    """
     before = np.zeros_like(flags)
     for k in range(1, window + 1):
         before[k:] |= flags[:-k]

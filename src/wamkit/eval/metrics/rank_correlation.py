@@ -1,4 +1,4 @@
-"""Does imagined success order policies as real success does? Correlations, MMRV, and how few policies carry them.
+"""Agreement of imagined with real success in ordering policies: correlations, MMRV, and the policies they hang on.
 
 The unit is a policy, and few are ever compared, so the interval resamples policies and, within each, its episodes. It
 speaks of policies like these only if they are independent: checkpoints of one training run are not. Use eight or more
@@ -28,7 +28,8 @@ def pearson(predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) -
 
 
 def spearman(predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) -> float:
-    """Spearman's rank correlation of N policies' scores, ties sharing their mean rank. In [-1, 1]; blind to all but the order.
+    """Spearman's rank correlation of N policies' scores, ties sharing their mean rank. In [-1, 1]; blind to all but the
+    order.
 
     Raises as `pearson`.
     Swapping two near equals costs as much as swapping the best and the worst neighbours; `mmrv` weighs that.
@@ -39,13 +40,13 @@ def spearman(predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) 
 def mmrv(*, predicted: Float[np.ndarray, " N"], real: Float[np.ndarray, " N"]) -> float:
     """Mean maximum rank violation: 1/N sum_i max_j |R_i - R_j| 1[(S_i < S_j) != (R_i < R_j)], S predicted, R real.
 
-    In the units of the real score, [0, max R - min R]: 0 orders all pairs right, lower is better. Source: Li et al. 2024
-    (SimplerEnv, arXiv 2405.05941); their function takes the two sides in one order and is called
-    in the other, which weighs violations by the predicted gap, so both are keywords here.
+    In the units of the real score, [0, max R - min R]: 0 orders all pairs right, lower is better. Source: Li et al.
+    2024 (SimplerEnv, arXiv 2405.05941); their function takes the two sides in one order and is called in the other,
+    which weighs violations by the predicted gap, so both are keywords here.
     Ties: equal real scores never count, since their gap is 0. A predicted tie of unequal policies counts as a violation
     for the worse of the two only (S_i < S_j is false where R_i < R_j is true, and both are false the other way round),
-    whatever the order of the policies. So a judge that gives all the same score pays half of what a reversing one may.
-    Raises EvaluationError for fewer than two policies, unequal lengths or values that are not finite.
+    whatever the order of the policies. So a predictor that gives all policies one score pays half of what a reversing
+    one may. Raises EvaluationError for fewer than two policies, unequal lengths or values that are not finite.
     """
     s_N, r_N = _pair(predicted, real, least=2)
     gap_NN = np.abs(r_N[:, None] - r_N[None])
@@ -84,10 +85,10 @@ def nested_bootstrap(
     """`statistic` of N policies' mean scores, with an interval from resampling policies and episodes within each.
 
     predicted: (N, E) imagined outcomes; real: (N, R) real ones; bool or finite. One column means that scores are taken
-    as exact. bounds: the statistic's range. A draw without a value (fewer than two different scores) counts as the lower
-    bound for the lower end and the upper for the upper: with three or four policies the interval rightly spans the range.
-    Episodes are drawn for each policy by itself even if all share reset states, which makes the interval wider, not
-    narrower. Raises EvaluationError as the statistic does, or for tables that do not agree.
+    as exact. bounds: the statistic's range. A draw without a value (fewer than two different scores) counts as the
+    lower bound for the lower end and the upper for the upper: with three or four policies the interval rightly spans
+    the range. Episodes are drawn for each policy by itself even if all share reset states, which makes the interval
+    wider, not narrower. Raises EvaluationError as the statistic does, or for tables that do not agree.
     """
     imagined, actual = np.asarray(predicted, np.float64), np.asarray(real, np.float64)
     if imagined.ndim != 2 or actual.ndim != 2 or len(imagined) != len(actual) or 0 in imagined.shape + actual.shape:
@@ -106,10 +107,11 @@ def nested_bootstrap(
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well imagined success stands in for real success, over `policies` policies.
+    """Agreement of imagined with real success over `policies` policies.
 
     pearson, spearman in [-1, 1]; mmrv in [0, 1], lower is better; bias: mean imagined minus real success, in [-1, 1],
-    above 0 flatters; it says nothing of order.   pearson_without, mmrv_without: the figures without each policy in turn (`drop_one`).
+    above 0 flatters; it says nothing of order.   pearson_without, mmrv_without: the figures without each policy in turn
+    (`drop_one`).
     """
 
     policies: int

@@ -5,8 +5,8 @@ task. About tasks like these: whole tasks are resampled too. About the method ra
 are the outer level of either. All are percentile bootstraps (Efron and Tibshirani 1993), seeded, and too narrow below
 about 10 tasks or 5 training seeds, where few units cannot show their spread; so the counts belong beside the interval.
 
-A test for a fixed number of episodes (`stats.mcnemar`, `stats.barnard`) is wrong once somebody looks and then decides
-whether to go on. `PairedEProcess` may be looked at after every episode.
+A test for a fixed number of episodes (`intervals.mcnemar`, `intervals.barnard`) is wrong once somebody looks and then
+decides whether to go on. `PairedEProcess` may be looked at after every episode.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def iqm(scores: Float[np.ndarray, "S K"], seed: int, draws: int = 10_000, level:
 
     The mean of the middle half of all S K scores: less ruled by outliers than the mean, less wasteful than the median
     (Agarwal et al. 2021, arXiv 2108.13264). Runs are resampled within each task, so the tasks are fixed. In the units
-    of the scores; higher is better if theirs is. Blind to the worst and the best quarter: a method that fails a fifth of
-    its tasks entirely can score 1, so show the worst task beside it.
-    Raises EvaluationError for fewer than two training seeds, no tasks, or values that are not finite.
+    of the scores; higher is better if theirs is. Blind to the worst and the best quarter: a method that fails a fifth
+    of its tasks entirely can score 1, so show the worst task beside it. Raises EvaluationError for fewer than two
+    training seeds, no tasks, or values that are not finite.
     """
     scores = _scores(scores)
     s, k = scores.shape
@@ -161,17 +161,18 @@ class PairedEProcess:
         while test.winner is None:
             test = test.update(first, second)  # one pair of outcomes or many
 
-    Only discordant pairs, those that one of the two solved, carry evidence. If the policies are alike, each falls either
-    way with chance 1/2, e (`log_e_value`) is a martingale that starts at 1, and the chance that it ever reaches 1 / alpha
-    is at most alpha (Ville 1939), however often one looks and whatever makes one stop. So decide at e >= 1 / alpha, and
+    Only discordant pairs, on which one of the two succeeds, carry evidence. If the policies are alike, each falls
+    either way with chance 1/2, e (`log_e_value`) is a martingale that starts at 1, and the chance that it ever reaches
+    1 / alpha is at most alpha (Ville 1939), however often one looks and whatever makes one stop. So decide at e >= 1 /
+    alpha, and
     keep that decision: later episodes do not take it back. The price of peeking: more episodes than one McNemar test
     would need if their number could be fixed rightly beforehand. Source: Ramdas et al. 2023 (arXiv 2210.01948).
 
     alpha: chance of any wrong decision between equals.   prior: a of the Beta(a, a) over the winning rate; larger waits
     for small differences.   first_only, second_only, concordant: pairs seen.   log_peak: the largest log e so far.
     winner: "first" or "second" once decided.
-    Blind spots: reset states must come in an order that no outcome chose; and two runs are compared, not two methods, so
-    another training seed may decide otherwise (`mean_success`).
+    Blind spots: reset states must come in an order that no outcome chose; and two runs are compared, not two methods,
+    so another training seed may decide otherwise (`mean_success`).
     """
 
     alpha: float = 0.05
@@ -233,8 +234,8 @@ class PairedEProcess:
     def episodes_left(self, power: float = 0.8) -> int | None:
         """Further pairs after which the test has decided with chance `power`, if the rates stay as seen.
 
-        0 once decided. None where no end is in attention_layout: no pair was discordant, or equally many either way. Optimistic
-        after few pairs, as any effect size taken from the data that showed it. Raises EvaluationError as
+        0 once decided. None where no end is in sight: no pair was discordant, or equally many either way.
+        Optimistic after few pairs, as any effect size taken from the data that showed it. Raises EvaluationError as
         `episodes_needed` where the end is too far off.
         """
         if self.decided:
@@ -269,14 +270,15 @@ def episodes_needed(
     if not low - 1e-12 <= both <= high + 1e-12:
         allowed = [(edge - p_first * p_second) / spread for edge in (low, high)] if spread else [0.0, 0.0]
         raise EvaluationError(
-            f"rates {p_first} and {p_second} allow correlations in [{allowed[0]:.3f}, {allowed[1]:.3f}], not {correlation}"
+            f"rates {p_first} and {p_second} allow correlations in [{allowed[0]:.3f}, {allowed[1]:.3f}], "
+            f"not {correlation}"
         )
     only = max(0.0, p_first - both), max(0.0, p_second - both)
     return _pairs_to_decide(PairedEProcess(alpha, prior), *only, power)
 
 
 def _pairs_to_decide(test: PairedEProcess, first_only: float, second_only: float, power: float) -> int:
-    """Smallest n with P(decided within n more pairs) >= power; `*_only` are the chances of a pair that only one solves.
+    """Smallest n with P(decided within n more pairs) >= power; `*_only`: chance that only this one succeeds.
 
     The decision falls at a discordant pair, so P = sum over d of P(it takes d more of these) P(n pairs hold d of them).
     """

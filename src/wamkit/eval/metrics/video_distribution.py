@@ -1,16 +1,17 @@
-"""Do imagined clips come from the distribution of real ones? Distances between feature sets, each beside its floor.
+"""Distances between the distributions of imagined and of real clips, each beside its floor.
 
-A distance between samples is only as good as the features and means nothing without what it reads between two samples of
-real clips. So every result here carries the encoder's name and a real-against-real floor. The names FID, FVD and KID
+A distance between samples is only as good as the features and means nothing without what it reads between two samples
+of real clips. So every result here carries the encoder's name and a real-against-real floor. The names FID, FVD and KID
 belong to particular weights (Inception, I3D) and are not used: a figure is called, say, `mmd@<encoder>`, and figures of
 different encoders never compare.
 
-Clips of one episode are alike, and so are a real clip and the one imagined from the same start. Counting such pairs would
-bias either distance, so episodes carry one identity on both sides, and only pairs of different episodes are compared.
+Clips of one episode are alike, and so are a real clip and the one imagined from the same start. Counting such pairs
+would bias either distance, so episodes carry one identity on both sides, and only pairs of different episodes are
+compared.
 
-Blind spots of all: whatever the encoder does not see; the order of frames, but for the pooled differences; and whether a
-clip fits its own start or actions, since clips are never compared with their own truth (that is `visual`). A model that
-replays its training set scores perfectly.
+Blind spots of all: whatever the encoder does not see; the order of frames, but for the pooled differences; and whether
+a clip fits its own start or actions, since clips are never compared with their own truth (that is `metrics.image`). A
+model that replays its training set scores perfectly.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class ClipFeatures:
     ) -> ClipFeatures:
         """Features of clips from any encoder of frames: per clip the mean over its frames and the mean absolute change.
 
-        values = [mean_f z_f, mean_f |z_{f+1} - z_f|], D = 2 K: what is seen, and how much it changes from frame to frame.
-        The second half tells a still clip from a moving one and does not tell which way it runs.
+        values = [mean_f z_f, mean_f |z_{f+1} - z_f|], D = 2 K: what is seen, and how much it changes from frame to
+        frame. The second half tells a still clip from a moving one and does not tell which way it runs.
         frame_to_vector: up to `batch` frames, as in `clips`, to (m, K) vectors; freeze it and put it in eval mode, so
         that a frame's vector does not depend on its neighbours. Raises EvaluationError for clips of fewer than two
         frames, no clips, or vectors of another shape.
@@ -91,9 +92,9 @@ class ClipFeatures:
 class Discrepancy:
     """Squared MMD of imagined from real clips, and its floor: one half of the real episodes against the other.
 
-    value, floor: with intervals over episodes; both unbiased, so either may be below 0. The model is told from the real
-    thing where `value.excludes(0)`; the floor says that the features and the number of clips deserve trust, and covers 0
-    if they do. clips: how many a side of `value`; episodes: how many on both sides together.
+    value, floor: with intervals over episodes; both unbiased, so either may be below 0. The model differs from real
+    clips where `value.excludes(0)`; the floor says that the features and the number of clips deserve trust, and covers
+    0 if they do. clips: how many a side of `value`; episodes: how many on both sides together.
     """
 
     encoder: str
@@ -134,8 +135,8 @@ def polynomial_mmd(
 def _mmd(x: ClipFeatures, y: ClipFeatures, rng: np.random.Generator, draws: int, level: float) -> Interval:
     """Unbiased MMD^2 as a function of how often each episode was drawn.
 
-    A kernel sum between two episodes serves every draw, and an episode drawn twice does not meet itself: its pairs would
-    be of equal clips and push every draw up.
+    A kernel sum between two episodes serves every draw, and an episode drawn twice does not meet itself: its pairs
+    would be of equal clips and push every draw up.
     """
     ids, member = np.unique(np.concatenate([x.episode, y.episode]), return_inverse=True)
     e, n = len(ids), len(x)
@@ -161,7 +162,7 @@ def _mmd(x: ClipFeatures, y: ClipFeatures, rng: np.random.Generator, draws: int,
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """Fréchet distance of imagined from real clips, never without its floor: the same between two halves of real clips.
+    """Fréchet distance of imagined from real clips, and its floor: the distance between two halves of real clips.
 
     value, floor: means over random splits into halves, both with `clips` a side, so that both carry the same sample
     bias; only their difference or ratio means something.   spread: standard deviation over splits of value - floor: how
@@ -191,14 +192,14 @@ def frechet_distance(
     """|mu1 - mu2|^2 + Tr(S1 + S2 - 2 (S1 S2)^1/2): squared Wasserstein-2 distance of Gaussians with the sets' moments.
 
     Source: Heusel et al. 2017 (arXiv 1706.08500), Fréchet 1957. At least 0, lower is better, in squared units of the
-    features. It is biased upwards, by about D^2 / 2N for D features of variance 1, more than the differences in question (400
-    dimensions and 256 clips read 300 where the truth is 0), hence the floor, and hence `dims`: features of more
-    dimensions are projected on so many fixed orthonormal directions (None: not at all). Blind spots: only the first two
-    moments count, and only in the projection. Prefer `polynomial_mmd`.
+    features. It is biased upwards, by about D^2 / 2N for D features of variance 1, more than the differences in
+    question (400 dimensions and 256 clips read 300 where the truth is 0), hence the floor, and hence `dims`: features
+    of more dimensions are projected on so many fixed orthonormal directions (None: not at all). Blind spots: only the
+    first two moments count, and only in the projection. Prefer `polynomial_mmd`.
 
     Each split compares half A of the real episodes with half B (floor), and with imagined clips of episodes not in A
-    (value), equally many. Raises EvaluationError for different encoders or dimensions, fewer than four real episodes, or
-    too few clips for two a side.
+    (value), equally many. Raises EvaluationError for different encoders or dimensions, fewer than four real episodes,
+    or too few clips for two a side.
     """
     _comparable(real, imagined)
     if splits < 2 or (dims is not None and dims < 1):
@@ -219,7 +220,7 @@ def frechet_distance(
 
 
 def gaussian_frechet(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "M D"]) -> float:
-    """The bare formula on two sets of vectors, sample covariances with N - 1; a floor is the caller's duty.
+    """The bare formula on two sets of vectors, sample covariances with N - 1. The caller adds a floor.
 
     With S1 = A'A and S2 = B'B, the eigenvalues of S1 S2 are the squared singular values of A B', so Tr (S1 S2)^1/2 is
     their sum: no matrix square root, no negative eigenvalue, and rank-deficient covariances (N <= D) are exact.

@@ -1,13 +1,13 @@
-"""Can the actions be read off the imagined pictures? By an inverse dynamics model that was trained apart, on real pictures alone.
+"""Action recoverability: an inverse dynamics model, trained on real frames alone, reads actions off imagined frames.
 
-It shares nothing with the model that it judges: other recordings, other weights, another architecture. Its error on real pictures is the
-floor; what it reads off imagined ones is compared with the actions that the pictures are said to show. A model whose pictures it cannot
-read may still be right: read the floor and the control first. (WoW, arXiv:2509.22642, executes such actions on a robot.)
+It shares nothing with the model that it evaluates: other recordings, other weights, another architecture. Its error on
+real frames is the floor. What it reads off imagined frames is compared with the actions that these frames should show.
+A model whose frames it cannot read may still be right: look at the floor and the control first. (WoW, arXiv:2509.22642,
+executes such actions on a robot.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +25,7 @@ from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, Spec
 
 
 class Inverse(nn.Module):
-    """Actions of a chunk from the present picture and those `spec.frame_offsets` later."""
+    """Actions of a chunk from the present frame and those `spec.frame_offsets` later."""
 
     def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray, width: int = 32):
         super().__init__()
@@ -39,7 +39,7 @@ class Inverse(nn.Module):
     def forward(
         self, now: UInt8[Tensor, "B V 3 H W"], future: UInt8[Tensor, "B F V 3 H W"]
     ) -> Float32[Tensor, "B A a"]:
-        """Normalised actions. Differences to the present picture are shown, since they are what tells."""
+        """Normalised actions. The input holds differences to the present frame, which carry the information."""
         x = now.float().flatten(1, 2) / 255
         y = future.float().flatten(1, 3) / 255
         changes = y - x.repeat(1, len(self.spec.frame_offsets), 1, 1)
@@ -54,7 +54,9 @@ class Inverse(nn.Module):
 def train_inverse(
     frames: Frames, spec: Spec, *, seed: int = 0, steps: int = 600, batch: int = 64, progress: bool = True
 ) -> Inverse:
-    """A model of `frames`, which nothing that it will judge was trained on; on one core about a minute. Same seed, same weights."""
+    """A model of `frames`, none of which the evaluated model was trained on; on one core about a minute. Same seed,
+    same weights.
+    """
     torch.manual_seed(seed)
     action = frames.action[frames.rows()]
     model = Inverse(spec, frames.images.shape[1], action.mean(0), np.maximum(action.std(0), 1e-6))
@@ -63,7 +65,7 @@ def train_inverse(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in tqdm(range(steps), desc="inverse dynamics", unit="step", leave=False, disable=not progress):
         b = windows.batch(step)
-        # Only where all pictures exist: at the end of an episode the last one is repeated.
+        # Only where all frames exist: at the end of an episode the last one is repeated.
         valid = (b.action_valid & b.frame_valid.all(1, keepdim=True))[..., None].float()
         error = (model(b.obs, b.future) - (b.action - model.mean) / model.std).square() * valid
         loss = error.sum() / (valid.sum() * action.shape[1]).clamp(min=1)
@@ -78,9 +80,11 @@ def train_inverse(
 class ActionRecoverability:
     """Mean squared errors in units of each action's own deviation, on W held-out windows, (W,) each.
 
-    real: read off real pictures, against what was executed: the floor.   shuffled: the same against another window's actions.
-    forward: off pictures imagined for the executed actions, against those.   joint: off pictures imagined along with actions,
-    against those. None where the model does not do that.   r2: float (a,), of `real`, 1 is read exactly, 0 is guessing the mean.
+    real: read off real frames, against what was executed: the floor.   shuffled: the same against another window's
+    actions.
+    forward: off frames imagined for the executed actions, against those.   joint: off frames imagined along with
+    actions, against those. None where the model does not do that.   r2: float (a,), of `real`, 1 is read exactly, 0 is
+    guessing the mean.
     """
 
     episode: np.ndarray
@@ -91,7 +95,7 @@ class ActionRecoverability:
     r2: Float[np.ndarray, " a"]
 
     def over(self, name: str, reference: str, seed: int = 0) -> Interval:
-        """Ratio of two of the errors, pooled; intervals resample episodes. NaN where one is not there, or the reference is 0."""
+        """Ratio of two errors, pooled; intervals resample episodes. NaN without one, or where the reference is 0."""
         a, b = getattr(self, name), getattr(self, reference)
         return UNDEFINED if a is None or b is None or not b.sum() else paired_ratio(a, b, self.episode, seed)
 
@@ -99,11 +103,14 @@ class ActionRecoverability:
 def action_recoverability(
     model: Model, inverse: Inverse, frames: Frames, *, stride: int = 8, seed: int = 0, steps: int | None = None
 ) -> ActionRecoverability:
-    """Judges `model` by `inverse` on every `stride`-th window of held-out recordings. Raises EvaluationError where there are no windows."""
+    """Evaluates `model` with `inverse` on every `stride`-th window of validation episodes.
+
+    Raises EvaluationError where no episode holds a window.
+    """
     spec = model.spec
     starts = window_starts(frames, max(*spec.frame_offsets, spec.chunk), stride)
     if not len(starts):
-        raise EvaluationError(f"no recording is longer than {max(*spec.frame_offsets, spec.chunk)} steps")
+        raise EvaluationError(f"no episode is longer than {max(*spec.frame_offsets, spec.chunk)} steps")
     every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
     other = every.action[torch.from_numpy(shuffled_within(every.text, seed))]
     std = inverse.std
@@ -125,14 +132,13 @@ def action_recoverability(
                 given = {"actions": b.action.numpy()} if query is Query.FORWARD else {}
                 out = model.sample(observations(b), query, seed=seeds, steps=steps, **given)
                 if out.future is not None:
-                    said = b.action if query is Query.FORWARD else torch.from_numpy(out.actions)
-                    found[name] = error(inverse.read(b.obs, torch.from_numpy(out.future)), said)
+                    shown = b.action if query is Query.FORWARD else torch.from_numpy(out.actions)
+                    found[name] = error(inverse.read(b.obs, torch.from_numpy(out.future)), shown)
         for name, values in found.items():
             parts.setdefault(name, []).append(values)
     read, action = torch.cat(reads), every.action
     spread = (action - action.mean((0, 1))).square().sum((0, 1))
     r2 = 1 - (read - action).square().sum((0, 1)) / spread.clamp(min=1e-12)
-    joined: Callable[[str], np.ndarray | None] = lambda k: np.concatenate(parts[k]) if k in parts else None  # noqa: E731
-    return ActionRecoverability(
-        frames.episode[starts], joined("real"), joined("shuffled"), joined("forward"), joined("joint"), r2.numpy()
-    )
+    names = ("real", "shuffled", "forward", "joint")
+    errors = (np.concatenate(parts[name]) if name in parts else None for name in names)
+    return ActionRecoverability(frames.episode[starts], *errors, r2.numpy())

@@ -1,7 +1,8 @@
-"""A segmenter: which object each pixel shows, learned from a simulator's frames alone, as `probe` learns where objects are.
+"""A segmenter: which object each pixel shows, learned from a simulator's frames alone, as `probe` learns where objects
+are.
 
-Masks of imagined pictures can only be read off them. Like the probe it sees one frame at a time, is trained on real frames and
-frozen, and what it reads off *real* frames is the ceiling of every figure made from it.
+Masks of imagined frames can only be read off them. Like the probe it sees one frame at a time, is trained on real
+frames and frozen, and what it reads off *real* frames is the ceiling of every figure made from it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ BATCH = 16
 
 
 class Segmenter(nn.Module):
-    """A small U-Net (Ronneberger et al., arXiv 1505.04597): three scales, skips, logits of nothing and of each object."""
+    """A small U-Net (Ronneberger et al., arXiv 1505.04597): three scales, skips, logits of background and objects."""
 
     def __init__(self, objects: int, width: int = 16):
         super().__init__()
@@ -35,8 +36,8 @@ class Segmenter(nn.Module):
                 layer.weight
             )  # the default shrinks what comes through six layers, and nothing is learned
 
-    def forward(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes H W"]:
-        x, skips = pictures.float() / 127.5 - 1, []
+    def forward(self, frames: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B classes H W"]:
+        x, skips = frames.float() / 127.5 - 1, []
         for block in self.down:
             x = block(x)
             skips.append(x)
@@ -46,23 +47,24 @@ class Segmenter(nn.Module):
 
 
 def train_segmenter(
-    pictures: UInt8[np.ndarray, "M 3 H W"],
+    frames: UInt8[np.ndarray, "M 3 H W"],
     masks: Bool[np.ndarray, "M N H W"],
     seed: int,
     steps: int = 400,
     width: int = 16,
 ) -> Segmenter:
-    """A segmenter trained on these frames; the same seed gives the same bits. On one thread, 400 steps take about 20 s at 64x64.
+    """A segmenter trained on these frames; the same seed gives the same bits. On one thread, 400 steps take about 20 s
+    at 64x64.
 
-    Loss: cross-entropy over pixels, each class weighted by its frequency to the power -1/2, since things are small.
+    Loss: cross-entropy over pixels, each class weighted by its frequency to the power -1/2, since objects are small.
     AdamW, learning rate 3e-3 to 0 by a cosine, `BATCH` frames a step.
     Raises EvaluationError for frames and masks that do not belong together.
     """
-    _check(pictures)
-    if masks.ndim != 4 or masks.shape[0] != len(pictures) or masks.shape[2:] != pictures.shape[2:]:
-        raise EvaluationError(f"masks are (M, N, H, W) of pictures (M, 3, H, W): {masks.shape}, {pictures.shape}")
+    _check(frames)
+    if masks.ndim != 4 or masks.shape[0] != len(frames) or masks.shape[2:] != frames.shape[2:]:
+        raise EvaluationError(f"masks are (M, N, H, W) of frames (M, 3, H, W): {masks.shape}, {frames.shape}")
     of = np.where(masks.any(1), masks.argmax(1) + 1, 0)
-    images, classes = torch.from_numpy(pictures), torch.from_numpy(of)
+    images, classes = torch.from_numpy(frames), torch.from_numpy(of)
     share = torch.bincount(classes.flatten(), minlength=1 + masks.shape[1]) / classes.numel()
     weight = share.clamp_min(1e-4).rsqrt()
     generator = torch.Generator().manual_seed(seed)
@@ -81,14 +83,14 @@ def train_segmenter(
     return net.eval().requires_grad_(False)
 
 
-def read_masks(net: Segmenter, pictures: UInt8[np.ndarray, "M 3 H W"]) -> Bool[np.ndarray, "M N H W"]:
-    """The pixels of each object in each picture alone: those where it is the likeliest."""
-    _check(pictures)
+def read_masks(net: Segmenter, frames: UInt8[np.ndarray, "M 3 H W"]) -> Bool[np.ndarray, "M N H W"]:
+    """The pixels of each object in each frame alone: those where it is the likeliest."""
+    _check(frames)
     with one_thread(), torch.no_grad():
-        of = torch.cat([net(x).argmax(1) for x in torch.from_numpy(pictures).split(4 * BATCH)]).numpy()
+        of = torch.cat([net(x).argmax(1) for x in torch.from_numpy(frames).split(4 * BATCH)]).numpy()
     return of[:, None] == np.arange(1, net.objects + 1)[:, None, None]
 
 
-def _check(pictures: np.ndarray) -> None:
-    if pictures.dtype != np.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3 or not len(pictures):
-        raise EvaluationError(f"pictures are uint8 (M, 3, H, W), at least one; found {pictures.dtype}{pictures.shape}")
+def _check(frames: np.ndarray) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1] != 3 or not len(frames):
+        raise EvaluationError(f"frames are uint8 (M, 3, H, W), at least one; found {frames.dtype}{frames.shape}")

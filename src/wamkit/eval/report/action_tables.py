@@ -1,5 +1,5 @@
 """The action axis of a report: counterfactuals on and off the expert's path, what the model's own actions do, whether actions can be read
-off its pictures, and whether the world goes as it imagined."""
+off its images, and whether the world goes as it imagined."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def action_part(
         found = executions(run, world, robot=robot, episodes=max(1, episodes // 2), processes=processes)
         how = (
             f"{len(found)} states of experts' episodes: its actions are carried out, and what it imagined, what came of it and what the expert "
-            "did are compared. 1 is the same picture, 0 as far as one in which nothing moves."
+            "did are compared. 1 is the same image, 0 as far as one in which nothing moves."
         )
         tables.append(
             Table(
@@ -66,7 +66,7 @@ def action_part(
 
 
 def inverse_table(model: Model, frames: Frames, others: Frames) -> Table:
-    """Actions read off imagined pictures of `frames` by an inverse dynamics model that learned from `others`."""
+    """Actions read off imagined images of `frames` by an inverse dynamics model that learned from `others`."""
     steps = max(50, min(600, len(others) // 8))  # of 64 windows: eight times each, a minute at most
     found = action_recoverability(model, train_inverse(others, model.spec, steps=steps), frames)
     rows = []
@@ -80,7 +80,7 @@ def inverse_table(model: Model, frames: Frames, others: Frames) -> Table:
             rows.append(Row(key, name, ratio.value, ratio, fmt=".3f", note=note))
     r2 = ", ".join(f"{x:.2f}" for x in found.r2)
     how = (
-        f"An inverse dynamics model that shares nothing with this one: other recordings, other weights, other layers. Of real pictures it reads "
+        f"An inverse dynamics model that shares nothing with this one: other recordings, other weights, other layers. Of real images it reads "
         f"R2 = {r2} of each action number. Ratios of squared errors; intervals resample episodes."
     )
     return Table("action_recoverability", "Can actions be read off its frames?", how, tuple(rows), ACTION)

@@ -1,4 +1,4 @@
-"""The report card of a run: what was measured, with the pictures that go with it, as one page's content."""
+"""The report card of a run: what was measured, with the images that go with it, as one page's content."""
 
 from __future__ import annotations
 

@@ -24,14 +24,15 @@ from wamkit.viz.charts import interval_svg
 from wamkit.viz.style import CSS
 
 SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", "seeds", "held_out")
-"""What must be alike in two evaluations for their figures to compare."""
+"""Fields of the protocol that must agree for two evaluations to compare."""
 
 
 @dataclass(frozen=True)
 class Overview:
     """Shows the evaluations of several runs side by side: one page, and one JSON beside it.
 
-    Reads what `wamkit eval RUN` left in each run; evaluations of other tasks, episodes or seeds do not compare and are refused.
+    Reads the files that `wamkit eval RUN` wrote into each run. Evaluations of other tasks, episodes or seeds do not
+    compare and are refused.
     """
 
     runs: tuple[Path, ...]
@@ -55,7 +56,7 @@ class Evaluated:
 
 
 def read_evaluation(run: Path) -> Evaluated:
-    """What `wamkit eval` left in `run`. Raises WamkitError where it was not evaluated, or its files are damaged."""
+    """The evaluation that `wamkit eval` wrote into `run`. Raises WamkitError where there is none, or it is damaged."""
     folder = run / "eval"
     try:
         summary = json.loads((folder / "summary.json").read_bytes())
@@ -94,7 +95,8 @@ def overview(args: Overview) -> Path:
         "protocol": first,
         "runs": [{k: e.summary.get(k) for k in ("run", "family", "step", "weights", "made_by", "rows")} for e in found],
         "against_the_first": [
-            {"run": p.runs[1], "difference": p.difference, "e": p.e, "p_value": p.p_value, "winner": p.winner} for p in pairs
+            {"run": p.runs[1], "difference": p.difference, "e": p.e, "p_value": p.p_value, "winner": p.winner}
+            for p in pairs
         ],
     }  # fmt: skip
     atomic_write(args.out.with_suffix(".json"), (json.dumps(content, indent=2) + "\n").encode())
@@ -144,12 +146,12 @@ def _number(row: Mapping[str, Any] | None, key: str = "value") -> float:
     return math.nan if value is None else float(value)
 
 
-def _said(x: float) -> str:
+def _format(x: float) -> str:
     return "" if math.isnan(x) else f"{x:.3g}" if abs(x) < 1000 else f"{x:.0f}"
 
 
 def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
-    """For a terminal: the figures that more than one run has."""
+    """Text for a terminal, with the figures that more than one run has."""
     names = _names(found)
     wide = [max(8, len(n)) for n in names]
     lines = [" " * 46 + "  ".join(f"{n:>{w}}" for n, w in zip(names, wide, strict=True))]
@@ -157,19 +159,18 @@ def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
         shared = [(n, rows) for n, rows in group.rows if sum(r is not None for r in rows) > 1 or len(found) == 1]
         lines += ["", group.title] if shared else []
         for name, rows in shared:
-            cells = [f"{_said(_number(r)):>{w}}" for r, w in zip(rows, wide, strict=True)]
+            cells = [f"{_format(_number(r)):>{w}}" for r, w in zip(rows, wide, strict=True)]
             lines.append(f"  {name:<44}" + "  ".join(cells))
     lines += [""] + [_verdict(p) for p in pairs]
     return "\n".join(lines)
 
 
 def _verdict(p: PairedResult) -> str:
-    said = f"{p.runs[1]} solves {100 * p.difference:+.1f} points against {p.runs[0]} in {p.episodes} pairs (p = {p.p_value:.2g}): "
+    difference = f"success of {p.runs[1]} against {p.runs[0]}: {100 * p.difference:+.1f} points"
+    difference += f" in {p.episodes} pairs (p = {p.p_value:.2g})"
     if p.winner:
-        return said + f"decided, {p.runs[p.winner == 'second']} is better"
-    return said + (
-        "not decided" if p.episodes_left is None else f"not decided; likely after {p.episodes_left} more pairs"
-    )
+        return f"{difference}: decided, {p.runs[p.winner == 'second']} is better"
+    return f"{difference}: not decided" + (f"; likely after {p.episodes_left} more pairs" if p.episodes_left else "")
 
 
 def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
@@ -185,26 +186,33 @@ def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     if pairs:
         items = "".join(f"<p>{escape(_verdict(p))}</p>" for p in pairs)
         how = "From the same reset states; may be looked at after any number of episodes (an e-process)."
-        parts.append(
-            f'<section><div><h2>Against the first run</h2><p class="how">{how}</p></div><div class="body">{items}</div></section>'
-        )
-    facts = "".join(
-        f"<dt>{escape(n)}</dt><dd>{escape(e.summary['family'])}, step {e.summary['step']}, weights {escape(e.summary['weights'][:12])}, "
-        f"evaluated by wamkit {escape(str(e.summary.get('made_by', {}).get('commit') or e.summary.get('made_by', {}).get('wamkit')))}</dd>"
-        for n, e in zip(names, found, strict=True)
-    )
+        head = f'<div><h2>Against the first run</h2><p class="how">{how}</p></div>'
+        parts.append(f'<section>{head}<div class="body">{items}</div></section>')
+    facts = "".join(f"<dt>{escape(n)}</dt><dd>{escape(_origin(e))}</dd>" for n, e in zip(names, found, strict=True))
     protocol = escape(json.dumps(found[0].summary["protocol"], indent=2))
     parts.append(
         '<section><div><h2>How it was made</h2><p class="how">The same protocol for all.</p></div><div class="body">'
-        f'<dl class="facts">{facts}</dl><details><summary>Protocol</summary><pre>{protocol}</pre></details></div></section>'
+        f'<dl class="facts">{facts}</dl><details><summary>Protocol</summary><pre>{protocol}</pre></details>'
+        "</div></section>"
     )
-    how = "Bars are 95 % intervals; a figure has one scale for all runs. There is no score of everything: read the axes apart."
+    how = (
+        "Bars are 95 % intervals; a figure has one scale for all runs. There is no overall score: read the axes apart."
+    )
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{len(found)} runs</title><style>{CSS}</style></head><body><main><header><h1>{escape(', '.join(names))}</h1>"
+        f"<title>{len(found)} runs</title><style>{CSS}</style></head>"
+        f"<body><main><header><h1>{escape(', '.join(names))}</h1>"
         f'<p class="sub">{how}</p></header>{"".join(parts)}</main></body></html>\n'
     )
+
+
+def _origin(e: Evaluated) -> str:
+    """Family, step and weights of a run, and the version of wamkit that evaluated it."""
+    maker = e.summary.get("made_by", {})
+    version = maker.get("commit") or maker.get("wamkit")
+    return f"{e.summary['family']}, step {e.summary['step']}, weights {e.summary['weights'][:12]}, wamkit {version}"
 
 
 def _row(name: str, rows: Sequence[Mapping[str, Any] | None]) -> str:
@@ -219,6 +227,6 @@ def _row(name: str, rows: Sequence[Mapping[str, Any] | None]) -> str:
             continue
         a, b = (x if math.isfinite(x) else value for x in (a, b))
         mark = interval_svg(Interval(*((x - low) / reach for x in (value, a, b))))
-        span = f"<small>{_said(a)} to {_said(b)}</small>" if b > a else ""
-        cells += f'<td class="num value">{_said(value)} {escape(r["unit"]) if r else ""}{mark}{span}</td>'
+        span = f"<small>{_format(a)} to {_format(b)}</small>" if b > a else ""
+        cells += f'<td class="num value">{_format(value)} {escape(r["unit"]) if r else ""}{mark}{span}</td>'
     return f'<tr><td class="what">{escape(name)}</td>{cells}</tr>'

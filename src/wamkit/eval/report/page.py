@@ -1,4 +1,8 @@
-"""How a `Report` becomes one HTML page: sections, tables, videos, curves. All text is escaped."""
+"""Writer of a `Report` as one HTML page that opens offline, on a phone, in light and dark.
+
+All text is escaped. Images, videos, styles and the script are inside the file, and a content policy forbids the browser
+to fetch anything.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +39,16 @@ from wamkit.viz.charts import curve_svg, interval_svg
 from wamkit.viz.images import DIFFERENCE_GAIN, data_uri, difference, enlarge, mp4, png, side_by_side
 from wamkit.viz.style import CSS, SCRIPT
 
-GAP = 2  # white columns between tiled pictures
+GAP = 2  # white columns between tiled images
 POLICY = (
     "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 )
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Writes the page and returns its path. The file appears under its name only when complete.
+    """Writes the page and returns its path. The file appears under its name only when it is complete.
 
-    Raises WamkitError naming the file when the disk refuses.
+    Raises WamkitError with the name of the file where the disk refuses.
     """
     path = Path(path)
     atomic_write(path, _page(report).encode())
@@ -63,8 +67,8 @@ def _page(report: Report) -> str:
         ),
         _section(
             "How far it goes, and what it looks like",
-            "Left: success over the severity of each factor, with its 95 % Wilson interval. Right: reset states as the policy "
-            "sees them, by severity. The same reset state goes in one direction.",
+            "Left: success over the severity of each factor, with its 95 % Wilson interval. Right: reset states as the "
+            "policy sees them, by severity. The same reset state goes in one direction.",
             [_sweep(s, report.scale) for s in report.sweeps],
         ),
         _section(
@@ -87,19 +91,19 @@ def _page(report: Report) -> str:
 
 
 def _axis(report: Report, axis: str) -> str:
-    """All that stands under one axis: figures, pictures, worst cases; never one score of everything."""
+    """Sections of one axis: figures, images, worst cases. There is never an overall score."""
     sections = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
     if axis == CLOSED_LOOP:
-        sections += _played(report)
+        sections += _episodes(report)
     if axis == VISUAL:
-        sections += _pictured(report)
+        sections += _imagination(report)
     how = "Chosen because they are the worst, so not in proportion: the tables have the rates."
     sections.append(_section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
     content = "".join(sections)
     return f'\n<h2 class="axis">{escape(axis)}</h2>{content}' if content else ""
 
 
-def _pictured(report: Report) -> list[str]:
+def _imagination(report: Report) -> list[str]:
     return [
         _section(
             "What it imagines, moving",
@@ -112,20 +116,20 @@ def _pictured(report: Report) -> list[str]:
         ),
         _section(
             "What it imagines, frame by frame",
-            "The first picture is all the model saw. Then, for each horizon: what happened, what it imagined, and the "
+            "The first image is all the model saw. Then, for each horizon: what happened, what it imagined, and the "
             f"difference {DIFFERENCE_GAIN}x brighter.",
             [_still(s) for s in report.stills],
         ),
     ]
 
 
-def _played(report: Report) -> list[str]:
+def _episodes(report: Report) -> list[str]:
     return [
         _section(
             "In closed loop",
-            "Episodes from reset states never trained on; solved if the task's condition held at any step. The dot "
+            "Episodes from reset states never trained on; success if the task's condition held at any step. The dot "
             "is the success rate on a 0-100 % line, the bar its 95 % Wilson interval, the tick the target. Steps: the "
-            "median until solved. Query: one call of the policy.",
+            "median until success. Query: one call of the policy.",
             [_closed_loop(c) for c in report.closed_loop],
         ),
         _section(
@@ -156,8 +160,8 @@ def _section(title: str, how: str, parts: Sequence[str]) -> str:
 
 
 def _header(report: Report) -> str:
-    judged = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
-    tally = f'<p class="tally">{sum(judged)} of {len(judged)} targets met</p>' if judged else ""
+    passed = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
+    tally = f'<p class="tally">{sum(passed)} of {len(passed)} targets met</p>' if passed else ""
     heads = "".join(
         f'<div><dt>{escape(r.name)}</dt><dd class="big">{_value(r, "<small>{}</small>")}</dd><dd>{_range(r)}</dd>'
         f"<dd>{escape(r.target)} {_verdict(r.passed)}</dd></div>"
@@ -214,7 +218,7 @@ def _closed_loop(loop: ClosedLoop) -> str:
     if len(loop.tasks) > 1:
         pooled = TaskResult("All tasks", sum(t.successes for t in loop.tasks), sum(t.episodes for t in loop.tasks))
         rows += _task(pooled, None, "pooled")
-    head = "<th>Task</th><th>Solved</th><th></th><th>Rate</th><th>Interval</th><th>Steps</th><th>Query p50 / p95</th>"
+    head = "<th>Task</th><th>Success</th><th></th><th>Rate</th><th>Interval</th><th>Steps</th><th>Query p50 / p95</th>"
     return f"<div><h3>{escape(loop.title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
 
 
@@ -267,15 +271,15 @@ def _still(still: Still) -> str:
         names = _three(f"truth +{offset}", f"imagined +{offset}")
         cells.append((names, tiled, f"{still.title}: truth, imagined and difference at +{offset}"))
     figures = ""
-    for names, picture, alt in cells:
-        source = data_uri(png(enlarge(picture, 2)), "image/png")
+    for names, image, alt in cells:
+        source = data_uri(png(enlarge(image, 2)), "image/png")
         figures += f'<figure>{names}<img src="{source}" alt="{escape(alt)}"></figure>'
     style = f"grid-template-columns:1fr repeat({len(still.offsets)}, {wide:.3f}fr);--phone:1fr {wide:.3f}fr"
     return f'<div><h3>{escape(still.title)}</h3><div class="still" style="{style}">{figures}</div></div>'
 
 
 def _clip(clip: Clip, scale: int) -> str:
-    outcome = '<span class="met">solved</span>' if clip.success else '<span class="missed">failed</span>'
+    outcome = '<span class="met">success</span>' if clip.success else '<span class="missed">failed</span>'
     text = escape(" · ".join(x for x in (clip.title, clip.note) if x))
     video = _video(clip.frames, clip.fps, scale, clip.title)
     return f"<figure>{video}<figcaption>{outcome}<br>{text}</figcaption></figure>"
@@ -310,8 +314,8 @@ def _sweep(sweep: Sweep, scale: int) -> str:
     chart = curve_svg(series, log=False, over="severity", bounds=(0.0, 1.0), band=band)
     cells = "".join(f"<span>{s:g}</span>" for s in sweep.severities)
     for strip in sweep.strips:
-        for severity, picture in zip(sweep.severities, strip, strict=True):
-            source, alt = data_uri(png(enlarge(picture, scale)), "image/png"), f"{sweep.factor} {severity:g}"
+        for severity, image in zip(sweep.severities, strip, strict=True):
+            source, alt = data_uri(png(enlarge(image, scale)), "image/png"), f"{sweep.factor} {severity:g}"
             cells += f'<img src="{source}" alt="{escape(alt)}">'
     strips = f'<div class="strip" style="grid-template-columns:repeat({len(sweep.severities)}, 1fr)">{cells}</div>'
     title = f'<h3>{escape(sweep.factor)}</h3><p class="how">{escape(sweep.how)}</p>'

@@ -41,7 +41,7 @@ def policy_table(stood: Sequence[PolicyOutcome]) -> Table:
         rows.append(Row(s.run.name, s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
     how = (
         "Success in the dream, with Wilson's interval; beside it the simulator's from the same reset states, and what the judge makes of the "
-        "simulator's pictures. Best in the simulator first."
+        "simulator's images. Best in the simulator first."
     )
     return Table("policy_outcomes", "What becomes of each policy?", how, tuple(rows))
 
@@ -95,7 +95,7 @@ def _agreement_rows(a: Agreement) -> list[Row]:
 
 
 def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a: Agreement | None) -> Table:
-    """The judge by itself: where it errs on real pictures, no world model can make up for it."""
+    """The judge by itself: where it errs on real images, no world model can make up for it."""
     right = np.concatenate([s.judged == s.real for s in stood])
     note = "balanced over episodes that succeed and fail; 50 % is a guess"
     rows = [
@@ -109,5 +109,5 @@ def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a
             note="right about success",
         ),
     ]
-    how = "The same judge, shown the simulator's pictures in place of imagined ones: the ranking that a perfect world model would give."
+    how = "The same judge, shown the simulator's images in place of imagined ones: the ranking that a perfect world model would give."
     return Table("success_classifier", "Is the judge to blame?", how, (*rows, *(_agreement_rows(a) if a else ())))

@@ -77,7 +77,7 @@ def test_known_answers():
     assert ssim(torch.rand(2, 70, 3, 16, 16), torch.rand(2, 70, 3, 16, 16)).shape == (2, 70)  # more than one slice
 
 
-def test_worse_pictures_score_worse():
+def test_worse_images_score_worse():
     _, truth = scene()
     levels = [noisy(truth, s) for s in (0.0, 0.02, 0.05, 0.1, 0.2)]
     for metric in (psnr, ssim):
@@ -205,7 +205,7 @@ def test_actions_that_matter_show_in_the_paired_ratio():
     assert paired_ratio(deaf.sums[0, :, 1], deaf.sums[1, :, 1], EPISODE, seed=0).value == 1.0
 
 
-def test_bad_pictures_are_refused():
+def test_bad_images_are_refused():
     current, truth = scene()
     image = unit(truth)
     for bad, message in [

@@ -54,9 +54,9 @@ def suites(few):
         meta_clips.clip_suite(few, (4.0, 16.0, 32.0)),
         meta_suites.counterfactual_suite(states, (5.0, 40.0)),
         meta_suites.execution_suite(states),
-        meta_suites.reading_suite(steps=60),
-        meta_suites.foresight_suite(),
-        meta_suites.judge_suite(),
+        meta_suites.recoverability_suite(steps=60),
+        meta_suites.forecast_suite(),
+        meta_suites.ranking_suite(),
         meta_suites.difference_suite(),
     ]
 
@@ -116,7 +116,7 @@ def test_a_metric_that_does_not_do_what_it_says_is_found():
     assert any("ladder" in f for f in judge(suite, replace(good, rises=True)).faults)
     assert judge(suite, replace(good, blind={})).verdict["hidden"] == FAILS
     assert judge(suite, replace(good, blind={"hidden": "h", "wrong": "w"})).verdict["wrong"] == FAILS
-    assert any("what really happens" in f for f in judge(suite, replace(good, best=3.0)).faults)
+    assert any("the true outcome" in f for f in judge(suite, replace(good, best=3.0)).faults)
     assert any("not better" in f for f in judge(suite, replace(good, order=(("wrong", "true"),))).faults)
     undefined = replace(suite, answers=answers | {"wrong": float("nan")})
     assert judge(undefined, good).verdict["wrong"] == FAILS

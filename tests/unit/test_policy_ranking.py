@@ -85,7 +85,7 @@ def test_what_succeeds_in_the_dream_alone_is_shown(runs, tmp_path):
     assert {k: v.shape for k, v in case.columns.items()} == dict.fromkeys(
         ("simulator", "dreamed", "difference"), (3, 3, 32, 32)
     )
-    assert np.array_equal(case.columns["simulator"][0], case.columns["dreamed"][0]), "both begin with the same picture"
+    assert np.array_equal(case.columns["simulator"][0], case.columns["dreamed"][0]), "both begin with the same image"
     assert not list(believed([PolicyOutcome(policy, real, real, judged)], stage))
 
 

@@ -14,10 +14,10 @@ from wamkit.types import EvaluationError
 
 
 class Fake(Actor):
-    """Imagines a given picture four and eight steps ahead at every fourth step; its actions do nothing."""
+    """Imagines a given image four and eight steps ahead at every fourth step; its actions do nothing."""
 
-    def __init__(self, pictures):
-        self.pictures = pictures
+    def __init__(self, images):
+        self.images = images
 
     def needs_images(self, session):
         return session.step % 4 == 0
@@ -27,24 +27,24 @@ class Fake(Actor):
 
     def act(self, obs, session):
         asked = session.step % 4 == 0
-        future = np.stack([self.pictures[session.step + k] for k in (4, 8)]) if asked else session.future
+        future = np.stack([self.images[session.step + k] for k in (4, 8)]) if asked else session.future
         return np.zeros(2), Session(0, session.step + 1, session.queries + asked, None, 0, (), future)
 
 
-class Film:
-    """An environment that shows one given picture after the other."""
+class Recording:
+    """An environment that shows one given image after the other."""
 
-    task = text = "film"
+    task = text = "recording"
     fps, cameras, point_grid = 10.0, ("c",), 0
     action_space = Box(-1.0, 1.0, (2,), np.float32)
 
-    def __init__(self, pictures):
-        self.pictures = pictures
-        self.observation_space = observation_spaces(*pictures.shape[1:2], *pictures.shape[3:], -np.ones(2), np.ones(2))
+    def __init__(self, images):
+        self.images = images
+        self.observation_space = observation_spaces(*images.shape[1:2], *images.shape[3:], -np.ones(2), np.ones(2))
 
     def _observe(self, render):
         raw = {"proprio": np.zeros(2, np.float32), "text": self.text}
-        return raw | ({"images": self.pictures[self.t]} if render else {})
+        return raw | ({"images": self.images[self.t]} if render else {})
 
     def reset(self, *, seed, render=True):
         self.t = 0
@@ -55,22 +55,22 @@ class Film:
         return self._observe(render), 0.0, False, False, {"success": False}
 
 
-def shown(imagined, pictures):
+def shown(imagined, images):
     errors = ForecastErrors(frame=0, offset=4)
-    rollout(Film(pictures), Fake(imagined), seed=0, session=Session(), max_steps=13, observers=[errors])
+    rollout(Recording(images), Fake(imagined), seed=0, session=Session(), max_steps=13, observers=[errors])
     return np.array(errors.pairs)
 
 
 def test_what_was_imagined_is_held_against_what_came_just_then():
     """A square that moves a pixel a step, imagined rightly, not at all, and a step late."""
-    pictures = np.zeros((24, 1, 3, 32, 32), np.uint8)
+    images = np.zeros((24, 1, 3, 32, 32), np.uint8)
     for t in range(24):
-        pictures[t, :, :, 8:14, t : t + 6] = 200
-    right = shown(pictures, pictures)
+        images[t, :, :, 8:14, t : t + 6] = 200
+    right = shown(images, images)
     assert right.shape == (3, 2) and (right[:, 0] == 0).all() and (right[:, 1] > 0).all()
-    late = shown(np.roll(pictures, 1, 0), pictures)
+    late = shown(np.roll(images, 1, 0), images)
     assert (0 < late[:, 0]).all() and (late[:, 0] < late[:, 1]).all() and np.allclose(late[:, 1], right[:, 1], rtol=0.3)
-    standing = shown(np.repeat(pictures[:1], 24, 0), np.repeat(pictures[:1], 24, 0))
+    standing = shown(np.repeat(images[:1], 24, 0), np.repeat(images[:1], 24, 0))
     assert (standing == 0).all()
 
 

@@ -1,4 +1,4 @@
-"""The physical axis: what a simulator knows of its things, pictures that are read, and models whose physics is known beforehand."""
+"""The physical axis: what a simulator knows of its things, images that are read, and models whose physics is known beforehand."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def real():
     return [_work((WORLD, "push", FIRST_SEED + i)) for i in range(3)]  # as `takes`, without starting a process
 
 
-def test_a_model_lives_on_its_own_pictures(real):
+def test_a_model_lives_on_its_own_images(real):
     model = Model(real, oracle)
     went = free_run(model, real, progress=False)
     for c in went:
@@ -79,7 +79,7 @@ def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
         assert wrong["missed"] == 1 and wrong["ade"] > 0.005
 
 
-def test_an_oracle_is_as_lawful_as_reality_and_a_still_picture_is_not(real):
+def test_an_oracle_is_as_lawful_as_reality_and_a_still_image_is_not(real):
     eyes = reader(real, real, steps=150, mask_steps=5)
     assert eyes.things.tolist() == [True] + [False] * (len(eyes.things) - 1)
     found = examine(free_run(Model(real, oracle), real, progress=False), WORLD, eyes, SPEC.fps, again=real)
@@ -125,20 +125,20 @@ def test_metaworld_knows_hand_and_thing():
 
 def test_a_segmenter_finds_squares_and_is_a_function_of_its_seed():
     rng = np.random.default_rng(0)
-    pictures, masks = np.full((48, 3, 32, 32), 90, np.uint8), np.zeros((48, 2, 32, 32), bool)
+    images, masks = np.full((48, 3, 32, 32), 90, np.uint8), np.zeros((48, 2, 32, 32), bool)
     for k in range(48):
         for thing in range(2):
             y, x = rng.integers(0, 24, 2)
             masks[k, thing, y : y + 6, x : x + 6] = True
             masks[k, 0] &= ~masks[k, 1]
         for thing, colour in enumerate((255, 0)):
-            pictures[k][:, masks[k, thing]] = colour
-    net = train_segmenter(pictures[:40], masks[:40], seed=0, steps=120, width=8)
-    read, truth = read_masks(net, pictures[40:]), masks[40:]
+            images[k][:, masks[k, thing]] = colour
+    net = train_segmenter(images[:40], masks[:40], seed=0, steps=120, width=8)
+    read, truth = read_masks(net, images[40:]), masks[40:]
     assert (read & truth).sum() / (read | truth).sum() > 0.8
-    again = train_segmenter(pictures[:40], masks[:40], seed=0, steps=120, width=8)
-    assert np.array_equal(read, read_masks(again, pictures[40:]))
+    again = train_segmenter(images[:40], masks[:40], seed=0, steps=120, width=8)
+    assert np.array_equal(read, read_masks(again, images[40:]))
     with pytest.raises(EvaluationError, match="masks are"):
-        train_segmenter(pictures, masks[:4], seed=0)
+        train_segmenter(images, masks[:4], seed=0)
     with pytest.raises(EvaluationError, match="at least one"):
-        read_masks(net, pictures[:0])
+        read_masks(net, images[:0])

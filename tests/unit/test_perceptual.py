@@ -44,7 +44,7 @@ def saved(folder, trunk, heads):
     return folder / "trunk.pth", folder / "heads.pth"
 
 
-def pictures(*shape, seed=0):
+def images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
@@ -81,7 +81,7 @@ def by_hand(trunk, heads, x, y, stride, pool, pooled_after, taps):
 
 
 def test_lpips_is_its_formula(alex, tmp_path):
-    x, y = pictures(2, 3, 3, 64, 64), pictures(2, 3, 3, 64, 64, seed=1)
+    x, y = images(2, 3, 3, 64, 64), images(2, 3, 3, 64, 64, seed=1)
     found = alex(x, y)
     assert found.shape == (2, 3) and (found > 0).all()
     theirs = by_hand(*weights(ALEX), x[1, 2], y[1, 2], 4, 3, (0, 1), range(5))
@@ -97,8 +97,8 @@ def test_lpips_is_its_formula(alex, tmp_path):
     )
 
 
-def test_lpips_of_equal_pictures_and_of_two_reds(alex, tmp_path):
-    x = pictures(5, 3, 64, 64)
+def test_lpips_of_equal_images_and_of_two_reds(alex, tmp_path):
+    x = images(5, 3, 64, 64)
     assert (alex(x, x) == 0).all()
     ladder = [
         float(alex(x, (x + s * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))).clamp(0, 1)).mean())
@@ -125,7 +125,7 @@ def test_weights_that_do_not_fit_are_named(alex, tmp_path):
     trunk, heads = weights(ALEX)
     files = saved(tmp_path, trunk, heads)
     save_file({k: v.contiguous() for k, v in trunk.items()}, tmp_path / "trunk.safetensors")
-    x, y = pictures(1, 3, 64, 64), pictures(1, 3, 64, 64, seed=1)
+    x, y = images(1, 3, 64, 64), images(1, 3, 64, 64, seed=1)
     same = LPIPS(tmp_path / "trunk.safetensors", files[1])
     assert torch.equal(same(x, y), alex(x, y)) and same.name == alex.name
     with pytest.raises(
@@ -184,7 +184,7 @@ def videomae_path(transformers, tmp_path_factory):
 
 def test_dinov2_similarity_is_the_cosine_of_class_tokens(transformers, dino_path, videomae_path):
     dino = Dinov2(str(dino_path), size=28)
-    x, y = pictures(2, 3, 3, 28, 28), pictures(2, 3, 3, 28, 28, seed=1)
+    x, y = images(2, 3, 3, 28, 28), images(2, 3, 3, 28, 28, seed=1)
     assert torch.allclose(dino(x, x), torch.ones(2, 3), atol=1e-6)
     model = transformers.AutoModel.from_pretrained(dino_path)
     mean, std = (torch.tensor(v)[:, None, None] for v in ([0.4, 0.5, 0.6], [0.2, 0.2, 0.3]))
@@ -205,7 +205,7 @@ def test_dinov2_similarity_is_the_cosine_of_class_tokens(transformers, dino_path
 
 def test_videomae_sees_whole_clips(dino_path, videomae_path):
     encoder = VideoMAE(str(videomae_path))
-    clips = (255 * pictures(6, 10, 3, 24, 24)).to(torch.uint8)
+    clips = (255 * images(6, 10, 3, 24, 24)).to(torch.uint8)
     features = clip_features(encoder, clips, np.arange(6), batch=4)
     assert features.values.shape == (6, 16) and features.encoder == encoder.name
     np.testing.assert_allclose(features.values, clip_features(encoder, clips, np.arange(6), batch=6).values, atol=1e-5)
@@ -250,7 +250,7 @@ def script(module, path):
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_i3d_is_given_what_its_program_takes(tmp_path):
     encoder = I3D(script(Program(400), tmp_path / "i3d.pt"))
-    clips = (255 * pictures(5, 10, 3, 8, 8)).to(torch.uint8)
+    clips = (255 * images(5, 10, 3, 8, 8)).to(torch.uint8)
     found = encoder(clips)
     torch.testing.assert_close(found[:, :3], clips.float().div(255).mean((1, 3, 4)) * 2 - 1)
     assert encoder.name.startswith("I3D @") and encoder.distance == "FVD" and VideoMAE.distance == "Fréchet"
@@ -269,7 +269,7 @@ def test_i3d_is_given_what_its_program_takes(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")
 def test_the_table_names_weights_and_sets_each_figure_beside_copying(alex, dino_path, videomae_path, tmp_path):
-    current = pictures(8, 2, 3, 32, 32)  # two views
+    current = images(8, 2, 3, 32, 32)  # two views
     truth = (current[:, None] + 0.02 * torch.arange(1, 11)[:, None, None, None, None]).clamp(0, 1)
     truth = truth + 0  # (8, 10, 2, 3, 32, 32)
     imagined = (truth + 0.01 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(3))).clamp(0, 1)

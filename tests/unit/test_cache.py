@@ -11,7 +11,7 @@ from wamkit.eval.cache import EvalResult, cached
 from wamkit.eval.results import ACTION, Row, Table, Worst
 from wamkit.types import UNDEFINED, Interval
 
-PICTURES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
 
 def part() -> EvalResult:
@@ -21,7 +21,7 @@ def part() -> EvalResult:
     )
     return EvalResult(
         (Table("table", "title", "how", rows, ACTION),),
-        (Worst(ACTION, "case", {"real": PICTURES, "made": PICTURES + 1}, 2.0),),
+        (Worst(ACTION, "case", {"real": IMAGES, "made": IMAGES + 1}, 2.0),),
     )
 
 
@@ -37,9 +37,7 @@ def test_a_part_comes_back_as_it_was(tmp_path, monkeypatch):
     assert len(made) == 1 and repr(again.tables) == repr(first.tables) == repr(part().tables)
     (case,) = again.worst
     assert (
-        list(case.columns) == ["real", "made"]
-        and np.array_equal(case.columns["made"], PICTURES + 1)
-        and case.fps == 2.0
+        list(case.columns) == ["real", "made"] and np.array_equal(case.columns["made"], IMAGES + 1) and case.fps == 2.0
     )
     cached(tmp_path, "x", {"seed": 2}, make)
     assert len(made) == 2

@@ -1,0 +1,30 @@
+"""`wamkit check-env`: the environment contract as a test."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from functools import partial
+
+from wamkit.cli.parse import COMMANDS, Options
+
+
+@dataclass(frozen=True)
+class CheckEnv(Options):
+    """Check that an environment keeps the contract: determinism, spaces, images, snapshots."""
+
+    name: str
+    """Name of the environment."""
+    _: KW_ONLY
+    task: str | None = None
+    """Task to check; the first if not given."""
+
+
+@COMMANDS.register("check-env")
+def run(args: CheckEnv) -> None:
+    """Runs the checker. Raises WamkitError for the first rule that is broken."""
+    from wamkit.envs import ENVIRONMENTS, make_env
+    from wamkit.envs.check import check_env
+
+    task = args.task or ENVIRONMENTS.get(args.name).tasks()[0]
+    check_env(partial(make_env, args.name, task=task))
+    print(f"{args.name}, {task}: all checks passed")

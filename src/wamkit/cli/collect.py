@@ -1,0 +1,29 @@
+"""`wamkit collect`: demonstrations of scripted experts, and episodes that show what actions do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from wamkit.cli.parse import COMMANDS, Options, join
+
+
+@dataclass(frozen=True)
+class Collect(Options):
+    """Record demonstrations of scripted experts, and off-expert episodes."""
+
+    @classmethod
+    def resolve(cls, argv: Sequence[str]) -> type[Options]:
+        """Adds the fields of `CollectConfig`."""
+        from wamkit.rollout.collect import CollectConfig
+
+        return join(cls, CollectConfig)
+
+
+@COMMANDS.register("collect")
+def run(args: Collect) -> None:
+    """Collects, and prints the size of the data set."""
+    from wamkit.rollout.collect import CollectConfig, collect
+
+    store = collect(CollectConfig(**{f.name: getattr(args, f.name) for f in fields(CollectConfig)}))
+    print(f"collected: {len(store)} episodes, {store.frames} frames in {store.root}")

@@ -1,0 +1,46 @@
+"""`wamkit compare`: many recipes under one budget."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from wamkit.cli.parse import COMMANDS, Options
+
+
+@dataclass(frozen=True)
+class Compare(Options):
+    """Train and evaluate the rows of a comparison under one budget, and write a page.
+
+    The same command continues, and finished jobs are kept.
+    """
+
+    name: str
+    """Name of the comparison; `wamkit list` names all."""
+    _: KW_ONLY
+    data: Path = Path("data/demos")
+    """Data set folder, from `wamkit collect`."""
+    out: Path = Path("docs/results")
+    """Folder of the page. Its folder jobs/ receives one small JSON file for each finished job."""
+    work: Path = Path("runs/compare")
+    """Folder of the runs. It can be deleted once the JSON files exist."""
+    only: tuple[str, ...] = ()
+    """Rows to run; all if not given."""
+    seeds: int | None = None
+    """Number of training seeds of each row to run; all if not given."""
+    episodes: int = 20
+    """Held-out reset states a task."""
+    held_out: int = 6
+    """Validation episodes a task (one more of them off-expert) on which imagination is scored."""
+    processes: int = 2
+    """Worker processes of the evaluation."""
+    page: bool = False
+    """Write the page from the JSON files that exist, and run nothing."""
+
+
+@COMMANDS.register("compare")
+def run(args: Compare) -> None:
+    """Runs the jobs that are not finished, and writes the page."""
+    from wamkit.experiments import run as experiments
+
+    print(f"page: {experiments.compare(experiments.Compare(**vars(args)))}")

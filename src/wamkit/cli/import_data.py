@@ -1,0 +1,62 @@
+"""`wamkit import`: a foreign data set becomes a store."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from wamkit.cli.parse import COMMANDS, Options, extend, first_line
+from wamkit.errors import WamkitError
+
+
+@dataclass(frozen=True)
+class Import(Options):
+    """Import a foreign data set into a store, episode by episode.
+
+    The same command continues an import that was cut off. `wamkit import FORMAT --help` lists the options of a format.
+    """
+
+    format: str
+    """Name of the importer."""
+    source: Path
+    """File or folder to read."""
+    _: KW_ONLY
+    out: Path
+    """Folder of the store."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """Action on an episode that cannot be read: stop there, or leave it out and report it."""
+    limit: int | None = None
+    """Number of episodes to import; all if not given."""
+
+    @classmethod
+    def resolve(cls, argv: Sequence[str]) -> type[Options]:
+        """Adds the options of the format, which is the first argument."""
+        from wamkit.data.importers import IMPORTERS
+        from wamkit.registry import load_package
+
+        load_package("wamkit.data.importers")
+        if argv and not argv[0].startswith("-"):
+            importer = IMPORTERS.get(argv[0])
+            return extend(cls, {"options": importer.Options()}, doc=importer.__doc__)
+        if argv and argv[0] not in ("-h", "--help"):
+            raise WamkitError("name the format first: wamkit import FORMAT SOURCE --out FOLDER")
+        formats = "\n".join(f"  {name:<12} {first_line(IMPORTERS.get(name))}" for name in IMPORTERS.names())
+        return extend(cls, {}, doc=f"{cls.__doc__}\nFormats:\n{formats}")
+
+
+@COMMANDS.register("import")
+def run(args: Import) -> None:
+    """Imports, and prints the size of the data set and the episodes that were left out."""
+    from wamkit.data.importers import run as importers
+
+    options: Any = args.options  # type: ignore[attr-defined]  # added by `resolve`
+    given = importers.Import(
+        format=args.format, source=args.source, out=args.out, on_error=args.on_error, limit=args.limit
+    )
+    store = importers.import_data(given, options)
+    print(f"imported: {len(store)} episodes, {store.frames} frames in {store.root}")
+    if note := importers.describe(importers.left_out(store.root)):
+        print(note, file=sys.stderr)

@@ -1,0 +1,124 @@
+"""`wamkit list`: the names that other commands take."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from wamkit.cli.parse import COMMANDS, Options, first_line
+from wamkit.config import nearest
+from wamkit.errors import WamkitError
+
+AXES = {
+    "leaf": "leaf of the survey's taxonomy",
+    "modality": "content of the future",
+    "conditioning": "link between imagination and action",
+    "decoder": "origin of the actions",
+    "gradient": "path of the gradients",
+}
+"""Axes of `Taxonomy`."""
+
+QUERIES = {
+    "policy": "what should I do?  o, l -> a",
+    "video": "what will happen?  o, l -> o'",
+    "forward": "what if I do this?  o, l, a -> o'",
+    "inverse": "what was done?  o, o' -> a",
+    "joint": "what will happen and what should I do?  o, l -> o', a",
+}
+
+
+@dataclass(frozen=True)
+class List(Options):
+    """List families, queries, environments, importers, recipes, comparisons and protocols."""
+
+    _: KW_ONLY
+    by: str = ""
+    """Axis of the taxonomy to group the families by: leaf, modality, conditioning, decoder or gradient."""
+    table: bool = False
+    """Print the families and their places in the taxonomy as a Markdown table: the page docs/taxonomy.md."""
+
+
+@COMMANDS.register("list")
+def run(args: List) -> None:
+    """Prints a line for each name."""
+    if args.table:
+        print(taxonomy_page(), end="")
+    elif args.by:
+        for value, names in families_by(args.by).items():
+            print(f"{value}\n  {', '.join(names)}")
+    else:
+        sections = all_names()
+        wide = max(len(name) for entries in sections.values() for name in entries)
+        for title, entries in sections.items():
+            print("\n".join([title, *(f"  {name:<{wide}}  {note}" for name, note in entries.items())]))
+
+
+def all_names() -> dict[str, dict[str, str]]:
+    """Kind of thing -> name -> one line about it."""
+    from wamkit.data.importers import IMPORTERS
+    from wamkit.envs import ENVIRONMENTS
+    from wamkit.eval.protocols import PROTOCOLS
+    from wamkit.experiments.comparisons import COMPARISONS
+    from wamkit.registry import load_package
+    from wamkit.runs.recipes import RECIPES
+
+    load_package("wamkit.data.importers")
+    environments = {name: ENVIRONMENTS.get(name) for name in ENVIRONMENTS.names()}
+    documented = {"importers": IMPORTERS, "recipes": RECIPES, "comparisons": COMPARISONS, "protocols": PROTOCOLS}
+    return {
+        "families": {
+            name: f"{family.taxonomy.leaf}; supports {', '.join(sorted(family.queries))}"
+            for name, family in _families().items()
+        },
+        "queries": QUERIES,
+        "environments": {name: f"{first_line(env)} ({_tasks(env)})" for name, env in environments.items()},
+        **{
+            kind: {name: first_line(registry.get(name)) for name in registry.names()}
+            for kind, registry in documented.items()
+        },
+    }
+
+
+def families_by(axis: str) -> dict[str, list[str]]:
+    """Families grouped by one axis of their `Taxonomy`: value -> names. Raises WamkitError for an unknown axis."""
+    if axis not in AXES:
+        raise WamkitError(f"families have no axis '{axis}'{nearest(axis, AXES)}; they have {', '.join(AXES)}")
+    groups: dict[str, list[str]] = {}
+    for name, family in _families().items():
+        groups.setdefault(getattr(family.taxonomy, axis), []).append(name)
+    return dict(sorted(groups.items()))
+
+
+def taxonomy_page() -> str:
+    """The page docs/taxonomy.md: every family of this library, without plug-ins, with its place in the taxonomy."""
+    own = {name: family for name, family in _families().items() if family.__module__.startswith("wamkit.")}
+    lines = [
+        "# The taxonomy",
+        "",
+        "Every family declares its place in the taxonomy of the survey arXiv:2605.12090 as data. This page is made from it",
+        "(`make docs/taxonomy.md`). `wamkit list --by leaf` groups the families by one axis; `wamkit show FAMILY` draws",
+        "the attention between the parts of its token sequence.",
+        "",
+        "| family | leaf | future | conditioning | action decoder | gradients | queries |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, family in sorted(own.items(), key=lambda item: item[1].taxonomy.leaf):
+        place = [getattr(family.taxonomy, axis) for axis in AXES]
+        lines.append("| " + " | ".join([f"`{name}`", *place, ", ".join(sorted(family.queries))]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _families() -> dict[str, Any]:
+    from wamkit.families.base import FAMILIES
+    from wamkit.registry import load_package
+
+    load_package("wamkit.families")
+    return {name: FAMILIES.get(name) for name in FAMILIES.names()}
+
+
+def _tasks(environment: Any) -> str:
+    """The number of an environment's tasks, or a note that the package that knows is missing."""
+    try:
+        return f"{len(environment.tasks())} tasks"
+    except WamkitError:
+        return "its package is not installed"

@@ -1,0 +1,43 @@
+"""`wamkit mix`: several data sets become one mixture to train on."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Literal
+
+from wamkit.cli.parse import COMMANDS, Options
+
+
+@dataclass(frozen=True)
+class Mix(Options):
+    """Combine data sets into a mixture with weights, and print the share of each."""
+
+    sources: tuple[str, ...]
+    """Data sets, each as FOLDER or FOLDER:WEIGHT."""
+    _: KW_ONLY
+    out: Path
+    """File of the mixture, *.json."""
+    by: Literal["sample", "episode", "hour"] = "sample"
+    """Unit of the weights: the share of a data set among all samples, or the count of one episode or one hour of it."""
+    size: tuple[int, int] = (64, 64)
+    """Height and width that all images are resized to."""
+    views: tuple[str, ...] = ("scene",)
+    """Views of the model, by the roles of cameras: scene, wrist, ego. scene+ego is one view, of the camera that a data set has."""
+    relative: bool = True
+    """Make absolute end-effector poses relative to the pose at which an action chunk begins."""
+
+
+@COMMANDS.register("mix")
+def run(args: Mix) -> None:
+    """Writes the file of the mixture and prints the share of each data set."""
+    from wamkit.config import save_json
+    from wamkit.data.loading.mixture import MixtureConfig, open_mixture, parse_sources
+
+    sources = parse_sources(args.sources, args.out)
+    save_json(args.out, MixtureConfig(sources, by=args.by, size=args.size, views=args.views, relative=args.relative))
+    mixture, _ = open_mixture(args.out, chunk=16)
+    for name, share, frames in zip(mixture.names, mixture.shares, mixture.frames, strict=True):
+        kind = "with actions" if frames.has_action.any() else "video alone"
+        print(f"  {name:<16} {share:6.1%}  {len(frames.text)} episodes, {len(frames)} frames, {kind}")
+    print(args.out)

@@ -1,0 +1,51 @@
+"""`wamkit rank`: policies ordered inside a world model, beside their order in the simulator."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from wamkit.cli.parse import COMMANDS, Options
+
+
+@dataclass(frozen=True)
+class Rank(Options):
+    """Rank policies inside a world model and in the simulator, and measure the agreement.
+
+    A success classifier reads the outcome from the imagined frames. Writes eval/rank.html and eval/rank.json into the folder of
+    the world model. Policies must be trained apart from each other: checkpoints of one run are not.
+    """
+
+    world: Path
+    """Run folder of the model that replaces the simulator; it must support `forward`."""
+    policies: tuple[Path, ...]
+    """Run folders of the policies, four at least."""
+    _: KW_ONLY
+    episodes: int = 10
+    """Held-out reset states a task."""
+    replan_every: int = 8
+    """Actions taken of each chunk; the world model must predict that many steps ahead."""
+    max_steps: int = 200
+    """Steps of an imagined rollout; as many as an episode has."""
+    recordings: int = 12
+    """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many others
+    calibrate it."""
+    failure_policies: tuple[Path, ...] = ()
+    """Run folders of other policies, none of those that are ranked, whose episodes also train the classifier on failures."""
+    judge_steps: int = 800
+    """Training steps of the classifier."""
+    candidates: int = 8
+    """Chunks among which the best policy takes the one that the world model scores highest, to measure exploitability; 1 leaves
+    the test out."""
+    spread: float = 1.0
+    """Spread of these candidates, in standard deviations of the actions."""
+    processes: int = 2
+    """Worker processes."""
+
+
+@COMMANDS.register("rank")
+def run(args: Rank) -> None:
+    """Prints the tables and writes the page."""
+    from wamkit.eval.suites import policy_ranking
+
+    policy_ranking.rank(policy_ranking.Rank(**vars(args)))

@@ -1,0 +1,30 @@
+"""`wamkit report`: several evaluated runs on one page."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from wamkit.cli.parse import COMMANDS, Options
+
+
+@dataclass(frozen=True)
+class ReportRuns(Options):
+    """Show several evaluated runs side by side on one page.
+
+    Writes the page and a JSON file of the same name.
+    """
+
+    runs: tuple[Path, ...]
+    """Run folders, each with an evaluation by `wamkit eval` under the same protocol."""
+    _: KW_ONLY
+    out: Path = Path("report.html")
+    """File of the page."""
+
+
+@COMMANDS.register("report")
+def run(args: ReportRuns) -> None:
+    """Prints the figures that the runs share, and writes the page."""
+    from wamkit.eval.report.overview import Overview, overview
+
+    print(f"page: {overview(Overview(**vars(args)))}")

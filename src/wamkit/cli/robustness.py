@@ -1,0 +1,53 @@
+"""`wamkit robustness`: success under variations of the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wamkit.cli.parse import COMMANDS, Options
+
+
+@dataclass(frozen=True)
+class Robustness(Options):
+    """Measure success while light, camera, colours, clutter or the start vary more and more.
+
+    Writes eval/robustness.html and eval/robustness.json into the run folder. Episodes that `wamkit eval` played under the same
+    options are reused.
+    """
+
+    run: Path
+    """Run folder."""
+    _: KW_ONLY
+    factors: tuple[str, ...] = ()
+    """Factors of variation; all that the environment has if not given."""
+    severities: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
+    """Severities of each factor, from 0, the plain environment, to 1; 0 is always played."""
+    episodes: int = 20
+    """Held-out reset states a task, the same at every severity."""
+    replan_every: int = 8
+    """Actions taken of each chunk before the model is queried again."""
+    steps: int | None = None
+    """Denoising steps a query; the model's own number if not given."""
+    query: str = "policy"
+    """Query that the policy asks: policy or joint."""
+    processes: int = 2
+    """Worker processes."""
+    env: str = ""
+    """Environment to play in, if not the one of the data; `tasks`, `options` and `robot` as in `wamkit eval`."""
+    tasks: tuple[str, ...] = ()
+    """Tasks to play; all of the run's, or with `env` all of that environment's, if not given."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `env`, KEY=VALUE: fields of the environment's configuration."""
+    robot: str = ""
+    """Data set of a mixture whose embodiment acts in `env`."""
+
+
+@COMMANDS.register("robustness")
+def run(args: Robustness) -> None:
+    """Plays the variations, prints the table and writes the page."""
+    from wamkit.eval.report import robustness
+
+    robustness.sweep(robustness.Robustness(**vars(args)))

@@ -1,0 +1,62 @@
+"""`wamkit train`: a family learns from a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from wamkit.cli.parse import COMMANDS, Options, extend, peek
+
+
+@dataclass(frozen=True)
+class Train(Options):
+    """Train a family on a data set.
+
+    The same command continues a run that was cut short. The options of the model and of training start from a recipe:
+    `wamkit train --recipe NAME --help` lists those of another one.
+    """
+
+    command: ClassVar[str] = "wamkit train"
+    """The command as it was typed, for the report."""
+
+    _: KW_ONLY
+    data: Path
+    """Data set folder, from `wamkit collect` or `wamkit import`, or a mixture of several, from `wamkit mix`."""
+    out: Path
+    """Run folder."""
+    recipe: str = "metaworld-unified"
+    """Recipe that the options below start from; `wamkit list` names all recipes."""
+    cache_gb: float = 16.0
+    """Size limit of the cache of decoded frames beside the data, in GB. Frames beyond it are decoded when they are sampled."""
+    feature_cache_gb: float = 0.0
+    """Size limit of the cache of frozen encoders' features beside the data, in GB. The next run with the same encoder reads it."""
+    decoder: Literal["pyav", "torchcodec"] = "pyav"
+    """Video decoder. torchcodec needs wamkit[torchcodec] and the libraries of FFmpeg, and gives the same frames (docs/data.md)."""
+
+    @classmethod
+    def resolve(cls, argv: Sequence[str]) -> type[Options]:
+        """Adds the options of the recipe."""
+        from wamkit.runs.config import PARTS
+        from wamkit.runs.recipes import RECIPES
+
+        config = RECIPES.get(peek(argv, "--recipe", cls.recipe))()
+        options = extend(cls, {part: getattr(config, part) for part in PARTS})
+        options.command = shlex.join(["wamkit", "train", *argv])
+        return options
+
+
+@COMMANDS.register("train")
+def run(args: Train) -> None:
+    """Trains, and prints the next command."""
+    from wamkit.runs.config import PARTS
+    from wamkit.runs.recipes import RECIPES
+    from wamkit.training.launch import LoadingOptions, train_run
+
+    config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
+    loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
+    train_run(config, args.data, args.out, command=args.command, loading=loading)
+    print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
