@@ -30,8 +30,7 @@ from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Prefetcher
 from wamkit.envs import make_env
 from wamkit.inference.model import load
-from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import build, run_from_dict
+from wamkit.runs.run import Run
 from wamkit.training.precision import autocast, native_bf16
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.trainer import Trainer
@@ -82,10 +81,8 @@ def query(args: Args) -> None:
 
 def fresh(args: Args, folder: str, threads: int, precision: str = "auto") -> Trainer:
     """A trainer of the run's weights in its last stage, features computed ahead."""
-    saved = load_checkpoint(args.run)
-    run, spec, numbers = run_from_dict(saved.config)
-    model = build(run, spec, numbers)
-    model.load_state_dict(saved.weights)
+    opened = Run.open(args.run)
+    run, model = opened.config, opened.family()
     frames, _ = open_frames(args.data)
     config = dataclasses.replace(run.train, threads=threads, precision=precision)
     trainer, stage = Trainer(model, frames, config, RunFolder(Path(folder), {})), model.stages()[-1]

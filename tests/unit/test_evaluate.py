@@ -1,6 +1,7 @@
 """The evaluation of a run: arguments and side files are checked before any work, damaged parts are played again."""
 
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,10 +11,11 @@ from tests.unit.test_perceptual import ALEX, saved, weights
 from conftest import untrained_run
 from wamkit.cli import sample
 from wamkit.config import to_dict
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.evaluate import evaluate
-from wamkit.eval.held_out import World
-from wamkit.eval.protocols import PROTOCOLS
+from wamkit.eval.protocols import named_protocol
 from wamkit.eval.suites.closed_loop import OUTCOMES, Protocol, closed_loop
+from wamkit.runs.run import Run
 from wamkit.types import Query, UnsupportedQuery, WamkitError
 
 TASK = "drawer-open-v3"
@@ -44,15 +46,17 @@ def run(tmp_path_factory) -> Path:
     ],
 )
 def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
+    played = {k: v for k, v in arguments.items() if k in {f.name for f in fields(Protocol)}}
+    others = {k: v for k, v in arguments.items() if k not in played}
     with pytest.raises(WamkitError, match=message):
-        evaluate(run, **arguments)
+        evaluate(Run.open(run), Protocol(**played), **others)
     assert not (run / "eval").exists()
 
 
 def test_encoders_need_images_to_look_at(run, tmp_path):
     trunk, heads = saved(tmp_path, *weights(ALEX))
     with pytest.raises(WamkitError, match="encoders look at imagined pictures, and bc imagines none"):
-        evaluate(run, encoders=(f"lpips-alex={trunk},{heads}",))
+        evaluate(Run.open(run), encoders=(f"lpips-alex={trunk},{heads}",))
     assert not (run / "eval").exists()
 
 
@@ -94,47 +98,48 @@ def test_a_damaged_side_file_is_named_before_any_work(run, name, content, messag
     try:
         (run / name).write_text(content) if content else (run / name).unlink()
         with pytest.raises(WamkitError, match=message):
-            evaluate(run, episodes=1, held_out=1)
+            evaluate(Run.open(run), Protocol(episodes=1), held_out=1)
     finally:
         (run / name).write_text(before)
     assert not (run / "eval").exists()
 
 
 def test_a_damaged_part_is_played_again(run):
-    protocol = Protocol("metaworld", (TASK,), tuple(OPTIONS.items()), episodes=2)
-    records = closed_loop(run, protocol, processes=1)
+    protocol, opened = Protocol(EnvSpec("metaworld", (TASK,), OPTIONS), episodes=2), Run.open(run)
+    records = closed_loop(opened, protocol, processes=1)
     (part,) = (run / "eval/parts").iterdir()
     good = part.read_bytes()
     row = to_dict(records[0])
     assert json.loads(good)[0] == row
     for damaged in (b"[]", json.dumps([row | {"steps": "3"}] * 2).encode()):
         part.write_bytes(damaged)
-        again = closed_loop(run, protocol, processes=1)
+        again = closed_loop(opened, protocol, processes=1)
         assert [(r.seed, r.success, r.steps) for r in again] == [(r.seed, r.success, r.steps) for r in records]
         assert part.read_bytes() == json.dumps([to_dict(r) for r in again]).encode()
-    assert closed_loop(run, protocol, processes=1) == again
+    assert closed_loop(opened, protocol, processes=1) == again
 
 
 def test_a_named_protocol_is_closed_loop_alone_and_reported_apart(run):
     name = "metaworld-mt10"
-    world = PROTOCOLS.get(name)().world(name, (TASK,), {"max_steps": 3})
-    summary = evaluate(run, episodes=1, held_out=0, world=world, processes=1, report=False)
+    protocol = replace(named_protocol(name, (TASK,), {"max_steps": 3}), episodes=1)
+    summary = evaluate(Run.open(run), protocol, held_out=0, processes=1, report=False)
     keys = {r["key"] for r in summary["rows"]}
     assert keys == {f"closed_loop.success.{TASK}", "closed_loop.success", "closed_loop.latency.median"}
     assert summary["protocol"]["name"] == name
     options = {"height": 32, "width": 32, "max_steps": 3, "goal_markers": True}
-    assert dict(summary["protocol"]["options"]) == options
+    assert summary["protocol"]["options"] == options
     assert summary["rows"][0]["note"] in ("1 ran out of time", "1 did not move")
     assert set(pq.read_table(run / "eval" / name / "episodes.parquet")["outcome"].to_pylist()) <= set(OUTCOMES)
 
 
 def test_another_world_is_played_and_reported_apart(run):
     """As for imported data: the run does not know its world, the user names one."""
-    world = World("metaworld", (TASK,), OPTIONS | {"max_steps": 120})
-    summary = evaluate(run, episodes=1, held_out=1, world=world, report=False)
+    opened = Run.open(run)
+    there = Protocol(EnvSpec("metaworld", (TASK,), OPTIONS | {"max_steps": 120}), episodes=1)
+    summary = evaluate(opened, there, held_out=1, report=False)
     assert any(r["key"] == "closed_loop.success" for r in summary["rows"])
     assert (run / "eval/metaworld/summary.json").exists() and not (run / "eval/summary.json").exists()
     with pytest.raises(WamkitError, match="metaworld has no task 'drawer-opne-v3'.*did you mean 'drawer-open-v3'"):
-        evaluate(run, world=World("metaworld", ("drawer-opne-v3",)))
+        evaluate(opened, Protocol(EnvSpec("metaworld", ("drawer-opne-v3",))))
     with pytest.raises(WamkitError, match="needs no name"):
-        evaluate(run, world=World("metaworld", (TASK,), robot="arm"))
+        evaluate(opened, Protocol(EnvSpec("metaworld", (TASK,), embodiment="arm")))

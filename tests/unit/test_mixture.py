@@ -19,13 +19,11 @@ from wamkit.families.base import FAMILIES
 from wamkit.files import StoreError
 from wamkit.inference.model import load
 from wamkit.nn.normalizer import Normalizer
-from wamkit.registry import load_package
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
 from wamkit.training.launch import _feature_cache, train_run
 from wamkit.training.trainer import Trainer
 from wamkit.types import Episode, Observation, WamkitError
 
-load_package("wamkit.families")
 CHUNK, OFFSETS = 4, (2, 4)
 ARM = DatasetMetadata(
     "test", "arm", "delta",

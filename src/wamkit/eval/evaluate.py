@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
 from math import inf
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,44 +17,39 @@ from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import EvalResult, cached
-from wamkit.eval.held_out import World, validation_frames
+from wamkit.eval.held_out import acting_model, evaluation_env, validation_frames
 from wamkit.eval.report.action_tables import action_part, foresight_table, inverse_table
 from wamkit.eval.report.card import PICTURED, history, report_card, worst_pictures
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import coupling_table, fidelity_table, json_row, success_table, text_table
 from wamkit.eval.results import Worst, made_by
-from wamkit.eval.suites.clip_distribution import ClipSet, clip_set, resemblance_table
+from wamkit.eval.suites.clip_distribution import ClipSet, clip_distribution_table, clip_set
 from wamkit.eval.suites.closed_loop import Protocol, closed_loop, write_records
-from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.open_loop import imagine
 from wamkit.eval.suites.physics import commonsense, physics_tables, worst_continuations
 from wamkit.eval.suites.pretrained_features import Encoders, encoder_table, named_encoders
 from wamkit.files import atomic_write
-from wamkit.inference.model import Model, load
-from wamkit.inference.policy import Policy
-from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.inference.model import Model
+from wamkit.runs.provenance import Provenance
+from wamkit.runs.run import Run
 from wamkit.types import Query, WamkitError
 
 
 def evaluate(
-    run: Path,
+    run: Run,
+    protocol: Protocol | None = None,
     *,
-    episodes: int = 20,
-    replan_every: int = 8,
-    steps: int | None = None,
-    query: str = "policy",
     held_out: int = 6,
     processes: int = 2,
     recordings: Path | None = None,
     report: bool = True,
-    world: World | None = None,
     suite: Literal["main", "full"] = "main",
     encoders: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Evaluates `run`, writes run/eval/{summary.json, episodes.parquet, report.html}, prints the table, returns the summary.
 
-    A model that gives no actions is not played in closed loop. world: where to evaluate, if not in the environment that the data came
-    from; what is written goes to run/eval/<its name> then. suite: `full` adds whether its clips resemble real ones, the laws of physics,
+    protocol: how to act. A model that gives no actions does not. If it names an environment, other than by default, what is written goes
+    to run/eval/<name of the protocol or environment>. suite: `full` adds whether its clips resemble real ones, the laws of physics,
     counterfactuals, and what its own actions do. encoders: pretrained ones whose figures are wanted too, see `named_encoders`.
     held_out: recordings a task on which imagination is scored; with 0, and where no scripted expert records any, closed loop alone.
 
@@ -62,66 +58,66 @@ def evaluate(
     any work starts, for an argument that is out of range, a query that the model doesn't know, or a damaged run.
     """
     check_bounds(SimpleNamespace(held_out=held_out, processes=processes), held_out=(0, inf), processes=(1, inf))
-    robot, out = (world.robot, run / "eval" / (world.protocol or world.env)) if world else ("", run / "eval")
-    model, saved = load(run, embodiment=robot or None), load_checkpoint(run)
-    if model.embodiment is None and (robots := saved.config.get("robots")):
-        raise WamkitError(
-            f"{run} knows several robots; say where and which one acts: --env NAME --robot {'|'.join(robots)}"
-        )
-    source = world.source(saved.config["source"]) if world else saved.config["source"]
-    options = tuple(source["options"].items())
-    protocol = Protocol(
-        source["env"], tuple(source["tasks"]), options, episodes, replan_every, query, steps, robot=robot
-    )
+    given = protocol or Protocol()
+    out = run.path / "eval" / (given.name or given.env.env)
+    env = evaluation_env(run, given.env, keep_rendering=bool(given.name))
+    model, protocol = acting_model(run, env.embodiment), replace(given, env=env)
     acts = any(q in model.queries for q in (Query.POLICY, Query.JOINT))
     if not held_out and (suite == "full" or not acts):
         raise WamkitError(
             "held_out = 0 leaves closed loop alone: the full suite, and a model that gives no actions, need recordings"
         )
     if acts:
-        Policy(model, replan_every=replan_every, query=query)
+        protocol.make_policy(run)
     seen_by = named_encoders(encoders)
-    _check_encoders(seen_by, model, held_out * len(source["tasks"]))
-    learning = history(run)
-    if shared := set(held_out_seeds(episodes)) & set(source["seeds"]):
+    _check_encoders(seen_by, model, held_out * len(env.tasks))
+    learning = history(run.path)
+    seeds = held_out_seeds(protocol.episodes)
+    if shared := set(seeds) & set(run.provenance.seeds):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
-    frames = validation_frames(run, {"source": source}, held_out, processes, recordings or out) if held_out else None
+    here = recordings or out
+    provenance = replace(run.provenance, env=env)
+    frames = validation_frames(provenance, here, held_out, processes=processes) if held_out else None
     records = closed_loop(run, protocol, processes=processes) if acts else []
     if acts:
         write_records(records, out / "episodes.parquet")
-    tables = [success_table(records, world.note if world else "")] if acts else []
+    tables = [success_table(records, protocol.note)] if acts else []
     pictured = frames is not None and not model.queries.isdisjoint(PICTURED)
     worst: list[Worst] = []
     if frames is not None:
-        result = imagine(model, frames, steps=steps)
+        result = imagine(model, frames, steps=protocol.steps)
         tables += [fidelity_table(model, result), coupling_table(result)]
         worst += worst_pictures(model, frames, result) if pictured else []
-    for part in _parts(
-        run, model, source, protocol, frames, held_out, processes, recordings or out, out, suite, seen_by
-    ):
+    for part in _parts(run, model, provenance, protocol, frames, held_out, processes, here, out, suite, seen_by):
         tables += part.tables
         worst += part.worst
     tables = [t for t in tables if t.rows]
     summary = {
-        "run": str(run),
+        "run": str(run.path),
         "family": model.name,
-        "step": saved.step,
-        "training_seconds": saved.extra.get("elapsed_s"),
-        "weights": weights_hash(run),
-        "protocol": asdict(protocol)
-        | {"seeds": held_out_seeds(episodes), "held_out": held_out, "suite": suite, "encoders": seen_by.names}
-        | ({"name": world.protocol} if world and world.protocol else {}),
+        "step": run.step,
+        "training_seconds": run.extra.get("elapsed_s"),
+        "weights": run.digest,
+        "protocol": protocol.to_dict()
+        | {"seeds": seeds, "held_out": held_out, "suite": suite, "encoders": seen_by.names},
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
     atomic_write(out / "summary.json", (json.dumps(without_nan(summary), indent=2) + "\n").encode())
     print(text_table(tables))
     if report:
-        page = report_card(
-            run, model, saved, source, learning, protocol, records, frames, tables, worst, processes, world
-        )
+        page = report_card(run, model, learning, protocol, _words(given), records, frames, tables, worst, processes)
         print(f"report: {write_report(page, out / 'report.html')}")
     return summary
+
+
+def _words(protocol: Protocol) -> str:
+    """The environment of a protocol on the command line; empty for the one that the data came from."""
+    env = protocol.env
+    words = ["--protocol", protocol.name] if protocol.name else ["--env", env.env] if env.env else []
+    words += ["--tasks", *env.tasks] if env.tasks else []
+    words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in env.options.items())] if env.options else []
+    return shlex.join([*words, *(["--embodiment", env.embodiment] if env.embodiment else [])])
 
 
 def _check_encoders(encoders: Encoders, model: Model, demonstrations: int) -> None:
@@ -141,9 +137,9 @@ def _check_encoders(encoders: Encoders, model: Model, demonstrations: int) -> No
 
 
 def _parts(
-    run: Path,
+    run: Run,
     model: Model,
-    source: Mapping[str, Any],
+    provenance: Provenance,
     protocol: Protocol,
     frames: Frames | None,
     held_out: int,
@@ -157,8 +153,9 @@ def _parts(
     if frames is None:
         return
     pictured = not model.queries.isdisjoint(PICTURED)
-    key = {"weights": weights_hash(run), "source": source, "protocol": asdict(protocol), "held_out": held_out}
-    setting = Setting.of(source, model.spec)
+    env = provenance.env
+    key = {"weights": run.digest, "provenance": asdict(provenance)}
+    key |= {"protocol": protocol.to_dict(), "held_out": held_out}
 
     @functools.cache
     def clips() -> ClipSet:
@@ -170,17 +167,17 @@ def _parts(
         return EvalResult((table,))
 
     def likeness() -> EvalResult:
-        return EvalResult((resemblance_table(clips()),))
+        return EvalResult((clip_distribution_table(clips()),))
 
     def physics() -> EvalResult:
-        found = commonsense(model, setting, episodes=held_out, processes=processes)
+        found = commonsense(model, env, episodes=held_out, processes=processes)
         return EvalResult(tuple(physics_tables(found)), tuple(worst_continuations(found)))
 
     def actions() -> EvalResult:
-        return action_part(run, model, setting, robot=protocol.robot, episodes=held_out, processes=processes)
+        return action_part(run, model, env, episodes=held_out, processes=processes)
 
     def inverse() -> EvalResult:
-        others = validation_frames(run, {"source": source}, 2 * held_out, processes, recordings, seed=1)
+        others = validation_frames(provenance, recordings, 2 * held_out, processes=processes, seed=1)
         return EvalResult((inverse_table(model, frames, others),))
 
     def foresight() -> EvalResult:
@@ -190,7 +187,7 @@ def _parts(
     parts: dict[Callable[[], EvalResult], bool] = {
         likeness: full and pictured,
         seen: bool(encoders.names),
-        physics: full and pictured and bool(ENVIRONMENTS.get(source["env"]).tracked_bodies),
+        physics: full and pictured and bool(ENVIRONMENTS.get(env.env).tracked_bodies),
         actions: full,
         inverse: full and bool({Query.FORWARD, Query.JOINT} & model.queries),
         foresight: full and Query.JOINT in model.queries and protocol.replan_every in model.spec.frame_offsets,

@@ -1,56 +1,46 @@
-"""Evaluation protocols by name: which tasks, from where, for how long. `wamkit eval RUN --protocol NAME` runs one.
+"""Evaluation protocols by name: which tasks, from which reset states, for how many steps.
 
-A protocol says what is done, not what a model must have been trained on: one that learned four tasks can be asked for fifty. What is
-easily got wrong, and which published numbers a result can stand beside, is part of it, and printed with the result.
+`wamkit eval RUN --protocol NAME` runs one. A protocol says how a policy is evaluated, not what it must have been
+trained on: a policy that learned four tasks can be evaluated on fifty. Its note names the published results that it
+compares with and the usual traps, and is printed with the result. Protocols are closed loop alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
-from wamkit.eval.held_out import World
+from wamkit.envs.spec import EnvSpec
+from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.registry import Registry
 
+PROTOCOLS: Registry[Callable[[], Protocol]] = Registry("protocol", "wamkit.protocols")
 
-@dataclass(frozen=True)
-class NamedProtocol:
-    """One way of evaluating that others can repeat.
 
-    env, tasks, options: where, as `wamkit collect` is told; how pictures are made is left to the model's own data.
-    episodes: reset states a task.   replan_every: actions taken of each chunk; None where the protocol leaves it to the model.
-    compares: which published numbers a result can stand beside.   traps: what makes numbers look alike that are not.
+def named_protocol(
+    name: str, tasks: tuple[str, ...] = (), options: Mapping[str, Any] | None = None, embodiment: str = ""
+) -> Protocol:
+    """The protocol registered as `name`, restricted to `tasks`, with `options` that replace its own.
+
+    Its note says where it departs from the registered one. Raises RegistryError for an unknown name.
     """
-
-    env: str
-    tasks: tuple[str, ...]
-    episodes: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    replan_every: int | None = None
-    compares: str = ""
-    traps: tuple[str, ...] = ()
-
-    @property
-    def usual(self) -> dict[str, int]:
-        """What `wamkit eval` takes where the command says nothing. Closed loop alone: imagination is no part of a protocol."""
-        replan = {} if self.replan_every is None else {"replan_every": self.replan_every}
-        return {"episodes": self.episodes, "held_out": 0} | replan
-
-    def world(
-        self, name: str, tasks: tuple[str, ...] = (), options: Mapping[str, Any] | None = None, robot: str = ""
-    ) -> World:
-        """Where to evaluate; `tasks` restrict, `options` win over the protocol's, and the note says which."""
-        changed = [f"{k}={v}" for k, v in (options or {}).items() if k not in self.options or self.options[k] != v]
-        less = [f"{len(tasks)} of its {len(self.tasks)} tasks"] if tasks and set(tasks) != set(self.tasks) else []
-        departs = ", ".join([*less, *changed])
-        note = f"Protocol {name}{f', but for {departs}' if departs else ''}: compares with {self.compares}. Note: {'; '.join(self.traps)}."
-        return World(self.env, tasks or self.tasks, {**self.options, **(options or {})}, robot, name, note)
+    own, options = PROTOCOLS.get(name)(), options or {}
+    changed = [f"{k}={v}" for k, v in options.items() if k not in own.env.options or own.env.options[k] != v]
+    fewer = bool(tasks) and set(tasks) != set(own.env.tasks)
+    less = [f"{len(tasks)} of its {len(own.env.tasks)} tasks"] if fewer else []
+    departs = ", ".join([*less, *changed])
+    env = EnvSpec(own.env.env, tasks or own.env.tasks, {**own.env.options, **options}, embodiment)
+    note = f"Protocol {name}{f', but for {departs}' if departs else ''}: {own.note}"
+    return replace(own, env=env, name=name, note=note)
 
 
-PROTOCOLS: Registry[Callable[[], NamedProtocol]] = Registry("protocol", "wamkit.protocols")
+def _note(compares: str, traps: tuple[str, ...]) -> str:
+    """compares: published results that a result compares with.   traps: ways in which unlike results look alike."""
+    return f"compares with {compares}. Note: {'; '.join(traps)}."
+
 
 MT10 = (
     "reach-v3",
@@ -79,17 +69,18 @@ _METAWORLD_TRAPS = (
 
 
 @PROTOCOLS.register("metaworld-mt10")
-def metaworld_mt10() -> NamedProtocol:
+def metaworld_mt10() -> Protocol:
     """MetaWorld's ten tasks of MT10, 50 unseen goals each, 500 steps."""
     compares = "policies that act on pictures, with 50 goals a task and success at any step"
-    return NamedProtocol("metaworld", MT10, 50, _METAWORLD, None, compares, _METAWORLD_TRAPS)
+    return Protocol(EnvSpec("metaworld", MT10, _METAWORLD), 50, note=_note(compares, _METAWORLD_TRAPS))
 
 
 @PROTOCOLS.register("metaworld-mt50")
-def metaworld_mt50() -> NamedProtocol:
+def metaworld_mt50() -> Protocol:
     """All fifty tasks of MetaWorld, 10 unseen goals each, 500 steps."""
     compares = "LeRobot's evaluation of MT50, as a mean over tasks: 10 episodes each, the same camera and markers"
-    return NamedProtocol("metaworld", tuple(INSTRUCTIONS), 10, _METAWORLD, None, compares, _METAWORLD_TRAPS)
+    env = EnvSpec("metaworld", tuple(INSTRUCTIONS), _METAWORLD)
+    return Protocol(env, 10, note=_note(compares, _METAWORLD_TRAPS))
 
 
 _LIBERO_TRAPS = (
@@ -102,13 +93,13 @@ _LIBERO_TRAPS = (
 )
 
 
-def _libero(suite: str) -> Callable[[], NamedProtocol]:
-    def protocol() -> NamedProtocol:
-        options = {"max_steps": MAX_STEPS[suite]}
+def _libero(suite: str) -> Callable[[], Protocol]:
+    def protocol() -> Protocol:
+        env = EnvSpec("libero", suites()[suite], {"max_steps": MAX_STEPS[suite]})
         compares = (
             "openpi's and OpenVLA's evaluation of this suite, 50 trials a task, for models of one demonstration set"
         )
-        return NamedProtocol("libero", suites()[suite], 50, options, 5, compares, _LIBERO_TRAPS)
+        return Protocol(env, 50, replan_every=5, note=_note(compares, _LIBERO_TRAPS))
 
     protocol.__doc__ = f"LIBERO's suite {suite}: its published initial states, {MAX_STEPS[suite]} steps."
     protocol.__module__ = __name__
@@ -120,11 +111,11 @@ for _suite in MAX_STEPS:
 
 
 @PROTOCOLS.register("pusht")
-def pusht() -> NamedProtocol:
+def pusht() -> Protocol:
     """PushT, 50 unseen starts, 300 steps, solved at 95 % coverage."""
     compares = "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, which is higher"
     traps = (
         "published policies saw 96x96 pictures, two at a time",
         "coverage at any step counts, and play stops there",
     )
-    return NamedProtocol("pusht", ("push-t",), 50, {"max_steps": 300}, 8, compares, traps)
+    return Protocol(EnvSpec("pusht", ("push-t",), {"max_steps": 300}), 50, note=_note(compares, traps))

@@ -10,7 +10,6 @@ from typing import Any, Literal
 from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.families.base import FAMILIES, Family
-from wamkit.registry import load_package
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,6 @@ class RunConfig:
 
 def family_class(name: str) -> type[Family]:
     """The family registered as `name`; an unknown name raises, with the nearest match."""
-    load_package("wamkit.families")
     return FAMILIES.get(name)
 
 

@@ -87,7 +87,7 @@ class Importer(ABC):
         """One of them."""
 
 
-IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers")
+IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers", package="wamkit.data.importers")
 
 
 @contextmanager

@@ -3,11 +3,10 @@ off its images, and whether the world goes as it imagined."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from wamkit.data.loading.windows import Frames
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.cache import EvalResult
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
@@ -15,22 +14,21 @@ from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inv
 from wamkit.eval.results import ACTION, Row, Table, Worst
 from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
 from wamkit.eval.suites.closed_loop import Protocol
-from wamkit.eval.suites.counterfactuals import Counterfactuals, Setting, counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
 from wamkit.eval.suites.forecast_consistency import foreseen, foretelling
 from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score, executions, films
 from wamkit.inference.model import Model
+from wamkit.runs.run import Run
 from wamkit.types import Interval, Query
 from wamkit.viz.images import difference
 
 
-def action_part(
-    run: str | Path, model: Model, world: Setting, *, robot: str = "", episodes: int = 6, processes: int = 2
-) -> EvalResult:
+def action_part(run: Run, model: Model, env: EnvSpec, *, episodes: int = 6, processes: int = 2) -> EvalResult:
     """Of the queries that `model` knows: one table for forward dynamics, one for actions given with a future; and their worst cases."""
     tables: list[Table] = []
     worst: list[Worst] = []
     if Query.FORWARD in model.queries:
-        states, ask = counterfactuals(world, episodes=episodes, processes=processes), imagined_by(model)
+        states, ask = counterfactuals(env, model.spec, episodes=episodes, processes=processes), imagined_by(model)
         made: list[tuple[Counterfactuals, np.ndarray]] = []
 
         def imagine(state: Counterfactuals) -> np.ndarray:
@@ -41,13 +39,13 @@ def action_part(
         for kind, expert in (("expert", True), ("off_expert", False)):
             rows += _counterfactual(kind, score([s.only(expert) for s in states], imagine))
         how = (
-            f"{len(states)} states of {len(world.tasks)} tasks, from each of which the simulator carries out several chunks and the model "
+            f"{len(states)} states of {len(env.tasks)} tasks, from each of which the simulator carries out several chunks and the model "
             "imagines them, with one noise. Measured on pixels that move in any of them."
         )
         tables.append(Table("counterfactuals", "Does it imagine what its actions do?", how, tuple(rows), ACTION))
         worst += _worst_branches(made)
     if {Query.JOINT, Query.POLICY} & model.queries:
-        found = executions(run, world, robot=robot, episodes=max(1, episodes // 2), processes=processes)
+        found = executions(run, env, episodes=max(1, episodes // 2), processes=processes)
         how = (
             f"{len(found)} states of experts' episodes: its actions are carried out, and what it imagined, what came of it and what the expert "
             "did are compared. 1 is the same image, 0 as far as one in which nothing moves."
@@ -86,7 +84,7 @@ def inverse_table(model: Model, frames: Frames, others: Frames) -> Table:
     return Table("action_recoverability", "Can actions be read off its frames?", how, tuple(rows), ACTION)
 
 
-def foresight_table(run: str | Path, protocol: Protocol, processes: int = 2) -> Table:
+def foresight_table(run: Run, protocol: Protocol, processes: int = 2) -> Table:
     """What came of what it imagined while it acted, and whether that foretells success."""
     episodes = foreseen(run, protocol, processes=processes)
     told, tasks = foretelling(episodes), [f"{e.task} {e.seed}" for e in episodes]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from wamkit.data.loading.windows import Frames
-from wamkit.eval.held_out import World
 from wamkit.eval.results import (
     VISUAL,
     Clip,
@@ -28,6 +28,7 @@ from wamkit.eval.suites.closed_loop import Protocol, Record, clips
 from wamkit.eval.suites.open_loop import Imagination
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import Model
+from wamkit.runs.run import Run
 from wamkit.training.metrics import read_metrics
 from wamkit.types import Query, WamkitError
 from wamkit.viz.images import difference
@@ -51,20 +52,21 @@ def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def report_card(
-    run: Path,
+    run: Run,
     model: Model,
-    saved: Any,
-    source: Mapping[str, Any],
     history: tuple[list[dict[str, Any]], str | None],
     protocol: Protocol,
+    words: str,
     records: Sequence[Record],
     frames: Frames | None,
     tables: list[Table],
     worst: Sequence[Worst],
     processes: int,
-    world: World | None,
 ) -> Report:
-    """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes."""
+    """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes.
+
+    words: what the command line says of the environment.
+    """
     rows = {t.figure(r): r for t in tables for r in t.rows}
     last = model.spec.frame_offsets[-1]
     head = ["closed_loop.success", f"open_loop.skill.joint.{last}", "coupling.true_over_shuffled"]
@@ -73,16 +75,17 @@ def report_card(
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     played = clips(run, protocol, records, processes=processes) if records else []
     imagined, stills = _imagined(model, frames) if frames is not None else ((), ())
-    minutes = saved.extra["elapsed_s"] / 60
+    minutes = run.extra["elapsed_s"] / 60
     return Report(
         title=f"{model.name}: {run.name}",
-        subtitle=f"{source['episodes']} recorded episodes of {len(source['tasks'])} tasks, {saved.step} training steps in {minutes:.1f} minutes",
+        subtitle=f"{run.provenance.episodes} recorded episodes of {len(protocol.env.tasks)} tasks, "
+        f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
         closed_loop=(
             ClosedLoop(
                 f"{protocol.episodes} held-out reset states a task",
-                tuple(_task_result(t, records) for t in protocol.tasks),
+                tuple(_task_result(t, records) for t in protocol.env.tasks),
                 0.85,
             ),
         )
@@ -97,12 +100,17 @@ def report_card(
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
             *([trained] if trained else []),
-            f"wamkit eval {run} {f'{world.words} ' if world else ''}--episodes {protocol.episodes} --replan-every {protocol.replan_every}",
+            f"wamkit eval {run.path} {f'{words} ' if words else ''}--episodes {protocol.episodes} --replan-every {protocol.replan_every}",
         ),
         versions=versions(),
-        config={k: v for k, v in saved.config.items() if k != "source"}
-        | {"source": {k: v for k, v in source.items() if k != "seeds"}},
+        config=_described(run, protocol),
     )
+
+
+def _described(run: Run, protocol: Protocol) -> dict[str, Any]:
+    """The run's configuration for the page, with the environment that it was evaluated in and without its many seeds."""
+    provenance = {k: v for k, v in asdict(replace(run.provenance, env=protocol.env)).items() if k != "seeds"}
+    return {**run.described, "provenance": provenance}
 
 
 def _task_result(task: str, records: Sequence[Record]) -> TaskResult:

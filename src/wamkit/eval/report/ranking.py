@@ -19,7 +19,7 @@ def believed(stood: Sequence[PolicyOutcome], stage: PairedRollouts) -> Iterator[
     most = max(stood, key=lambda s: float(s.dreamed.mean() - s.real.mean()))
     wrong = np.flatnonzero(most.dreamed & ~most.real)
     first = {stage.starts[i][0]: int(i) for i in reversed(wrong)}
-    shown = [first[task] for task in stage.setting.tasks if task in first]
+    shown = [first[task] for task in stage.env.tasks if task in first]
     if not shown:
         return
     parts = list(stage.dreams(most.run))

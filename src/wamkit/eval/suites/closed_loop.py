@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wamkit import old_names
 from wamkit.config import check_bounds, digest, from_dict
-from wamkit.envs.base import held_out_seeds, make_env
+from wamkit.envs.base import held_out_seeds
+from wamkit.envs.spec import EnvSpec
 from wamkit.files import atomic_write
-from wamkit.inference.model import load
+from wamkit.inference.model import opened
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import rollout
-from wamkit.runs.checkpoint import weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import Episode, Query
 from wamkit.workers import run_parallel
 
@@ -30,27 +31,38 @@ SEEDS_PER_JOB = 5
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way of running a policy in closed loop.
+    """One way of evaluating a policy in closed loop.
 
-    env, options: the environment's name and options without its task.   tasks: names.   episodes: reset states a task,
-    the first so many held-out seeds.   text: an instruction in place of each task's own, by task, to test what words do.
-    replan_every, query, steps: see `Policy`.   robot: see `wamkit.load`; "" for the run's own.
+    env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
+    episodes: reset states a task, the first so many held-out seeds.
+    replan_every, query, steps: see `Policy`.
+    text: an instruction in place of each task's own, by task, to test what words do.
+    name: of a registered protocol; results then go to run/eval/<name>.
+    note: printed with success.
     """
 
-    env: str
-    tasks: tuple[str, ...]
-    options: tuple[tuple[str, Any], ...] = ()
+    env: EnvSpec = field(default_factory=EnvSpec)
     episodes: int = 20
     replan_every: int = 8
     query: str = "policy"
     steps: int | None = None
     text: tuple[tuple[str, str], ...] = ()
-    robot: str = ""
+    name: str = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         check_bounds(
             self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with the fields of `env` beside the protocol's own."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
+
+    def make_policy(self, run: Run) -> Policy:
+        """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        model = opened(run, self.env.embodiment)
+        return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
 
 
 OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
@@ -73,22 +85,15 @@ class Record:
 
 @dataclass(frozen=True)
 class _Job:
-    run: str
+    run: Run
     protocol: Protocol
     task: str
     seeds: tuple[int, ...]
 
 
-_model = lru_cache(maxsize=1)(load)
-
-
-def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
+def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
     """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
-    p = protocol
-    policy = Policy(
-        _model(str(run), embodiment=p.robot or None), replan_every=p.replan_every, query=p.query, steps=p.steps
-    )
-    env = make_env(p.env, task=task, **dict(p.options))
+    policy, env = protocol.make_policy(run), protocol.env.make(task)
     try:
         return [
             rollout(
@@ -98,7 +103,7 @@ def play(run: str | Path, protocol: Protocol, task: str, seeds: Sequence[int], p
                 session=Session(s),
                 record_images=pictures,
                 steps_after_success=4 if pictures else 0,
-                text=dict(p.text).get(task),
+                text=dict(protocol.text).get(task),
             )
             for s in seeds
         ]
@@ -141,29 +146,27 @@ def outcomes(records: Sequence[Record]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
 
 
-def closed_loop(run: str | Path, protocol: Protocol, *, processes: int = 2, desc: str = "evaluate") -> list[Record]:
+def closed_loop(run: Run, protocol: Protocol, *, processes: int = 2, desc: str = "evaluate") -> list[Record]:
     """Plays every task from every held-out reset state and returns the records, task by task. See `closed_loops`."""
     return closed_loops(run, [protocol], processes=processes, desc=desc)[0]
 
 
 def closed_loops(
-    run: str | Path, protocols: Sequence[Protocol], *, processes: int = 2, desc: str = "evaluate"
+    run: Run, protocols: Sequence[Protocol], *, processes: int = 2, desc: str = "evaluate"
 ) -> list[list[Record]]:
     """Plays every protocol, by the same processes, and returns the records of each, task by task.
 
     Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
     short continues, and one that is asked for again is read, not run. A piece that is damaged is played again.
     """
-    own = load(run).default_steps if any(p.steps is None for p in protocols) else None
-    protocols = [replace(p, steps=own(Query(p.query)) if own and p.steps is None else p.steps) for p in protocols]
-    weights = weights_hash(run)
+    protocols = [p if p.steps else replace(p, steps=_default_steps(run, p)) for p in protocols]
     jobs = [
-        _Job(str(run), p, t, held_out_seeds(p.episodes)[i : i + SEEDS_PER_JOB])
+        _Job(run, p, t, held_out_seeds(p.episodes)[i : i + SEEDS_PER_JOB])
         for p in protocols
-        for t in p.tasks
+        for t in p.env.tasks
         for i in range(0, p.episodes, SEEDS_PER_JOB)
     ]
-    parts = [Path(run) / "eval" / "parts" / f"{_key(weights, job)}.json" for job in jobs]
+    parts = [run.path / "eval" / "parts" / f"{_key(job)}.json" for job in jobs]
     done = {part: _read_part(part, job) for job, part in zip(jobs, parts, strict=True)}
     todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if done[part] is None]
     work = run_parallel(
@@ -193,9 +196,25 @@ def _read_part(path: Path, job: _Job) -> list[Record] | None:
     return records if [(r.task, r.seed) for r in records] == [(job.task, s) for s in job.seeds] else None
 
 
-def _key(weights: str, job: _Job) -> str:
-    protocol = {**asdict(job.protocol), "tasks": None, "episodes": None, "text": dict(job.protocol.text).get(job.task)}
-    return digest([weights, protocol, job.task, job.seeds])
+def _default_steps(run: Run, protocol: Protocol) -> int:
+    return opened(run, protocol.env.embodiment).default_steps(Query(protocol.query))
+
+
+def _key(job: _Job) -> str:
+    """A key of weights, protocol, task and reset states. Other tasks and episodes do not matter to a piece."""
+    p = job.protocol
+    played = {
+        "env": p.env.env,
+        "tasks": None,
+        "options": list(old_names.options(p.env.options).items()),
+        "episodes": None,
+        "replan_every": p.replan_every,
+        "query": p.query,
+        "steps": p.steps,
+        "text": dict(p.text).get(job.task),
+        "robot": p.env.embodiment,
+    }
+    return digest([job.run.digest, played, job.task, job.seeds])
 
 
 def _clip(job: _Job) -> Episode:
@@ -203,14 +222,14 @@ def _clip(job: _Job) -> Episode:
 
 
 def clips(
-    run: str | Path, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1
+    run: Run, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1
 ) -> list[Episode]:
     """One success and up to `failures` failures a task, played again with pictures: the same seeds, the same episodes."""
     jobs = []
-    for task in protocol.tasks:
+    for task in protocol.env.tasks:
         own = [r for r in records if r.task == task]
         chosen = [r for r in own if r.success][:1] + [r for r in own if not r.success][:failures]
-        jobs += [_Job(str(run), protocol, task, (r.seed,)) for r in chosen]
+        jobs += [_Job(run, protocol, task, (r.seed,)) for r in chosen]
     return list(
         run_parallel(
             jobs,

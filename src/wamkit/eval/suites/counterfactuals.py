@@ -6,17 +6,15 @@ go to both ends of every action, hold still, and wander.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from wamkit.envs.base import VALIDATION_SEED_BASE, Environment, make_env, observation
+from wamkit.envs.base import VALIDATION_SEED_BASE, Environment, observation
+from wamkit.envs.spec import EnvSpec
 from wamkit.types import EvaluationError, Observation, Snapshot, Spec, WamkitError
 from wamkit.workers import run_parallel
 
@@ -28,28 +26,6 @@ OTHERS = 3
 
 FIRST_SEED = VALIDATION_SEED_BASE + 900_000
 """Episodes that states are taken from are reset with this seed and those after it: neither trained on nor played from."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where states are taken, and what a model needs to know of them.
-
-    env, options, tasks: see `wamkit.rollout.collect`.   chunk: steps of an action chunk.   offsets: steps ahead at which futures are seen.
-    past: steps, negative, at which a model looks back.
-    """
-
-    env: str
-    tasks: tuple[str, ...]
-    options: tuple[tuple[str, object], ...] = ()
-    chunk: int = 16
-    offsets: tuple[int, ...] = (8, 16)
-    past: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, source: Mapping[str, Any], spec: Spec) -> Setting:
-        """Where a run's data came from (`wamkit.training.launch.source`), as its model looks at it."""
-        options = tuple(source["options"].items())
-        return cls(source["env"], tuple(source["tasks"]), options, spec.chunk, spec.frame_offsets, spec.past_offsets)
 
 
 @dataclass(frozen=True)
@@ -137,17 +113,6 @@ def off_expert(env: Environment, chunk: int, rng: np.random.Generator) -> dict[s
     return {k: v.astype(np.float32) for k, v in (chunks | {"wander": np.stack(walk, 1)}).items()}
 
 
-@lru_cache(maxsize=8)
-def _environment(name: str, options: str) -> Environment:
-    """A worker's environments live on from job to job."""
-    return make_env(name, **json.loads(options))
-
-
-def environment(world: Setting, task: str) -> Environment:
-    """The environment of a task; one a process."""
-    return _environment(world.env, json.dumps({**dict(world.options), "task": task}, sort_keys=True))
-
-
 def expert_episode(env: Environment, seed: int, past: Sequence[int] = ()) -> Episode:
     """The scripted expert plays, without noise, and every state on its way is kept. Raises WamkitError where there is no expert."""
     expert = env.expert()
@@ -171,38 +136,38 @@ def expert_episode(env: Environment, seed: int, past: Sequence[int] = ()) -> Epi
     return Episode(tuple(moments), np.stack(actions), success)
 
 
-def _work(job: tuple[Setting, str, int, int]) -> list[Counterfactuals]:
+def _work(job: tuple[EnvSpec, Spec, str, int, int]) -> list[Counterfactuals]:
     """`count` states of one episode, evenly spread; its other chunks are the other on-expert branches."""
-    world, task, seed, count = job
-    env, rng = environment(world, task), np.random.default_rng((seed, 5))
-    episode = expert_episode(env, seed, world.past)
-    last = len(episode.actions) - world.chunk
+    where, spec, task, seed, count = job
+    env, rng = where.shared(task), np.random.default_rng((seed, 5))
+    episode = expert_episode(env, seed, spec.past_offsets)
+    last = len(episode.actions) - spec.chunk
     if last < 1:
-        raise EvaluationError(f"{task}, seed {seed}: {len(episode.actions)} steps, less than a chunk of {world.chunk}")
-    chunk_at = lambda t: episode.actions[t : t + world.chunk]  # noqa: E731
+        raise EvaluationError(f"{task}, seed {seed}: {len(episode.actions)} steps, less than a chunk of {spec.chunk}")
+    chunk_at = lambda t: episode.actions[t : t + spec.chunk]  # noqa: E731
     out = []
     for t in np.unique(np.linspace(0, last, count + 2).astype(int)[1:-1]).tolist():
-        away = [k for k in range(0, last + 1, max(1, last // 12)) if abs(k - t) >= world.chunk // 2]
+        away = [k for k in range(0, last + 1, max(1, last // 12)) if abs(k - t) >= spec.chunk // 2]
         others = sorted(rng.permutation(away)[:OTHERS].tolist())
         on = {"taken": chunk_at(t)} | {f"of step {k}": chunk_at(k) for k in others}
-        chunks = on | off_expert(env, world.chunk, rng)
+        chunks = on | off_expert(env, spec.chunk, rng)
         done = np.stack(list(chunks.values()))
-        future, reward = rollout_from(env, episode.moments[t].state, done, world.offsets)
+        future, reward = rollout_from(env, episode.moments[t].state, done, spec.frame_offsets)
         expert = np.array([name in on for name in chunks])
         out.append(Counterfactuals(task, seed, t, episode.moments[t].obs, tuple(chunks), done, future, reward, expert))
     return out
 
 
 def counterfactuals(
-    world: Setting, *, episodes: int = 6, moments: int = 2, processes: int = 2
+    env: EnvSpec, spec: Spec, *, episodes: int = 6, moments: int = 2, processes: int = 2
 ) -> list[Counterfactuals]:
     """`moments` states of each of `episodes` episodes a task, from reset states that nothing was trained on, with their branches.
 
     The same on any number of processes. Raises EvaluationError as `branch` does, and for an episode that is shorter than a chunk.
     """
-    jobs = [(world, task, FIRST_SEED + i, moments) for task in world.tasks for i in range(episodes)]
+    jobs = [(env, spec, task, FIRST_SEED + i, moments) for task in env.tasks for i in range(episodes)]
     work = run_parallel(
-        jobs, _work, processes=processes, desc="branches", unit="episode", describe=lambda j: f"{j[1]}, seed {j[2]}"
+        jobs, _work, processes=processes, desc="branches", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
     )
     with closing(work):
         return [state for states in work for state in states]

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from wamkit.envs.base import held_out_seeds, make_env
+from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.suites.closed_loop import Protocol
-from wamkit.inference.model import load
-from wamkit.inference.policy import Policy, Session
+from wamkit.inference.policy import Session
 from wamkit.rollout.loop import Transition, rollout
+from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval
 from wamkit.workers import run_parallel
 
@@ -75,14 +73,11 @@ def _errors(imagined: np.ndarray, before: np.ndarray, after: np.ndarray) -> tupl
 LEAST = 5
 """Failures, and successes, from which areas under the ROC curve are given: resampling one failure would claim certainty."""
 
-_model = lru_cache(maxsize=1)(load)
 
-
-def _work(job: tuple[str, Protocol, str, int]) -> Foreseen:
+def _work(job: tuple[Run, Protocol, str, int]) -> Foreseen:
     run, p, task, seed = job
-    policy = Policy(_model(run, embodiment=p.robot or None), replan_every=p.replan_every, query="joint", steps=p.steps)
+    policy, env = replace(p, query="joint").make_policy(run), p.env.make(task)
     errors = ForecastErrors(policy.model.spec.frame_offsets.index(p.replan_every), p.replan_every)
-    env = make_env(p.env, task=task, **dict(p.options))
     try:
         episode = rollout(env, policy, seed=seed, session=Session(seed), record_images=False, observers=[errors])
     finally:
@@ -91,17 +86,17 @@ def _work(job: tuple[str, Protocol, str, int]) -> Foreseen:
     return Foreseen(task, seed, episode.succeeded, error, motion)
 
 
-def foreseen(run: str | Path, protocol: Protocol, *, processes: int = 2) -> list[Foreseen]:
+def foreseen(run: Run, protocol: Protocol, *, processes: int = 2) -> list[Foreseen]:
     """Plays the protocol's episodes with the query `joint` and keeps what came of what was imagined. The same on any number of processes.
 
     Raises EvaluationError where the model imagines nothing `replan_every` steps ahead, which is when it looks again.
     """
-    offsets = load(run, embodiment=protocol.robot or None).spec.frame_offsets
+    offsets = run.spec.frame_offsets
     if protocol.replan_every not in offsets:
         raise EvaluationError(
             f"the model imagines {offsets} steps ahead, but looks again after {protocol.replan_every}: replan after one of those"
         )
-    jobs = [(str(run), protocol, t, s) for t in protocol.tasks for s in held_out_seeds(protocol.episodes)]
+    jobs = [(run, protocol, t, s) for t in protocol.env.tasks for s in held_out_seeds(protocol.episodes)]
     work = run_parallel(
         jobs, _work, processes=processes, desc="foreseen", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
     )

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, environment, expert_episode, rollout_from
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, expert_episode, rollout_from
 from wamkit.inference.checks import row_seeds
-from wamkit.inference.model import load
+from wamkit.inference.model import opened
+from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
 
@@ -59,47 +59,35 @@ class ExecutionScore:
     consistency: Interval
 
 
-_model = lru_cache(maxsize=1)(load)
-
-
-def _work(job: tuple[str, str, Setting, str, int, int]) -> list[Execution]:
-    run, robot, world, task, seed, stride = job
-    model, env = _model(run, embodiment=robot or None), environment(world, task)
+def _work(job: tuple[Run, EnvSpec, str, int, int]) -> list[Execution]:
+    run, where, task, seed, stride = job
+    model, env, spec = opened(run, where.embodiment), where.shared(task), run.spec
     query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
-    episode, reach, out = expert_episode(env, seed, world.past), max(*world.offsets, world.chunk), []
+    episode, reach, out = expert_episode(env, seed, spec.past_offsets), max(*spec.frame_offsets, spec.chunk), []
     for moment in episode.moments[: max(1, len(episode.moments) - reach) : stride]:
         noise = row_seeds(7919 * seed + moment.step, 1)
         answer = model.sample([moment.obs], query, seed=noise)
         low, high = env.action_space.low, env.action_space.high
-        chunk = np.zeros((world.chunk, len(low)), np.float32)
-        shown = episode.actions[moment.step : moment.step + world.chunk]
+        chunk = np.zeros((spec.chunk, len(low)), np.float32)
+        shown = episode.actions[moment.step : moment.step + spec.chunk]
         chunk[: len(shown)] = shown  # after success the expert holds still
         chunks = np.stack([chunk, np.clip(answer.actions[0], low, high)])
-        (demonstrated, executed), _ = rollout_from(env, moment.state, chunks, world.offsets)
+        (demonstrated, executed), _ = rollout_from(env, moment.state, chunks, spec.frame_offsets)
         imagined = None if answer.future is None else answer.future[0]
         out.append(Execution(task, seed, moment.step, moment.obs.images, demonstrated, executed, imagined))
     return out
 
 
 def executions(
-    run: str | Path,
-    world: Setting,
-    *,
-    robot: str = "",
-    first: int = 0,
-    episodes: int = 3,
-    stride: int = 8,
-    processes: int = 2,
+    run: Run, env: EnvSpec, *, first: int = 0, episodes: int = 3, stride: int = 8, processes: int = 2
 ) -> list[Execution]:
-    """Asks the run at every `stride` steps of `episodes` of an expert's episodes a task, from reset states that nothing was trained on.
+    """Queries the run at every `stride` steps of `episodes` of an expert's episodes a task, from unseen reset states.
 
     The same on any number of processes. Raises WamkitError for a model that gives no actions.
     """
-    jobs = [
-        (str(run), robot, world, task, FIRST_SEED + first + i, stride) for task in world.tasks for i in range(episodes)
-    ]
+    jobs = [(run, env, task, FIRST_SEED + first + i, stride) for task in env.tasks for i in range(episodes)]
     work = run_parallel(
-        jobs, _work, processes=processes, desc="execute", unit="episode", describe=lambda j: f"{j[3]}, seed {j[4]}"
+        jobs, _work, processes=processes, desc="execute", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
     )
     with closing(work):
         return [state for states in work for state in states]

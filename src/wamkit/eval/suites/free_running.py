@@ -15,10 +15,11 @@ from jaxtyping import Float32, UInt8
 from tqdm import tqdm
 
 from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, environment, expert_episode
+from wamkit.envs.spec import EnvSpec
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, expert_episode
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
-from wamkit.types import EvaluationError, Observation, Query, Snapshot, UnsupportedQuery
+from wamkit.types import EvaluationError, Observation, Query, Snapshot, Spec, UnsupportedQuery
 from wamkit.workers import run_parallel
 
 BATCH = 32
@@ -43,22 +44,22 @@ class ReferenceEpisode:
         return np.stack([self.obs[t].images for t in steps])
 
 
-def _work(job: tuple[Setting, str, int]) -> ReferenceEpisode:
-    world, task, seed = job
-    env = environment(world, task)
-    episode = expert_episode(env, seed, world.past)
+def _work(job: tuple[EnvSpec, Spec, str, int]) -> ReferenceEpisode:
+    where, spec, task, seed = job
+    env = where.shared(task)
+    episode = expert_episode(env, seed, spec.past_offsets)
     truth = read_ground_truth(env, [m.state for m in episode.moments])
     obs = tuple(replace(m.obs, past=()) for m in episode.moments)
     return ReferenceEpisode(task, seed, episode.moments[0].state, obs, episode.actions, truth)
 
 
 def takes(
-    world: Setting, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "takes"
+    env: EnvSpec, spec: Spec, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "takes"
 ) -> list[ReferenceEpisode]:
     """`episodes` of each task. The same on any number of processes. Raises WamkitError in a world that tells no truth or has no expert."""
-    jobs = [(world, task, FIRST_SEED + first + i) for task in world.tasks for i in range(episodes)]
+    jobs = [(env, spec, task, FIRST_SEED + first + i) for task in env.tasks for i in range(episodes)]
     work = run_parallel(
-        jobs, _work, processes=processes, desc=desc, unit="episode", describe=lambda j: f"{j[1]}, seed {j[2]}"
+        jobs, _work, processes=processes, desc=desc, unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
     )
     with closing(work):
         return list(work)

@@ -1,4 +1,4 @@
-"""What a model imagines on held-out recordings: how good pictures and scene points are, and whether they listen to the action."""
+"""Open loop: quality of the futures imagined on validation episodes, and their sensitivity to actions."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from wamkit.data.loading.windows import Frames, Windows, observations, shuffled_within, window_starts
+from wamkit.data.loading.windows import Frames, Windows, shuffled_within
 from wamkit.eval.metrics.image import Errors, Fidelity, fidelity, moving_errors
 from wamkit.eval.metrics.intervals import paired_ratio
+from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
 from wamkit.inference.model import Model
 from wamkit.types import Batch, Interval, Query
-
-BATCH = 64
 
 MOVES = 5e-3
 """Metres from which a scene point counts as moving."""
@@ -23,14 +22,14 @@ MOVES = 5e-3
 
 @dataclass(frozen=True)
 class Imagination:
-    """Everything measured on W windows of held-out recordings.
+    """Measurements on W windows of validation episodes.
 
-    episode, is_demonstration: int64 and bool (W,), the recording of each window and whether it is a demonstration.
-    fidelity: query -> scores of the futures that it imagined; "ceiling" is what the model's own codec makes of the truth.
+    episode, is_demonstration: int64 and bool (W,), the episode of each window and whether it is a demonstration.
+    fidelity: query -> scores of its imagined futures; "ceiling" -> scores of the true ones after the model's own codec.
     action_sensitivity: errors with true and with shuffled actions, rows 0 and 1 of `sums`; None where not asked.
     action_error: query -> mean squared error (W,) against executed actions in robot units, NaN where nothing is valid.
-    points: float64 (W, F, 3) of models that imagine scene points, else None: over those that move, in metres, the sum of the errors
-    of where they are imagined, the sum of how far they move, which is the error of standing still, and how many there are.
+    points: float64 (W, F, 3) for models that imagine scene points, else None. Over the points that move: sum of
+    position errors in metres, sum of true displacements in metres (the error of standing still), and number of points.
     """
 
     episode: np.ndarray
@@ -51,7 +50,7 @@ class Imagination:
         return float(error / max(count, 1))
 
     def true_over_shuffled(self, seed: int = 0) -> Interval:
-        """Forward-dynamics error with true actions over that with actions shuffled within the task: below 1 it listens."""
+        """Forward-dynamics error with true actions over that with actions shuffled within the task; below 1 it follows."""
         return paired_ratio(
             self.action_sensitivity.sums[0].sum(1), self.action_sensitivity.sums[1].sum(1), self.episode, seed
         )
@@ -64,8 +63,10 @@ class Imagination:
         )
 
     def demonstrations(self, query: str) -> tuple[Fidelity, np.ndarray]:
-        """Scores of `query` on demonstration windows alone, and their episodes: what an expert will do can be foreseen
-        there, what a random walk will do cannot."""
+        """Scores of `query` on demonstration windows, and their episodes.
+
+        An expert's next steps can be predicted from an observation, those of a random walk cannot.
+        """
         part = self.fidelity[query]
         arrays = {k: v[self.is_demonstration] for k, v in vars(part).items() if isinstance(v, np.ndarray)}
         return Fidelity(part.offsets, part.pixels, **arrays), self.episode[self.is_demonstration]
@@ -74,28 +75,22 @@ class Imagination:
 def imagine(
     model: Model, frames: Frames, *, stride: int = 4, seed: int = 0, steps: int | None = None, progress: bool = True
 ) -> Imagination:
-    """Asks `model` every query that it knows about every window of `frames` and scores the answers.
+    """Asks `model` every query that it supports about every `stride`-th window of `frames`, and scores the answers.
 
     All queries of a window share one noise, drawn from (seed, window), so that comparisons are paired.
     """
     spec = model.spec
-    reach = max(*spec.frame_offsets, spec.chunk)
-    starts = window_starts(frames, reach, stride)
-    windows = Windows(frames, spec, seed=0, batch_size=1)
-    every = windows.gather(starts)
+    starts = whole_windows(frames, spec, stride)
+    every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
     other = shuffled_within(every.text, seed)
     futures: dict[str, list[Fidelity]] = {}
     action_sensitivity: list[Errors] = []
     errors: dict[str, list[np.ndarray]] = {}
     points: list[np.ndarray] = []
-    for low in tqdm(range(0, len(starts), BATCH), desc="imagine", unit="batch", disable=not progress):
-        rows = np.arange(low, min(low + BATCH, len(starts)))
-        batch, obs = every.rows(torch.from_numpy(rows)), None
-        obs, seeds = observations(batch), [seed + 7919 * int(starts[r]) for r in rows]
-        true, wrong = batch.action.numpy(), every.action.numpy()[other[rows]]
+    for rows in tqdm(list(row_batches(len(starts))), desc="imagine", unit="batch", disable=not progress):
+        batch, seeds = every.rows(torch.from_numpy(rows)), window_seeds(starts[rows], seed)
         for query in sorted(model.queries):
-            given = {Query.FORWARD: {"actions": true}, Query.INVERSE: {"future": batch.future.numpy()}}.get(query, {})
-            out = model.sample(obs, query, seed=seeds, steps=steps, **given)
+            out = query_windows(model, batch, query, seeds, steps=steps)
             if out.actions is not None:
                 errors.setdefault(query, []).append(action_error(out.actions, batch))
             if out.point_cloud is not None and query is Query.POLICY:
@@ -103,15 +98,11 @@ def imagine(
             if out.future is not None:
                 futures.setdefault(query, []).append(_score(batch, torch.from_numpy(out.future), spec.frame_offsets))
             if query is Query.FORWARD:
-                action_blind = model.sample(obs, query, seed=seeds, steps=steps, actions=wrong).future
-                action_sensitivity.append(
-                    moving_errors(
-                        batch.obs,
-                        batch.future,
-                        [torch.from_numpy(out.future), torch.from_numpy(action_blind)],
-                        batch.frame_valid,
-                    )
+                wrong = query_windows(
+                    model, batch, query, seeds, steps=steps, actions=every.action.numpy()[other[rows]]
                 )
+                pair = [torch.from_numpy(x.future) for x in (out, wrong)]
+                action_sensitivity.append(moving_errors(batch.obs, batch.future, pair, batch.frame_valid))
         ceiling = model.reconstruct(batch)
         if ceiling is not None:
             futures.setdefault("ceiling", []).append(_score(batch, ceiling, spec.frame_offsets))

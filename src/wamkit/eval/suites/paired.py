@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
 from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
 from wamkit.files import atomic_write
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Interval, WamkitError
 
 
@@ -48,43 +47,38 @@ class PairedResult:
     episodes_left: int | None
 
 
-def paired(
-    runs: Sequence[Path],
-    *,
-    episodes: int = 20,
-    replan_every: int = 8,
-    steps: int | None = None,
-    query: str = "policy",
-    processes: int = 2,
-) -> PairedResult:
-    """Plays both runs from the same held-out reset states, prints and returns what that says, and writes it to the second run's eval folder.
+def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> PairedResult:
+    """Plays both runs from the same held-out reset states, in the environment that their data came from.
 
-    Episodes that were played before are read. Raises WamkitError where the runs are not two, or do not belong to one world.
+    Prints and returns the result, and writes it to the second run's eval folder. Episodes that were played before are
+    read. Raises WamkitError unless the runs are two, of the same environment, tasks and options.
     """
-    if len(runs) != 2 or runs[0] == runs[1]:
-        raise WamkitError(f"a paired comparison is of two runs, got {', '.join(map(str, runs))}")
-    worlds = [load_checkpoint(run).config["source"] for run in runs]
-    for key in ("env", "tasks", "options"):
-        if worlds[0][key] != worlds[1][key]:
-            raise WamkitError(
-                f"{runs[0]} and {runs[1]} were made for different worlds: {key} is {worlds[0][key]!r} and {worlds[1][key]!r}"
-            )
-    world = worlds[0]
-    if not world["env"]:
+    if len(runs) != 2 or runs[0].path == runs[1].path:
+        raise WamkitError(f"a paired comparison is of two runs, got {', '.join(str(r.path) for r in runs)}")
+    check_same_env(*runs, ("env", "tasks", "options"))
+    if not runs[0].provenance.env.env:
         raise WamkitError(
-            f"{runs[0]} was trained on data that no environment of wamkit made; there is nothing to play in"
+            f"{runs[0].path} was trained on data that no environment of wamkit made; there is nothing to play in"
         )
-    protocol = Protocol(
-        world["env"], tuple(world["tasks"]), tuple(world["options"].items()), episodes, replan_every, query, steps
-    )
-    played = [closed_loop(run, protocol, processes=processes, desc=run.name) for run in runs]
-    result = evidence((str(runs[0]), str(runs[1])), *played)
-    folder = runs[1] / "eval"
-    path = folder / f"paired-with-{runs[0].name}.json"
+    played = [
+        closed_loop(run, replace(protocol, env=run.provenance.env), processes=processes, desc=run.name) for run in runs
+    ]
+    result = evidence((str(runs[0].path), str(runs[1].path)), *played)
+    path = runs[1].path / "eval" / f"paired-with-{runs[0].name}.json"
     atomic_write(path, (json.dumps(asdict(result), indent=2) + "\n").encode())
     print(text(result))
     print(f"written: {path}")
     return result
+
+
+def check_same_env(run: Run, other: Run, fields: Sequence[str]) -> None:
+    """Raises WamkitError unless the data of both runs agree in these fields of their environment."""
+    for name in fields:
+        one, two = (getattr(r.provenance.env, name) for r in (run, other))
+        if one != two:
+            raise WamkitError(
+                f"{run.path} and {other.path} were made for different environments: {name} is {one!r} and {two!r}"
+            )
 
 
 def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Record]) -> PairedResult:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.ground_truth import GroundTruth
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics import physics as physical
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, physics_iq_score
@@ -23,7 +24,6 @@ from wamkit.eval.metrics.physics import Violations
 from wamkit.eval.probes.object_state import Probe, ProbeError, States, probe_error, read_states, train_probe
 from wamkit.eval.probes.segmentation import Segmenter, read_masks, train_segmenter
 from wamkit.eval.results import PHYSICAL, Row, Table, Worst
-from wamkit.eval.suites.counterfactuals import Setting, environment
 from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, takes
 from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
 from wamkit.inference.model import Model
@@ -149,9 +149,9 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
     return figures | {"ade": ade(known[both], position[both]) if both.any() else np.nan}
 
 
-def _figures(world: Setting, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
+def _figures(where: EnvSpec, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
     truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
-    env = environment(world, c.take.task)
+    env = where.shared(c.take.task)
     if env.rigid_bodies:
         env.restore(c.take.start, render=False)
         return errors(env, truth, states, dt)
@@ -175,22 +175,22 @@ class Commonsense:
     error: ProbeError
 
 
-def commonsense(model: Model, world: Setting, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
+def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
     The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `free_run` do.
     """
-    real = takes(world, first=0, episodes=episodes, processes=processes)
-    others = takes(world, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
+    real = takes(env, model.spec, first=0, episodes=episodes, processes=processes)
+    others = takes(env, model.spec, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
     again = []
-    if second := ENVIRONMENTS.get(world.env).second_take:
-        shaken = replace(world, options=(*world.options, *second.items()))
-        again = takes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
-    return examine(free_run(model, real, seed=seed), world, reader(others, real, seed=seed), model.spec.fps, again)
+    if second := ENVIRONMENTS.get(env.env).second_take:
+        shaken = replace(env, options={**env.options, **second})
+        again = takes(shaken, model.spec, first=0, episodes=episodes, processes=processes, desc="second takes")
+    return examine(free_run(model, real, seed=seed), env, reader(others, real, seed=seed), model.spec.fps, again)
 
 
 def examine(
-    went: Sequence[Continuation], world: Setting, eyes: Reader, fps: float, again: Sequence[ReferenceEpisode] = ()
+    went: Sequence[Continuation], env: EnvSpec, eyes: Reader, fps: float, again: Sequence[ReferenceEpisode] = ()
 ) -> Commonsense:
     """What `eyes` read of continuations. again: second takes, in the order of the first."""
     dt = float(np.diff(went[0].steps)[0]) / fps
@@ -199,7 +199,7 @@ def examine(
         shown = c.take.pictures(c.steps)
         frozen = np.broadcast_to(shown[:1], shown.shape)
         for name, frames in (("imagined", c.frames), ("real", shown), ("still", frozen)):
-            rows[name].append(_figures(world, c, frames, eyes, dt))
+            rows[name].append(_figures(env, c, frames, eyes, dt))
         for name, frames in (("moves", c.frames), ("ceiling", shown)):
             rows[name].append(_moves(c, frames, shown, eyes, dt))
     return Commonsense(
