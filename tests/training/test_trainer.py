@@ -16,6 +16,7 @@ from wamkit.files import exclusive
 from wamkit.inference.model import load
 from wamkit.runs.checkpoint import save_checkpoint
 from wamkit.runs.config import RunConfig
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, find_device, run_to_dict
 from wamkit.types import WamkitError
 
@@ -83,7 +84,7 @@ def test_weights_of_other_sizes_or_families_are_named(tmp_path):
     weights = build(small, SPEC, numbers).state_dict()
     for run in (large, other):
         parts = {"ema_state": None, "optimizer_state": {}, "rng_state": {}, "extra": {}}
-        config = run_to_dict(run, SPEC, numbers)
+        config = run_to_dict(run, SPEC, numbers, Provenance())
         save_checkpoint(tmp_path / run.family, step=1, model_state=weights, config=config, **parts)
         with pytest.raises(WamkitError, match=f"does not hold what its configuration describes, a '{run.family}'"):
             load(tmp_path / run.family)

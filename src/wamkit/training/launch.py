@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mix
 from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
-from wamkit.runs.provenance import source
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.training.precompute import FeatureCache
 from wamkit.training.run_folder import RunFolder
@@ -41,13 +41,14 @@ class LoadingOptions:
 
 @dataclass(frozen=True)
 class _TrainingData:
-    """Data opened for a run. facts: entries of the run's configuration about the data, beside its spec and statistics."""
+    """Data opened for a run. facts: further entries of the run's configuration that describe the data."""
 
     frames: Frames | Mixture
     spec: Spec
     statistics: dict[str, Any]
-    facts: dict[str, Any]
+    provenance: Provenance
     cache: FeatureCache | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train_run(
@@ -66,7 +67,7 @@ def train_run(
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
-    config = run_to_dict(run, opened.spec, opened.statistics) | opened.facts
+    config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     model = build(run, opened.spec, opened.statistics)
     return Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache).run(watch)
 
@@ -82,7 +83,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
         frames=frames if share is None else divided(frames, share, spec.fps),
         spec=spec,
         statistics=statistics(frames, spec),
-        facts={"source": source(store)},
+        provenance=Provenance.of(store),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
     )
 
@@ -100,21 +101,22 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
     # The mixture already brings each embodiment's values to unit scale.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
     stores = [Store.open(path.parent / s.data) for s in described.sources]
-    worlds = dict(zip(mixture.names, map(source, stores), strict=True))
-    played = next((n for n, world in worlds.items() if world["env"]), "")
+    origins = dict(zip(mixture.names, map(Provenance.of, stores), strict=True))
+    acting = next((name for name, origin in origins.items() if origin.env.env), "")
+    provenance = origins.get(acting) or next(iter(origins.values()))
     facts = {
         "mixture": to_dict(described),
-        "robots": {n: to_dict(robot) for n, robot in mixture.embodiments.items()},
+        "embodiments": {n: to_dict(e) for n, e in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
-        "source": (worlds.get(played) or next(iter(worlds.values()))) | {"robot": played},
     }
-    more = [facts["mixture"], facts["robots"]]
+    more = [facts["mixture"], facts["embodiments"]]
     return _TrainingData(
         frames=mixture,
         spec=spec,
         statistics={k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()},
-        facts=facts,
+        provenance=replace(provenance, env=replace(provenance.env, embodiment=acting)),
         cache=_feature_cache(path.parent, stores, loading.feature_cache_gb, more),
+        facts=facts,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+from wamkit import old_names
 from wamkit.config import save_json
 from wamkit.files import exclusive, write_error
 from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
@@ -56,8 +57,9 @@ class RunFolder:
         if not has_checkpoint(self.path):
             return None
         saved = load_checkpoint(self.path, training=True)
-        if saved.config != self.config:
-            found = sorted(_differences(saved.config, self.config))
+        before = old_names.run_config(saved.config)
+        if before != self.config:
+            found = sorted(_differences(before, self.config))
             named = [f"{at} was {was}, now {now}" for at, was, now in found[:4]] + ["..."] * (len(found) > 4)
             raise WamkitError(
                 f"{self.path} was trained with another configuration ({'; '.join(named)}): "
