@@ -19,9 +19,10 @@ from wamkit.eval.metrics.intervals import barnard, mcnemar, paired_ratio
 from wamkit.eval.metrics.sequential_tests import PairedEProcess, iqm, mean_success, probability_of_improvement
 from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
 from wamkit.eval.suites.action_fidelity import score
-from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals
 from wamkit.eval.suites.forecast_consistency import LEAST, Foreseen, auc, foretelling
 from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score
+from wamkit.rollout.replay import STILL
 from wamkit.types import EvaluationError
 
 

@@ -15,9 +15,10 @@ from jaxtyping import UInt8
 
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
+from wamkit.rollout.replay import STILL
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, UnsupportedQuery
 
 Imagine = Callable[[Counterfactuals], UInt8[np.ndarray, "K F V 3 H W"]]

@@ -18,9 +18,10 @@ from jaxtyping import UInt8
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, expert_episode, rollout_from
+from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.inference.checks import row_seeds
 from wamkit.inference.model import opened
+from wamkit.rollout.replay import expert_episode, observed, rollout_from
 from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
@@ -63,18 +64,18 @@ def _work(job: tuple[Run, EnvSpec, str, int, int]) -> list[Execution]:
     run, where, task, seed, stride = job
     model, env, spec = opened(run, where.embodiment), where.shared(task), run.spec
     query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
-    episode, reach, out = expert_episode(env, seed, spec.past_offsets), max(*spec.frame_offsets, spec.chunk), []
-    for moment in episode.moments[: max(1, len(episode.moments) - reach) : stride]:
-        noise = row_seeds(7919 * seed + moment.step, 1)
-        answer = model.sample([moment.obs], query, seed=noise)
+    episode, reach, out = expert_episode(env, seed), max(*spec.frame_offsets, spec.chunk), []
+    assert episode.images is not None and episode.snapshots is not None  # an expert's episode is recorded whole
+    for t in range(0, max(1, len(episode) - reach), stride):
+        answer = model.sample([observed(episode, t, spec.past_offsets)], query, seed=row_seeds(7919 * seed + t, 1))
         low, high = env.action_space.low, env.action_space.high
         chunk = np.zeros((spec.chunk, len(low)), np.float32)
-        shown = episode.actions[moment.step : moment.step + spec.chunk]
-        chunk[: len(shown)] = shown  # after success the expert holds still
+        taken = episode.action[t : t + spec.chunk]
+        chunk[: len(taken)] = taken  # after success the expert holds still
         chunks = np.stack([chunk, np.clip(answer.actions[0], low, high)])
-        (demonstrated, executed), _ = rollout_from(env, moment.state, chunks, spec.frame_offsets)
+        (demonstrated, executed), _ = rollout_from(env, episode.snapshots[t], chunks, spec.frame_offsets)
         imagined = None if answer.future is None else answer.future[0]
-        out.append(Execution(task, seed, moment.step, moment.obs.images, demonstrated, executed, imagined))
+        out.append(Execution(task, seed, t, episode.images[t], demonstrated, executed, imagined))
     return out
 
 
