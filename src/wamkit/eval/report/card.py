@@ -30,7 +30,7 @@ from wamkit.eval.suites.closed_loop import Record, clips, evaluated_records
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import Model
 from wamkit.runs.run import Run
-from wamkit.training.trainer import read_metrics
+from wamkit.training.metrics import read_metrics
 from wamkit.types import Query, WamkitError
 
 
