@@ -194,7 +194,7 @@ class JointStreams:
         config: TargetConfig,
         imagine: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
-        """First states and schedules of the streams that `query` gives or asks for, and of the future with `imagine`."""
+        """First states and schedules of the streams that `query` gives or asks for; with `imagine`, the future too."""
         state: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.
