@@ -17,11 +17,11 @@ import numpy as np
 import tyro
 
 from wamkit.data.loading.dataset import open_frames
-from wamkit.envs import make_env
 from wamkit.envs.base import held_out_seeds
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.intervals import clopper_pearson
 from wamkit.rollout.loop import Actor, rollout
-from wamkit.runs.provenance import source
+from wamkit.runs.provenance import Provenance
 from wamkit.types import Observation
 from wamkit.workers import run_parallel
 
@@ -51,9 +51,9 @@ class Blind(Actor):
         return (session.uniform(-1, 1, 4).astype(np.float32) if self.action is None else self.action), session
 
 
-def play(world: dict[str, Any], episodes: int, job: tuple[str, str, Blind]) -> int:
+def play(where: EnvSpec, episodes: int, job: tuple[str, str, Blind]) -> int:
     """How many held-out states of the job's task are solved."""
-    env = make_env(world["env"], task=job[1], **world["options"])
+    env = where.make(job[1])
     seeds = held_out_seeds(episodes)
     done = [
         rollout(env, job[2], seed=s, session=np.random.default_rng(s), record_images=False).succeeded for s in seeds
@@ -64,15 +64,15 @@ def play(world: dict[str, Any], episodes: int, job: tuple[str, str, Blind]) -> i
 
 def main(args: Args) -> None:
     frames, store = open_frames(args.data)
-    world = source(store)
+    env = Provenance.of(store).env
     tasks = [m.task for m in store.episodes]
     shown = frames.is_demonstration[frames.episode]
     of_task = np.array(tasks)[frames.episode]
     jobs = []
-    for task in world["tasks"]:
+    for task in env.tasks:
         own, every = (frames.action[rows].mean(0) for rows in (shown & (of_task == task), shown))
         jobs += [("random", task, Blind(None)), ("mean", task, Blind(every)), ("task mean", task, Blind(own))]
-    solved = run_parallel(jobs, functools.partial(play, world, args.episodes), desc="chance", unit="task")
+    solved = run_parallel(jobs, functools.partial(play, env, args.episodes), desc="chance", unit="task")
     rates: dict[str, list[int]] = {}
     for (name, task, _), count in zip(jobs, solved, strict=True):
         rates.setdefault(name, []).append(count)

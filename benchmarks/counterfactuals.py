@@ -13,11 +13,11 @@ import tyro
 
 from wamkit.eval.metatest.reference_branches import MODELS
 from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
-from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
+from wamkit.eval.suites.counterfactuals import counterfactuals
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
 from wamkit.inference.model import load
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import Run
 from wamkit.types import Interval
 
 
@@ -49,13 +49,13 @@ def row(name: str, s: ActionScore) -> list[str]:
 
 def main(args: Args) -> None:
     torch.set_num_threads(1)
-    model, source = load(args.runs[0]), load_checkpoint(args.runs[0]).config["source"]
-    world = Setting.of(source, model.spec)
-    states = counterfactuals(world, episodes=args.episodes)
+    runs = [Run.open(run) for run in args.runs]
+    env = runs[0].provenance.env
+    states = counterfactuals(env, runs[0].spec, episodes=args.episodes)
     names = " ".join(str(r) for r in args.runs)
     parts = [
         "# Do they imagine what their actions do?",
-        f"{len(states)} states of {len(world.tasks)} tasks from held-out reset states, each with branches that the simulator carried out "
+        f"{len(states)} states of {len(env.tasks)} tasks from held-out reset states, each with branches that the simulator carried out "
         "([what is measured](../evaluation.md#counterfactuals)). Brackets: 95 %, episodes resampled. Made by "
         f"`python benchmarks/counterfactuals.py {names}`.",
     ]
@@ -63,7 +63,7 @@ def main(args: Args) -> None:
     for title, expert in (("Actions that no demonstration holds", False), ("Experts' chunks", True)):
         own = [s.only(expert) for s in states]
         rows = [row(f"*{k}*", score(own, m)) for k, m in MODELS.items() if not (expert and k == "still")]
-        rows += [row(f"**{run.name}**", score(own, imagined_by(load(run)))) for run in args.runs]
+        rows += [row(f"**{run.name}**", score(own, imagined_by(load(run)))) for run in runs]
         chance = score(own, MODELS["copy"])
         parts += [
             f"## {title}",

@@ -16,10 +16,13 @@ import numpy as np
 import tyro
 
 from wamkit.envs.metaworld import INSTRUCTIONS, shared_reset_range
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.intervals import mcnemar, wilson
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
+from wamkit.runs.run import Run
 from wamkit.training.launch import train_run
 
 TASKS = ("faucet-open-v3", "faucet-close-v3")
@@ -43,11 +46,11 @@ def main(args: Args) -> None:
     collect(CollectConfig(tasks=TASKS, out=args.data, options=options))
     train_run(RECIPES.get("metaworld-unified")(), args.data, args.out)
     swapped = tuple((t, INSTRUCTIONS[o]) for t, o in zip(TASKS, reversed(TASKS), strict=True))
-    result = {}
+    run, result = Run.open(args.out), {}
     told = {}
     for name, text in (("correct", ()), ("swapped", swapped)):
-        protocol = Protocol("metaworld", TASKS, tuple(options.items()), args.episodes, text=text)
-        told[name] = closed_loop(args.out, protocol, desc=f"{name} instruction")
+        protocol = Protocol(EnvSpec("metaworld", TASKS, options), args.episodes, text=text)
+        told[name] = closed_loop(run, protocol, desc=f"{name} instruction")
         rate = wilson(sum(r.success for r in told[name]), len(told[name]))
         result[name] = [rate.value, rate.low, rate.high]
         print(

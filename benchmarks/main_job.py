@@ -14,11 +14,14 @@ from pathlib import Path
 
 import tyro
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.metrics.intervals import clopper_pearson, wilson
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
+from wamkit.runs.run import Run
 from wamkit.training.launch import train_run
 
 TASKS = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
@@ -52,8 +55,9 @@ def main(args: Args) -> None:
             began = time.perf_counter()
             train_run(recipe, args.data, run)
             seconds.append(time.perf_counter() - began)
-            evaluate(run, episodes=args.episodes)
-            records += closed_loop(run, Protocol("metaworld", TASKS, episodes=args.episodes))
+            opened = Run.open(run)
+            evaluate(opened, Protocol(episodes=args.episodes))
+            records += closed_loop(opened, Protocol(EnvSpec("metaworld", TASKS), args.episodes))
         rows = {t: [r.success for r in records if r.task == t] for t in TASKS}
         rates = {t: wilson(sum(x), len(x)) for t, x in rows.items()}
         pooled = clopper_pearson(sum(map(sum, rows.values())), len(records))

@@ -22,6 +22,7 @@ from scipy.integrate import quad
 from scipy.spatial.distance import directed_hausdorff
 from skimage import metrics as skimage
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest.expectations_action import (
     HELPERS,
     counterfactual_suite,
@@ -40,10 +41,11 @@ from wamkit.eval.metrics import rank_correlation as ranking
 from wamkit.eval.metrics.intervals import mcnemar
 from wamkit.eval.metrics.sequential_tests import iqm, log_e_value, probability_of_improvement
 from wamkit.eval.metrics.video_distribution import ClipFeatures, gaussian_frechet, polynomial_mmd
-from wamkit.eval.suites.counterfactuals import Setting, counterfactuals
+from wamkit.eval.suites.counterfactuals import counterfactuals
 from wamkit.eval.suites.forecast_consistency import auc
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
+from wamkit.types import Spec
 
 
 @dataclass(frozen=True)
@@ -308,8 +310,9 @@ def blind_spots(found: Sequence[Judged]) -> str:
 def main(args: Args) -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
-    world = Setting("metaworld", args.tasks, (("height", 64), ("width", 64)), 16, (8, 16))
-    states = counterfactuals(world, episodes=2, moments=2, processes=1)
+    env = EnvSpec("metaworld", args.tasks, {"height": 64, "width": 64})
+    spec = Spec(("corner2",), 64, 64, proprio_dim=4, action_dim=4)
+    states = counterfactuals(env, spec, episodes=2, moments=2, processes=1)
     suites = [clip_suite(clips(seeds=range(args.seeds))), counterfactual_suite(states), execution_suite(states)]
     suites += [recoverability_suite(), forecast_suite(), ranking_suite(), difference_suite()]
     results = judged(suites)

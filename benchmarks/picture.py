@@ -15,7 +15,7 @@ import tyro
 from wamkit.eval.held_out import validation_frames
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import load
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import Run
 from wamkit.types import Query
 from wamkit.viz.images import difference, enlarge, png, side_by_side
 
@@ -35,8 +35,8 @@ class Args:
 
 
 def main(args: Args) -> None:
-    model = load(args.run)
-    frames = validation_frames(args.run, load_checkpoint(args.run).config, args.held_out)
+    run = Run.open(args.run)
+    model, frames = load(run), validation_frames(run.provenance, args.run / "eval", args.held_out)
     rows = []
     for text in dict.fromkeys(frames.text):
         episode = next(e for e, t in enumerate(frames.text) if t == text and frames.is_demonstration[e])

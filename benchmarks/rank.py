@@ -21,10 +21,10 @@ from wamkit.eval.suites.policy_ranking import Rank, rank
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
 from wamkit.rollout.collect import CollectConfig, collect
-from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.runs.config import RunConfig
-from wamkit.runs.provenance import source
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
+from wamkit.runs.run import Run
 from wamkit.training.launch import train_run
 
 SHORT = {60: 60, 120: 120, 150: 150, 200: 1, 300: 2, 400: 3, 500: 4, 600: 5, 700: 6, 850: 7, 1000: 8, 1300: 9}
@@ -62,10 +62,10 @@ def trained(args: Args, name: str, family: str, data: Path, steps: int = 3000, s
 
 def taught(args: Args, failure_policies: tuple[Path, ...]) -> Path:
     """The same tasks anew: experts, smooth random actions, perturbed experts, and what the failure policies do."""
-    world = source(Store.open(args.data))
+    made_in = Provenance.of(Store.open(args.data)).env
     config = CollectConfig(
-        env=world["env"],
-        tasks=tuple(world["tasks"]),
+        env=made_in.env,
+        tasks=made_in.tasks,
         out=args.data.parent / "taught",
         perturbed_experts=20,
         policies=failure_policies,
@@ -79,7 +79,7 @@ def section(title: str, said: Mapping[str, Any]) -> list[str]:
     """Every policy, then the agreement of dreams, and of the judge on real pictures, with the simulator."""
     rows = []
     for p in sorted(said["policies"], key=lambda p: -sum(p["real"])):
-        rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "judged", "dreamed")]
+        rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "classified", "imagined")]
         rows.append([Path(p["run"]).name, *(f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})" for r in rates)])
     tables = {t["key"]: t["rows"] for t in said["tables"]}
     figures = []
@@ -105,7 +105,7 @@ def main(args: Args) -> None:
     naive = trained(args, "world", "world_model", args.data)
     world = trained(args, "world-taught", "world_model", taught(args, failure_policies), 6000)
     common = {"policies": tuple(policies), "episodes": args.episodes}
-    tasks = load_checkpoint(world).config["source"]["tasks"]
+    tasks = Run.open(world).provenance.env.tasks
     parts = [
         "# Can a world model stand in for the simulator?",
         f"{len(policies)} policies, trained apart, act inside world models and in the simulator, from {args.episodes} held-out reset states of "

@@ -13,10 +13,12 @@ os.environ.setdefault("MUJOCO_GL", "osmesa")
 import pytest
 import torch
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.nn.normalizer import Normalizer
 from wamkit.registry import load_package
 from wamkit.runs.checkpoint import save_checkpoint
 from wamkit.runs.config import RunConfig, family_class
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.types import Batch, Spec
 
@@ -79,14 +81,19 @@ def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
 
 
 def untrained_run(
-    out: Path, tasks: Sequence[str], options: Mapping[str, Any], family: str = "bc", seed: int = 0
+    out: Path,
+    tasks: Sequence[str],
+    options: Mapping[str, Any],
+    family: str = "bc",
+    seed: int = 0,
+    env: str = "metaworld",
 ) -> Path:
     """A model as it was before its first step, for MetaWorld with 32x32 pixels; `bc` imagines nothing."""
     spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
     numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
     config = RunConfig(family, family_class(family).Config(width=32, depth=1, heads=2))
     config = replace(config, train=replace(config.train, seed=seed))
-    source = {"env": "metaworld", "options": dict(options), "tasks": list(tasks), "seeds": [0], "episodes": 1}
+    provenance = Provenance(EnvSpec(env, tuple(tasks), options), seeds=(0,), episodes=1)
     save_checkpoint(
         out / "checkpoints",
         step=1,
@@ -94,7 +101,7 @@ def untrained_run(
         ema_state=None,
         optimizer_state={},
         rng_state={},
-        config=run_to_dict(config, spec, numbers) | {"source": source},
+        config=run_to_dict(config, spec, numbers, provenance),
         extra={"elapsed_s": 1.0},
     )
     (out / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')

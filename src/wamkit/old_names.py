@@ -1,4 +1,4 @@
-"""Names in files of earlier versions, and what they are called now: the only place that knows both."""
+"""Names in files of earlier versions, and their present names. No other module knows both."""
 
 from __future__ import annotations
 
@@ -31,6 +31,36 @@ def collected(data: Mapping[str, Any]) -> dict[str, Any]:
     return data | {"options": renamed(data["options"], ENV_OPTIONS)} if "options" in data else data
 
 
+def run_config(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, as a checkpoint and config.json hold it, under present names."""
+    data = renamed(data, {"robots": "embodiments"})
+    for part, table in (("model", MODEL), ("spec", SPEC)):
+        if part in data:
+            data[part] = renamed(data[part], table)
+    if (source := data.pop("source", None)) is not None:
+        data["provenance"] = _provenance(source)
+    return data
+
+
+def source(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A provenance in the flat form under which finished results are keyed: the inverse of what `run_config` does."""
+    env = dict(provenance["env"])
+    flat = {"env": env["env"], "options": options(env["options"]), "tasks": env["tasks"]}
+    flat |= {"robot": env["embodiment"]} if env["embodiment"] else {}
+    return flat | {k: v for k, v in provenance.items() if k != "env"}
+
+
+def options(present: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of an environment under the names by which finished results are keyed."""
+    return renamed(present, {new: old for old, new in ENV_OPTIONS.items()})
+
+
+def _provenance(source: Mapping[str, Any]) -> dict[str, Any]:
+    env = {k: source[k] for k in ("env", "tasks") if k in source}
+    env |= {"options": renamed(source.get("options", {}), ENV_OPTIONS), "embodiment": source.get("robot", "")}
+    return {"env": env} | {k: v for k, v in source.items() if k not in ("env", "tasks", "options", "robot")}
+
+
 _FIGURES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "Does it solve the tasks?": (
         "closed_loop",
@@ -55,7 +85,7 @@ _FIGURES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     ),
     "Are its clips like real ones, as a set?": (
         "clip_distribution",
-        (("mmd@(.+)", r"mmd.\1"), ("frechet@(.+), over its floor", r"frechet.\1")),
+        (("mmd@(.+)", r"mmd.\1"), (r"frechet\d*@(.+), over its floor", r"frechet.\1")),
     ),
     "Do pretrained encoders see it so?": (
         "pretrained_features",

@@ -63,7 +63,7 @@ def test_the_whole_job(job, capsys):
     parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
     assert parts and main(evaluate) == 0
     assert parts == {p: p.stat().st_mtime_ns for p in (run / "eval/parts").glob("*.json")}
-    seeds = set(json.loads((run / "config.json").read_text())["source"]["seeds"])
+    seeds = set(json.loads((run / "config.json").read_text())["provenance"]["seeds"])
     assert not seeds & set(pq.read_table(run / "eval/episodes.parquet")["seed"].to_pylist())
 
 

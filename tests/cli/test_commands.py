@@ -14,9 +14,8 @@ import pytest
 
 from wamkit.cli.main import main
 from wamkit.cli.parse import COMMANDS, Options, first_line, options_of, parse
-from wamkit.registry import RegistryError, load_package
+from wamkit.registry import RegistryError
 
-load_package("wamkit.cli")
 ROOT = Path(__file__).parents[2]
 HEADLESS = ("what", "how", "whether", "which", "where", "who", "of")
 """Words that no help text begins with."""

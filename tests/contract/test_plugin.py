@@ -50,6 +50,12 @@ def test_family_and_environment_are_listed(environment):
     assert "dot" in listed and "A disc that moves to a square" in listed
 
 
+def test_the_command_is_found_documented_and_run(environment):
+    assert "tasks       List the tasks of an environment, one a line." in wamkit(environment, "--help")
+    assert wamkit(environment, "tasks", "dot") == "reach\n"
+    assert wamkit(environment, "tasks", "metaworld", "--containing", "drawer") == "drawer-close-v3\ndrawer-open-v3\n"
+
+
 def test_the_environment_passes_the_checker_and_is_collected_from(environment, tmp_path):
     assert "all checks passed" in wamkit(environment, "check-env", "dot")
     out = str(tmp_path / "dot")

@@ -177,9 +177,7 @@ def test_egodex_damage_is_named(hands):
     with h5py.File(poses, "r+") as file:
         del file["transforms/camera"]
         file["transforms/camera"] = np.tile(np.eye(4), (5, 1, 1))
-    with pytest.raises(
-        SourceError, match=r"1.hdf5 \(episode part1/fold_shirt/1\): it has 5 poses, the video 8 frames"
-    ):
+    with pytest.raises(SourceError, match=r"1.hdf5 \(episode part1/fold_shirt/1\): it has 5 poses, the video 8 frames"):
         importer("egodex", hands).read("part1/fold_shirt/1")
     with h5py.File(hands / "part1/fold_shirt/0.hdf5", "r+") as file:
         del file.attrs["llm_description"]

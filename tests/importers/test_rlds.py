@@ -13,9 +13,7 @@ from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers import tfrecord as records
 from wamkit.data.importers.run import Import, import_data
 from wamkit.metadata import DatasetMetadata, Field
-from wamkit.registry import load_package
 
-load_package("wamkit.data.importers")
 FILES = Path(__file__).parent / "data/rlds"
 TINY = FILES / "tiny/1.0.0"
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
+import io
+import itertools
 import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from wamkit.cli.parse import COMMANDS, options_of, parse
+from wamkit.registry import load_package
+from wamkit.runs.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/wamkit"
@@ -134,3 +143,40 @@ def test_the_attention_figure_shows_each_programs_mask():
         mask = visibility(figures.sequence(program), program)
         assert drawn.count('rect class="none"') == int((~mask).sum())
         assert drawn.count("<rect") == mask.numel()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every `wamkit` command on a page, in blocks and in text, up to `...` or what a shell fills in."""
+    text = page.read_text().replace("\\\n", " ")
+    lines = [line.split(" #")[0] for block in blocks(text) for line in block.splitlines()]
+    lines += re.findall(r"`(wamkit [^`]+)`", prose(text))
+    found = [re.sub(r"(\.\.\.|…|\$|;).*", "", line).strip() for line in lines if line.startswith("wamkit ")]
+    return [shlex.split(line)[1:] for line in found]
+
+
+@functools.cache
+def options_of_command(name: str, *words: str) -> set[str]:
+    """The options that a command offers after `words`: a recipe or a format may add some."""
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+        parse(options_of(COMMANDS.get(name)), name, [*words, "--help"])
+    return set(re.findall(r"--[a-z][\w.-]*", shown.getvalue()))
+
+
+@present
+def test_commands_that_a_page_shows_exist(page):
+    load_package("wamkit.cli")
+    wrong = []
+    for name, *words in commands(page):
+        if name in ("COMMAND", "--help", "--version"):
+            continue
+        if name not in COMMANDS:
+            wrong.append(name)
+            continue
+        first = list(itertools.takewhile(lambda w: not w.startswith("--"), words))
+        if name == "train" and "--recipe" in words:
+            recipe = words[words.index("--recipe") + 1]
+            first += ["--recipe", recipe] if recipe in RECIPES else []
+        used = {w.split("=")[0] for w in words if w.startswith("--")} - {"--help"}
+        wrong += [f"{name} {option}" for option in used - options_of_command(name, *first)]
+    assert not wrong, wrong

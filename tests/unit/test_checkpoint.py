@@ -197,9 +197,9 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path, name: str) -> None:
         bad[bit // 8] ^= 1 << bit % 8
         file.write_bytes(bad)
         with pytest.raises(CheckpointError, match=rf"{name} is damaged.*{other} is intact: load that, or write 'step-"):
-            load_checkpoint(tmp_path)
+            load_checkpoint(tmp_path, training=True)
     file.write_bytes(good)
-    assert is_step(load_checkpoint(tmp_path), 2)
+    assert is_step(load_checkpoint(tmp_path, training=True), 2)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -209,14 +209,14 @@ def test_a_missing_or_truncated_file_is_named_with_what_to_do(tmp_path: Path, na
     file.write_bytes(good[:-1])
     sizes = f"has {len(good) - 1} bytes, {len(good)} were written"
     with pytest.raises(CheckpointError, match=rf"{name} ({sizes}|is damaged).*no other intact checkpoint"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path, training=True)
     file.unlink()
     with pytest.raises(CheckpointError, match=rf"{name} is missing; no other intact checkpoint"):
-        load_checkpoint(tmp_path / "step-00000002")
+        load_checkpoint(tmp_path / "step-00000002", training=True)
     save(tmp_path, 1)
     (tmp_path / "latest").write_text("step-00000002\n")
     with pytest.raises(CheckpointError, match=rf"{name} is missing; .*step-00000001 is intact"):
-        load_checkpoint(tmp_path)
+        load_checkpoint(tmp_path, training=True)
 
 
 def test_the_advice_for_a_damaged_checkpoint_works(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from conftest import untrained_run
 from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
 from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
-from wamkit.runs.checkpoint import weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 from wamkit.workers import WorkerError, run_parallel
 
@@ -113,7 +113,7 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
     assert len(store) == 3 * len(TASKS)
     facts = json.loads((tmp_path / "out/collect.json").read_text())
     assert (
-        facts["policies"] == [f"{r} @{weights_hash(r)[:8]}" for r in runs]
+        facts["policies"] == [f"{r} @{Run.open(r).digest[:8]}" for r in runs]
         and facts["policies"][0] != facts["policies"][1]
     )
     with pytest.raises(
@@ -172,7 +172,7 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     store = collect(_small(parts, processes=1), progress=False)
     assert _digest(parts) == whole
     times = {p: p.stat().st_mtime_ns for p in parts.rglob("*")}
-    monkeypatch.setattr("wamkit.rollout.collect.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
+    monkeypatch.setattr("wamkit.envs.spec.make_env", lambda *_, **__: pytest.fail("nothing is left to record"))
     assert len(collect(_small(parts), progress=False)) == 3
     assert {p: p.stat().st_mtime_ns for p in parts.rglob("*")} == times
     assert [(e.task, e.is_demonstration) for e in store.episodes].count((TASKS[1], False)) == 1

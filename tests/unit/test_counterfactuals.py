@@ -9,31 +9,26 @@ import pytest
 import torch
 
 from wamkit.envs import make_env
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest.reference_branches import MODELS, noisy
 from wamkit.eval.suites.action_fidelity import imagined_by, score
-from wamkit.eval.suites.counterfactuals import (
-    STILL,
-    Counterfactuals,
-    Setting,
-    counterfactuals,
-    off_expert,
-    rollout_from,
-)
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
 from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
 from wamkit.families.base import FAMILIES
 from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
-from wamkit.registry import load_package
+from wamkit.rollout.replay import STILL, off_expert_chunks, rollout_from
 from wamkit.types import EvaluationError, Observation, Spec, UnsupportedQuery
 
 OPTIONS = (("height", 32), ("width", 32))
 CHUNK, OFFSETS = 16, (8, 16)
-WORLD = Setting("metaworld", ("drawer-open-v3",), OPTIONS, CHUNK, OFFSETS)
+ENV = EnvSpec("metaworld", ("drawer-open-v3",), dict(OPTIONS))
+SPEC = Spec(("corner2",), 32, 32, proprio_dim=4, action_dim=4, chunk=CHUNK, frame_offsets=OFFSETS)
 
 
 @pytest.fixture(scope="module")
 def states():
-    return counterfactuals(WORLD, episodes=2, moments=2, processes=1)
+    return counterfactuals(ENV, SPEC, episodes=2, moments=2, processes=1)
 
 
 def test_branches_do_not_touch_each_other():
@@ -43,7 +38,7 @@ def test_branches_do_not_touch_each_other():
     for _ in range(40):
         env.step(expert(np.random.default_rng(0)))
     start = env.snapshot()
-    chunks = np.stack(list(off_expert(env, CHUNK, np.random.default_rng(0)).values()))
+    chunks = np.stack(list(off_expert_chunks(env, CHUNK, np.random.default_rng(0)).values()))
     there, reward = rollout_from(env, start, chunks, OFFSETS)
     back, again = rollout_from(env, start, chunks[::-1], OFFSETS)
     assert np.array_equal(there, back[::-1]) and np.array_equal(reward, again[::-1])
@@ -53,7 +48,7 @@ def test_branches_do_not_touch_each_other():
 
 
 def test_the_same_states_on_any_number_of_processes(states):
-    two = counterfactuals(WORLD, episodes=2, moments=2, processes=2)
+    two = counterfactuals(ENV, SPEC, episodes=2, moments=2, processes=2)
     assert len(two) == len(states) == 4
     for a, b in zip(states, two, strict=True):
         assert a.names == b.names and np.array_equal(a.future, b.future) and np.array_equal(a.actions, b.actions)
@@ -107,7 +102,6 @@ def test_odd_input_has_a_defined_answer(states):
 
 
 def test_a_model_is_asked_with_one_noise_for_all_branches():
-    load_package("wamkit.families")
     spec = Spec(("c",), 16, 16, 2, 2, chunk=4, frame_offsets=(2, 4))
     cls = FAMILIES.get("bc")
     numbers = Normalizer({k: (torch.zeros(2), torch.ones(2)) for k in ("proprio", "action")})

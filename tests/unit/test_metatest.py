@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest import expectations_action as meta_suites
 from wamkit.eval.metatest import expectations_video as meta_clips
 from wamkit.eval.metatest.judge import BLIND, FAILS, SEEN, Metric, Suite, judge
 from wamkit.eval.metatest.reference_clips import CLIP_MODELS, clips
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting, _work
+from wamkit.eval.suites.counterfactuals import FIRST_SEED, _work
+from wamkit.types import Spec
 
 MODULES = (
     "metrics.image",
@@ -31,7 +33,6 @@ MODULES = (
     "metrics.intervals",
     "metrics.sequential_tests",
     "suites.physics_scenes",
-    "report.action_tables",
 )
 SMALL = (("height", 48), ("width", 48), ("supersample", 1))
 
@@ -44,9 +45,9 @@ def few():
 @pytest.fixture(scope="module")
 def suites(few):
     options = (("height", 32), ("width", 32), ("supersample", 1))
-    world = Setting("physics", ("push",), options, 16, (8, 16))
+    env, spec = EnvSpec("physics", ("push",), dict(options)), Spec(("front",), 32, 32, 4, 3)
     states = [
-        s for i in range(2) for s in _work((world, "push", FIRST_SEED + i, 1))
+        s for i in range(2) for s in _work((env, spec, "push", FIRST_SEED + i, 1))
     ]  # what `counterfactuals` does, in this process
     # Pushing is rewarded only at its end: here each branch is worth more than the one before it.
     states = [replace(s, reward=np.arange(len(s.names), dtype=float)) for s in states]

@@ -10,14 +10,15 @@ import pytest
 
 from wamkit.envs import make_env
 from wamkit.envs.mujoco_bodies import HAND, OBJECT
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.probes.segmentation import read_masks, train_segmenter
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, Setting
+from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.eval.suites.free_running import _work, free_run
 from wamkit.eval.suites.physics import examine, law_errors, physics_tables, reader, worst_continuations
 from wamkit.eval.suites.physics_scenes import true_states
 from wamkit.types import EvaluationError, Query, Spec, UnsupportedQuery, WamkitError
 
-WORLD = Setting("physics", ("push",), (("height", 32), ("width", 32), ("max_steps", 60)), 8, (4, 8))
+ENV = EnvSpec("physics", ("push",), {"height": 32, "width": 32, "max_steps": 60})
 SPEC = Spec(("front",), 32, 32, 4, 2, chunk=8, frame_offsets=(4, 8), fps=50.0)
 
 
@@ -46,15 +47,17 @@ def still(take, t):
 
 @pytest.fixture(scope="module")
 def real():
-    return [_work((WORLD, "push", FIRST_SEED + i)) for i in range(3)]  # as `takes`, without starting a process
+    return [
+        _work((ENV, "push", FIRST_SEED + i)) for i in range(3)
+    ]  # as `reference_episodes`, without starting a process
 
 
 def test_a_model_lives_on_its_own_images(real):
     model = Model(real, oracle)
     went = free_run(model, real, progress=False)
     for c in went:
-        assert c.steps == tuple(range(0, c.steps[-1] + 1, 4)) and c.steps[-1] < len(c.take) <= c.steps[-1] + 9
-        assert np.array_equal(c.frames, c.take.pictures(c.steps))
+        assert c.steps == tuple(range(0, c.steps[-1] + 1, 4)) and c.steps[-1] < len(c.reference) <= c.steps[-1] + 9
+        assert np.array_equal(c.frames, c.reference.images(c.steps))
     take, t, _, chunk = model.asked[0]
     assert t == 0 and np.array_equal(chunk, take.actions[:8])
     frozen = Model(real, still)
@@ -69,7 +72,7 @@ def test_a_model_lives_on_its_own_images(real):
 
 def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
     for take in real:
-        truth = take.truth
+        truth = take.ground_truth
         found = law_errors(truth, true_states(truth), 1 / 50)
         assert found["ade"] == found["lost"] == found["teleports"] == found["lag"] == 0
         assert not found["missed"] > 0 and not found["premature"] > 0
@@ -82,7 +85,7 @@ def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
 def test_an_oracle_is_as_lawful_as_reality_and_a_still_image_is_not(real):
     eyes = reader(real, real, steps=150, mask_steps=5)
     assert eyes.things.tolist() == [True] + [False] * (len(eyes.things) - 1)
-    found = examine(free_run(Model(real, oracle), real, progress=False), WORLD, eyes, SPEC.fps, again=real)
+    found = examine(free_run(Model(real, oracle), real, progress=False), ENV, eyes, SPEC.fps, again=real)
     for name in found.laws.metric:
         excess = found.laws.excess(name)
         assert (excess[np.isfinite(excess)] == 0).all(), name
@@ -92,7 +95,7 @@ def test_an_oracle_is_as_lawful_as_reality_and_a_still_image_is_not(real):
     assert rows["physics.ade"] == 0 and rows["motion.spatiotemporal"] == 1 and rows["motion.physics_iq"] == 100
     assert "nan" not in " ".join(r.note for t in physics_tables(found) for r in t.rows)
     assert worst_continuations(found)[0].columns["happened"].shape[1:] == (3, 32, 32)
-    frozen = examine(free_run(Model(real, still), real, progress=False), WORLD, eyes, SPEC.fps)
+    frozen = examine(free_run(Model(real, still), real, progress=False), ENV, eyes, SPEC.fps)
     assert np.nanmean(frozen.laws.metric["ade"]) == pytest.approx(np.nanmean(frozen.still.metric["ade"]))
     assert np.nanmean(frozen.laws.metric["ade"]) > np.nanmean(frozen.laws.floor["ade"])
     assert sum(c.area_ratio for c in frozen.moves) == 0 and not frozen.retakes

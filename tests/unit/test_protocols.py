@@ -6,12 +6,15 @@ import json
 import numpy as np
 import pytest
 
+from conftest import untrained_run
 from wamkit.cli.main import main
 from wamkit.envs.libero import MAX_STEPS
-from wamkit.eval.held_out import World
-from wamkit.eval.protocols import MT10, PROTOCOLS
-from wamkit.eval.report.tables import success_table
-from wamkit.eval.suites.closed_loop import OUTCOMES, Protocol, Record, _Job, _read_part, outcome, outcomes
+from wamkit.envs.spec import EnvSpec
+from wamkit.eval.held_out import evaluation_env
+from wamkit.eval.protocols import MT10, PROTOCOLS, Protocol, named_protocol
+from wamkit.eval.report.card import arguments
+from wamkit.eval.suites.closed_loop import OUTCOMES, Record, _Job, _read_part, outcome, outcomes, success_table
+from wamkit.runs.run import Run
 from wamkit.types import Episode, WamkitError
 
 
@@ -56,7 +59,7 @@ def test_what_went_wrong_is_counted_beside_success():
 
 def test_pieces_of_older_evaluations_are_read(tmp_path):
     old = {"task": "t", "seed": 1, "text": "go", "success": True, "steps": 3, "latency_ms": [1.0]}
-    job, path = _Job("run", Protocol("metaworld", ("t",)), "t", (1,)), tmp_path / "a.json"
+    job, path = _Job(None, Protocol(EnvSpec("metaworld", ("t",))), "t", (1,)), tmp_path / "a.json"
     path.write_text(json.dumps([old]))
     assert _read_part(path, job) == [Record("t", 1, "go", True, 3, (1.0,), "")]
     path.write_text(json.dumps([old | {"outcome": "exploded"}]))
@@ -66,8 +69,8 @@ def test_pieces_of_older_evaluations_are_read(tmp_path):
 def test_metaworlds_protocols_are_its_own_benchmarks():
     env_dict = pytest.importorskip("metaworld.env_dict")
     ten, fifty = PROTOCOLS.get("metaworld-mt10")(), PROTOCOLS.get("metaworld-mt50")()
-    assert ten.tasks == MT10 == tuple(env_dict.MT10_V3) and set(fifty.tasks) == set(env_dict.MT50_V3)
-    assert ten.options["max_steps"] == 500 and (ten.episodes, fifty.episodes) == (50, 10)
+    assert ten.env.tasks == MT10 == tuple(env_dict.MT10_V3) and set(fifty.env.tasks) == set(env_dict.MT50_V3)
+    assert ten.env.options["max_steps"] == 500 and (ten.episodes, fifty.episodes) == (50, 10)
 
 
 def test_every_protocol_names_what_exists():
@@ -78,30 +81,34 @@ def test_every_protocol_names_what_exists():
         except WamkitError as error:
             assert "hf-libero" in str(error) and name.startswith("libero-")
             continue
-        world = protocol.world(name)
-        known = world.source({"env": "", "options": {}, "tasks": []})
-        assert known["tasks"] == list(protocol.tasks) and known["options"] == dict(protocol.options)
         from wamkit.envs import ENVIRONMENTS
 
-        fields = {f.name for f in dataclasses.fields(ENVIRONMENTS.get(protocol.env).Config)}
-        assert set(protocol.options) <= fields and protocol.compares and protocol.traps
+        assert set(protocol.env.tasks) <= set(ENVIRONMENTS.get(protocol.env.env).tasks())
+        fields = {f.name for f in dataclasses.fields(ENVIRONMENTS.get(protocol.env.env).Config)}
+        assert set(protocol.env.options) <= fields
+        assert (
+            protocol.note.startswith("compares with ") and ". Note: " in protocol.note and "with ." not in protocol.note
+        )
 
 
 def test_a_protocol_says_where_it_was_departed_from():
-    protocol = PROTOCOLS.get("metaworld-mt10")()
-    world = protocol.world("metaworld-mt10", ("reach-v3",), {"goal_markers": False, "max_steps": 500})
-    assert "but for 1 of its 10 tasks, goal_markers=False: compares" in world.note
-    assert world.tasks == ("reach-v3",) and world.options == {"max_steps": 500, "goal_markers": False}
-    assert world.words == "--protocol metaworld-mt10 --tasks reach-v3 --options max_steps=500 goal_markers=false"
-    assert "but for" not in protocol.world("metaworld-mt10").note
+    protocol = named_protocol("metaworld-mt10", ("reach-v3",), {"goal_markers": False, "max_steps": 500})
+    assert "but for 1 of its 10 tasks, goal_markers=False: compares" in protocol.note
+    assert protocol.env.tasks == ("reach-v3",) and protocol.env.options == {"max_steps": 500, "goal_markers": False}
+    assert (
+        arguments(protocol) == "--protocol metaworld-mt10 --tasks reach-v3 --options max_steps=500 goal_markers=false"
+    )
+    assert "but for" not in named_protocol("metaworld-mt10").note
 
 
-def test_pictures_are_made_as_in_the_data_and_nothing_else_is():
-    trained = {"env": "metaworld", "tasks": [], "options": {"height": 32, "max_steps": 7, "reset_low": [0, 0, 0]}}
-    world = PROTOCOLS.get("metaworld-mt10")().world("metaworld-mt10")
-    assert world.source(trained)["options"] == {"height": 32, "max_steps": 500, "goal_markers": True}
-    assert world.source(trained | {"env": "reacher"})["options"] == {"max_steps": 500, "goal_markers": True}
-    assert World("metaworld", ("reach-v3",)).source(trained)["options"] == {}  # an environment named by hand: as said
+def test_images_are_rendered_as_in_the_data_and_nothing_else_is(tmp_path):
+    options = {"height": 32, "max_steps": 7, "reset_low": [0, 0, 0]}
+    run = Run.open(untrained_run(tmp_path / "run", [], options))
+    given = named_protocol("metaworld-mt10").env
+    assert evaluation_env(run, given, True).options == {"max_steps": 500, "goal_markers": True, "height": 32}
+    other = Run.open(untrained_run(tmp_path / "other", [], options, env="reacher"))
+    assert evaluation_env(other, given, True).options == {"max_steps": 500, "goal_markers": True}
+    assert evaluation_env(run, EnvSpec("metaworld", ("reach-v3",))).options == {}  # an environment named by hand
 
 
 @pytest.mark.parametrize(

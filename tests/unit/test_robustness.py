@@ -10,14 +10,17 @@ import pytest
 from conftest import untrained_run
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.intervals import paired_difference, wilson
+from wamkit.eval.protocols import Protocol
 from wamkit.eval.report.robustness import tables, text
-from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
+from wamkit.eval.suites.closed_loop import Record, closed_loop
 from wamkit.eval.suites.robustness import area, curve, looks, plan, robustness
+from wamkit.runs.run import Run
 from wamkit.types import EvaluationError
 
 OPTIONS = {"max_steps": 2, "height": 32, "width": 32}
-PROTOCOL = Protocol("metaworld", ("drawer-open-v3",), tuple(OPTIONS.items()), episodes=1)
+PROTOCOL = Protocol(EnvSpec("metaworld", ("drawer-open-v3",), OPTIONS), episodes=1)
 
 
 def records(outcomes: dict[str, str]) -> list[Record]:
@@ -81,11 +84,11 @@ def test_nothing_solved_is_said_and_not_computed():
 
 
 def test_a_plan_begins_in_the_plain_environment_and_changes_one_factor_at_a_time():
-    trained = Protocol("metaworld", ("drawer-open-v3",), (("lighting", 0.7), ("max_steps", 2)), episodes=1)
+    trained = Protocol(EnvSpec("metaworld", ("drawer-open-v3",), {"lighting": 0.7, "max_steps": 2}), episodes=1)
     settings = plan(trained, ("lighting", "colours"), (1.0, 0.5, 0.0))
     assert [k for k in settings] == [("", 0.0), *((f, s) for f in ("lighting", "colours") for s in (0.5, 1.0))]
-    assert settings["", 0.0].options == (("max_steps", 2),)
-    assert settings["colours", 0.5].options == (("max_steps", 2), ("colours", 0.5))
+    assert settings["", 0.0].env.options == {"max_steps": 2}
+    assert settings["colours", 0.5].env.options == {"max_steps": 2, "colours": 0.5}
     assert len(plan(trained)) == 1 + 5 * 3
 
 
@@ -98,13 +101,13 @@ def test_a_plan_begins_in_the_plain_environment_and_changes_one_factor_at_a_time
         ({"severities": (0.0,)}, "one at least above 0"),
         ({"severities": (0.0, float("nan"))}, "severities lie in"),
         ({"env": "reacher"}, "'reacher' has no factors of variation; those that have: metaworld"),
-        ({"options": (("point_grid", 8),)}, "distractors = 0.25: must be 0 with point_grid"),
+        ({"options": {"point_grid": 8}}, "distractors = 0.25: must be 0 with point_grid"),
     ],
 )
 def test_what_cannot_be_played_is_refused_before_any_work(arguments, message, tmp_path):
-    protocol = Protocol(arguments.pop("env", "metaworld"), ("drawer-open-v3",), arguments.pop("options", ()))
+    env = EnvSpec(arguments.pop("env", "metaworld"), ("drawer-open-v3",), arguments.pop("options", {}))
     with pytest.raises((EvaluationError, ConfigError), match=message):
-        robustness(tmp_path / "no run", protocol, **arguments)
+        robustness(None, Protocol(env), **arguments)
 
 
 def test_images_of_what_a_factor_looks_like():
@@ -115,13 +118,13 @@ def test_images_of_what_a_factor_looks_like():
 
 
 def test_a_run_is_played_once_and_written_up(tmp_path, capsys):
-    run = untrained_run(tmp_path / "run", PROTOCOL.tasks, OPTIONS)
+    run = untrained_run(tmp_path / "run", PROTOCOL.env.tasks, OPTIONS)
     command = ["robustness", str(run), "--factors", "lighting", "initial_pose", "--severities", "1", "--episodes", "1"]
     assert main([*command, "--processes", "1"]) == 0
     assert "area over success at 0: undefined" in capsys.readouterr().out
     parts = {p: p.stat().st_mtime_ns for p in (run / "eval/parts").iterdir()}
     assert len(parts) == 3  # plain, and one a factor
-    (plain,) = closed_loop(run, PROTOCOL, processes=1)  # what `wamkit eval` plays is the same part
+    (plain,) = closed_loop(Run.open(run), PROTOCOL, processes=1)  # what `wamkit eval` plays is the same part
     assert not plain.success
     again = ["robustness", str(run), "--factors", "lighting", "--severities", "0", "1", "--episodes", "1"]
     assert main(again) == 0
@@ -134,5 +137,5 @@ def test_a_run_is_played_once_and_written_up(tmp_path, capsys):
     assert page.count("<img") == 2 and "lighting over severity" in page and "--factors lighting" in page
     assert main(["robustness", str(run), "--factors", "fog"]) == 1
     assert "has no factor 'fog'" in capsys.readouterr().err
-    assert main(["robustness", str(run), "--robot", "arm"]) == 1
+    assert main(["robustness", str(run), "--embodiment", "arm"]) == 1
     assert "name it, --env NAME" in capsys.readouterr().err

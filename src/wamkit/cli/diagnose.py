@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from math import inf
 from pathlib import Path
 
@@ -36,22 +36,21 @@ class Diagnose(Options):
 def run(args: Diagnose) -> None:
     """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
     from wamkit.config import without_nan
-    from wamkit.eval.suites.counterfactuals import Setting
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, executions, films
     from wamkit.files import atomic_write
-    from wamkit.inference.model import load
-    from wamkit.runs.checkpoint import load_checkpoint
+    from wamkit.runs.run import Run
     from wamkit.viz.images import save_video, side_by_side
 
-    model, source = load(args.run), load_checkpoint(args.run).config["source"]
-    if not source["env"]:
+    opened = Run.open(args.run)
+    env = opened.provenance.env
+    if not env.env:
         raise WamkitError(f"{args.run}: its data came from no environment of wamkit, so there is none to act in")
-    number, task = divmod(args.episode, len(source["tasks"]))
-    env = Setting.of({**source, "tasks": [source["tasks"][task]]}, model.spec)
-    states = executions(args.run, env, first=number, episodes=1, stride=args.stride, processes=1)
+    number, task = divmod(args.episode, len(env.tasks))
+    env = replace(env, tasks=(env.tasks[task],))
+    states = executions(opened, env, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
     folder = args.run / "diagnose"
-    columns = [x for view in range(len(model.spec.cameras)) for x in films(states, view).values()]
+    columns = [x for view in range(len(opened.spec.cameras)) for x in films(states, view).values()]
     video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     facts = {"task": env.tasks[0], "diagnosis": diagnosis(score), **without_nan(asdict(score))}
     atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())

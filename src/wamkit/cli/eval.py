@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,32 +50,33 @@ class Eval(Options):
     """Tasks of `env` or `protocol`; all if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of `env` or `protocol`, KEY=VALUE: fields of the environment's configuration, as `wamkit collect` takes them."""
-    robot: str = ""
+    embodiment: str = ""
     """Data set of a mixture whose embodiment acts in `env` or `protocol`."""
 
 
 @COMMANDS.register("eval")
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
+    from wamkit.envs.spec import EnvSpec
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.held_out import World
-    from wamkit.eval.protocols import PROTOCOLS
+    from wamkit.eval.protocols import Protocol, named_protocol
+    from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired
+    from wamkit.runs.run import Run
 
     _check(args)
-    named = PROTOCOLS.get(args.protocol)() if args.protocol else None
-    usual = {"episodes": 20, "replan_every": 8, "held_out": 6} | (named.usual if named else {})
-    given = {k: getattr(args, k) for k in (*usual, "steps", "query", "processes")}
-    playing = {k: usual.get(k) if v is None else v for k, v in given.items()}
-    held_out = playing.pop("held_out")
+    where = (args.tasks, args.options, args.embodiment)
+    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
+    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query")}
+    protocol = replace(protocol, **{k: v for k, v in given.items() if v is not None})
+    runs = [Run.open(folder) for folder in args.runs]
     if args.paired:
-        paired(args.runs, **playing)
+        paired(runs, protocol, processes=args.processes)
         return
-    world = World(args.env, args.tasks, args.options, args.robot) if args.env else None
-    if named:
-        world = named.world(args.protocol, args.tasks, args.options, args.robot)
-    for folder in args.runs:
-        evaluate(folder, held_out=held_out, suite=args.suite, encoders=args.encoder, world=world, **playing)
+    held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
+    options = EvalOptions(held_out, args.processes, args.suite, args.encoder)
+    for opened in runs:
+        evaluate(opened, protocol, options)
 
 
 def _check(args: Eval) -> None:
@@ -83,8 +84,8 @@ def _check(args: Eval) -> None:
         raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
     if args.env and args.protocol:
         raise WamkitError("--protocol names an environment: leave out --env")
-    if not args.env and not args.protocol and (args.tasks or args.options or args.robot):
-        raise WamkitError("--tasks, --options and --robot describe an environment: name it, --env NAME")
+    if not args.env and not args.protocol and (args.tasks or args.options or args.embodiment):
+        raise WamkitError("--tasks, --options and --embodiment describe an environment: name it, --env NAME")
     if args.paired and (args.env or args.protocol or args.suite != "main" or args.encoder):
         raise WamkitError(
             "--paired evaluates both runs in the environment of their data; leave out --env and --suite, --protocol and --encoder"

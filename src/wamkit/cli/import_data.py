@@ -35,9 +35,7 @@ class Import(Options):
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
         """Adds the options of the format, which is the first argument."""
         from wamkit.data.importers import IMPORTERS
-        from wamkit.registry import load_package
 
-        load_package("wamkit.data.importers")
         if argv and not argv[0].startswith("-"):
             importer = IMPORTERS.get(argv[0])
             return extend(cls, {"options": importer.Options()}, doc=importer.__doc__)

@@ -59,10 +59,8 @@ def all_names() -> dict[str, dict[str, str]]:
     from wamkit.envs import ENVIRONMENTS
     from wamkit.eval.protocols import PROTOCOLS
     from wamkit.experiments.comparisons import COMPARISONS
-    from wamkit.registry import load_package
     from wamkit.runs.recipes import RECIPES
 
-    load_package("wamkit.data.importers")
     environments = {name: ENVIRONMENTS.get(name) for name in ENVIRONMENTS.names()}
     documented = {"importers": IMPORTERS, "recipes": RECIPES, "comparisons": COMPARISONS, "protocols": PROTOCOLS}
     return {
@@ -110,9 +108,7 @@ def taxonomy_page() -> str:
 
 def _families() -> dict[str, Any]:
     from wamkit.families.base import FAMILIES
-    from wamkit.registry import load_package
 
-    load_package("wamkit.families")
     return {name: FAMILIES.get(name) for name in FAMILIES.names()}
 
 

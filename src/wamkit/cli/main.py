@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from wamkit import __version__
 from wamkit.cli.parse import COMMANDS, first_line, options_of, parse
 from wamkit.errors import WamkitError
-from wamkit.registry import RegistryError, load_package
+from wamkit.registry import RegistryError
 
 
 def entry() -> None:
@@ -29,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        load_package("wamkit.cli")
         if name in ("-h", "--help"):
             print(usage())
             return 0

@@ -33,7 +33,7 @@ from typing import Any, TypeVar
 
 from wamkit.registry import Registry
 
-COMMANDS: Registry[Callable[[Any], None]] = Registry("command", "wamkit.commands")
+COMMANDS: Registry[Callable[[Any], None]] = Registry("command", "wamkit.commands", package="wamkit.cli")
 """Name of a command -> its `run` function."""
 
 

@@ -36,12 +36,12 @@ class Robustness(Options):
     processes: int = 2
     """Worker processes."""
     env: str = ""
-    """Environment to play in, if not the one of the data; `tasks`, `options` and `robot` as in `wamkit eval`."""
+    """Environment to play in, if not the one of the data; `tasks`, `options` and `embodiment` as in `wamkit eval`."""
     tasks: tuple[str, ...] = ()
     """Tasks to play; all of the run's, or with `env` all of that environment's, if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of `env`, KEY=VALUE: fields of the environment's configuration."""
-    robot: str = ""
+    embodiment: str = ""
     """Data set of a mixture whose embodiment acts in `env`."""
 
 

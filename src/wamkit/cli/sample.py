@@ -50,16 +50,17 @@ def run(args: Sample) -> None:
     from wamkit.files import atomic_write, make_folder
     from wamkit.inference.checks import unsupported
     from wamkit.inference.model import load
-    from wamkit.runs.checkpoint import load_checkpoint
+    from wamkit.runs.run import Run
     from wamkit.types import Query, UnsupportedQuery
     from wamkit.viz.images import difference, save_video, side_by_side
 
-    query, model, saved = Query(args.query), load(args.run), load_checkpoint(args.run)
+    query, opened = Query(args.query), Run.open(args.run)
+    model = load(opened)
     if query not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
     folder = args.out or args.run / "samples"
     make_folder(folder)
-    frames = validation_frames(args.run, saved.config, 6)
+    frames = validation_frames(opened.provenance, args.run / "eval", 6)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     stem, archive = folder / f"{query}-{args.episode:03d}", io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})

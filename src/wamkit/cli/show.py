@@ -41,12 +41,10 @@ def model_of(name: str) -> Family:
     """The model of a run folder, or that of a recipe or of a family's defaults, without memory behind its weights."""
     from wamkit.families.base import FAMILIES
     from wamkit.inference.model import load
-    from wamkit.registry import load_package
     from wamkit.runs.config import RunConfig, family_class
     from wamkit.runs.meta_model import meta_model
     from wamkit.runs.recipes import RECIPES
 
-    load_package("wamkit.families")
     if Path(name).is_dir():
         return load(name).family
     if name in RECIPES:

@@ -1,78 +1,82 @@
-"""Where a run is evaluated: its own world or another, and recordings from reset states that training never saw."""
+"""The environment that a run is evaluated in, and recordings from reset states that training never saw."""
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from wamkit.config import nearest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
+from wamkit.envs.spec import EnvSpec
+from wamkit.inference.model import Model, opened
 from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.provenance import Provenance
+from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 
-_SEEN = ("cameras", "height", "width", "supersample", "coarse_meshes", "point_grid", "drawn", "turn")
-"""Options that say how pictures are made, not what happens."""
+RENDERING = ("cameras", "height", "width", "supersample", "coarse_meshes", "point_grid", "drawn", "turn")
+"""Rendering options: they change images, never dynamics."""
 
 
-@dataclass(frozen=True)
-class World:
-    """An environment to evaluate in that is not the one that the data came from, or one of several.
+def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> EnvSpec:
+    """The environment to evaluate `run` in: `given`, or the one that its data came from if `given` names none.
 
-    tasks: all of the environment's if empty.   options: fields of its Config, as `wamkit collect` is given them.
-    robot: of a model that a mixture trained, the data set whose robot acts.   protocol: of `wamkit.eval.protocols`; how pictures are
-    made is then as in the data, if these are of the same environment, and results go to run/eval/<protocol>.   note: printed with success.
+    All tasks of the environment, if `given` names none.
+    keep_rendering: rendering options that `given` leaves open are those of the data, if it is the same environment.
+
+    Raises WamkitError for an unknown environment or task, and where neither names an environment.
     """
+    trained = run.provenance.env
+    if not given.env:
+        if not trained.env:
+            acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""
+            raise WamkitError(
+                f"{run.path} was trained on data that no environment of wamkit made; "
+                f"name one to evaluate it in: --env NAME{acting}"
+            )
+        return trained
+    known = ENVIRONMENTS.get(given.env).tasks()
+    if unknown := set(given.tasks) - set(known):
+        name = min(unknown)
+        raise WamkitError(f"{given.env} has no task '{name}'{nearest(name, known)}; it has {', '.join(known)}")
+    kept = trained.options if keep_rendering and trained.env == given.env else {}
+    options = {**{k: kept[k] for k in RENDERING if k in kept}, **given.options}
+    return replace(given, tasks=given.tasks or known, options=options)
 
-    env: str
-    tasks: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    robot: str = ""
-    protocol: str = ""
-    note: str = ""
 
-    @property
-    def words(self) -> str:
-        """What the command line says of it."""
-        words = ["--protocol", self.protocol] if self.protocol else ["--env", self.env]
-        words += ["--tasks", *self.tasks] if self.tasks else []
-        words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in self.options.items())] if self.options else []
-        return shlex.join([*words, *(["--robot", self.robot] if self.robot else [])])
-
-    def source(self, trained: Mapping[str, Any]) -> dict[str, Any]:
-        """As `wamkit.training.launch.source` describes the data's own world. Raises WamkitError for unknown names."""
-        known = ENVIRONMENTS.get(self.env).tasks()
-        if unknown := set(self.tasks) - set(known):
-            name = min(unknown)
-            raise WamkitError(f"{self.env} has no task '{name}'{nearest(name, known)}; it has {', '.join(known)}")
-        seen = trained["options"] if self.protocol and trained["env"] == self.env else {}
-        options = {**{k: seen[k] for k in _SEEN if k in seen}, **self.options}
-        return {**trained, "env": self.env, "tasks": list(self.tasks or known), "options": options}
+def acting_model(run: Run, embodiment: str = "") -> Model:
+    """The model of `run` as it acts. Raises WamkitError for a mixture where nothing says which embodiment acts."""
+    model = opened(run, embodiment)
+    if model.embodiment is None and run.embodiments:
+        raise WamkitError(
+            f"{run.path} knows several embodiments; say where and which one acts: "
+            f"--env NAME --embodiment {'|'.join(run.embodiments)}"
+        )
+    return model
 
 
 def validation_frames(
-    run: Path, config: dict[str, Any], episodes: int, processes: int = 2, folder: Path | None = None, seed: int = 0
+    provenance: Provenance, folder: Path, episodes: int, *, processes: int = 2, seed: int = 0
 ) -> Frames:
-    """Recordings from reset states that training never saw, made once and kept in `folder`, or run/eval.
+    """Recordings from reset states that training never saw, made once and kept in `folder`.
 
     A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
+    provenance: of the training data, with the environment to record in.
     """
-    source = config["source"]
-    if not source["env"]:
+    env = provenance.env
+    if not env.env:
         raise WamkitError(
-            f"{run} was trained on data that no environment of wamkit made; name one to evaluate it in: wamkit eval {run} --env NAME"
+            "the training data were made by no environment of wamkit, so there is none to record in; "
+            "name one: wamkit eval RUN --env NAME"
         )
     store = collect(
         CollectConfig(
-            env=source["env"],
-            options=source["options"],
-            tasks=tuple(source["tasks"]),
-            out=(folder or run / "eval") / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")),
+            env=env.env,
+            options=env.options,
+            tasks=env.tasks,
+            out=folder / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")),
             episodes=episodes,
             off_expert=1,
             held_out=True,
@@ -80,7 +84,7 @@ def validation_frames(
             processes=processes,
         )  # fmt: skip
     )
-    if shared := {m.seed for m in store.episodes} & set(source["seeds"]):
+    if shared := {m.seed for m in store.episodes} & set(provenance.seeds):
         raise WamkitError(
             f"held-out recordings share the seeds {sorted(shared)[:5]} with training; remove {store.root}"
         )

@@ -1,56 +1,87 @@
-"""Evaluation protocols by name: which tasks, from where, for how long. `wamkit eval RUN --protocol NAME` runs one.
+"""Evaluation protocols by name: which tasks, from which reset states, for how many steps.
 
-A protocol says what is done, not what a model must have been trained on: one that learned four tasks can be asked for fifty. What is
-easily got wrong, and which published numbers a result can stand beside, is part of it, and printed with the result.
+`wamkit eval RUN --protocol NAME` runs one. A protocol says how a policy is evaluated, not what it must have been
+trained on: a policy that learned four tasks can be evaluated on fifty. Its note names the published results that it
+compares with and the usual traps, and is printed with the result. Protocols are closed loop alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
+from wamkit.config import check_bounds
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
-from wamkit.eval.held_out import World
+from wamkit.envs.spec import EnvSpec
+from wamkit.inference.model import opened
+from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
+from wamkit.runs.run import Run
 
 
 @dataclass(frozen=True)
-class NamedProtocol:
-    """One way of evaluating that others can repeat.
+class Protocol:
+    """One way of evaluating a policy in closed loop.
 
-    env, tasks, options: where, as `wamkit collect` is told; how pictures are made is left to the model's own data.
-    episodes: reset states a task.   replan_every: actions taken of each chunk; None where the protocol leaves it to the model.
-    compares: which published numbers a result can stand beside.   traps: what makes numbers look alike that are not.
+    env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
+    episodes: reset states a task, the first so many held-out seeds.
+    replan_every, query, steps: see `Policy`.
+    text: an instruction in place of each task's own, by task, to test what words do.
+    name: of a registered protocol; results then go to run/eval/<name>.
+    note: printed with success.
     """
 
-    env: str
-    tasks: tuple[str, ...]
-    episodes: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-    replan_every: int | None = None
-    compares: str = ""
-    traps: tuple[str, ...] = ()
+    env: EnvSpec = field(default_factory=EnvSpec)
+    episodes: int = 20
+    replan_every: int = 8
+    query: str = "policy"
+    steps: int | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    note: str = ""
 
-    @property
-    def usual(self) -> dict[str, int]:
-        """What `wamkit eval` takes where the command says nothing. Closed loop alone: imagination is no part of a protocol."""
-        replan = {} if self.replan_every is None else {"replan_every": self.replan_every}
-        return {"episodes": self.episodes, "held_out": 0} | replan
+    def __post_init__(self) -> None:
+        check_bounds(
+            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
+        )
 
-    def world(
-        self, name: str, tasks: tuple[str, ...] = (), options: Mapping[str, Any] | None = None, robot: str = ""
-    ) -> World:
-        """Where to evaluate; `tasks` restrict, `options` win over the protocol's, and the note says which."""
-        changed = [f"{k}={v}" for k, v in (options or {}).items() if k not in self.options or self.options[k] != v]
-        less = [f"{len(tasks)} of its {len(self.tasks)} tasks"] if tasks and set(tasks) != set(self.tasks) else []
-        departs = ", ".join([*less, *changed])
-        note = f"Protocol {name}{f', but for {departs}' if departs else ''}: compares with {self.compares}. Note: {'; '.join(self.traps)}."
-        return World(self.env, tasks or self.tasks, {**self.options, **(options or {})}, robot, name, note)
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with the fields of `env` beside the protocol's own."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
+
+    def make_policy(self, run: Run) -> Policy:
+        """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        model = opened(run, self.env.embodiment)
+        return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
 
 
-PROTOCOLS: Registry[Callable[[], NamedProtocol]] = Registry("protocol", "wamkit.protocols")
+PROTOCOLS: Registry[Callable[[], Protocol]] = Registry("protocol", "wamkit.protocols")
+
+
+def named_protocol(
+    name: str, tasks: tuple[str, ...] = (), options: Mapping[str, Any] | None = None, embodiment: str = ""
+) -> Protocol:
+    """The protocol registered as `name`, restricted to `tasks`, with `options` that replace its own.
+
+    Its note says where it departs from the registered one. Raises RegistryError for an unknown name.
+    """
+    own, options = PROTOCOLS.get(name)(), options or {}
+    changed = [f"{k}={v}" for k, v in options.items() if k not in own.env.options or own.env.options[k] != v]
+    fewer = bool(tasks) and set(tasks) != set(own.env.tasks)
+    less = [f"{len(tasks)} of its {len(own.env.tasks)} tasks"] if fewer else []
+    departs = ", ".join([*less, *changed])
+    env = EnvSpec(own.env.env, tasks or own.env.tasks, {**own.env.options, **options}, embodiment)
+    note = f"Protocol {name}{f', but for {departs}' if departs else ''}: {own.note}"
+    return replace(own, env=env, name=name, note=note)
+
+
+def _note(compares: str, traps: tuple[str, ...]) -> str:
+    """compares: published results that a result compares with.   traps: ways in which unlike results look alike."""
+    return f"compares with {compares}. Note: {'; '.join(traps)}."
+
 
 MT10 = (
     "reach-v3",
@@ -66,10 +97,10 @@ MT10 = (
 )
 
 _METAWORLD = {"max_steps": 500, "goal_markers": True}
-# reach, push and pick-place have random goals that are seen in no other way.
+# The random goals of reach, push and pick-place are visible by their markers alone.
 
 _METAWORLD_TRAPS = (
-    "success is held at any step, and play stops there; success at the last step is another, lower number",
+    "success counts at any step, and play stops there; success at the last step is a lower figure",
     "500 steps, as MetaWorld plays; v1 and many papers stopped at 150 or 200",
     "goals are drawn afresh from the tasks' ranges; MetaWorld's own evaluation takes the 50 goals that were trained on",
     "goal markers are drawn, as by default; a model that learned without them sees them for the first time",
@@ -79,36 +110,37 @@ _METAWORLD_TRAPS = (
 
 
 @PROTOCOLS.register("metaworld-mt10")
-def metaworld_mt10() -> NamedProtocol:
+def metaworld_mt10() -> Protocol:
     """MetaWorld's ten tasks of MT10, 50 unseen goals each, 500 steps."""
-    compares = "policies that act on pictures, with 50 goals a task and success at any step"
-    return NamedProtocol("metaworld", MT10, 50, _METAWORLD, None, compares, _METAWORLD_TRAPS)
+    compares = "policies that act on images, with 50 goals a task and success at any step"
+    return Protocol(EnvSpec("metaworld", MT10, _METAWORLD), 50, note=_note(compares, _METAWORLD_TRAPS))
 
 
 @PROTOCOLS.register("metaworld-mt50")
-def metaworld_mt50() -> NamedProtocol:
+def metaworld_mt50() -> Protocol:
     """All fifty tasks of MetaWorld, 10 unseen goals each, 500 steps."""
     compares = "LeRobot's evaluation of MT50, as a mean over tasks: 10 episodes each, the same camera and markers"
-    return NamedProtocol("metaworld", tuple(INSTRUCTIONS), 10, _METAWORLD, None, compares, _METAWORLD_TRAPS)
+    env = EnvSpec("metaworld", tuple(INSTRUCTIONS), _METAWORLD)
+    return Protocol(env, 10, note=_note(compares, _METAWORLD_TRAPS))
 
 
 _LIBERO_TRAPS = (
-    "the k-th episode of a task starts from its k-th published initial state, after ten steps of doing nothing that are not counted",
+    "the k-th episode of a task starts from its k-th published initial state, after ten uncounted steps without action",
     "fixtures stand where seed 7 puts them, as in openpi; OpenVLA takes seed 0 (--options seed=0)",
-    "pictures are flipped upright; a model of data that was turned by half a turn needs --options turn=rotated",
+    "images are flipped upright; a model of data rotated by 180 degrees needs --options turn=rotated",
     "steps are capped by suite, 220 to 520; without the caps success is higher",
     "one model of all four suites and one for each are different claims, and libero_90 is in neither mean",
     "four suites of 500 episodes cannot tell 98.5 % from 99 %",
 )
 
 
-def _libero(suite: str) -> Callable[[], NamedProtocol]:
-    def protocol() -> NamedProtocol:
-        options = {"max_steps": MAX_STEPS[suite]}
+def _libero(suite: str) -> Callable[[], Protocol]:
+    def protocol() -> Protocol:
+        env = EnvSpec("libero", suites()[suite], {"max_steps": MAX_STEPS[suite]})
         compares = (
             "openpi's and OpenVLA's evaluation of this suite, 50 trials a task, for models of one demonstration set"
         )
-        return NamedProtocol("libero", suites()[suite], 50, options, 5, compares, _LIBERO_TRAPS)
+        return Protocol(env, 50, replan_every=5, note=_note(compares, _LIBERO_TRAPS))
 
     protocol.__doc__ = f"LIBERO's suite {suite}: its published initial states, {MAX_STEPS[suite]} steps."
     protocol.__module__ = __name__
@@ -120,11 +152,14 @@ for _suite in MAX_STEPS:
 
 
 @PROTOCOLS.register("pusht")
-def pusht() -> NamedProtocol:
-    """PushT, 50 unseen starts, 300 steps, solved at 95 % coverage."""
-    compares = "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, which is higher"
+def pusht() -> Protocol:
+    """PushT, 50 unseen starts, 300 steps, success at 95 % coverage."""
+    compares = (
+        "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, "
+        "which is higher"
+    )
     traps = (
-        "published policies saw 96x96 pictures, two at a time",
+        "published policies saw 96x96 images, two at a time",
         "coverage at any step counts, and play stops there",
     )
-    return NamedProtocol("pusht", ("push-t",), 50, {"max_steps": 300}, 8, compares, traps)
+    return Protocol(EnvSpec("pusht", ("push-t",), {"max_steps": 300}), 50, note=_note(compares, traps))

@@ -25,22 +25,25 @@ from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import validation_frames
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.eval.suites.latency import query_latency
 from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
 from wamkit.families.base import Family
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder
-from wamkit.inference.model import Model, load
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.inference.model import Model, opened
 from wamkit.runs.config import PARTS, RunConfig, config_from_dict, config_to_dict, family_class
-from wamkit.runs.provenance import source
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
+from wamkit.runs.run import Run
+from wamkit.training.interruption import Interrupted
 from wamkit.training.launch import train_run
+from wamkit.training.metrics import read_metrics
 from wamkit.training.schedule import stage_spans
-from wamkit.training.trainer import Interrupted, read_metrics
 from wamkit.types import Query, WamkitError
 
 
@@ -127,21 +130,22 @@ def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
     if unknown := set(args.only) - {e.name for e in comparison.entries}:
         known = ", ".join(e.name for e in comparison.entries)
         raise WamkitError(f"'{args.name}' has no row '{unknown.pop()}'; it has {known}")
-    world = source(Store.open(args.data))
-    if not world["env"]:
+    provenance = Provenance.of(Store.open(args.data))
+    if not provenance.env.env:
         raise StoreError(f"{args.data} was made by no environment of wamkit; there is nothing to play in")
     jobs = []
     for round_ in range(max(len(e.seeds) for e in comparison.entries)):
         for entry in comparison.entries:
             if round_ < len(entry.seeds):
-                jobs.append(_job(entry, entry.seeds[round_], world, args))
+                jobs.append(_job(entry, entry.seeds[round_], provenance, args))
     return jobs
 
 
-def _job(entry: Entry, seed: int, world: Mapping[str, Any], args: Compare) -> _Job:
+def _job(entry: Entry, seed: int, provenance: Provenance, args: Compare) -> _Job:
     run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
     sources = [cfg.to_dict(s) for s in entry.sources]
-    key = cfg.digest([{**world, "seeds": None}, args.episodes, args.held_out, *([sources] if sources else [])])
+    data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
+    key = cfg.digest([data, args.episodes, args.held_out, *([sources] if sources else [])])
     stem = f"{entry.slug}-{seed}"
     folder = args.work / f"{stem}-{cfg.digest([key, config_to_dict(run)])}"
     return _Job(entry, seed, run, key, args.out / "jobs" / f"{stem}.json", folder)
@@ -184,14 +188,16 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
     data, watch = _mixed(job, args) if job.entry.sources else args.data, None
     # What a mixture trains has no robot while it trains, so there is nothing to watch but its losses.
     if Query.POLICY in family_class(job.run.family).queries and not job.entry.sources:
-        config = {"source": source(Store.open(args.data))}
+        provenance = Provenance.of(Store.open(args.data))
         watch = partial(
-            _held_out_error, validation_frames(job.folder, config, args.held_out, args.processes, recordings)
+            _held_out_error, validation_frames(provenance, recordings, args.held_out, processes=args.processes)
         )
     train_run(job.run, data, job.folder, watch=watch)
-    options = {"episodes": args.episodes, "held_out": args.held_out, "processes": args.processes}
-    summary = evaluate(job.folder, **options, recordings=recordings, report=False)
-    model, saved = load(job.folder), load_checkpoint(job.folder)
+    run = Run.open(job.folder)
+    protocol = Protocol(episodes=args.episodes)
+    options = EvalOptions(args.held_out, args.processes, recordings=recordings, report=False)
+    summary = evaluate(run, protocol, options)
+    model = opened(run, run.provenance.env.embodiment)
     frames, _ = open_frames(recordings / f"held-out-{args.held_out}")
     return asdict(
         Result(
@@ -206,8 +212,8 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
                 s.name: (end - start) * job.run.train.batch_size
                 for s, start, end in stage_spans(model.family.stages(), job.run.train.steps)
             },
-            training={"cpu_s": saved.extra["cpu_s"], "wall_s": saved.extra["elapsed_s"]},
-            episodes=_episodes(job, model, saved.config["source"], args),
+            training={"cpu_s": run.extra["cpu_s"], "wall_s": run.extra["elapsed_s"]},
+            episodes=_episodes(run, model, replace(protocol, env=run.provenance.env), args.processes),
             figures={r["key"]: _finite(r) for r in summary["rows"] if not r["key"].startswith("closed_loop.")},
             latency=_latency(model, frames),
             curve=_curve(job.folder),
@@ -230,13 +236,12 @@ def trunk_size(model: Family) -> int:
     return sum(p.numel() for p in model.backbone.parameters()) if model.backbone else 0
 
 
-def _episodes(job: _Job, model: Model, world: Mapping[str, Any], args: Compare) -> dict[str, dict[str, Any]]:
+def _episodes(run: Run, model: Model, protocol: Protocol, processes: int) -> dict[str, dict[str, Any]]:
     """Task -> held-out seeds, outcomes ("1" solved) and steps, in that order."""
     if Query.POLICY not in model.queries:
         return {}
-    protocol = Protocol(world["env"], tuple(world["tasks"]), tuple(world["options"].items()), args.episodes)
     out: dict[str, dict[str, Any]] = {}
-    for record in closed_loop(job.folder, protocol, processes=args.processes):
+    for record in closed_loop(run, protocol, processes=processes):
         row = out.setdefault(record.task, {"first_seed": record.seed, "solved": "", "steps": []})
         row["solved"] += str(int(record.success))
         row["steps"].append(record.steps)

@@ -152,5 +152,5 @@ class Family(nn.Module, ABC):
         return query not in self.deterministic
 
 
-FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families")
+FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families", package="wamkit.families")
 """All families by name. Packages add theirs under the entry-point group `wamkit.families`."""

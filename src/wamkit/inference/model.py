@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, final
 
@@ -11,12 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wamkit import config as cfg
 from wamkit.data.embodiment import Embodiment
 from wamkit.families.base import Family, Taxonomy
 from wamkit.inference.checks import query_batch, row_seeds, unsupported
-from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import build, find_device, run_from_dict
+from wamkit.runs.run import Run
 from wamkit.types import (
     Answer,
     Batch,
@@ -217,40 +216,28 @@ def _unified(obs: Observation, robot: Embodiment) -> Observation:
     return replace(convert(obs), past=tuple(convert(p) for p in obs.past))
 
 
-def _embodiment(config: Mapping[str, Any], name: str | None) -> Embodiment | None:
-    robots = config.get("robots", {})
-    name = name or config.get("source", {}).get("robot") or None
-    if name is not None and name not in robots:
-        known = (
-            f"it knows {', '.join(robots)}" if robots else "it was trained on one embodiment alone, and needs no name"
-        )
-        raise WamkitError(f"this model knows no embodiment '{name}'{cfg.nearest(name, robots)}; {known}")
-    return None if name is None else cfg.from_dict(Embodiment, robots[name])
+def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Model:
+    """The model of a run, or of a run folder, ready to answer queries: averaged weights in evaluation mode.
 
+    embodiment: for a run trained on a mixture, the data set whose observations and actions go in and out. By default
+        the one that an environment exists for; where there is none, observations and actions are the unified ones.
 
-def load(path: str | Path, device: str = "cpu", embodiment: str | None = None) -> Model:
-    """The model of a run folder, ready to answer queries: averaged weights, configuration and normalisation in one.
-
-    embodiment: for a model trained on a mixture, the name of the embodiment (a data set of the mixture) whose observations
-        and actions go in and out. By default the one that an environment exists for; where there is none, observations
-        and actions are those that the model was trained on.
-    Raises CheckpointError naming the file when anything is missing or damaged, and WamkitError if there is no run at all.
+    Raises CheckpointError naming the file when anything is missing or damaged, and WamkitError if there is no run, if
+    the device cannot be used, or if the run knows no such embodiment.
     """
-    if not Path(path).exists():
-        raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
-    saved = load_checkpoint(path)
-    run, spec, statistics = run_from_dict(saved.config)
-    family = build(run, spec, statistics)
-    mine = family.state_dict()
-    wrong = {
-        k
-        for k in mine.keys() | saved.weights.keys()
-        if getattr(mine.get(k), "shape", 0) != getattr(saved.weights.get(k), "shape", 1)
-    }
-    if wrong:
-        raise WamkitError(
-            f"{saved.path} does not hold what its configuration describes, a '{run.family}' of these sizes: {len(wrong)} of its "
-            f"tensors do not fit, {min(wrong)} among them. The configuration was changed after training, or belongs to another family"
-        )
-    family.load_state_dict(saved.weights)
-    return Model(family.to(find_device(device)).eval(), _embodiment(saved.config, embodiment))
+    run = run if isinstance(run, Run) else Run.open(run)
+    acting = run.embodiment(embodiment)
+    return Model(run.family(device), acting)
+
+
+def opened(run: Run, embodiment: str = "") -> Model:
+    """`load` on the CPU, kept until another model is asked for: a process that asks again loads nothing.
+
+    Worker processes load the run that a job names with this.
+    """
+    return _opened(run, embodiment)
+
+
+@lru_cache(maxsize=1)
+def _opened(run: Run, embodiment: str) -> Model:
+    return load(run, embodiment=embodiment)

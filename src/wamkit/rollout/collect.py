@@ -23,12 +23,13 @@ from wamkit.config import ConfigError, check_bounds, nearest, save_json, to_dict
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
-from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment, make_env
+from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment
 from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
+from wamkit.envs.spec import EnvSpec
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, Actor, rollout
-from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import Episode, Observation, Snapshot, WamkitError
 from wamkit.workers import run_parallel
 
@@ -130,6 +131,11 @@ class CollectConfig:
                 f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
             )
 
+    @property
+    def env_spec(self) -> EnvSpec:
+        """Where to collect."""
+        return EnvSpec(self.env, self.tasks, self.options)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -192,12 +198,13 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     for task in config.tasks:
         if task not in tasks:
             raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, tasks)}; known: {', '.join(tasks)}")
-    store, jobs = _open(config), plan(config)
+    runs = {path: Run.open(path) for path in config.policies}
+    store, jobs = _open(config, runs), plan(config)
     if len(store) > len(jobs):
         raise WamkitError(
             f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder"
         )
-    todo = [(config, job) for job in jobs[len(store) :]]
+    todo = [(config, job, None if job.policy is None else runs[job.policy]) for job in jobs[len(store) :]]
     results = run_parallel(
         todo,
         _work,
@@ -214,10 +221,13 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     return store
 
 
-def record(config: CollectConfig, job: Job, env: Environment) -> Episode:
-    """Records the episode of `job`; a demonstration is repeated with the next seed until it succeeds."""
-    if job.policy is not None:
-        return _record_policy(config, job.policy, job.seeds[0], env)
+def record(config: CollectConfig, job: Job, env: Environment, run: Run | None = None) -> Episode:
+    """Records the episode of `job`; a demonstration is repeated with the next seed until it succeeds.
+
+    run: of the policy that acts, if the job names one.
+    """
+    if run is not None:
+        return _record_policy(config, run, job.seeds[0], env)
     expert = env.expert()
     if job.kind == "off-expert":
         return _record_off_expert(config, job, env, expert)
@@ -283,7 +293,7 @@ def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, 
     )
 
 
-def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment) -> Episode:
+def _record_policy(config: CollectConfig, run: Run, seed: int, env: Environment) -> Episode:
     return rollout(
         env,
         _policy(run),
@@ -295,11 +305,11 @@ def _record_policy(config: CollectConfig, run: Path, seed: int, env: Environment
     )
 
 
-def _check_policy(run: Path, env: Environment, name: str) -> None:
+def _check_policy(run: Run, env: Environment, name: str) -> None:
     """Raises WamkitError, before anything is recorded, for a run that cannot act in this environment."""
     model = _policy(run).model
-    if model.embodiment is None and load_checkpoint(run).config.get("robots"):
-        raise WamkitError(f"{run} was trained on several robots, and collection has no option to choose one")
+    if model.embodiment is None and run.embodiments:
+        raise WamkitError(f"{run.path} was trained on several embodiments, and collection has no option to choose one")
     spec, space = model.spec, env.observation_space
     pairs = {
         "cameras": (spec.cameras, tuple(env.cameras)),
@@ -310,11 +320,11 @@ def _check_policy(run: Path, env: Environment, name: str) -> None:
     }
     for what, (wanted, found) in pairs.items():
         if wanted != found:
-            raise WamkitError(f"{run} cannot act in {name}: it was trained with {what} = {wanted}, found {found}")
+            raise WamkitError(f"{run.path} cannot act in {name}: it was trained with {what} = {wanted}, found {found}")
 
 
 @functools.lru_cache(maxsize=8)
-def _policy(run: Path) -> Policy:
+def _policy(run: Run) -> Policy:
     model = load(run)
     return Policy(model, replan_every=min(8, model.spec.chunk))
 
@@ -378,25 +388,18 @@ class Wanderer(Actor):
         return np.clip(action, self.low, self.high).astype(np.float32), Wandering(rng, x, 0)
 
 
-@functools.lru_cache(maxsize=8)
-def _environment(name: str, options: str) -> Environment:
-    """A worker's environments are kept from job to job: building one takes as long as twenty steps."""
-    return make_env(name, **json.loads(options))
-
-
-def _work(item: tuple[CollectConfig, Job]) -> tuple[Episode, dict[str, bytes]]:
+def _work(item: tuple[CollectConfig, Job, Run | None]) -> tuple[Episode, dict[str, bytes]]:
     """The episode of one job, with its images encoded and dropped, so that workers encode and pipes carry little."""
-    config, job = item
-    env = _environment(config.env, json.dumps({**config.options, "task": job.task}, sort_keys=True))
-    episode = record(config, job, env)
+    config, job, run = item
+    episode = record(config, job, config.env_spec.shared(job.task), run)
     encoded = {camera: encode_video(episode.images[:, v], episode.fps) for v, camera in enumerate(episode.cameras)}
     return dataclasses.replace(episode, images=None), encoded
 
 
-def _open(config: CollectConfig) -> Store:
+def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     """The store of this configuration: a new one, or an unfinished one of the same configuration."""
     resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
-    resolved["policies"] = [f"{run} @{weights_hash(run)[:8]}" for run in config.policies]
+    resolved["policies"] = [f"{path} @{runs[path].digest[:8]}" for path in config.policies]
     path = config.out / "collect.json"
     if path.exists():
         try:
@@ -411,8 +414,8 @@ def _open(config: CollectConfig) -> Store:
             )
         if (config.out / "meta/info.json").exists():
             return Store.open(config.out)  # of the same environment, which need not be built, nor be able to render
-    env = make_env(config.env, **{**config.options, "task": config.tasks[0]})
-    for run in config.policies:
+    env = config.env_spec.make(config.tasks[0])
+    for run in runs.values():
         _check_policy(run, env, config.env)
     store = Store.open_or_create(
         config.out,

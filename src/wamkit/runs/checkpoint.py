@@ -18,11 +18,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +35,8 @@ from wamkit.types import WamkitError
 
 FORMAT_VERSION = 1
 WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.safetensors", "state.json", "manifest.json"
+SERVED = (STATE, WEIGHTS)
+"""Files that inference needs."""
 NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")  # ".1" when the step was saved before
 
 
@@ -42,16 +45,39 @@ class CheckpointError(WamkitError):
 
 
 class _Damaged(CheckpointError):
-    """A file of a checkpoint is missing or altered; says which, without advice."""
+    """A file of a checkpoint is missing or altered. Names the file, without advice."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A list of a checkpoint's files, itself verified.
+
+    path: the checkpoint's folder.
+    digest: SHA-256 of the manifest's bytes; it stands for the whole checkpoint.
+    files: size and SHA-256 of every file, by name.
+    """
+
+    path: Path
+    digest: str
+    files: Mapping[str, Mapping[str, Any]]
+
+
+class State(NamedTuple):
+    """Step, and the configuration and extras that were given to `save_checkpoint`."""
+
+    step: int
+    config: dict[str, Any]
+    extra: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """One loaded checkpoint, tensors on the CPU.
 
-    weights: for inference, by the model's own names.   config, extra: as they were given to `save_checkpoint`.
-    model_state, ema_state, optimizer_state, rng_state: what exact resume needs, in the original dtypes and memory
-    layouts; None unless loaded with `training=True`, and `ema_state` also when none was saved.
+    weights: for inference, by the model's own names.
+    config, extra: as they were given to `save_checkpoint`.
+    model_state, ema_state, optimizer_state, rng_state: the state for exact resume, in the original dtypes and memory
+        layouts; None unless loaded with `training=True`, and `ema_state` also when none was saved.
     """
 
     path: Path
@@ -126,31 +152,50 @@ def save_checkpoint(
 
 
 def has_checkpoint(folder: str | Path) -> bool:
-    """Whether anything in `folder` or its `checkpoints/` is, or claims to be, a checkpoint to go on from."""
+    """True if anything in `folder` or its `checkpoints/` is, or claims to be, a checkpoint to resume from."""
     at = Path(folder) / "checkpoints"
     return any((f / "latest").is_file() or bool(_checkpoints(f)) for f in (Path(folder), at))
 
 
-def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
-    """Reads and verifies a checkpoint, given its folder, the one with `latest`, or the run with that in `checkpoints/`.
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a checkpoint, given its folder, the one with `latest`, or the run with that in `checkpoints/`.
 
-    Raises CheckpointError for a missing, truncated or altered file, naming it and the newest intact checkpoint beside
-    it, and for one written by a newer wamkit. With `training` the state for resuming is read too.
+    Raises CheckpointError if there is no checkpoint, if the manifest is damaged, and for one that a newer wamkit wrote.
     """
     path = _locate(Path(folder))
-    try:
-        _verify(path)
-        state = json.loads((path / STATE).read_text(encoding="utf-8"))
-        weights = _unpack(state["weights"], _load_tensors(path / WEIGHTS))
+    with _explained(path, SERVED):
+        return _manifest(path)
+
+
+def read_state(manifest: Manifest) -> State:
+    """Step, configuration and extras. Raises CheckpointError if their file is missing or altered."""
+    with _explained(manifest.path, SERVED):
+        state = _json(manifest)
+        return State(state["step"], _unpack(state["config"], {}), _unpack(state["extra"], {}))
+
+
+def read_weights(manifest: Manifest) -> dict[str, Tensor]:
+    """The weights for inference, by the model's own names. Raises CheckpointError if they are missing or altered."""
+    with _explained(manifest.path, SERVED):
+        return _unpack(_json(manifest)["weights"], _tensors(manifest, WEIGHTS))
+
+
+def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
+    """Reads and verifies a checkpoint, found as by `read_manifest`. With `training` the state for resuming is read too.
+
+    Raises CheckpointError for a missing, truncated or altered file, naming it and the newest intact checkpoint beside
+    it, and for one that a newer wamkit wrote. The training state is neither read nor verified unless asked for.
+    """
+    path = _locate(Path(folder))
+    with _explained(path, (*SERVED, TRAINING) if training else SERVED):
+        manifest = _manifest(path)
+        state = _json(manifest)
+        weights = _unpack(state["weights"], _tensors(manifest, WEIGHTS))
         resume = {}
         if training:
-            tensors = _load_tensors(path / TRAINING)
+            tensors = _tensors(manifest, TRAINING)
             resume = {key: _unpack(state[key], tensors) for key in ("model_state", "optimizer_state", "rng_state")}
             resume["ema_state"] = None if state["ema"] is None else {k: weights[k] for k in state["ema"]}
-    except _Damaged as e:
-        raise CheckpointError(f"{e}{_advice(path.parent, path.name)}") from None
-    except (OSError, SafetensorError) as e:
-        raise CheckpointError(f"{path} cannot be read: {e}") from e
     return Checkpoint(path, state["step"], weights, _unpack(state["config"], {}), _unpack(state["extra"], {}), **resume)
 
 
@@ -169,10 +214,22 @@ def _write(tmp: Path, weights: dict[str, Tensor], training: dict[str, Tensor], s
     fsync_folder(tmp)
 
 
-def _verify(path: Path) -> None:
-    """Raises _Damaged unless every file is present and unaltered, CheckpointError for a newer format."""
+@contextmanager
+def _explained(path: Path, names: Sequence[str]) -> Iterator[None]:
+    """Adds to errors about the checkpoint `path` what to do; `names` are the files that another one needs to help."""
     try:
-        head = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        yield
+    except _Damaged as e:
+        raise CheckpointError(f"{e}{_advice(path.parent, path.name, names)}") from None
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{path} cannot be read: {e}") from e
+
+
+def _manifest(path: Path) -> Manifest:
+    """Raises _Damaged unless the manifest is intact, CheckpointError for a newer format."""
+    try:
+        raw = (path / MANIFEST).read_bytes()
+        head = json.loads(raw)
         intact = head.pop("sha256") == _digest(head)
     except FileNotFoundError:
         raise _Damaged(f"{path / MANIFEST} is missing") from None
@@ -187,27 +244,51 @@ def _verify(path: Path) -> None:
             f"{path} was written by wamkit {head['wamkit_version']} in checkpoint format {head['format_version']}; "
             f"this is wamkit {_wamkit_version()}, which reads formats up to {FORMAT_VERSION}: upgrade wamkit"
         )
-    for name, expected in head["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise _Damaged(f"{file} is missing")
-        if (size := file.stat().st_size) != expected["size"]:
-            raise _Damaged(f"{file} has {size} bytes, {expected['size']} were written")
+    return Manifest(path, hashlib.sha256(raw).hexdigest(), head["files"])
+
+
+_intact: set[tuple[str, int, int, str]] = set()
+"""Files whose bytes this process has verified: path, inode, time of the last change, SHA-256."""
+
+
+def _verify(manifest: Manifest, name: str) -> Path:
+    """A file of a checkpoint. Raises _Damaged unless it is there and unaltered; its bytes are hashed once a process."""
+    file, expected = manifest.path / name, manifest.files[name]
+    if not file.is_file():
+        raise _Damaged(f"{file} is missing")
+    found = file.stat()
+    if found.st_size != expected["size"]:
+        raise _Damaged(f"{file} has {found.st_size} bytes, {expected['size']} were written")
+    version = (str(file), found.st_ino, found.st_mtime_ns, expected["sha256"])
+    if version not in _intact:
         if _sha256(file) != expected["sha256"]:
             raise _Damaged(f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}")
+        _intact.add(version)
+    return file
 
 
-def _advice(folder: Path, bad: str) -> str:
-    """What to do about a checkpoint that cannot be used: the newest intact one beside it, if there is any."""
+def _json(manifest: Manifest) -> dict[str, Any]:
+    return json.loads(_verify(manifest, STATE).read_text(encoding="utf-8"))
+
+
+def _tensors(manifest: Manifest, name: str) -> dict[str, Tensor]:
+    file = _verify(manifest, name)
+    return {k: v.clone() for k, v in load_file(file).items()}  # a copy: load_file maps the file, which may change
+
+
+def _advice(folder: Path, bad: str, names: Sequence[str] = SERVED) -> str:
+    """Advice about a damaged checkpoint: the newest intact one beside it, if there is any."""
     for other in _checkpoints(folder):
-        if other.name != bad and _usable(other):
+        if other.name != bad and _usable(other, names):
             return f"; {other} is intact: load that, or write {other.name!r} into {folder / 'latest'} to go on from it"
     return "; no other intact checkpoint stands beside it: restore the file from a copy, or train again"
 
 
-def _usable(path: Path) -> bool:
+def _usable(path: Path, names: Sequence[str]) -> bool:
     try:
-        _verify(path)
+        manifest = _manifest(path)
+        for name in names:
+            _verify(manifest, name)
     except (CheckpointError, OSError):
         return False
     return True
@@ -272,10 +353,6 @@ def _unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {k: _unpack(v, tensors) for k, v in node.items()}
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in load_file(path).items()}  # a copy: load_file maps the file, which may change
-
-
 def _checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders under `folder`, newest step first."""
     found = [p for p in folder.iterdir() if NAME.fullmatch(p.name) and p.is_dir()] if folder.is_dir() else []
@@ -290,7 +367,7 @@ def _order(path: Path) -> tuple[int, int]:
 
 
 def _clean(folder: Path) -> None:
-    """Removes what a killed save left behind."""
+    """Removes the remains of saves that were killed."""
     for left in folder.glob(".tmp-*"):
         shutil.rmtree(left, ignore_errors=True)
     for left in folder.glob(".latest.*.tmp"):
@@ -311,8 +388,3 @@ def _wamkit_version() -> str:
         return version("wamkit")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
-
-
-def weights_hash(run: str | Path) -> str:
-    """SHA-256 of what a run's latest checkpoint says of its files, weights and configuration among them."""
-    return hashlib.sha256((load_checkpoint(run).path / "manifest.json").read_bytes()).hexdigest()

@@ -1,28 +1,40 @@
-"""Where the training data came from."""
+"""Where training data came from."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass, field
 
 from wamkit import old_names
 from wamkit.data.format.store import Store
+from wamkit.envs.spec import EnvSpec
 from wamkit.types import WamkitError
 
 
-def source(store: Store) -> dict[str, Any]:
-    """Where the demonstrations came from, so that evaluation meets the same world and other reset states."""
-    path = store.root / "collect.json"
-    try:
-        collected = old_names.collected(json.loads(path.read_text())) if path.exists() else {}
-    except (ValueError, AttributeError, TypeError) as e:
-        raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e
-    return {
-        "env": collected.get("env", ""),
-        "options": collected.get("options", {}),
-        "tasks": list(collected.get("tasks", ())),
-        "collect_seed": collected.get("seed", 0),
-        "seeds": sorted({m.seed for m in store.episodes}),
-        "episodes": len(store),
-        "frames": store.frames,
-    }
+@dataclass(frozen=True)
+class Provenance:
+    """The environment and the reset states of a data set, so that evaluation plays in the same and resets to others.
+
+    env: unnamed for data that no environment of wamkit made.
+    collect_seed: seed of the collection.
+    seeds: reset seeds of all episodes, ascending.
+    episodes, frames: how many the data set holds.
+    """
+
+    env: EnvSpec = field(default_factory=EnvSpec)
+    collect_seed: int = 0
+    seeds: tuple[int, ...] = ()
+    episodes: int = 0
+    frames: int = 0
+
+    @classmethod
+    def of(cls, store: Store) -> Provenance:
+        """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged."""
+        path = store.root / "collect.json"
+        try:
+            collected = old_names.collected(json.loads(path.read_text())) if path.exists() else {}
+            env = EnvSpec(collected.get("env", ""), tuple(collected.get("tasks", ())), collected.get("options", {}))
+        except (ValueError, AttributeError, TypeError) as e:
+            raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e
+        seeds = tuple(sorted({m.seed for m in store.episodes}))
+        return cls(env, collected.get("seed", 0), seeds, len(store), store.frames)

@@ -98,7 +98,7 @@ class Importer(ABC):
         """The episode called `name`."""
 
 
-IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers")
+IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers", package="wamkit.data.importers")
 
 
 @contextmanager

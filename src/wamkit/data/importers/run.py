@@ -26,7 +26,6 @@ from wamkit.data.format.stills import checksum, encode_camera
 from wamkit.data.format.store import Store
 from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError
 from wamkit.files import StoreError
-from wamkit.registry import load_package
 from wamkit.types import Episode, Span
 
 FILE = "import.json"
@@ -60,7 +59,6 @@ def importer_of(format: str, source: Path, options: Any = None) -> Importer:
     format: name of the importer. An unknown name raises, with the nearest.
     options: an instance of its `Options`; None for the defaults.
     """
-    load_package("wamkit.data.importers")
     cls = IMPORTERS.get(format)
     if not source.exists():
         raise SourceError(f"{source}: there is no such file or folder; name the one to import")

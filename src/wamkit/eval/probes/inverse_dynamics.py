@@ -16,9 +16,9 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from wamkit.data.loading.windows import Frames, Windows, observations, shuffled_within, window_starts
+from wamkit.data.loading.windows import Frames, Windows, shuffled_within
 from wamkit.eval.metrics.intervals import paired_ratio
-from wamkit.eval.suites.open_loop import BATCH
+from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
 from wamkit.inference.model import Model
 from wamkit.nn.conv_reader import conv_reader
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, Spec
@@ -108,7 +108,7 @@ def action_recoverability(
     Raises EvaluationError where no episode holds a window.
     """
     spec = model.spec
-    starts = window_starts(frames, max(*spec.frame_offsets, spec.chunk), stride)
+    starts = whole_windows(frames, spec, stride)
     if not len(starts):
         raise EvaluationError(f"no episode is longer than {max(*spec.frame_offsets, spec.chunk)} steps")
     every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
@@ -120,17 +120,15 @@ def action_recoverability(
 
     parts: dict[str, list[np.ndarray]] = {}
     reads = []
-    for low in range(0, len(starts), BATCH):
-        rows = torch.arange(low, min(low + BATCH, len(starts)))
-        b = every.rows(rows)
+    for rows in row_batches(len(starts)):
+        b = every.rows(torch.from_numpy(rows))
         read = inverse.read(b.obs, b.future)
         reads.append(read)
         found = {"real": error(read, b.action), "shuffled": error(read, other[rows])}
-        seeds = [seed + 7919 * int(starts[r]) for r in rows]
+        seeds = window_seeds(starts[rows], seed)
         for name, query in (("forward", Query.FORWARD), ("joint", Query.JOINT)):
             if query in model.queries:
-                given = {"actions": b.action.numpy()} if query is Query.FORWARD else {}
-                out = model.sample(observations(b), query, seed=seeds, steps=steps, **given)
+                out = query_windows(model, b, query, seeds, steps=steps)
                 if out.future is not None:
                     shown = b.action if query is Query.FORWARD else torch.from_numpy(out.actions)
                     found[name] = error(inverse.read(b.obs, torch.from_numpy(out.future)), shown)

@@ -83,10 +83,10 @@ def overview(args: Overview) -> Path:
     first = found[0].summary["protocol"]
     for other in found[1:]:
         for key in SAME:
-            if (theirs := other.summary["protocol"][key]) != first[key]:
+            if (theirs := _comparable(other, key)) != (ours := _comparable(found[0], key)):
                 raise WamkitError(
                     f"{args.runs[0]} and {other.run} were evaluated differently, so their figures do not compare: "
-                    f"{key} is {first[key]!r} and {theirs!r}; evaluate both alike"
+                    f"{key} is {ours!r} and {theirs!r}; evaluate both alike"
                 )
     pairs = [evidence((str(a.run), str(b.run)), a.records, b.records) for a, b in _pairs(found)]
     atomic_write(args.out, _page(found, pairs).encode())
@@ -102,6 +102,12 @@ def overview(args: Overview) -> Path:
     atomic_write(args.out.with_suffix(".json"), (json.dumps(content, indent=2) + "\n").encode())
     print(text(found, pairs))
     return args.out
+
+
+def _comparable(evaluated: Evaluated, key: str) -> Any:
+    """A part of the protocol; options may be written as pairs."""
+    value = evaluated.summary["protocol"][key]
+    return dict(value) if key == "options" else value
 
 
 def _pairs(found: Sequence[Evaluated]) -> list[tuple[Evaluated, Evaluated]]:

@@ -6,22 +6,21 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
 from wamkit.config import check_bounds, without_nan
 from wamkit.envs.base import held_out_seeds
-from wamkit.eval.held_out import World
+from wamkit.envs.spec import EnvSpec
+from wamkit.eval.held_out import acting_model, evaluation_env
+from wamkit.eval.protocols import Protocol
 from wamkit.eval.report.page import write_report
 from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
-from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.eval.suites.robustness import SEVERITIES, Curve, looks, plan, robustness
 from wamkit.files import atomic_write
-from wamkit.inference.model import load
-from wamkit.inference.policy import Policy
-from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 
 PICTURED = 2
@@ -52,18 +51,18 @@ class Robustness:
     processes: int = 2
     """Worker processes."""
     env: str = ""
-    """Environment to play in, if not the one that the data came from; `tasks`, `options` and `robot` as in `wamkit eval`."""
+    """Environment to play in, if not the one that the data came from; `tasks`, `options` and `embodiment` as in `wamkit eval`."""
     tasks: tuple[str, ...] = ()
     """Tasks to play; all of the run's, or with `env` all of that environment's, if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """With `env`: fields of the environment's configuration, KEY=VALUE."""
-    robot: str = ""
-    """With `env`: of a model that a mixture trained, the data set whose robot acts."""
+    embodiment: str = ""
+    """With `env`: of a model that a mixture trained, the embodiment (a data set) that acts."""
 
     def __post_init__(self) -> None:
         check_bounds(self, processes=(1, inf))
-        if not self.env and (self.options or self.robot):
-            raise WamkitError("--options and --robot say more of an environment: name it, --env NAME")
+        if not self.env and (self.options or self.embodiment):
+            raise WamkitError("--options and --embodiment say more of an environment: name it, --env NAME")
 
 
 def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
@@ -72,47 +71,34 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
     Raises WamkitError before anything is played: for an argument out of range, an environment without factors, an unknown factor or
     task, a query that the model doesn't know, or seeds that it was trained on.
     """
-    saved, model = load_checkpoint(args.run), load(args.run, embodiment=args.robot or None)
-    if model.embodiment is None and (robots := saved.config.get("robots")):
-        raise WamkitError(f"{args.run} knows several robots; say which one acts: --env NAME --robot {'|'.join(robots)}")
-    source = _source(args, saved.config["source"])
-    if (
-        not model.spec.point_grid
-    ):  # what a depth camera saw beside what this model learned from is not needed, and knows no clutter
-        source = {**source, "options": {k: v for k, v in source["options"].items() if k != "point_grid"}}
-    protocol = Protocol(
-        source["env"],
-        tuple(source["tasks"]),
-        tuple(source["options"].items()),
-        args.episodes,
-        args.replan_every,
-        args.query,
-        args.steps,
-        robot=args.robot,
-    )
+    run = Run.open(args.run)
+    model, env = acting_model(run, args.embodiment), _env(args, run)
+    if not model.spec.point_grid:  # the depth option has no effect on this model, and cannot show distractors
+        env = replace(env, options={k: v for k, v in env.options.items() if k != "point_grid"})
+    protocol = Protocol(env, args.episodes, args.replan_every, args.query, args.steps)
     plan(protocol, args.factors, args.severities)
-    Policy(model, replan_every=args.replan_every, query=args.query, steps=args.steps)
+    protocol.make_policy(run)
     seeds = held_out_seeds(args.episodes)
-    if shared := set(seeds) & set(source["seeds"]):
+    if shared := set(seeds) & set(run.provenance.seeds):
         raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
     varied = {"factors": args.factors, "severities": args.severities}
-    curves = robustness(args.run, protocol, processes=args.processes, **varied)
+    curves = robustness(run, protocol, processes=args.processes, **varied)
     out = args.run / "eval" / args.env
     facts = {
         "run": str(args.run),
         "family": model.name,
-        "step": saved.step,
-        "weights": weights_hash(args.run),
-        "protocol": asdict(protocol) | {"seeds": seeds},
+        "step": run.step,
+        "weights": run.digest,
+        "protocol": protocol.to_dict() | {"seeds": seeds},
         "made_by": made_by(),
         "curves": [asdict(c) for c in curves],
     }
     atomic_write(out / "robustness.json", (json.dumps(without_nan(facts), indent=2) + "\n").encode())
     print(text(curves))
-    strips = [looks(protocol, protocol.tasks[0], seed, **varied) for seed in seeds[:PICTURED]]
+    strips = [looks(protocol, protocol.env.tasks[0], seed, **varied) for seed in seeds[:PICTURED]]
     page = Report(
-        title=f"{model.name}: {args.run.name}, varied",
-        subtitle=f"{args.episodes} held-out reset states of each of {len(protocol.tasks)} tasks, the same at every severity",
+        title=f"{model.name}: {run.name}, varied",
+        subtitle=f"{args.episodes} held-out reset states of each of {len(protocol.env.tasks)} tasks, the same at every severity",
         tables=tables(curves),
         sweeps=tuple(
             Sweep(
@@ -133,24 +119,19 @@ def sweep(args: Robustness) -> tuple[tuple[Curve, ...], Path]:
     return curves, path
 
 
-def _source(args: Robustness, trained: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where to play, as `wamkit.training.launch.source` describes the data's own world."""
+def _env(args: Robustness, run: Run) -> EnvSpec:
+    """The environment to play in: the one that is named, or the data's own, with all or some of its tasks."""
     if args.env:
-        return World(args.env, args.tasks, args.options, args.robot).source(trained)
-    if not trained["env"]:
-        raise WamkitError(
-            f"{args.run} was trained on data that no environment of wamkit made; name one to play it in: --env NAME"
-        )
-    if args.tasks:
-        return World(trained["env"], args.tasks, trained["options"]).source(trained)
-    return trained
+        return evaluation_env(run, EnvSpec(args.env, args.tasks, args.options, args.embodiment))
+    env = evaluation_env(run, EnvSpec())
+    return evaluation_env(run, replace(env, tasks=args.tasks)) if args.tasks else env
 
 
 def _command(args: Robustness) -> str:
     words = ["wamkit", "robustness", str(args.run), "--episodes", str(args.episodes)]
     words += ["--replan-every", str(args.replan_every), "--query", args.query]
     words += ["--steps", str(args.steps)] * (args.steps is not None)
-    for name in ("env", "robot"):
+    for name in ("env", "embodiment"):
         words += [f"--{name}", getattr(args, name)] * bool(getattr(args, name))
     for name in ("factors", "severities", "tasks"):
         values = getattr(args, name)

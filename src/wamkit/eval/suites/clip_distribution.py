@@ -1,4 +1,4 @@
-"""Are imagined clips like real ones, as a set? Features without learned weights, and the table that goes into a report."""
+"""Clip distribution: distance of imagined from real clips as sets, by features without learned weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
-from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
+from wamkit.data.loading.windows import Frames, Windows
 from wamkit.eval.metrics.image import unit
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, polynomial_mmd
-from wamkit.eval.results import VISUAL, Row, Table
+from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import VISUAL, EvalResult, Row, Table
 from wamkit.inference.model import Model
 from wamkit.types import Query
 
@@ -23,17 +25,16 @@ Encoder = Callable[[Shaped[Tensor, "m V C H W"]], Float[Tensor, "m K"]]
 KEY, TITLE = "clip_distribution", "Are its clips like real ones, as a set?"
 
 POOLED = "pooled8"
-"""The name of `pooled`, which stands beside its figures."""
+"""Name of `pooled`, part of the names of its figures."""
 
 WINDOWS = 256
-BATCH = 64
 
 
 def pooled(frames: Shaped[Tensor, "m V C H W"]) -> Float[Tensor, "m K"]:
-    """Means of colour and of edge severity in 8 x 8 cells of every view, K = V (C + 1) 64, colours in [0, 1].
+    """Means of colour and of edge strength in 8 x 8 cells of every view, K = V (C + 1) 64, colours in [0, 1].
 
-    No weights, hence the same for everyone. Sees where what colour is, and blur; blind to what a thing is, and to what is smaller than a cell
-    and keeps its mean.
+    No weights, hence the same for everyone. Sees the places of colours, and blur. Blind to the identity of objects, and
+    to changes within a cell that keep its mean.
     """
     x = unit(frames)
     edges = x.diff(dim=-1).abs()[..., :-1, :] + x.diff(dim=-2).abs()[..., :-1]
@@ -45,7 +46,7 @@ def pooled(frames: Shaped[Tensor, "m V C H W"]) -> Float[Tensor, "m K"]:
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Futures of demonstrations, real and imagined. Pictures uint8; episode: whose, for intervals."""
+    """Real and imagined futures of demonstrations, uint8. episode: the episode of each clip, for intervals."""
 
     current: Shaped[Tensor, "N V C H W"]
     truth: Shaped[Tensor, "N F V C H W"]
@@ -53,28 +54,26 @@ class ClipSet:
     episode: Integer[np.ndarray, " N"]
 
     def whole(self, future: Shaped[Tensor, "N F V C H W"]) -> Shaped[Tensor, "N K V C H W"]:
-        """Clips that begin with the current picture and go on with `future`; K = F + 1."""
+        """Clips that begin with the current frame and go on with `future`; K = F + 1."""
         return torch.cat([self.current.unsqueeze(1), future], 1)
 
     @property
     def copied(self) -> Shaped[Tensor, "N F V C H W"]:
-        """The future of a model that copies its current picture."""
+        """The future of a model that copies its current frame."""
         return self.current.unsqueeze(1).expand_as(self.truth)
 
 
 def clip_set(model: Model, frames: Frames, *, seed: int = 0) -> ClipSet:
-    """What `model` makes of `WINDOWS` windows of demonstrations, or of all where there are fewer. Empty without demonstrations."""
+    """Futures that `model` imagines for up to `WINDOWS` windows of demonstrations. Empty without demonstrations."""
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
-    starts = window_starts(frames, max(*model.spec.frame_offsets, model.spec.chunk), 4)
+    starts = whole_windows(frames, model.spec, 4)
     starts = starts[frames.is_demonstration[frames.episode[starts]]]
     starts = np.sort(np.random.default_rng(seed).permutation(starts)[:WINDOWS])
     windows = Windows(frames, model.spec, seed=0, batch_size=1)
     current, truth, imagined = [], [], []
-    for low in range(0, len(starts), BATCH):
-        rows = starts[low : low + BATCH]
-        batch = windows.gather(rows)
-        given = {"actions": batch.action.numpy()} if query is Query.FORWARD else {}
-        out = model.sample(observations(batch), query, seed=[seed + 7919 * int(r) for r in rows], **given)
+    for rows in row_batches(len(starts)):
+        batch = windows.gather(starts[rows])
+        out = query_windows(model, batch, query, window_seeds(starts[rows], seed))
         current.append(batch.obs)
         truth.append(batch.future)
         imagined.append(torch.from_numpy(out.future))
@@ -82,11 +81,12 @@ def clip_set(model: Model, frames: Frames, *, seed: int = 0) -> ClipSet:
     return ClipSet(*(torch.cat(x) if x else none for x in (current, truth, imagined)), episode=frames.episode[starts])
 
 
-def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = POOLED, seed: int = 0) -> Table:
-    """Distances of imagined from real clips of demonstrations, each beside what two halves of real clips read, and a copied picture.
+def clip_distribution_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = POOLED, seed: int = 0) -> Table:
+    """Distances of imagined from real clips of demonstrations, beside their floor (two halves of real clips) and
+    copying.
 
-    A clip is the present picture and the F futures of a window. Without rows where there are fewer than the four demonstrations that a
-    floor needs.
+    A clip is the current frame and the F futures of a window. The table has no rows for fewer than four demonstrations,
+    which a floor needs.
     """
     if (found := len(np.unique(clips.episode))) < 4:
         return Table(KEY, TITLE, f"A floor needs four demonstrations, there are {found}.", (), VISUAL)
@@ -104,7 +104,8 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
             distance.value.value,
             distance.value,
             fmt=".1e",
-            note=f"two halves of real clips {floor.value:.1e} ({floor.low:.1e} to {floor.high:.1e}); a copied picture {copied.value.value:.1e}",
+            note=f"two halves of real clips {floor.value:.1e} ({floor.low:.1e} to {floor.high:.1e}); "
+            f"a copied frame {copied.value.value:.1e}",
         ),
         Row(
             f"frechet.{name}",
@@ -120,3 +121,21 @@ def resemblance_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = 
         "Never compare it with another encoder's."
     )
     return Table(KEY, TITLE, how, tuple(rows), VISUAL)
+
+
+def evaluated_clips(context: Context) -> ClipSet:
+    """Clips of the validation episodes, imagined once per context."""
+    return context.shared("clips", lambda: clip_set(context.model, context.frames))
+
+
+@EVALUATIONS.register("clip_distribution")
+class ClipDistribution(Evaluation):
+    """Distances of imagined from real clips as sets."""
+
+    suite, order = "full", 20
+
+    def needs(self, context: Context) -> bool:
+        return context.imagines
+
+    def run(self, context: Context) -> EvalResult:
+        return EvalResult((clip_distribution_table(evaluated_clips(context)),))

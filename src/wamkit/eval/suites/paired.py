@@ -1,25 +1,30 @@
-"""`wamkit eval X Y --paired`: which of two runs is better, how sure that is, and how many more episodes it would take to know."""
+"""`wamkit eval X Y --paired`: the better of two runs, the certainty, and the episodes that a decision still needs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
-from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import Record, closed_loop
 from wamkit.files import atomic_write
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Interval, WamkitError
 
 
 @dataclass(frozen=True)
 class TaskPair:
-    """One task: both success rates, how often only one of the two solved it, and McNemar's p after Holm's correction over tasks."""
+    """One task.
+
+    first, second: success rates with Wilson's intervals.
+    first_only, second_only: reset states in which only one of the runs succeeds.
+    p_value: McNemar's, after Holm's correction over tasks.
+    """
 
     task: str
     first: Interval
@@ -33,9 +38,11 @@ class TaskPair:
 class PairedResult:
     """Two runs on the same reset states.
 
-    difference: of success, second minus first, in [-1, 1].   e, p_value: see `PairedEProcess`; may be read after any number of episodes.
-    winner: "first" or "second" where that is decided at 5 %.   episodes_left: further ones, over all tasks, after which a
-    decision is likely (80 %) if things go on as seen; 0 once decided, None where no end is in attention_layout.
+    difference: success of the second minus the first, in [-1, 1].
+    e, p_value: see `PairedEProcess`; they may be read after any number of episodes.
+    winner: "first" or "second" where that is decided at 5 %, else None.
+    episodes_left: further episodes, over all tasks, after which a decision is likely (80 %) if the rates stay as they
+        are; 0 once decided, None if no number of episodes is in sight.
     """
 
     runs: tuple[str, str]
@@ -48,47 +55,42 @@ class PairedResult:
     episodes_left: int | None
 
 
-def paired(
-    runs: Sequence[Path],
-    *,
-    episodes: int = 20,
-    replan_every: int = 8,
-    steps: int | None = None,
-    query: str = "policy",
-    processes: int = 2,
-) -> PairedResult:
-    """Plays both runs from the same held-out reset states, prints and returns what that says, and writes it to the second run's eval folder.
+def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> PairedResult:
+    """Plays both runs from the same held-out reset states, in the environment that their data came from.
 
-    Episodes that were played before are read. Raises WamkitError where the runs are not two, or do not belong to one world.
+    Prints and returns the result, and writes it to the second run's eval folder. Episodes that were played before are
+    read. Raises WamkitError unless the runs are two, of the same environment, tasks and options.
     """
-    if len(runs) != 2 or runs[0] == runs[1]:
-        raise WamkitError(f"a paired comparison is of two runs, got {', '.join(map(str, runs))}")
-    worlds = [load_checkpoint(run).config["source"] for run in runs]
-    for key in ("env", "tasks", "options"):
-        if worlds[0][key] != worlds[1][key]:
-            raise WamkitError(
-                f"{runs[0]} and {runs[1]} were made for different worlds: {key} is {worlds[0][key]!r} and {worlds[1][key]!r}"
-            )
-    world = worlds[0]
-    if not world["env"]:
+    if len(runs) != 2 or runs[0].path == runs[1].path:
+        raise WamkitError(f"a paired comparison is of two runs, got {', '.join(str(r.path) for r in runs)}")
+    check_same_env(*runs, ("env", "tasks", "options"))
+    if not runs[0].provenance.env.env:
         raise WamkitError(
-            f"{runs[0]} was trained on data that no environment of wamkit made; there is nothing to play in"
+            f"{runs[0].path} was trained on data that no environment of wamkit made; there is nothing to play in"
         )
-    protocol = Protocol(
-        world["env"], tuple(world["tasks"]), tuple(world["options"].items()), episodes, replan_every, query, steps
-    )
-    played = [closed_loop(run, protocol, processes=processes, desc=run.name) for run in runs]
-    result = evidence((str(runs[0]), str(runs[1])), *played)
-    folder = runs[1] / "eval"
-    path = folder / f"paired-with-{runs[0].name}.json"
+    played = [
+        closed_loop(run, replace(protocol, env=run.provenance.env), processes=processes, desc=run.name) for run in runs
+    ]
+    result = evidence((str(runs[0].path), str(runs[1].path)), *played)
+    path = runs[1].path / "eval" / f"paired-with-{runs[0].name}.json"
     atomic_write(path, (json.dumps(asdict(result), indent=2) + "\n").encode())
     print(text(result))
     print(f"written: {path}")
     return result
 
 
+def check_same_env(run: Run, other: Run, fields: Sequence[str]) -> None:
+    """Raises WamkitError unless the data of both runs agree in these fields of their environment."""
+    for name in fields:
+        one, two = (getattr(r.provenance.env, name) for r in (run, other))
+        if one != two:
+            raise WamkitError(
+                f"{run.path} and {other.path} were made for different environments: {name} is {one!r} and {two!r}"
+            )
+
+
 def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Record]) -> PairedResult:
-    """What two lists of records say. Raises EvaluationError where they are not of the same tasks and reset states."""
+    """The comparison of two lists of records. Raises EvaluationError unless both are of the same tasks and seeds."""
     outcomes = [{(r.task, r.seed): r.success for r in records} for records in (first, second)]
     if outcomes[0].keys() != outcomes[1].keys() or not outcomes[0]:
         odd = sorted(outcomes[0].keys() ^ outcomes[1].keys())[:3]
@@ -106,13 +108,13 @@ def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Re
     difference = float(np.mean([p[:, 1].mean() - p[:, 0].mean() for p in pairs.values()]))
     try:
         left = process.episodes_left()
-    except EvaluationError:  # so alike that no number of episodes worth playing tells them apart
+    except EvaluationError:  # the runs are so alike that no feasible number of episodes decides
         left = None
     return PairedResult(runs, len(order), tuple(rows), difference, process.e, process.p_value, process.winner, left)
 
 
 def text(r: PairedResult) -> str:
-    """For a terminal."""
+    """The result as text for a terminal."""
     lines = [
         f"first   {r.runs[0]}",
         f"second  {r.runs[1]}",
@@ -121,7 +123,8 @@ def text(r: PairedResult) -> str:
     ]
     for t in r.tasks:
         lines.append(
-            f"{t.task:<28} {t.first.value:>5.0%}  {t.second.value:>6.0%}  {t.first_only:>10}  {t.second_only:>11}  {t.p_value:>8.3f}"
+            f"{t.task:<28} {t.first.value:>5.0%}  {t.second.value:>6.0%}  {t.first_only:>10}  {t.second_only:>11}  "
+            f"{t.p_value:>8.3f}"
         )
     lines += ["", f"{r.episodes} pairs; success of the second less that of the first: {100 * r.difference:+.1f} points"]
     lines.append(f"evidence against equality: e = {r.e:.3g}, anytime-valid p = {r.p_value:.3g}")
@@ -130,7 +133,7 @@ def text(r: PairedResult) -> str:
             f"decided: the {r.winner} is better (wrong in 5 % of comparisons of equals, however often one looks)"
         )
     elif r.episodes_left is None:
-        lines.append("not decided, and nothing seen so far says which way it would go")
+        lines.append("not decided, and nothing seen so far favours either run")
     else:
-        lines.append(f"not decided; if it goes on like this, likely after {r.episodes_left} more pairs (--episodes)")
+        lines.append(f"not decided; at these rates likely after {r.episodes_left} more pairs (--episodes)")
     return "\n".join(lines)

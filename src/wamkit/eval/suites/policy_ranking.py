@@ -14,19 +14,20 @@ import numpy as np
 from wamkit.config import check_bounds, digest, without_nan
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.ranking import agreement_table, believed, classifier_table, policy_table
 from wamkit.eval.report.tables import text_table
 from wamkit.eval.results import Plot, Report, Row, Table, made_by, versions
-from wamkit.eval.suites.counterfactuals import Setting
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts, success_interval
+from wamkit.eval.suites.paired import check_same_env
 from wamkit.files import atomic_write
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
 from wamkit.inference.checks import unsupported
-from wamkit.inference.model import Model, load
+from wamkit.inference.model import Model, load, opened
 from wamkit.rollout.collect import CollectConfig, collect
-from wamkit.runs.checkpoint import load_checkpoint, weights_hash
+from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
 from wamkit.viz.charts import scatter_svg
 
@@ -85,38 +86,39 @@ def rank(args: Rank) -> dict[str, Any]:
         raise WamkitError(f"a ranking needs {LEAST} policies or more, each named once; got {len(args.policies)}")
     if twice := sorted({str(t) for t in args.failure_policies} & {str(p) for p in args.policies}):
         raise WamkitError(f"{', '.join(twice)} cannot both teach the judge and be ranked by it")
-    world, source = load(args.world), load_checkpoint(args.world).config["source"]
+    world_run = Run.open(args.world)
+    policies, teachers = ([Run.open(p) for p in paths] for paths in (args.policies, args.failure_policies))
+    world, env = load(world_run), world_run.provenance.env
     _check_world(args, world)
-    for run in (*args.policies, *args.failure_policies):
-        _check(args.world, source, world, run)
-    setting = Setting.of(source, world.spec)
-    judge = _judge(args, source, world)
+    for run in (*policies, *teachers):
+        _check(world_run, world, run)
+    judge = _judge(args, env, teachers, world)
     taught = {"recordings": args.recordings, "judge_steps": args.judge_steps}
-    made_of = {"world": weights_hash(args.world), "failure_policies": [weights_hash(t) for t in args.failure_policies]}
+    made_of = {"world": world_run.digest, "failure_policies": [t.digest for t in teachers]}
     stage = PairedRollouts(
         args.world / "eval",
         (taught, made_of, args.episodes, args.replan_every),
         world,
         judge,
-        setting,
-        starts(setting, args.episodes, args.processes),
+        env,
+        starts(env, args.episodes, args.processes),
         args.replan_every,
         args.max_steps,
         args.processes,
     )
     stood = []
-    for run in args.policies:
-        real, judged = stage.watched(run)
-        dreamed, _ = stage.dreamed(run)
+    for run in policies:
+        real, judged = stage.simulated(run)
+        dreamed, _ = stage.imagined(run)
         stood.append(PolicyOutcome(run, dreamed, real, judged))
-    found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
-    eyes, _ = _agreement([s.judged for s in stood], [s.real for s in stood])
+    found, undefined = _agreement([s.imagined for s in stood], [s.real for s in stood])
+    eyes, _ = _agreement([s.classified for s in stood], [s.real for s in stood])
     tables = [policy_table(stood), agreement_table(found, undefined), classifier_table(judge, stood, eyes)]
     if args.candidates > 1:
         tables.append(_exploited(args, stood, stage))
     content = {
         "world": str(args.world),
-        "weights": {str(r): weights_hash(r) for r in (args.world, *args.policies, *args.failure_policies)},
+        "weights": {str(r.path): r.digest for r in (world_run, *policies, *teachers)},
         "protocol": {k: _plain(v) for k, v in vars(args).items() if k not in ("world", "policies")},
         "made_by": made_by(),
         "policies": [{k: _plain(v) for k, v in vars(s).items()} for s in stood],
@@ -134,18 +136,18 @@ def rank(args: Rank) -> dict[str, Any]:
             (
                 "Dreamed",
                 "the world model",
-                [(s.run.name, success_interval(s.dreamed), success_interval(s.real)) for s in stood],
+                [(s.run.name, success_interval(s.imagined), success_interval(s.real)) for s in stood],
             ),
             (
                 "Judged",
                 "the judge, shown real pictures,",
-                [(s.run.name, success_interval(s.judged), success_interval(s.real)) for s in stood],
+                [(s.run.name, success_interval(s.classified), success_interval(s.real)) for s in stood],
             ),
         )
     ]
     page = Report(
         title=f"{args.world.name} in the simulator's place",
-        subtitle=f"{len(stood)} policies, {args.episodes} reset states of each of {len(source['tasks'])} tasks",
+        subtitle=f"{len(stood)} policies, {args.episodes} reset states of each of {len(env.tasks)} tasks",
         tables=tuple(tables),
         plots=tuple(plots),
         worst=tuple(believed(stood, stage)),
@@ -162,6 +164,8 @@ def _plain(value: Any) -> Any:
         return value.astype(int).tolist()
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, Run):
+        value = value.path
     return str(value) if isinstance(value, Path) else value
 
 
@@ -186,38 +190,36 @@ def _check_world(args: Rank, world: Model) -> None:
         )
 
 
-def _check(name: Path, source: dict[str, Any], world: Model, run: Path) -> None:
+def _check(world_run: Run, world: Model, run: Run) -> None:
     """That a policy can be played inside of `world`: the same pictures, numbers and tasks."""
-    model, theirs = load(run), load_checkpoint(run).config["source"]
+    model, name = opened(run), world_run.path
     for key in ("cameras", "height", "width", "proprio_dim", "action_dim"):
         if getattr(model.spec, key) != getattr(world.spec, key):
             raise WamkitError(
-                f"{run} cannot act inside of {name}: its {key} is {getattr(model.spec, key)}, not {getattr(world.spec, key)}"
+                f"{run.path} cannot act inside of {name}: its {key} is {getattr(model.spec, key)}, not {getattr(world.spec, key)}"
             )
     if model.spec.point_grid:
-        raise WamkitError(f"{run} looks at the points of a depth camera, which {name} does not imagine")
+        raise WamkitError(f"{run.path} looks at the points of a depth camera, which {name} does not imagine")
     if Query.POLICY not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, Query.POLICY))
     if model.spec.chunk < world.spec.chunk:
         raise WamkitError(
-            f"{run} gives {model.spec.chunk} actions, and {name} imagines what {world.spec.chunk} lead to"
+            f"{run.path} gives {model.spec.chunk} actions, and {name} imagines what {world.spec.chunk} lead to"
         )
-    for key in ("env", "tasks"):
-        if theirs[key] != source[key]:
-            raise WamkitError(
-                f"{run} and {name} were made for different worlds: {key} is {theirs[key]!r} and {source[key]!r}"
-            )
+    check_same_env(run, world_run, ("env", "tasks"))
 
 
-def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) -> tuple[Frames, np.ndarray]:
+def _recordings(
+    args: Rank, env: EnvSpec, teachers: Sequence[Run], episodes: int, seed: int
+) -> tuple[Frames, np.ndarray]:
     """Held-out recordings, most of them of perturbed experts and of failure policies, so that there is failure to learn;
     and success after every step."""
-    taught_by = digest([weights_hash(t) for t in args.failure_policies])
+    taught_by = digest([t.digest for t in teachers])
     store = collect(
         CollectConfig(
-            env=source["env"],
-            options=source["options"],
-            tasks=tuple(source["tasks"]),
+            env=env.env,
+            options=env.options,
+            tasks=env.tasks,
             out=args.world / "eval" / f"judged-{episodes}-seed-{seed}-{taught_by}",
             episodes=episodes,
             off_expert=0,
@@ -232,9 +234,9 @@ def _recordings(args: Rank, source: dict[str, Any], episodes: int, seed: int) ->
     return open_frames(store.root)[0], store.numeric()["next.success"]
 
 
-def _judge(args: Rank, source: dict[str, Any], world: Model) -> SuccessClassifier:
-    teach, told = _recordings(args, source, args.recordings, seed=11)
-    check, known = _recordings(args, source, max(2, args.recordings // 2), seed=12)
+def _judge(args: Rank, env: EnvSpec, teachers: Sequence[Run], world: Model) -> SuccessClassifier:
+    teach, told = _recordings(args, env, teachers, args.recordings, seed=11)
+    check, known = _recordings(args, env, teachers, max(2, args.recordings // 2), seed=12)
     return train_success_classifier(
         teach, told, check, known, world.spec, steps=args.judge_steps, every=args.replan_every
     )
@@ -245,8 +247,8 @@ def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts
     best = max(stood, key=lambda s: float(s.real.mean()))
     rows = []
     for candidates in (1, args.candidates):
-        dreamed, actions = stage.dreamed(best.run, candidates, args.spread if candidates > 1 else 0.0)
-        real = stage.carried_out(actions)
+        dreamed, actions = stage.imagined(best.run, candidates, args.spread if candidates > 1 else 0.0)
+        real = stage.executed(actions)
         name = "as it acts" if candidates == 1 else f"the most promising of {candidates}"
         rows += [
             Row(f"dreamed.{candidates}", f"{name}: dreamed", dreamed.mean(), success_interval(dreamed), fmt=".0%"),

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 from wamkit.config import from_dict, nearest
 from wamkit.envs import ENVIRONMENTS
-from wamkit.envs.base import Environment, make_env
+from wamkit.envs.base import Environment
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar, paired_difference, wilson
-from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loops
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import Record, closed_loops
+from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
@@ -51,7 +52,7 @@ class Curve:
 
 
 def robustness(
-    run: str | Path,
+    run: Run,
     protocol: Protocol,
     *,
     factors: Sequence[str] = (),
@@ -65,7 +66,7 @@ def robustness(
     Raises EvaluationError as `plan`, before anything is played.
     """
     settings = plan(protocol, factors, severities)
-    meaning = environment(protocol.env).factors
+    meaning = environment(protocol.env.env).factors
     records = closed_loops(run, list(settings.values()), processes=processes, desc="robustness")
     played = dict(zip(settings, records, strict=True))
     return tuple(
@@ -91,23 +92,24 @@ def plan(
     Raises EvaluationError for an environment without factors, an unknown factor, severities outside [0, 1] or none above 0, and
     ConfigError where the environment refuses a factor along with the protocol's other options.
     """
-    cls = environment(protocol.env)
+    cls = environment(protocol.env.env)
     if unknown := [f for f in factors if f not in cls.factors]:
         known = ", ".join(cls.factors)
         raise EvaluationError(
-            f"{protocol.env} has no factor {unknown[0]!r}{nearest(unknown[0], cls.factors)}; it has: {known}"
+            f"{protocol.env.env} has no factor {unknown[0]!r}{nearest(unknown[0], cls.factors)}; it has: {known}"
         )
     above = sorted({float(s) for s in severities} - {0.0})
     if not above or not all(0 < s <= 1 for s in above):
         raise EvaluationError(
             f"severities lie in [0, 1], one at least above 0; got {', '.join(f'{s:g}' for s in severities) or 'none'}"
         )
-    options = tuple((k, v) for k, v in protocol.options if k not in cls.factors)
-    settings = {("", 0.0): replace(protocol, options=options)}
+    env = replace(protocol.env, options={k: v for k, v in protocol.env.options.items() if k not in cls.factors})
+    settings = {("", 0.0): replace(protocol, env=env)}
     for factor in dict.fromkeys(factors or cls.factors):
         for severity in above:
-            from_dict(cls.Config, {"task": protocol.tasks[0], **dict(options), factor: severity})
-            settings[factor, severity] = replace(protocol, options=(*options, (factor, severity)))
+            from_dict(cls.Config, {"task": env.tasks[0], **env.options, factor: severity})
+            varied = replace(env, options={**env.options, factor: severity})
+            settings[factor, severity] = replace(protocol, env=varied)
     return settings
 
 
@@ -156,7 +158,7 @@ def looks(
     """By factor, what the reset state `seed` looks like at severity 0 and at every other one; views one below the other. Raises as `plan`."""
     seen: dict[tuple[str, float], np.ndarray] = {}
     for key, setting in plan(protocol, factors, severities).items():
-        env = make_env(setting.env, task=task, **dict(setting.options))
+        env = setting.env.make(task)
         try:
             seen[key] = np.concatenate(env.reset(seed=seed)[0]["images"], axis=1)
         finally:

@@ -1,0 +1,52 @@
+"""An environment as data: its name, its tasks, its options, and the embodiment that acts in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from wamkit.envs.base import Environment, make_env
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """An environment that is recorded from, played in or evaluated in. JSON-able.
+
+    env: registered name; "" where no environment is named (imported data do not know theirs).
+    tasks: names of tasks.
+    options: fields of the environment's Config other than the task.
+    embodiment: for a model trained on a mixture, the embodiment that acts; "" for the model's own.
+
+    Examples:
+        >>> spec = EnvSpec("pusht", ("push-t",))
+        >>> spec.tasks
+        ('push-t',)
+    """
+
+    env: str = ""
+    tasks: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    embodiment: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))  # equal after a round trip
+
+    def make(self, task: str, **more: Any) -> Environment:
+        """A new environment of `task`. more: options that replace those of the spec.
+
+        Raises RegistryError for an unknown name and ConfigError for an unknown option or a wrong type.
+        """
+        return make_env(self.env, **{**self.options, "task": task, **more})
+
+    def shared(self, task: str) -> Environment:
+        """The environment of `task`, built once a process: building one takes as long as twenty steps."""
+        return _shared(self.env, json.dumps({**self.options, "task": task}, sort_keys=True))
+
+
+@lru_cache(maxsize=8)
+def _shared(env: str, options: str) -> Environment:
+    return make_env(env, **json.loads(options))
