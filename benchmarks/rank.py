@@ -79,7 +79,7 @@ def section(title: str, said: Mapping[str, Any]) -> list[str]:
     """Every policy, then the agreement of dreams, and of the judge on real pictures, with the simulator."""
     rows = []
     for p in sorted(said["policies"], key=lambda p: -sum(p["real"])):
-        rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "judged", "dreamed")]
+        rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "classified", "imagined")]
         rows.append([Path(p["run"]).name, *(f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})" for r in rates)])
     tables = {t["key"]: t["rows"] for t in said["tables"]}
     figures = []

@@ -12,17 +12,12 @@ from wamkit.envs import make_env
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest.reference_branches import MODELS, noisy
 from wamkit.eval.suites.action_fidelity import imagined_by, score
-from wamkit.eval.suites.counterfactuals import (
-    STILL,
-    Counterfactuals,
-    counterfactuals,
-    off_expert,
-    rollout_from,
-)
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
 from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
 from wamkit.families.base import FAMILIES
 from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
+from wamkit.rollout.replay import STILL, off_expert_chunks, rollout_from
 from wamkit.types import EvaluationError, Observation, Spec, UnsupportedQuery
 
 OPTIONS = (("height", 32), ("width", 32))
@@ -43,7 +38,7 @@ def test_branches_do_not_touch_each_other():
     for _ in range(40):
         env.step(expert(np.random.default_rng(0)))
     start = env.snapshot()
-    chunks = np.stack(list(off_expert(env, CHUNK, np.random.default_rng(0)).values()))
+    chunks = np.stack(list(off_expert_chunks(env, CHUNK, np.random.default_rng(0)).values()))
     there, reward = rollout_from(env, start, chunks, OFFSETS)
     back, again = rollout_from(env, start, chunks[::-1], OFFSETS)
     assert np.array_equal(there, back[::-1]) and np.array_equal(reward, again[::-1])

@@ -33,7 +33,6 @@ MODULES = (
     "metrics.intervals",
     "metrics.sequential_tests",
     "suites.physics_scenes",
-    "report.action_tables",
 )
 SMALL = (("height", 48), ("width", 48), ("supersample", 1))
 

@@ -47,15 +47,17 @@ def still(take, t):
 
 @pytest.fixture(scope="module")
 def real():
-    return [_work((ENV, SPEC, "push", FIRST_SEED + i)) for i in range(3)]  # as `takes`, without starting a process
+    return [
+        _work((ENV, "push", FIRST_SEED + i)) for i in range(3)
+    ]  # as `reference_episodes`, without starting a process
 
 
 def test_a_model_lives_on_its_own_images(real):
     model = Model(real, oracle)
     went = free_run(model, real, progress=False)
     for c in went:
-        assert c.steps == tuple(range(0, c.steps[-1] + 1, 4)) and c.steps[-1] < len(c.take) <= c.steps[-1] + 9
-        assert np.array_equal(c.frames, c.take.pictures(c.steps))
+        assert c.steps == tuple(range(0, c.steps[-1] + 1, 4)) and c.steps[-1] < len(c.reference) <= c.steps[-1] + 9
+        assert np.array_equal(c.frames, c.reference.images(c.steps))
     take, t, _, chunk = model.asked[0]
     assert t == 0 and np.array_equal(chunk, take.actions[:8])
     frozen = Model(real, still)
@@ -70,7 +72,7 @@ def test_a_model_lives_on_its_own_images(real):
 
 def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
     for take in real:
-        truth = take.truth
+        truth = take.ground_truth
         found = law_errors(truth, true_states(truth), 1 / 50)
         assert found["ade"] == found["lost"] == found["teleports"] == found["lag"] == 0
         assert not found["missed"] > 0 and not found["premature"] > 0

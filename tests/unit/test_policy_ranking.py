@@ -33,7 +33,7 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
     world, policies = runs
     found = rank(Rank(world, policies, **QUICK))
     assert [p["run"] for p in found["policies"]] == [str(p) for p in policies]
-    assert all(len(p["dreamed"]) == len(p["real"]) == 2 for p in found["policies"])
+    assert all(len(p["imagined"]) == len(p["real"]) == 2 for p in found["policies"])
     assert set(found["weights"]) == {str(p) for p in (world, *policies)} and len(set(found["weights"].values())) == 5
     kept = json.loads((world / "eval/rank.json").read_text())
     titles = [t["title"] for t in kept["tables"]]
@@ -47,7 +47,7 @@ def test_policies_are_ranked_inside_a_world_model_and_beside_the_simulator(runs,
     )
     # Again: every dream and every real episode is kept, so no policy is asked anything.
     monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "imagined_rollout", None)
-    monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "_watch", None)
+    monkeypatch.setattr(wamkit.eval.suites.dual_rollouts, "_simulate", None)
     again = rank(Rank(world, policies, **QUICK))
     assert again["policies"] == found["policies"]
     assert "Can it stand in for the simulator?" in capsys.readouterr().out
@@ -57,7 +57,7 @@ def test_the_tables_say_who_is_to_blame():
     """Dreams that flatter by 20 points but keep the order; a judge that is right."""
     real = [np.arange(10) < n for n in (1, 3, 5, 7)]
     stood = [PolicyOutcome(Path(f"p{i}"), np.arange(10) < r.sum() + 2, r, r) for i, r in enumerate(real)]
-    found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
+    found, undefined = _agreement([s.imagined for s in stood], [s.real for s in stood])
     judge = SimpleNamespace(accuracy=0.9)
     assert found is not None and not undefined
     tables = [policy_table(stood), agreement_table(found, undefined), classifier_table(judge, stood, found)]
@@ -77,7 +77,7 @@ def test_what_succeeds_in_the_dream_alone_is_shown(runs, tmp_path):
     model, env = load(opened), opened.provenance.env
     blind = SimpleNamespace(threshold=0.5, read=lambda x: (np.zeros(len(x)), np.zeros((len(x), 4), np.float32)))
     stage = PairedRollouts(tmp_path, ("key",), model, blind, env, starts(env, 2, 1), 8, 16, 1)
-    real, judged = stage.watched(policy)
+    real, judged = stage.simulated(policy)
     assert not real.any() and not judged.any()
     (case,) = believed([PolicyOutcome(policy, np.array([False, True]), real, judged)], stage)
     assert case.title == f"bc-0, {TASK}: succeeds in the dream alone" and f"seed {stage.starts[1][1]};" in case.note

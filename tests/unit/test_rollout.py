@@ -8,6 +8,7 @@ from gymnasium.spaces import Box
 
 from wamkit.envs.base import Environment, observation_spaces
 from wamkit.rollout.loop import Action, Actor, rollout
+from wamkit.rollout.replay import ActionSequence, expert_episode, observed, replay, rollout_from
 from wamkit.types import Snapshot, WamkitError
 
 
@@ -146,3 +147,49 @@ def test_a_bad_action_names_the_actor_and_the_step(bad):
     env = Line(LineConfig())
     with pytest.raises(WamkitError, match="Broken, step 1 of line: action must be"):
         rollout(env, Broken(), seed=0)
+
+
+def test_observers_are_called_with_every_recorded_step_and_what_came_of_it():
+    env, seen = Line(LineConfig(goal=50)), []
+    episode = rollout(env, Forward(chunk=2), seed=0, skip=2, max_steps=4, record_images=False, observers=[seen.append])
+    assert [t.step for t in seen] == [0, 1, 2, 3] and [t.session for t in seen] == [2, 3, 4, 5]
+    assert [t.queried for t in seen] == [True, False, True, False] and len(episode.latency_s) == 2
+    assert [t.observation.images is not None for t in seen] == [True, False, True, False]
+    assert [(t.observation.proprio[0], t.next_observation.proprio[0]) for t in seen] == [(2, 3), (3, 4), (4, 5), (5, 6)]
+    assert [t.reward for t in seen] == episode.reward.tolist() and not any(t.success for t in seen)
+
+
+def test_an_instruction_replaces_the_environments_own():
+    class Reads(Forward):
+        def act(self, observation, session):
+            assert observation.text == "stay"
+            return super().act(observation, session)
+
+    episode = rollout(Line(LineConfig()), Reads(), seed=0, text="stay")
+    assert episode.text == "stay" and Line.text == "go to the goal"
+
+
+def test_a_replay_goes_on_past_success_and_the_time_limit_and_renders_only_where_asked():
+    env = Line(LineConfig(goal=2, max_steps=3))
+    env.reset(seed=1)
+    start = env.snapshot()
+    env.rendered = []
+    images, reward = replay(env, start, np.ones((6, 1), np.float32), (2, 6))
+    assert images[:, 0, 0, 0, 0].tolist() == [3, 7] and reward == sum(range(2, 8)) and env.rendered == [2, 6]
+    chunks = np.array([[[1.0]] * 2, [[-0.5]] * 2], np.float32)
+    futures, rewards = rollout_from(env, start, chunks, (2,))
+    assert futures.shape == (2, 1, 1, 3, 2, 2) and rewards.tolist() == [5.0, 0.5] and env.x == 1
+
+
+def test_an_experts_episode_holds_the_state_and_the_observation_of_every_step():
+    env = Line(LineConfig(goal=4))
+    episode = expert_episode(env, 0)
+    assert len(episode) == 4 and episode.succeeded and [s.attributes["t"] for s in episode.snapshots] == [0, 1, 2, 3]
+    obs = observed(episode, 2, (-3, -1))
+    assert obs.proprio[0] == 2 and obs.images[0, 0, 0, 0] == 2 and obs.text == env.text
+    assert obs.past[0] is None and obs.past[1].proprio[0] == 1
+    again = rollout(env, ActionSequence(episode.action), seed=0, session=0, max_steps=len(episode))
+    assert np.array_equal(again.proprio, episode.proprio) and again.latency_s == ()
+    env.expert = lambda: None
+    with pytest.raises(WamkitError, match="point, line: .* it has none"):
+        expert_episode(env, 0)

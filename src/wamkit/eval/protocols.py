@@ -8,14 +8,55 @@ compares with and the usual traps, and is printed with the result. Protocols are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
+from wamkit.config import check_bounds
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.suites.closed_loop import Protocol
+from wamkit.inference.model import opened
+from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
+from wamkit.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of evaluating a policy in closed loop.
+
+    env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
+    episodes: reset states a task, the first so many held-out seeds.
+    replan_every, query, steps: see `Policy`.
+    text: an instruction in place of each task's own, by task, to test what words do.
+    name: of a registered protocol; results then go to run/eval/<name>.
+    note: printed with success.
+    """
+
+    env: EnvSpec = field(default_factory=EnvSpec)
+    episodes: int = 20
+    replan_every: int = 8
+    query: str = "policy"
+    steps: int | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with the fields of `env` beside the protocol's own."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
+
+    def make_policy(self, run: Run) -> Policy:
+        """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        model = opened(run, self.env.embodiment)
+        return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
+
 
 PROTOCOLS: Registry[Callable[[], Protocol]] = Registry("protocol", "wamkit.protocols")
 
@@ -56,10 +97,10 @@ MT10 = (
 )
 
 _METAWORLD = {"max_steps": 500, "goal_markers": True}
-# reach, push and pick-place have random goals that are seen in no other way.
+# The random goals of reach, push and pick-place are visible by their markers alone.
 
 _METAWORLD_TRAPS = (
-    "success is held at any step, and play stops there; success at the last step is another, lower number",
+    "success counts at any step, and play stops there; success at the last step is a lower figure",
     "500 steps, as MetaWorld plays; v1 and many papers stopped at 150 or 200",
     "goals are drawn afresh from the tasks' ranges; MetaWorld's own evaluation takes the 50 goals that were trained on",
     "goal markers are drawn, as by default; a model that learned without them sees them for the first time",
@@ -71,7 +112,7 @@ _METAWORLD_TRAPS = (
 @PROTOCOLS.register("metaworld-mt10")
 def metaworld_mt10() -> Protocol:
     """MetaWorld's ten tasks of MT10, 50 unseen goals each, 500 steps."""
-    compares = "policies that act on pictures, with 50 goals a task and success at any step"
+    compares = "policies that act on images, with 50 goals a task and success at any step"
     return Protocol(EnvSpec("metaworld", MT10, _METAWORLD), 50, note=_note(compares, _METAWORLD_TRAPS))
 
 
@@ -84,9 +125,9 @@ def metaworld_mt50() -> Protocol:
 
 
 _LIBERO_TRAPS = (
-    "the k-th episode of a task starts from its k-th published initial state, after ten steps of doing nothing that are not counted",
+    "the k-th episode of a task starts from its k-th published initial state, after ten uncounted steps without action",
     "fixtures stand where seed 7 puts them, as in openpi; OpenVLA takes seed 0 (--options seed=0)",
-    "pictures are flipped upright; a model of data that was turned by half a turn needs --options turn=rotated",
+    "images are flipped upright; a model of data rotated by 180 degrees needs --options turn=rotated",
     "steps are capped by suite, 220 to 520; without the caps success is higher",
     "one model of all four suites and one for each are different claims, and libero_90 is in neither mean",
     "four suites of 500 episodes cannot tell 98.5 % from 99 %",
@@ -112,10 +153,13 @@ for _suite in MAX_STEPS:
 
 @PROTOCOLS.register("pusht")
 def pusht() -> Protocol:
-    """PushT, 50 unseen starts, 300 steps, solved at 95 % coverage."""
-    compares = "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, which is higher"
+    """PushT, 50 unseen starts, 300 steps, success at 95 % coverage."""
+    compares = (
+        "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, "
+        "which is higher"
+    )
     traps = (
-        "published policies saw 96x96 pictures, two at a time",
+        "published policies saw 96x96 images, two at a time",
         "coverage at any step counts, and play stops there",
     )
     return Protocol(EnvSpec("pusht", ("push-t",), {"max_steps": 300}), 50, note=_note(compares, traps))

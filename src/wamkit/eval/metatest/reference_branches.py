@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from wamkit.eval.suites.action_fidelity import Imagine
-from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals
+from wamkit.rollout.replay import STILL
 
 
 def oracle(state: Counterfactuals) -> np.ndarray:

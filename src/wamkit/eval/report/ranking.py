@@ -16,15 +16,15 @@ from wamkit.viz.images import difference
 
 def believed(stood: Sequence[PolicyOutcome], stage: PairedRollouts) -> Iterator[Worst]:
     """Of the policy that dreams flatter most, a start of each task in which it succeeded in the dream alone: dream and simulator."""
-    most = max(stood, key=lambda s: float(s.dreamed.mean() - s.real.mean()))
-    wrong = np.flatnonzero(most.dreamed & ~most.real)
+    most = max(stood, key=lambda s: float(s.imagined.mean() - s.real.mean()))
+    wrong = np.flatnonzero(most.imagined & ~most.real)
     first = {stage.starts[i][0]: int(i) for i in reversed(wrong)}
     shown = [first[task] for task in stage.env.tasks if task in first]
     if not shown:
         return
-    parts = list(stage.dreams(most.run))
+    parts = list(stage.imagined_rollouts(most.run))
     frames, steps = (np.concatenate([getattr(p, k) for p in parts]) for k in ("frames", "steps"))
-    for i, (_, real) in zip(shown, stage.played(most.run, shown), strict=True):
+    for i, (_, real) in zip(shown, stage.simulated_episodes(most.run, shown), strict=True):
         task, seed, now = stage.starts[i]
         imagined = np.concatenate([now.images[None], frames[i]])[: steps[i] // stage.replan_every + 3, 0]
         happened = real[np.minimum(np.arange(len(imagined)), len(real) - 1), 0]
@@ -36,8 +36,10 @@ def believed(stood: Sequence[PolicyOutcome], stage: PairedRollouts) -> Iterator[
 def policy_table(stood: Sequence[PolicyOutcome]) -> Table:
     rows = []
     for s in sorted(stood, key=lambda s: -float(s.real.mean())):
-        dreamed, real = success_interval(s.dreamed), success_interval(s.real)
-        note = f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}); the judge saw {s.judged.mean():.0%} there"
+        dreamed, real = success_interval(s.imagined), success_interval(s.real)
+        note = (
+            f"real {real.value:.0%} ({real.low:.0%} to {real.high:.0%}); the judge saw {s.classified.mean():.0%} there"
+        )
         rows.append(Row(s.run.name, s.run.name, dreamed.value, dreamed, fmt=".0%", note=note))
     how = (
         "Success in the dream, with Wilson's interval; beside it the simulator's from the same reset states, and what the judge makes of the "
@@ -96,7 +98,7 @@ def _agreement_rows(a: Agreement) -> list[Row]:
 
 def classifier_table(judge: SuccessClassifier, stood: Sequence[PolicyOutcome], a: Agreement | None) -> Table:
     """The judge by itself: where it errs on real images, no world model can make up for it."""
-    right = np.concatenate([s.judged == s.real for s in stood])
+    right = np.concatenate([s.classified == s.real for s in stood])
     note = "balanced over episodes that succeed and fail; 50 % is a guess"
     rows = [
         Row("calibration", "on recordings that calibrated it", judge.accuracy, None, fmt=".0%", note=note),

@@ -15,10 +15,14 @@ from jaxtyping import UInt8
 
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.suites.counterfactuals import STILL, Counterfactuals
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
+from wamkit.rollout.replay import STILL
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, UnsupportedQuery
+from wamkit.viz.images import difference
 
 Imagine = Callable[[Counterfactuals], UInt8[np.ndarray, "K F V 3 H W"]]
 """What a model makes of each branch, from its observation and actions alone."""
@@ -135,3 +139,85 @@ def _figures(state: Counterfactuals, imagined: np.ndarray) -> dict[str, float]:
     return out | {
         "cosines": cosines, "moving": moving, "along": along, "square": square, "drift": drift, "change": change,
     }  # fmt: skip
+
+
+def counterfactual_table(states: Sequence[Counterfactuals], imagine: Imagine) -> Table:
+    """Scores of on-expert and of off-expert branches."""
+    rows = []
+    for kind, expert in (("expert", True), ("off_expert", False)):
+        rows += _rows(kind, score([s.only(expert) for s in states], imagine))
+    tasks = len({s.task for s in states})
+    how = (
+        f"{len(states)} states of {tasks} tasks. From each the simulator executes several chunks, and the model imagines "
+        "them with one noise. Measured on pixels that move in any of them."
+    )
+    return Table("counterfactuals", "Does it imagine what its actions do?", how, tuple(rows), ACTION)
+
+
+def _rows(kind: str, s: ActionScore) -> list[Row]:
+    """Rows of the branches of one kind, `expert` or `off_expert`; figures without a case are left out."""
+    label = {"expert": "expert's chunks", "off_expert": "other actions"}[kind]
+    positive = lambda x: x.low > 0  # noqa: E731
+    chance = f"of {s.branches:.0f}; chance is {s.chance:.0%}"
+    blind = "0 is best, 1 is choosing blindly"
+    figures = [
+        ("identified", "identification accuracy", "above chance", lambda x: x.low > s.chance, ".0%", chance),
+        ("skill", "skill over copying", "above 0", positive, ".3f", "1 is perfect"),
+        ("regret", "regret of choosing by imagination", "below 1", lambda x: x.high < 1, ".3f", blind),
+    ]
+    if kind == "off_expert":
+        figures += [
+            ("direction", "direction", "above 0", positive, ".3f", "cosine to what the action changes"),
+            ("gain", "gain", "", None, ".3f", "1 is right, less is too little"),
+            ("drift", "drift when nothing is done", "", None, ".3f", "over what actions change; 0 is best"),
+        ]
+    rows = []
+    for key, name, target, met, fmt, note in figures:
+        if not (x := getattr(s, key)).undefined:
+            passed = met(x) if met else None
+            rows.append(Row(f"{kind}.{key}", f"{label}: {name}", x.value, x, target, passed, fmt, note=note))
+    return rows
+
+
+def _worst(made: list[tuple[Counterfactuals, np.ndarray]], count: int = 2) -> list[Worst]:
+    """Videos of the branches with the largest squared error on moving pixels, at most one per task."""
+    found = []
+    for i, (state, imagined) in enumerate(made):
+        real, now = state.future.astype(np.float32), state.obs.images.astype(np.float32)
+        moves = (np.abs(real - now) > 255 * TAU).any(0)
+        error = (np.square(imagined - real) * moves).sum(tuple(range(1, real.ndim)))
+        found += [(float(e), i, k) for k, e in enumerate(error)]
+    out: dict[str, Worst] = {}
+    for _, i, k in sorted(found, reverse=True):
+        state, imagined = made[i]
+        if state.task in out:
+            continue
+        now = state.obs.images[None, 0]
+        real, guess = (np.concatenate([now, x[k, :, 0]]) for x in (state.future, imagined))
+        columns = {"what the action does": real, "imagined": guess, "difference": difference(real, guess)}
+        title, note = f"{state.task}: action '{state.names[k]}'", f"seed {state.seed}, from step {state.step} on"
+        out[state.task] = Worst(ACTION, title, columns, 1.5, note)
+        if len(out) == count:
+            break
+    return list(out.values())
+
+
+@EVALUATIONS.register("counterfactuals")
+class CounterfactualBranches(Evaluation):
+    """Identification of the future that belongs to an action, among several from one state."""
+
+    suite, order = "full", 50
+
+    def needs(self, context: Context) -> bool:
+        return Query.FORWARD in context.model.queries
+
+    def run(self, context: Context) -> EvalResult:
+        model, o = context.model, context.options
+        states = counterfactuals(context.env, model.spec, episodes=o.held_out, processes=o.processes)
+        ask, made = imagined_by(model), []
+
+        def imagine(state: Counterfactuals) -> np.ndarray:
+            made.append((state, ask(state)))
+            return made[-1][1]
+
+        return EvalResult((counterfactual_table(states, imagine),), tuple(_worst(made)))

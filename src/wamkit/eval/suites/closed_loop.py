@@ -1,26 +1,29 @@
-"""Closed-loop success in a simulator: fixed held-out reset states, one record an episode, resumable."""
+"""Closed loop: success in a simulator from fixed held-out reset states, one record per episode, resumable."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from math import inf
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit import old_names
-from wamkit.config import check_bounds, digest, from_dict
+from wamkit.config import digest, from_dict
 from wamkit.envs.base import held_out_seeds
-from wamkit.envs.spec import EnvSpec
+from wamkit.eval.metrics.intervals import clopper_pearson, wilson
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import CLOSED_LOOP, EvalResult, Row, Table
 from wamkit.files import atomic_write
 from wamkit.inference.model import opened
-from wamkit.inference.policy import Policy, Session
+from wamkit.inference.policy import Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.run import Run
 from wamkit.types import Episode, Query
@@ -29,50 +32,18 @@ from wamkit.workers import run_parallel
 SEEDS_PER_JOB = 5
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """One way of evaluating a policy in closed loop.
-
-    env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
-    episodes: reset states a task, the first so many held-out seeds.
-    replan_every, query, steps: see `Policy`.
-    text: an instruction in place of each task's own, by task, to test what words do.
-    name: of a registered protocol; results then go to run/eval/<name>.
-    note: printed with success.
-    """
-
-    env: EnvSpec = field(default_factory=EnvSpec)
-    episodes: int = 20
-    replan_every: int = 8
-    query: str = "policy"
-    steps: int | None = None
-    text: tuple[tuple[str, str], ...] = ()
-    name: str = ""
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        check_bounds(
-            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the fields of `env` beside the protocol's own."""
-        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
-
-    def make_policy(self, run: Run) -> Policy:
-        """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
-        model = opened(run, self.env.embodiment)
-        return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
-
-
 OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
-"""All that `outcome` says."""
+"""Values of `outcome`."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One closed-loop episode. steps: until solved, or all of them.   latency_ms: one figure a model query.
-    outcome: see `outcome`; "" in what was played before outcomes were told."""
+    """One closed-loop episode.
+
+    steps: up to the first success, or all of them.
+    latency_ms: milliseconds of each model query.
+    outcome: see the function `outcome`; "" in records of earlier versions.
+    """
 
     task: str
     seed: int
@@ -91,8 +62,11 @@ class _Job:
     seeds: tuple[int, ...]
 
 
-def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
-    """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
+def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], images: bool = False) -> list[Episode]:
+    """Episodes of `task` from the reset states `seeds`, in this process. The same every time on the same machine.
+
+    images: record images too, and four steps after success.
+    """
     policy, env = protocol.make_policy(run), protocol.env.make(task)
     try:
         return [
@@ -101,8 +75,8 @@ def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], pictures
                 policy,
                 seed=s,
                 session=Session(s),
-                record_images=pictures,
-                steps_after_success=4 if pictures else 0,
+                record_images=images,
+                steps_after_success=4 if images else 0,
                 text=dict(protocol.text).get(task),
             )
             for s in seeds
@@ -121,16 +95,19 @@ def _record(e: Episode) -> Record:
 
 
 STILL = 0.005
-"""Of the proprioception's own units (5 mm, 0.3 degrees): what wanders less at every number did not move."""
+"""Largest change of any proprioceptive value, in its own unit (5 mm, 0.3 degrees), of a robot that did not move."""
 
 
 def outcome(episode: Episode, still: float = STILL) -> str:
-    """How an episode went, one of `OUTCOMES`, from what every environment tells; the first that holds:
+    """The course of an episode, one of `OUTCOMES`, from signals that every environment gives. The first that holds:
 
-    solved: success held after the last step played.   lost it again: it held once, but not then; evaluation stops at the first
-    success, so this is seen only where play goes on.   did not move: no number of the proprioception was ever farther than `still`
-    from where it began, as far as recorded, which is up to the last step.   terminated: the environment ended the episode.
-    ran out of time: its steps were used up.   stopped: neither, the caller ended it.
+    solved: success held after the last step.
+    lost it again: success held once, but not after the last step. Evaluation stops at the first success, so this is
+        seen only where play goes on.
+    did not move: no proprioceptive value was ever more than `still` from its first one, up to the last recorded row.
+    terminated: the environment ended the episode.
+    ran out of time: the steps were used up.
+    stopped: the caller ended the episode.
     """
     if episode.succeeded:
         return "solved" if episode.success[-1] else "lost it again"
@@ -141,7 +118,7 @@ def outcome(episode: Episode, still: float = STILL) -> str:
 
 
 def outcomes(records: Sequence[Record]) -> str:
-    """How often what went wrong, in words: "3 ran out of time, 1 did not move"; "" where nothing did, or nobody recorded it."""
+    """Failures counted in words, "3 ran out of time, 1 did not move"; "" if there are none or none were recorded."""
     counts = {kind: sum(r.outcome == kind for r in records) for kind in OUTCOMES[1:]}
     return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
 
@@ -154,10 +131,10 @@ def closed_loop(run: Run, protocol: Protocol, *, processes: int = 2, desc: str =
 def closed_loops(
     run: Run, protocols: Sequence[Protocol], *, processes: int = 2, desc: str = "evaluate"
 ) -> list[list[Record]]:
-    """Plays every protocol, by the same processes, and returns the records of each, task by task.
+    """Plays every protocol with the same worker processes, and returns the records of each, task by task.
 
-    Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
-    short continues, and one that is asked for again is read, not run. A piece that is damaged is played again.
+    Finished pieces are kept in run/eval/parts under a key of weights and protocol, so that an evaluation which was cut
+    short continues, and a repeated one is read. A damaged piece is played again.
     """
     protocols = [p if p.steps else replace(p, steps=_default_steps(run, p)) for p in protocols]
     jobs = [
@@ -218,13 +195,13 @@ def _key(job: _Job) -> str:
 
 
 def _clip(job: _Job) -> Episode:
-    return play(job.run, job.protocol, job.task, job.seeds, pictures=True)[0]
+    return play(job.run, job.protocol, job.task, job.seeds, images=True)[0]
 
 
 def clips(
     run: Run, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1
 ) -> list[Episode]:
-    """One success and up to `failures` failures a task, played again with pictures: the same seeds, the same episodes."""
+    """One success and up to `failures` failures a task, replayed with images from the same seeds."""
     jobs = []
     for task in protocol.env.tasks:
         own = [r for r in records if r.task == task]
@@ -247,3 +224,54 @@ def write_records(records: Sequence[Record], path: str | Path) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), sink)
     atomic_write(path, sink.getvalue().to_pybytes())
+
+
+def success_table(records: Sequence[Record], note: str = "") -> Table:
+    """Success per task and pooled, with intervals and counts of outcomes, and the latency of a query.
+
+    note: on the protocol, added to the table's description.
+    """
+    rows = []
+    for task in dict.fromkeys(r.task for r in records):
+        own = [r for r in records if r.task == task]
+        rate = wilson(sum(r.success for r in own), len(own))
+        target = {"target": "at least 85 %", "passed": rate.value >= 0.85}
+        rows.append(Row(f"success.{task}", task, rate.value, rate, fmt=".0%", note=outcomes(own), **target))
+    rate = clopper_pearson(sum(r.success for r in records), len(records))
+    note_pooled = "Clopper-Pearson interval over episodes; tasks: Wilson"
+    note_pooled = "; ".join(filter(None, [outcomes(records), note_pooled]))
+    target = {"target": "at least 95 %", "passed": rate.value >= 0.95}
+    rows.append(Row("success", "all tasks", rate.value, rate, fmt=".1%", note=note_pooled, **target))
+    median, p95 = np.percentile([x for r in records for x in r.latency_ms], (50, 95))
+    target = {"target": "at most 25", "passed": median <= 25}
+    note_latency = f"one core, while the other one works too; 95 % took less than {p95:.1f} ms"
+    rows.append(Row("latency.median", "one query, median", median, fmt=".1f", unit="ms", note=note_latency, **target))
+    how = (
+        "Episodes from reset states never trained on. An episode is a success if the task's condition held at any step."
+    )
+    how = f"{how} {note}" if note else how
+    return Table("closed_loop", "Does it solve the tasks?", how, tuple(rows), CLOSED_LOOP)
+
+
+def evaluated_records(context: Context) -> list[Record]:
+    """Records of the evaluation's protocol, played once per context."""
+    play = partial(closed_loop, context.run, context.protocol, processes=context.options.processes)
+    return context.shared("closed_loop", play)
+
+
+@EVALUATIONS.register("closed_loop")
+class ClosedLoopSuccess(Evaluation):
+    """Success in closed loop. Writes episodes.parquet."""
+
+    order, needs_episodes, cached = 0, False, False
+
+    def needs(self, context: Context) -> bool:
+        return context.acts
+
+    def check(self, context: Context) -> None:
+        context.protocol.make_policy(context.run)
+
+    def run(self, context: Context) -> EvalResult:
+        records = evaluated_records(context)
+        write_records(records, context.folder / "episodes.parquet")
+        return EvalResult((success_table(records, context.protocol.note),))

@@ -18,9 +18,12 @@ from jaxtyping import UInt8
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, expert_episode, rollout_from
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
+from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.inference.checks import row_seeds
 from wamkit.inference.model import opened
+from wamkit.rollout.replay import expert_episode, observed, rollout_from
 from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
@@ -63,18 +66,18 @@ def _work(job: tuple[Run, EnvSpec, str, int, int]) -> list[Execution]:
     run, where, task, seed, stride = job
     model, env, spec = opened(run, where.embodiment), where.shared(task), run.spec
     query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
-    episode, reach, out = expert_episode(env, seed, spec.past_offsets), max(*spec.frame_offsets, spec.chunk), []
-    for moment in episode.moments[: max(1, len(episode.moments) - reach) : stride]:
-        noise = row_seeds(7919 * seed + moment.step, 1)
-        answer = model.sample([moment.obs], query, seed=noise)
+    episode, reach, out = expert_episode(env, seed), max(*spec.frame_offsets, spec.chunk), []
+    assert episode.images is not None and episode.snapshots is not None  # an expert's episode is recorded whole
+    for t in range(0, max(1, len(episode) - reach), stride):
+        answer = model.sample([observed(episode, t, spec.past_offsets)], query, seed=row_seeds(7919 * seed + t, 1))
         low, high = env.action_space.low, env.action_space.high
         chunk = np.zeros((spec.chunk, len(low)), np.float32)
-        shown = episode.actions[moment.step : moment.step + spec.chunk]
-        chunk[: len(shown)] = shown  # after success the expert holds still
+        taken = episode.action[t : t + spec.chunk]
+        chunk[: len(taken)] = taken  # after success the expert holds still
         chunks = np.stack([chunk, np.clip(answer.actions[0], low, high)])
-        (demonstrated, executed), _ = rollout_from(env, moment.state, chunks, spec.frame_offsets)
+        (demonstrated, executed), _ = rollout_from(env, episode.snapshots[t], chunks, spec.frame_offsets)
         imagined = None if answer.future is None else answer.future[0]
-        out.append(Execution(task, seed, moment.step, moment.obs.images, demonstrated, executed, imagined))
+        out.append(Execution(task, seed, t, episode.images[t], demonstrated, executed, imagined))
     return out
 
 
@@ -147,3 +150,48 @@ def films(states: Sequence[Execution], view: int = 0) -> dict[str, UInt8[np.ndar
     parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
     names = ("demonstrated", "imagined", "carried out")
     return {name: np.stack([p[k][-1, view] for p in parts]) for k, name in enumerate(names)}
+
+
+def execution_table(states: Sequence[Execution]) -> Table:
+    """Skills of forecast, policy and consistency; those without a case are left out."""
+    score = execution_score(states)
+    figures = (
+        ("forecast", score.forecast, "imagined against the expert"),
+        ("policy", score.policy, "executed against the expert"),
+        ("consistency", score.consistency, "imagined against executed"),
+    )
+    rows = [Row(name, name, x.value, x, fmt=".3f", note=note) for name, x, note in figures if not x.undefined]
+    how = (
+        f"{len(states)} states of experts' episodes. Its actions are executed, and the imagined future, the executed one "
+        "and the expert's are compared. 1 is the same image, 0 as far as one in which nothing moves."
+    )
+    return Table("forecast_vs_execution", "The video, the arm, or both?", how, tuple(rows), ACTION)
+
+
+def _worst(states: Sequence[Execution], count: int = 1) -> list[Worst]:
+    """Videos of the episodes with the least consistency or, for a model that imagines nothing, the worst policy."""
+    episodes: dict[tuple[str, int], list[Execution]] = {}
+    for s in states:
+        episodes.setdefault((s.task, s.seed), []).append(s)
+    scores = {k: execution_score(v) for k, v in episodes.items()}
+    skill = {k: (s.policy if s.consistency.undefined else s.consistency).value for k, s in scores.items()}
+    worst = sorted((v, k) for k, v in skill.items() if not np.isnan(v))[:count]
+    return [
+        Worst(ACTION, f"{task}: its own actions", films(episodes[task, seed]), 3.0, f"seed {seed}, skill {value:.2f}")
+        for value, (task, seed) in worst
+    ]
+
+
+@EVALUATIONS.register("forecast_vs_execution")
+class ForecastVsExecution(Evaluation):
+    """Comparison of the imagined future, the executed one, and the expert's."""
+
+    suite, order = "full", 60
+
+    def needs(self, context: Context) -> bool:
+        return context.acts
+
+    def run(self, context: Context) -> EvalResult:
+        o = context.options
+        states = executions(context.run, context.env, episodes=max(1, o.held_out // 2), processes=o.processes)
+        return EvalResult((execution_table(states),), tuple(_worst(states)))

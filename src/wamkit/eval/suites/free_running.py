@@ -1,7 +1,7 @@
-"""Real episodes with what the simulator knows of their things, and what a model makes of them when it goes on by itself.
+"""Free-running rollouts: real episodes with ground truth, which a model continues from its own frames to the end.
 
-A take is an expert's episode from a reset state that nothing was trained on. A model is shown its first picture and then lives on its
-own pictures: it is asked what the recorded actions lead to, and from there again, to the end.
+The episodes are an expert's, from reset states that nothing was trained on. A model is shown the first image. From then
+on its own frames are its input: it is queried with the recorded actions again and again.
 """
 
 from __future__ import annotations
@@ -16,50 +16,61 @@ from tqdm import tqdm
 
 from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.suites.counterfactuals import FIRST_SEED, expert_episode
+from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
-from wamkit.types import EvaluationError, Observation, Query, Snapshot, Spec, UnsupportedQuery
+from wamkit.rollout.replay import expert_episode, observed
+from wamkit.types import EvaluationError, Observation, Query, Snapshot, UnsupportedQuery
 from wamkit.workers import run_parallel
 
 BATCH = 32
+"""Episodes in one query."""
 
 
 @dataclass(frozen=True)
 class ReferenceEpisode:
-    """A real episode of T steps. start: its first state.   obs: what was seen.   actions: float32 (T, a).   truth: of all T instants."""
+    """A real episode of T steps.
+
+    start: the simulator's state at the first step.   obs: T observations.   actions: float32 (T, a).
+    ground_truth: of all T instants.
+    """
 
     task: str
     seed: int
     start: Snapshot
     obs: tuple[Observation, ...]
     actions: Float32[np.ndarray, "T a"]
-    truth: GroundTruth
+    ground_truth: GroundTruth
 
     def __len__(self) -> int:
         return len(self.actions)
 
-    def pictures(self, steps: Sequence[int]) -> UInt8[np.ndarray, "Q V 3 H W"]:
-        """What was seen at these steps."""
+    def images(self, steps: Sequence[int]) -> UInt8[np.ndarray, "Q V 3 H W"]:
+        """The images at these steps."""
         return np.stack([self.obs[t].images for t in steps])
 
 
-def _work(job: tuple[EnvSpec, Spec, str, int]) -> ReferenceEpisode:
-    where, spec, task, seed = job
+def _work(job: tuple[EnvSpec, str, int]) -> ReferenceEpisode:
+    where, task, seed = job
     env = where.shared(task)
-    episode = expert_episode(env, seed, spec.past_offsets)
-    truth = read_ground_truth(env, [m.state for m in episode.moments])
-    obs = tuple(replace(m.obs, past=()) for m in episode.moments)
-    return ReferenceEpisode(task, seed, episode.moments[0].state, obs, episode.actions, truth)
+    episode = expert_episode(env, seed)
+    assert episode.snapshots is not None  # an expert's episode is recorded with them
+    ground_truth = read_ground_truth(env, episode.snapshots)
+    obs = tuple(observed(episode, t) for t in range(len(episode)))
+    return ReferenceEpisode(task, seed, episode.snapshots[0], obs, episode.action, ground_truth)
 
 
-def takes(
-    env: EnvSpec, spec: Spec, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "takes"
+def reference_episodes(
+    env: EnvSpec, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "references"
 ) -> list[ReferenceEpisode]:
-    """`episodes` of each task. The same on any number of processes. Raises WamkitError in a world that tells no truth or has no expert."""
-    jobs = [(env, spec, task, FIRST_SEED + first + i) for task in env.tasks for i in range(episodes)]
+    """`episodes` of each task, from the reset states after the first `first` ones.
+
+    The same on any number of processes. Raises WamkitError for an environment without ground truth or without an
+    expert.
+    """
+    jobs = [(env, task, FIRST_SEED + first + i) for task in env.tasks for i in range(episodes)]
     work = run_parallel(
-        jobs, _work, processes=processes, desc=desc, unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
+        jobs, _work, processes=processes, desc=desc, unit="episode", describe=lambda j: f"{j[1]}, seed {j[2]}"
     )
     with closing(work):
         return list(work)
@@ -67,9 +78,12 @@ def takes(
 
 @dataclass(frozen=True)
 class Continuation:
-    """What a model made of one take. steps: at which, the first one 0.   frames: uint8 (Q, V, 3, H, W); the first is the real one."""
+    """A reference episode as a model continues it.
 
-    take: ReferenceEpisode
+    steps: of the frames, the first one 0.   frames: uint8 (Q, V, 3, H, W); the first is the real one.
+    """
+
+    reference: ReferenceEpisode
     steps: tuple[int, ...]
     frames: UInt8[np.ndarray, "Q V 3 H W"]
 
@@ -77,12 +91,13 @@ class Continuation:
 def free_run(
     model: Model, real: Sequence[ReferenceEpisode], *, seed: int = 0, steps: int | None = None, progress: bool = True
 ) -> list[Continuation]:
-    """`model` lives on its own pictures through every take, as far as whole queries reach; one for each take that is long enough.
+    """Continues every episode with the model's own frames, as far as whole queries reach.
 
-    It is asked for forward dynamics with the recorded actions or, where it has none, for video. Proprioception is the recorded one. Past
-    moments, for models that look back, are its own pictures too. Pictures are as many steps apart as its first horizon where all its
-    horizons are multiples of that, else as its last.
-    Raises UnsupportedQuery for a model that imagines nothing, and EvaluationError where every take is too short.
+    Returns one continuation for each episode that is long enough. The query is forward dynamics with the recorded
+    actions or, for a model without it, video. Proprioception is the recorded one. A model that looks back sees its own
+    frames there, too.
+    Frames are as many steps apart as the first horizon, if all horizons are multiples of it; else as the last.
+    Raises UnsupportedQuery for a model that predicts no frames, and EvaluationError if every episode is too short.
     """
     query = next((q for q in (Query.FORWARD, Query.VIDEO, Query.JOINT) if q in model.queries), None)
     if query is None:
@@ -90,36 +105,38 @@ def free_run(
     offsets = model.spec.frame_offsets
     even = [o for o in offsets if offsets == tuple(offsets[0] * (k + 1) for k in range(len(offsets)))] or [offsets[-1]]
     jump, chunk = offsets[-1], model.spec.chunk
-    seen: list[dict[int, np.ndarray]] = [{0: take.obs[0].images} for take in real]
-    going = [i for i, take in enumerate(real) if jump < len(take)]
+    seen: list[dict[int, np.ndarray]] = [{0: episode.obs[0].images} for episode in real]
+    going = [i for i, episode in enumerate(real) if jump < len(episode)]
     if not going:
-        raise EvaluationError(f"no episode is longer than the {jump} steps that are imagined at once")
-    t, bar = 0, tqdm(total=max(len(x) for x in real) // jump, desc="continue", unit="query", disable=not progress)
+        raise EvaluationError(f"no episode is longer than the {jump} steps of one prediction")
+    t, bar = 0, tqdm(total=max(len(x) for x in real) // jump, desc="free run", unit="query", disable=not progress)
     with bar:
         while going:
             for low in range(0, len(going), BATCH):
                 rows = going[low : low + BATCH]
                 obs = [_now(real[i], seen[i], t, model.spec.past_offsets) for i in rows]
-                given = {"actions": np.stack([_chunk(real[i], t, chunk) for i in rows])}
+                conditions = {"actions": np.stack([_chunk(real[i], t, chunk) for i in rows])}
                 noise = [s + 7919 * i for s, i in zip(row_seeds(seed + t, len(rows)), rows, strict=True)]
-                out = model.sample(obs, query, seed=noise, steps=steps, **(given if query is Query.FORWARD else {}))
+                out = model.sample(
+                    obs, query, seed=noise, steps=steps, **(conditions if query is Query.FORWARD else {})
+                )
                 for i, future in zip(rows, out.future, strict=True):
                     seen[i] |= {t + o: future[offsets.index(o)] for o in even}
             t += jump
             going = [i for i in going if t + jump < len(real[i])]
             bar.update()
-    went = [
-        Continuation(take, tuple(sorted(s)), np.stack([s[k] for k in sorted(s)]))
-        for take, s in zip(real, seen, strict=True)
+    continuations = [
+        Continuation(episode, tuple(sorted(s)), np.stack([s[k] for k in sorted(s)]))
+        for episode, s in zip(real, seen, strict=True)
     ]
-    return [c for c in went if len(c.steps) > 1]
+    return [c for c in continuations if len(c.steps) > 1]
 
 
-def _now(take: ReferenceEpisode, seen: dict[int, np.ndarray], t: int, past: Sequence[int]) -> Observation:
-    at = lambda k: replace(take.obs[k], images=seen[k])  # noqa: E731
+def _now(episode: ReferenceEpisode, seen: dict[int, np.ndarray], t: int, past: Sequence[int]) -> Observation:
+    at = lambda k: replace(episode.obs[k], images=seen[k])  # noqa: E731
     return replace(at(t), past=tuple(at(t + o) if t + o in seen else None for o in past))
 
 
-def _chunk(take: ReferenceEpisode, t: int, length: int) -> np.ndarray:
-    """The recorded actions from `t` on; after the last one, that again."""
-    return take.actions[np.minimum(np.arange(t, t + length), len(take) - 1)]
+def _chunk(episode: ReferenceEpisode, t: int, length: int) -> np.ndarray:
+    """The recorded actions from `t` on; the last one is repeated."""
+    return episode.actions[np.minimum(np.arange(t, t + length), len(episode) - 1)]

@@ -23,8 +23,9 @@ from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, 
 from wamkit.eval.metrics.physics import Violations
 from wamkit.eval.probes.object_state import Probe, ProbeError, States, probe_error, read_states, train_probe
 from wamkit.eval.probes.segmentation import Segmenter, read_masks, train_segmenter
-from wamkit.eval.results import PHYSICAL, Row, Table, Worst
-from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, takes
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import PHYSICAL, EvalResult, Row, Table, Worst
+from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, reference_episodes
 from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
 from wamkit.inference.model import Model
 from wamkit.types import UNDEFINED, EvaluationError, Interval
@@ -96,19 +97,19 @@ def reader(
 
     steps, mask_steps: of training; as many as there are pictures, and half as many, up to 1500 and 400, if not given.
     """
-    pictures = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in learn])
-    states = _joined([true_states(t.truth) for t in learn])
+    pictures = np.concatenate([t.images(range(len(t)))[:, 0] for t in learn])
+    states = _joined([true_states(t.ground_truth) for t in learn])
     things = states.present.any(0)
     if not things.any():
         raise EvaluationError("nothing that this world's truth tells of is ever seen: there is nothing to read")
-    masks = np.concatenate([t.truth.mask for t in learn])[:, things]
+    masks = np.concatenate([t.ground_truth.mask for t in learn])[:, things]
     rows = np.random.default_rng(seed).permutation(len(pictures))[:TRAIN_FRAMES]
     rows.sort()
     taught = _only(states, rows, things)
     probe = train_probe(pictures[rows], taught, seed, steps or min(1500, len(rows)))
     segmenter = train_segmenter(pictures[rows], masks[rows], seed, mask_steps or min(400, 1 + len(rows) // 2))
-    real = np.concatenate([t.pictures(range(len(t)))[:, 0] for t in check])
-    known = _only(_joined([true_states(t.truth) for t in check]), np.arange(len(real)), things)
+    real = np.concatenate([t.images(range(len(t)))[:, 0] for t in check])
+    known = _only(_joined([true_states(t.ground_truth) for t in check]), np.arange(len(real)), things)
     return Reader(probe, segmenter, things, probe_error(probe, real, known))
 
 
@@ -150,10 +151,10 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
 
 
 def _figures(where: EnvSpec, c: Continuation, frames: np.ndarray, eyes: Reader, dt: float) -> dict[str, float]:
-    truth, states = c.take.truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
-    env = where.shared(c.take.task)
+    truth, states = c.reference.ground_truth.at(c.steps), eyes.states(np.ascontiguousarray(frames[:, 0]))
+    env = where.shared(c.reference.task)
     if env.rigid_bodies:
-        env.restore(c.take.start, render=False)
+        env.restore(c.reference.start, render=False)
         return errors(env, truth, states, dt)
     return law_errors(truth, states, dt, max(EPSILON, eyes.error.position_p95))
 
@@ -178,14 +179,16 @@ class Commonsense:
 def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
-    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `takes` and `free_run` do.
+    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `reference_episodes` and `free_run` do.
     """
-    real = takes(env, model.spec, first=0, episodes=episodes, processes=processes)
-    others = takes(env, model.spec, first=episodes, episodes=episodes, processes=processes, desc="takes to learn from")
+    real = reference_episodes(env, first=0, episodes=episodes, processes=processes)
+    others = reference_episodes(
+        env, first=episodes, episodes=episodes, processes=processes, desc="references to learn from"
+    )
     again = []
     if second := ENVIRONMENTS.get(env.env).second_take:
         shaken = replace(env, options={**env.options, **second})
-        again = takes(shaken, model.spec, first=0, episodes=episodes, processes=processes, desc="second takes")
+        again = reference_episodes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
     return examine(free_run(model, real, seed=seed), env, reader(others, real, seed=seed), model.spec.fps, again)
 
 
@@ -196,7 +199,7 @@ def examine(
     dt = float(np.diff(went[0].steps)[0]) / fps
     rows: dict[str, list[Any]] = {"imagined": [], "real": [], "still": [], "moves": [], "ceiling": []}
     for c in went:
-        shown = c.take.pictures(c.steps)
+        shown = c.reference.images(c.steps)
         frozen = np.broadcast_to(shown[:1], shown.shape)
         for name, frames in (("imagined", c.frames), ("real", shown), ("still", frozen)):
             rows[name].append(_figures(env, c, frames, eyes, dt))
@@ -215,7 +218,7 @@ def examine(
 
 def _moves(c: Continuation, frames: np.ndarray, shown: np.ndarray, eyes: Reader, dt: float) -> PhysicsIQ:
     """Physics-IQ's figures of pictures: where and when things moved, against the simulator's own masks."""
-    truth, pictures = c.take.truth.at(c.steps), np.ascontiguousarray(frames[:, 0])
+    truth, pictures = c.reference.ground_truth.at(c.steps), np.ascontiguousarray(frames[:, 0])
     read = motion_mask(eyes.masks(pictures), eyes.states(pictures).position, dt, _slow(dt))
     known = motion_mask(truth.mask, truth.position, dt, _slow(dt))
     return physics_iq(known, read, shown[:, 0], pictures)
@@ -230,12 +233,12 @@ def _retakes(went: Sequence[Continuation], again: Sequence[ReferenceEpisode], dt
     """The same scenes with other masses, frictions and places, by their true masks: how far reality agrees with itself."""
     second, out = {(t.task, t.seed): t for t in again}, []
     for c in went:
-        other = second.get((c.take.task, c.take.seed))
+        other = second.get((c.reference.task, c.reference.seed))
         steps = [s for s in c.steps if other is not None and s < len(other)]
         if len(steps) > 1:
-            a, b = (t.truth.at(steps) for t in (c.take, other))
+            a, b = (t.ground_truth.at(steps) for t in (c.reference, other))
             masks = (motion_mask(x.mask, x.position, dt, _slow(dt)) for x in (a, b))
-            out.append(physics_iq(*masks, c.take.pictures(steps)[:, 0], other.pictures(steps)[:, 0]))
+            out.append(physics_iq(*masks, c.reference.images(steps)[:, 0], other.images(steps)[:, 0]))
     return out
 
 
@@ -315,8 +318,23 @@ def worst_continuations(found: Commonsense, count: int = 2) -> list[Worst]:
     out = []
     for i in order:
         c = found.continuations[i]
-        real, imagined = c.take.pictures(c.steps)[:, 0], c.frames[:, 0]
-        note = f"seed {c.take.seed}, things {100 * away[i]:.0f} cm further off than the probe is"
+        real, imagined = c.reference.images(c.steps)[:, 0], c.frames[:, 0]
+        note = f"seed {c.reference.seed}, things {100 * away[i]:.0f} cm further off than the probe is"
         columns = {"happened": real, "went on by itself": imagined, "difference": difference(real, imagined)}
-        out.append(Worst(PHYSICAL, c.take.task, columns, 3.0, note))
+        out.append(Worst(PHYSICAL, c.reference.task, columns, 3.0, note))
     return out
+
+
+@EVALUATIONS.register("physics")
+class PhysicsLaws(Evaluation):
+    """Violations of physics in free-running rollouts, where an environment tells the truth about its bodies."""
+
+    suite, order = "full", 40
+
+    def needs(self, context: Context) -> bool:
+        return context.imagines and bool(ENVIRONMENTS.get(context.env.env).tracked_bodies)
+
+    def run(self, context: Context) -> EvalResult:
+        o = context.options
+        found = commonsense(context.model, context.env, episodes=o.held_out, processes=o.processes)
+        return EvalResult(tuple(physics_tables(found)), tuple(worst_continuations(found)))

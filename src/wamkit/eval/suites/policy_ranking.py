@@ -108,11 +108,11 @@ def rank(args: Rank) -> dict[str, Any]:
     )
     stood = []
     for run in policies:
-        real, judged = stage.watched(run)
-        dreamed, _ = stage.dreamed(run)
+        real, judged = stage.simulated(run)
+        dreamed, _ = stage.imagined(run)
         stood.append(PolicyOutcome(run, dreamed, real, judged))
-    found, undefined = _agreement([s.dreamed for s in stood], [s.real for s in stood])
-    eyes, _ = _agreement([s.judged for s in stood], [s.real for s in stood])
+    found, undefined = _agreement([s.imagined for s in stood], [s.real for s in stood])
+    eyes, _ = _agreement([s.classified for s in stood], [s.real for s in stood])
     tables = [policy_table(stood), agreement_table(found, undefined), classifier_table(judge, stood, eyes)]
     if args.candidates > 1:
         tables.append(_exploited(args, stood, stage))
@@ -136,12 +136,12 @@ def rank(args: Rank) -> dict[str, Any]:
             (
                 "Dreamed",
                 "the world model",
-                [(s.run.name, success_interval(s.dreamed), success_interval(s.real)) for s in stood],
+                [(s.run.name, success_interval(s.imagined), success_interval(s.real)) for s in stood],
             ),
             (
                 "Judged",
                 "the judge, shown real pictures,",
-                [(s.run.name, success_interval(s.judged), success_interval(s.real)) for s in stood],
+                [(s.run.name, success_interval(s.classified), success_interval(s.real)) for s in stood],
             ),
         )
     ]
@@ -247,8 +247,8 @@ def _exploited(args: Rank, stood: Sequence[PolicyOutcome], stage: PairedRollouts
     best = max(stood, key=lambda s: float(s.real.mean()))
     rows = []
     for candidates in (1, args.candidates):
-        dreamed, actions = stage.dreamed(best.run, candidates, args.spread if candidates > 1 else 0.0)
-        real = stage.carried_out(actions)
+        dreamed, actions = stage.imagined(best.run, candidates, args.spread if candidates > 1 else 0.0)
+        real = stage.executed(actions)
         name = "as it acts" if candidates == 1 else f"the most promising of {candidates}"
         rows += [
             Row(f"dreamed.{candidates}", f"{name}: dreamed", dreamed.mean(), success_interval(dreamed), fmt=".0%"),
