@@ -16,7 +16,13 @@ from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
 from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
 from wamkit.eval.suites.forecast_consistency import foreseen, foretelling
-from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score, executions, films
+from wamkit.eval.suites.forecast_vs_execution import (
+    Execution,
+    ExecutionScore,
+    execution_score,
+    execution_videos,
+    executions,
+)
 from wamkit.inference.model import Model
 from wamkit.runs.run import Run
 from wamkit.types import Interval, Query
@@ -179,6 +185,12 @@ def _worst_executions(found: list[Execution], count: int = 1) -> list[Worst]:
     skill = {k: (s.policy if s.consistency.undefined else s.consistency).value for k, s in scores.items()}
     worst = sorted((v, k) for k, v in skill.items() if not np.isnan(v))[:count]
     return [
-        Worst(ACTION, f"{task}: its own actions", films(episodes[task, seed]), 3.0, f"seed {seed}, skill {value:.2f}")
+        Worst(
+            ACTION,
+            f"{task}: its own actions",
+            execution_videos(episodes[task, seed]),
+            3.0,
+            f"seed {seed}, skill {value:.2f}",
+        )
         for value, (task, seed) in worst
     ]
