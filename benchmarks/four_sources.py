@@ -14,7 +14,7 @@ import tyro
 
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
-from wamkit.training.trainer import read_metrics
+from wamkit.training.metrics import read_metrics
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""kill -9 at random moments of collection and of training, then the same command again, until it finishes.
+"""Kills collection and training with SIGKILL at random moments, and repeats the same command until it finishes.
 
-The final data set and the final weights must be byte for byte those of a run that nobody interrupted.
+The final data set and the final weights must equal those of an uninterrupted run, byte for byte.
 Usage: python benchmarks/kill.py [--kills 10] [--out runs/kill]
 """
 
@@ -25,14 +25,14 @@ TRAIN = ["train", "--train.steps", "120", "--train.save-every", "7"]
 
 @dataclass(frozen=True)
 class Args:
-    """How often and where."""
+    """Number of kills, and place."""
 
     kills: int = 10
-    """Of each command."""
+    """Kills of each command."""
     out: Path = Path("runs/kill")
     """A folder that does not exist yet."""
     seed: int = 0
-    """Of the moments."""
+    """Seed of the random moments."""
 
 
 def run(command: list[str], kills: int, span: float, rng: np.random.Generator) -> None:
@@ -51,7 +51,7 @@ def run(command: list[str], kills: int, span: float, rng: np.random.Generator) -
 
 
 def digest(folder: Path, pattern: str) -> dict[str, str]:
-    """SHA-256 of every file under `folder` that matches, caches left out."""
+    """SHA-256 of every file under `folder` that matches `pattern`, by path; caches are left out."""
     files = (p for p in sorted(folder.rglob(pattern)) if p.is_file() and ".cache" not in p.parts)
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 

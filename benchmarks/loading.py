@@ -38,8 +38,8 @@ from wamkit.data.loading.windows import Prefetcher
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
-from wamkit.training.launch import train_run
-from wamkit.training.trainer import read_metrics
+from wamkit.training.launch import LoadingOptions, train_run
+from wamkit.training.metrics import read_metrics
 from wamkit.types import Episode
 
 WINDOW, STEPS, WITH_LEROBOT = 8, 200, Path(__file__).parent / "with_lerobot.py"
@@ -165,7 +165,7 @@ def waiting(args: Args, folder: Path) -> None:
     run = replace(run, train=replace(run.train, steps=args.steps, save_every=10_000, log_every=1))
     for name, budget in (("cached", 16.0), ("decoding", 0.0)):
         out = folder / name
-        train_run(run, folder / "mixture.json", out, cache_gb=budget)
+        train_run(run, folder / "mixture.json", out, loading=LoadingOptions(cache_gb=budget))
         rows = [r for _, r in read_metrics(out / "metrics.jsonl") if "wait" in r]
         main = [r for r in rows if r["stage"] == rows[-1]["stage"]]
         share = sum(r["wait"] * r["seconds"] for r in main) / sum(r["seconds"] for r in main)

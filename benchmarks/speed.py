@@ -1,10 +1,10 @@
-"""Speed of what users wait for, each measured beside what it is compared with in the same run. Run it on an idle machine.
+"""Speed of queries, training steps and environments, each beside its reference in the same process, on an idle machine.
 
 Usage: python benchmarks/speed.py RUN --data DATA
   query      one policy query (a whole chunk), batch 1, on one thread: median and 95th percentile
-  step       the trainer's loop against a bare PyTorch loop over the same module, the same batches and the same threads
-  arithmetic FLOPs of a training step on one thread, over the rate of a one-thread matrix product timed between the steps, in
-             float32 and, where the processor multiplies it natively, in bfloat16, each against a product of its own kind
+  step       the trainer's step against a bare PyTorch loop over the same module, the same batches and the same threads
+  arithmetic FLOPs of a training step on one thread, over the rate of a one-thread matrix product timed between the
+             steps: in float32 and, where the processor multiplies it natively, in bfloat16, each against its own kind
   waiting    share of the trainer's time spent waiting for data
   frames     rendering + stepping MetaWorld on one core
 """
@@ -31,13 +31,15 @@ from wamkit.data.loading.windows import Prefetcher
 from wamkit.envs import make_env
 from wamkit.inference.model import load
 from wamkit.runs.run import Run
-from wamkit.training.trainer import Trainer, _split, native_bf16
+from wamkit.training.precision import autocast, native_bf16
+from wamkit.training.run_folder import RunFolder
+from wamkit.training.trainer import Trainer
 from wamkit.types import Observation, Query
 
 
 @dataclass(frozen=True)
 class Args:
-    """What to measure with."""
+    """Run, data and size of the measurement."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """A trained run."""
@@ -46,7 +48,7 @@ class Args:
     steps: int = 20
     """Training steps a round."""
     rounds: int = 5
-    """Rounds, alternating between the two things compared; medians are reported."""
+    """Rounds, alternating between the trainer and its reference; medians are reported."""
 
 
 # torch counts attention's products on a GPU only.
@@ -73,52 +75,49 @@ def query(args: Args) -> None:
         obs = Observation(frames.images[i], frames.proprio[i], frames.text[0])
         times.append(1000 * seconds(lambda obs=obs: model.sample(obs, "policy", seed=0)))
     times, steps = sorted(times[20:]), model.default_steps(Query.POLICY)
-    print(
-        f"query       {statistics.median(times):6.1f} ms median, {times[int(0.95 * len(times))]:.1f} ms at 95 %; {steps} denoising steps"
-    )
+    high = times[int(0.95 * len(times))]
+    print(f"query       {statistics.median(times):6.1f} ms median, {high:.1f} ms at 95 %; {steps} denoising steps")
 
 
 def fresh(args: Args, folder: str, threads: int, precision: str = "auto") -> Trainer:
+    """A trainer of the run's weights in its last stage, features computed ahead."""
     opened = Run.open(args.run)
     run, model = opened.config, opened.family()
     frames, _ = open_frames(args.data)
-    trainer = Trainer(
-        model, frames, dataclasses.replace(run.train, threads=threads, precision=precision), Path(folder), {}
-    )
-    trainer.prepare(model.stages()[-1], run.train.steps)
+    config = dataclasses.replace(run.train, threads=threads, precision=precision)
+    trainer, stage = Trainer(model, frames, config, RunFolder(Path(folder), {})), model.stages()[-1]
+    trainer.strategy.begin(stage)
+    trainer.precompute.prepare(stage, run.train.steps)
     return trainer
 
 
 def step(args: Args, folder: str) -> None:
-    """The trainer's own loop body against the least that PyTorch needs for the same update."""
+    """The trainer's own step against the least that PyTorch needs for the same update."""
     ours = fresh(args, folder, 2)
-    stage = ours.model.stages()[-1]
-    for name, p in ours.model.named_parameters():
-        p.requires_grad_(name.startswith(stage.prefixes))
-    active = [p for p in ours.model.parameters() if p.requires_grad]
+    stage, learning, optimizer = ours.model.stages()[-1], ours.strategy.learning, ours.strategy.optimizer
     torch.set_num_threads(1)  # as the trainer's loop does: the pool's threads have the cores
     batches = [ours.windows.batch(k) for k in range(args.steps)]
     pool = ThreadPoolExecutor(2, initializer=torch.set_num_threads, initargs=(1,))
 
     def bare() -> None:
         for batch in batches:
-            parts = _split(batch, 2)
+            parts = [batch.rows(rows) for rows in torch.arange(len(batch)).tensor_split(2)]
 
             def gradients(i: int, parts: list = parts) -> tuple:
-                with ours.autocast():
+                with autocast(ours.config):
                     losses = ours.model(parts[i], torch.Generator().manual_seed(i), stage.name)
-                return torch.autograd.grad(sum(v.sum() for v in losses.values()), active)
+                return torch.autograd.grad(sum(v.sum() for v in losses.values()), learning)
 
-            for p, a, b in zip(active, *pool.map(gradients, range(2)), strict=True):
+            for p, a, b in zip(learning, *pool.map(gradients, range(2)), strict=True):
                 p.grad = a + b
-            ours.optimizer.step(1e-6, pool.map)
-            ours.optimizer.zero_grad()
+            optimizer.step(1e-6, pool.map)
+            optimizer.zero_grad()
 
     waits: list[float] = []
 
     def trainer() -> None:
         prefetch = Prefetcher(ours.windows.batch, 0, args.steps)
-        spent = seconds(lambda: [ours.update(next(prefetch), stage, active, 1e-6) for _ in range(args.steps)])
+        spent = seconds(lambda: [ours.strategy(next(prefetch), k, 1e-6) for k in range(args.steps)])
         waits.append(prefetch.waited_s / spent)
         prefetch.close()
 
@@ -134,25 +133,22 @@ def step(args: Args, folder: str) -> None:
 def arithmetic(args: Args, folder: str, precision: str) -> None:
     torch.set_num_threads(1)
     ours = fresh(args, folder, 1, precision)
-    stage = ours.model.stages()[-1]
-    for name, p in ours.model.named_parameters():
-        p.requires_grad_(name.startswith(stage.prefixes))
-    active = [p for p in ours.model.parameters() if p.requires_grad]
     batch = ours.windows.batch(0)
+    gradients = lambda: ours.strategy.gradients(batch, step=0, part=0, rows=len(batch))  # noqa: E731
     with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
-        ours._gradients(batch, 0, stage, active, len(batch))
+        gradients()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn(1024, 1024, dtype=dtype), torch.randn(1024, 1024, dtype=dtype)
     shares, flop = [], counter.get_total_flops()
     # In the trainer's own thread, as it does: the main thread's heap gives memory back to the system at every step.
-    there = lambda work: ours.pool.submit(seconds, work).result()  # noqa: E731
+    there = lambda work: next(iter(ours.strategy.map(seconds, [work])))  # noqa: E731
     for _ in range(args.rounds + 1):
-        spent = there(lambda: [ours._gradients(batch, 0, stage, active, len(batch)) for _ in range(4)]) / 4
+        spent = there(lambda: [gradients() for _ in range(4)]) / 4
         peak = 2 * 1024**3 / min(there(lambda: a @ b) for _ in range(20))
         shares.append(flop / spent / peak)
     print(
-        f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread {precision} matrix product's {peak / 1e9:.0f} GFLOP/s; "
-        f"{flop / 1e9:.1f} GFLOP a step in {1000 * spent:.0f} ms"
+        f"arithmetic  {statistics.median(shares[1:]):6.1%} of a one-thread {precision} matrix product's "
+        f"{peak / 1e9:.0f} GFLOP/s; {flop / 1e9:.1f} GFLOP a step in {1000 * spent:.0f} ms"
     )
 
 

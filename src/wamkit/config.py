@@ -51,7 +51,17 @@ def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass instance as JSON-able data. Raises ConfigError where `from_dict` would not restore it exactly."""
+    """A dataclass instance as JSON-able data. Raises ConfigError where `from_dict` would not restore it exactly.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Optimizer:
+        ...     lr: float = 1e-3
+        ...     betas: tuple[float, float] = (0.9, 0.99)
+        >>> to_dict(Optimizer())
+        {'lr': 0.001, 'betas': [0.9, 0.99]}
+    """
     if not is_dataclass(config) or isinstance(config, type):
         raise ConfigError(f"a configuration is a dataclass instance; this is {_found(config)}")
     out = _encode(config, type(config), "")
@@ -73,6 +83,15 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
 
     Raises ConfigError naming the place ("train.optimizer.lr") for an unknown key, a wrong type, a missing key without a
     default, or a value that the class itself refuses with ValueError.
+
+    Examples:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True)
+        ... class Optimizer:
+        ...     lr: float = 1e-3
+        ...     steps: int = 100
+        >>> from_dict(Optimizer, {"lr": 0.01})
+        Optimizer(lr=0.01, steps=100)
     """
     return _decode(cls, data, "")
 

@@ -43,6 +43,10 @@ class Query(enum.StrEnum):
     """The five conditionals of p(o', a | o, l), for observations o, actions a and an instruction l.
 
     `Query("policy")` works as well as `Query.POLICY`. Raises ObservationError for an unknown name, with the nearest.
+
+    Examples:
+        >>> Query("forward").wants_future, Query("forward").wants_action
+        (True, False)
     """
 
     POLICY = "policy"  # o, l -> a
@@ -114,6 +118,11 @@ class Spec:
     past_offsets: steps, negative and ascending, at which earlier observations accompany the present one.
     fps: control steps a second.
     point_grid: side of the grid of scene points, so K = point_grid**2; 0 for models without point clouds.
+
+    Examples:
+        >>> spec = Spec(("scene", "wrist"), height=64, width=64, proprio_dim=4, action_dim=4)
+        >>> spec.views, spec.chunk, spec.frame_offsets
+        (2, 16, (8, 16))
     """
 
     cameras: tuple[str, ...]

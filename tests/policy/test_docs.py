@@ -146,7 +146,7 @@ def test_the_attention_figure_shows_each_programs_mask():
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `wamkit` command on a page, in blocks and in the text; `...` and what a shell fills in end it."""
+    """The words of every `wamkit` command on a page, in blocks and in text, up to `...` or what a shell fills in."""
     text = page.read_text().replace("\\\n", " ")
     lines = [line.split(" #")[0] for block in blocks(text) for line in block.splitlines()]
     lines += re.findall(r"`(wamkit [^`]+)`", prose(text))

@@ -20,7 +20,7 @@ from wamkit.files import StoreError
 from wamkit.inference.model import load
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
-from wamkit.training.launch import _latents, train_run
+from wamkit.training.launch import _feature_cache, train_run
 from wamkit.training.trainer import Trainer
 from wamkit.types import Episode, Observation, WamkitError
 
@@ -201,8 +201,8 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
 
     stopped = Trainer._save
 
-    def stop(self):
-        stopped(self)
+    def stop(self, *args):
+        stopped(self, *args)
         if self.step == 4:
             raise KeyboardInterrupt
 
@@ -324,9 +324,9 @@ def test_words_of_the_command_line(tmp_path):
         parse_sources(["c:5-5"], Path("m.json"))
 
 
-def test_kept_latents_are_those_of_these_views(folder, tmp_path):
+def test_kept_features_are_those_of_these_views(folder, tmp_path):
     """What a camera is said to look at decides what a model is shown of it; so does a video's rate."""
     config = {"mixture": 1}
     stores = [Store.open(folder / "arm")]
-    one, again, other = (_latents(tmp_path, stores, 1.0, [config, {"arm": v}]).data for v in (0, 0, 1))
-    assert one == again != other and _latents(tmp_path, stores, 0.0) is None
+    one, again, other = (_feature_cache(tmp_path, stores, 1.0, [config, {"arm": v}]).data for v in (0, 0, 1))
+    assert one == again != other and _feature_cache(tmp_path, stores, 0.0) is None

@@ -1,4 +1,4 @@
-"""Recipes are complete runs: every family has one at the demo's size and one at the literature's, and sizes compare fairly."""
+"""Recipes are complete runs: each family has one of the demo's size and one of the literature's, compared fairly."""
 
 from __future__ import annotations
 

@@ -54,9 +54,9 @@ def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.runs.config import PARTS
     from wamkit.runs.recipes import RECIPES
-    from wamkit.training.launch import train_run
+    from wamkit.training.launch import LoadingOptions, train_run
 
     config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
-    caches = {"cache_gb": args.cache_gb, "feature_cache_gb": args.feature_cache_gb}
-    train_run(config, args.data, args.out, args.command, **caches, decoder=args.decoder)
+    loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
+    train_run(config, args.data, args.out, command=args.command, loading=loading)
     print(f"trained: {args.out}\nnext: wamkit eval {args.out}")

@@ -22,6 +22,15 @@ def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, 
 
     Quaternions need not have unit length. (0, 0, 0, 0) is taken for the identity. Raises ValueError for another
     representation.
+
+    Examples:
+        A quarter turn about z, as a quaternion (w, x, y, z):
+
+        >>> half = np.sqrt(0.5)
+        >>> to_matrix(np.array([half, 0, 0, half]), "quat_wxyz").round(3) + 0.0
+        array([[ 0., -1.,  0.],
+               [ 1.,  0.,  0.],
+               [ 0.,  0.,  1.]])
     """
     lead, flat = x.shape[:-1], np.asarray(x, np.float64).reshape(-1, x.shape[-1])
     if written == "rot6d":

@@ -19,6 +19,11 @@ class EnvSpec:
     tasks: names of tasks.
     options: fields of the environment's Config other than the task.
     embodiment: for a model trained on a mixture, the embodiment that acts; "" for the model's own.
+
+    Examples:
+        >>> spec = EnvSpec("pusht", ("push-t",))
+        >>> spec.tasks
+        ('push-t',)
     """
 
     env: str = ""

@@ -56,10 +56,10 @@ MT10 = (
 )
 
 _METAWORLD = {"max_steps": 500, "goal_markers": True}
-# reach, push and pick-place have random goals that are seen in no other way.
+# The random goals of reach, push and pick-place are visible by their markers alone.
 
 _METAWORLD_TRAPS = (
-    "success is held at any step, and play stops there; success at the last step is another, lower number",
+    "success counts at any step, and play stops there; success at the last step is a lower figure",
     "500 steps, as MetaWorld plays; v1 and many papers stopped at 150 or 200",
     "goals are drawn afresh from the tasks' ranges; MetaWorld's own evaluation takes the 50 goals that were trained on",
     "goal markers are drawn, as by default; a model that learned without them sees them for the first time",
@@ -71,7 +71,7 @@ _METAWORLD_TRAPS = (
 @PROTOCOLS.register("metaworld-mt10")
 def metaworld_mt10() -> Protocol:
     """MetaWorld's ten tasks of MT10, 50 unseen goals each, 500 steps."""
-    compares = "policies that act on pictures, with 50 goals a task and success at any step"
+    compares = "policies that act on images, with 50 goals a task and success at any step"
     return Protocol(EnvSpec("metaworld", MT10, _METAWORLD), 50, note=_note(compares, _METAWORLD_TRAPS))
 
 
@@ -84,9 +84,9 @@ def metaworld_mt50() -> Protocol:
 
 
 _LIBERO_TRAPS = (
-    "the k-th episode of a task starts from its k-th published initial state, after ten steps of doing nothing that are not counted",
+    "the k-th episode of a task starts from its k-th published initial state, after ten uncounted steps without action",
     "fixtures stand where seed 7 puts them, as in openpi; OpenVLA takes seed 0 (--options seed=0)",
-    "pictures are flipped upright; a model of data that was turned by half a turn needs --options turn=rotated",
+    "images are flipped upright; a model of data rotated by 180 degrees needs --options turn=rotated",
     "steps are capped by suite, 220 to 520; without the caps success is higher",
     "one model of all four suites and one for each are different claims, and libero_90 is in neither mean",
     "four suites of 500 episodes cannot tell 98.5 % from 99 %",
@@ -112,10 +112,13 @@ for _suite in MAX_STEPS:
 
 @PROTOCOLS.register("pusht")
 def pusht() -> Protocol:
-    """PushT, 50 unseen starts, 300 steps, solved at 95 % coverage."""
-    compares = "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, which is higher"
+    """PushT, 50 unseen starts, 300 steps, success at 95 % coverage."""
+    compares = (
+        "success rates of gym-pusht (LeRobot); Diffusion Policy reports the mean of the greatest coverage, "
+        "which is higher"
+    )
     traps = (
-        "published policies saw 96x96 pictures, two at a time",
+        "published policies saw 96x96 images, two at a time",
         "coverage at any step counts, and play stops there",
     )
     return Protocol(EnvSpec("pusht", ("push-t",), {"max_steps": 300}), 50, note=_note(compares, traps))

@@ -38,9 +38,10 @@ from wamkit.runs.config import PARTS, RunConfig, config_from_dict, config_to_dic
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run
+from wamkit.training.interruption import Interrupted
 from wamkit.training.launch import train_run
+from wamkit.training.metrics import read_metrics
 from wamkit.training.schedule import stage_spans
-from wamkit.training.trainer import Interrupted, read_metrics
 from wamkit.types import Query, WamkitError
 
 

@@ -13,12 +13,15 @@ from wamkit.types import KVMemory, Observation, ObservationError, Query, Unsuppo
 
 @dataclass(frozen=True)
 class Session:
-    """Where one robot is in its current chunk. Immutable: `Policy.act` returns the next one.
+    """The state of one episode under a policy. Immutable: `Policy.act` returns the next one.
 
-    seed: of this session's noise.   step: actions taken so far.   queries: model queries so far.
-    chunk: float32 (A, a) in the robot's units, or None before the first query.   used: actions of it already taken.
-    future: uint8 (F, V, 3, H, W), what was imagined along with the chunk; None where the query imagines nothing.
-    seen: (step, observation) of those earlier steps that a coming query may look back at, or what the model remembers of it.
+    seed: seed of the session's noise.
+    step: actions taken so far.
+    queries: model queries so far.
+    chunk: float32 (A, a) in the robot's units; None before the first query.
+    used: actions taken of the chunk.
+    seen: (step, observation or its memory) of earlier steps that a coming query may look back at.
+    future: uint8 (F, V, 3, H, W), the future imagined along with the chunk; None if the query imagines none.
     """
 
     seed: int = 0
@@ -31,12 +34,15 @@ class Session:
 
 
 class Policy:
-    """Asks `model` for a chunk of actions and hands them out one by one; asks again after `replan_every` of them.
+    """Queries `model` for a chunk of actions and returns them one by one; queries again after `replan_every` of them.
 
-    query: `policy`, or `joint` to imagine the future along with the actions.   steps: denoising steps a query, None for
-    the model's own.   seed: of sessions that this policy starts.   use_memory: whether a model that keeps memory
-    attends to it, instead of encoding earlier observations again at every query; actions are equal up to rounding.
-    The policy itself holds no state, so one instance serves any number of robots.
+    query: `policy`, or `joint` to imagine the future along with the actions.
+    steps: denoising steps a query; None for the model's own number.
+    seed: seed of sessions that this policy starts.
+    use_memory: whether a model that keeps memory attends to it, instead of encoding earlier observations again at
+        every query. The actions are equal up to rounding.
+
+    The policy holds no state, so that one instance serves any number of robots.
     """
 
     def __init__(
@@ -56,7 +62,7 @@ class Policy:
             raise UnsupportedQuery(unsupported(model.name, self.query))
         if self.query not in (Query.POLICY, Query.JOINT):
             raise WamkitError(
-                f"a policy acts on the query 'policy' or 'joint'; '{self.query}' needs to be given what it should find out"
+                f"a policy acts on the query 'policy' or 'joint'; '{self.query}' has inputs that a policy does not have"
             )
         if not isinstance(replan_every, int) or not 1 <= replan_every <= model.spec.chunk:
             raise WamkitError(
@@ -66,7 +72,7 @@ class Policy:
         self.past_offsets, self.use_memory = model.spec.past_offsets, use_memory
 
     def needs_images(self, session: Session | None) -> bool:
-        """Whether the next `act` looks at the pictures, now or at a later query that looks back at them.
+        """True if the next `act` needs images, for its own query or for a later one that looks back at them.
 
         Inside a chunk it usually does not, and rendering can be saved.
         """
@@ -74,7 +80,7 @@ class Policy:
         return any((step - offset) % self.replan_every == 0 for offset in (0, *self.past_offsets))
 
     def queried(self, before: Session | None, after: Session) -> bool:
-        """Whether the `act` between these two sessions queried the model."""
+        """True if the `act` between these two sessions queried the model."""
         return after.queries > (before.queries if before else 0)
 
     def act(self, obs: Observation, session: Session | None = None) -> tuple[np.ndarray, Session]:
@@ -88,7 +94,7 @@ class Policy:
             noise = int(np.random.SeedSequence((session.seed, queries)).generate_state(1, np.uint64)[0] >> 1)
             looking = replace(obs, past=self._past(session))
             answer = self.model.sample(looking, self.query, seed=[noise], steps=self.steps)
-            assert answer.actions is not None  # both queries that a policy may ask give actions
+            assert answer.actions is not None  # both queries of a policy return actions
             chunk, used, queries = answer.actions[0], 0, queries + 1
             future = None if answer.future is None else answer.future[0]
             if answer.memory and self.use_memory:
@@ -100,10 +106,11 @@ class Policy:
         return chunk[used], Session(session.seed, session.step + 1, queries, chunk, used + 1, seen, future)
 
     def _past(self, session: Session) -> tuple[Observation | KVMemory | None, ...]:
-        """What the session saw at the steps that the model looks back at; None before its first step."""
+        """Observations or memory at the steps that the model looks back at; None before the session's first step."""
         seen, steps = dict(session.seen), [session.step + offset for offset in self.past_offsets]
         if missing := [k for k in steps if k >= 0 and k not in seen]:
             raise ObservationError(
-                f"the policy looks back at step {missing[0]}, but `act` got no images there: draw them where `needs_images` says so"
+                f"the policy looks back at step {missing[0]}, but `act` got no images there: "
+                "render them where `needs_images` is true"
             )
         return tuple(seen.get(k) for k in steps)

@@ -45,7 +45,7 @@ class CheckpointError(WamkitError):
 
 
 class _Damaged(CheckpointError):
-    """A file of a checkpoint is missing or altered; says which, without advice."""
+    """A file of a checkpoint is missing or altered. Names the file, without advice."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ class State(NamedTuple):
 class Checkpoint:
     """One loaded checkpoint, tensors on the CPU.
 
-    weights: for inference, by the model's own names.   config, extra: as they were given to `save_checkpoint`.
-    model_state, ema_state, optimizer_state, rng_state: what exact resume needs, in the original dtypes and memory
-    layouts; None unless loaded with `training=True`, and `ema_state` also when none was saved.
+    weights: for inference, by the model's own names.
+    config, extra: as they were given to `save_checkpoint`.
+    model_state, ema_state, optimizer_state, rng_state: the state for exact resume, in the original dtypes and memory
+        layouts; None unless loaded with `training=True`, and `ema_state` also when none was saved.
     """
 
     path: Path
@@ -151,7 +152,7 @@ def save_checkpoint(
 
 
 def has_checkpoint(folder: str | Path) -> bool:
-    """Whether anything in `folder` or its `checkpoints/` is, or claims to be, a checkpoint to go on from."""
+    """True if anything in `folder` or its `checkpoints/` is, or claims to be, a checkpoint to resume from."""
     at = Path(folder) / "checkpoints"
     return any((f / "latest").is_file() or bool(_checkpoints(f)) for f in (Path(folder), at))
 
@@ -276,7 +277,7 @@ def _tensors(manifest: Manifest, name: str) -> dict[str, Tensor]:
 
 
 def _advice(folder: Path, bad: str, names: Sequence[str] = SERVED) -> str:
-    """What to do about a checkpoint that cannot be used: the newest intact one beside it, if there is any."""
+    """Advice about a damaged checkpoint: the newest intact one beside it, if there is any."""
     for other in _checkpoints(folder):
         if other.name != bad and _usable(other, names):
             return f"; {other} is intact: load that, or write {other.name!r} into {folder / 'latest'} to go on from it"
@@ -366,7 +367,7 @@ def _order(path: Path) -> tuple[int, int]:
 
 
 def _clean(folder: Path) -> None:
-    """Removes what a killed save left behind."""
+    """Removes the remains of saves that were killed."""
     for left in folder.glob(".tmp-*"):
         shutil.rmtree(left, ignore_errors=True)
     for left in folder.glob(".latest.*.tmp"):

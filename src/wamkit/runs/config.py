@@ -14,15 +14,14 @@ from wamkit.families.base import FAMILIES, Family
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """What a window of the data set is."""
+    """The windows that a family learns from."""
 
     chunk: int = 16
-    """Actions a window."""
+    """Actions in a window."""
     frame_offsets: tuple[int, ...] = (8, 16)
-    """Steps ahead at which futures are imagined, ascending; at most `chunk`, since actions decide what is seen."""
-
+    """Steps ahead of predicted frames, ascending, at most `chunk`: later frames depend on later actions."""
     past_offsets: tuple[int, ...] = ()
-    """Steps, negative and ascending, at which the model sees earlier observations too: -16 -8 is two of them."""
+    """Steps, negative and ascending, of earlier observations in the input: -16 -8 are two of them."""
 
     def __post_init__(self) -> None:
         cfg.check_bounds(self, chunk=(1, inf), frame_offsets=(1, self.chunk))
@@ -35,15 +34,15 @@ class WindowConfig:
 
 @dataclass(frozen=True)
 class EpisodesConfig:
-    """Which episodes of the data set are learned from. By default all, with their actions."""
+    """The episodes of the data set that are learned from. By default all, with their actions."""
 
     labelled: int | None = None
-    """Only the first so many demonstrations keep their actions; off-expert episodes are left out."""
+    """Number of demonstrations, from the first on, that keep their actions. Off-expert episodes are then left out."""
     action_free: int = 0
-    """Where `labelled` is given: so many further demonstrations are shown as video, without their actions."""
+    """With `labelled`: number of further demonstrations used as video, without their actions."""
     labelled_share: float | None = None
-    """Where there are action-free ones: which part of all samples has actions. By default every frame is drawn as often as another,
-    so that many action-free demonstrations leave few samples to learn to act from."""
+    """With `action_free`: share of all samples that have actions. By default each frame is drawn equally often, so that
+    many action-free demonstrations leave few samples to learn actions from."""
 
     def __post_init__(self) -> None:
         cfg.check_bounds(self, action_free=(0, inf), **({} if self.labelled is None else {"labelled": (1, inf)}))
@@ -57,10 +56,10 @@ class EpisodesConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a family is trained. The defaults are a few minutes on two CPU cores."""
+    """Training of a family. The defaults take a few minutes on two CPU cores."""
 
     steps: int = 3000
-    """All stages together."""
+    """Steps of all stages together."""
     batch_size: int = 16
     lr: float = 5e-3
     """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
@@ -72,23 +71,23 @@ class TrainConfig:
     clip: float = 1.0
     """Largest global gradient norm."""
     ema: float = 0.99
-    """Decay of the averaged weights, which are what a checkpoint serves."""
+    """Decay of the averaged weights, which a checkpoint serves."""
     shift: int = 0
-    """Augmentation: largest translation of a window's pictures, in pixels."""
+    """Augmentation: largest translation of a window's images, in pixels."""
     colour: float = 0.0
     """Augmentation: largest relative change of a window's brightness, contrast and saturation."""
     drop_view: float = 0.0
-    """Augmentation: how often a view is black, where there are several; one always stays."""
+    """Augmentation: probability that a view is black, if there are several. One view always stays."""
     weights: tuple[tuple[str, float], ...] = ()
-    """Weights of losses by name; those not named weigh 1. A name that the family does not return is an error."""
+    """Weights of losses by name, 1 by default. A name that the family does not return is an error."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` takes bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
+    """`auto` uses bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
     device: str = "cpu"
-    """Any device of torch."""
+    """Name of a torch device."""
     threads: int = 2
-    """On a CPU: parts that each batch is divided into, with a thread and a core each. Part of the result's identity."""
+    """On a CPU: parts of each batch, with a thread and a core each. The result depends on it."""
     seed: int = 0
-    """Of initial weights, windows, noise."""
+    """Seed of initial weights, windows and noise."""
     save_every: int = 200
     """Steps between checkpoints."""
     log_every: int = 10
@@ -107,7 +106,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A complete run: which family, how large, on what windows, trained how."""
+    """A complete run: family, sizes, windows and training."""
 
     family: str
     model: Any
@@ -123,7 +122,7 @@ def family_class(name: str) -> type[Family]:
 
 
 PARTS = ("model", "window", "train", "episodes")
-"""Of a run's configuration, as they are named in files and on the command line."""
+"""Parts of a run's configuration, as they are named in files and on the command line."""
 
 
 def config_to_dict(run: RunConfig) -> dict[str, Any]:
@@ -132,7 +131,7 @@ def config_to_dict(run: RunConfig) -> dict[str, Any]:
 
 
 def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
-    """The inverse of `config_to_dict`; what is not there has today's defaults. Raises ConfigError for what is unknown."""
-    model = cfg.from_dict(family_class(data["family"]).Config, old_names.renamed(data["model"], old_names.MODEL))
+    """The inverse of `config_to_dict`. Missing fields take their present defaults; unknown ones raise ConfigError."""
+    model: Any = cfg.from_dict(family_class(data["family"]).Config, old_names.renamed(data["model"], old_names.MODEL))
     parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
     return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})

@@ -1,7 +1,7 @@
 """Recipes: functions that return a complete run. `wamkit train --recipe NAME` starts from one; options override it.
 
-`metaworld-FAMILY` is the demo's budget on two CPU cores: equal data and steps, trunks of equal size. `large-FAMILY` has the sizes
-at which the literature trains, for a GPU or many (`--train.device`): the same files, other numbers.
+`metaworld-FAMILY` is the budget of the demo on two CPU cores: equal data and steps, backbones of equal size.
+`large-FAMILY` has the sizes at which the literature trains, for one GPU or many (`--train.device`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Recipe = Callable[[], RunConfig]
 RECIPES: Registry[Recipe] = Registry("recipe", "wamkit.recipes")
 
 FUTURE_2 = TrainConfig(weights=(("future", 2.0),))
-"""Pictures weigh twice: they are what is hard, and actions lose nothing by it."""
+"""Futures weigh twice: they are the harder part, and actions lose nothing by it."""
 
 HISTORY = WindowConfig(past_offsets=(-32, -24, -16, -8))
-"""Four moments, at the rhythm in which policies ask."""
+"""Four earlier moments, as far apart as the queries of a policy."""
 
 LARGE = {"width": 1024, "depth": 24, "heads": 16, "action_width": 512, "head_width": 512, "codec_channels": 16}
 LARGE_TRAIN = TrainConfig(steps=200_000, batch_size=256, lr=2e-4, warmup=2000, ema=0.9999, save_every=5000)
@@ -40,13 +40,13 @@ def metaworld_unified() -> RunConfig:
 
 @RECIPES.register("metaworld-unified-chunk_causal")
 def metaworld_unified_chunk_causal() -> RunConfig:
-    """The same with a history: four earlier moments, each read once and remembered (DreamZero)."""
+    """The same with a history: four earlier moments, each encoded once and kept in memory (DreamZero)."""
     return RunConfig("unified", _model("unified", chunk_causal=True), HISTORY, FUTURE_2)
 
 
 @RECIPES.register("unified-mixture")
 def unified_mixture() -> RunConfig:
-    """One model for several robots and for video without actions: what `wamkit mix` writes. Steps for four data sets."""
+    """One model for several embodiments and for video without actions, as `wamkit mix` writes them."""
     train = dataclasses.replace(FUTURE_2, steps=5000, batch_size=24)
     return RunConfig("unified", _model("unified"), WindowConfig(), train)
 
@@ -59,7 +59,7 @@ def metaworld_bc() -> RunConfig:
 
 @RECIPES.register("metaworld-world_model")
 def metaworld_world_model() -> RunConfig:
-    """The other control: it imagines what given actions do, and emits none."""
+    """The other control: forward dynamics alone, without a policy."""
     return RunConfig("world_model", _model("world_model"), WindowConfig(), TrainConfig())
 
 
@@ -103,7 +103,7 @@ def metaworld_query_ar() -> RunConfig:
 
 @RECIPES.register("metaworld-align")
 def metaworld_align() -> RunConfig:
-    """A middle layer says how the future will look to a teacher (FLARE)."""
+    """A middle layer predicts the features of the future under a teacher (FLARE)."""
     weights = (("align_ema", 0.2),)
     return RunConfig("align", _model("align"), WindowConfig(), TrainConfig(weights=weights))
 
@@ -117,13 +117,13 @@ def metaworld_jepa() -> RunConfig:
 
 @RECIPES.register("metaworld-cascade_idm")
 def metaworld_cascade_idm() -> RunConfig:
-    """A planner imagines the pictures, an inverse dynamics model reads the actions off them (UniPi, Vidar)."""
+    """A planner predicts the frames, an inverse dynamics model reads the actions off them (UniPi, Vidar)."""
     return RunConfig("cascade_idm", _model("cascade_idm"), WindowConfig(), TrainConfig())
 
 
 @RECIPES.register("metaworld-cascade_geom")
 def metaworld_cascade_geom() -> RunConfig:
-    """A planner imagines where scene points go, rigid motions become waypoints (AVDC, Im2Flow2Act, 3DFlowAction)."""
+    """A planner predicts the flow of scene points; rigid motions become waypoints (AVDC, Im2Flow2Act, 3DFlowAction)."""
     return RunConfig("cascade_geom", _model("cascade_geom"), WindowConfig(), TrainConfig())
 
 
@@ -135,7 +135,7 @@ def metaworld_latent_action() -> RunConfig:
 
 @RECIPES.register("metaworld-discrete")
 def metaworld_discrete() -> RunConfig:
-    """Text, pictures and actions as tokens of one vocabulary, written one after the other (WorldVLA, CoT-VLA)."""
+    """Text, images and actions as tokens of one vocabulary, decoded one after the other (WorldVLA, CoT-VLA)."""
     return RunConfig("discrete", _model("discrete"), WindowConfig(), TrainConfig())
 
 

@@ -134,7 +134,7 @@ def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
 
 
 def run_to_dict(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
-    """Everything that `Run` holds besides the weights, JSON-able. It goes into every checkpoint and into config.json."""
+    """Everything in a `Run` besides the weights, JSON-able. It goes into every checkpoint and into config.json."""
     facts = {"spec": cfg.to_dict(spec), "statistics": statistics, "provenance": cfg.to_dict(provenance)}
     return config_to_dict(run) | facts
 

@@ -1,11 +1,11 @@
-"""From a recipe and a data folder to a trained run folder."""
+"""From a recipe and data to a trained run folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,87 +14,115 @@ from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
 from wamkit.data.loading.lazy_frames import CACHE_GB
-from wamkit.data.loading.mixture import divided, mixture_spec, open_mixture
+from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
+from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
-from wamkit.training.trainer import FeatureCache, Trainer, Watch
-from wamkit.types import WamkitError
+from wamkit.training.precompute import FeatureCache
+from wamkit.training.run_folder import RunFolder
+from wamkit.training.trainer import Trainer, Watch
+from wamkit.types import Spec, WamkitError
+
+
+@dataclass(frozen=True)
+class LoadingOptions:
+    """Speed and disk use of data loading. No option changes what is learned.
+
+    cache_gb: most GB of decoded frames kept beside the data.   feature_cache_gb: most GB of features of frozen encoders
+    kept beside the data; 0 keeps none.   decoder: the library that decodes videos.
+    """
+
+    cache_gb: float = CACHE_GB
+    feature_cache_gb: float = 0.0
+    decoder: Decoder = "pyav"
+
+
+@dataclass(frozen=True)
+class _TrainingData:
+    """Data opened for a run. facts: further entries of the run's configuration that describe the data."""
+
+    frames: Frames | Mixture
+    spec: Spec
+    statistics: dict[str, Any]
+    provenance: Provenance
+    cache: FeatureCache | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def train_run(
     run: RunConfig,
     data: Path,
     out: Path,
+    *,
     command: str = "",
     watch: Watch | None = None,
-    cache_gb: float = CACHE_GB,
-    feature_cache_gb: float = 0.0,
-    decoder: Decoder = "pyav",
+    loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
 ) -> Family:
-    """Trains `run` on the store, or the mixture's file, `data` and writes the run folder `out`; continues it if it was begun.
+    """Trains `run` on `data`, a data set's folder or a mixture's file, and writes the run folder `out`.
 
-    config.json there holds the resolved configuration, shapes, statistics, where the data came from, and the `command`
-    that asked for it, if one did. `watch` is asked at every checkpoint (see `Trainer`). `cache_gb` bounds what is kept of decoded
-    pictures, `feature_cache_gb` what is kept, beside the data, of what frozen encoders made of them, and films are decoded by `decoder`;
-    none has an influence on what is learned.
+    A run that was begun continues. config.json there holds the resolved configuration, shapes, statistics, the origin
+    of the data and the `command` that asked for the run. `watch`: see `Trainer.run`.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
-    if Path(data).is_file():
-        return _train_mixture(run, Path(data), out, command, watch, cache_gb, feature_cache_gb, decoder)
-    frames, store = open_frames(Store.open(data, decoder), cache_gb=cache_gb)
+    opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
+    config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
+    model = build(run, opened.spec, opened.statistics)
+    return Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache).run(watch)
+
+
+def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
+    frames, store = open_frames(Store.open(path, loading.decoder), cache_gb=loading.cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
-    points = family_class(run.family).needs_point_cloud
-    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, points)
-    numbers = statistics(frames, spec)
-    config = run_to_dict(run, spec, numbers, Provenance.of(store))
+    needs_point_cloud = family_class(run.family).needs_point_cloud
+    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
     share = run.episodes.labelled_share
-    drawn = frames if share is None else divided(frames, share, spec.fps)
-    latents = _latents(store.root, [store], feature_cache_gb)
-    return Trainer(build(run, spec, numbers), drawn, run.train, out, config, command, watch, latents).run()
+    return _TrainingData(
+        frames=frames if share is None else divided(frames, share, spec.fps),
+        spec=spec,
+        statistics=statistics(frames, spec),
+        provenance=Provenance.of(store),
+        cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
+    )
 
 
-def _latents(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> FeatureCache | None:
-    if not gb:
-        return None
-    data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
-    return FeatureCache(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
-
-
-def _train_mixture(
-    run: RunConfig,
-    path: Path,
-    out: Path,
-    command: str,
-    watch: Watch | None,
-    cache_gb: float,
-    feature_cache_gb: float,
-    decoder: Decoder,
-) -> Family:
-    """The same for several data sets together; config.json also holds the mixture and its robots."""
+def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
     if family_class(run.family).needs_point_cloud:
         raise WamkitError(
-            f"'{run.family}' looks at scene points, which only data sets of one simulator have; train it on one"
+            f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, cache_gb, decoder)
+    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
-    # Each robot's numbers are brought to unit scale on their way into the mixture.
+    # The mixture already brings each embodiment's values to unit scale.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
-    numbers = {k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()}
     stores = [Store.open(path.parent / s.data) for s in described.sources]
-    made = dict(zip(mixture.names, map(Provenance.of, stores), strict=True))
-    acting = next((n for n, provenance in made.items() if provenance.env.env), "")
-    provenance = made.get(acting) or next(iter(made.values()))
-    provenance = replace(provenance, env=replace(provenance.env, embodiment=acting))
-    config = run_to_dict(run, spec, numbers, provenance) | {
+    origins = dict(zip(mixture.names, map(Provenance.of, stores), strict=True))
+    acting = next((name for name, origin in origins.items() if origin.env.env), "")
+    provenance = origins.get(acting) or next(iter(origins.values()))
+    facts = {
         "mixture": to_dict(described),
         "embodiments": {n: to_dict(e) for n, e in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
     }
-    latents = _latents(path.parent, stores, feature_cache_gb, [config["mixture"], config["embodiments"]])
-    return Trainer(build(run, spec, numbers), mixture, run.train, out, config, command, watch, latents).run()
+    more = [facts["mixture"], facts["embodiments"]]
+    return _TrainingData(
+        frames=mixture,
+        spec=spec,
+        statistics={k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()},
+        provenance=replace(provenance, env=replace(provenance.env, embodiment=acting)),
+        cache=_feature_cache(path.parent, stores, loading.feature_cache_gb, more),
+        facts=facts,
+    )
+
+
+def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> FeatureCache | None:
+    """The cache in `folder`, for windows over `stores` as `mixture` shows them; None for 0 GB."""
+    if not gb:
+        return None
+    data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
+    return FeatureCache(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix to each of a stack (..., n, m), roughly, by Newton-Schulz iteration.
+    """The nearest semi-orthogonal matrix to each of a stack (..., n, m), approximately, by Newton-Schulz iteration.
 
     Singular values end in about [0.7, 1.2], which is enough. Source: Jordan et al. 2024, "Muon", coefficients included.
-    In float32: torch's own Muon computes in bfloat16, which a processor without such units does ten times slower. Every
-    step multiplies x by a polynomial of its Gram matrix, and these commute, so the iteration runs on the small Gram matrix
-    alone and x is multiplied once: the same result, in half the arithmetic for a matrix four times as wide as high.
+    It computes in float32: torch's own Muon computes in bfloat16, ten times slower on a processor without such units.
+    Every step multiplies x by a polynomial of its Gram matrix, and these polynomials commute. So the iteration runs on
+    the small Gram matrix alone and x is multiplied once: the same result, in half the arithmetic for a matrix four
+    times as wide as high.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = g.shape[-2] > g.shape[-1]
@@ -30,9 +32,9 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose updates are orthogonalised matrix by matrix, scaled to the size of AdamW's (arXiv:2502.16982, eq. 4).
+    """Momentum with orthogonalised updates, scaled to the size of AdamW's (arXiv:2502.16982, eq. 4).
 
-    A convolution's kernel (c_out, c_in, h, w) is taken for the matrix (c_out, c_in h w) that it is.
+    A convolution kernel (c_out, c_in, h, w) counts as a matrix (c_out, c_in h w).
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
@@ -58,12 +60,12 @@ class Muon(torch.optim.Optimizer):
 class Optimizer:
     """Muon for parameters named by `matrices`, AdamW for the others.
 
-    `parts` are the optimisers of torch that it is made of, for saving and loading their states: AdamW, and the matrices
-    dealt out to `threads` Muons of equal work, so that they can be stepped side by side. Dealing changes no result.
+    parts: the torch optimisers that it consists of: AdamW, then one Muon for each of `shards` shards of equal work, so
+    that threads can step them side by side. The division changes no result.
     """
 
     def __init__(
-        self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), threads: int = 1
+        self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), shards: int = 1
     ):
         chosen = set(matrices)
         named = list(model.named_parameters())
@@ -72,20 +74,20 @@ class Optimizer:
             torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         ]
         muon.sort(key=lambda p: tuple(p.shape))  # each shard gets some of every shape
-        shards = [muon[i::threads] for i in range(threads)]
-        self.parts += [Muon(shard, lr, weight_decay=weight_decay) for shard in shards if shard]
+        divided = [muon[i::shards] for i in range(shards)]
+        self.parts += [Muon(shard, lr, weight_decay=weight_decay) for shard in divided if shard]
 
     def step(
         self,
         lr: float,
-        run: Callable[..., Iterable[None]] = map,
+        map: Callable[..., Iterable[None]] = map,
         after: Callable[[list[Tensor]], None] = lambda moved: None,
         scale: Tensor | None = None,
     ) -> None:
         """One step of every part at learning rate `lr`; parameters without a gradient stay as they are.
 
-        `run` maps a function over the parts: the builtin, or a thread pool's. `after` is told, part by part, what moved.
-        `scale` multiplies all gradients first, in place, where they must be clipped.
+        map: applies a function to the parts: the builtin, or a thread pool's.   after: called for every part with the
+        parameters that it moved.   scale: multiplies all gradients first, in place, to clip them.
         """
 
         def one(part: torch.optim.Optimizer) -> None:
@@ -98,9 +100,26 @@ class Optimizer:
             if moved:
                 after(moved)
 
-        list(run(one, self.parts))
+        list(map(one, self.parts))
 
     def zero_grad(self) -> None:
         """Drops all gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all parts, by their number."""
+        return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        for i, part in enumerate(self.parts):
+            part.load_state_dict(state[str(i)])
+
+
+def muon_matrices(model: nn.Module) -> list[str]:
+    """Names of the parameters that Muon moves: convolution kernels, and the matrices of backbone blocks.
+
+    Embeddings, heads and norms are AdamW's.
+    """
+    return [n for n, p in model.named_parameters() if p.ndim == 4 or (".blocks." in n and p.ndim == 2)]

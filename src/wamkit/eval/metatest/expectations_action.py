@@ -328,7 +328,7 @@ HELPERS: Mapping[str, str] = {
     "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_intervals",
     "metrics.sequential_tests.outcome_tables": "puts records in order; no figure",
     "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",
-    "suites.forecast_vs_execution.films": "videos for a report",
+    "suites.forecast_vs_execution.execution_videos": "videos for a report",
     "metrics.intervals.paired_difference": "an interval; its coverage is in test_intervals",
     "report.action_tables.action_part": "rows for a report, of figures that are here",
     "report.action_tables.inverse_table": "rows for a report, of figures that are here",

@@ -56,6 +56,11 @@ def psnr(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -
     Averages of it differ from the PSNR of an averaged MSE (Jensen), so say which one a table shows. Blind to small
     objects and kind to blur: an image without its moving object beats the copy. Stays when every pixel is drawn as
     four. Equals scikit-image's `peak_signal_noise_ratio(data_range=1)`.
+
+    Examples:
+        >>> frame = torch.full((1, 3, 16, 16), 0.5)
+        >>> psnr(frame, frame + 0.1).round(decimals=1)
+        tensor([20.])
     """
     return decibel(mse(truth, image))
 
@@ -73,6 +78,11 @@ def ssim(truth: Shaped[Tensor, "*n C H W"], image: Shaped[Tensor, "*n C H W"]) -
     Equals scikit-image with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1`; other
     defaults differ by up to 0.07 on the same images, so never compare across libraries. Values also do not compare
     across resolutions. Flat regions are trivially similar: a still scene scores high whatever the robot does.
+
+    Examples:
+        >>> frame = torch.linspace(0, 1, 256).view(1, 1, 16, 16)
+        >>> ssim(frame, frame)
+        tensor([1.])
     """
     truth, image = _pair(truth, image)
     height, width = truth.shape[-2:]

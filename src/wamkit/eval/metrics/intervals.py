@@ -24,6 +24,11 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
 
     Its coverage is near `level` on average, which suits display; at few trials and extreme rates it can fall below
     (0.86 at worst for 10 trials at 95 %), so a claim or a safety bound uses `clopper_pearson`.
+
+    Examples:
+        >>> rate = wilson(19, 20)
+        >>> round(rate.value, 2), round(rate.low, 2), round(rate.high, 2)
+        (0.95, 0.76, 0.99)
     """
     return _binomial(successes, trials, level, "wilson")
 

@@ -29,7 +29,7 @@ from wamkit.eval.suites.open_loop import Imagination
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import Model
 from wamkit.runs.run import Run
-from wamkit.training.trainer import read_metrics
+from wamkit.training.metrics import read_metrics
 from wamkit.types import Query, WamkitError
 from wamkit.viz.images import difference
 

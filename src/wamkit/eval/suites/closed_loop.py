@@ -66,13 +66,17 @@ class Protocol:
 
 
 OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
-"""All that `outcome` says."""
+"""Values of `outcome`."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One closed-loop episode. steps: until solved, or all of them.   latency_ms: one figure a model query.
-    outcome: see `outcome`; "" in what was played before outcomes were told."""
+    """One closed-loop episode.
+
+    steps: up to the first success, or all of them.
+    latency_ms: milliseconds of each model query.
+    outcome: see the function `outcome`; "" in records of earlier versions.
+    """
 
     task: str
     seed: int
@@ -91,8 +95,11 @@ class _Job:
     seeds: tuple[int, ...]
 
 
-def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], pictures: bool = False) -> list[Episode]:
-    """Episodes of `task` from the reset states `seeds`, in this process; the same every time on the same machine."""
+def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], images: bool = False) -> list[Episode]:
+    """Episodes of `task` from the reset states `seeds`, in this process. The same every time on the same machine.
+
+    images: record images too, and four steps after success.
+    """
     policy, env = protocol.make_policy(run), protocol.env.make(task)
     try:
         return [
@@ -101,8 +108,8 @@ def play(run: Run, protocol: Protocol, task: str, seeds: Sequence[int], pictures
                 policy,
                 seed=s,
                 session=Session(s),
-                record_images=pictures,
-                steps_after_success=4 if pictures else 0,
+                record_images=images,
+                steps_after_success=4 if images else 0,
                 text=dict(protocol.text).get(task),
             )
             for s in seeds
@@ -121,16 +128,19 @@ def _record(e: Episode) -> Record:
 
 
 STILL = 0.005
-"""Of the proprioception's own units (5 mm, 0.3 degrees): what wanders less at every number did not move."""
+"""Largest change of any proprioceptive value, in its own unit (5 mm, 0.3 degrees), of a robot that did not move."""
 
 
 def outcome(episode: Episode, still: float = STILL) -> str:
-    """How an episode went, one of `OUTCOMES`, from what every environment tells; the first that holds:
+    """The course of an episode, one of `OUTCOMES`, from signals that every environment gives. The first that holds:
 
-    solved: success held after the last step played.   lost it again: it held once, but not then; evaluation stops at the first
-    success, so this is seen only where play goes on.   did not move: no number of the proprioception was ever farther than `still`
-    from where it began, as far as recorded, which is up to the last step.   terminated: the environment ended the episode.
-    ran out of time: its steps were used up.   stopped: neither, the caller ended it.
+    solved: success held after the last step.
+    lost it again: success held once, but not after the last step. Evaluation stops at the first success, so this is
+        seen only where play goes on.
+    did not move: no proprioceptive value was ever more than `still` from its first one, up to the last recorded row.
+    terminated: the environment ended the episode.
+    ran out of time: the steps were used up.
+    stopped: the caller ended the episode.
     """
     if episode.succeeded:
         return "solved" if episode.success[-1] else "lost it again"
@@ -141,7 +151,7 @@ def outcome(episode: Episode, still: float = STILL) -> str:
 
 
 def outcomes(records: Sequence[Record]) -> str:
-    """How often what went wrong, in words: "3 ran out of time, 1 did not move"; "" where nothing did, or nobody recorded it."""
+    """Failures counted in words, "3 ran out of time, 1 did not move"; "" if there are none or none were recorded."""
     counts = {kind: sum(r.outcome == kind for r in records) for kind in OUTCOMES[1:]}
     return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
 
@@ -154,10 +164,10 @@ def closed_loop(run: Run, protocol: Protocol, *, processes: int = 2, desc: str =
 def closed_loops(
     run: Run, protocols: Sequence[Protocol], *, processes: int = 2, desc: str = "evaluate"
 ) -> list[list[Record]]:
-    """Plays every protocol, by the same processes, and returns the records of each, task by task.
+    """Plays every protocol with the same worker processes, and returns the records of each, task by task.
 
-    Finished pieces are kept in run/eval/parts under a key made of weights and protocol, so an evaluation that was cut
-    short continues, and one that is asked for again is read, not run. A piece that is damaged is played again.
+    Finished pieces are kept in run/eval/parts under a key of weights and protocol, so that an evaluation which was cut
+    short continues, and a repeated one is read. A damaged piece is played again.
     """
     protocols = [p if p.steps else replace(p, steps=_default_steps(run, p)) for p in protocols]
     jobs = [
@@ -218,13 +228,13 @@ def _key(job: _Job) -> str:
 
 
 def _clip(job: _Job) -> Episode:
-    return play(job.run, job.protocol, job.task, job.seeds, pictures=True)[0]
+    return play(job.run, job.protocol, job.task, job.seeds, images=True)[0]
 
 
 def clips(
     run: Run, protocol: Protocol, records: Sequence[Record], *, processes: int = 2, failures: int = 1
 ) -> list[Episode]:
-    """One success and up to `failures` failures a task, played again with pictures: the same seeds, the same episodes."""
+    """One success and up to `failures` failures a task, replayed with images from the same seeds."""
     jobs = []
     for task in protocol.env.tasks:
         own = [r for r in records if r.task == task]

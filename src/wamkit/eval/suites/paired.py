@@ -1,4 +1,4 @@
-"""`wamkit eval X Y --paired`: which of two runs is better, how sure that is, and how many more episodes it would take to know."""
+"""`wamkit eval X Y --paired`: the better of two runs, the certainty, and the episodes that a decision still needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ from wamkit.types import EvaluationError, Interval, WamkitError
 
 @dataclass(frozen=True)
 class TaskPair:
-    """One task: both success rates, how often only one of the two solved it, and McNemar's p after Holm's correction over tasks."""
+    """One task.
+
+    first, second: success rates with Wilson's intervals.
+    first_only, second_only: reset states in which only one of the runs succeeds.
+    p_value: McNemar's, after Holm's correction over tasks.
+    """
 
     task: str
     first: Interval
@@ -32,9 +37,11 @@ class TaskPair:
 class PairedResult:
     """Two runs on the same reset states.
 
-    difference: of success, second minus first, in [-1, 1].   e, p_value: see `PairedEProcess`; may be read after any number of episodes.
-    winner: "first" or "second" where that is decided at 5 %.   episodes_left: further ones, over all tasks, after which a
-    decision is likely (80 %) if things go on as seen; 0 once decided, None where no end is in attention_layout.
+    difference: success of the second minus the first, in [-1, 1].
+    e, p_value: see `PairedEProcess`; they may be read after any number of episodes.
+    winner: "first" or "second" where that is decided at 5 %, else None.
+    episodes_left: further episodes, over all tasks, after which a decision is likely (80 %) if the rates stay as they
+        are; 0 once decided, None if no number of episodes is in sight.
     """
 
     runs: tuple[str, str]
@@ -82,7 +89,7 @@ def check_same_env(run: Run, other: Run, fields: Sequence[str]) -> None:
 
 
 def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Record]) -> PairedResult:
-    """What two lists of records say. Raises EvaluationError where they are not of the same tasks and reset states."""
+    """The comparison of two lists of records. Raises EvaluationError unless both are of the same tasks and seeds."""
     outcomes = [{(r.task, r.seed): r.success for r in records} for records in (first, second)]
     if outcomes[0].keys() != outcomes[1].keys() or not outcomes[0]:
         odd = sorted(outcomes[0].keys() ^ outcomes[1].keys())[:3]
@@ -100,13 +107,13 @@ def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Re
     difference = float(np.mean([p[:, 1].mean() - p[:, 0].mean() for p in pairs.values()]))
     try:
         left = process.episodes_left()
-    except EvaluationError:  # so alike that no number of episodes worth playing tells them apart
+    except EvaluationError:  # the runs are so alike that no feasible number of episodes decides
         left = None
     return PairedResult(runs, len(order), tuple(rows), difference, process.e, process.p_value, process.winner, left)
 
 
 def text(r: PairedResult) -> str:
-    """For a terminal."""
+    """The result as text for a terminal."""
     lines = [
         f"first   {r.runs[0]}",
         f"second  {r.runs[1]}",
@@ -115,7 +122,8 @@ def text(r: PairedResult) -> str:
     ]
     for t in r.tasks:
         lines.append(
-            f"{t.task:<28} {t.first.value:>5.0%}  {t.second.value:>6.0%}  {t.first_only:>10}  {t.second_only:>11}  {t.p_value:>8.3f}"
+            f"{t.task:<28} {t.first.value:>5.0%}  {t.second.value:>6.0%}  {t.first_only:>10}  {t.second_only:>11}  "
+            f"{t.p_value:>8.3f}"
         )
     lines += ["", f"{r.episodes} pairs; success of the second less that of the first: {100 * r.difference:+.1f} points"]
     lines.append(f"evidence against equality: e = {r.e:.3g}, anytime-valid p = {r.p_value:.3g}")
@@ -124,7 +132,7 @@ def text(r: PairedResult) -> str:
             f"decided: the {r.winner} is better (wrong in 5 % of comparisons of equals, however often one looks)"
         )
     elif r.episodes_left is None:
-        lines.append("not decided, and nothing seen so far says which way it would go")
+        lines.append("not decided, and nothing seen so far favours either run")
     else:
-        lines.append(f"not decided; if it goes on like this, likely after {r.episodes_left} more pairs (--episodes)")
+        lines.append(f"not decided; at these rates likely after {r.episodes_left} more pairs (--episodes)")
     return "\n".join(lines)

@@ -1,0 +1,95 @@
+"""Features of frozen encoders, computed for all windows before a stage instead of at every step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from wamkit.data.loading.feature_cache import cached_features
+from wamkit.data.loading.mixture import MixedWindows
+from wamkit.data.loading.windows import Windows
+from wamkit.families.base import Family, Stage
+from wamkit.runs.config import TrainConfig
+from wamkit.training.precision import autocast, uses_bf16
+
+FEATURE_BYTES = 2**30
+"""Most memory that the features of all windows may take."""
+_GROUP = 16  # batches in flight: a pool's own `map` would begin all at once
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """A folder on disk that keeps features from run to run.
+
+    data: a checksum of the data set that the windows are from.   limit: most bytes in `folder`.
+    """
+
+    folder: Path
+    data: str
+    limit: int
+
+
+@dataclass(frozen=True)
+class Precompute:
+    """Computes `Family.features` of all `windows`, in memory or in `cache`.
+
+    map: applies a function to batches, in order; a strategy's `Step.map`.
+    """
+
+    model: Family
+    windows: Windows | MixedWindows
+    config: TrainConfig
+    map: Callable[[Callable[[int], dict[str, np.ndarray]], Iterable[int]], Iterable[dict[str, np.ndarray]]]
+    cache: FeatureCache | None = None
+
+    def prepare(self, stage: Stage, steps: int) -> None:
+        """Sets `windows.features` for a stage of `steps` steps; its batches then carry them.
+
+        There are none, and the family computes its features at every step, where images are augmented, where the stage
+        sees fewer windows than there are, or where features would take more than FEATURE_BYTES of memory.
+        """
+        self.windows.features, count, rows = {}, len(self.windows), self.config.batch_size
+        if self.windows.augment or count > steps * rows:
+            return
+
+        def batch(low: int) -> dict[str, np.ndarray]:
+            return self._features(np.arange(low, min(low + rows, count)), stage)
+
+        (first,) = self.map(batch, [0])
+        size = sum(v.nbytes / len(v) for v in first.values()) * count
+        if first and self.cache is not None and size <= self.cache.limit:
+            every = lambda: self._in_groups(batch, range(0, count, rows))  # noqa: E731
+            key = self._key(stage, self.cache.data)
+            self.windows.features = cached_features(self.cache.folder, key, count, every, self.cache.limit)
+        elif first and size <= FEATURE_BYTES:
+            batches = [first, *self.map(batch, range(rows, count, rows))]
+            self.windows.features = {k: np.concatenate([b[k] for b in batches]) for k in first}
+
+    @torch.no_grad()
+    def _features(self, rows: np.ndarray, stage: Stage) -> dict[str, np.ndarray]:
+        batch = self.windows.gather(rows).to(self.config.device)
+        with autocast(self.config):
+            return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
+
+    def _in_groups(self, batch: Callable[[int], Any], starts: range) -> Iterator[dict[str, np.ndarray]]:
+        for i in tqdm(range(0, len(starts), _GROUP), unit="group", desc="encoding", leave=False):
+            yield from self.map(batch, starts[i : i + _GROUP])
+
+    def _key(self, stage: Stage, data: str) -> str:
+        """A hash of everything that features of `stage` depend on: frozen weights, data, windows, precision."""
+        facts = [data, self.model.name, stage.name, str(self.model.spec), uses_bf16(self.config), self.config.device]
+        total = hashlib.sha256(json.dumps(facts).encode())
+        trained = {n for n, _ in self.model.named_parameters() if n.startswith(stage.prefixes)}
+        for name, x in self.model.state_dict().items():
+            if name not in trained:
+                raw = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+                total.update(name.encode() + raw.tobytes())
+        return total.hexdigest()[:32]

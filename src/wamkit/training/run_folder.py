@@ -1,0 +1,77 @@
+"""A run folder as training writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from wamkit import old_names
+from wamkit.config import save_json
+from wamkit.files import exclusive, write_error
+from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
+from wamkit.types import WamkitError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+
+    config: the resolved configuration of the run, JSON-able. Every checkpoint holds it, and a run resumes only under
+    the same one.   command: the command that asked for the run, kept in config.json.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    command: str = ""
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Makes the folder and holds it against other processes.
+
+        Raises WriteError where it cannot be written, StoreError if another process trains there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with exclusive(self.path):
+                yield
+        except OSError as e:
+            raise e if isinstance(e, WamkitError) else write_error(self.path, e) from e
+
+    def save_config(self) -> None:
+        """Writes config.json."""
+        save_json(self.path / "config.json", {"command": self.command} | self.config)
+
+    def save(self, **state: Any) -> None:
+        """Adds a checkpoint; `state` are further arguments of `save_checkpoint`."""
+        save_checkpoint(self.path / "checkpoints", config=self.config, **state)
+
+    def load(self) -> Checkpoint | None:
+        """The newest checkpoint with its training state, or None.
+
+        Raises WamkitError if it belongs to another configuration.
+        """
+        if not has_checkpoint(self.path):
+            return None
+        saved = load_checkpoint(self.path, training=True)
+        before = old_names.run_config(saved.config)
+        if before != self.config:
+            found = sorted(_differences(before, self.config))
+            named = [f"{at} was {was}, now {now}" for at, was, now in found[:4]] + ["..."] * (len(found) > 4)
+            raise WamkitError(
+                f"{self.path} was trained with another configuration ({'; '.join(named)}): "
+                "choose another --out, or the same options"
+            )
+        return saved
+
+
+def _differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """(place, value in `a`, value in `b`) wherever two configurations differ, values shortened."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in {*a, *b}:
+            yield from _differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield path, shorten(str(a), 40), shorten(str(b), 40)

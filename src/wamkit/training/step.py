@@ -1,0 +1,191 @@
+"""Strategies of one optimisation step: from a batch to gradients, and from gradients to new weights.
+
+    CpuThreads      a CPU: the batch is divided among threads with one core each
+    SingleDevice    any device of torch: one batch, one backward pass
+
+Nothing outside this module touches gradients, so another strategy (sharded over processes, say) is one more class here.
+The noise of a step is a pure function of (seed, step, part of the batch): a resumed run needs no random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wamkit.families.base import Family, Stage
+from wamkit.runs.checkpoint import Checkpoint
+from wamkit.runs.config import TrainConfig
+from wamkit.training.ema import MovingAverage
+from wamkit.training.optim import Optimizer, muon_matrices
+from wamkit.training.precision import autocast
+from wamkit.types import Batch
+
+
+class StepResult(NamedTuple):
+    """Figures of one step, on the model's device: to read one is to wait for the device.
+
+    losses_B: losses by name, one value a row, unweighted.   norm: global gradient norm before clipping.
+    finite: whether all of these are finite.
+    """
+
+    losses_B: dict[str, Float[Tensor, " B"]]
+    norm: Float[Tensor, ""]
+    finite: Bool[Tensor, ""]
+
+
+class Step(Protocol):
+    """A strategy for optimisation steps. It owns the gradients, the optimiser and the moving average of one model."""
+
+    average: MovingAverage
+
+    def begin(self, stage: Stage) -> None:
+        """Selects the parameters that `stage` trains. Later steps compute the losses of `stage`."""
+
+    def __call__(self, batch: Batch, step: int, lr: float) -> StepResult:
+        """Takes step number `step` on `batch` at learning rate `lr`.
+
+        A parameter of the stage that has no influence on the losses of this batch has a gradient of zero: momentum and
+        weight decay still move it. Parameters of other stages have no gradient and stay as they are.
+        """
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        """The results of `function` for `items`, in order, computed where the strategy computes."""
+
+    def state(self) -> dict[str, Any]:
+        """The part of a checkpoint that this strategy owns, as arguments of `runs.checkpoint.save_checkpoint`."""
+
+    def load_state(self, saved: Checkpoint) -> None:
+        """Restores what `state` gave, to the bit."""
+
+
+def make_step(model: Family, config: TrainConfig) -> Step:
+    """The strategy for `config.device`: threads for "cpu", one plain pass for every other, "cpu:0" among them."""
+    return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
+
+
+class _Strategy:
+    """State and losses that all strategies here share."""
+
+    def __init__(self, model: Family, config: TrainConfig, shards: int = 1):
+        self.model, self.config = model, config
+        self.optimizer = Optimizer(
+            model,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            matrices=muon_matrices(model) if config.optimizer == "muon" else (),
+            shards=shards,
+        )
+        self.average = MovingAverage(model, config.ema)
+        self.learning: list[Tensor] = []
+        self._weights = dict(config.weights)
+
+    def begin(self, stage: Stage) -> None:
+        self.stage = stage
+        self.model.train()
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(name.startswith(stage.prefixes))
+        self.learning = [p for p in self.model.parameters() if p.requires_grad]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model_state": self.model.state_dict(),
+            "ema_state": self.average.state,
+            "optimizer_state": self.optimizer.state_dict(),
+        }
+
+    def load_state(self, saved: Checkpoint) -> None:
+        self.model.load_state_dict(saved.model_state)
+        self.average.load_state(saved.ema_state)
+        self.optimizer.load_state_dict(saved.optimizer_state)
+
+    def losses(self, batch: Batch, step: int, part: int, rows: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Losses by name of part number `part` of a batch of `rows` rows, and their weighted sum divided by `rows`."""
+        seed = np.random.SeedSequence((self.config.seed, step, part)).generate_state(1, np.uint64)[0] >> 1
+        with autocast(self.config):
+            losses_B = self.model(batch, torch.Generator().manual_seed(int(seed)), self.stage.name)
+        total = sum(self._weights.get(name, 1.0) * loss_B.sum() for name, loss_B in losses_B.items()) / rows
+        return {name: loss_B.detach() for name, loss_B in losses_B.items()}, total
+
+
+class CpuThreads(_Strategy):
+    """Divides each batch among `config.threads` threads with one core each, and sums their gradients.
+
+    Operators release the interpreter's lock, and two such threads are twice as fast as one, while two threads inside
+    each operator gave 1.4 times (docs/LOG.md). A step that is not finite moves no weight.
+    """
+
+    def __init__(self, model: Family, config: TrainConfig):
+        self.threads = min(config.threads, config.batch_size)
+        super().__init__(model, config, shards=self.threads)
+        self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def __call__(self, batch: Batch, step: int, lr: float) -> StepResult:
+        parts = [batch.rows(rows) for rows in torch.arange(len(batch)).tensor_split(self.threads)]
+        results = list(self.map(lambda i: self.gradients(parts[i], step, i, len(batch)), range(self.threads)))
+        losses_B = {name: torch.cat([losses[name] for losses, _ in results]) for name in results[0][0]}
+        norm = self._sum_gradients([gradients for _, gradients in results])
+        finite = _finite(losses_B, norm)
+        if finite:
+            # As torch.nn.utils.clip_grads_with_norm_, but on the pool's threads.
+            scale = self.config.clip / (norm + 1e-6) if norm.item() > self.config.clip else None
+            self.optimizer.step(lr, self.map, partial(self.average.follow, step=step), scale)
+            self.model.after_step()
+        self.optimizer.zero_grad()
+        return StepResult(losses_B, norm, finite)
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        return self._pool.map(function, items)
+
+    def gradients(self, batch: Batch, step: int, part: int, rows: int) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """Losses by name, and the gradients of their weighted sum, of part number `part` of a batch of `rows` rows."""
+        losses_B, total = self.losses(batch, step, part, rows)
+        gradients = torch.autograd.grad(total, self.learning, allow_unused=True)
+        pairs = zip(self.learning, gradients, strict=True)
+        return losses_B, tuple(torch.zeros_like(p) if g is None else g for p, g in pairs)
+
+    def _sum_gradients(self, gradients: list[tuple[Tensor, ...]]) -> Tensor:
+        """Sets every learning parameter's gradient to the sum over the parts; returns the global norm."""
+        first, *others = gradients
+        count = len(self.learning)
+
+        def sum_shard(shard: range) -> list[Tensor]:
+            for i in shard:
+                self.learning[i].grad = sum((g[i] for g in others), first[i])
+            return list(torch._foreach_norm([self.learning[i].grad for i in shard])) if shard else []
+
+        shards = [range(i, count, self.threads) for i in range(self.threads)]
+        norms = dict(zip((i for shard in shards for i in shard), sum(self.map(sum_shard, shards), []), strict=True))
+        return torch.linalg.vector_norm(torch.stack([norms[i] for i in range(count)]))
+
+
+class SingleDevice(_Strategy):
+    """One forward and backward pass a batch, on any device of torch; the host never waits for the device.
+
+    A step that is not finite spoils the weights in memory. The trainer notices before it saves.
+    """
+
+    def __call__(self, batch: Batch, step: int, lr: float) -> StepResult:
+        losses_B, total = self.losses(batch.to(self.config.device), step, 0, len(batch))
+        total.backward()
+        for p in self.learning:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning, self.config.clip)
+        self.optimizer.step(lr, after=partial(self.average.follow, step=step))
+        self.model.after_step()
+        self.optimizer.zero_grad()
+        return StepResult(losses_B, norm, _finite(losses_B, norm))
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        return map(function, items)
+
+
+def _finite(losses_B: dict[str, Tensor], norm: Tensor) -> Tensor:
+    return torch.stack([torch.isfinite(x).all() for x in (*losses_B.values(), norm)]).all()

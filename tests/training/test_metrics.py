@@ -1,0 +1,35 @@
+"""metrics.jsonl: what is written is what was trained, and is read back."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from small_runs import trainer
+
+from wamkit.training.metrics import loss_means, read_metrics
+from wamkit.types import WamkitError
+
+
+def test_damaged_metrics_are_named_and_a_cut_last_line_is_dropped(tmp_path):
+    trainer(tmp_path).run()
+    path = tmp_path / "metrics.jsonl"
+    rows = read_metrics(path)
+    path.write_text("".join(line + "\n" for line, _ in rows) + '{"step": 13, "lo')
+    assert read_metrics(path) == rows
+    path.write_text("junk\n" + path.read_text())
+    with pytest.raises(WamkitError, match="metrics.jsonl, line 1 is no row"):
+        read_metrics(path)
+
+
+def test_losses_of_a_mixture_are_also_means_over_each_data_set(tmp_path):
+    batch = dataclasses.replace(
+        trainer(tmp_path).windows.batch(0).rows(torch.arange(3)), source=torch.tensor([0, 2, 0])
+    )
+    losses = {"future": torch.tensor([1.0, 4.0, 3.0])}
+    mean = torch.tensor([1.0, 4.0, 3.0]).mean().item()
+    assert loss_means(losses, batch, ()) == {"future": mean}
+    assert loss_means(losses, batch, ("a", "b", "c")) == {
+        "future": mean, "future/a": 2.0, "rows/a": 2.0, "rows/b": 0.0, "future/c": 4.0, "rows/c": 1.0
+    }  # fmt: skip
