@@ -98,11 +98,11 @@ def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
         )
 
     metrics = (
-        metric("forecast", blind={"video right, arm wrong": "imagined against demonstrated (forecast)"}),
-        metric("policy", blind={"video wrong, arm right": "carried out against demonstrated (policy)"}),
+        metric("forecast", blind={"video right, arm wrong": "predicted with demonstrated (forecast)"}),
+        metric("policy", blind={"video wrong, arm right": "executed with demonstrated (policy)"}),
         metric(
             "consistency",
-            blind=dict.fromkeys(("wrong alike", "nothing moves"), "imagined against carried out (consistency)"),
+            blind=dict.fromkeys(("wrong alike", "nothing moves"), "predicted with executed (consistency)"),
         ),
     )
     how = f"{len(states)} states; imagined and executed futures are branches of the simulator."

@@ -52,11 +52,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class ExecutionScore:
-    """Skills on pixels that move in any of the three: 1 - error / error of a frame in which nothing moves. 1 is best, 0
-    no motion.
+    """Skills, 1 - error / error of a frame in which nothing moves, on pixels that move in any of the three continuations.
 
-    Intervals resample episodes. NaN where the model predicts no frames, or nothing moved. Blind spot: tasks have
-    several good solutions, and policy and forecast are scored against the expert's alone; consistency is not.
+    1 is best, 0 no motion. Intervals resample episodes. NaN where the model predicts no frames, or nothing moved. Blind
+    spot: tasks have several good solutions, and policy and forecast are scored against the expert's alone; consistency
+    is not.
     """
 
     states: int
