@@ -18,7 +18,8 @@ import tyro
 from wamkit.envs.metaworld import INSTRUCTIONS, shared_reset_range
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.intervals import mcnemar, wilson
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run

@@ -17,7 +17,8 @@ import tyro
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.metrics.intervals import clopper_pearson, wilson
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run

@@ -85,7 +85,7 @@ _FIGURES: Mapping[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     ),
     "Are its clips like real ones, as a set?": (
         "clip_distribution",
-        (("mmd@(.+)", r"mmd.\1"), ("frechet@(.+), over its floor", r"frechet.\1")),
+        (("mmd@(.+)", r"mmd.\1"), (r"frechet\d*@(.+), over its floor", r"frechet.\1")),
     ),
     "Do pretrained encoders see it so?": (
         "pretrained_features",

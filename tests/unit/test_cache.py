@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 from wamkit.eval import cache as parts
-from wamkit.eval.cache import EvalResult, cached
-from wamkit.eval.results import ACTION, Row, Table, Worst
+from wamkit.eval.cache import cached
+from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
 from wamkit.types import UNDEFINED, Interval
 
 IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)

@@ -11,8 +11,7 @@ import torch
 from wamkit.envs import make_env
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest.reference_branches import MODELS, noisy
-from wamkit.eval.suites.action_fidelity import imagined_by, score
-from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals, imagined_by, score
 from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
 from wamkit.families.base import FAMILIES
 from wamkit.inference.model import Model

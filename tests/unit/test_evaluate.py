@@ -12,9 +12,12 @@ from conftest import untrained_run
 from wamkit.cli import sample
 from wamkit.config import to_dict
 from wamkit.envs.spec import EnvSpec
+from wamkit.eval import cache
 from wamkit.eval.evaluate import evaluate
-from wamkit.eval.protocols import named_protocol
-from wamkit.eval.suites.closed_loop import OUTCOMES, Protocol, closed_loop
+from wamkit.eval.protocols import Protocol, named_protocol
+from wamkit.eval.registry import EVALUATIONS, EvalOptions, Evaluation, evaluations
+from wamkit.eval.results import EvalResult, Row, Table
+from wamkit.eval.suites.closed_loop import OUTCOMES, closed_loop
 from wamkit.runs.run import Run
 from wamkit.types import Query, UnsupportedQuery, WamkitError
 
@@ -49,14 +52,14 @@ def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
     played = {k: v for k, v in arguments.items() if k in {f.name for f in fields(Protocol)}}
     others = {k: v for k, v in arguments.items() if k not in played}
     with pytest.raises(WamkitError, match=message):
-        evaluate(Run.open(run), Protocol(**played), **others)
+        evaluate(Run.open(run), Protocol(**played), EvalOptions(**others))
     assert not (run / "eval").exists()
 
 
 def test_encoders_need_images_to_look_at(run, tmp_path):
     trunk, heads = saved(tmp_path, *weights(ALEX))
-    with pytest.raises(WamkitError, match="encoders look at imagined pictures, and bc imagines none"):
-        evaluate(Run.open(run), encoders=(f"lpips-alex={trunk},{heads}",))
+    with pytest.raises(WamkitError, match="encoders compare imagined frames, and bc imagines none"):
+        evaluate(Run.open(run), None, EvalOptions(encoders=(f"lpips-alex={trunk},{heads}",)))
     assert not (run / "eval").exists()
 
 
@@ -98,7 +101,7 @@ def test_a_damaged_side_file_is_named_before_any_work(run, name, content, messag
     try:
         (run / name).write_text(content) if content else (run / name).unlink()
         with pytest.raises(WamkitError, match=message):
-            evaluate(Run.open(run), Protocol(episodes=1), held_out=1)
+            evaluate(Run.open(run), Protocol(episodes=1), EvalOptions(held_out=1))
     finally:
         (run / name).write_text(before)
     assert not (run / "eval").exists()
@@ -122,7 +125,7 @@ def test_a_damaged_part_is_played_again(run):
 def test_a_named_protocol_is_closed_loop_alone_and_reported_apart(run):
     name = "metaworld-mt10"
     protocol = replace(named_protocol(name, (TASK,), {"max_steps": 3}), episodes=1)
-    summary = evaluate(Run.open(run), protocol, held_out=0, processes=1, report=False)
+    summary = evaluate(Run.open(run), protocol, EvalOptions(held_out=0, processes=1, report=False))
     keys = {r["key"] for r in summary["rows"]}
     assert keys == {f"closed_loop.success.{TASK}", "closed_loop.success", "closed_loop.latency.median"}
     assert summary["protocol"]["name"] == name
@@ -136,10 +139,50 @@ def test_another_world_is_played_and_reported_apart(run):
     """As for imported data: the run does not know its world, the user names one."""
     opened = Run.open(run)
     there = Protocol(EnvSpec("metaworld", (TASK,), OPTIONS | {"max_steps": 120}), episodes=1)
-    summary = evaluate(opened, there, held_out=1, report=False)
+    summary = evaluate(opened, there, EvalOptions(held_out=1, report=False))
     assert any(r["key"] == "closed_loop.success" for r in summary["rows"])
     assert (run / "eval/metaworld/summary.json").exists() and not (run / "eval/summary.json").exists()
     with pytest.raises(WamkitError, match="metaworld has no task 'drawer-opne-v3'.*did you mean 'drawer-open-v3'"):
         evaluate(opened, Protocol(EnvSpec("metaworld", ("drawer-opne-v3",))))
     with pytest.raises(WamkitError, match="needs no name"):
         evaluate(opened, Protocol(EnvSpec("metaworld", (TASK,), embodiment="arm")))
+
+
+ORDER = (
+    "closed_loop", "open_loop", "clip_distribution", "pretrained_features", "physics", "counterfactuals",
+    "forecast_vs_execution", "action_recoverability", "forecast_consistency",
+)  # fmt: skip
+
+
+def test_every_evaluation_is_found_in_its_order_and_says_what_it_is():
+    found = evaluations()
+    assert tuple(found) == ORDER
+    assert all(type(e).__doc__ for e in found.values())
+    assert [n for n, e in found.items() if e.suite == "main"] == ["closed_loop", "open_loop", "pretrained_features"]
+
+
+class Counted(Evaluation):
+    """How often it was run."""
+
+    needs_episodes, runs = False, 0
+
+    def settings(self, context):
+        return {"unit": "runs"}
+
+    def run(self, context):
+        Counted.runs += 1
+        assert context.shared("x", lambda: Counted.runs) == context.shared("x", lambda: None)
+        return EvalResult((Table("counted", "How often was it run?", "", (Row("runs", "runs", Counted.runs),)),))
+
+
+def test_a_registered_evaluation_runs_last_and_its_result_is_kept(run, monkeypatch):
+    monkeypatch.setitem(EVALUATIONS._items, "counted", Counted)
+    monkeypatch.setattr(cache, "made_by", lambda: {"wamkit": "1", "commit": "abc"})
+    protocol = Protocol(EnvSpec("metaworld", (TASK,), OPTIONS), episodes=1, name="counted")
+    for _ in range(2):
+        summary = evaluate(Run.open(run), protocol, EvalOptions(held_out=0, processes=1))
+        assert summary["rows"][-1]["key"] == "counted.runs" and summary["rows"][-1]["value"] == Counted.runs == 1
+        assert summary["protocol"]["unit"] == "runs" and summary["protocol"]["encoders"] == []
+    assert "How often was it run?" in (run / "eval/counted/report.html").read_text()
+    again = evaluate(Run.open(run), replace(protocol, episodes=2), EvalOptions(held_out=0, processes=1, report=False))
+    assert again["rows"][-1]["value"] == 2, "another protocol is another question"

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.spaces import Box
 
 from wamkit.envs.base import observation_spaces
-from wamkit.eval.suites.forecast_consistency import ForecastErrors, Foreseen, auc, foretelling
+from wamkit.eval.suites.forecast_consistency import ForecastEpisode, ForecastErrors, auc, success_prediction
 from wamkit.inference.policy import Session
 from wamkit.rollout.loop import Actor, rollout
 from wamkit.types import EvaluationError
@@ -75,14 +75,14 @@ def test_what_was_imagined_is_held_against_what_came_just_then():
 
 
 def episode(task, seed, success, error, motion):
-    return Foreseen(task, seed, success, np.array([error]), np.array([motion]))
+    return ForecastEpisode(task, seed, success, np.array([error]), np.array([motion]))
 
 
 def test_ranks_are_within_tasks():
-    """An easy task that is foreseen badly and a hard one that is foreseen well: pooled, foresight would foretell failure."""
+    """An easy task with bad forecasts and a hard one with good ones: pooled, good forecasts would predict failure."""
     easy = [episode("easy", i, i > 1, 0.5 - 0.01 * (i > 1), 1.0) for i in range(10)]
     hard = [episode("hard", i, i > 7, 0.1 - 0.01 * (i > 7), 1.0) for i in range(10)]
-    found = foretelling(easy + hard)
+    found = success_prediction(easy + hard)
     assert found.skill.value == 1 and found.motion.value == 0.5 and found.failures == 10
     x = np.array([e.skill for e in easy + hard])
     success = np.array([e.success for e in easy + hard])
@@ -91,17 +91,17 @@ def test_ranks_are_within_tasks():
 
 def test_odd_input_has_a_defined_answer():
     with pytest.raises(EvaluationError, match="no episodes"):
-        foretelling([])
-    found = foretelling([episode("t", i, True, 0.1, 1.0) for i in range(4)])
+        success_prediction([])
+    found = success_prediction([episode("t", i, True, 0.1, 1.0) for i in range(4)])
     assert found.skill.undefined and found.motion.undefined and found.failures == 0
     assert np.isnan(episode("t", 0, True, 0.0, 0.0).skill)
     mixed = [episode("t", i, i > 4, 0.1 * (i > 4), float(i > 4)) for i in range(10)]
-    assert foretelling(mixed).skill.value == 1, "an episode in which nothing moves foretells failure"
-    assert foretelling(mixed[1:]).skill.undefined, "four failures are too few"
+    assert success_prediction(mixed).skill.value == 1, "an episode in which nothing moves predicts failure"
+    assert success_prediction(mixed[1:]).skill.undefined, "four failures are too few"
 
 
-def test_noise_foretells_nothing():
+def test_noise_predicts_nothing():
     rng = np.random.default_rng(0)
     episodes = [episode("t", i, bool(rng.integers(2)), rng.uniform(), 1.0) for i in range(200)]
-    found = foretelling(episodes)
+    found = success_prediction(episodes)
     assert found.skill.low < 0.5 < found.skill.high

@@ -10,11 +10,10 @@ from conftest import untrained_run
 from wamkit.cli.main import main
 from wamkit.envs.libero import MAX_STEPS
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.evaluate import _words
 from wamkit.eval.held_out import evaluation_env
-from wamkit.eval.protocols import MT10, PROTOCOLS, named_protocol
-from wamkit.eval.report.tables import success_table
-from wamkit.eval.suites.closed_loop import OUTCOMES, Protocol, Record, _Job, _read_part, outcome, outcomes
+from wamkit.eval.protocols import MT10, PROTOCOLS, Protocol, named_protocol
+from wamkit.eval.report.card import arguments
+from wamkit.eval.suites.closed_loop import OUTCOMES, Record, _Job, _read_part, outcome, outcomes, success_table
 from wamkit.runs.run import Run
 from wamkit.types import Episode, WamkitError
 
@@ -96,7 +95,9 @@ def test_a_protocol_says_where_it_was_departed_from():
     protocol = named_protocol("metaworld-mt10", ("reach-v3",), {"goal_markers": False, "max_steps": 500})
     assert "but for 1 of its 10 tasks, goal_markers=False: compares" in protocol.note
     assert protocol.env.tasks == ("reach-v3",) and protocol.env.options == {"max_steps": 500, "goal_markers": False}
-    assert _words(protocol) == "--protocol metaworld-mt10 --tasks reach-v3 --options max_steps=500 goal_markers=false"
+    assert (
+        arguments(protocol) == "--protocol metaworld-mt10 --tasks reach-v3 --options max_steps=500 goal_markers=false"
+    )
     assert "but for" not in named_protocol("metaworld-mt10").note
 
 

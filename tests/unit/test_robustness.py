@@ -12,8 +12,9 @@ from wamkit.cli.main import main
 from wamkit.config import ConfigError
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.intervals import paired_difference, wilson
+from wamkit.eval.protocols import Protocol
 from wamkit.eval.report.robustness import tables, text
-from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
+from wamkit.eval.suites.closed_loop import Record, closed_loop
 from wamkit.eval.suites.robustness import area, curve, looks, plan, robustness
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError

@@ -15,7 +15,8 @@ from conftest import untrained_run
 from wamkit.cli.main import main
 from wamkit.config import to_dict
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.inference.model import load, opened
 from wamkit.runs import checkpoint
 from wamkit.runs.checkpoint import TRAINING, CheckpointError, load_checkpoint, save_checkpoint

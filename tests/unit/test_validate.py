@@ -65,7 +65,7 @@ def test_a_good_data_set_has_nothing_to_report(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "150, 0.00 h at 10 a second" in out and "front 32x32" in out and "arm, delta" in out
     page = (root / "validate.html").read_text()
-    assert "Nothing was found." in page and page.count("<figure>") == 5 and "observation.state, y" in page
+    assert "No findings." in page and page.count("<figure>") == 5 and "observation.state, y" in page
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,8 @@ def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
     from wamkit.envs.spec import EnvSpec
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.protocols import named_protocol
-    from wamkit.eval.suites.closed_loop import Protocol
+    from wamkit.eval.protocols import Protocol, named_protocol
+    from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired
     from wamkit.runs.run import Run
 
@@ -74,9 +74,9 @@ def run(args: Eval) -> None:
         paired(runs, protocol, processes=args.processes)
         return
     held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
-    more = {"held_out": held_out, "processes": args.processes, "suite": args.suite, "encoders": args.encoder}
+    options = EvalOptions(held_out, args.processes, args.suite, args.encoder)
     for opened in runs:
-        evaluate(opened, protocol, **more)
+        evaluate(opened, protocol, options)
 
 
 def _check(args: Eval) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,17 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from wamkit.config import digest, from_dict
-from wamkit.eval.results import Row, Table, Worst, made_by
+from wamkit.eval.results import EvalResult, Row, Table, Worst, made_by
 from wamkit.files import atomic_write
 from wamkit.types import Interval
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """Result of one evaluation: tables, and the worst cases as images."""
-
-    tables: tuple[Table, ...] = ()
-    worst: tuple[Worst, ...] = field(default=())
 
 
 def cached(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], EvalResult]) -> EvalResult:

@@ -8,14 +8,55 @@ compares with and the usual traps, and is printed with the result. Protocols are
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
+from wamkit.config import check_bounds
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.suites.closed_loop import Protocol
+from wamkit.inference.model import opened
+from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
+from wamkit.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of evaluating a policy in closed loop.
+
+    env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
+    episodes: reset states a task, the first so many held-out seeds.
+    replan_every, query, steps: see `Policy`.
+    text: an instruction in place of each task's own, by task, to test what words do.
+    name: of a registered protocol; results then go to run/eval/<name>.
+    note: printed with success.
+    """
+
+    env: EnvSpec = field(default_factory=EnvSpec)
+    episodes: int = 20
+    replan_every: int = 8
+    query: str = "policy"
+    steps: int | None = None
+    text: tuple[tuple[str, str], ...] = ()
+    name: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able, with the fields of `env` beside the protocol's own."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
+
+    def make_policy(self, run: Run) -> Policy:
+        """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        model = opened(run, self.env.embodiment)
+        return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
+
 
 PROTOCOLS: Registry[Callable[[], Protocol]] = Registry("protocol", "wamkit.protocols")
 

@@ -179,6 +179,14 @@ class Worst:
 
 
 @dataclass(frozen=True)
+class EvalResult:
+    """Result of one evaluation: tables, and the worst cases as videos."""
+
+    tables: tuple[Table, ...] = ()
+    worst: tuple[Worst, ...] = ()
+
+
+@dataclass(frozen=True)
 class Sweep:
     """Success against the severity of one factor of variation, with example images.
 

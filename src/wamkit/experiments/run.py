@@ -25,8 +25,10 @@ from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import validation_frames
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
-from wamkit.eval.suites.closed_loop import Protocol, closed_loop
+from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.eval.suites.latency import query_latency
 from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
@@ -193,9 +195,8 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
     train_run(job.run, data, job.folder, watch=watch)
     run = Run.open(job.folder)
     protocol = Protocol(episodes=args.episodes)
-    summary = evaluate(
-        run, protocol, held_out=args.held_out, processes=args.processes, recordings=recordings, report=False
-    )
+    options = EvalOptions(args.held_out, args.processes, recordings=recordings, report=False)
+    summary = evaluate(run, protocol, options)
     model = opened(run, run.provenance.env.embodiment)
     frames, _ = open_frames(recordings / f"held-out-{args.held_out}")
     return asdict(

@@ -18,9 +18,8 @@ from wamkit.eval.metrics import rank_correlation as ranking
 from wamkit.eval.metrics.intervals import barnard, mcnemar, paired_ratio
 from wamkit.eval.metrics.sequential_tests import PairedEProcess, iqm, mean_success, probability_of_improvement
 from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
-from wamkit.eval.suites.action_fidelity import score
-from wamkit.eval.suites.counterfactuals import Counterfactuals
-from wamkit.eval.suites.forecast_consistency import LEAST, Foreseen, auc, foretelling
+from wamkit.eval.suites.counterfactuals import Counterfactuals, score
+from wamkit.eval.suites.forecast_consistency import LEAST, ForecastEpisode, auc, success_prediction
 from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score
 from wamkit.rollout.replay import STILL
 from wamkit.types import EvaluationError
@@ -29,13 +28,13 @@ from wamkit.types import EvaluationError
 def counterfactual_suite(
     states: Sequence[Counterfactuals], levels: Sequence[float] = (5.0, 10.0, 20.0, 40.0, 80.0)
 ) -> Suite:
-    """Metrics of snapshot counterfactuals (`suites.action_fidelity`)."""
+    """Metrics of snapshot counterfactuals (`suites.counterfactuals`)."""
     models = MODELS | {f"{NOISE}{level:g}": noisy(level) for level in levels}
     answers = {name: score(states, model) for name, model in models.items()}
     how = f"{len(states)} states. From each the simulator carries out about {len(states[0].names)} chunks of actions."
 
     def metric(name: str, best: float, **more: Any) -> Metric:
-        return Metric(name, ("suites.action_fidelity.score",), lambda a: getattr(a, name).value, best, **more)
+        return Metric(name, ("suites.counterfactuals.score",), lambda a: getattr(a, name).value, best, **more)
 
     metrics = (
         metric(
@@ -137,10 +136,10 @@ def forecast_suite(episodes: int = 60) -> Suite:
     success, draw = np.arange(episodes) % 3 > 0, rng.standard_normal(episodes)
     fine = 0.9 * success + 0.02 * np.abs(draw)  # skill of the forecast: better where the episode succeeds
 
-    def episodes_of(skill: np.ndarray) -> Sequence[Foreseen]:
+    def episodes_of(skill: np.ndarray) -> Sequence[ForecastEpisode]:
         one = np.ones(1)
         return [
-            Foreseen(f"task {i % 2}", i, bool(s), one - k, one)
+            ForecastEpisode(f"task {i % 2}", i, bool(s), one - k, one)
             for i, (s, k) in enumerate(zip(success, skill, strict=True))
         ]
 
@@ -153,7 +152,7 @@ def forecast_suite(episodes: int = 60) -> Suite:
     ladder = {f"{NOISE}{k:g}": episodes_of(fine + k * draw) for k in (0.25, 0.5, 1.0, 2.0, 4.0)}
     order = (("constant", "opposite"),)
 
-    def area(found: Sequence[Foreseen]) -> float:
+    def area(found: Sequence[ForecastEpisode]) -> float:
         task = np.array([int(e.task[-1]) for e in found])
         return auc(np.array([e.skill for e in found]), np.array([e.success for e in found]), task)
 
@@ -161,8 +160,8 @@ def forecast_suite(episodes: int = 60) -> Suite:
         Metric("area under the ROC curve", ("suites.forecast_consistency.auc",), area, 1.0, order=order),
         Metric(
             "prediction by skill",
-            ("suites.forecast_consistency.foretelling",),
-            lambda e: foretelling(e, draws=2).skill.value,
+            ("suites.forecast_consistency.success_prediction",),
+            lambda e: success_prediction(e, draws=2).skill.value,
             1.0,
             order=order,
         ),
@@ -311,13 +310,21 @@ def difference_suite(states: int = 40) -> Suite:
 
 HELPERS: Mapping[str, str] = {
     "metrics.image.unit": "checks and scales images; no figure",
+    "metrics.perceptual.read_weights": "reads a file; no figure",
+    "metrics.perceptual.clip_features": "features for `polynomial_mmd` and `frechet_distance`; no figure",
+    "probes.object_state.train_probe": "trains a reader; its error is `probe_error`",
+    "probes.object_state.read_states": "reads states; its error is `probe_error`",
+    "probes.object_state.probe_error": "errors of a reader on real frames; known answers in test_object_state",
+    "probes.segmentation.train_segmenter": "trains a reader; its overlap is in test_physics_suite",
+    "probes.segmentation.read_masks": "reads masks; its overlap is in test_physics_suite",
     "metrics.image.decibel": "a change of units, of `psnr` and `masked_psnr`",
     "metrics.physics.depth_tolerance": "a percentile of real depths, which `penetration` is given",
     "metrics.physics.mechanical_energy": "what `energy_gain` adds up; closed forms in test_physics_metrics",
-    "suites.action_fidelity.imagined_by": "queries a model; no figure",
+    "suites.counterfactuals.counterfactuals": "replays chunks; no figure",
+    "suites.counterfactuals.imagined_by": "queries a model; no figure",
     "suites.forecast_vs_execution.executions": "plays episodes; no figure",
     "suites.forecast_vs_execution.diagnosis": "text for `execution_score`; every case in test_counterfactuals",
-    "suites.forecast_consistency.foreseen": "plays episodes; no figure",
+    "suites.forecast_consistency.forecast_episodes": "plays episodes; no figure",
     "metrics.rank_correlation.drop_one": "another figure without each policy in turn",
     "metrics.rank_correlation.nested_bootstrap": "an interval; its coverage is in test_rank_correlation",
     "metrics.intervals.wilson": "an interval; its coverage is in test_intervals",
@@ -330,8 +337,8 @@ HELPERS: Mapping[str, str] = {
     "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",
     "suites.forecast_vs_execution.execution_videos": "videos for a report",
     "metrics.intervals.paired_difference": "an interval; its coverage is in test_intervals",
-    "report.action_tables.action_part": "rows for a report, of figures that are here",
-    "report.action_tables.inverse_table": "rows for a report, of figures that are here",
-    "report.action_tables.foresight_table": "rows for a report, of figures that are here",
+    "suites.counterfactuals.counterfactual_table": "a table of figures that are here",
+    "suites.forecast_vs_execution.execution_table": "a table of figures that are here",
+    "suites.forecast_consistency.consistency_table": "a table of figures that are here",
 }
 """Public functions of the metrics' modules that are not in any suite, and why."""

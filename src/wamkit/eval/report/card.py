@@ -1,8 +1,9 @@
-"""The report card of a run: what was measured, with the images that go with it, as one page's content."""
+"""Report card of a run: the figures of its evaluation and the videos that go with them."""
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from wamkit.data.loading.windows import Frames
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.registry import Context
 from wamkit.eval.results import (
-    VISUAL,
     Clip,
     ClosedLoop,
     Curves,
@@ -24,20 +26,19 @@ from wamkit.eval.results import (
     Worst,
     versions,
 )
-from wamkit.eval.suites.closed_loop import Protocol, Record, clips
-from wamkit.eval.suites.open_loop import Imagination
+from wamkit.eval.suites.closed_loop import Record, clips, evaluated_records
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import Model
 from wamkit.runs.run import Run
 from wamkit.training.metrics import read_metrics
 from wamkit.types import Query, WamkitError
-from wamkit.viz.images import difference
-
-PICTURED = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
 
 def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """The rows of run/metrics.jsonl, and the command that trained the run, out of run/config.json."""
+    """Rows of run/metrics.jsonl, and the command that trained the run, from run/config.json.
+
+    Raises WamkitError for a file that cannot be read.
+    """
     path = run / "metrics.jsonl"
     try:
         metrics = [row for _, row in read_metrics(path)]
@@ -52,58 +53,73 @@ def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 
 def report_card(
-    run: Run,
-    model: Model,
+    context: Context,
+    requested: Protocol,
     history: tuple[list[dict[str, Any]], str | None],
-    protocol: Protocol,
-    words: str,
-    records: Sequence[Record],
-    frames: Frames | None,
-    tables: list[Table],
+    tables: Sequence[Table],
     worst: Sequence[Worst],
-    processes: int,
 ) -> Report:
-    """The page of one evaluation; films what it shows, which takes about as long as a quarter of the episodes.
+    """Content of the page of one evaluation.
 
-    words: what the command line says of the environment.
+    Episodes are played again to record videos, which takes about a quarter of their time.
+    requested: the protocol as the caller gave it.   history: as `history` returns it.
     """
+    run, model, protocol = context.run, context.model, context.protocol
+    metrics, trained = history
     rows = {t.figure(r): r for t in tables for r in t.rows}
     last = model.spec.frame_offsets[-1]
     head = ["closed_loop.success", f"open_loop.skill.joint.{last}", "coupling.true_over_shuffled"]
     head.append("closed_loop.latency.median")
-    metrics, trained = history
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
-    played = clips(run, protocol, records, processes=processes) if records else []
-    imagined, stills = _imagined(model, frames) if frames is not None else ((), ())
+    records = evaluated_records(context) if context.acts else []
+    imagined, stills = _imagined(model, context.frames) if context.options.held_out else ((), ())
     minutes = run.extra["elapsed_s"] / 60
+    playing = f"--episodes {protocol.episodes} --replan-every {protocol.replan_every}"
     return Report(
         title=f"{model.name}: {run.name}",
         subtitle=f"{run.provenance.episodes} recorded episodes of {len(protocol.env.tasks)} tasks, "
         f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
-        closed_loop=(
-            ClosedLoop(
-                f"{protocol.episodes} held-out reset states a task",
-                tuple(_task_result(t, records) for t in protocol.env.tasks),
-                0.85,
-            ),
-        )
-        if records
-        else (),
+        closed_loop=_closed_loop(protocol, records),
         imagined=imagined,
         stills=stills,
-        clips=tuple(
-            Clip(e.task, e.images[::2, 0], e.succeeded, e.fps / 4, f"seed {e.seed}, {len(e)} steps") for e in played
-        ),
+        clips=_clips(context, records),
         worst=tuple(worst),
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
         commands=(
             *([trained] if trained else []),
-            f"wamkit eval {run.path} {f'{words} ' if words else ''}--episodes {protocol.episodes} --replan-every {protocol.replan_every}",
+            " ".join(filter(None, ["wamkit eval", str(run.path), arguments(requested), playing])),
         ),
         versions=versions(),
         config=_described(run, protocol),
+    )
+
+
+def arguments(protocol: Protocol) -> str:
+    """Command-line arguments for the environment of a protocol; "" for the one that the data came from."""
+    env = protocol.env
+    words = ["--protocol", protocol.name] if protocol.name else ["--env", env.env] if env.env else []
+    words += ["--tasks", *env.tasks] if env.tasks else []
+    words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in env.options.items())] if env.options else []
+    words += ["--embodiment", env.embodiment] if env.embodiment else []
+    return shlex.join(words)
+
+
+def _closed_loop(protocol: Protocol, records: Sequence[Record]) -> tuple[ClosedLoop, ...]:
+    if not records:
+        return ()
+    tasks = tuple(_task_result(t, records) for t in protocol.env.tasks)
+    return (ClosedLoop(f"{protocol.episodes} held-out reset states a task", tasks, 0.85),)
+
+
+def _clips(context: Context, records: Sequence[Record]) -> tuple[Clip, ...]:
+    """Videos of one success and one failure a task, at half the frames and half the speed."""
+    if not records:
+        return ()
+    played = clips(context.run, context.protocol, records, processes=context.options.processes)
+    return tuple(
+        Clip(e.task, e.images[::2, 0], e.succeeded, e.fps / 4, f"seed {e.seed}, {len(e)} steps") for e in played
     )
 
 
@@ -125,7 +141,7 @@ def _imagined(model: Model, frames: Frames) -> tuple[tuple[Imagined, ...], tuple
     clips_, stills = [], []
     texts = list(dict.fromkeys(frames.text))
     chosen = [(t, next(e for e, x in enumerate(frames.text) if x == t and frames.is_demonstration[e])) for t in texts]
-    queries = [q for q in PICTURED[:2] if q in model.queries]
+    queries = [q for q in (Query.FORWARD, Query.JOINT) if q in model.queries]
     jobs = [(t, e, q) for t, e in chosen for q in queries]
     off = np.flatnonzero(~frames.is_demonstration)
     if len(off) and Query.FORWARD in model.queries:
@@ -140,25 +156,3 @@ def _imagined(model: Model, frames: Frames) -> tuple[tuple[Imagined, ...], tuple
             Still(name, f.now[middle, 0], f.real[middle, :, 0], f.imagined[middle, :, 0], model.spec.frame_offsets)
         )
     return tuple(clips_), tuple(stills)
-
-
-def worst_pictures(model: Model, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
-    """The demonstrations that are imagined worst, by skill at the furthest horizon, one a task at most."""
-    query = next(q for q in ("joint", "video", "forward") if q in result.fidelity)
-    part, episode = result.demonstrations(query)
-    bottom, out = np.nan_to_num(part.mse_copy[:, -1]), {}
-    top = np.nan_to_num(part.mse[:, -1])
-    skill = {
-        e: 1 - top[episode == e].sum() / bottom[episode == e].sum()
-        for e in np.unique(episode)
-        if bottom[episode == e].sum()
-    }
-    for e in sorted(skill, key=skill.__getitem__):
-        text = frames.text[e]
-        if text in out or len(out) == count:
-            continue
-        f = query_recording(model, frames, int(e), Query(query))
-        real, guess = f.real[:, -1, 0], f.imagined[:, -1, 0]
-        columns = {"happened": real, f"imagined +{part.offsets[-1]}": guess, "difference": difference(real, guess)}
-        out[text] = Worst(VISUAL, text, columns, 10.0, f"held-out recording {e}, skill {skill[e]:.2f}")
-    return list(out.values())

@@ -15,9 +15,9 @@ from wamkit.config import check_bounds, without_nan
 from wamkit.envs.base import held_out_seeds
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.held_out import acting_model, evaluation_env
+from wamkit.eval.protocols import Protocol
 from wamkit.eval.report.page import write_report
 from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
-from wamkit.eval.suites.closed_loop import Protocol
 from wamkit.eval.suites.robustness import SEVERITIES, Curve, looks, plan, robustness
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run

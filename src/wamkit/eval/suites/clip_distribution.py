@@ -15,7 +15,8 @@ from wamkit.data.loading.windows import Frames, Windows
 from wamkit.eval.metrics.image import unit
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, polynomial_mmd
 from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
-from wamkit.eval.results import VISUAL, Row, Table
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import VISUAL, EvalResult, Row, Table
 from wamkit.inference.model import Model
 from wamkit.types import Query
 
@@ -120,3 +121,21 @@ def clip_distribution_table(clips: ClipSet, *, encoder: Encoder = pooled, name: 
         "Never compare it with another encoder's."
     )
     return Table(KEY, TITLE, how, tuple(rows), VISUAL)
+
+
+def evaluated_clips(context: Context) -> ClipSet:
+    """Clips of the validation episodes, imagined once per context."""
+    return context.shared("clips", lambda: clip_set(context.model, context.frames))
+
+
+@EVALUATIONS.register("clip_distribution")
+class ClipDistribution(Evaluation):
+    """Distances of imagined from real clips as sets."""
+
+    suite, order = "full", 20
+
+    def needs(self, context: Context) -> bool:
+        return context.imagines
+
+    def run(self, context: Context) -> EvalResult:
+        return EvalResult((clip_distribution_table(evaluated_clips(context)),))

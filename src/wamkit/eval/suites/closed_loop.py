@@ -1,68 +1,35 @@
-"""Closed-loop success in a simulator: fixed held-out reset states, one record an episode, resumable."""
+"""Closed loop: success in a simulator from fixed held-out reset states, one record per episode, resumable."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
-from math import inf
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit import old_names
-from wamkit.config import check_bounds, digest, from_dict
+from wamkit.config import digest, from_dict
 from wamkit.envs.base import held_out_seeds
-from wamkit.envs.spec import EnvSpec
+from wamkit.eval.metrics.intervals import clopper_pearson, wilson
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import CLOSED_LOOP, EvalResult, Row, Table
 from wamkit.files import atomic_write
 from wamkit.inference.model import opened
-from wamkit.inference.policy import Policy, Session
+from wamkit.inference.policy import Session
 from wamkit.rollout.loop import rollout
 from wamkit.runs.run import Run
 from wamkit.types import Episode, Query
 from wamkit.workers import run_parallel
 
 SEEDS_PER_JOB = 5
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One way of evaluating a policy in closed loop.
-
-    env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
-    episodes: reset states a task, the first so many held-out seeds.
-    replan_every, query, steps: see `Policy`.
-    text: an instruction in place of each task's own, by task, to test what words do.
-    name: of a registered protocol; results then go to run/eval/<name>.
-    note: printed with success.
-    """
-
-    env: EnvSpec = field(default_factory=EnvSpec)
-    episodes: int = 20
-    replan_every: int = 8
-    query: str = "policy"
-    steps: int | None = None
-    text: tuple[tuple[str, str], ...] = ()
-    name: str = ""
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        check_bounds(
-            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the fields of `env` beside the protocol's own."""
-        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
-
-    def make_policy(self, run: Run) -> Policy:
-        """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
-        model = opened(run, self.env.embodiment)
-        return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
 
 
 OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
@@ -257,3 +224,54 @@ def write_records(records: Sequence[Record], path: str | Path) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), sink)
     atomic_write(path, sink.getvalue().to_pybytes())
+
+
+def success_table(records: Sequence[Record], note: str = "") -> Table:
+    """Success per task and pooled, with intervals and counts of outcomes, and the latency of a query.
+
+    note: on the protocol, added to the table's description.
+    """
+    rows = []
+    for task in dict.fromkeys(r.task for r in records):
+        own = [r for r in records if r.task == task]
+        rate = wilson(sum(r.success for r in own), len(own))
+        target = {"target": "at least 85 %", "passed": rate.value >= 0.85}
+        rows.append(Row(f"success.{task}", task, rate.value, rate, fmt=".0%", note=outcomes(own), **target))
+    rate = clopper_pearson(sum(r.success for r in records), len(records))
+    note_pooled = "Clopper-Pearson interval over episodes; tasks: Wilson"
+    note_pooled = "; ".join(filter(None, [outcomes(records), note_pooled]))
+    target = {"target": "at least 95 %", "passed": rate.value >= 0.95}
+    rows.append(Row("success", "all tasks", rate.value, rate, fmt=".1%", note=note_pooled, **target))
+    median, p95 = np.percentile([x for r in records for x in r.latency_ms], (50, 95))
+    target = {"target": "at most 25", "passed": median <= 25}
+    note_latency = f"one core, while the other one works too; 95 % took less than {p95:.1f} ms"
+    rows.append(Row("latency.median", "one query, median", median, fmt=".1f", unit="ms", note=note_latency, **target))
+    how = (
+        "Episodes from reset states never trained on. An episode is a success if the task's condition held at any step."
+    )
+    how = f"{how} {note}" if note else how
+    return Table("closed_loop", "Does it solve the tasks?", how, tuple(rows), CLOSED_LOOP)
+
+
+def evaluated_records(context: Context) -> list[Record]:
+    """Records of the evaluation's protocol, played once per context."""
+    play = partial(closed_loop, context.run, context.protocol, processes=context.options.processes)
+    return context.shared("closed_loop", play)
+
+
+@EVALUATIONS.register("closed_loop")
+class ClosedLoopSuccess(Evaluation):
+    """Success in closed loop. Writes episodes.parquet."""
+
+    order, needs_episodes, cached = 0, False, False
+
+    def needs(self, context: Context) -> bool:
+        return context.acts
+
+    def check(self, context: Context) -> None:
+        context.protocol.make_policy(context.run)
+
+    def run(self, context: Context) -> EvalResult:
+        records = evaluated_records(context)
+        write_records(records, context.folder / "episodes.parquet")
+        return EvalResult((success_table(records, context.protocol.note),))

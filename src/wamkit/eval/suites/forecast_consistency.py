@@ -1,8 +1,8 @@
-"""Does the world go the way a policy imagined, and does that foretell success?
+"""Forecast consistency: does the imagined future match the executed one, and does the error predict success?
 
-While a policy acts it imagines, with every chunk of actions, what will be seen `offset` steps later; then that is seen. An episode in which
-nothing moves is imagined easily and fails (arXiv:2605.07514 finds its consistency fooled by that), so the motion stands beside every
-figure, and how well it foretells success by itself.
+A policy imagines, with every chunk of actions, the frame `offset` steps later, which is then observed. An episode in
+which nothing moves is easy to imagine and fails (arXiv:2605.07514 finds its consistency fooled by that). So the motion
+stands beside every figure, with its own prediction of success.
 """
 
 from __future__ import annotations
@@ -17,19 +17,23 @@ from jaxtyping import Bool, Float, UInt8
 
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.image import TAU
-from wamkit.eval.suites.closed_loop import Protocol
+from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import ACTION, EvalResult, Row, Table
 from wamkit.inference.policy import Session
 from wamkit.rollout.loop import Transition, rollout
 from wamkit.runs.run import Run
-from wamkit.types import UNDEFINED, EvaluationError, Interval
+from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
 
 
 @dataclass(frozen=True)
-class Foreseen:
-    """One episode: Q moments at which something was imagined that was then seen.
+class ForecastEpisode:
+    """One episode with Q forecasts that were then observed.
 
-    error: mean squared error of what was imagined, in [0, 1], (Q,).   motion: of the picture before, that is how much changed, (Q,).
+    error: mean squared error of the imagined frame, in [0, 1], (Q,).   motion: mean squared error of the frame before, which
+    is the amount of change, (Q,).
     """
 
     task: str
@@ -40,7 +44,7 @@ class Foreseen:
 
     @property
     def skill(self) -> float:
-        """1 - error / motion over the episode: 1 is foreseen exactly, 0 as if nothing would move. NaN where nothing moved."""
+        """1 - error / motion over the episode: 1 is exact, 0 as if nothing would move. NaN where nothing moved."""
         return 1 - float(self.error.sum() / self.motion.sum()) if self.motion.sum() else float("nan")
 
 
@@ -64,17 +68,17 @@ class ForecastErrors:
 
 
 def _errors(imagined: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Mean squared errors of what was imagined and of the picture before, on pixels that move in either; 0 and 0 if none do."""
+    """Mean squared errors of the imagined frame and of the frame before, on pixels that move in either; 0 without any."""
     a, b, c = (x.astype(np.float32) / 255 for x in (imagined, before, after))
     moves = ((np.abs(c - b) > TAU) | (np.abs(a - b) > TAU)).any(-3, keepdims=True)
     return float((np.square(a - c) * moves).mean()), float((np.square(b - c) * moves).mean())
 
 
 LEAST = 5
-"""Failures, and successes, from which areas under the ROC curve are given: resampling one failure would claim certainty."""
+"""Least number of failures, and of successes, for an area under the ROC curve: resampling one would claim certainty."""
 
 
-def _work(job: tuple[Run, Protocol, str, int]) -> Foreseen:
+def _work(job: tuple[Run, Protocol, str, int]) -> ForecastEpisode:
     run, p, task, seed = job
     policy, env = replace(p, query="joint").make_policy(run), p.env.make(task)
     errors = ForecastErrors(policy.model.spec.frame_offsets.index(p.replan_every), p.replan_every)
@@ -83,34 +87,36 @@ def _work(job: tuple[Run, Protocol, str, int]) -> Foreseen:
     finally:
         env.close()
     error, motion = np.array(errors.pairs, np.float64).reshape(-1, 2).T
-    return Foreseen(task, seed, episode.succeeded, error, motion)
+    return ForecastEpisode(task, seed, episode.succeeded, error, motion)
 
 
-def foreseen(run: Run, protocol: Protocol, *, processes: int = 2) -> list[Foreseen]:
-    """Plays the protocol's episodes with the query `joint` and keeps what came of what was imagined. The same on any number of processes.
+def forecast_episodes(run: Run, protocol: Protocol, *, processes: int = 2) -> list[ForecastEpisode]:
+    """Plays the protocol's episodes with the query `joint` and compares forecasts with observations.
 
-    Raises EvaluationError where the model imagines nothing `replan_every` steps ahead, which is when it looks again.
+    The result does not depend on the number of processes. Raises EvaluationError for a model that does not imagine the
+    frame `replan_every` steps ahead, which is the next one that it observes.
     """
     offsets = run.spec.frame_offsets
     if protocol.replan_every not in offsets:
         raise EvaluationError(
-            f"the model imagines {offsets} steps ahead, but looks again after {protocol.replan_every}: replan after one of those"
+            f"the model imagines {offsets} steps ahead, but observes again after {protocol.replan_every}: "
+            "replan after one of those"
         )
     jobs = [(run, protocol, t, s) for t in protocol.env.tasks for s in held_out_seeds(protocol.episodes)]
     work = run_parallel(
-        jobs, _work, processes=processes, desc="foreseen", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
+        jobs, _work, processes=processes, desc="forecast", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
     )
     with closing(work):
         return list(work)
 
 
 @dataclass(frozen=True)
-class Foretelling:
-    """How well figures of an episode tell success from failure: areas under the ROC curve, 0.5 is a guess, 1 is always.
+class SuccessPrediction:
+    """Prediction of success by figures of an episode: areas under the ROC curve, 0.5 is a guess, 1 is perfect.
 
-    skill: by how well the world was foreseen.   motion: by how much moved, the competitor that imagines nothing.
-    Both are ranked within their task, so that easy tasks do not pass for good foresight; NaN where a task never has both outcomes, or fewer than
-    `LEAST` episodes have one of them.
+    skill: by the skill of the forecast.   motion: by the amount of motion, a baseline that imagines nothing.
+    Episodes are ranked within their task, so that easy tasks do not pass for good forecasts. NaN where no task has both
+    outcomes, or fewer than `LEAST` episodes have one of them.
     """
 
     episodes: int
@@ -119,8 +125,8 @@ class Foretelling:
     motion: Interval
 
 
-def foretelling(episodes: Sequence[Foreseen], seed: int = 0, draws: int = 2000) -> Foretelling:
-    """See `Foretelling`; intervals resample episodes within tasks. Raises EvaluationError where there are none."""
+def success_prediction(episodes: Sequence[ForecastEpisode], seed: int = 0, draws: int = 2000) -> SuccessPrediction:
+    """Areas under the ROC curve; intervals resample episodes within tasks. Raises EvaluationError without episodes."""
     if not episodes:
         raise EvaluationError("there are no episodes")
     task = np.unique([e.task for e in episodes], return_inverse=True)[1]
@@ -132,7 +138,7 @@ def foretelling(episodes: Sequence[Foreseen], seed: int = 0, draws: int = 2000) 
     out: dict[str, Any] = {}
     rng = np.random.default_rng(seed)
     for name, x in values.items():
-        x = np.nan_to_num(x, nan=-np.inf)  # an episode in which nothing moved foretells failure
+        x = np.nan_to_num(x, nan=-np.inf)  # an episode in which nothing moved predicts failure
         value = auc(x, success, task)
         if np.isnan(value) or min(success.sum(), (~success).sum()) < LEAST:
             out[name] = UNDEFINED
@@ -143,14 +149,56 @@ def foretelling(episodes: Sequence[Foreseen], seed: int = 0, draws: int = 2000) 
             found.append(auc(x[rows], success[rows], task[rows]))
         low, high = np.nanquantile(found, (0.025, 0.975))
         out[name] = Interval(value, float(low), float(high))
-    return Foretelling(len(episodes), int((~success).sum()), **out)
+    return SuccessPrediction(len(episodes), int((~success).sum()), **out)
 
 
 def auc(x: Float[np.ndarray, " N"], success: Bool[np.ndarray, " N"], task: np.ndarray) -> float:
-    """Share of pairs of a success and a failure of one task in which the success has the greater `x`, ties half; NaN without such a pair."""
+    """Share of pairs of a success and a failure of one task in which the success has the greater `x`; ties count half.
+
+    NaN without such a pair.
+    """
     better = pairs = 0.0
     for t in np.unique(task):
         good, bad = x[(task == t) & success], x[(task == t) & ~success]
         better += (good[:, None] > bad).sum() + (good[:, None] == bad).sum() / 2
         pairs += len(good) * len(bad)
     return better / pairs if pairs else float("nan")
+
+
+def consistency_table(episodes: Sequence[ForecastEpisode], replan_every: int) -> Table:
+    """Skill of the forecast, and how well it predicts success. replan_every: steps between forecast and observation."""
+    prediction, names = success_prediction(episodes), [f"{e.task} {e.seed}" for e in episodes]
+    error, motion = (np.array([getattr(e, k).sum() for e in episodes]) for k in ("error", "motion"))
+    rows = []
+    if motion.sum():
+        r = bootstrap_ratio(error, motion, np.unique(names, return_inverse=True)[1], seed=0)
+        note = f"of the frame {replan_every} steps later; 1 is exact, 0 as if nothing would move"
+        skill = Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
+        rows.append(
+            Row("skill", "skill of its forecast", skill.value, skill, "above 0", skill.low > 0, ".3f", note=note)
+        )
+    auc_note = "area under the ROC curve within tasks; 0.5 is a guess"
+    for key, name, x, note in (
+        ("auc.skill", "success predicted by the forecast", prediction.skill, auc_note),
+        ("auc.motion", "success predicted by motion alone", prediction.motion, "a baseline that imagines nothing"),
+    ):
+        if not x.undefined:
+            rows.append(Row(key, name, x.value, x, fmt=".2f", note=note))
+    how = f"{prediction.episodes} episodes in which it acts on the query `joint`; {prediction.failures} failed."
+    how += " Too few of one outcome for a prediction." if prediction.skill.undefined else ""
+    return Table("forecast_consistency", "Does the world go as it imagined?", how, tuple(rows), ACTION)
+
+
+@EVALUATIONS.register("forecast_consistency")
+class ForecastConsistency(Evaluation):
+    """Error of the forecast while the policy acts on it."""
+
+    suite, order = "full", 80
+
+    def needs(self, context: Context) -> bool:
+        model = context.model
+        return Query.JOINT in model.queries and context.protocol.replan_every in model.spec.frame_offsets
+
+    def run(self, context: Context) -> EvalResult:
+        episodes = forecast_episodes(context.run, context.protocol, processes=context.options.processes)
+        return EvalResult((consistency_table(episodes, context.protocol.replan_every),))

@@ -20,6 +20,8 @@ from jaxtyping import UInt8
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
 from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.inference.checks import row_seeds
 from wamkit.inference.model import opened
@@ -154,3 +156,54 @@ def execution_videos(states: Sequence[Execution], view: int = 0) -> dict[str, UI
     parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
     names = ("demonstrated", "imagined", "executed")
     return {name: np.stack([p[k][-1, view] for p in parts]) for k, name in enumerate(names)}
+
+
+def execution_table(states: Sequence[Execution]) -> Table:
+    """Skills of forecast, policy and consistency; those without a case are left out."""
+    score = execution_score(states)
+    figures = (
+        ("forecast", score.forecast, "imagined against the expert"),
+        ("policy", score.policy, "executed against the expert"),
+        ("consistency", score.consistency, "imagined against executed"),
+    )
+    rows = [Row(name, name, x.value, x, fmt=".3f", note=note) for name, x, note in figures if not x.undefined]
+    how = (
+        f"{len(states)} states of experts' episodes. Its actions are executed, and the imagined future, the executed one "
+        "and the expert's are compared. 1 is the same image, 0 as far as one in which nothing moves."
+    )
+    return Table("forecast_vs_execution", "The video, the arm, or both?", how, tuple(rows), ACTION)
+
+
+def _worst(states: Sequence[Execution], count: int = 1) -> list[Worst]:
+    """Videos of the episodes with the least consistency or, for a model that imagines nothing, the worst policy."""
+    episodes: dict[tuple[str, int], list[Execution]] = {}
+    for s in states:
+        episodes.setdefault((s.task, s.seed), []).append(s)
+    scores = {k: execution_score(v) for k, v in episodes.items()}
+    skill = {k: (s.policy if s.consistency.undefined else s.consistency).value for k, s in scores.items()}
+    worst = sorted((v, k) for k, v in skill.items() if not np.isnan(v))[:count]
+    return [
+        Worst(
+            ACTION,
+            f"{task}: its own actions",
+            execution_videos(episodes[task, seed]),
+            3.0,
+            f"seed {seed}, skill {value:.2f}",
+        )
+        for value, (task, seed) in worst
+    ]
+
+
+@EVALUATIONS.register("forecast_vs_execution")
+class ForecastVsExecution(Evaluation):
+    """Comparison of the imagined future, the executed one, and the expert's."""
+
+    suite, order = "full", 60
+
+    def needs(self, context: Context) -> bool:
+        return context.acts
+
+    def run(self, context: Context) -> EvalResult:
+        o = context.options
+        states = executions(context.run, context.env, episodes=max(1, o.held_out // 2), processes=o.processes)
+        return EvalResult((execution_table(states),), tuple(_worst(states)))

@@ -10,11 +10,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from wamkit.data.loading.windows import Frames, Windows, shuffled_within
-from wamkit.eval.metrics.image import Errors, Fidelity, fidelity, moving_errors
+from wamkit.eval.metrics.image import Errors, Fidelity, Score, fidelity, moving_errors
 from wamkit.eval.metrics.intervals import paired_ratio
 from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import ACTION, VISUAL, EvalResult, Row, Table, Worst
+from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import Model
 from wamkit.types import Batch, Interval, Query
+from wamkit.viz.images import difference
 
 MOVES = 5e-3
 """Metres from which a scene point counts as moving."""
@@ -145,3 +149,102 @@ def action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:
         valid.sum((1, 2)) * actions.shape[-1],
     )
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
+
+
+def fidelity_table(model: Model, result: Imagination) -> Table:
+    """Quality of imagined futures of demonstrations per query and horizon, and the codec's ceiling."""
+    rows = []
+    for query in (q for q in ("joint", "video", "forward", "ceiling") if q in result.fidelity):
+        part, episode = result.demonstrations(query)
+        for offset in model.spec.frame_offsets:
+            s = part.score(offset, episode, seed=0)
+            rows += _ceiling_rows(s) if query == "ceiling" else _fidelity_rows(query, s)
+    for k, offset in enumerate(model.spec.frame_offsets if result.points is not None else ()):
+        ratio = result.points_over_still(k)
+        note = f"of points that move, in a policy query: {1000 * result.point_error(k):.1f} mm off on average"
+        name, target = f"scene points, +{offset}: error / standing still", ("at most 0.50", ratio.value <= 0.5)
+        rows.append(Row(f"point_error.{offset}", name, ratio.value, ratio, *target, ".3f", note=note))
+    how = "Skill is 1 for a perfect image and 0 for a copy of the current frame. Demonstrations only."
+    return Table("open_loop", "Is what it imagines right?", how, tuple(rows), VISUAL)
+
+
+def _ceiling_rows(s: Score) -> list[Row]:
+    psnr = {"target": "at least 30", "passed": s.psnr >= 30, "note": "the true future, encoded and decoded"}
+    name = f"ceiling of the codec, +{s.offset}"
+    return [Row(f"psnr.ceiling.{s.offset}", name, s.psnr, fmt=".1f", unit="dB", **psnr), _sharpness("ceiling", s)]
+
+
+def _fidelity_rows(query: str, s: Score) -> list[Row]:
+    given = "true actions given" if query == "forward" else "nothing given"
+    skill = f"{given}; copying in brackets: "
+    skill += f"PSNR {s.psnr:.1f} ({s.psnr_copy:.1f}) dB, SSIM {s.ssim:.3f} ({s.ssim_copy:.3f})"
+    gain = f"better than copying; {s.moving_share:.0%} of pixels move; {s.windows} windows"
+    name = f"{query}, +{s.offset}"
+    return [
+        _at_least(f"skill.{query}.{s.offset}", f"{name}: skill over copying", s.skill, 0.65, "", skill, ".3f"),
+        _at_least(f"moving_gain.{query}.{s.offset}", f"{name}: on moving pixels", s.moving_gain, 6, "dB", gain, ".1f"),
+        _sharpness(query, s),
+    ]
+
+
+def _at_least(key: str, name: str, x: Interval, least: float, unit: str, note: str, fmt: str) -> Row:
+    """A row whose target is at least `least`."""
+    return Row(key, name, x.value, x, f"at least {least:g}", x.value >= least, fmt, unit, note)
+
+
+def _sharpness(query: str, s: Score) -> Row:
+    note = "edges of what moves, imagined / real: 1 is as sharp, less is blurred"
+    key, name = f"sharpness.{query}.{s.offset}", f"{query}, +{s.offset}: sharpness"
+    return Row(key, name, s.sharpness.value, s.sharpness, fmt=".2f", note=note)
+
+
+def coupling_table(result: Imagination) -> Table:
+    """Action sensitivity of imagined futures, and how much a future helps to read off actions."""
+    rows = []
+    if result.action_sensitivity is not None:
+        ratio = result.true_over_shuffled()
+        note, met = "error on moving pixels, same noise; below 1 it follows actions", ratio.value <= 0.8
+        met, name = met and ratio.excludes(1), "forward dynamics, true / shuffled actions"
+        rows.append(Row("true_over_shuffled", name, ratio.value, ratio, "at most 0.80", met, ".3f", note=note))
+    if {"inverse", "policy"} <= set(result.action_error):
+        ratio = result.inverse_over_policy()
+        note, met = "against executed actions; below 1 it reads the future", ratio.value < 1
+        name = "inverse dynamics / policy, action error"
+        rows.append(Row("inverse_over_policy", name, ratio.value, ratio, "below 1", met, ".3f", note=note))
+    how = "Ratios of two errors on the same windows; intervals resample whole episodes."
+    return Table("coupling", "Do image and action belong together?", how, tuple(rows), ACTION)
+
+
+def worst_demonstrations(model: Model, frames: Frames, result: Imagination, count: int = 2) -> list[Worst]:
+    """Videos of the demonstrations with the least skill at the furthest horizon, at most one per task."""
+    query = next(q for q in ("joint", "video", "forward") if q in result.fidelity)
+    part, episode = result.demonstrations(query)
+    bottom, out = np.nan_to_num(part.mse_copy[:, -1]), {}
+    top = np.nan_to_num(part.mse[:, -1])
+    skill = {
+        e: 1 - top[episode == e].sum() / bottom[episode == e].sum()
+        for e in np.unique(episode)
+        if bottom[episode == e].sum()
+    }
+    for e in sorted(skill, key=skill.__getitem__):
+        text = frames.text[e]
+        if text in out or len(out) == count:
+            continue
+        f = query_recording(model, frames, int(e), Query(query))
+        real, guess = f.real[:, -1, 0], f.imagined[:, -1, 0]
+        columns = {"happened": real, f"imagined +{part.offsets[-1]}": guess, "difference": difference(real, guess)}
+        out[text] = Worst(VISUAL, text, columns, 10.0, f"validation episode {e}, skill {skill[e]:.2f}")
+    return list(out.values())
+
+
+@EVALUATIONS.register("open_loop")
+class OpenLoop(Evaluation):
+    """Quality of imagined futures, action sensitivity, and errors of actions."""
+
+    order = 10
+
+    def run(self, context: Context) -> EvalResult:
+        result = imagine(context.model, context.frames, steps=context.protocol.steps)
+        tables = fidelity_table(context.model, result), coupling_table(result)
+        worst = worst_demonstrations(context.model, context.frames, result) if context.imagines else []
+        return EvalResult(tables, tuple(worst))

@@ -10,7 +10,8 @@ import numpy as np
 
 from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
-from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loop
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import Record, closed_loop
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Interval, WamkitError

@@ -23,7 +23,8 @@ from wamkit.eval.metrics.motion import PhysicsIQ, ade, motion_mask, physics_iq, 
 from wamkit.eval.metrics.physics import Violations
 from wamkit.eval.probes.object_state import Probe, ProbeError, States, probe_error, read_states, train_probe
 from wamkit.eval.probes.segmentation import Segmenter, read_masks, train_segmenter
-from wamkit.eval.results import PHYSICAL, Row, Table, Worst
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import PHYSICAL, EvalResult, Row, Table, Worst
 from wamkit.eval.suites.free_running import Continuation, ReferenceEpisode, free_run, reference_episodes
 from wamkit.eval.suites.physics_scenes import VISIBLE, errors, true_states
 from wamkit.inference.model import Model
@@ -322,3 +323,18 @@ def worst_continuations(found: Commonsense, count: int = 2) -> list[Worst]:
         columns = {"happened": real, "went on by itself": imagined, "difference": difference(real, imagined)}
         out.append(Worst(PHYSICAL, c.reference.task, columns, 3.0, note))
     return out
+
+
+@EVALUATIONS.register("physics")
+class PhysicsLaws(Evaluation):
+    """Violations of physics in free-running rollouts, where an environment tells the truth about its bodies."""
+
+    suite, order = "full", 40
+
+    def needs(self, context: Context) -> bool:
+        return context.imagines and bool(ENVIRONMENTS.get(context.env.env).tracked_bodies)
+
+    def run(self, context: Context) -> EvalResult:
+        o = context.options
+        found = commonsense(context.model, context.env, episodes=o.held_out, processes=o.processes)
+        return EvalResult(tuple(physics_tables(found)), tuple(worst_continuations(found)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.perceptual import I3D, LPIPS, Dinov2, VideoMAE, clip_features
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, gaussian_frechet, polynomial_mmd
-from wamkit.eval.results import VISUAL, Row, Table
-from wamkit.types import EvaluationError
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import VISUAL, EvalResult, Row, Table
+from wamkit.eval.suites.clip_distribution import evaluated_clips
+from wamkit.types import EvaluationError, WamkitError
 
 
 @dataclass(frozen=True)
@@ -117,3 +120,38 @@ def _whole(encoder: VideoMAE | I3D, current: Tensor, future: Tensor, episode: np
     views = clips.shape[2] if clips.ndim == 6 else 1
     clips = clips.transpose(1, 2).flatten(0, 1) if clips.ndim == 6 else clips
     return clip_features(encoder, clips, np.repeat(np.asarray(episode), views))
+
+
+@EVALUATIONS.register("pretrained_features")
+class PretrainedFeatures(Evaluation):
+    """Figures of the pretrained encoders that the options name."""
+
+    order = 30
+
+    def encoders(self, context: Context) -> Encoders:
+        """The encoders, loaded once per context."""
+        return context.shared("encoders", lambda: named_encoders(context.options.encoders))
+
+    def needs(self, context: Context) -> bool:
+        return bool(context.options.encoders)
+
+    def check(self, context: Context) -> None:
+        encoders, model = self.encoders(context), context.model
+        if not context.imagines:
+            raise WamkitError(f"encoders compare imagined frames, and {model.name} imagines none: leave out --encoder")
+        least, found = 4 if encoders.videos else 1, context.options.held_out * len(context.env.tasks)
+        if found < least:
+            raise WamkitError(f"these encoders need {least} validation episodes or more, not {found}: raise --held-out")
+        frames = 1 + len(model.spec.frame_offsets)
+        if short := [e for e in encoders.videos if frames < e.least]:
+            raise WamkitError(
+                f"{short[0].name} needs clips of {short[0].least} frames or more, and this model imagines clips of {frames}"
+            )
+
+    def settings(self, context: Context) -> Mapping[str, Any]:
+        return {"encoders": self.encoders(context).names}
+
+    def run(self, context: Context) -> EvalResult:
+        encoders, c = self.encoders(context), evaluated_clips(context)
+        models = {"pairs": encoders.pairs, "videos": encoders.videos}
+        return EvalResult((encoder_table(c.current, c.truth, c.imagined, c.episode, **models),))

@@ -16,7 +16,8 @@ from wamkit.config import from_dict, nearest
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import Environment
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar, paired_difference, wilson
-from wamkit.eval.suites.closed_loop import Protocol, Record, closed_loops
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.suites.closed_loop import Record, closed_loops
 from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval
 
