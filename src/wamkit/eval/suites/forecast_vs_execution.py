@@ -54,7 +54,8 @@ class Execution:
 
 @dataclass(frozen=True)
 class ExecutionScore:
-    """Skills, 1 - error / error of a frame in which nothing moves, on pixels that move in any of the three continuations.
+    """Skills, 1 - error / error of a frame in which nothing moves, on pixels that move in any of the three
+    continuations.
 
     1 is best, 0 no motion. Intervals resample episodes. NaN where the model predicts no frames, or nothing moved. Blind
     spot: tasks have several good solutions, and policy and forecast are scored against the expert's alone; consistency
