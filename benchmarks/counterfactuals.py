@@ -12,8 +12,7 @@ import torch
 import tyro
 
 from wamkit.eval.metatest.reference_branches import MODELS
-from wamkit.eval.suites.action_fidelity import ActionScore, imagined_by, score
-from wamkit.eval.suites.counterfactuals import counterfactuals
+from wamkit.eval.suites.counterfactuals import ActionScore, counterfactuals, imagined_by, score
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
 from wamkit.inference.model import load

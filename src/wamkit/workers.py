@@ -1,7 +1,7 @@
-"""Independent jobs in worker processes, one thread each, results in order.
+"""Independent jobs in worker processes, one thread each, with results in order.
 
-Simulators draw with one OpenGL context a process, and libraries that start a thread for each core in each of several
-processes are many times slower than one thread each: hence processes, each told to use one thread.
+Processes, because a simulator renders with one OpenGL context a process. One thread in each, because libraries that start
+a thread a core in each of several processes are many times slower.
 """
 
 from __future__ import annotations
@@ -34,16 +34,20 @@ _PRELOADED = [
     "safetensors.torch",
     "wamkit.inference.policy",
 ]
-"""What most children need and takes seconds to import: done once, in the process that children are forked from. What isn't there is left out."""
+"""Modules that most workers need and that take seconds to import. They are imported once, in the process that workers are
+forked from; modules that are not installed are left out."""
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
-"""LP_NUM_THREADS is that of the software renderer (llvmpipe)."""
+"""Environment variables of the workers. LP_NUM_THREADS belongs to the software renderer (llvmpipe)."""
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread inside each operator: where a pool's threads have the cores, idle helpers of OpenMP would spin on them; small networks are
-    faster on one; and sums then have one order."""
+    """Limits each operator of PyTorch to one thread.
+
+    If a pool's threads use the cores, idle threads of OpenMP would spin on them. Small networks are faster on one thread,
+    and sums have one order.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -53,7 +57,7 @@ def one_thread() -> Iterator[None]:
 
 
 class WorkerError(WamkitError):
-    """A job failed in its worker process: names the job and carries the worker's traceback."""
+    """A job failed in its worker process. The message names the job and holds the traceback of the worker."""
 
 
 def run_parallel(
@@ -69,15 +73,20 @@ def run_parallel(
 ) -> Iterator[R]:
     """Yields worker(job) for every job, in the order of `jobs`, computed by `processes` child processes.
 
-    worker: a module-level function; it and the jobs travel to new processes, so both must be picklable, and the calling script
-    needs the usual `if __name__ == "__main__":`. The processes are forked from one that holds no more than imports ("forkserver"), which
-    starts at the first call and keeps the environment variables of that moment. Even with processes=1 the work is done in a child, so
-    that the caller's process keeps its threads and has no render context.
-    describe: names a job in errors.   progress: bar on stderr with rate and time left.   done: jobs that were done before,
-    for the bar.
-    At most 2 x processes results wait for an earlier one, so memory is bounded however slow the first job is.
-    Raises WorkerError when a job fails or its process dies. The children end with the generator, and also when this
-    process is interrupted, terminated or killed.
+    worker: a module-level function. It and the jobs are sent to new processes, so both must be picklable, and the calling
+        script needs the usual `if __name__ == "__main__":`.
+    processes: number of children, at least 1. Even a single job runs in a child, so that the caller's process keeps its
+        threads and has no render context.
+    desc, unit: label and unit of the progress bar.
+    describe: name of a job in errors.
+    progress: show a bar on stderr, with rate and time left.
+    done: number of jobs that were finished earlier, for the bar.
+
+    Children are forked from a process that holds imports only ("forkserver"). It starts at the first call and keeps the
+    environment variables of that moment. They end with the generator, and also if this process is interrupted, terminated
+    or killed. At most 2 x processes results wait for an earlier one, so memory is bounded however slow the first job is.
+
+    Raises WorkerError if a job fails or its process dies.
     """
     if processes < 1:
         raise WamkitError(f"processes must be at least 1, found {processes}")
@@ -105,7 +114,7 @@ def _bar(jobs: int, done: int, desc: str, unit: str, progress: bool) -> tqdm:
 
 
 class _Pool:
-    """Child processes with a pipe each. A child does one job at a time."""
+    """Child processes with a pipe each. A child runs one job at a time."""
 
     def __init__(self, worker: Callable[[Any], Any], processes: int):
         forks = "forkserver" in multiprocessing.get_all_start_methods()
@@ -130,7 +139,7 @@ class _Pool:
         self.busy[pipe] = index
 
     def receive(self) -> Iterator[tuple[int, Any, str | None]]:
-        """Waits until at least one job is done; gives (index, result, error)."""
+        """Waits until a job is done, and yields (index, result, error) of all that are."""
         for pipe in wait(list(self.busy)):
             index = self.busy.pop(pipe)
             try:
@@ -153,8 +162,10 @@ class _Pool:
 
 
 def _serve(pipe: Connection, worker: Callable[[Any], Any]) -> None:
-    """The life of a child: jobs in, results or errors out, until the pipe closes or the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us in order
+    """The loop of a child: it takes jobs and sends results or errors, until the pipe closes or the parent is gone."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches the whole group; the parent ends its children in order
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
@@ -180,7 +191,7 @@ def _end_with_parent() -> None:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the children that are started inside; threads are counted when libraries load."""
+    """Sets environment variables for the children that start inside: libraries read thread counts when they load."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

@@ -180,3 +180,17 @@ def test_commands_that_a_page_shows_exist(page):
         used = {w.split("=")[0] for w in words if w.startswith("--")} - {"--help"}
         wrong += [f"{name} {option}" for option in used - options_of_command(name, *first)]
     assert not wrong, wrong
+
+
+def test_migration_names_what_exists():
+    """The present side of its tables of modules and names: `module`, `module.name`, or `module` with names after it."""
+    text = (ROOT / "docs/migration.md").read_text()
+    missing = []
+    for cell in re.findall(r"^\| .* \| (.*) \|$", text[text.index("## Modules") :], re.M):
+        for part in cell.split("; "):
+            first, *names = re.findall(r"`([\w.]+)`", part) or ["wamkit"]
+            listed = part.startswith(f"`{first}`:") or part.startswith(f"`{first}` (")
+            places = [f"{first}.{name}" for name in names] if listed else [n for n in (first, *names) if "." in n]
+            known = [n for n in places if is_room(n.split(".")[0]) or (SOURCE / f"{n.split('.')[0]}.py").is_file()]
+            missing += [n for n in known if not importable(f"wamkit.{n}")]
+    assert not missing, missing

@@ -1,4 +1,4 @@
-"""The page of a data set: what it is told is what the store holds, and it is told to nobody else."""
+"""The page of a data set: it shows the content of the store, and is served to nobody else."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, save_metadata
+from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Span
-from wamkit.viz.dataset_browser import MOST, Server, serve
+from wamkit.viz.dataset_browser import MAX_FRAMES, Server, serve
 
-LENGTHS = (9, MOST + 6, 12)
+LENGTHS = (9, MAX_FRAMES + 6, 12)
 MEANING = DatasetMetadata(
     "test", "arm", state=(Field("hand", 0, 2, "position", frame="base", unit="m"),), cameras={"front": CameraFacts("ego")}
 )  # fmt: skip
@@ -41,7 +42,7 @@ def fill(root: Path) -> Path:
     store = Store.create(root, **LAYOUT)
     for seed, length in enumerate(LENGTHS):
         spans = (Span(2, 5, "grasp <b>it</b>"), Span(7, 9, "lift it")) if seed == 0 else ()
-        store.append(make_episode(seed, length, spans=spans, source=f"film-{seed}" * (seed == 1)))
+        store.append(make_episode(seed, length, spans=spans, source=f"video-{seed}" * (seed == 1)))
     store.finalize()
     save_metadata(root, MEANING)
     return root
@@ -72,7 +73,7 @@ def tell(server: Server, path: str):
     return json.loads(body)
 
 
-def pictures(server: Server, path: str) -> np.ndarray:
+def frames_of(server: Server, path: str) -> np.ndarray:
     """uint8 (n, 3, H, W)."""
     status, headers, body = ask(server, path)
     assert status == 200, body
@@ -110,8 +111,8 @@ def test_the_list(server):
     assert [words[r[0]] for r in rows] == ["task-0", "task-1", "task-0"]
     assert [words[t] for t in rows[0][1]] == ["press the button", "grasp <b>it</b>", "lift it"]
     assert [[words[t] for t in r[1]] for r in rows[1:]] == [["open the drawer"], ["press the button"]]
-    assert [r[2:] for r in rows] == [[9, 1, 1, ""], [MOST + 6, 1, 1, "film-1"], [12, 1, 0, ""]]
-    front = {"name": "front", "role": "ego", "height": SIZE, "width": SIZE, "batch": MOST}
+    assert [r[2:] for r in rows] == [[9, 1, 1, ""], [MAX_FRAMES + 6, 1, 1, "video-1"], [12, 1, 0, ""]]
+    front = {"name": "front", "role": "ego", "height": SIZE, "width": SIZE, "batch": MAX_FRAMES}
     assert data["cameras"] == [front, front | {"name": "wrist", "role": ""}]
     charts = [(c["section"], c["title"], c["note"], c["dims"]) for c in data["charts"]]
     assert charts == [
@@ -139,10 +140,12 @@ def test_an_episode(server, root):
         assert np.array_equal(have, want.astype(np.float32).ravel()), column
 
 
-@pytest.mark.parametrize(("episode", "start", "count"), [(0, 0, 9), (1, 0, MOST), (1, MOST, 6), (1, MOST + 5, 1)])
-def test_pictures_are_those_of_the_store(server, root, episode, start, count):
+@pytest.mark.parametrize(
+    ("episode", "start", "count"), [(0, 0, 9), (1, 0, MAX_FRAMES), (1, MAX_FRAMES, 6), (1, MAX_FRAMES + 5, 1)]
+)
+def test_frames_are_those_of_the_store(server, root, episode, start, count):
     for camera in CAMERAS:
-        seen = pictures(server, f"/pictures/{episode}/{camera}/{start}")
+        seen = frames_of(server, f"/frames/{episode}/{camera}/{start}")
         stored = Store.open(root).decode_steps(episode, camera, range(start, start + count))
         assert seen.shape == stored.shape and min(map(psnr, seen, stored)) > 36
         if count > 1:
@@ -155,7 +158,7 @@ def test_many_at_once(server, root):
     worst = []
 
     def look(start: int) -> None:
-        worst.append(min(map(psnr, pictures(server, f"/pictures/1/front/{start}"), stored[start : start + MOST])))
+        worst.append(min(map(psnr, frames_of(server, f"/frames/1/front/{start}"), stored[start : start + MAX_FRAMES])))
 
     threads = [threading.Thread(target=look, args=(start,)) for start in (60, 5, 40, 0, 25, 66)]
     for thread in threads:
@@ -172,13 +175,13 @@ def test_many_at_once(server, root):
         "/episodes/-1.json",
         "/episodes/1e0.json",
         f"/episodes/{'9' * 5000}.json",
-        "/pictures/3/front/0",
-        "/pictures/0/front/9",
-        "/pictures/0/front/-1",
-        "/pictures/0/back/0",
-        "/pictures/0/..%2F..%2Fmeta%2Finfo.json/0",
-        "/pictures/0/%ff/0",
-        "/pictures/../meta/info.json",
+        "/frames/3/front/0",
+        "/frames/0/front/9",
+        "/frames/0/front/-1",
+        "/frames/0/back/0",
+        "/frames/0/..%2F..%2Fmeta%2Finfo.json/0",
+        "/frames/0/%ff/0",
+        "/frames/../meta/info.json",
         "/../pyproject.toml",
         "/%2e%2e/meta/info.json",
         "/meta/info.json",
@@ -221,12 +224,14 @@ def test_a_damaged_video_says_so_and_the_rest_goes_on(tmp_path):
     (store.root / "meta/wamkit.json").write_text("{")
     with served(store.root) as server:
         for _ in range(2):
-            status, headers, body = ask(server, "/pictures/1/front/0")
+            status, headers, body = ask(server, "/frames/1/front/0")
             assert status == 500 and headers["Content-Type"].startswith("text/plain")
             assert "episode 1, camera front" in body.decode() and "content has changed" in body.decode()
-            assert len(pictures(server, "/pictures/1/wrist/0")) == MOST and len(pictures(server, "/pictures/0/front/0"))
+            assert len(frames_of(server, "/frames/1/wrist/0")) == MAX_FRAMES and len(
+                frames_of(server, "/frames/0/front/0")
+            )
         data = tell(server, "/data.json")
-        assert "its metadata cannot be read" in data["problem"] and data["meaning"] is None
+        assert "its metadata cannot be read" in data["problem"] and data["metadata"] is None
         assert len(tell(server, "/episodes/1.json")["runs"]) == 1
 
 
@@ -245,8 +250,8 @@ def test_several_episodes_in_one_video(tmp_path):
     pq.write_table(pa.Table.from_pylist(rows), root / "meta/episodes/chunk-000/file-000.parquet")
     with served(root) as server:
         for episode in (2, 0, 1):
-            seen = pictures(server, f"/pictures/{episode}/front/2")
-            truth = make_episode(episode, LENGTHS[episode]).images[2 : 2 + MOST, 0]
+            seen = frames_of(server, f"/frames/{episode}/front/2")
+            truth = make_episode(episode, LENGTHS[episode]).images[2 : 2 + MAX_FRAMES, 0]
             assert min(map(psnr, seen, truth)) > 35, episode
 
 
@@ -258,9 +263,9 @@ def test_video_alone_numbers_alone_and_nothing(tmp_path):
     Store.create(tmp_path / "video", **bare).append(video)
     with served(tmp_path / "video") as server:
         data = tell(server, "/data.json")
-        assert data["charts"] == [] and data["rewards"] is False and data["meaning"] is None
+        assert data["charts"] == [] and data["rewards"] is False and data["metadata"] is None
         assert tell(server, "/episodes/0.json")["values"] == {}
-        assert len(pictures(server, "/pictures/0/wrist/3")) == 5
+        assert len(frames_of(server, "/frames/0/wrist/3")) == 5
     blind = dataclasses.replace(one, cameras=(), images=None, extras={"force": np.ones((8, 7))})
     layout = {**LAYOUT, "cameras": (), "extras": (("force", "float32", 7),)}
     Store.create(tmp_path / "blind", **layout).append(blind)

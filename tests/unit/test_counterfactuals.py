@@ -11,8 +11,7 @@ import torch
 from wamkit.envs import make_env
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest.reference_branches import MODELS, noisy
-from wamkit.eval.suites.action_fidelity import imagined_by, score
-from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals, counterfactuals, imagined_by, score
 from wamkit.eval.suites.forecast_vs_execution import Execution, diagnosis, execution_score
 from wamkit.families.base import FAMILIES
 from wamkit.inference.model import Model
@@ -134,9 +133,9 @@ def executions_of(states, demonstrated, executed, imagined):
         (0, 0, "no fault found", ("forecast", "policy", "consistency")),
         ("-dy", 0, "the video is right, the arm is wrong", ("forecast",)),
         (0, "-dy", "forecast error: the arm is right", ("policy",)),
-        ("-dy", "-dy", "policy error: it does what it imagines", ("consistency",)),
-        ("-dy", "+dz", "neither is right", ()),
-        (0, None, "it imagines nothing; its actions do what the expert's did", ("policy",)),
+        ("-dy", "-dy", "policy error: it does what it predicts", ("consistency",)),
+        ("-dy", "+dz", "both are wrong", ()),
+        (0, None, "it predicts no frames; its actions do what the expert's did", ("policy",)),
     ],
 )
 def test_three_comparisons_tell_faults_apart(states, executed, imagined, words, best):

@@ -12,7 +12,7 @@ from wamkit.cli.show import model_of
 from wamkit.families.base import FAMILIES
 from wamkit.runs.recipes import RECIPES
 from wamkit.types import WamkitError
-from wamkit.viz.family_page import layout_svg, text
+from wamkit.viz.family_page import NONE, layout_file, text
 
 
 @pytest.mark.parametrize("name", [*FAMILIES.names(), *RECIPES.names()])
@@ -27,10 +27,10 @@ def test_shows_every_family_and_recipe(name):
 
 def test_the_picture_has_a_square_for_each_pair():
     model = model_of("unified")
-    root = ET.fromstring(layout_svg(model))
+    root = ET.fromstring(layout_file(model))
     squares = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("rx")]
     _, seen = model.attention_layout()
-    assert len(squares) == seen.numel() and sum(e.get("fill") != "#eee" for e in squares) == int(seen.sum())
+    assert len(squares) == seen.numel() and sum(e.get("fill") != NONE for e in squares) == int(seen.sum())
 
 
 def test_an_unknown_name_lists_what_there_is():

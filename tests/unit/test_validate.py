@@ -9,10 +9,11 @@ import pytest
 
 from wamkit.cli.main import main
 from wamkit.config import save_json
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, load_metadata, save_metadata
+from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import FILE
 from wamkit.data.validate import validate
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Episode, Span
 
 MEANING = DatasetMetadata(
@@ -65,7 +66,7 @@ def test_a_good_data_set_has_nothing_to_report(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "150, 0.00 h at 10 a second" in out and "front 32x32" in out and "arm, delta" in out
     page = (root / "validate.html").read_text()
-    assert "Nothing was found." in page and page.count("<figure>") == 5 and "observation.state, y" in page
+    assert "No findings." in page and page.count("<figure>") == 5 and "observation.state, y" in page
 
 
 @pytest.mark.parametrize(

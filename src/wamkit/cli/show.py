@@ -28,12 +28,12 @@ class Show(Options):
 def run(args: Show) -> None:
     """Prints the page, and writes the drawing if it is wanted."""
     from wamkit.files import atomic_write
-    from wamkit.viz.family_page import layout_svg, text
+    from wamkit.viz.family_page import layout_file, text
 
     model = model_of(args.name)
     print(text(model))
     if args.out is not None:
-        atomic_write(args.out, layout_svg(model).encode())
+        atomic_write(args.out, layout_file(model).encode())
         print(args.out)
 
 

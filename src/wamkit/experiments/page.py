@@ -1,11 +1,9 @@
-"""The page of a comparison: Markdown that any forge shows, with its pictures as SVG files beside it."""
+"""The page of a comparison: Markdown that any forge shows, with its figures as SVG files beside it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,12 @@ from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcne
 from wamkit.experiments.comparisons import Comparison
 from wamkit.files import atomic_write, make_folder
 from wamkit.types import Interval
+from wamkit.viz.charts import panels_file, rates_file
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one finished job leaves behind.
+    """The result of one finished job.
 
     key: of data and protocol.   configuration: of the run.   samples: rows seen, by training stage.   training: seconds.
     episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
@@ -51,7 +50,7 @@ class Result:
 def write_page(
     comparison: Comparison, rows: Mapping[str, Sequence[Result]], planned: int, command: str, path: Path
 ) -> Path:
-    """Writes `path`, and its pictures into the folder of its name. rows: name -> results, at least one, one a seed."""
+    """Writes `path`, and its figures into the folder of its name. rows: name -> results, at least one, one a seed."""
     results = [r for own in rows.values() for r in own]
     media = path.with_suffix("")
     make_folder(media)
@@ -62,7 +61,9 @@ def write_page(
         f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in [jobs/](jobs/).",
     ]
     if played:
-        atomic_write(media / "success.svg", success_svg(played).encode())
+        rates = {name: (_pooled(own), [float(r.solved().mean()) for r in own]) for name, own in played.items()}
+        label = "Success of every row, with 95 % intervals; circles are training seeds"
+        atomic_write(media / "success.svg", rates_file(rates, label).encode())
         parts += [
             f"![success]({media.name}/success.svg)",
             "## Does it solve the tasks?",
@@ -70,7 +71,10 @@ def write_page(
             *_paired(comparison, played),
         ]
     if watched := {name: own for name, own in played.items() if own[0].curve["step"]}:
-        atomic_write(media / "curves.svg", curves_svg(watched).encode())
+        error = "held_out_action_error"
+        curves = {n: [(r.curve["step"], r.curve[error]) for r in own if r.curve["step"]] for n, own in watched.items()}
+        label = "Held-out action error during training, a panel a row"
+        atomic_write(media / "curves.svg", panels_file(curves, label).encode())
         parts += [
             f"![learning curves]({media.name}/curves.svg)",
             "Error of the policy's actions on held-out demonstrations during training, one line a seed; grey, in every panel: the first row.",
@@ -215,69 +219,3 @@ def _latency(rows: Mapping[str, Sequence[Result]]) -> str:
 def _made(results: Sequence[Result]) -> str:
     unique = {k: sorted({r.made_by.get(k, "") for r in results} - {""}) for k in ("wamkit", "commit", "machine")}
     return "\n".join(f"* {k}: {', '.join(v)}" for k, v in unique.items() if v)
-
-
-# ---------------------------------------------------------------------------------------------------------------- pictures
-
-STYLE = """<style>
-svg { font: 12px system-ui, sans-serif; fill: #3b4350; }
-.grid { stroke: #d4d9e0; } .bar { stroke: #3157d5; stroke-width: 3; opacity: .45; } .dot { fill: #3157d5; } .seed { fill: none; stroke: #3157d5; }
-.line { fill: none; stroke: #3157d5; stroke-width: 1.5; } .other { fill: none; stroke: #9aa3af; }
-@media (prefers-color-scheme: dark) { svg { fill: #c6cdd8; } .grid { stroke: #39414d; } .dot { fill: #8da6ff; }
-  .bar, .line, .seed { stroke: #8da6ff; } }
-</style>"""
-
-
-def _svg(width: int, height: int, body: str, label: str) -> str:
-    name = escape(label, quote=True)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{name}">'
-    return f"{head}{STYLE}{body}</svg>\n"
-
-
-def success_svg(rows: Mapping[str, Sequence[Result]]) -> str:
-    """Pooled success as a dot with its interval, each seed as a small circle."""
-    left, width, line = 270, 760, 24
-    x = lambda rate: left + rate * (width - left - 30)  # noqa: E731
-    height = line * len(rows) + 40
-    out = [
-        f'<line class="grid" x1="{x(t):.0f}" x2="{x(t):.0f}" y1="8" y2="{height - 26}"/>'
-        f'<text x="{x(t):.0f}" y="{height - 8}" text-anchor="middle">{t:.0%}</text>'
-        for t in (0, 0.25, 0.5, 0.75, 1)
-    ]
-    for i, (name, own) in enumerate(rows.items()):
-        y, rate = 20 + line * i, _pooled(own)
-        out.append(f'<text x="{left - 12}" y="{y + 4}" text-anchor="end">{escape(name)}</text>')
-        out.append(f'<line class="bar" x1="{x(rate.low):.1f}" x2="{x(rate.high):.1f}" y1="{y}" y2="{y}"/>')
-        out += [f'<circle class="seed" cx="{x(r.solved().mean()):.1f}" cy="{y}" r="3"/>' for r in own]
-        out.append(f'<circle class="dot" cx="{x(rate.value):.1f}" cy="{y}" r="4.5"/>')
-    return _svg(width, height, "".join(out), "Success of every row, with 95 % intervals; circles are training seeds")
-
-
-def curves_svg(rows: Mapping[str, Sequence[Result]], columns: int = 4) -> str:
-    """Held-out action error over training steps, a panel a row of the comparison, logarithmic and on one scale."""
-    w, h, error = 190, 120, "held_out_action_error"
-    curves = {n: [(r.curve["step"], r.curve[error]) for r in own if r.curve["step"]] for n, own in rows.items()}
-    values = np.concatenate([v for c in curves.values() for _, v in c])
-    low, high = math.log(values.min()), math.log(values.max()) + 1e-9
-    last = max(s[-1] for c in curves.values() for s, _ in c)
-
-    def line(steps: Sequence[float], points: Sequence[float], kind: str) -> str:
-        at = [
-            (42 + s / last * (w - 52), 22 + (high - math.log(v)) / (high - low) * (h - 44))
-            for s, v in zip(steps, points, strict=True)
-        ]
-        return f'<polyline class="{kind}" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in at)}"/>'
-
-    grey = "".join(line(*c, "other") for c in next(iter(curves.values())))
-    panels = []
-    for i, (name, own) in enumerate(curves.items()):
-        own_lines = "".join(line(*c, "line") for c in own)
-        axis = f'<line class="grid" x1="42" x2="{w - 10}" y1="{h - 22}" y2="{h - 22}"/>'
-        ends = ((28, high), (h - 20, low))
-        marks = "".join(f'<text x="38" y="{y}" text-anchor="end">{math.exp(v):.2g}</text>' for y, v in ends)
-        place = f"translate({w * (i % columns)} {h * (i // columns)})"
-        panels.append(
-            f'<g transform="{place}"><text x="42" y="14">{escape(name)}</text>{axis}{marks}{grey}{own_lines}</g>'
-        )
-    height = h * math.ceil(len(curves) / columns)
-    return _svg(w * columns, height, "".join(panels), "Held-out action error during training, a panel a row")

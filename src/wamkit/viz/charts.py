@@ -1,134 +1,173 @@
-"""Inline SVG: learning curves and interval marks. Colours come from the page's CSS variables, so both themes work."""
+"""Charts as SVG: learning curves, intervals, scatter plots, rates, panels.
+
+Those inside a page (`*_svg`) take their colours from its style, for light and dark screens. Those that are files of their own
+(`*_file`) bring theirs.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 
 from wamkit.types import Interval
+from wamkit.viz.html import element, line, polyline, svg, svg_file, text
 
 WIDTH, HEIGHT = 400, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 26
-POINTS = 300  # more points per line than this are averaged together: they would share pixels
-SMOOTH_FROM = 40  # shorter series (one value per evaluation, say) are drawn as they are, with dots
+POINTS = 300  # longer series are averaged down to so many points: more would share pixels
+SMOOTH_FROM = 40  # shorter series (one value an evaluation, say) are drawn as they are, with dots
+COLOURS = 6
+
+Series = tuple[Sequence[float], Sequence[float]]
+"""Positions and values of a line, finite, with ascending positions."""
 
 
 def curve_svg(
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    series: Mapping[str, Series],
     log: bool | None = None,
     *,
     over: str = "training steps",
     bounds: tuple[float, float] | None = None,
     band: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> str:
-    """Lines over training steps: name -> (steps, values), finite, ascending in steps. At most six, each a colour.
+    """Lines over training steps, name -> (steps, values). At most six, each in its colour.
 
-    Long series show a faint raw line (averaged to POINTS) under a strong smooth one (smoothed as logarithms if all
-    values are positive). log: value axis; None takes logarithms when all are positive and span a factor of eight.
-    over: what the other axis is.   bounds: of the values shown, in place of their own.   band: lower and upper edge of a faint area
-    around the first series, which must have at most POINTS values.
+    A long series is drawn twice: faint as it is (averaged to POINTS) and strong when smoothed, as logarithms if all values
+    are positive.
+    log: logarithmic value axis; None chooses it where all values are positive and span a factor of eight.
+    over: name of the horizontal axis.
+    bounds: range of the value axis; that of the values if not given.
+    band: lower and upper edge of a faint area around the first series, which must have at most POINTS values.
     """
     binned = {name: _bins(np.asarray(x, float), np.asarray(y, float)) for name, (x, y) in series.items()}
     positive = all((y > 0).all() for _, y in binned.values())
     smooth = {name: np.exp(_smooth(np.log(y))) if positive else _smooth(y) for name, (_, y) in binned.items()}
-    core = np.concatenate([np.quantile(np.concatenate([y, smooth[n]]), (0.01, 0.99)) for n, (_, y) in binned.items()])
-    low, high = bounds or (float(core.min()), float(core.max()))
+    inner = np.concatenate([np.quantile(np.concatenate([y, smooth[n]]), (0.01, 0.99)) for n, (_, y) in binned.items()])
+    low, high = bounds or (float(inner.min()), float(inner.max()))
     if log is None:
-        log = positive and high / low >= 8
-    if low == high:
-        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-    if log:
-        low, high = low / 1.12, high * 1.12
-    else:
-        low, high = low - 0.06 * (high - low), high + 0.06 * (high - low)
+        log = positive and low > 0 and high / low >= 8
+    place_y, ticks = _value_axis(low, high, log)
     last = max(float(x[-1]) for x, _ in binned.values()) or 1.0
 
     def place_x(x: np.ndarray | float) -> np.ndarray | float:
         return LEFT + x / last * (WIDTH - LEFT - RIGHT)
 
-    def place_y(y: np.ndarray | float) -> np.ndarray | float:
-        y = np.clip(y, low, high)
-        share = (np.log(y) - math.log(low)) / math.log(high / low) if log else (y - low) / (high - low)
-        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-
     parts = []
-    for tick in _log_ticks(low, high) if log else _ticks(low, high, 4):
+    for tick in ticks:
         y = place_y(tick)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 7}" y="{y + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in _ticks(0.0, last, 4):
-        parts.append(f'<text x="{place_x(tick):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{_number(tick)}</text>')
+        parts += [line("grid", (LEFT, y), (WIDTH - RIGHT, y)), text(LEFT - 7, y + 4, _number(tick), "end")]
+    parts += [text(place_x(tick), HEIGHT - 7, _number(tick), "middle") for tick in _ticks(0.0, last, 4)]
     if band is not None:
-        x = next(iter(binned.values()))[0]
-        edge = np.concatenate([place_y(np.asarray(band[0], float)), place_y(np.asarray(band[1], float))[::-1]])
-        corners = zip(np.concatenate([place_x(x), place_x(x)[::-1]]), edge, strict=True)
-        parts.append(f'<polygon class="band" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in corners)}"/>')
+        x = place_x(next(iter(binned.values()))[0])
+        edges = np.concatenate([place_y(np.asarray(band[0], float)), place_y(np.asarray(band[1], float))[::-1]])
+        corners = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(np.concatenate([x, x[::-1]]), edges, strict=True))
+        parts.append(element("polygon", class_="band", points=corners))
     for i, (name, (x, y)) in enumerate(binned.items()):
-        colour = f"--s{i % 6 + 1}"
+        colour, x = f"var(--s{i % COLOURS + 1})", place_x(x)
         if len(y) >= SMOOTH_FROM:
-            parts.append(_line(place_x(x), place_y(y), colour, "raw"))
-        parts.append(_line(place_x(x), place_y(smooth[name]), colour, "line"))
+            parts.append(polyline("raw", x, place_y(y), style=f"stroke:{colour}"))
+        parts.append(polyline("line", x, place_y(smooth[name]), style=f"stroke:{colour}"))
         if len(y) < SMOOTH_FROM:
-            dots = zip(place_x(x), place_y(y), strict=True)
-            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.6" style="fill:var({colour})"/>' for a, b in dots]
-    names = escape(", ".join(series))
-    return (
-        f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{names} over {escape(over)}">'
-        f"{''.join(parts)}</svg>"
-    )
+            dots = zip(x, place_y(y), strict=True)
+            parts += [element("circle", cx=a, cy=b, r=2.6, style=f"fill:{colour}") for a, b in dots]
+    return svg(WIDTH, HEIGHT, parts, f"{', '.join(series)} over {over}", class_="curve")
 
 
 def interval_svg(rate: Interval, target: float | None = None) -> str:
-    """A rate in [0, 1] as a dot on a 0-100 % line, its interval as a bar, the target as a tick."""
-    x = [3 + 194 * min(max(v, 0.0), 1.0) for v in (rate.low, rate.value, rate.high)]
-    tick = (
-        ""
-        if target is None
-        else f'<line class="target" x1="{3 + 194 * target:.1f}" x2="{3 + 194 * target:.1f}" y1="1" y2="17"/>'
-    )
-    return (
-        '<svg class="interval" viewBox="0 0 200 18" preserveAspectRatio="none" aria-hidden="true">'
-        '<line class="axis" x1="3" x2="197" y1="9" y2="9"/>'
-        f'<line class="bar" x1="{x[0]:.1f}" x2="{x[2]:.1f}" y1="9" y2="9"/>{tick}'
-        f'<line class="dot" x1="{x[1]:.1f}" x2="{x[1]:.1f}" y1="9" y2="9"/></svg>'
+    """A rate in [0, 1] as a dot on a line from 0 to 100 %, its interval as a bar, the target as a tick."""
+    low, value, high = (3 + 194 * min(max(v, 0.0), 1.0) for v in (rate.low, rate.value, rate.high))
+    parts = [line("axis", (3, 9), (197, 9)), line("bar", (low, 9), (high, 9))]
+    if target is not None:
+        parts.append(line("target", (3 + 194 * target, 1), (3 + 194 * target, 17)))
+    parts.append(line("dot", (value, 9), (value, 9)))
+    return element(
+        "svg", *parts, class_="interval", viewBox="0 0 200 18", preserveAspectRatio="none", aria_hidden="true"
     )
 
 
 def scatter_svg(points: Sequence[tuple[str, Interval, Interval]], across: str, up: str) -> str:
-    """Rates in [0, 1] against each other, (name, across, up) with bars for their intervals, and the line where both are equal."""
+    """Rates in [0, 1] against each other, (name, across, up), with bars for intervals and the line of equal rates."""
     side = HEIGHT - TOP - BOTTOM
 
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + side * min(max(x, 0.0), 1.0), HEIGHT - BOTTOM - side * min(max(y, 0.0), 1.0)
 
-    def line(kind: str, a: tuple[float, float], b: tuple[float, float]) -> str:
-        return f'<line class="{kind}" x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}"/>'
-
     parts = [line("grid", place(0, 0), place(1, 1))]
     for tick in (0.0, 0.5, 1.0):
         (x, bottom), (left, y) = place(tick, 0), place(0, tick)
         parts += [line("grid", place(tick, 0), place(tick, 1)), line("grid", place(0, tick), place(1, tick))]
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{tick:.0%}</text>')
-        parts.append(f'<text x="{left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
+        parts += [text(x, bottom + 16, f"{tick:.0%}", "middle"), text(left - 7, y + 4, f"{tick:.0%}", "end")]
     for name, x, y in points:
-        dot = place(x.value, y.value)
-        parts += [line("grid", place(x.low, y.value), place(x.high, y.value))]
-        parts += [line("grid", place(x.value, y.low), place(x.value, y.high))]
-        title = f"<title>{escape(name)}: {x.value:.0%}, {y.value:.0%}</title>"
-        parts.append(f'<circle cx="{dot[0]:.1f}" cy="{dot[1]:.1f}" r="4" style="fill:var(--s1)">{title}</circle>')
+        parts.append(line("grid", place(x.low, y.value), place(x.high, y.value)))
+        parts.append(line("grid", place(x.value, y.low), place(x.value, y.high)))
+        title = element("title", escape(f"{name}: {x.value:.0%}, {y.value:.0%}"))
+        centre = place(x.value, y.value)
+        parts.append(element("circle", title, cx=centre[0], cy=centre[1], r=4, style="fill:var(--s1)"))
     right, top = place(1, 1)
-    parts.append(f'<text x="{right + 12:.1f}" y="{top + 10:.1f}">up: {escape(up)}</text>')
-    parts.append(f'<text x="{right + 12:.1f}" y="{top + 28:.1f}">across: {escape(across)}</text>')
-    label = escape(f"{up} against {across}")
-    return f'<svg class="curve" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    parts += [text(right + 12, top + 10, f"up: {up}"), text(right + 12, top + 28, f"across: {across}")]
+    return svg(WIDTH, HEIGHT, parts, f"{up} against {across}", class_="curve")
 
 
-def _line(x: np.ndarray, y: np.ndarray, colour: str, kind: str) -> str:
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    return f'<polyline class="{kind}" style="stroke:var({colour})" points="{points}"/>'
+def rates_file(rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str) -> str:
+    """Rates in [0, 1], a row each: name -> (the rate as a dot with its interval, single rates as small circles)."""
+    left, width, row_height = 270, 760, 24
+    height = row_height * len(rows) + 40
+
+    def place(rate: float) -> float:
+        return left + rate * (width - left - 30)
+
+    parts = []
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(line("grid", (place(tick), 8), (place(tick), height - 26)))
+        parts.append(text(place(tick), height - 8, f"{tick:.0%}", "middle"))
+    for i, (name, (rate, singles)) in enumerate(rows.items()):
+        y = 20 + row_height * i
+        parts += [text(left - 12, y + 4, name, "end"), line("bar", (place(rate.low), y), (place(rate.high), y))]
+        parts += [element("circle", class_="seed", cx=place(single), cy=y, r=3) for single in singles]
+        parts.append(element("circle", class_="dot", cx=place(rate.value), cy=y, r=4.5))
+    return svg_file(width, height, parts, label)
+
+
+def panels_file(curves: Mapping[str, Sequence[Series]], label: str, columns: int = 4) -> str:
+    """Positive values over steps, a panel a name, all on one logarithmic scale; the first name's lines in each, in grey."""
+    width, height = 190, 120
+    values = np.concatenate([v for lines in curves.values() for _, v in lines])
+    low, high = math.log(values.min()), math.log(values.max()) + 1e-9
+    last = max(steps[-1] for lines in curves.values() for steps, _ in lines)
+
+    def draw(kind: str, steps: Sequence[float], points: Sequence[float]) -> str:
+        x = [42 + s / last * (width - 52) for s in steps]
+        y = [22 + (high - math.log(v)) / (high - low) * (height - 44) for v in points]
+        return polyline(kind, x, y)
+
+    first = [draw("other", *series) for series in next(iter(curves.values()))]
+    axis = [line("grid", (42, height - 22), (width - 10, height - 22))]
+    axis += [text(38, y, f"{math.exp(v):.2g}", "end") for y, v in ((28, high), (height - 20, low))]
+    panels = []
+    for i, (name, lines) in enumerate(curves.items()):
+        place = f"translate({width * (i % columns)} {height * (i // columns)})"
+        own = [draw("line", *series) for series in lines]
+        panels.append(element("g", text(42, 14, name), *axis, *first, *own, transform=place))
+    return svg_file(width * columns, height * math.ceil(len(curves) / columns), panels, label)
+
+
+def _value_axis(low: float, high: float, log: bool) -> tuple[Callable[[np.ndarray | float], Any], list[float]]:
+    """The height of a value in a chart, and the ticks, for an axis a little longer than from low to high."""
+    if low == high:
+        low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
+    margin = 0.06 * (high - low)
+    low, high = (low / 1.12, high * 1.12) if log else (low - margin, high + margin)
+
+    def place(y: np.ndarray | float) -> Any:
+        y = np.clip(y, low, high)
+        share = (np.log(y) - math.log(low)) / math.log(high / low) if log else (y - low) / (high - low)
+        return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+
+    return place, _log_ticks(low, high) if log else _ticks(low, high, 4)
 
 
 def _bins(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

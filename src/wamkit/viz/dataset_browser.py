@@ -1,7 +1,7 @@
-"""A data set in the browser, on a page of this machine's own: `wamkit browse`.
+"""Server of a page that shows a data set in the browser: `wamkit browse`.
 
-Pictures are decoded here, by the store, and sent as JPEG: browsers don't play H.264 in 4:4:4, and find an episode in a file of many
-only roughly. What is shown at a step is thus what a model is trained on at that step.
+Frames are decoded here, by the store, and sent as JPEG, because browsers do not play H.264 in 4:4:4 and find an episode in a
+file of many only roughly. So the frame on the page is the frame that a model is trained on at that step.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from wamkit.metadata import Field
 from wamkit.viz.images import jpegs
 from wamkit.viz.style import CSS
 
-LINES = 6  # curves in one chart, each a colour of the style
-PIXELS = 1 << 20  # of the pictures that are sent at once, about
-MOST = 64  # pictures that are sent at once
-OPEN = 8  # videos that stay open
+LINES = 6  # curves in one chart, one for each colour of the style
+PIXELS = 1 << 20  # pixels in one response, about
+MAX_FRAMES = 64  # frames in one response
+OPEN_VIDEOS = 8  # videos that stay open
 HEADERS = {
     "Cache-Control": "no-store",  # the next data set may have the same address
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
@@ -55,7 +55,8 @@ HEADERS = {
 def browse(root: Path, *, host: str = "127.0.0.1", port: int = 8000, open_browser: bool = True) -> None:
     """Serves the page of the data set `root` until Ctrl-C, and prints its address.
 
-    open_browser: also opens it, where there is a screen. Raises StoreError for what cannot be opened, ConfigError as `serve` does.
+    open_browser: also open it, where there is a screen.
+    Raises StoreError for a data set that cannot be opened, and ConfigError as `serve` does.
     """
     store = Store.open(root)
     with serve(store, host, port) as server:
@@ -68,9 +69,9 @@ def browse(root: Path, *, host: str = "127.0.0.1", port: int = 8000, open_browse
 
 
 def serve(store: Store, host: str = "127.0.0.1", port: int = 8000) -> Server:
-    """A server of the page of `store`, bound but not yet serving; port 0 takes any that is free.
+    """A server of the page of `store`, bound but not yet serving. Port 0 takes any that is free.
 
-    Raises ConfigError naming the option where it cannot be bound.
+    Raises ConfigError with the name of the option if the address cannot be bound.
     """
     if not 0 <= port <= 65535:
         raise ConfigError(f"port = {port}: must be between 0 and 65535 (--port)")
@@ -85,11 +86,8 @@ def serve(store: Store, host: str = "127.0.0.1", port: int = 8000) -> Server:
         raise ConfigError(f"port {port} of {host}: {reason}; {remedy}") from error
 
 
-# ------------------------------------------------------------------------------------------------------------------ answers
-
-
-class Answer(NamedTuple):
-    """What is sent for a request."""
+class Response(NamedTuple):
+    """The response to a request. kind: its media type."""
 
     status: HTTPStatus
     kind: str
@@ -98,70 +96,66 @@ class Answer(NamedTuple):
 
 
 class Site:
-    """All that the page of a store can ask for, by `answer`. Several threads may ask at once.
+    """Everything that the page of a store requests. Several threads may call `respond` at once.
 
-    /                          the page
-    /data.json                 what all episodes have in common, and a row for each
-    /episodes/E.json           what was said at each step of episode E, and its numbers: float32, little-endian, base64
-    /pictures/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; the header X-Lengths has the bytes of each
+    /                        the page
+    /data.json               facts of the data set, and a row for each episode
+    /episodes/E.json         texts and values of episode E; values are float32, little-endian, base64
+    /frames/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; the header X-Lengths has the bytes of each
     """
 
     def __init__(self, store: Store):
         self.store = store
-        self._meaning, self._problem = None, ""
+        self._metadata, self._problem = None, ""
         try:
-            if meaning := load_metadata(store.root):
-                meaning.check(len(store.layout.proprio_names), len(store.layout.action_names))
-            self._meaning = meaning
+            if metadata := load_metadata(store.root):
+                metadata.check(len(store.layout.proprio_names), len(store.layout.action_names))
+            self._metadata = metadata
         except (StoreError, ConfigError) as error:
             self._problem = str(error)
         self._open: OrderedDict[Path, Video] = OrderedDict()
-        self._lock = threading.Lock()  # of `_open`: one decoder works at a time, as the page is one person's
+        self._lock = threading.Lock()  # guards `_open`: one decoder at a time is enough, since the page has one reader
 
-    def answer(self, path: str) -> Answer:
-        """The answer to a GET of `path`. Of it only numbers, and names that are compared with the store's, are used."""
+    def respond(self, path: str) -> Response:
+        """The response to a GET of `path`. Only numbers in it, and names that the store has, are used."""
         metas = self.store.episodes
         if path == "/":
-            page = (
-                files("wamkit.viz")
-                .joinpath("dataset_browser.html")
-                .read_text("utf-8")
-                .replace("/* viz.style.CSS */", CSS)
-            )
-            return Answer(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
+            template = files("wamkit.viz").joinpath("dataset_browser.html").read_text("utf-8")
+            page = template.replace("/* viz.style.CSS */", CSS)
+            return Response(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
         if path == "/data.json":
             return _json(self.data)
         if (found := re.fullmatch(r"/episodes/([0-9]{1,9})\.json", path)) and int(found[1]) < len(metas):
             return _json(self.episode(int(found[1])))
-        if found := re.fullmatch(r"/pictures/([0-9]{1,9})/([^/]+)/([0-9]{1,9})", path):
+        if found := re.fullmatch(r"/frames/([0-9]{1,9})/([^/]+)/([0-9]{1,9})", path):
             number, camera, step = int(found[1]), unquote(found[2]), int(found[3])
             if number < len(metas) and camera in self.store.cameras and step < metas[number].length:
-                return self._pictures(number, camera, step)
+                return self._frames(number, camera, step)
         return _plain(HTTPStatus.NOT_FOUND, "there is nothing at this address")
 
     @cached_property
     def data(self) -> dict[str, Any]:
-        """What the page shows before an episode is chosen.
+        """The content of the page before an episode is chosen.
 
-        episodes: a row each of [task, texts, length, success, is_demonstration, source]; task and texts (the episode's own, then those of
-        its spans) are numbers in `words`.
+        episodes: rows of [task, texts, length, success, is_demonstration, source]. Task and texts (that of the episode, then
+        those of its spans) are indices into `words`.
         """
-        store, layout, meaning = self.store, self.store.layout, self._meaning
+        store, layout, metadata = self.store, self.store.layout, self._metadata
         words: dict[str, int] = {text: number for number, text in enumerate(dict.fromkeys(store.texts))}
         number = [words[text] for text in store.texts]
-        said: list[dict[int, None]] = [{} for _ in store.episodes]
+        spoken: list[dict[int, None]] = [{} for _ in store.episodes]
         rows = np.stack([store.numeric()[k] for k in ("episode_index", "task_index")], 1)
         for owner, text in rows[np.diff(rows, axis=0, prepend=-1).any(1)].tolist():
-            said[owner].setdefault(number[text])
+            spoken[owner].setdefault(number[text])
         episodes = []
         for m in store.episodes:
             task, text = (words.setdefault(x, len(words)) for x in (m.task, m.text))
-            texts = list({text: None} | said[m.index])
+            texts = list({text: None} | spoken[m.index])
             episodes.append([task, texts, m.length, int(m.success), int(m.is_demonstration), m.source])
         cameras = []
         for name in store.cameras:
             size = dict(zip(("height", "width"), layout.size(name), strict=True)) | {"batch": self._batch(name)}
-            known = meaning.cameras.get(name) if meaning else None
+            known = metadata.cameras.get(name) if metadata else None
             cameras.append({"name": name, "role": f"{known.role} {known.turned}".strip() if known else ""} | size)
         return {
             "name": store.root.resolve().name,
@@ -171,29 +165,29 @@ class Site:
             "rewards": layout.rewards,
             "cameras": cameras,
             "charts": list(self._charts()),
-            "meaning": asdict(meaning) if meaning else None,
+            "metadata": asdict(metadata) if metadata else None,
             "problem": self._problem,
             "words": list(words),
             "episodes": episodes,
         }
 
     def episode(self, number: int) -> dict[str, Any]:
-        """What the page shows of one episode, T steps: values, column -> (T, d) numbers, and runs, [first step, text]."""
+        """The content of one episode of T steps. values: column -> (T, d).   runs: [first step, text] of each stretch."""
         store, meta = self.store, self.store.episodes[number]
         here = slice(meta.from_index, meta.from_index + meta.length)
         columns = {chart["column"] for chart in self._charts()} | set(["action.expert"][: store.layout.expert])
         values = {c: base64.b64encode(store.numeric()[c][here].astype("<f4").tobytes()).decode() for c in columns}
-        said = store.numeric()["task_index"][here]
-        runs = [[int(t), store.texts[said[t]]] for t in np.flatnonzero(np.diff(said, prepend=-1))]
+        texts = store.numeric()["task_index"][here]
+        runs = [[int(t), store.texts[texts[t]]] for t in np.flatnonzero(np.diff(texts, prepend=-1))]
         return {"seed": meta.seed, "noise": meta.noise, "runs": runs, "values": values}
 
     def _charts(self) -> Iterator[dict[str, Any]]:
-        """Which dimensions are drawn together: those of a field, or, where nobody said what they mean, each alone."""
-        layout, meaning = self.store.layout, self._meaning
+        """The charts: the dimensions of a field together, or each alone where the data set has no fields."""
+        layout, metadata = self.store.layout, self._metadata
         sizes = {name: math.prod(self.store.numeric()[name].shape[1:]) for name, _, _ in layout.extras}
         parts = (
-            ("State", "observation.state", layout.proprio_names, meaning.state if meaning else ()),
-            ("Actions", "action", layout.action_names, meaning.action if meaning else ()),
+            ("State", "observation.state", layout.proprio_names, metadata.state if metadata else ()),
+            ("Actions", "action", layout.action_names, metadata.action if metadata else ()),
             *(("Other", name, (name,), ()) for name in ("next.reward", "next.success")[: 2 * layout.rewards]),
             *(("Other", n, [str(i) for i in range(d)], (Field(n, 0, d, "other"),)) for n, d in sizes.items()),
         )
@@ -203,35 +197,35 @@ class Site:
                 yield {"title": title, "note": note, "names": [names[i] for i in dims]} | where
 
     def _batch(self, camera: str) -> int:
-        return max(1, min(MOST, PIXELS // math.prod(self.store.layout.size(camera))))
+        return max(1, min(MAX_FRAMES, PIXELS // math.prod(self.store.layout.size(camera))))
 
-    def _pictures(self, number: int, camera: str, step: int) -> Answer:
+    def _frames(self, number: int, camera: str, step: int) -> Response:
         size = self._batch(camera)
         steps = range(step, min(self.store.episodes[number].length, step + size))
         try:
-            with self._lock:  # a video stays open if no error comes: opening costs as much as decoding several pictures
+            with self._lock:  # opening a video costs as much as decoding several frames, so it stays open
                 path = self.store.video_path(number, camera)
                 video = self._open.pop(path, None) or self.store.open_video(number, camera)
-                pictures = self.store.decode_from(video, number, camera, steps)
+                frames = self.store.decode_from(video, number, camera, steps)
                 self._open[path] = video  # the one used last comes last
-                while len(self._open) > max(OPEN, len(self.store.cameras)):
+                while len(self._open) > max(OPEN_VIDEOS, len(self.store.cameras)):
                     self._open.popitem(last=False)[1].close()
         except StoreError as error:
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
-        out = jpegs(pictures, quality=1 if size == MOST else 2)  # the fewer the pixels, the larger they are shown
-        return Answer(HTTPStatus.OK, "image/jpeg", b"".join(out), {"X-Lengths": ",".join(str(len(x)) for x in out)})
+        out = jpegs(frames, quality=1 if size == MAX_FRAMES else 2)  # the fewer the pixels, the larger they are shown
+        return Response(HTTPStatus.OK, "image/jpeg", b"".join(out), {"X-Lengths": ",".join(str(len(x)) for x in out)})
 
 
-def _plain(status: HTTPStatus, text: str) -> Answer:
-    return Answer(status, "text/plain; charset=utf-8", text.encode(errors="replace"))
+def _plain(status: HTTPStatus, text: str) -> Response:
+    return Response(status, "text/plain; charset=utf-8", text.encode(errors="replace"))
 
 
-def _json(content: Any) -> Answer:
-    return Answer(HTTPStatus.OK, "application/json", json.dumps(content, separators=(",", ":")).encode())
+def _json(content: Any) -> Response:
+    return Response(HTTPStatus.OK, "application/json", json.dumps(content, separators=(",", ":")).encode())
 
 
 def _groups(names: Sequence[str], fields: Sequence[Field]) -> Iterator[tuple[str, str, list[int]]]:
-    """(title, note, dimensions) of each chart: fields in even parts of at most LINES dimensions, and what no field has, one by one."""
+    """(title, note, dimensions) of each chart: fields in even parts of at most LINES dimensions, others one by one."""
     starts = {f.start: f for f in fields}
     at = 0
     while at < len(names):
@@ -248,11 +242,8 @@ def _groups(names: Sequence[str], fields: Sequence[Field]) -> Iterator[tuple[str
         at = f.stop
 
 
-# ------------------------------------------------------------------------------------------------------------------- server
-
-
 class Server(ThreadingHTTPServer):
-    """Answers from a `Site` at one address; a thread each connection. `serve` makes one."""
+    """Server of a `Site` at one address, with a thread a connection. `serve` makes one."""
 
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int], site: Site):
         self.address_family, self.host, self.site = family, address[0], site
@@ -260,7 +251,7 @@ class Server(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """Address of the page."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.server_address[1]}/"
 
@@ -272,16 +263,16 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 60
 
     def do_GET(self) -> None:
-        answer = _plain(HTTPStatus.FORBIDDEN, f"this page is only shown as {self.server.url}")
+        response = _plain(HTTPStatus.FORBIDDEN, f"this page is only shown as {self.server.url}")
         if self._known_host():
-            answer = self.server.site.answer(urlsplit(self.path).path)
-        self.send_response(answer.status)
-        sizes = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body))}
-        for name, value in (HEADERS | sizes | answer.headers).items():
+            response = self.server.site.respond(urlsplit(self.path).path)
+        self.send_response(response.status)
+        sizes = {"Content-Type": response.kind, "Content-Length": str(len(response.body))}
+        for name, value in (HEADERS | sizes | response.headers).items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(answer.body)
+            self.wfile.write(response.body)
 
     do_HEAD = do_GET
 
@@ -290,8 +281,11 @@ class _Handler(BaseHTTPRequestHandler):
             super().handle()
 
     def _known_host(self) -> bool:
-        """Whether the page was asked for by a name of this machine. Else another site's name may have been led here, so that a script
-        of that site could read what is served ("DNS rebinding"); a name cannot pose as the address that was connected to."""
+        """Tells if the request names this machine.
+
+        Otherwise the name of another site may lead here, so that its script could read the data ("DNS rebinding"). A name
+        cannot pose as the address that was connected to.
+        """
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         except ValueError:
@@ -300,4 +294,4 @@ class _Handler(BaseHTTPRequestHandler):
         return host in {"localhost", "127.0.0.1", "::1", self.server.host.lower(), reached}
 
     def log_message(self, format: str, *args: Any) -> None:  # house: nothing is logged
-        """Says nothing: the terminal is for the address alone."""
+        """Prints nothing: the terminal shows the address only."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
-
 from wamkit.families.base import Family
 from wamkit.nn.attention_mask import Segment
+from wamkit.viz.html import element, svg_file
+from wamkit.viz.html import text as words
 
-CLEAN, NOISY, OTHER, NONE = "#2a78d6", "#e08a2b", "#8a8a86", "#eee"
+CLEAN, NOISY, OTHER, NONE = "#2a78d6", "#e08a2b", "#8a8a86", "none"
 """Colours of a square: clean tokens and context, noisy tokens, other tokens, no attention."""
 
 
@@ -44,27 +44,23 @@ def text(model: Family) -> str:
     return "\n".join(lines)
 
 
-def layout_svg(model: Family) -> str:
-    """The attention layout as a drawing: clean tokens and context in blue, noisy ones in orange, others in grey."""
+def layout_file(model: Family) -> str:
+    """The attention layout as an SVG file: clean tokens and context in blue, noisy ones in orange, others in grey."""
     segments, attends = model.attention_layout()
     cell, left, top = 34, 230, 60
     size = cell * len(segments)
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + size + 20} {top + size + 30}" '
-        'font-family="system-ui, sans-serif" font-size="13" fill="#333">',
-        '<rect width="100%" height="100%" fill="#fff"/>'
-        f'<text x="12" y="24" font-size="15">{escape(model.name)}: attention layout</text>',
-    ]
+    parts = [words(12, 24, f"{model.name}: attention layout")]
     for i, row in enumerate(segments):
         y = top + i * cell
-        out.append(f'<text x="12" y="{y + 22}">{i + 1}  {escape(label(row))} ({row.length})</text>')
-        out.append(f'<text x="{left + i * cell + 12}" y="{top - 8}">{i + 1}</text>')
+        parts.append(words(12, y + 22, f"{i + 1}  {label(row)} ({row.length})"))
+        parts.append(words(left + i * cell + 12, top - 8, str(i + 1)))
         for k, column in enumerate(segments):
             fill, x = _colour(column) if attends[i, k] else NONE, left + k * cell
-            out.append(f'<rect x="{x + 1}" y="{y + 1}" width="{cell - 2}" height="{cell - 2}" rx="3" fill="{fill}"/>')
-    note = "the tokens of a row attend to those of a column; number of tokens in brackets"
-    out.append(f'<text x="12" y="{top + size + 20}" fill="#777">{note}</text></svg>')
-    return "\n".join(out) + "\n"
+            place = {"x": x + 1, "y": y + 1, "width": cell - 2, "height": cell - 2, "rx": 3}
+            parts.append(element("rect", class_="grid", fill=fill, **place))
+    note = "rows attend to columns; number of tokens in brackets"
+    parts.append(words(12, top + size + 20, note))
+    return svg_file(left + size + 20, top + size + 30, parts, f"Attention layout of {model.name}")
 
 
 def _colour(segment: Segment) -> str:

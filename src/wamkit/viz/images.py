@@ -1,4 +1,4 @@
-"""Frames to files: tiling, enlarging, PNG, JPEG and H.264. Frames are uint8, channels first, RGB."""
+"""Images and videos as files: tiling, enlarging, PNG, JPEG, H.264, data URIs. Frames are uint8, channels first, RGB."""
 
 from __future__ import annotations
 
@@ -18,35 +18,39 @@ from wamkit.data.format.stills import encode_png
 from wamkit.files import atomic_write, write_error
 from wamkit.types import EvaluationError
 
-DIFFERENCE_GAIN = 2  # an error of half the range is already white; at gain 1 most errors are too dark to see
+DIFFERENCE_GAIN = 2
+"""Gain of `difference`: an error of half the range is white. At a gain of 1 most errors are too dark to see."""
 
 
 def difference(
     truth: UInt8[np.ndarray, "*n H W"], imagined: UInt8[np.ndarray, "*n H W"]
 ) -> UInt8[np.ndarray, "*n H W"]:
-    """|truth - imagined| times DIFFERENCE_GAIN, clipped to 255: black where the two agree."""
+    """Absolute difference times DIFFERENCE_GAIN, clipped to 255: black where the two agree."""
     gap = np.abs(truth.astype(np.int16) - imagined.astype(np.int16)) * DIFFERENCE_GAIN
     return gap.clip(0, 255).astype(np.uint8)
 
 
-def side_by_side(pictures: Sequence[UInt8[np.ndarray, "*n 3 H W"]], gap: int = 2) -> UInt8[np.ndarray, "*n 3 H wide"]:
-    """Pictures (or clips) of one shape next to each other, `gap` white columns between them."""
-    shapes = {p.shape for p in pictures}
+def side_by_side(images: Sequence[UInt8[np.ndarray, "*n 3 H W"]], gap: int = 2) -> UInt8[np.ndarray, "*n 3 H wide"]:
+    """Images (or videos) of one shape next to each other, `gap` white columns between them.
+
+    Raises EvaluationError for different shapes.
+    """
+    shapes = {image.shape for image in images}
     if len(shapes) != 1:
-        raise EvaluationError(f"pictures side by side need one shape, not {sorted(shapes)}")
-    white = np.full((*pictures[0].shape[:-1], gap), 255, np.uint8)
-    return np.concatenate([x for p in pictures for x in (white, p)][1:], axis=-1)
+        raise EvaluationError(f"images side by side need one shape, not {sorted(shapes)}")
+    white = np.full((*images[0].shape[:-1], gap), 255, np.uint8)
+    return np.concatenate([x for image in images for x in (white, image)][1:], axis=-1)
 
 
 def enlarge(frames: UInt8[np.ndarray, "*n H W"], scale: int) -> UInt8[np.ndarray, "*n bigH bigW"]:
-    """Every pixel as a block of scale x scale, so that small pictures stay honest on a large screen."""
+    """Every pixel as a block of scale x scale, so that a large screen does not smooth small images."""
     return frames.repeat(scale, axis=-2).repeat(scale, axis=-1)
 
 
-def png(picture: UInt8[np.ndarray, "3 H W"]) -> bytes:
-    """One RGB picture as PNG."""
-    _check(picture, 3)
-    return encode_png(np.ascontiguousarray(picture.transpose(1, 2, 0)), level=9)
+def png(image: UInt8[np.ndarray, "3 H W"]) -> bytes:
+    """One RGB image as PNG. Raises EvaluationError for a wrong shape or dtype."""
+    _check(image, 3)
+    return encode_png(np.ascontiguousarray(image.transpose(1, 2, 0)), level=9)
 
 
 def strip_png(frames: UInt8[np.ndarray, "N 3 H W"], scale: int = 3, gap: int = 2) -> bytes:
@@ -64,8 +68,10 @@ def save_video(path: str | os.PathLike[str], frames: UInt8[np.ndarray, "T 3 H W"
 def mp4(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> bytes:
     """Frames as H.264 in MP4 (yuv420p, BT.709, index first), which every browser and phone plays.
 
-    Odd heights and widths get one repeated row or column, since yuv420p needs even sizes. Raises EvaluationError for no
-    frames, a wrong shape or dtype, fps <= 0, and WriteError when the folder of temporary files has no room.
+    fps: frames a second, above 0.   scale: side of the block that each pixel becomes.
+    Odd heights and widths get one repeated row or column, since yuv420p needs even sizes.
+    Raises EvaluationError for no frames, a wrong shape or dtype, or fps <= 0, and WriteError if the folder for temporary
+    files has no room.
     """
     _check(frames, 4)
     if len(frames) == 0 or not fps > 0:
@@ -90,8 +96,8 @@ def _encode(file: Path, pixels: UInt8[np.ndarray, "T 3 H W"], rate: Fraction) ->
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709, or players guess by size
         context.color_range = 1
         context.max_b_frames = 0  # with them, x264's AVX-512 code gives other bytes from run to run
-        for picture in pixels.transpose(0, 2, 3, 1):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        for image in pixels.transpose(0, 2, 3, 1):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
             container.mux(
                 stream.encode(
                     frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
@@ -101,14 +107,14 @@ def _encode(file: Path, pixels: UInt8[np.ndarray, "T 3 H W"], rate: Fraction) ->
 
 
 def jpegs(frames: UInt8[np.ndarray, "N 3 H W"], quality: int = 2) -> list[bytes]:
-    """Each of N frames as a JPEG of its own, 4:4:4; `quality` is FFmpeg's, from 1 (best) to 31. Raises EvaluationError as `mp4`."""
+    """N frames as a JPEG each, 4:4:4. quality: FFmpeg's, from 1 (best) to 31. Raises EvaluationError as `mp4` does."""
     _check(frames, 4)
     encoder = av.CodecContext.create("mjpeg", "w")
     encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = *frames.shape[2:], "yuvj444p", Fraction(1, 25)
     encoder.options, encoder.thread_count = {"qmin": str(quality), "qmax": str(quality)}, 1
     reformatter, out = VideoReformatter(), []
-    for number, picture in enumerate(frames.transpose(0, 2, 3, 1)):
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    for number, image in enumerate(frames.transpose(0, 2, 3, 1)):
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         frame = reformatter.reformat(
             frame, format="yuvj444p", dst_colorspace="ITU601", dst_color_range="JPEG", threads=1
         )
@@ -118,11 +124,11 @@ def jpegs(frames: UInt8[np.ndarray, "N 3 H W"], quality: int = 2) -> list[bytes]
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """The content inside its own address; `kind` is the media type, as in "image/png"."""
+    """Content as an address of its own. kind: the media type, as in "image/png"."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _check(frames: np.ndarray, axes: int) -> None:
     if frames.dtype != np.uint8 or frames.ndim != axes or frames.shape[-3] != 3:
         wanted = "(T, 3, H, W)" if axes == 4 else "(3, H, W)"
-        raise EvaluationError(f"pictures are uint8 {wanted}, not {frames.dtype} {frames.shape}")
+        raise EvaluationError(f"images are uint8 {wanted}, not {frames.dtype} {frames.shape}")

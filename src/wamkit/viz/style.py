@@ -1,4 +1,4 @@
-"""The looks and the little behaviour of the report page. No external font, image, script or style."""
+"""Style and script of all pages and drawings. They load no font, image, script or style from elsewhere."""
 
 CSS = """
 :root { color-scheme: light dark;
@@ -96,6 +96,7 @@ summary { cursor:pointer; font-weight:600; font-size:.95rem; } details pre { mar
 }
 @media print { body { background:#fff; } section { break-inside:avoid; } }
 """
+"""Style of pages, for light and dark screens, phones and paper."""
 
 # Data addresses become blobs because some phones play no video without byte ranges; clips run only while in view.
 SCRIPT = """
@@ -107,3 +108,14 @@ document.querySelectorAll("video").forEach(video => {
   video.src = URL.createObjectURL(new Blob([bytes], {type: "video/mp4"}));
   view.observe(video); });
 """
+"""Script of pages with videos."""
+
+FILE_CSS = """
+svg { font: 12px system-ui, sans-serif; fill: #3b4350; }
+.grid { stroke: #d4d9e0; } .bar { stroke: #3157d5; stroke-width: 3; opacity: .45; } .dot { fill: #3157d5; }
+.seed { fill: none; stroke: #3157d5; }
+.line { fill: none; stroke: #3157d5; stroke-width: 1.5; } .other { fill: none; stroke: #9aa3af; }
+@media (prefers-color-scheme: dark) { svg { fill: #c6cdd8; } .grid { stroke: #39414d; } .dot { fill: #8da6ff; }
+  .bar, .line, .seed { stroke: #8da6ff; } }
+"""
+"""Style of drawings that are files of their own."""

@@ -18,8 +18,7 @@ from wamkit.eval.metrics import rank_correlation as ranking
 from wamkit.eval.metrics.intervals import barnard, mcnemar, paired_ratio
 from wamkit.eval.metrics.sequential_tests import PairedEProcess, iqm, mean_success, probability_of_improvement
 from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
-from wamkit.eval.suites.action_fidelity import score
-from wamkit.eval.suites.counterfactuals import Counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals, score
 from wamkit.eval.suites.forecast_consistency import LEAST, ForecastEpisode, auc, success_prediction
 from wamkit.eval.suites.forecast_vs_execution import Execution, ExecutionScore, execution_score
 from wamkit.rollout.replay import STILL
@@ -29,13 +28,13 @@ from wamkit.types import EvaluationError
 def counterfactual_suite(
     states: Sequence[Counterfactuals], levels: Sequence[float] = (5.0, 10.0, 20.0, 40.0, 80.0)
 ) -> Suite:
-    """Metrics of snapshot counterfactuals (`suites.action_fidelity`)."""
+    """Metrics of snapshot counterfactuals (`suites.counterfactuals`)."""
     models = MODELS | {f"{NOISE}{level:g}": noisy(level) for level in levels}
     answers = {name: score(states, model) for name, model in models.items()}
     how = f"{len(states)} states. From each the simulator carries out about {len(states[0].names)} chunks of actions."
 
     def metric(name: str, best: float, **more: Any) -> Metric:
-        return Metric(name, ("suites.action_fidelity.score",), lambda a: getattr(a, name).value, best, **more)
+        return Metric(name, ("suites.counterfactuals.score",), lambda a: getattr(a, name).value, best, **more)
 
     metrics = (
         metric(
@@ -98,11 +97,11 @@ def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
         )
 
     metrics = (
-        metric("forecast", blind={"video right, arm wrong": "imagined against demonstrated (forecast)"}),
-        metric("policy", blind={"video wrong, arm right": "carried out against demonstrated (policy)"}),
+        metric("forecast", blind={"video right, arm wrong": "predicted with demonstrated (forecast)"}),
+        metric("policy", blind={"video wrong, arm right": "executed with demonstrated (policy)"}),
         metric(
             "consistency",
-            blind=dict.fromkeys(("wrong alike", "nothing moves"), "imagined against carried out (consistency)"),
+            blind=dict.fromkeys(("wrong alike", "nothing moves"), "predicted with executed (consistency)"),
         ),
     )
     how = f"{len(states)} states; imagined and executed futures are branches of the simulator."
@@ -311,10 +310,18 @@ def difference_suite(states: int = 40) -> Suite:
 
 HELPERS: Mapping[str, str] = {
     "metrics.image.unit": "checks and scales images; no figure",
+    "metrics.perceptual.read_weights": "reads a file; no figure",
+    "metrics.perceptual.clip_features": "features for `polynomial_mmd` and `frechet_distance`; no figure",
+    "probes.object_state.train_probe": "trains a reader; its error is `probe_error`",
+    "probes.object_state.read_states": "reads states; its error is `probe_error`",
+    "probes.object_state.probe_error": "errors of a reader on real frames; known answers in test_object_state",
+    "probes.segmentation.train_segmenter": "trains a reader; its overlap is in test_physics_suite",
+    "probes.segmentation.read_masks": "reads masks; its overlap is in test_physics_suite",
     "metrics.image.decibel": "a change of units, of `psnr` and `masked_psnr`",
     "metrics.physics.depth_tolerance": "a percentile of real depths, which `penetration` is given",
     "metrics.physics.mechanical_energy": "what `energy_gain` adds up; closed forms in test_physics_metrics",
-    "suites.action_fidelity.imagined_by": "queries a model; no figure",
+    "suites.counterfactuals.counterfactuals": "replays chunks; no figure",
+    "suites.counterfactuals.imagined_by": "queries a model; no figure",
     "suites.forecast_vs_execution.executions": "plays episodes; no figure",
     "suites.forecast_vs_execution.diagnosis": "text for `execution_score`; every case in test_counterfactuals",
     "suites.forecast_consistency.forecast_episodes": "plays episodes; no figure",
@@ -328,9 +335,9 @@ HELPERS: Mapping[str, str] = {
     "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_intervals",
     "metrics.sequential_tests.outcome_tables": "puts records in order; no figure",
     "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",
-    "suites.forecast_vs_execution.films": "videos for a report",
+    "suites.forecast_vs_execution.execution_videos": "videos for a report",
     "metrics.intervals.paired_difference": "an interval; its coverage is in test_intervals",
-    "suites.action_fidelity.counterfactual_table": "a table of figures that are here",
+    "suites.counterfactuals.counterfactual_table": "a table of figures that are here",
     "suites.forecast_vs_execution.execution_table": "a table of figures that are here",
     "suites.forecast_consistency.consistency_table": "a table of figures that are here",
 }

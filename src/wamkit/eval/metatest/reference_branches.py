@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wamkit.eval.suites.action_fidelity import Imagine
-from wamkit.eval.suites.counterfactuals import Counterfactuals
+from wamkit.eval.suites.counterfactuals import Counterfactuals, Imagine
 from wamkit.rollout.replay import STILL
 
 

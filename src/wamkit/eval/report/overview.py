@@ -21,7 +21,7 @@ from wamkit.eval.suites.paired import PairedResult, evidence
 from wamkit.files import atomic_write
 from wamkit.types import Interval, WamkitError
 from wamkit.viz.charts import interval_svg
-from wamkit.viz.style import CSS
+from wamkit.viz.html import header, page, section, table
 
 SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", "seeds", "held_out")
 """Fields of the protocol that must agree for two evaluations to compare."""
@@ -185,33 +185,18 @@ def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     for axis, groups in groupby(_groups(found), lambda g: g.axis):
         parts.append(f'<h2 class="axis">{escape(axis)}</h2>' if axis else "")
         for group in groups:
-            head = "".join(f"<th>{escape(n)}</th>" for n in names)
-            rows = "".join(_row(name, row) for name, row in group.rows)
-            body = f"<table><thead><tr><th>Figure</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
-            parts.append(f'<section><div><h2>{escape(group.title)}</h2></div><div class="body">{body}</div></section>')
-    if pairs:
-        items = "".join(f"<p>{escape(_verdict(p))}</p>" for p in pairs)
-        how = "From the same reset states; may be looked at after any number of episodes (an e-process)."
-        head = f'<div><h2>Against the first run</h2><p class="how">{how}</p></div>'
-        parts.append(f'<section>{head}<div class="body">{items}</div></section>')
+            rows = [_row(name, row) for name, row in group.rows]
+            parts.append(section(group.title, "", [table(["Figure", *names], rows)]))
+    how = "From the same reset states; may be looked at after any number of episodes (an e-process)."
+    parts.append(section("Against the first run", how, [f"<p>{escape(_verdict(p))}</p>" for p in pairs]))
     facts = "".join(f"<dt>{escape(n)}</dt><dd>{escape(_origin(e))}</dd>" for n, e in zip(names, found, strict=True))
     protocol = escape(json.dumps(found[0].summary["protocol"], indent=2))
-    parts.append(
-        '<section><div><h2>How it was made</h2><p class="how">The same protocol for all.</p></div><div class="body">'
-        f'<dl class="facts">{facts}</dl><details><summary>Protocol</summary><pre>{protocol}</pre></details>'
-        "</div></section>"
-    )
+    details = f"<details><summary>Protocol</summary><pre>{protocol}</pre></details>"
+    parts.append(section("How it was made", "The same protocol for all.", [f'<dl class="facts">{facts}</dl>', details]))
     how = (
         "Bars are 95 % intervals; a figure has one scale for all runs. There is no overall score: read the axes apart."
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{len(found)} runs</title><style>{CSS}</style></head>"
-        f"<body><main><header><h1>{escape(', '.join(names))}</h1>"
-        f'<p class="sub">{how}</p></header>{"".join(parts)}</main></body></html>\n'
-    )
+    return page(f"{len(found)} runs", header(", ".join(names), how) + "".join(parts))
 
 
 def _origin(e: Evaluated) -> str:

@@ -36,13 +36,11 @@ from wamkit.eval.results import (
 )
 from wamkit.files import atomic_write
 from wamkit.viz.charts import curve_svg, interval_svg
+from wamkit.viz.html import header, page, section, table
 from wamkit.viz.images import DIFFERENCE_GAIN, data_uri, difference, enlarge, mp4, png, side_by_side
-from wamkit.viz.style import CSS, SCRIPT
+from wamkit.viz.style import SCRIPT
 
 GAP = 2  # white columns between tiled images
-POLICY = (
-    "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-)
 
 
 def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
@@ -56,56 +54,49 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
 
 
 def _page(report: Report) -> str:
-    free = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if not t.axis]
-    free += [_section(p.title, p.how, [f"<figure>{p.svg}</figure>"]) for p in report.plots]
+    free = [section(t.title, t.how, [_table(t.rows)]) for t in report.tables if not t.axis]
+    free += [section(p.title, p.how, [f"<figure>{p.svg}</figure>"]) for p in report.plots]
     last = [
-        _section(
+        section(
             "Learning curves",
             "Faint: each logged value. Strong: their moving average. Horizontal: training steps. Value axes "
             "with ticks at 1, 10, 100 are logarithmic. Still falling at the end means that more training would help.",
             [_curves(c) for c in report.curves],
         ),
-        _section(
+        section(
             "How far it goes, and what it looks like",
             "Left: success over the severity of each factor, with its 95 % Wilson interval. Right: reset states as the "
             "policy sees them, by severity. The same reset state goes in one direction.",
             [_sweep(s, report.scale) for s in report.sweeps],
         ),
-        _section(
+        section(
             "How it was made",
             "Run these again to get these figures again; seeds are in the configuration.",
             _provenance(report),
         ),
     ]
     cases = [w for w in report.worst if w.axis not in AXES]
-    free.append(_section("Cases", "One by one; the tables have the rates.", [_worst(w, report.scale) for w in cases]))
+    free.append(section("Cases", "One by one; the tables have the rates.", [_worst(w, report.scale) for w in cases]))
     sections = [*free, *(_axis(report, axis) for axis in AXES), *last]
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{escape(report.title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>{_header(report)}{''.join(sections)}</main>"
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
+    return page(report.title, _header(report) + "".join(sections), SCRIPT)
 
 
 def _axis(report: Report, axis: str) -> str:
     """Sections of one axis: figures, images, worst cases. There is never an overall score."""
-    sections = [_section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
+    sections = [section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
     if axis == CLOSED_LOOP:
         sections += _episodes(report)
     if axis == VISUAL:
         sections += _imagination(report)
     how = "Chosen because they are the worst, so not in proportion: the tables have the rates."
-    sections.append(_section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
+    sections.append(section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
     content = "".join(sections)
     return f'\n<h2 class="axis">{escape(axis)}</h2>{content}' if content else ""
 
 
 def _imagination(report: Report) -> list[str]:
     return [
-        _section(
+        section(
             "What it imagines, moving",
             "Left what happened, middle what the model imagined that many steps before, right their difference, "
             f"{DIFFERENCE_GAIN}x brighter: black is right. Look for the arm being where it should, then for blur.",
@@ -114,7 +105,7 @@ def _imagination(report: Report) -> list[str]:
                 for title, clips in groupby(report.imagined, lambda c: c.title)
             ],
         ),
-        _section(
+        section(
             "What it imagines, frame by frame",
             "The first image is all the model saw. Then, for each horizon: what happened, what it imagined, and the "
             f"difference {DIFFERENCE_GAIN}x brighter.",
@@ -125,14 +116,14 @@ def _imagination(report: Report) -> list[str]:
 
 def _episodes(report: Report) -> list[str]:
     return [
-        _section(
+        section(
             "In closed loop",
             "Episodes from reset states never trained on; success if the task's condition held at any step. The dot "
             "is the success rate on a 0-100 % line, the bar its 95 % Wilson interval, the tick the target. Steps: the "
             "median until success. Query: one call of the policy.",
             [_closed_loop(c) for c in report.closed_loop],
         ),
-        _section(
+        section(
             "Episodes",
             "The policy acting in the simulator, successes and failures; chosen to show both, so not in "
             "proportion. The table has the rates.",
@@ -152,13 +143,6 @@ def _worst(case: Worst, scale: int) -> str:
     return f"<div><h3>{escape(case.title)}</h3><figure>{labels}{video}{note}</figure></div>"
 
 
-def _section(title: str, how: str, parts: Sequence[str]) -> str:
-    if not parts:
-        return ""
-    side = f'<div><h2>{escape(title)}</h2><p class="how">{escape(how)}</p></div>'
-    return f'\n<section>{side}<div class="body">{"".join(parts)}</div></section>'
-
-
 def _header(report: Report) -> str:
     passed = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
     tally = f'<p class="tally">{sum(passed)} of {len(passed)} targets met</p>' if passed else ""
@@ -167,11 +151,8 @@ def _header(report: Report) -> str:
         f"<dd>{escape(r.target)} {_verdict(r.passed)}</dd></div>"
         for r in report.headline
     )
-    return (
-        f'<header><h1>{escape(report.title)}</h1><p class="sub">{escape(report.subtitle)}</p>{tally}'
-        + (f'<dl class="heads">{heads}</dl>' if heads else "")
-        + "</header>"
-    )
+    figures = f'<dl class="heads">{heads}</dl>' if heads else ""
+    return header(report.title, report.subtitle, tally, figures)
 
 
 def _value(row: Row, unit: str = " {}") -> str:
@@ -194,18 +175,18 @@ def _verdict(passed: bool | None) -> str:
 
 def _table(rows: Sequence[Row]) -> str:
     has_range, has_target = any(_range(r) for r in rows), any(r.target or r.passed is not None for r in rows)
-    head = "<th>Figure</th><th>Value</th>" + "<th>Interval</th>" * has_range + "<th>Target</th><th></th>" * has_target
-    body = ""
+    head = ["Figure", "Value", *["Interval"] * has_range, *["Target", ""] * has_target]
+    body = []
     for row in rows:
         note = f"<small>{escape(row.note)}</small>" if row.note else ""
-        body += f'<tr><td class="what">{escape(row.name)}{note}</td><td class="num value">{_value(row)}</td>'
+        cells = f'<tr><td class="what">{escape(row.name)}{note}</td><td class="num value">{_value(row)}</td>'
         if has_range:
-            body += f'<td class="num range">{_range(row)}</td>'
+            cells += f'<td class="num range">{_range(row)}</td>'
         if has_target:
-            body += f"<td{_label('target', row.target)}>{escape(row.target)}</td>"
-            body += f'<td class="num">{_verdict(row.passed)}</td>'
-        body += "</tr>"
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            cells += f"<td{_label('target', row.target)}>{escape(row.target)}</td>"
+            cells += f'<td class="num">{_verdict(row.passed)}</td>'
+        body.append(f"{cells}</tr>")
+    return table(head, body)
 
 
 def _label(text: str, content: str) -> str:
@@ -214,12 +195,12 @@ def _label(text: str, content: str) -> str:
 
 
 def _closed_loop(loop: ClosedLoop) -> str:
-    rows = "".join(_task(t, loop.target) for t in loop.tasks)
+    rows = [_task(t, loop.target) for t in loop.tasks]
     if len(loop.tasks) > 1:
         pooled = TaskResult("All tasks", sum(t.successes for t in loop.tasks), sum(t.episodes for t in loop.tasks))
-        rows += _task(pooled, None, "pooled")
-    head = "<th>Task</th><th>Success</th><th></th><th>Rate</th><th>Interval</th><th>Steps</th><th>Query p50 / p95</th>"
-    return f"<div><h3>{escape(loop.title)}</h3><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+        rows.append(_task(pooled, None, "pooled"))
+    head = ["Task", "Success", "", "Rate", "Interval", "Steps", "Query p50 / p95"]
+    return f"<div><h3>{escape(loop.title)}</h3>{table(head, rows)}</div>"
 
 
 def _task(task: TaskResult, target: float | None, kind: str = "") -> str:

@@ -1,22 +1,35 @@
-"""Counterfactuals: several true futures of one state, to compare with the futures that a model predicts.
+"""Counterfactuals: several true futures of one state, compared with the futures that a model imagines.
 
 States are taken along an expert's episodes. From each, the simulator replays on-expert chunks (the one taken there, and
 those of other moments of the task) and off-expert chunks (every action dimension at both its ends, no motion, a random
 walk).
+
+The model imagines every branch from the same observation with the same noise. A model that only continues what usually
+happens imagines the same future for all branches. On-expert and off-expert branches are reported apart, since models
+follow experts' actions sooner than others.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from wamkit.envs.base import VALIDATION_SEED_BASE
 from wamkit.envs.spec import EnvSpec
-from wamkit.rollout.replay import expert_episode, observed, off_expert_chunks, rollout_from
-from wamkit.types import EvaluationError, Observation, Spec
+from wamkit.eval.metrics.image import TAU
+from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
+from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
+from wamkit.inference.checks import row_seeds, unsupported
+from wamkit.inference.model import Model
+from wamkit.rollout.replay import STILL, expert_episode, observed, off_expert_chunks, rollout_from
+from wamkit.types import UNDEFINED, EvaluationError, Interval, Observation, Query, Spec, UnsupportedQuery
+from wamkit.viz.images import difference
 from wamkit.workers import run_parallel
 
 OTHERS = 3
@@ -90,3 +103,204 @@ def counterfactuals(
     )
     with closing(work):
         return [state for states in work for state in states]
+
+
+Imagine = Callable[[Counterfactuals], UInt8[np.ndarray, "K F V 3 H W"]]
+"""A model's futures of all branches, from observation and actions alone."""
+
+
+def imagined_by(model: Model, steps: int | None = None, seed: int = 0) -> Imagine:
+    """Futures that `model` imagines for every branch, with one noise.
+
+    Raises UnsupportedQuery for a model without forward dynamics.
+    """
+    if Query.FORWARD not in model.queries:
+        raise UnsupportedQuery(unsupported(model.name, Query.FORWARD))
+
+    def imagine(state: Counterfactuals) -> np.ndarray:
+        noise = row_seeds(seed + 7919 * state.seed + state.step, 1) * len(state.names)
+        given = [state.obs] * len(state.names)
+        return model.sample(given, Query.FORWARD, seed=noise, steps=steps, actions=state.actions).future
+
+    return imagine
+
+
+@dataclass(frozen=True)
+class ActionScore:
+    """Scores of imagined branches; intervals resample episodes. NaN where nothing ever moved.
+
+    identified: identification accuracy, the share of branches whose imagined future is nearer to its own true one than
+    to any that differs, in [0, 1], higher is better.   chance: that of a model that ignores actions.
+    direction: cosine between imagined and true difference to the branch without motion, in [-1, 1], 1 is best, 0 is
+    action-blind.
+    gain: regression slope of that difference on the true one: 1 is right, below it actions do too little.
+    skill: 1 - error / error of copying the current image; 1 is perfect.
+    drift: change imagined where nothing is done, over the change that actions make: 0 is best.
+    regret: cost of choosing by imagination the branch with the most reward, over that of a blind choice: 0 is best, 1
+    is chance.
+    """
+
+    states: int
+    branches: float
+    chance: float
+    identified: Interval
+    direction: Interval
+    gain: Interval
+    skill: Interval
+    drift: Interval
+    regret: Interval
+
+
+def score(states: Sequence[Counterfactuals], imagine: Imagine, seed: int = 0) -> ActionScore:
+    """Compares imagined with true futures in every state, on the pixels that move in any of its branches.
+
+    Distances are between images, so large objects weigh more; objects of a few pixels hardly count. Raises
+    EvaluationError without states, and for imagined images of another shape.
+    """
+    if not states:
+        raise EvaluationError("there are no states to imagine from")
+    rows = [_figures(state, imagine(state)) for state in states]
+    cluster = np.unique([f"{s.task} {s.seed}" for s in states], return_inverse=True)[1]
+
+    def ratio(top: str, bottom: str) -> Interval:
+        a, b = (np.array([r[k] for r in rows]) for k in (top, bottom))
+        return bootstrap_ratio(a, b, cluster, seed) if b.sum() else UNDEFINED
+
+    wrong = ratio("error", "copy")
+    skill = wrong if wrong.undefined else Interval(1 - wrong.value, 1 - wrong.high, 1 - wrong.low, wrong.level)
+    count = [len(s.names) for s in states]
+    return ActionScore(
+        len(states),
+        float(np.mean(count)),
+        sum(r["chance"] for r in rows) / sum(count),
+        ratio("identified", "branches"),
+        ratio("cosines", "moving"),
+        ratio("along", "square"),
+        skill,
+        ratio("drift", "change"),
+        ratio("regret", "blind"),
+    )
+
+
+def _figures(state: Counterfactuals, imagined: np.ndarray) -> dict[str, float]:
+    """Sums over the branches of one state; see `ActionScore`."""
+    if imagined.shape != state.future.shape:
+        raise EvaluationError(f"imagined {imagined.shape}, but the branches are {state.future.shape}")
+    K = len(state.names)
+    real, made = (
+        torch.from_numpy(np.ascontiguousarray(x)).float().div(255).flatten(1) for x in (state.future, imagined)
+    )
+    now = torch.from_numpy(state.obs.images).float().div(255).expand(state.future.shape[1:]).reshape(-1)
+    moves = ((real - now).abs() > TAU).any(0)
+    real, made, now = real[:, moves], made[:, moves], now[moves]
+    distance_KK = torch.cdist(made.double(), real.double())
+    # Equally near ones share the credit, so that a model that imagines the same for all is at chance.
+    near = distance_KK <= distance_KK.min(1, keepdim=True).values * (1 + 1e-9)
+    same = (real[:, None] == real[None]).all(-1)  # two chunks may have the same effect to the bit: either is right
+    out = {
+        "branches": K,
+        "chance": float(same.sum() / K),
+        "identified": float(((near & same).sum(1) / near.sum(1)).sum()),
+        "error": float((made - real).square().sum()),
+        "copy": float((now - real).square().sum()),
+    }
+    reward = state.reward
+    expected = (near.double() @ torch.from_numpy(reward) / near.sum(1)).numpy()
+    chosen = expected >= expected.max() - 1e-12
+    out |= {"regret": reward.max() - reward[chosen].mean(), "blind": reward.max() - reward.mean()}
+    cosines = moving = along = square = drift = change = 0.0
+    if STILL in state.names and moves.any():
+        still = state.names.index(STILL)
+        truth, guess = real - real[still], made - made[still]
+        far = (truth.abs() > TAU).any(1)
+        size = truth.norm(dim=1) * guess.norm(dim=1)
+        cosine = torch.where(size > 0, (truth * guess).sum(1) / size.clamp(min=1e-12), 0.0)
+        cosines, moving = float(cosine[far].sum()), float(far.sum())
+        along, square = float((truth * guess)[far].sum()), float(truth[far].square().sum())
+        drift = float((made[still] - real[still]).square().sum()) * moving
+        change = float(truth[far].square().sum())
+    return out | {
+        "cosines": cosines, "moving": moving, "along": along, "square": square, "drift": drift, "change": change,
+    }  # fmt: skip
+
+
+def counterfactual_table(states: Sequence[Counterfactuals], imagine: Imagine) -> Table:
+    """Scores of on-expert and of off-expert branches."""
+    rows = []
+    for kind, expert in (("expert", True), ("off_expert", False)):
+        rows += _rows(kind, score([s.only(expert) for s in states], imagine))
+    tasks = len({s.task for s in states})
+    how = (
+        f"{len(states)} states of {tasks} tasks. From each the simulator executes several chunks, and the model imagines "
+        "them with one noise. Measured on pixels that move in any of them."
+    )
+    return Table("counterfactuals", "Does it imagine what its actions do?", how, tuple(rows), ACTION)
+
+
+def _rows(kind: str, s: ActionScore) -> list[Row]:
+    """Rows of the branches of one kind, `expert` or `off_expert`; figures without a case are left out."""
+    label = {"expert": "expert's chunks", "off_expert": "other actions"}[kind]
+    positive = lambda x: x.low > 0  # noqa: E731
+    chance = f"of {s.branches:.0f}; chance is {s.chance:.0%}"
+    blind = "0 is best, 1 is choosing blindly"
+    figures = [
+        ("identified", "identification accuracy", "above chance", lambda x: x.low > s.chance, ".0%", chance),
+        ("skill", "skill over copying", "above 0", positive, ".3f", "1 is perfect"),
+        ("regret", "regret of choosing by imagination", "below 1", lambda x: x.high < 1, ".3f", blind),
+    ]
+    if kind == "off_expert":
+        figures += [
+            ("direction", "direction", "above 0", positive, ".3f", "cosine to what the action changes"),
+            ("gain", "gain", "", None, ".3f", "1 is right, less is too little"),
+            ("drift", "drift when nothing is done", "", None, ".3f", "over what actions change; 0 is best"),
+        ]
+    rows = []
+    for key, name, target, met, fmt, note in figures:
+        if not (x := getattr(s, key)).undefined:
+            passed = met(x) if met else None
+            rows.append(Row(f"{kind}.{key}", f"{label}: {name}", x.value, x, target, passed, fmt, note=note))
+    return rows
+
+
+def _worst(made: list[tuple[Counterfactuals, np.ndarray]], count: int = 2) -> list[Worst]:
+    """Videos of the branches with the largest squared error on moving pixels, at most one per task."""
+    found = []
+    for i, (state, imagined) in enumerate(made):
+        real, now = state.future.astype(np.float32), state.obs.images.astype(np.float32)
+        moves = (np.abs(real - now) > 255 * TAU).any(0)
+        error = (np.square(imagined - real) * moves).sum(tuple(range(1, real.ndim)))
+        found += [(float(e), i, k) for k, e in enumerate(error)]
+    out: dict[str, Worst] = {}
+    for _, i, k in sorted(found, reverse=True):
+        state, imagined = made[i]
+        if state.task in out:
+            continue
+        now = state.obs.images[None, 0]
+        real, guess = (np.concatenate([now, x[k, :, 0]]) for x in (state.future, imagined))
+        columns = {"what the action does": real, "imagined": guess, "difference": difference(real, guess)}
+        title, note = f"{state.task}: action '{state.names[k]}'", f"seed {state.seed}, from step {state.step} on"
+        out[state.task] = Worst(ACTION, title, columns, 1.5, note)
+        if len(out) == count:
+            break
+    return list(out.values())
+
+
+@EVALUATIONS.register("counterfactuals")
+class CounterfactualBranches(Evaluation):
+    """Identification of the future that belongs to an action, among several from one state."""
+
+    suite, order = "full", 50
+
+    def needs(self, context: Context) -> bool:
+        return Query.FORWARD in context.model.queries
+
+    def run(self, context: Context) -> EvalResult:
+        model, o = context.model, context.options
+        states = counterfactuals(context.env, model.spec, episodes=o.held_out, processes=o.processes)
+        ask, made = imagined_by(model), []
+
+        def imagine(state: Counterfactuals) -> np.ndarray:
+            made.append((state, ask(state)))
+            return made[-1][1]
+
+        return EvalResult((counterfactual_table(states, imagine),), tuple(_worst(made)))

@@ -32,8 +32,8 @@ from wamkit.workers import run_parallel
 class ForecastEpisode:
     """One episode with Q forecasts that were then observed.
 
-    error: mean squared error of the imagined frame, in [0, 1], (Q,).   motion: mean squared error of the frame before, which
-    is the amount of change, (Q,).
+    error: mean squared error of the imagined frame, in [0, 1], (Q,).   motion: mean squared error of the frame before,
+    which is the amount of change, (Q,).
     """
 
     task: str

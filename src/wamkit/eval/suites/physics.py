@@ -1,8 +1,9 @@
 """The physical axis of a report: does what a model imagines obey the world's laws, as far as a simulator can tell?
 
-A model lives on its own pictures through real episodes (`takes`). A probe and a segmenter, trained on other real episodes and frozen, read
-places, sizes, presence and pixels of every thing off each picture; what they read off the *real* pictures of the same instants
-is the floor. A picture in which nothing moves is read as well: many laws are kept by doing nothing.
+A model lives on its own pictures through real episodes (`takes`). A probe and a segmenter, trained on other real
+episodes and frozen, read places, sizes, presence and pixels of every thing off each picture; what they read off the
+*real* pictures of the same instants is the floor. A picture in which nothing moves is read as well: many laws are kept
+by doing nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ TRAIN_FRAMES = 1500
 """At most so many real pictures teach probe and segmenter."""
 
 JITTER = 0.05
-"""Share by which mass, friction, speed and place differ in the second take that a ceiling is made from, where an environment has that."""
+"""Share by which mass, friction, speed and place differ in the second take that a ceiling is made from, where an
+environment has that.
+"""
 
 NAMES = {
     "lost": ("things that vanish", ".1%", "share of visible things"),
@@ -93,7 +96,8 @@ def reader(
     steps: int | None = None,
     mask_steps: int | None = None,
 ) -> Reader:
-    """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where nothing is ever seen.
+    """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where nothing is
+    ever seen.
 
     steps, mask_steps: of training; as many as there are pictures, and half as many, up to 1500 and 400, if not given.
     """
@@ -129,7 +133,8 @@ def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = E
     """The figures of `NAMES` that hold in any world, of one continuation. 0 is best, NaN where there is no case of it.
 
     truth: with masks, of the T instants.   states: what was read from as many pictures.   dt: seconds between them.
-    epsilon: see `contact_causality`.   Contacts are the true ones, since the actions are: whether what is touched then moves is the model's.
+    epsilon: see `contact_causality`.   Contacts are the true ones, since the actions are: whether what is touched then
+    moves is the model's.
     """
     exists, position = truth.exists, states.position
     known, touched = truth.position, truth.contact[:, :, -1]
@@ -161,9 +166,11 @@ def _figures(where: EnvSpec, c: Continuation, frames: np.ndarray, eyes: Reader, 
 
 @dataclass(frozen=True)
 class Commonsense:
-    """What is measured on the physical axis. laws, still: of imagined pictures and of one that stands still, beside real ones.
+    """What is measured on the physical axis. laws, still: of imagined pictures and of one that stands still, beside
+    real ones.
 
-    moves, ceiling: Physics-IQ's figures of imagined and of real pictures, both read by the segmenter, against the simulator's masks.
+    moves, ceiling: Physics-IQ's figures of imagined and of real pictures, both read by the segmenter, against the
+    simulator's masks.
     retakes: of second takes with `JITTER`, by their true masks; empty where an environment has no jitter.
     """
 
@@ -179,7 +186,8 @@ class Commonsense:
 def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
     """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
 
-    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as `reference_episodes` and `free_run` do.
+    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as
+    `reference_episodes` and `free_run` do.
     """
     real = reference_episodes(env, first=0, episodes=episodes, processes=processes)
     others = reference_episodes(

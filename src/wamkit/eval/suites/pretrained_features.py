@@ -34,7 +34,8 @@ class Encoders:
 
 
 def named_encoders(named: Sequence[str]) -> Encoders:
-    """Those that KIND=WEIGHTS name: lpips-alex=TRUNK,HEADS and lpips-vgg=TRUNK,HEADS, dinov2=, videomae= (a path or a hub id), i3d=FILE.
+    """Those that KIND=WEIGHTS name: lpips-alex=TRUNK,HEADS and lpips-vgg=TRUNK,HEADS, dinov2=, videomae= (a path or a
+    hub id), i3d=FILE.
 
     Raises EvaluationError for another kind, and as the encoders do for weights that are not of that kind.
     """
@@ -71,9 +72,9 @@ def encoder_table(
 ) -> Table:
     """Every figure of these encoders, each beside that of copying the current frame.
 
-    pairs: compare each imagined frame with the true one.   videos: compare sets of clips, the current frame the first of each; views are
-    clips of the same episode. Both distances of sets need four episodes. Intervals resample episodes.
-    Raises EvaluationError where there is no encoder, and as these do.
+    pairs: compare each imagined frame with the true one.   videos: compare sets of clips, the current frame the first
+    of each; views are clips of the same episode. Both distances of sets need four episodes. Intervals resample
+    episodes. Raises EvaluationError where there is no encoder, and as these do.
     """
     if not pairs and not videos:
         raise EvaluationError("name the weights of an encoder: without them there is none of its figures")
