@@ -58,12 +58,11 @@ class Actor(Protocol):
         """The next action, float32 (a,) in the environment's units, and the next session."""
 
     def needs_images(self, session: Any) -> bool:
-        """Whether the next `act` looks at images. A policy inside a chunk of actions does not, which saves
-        rendering."""
+        """True if the next `act` looks at images. A policy inside a chunk of actions does not, which saves rendering."""
         return True
 
     def queried(self, before: Any, after: Any) -> bool:
-        """Whether the `act` between these two sessions asked a model, so that its time is a latency."""
+        """True if the `act` between these two sessions asked a model, so that its time is a latency."""
         return True
 
 
@@ -95,7 +94,7 @@ class Transition:
 
     @property
     def success(self) -> bool:
-        """Whether the task is done after the step."""
+        """True if the task is done after the step."""
         return bool(self.next_info["success"])
 
 

@@ -58,7 +58,7 @@ def spec_of(
 ) -> Spec:
     """Shapes and clocks of windows over `store`, with its scene points if `points`.
 
-    Raises StoreError when pictures cannot be cut into 16x16 cells, or when there are no points.
+    Raises StoreError when images cannot be cut into 16x16 cells, or when there are no points.
     """
     _, height, width = store.layout.image_shape
     if height % 16 or width % 16:
