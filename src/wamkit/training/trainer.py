@@ -133,12 +133,12 @@ class Trainer:
         batch = self.windows.gather(np.zeros(2, np.int64)).to(self.config.device)
         with torch.no_grad():
             losses = [self.model(batch, torch.Generator().manual_seed(0), s.name) for s in self.model.stages()]
-        known = sorted({name for stage in losses for name in stage})
+        names = sorted({name for stage in losses for name in stage})
         for name, _ in self.config.weights:
-            if name not in known:
+            if name not in names:
                 raise WamkitError(
-                    f"train.weights names the loss '{name}'{nearest(name, known)}, but '{self.model.name}' returns "
-                    f"{', '.join(known)}"
+                    f"train.weights names the loss '{name}'{nearest(name, names)}, but '{self.model.name}' returns "
+                    f"{', '.join(names)}"
                 )
 
     def _save(self, stage: Stage, metrics: Metrics, watch: Watch | None) -> None:
