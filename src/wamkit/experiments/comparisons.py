@@ -33,7 +33,7 @@ class Entry:
 
     @property
     def slug(self) -> str:
-        """What is trained, as a file name: the same in every comparison."""
+        """The trained configuration as a file name, the same in every comparison."""
         options = "".join(f"-{k.split('.')[-1]}-{v}" for k, v in self.options.items())
         return self.recipe.removeprefix("metaworld-") + options + "".join(f"-{_word(s)}" for s in self.sources)
 
@@ -101,7 +101,7 @@ def programs() -> Comparison:
 
 @COMPARISONS.register("decoding")
 def decoding() -> Comparison:
-    """How actions come out."""
+    """Action decoders on one trunk."""
     return Comparison(
         "How actions come out",
         "The trunk denoises them, a small head does, queries regress them, tokens spell them out, or they are read off the imagined "
@@ -119,7 +119,7 @@ def decoding() -> Comparison:
 
 @COMPARISONS.register("conditioning")
 def conditioning() -> Comparison:
-    """How what is known reaches what is denoised."""
+    """Ways of conditioning the denoised tokens on the context."""
     others = ("channel", "cross", "adaln")
     entries = [Entry("prefix", "metaworld-unified")]
     entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]

@@ -1,4 +1,4 @@
-"""The page of a comparison: Markdown that any forge shows, with its pictures as SVG files beside it."""
+"""The page of a comparison: Markdown that any forge shows, with its figures as SVG files beside it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wamkit.viz.charts import panels_file, rates_file
 
 @dataclass(frozen=True)
 class Result:
-    """What one finished job leaves behind.
+    """The result of one finished job.
 
     key: of data and protocol.   configuration: of the run.   samples: rows seen, by training stage.   training: seconds.
     episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
@@ -50,7 +50,7 @@ class Result:
 def write_page(
     comparison: Comparison, rows: Mapping[str, Sequence[Result]], planned: int, command: str, path: Path
 ) -> Path:
-    """Writes `path`, and its pictures into the folder of its name. rows: name -> results, at least one, one a seed."""
+    """Writes `path`, and its figures into the folder of its name. rows: name -> results, at least one, one a seed."""
     results = [r for own in rows.values() for r in own]
     media = path.with_suffix("")
     make_folder(media)

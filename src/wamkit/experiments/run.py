@@ -52,11 +52,11 @@ class Compare:
     """Trains and evaluates the rows of a comparison under one budget; the same command continues, and finished jobs are kept."""
 
     name: str
-    """Which comparison; `wamkit list` shows all."""
+    """Name of the comparison; `wamkit list` shows all."""
     data: Path = Path("data/demos")
     """Data set folder, from `wamkit collect`."""
     out: Path = Path("docs/results")
-    """Where the page goes; beside it, in jobs/, one small JSON file a finished job."""
+    """Folder of the page. Beside it, in jobs/, lies one small JSON file for each finished job."""
     work: Path = Path("runs/compare")
     """Run folders. What is in there can be thrown away once the JSON files exist."""
     only: tuple[str, ...] = ()
