@@ -1,4 +1,6 @@
-"""Pictures kept one by one, depth maps and what is said within an episode: exact, told apart, and nothing that a file claims is believed."""
+"""Pictures kept one by one, depth maps and what is said within an episode: exact, told apart, and nothing that a file
+claims is believed.
+"""
 
 import dataclasses
 import io
@@ -90,9 +92,6 @@ def png(height, width, *more, body=b""):
     chunks += [(b"IDAT", zlib.compress(body or bytes(height * (3 * width + 1)))), (b"IEND", b"")]
     parts = (struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
-
-
-# --------------------------------------------------------------------------------------------------------- kept one by one
 
 
 def test_what_is_appended_comes_back_exactly(filled):
@@ -322,9 +321,6 @@ def test_append_refuses_what_does_not_fit(copy):
         Store.create(copy / "new", **LAYOUT, stills=("top",))
 
 
-# ------------------------------------------------------------------------------------------------------------------- depth
-
-
 def test_depth_comes_back_exactly_and_is_no_camera(filled):
     assert filled.depth_cameras == ("far",) and "far" not in filled.cameras
     for index, length in enumerate(LENGTHS):
@@ -417,9 +413,6 @@ def test_films_of_depth_maps(tmp_path):
 def test_codes_whose_making_is_not_known_are_not_guessed(said, reason):
     with pytest.raises(StoreError, match=reason):
         depth.distances(QUANTISED | said)
-
-
-# ---------------------------------------------------------------------------------------------------------------- language
 
 
 def entry(style, content, timestamp=None, **more):

@@ -102,9 +102,6 @@ def psnr(a, b):
     return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
 
 
-# ---------------------------------------------------------------------- round trips
-
-
 def test_what_is_appended_comes_back(filled):
     store = Store.open(filled)
     assert len(store) == 3 and store.frames == 7 + 8 + 9
@@ -186,9 +183,6 @@ def test_several_episodes_in_one_video_whose_times_drift(copy):
         Store.open(copy)
 
 
-# ---------------------------------------------------------------------- the codec
-
-
 def test_codec_keeps_every_frame_in_its_place():
     frames = pictures(3, 31, 64)
     video = encode_video(frames, 80.0)
@@ -215,9 +209,6 @@ def test_decoding_what_is_not_there(arguments, reason):
     video = encode_video(pictures(0, 9, 16), FPS)
     with pytest.raises(StoreError, match=reason):
         decode_video(video, FPS, **{"numbers": [0], "shape": (16, 16), **arguments})
-
-
-# ---------------------------------------------------------------------- snapshots
 
 
 def same(a, b):
@@ -281,9 +272,6 @@ def test_constant_parts_are_stored_once():
 def test_snapshots_of_other_things_are_refused(value):
     with pytest.raises(StoreError, match=r"attributes/thing\[0\]"):
         pack_snapshots([Snapshot(np.zeros(2), {}, {"thing": [value]})])
-
-
-# ---------------------------------------------------------------------- bad input
 
 
 def edit_json(**changes):
@@ -508,9 +496,6 @@ def test_create_and_layout_errors(filled, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-# ---------------------------------------------------------------------- kills, full disks, other processes
-
-
 def run(function, *arguments):
     process = PROCESSES.Process(target=function, args=arguments)
     process.start()
@@ -605,9 +590,6 @@ def test_totals_are_mended_after_a_kill(copy):
     assert json.loads((copy / "meta/info.json").read_text())["total_episodes"] == 4
     assert store.numeric()["task_index"][-1] == 2
     assert pq.read_table(copy / "meta/tasks.parquet").num_rows == 3
-
-
-# ---------------------------------------------------------------------- the decoded cache
 
 
 def test_cache_holds_what_is_decoded_and_is_built_once(copy, monkeypatch):
