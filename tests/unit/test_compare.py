@@ -157,7 +157,8 @@ def outcome(seed: int, outcomes: str) -> Result:
     window = {"window": {"frame_offsets": [8, 16]}}
     return Result(
         "k", "", seed, window, "leaf", ("policy",), {"trunk": 1, "all": 1}, {"main": 1}, {"cpu_s": 1.0},
-        {"task-v3": {"first_seed": 0, "outcomes": outcomes, "steps": []}}, {}, {}, {"step": [1], "held_out_action_error": [1.0]}, {},
+        {"task-v3": {"first_seed": 0, "outcomes": outcomes, "steps": []}}, {}, {},
+        {"step": [1], "held_out_action_error": [1.0]}, {},
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Comparisons: lists of recipes that are trained and evaluated under one budget. `wamkit compare NAME` runs one.
 
-All rows of a comparison see the same number of samples in all their stages together, have backbones of the same size, and are
-evaluated from the same held-out reset states. Training seeds are fixed here, before anything runs.
+All rows of a comparison see the same number of samples in all their stages together, have backbones of the same size,
+and are evaluated from the same held-out reset states. Training seeds are fixed here, before anything runs.
 """
 
 from __future__ import annotations
@@ -95,7 +95,8 @@ def programs() -> Comparison:
     entries += [Entry(p, "metaworld-unified", options={"model.program": p}) for p in others]
     return Comparison(
         "Six programs on one backbone",
-        "Which stream should attend to which, clean or noisy? All rows have the same parameters; only the mask differs.",
+        "Which stream should attend to which, clean or noisy? All rows have the same parameters; only the mask "
+        "differs.",
         Program.JOINT.value,
         tuple(entries),
     )
@@ -106,8 +107,8 @@ def decoding() -> Comparison:
     """Action decoders."""
     return Comparison(
         "Action decoders",
-        "The backbone denoises the actions, a small head denoises them, queries regress them, tokens spell them out, or inverse "
-        "dynamics infers them from the imagined images. Backbones are equal in size within 5 %.",
+        "The backbone denoises the actions, a small head denoises them, queries regress them, tokens spell them out,"
+        " or inverse dynamics infers them from the imagined images. Backbones are equal in size within 5 %.",
         "trunk denoises",
         (
             Entry("trunk denoises", "metaworld-unified"),
@@ -127,8 +128,8 @@ def conditioning() -> Comparison:
     entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]
     return Comparison(
         "Conditioning on the context",
-        "Context tokens in the sequence, concatenated on channels, read by cross-attention, or as scales and shifts of norms. "
-        "The same backbone.",
+        "Context tokens in the sequence, concatenated on channels, read by cross-attention, or as scales and shifts "
+        "of norms. The same backbone.",
         "prefix",
         tuple(entries),
     )
@@ -156,7 +157,8 @@ def history() -> Comparison:
     together = {"model.chunk_causal": False}
     return Comparison(
         "Does history help?",
-        "No history, four earlier moments in one context with the present, or the same moments encoded once and cached.",
+        "No history, four earlier moments in one context with the present, or the same moments encoded once and "
+        "cached.",
         "no history",
         (
             Entry("no history", "metaworld-unified"),
@@ -188,10 +190,10 @@ def video_sources() -> Comparison:
     )
     return Comparison(
         "Does video without actions help, and which?",
-        f"{LABELLED} labelled demonstrations of four tasks, alone and with video without actions: 50 further demonstrations of "
-        "the same tasks, 80 of eight other tasks, or three other sources (a hand-held wrist camera, another robot, a moving "
-        "head camera). All rows see the same number of labelled samples. Those with video see as many samples of it again, in "
-        "batches twice as large.",
+        f"{LABELLED} labelled demonstrations of four tasks, alone and with video without actions: 50 further "
+        "demonstrations of the same tasks, 80 of eight other tasks, or three other sources (a hand-held wrist "
+        "camera, another robot, a moving head camera). All rows see the same number of labelled samples. Those with "
+        "video see as many samples of it again, in batches twice as large.",
         f"{LABELLED} labelled",
         (
             entry(f"{LABELLED} labelled"),
@@ -227,9 +229,9 @@ def action_free() -> Comparison:
         entries.append(Entry(f"{row}, half each", f"metaworld-{name}", options=halved, against=entries[-2].name))
     return Comparison(
         "The value of video without actions",
-        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in the same "
-        "number of samples. Either all frames are sampled alike, so that a sixth has actions, or half of the samples have "
-        "actions. Each family is compared with itself.",
+        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, "
+        "in the same number of samples. Either all frames are sampled alike, so that a sixth has actions, or half of"
+        " the samples have actions. Each family is compared with itself.",
         "",
         tuple(entries),
     )

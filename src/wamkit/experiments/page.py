@@ -59,7 +59,7 @@ def write_page(
 ) -> Path:
     """Writes the page, and its charts into the folder of its name. Returns `path`.
 
-    rows: name -> results, one a seed, at least one.   planned: number of jobs.   command: the command that makes the page.
+    rows: name -> results, one a seed, at least one.   planned: number of jobs.   command: that makes the page.
     """
     results = [r for own in rows.values() for r in own]
     media = path.with_suffix("")
@@ -88,8 +88,8 @@ def write_page(
         atomic_write(media / "curves.svg", panels_file(curves, label).encode())
         parts += [
             f"![learning curves]({media.name}/curves.svg)",
-            "Action error of the policy on validation demonstrations during training, one line a seed. Grey, in every panel: "
-            "the first row.",
+            "Action error of the policy on validation demonstrations during training, one line a seed. Grey, in "
+            "every panel: the first row.",
         ]
     parts += ["## Imagination", _imagined(rows), "## Cost", _cost(rows), _latency(rows)]
     parts += ["## Provenance", _made(results), CAVEATS]
@@ -97,9 +97,10 @@ def write_page(
     return path
 
 
-CAVEATS = """Intervals of success are those of Clopper and Pearson over all episodes of a row: the precision of the measurement of
-these trained models. Two or three training seeds tell little about the spread between seeds, so read the figure of each seed.
-No learning rate or size was tuned for a row other than `unified`. All rows share its rate, which favours it."""
+CAVEATS = """Intervals of success are those of Clopper and Pearson over all episodes of a row: the precision of the
+measurement of these trained models. Two or three training seeds tell little about the spread between seeds, so read the
+figure of each seed. No learning rate or size was tuned for a row other than `unified`. All rows share its rate, which
+favours it."""
 """Text at the end of every page."""
 
 
@@ -146,8 +147,8 @@ def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> lis
     if not body:
         return []
     text = (
-        "Differences in percentage points, on the training seeds that both rows have and the same reset states. The interval "
-        "resamples reset states. Won and lost: states where only one of the two succeeds (exact McNemar p)."
+        "Differences in percentage points, on the training seeds that both rows have and the same reset states. The "
+        "interval resamples reset states. Won and lost: states where only one of the two succeeds (exact McNemar p)."
     )
     return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
 
@@ -182,15 +183,16 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
     near, far = _offsets(next(iter(rows.values()))[0])
     head = [f"{what} +{o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
     how = (
-        "Means over seeds, on validation demonstrations. Skill is 1 for a perfect image and 0 for a copy of the present one. "
-        "True / shuffled: error of forward dynamics with the executed actions over that with others. Inverse / policy: error of "
-        "actions inferred from the future over that of the policy's actions. Both are below 1 where image and action agree. "
-        "Points / still: error of imagined scene points over that of no motion."
+        "Means over seeds, on validation demonstrations. Skill is 1 for a perfect image and 0 for a copy of the "
+        "present one. True / shuffled: error of forward dynamics with the executed actions over that with others. "
+        "Inverse / policy: error of actions inferred from the future over that of the policy's actions. Both are "
+        "below 1 where image and action agree. Points / still: error of imagined scene points over that of no "
+        "motion."
     )
     return (
         how
         + "\n\n"
-        + table(["", "asked", *head, "true / shuffled", "inverse / policy", "points / still", "answers"], body)
+        + table(["", "query", *head, "true / shuffled", "inverse / policy", "points / still", "queries"], body)
     )
 
 
@@ -211,7 +213,7 @@ def _cost(rows: Mapping[str, Sequence[Result]]) -> str:
         cpu = [x.training["cpu_s"] for x in own]
         size = [f"{r.parameters[k] / 1e6:.2f} M" for k in ("trunk", "all")]
         body.append([name, *size, samples, f"{np.median(cpu):.0f} s"])
-    return table(["", "trunk", "all parameters", "samples seen, by stage", "training, CPU"], body)
+    return table(["", "backbone", "all parameters", "samples seen, by stage", "training, CPU"], body)
 
 
 def _latency(rows: Mapping[str, Sequence[Result]]) -> str:

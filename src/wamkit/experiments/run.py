@@ -1,8 +1,8 @@
 """Runs a comparison: trains and evaluates its rows, writes one small JSON file for each finished job, and one page.
 
-The JSON files are meant to be committed: in a fresh clone `wamkit compare` continues from them. Comparisons share them, so a
-job that two of them have is run once. A file of another configuration, data set or protocol is not used, and its job runs
-again.
+The JSON files are meant to be committed: in a fresh clone `wamkit compare` continues from them. Comparisons share them,
+so a job that two of them have is run once. A file of another configuration, data set or protocol is not used, and its
+job runs again.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from wamkit.types import Query, WamkitError
 class Setup:
     """Data, protocol and folders that all jobs of a comparison share.
 
-    data: data set folder.   out: folder of the page, with one JSON file for each finished job in jobs/.   work: run folders.
+    data: data set folder.   out: folder of the page, and in jobs/ of the JSON files.   work: folder of the runs.
     episodes: held-out reset states a task.   held_out: validation episodes a task, and one more off-expert.
     processes: worker processes of the evaluation.
     """
@@ -88,8 +88,9 @@ def compare(name: str, setup: Setup, *, only: Sequence[str] = (), seeds: int | N
     """Runs the jobs of comparison `name` that are not finished, and returns its page.
 
     only: rows to run; all if empty.   seeds: number of training seeds of each row to run.
-    Jobs run seed by seed, so that every row has its first seed before any has its second. The page is written after each.
-    A job that fails is reported and the others continue; then WamkitError is raised. Raises WamkitError for an unknown row.
+    Jobs run seed by seed, so that every row has its first seed before any has its second. The page is written after
+    each. A job that fails is reported and the others continue; then WamkitError is raised. Raises WamkitError for an
+    unknown row.
     """
     comparison = COMPARISONS.get(name)()
     if unknown := set(only) - {e.name for e in comparison.entries}:
@@ -153,7 +154,7 @@ def read_result(job: Job) -> Result | None:
 
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
-    """`run` with other values, dotted path -> value, checked as if read from a file. Raises ConfigError for unknown paths."""
+    """`run` with other values, dotted path -> value, checked as in a file. Raises ConfigError for unknown paths."""
     data = config_to_dict(run)
     for path, value in options.items():
         part, _, name = path.partition(".")
@@ -228,7 +229,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
 
 
 def _mixture(job: Job, setup: Setup) -> Path:
-    """The file of a mixture of the row's sources, which lie beside the data set: images of its size, one view of any role."""
+    """The file of a mixture of the row's sources, which lie beside the data set: its image size, one view."""
     size = Store.open(setup.data).layout.image_shape[1:]
     sources = tuple(replace(s, data=str((setup.data.parent / s.data).resolve())) for s in job.entry.sources)
     path = setup.work / "mixtures" / f"{job.folder.name}.json"
@@ -266,7 +267,7 @@ def _latency(model: Model, frames: Frames) -> dict[str, dict[str, float]]:
 
 
 def _held_out_error(frames: Frames, family: Family) -> dict[str, float]:
-    """Mean squared action error of the policy on validation demonstrations, in the robot's units: the learning curve."""
+    """Mean squared action error of the policy on validation demonstrations, in the robot's units."""
     model = Model(family)
     starts = window_starts(frames, model.spec.chunk, 8)
     starts = starts[frames.is_demonstration[frames.episode[starts]]]
