@@ -17,6 +17,7 @@ import tyro
 
 from wamkit.data.format.store import Store
 from wamkit.eval.metrics.intervals import wilson
+from wamkit.eval.report.ranking import write_ranking
 from wamkit.eval.suites.policy_ranking import Rank, rank
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
@@ -33,7 +34,7 @@ SHORT = {60: 60, 120: 120, 150: 150, 200: 1, 300: 2, 400: 3, 500: 4, 600: 5, 700
 FAMILIES = ("bc", "discrete", "latent_action", "jepa", "query_ar", "mot", "align")
 """Whole recipes on ten labelled demonstrations."""
 
-TEACHERS = (("unified", 150, 151), ("unified", 300, 301), ("unified", 500, 501), ("bc", 400, 77))
+FAILING = (("unified", 150, 151), ("unified", 300, 301), ("unified", 500, 501), ("bc", 400, 77))
 """Family, training steps, seed."""
 
 
@@ -60,7 +61,7 @@ def trained(args: Args, name: str, family: str, data: Path, steps: int = 3000, s
     return args.runs / name
 
 
-def taught(args: Args, failure_policies: tuple[Path, ...]) -> Path:
+def with_failures(args: Args, failure_policies: tuple[Path, ...]) -> Path:
     """The same tasks anew: experts, smooth random actions, perturbed experts, and what the failure policies do."""
     made_in = Provenance.of(Store.open(args.data)).env
     config = CollectConfig(
@@ -75,13 +76,13 @@ def taught(args: Args, failure_policies: tuple[Path, ...]) -> Path:
     return collect(config).root
 
 
-def section(title: str, said: Mapping[str, Any]) -> list[str]:
-    """Every policy, then the agreement of dreams, and of the judge on real pictures, with the simulator."""
+def section(title: str, content: Mapping[str, Any]) -> list[str]:
+    """Every policy, then the agreement of imagined success, and of the classifier on real frames, with the simulator."""
     rows = []
-    for p in sorted(said["policies"], key=lambda p: -sum(p["real"])):
+    for p in sorted(content["policies"], key=lambda p: -sum(p["real"])):
         rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "classified", "imagined")]
         rows.append([Path(p["run"]).name, *(f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})" for r in rates)])
-    tables = {t["key"]: t["rows"] for t in said["tables"]}
+    tables = {t["key"]: t["rows"] for t in content["tables"]}
     figures = []
     for key, heading in (("rank_agreement", "world model"), ("success_classifier", "classifier")):
         for r in tables[key]:
@@ -93,7 +94,7 @@ def section(title: str, said: Mapping[str, Any]) -> list[str]:
     return [
         f"## {title}",
         table(["whose", "figure", "", ""], figures),
-        table(["policy", "simulator", "judge, real pictures", "dreamed"], rows),
+        table(["policy", "simulator", "classifier, real frames", "world model"], rows),
         table(["the best policy", ""], exploited),
     ]
 
@@ -101,22 +102,22 @@ def section(title: str, said: Mapping[str, Any]) -> list[str]:
 def main(args: Args) -> None:
     policies = [trained(args, f"unified-{n}", "unified", args.data, n, seed) for n, seed in SHORT.items()]
     policies += [trained(args, f, f, args.data, seed=1, labelled=10) for f in FAMILIES]
-    failure_policies = tuple(trained(args, f"failure_policy-{f}-{n}", f, args.data, n, seed) for f, n, seed in TEACHERS)
+    failure_policies = tuple(trained(args, f"failure_policy-{f}-{n}", f, args.data, n, seed) for f, n, seed in FAILING)
     naive = trained(args, "world", "world_model", args.data)
-    world = trained(args, "world-taught", "world_model", taught(args, failure_policies), 6000)
+    world = trained(args, "world-taught", "world_model", with_failures(args, failure_policies), 6000)
     common = {"policies": tuple(policies), "episodes": args.episodes}
     tasks = Run.open(world).provenance.env.tasks
     parts = [
         "# Can a world model stand in for the simulator?",
         f"{len(policies)} policies, trained apart, act inside world models and in the simulator, from {args.episodes} held-out reset states of "
-        f"each of {len(tasks)} tasks; a judge reads success off pictures ([how](../evaluation.md#in-the-simulators-place)). Brackets: 95 %. "
+        f"each of {len(tasks)} tasks; a classifier reads success off frames ([how](../evaluation.md#in-the-simulators-place)). Brackets: 95 %. "
         "`unified-N` is the demo's recipe with N training steps; the others are whole recipes on ten labelled demonstrations. Made by "
         "`python benchmarks/rank.py`.",
         *section(
-            "A world model and a judge that were shown failure",
-            rank(Rank(world=world, failure_policies=failure_policies, **common)),
+            "A world model and a classifier that have seen failure",
+            write_ranking(rank(Rank(world=world, failure_policies=failure_policies, **common))),
         ),
-        *section("A world model that has seen experts alone", rank(Rank(world=naive, **common))),
+        *section("A world model that has seen experts alone", write_ranking(rank(Rank(world=naive, **common)))),
     ]
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
     print(f"page: {args.out}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from conftest import untrained_run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "wamkit-regress"
@@ -63,3 +66,14 @@ def test_the_environment_passes_the_checker_and_is_collected_from(environment, t
     assert "collected: 4 episodes" in wamkit(
         environment, "collect", "--env", "dot", "--tasks", "reach", "--out", out, *small
     )
+
+
+def test_the_evaluation_shows_up_in_the_summary_and_on_the_page(environment, tmp_path):
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {"max_steps": 120, "height": 32, "width": 32})
+    said = wamkit(environment, "eval", str(run), "--episodes", "1", "--held-out", "1", "--processes", "1")
+    rows = {r["key"]: r for r in json.loads((run / "eval/summary.json").read_text())["rows"]}
+    change = rows["smoothness.change"]
+    assert list(rows)[-1] == "smoothness.change" and 0 < change["low"] <= change["value"] <= change["high"]
+    assert change["axis"] == "Action plausibility" and change["note"].startswith("executed actions: 0.")
+    assert "How smooth are its actions?" in said
+    assert "How smooth are its actions?" in (run / "eval/report.html").read_text()

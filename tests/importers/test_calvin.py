@@ -62,7 +62,7 @@ def test_damage_is_named(copy):
     with pytest.raises(SourceError, match=r"episode_0000022.npz \(episode 20-24\)"):
         importer(copy).read("20-24")
     np.save(copy / "ep_start_end_ids.npy", np.array([[9, 3]]))
-    with pytest.raises(SourceError, match="ep_start_end_ids.npy: it is no list of first and last steps"):
+    with pytest.raises(SourceError, match="ep_start_end_ids.npy: it is not a list of first and last steps"):
         importer(copy).episodes()
 
 
@@ -74,7 +74,7 @@ class Harm:
 def test_a_pickle_that_would_run_something_is_refused(copy):
     annotations = copy / "lang_annotations/auto_lang_ann.npy"
     np.save(annotations, {"language": {"ann": [Harm()]}, "info": {"indx": [(3, 4)]}}, allow_pickle=True)
-    with pytest.raises(SourceError, match=r"auto_lang_ann.npy: it wants to run posix.system; refused"):
+    with pytest.raises(SourceError, match=r"auto_lang_ann.npy: it tries to run posix.system; refused"):
         importer(copy).read("3-10")
     assert not Path("/tmp/wamkit-was-here").exists()
     np.save(copy / "ep_start_end_ids.npy", np.array([Harm()], dtype=object), allow_pickle=True)

@@ -54,7 +54,7 @@ def test_epic_takes_times_and_not_frame_numbers(kitchen):
     assert frames_shown(source.read("P01_01_1").images["head"]()) == [30, 35, 40, 45], (
         "to the end of the video and no further"
     )
-    with pytest.raises(SourceError, match="it has 2.0 seconds, the narration is of 60 to 62"):
+    with pytest.raises(SourceError, match="it has 2.0 seconds, the narration is from 60 to 62"):
         source.read("P01_01_9")
     store = import_data(
         Import(format="epic", source=kitchen, out=kitchen.parent / "o", on_error="skip"), source.options
@@ -63,20 +63,20 @@ def test_epic_takes_times_and_not_frame_numbers(kitchen):
     assert load_metadata(store.root).cameras["head"].role == "ego"
     once = (kitchen / "EPIC_100_train.csv").read_text()
     for row, message in (
-        (once[len(EPIC) :].splitlines()[0], "line 6 has a narration that is there already: P01_01_0"),
+        (once[len(EPIC) :].splitlines()[0], "line 6 has a duplicate narration: P01_01_0"),
         ("P01_01_7,P01,P01_01,00:00:00.1", "line 6 is cut off: P01_01_7"),
     ):
         (kitchen / "EPIC_100_train.csv").write_text(once + row)
         with pytest.raises(SourceError, match=message):
             importer("epic", kitchen).episodes()
     (kitchen / "EPIC_100_train.csv").write_text(EPIC)
-    with pytest.raises(SourceError, match="no narration in its 2 .*files is of one of its 1 videos"):
+    with pytest.raises(SourceError, match="none of its 2 .*files has a narration of one of its 1 videos"):
         importer("epic", kitchen).episodes()
 
 
 def test_videos_that_differ_and_doubles(kitchen):
     write_video(kitchen / "P02_01.mp4", 20, fps=30)
-    with pytest.raises(SourceError, match=r"P01_01.MP4 has 25 pictures a second, .*P02_01.mp4 has 30"):
+    with pytest.raises(SourceError, match=r"P01_01.MP4 has 25 frames a second, .*P02_01.mp4 has 30"):
         importer("epic", kitchen, fps=None).layout()
     assert importer("epic", kitchen, fps=5.0).layout().fps == 5
     write_video(kitchen / "P01_01.mp4", 20, fps=25)
@@ -109,7 +109,7 @@ def test_ego4d_narrations_hold_until_the_next(tmp_path):
     for when in (float("nan"), -1.0):
         row = {"timestamp_sec": when, "narration_text": "#C C waits"}
         (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_2": {"narrations": [row]}}}))
-        with pytest.raises(SourceError, match=f"narration.json: video abc: '#C C waits' is said at {when} seconds"):
+        with pytest.raises(SourceError, match=f"narration.json: video abc: '#C C waits' is at {when} seconds"):
             importer("ego4d", tmp_path).episodes()
     (tmp_path / "narration.json").write_text("{")
     with pytest.raises(SourceError, match="narration.json"):
@@ -171,15 +171,13 @@ def test_egodex_hands_are_seen_from_the_camera(hands):
 
 
 def test_egodex_damage_is_named(hands):
-    with pytest.raises(ConfigError, match="fps = 15: EgoDex has one pose a picture"):
+    with pytest.raises(ConfigError, match="fps = 15: EgoDex has one pose a frame"):
         importer("egodex", hands, fps=15.0)
     poses = hands / "part1/fold_shirt/1.hdf5"
     with h5py.File(poses, "r+") as file:
         del file["transforms/camera"]
         file["transforms/camera"] = np.tile(np.eye(4), (5, 1, 1))
-    with pytest.raises(
-        SourceError, match=r"1.hdf5 \(episode part1/fold_shirt/1\): it has 5 poses, the video 8 pictures"
-    ):
+    with pytest.raises(SourceError, match=r"1.hdf5 \(episode part1/fold_shirt/1\): it has 5 poses, the video 8 frames"):
         importer("egodex", hands).read("part1/fold_shirt/1")
     with h5py.File(hands / "part1/fold_shirt/0.hdf5", "r+") as file:
         del file.attrs["llm_description"]

@@ -175,9 +175,9 @@ def test_numbers_that_lie_in_another_file_or_claim_too_much_are_refused(spoiled)
 
     spoil(spoiled, elsewhere)
     spoil(spoiled, huge)
-    with pytest.raises(SourceError, match="keeps its numbers in another file; refused"):
+    with pytest.raises(SourceError, match="stores its values in another file; refused"):
         importer("robomimic", spoiled).read("demo_0")
-    with pytest.raises(SourceError, match="claims 120259084288 bytes"):
+    with pytest.raises(SourceError, match="declares 120259084288 bytes"):
         importer("robomimic", spoiled).read("demo_2")
 
 

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, from_modality, load_metadata, modality
+from wamkit.data.format.metadata_io import from_modality, load_metadata, modality
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.store import Store
 from wamkit.data.importers import IMPORTERS, Importer, Recording, SourceError
 from wamkit.data.importers.base import checked, inside
 from wamkit.data.importers.run import FILE, Import, import_data, left_out, require_whole, shifted
 from wamkit.files import StoreError
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Span
 
 
@@ -137,14 +138,14 @@ def test_what_cannot_be_read_stops_the_import_or_is_left_out(made):
 def test_not_one_readable_episode_is_an_error(made):
     for i in range(3):
         write(made, i, broken="no")
-    with pytest.raises(SourceError, match="not one of 3 episodes can be read; the first: .*0.json: no"):
+    with pytest.raises(SourceError, match="none of its 3 episodes can be read; the first: .*0.json: no"):
         run(made, on_error="skip")
 
 
 def test_doubles_are_named_also_across_calls(made):
     run(made, limit=2)
     write(made, 2, seed=0, steps=6)
-    with pytest.raises(SourceError, match="episode 2 is the same as episode 0, number for number"):
+    with pytest.raises(SourceError, match="episode 2 is identical to episode 0"):
         run(made)
     assert [m.source for m in run(made, on_error="skip").episodes] == ["0", "1"]
 
@@ -158,7 +159,7 @@ def test_a_film_that_is_too_short_is_no_episode(made):
 
 def test_other_numbers_do_not_go_into_the_same_store(made):
     run(made)
-    with pytest.raises(StoreError, match="holds data whose numbers mean something else"):
+    with pytest.raises(StoreError, match="holds data with other metadata"):
         run(made, MadeOptions(offset=1))
 
 

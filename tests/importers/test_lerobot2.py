@@ -137,7 +137,7 @@ def test_damaged_tables_are_named(copy, change, message):
 
 def test_missing_and_foreign_films_and_paths_that_lead_out(copy):
     shutil.copy(copy / VIDEO.replace("000001", "000000"), copy / VIDEO)
-    with pytest.raises(SourceError, match="7 pictures, 10 a second, instead of 5, 10 a second"):
+    with pytest.raises(SourceError, match="7 frames, 10 a second, instead of 5, 10 a second"):
         list(importer(copy).read("000001").images["front"]())
     (copy / VIDEO).unlink()
     with pytest.raises(SourceError, match=r"episode_000001.mp4 \(episode 000001\): it is missing"):

@@ -59,7 +59,7 @@ def test_which_numbers_and_what_they_mean(tmp_path):
     source = importer(state=("state",), action=("action", "discount"))
     assert source.layout().action_names == (*(f"action_{i}" for i in range(7)), "discount_0")
     with pytest.raises(
-        SourceError, match="its steps have no numbers 'observation/qpos'; they have action, observation/state"
+        SourceError, match="its steps have no vector 'observation/qpos'; they have action, observation/state"
     ):
         importer(state=("qpos",)).layout()
     metadata = DatasetMetadata("Tiny", "arm", "delta", action=(Field("hand", 0, 7, "position", "delta"),))
@@ -78,13 +78,13 @@ def test_damage_is_named(copy):
             importer(copy).read(importer(copy).episodes()[0])
         assert str(first) in str(error.value)
     first.write_bytes(whole[:-100])
-    with pytest.raises(SourceError, match="the file ends before; is it cut off"):
+    with pytest.raises(SourceError, match="more than the file has; is it cut off"):
         importer(copy).episodes()
     first.write_bytes(
         (2**40).to_bytes(8, "little")
         + records.masked(records.crc32c((2**40).to_bytes(8, "little"))).to_bytes(4, "little")
     )
-    with pytest.raises(SourceError, match="claims 1099511627776 bytes"):
+    with pytest.raises(SourceError, match="declares 1099511627776 bytes"):
         importer(copy).episodes()
     first.unlink()
     with pytest.raises(SourceError, match="file 0 of 2 of the split 'train' is missing"):
@@ -105,5 +105,5 @@ def test_messages_that_are_none_do_not_hang_or_read_beyond():
             records.example(message[:end])
         except (SourceError, KeyError, ValueError):
             continue
-    with pytest.raises(SourceError, match="this is no tf.train.Example"):
+    with pytest.raises(SourceError, match="this is not a tf.train.Example"):
         records.example(b"\xff" * 20)

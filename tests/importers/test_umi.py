@@ -88,13 +88,13 @@ def test_damage_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"spoiled.zip \(episode 1\)"):
         list(importer(spoiled).read("1").images["camera0"]())
     ends = rewritten(tmp_path / "ends.zip", **{"meta/episode_ends/0": np.array([9, 9], np.int64).tobytes()})
-    with pytest.raises(SourceError, match="episode_ends is not a list of rising row numbers"):
+    with pytest.raises(SourceError, match="episode_ends is not a list of ascending row numbers"):
         importer(ends).episodes()
     long = rewritten(tmp_path / "long.zip", **{"meta/episode_ends/0": np.array([9, 99], np.int64).tobytes()})
     with pytest.raises(SourceError, match=r"data/robot0_eef_pos is \(15, 3\), but the demonstrations have 99 rows"):
         importer(long).read("0")
     lost = rewritten(tmp_path / "lost.zip", **{"data/camera0_rgb/3.0.0.0": None, "data/robot0_gripper_width/0.0": None})
-    with pytest.raises(SourceError, match="data/robot0_gripper_width/0.0 is missing; what it held is lost"):
+    with pytest.raises(SourceError, match="data/robot0_gripper_width/0.0 is missing; its content is lost"):
         importer(lost).read("0")
     lost = rewritten(tmp_path / "lost.zip", **{"data/camera0_rgb/3.0.0.0": None})
     with pytest.raises(SourceError, match="data/camera0_rgb/3.0.0.0 is missing"):
@@ -111,5 +111,5 @@ def test_dangerous_archives_are_refused(tmp_path):
         importer(out).layout()
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("data/x/0", bytes(50_000_000))
-    with pytest.raises(SourceError, match="'data/x/0' claims 50000000 bytes; refused"):
+    with pytest.raises(SourceError, match="'data/x/0' declares 50000000 bytes; refused"):
         importer(tmp_path / "bomb.zip").layout()

@@ -119,7 +119,7 @@ def test_captions_of_files_and_of_parts(tmp_path):
     assert store.episode(2).texts() == [""] * 6 + ["open the fridge"] * 9 + ["close it"] * 15
     assert np.abs(store.decode(0, "video").mean((1, 2, 3)) - (20 + 4 * np.arange(30))).max() < 4
     (tmp_path / "captions.csv").write_text("file,text\nd.mp4,nobody\n")
-    with pytest.raises(SourceError, match="the caption 'nobody' is of d.mp4, which is not there"):
+    with pytest.raises(SourceError, match="the caption 'nobody' is of d.mp4, which does not exist"):
         importer(tmp_path).read("a.mp4")
 
 
@@ -180,10 +180,10 @@ def test_damage_is_named(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path, capsys):
     write_video(tmp_path / "a.mp4", 4, fps=30)
     write_video(tmp_path / "b.mp4", 4, fps=25)
-    with pytest.raises(SourceError, match=r"a.mp4 has 30 pictures a second, .*b.mp4 has 25: .*--options.fps 25"):
+    with pytest.raises(SourceError, match=r"a.mp4 has 30 frames a second, .*b.mp4 has 25: .*--options.fps 25"):
         importer(tmp_path).layout()
     assert importer(tmp_path, fps=5.0).layout().fps == 5
-    with pytest.raises(SourceError, match="nobody says what it shows"):
+    with pytest.raises(SourceError, match="it has no text: add a caption"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "captions.csv").write_text("file,text,start,stop\n../secret.mp4,x,,\n")
     with pytest.raises(SourceError, match="leads out of the data set"):
@@ -198,7 +198,7 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "empty").mkdir()
     assert main(["import", "video", str(tmp_path / "empty"), "--out", str(tmp_path / "o")]) == 1
-    assert "there are no episodes in it" in capsys.readouterr().err
+    assert "it contains no episodes" in capsys.readouterr().err
 
 
 def test_a_playlist_called_a_video_is_not_followed(tmp_path):

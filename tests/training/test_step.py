@@ -125,6 +125,7 @@ load_package("wamkit.families")
 
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_muon_moves_convolutions_and_matrices_of_blocks(name, spec, normalizer):
+    """Blocks are declared; in the families here their names have always had `.blocks.` in them, and nothing else has."""
     cls = FAMILIES.get(name)
     spec = dataclasses.replace(spec, point_grid=POINTS if cls.needs_point_cloud else 0)
     model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer)

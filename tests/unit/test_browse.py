@@ -25,9 +25,10 @@ from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, save_metadata
+from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Span
 from wamkit.viz.dataset_browser import MAX_FRAMES, Server, serve
 

@@ -133,9 +133,9 @@ def executions_of(states, demonstrated, executed, imagined):
         (0, 0, "no fault found", ("forecast", "policy", "consistency")),
         ("-dy", 0, "the video is right, the arm is wrong", ("forecast",)),
         (0, "-dy", "forecast error: the arm is right", ("policy",)),
-        ("-dy", "-dy", "policy error: it does what it imagines", ("consistency",)),
-        ("-dy", "+dz", "neither is right", ()),
-        (0, None, "it imagines nothing; its actions do what the expert's did", ("policy",)),
+        ("-dy", "-dy", "policy error: it does what it predicts", ("consistency",)),
+        ("-dy", "+dz", "both are wrong", ()),
+        (0, None, "it predicts no frames; its actions do what the expert's did", ("policy",)),
     ],
 )
 def test_three_comparisons_tell_faults_apart(states, executed, imagined, words, best):

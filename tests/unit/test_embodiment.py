@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from wamkit.data.embodiment import SourceData, fit
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.rotations import SIZES, from_matrix, to_matrix
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Observation, WamkitError
 
 SCENE = {"front": CameraFacts("scene")}

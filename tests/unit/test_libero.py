@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from wamkit import old_names
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
 from wamkit.envs import HELD_OUT_SEED_BASE, make_env
@@ -197,3 +198,8 @@ def test_checker_passes_libero_and_held_out_seeds_are_the_initial_states():
     assert np.array_equal(starts[0], starts[2]) and not np.array_equal(starts[0], starts[1])
     with pytest.raises(WamkitError, match="has 50 initial states"):
         env.reset(seed=HELD_OUT_SEED_BASE + 50)
+
+
+def test_a_data_set_with_the_old_name_of_the_render_size_is_continued():
+    before = {"env": "libero", "options": {"drawn": 128, "turn": "rotated"}}
+    assert old_names.collected(before)["options"] == {"render_size": 128, "turn": "rotated"}

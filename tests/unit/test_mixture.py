@@ -12,12 +12,13 @@ import torch
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError, save_json
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, save_metadata
+from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.loading.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
 from wamkit.families.base import FAMILIES
 from wamkit.files import StoreError
 from wamkit.inference.model import load
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
 from wamkit.training.launch import _feature_cache, train_run

@@ -9,10 +9,11 @@ import pytest
 
 from wamkit.cli.main import main
 from wamkit.config import save_json
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field, load_metadata, save_metadata
+from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import FILE
 from wamkit.data.validate import validate
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Episode, Span
 
 MEANING = DatasetMetadata(

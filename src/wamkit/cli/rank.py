@@ -32,7 +32,7 @@ class Rank(Options):
     others calibrate it."""
     failure_policies: tuple[Path, ...] = ()
     """Run folders of other policies, none of the ranked ones. Their episodes also train the classifier on failures."""
-    judge_steps: int = 800
+    classifier_steps: int = 800
     """Training steps of the classifier."""
     candidates: int = 8
     """Chunks among which the best policy takes the one that the world model scores highest, to measure exploitability;
@@ -46,6 +46,7 @@ class Rank(Options):
 @COMMANDS.register("rank")
 def run(args: Rank) -> None:
     """Prints the tables and writes the page."""
+    from wamkit.eval.report.ranking import write_ranking
     from wamkit.eval.suites import policy_ranking
 
-    policy_ranking.rank(policy_ranking.Rank(**vars(args)))
+    write_ranking(policy_ranking.rank(policy_ranking.Rank(**vars(args))))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wamkit.families.base import Family
+
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """The nearest semi-orthogonal matrix to each of a stack (..., n, m), approximately, by Newton-Schulz iteration.
@@ -117,9 +119,10 @@ class Optimizer:
             part.load_state_dict(state[str(i)])
 
 
-def muon_matrices(model: nn.Module) -> list[str]:
-    """Names of the parameters that Muon moves: convolution kernels, and the matrices of backbone blocks.
+def muon_matrices(model: Family) -> list[str]:
+    """Names of the parameters that Muon moves: convolution kernels, and the matrices of `Family.blocks`.
 
     Embeddings, heads and norms are AdamW's.
     """
-    return [n for n, p in model.named_parameters() if p.ndim == 4 or (".blocks." in n and p.ndim == 2)]
+    in_blocks = {p for block in model.blocks() for p in block.parameters() if p.ndim == 2}
+    return [name for name, p in model.named_parameters() if p.ndim == 4 or p in in_blocks]

@@ -11,8 +11,6 @@ from wamkit.config import ConfigError, load_json, save_json
 from wamkit.files import StoreError
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 
-__all__ = ["CameraFacts", "Field", "DatasetMetadata", "from_modality", "load_metadata", "modality", "save_metadata"]
-
 FILE = "meta/wamkit.json"
 MODALITY = "meta/modality.json"
 

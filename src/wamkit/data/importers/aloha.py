@@ -2,13 +2,13 @@
 
     attrs sim, compress
     action                    float32 (T, 14): absolute joint positions of both arms, six joints and a gripper each
-    base_action               float32 (T, 2): of Mobile ALOHA: forward and turning velocity; kept as an extra
+    base_action               float32 (T, 2): Mobile ALOHA's forward and turning velocity; imported as an extra
     observations/qpos, qvel, effort                  float32 (T, 14)
     observations/images/cam_high, cam_low, cam_left_wrist, cam_right_wrist     uint8 (T, 480, 640, 3), or with
-                              compress (T, longest): JPEG, padded with zeros (a decoder stops where the picture ends)
+                              compress (T, longest): JPEG, padded with zeros (decoders stop at the end of the image)
 
-50 rows a second; what is seen comes before each action. JPEG pictures are shown as any viewer would; where a recorder handed
-red-green-blue pictures to OpenCV, which takes them for blue-green-red, `--options.swap` undoes that.
+There are 50 rows a second. Observations come before their actions. Some recorders handed RGB images to OpenCV, which
+takes them for BGR; `--options.swap` undoes that for JPEG images.
 """
 
 from __future__ import annotations
@@ -21,10 +21,20 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import check_bounds
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, inside
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    ImageStream,
+    Importer,
+    Recording,
+    SourceError,
+    camera_facts,
+    camera_layout,
+    checked,
+    inside,
+)
 from wamkit.data.importers.hdf5 import array, dataset, opened, sorted_by_number, stored_frames
+from wamkit.metadata import DatasetMetadata, Field
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 NAMES = tuple(f"{arm}_{joint}" for arm in ("left", "right") for joint in (*JOINTS, "gripper"))
@@ -38,14 +48,14 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class AlohaOptions:
-    """Of the importer `aloha`."""
+    """Options of the importer `aloha`."""
 
     text: str = ""
-    """The instruction, which the format has no place for."""
+    """The instruction, which the format does not contain."""
     rate: float = 50.0
     """Rows a second."""
     swap: bool = False
-    """Swap red and blue of compressed pictures."""
+    """Swap red and blue of compressed images."""
 
     def __post_init__(self) -> None:
         check_bounds(self, rate=(1, 1000))
@@ -53,7 +63,7 @@ class AlohaOptions:
 
 @IMPORTERS.register("aloha")
 class Aloha(Importer):
-    """ALOHA's two arms: HDF5, absolute joints, plain or JPEG pictures."""
+    """ALOHA's two arms: HDF5, absolute joints, plain or JPEG images."""
 
     Options = AlohaOptions
     options: AlohaOptions
@@ -65,28 +75,29 @@ class Aloha(Importer):
         names = self.episodes()
         if not names:
             raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
-        path = inside(self.root, names[0])
-        with opened(path) as file:
+        with opened(inside(self.root, names[0])) as file:
             cameras = self._cameras(file)
             base = "base_action" in file
-        sizes = [next(self._frames(names[0], c)()).shape[:2] for c in cameras]
         return Layout(
-            cameras=tuple(cameras),
-            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            **camera_layout({c: next(self._images(names[0], c)()).shape[:2] for c in cameras}),
             proprio_names=NAMES,
             action_names=NAMES,
             fps=self.options.rate,
             robot_type="aloha",
-            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
             expert=False,
             rewards=False,
             extras=(("observation.velocity", "float32", 14), *((("base_action", "float32", 2),) if base else ())),
         )
 
     def metadata(self) -> DatasetMetadata:
-        cameras = {c: CameraFacts("wrist" if "wrist" in c else "scene") for c in self.layout().cameras}
         return DatasetMetadata(
-            "ALOHA", "aloha", "absolute joints", self.options.rate, state=FIELDS, action=FIELDS, cameras=cameras
+            source="ALOHA",
+            embodiment="aloha",
+            control_mode="absolute joints",
+            rate=self.options.rate,
+            state=FIELDS,
+            action=FIELDS,
+            cameras=camera_facts(self.layout().cameras),
         )
 
     def episodes(self) -> Sequence[str]:
@@ -104,23 +115,23 @@ class Aloha(Importer):
                 text=self.options.text,
                 state=checked(array(file, "observations/qpos"), (T, 14), "qpos"),
                 action=checked(action, (T, 14), "action"),
-                images={c: self._frames(name, c) for c in self._cameras(file)},
+                images={c: self._images(name, c) for c in self._cameras(file)},
                 extras=extras,
             )
 
-    def _frames(self, name: str, camera: str) -> ImageStream:
+    def _images(self, name: str, camera: str) -> ImageStream:
         path, key = inside(self.root, name), f"observations/images/{camera}"
 
         def images() -> Iterator[np.ndarray]:
             with opened(path, name) as file:
-                packed = dataset(file, key).ndim == 2
-            yield from (_unpacked(path, name, key, self.options.swap) if packed else stored_frames(path, key, name))
+                jpeg = dataset(file, key).ndim == 2
+            yield from _jpeg_frames(path, name, key, self.options.swap) if jpeg else stored_frames(path, key, name)
 
         return images
 
 
-def _unpacked(path: Path, name: str, key: str, swap: bool) -> Iterator[np.ndarray]:
-    """JPEG pictures, one after the other."""
+def _jpeg_frames(path: Path, name: str, key: str, swap: bool) -> Iterator[np.ndarray]:
+    """JPEG images, decoded one at a time."""
     from imagecodecs import jpeg_decode
 
     with opened(path, name) as file:

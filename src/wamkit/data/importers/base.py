@@ -1,45 +1,52 @@
-"""What an importer is: it says what a source holds, and hands its episodes out one by one.
+"""The importer contract: an importer describes a source and reads its episodes one by one.
 
-It never writes. `wamkit.data.importers.run` stores what it reads, continues where it was cut off, and decides what becomes of episodes
-that cannot be read.
+It never writes. `wamkit.data.importers.run` stores the episodes, continues an import that was cut off, and decides what
+happens to episodes that cannot be read.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from wamkit.data.format.metadata_io import DatasetMetadata
 from wamkit.data.format.schema import Layout
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
 
 ImageStream = Callable[[], Iterator[UInt8[np.ndarray, "H W 3"]]]
-"""Starts a camera's film anew: RGB pictures, upright, one a step, as many as the episode has steps."""
+"""Starts a new pass over a camera's images: RGB, upright, one a step."""
 
 LIMIT = 2**32
-"""Bytes that one array of an episode may claim to have: beyond them a file is taken for a decompression bomb."""
+"""Bytes that an array of an episode may declare. A file with a larger one is taken for a decompression bomb."""
 
 
 class SourceError(WamkitError):
-    """A source is not what its format says; the message names file, episode and reason."""
+    """A source does not follow its format. The message names the file, the episode and the reason."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode of T steps as its source has it: numbers in memory, pictures as they come.
+    """One episode of T steps as its source has it: numeric arrays in memory, images one at a time.
 
-    name: unique within the source.   text: the instruction; empty where only `spans` have one.
-    state: float32 (T, s).   action: float32 (T, a); row t was seen before action t, unless the importer's meaning has `offset` 1.
-    success: bool (T,), after the step, or None where the source does not say.   extras: further numbers by name, (T, d).
-    is_demonstration: whether it shows how the task is done.
+    name: unique within the source.
+    text: the instruction; empty where only `spans` have one.
+    state: float32 (T, s).
+    action: float32 (T, a). Row t was observed before action t, unless the importer's metadata have `offset` 1.
+    images: by camera; each yields T images, uint8 (H, W, 3).
+    spans: steps with another text.
+    task: name of the task; the text if empty.
+    success: bool (T,), after the step; None where the source does not say.
+    reward: float32 (T,), after the step; None where the source does not say.
+    extras: further columns by name, (T, d).
+    is_demonstration: true if it shows how the task is done.
     """
 
     name: str
@@ -55,14 +62,18 @@ class Recording:
     is_demonstration: bool = True
 
     def __len__(self) -> int:
+        """T, the number of steps."""
         return len(self.state)
 
 
 class Importer(ABC):
-    """Reads one source, a file or a folder at `root`. Options of a format are fields of its own frozen `Options`.
+    """A reader of one source: a file or folder at `root`.
 
-    Made cheaply: nothing is read before it is asked for, and never more than one episode's numbers at a time. Every method raises
-    SourceError for what is missing, damaged or dangerous (`reading` makes one of whatever a library raises).
+    root: the source.
+    options: an instance of the class's own frozen dataclass `Options`.
+
+    Construction reads nothing, and `read` holds the arrays of one episode only. Every method raises SourceError for
+    missing, damaged or dangerous files; `reading` turns the errors of libraries into one.
     """
 
     Options: ClassVar[type]
@@ -72,19 +83,19 @@ class Importer(ABC):
 
     @abstractmethod
     def layout(self) -> Layout:
-        """What all episodes have in common. `rewards` where the source knows of success, `expert` never."""
+        """The properties that all episodes share; `rewards` is true where the source knows success, `expert` never."""
 
     @abstractmethod
     def metadata(self) -> DatasetMetadata:
-        """What the numbers mean, as far as the source says."""
+        """The meaning of dimensions and cameras, as far as the source states it."""
 
     @abstractmethod
     def episodes(self) -> Sequence[str]:
-        """The episodes' names, in an order that never changes."""
+        """The names of the episodes, in an order that never changes."""
 
     @abstractmethod
     def read(self, name: str) -> Recording:
-        """One of them."""
+        """The episode called `name`."""
 
 
 IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers", package="wamkit.data.importers")
@@ -92,15 +103,15 @@ IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers", p
 
 @contextmanager
 def reading(path: Path, episode: str = "") -> Iterator[None]:
-    """Whatever goes wrong in reading `path` becomes a SourceError that names it, the episode and the reason."""
+    """Turns every error raised inside into a SourceError that names `path`, the episode and the reason."""
     try:
         yield
     except WamkitError as error:
-        if str(path) in str(error):  # said already, by someone further in
+        if str(path) in str(error):  # already named, further inside
             raise
         raise SourceError(f"{_where(path, episode)}: {error}") from error
     except Exception as error:
-        # Readers of foreign formats raise whatever their C libraries do; there is nothing else to catch them by.
+        # Readers of foreign formats raise whatever their C libraries do, and share no narrower class.
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise SourceError(f"{_where(path, episode)}: {reason}") from error
 
@@ -110,15 +121,19 @@ def _where(path: Path, episode: str) -> str:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` under `root`. Raises SourceError for a name that leads elsewhere: absolute, upwards, or by a link."""
+    """The file `name` under `root`. Raises SourceError for a name that leads out: absolute, upwards or by a link."""
     path = root / name
     if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
-        raise SourceError(f"{root}: '{name}' leads out of the data set; refuse it, or correct the name")
+        raise SourceError(f"{root}: '{name}' leads out of the data set; correct the name")
     return path
 
 
 def checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """`array` as float32, finite and of this shape (-1: any). Raises SourceError saying what is wrong at which step."""
+    """`array` as float32. Raises SourceError unless it is finite and has this shape.
+
+    shape: the required shape; -1 for any size.
+    what: its name, for the message.
+    """
     fits = array.ndim == len(shape) and all(b in (-1, a) for a, b in zip(array.shape, shape, strict=True))
     if not fits:
         raise SourceError(f"{what} is {array.shape} instead of {shape}")
@@ -127,3 +142,31 @@ def checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
     if bad.any():
         raise SourceError(f"{what} is NaN or infinite at step {int(np.flatnonzero(bad)[0])}")
     return out
+
+
+def camera_layout(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The arguments of `Layout` for cameras with images of these (H, W), by name."""
+    every = tuple(sizes.values())
+    differ = len(set(every)) > 1
+    return {
+        "cameras": tuple(sizes),
+        "image_shape": (3, *(every[0] if every else (1, 1))),
+        "sizes": every if differ else (),
+    }
+
+
+def camera_facts(names: Iterable[str]) -> dict[str, CameraFacts]:
+    """Metadata of a robot's cameras: role "wrist" for names with "wrist" or "hand" in them, "scene" for others."""
+    return {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in names}
+
+
+def dimension_names(fields: Sequence[Field]) -> tuple[str, ...]:
+    """A name for each dimension of a vector of these fields: position_0, position_1, ..."""
+    return tuple(f"{f.name}_{i}" for f in fields for i in range(f.stop - f.start))
+
+
+def text_spans(texts: Sequence[str]) -> tuple[Span, ...]:
+    """The runs of steps with another text than the first step. texts: one a step."""
+    starts = [t for t in range(1, len(texts)) if texts[t] != texts[t - 1]]
+    runs = zip(starts, [*starts[1:], len(texts)], strict=False)
+    return tuple(Span(a, b, texts[a]) for a, b in runs if texts[a] != texts[0])

@@ -1,18 +1,21 @@
 """CALVIN: play data, one npz file a step (arXiv:2112.03227).
 
     episode_0000000.npz                  rgb_static uint8 (200, 200, 3), rgb_gripper (84, 84, 3), robot_obs float (15,),
-                                         actions (7,): absolute xyz, Euler xyz, gripper; rel_actions (7,): the same as steps in [-1, 1]
-    ep_start_end_ids.npy                 int (E, 2): first and last step of each stretch of play, both included
-    lang_annotations/auto_lang_ann.npy   a pickled dictionary: language.ann texts, info.indx their (first, last) steps, both included
+                                         actions (7,): absolute xyz, Euler xyz, gripper
+                                         rel_actions (7,): the same as deltas in [-1, 1]
+    ep_start_end_ids.npy                 int (E, 2): first and last step, inclusive, of each stretch of play
+    lang_annotations/auto_lang_ann.npy   a pickled dictionary: language.ann texts, info.indx their (first, last) steps,
+                                         inclusive
 
-`source` is one split, as in `task_D_D/training`. Most of play is said nothing about: a stretch is an episode, annotations are its
-spans, its other steps have no text. rel_actions are metres times 50 and radians times 20, cut at -1 and 1. What is seen comes before each
-action. The annotations are a pickle: only plain containers, numbers, texts and NumPy arrays are let through.
+`source` is one split, such as `task_D_D/training`. A stretch of play is an episode, and annotations are its spans. Most
+steps have none, and so no text. rel_actions are metres times 50 and radians times 20, clipped to [-1, 1]. Observations
+come before their actions. The annotations are a pickle: only plain containers, numbers, texts and NumPy arrays are
+accepted.
 """
 
 from __future__ import annotations
 
-import pickle  # house: only `_Plain` below, which lets plain containers, numbers, texts and arrays through
+import pickle  # house: only `_Plain` below, which accepts plain containers, numbers, texts and arrays
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,9 +24,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, LIMIT, ImageStream, Importer, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    LIMIT,
+    ImageStream,
+    Importer,
+    Recording,
+    SourceError,
+    camera_layout,
+    checked,
+    dimension_names,
+    reading,
+)
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Span
 
 CAMERAS = {"rgb_static": "scene", "rgb_gripper": "wrist"}
@@ -50,58 +64,61 @@ ACTIONS = {
 
 @dataclass(frozen=True)
 class CalvinOptions:
-    """Of the importer `calvin`."""
+    """Options of the importer `calvin`."""
 
     action: Literal["rel_actions", "actions"] = "rel_actions"
-    """Steps of the hand, or where it should be."""
+    """Deltas of the hand's pose, or absolute target poses."""
     only_annotated: bool = False
-    """Only what somebody said something about: each annotation becomes an episode."""
+    """Import only annotated steps: each annotation becomes an episode."""
 
 
 @IMPORTERS.register("calvin")
 class Calvin(Importer):
-    """CALVIN's play data: one npz a step, language of some stretches."""
+    """CALVIN's play data: one npz a step, language annotations of some."""
 
     Options = CalvinOptions
     options: CalvinOptions
 
     def layout(self) -> Layout:
         first = self._stretches[next(iter(self._stretches), "")][0] if self._stretches else 0
-        sizes = [self._step(first)[c].shape[:2] for c in CAMERAS]
-        names = lambda fields: tuple(f"{f.name}_{i}" for f in fields for i in range(f.stop - f.start))  # noqa: E731
+        step = self._step(first)
         return Layout(
-            tuple(CAMERAS), (3, *sizes[0]), names(STATE), names(ACTIONS[self.options.action]), 30.0, "panda",
-            sizes=tuple(sizes) if len(set(sizes)) > 1 else (), expert=False, rewards=False,
-        )  # fmt: skip
+            **camera_layout({c: step[c].shape[:2] for c in CAMERAS}),
+            proprio_names=dimension_names(STATE),
+            action_names=dimension_names(ACTIONS[self.options.action]),
+            fps=30.0,
+            robot_type="panda",
+            expert=False,
+            rewards=False,
+        )
 
     def metadata(self) -> DatasetMetadata:
         control = "end-effector delta" if self.options.action == "rel_actions" else "absolute end-effector"
         cameras = {c: CameraFacts(role) for c, role in CAMERAS.items()}
-        return DatasetMetadata(
-            "CALVIN", "panda", control, 30.0, "MIT", state=STATE, action=ACTIONS[self.options.action], cameras=cameras
-        )
+        action = ACTIONS[self.options.action]
+        return DatasetMetadata("CALVIN", "panda", control, 30.0, "MIT", state=STATE, action=action, cameras=cameras)
 
     @cached_property
     def _annotations(self) -> list[tuple[int, int, str]]:
-        """(first, last, text) of all that is said, in order; last is included."""
+        """(first step, last step, text) of all annotations, in order; both steps are inclusive."""
         path = self.root / "lang_annotations/auto_lang_ann.npy"
         if not path.exists():
             return []
         with reading(path):
-            said = _plain(path)
-            rows = zip(said["info"]["indx"], said["language"]["ann"], strict=True)
+            content = _plain(path)
+            rows = zip(content["info"]["indx"], content["language"]["ann"], strict=True)
             return sorted((int(a), int(b), str(text)) for (a, b), text in rows)
 
     @cached_property
     def _stretches(self) -> dict[str, tuple[int, int]]:
-        """The episodes by name: their first and last steps."""
+        """First and last step of each episode, by name."""
         if self.options.only_annotated:
             return {f"{a}-{b}": (a, b) for a, b, _ in self._annotations}
         path = self.root / "ep_start_end_ids.npy"
         with reading(path):
             ids = np.load(path, allow_pickle=False)
             if ids.ndim != 2 or ids.shape[1] != 2 or (ids[:, 1] < ids[:, 0]).any():
-                raise SourceError("it is no list of first and last steps")
+                raise SourceError("it is not a list of first and last steps")
         return {f"{a}-{b}": (a, b) for a, b in ids.tolist()}
 
     def episodes(self) -> Sequence[str]:
@@ -114,7 +131,7 @@ class Calvin(Importer):
                 raise SourceError("it is missing")
             with zipfile.ZipFile(path) as file:
                 if any(m.file_size > LIMIT for m in file.infolist()):
-                    raise SourceError("it claims to be larger than any step is; refused")
+                    raise SourceError("it declares more bytes than a step ever has; refused")
             with np.load(path, allow_pickle=False) as file:
                 return {k: file[k] for k in (*CAMERAS, "robot_obs", self.options.action)}
 
@@ -130,9 +147,9 @@ class Calvin(Importer):
         inside = [(max(a, first), min(b, last), text) for a, b, text in self._annotations if a <= last and b >= first]
         spans = tuple(Span(a - first, b - first + 1, text) for a, b, text in inside)
         text = spans[0].text if self.options.only_annotated and spans else ""
-        return Recording(name, text, state, action, {c: self._frames(c, first, last, name) for c in CAMERAS}, spans)
+        return Recording(name, text, state, action, {c: self._images(c, first, last, name) for c in CAMERAS}, spans)
 
-    def _frames(self, camera: str, first: int, last: int, name: str) -> ImageStream:
+    def _images(self, camera: str, first: int, last: int, name: str) -> ImageStream:
         def images() -> Iterator[np.ndarray]:
             for number in range(first, last + 1):
                 yield self._step(number, name)[camera]
@@ -141,22 +158,28 @@ class Calvin(Importer):
 
 
 ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"),
-    ("numpy.core.multiarray", "scalar"), ("numpy._core.multiarray", "scalar"), ("_codecs", "encode"),
-}  # fmt: skip
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "scalar"),
+    ("_codecs", "encode"),
+}
+"""(module, name) of everything that a pickle may refer to."""
 
 
 class _Plain(pickle.Unpickler):
-    """Containers, numbers, texts and arrays; nothing that could run."""
+    """An unpickler of containers, numbers, texts and arrays, without anything that could run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise SourceError(f"it wants to run {module}.{name}; refused")
+            raise SourceError(f"it tries to run {module}.{name}; refused")
         return super().find_class(module, name)
 
 
 def _plain(path: Any) -> dict[str, Any]:
-    """The dictionary in a npy file of one pickled object."""
+    """The dictionary in an npy file of one pickled object."""
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -1,17 +1,19 @@
-"""EgoDex: first-person video of hands at work, with the poses of every finger joint (Apple Vision Pro, 30 a second).
+"""EgoDex: first-person video of manipulation, with poses of every finger joint (Apple Vision Pro, 30 a second).
 
-    part*/<task>/<i>.hdf5                transforms/{camera, leftHand, rightHand, ...}: float32 (N, 4, 4), in the world's frame
-                                         camera/intrinsic (3, 3); confidences/<joint> (N,), not in all files
-        attrs                            llm_description, llm_description2, which_llm_description, llm_type; older files: description
-    part*/<task>/<i>.mp4                 1920 x 1080, picture i is of pose i
+    part*/<task>/<i>.hdf5    transforms/{camera, leftHand, rightHand, ...}: float32 (N, 4, 4), in the world's frame
+                             camera/intrinsic (3, 3); confidences/<joint> (N,), not in all files
+        attrs                llm_description, llm_description2, which_llm_description, llm_type;
+                             older files: description
+    part*/<task>/<i>.mp4     1920 x 1080, frame i belongs to pose i
 
-Where `llm_type` is "reversible" and `which_llm_description` is "2", the second description is the right one. By default it is video without
-actions; with `--options.hands` the state is where wrists and finger tips are, seen from the camera, and the action where they are next.
+Where `llm_type` is "reversible" and `which_llm_description` is "2", the second description is the right one. By default
+the import is video without actions. With `--options.hands` the state is the positions of wrists and finger tips
+relative to the camera, and the action their next positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import ConfigError
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, inside
+from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, opened
 from wamkit.data.importers.video_files import VideoFileOptions, cropped_intrinsics, probe_video, read_frames
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 
 TIPS = ("ThumbTip", "IndexFingerTip", "MiddleFingerTip", "RingFingerTip", "LittleFingerTip")
 JOINTS = tuple(f"{side}{joint}" for side in ("left", "right") for joint in ("Hand", *TIPS))
@@ -33,17 +35,17 @@ RATE = 30.0
 
 @dataclass(frozen=True)
 class EgoDexOptions(VideoFileOptions):
-    """Of the importer `egodex`."""
+    """Options of the importer `egodex`."""
 
     fps: float | None = None
-    """Not to be chosen: poses and pictures belong together, 30 a second."""
+    """Must not be set: every frame has a pose, 30 a second."""
     hands: bool = False
-    """Positions of wrists and finger tips, in metres from the camera, as state and actions."""
+    """Import positions of wrists and finger tips, in metres relative to the camera, as state and actions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.fps is not None:
-            raise ConfigError(f"fps = {self.fps:g}: EgoDex has one pose a picture, 30 a second; leave it out")
+            raise ConfigError(f"fps = {self.fps:g}: EgoDex has one pose a frame, 30 a second; leave it out")
 
 
 @IMPORTERS.register("egodex")
@@ -75,7 +77,7 @@ class EgoDex(Importer):
         return inside(self.root, f"{name}.hdf5"), inside(self.root, f"{name}.mp4")
 
     def _intrinsics(self, name: str) -> tuple[float, ...]:
-        """Of the stored pictures: what is cut away moves the centre, what is resized scales all."""
+        """The camera matrix of the stored images, after resizing and cropping."""
         poses, video = self._files(name)
         with opened(poses, name) as file:
             matrix = checked(array(file, "camera/intrinsic"), (3, 3), "intrinsic")
@@ -83,18 +85,19 @@ class EgoDex(Importer):
 
     def read(self, name: str) -> Recording:
         poses, video = self._files(name)
-        film = probe_video(video, name)
+        clip = probe_video(video, name)
         with opened(poses, name) as file:
             N = len(array(file, "transforms/camera"))
-            if film.frames != N:
-                raise SourceError(f"it has {N} poses, the video {film.frames} pictures")
+            if clip.frames != N:
+                raise SourceError(f"it has {N} poses, the video {clip.frames} frames")
             text, T = _text(file.attrs), N - 1 if self.options.hands else N
-            seen = self._hands(file, N) if self.options.hands else np.zeros((N + 1, 0), np.float32)
-        state, action = seen[:T], seen[1 : T + 1]
-        return Recording(name, text, state, action, {"head": self._frames(film, name, T)}, task=poses.parent.name)
+            hands = self._hands(file, N) if self.options.hands else np.zeros((N + 1, 0), np.float32)
+        state, action = hands[:T], hands[1 : T + 1]
+        images = {"head": lambda: islice(read_frames(clip, clip.fps, self.options.size, episode=name), T)}
+        return Recording(name, text, state, action, images, task=poses.parent.name)
 
     def _hands(self, file: Any, N: int) -> np.ndarray:
-        """Positions seen from the camera of their own frame, float32 (N, 36)."""
+        """Positions of the JOINTS relative to the camera at the same frame, float32 (N, 36)."""
         camera = (
             checked(array(file, "transforms/camera").reshape(N, 16), (N, 16), "camera").reshape(N, 4, 4).astype(float)
         )
@@ -104,17 +107,11 @@ class EgoDex(Importer):
             out.append(np.einsum("nji,nj->ni", camera[:, :3, :3], at - camera[:, :3, 3]))
         return np.concatenate(out, 1).astype(np.float32)
 
-    def _frames(self, film: Any, name: str, steps: int) -> ImageStream:
-        def images() -> Iterator[np.ndarray]:
-            yield from islice(read_frames(film, film.fps, self.options.size, episode=name), steps)
-
-        return images
-
 
 def _text(attrs: Any) -> str:
-    said = {k: str(v.decode() if isinstance(v, bytes) else v) for k, v in attrs.items()}
-    second = said.get("llm_type") == "reversible" and said.get("which_llm_description") == "2"
-    text = said.get("llm_description2" if second else "llm_description") or said.get("description", "")
+    texts = {k: str(v.decode() if isinstance(v, bytes) else v) for k, v in attrs.items()}
+    second = texts.get("llm_type") == "reversible" and texts.get("which_llm_description") == "2"
+    text = texts.get("llm_description2" if second else "llm_description") or texts.get("description", "")
     if not text.strip():
         raise SourceError("it has no description")
     return text.strip()

@@ -1,11 +1,11 @@
-"""EPIC-KITCHENS-100: long first-person videos of cooking, and a table of what is done when.
+"""EPIC-KITCHENS-100: long first-person videos of cooking, and tables of narrated actions.
 
     <source>/**/<video_id>.MP4           as downloaded: P01/videos/P01_01.MP4
-    <source>/**/*.csv                    EPIC_100_train.csv, EPIC_100_validation.csv: video_id, start_timestamp, stop_timestamp,
-                                         narration, narration_id, verb, noun, ...
+    <source>/**/*.csv                    EPIC_100_train.csv, EPIC_100_validation.csv: video_id, start_timestamp,
+                                         stop_timestamp, narration, narration_id, verb, noun, ...
 
-Each narrated part becomes an episode, called by its narration_id; its text is the narration. Times are used, as hours:minutes:seconds:
-the table's frame numbers count frames of a re-encoding that has its own rate.
+Each narrated part becomes an episode. Its name is the narration_id, its text the narration. Times are used, as
+hours:minutes:seconds, because the table's frame numbers refer to a re-encoding with a frame rate of its own.
 """
 
 from __future__ import annotations
@@ -16,29 +16,27 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
+from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, reading
 from wamkit.data.importers.video_files import (
     VideoFileOptions,
     common_rate,
-    frame_count,
     probe_video,
-    read_frames,
+    video_layout,
+    video_recording,
     videos_by_stem,
 )
+from wamkit.metadata import CameraFacts, DatasetMetadata
 
 COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration", "narration_id")
 
 
 @dataclass(frozen=True)
 class EpicOptions(VideoFileOptions):
-    """Of the importer `epic`."""
+    """Options of the importer `epic`."""
 
     fps: float | None = 10.0
-    """Pictures a second; the videos have 50 or 59.94."""
+    """Frames a second; the videos have 50 or 59.94."""
 
 
 @IMPORTERS.register("epic")
@@ -50,11 +48,11 @@ class Epic(Importer):
 
     @cached_property
     def _videos(self) -> dict[str, Path]:
-        return {stem: inside(self.root, name) for stem, name in videos_by_stem(self.root).items()}
+        return videos_by_stem(self.root)
 
     @cached_property
     def _parts(self) -> dict[str, dict[str, str]]:
-        """Narrated parts of videos that are here, by their ids, in the order of the tables."""
+        """Narrated parts of the videos that are present, by id, in the order of the tables."""
         parts: dict[str, dict[str, str]] = {}
         tables = sorted(self.root.rglob("*.csv"))
         for path in tables:
@@ -64,25 +62,23 @@ class Epic(Importer):
                     continue  # EPIC_100_video_info.csv and others
                 for row in (row for row in rows if row["video_id"] in self._videos):
                     if None in row.values() or row["narration_id"] in parts:
-                        what = "is cut off" if None in row.values() else "has a narration that is there already"
+                        what = "is cut off" if None in row.values() else "has a duplicate narration"
                         raise SourceError(f"line {rows.line_num} {what}: {row['narration_id']}")
                     parts[row["narration_id"]] = row
         if not parts:
             raise SourceError(
-                f"{self.root}: no narration in its {len(tables)} *.csv files is of one of its {len(self._videos)} videos"
+                f"{self.root}: none of its {len(tables)} *.csv files has a narration of one of its "
+                f"{len(self._videos)} videos"
             )
         return parts
 
     @cached_property
     def _rate(self) -> float:
-        if self.options.fps:
-            return self.options.fps
-        return common_rate(
-            [probe_video(self._videos[v]) for v in sorted({p["video_id"] for p in self._parts.values()})], None
-        )
+        used = sorted({p["video_id"] for p in self._parts.values()})
+        return common_rate((self._videos[v] for v in used), self.options.fps)
 
     def layout(self) -> Layout:
-        return Layout(("head",), (3, *self.options.size), (), (), self._rate, "none", expert=False, rewards=False)
+        return video_layout("head", self.options.size, self._rate)
 
     def metadata(self) -> DatasetMetadata:
         return DatasetMetadata("EPIC-KITCHENS-100", "", licence="CC BY-NC 4.0", cameras={"head": CameraFacts("ego")})
@@ -91,18 +87,17 @@ class Epic(Importer):
         return list(self._parts)
 
     def read(self, name: str) -> Recording:
-        part, fps = self._parts[name], self._rate
-        film = probe_video(self._videos[part["video_id"]], name)
-        with reading(film.path, name):
+        part = self._parts[name]
+        video = probe_video(self._videos[part["video_id"]], name)
+        with reading(video.path, name):
             start, stop = (seconds(part[k]) for k in ("start_timestamp", "stop_timestamp"))
-            if not 0 <= start < stop or start >= film.seconds:
-                raise SourceError(f"it has {film.seconds:.1f} seconds, the narration is of {start:g} to {stop:g}")
-        none = np.zeros((frame_count(film, fps, start, stop), 0), np.float32)
-        images = {"head": lambda: read_frames(film, fps, self.options.size, start, stop, name)}
-        return Recording(name, part["narration"].strip(), none, none, images, task=part.get("verb", ""))
+            if not 0 <= start < stop or start >= video.seconds:
+                raise SourceError(f"it has {video.seconds:.1f} seconds, the narration is from {start:g} to {stop:g}")
+        text, task = part["narration"].strip(), part.get("verb", "")
+        return video_recording(name, text, "head", video, self._rate, self.options.size, start, stop, task=task)
 
 
 def seconds(stamp: str) -> float:
-    """Hours:minutes:seconds, with fractions, in seconds."""
+    """The seconds of a time as hours:minutes:seconds, with fractions."""
     hours, minutes, rest = stamp.split(":")
     return 3600 * int(hours) + 60 * int(minutes) + float(rest)

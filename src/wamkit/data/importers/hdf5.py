@@ -1,4 +1,4 @@
-"""What importers of HDF5 files share: opening them, and reading arrays from files that nobody vouches for."""
+"""Helpers for importers of HDF5 files: opening them, and reading arrays from untrusted files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wamkit.types import WamkitError
 
 @contextmanager
 def opened(path: Path, episode: str = "") -> Iterator[Any]:
-    """The file, open for reading; whatever goes wrong meanwhile is a SourceError that names it."""
+    """The file, open for reading. Errors raised inside become a SourceError that names it and the episode."""
     try:
         import h5py
     except ImportError as error:
@@ -27,15 +27,15 @@ def opened(path: Path, episode: str = "") -> Iterator[Any]:
 
 
 def array(group: Any, name: str) -> np.ndarray:
-    """The array `name` below `group`. Raises SourceError for links and storage outside the file, and for a size beyond LIMIT."""
+    """The array `name` under `group`. Raises SourceError as `dataset` does, and for a size beyond LIMIT."""
     out = dataset(group, name)
     if out.nbytes > LIMIT:
-        raise SourceError(f"{out.name} claims {out.nbytes} bytes, more than an episode's numbers ever take")
+        raise SourceError(f"{out.name} declares {out.nbytes} bytes, more than an episode's arrays ever take")
     return out[()]
 
 
 def dataset(group: Any, name: str) -> Any:
-    """The data set itself, unread."""
+    """The HDF5 data set `name` under `group`, unread. Raises SourceError for links and storage outside the file."""
     import h5py
 
     at = group
@@ -49,26 +49,26 @@ def dataset(group: Any, name: str) -> Any:
     if not isinstance(at, h5py.Dataset):
         raise SourceError(f"'{name}' in {group.name} is a group instead of an array")
     if at.external or at.is_virtual:
-        raise SourceError(f"'{name}' in {group.name} keeps its numbers in another file; refused")
+        raise SourceError(f"'{name}' in {group.name} stores its values in another file; refused")
     return at
 
 
-def stored_frames(path: Path, name: str, episode: str, turn: slice | None = None) -> Iterator[np.ndarray]:
-    """Pictures (H, W, 3) of the array `name`, one after the other; `turn` is applied to their rows."""
+def stored_frames(path: Path, name: str, episode: str) -> Iterator[np.ndarray]:
+    """The images, uint8 (H, W, 3), in the array `name` of a file, one at a time."""
     with opened(path, episode) as file:
         images = dataset(file, name)
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise SourceError(f"'{name}' is {images.dtype} {images.shape} instead of uint8 (T, H, W, 3)")
         for i in range(len(images)):
-            yield images[i] if turn is None else images[i][turn]
+            yield images[i]
 
 
 def sorted_by_number(names: Any) -> list[str]:
-    """Names in the order of the numbers in them: demo_2 before demo_10."""
+    """Names sorted by the numbers in them: demo_2 before demo_10."""
     return sorted(names, key=lambda n: ([int(x) for x in re.findall(r"\d+", n)], n))
 
 
 def json_attribute(holder: Any, name: str) -> Any:
-    """A JSON attribute; {} where there is none."""
+    """The content of a JSON attribute; {} where there is none."""
     raw = holder.attrs.get(name, "{}")
     return json.loads(raw.decode() if isinstance(raw, bytes) else raw)

@@ -1,14 +1,16 @@
-"""LeRobotDataset v2.0 and v2.1 folders, as GR00T and DreamZero read them: one parquet, and one mp4 a camera, an episode.
+"""LeRobotDataset v2.0 and v2.1, as GR00T and DreamZero read it: for each episode a parquet file, and an mp4 a camera.
 
-    meta/info.json                                     codebase_version "v2.x", fps, chunks_size, features, data_path, video_path
+    meta/info.json                                     codebase_version "v2.x", fps, chunks_size, features, data_path,
+                                                       video_path
     meta/episodes.jsonl, tasks.jsonl                   {"episode_index", "tasks", "length"}, {"task_index", "task"}
-    meta/modality.json                                 GR00T's: where each field of the vectors lies
-    data/chunk-000/episode_000000.parquet              columns of numbers; "image" features are {"bytes": PNG, "path"}
+    meta/modality.json                                 GR00T's: the place of each field in the vectors
+    data/chunk-000/episode_000000.parquet              numeric columns; "image" features are {"bytes": PNG, "path"}
     videos/chunk-000/observation.images.<camera>/episode_000000.mp4
 
-`observation.state` and `action` become the state and the actions, other vectors extras; a task_index that changes within an episode
-becomes spans. Which frame belongs to a row follows from its number alone: times drift, counts do not; rows whose times are off by half
-a picture are refused. Depth maps, which are videos too, are left out, and so are rewards where there is no next.success.
+`observation.state` and `action` become state and action, other vectors extras. A task_index that changes within an
+episode becomes spans. Rows and frames are matched by number, because times drift and counts do not. Rows whose times
+are off by half a frame are refused. Depth maps, which are videos too, are left out, as are rewards without
+next.success.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import pyarrow.parquet as pq
 from av.video.reformatter import VideoReformatter
 
 from wamkit.config import check_bounds
-from wamkit.data.format.metadata_io import MODALITY, CameraFacts, DatasetMetadata, Field, from_modality
+from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.schema import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Layout, image_size, is_depth
 from wamkit.data.format.stills import StillImages
 from wamkit.data.importers.base import (
@@ -35,24 +37,28 @@ from wamkit.data.importers.base import (
     Importer,
     Recording,
     SourceError,
+    camera_facts,
+    camera_layout,
     checked,
     inside,
     reading,
+    text_spans,
 )
 from wamkit.data.importers.video_files import probe_video, read_frames, resize_and_crop
-from wamkit.types import Span
+from wamkit.metadata import DatasetMetadata, Field
 
-NUMBERS = ("float32", "float64", "int32", "int64", "bool")
+NUMERIC = ("float32", "float64", "int32", "int64", "bool")
 
 
 @dataclass(frozen=True)
 class LeRobot2Options:
-    """Of the importer `lerobot2`."""
+    """Options of the importer `lerobot2`."""
 
     embodiment: str = ""
-    """Which robot it is; info.json's robot_type if empty."""
+    """Name of the robot; robot_type of info.json if empty."""
     size: tuple[int, int] | None = None
-    """Height and width of the stored pictures: each is resized until it covers that, and its middle kept; as they are if not given."""
+    """Height and width of the stored images. Frames are resized until they cover it, and cropped to the middle.
+    By default they stay as they are."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -75,7 +81,7 @@ class LeRobot2(Importer):
             info = json.loads(path.read_bytes())
             if not str(info["codebase_version"]).startswith("v2"):
                 raise SourceError(
-                    f"codebase_version is {info['codebase_version']}, not v2.x; wamkit reads v3.0 as it is"
+                    f"codebase_version is {info['codebase_version']}, not v2.x; wamkit reads v3.0 without an import"
                 )
             return info
 
@@ -114,21 +120,19 @@ class LeRobot2(Importer):
         skip = {"observation.state", "action", "next.reward", "next.success", "next.done", *INDEX_COLUMNS}
         features = self._info["features"].items()
         return [
-            k for k, f in features if k not in skip and f["dtype"] in NUMBERS and len(f["shape"]) == 1 and "/" not in k
+            k for k, f in features if k not in skip and f["dtype"] in NUMERIC and len(f["shape"]) == 1 and "/" not in k
         ]
 
     def layout(self) -> Layout:
         with reading(self.root / "meta/info.json"):
-            sizes = [self.options.size or self._size(k) for k in self._cameras.values()]
+            sizes = {c: self.options.size or self._size(k) for c, k in self._cameras.items()}
             features = self._info["features"]
             return Layout(
-                cameras=tuple(self._cameras),
-                image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+                **camera_layout(sizes),
                 proprio_names=self._names("observation.state"),
                 action_names=self._names("action"),
                 fps=float(self._info["fps"]),
                 robot_type=self._info.get("robot_type") or "",
-                sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
                 expert=False,
                 rewards="next.success" in features,
                 extras=tuple((k, features[k]["dtype"], features[k]["shape"][0]) for k in self._extras),
@@ -142,22 +146,23 @@ class LeRobot2(Importer):
 
     def metadata(self) -> DatasetMetadata:
         path, robot = self.root / MODALITY, self.options.embodiment or self._info.get("robot_type") or ""
-        roles = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
         whole = {"state": self._width("observation.state"), "action": self._width("action")}
         parts = {k: (Field(k, 0, n, "other"),) if n else () for k, n in whole.items()}
-        plain = DatasetMetadata("LeRobotDataset v2", robot, rate=float(self._info["fps"]), cameras=roles, **parts)
+        rate, cameras = float(self._info["fps"]), camera_facts(self._cameras)
+        plain = DatasetMetadata("LeRobotDataset v2", robot, rate=rate, cameras=cameras, **parts)
         if not path.exists():
             return plain
         with reading(path):
-            said = from_modality(json.loads(path.read_bytes()))
-            said.check(*whole.values())
-        return replace(plain, source=f"{plain.source}, with modality.json", state=said.state, action=said.action)
+            given = from_modality(json.loads(path.read_bytes()))
+            given.check(*whole.values())
+        return replace(plain, source=f"{plain.source}, with modality.json", state=given.state, action=given.action)
 
     def episodes(self) -> Sequence[str]:
-        found, told = list(self._episodes), self._info.get("total_episodes")
-        if told != len(found):
+        found, total = list(self._episodes), self._info.get("total_episodes")
+        if total != len(found):
             raise SourceError(
-                f"{self.root}/meta/episodes.jsonl: it lists {len(found)} episodes, meta/info.json says {told}; is it cut off?"
+                f"{self.root}/meta/episodes.jsonl: it lists {len(found)} episodes, meta/info.json says {total}; "
+                "is it cut off?"
             )
         return found
 
@@ -165,8 +170,8 @@ class LeRobot2(Importer):
         number = int(name)
         with reading(self.root / "meta/info.json"):
             chunk = number // int(self._info["chunks_size"])
-            told = self._info[template].format(episode_chunk=chunk, episode_index=number, video_key=key)
-        path = inside(self.root, told)
+            relative = self._info[template].format(episode_chunk=chunk, episode_index=number, video_key=key)
+        path = inside(self.root, relative)
         if not path.is_file():
             raise SourceError(f"{path} (episode {name}): it is missing")
         return path
@@ -175,11 +180,11 @@ class LeRobot2(Importer):
         path, T = self._path("data_path", name), int(self._episodes[name]["length"])
         with reading(path, name):
             with pq.ParquetFile(path) as file:
-                numbers = [k for k in file.schema_arrow.names if k not in self._cameras.values()]
+                numeric = [k for k in file.schema_arrow.names if k not in self._cameras.values()]
                 groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
                 if file.metadata.num_rows != T or sum(g.total_byte_size for g in groups) > LIMIT:
                     raise SourceError(f"it has {file.metadata.num_rows} rows instead of {T}")
-                table = file.read(numbers, use_threads=False)
+                table = file.read(numeric, use_threads=False)
             column = lambda k: np.array(table[k].to_pylist()).reshape(T, -1)  # noqa: E731
             if not np.array_equal(column("frame_index")[:, 0], np.arange(T)):
                 raise SourceError("its frame_index does not count from 0")
@@ -197,37 +202,35 @@ class LeRobot2(Importer):
                 size = self._width(key)
                 return checked(column(key), (T, size), key) if size else np.zeros((T, 0), np.float32)
 
-            named = {k: column(k)[:, 0] for k in ("next.success", "next.reward") if k in table.column_names}
-            starts = [t for t in range(1, T) if texts[t] != texts[t - 1]]
+            outcome = {k: column(k)[:, 0] for k in ("next.success", "next.reward") if k in table.column_names}
             return Recording(
                 name=name,
                 text=texts[0],
                 state=vector("observation.state"),
                 action=vector("action"),
-                images={c: self._frames(name, key, T) for c, key in self._cameras.items()},
-                spans=tuple(
-                    Span(a, b, texts[a]) for a, b in zip(starts, [*starts[1:], T], strict=False) if texts[a] != texts[0]
-                ),
-                success=named["next.success"].astype(bool) if "next.success" in named else None,
-                reward=named.get("next.reward"),
+                images={c: self._images(name, key, T) for c, key in self._cameras.items()},
+                spans=text_spans(texts),
+                success=outcome["next.success"].astype(bool) if "next.success" in outcome else None,
+                reward=outcome.get("next.reward"),
                 extras={k: column(k) for k in self._extras},
             )
 
-    def _frames(self, name: str, key: str, steps: int) -> ImageStream:
+    def _images(self, name: str, key: str, steps: int) -> ImageStream:
         size, fps = self.options.size or self._size(key), float(self._info["fps"])
 
         def video() -> Iterator[np.ndarray]:
-            film = probe_video(self._path("video_path", name, key), name)
-            if film.frames != steps or abs(film.fps / fps - 1) > 0.01 + 1 / steps:
+            found = probe_video(self._path("video_path", name, key), name)
+            if found.frames != steps or abs(found.fps / fps - 1) > 0.01 + 1 / steps:
                 raise SourceError(
-                    f"{film.path} (episode {name}): {film.frames} pictures, {film.fps:g} a second, instead of {steps}, {fps:g} a second"
+                    f"{found.path} (episode {name}): {found.frames} frames, {found.fps:g} a second, "
+                    f"instead of {steps}, {fps:g} a second"
                 )
-            yield from read_frames(film, film.fps, size, episode=name)
+            yield from read_frames(found, found.fps, size, episode=name)
 
-        def pictures() -> Iterator[np.ndarray]:
+        def images() -> Iterator[np.ndarray]:
             path, reformatter = self._path("data_path", name), VideoReformatter()
-            with reading(path, name), StillImages(path, key, self._size(key), steps) as film:
-                for image in film.iter_frames(range(steps)):
+            with reading(path, name), StillImages(path, key, self._size(key), steps) as stored:
+                for image in stored.iter_frames(range(steps)):
                     yield resize_and_crop(image, size, reformatter)
 
-        return video if self._info["features"][key]["dtype"] == "video" else pictures
+        return video if self._info["features"][key]["dtype"] == "video" else images

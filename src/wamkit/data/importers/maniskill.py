@@ -1,13 +1,14 @@
 """ManiSkill: `trajectory.<observations>.<control>.<backend>.h5` with a JSON file of the same name.
 
     traj_0/actions                       float32 (T, a)
-    traj_0/obs/agent/qpos, qvel          float32 (T + 1, n);   obs is one array (T + 1, s) where observations are "state"
+    traj_0/obs/agent/qpos, qvel          float32 (T + 1, n); with "state" observations obs is an array (T + 1, s)
     traj_0/obs/sensor_data/<camera>/rgb  uint8 (T + 1, H, W, 3)
     traj_0/success, terminated, truncated   bool (T,)
-    *.json                               env_info: env_id, env_kwargs;  episodes: episode_id, control_mode, elapsed_steps
+    *.json                               env_info: env_id, env_kwargs
+                                         episodes: episode_id, control_mode, elapsed_steps
 
-Observations are one more than actions: the last, after which nothing was done, is dropped. Files recorded without observations
-(`none`) must be replayed first: python -m mani_skill.trajectory.replay_trajectory -o rgb.
+There is one more observation than actions. The last, which no action follows, is dropped. Files recorded without
+observations (`none`) must be replayed first: python -m mani_skill.trajectory.replay_trajectory -o rgb.
 """
 
 from __future__ import annotations
@@ -22,15 +23,25 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import check_bounds
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    ImageStream,
+    Importer,
+    Recording,
+    SourceError,
+    camera_facts,
+    camera_layout,
+    checked,
+    reading,
+)
 from wamkit.data.importers.hdf5 import array, dataset, opened, sorted_by_number, stored_frames
+from wamkit.metadata import DatasetMetadata, Field
 
 
 @dataclass(frozen=True)
 class ManiSkillOptions:
-    """Of the importer `maniskill`."""
+    """Options of the importer `maniskill`."""
 
     text: str = ""
     """The instruction; the environment's name in words if empty."""
@@ -43,7 +54,7 @@ class ManiSkillOptions:
 
 @IMPORTERS.register("maniskill")
 class ManiSkill(Importer):
-    """ManiSkill's trajectories: HDF5 and JSON, observations one more than actions."""
+    """ManiSkill's trajectories: HDF5 and JSON, one more observation than actions."""
 
     Options = ManiSkillOptions
     options: ManiSkillOptions
@@ -63,7 +74,7 @@ class ManiSkill(Importer):
         return str(self._about["env_info"]["env_id"])
 
     def _observed(self, trajectory: Any) -> list[str]:
-        """Arrays that become the state."""
+        """Names of the arrays that form the state."""
         if "obs" not in trajectory:
             raise SourceError(f"{trajectory.name} was recorded without observations; replay it with -o rgb")
         if not hasattr(trajectory["obs"], "keys"):
@@ -85,16 +96,13 @@ class ManiSkill(Importer):
                 f"{k.split('/')[-1]}_{i}" for k in self._observed(first) for i in range(dataset(first, k).shape[1])
             ]
             action = dataset(first, "actions").shape[1]
-            cameras = self._cameras(first)
-            sizes = [dataset(first, f"obs/sensor_data/{c}/rgb").shape[1:3] for c in cameras]
+            sizes = {c: dataset(first, f"obs/sensor_data/{c}/rgb").shape[1:3] for c in self._cameras(first)}
         return Layout(
-            cameras=tuple(cameras),
-            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            **camera_layout(sizes),
             proprio_names=tuple(state),
             action_names=tuple(f"action_{i}" for i in range(action)),
             fps=self.options.rate,
             robot_type=str(self._about["env_info"].get("env_kwargs", {}).get("robot_uids", "panda")),
-            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
             expert=False,
         )
 
@@ -116,7 +124,7 @@ class ManiSkill(Importer):
             rate=layout.fps,
             state=state,
             action=_action(control, len(layout.action_names), joints),
-            cameras={c: CameraFacts("wrist" if "hand" in c else "scene") for c in layout.cameras},
+            cameras=camera_facts(layout.cameras),
         )
 
     def episodes(self) -> Sequence[str]:
@@ -137,18 +145,18 @@ class ManiSkill(Importer):
                 task=self._env,
                 state=np.concatenate(state, 1),
                 action=checked(actions, (T, -1), "actions"),
-                images={c: self._frames(name, c, T) for c in self._cameras(trajectory)},
+                images={c: self._images(name, c, T) for c in self._cameras(trajectory)},
                 success=success,
             )
 
-    def _frames(self, name: str, camera: str, steps: int) -> ImageStream:
+    def _images(self, name: str, camera: str, steps: int) -> ImageStream:
         return lambda: islice(stored_frames(self.root, f"{name}/obs/sensor_data/{camera}/rgb", name), steps)
 
 
 def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:
-    """What the numbers of an action are, by the name of the controller: arms first, the gripper's command last.
+    """The fields of an action by the name of its controller: arms first, the gripper's command last.
 
-    A gripper has more fingers than commands, so where there is a command for each of the `joints`, none is a gripper's.
+    A gripper has more joints than commands. If there is a command for each of the `joints`, there is thus no gripper.
     """
     delta = "delta" if "delta" in control else "absolute"
     grip = (Field("gripper", size - 1, size, "gripper", unit="1"),)

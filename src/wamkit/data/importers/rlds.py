@@ -1,13 +1,14 @@
 """RLDS, the format of Open X-Embodiment: a TFDS folder of TFRecord files, read without TensorFlow.
 
-    features.json                            what each step has: shapes, types, nesting
+    features.json                            shapes, types and nesting of the content of a step
     <name>-<split>.tfrecord-00000-of-00005   one record an episode, a tf.train.Example with flattened names:
         steps/action                         T * a floats;   steps/observation/state   T * s floats
-        steps/observation/image              T encoded pictures (PNG or JPEG)
+        steps/observation/image              T encoded images (PNG or JPEG)
         steps/language_instruction           T texts;   steps/is_first, is_last, is_terminal, reward, discount
 
-What the numbers of an action mean differs from data set to data set, and nothing in the files says it: the fields are unnamed, unless
-`--options.meaning` names a JSON file with them (the form of meta/wamkit.json). What is seen comes before each action.
+The meaning of action dimensions differs between data sets and is not in the files. The fields are therefore unnamed,
+unless `--options.metadata` names a JSON file with them, in the form of meta/wamkit.json. Observations come before their
+actions.
 """
 
 from __future__ import annotations
@@ -24,28 +25,40 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import check_bounds, load_json
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, LIMIT, ImageStream, Importer, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    LIMIT,
+    ImageStream,
+    Importer,
+    Recording,
+    SourceError,
+    camera_facts,
+    camera_layout,
+    checked,
+    reading,
+    text_spans,
+)
 from wamkit.data.importers.tfrecord import example, offsets, record
-from wamkit.types import Span
+from wamkit.metadata import DatasetMetadata, Field
 
 TEXTS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
 
 
 @dataclass(frozen=True)
 class RLDSOptions:
-    """Of the importer `rlds`."""
+    """Options of the importer `rlds`."""
 
     rate: float = 10.0
-    """Steps a second, which the format does not say; its card does: RT-1 has 3, Bridge 5, DROID 15."""
+    """Steps a second, which only the card of a data set states: RT-1 has 3, Bridge 5, DROID 15."""
     split: str = "train"
+    """Split of the data set."""
     state: tuple[str, ...] = ()
-    """Vectors of `observation` that become the state, in this order; "state" or "proprio" if there is one, else all."""
+    """Vectors of `observation` that form the state, in this order; if empty, "state" or "proprio", else all."""
     action: tuple[str, ...] = ("action",)
-    """Vectors of a step that become the action, in this order: "action/world_vector action/rotation_delta" of RT-1."""
+    """Vectors of a step that form the action, in this order: "action/world_vector action/rotation_delta" for RT-1."""
     metadata: Path | None = None
-    """A JSON file that says what the numbers mean."""
+    """JSON file with the metadata, in the form of meta/wamkit.json."""
 
     def __post_init__(self) -> None:
         check_bounds(self, rate=(0.01, 1000))
@@ -60,7 +73,7 @@ class RLDS(Importer):
 
     @cached_property
     def _step(self) -> dict[str, dict[str, Any]]:
-        """Of each leaf of a step, by its flattened name: {"shape": ..., "kind": "tensor" | "image" | "text"}."""
+        """The leaves of a step by flattened name: {"shape": ..., "kind": "tensor" | "image" | "text"}."""
         path = self.root / "features.json"
         with reading(path):
             if not path.exists():
@@ -85,7 +98,7 @@ class RLDS(Importer):
         for name in names:
             if name not in self._step or self._step[name]["kind"] != "tensor":
                 raise SourceError(
-                    f"{self.root}: its steps have no numbers '{name}'; they have {', '.join(self._vectors(''))}"
+                    f"{self.root}: its steps have no vector '{name}'; they have {', '.join(self._vectors(''))}"
                 )
         return list(names)
 
@@ -97,7 +110,7 @@ class RLDS(Importer):
 
     @cached_property
     def _records(self) -> dict[str, tuple[Path, int]]:
-        """Where each episode is, by its name: the number of its file and of its record there."""
+        """The file and byte offset of each episode, by name: number of the file, number of the record in it."""
         pattern = re.compile(rf".*-{re.escape(self.options.split)}\.tfrecord-(\d+)-of-(\d+)$")
         files = {int(m[1]): (p, int(m[2])) for p in sorted(self.root.iterdir()) if (m := pattern.match(p.name))}
         if not files:
@@ -112,15 +125,13 @@ class RLDS(Importer):
     def layout(self) -> Layout:
         action = self._known(self.options.action)
         first = self._example(next(iter(self._records)))[1] if self._records else {}
-        sizes = [_decode(first[f"steps/{key}"][0]).shape[:2] for key in self._cameras.values()]
+        sizes = {c: _decode(first[f"steps/{key}"][0]).shape[:2] for c, key in self._cameras.items()}
         return Layout(
-            cameras=tuple(self._cameras),
-            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            **camera_layout(sizes),
             proprio_names=self._names(self._state),
             action_names=self._names(action),
             fps=self.options.rate,
             robot_type=self.root.parent.name,
-            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
             expert=False,
             rewards="reward" in self._step,
         )
@@ -136,12 +147,12 @@ class RLDS(Importer):
         return math.prod(self._step[leaf]["shape"])
 
     def metadata(self) -> DatasetMetadata:
-        cameras = {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in self._cameras}
+        cameras = camera_facts(self._cameras)
         parts = {}
         for name, leaves in (("state", self._state), ("action", list(self.options.action))):
             ends = np.cumsum([0, *(self._size(leaf) for leaf in leaves)]).tolist()
             parts[name] = tuple(Field(leaf, a, b, "other") for leaf, a, b in zip(leaves, ends, ends[1:], strict=False))
-        said = DatasetMetadata(
+        plain = DatasetMetadata(
             f"RLDS, {self.root.parent.name} {self.root.name}",
             self.root.parent.name,
             rate=self.options.rate,
@@ -149,7 +160,7 @@ class RLDS(Importer):
             **parts,
         )
         if self.options.metadata is None:
-            return said
+            return plain
         given = load_json(DatasetMetadata, self.options.metadata)
         return replace(given, cameras=cameras | dict(given.cameras))
 
@@ -171,24 +182,24 @@ class RLDS(Importer):
                 return checked(np.asarray(data[f"steps/{leaf}"]).reshape(T, -1), (T, self._size(leaf)), leaf)
 
             texts = next((data[f"steps/{k}"] for k in TEXTS if f"steps/{k}" in data), [b""] * T)
-            said = [t.decode("utf-8", "replace").strip() for t in texts]
+            texts = [t.decode("utf-8", "replace").strip() for t in texts]
             reward = np.asarray(data["steps/reward"], np.float32).reshape(T) if "steps/reward" in data else None
             for key in self._cameras.values():
                 if len(data[f"steps/{key}"]) != T:
-                    raise SourceError(f"{key} has {len(data[f'steps/{key}'])} pictures for {T} steps")
+                    raise SourceError(f"{key} has {len(data[f'steps/{key}'])} images for {T} steps")
             empty = np.zeros((T, 0), np.float32)
             return Recording(
                 name=name,
-                text=said[0] if len(said) == T else "",
+                text=texts[0] if len(texts) == T else "",
                 state=np.concatenate([rows(leaf) for leaf in self._state], 1) if self._state else empty,
                 action=np.concatenate([rows(leaf) for leaf in self.options.action], 1),
-                images={c: self._frames(path, name, key) for c, key in self._cameras.items()},
-                spans=_spans(said),
+                images={c: self._images(path, name, key) for c, key in self._cameras.items()},
+                spans=text_spans(texts),
                 success=None if reward is None else reward > 0,
                 reward=reward,
             )
 
-    def _frames(self, path: Path, name: str, key: str) -> ImageStream:
+    def _images(self, path: Path, name: str, key: str) -> ImageStream:
         def images() -> Iterator[np.ndarray]:
             with reading(path, name):
                 for packed in self._example(name)[1][f"steps/{key}"]:
@@ -208,18 +219,11 @@ def _leaves(feature: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str,
             yield name, {"kind": kind, "shape": shape}
 
 
-def _spans(said: list[str]) -> tuple[Span, ...]:
-    """Runs of steps that say something else than the first."""
-    starts = [i for i, text in enumerate(said) if i and text != said[i - 1]]
-    runs = zip(starts, [*starts[1:], len(said)][: len(starts)], strict=True)
-    return tuple(Span(a, b, said[a]) for a, b in runs if said[a] != said[0])
-
-
 def _decode(packed: bytes) -> np.ndarray:
-    """A PNG or JPEG picture."""
+    """Decodes a PNG or JPEG image."""
     from imagecodecs import jpeg_decode, png_decode
 
     png = packed[:8] == b"\x89PNG\r\n\x1a\n"
     if png and int.from_bytes(packed[16:20], "big") * int.from_bytes(packed[20:24], "big") * 3 > LIMIT:
-        raise SourceError("a picture claims to be larger than any is; refused")
+        raise SourceError("an image declares more pixels than any has; refused")
     return png_decode(packed) if png else jpeg_decode(packed)

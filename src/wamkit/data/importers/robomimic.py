@@ -1,12 +1,14 @@
-"""robomimic and its descendants: one HDF5 file with a group a demonstration (robomimic v0.1 to 0.5, MimicGen, DexMimicGen).
+"""robomimic and its descendants (robomimic v0.1 to 0.5, MimicGen, DexMimicGen): HDF5, a group for each demonstration.
 
     data                     attrs env_args: JSON with env_name and env_kwargs
     data/demo_0              attrs num_samples
     data/demo_0/actions      float64 (T, 7): OSC_POSE deltas in [-1, 1] for position and axis-angle, then the gripper
-    data/demo_0/obs/...      what was seen before each action; pictures uint8 (T, H, W, 3), upright
-    data/demo_0/dones        ends of the episode; rewards: 1 once the task is done
+    data/demo_0/obs/...      observations before each action; images uint8 (T, H, W, 3), upright
+    data/demo_0/dones        ends of the episode
+    data/demo_0/rewards      1 once the task is done
 
-Where a file was recorded without pictures (`states` alone), robomimic's own `dataset_states_to_obs.py` must render them first.
+A file recorded without images (`states` only) first needs robomimic's own `dataset_states_to_obs.py`, which renders
+them.
 """
 
 from __future__ import annotations
@@ -16,10 +18,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    Importer,
+    Recording,
+    SourceError,
+    camera_facts,
+    camera_layout,
+    checked,
+    dimension_names,
+)
 from wamkit.data.importers.hdf5 import array, dataset, json_attribute, opened, sorted_by_number, stored_frames
+from wamkit.metadata import DatasetMetadata, Field
 
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),
@@ -31,12 +42,12 @@ KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
 @dataclass(frozen=True)
 class RobomimicOptions:
-    """Of the importer `robomimic`."""
+    """Options of the importer `robomimic`."""
 
     text: str = ""
-    """The instruction, which the format has no place for; the environment's name if empty."""
+    """The instruction, which the format does not contain; the environment's name if empty."""
     filter: str = ""
-    """Only the demonstrations of this filter key ("train", "20_percent"), of those in `mask`."""
+    """Import only the demonstrations of this filter key ("train", "20_percent"), one of those in `mask`."""
 
 
 @IMPORTERS.register("robomimic")
@@ -47,6 +58,7 @@ class Robomimic(Importer):
     options: RobomimicOptions
 
     def _describe(self) -> tuple[dict, str]:
+        """The environment's arguments and the name of the first demonstration."""
         with opened(self.root) as file:
             if "data" not in file or not len(file["data"]):
                 raise SourceError(
@@ -64,23 +76,18 @@ class Robomimic(Importer):
         env, first = self._describe()
         with opened(self.root, first) as file:
             actions = dataset(file, f"data/{first}/actions").shape[1]
-        sizes = list(self._cameras().items())
-        state = [f"{f.name}_{i}" for f in STATE for i in range(f.stop - f.start)]
         return Layout(
-            cameras=tuple(name for name, _ in sizes),
-            image_shape=(3, *(sizes[0][1] if sizes else (1, 1))),
-            proprio_names=tuple(state),
-            action_names=tuple(f"{f.name}_{i}" for f in _action(actions) for i in range(f.stop - f.start)),
+            **camera_layout(self._cameras()),
+            proprio_names=dimension_names(STATE),
+            action_names=dimension_names(_action(actions)),
             fps=float(env.get("env_kwargs", {}).get("control_freq", 20)),
             robot_type=str(env.get("env_kwargs", {}).get("robots", ["robot"])[0]),
-            sizes=tuple(s for _, s in sizes) if len({s for _, s in sizes}) > 1 else (),
             expert=False,
         )
 
     def metadata(self) -> DatasetMetadata:
         env, _ = self._describe()
         layout = self.layout()
-        role = lambda name: "wrist" if "eye_in_hand" in name else "scene"  # noqa: E731
         return DatasetMetadata(
             source=f"robomimic, {env.get('env_name', 'unknown environment')}",
             embodiment=layout.robot_type,
@@ -88,7 +95,7 @@ class Robomimic(Importer):
             rate=layout.fps,
             state=STATE,
             action=_action(len(layout.action_names)),
-            cameras={c: CameraFacts(role(c)) for c in layout.cameras},
+            cameras=camera_facts(layout.cameras),
         )
 
     def episodes(self) -> Sequence[str]:
@@ -106,25 +113,24 @@ class Robomimic(Importer):
         with opened(self.root, name) as file:
             demo, env = file["data"][name], json_attribute(file["data"], "env_args")
             actions = array(demo, "actions")
-            T, text = len(actions), self.options.text or env.get("env_name", "")
+            T = len(actions)
             state = np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1)
-            rewards = array(demo, "rewards") if "rewards" in demo else np.zeros(T)
-            done = np.asarray(rewards).reshape(T) > 0
+            rewards = np.asarray(array(demo, "rewards") if "rewards" in demo else np.zeros(T)).reshape(T)
             keys = {c: f"data/{name}/obs/{c}_image" for c in self._cameras()}
             return Recording(
                 name=name,
-                text=text,
+                text=self.options.text or env.get("env_name", ""),
                 task=env.get("env_name", ""),
                 state=state,
                 action=checked(actions, (T, -1), "actions"),
                 images={c: lambda key=key: stored_frames(self.root, key, name) for c, key in keys.items()},
-                success=done,
-                reward=np.asarray(rewards, np.float32).reshape(T),
+                success=rewards > 0,
+                reward=np.asarray(rewards, np.float32),
             )
 
 
 def _action(size: int) -> tuple[Field, ...]:
-    """What the numbers of an action are: robosuite's OSC_POSE for 7, unnamed otherwise (two arms, other controllers)."""
+    """The fields of an action: robosuite's OSC_POSE for 7 dimensions, else unnamed (two arms, other controllers)."""
     if size != 7:
         return (Field("action", 0, size, "other"),)
     return (

@@ -1,7 +1,8 @@
-"""Brings a foreign data set into a store: `wamkit import`. Continues where it was cut off, and never leaves half a data set
-that looks whole.
+"""The import engine: stores the episodes of an importer. Serves `wamkit import`.
 
-    <out>/import.json    what was imported, from where, whether it is complete, and which episodes were left out and why
+An import continues where it was cut off, and half a data set never looks complete.
+
+    <out>/import.json    source, options, completeness, and the episodes left out with reasons
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit import config as cfg
+from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import checksum, encode_camera
@@ -31,28 +33,32 @@ FILE = "import.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """Where an import goes, and what it does on the way."""
+    """Options of an import that do not depend on its format."""
 
     out: Path
-    """Where the store goes."""
+    """Folder of the store."""
     on_error: Literal["fail", "skip"] = "fail"
-    """What to do about an episode that cannot be read: stop there, or leave it out and say so."""
+    """Stop at an episode that cannot be read, or leave it out and report it."""
     limit: int | None = None
-    """Only the first so many episodes."""
+    """Import only the first so many episodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Import(Destination):
-    """Brings a foreign data set into a store, episode by episode; the same command continues one that was cut off."""
+    """Imports a data set in another format. The same command continues an import that was cut off."""
 
     format: str
-    """Which importer; `wamkit list` shows all."""
+    """Name of the importer; `wamkit list` shows all."""
     source: Path
     """The file or folder to read."""
 
 
 def importer_of(format: str, source: Path, options: Any = None) -> Importer:
-    """The importer of that name for `source`. An unknown name raises, with the nearest."""
+    """An importer for `source`.
+
+    format: name of the importer. An unknown name raises, with the nearest.
+    options: an instance of its `Options`; None for the defaults.
+    """
     cls = IMPORTERS.get(format)
     if not source.exists():
         raise SourceError(f"{source}: there is no such file or folder; name the one to import")
@@ -60,23 +66,25 @@ def importer_of(format: str, source: Path, options: Any = None) -> Importer:
 
 
 def import_data(args: Import, options: Any = None) -> Store:
-    """Imports, and returns the store.
+    """Imports a data set and returns the store.
 
-    Raises SourceError for a source that cannot be read, or, with on_error "fail", for the first episode that cannot; what was
-    stored by then stays, and the same call goes on from there. Raises StoreError if `out` holds something else.
+    options: an instance of the importer's `Options`; None for the defaults.
+
+    Raises SourceError for a source that cannot be read, and with on_error "fail" for the first such episode. Episodes
+    stored before stay, and the same call continues after them. Raises StoreError if `out` contains other data.
     """
     importer = importer_of(args.format, args.source, options)
     layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
     metadata.check(len(layout.proprio_names), len(layout.action_names))
-    if twice := {n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else set():
-        raise SourceError(f"{args.source}: episode {min(twice)} is there twice; rename or remove one")
+    if duplicates := {n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else set():
+        raise SourceError(f"{args.source}: there are two episodes {min(duplicates)}; rename or remove one")
     names = names[: args.limit]
     if not names:
-        raise SourceError(f"{args.source}: there are no episodes in it")
+        raise SourceError(f"{args.source}: it contains no episodes")
     store = Store.open_or_create(args.out, **vars(layout))
     if (before := load_metadata(args.out)) is not None and before != metadata:
         raise StoreError(
-            f"{args.out} holds data whose numbers mean something else ({before.source}, {before.embodiment}); name another folder"
+            f"{args.out} holds data with other metadata ({before.source}, {before.embodiment}); name another folder"
         )
     save_metadata(args.out, metadata)
     facts = {
@@ -87,9 +95,9 @@ def import_data(args: Import, options: Any = None) -> Store:
     }
     skipped: dict[str, str] = {}
     cfg.save_json(args.out / FILE, {**facts, "complete": False, "skipped": skipped})
-    have, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
+    stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
     for name in tqdm(names, unit="episode", desc="importing", leave=False):
-        if name in have:
+        if name in stored:
             continue
         try:
             recording = importer.read(name)
@@ -103,7 +111,7 @@ def import_data(args: Import, options: Any = None) -> Store:
             cfg.save_json(args.out / FILE, {**facts, "complete": False, "skipped": skipped})
     if not len(store):
         raise SourceError(
-            f"{args.source}: not one of {len(names)} episodes can be read; the first: {next(iter(skipped.values()))}"
+            f"{args.source}: none of its {len(names)} episodes can be read; the first: {next(iter(skipped.values()))}"
         )
     store.finalize()
     cfg.save_json(args.out / FILE, {**facts, "complete": True, "skipped": skipped})
@@ -111,20 +119,20 @@ def import_data(args: Import, options: Any = None) -> Store:
 
 
 def require_whole(root: Path) -> None:
-    """Raises StoreError where an import into `root` was cut off: what is there is part of a data set."""
+    """Raises StoreError if an import into `root` was cut off, so that only a part of the data is there."""
     path = root / FILE
     try:
         whole = not path.exists() or json.loads(path.read_bytes())["complete"]
     except (ValueError, LookupError, TypeError) as error:
         raise StoreError(f"{path} is damaged ({error}); run the import again") from error
     if not whole:
-        raise StoreError(f"{root}: its import was cut off; run the same `wamkit import` again, it goes on from there")
+        raise StoreError(f"{root}: its import was cut off; run the same `wamkit import` again to continue it")
 
 
 def shifted(recording: Recording) -> Recording:
-    """A recording whose row t was seen after action t, with row t seen before action t: a step shorter.
+    """A copy of a recording with `offset` 1 whose row t was observed before action t. It is one step shorter.
 
-    What was seen before the first action, and what was done after the last picture, nobody recorded.
+    The observation before the first action and the action after the last observation were not recorded.
     """
     last = len(recording) - 1
 
@@ -145,7 +153,7 @@ def shifted(recording: Recording) -> Recording:
 
 
 def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dict[Any, str]) -> None:
-    """Encodes and appends one recording. Raises SourceError for one that does not fit, or that is there already."""
+    """Encodes and appends one recording. Raises SourceError for one that does not fit the layout, or a duplicate."""
     T, name = len(recording), recording.name
     zeros = np.zeros(T, np.float32)
     episode = Episode(
@@ -176,41 +184,38 @@ def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dic
     video = checksum(encoded[layout.cameras[0]]) if encoded else None
     fingerprint = _fingerprint(episode.proprio, episode.action, video)
     if fingerprint in fingerprints:
-        raise SourceError(
-            f"episode {name} is the same as episode {fingerprints[fingerprint]}, number for number; remove one"
-        )
+        raise SourceError(f"episode {name} is identical to episode {fingerprints[fingerprint]}; remove one")
     try:
-        store.append(episode, encoded)
+        check_episode(episode, layout, with_images=False)
     except StoreError as error:
-        if "cannot store the episode" in str(error):
-            raise SourceError(f"episode {name}: {error}") from error
-        raise
+        raise SourceError(f"episode {name}: {error}") from error
+    store.append(episode, encoded)
     fingerprints[fingerprint] = name
 
 
 def _fingerprint(state: np.ndarray, action: np.ndarray, video: str | None) -> tuple[Any, ...]:
-    """What tells episodes apart: the numbers and the first camera's film."""
+    """A key that differs between episodes: a digest of the vectors, and that of the first camera's video."""
     return hashlib.sha256(state.tobytes() + action.tobytes()).hexdigest(), video
 
 
 def _fingerprints(store: Store) -> dict[Any, str]:
-    """Of the episodes that are there: how each is told from others, and its name."""
-    numbers, out = store.numeric(), {}
+    """The name of each stored episode by its fingerprint."""
+    columns, out = store.numeric(), {}
     for m in store.episodes:
         here = slice(m.from_index, m.from_index + m.length)
         video = store.checksum(m.index, store.cameras[0]) if store.cameras else None
-        out[_fingerprint(numbers["observation.state"][here], numbers["action"][here], video)] = m.source
+        out[_fingerprint(columns["observation.state"][here], columns["action"][here], video)] = m.source
     return out
 
 
 def left_out(root: Path) -> dict[str, str]:
-    """Episodes that the import into `root` left out, and why."""
+    """The episodes left out by the import into `root`, with reasons."""
     path = root / FILE
     return json.loads(path.read_bytes())["skipped"] if path.exists() else {}
 
 
 def describe(skipped: Mapping[str, str]) -> str:
-    """What was left out, in a few lines."""
+    """A few lines of text on the episodes left out."""
     lines = [f"  {name}: {reason}" for name, reason in islice(skipped.items(), 5)]
     more = [f"  and {len(skipped) - 5} more, in {FILE}"] if len(skipped) > 5 else []
     return "\n".join([f"left out {len(skipped)} episodes:", *lines, *more]) if skipped else ""

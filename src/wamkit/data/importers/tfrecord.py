@@ -1,7 +1,8 @@
-"""TFRecord files and tf.train.Example messages without TensorFlow or protobuf: what importers of them share.
+"""Helpers for importers of TFRecord files with tf.train.Example messages, without TensorFlow or protobuf.
 
-A file is a row of records: length (8 bytes, little endian), its CRC (4), the message, its CRC (4). CRCs are CRC-32C, rotated and
-shifted ("masked"). A message of tf.train.Example is protobuf: features { feature { key, value { bytes | float | int64 list } } }.
+A file is a sequence of records: length (8 bytes, little endian), its CRC (4), the message, its CRC (4). CRCs are
+CRC-32C, rotated and shifted ("masked"). A tf.train.Example is a protobuf message:
+features { feature { key, value { bytes | float | int64 list } } }.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _TABLE = _table()
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C (RFC 3720): by google-crc32c, which zarr brings along, or slowly without it."""
+    """The CRC-32C (RFC 3720) of `data`, by google-crc32c, which zarr depends on, or slowly without it."""
     try:
         import google_crc32c
     except ImportError:
@@ -43,12 +44,12 @@ def crc32c(data: bytes) -> int:
 
 
 def masked(crc: int) -> int:
-    """TFRecord's mask of a CRC."""
+    """A CRC in TFRecord's masked form."""
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def offsets(path: Path) -> list[int]:
-    """Where the records of a file begin; only their heads are read. Raises SourceError for a file that is cut off."""
+    """Byte offsets of the records of a file, of which only the heads are read. Raises SourceError if it is cut off."""
     out, size = [], path.stat().st_size
     with reading(path), path.open("rb") as file:
         at = 0
@@ -58,7 +59,7 @@ def offsets(path: Path) -> list[int]:
                 raise SourceError(f"record {len(out)} is damaged or cut off")
             (length,) = struct.unpack("<Q", head[:8])
             if length > LIMIT or at + 16 + length > size:
-                raise SourceError(f"record {len(out)} claims {length} bytes, the file ends before; is it cut off?")
+                raise SourceError(f"record {len(out)} declares {length} bytes, more than the file has; is it cut off?")
             out.append(at)
             at += 16 + length
             file.seek(at)
@@ -66,7 +67,7 @@ def offsets(path: Path) -> list[int]:
 
 
 def record(path: Path, at: int, episode: str = "") -> bytes:
-    """The message of the record that begins at `at`, its CRC checked."""
+    """The message of the record at byte offset `at`. Raises SourceError if its CRC is wrong."""
     with reading(path, episode), path.open("rb") as file:
         file.seek(at)
         (length,) = struct.unpack("<Q", file.read(12)[:8])
@@ -77,7 +78,7 @@ def record(path: Path, at: int, episode: str = "") -> bytes:
 
 
 def example(message: bytes) -> dict[str, Any]:
-    """The features of a tf.train.Example by name: a list of bytes, or an array of float32 or int64."""
+    """The features of a tf.train.Example by name: lists of bytes, or arrays of float32 or int64."""
     out: dict[str, Any] = {}
     for number, features in _fields(message):
         for key, entry in _fields(features) if number == 1 else ():
@@ -93,18 +94,18 @@ def _values(feature: Any) -> Any:
         items = list(_fields(packed))
         if kind == 1:
             return [bytes(v) for _, v in items]
-        if kind == 2:  # floats, packed into one run or one by one
+        if kind == 2:  # floats, packed or one by one
             return np.frombuffer(b"".join(bytes(v) for _, v in items), "<f4")
         if kind == 3:
-            numbers: list[int] = []
+            values: list[int] = []
             for _, v in items:
-                numbers += [v] if isinstance(v, int) else _varints(v)
-            return np.array(numbers, np.uint64).astype(np.int64)
+                values += [v] if isinstance(v, int) else _varints(v)
+            return np.array(values, np.uint64).astype(np.int64)
     return []
 
 
 def _fields(message: Any) -> Iterator[tuple[int, Any]]:
-    """(number, content) of a protobuf message's fields: bytes, or a whole number for varints."""
+    """The fields of a protobuf message as (number, content): bytes, or an int for varints."""
     view, at = memoryview(message), 0
     while at < len(view):
         tag, at = _varint(view, at)
@@ -118,9 +119,9 @@ def _fields(message: Any) -> Iterator[tuple[int, Any]]:
         elif kind in (1, 5):
             size = 8 if kind == 1 else 4
         else:
-            raise SourceError(f"a field of kind {kind}: this is no tf.train.Example")
+            raise SourceError(f"a field of kind {kind}: this is not a tf.train.Example")
         if at + size > len(view):
-            raise SourceError("a field ends after its message: this is no tf.train.Example")
+            raise SourceError("a field ends after its message: this is not a tf.train.Example")
         yield number, view[at : at + size]
         at += size
 
@@ -129,7 +130,7 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(view) or shift > 63:
-            raise SourceError("a number ends after its message: this is no tf.train.Example")
+            raise SourceError("a number ends after its message: this is not a tf.train.Example")
         byte = view[at]
         value |= (byte & 0x7F) << shift
         at, shift = at + 1, shift + 7

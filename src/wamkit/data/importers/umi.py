@@ -1,15 +1,15 @@
-"""UMI: portable grippers that people carry (arXiv:2402.10329). One zarr (version 2), in a zip file or a folder.
+"""UMI: hand-held grippers (arXiv:2402.10329). One zarr store (version 2), in a zip file or a folder.
 
     meta/episode_ends                    int64 (E,), one past the last row of each demonstration
     data/robot0_eef_pos                  float32 (N, 3), metres, in the frame of the demonstration's map
     data/robot0_eef_rot_axis_angle       float32 (N, 3)
     data/robot0_gripper_width            float32 (N, 1), metres
-    data/robot0_demo_start_pose, _end_pose   float64 (N, 6), the same in all rows of a demonstration; not imported: rows have them
-    data/camera0_rgb                     uint8 (N, H, W, 3), JPEG XL, one picture a chunk; the camera is at the wrist
+    data/robot0_demo_start_pose, _end_pose   float64 (N, 6), constant in a demonstration; not imported
+    data/camera0_rgb                     uint8 (N, H, W, 3), JPEG XL, one image a chunk; the camera is at the wrist
 
-robot1, camera1 for two hands. There are no actions: what a hand did at row t is where it was at row t + 1, so that is the action,
-and the last row of a demonstration, of which nobody knows what followed, is dropped. Poses stay absolute here, as recorded;
-a mixture makes them relative to the hand (`data.embodiment`), as UMI's own loader does.
+With two hands there are also robot1 and camera1. There are no actions: the action of row t is the pose of row t + 1,
+and the last row of a demonstration is dropped, because its action is unknown. Poses stay absolute, as recorded. A
+mixture makes them relative to the hand (`wamkit.data.embodiment`), as UMI's own loader does.
 """
 
 from __future__ import annotations
@@ -25,9 +25,19 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import check_bounds
-from wamkit.data.format.metadata_io import CameraFacts, DatasetMetadata, Field
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, LIMIT, ImageStream, Importer, Recording, SourceError, checked, reading
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    LIMIT,
+    ImageStream,
+    Importer,
+    Recording,
+    SourceError,
+    camera_layout,
+    checked,
+    reading,
+)
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import WamkitError
 
 KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
@@ -35,15 +45,16 @@ KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
 
 @dataclass(frozen=True)
 class UMIOptions:
-    """Of the importer `umi`."""
+    """Options of the importer `umi`."""
 
     text: str = ""
-    """What is done in the demonstrations; the format does not say."""
+    """The instruction, which the format does not contain."""
     rate: float = 59.94
-    """Rows a second; the format does not say, a GoPro gives 59.94."""
+    """Rows a second, which the format does not contain; a GoPro records 59.94."""
     every: int = 1
-    """Keep each so many-th row: 3 of 59.94 a second are about 20."""
+    """Keep every n-th row: 3 leaves about 20 of 59.94 rows a second."""
     licence: str = ""
+    """Licence of the data."""
 
     def __post_init__(self) -> None:
         check_bounds(self, rate=(1, 1000), every=(1, inf))
@@ -88,22 +99,19 @@ class UMI(Importer):
 
     def layout(self) -> Layout:
         with self._open() as root:
-            hands, cameras = self._hands(root), self._cameras(root)
-            sizes = []
-            for c in cameras:
+            hands, sizes = self._hands(root), {}
+            for c in self._cameras(root):
                 shape = root[f"data/{c}_rgb"].shape
                 if len(shape) != 4 or shape[3] != 3 or np.prod(shape[1:]) > LIMIT:
                     raise SourceError(f"{self.root}: data/{c}_rgb is {shape} instead of (N, H, W, 3)")
-                sizes.append(tuple(shape[1:3]))
+                sizes[c] = tuple(shape[1:3])
         names = tuple(f"{h}_{key}_{i}" for h in hands for key, n in KEYS for i in range(n))
         return Layout(
-            cameras=tuple(cameras),
-            image_shape=(3, *(sizes[0] if sizes else (1, 1))),
+            **camera_layout(sizes),
             proprio_names=names,
             action_names=names,
             fps=self.options.rate / self.options.every,
             robot_type="umi",
-            sizes=tuple(sizes) if len(set(sizes)) > 1 else (),
             expert=False,
             rewards=False,
         )
@@ -130,9 +138,9 @@ class UMI(Importer):
         )
 
     def _ends(self, root: Any) -> np.ndarray:
-        ends = self._numbers(root, "meta/episode_ends")
+        ends = self._array(root, "meta/episode_ends")
         if ends.ndim != 1 or ends.dtype.kind not in "iu" or (np.diff(ends, prepend=0) <= 0).any():
-            raise SourceError(f"{self.root}: meta/episode_ends is not a list of rising row numbers")
+            raise SourceError(f"{self.root}: meta/episode_ends is not a list of ascending row numbers")
         return ends
 
     def episodes(self) -> Sequence[str]:
@@ -144,10 +152,10 @@ class UMI(Importer):
             ends, number = self._ends(root), int(name)
             rows = np.arange(ends[number - 1] if number else 0, ends[number], self.options.every)
             if len(rows) < 2:
-                raise SourceError(f"{self.root} (episode {name}): {len(rows)} row, of which nobody knows what followed")
+                raise SourceError(f"{self.root} (episode {name}): {len(rows)} row is too short, its action is unknown")
             parts = []
             for key, n in ((f"{h}_{key}", n) for h in self._hands(root) for key, n in KEYS):
-                whole = self._numbers(root, f"data/{key}")
+                whole = self._array(root, f"data/{key}")
                 if whole.shape != (ends[-1], n):
                     raise SourceError(
                         f"{self.root}: data/{key} is {whole.shape}, but the demonstrations have {ends[-1]} rows"
@@ -160,7 +168,7 @@ class UMI(Importer):
             text=self.options.text,
             state=pose[:-1],
             action=pose[1:],
-            images={c: self._frames(c, rows[:-1], name) for c in cameras},
+            images={c: self._images(c, rows[:-1], name) for c in cameras},
         )
 
     @cached_property
@@ -169,34 +177,34 @@ class UMI(Importer):
             return frozenset(file.namelist())
 
     def _require(self, chunk: str) -> None:
-        """zarr reads a chunk that is missing as zeros, and says nothing."""
+        """Raises SourceError for a missing chunk, which zarr would silently read as zeros."""
         if not ((self.root / chunk).exists() if self.root.is_dir() else chunk in self._members):
-            raise SourceError(f"{self.root}: {chunk} is missing; what it held is lost")
+            raise SourceError(f"{self.root}: {chunk} is missing; its content is lost")
 
-    def _numbers(self, root: Any, name: str) -> np.ndarray:
+    def _array(self, root: Any, name: str) -> np.ndarray:
         array = root[name]
         if array.nbytes > LIMIT:
-            raise SourceError(f"{name} claims {array.nbytes} bytes, more than numbers ever take")
+            raise SourceError(f"{name} declares {array.nbytes} bytes, more than such an array ever takes")
         for at in np.ndindex(*(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))):
             self._require(f"{name}/{'.'.join(map(str, at))}")
         return array[:]
 
-    def _frames(self, camera: str, rows: np.ndarray, episode: str) -> ImageStream:
+    def _images(self, camera: str, rows: np.ndarray, episode: str) -> ImageStream:
         def images() -> Iterator[np.ndarray]:
             with self._open(episode) as root:
-                film = root[f"data/{camera}_rgb"]
+                stored = root[f"data/{camera}_rgb"]
                 for row in rows.tolist():
-                    self._require(f"data/{camera}_rgb/{row // film.chunks[0]}.0.0.0")
-                    yield film[row]
+                    self._require(f"data/{camera}_rgb/{row // stored.chunks[0]}.0.0.0")
+                    yield stored[row]
 
         return images
 
 
 def _check_zip(path: Any) -> None:
-    """Nothing is unpacked to disk; still, names that lead out and members that claim absurd sizes say what kind of file it is."""
+    """Raises SourceError for names that lead out of the archive or absurd sizes. Nothing is unpacked to disk."""
     with zipfile.ZipFile(path) as file:
         for member in file.infolist():
             if member.filename.startswith(("/", "\\")) or ".." in member.filename.split("/"):
                 raise SourceError(f"{path}: '{member.filename}' leads out of the archive; refused")
             if member.file_size > LIMIT or member.file_size > 1000 * max(member.compress_size, 1000):
-                raise SourceError(f"{path}: '{member.filename}' claims {member.file_size} bytes; refused")
+                raise SourceError(f"{path}: '{member.filename}' declares {member.file_size} bytes; refused")

@@ -1,8 +1,8 @@
-"""Pictures of foreign videos, one after the other: at a rate and size of our choosing, and never a damaged one unnoticed."""
+"""Helpers for importers of video files: frames at any rate and size, one at a time, with damage always noticed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -12,16 +12,35 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wamkit.config import check_bounds
+from wamkit.data.format.schema import Layout
 from wamkit.data.format.video import CONTAINERS
-from wamkit.data.importers.base import SourceError, reading
+from wamkit.data.importers.base import Recording, SourceError, inside, reading
 
 SIDE = 16_384  # pixels; a video that declares more is taken for a decompression bomb
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
+class VideoFileOptions:
+    """Options that importers of videos share."""
+
+    size: tuple[int, int] = (64, 64)
+    """Height and width of the stored images. Frames are resized until they cover it, and cropped to the middle."""
+    fps: float | None = None
+    """Frames a second; if not given, those of the videos, which must then agree."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, size=(1, SIDE), **({} if self.fps is None else {"fps": (0.01, 1000)}))
+
+
+@dataclass(frozen=True)
 class VideoFile:
-    """What a video file says of itself. fps: pictures a second.   frames: how many.   size: (H, W)."""
+    """The properties that a video file declares.
+
+    fps: frames a second.
+    frames: number of frames.
+    size: (H, W).
+    """
 
     path: Path
     fps: float
@@ -30,27 +49,28 @@ class VideoFile:
 
     @property
     def seconds(self) -> float:
+        """The duration."""
         return self.frames / self.fps
 
 
 def videos_in(root: Path) -> list[str]:
-    """Videos in the folder and those below it, by their names from there."""
+    """The videos in a folder and those below it, by their names relative to it."""
     found = (p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
     return sorted(str(p.relative_to(root)) for p in found)
 
 
-def videos_by_stem(root: Path) -> dict[str, str]:
-    """The same by their names without folder and ending. Raises SourceError for two of one name."""
+def videos_by_stem(root: Path) -> dict[str, Path]:
+    """The videos in a folder and those below it, by their stems. Raises SourceError for two with the same stem."""
     out: dict[str, str] = {}
     for name in videos_in(root):
         if (stem := Path(name).stem) in out:
             raise SourceError(f"{root}: {out[stem]} and {name} are both video {stem}; remove one")
         out[stem] = name
-    return out
+    return {stem: inside(root, name) for stem, name in out.items()}
 
 
 def probe_video(path: Path, episode: str = "") -> VideoFile:
-    """Reads the head of a video. Raises SourceError for what is none."""
+    """Reads the header of a video. Raises SourceError if it is not a video."""
     import av
 
     with reading(path, episode), av.open(str(path), options=CONTAINERS) as container:
@@ -59,74 +79,86 @@ def probe_video(path: Path, episode: str = "") -> VideoFile:
         s = container.streams.video[0]
         fps = float(s.average_rate or s.base_rate or 0)
         if not 0 < fps <= 1000 or not 0 < s.height <= SIDE or not 0 < s.width <= SIDE:
-            raise SourceError(f"{path}: {s.height}x{s.width} pictures, {fps:g} a second: no video is like that")
+            raise SourceError(f"{path}: frames of {s.height}x{s.width}, {fps:g} a second: no video is like that")
         frames = s.frames or round(float((container.duration or 0) / av.time_base) * fps)
         if not frames:
-            raise SourceError(f"{path}: it has no pictures")
+            raise SourceError(f"{path}: it has no frames")
         return VideoFile(path, fps, frames, (s.height, s.width))
 
 
-def frame_count(film: VideoFile, fps: float, start: float = 0.0, stop: float | None = None) -> int:
-    """How many pictures `play` gives: those at start, start + 1 / fps, ... before `stop` (seconds; None: the end)."""
-    end = film.seconds if stop is None else min(stop, film.seconds)
+def frame_count(video: VideoFile, fps: float, start: float = 0.0, stop: float | None = None) -> int:
+    """The number of frames that `read_frames` yields: those at start, start + 1 / fps, ... before `stop`.
+
+    start, stop: in seconds; a stop of None is the end.
+    """
+    end = video.seconds if stop is None else min(stop, video.seconds)
     return max(0, int(np.ceil(round((end - start) * fps, 6))))
 
 
-def frame_numbers(film: VideoFile, fps: float) -> np.ndarray:
-    """The number of each picture that `play` gives of a whole film: which rows of what was recorded beside it belong to them."""
-    rows = np.floor(np.arange(frame_count(film, fps)) * film.fps / fps + 0.1 + 1e-6).astype(int)
-    return np.minimum(rows, film.frames - 1)
+def frame_numbers(video: VideoFile, fps: float) -> np.ndarray:
+    """The number in the file of each frame that `read_frames` yields for a whole video, int (T,).
+
+    These are the rows of data recorded beside the video that belong to the frames.
+    """
+    rows = np.floor(np.arange(frame_count(video, fps)) * video.fps / fps + 0.1 + 1e-6).astype(int)
+    return np.minimum(rows, video.frames - 1)
 
 
 def read_frames(
-    film: VideoFile, fps: float, size: tuple[int, int], start: float = 0.0, stop: float | None = None, episode: str = ""
+    video: VideoFile,
+    fps: float,
+    size: tuple[int, int],
+    start: float = 0.0,
+    stop: float | None = None,
+    episode: str = "",
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The pictures that stand at start, start + 1 / fps, ... seconds, as `fitted` makes them of `size`.
+    """The frames shown at start, start + 1 / fps, ... seconds before `stop`, resized and cropped to `size`.
 
-    Each is the last one shown at its instant. One picture is held at a time. Raises SourceError for damage, and where the
-    video ends early.
+    Each is the last frame shown at its instant. One frame at a time is in memory. Raises SourceError for damage, and
+    for a video that ends early.
     """
     import av
-    from av.video.reformatter import VideoReformatter  # one for all pictures: a new one for each is twice as slow
+    from av.video.reformatter import VideoReformatter  # one for all frames: a new one for each is twice as slow
 
-    count, reformatter = frame_count(film, fps, start, stop), VideoReformatter()
-    with reading(film.path, episode), av.open(str(film.path), options=CONTAINERS) as container:
+    count, reformatter = frame_count(video, fps, start, stop), VideoReformatter()
+    with reading(video.path, episode), av.open(str(video.path), options=CONTAINERS) as container:
         stream = container.streams.video[0]
-        # Without "explode" FFmpeg paints over damaged parts and says nothing.
+        # Without "explode" FFmpeg conceals damage silently.
         stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
         began = (stream.start_time or 0) * stream.time_base
         if start > 1:
             container.seek(round((Fraction(start).limit_denominator(10**6) + began) / stream.time_base), stream=stream)
 
-        given, before = 0, None
+        yielded, before = 0, None
         for frame in container.decode(stream):
-            # A picture shows until the next one begins, so it is given when that one comes.
+            # A frame is shown until the next one begins, so it is yielded when that one comes.
             now = float(frame.pts * stream.time_base - began)
-            # Containers round times, some to milliseconds: a tenth of a picture early is in time.
-            while before is not None and given < count and start + given / fps < now - 0.1 / film.fps:
-                given += 1
+            # Containers round times, some to milliseconds: a tenth of a frame early is in time.
+            while before is not None and yielded < count and start + yielded / fps < now - 0.1 / video.fps:
+                yielded += 1
                 yield resize_and_crop(before, size, reformatter)
-            if given >= count:
+            if yielded >= count:
                 return
             before = frame
-        while before is not None and given < count and start + given / fps < film.seconds + 0.5 / film.fps:
-            given += 1
+        while before is not None and yielded < count and start + yielded / fps < video.seconds + 0.5 / video.fps:
+            yielded += 1
             yield resize_and_crop(before, size, reformatter)
-    if given < count:
-        raise SourceError(f"{film.path}: it ends after {given} of {count} pictures; is it cut off?")
+    if yielded < count:
+        raise SourceError(f"{video.path}: it ends after {yielded} of {count} frames; is it cut off?")
 
 
 _EXACT = 1 << 5 | 1 << 18 | 1 << 14
-"""swscale's area, accurate_rnd and full_chroma_inp, which PyAV names since 18.
+"""swscale's flags area, accurate_rnd and full_chroma_inp, which PyAV names since version 18.
 
-By default FFmpeg rounds down where it need not resize 4:2:0, to pictures one to two grey levels too dark, and so it does straight to rgb24.
+By default FFmpeg rounds 4:2:0 down where it need not resize, to images one to two grey levels too dark. It also does so
+when it converts directly to rgb24.
 """
 
 
 def resize_and_crop(frame: Any, size: tuple[int, int], reformatter: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """A picture of PyAV's, resized by area until it covers `size`, of which the middle is kept.
+    """A PyAV frame as RGB, resized by area averaging until it covers `size`, then cropped to the middle.
 
-    In this order, as a picture of 1080 rows takes a fifth of the time that it takes when it is cut first.
+    The opposite order would take five times as long for frames of 1080 rows.
     """
     H, W, top, left = _cover((frame.height, frame.width), size)
     rgb = reformatter.reformat(frame, height=H, width=W, format="gbrp", interpolation=_EXACT, threads=1).to_ndarray()
@@ -134,45 +166,58 @@ def resize_and_crop(frame: Any, size: tuple[int, int], reformatter: Any) -> UInt
 
 
 def _cover(have: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Height and width of the smallest picture of the shape `have` that covers `size`, and where (top, left) its middle begins."""
+    """(H, W, top, left): the smallest image in the proportions of `have` that covers `size`, and its middle."""
     scale = max(size[0] / have[0], size[1] / have[1])
     H, W = (max(b, round(a * scale)) for a, b in zip(have, size, strict=True))
     if max(H, W) > SIDE:
-        raise SourceError(f"pictures of {have} cannot be cut to the shape of {size}")
+        raise SourceError(f"frames of {have} cannot be cropped to the shape of {size}")
     return H, W, (H - size[0]) // 2, (W - size[1]) // 2
 
 
 def cropped_intrinsics(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
-    """A camera's 3x3 matrix for pictures of (H, W) `have` as it is for those that `fitted` makes of them, row by row.
+    """A camera's 3x3 matrix after `resize_and_crop`, row by row.
 
-    In pixels from the upper left corner, which is where the first pixel begins.
+    matrix: for frames of (H, W) `have`, in pixels from the upper left corner of the first pixel.
     """
     H, W, top, left = _cover(have, size)
     change = np.array([[W / have[1], 0, -left], [0, H / have[0], -top], [0, 0, 1]])
     return tuple(float(x) for x in (change @ np.asarray(matrix, np.float64)).reshape(-1))
 
 
-@dataclass(frozen=True)
-class VideoFileOptions:
-    """What importers of videos share."""
-
-    size: tuple[int, int] = (64, 64)
-    """Height and width of the stored pictures: each is resized until it covers that, and its middle kept."""
-    fps: float | None = None
-    """Pictures a second; those of the videos, which must then agree, if not given."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, size=(1, SIDE), **({} if self.fps is None else {"fps": (0.01, 1000)}))
-
-
-def common_rate(films: list[VideoFile], fps: float | None) -> float:
-    """`fps`, or the rate that all videos have. Raises SourceError naming two that differ."""
+def common_rate(paths: Iterable[Path], fps: float | None) -> float:
+    """`fps` if given, else the rate that all videos have. Raises SourceError naming two that differ."""
     if fps is not None:
         return fps
-    for film in films[1:]:
-        if abs(film.fps / films[0].fps - 1) > 0.01:
+    videos = [probe_video(path) for path in paths]
+    for video in videos[1:]:
+        if abs(video.fps / videos[0].fps - 1) > 0.01:
             raise SourceError(
-                f"{films[0].path} has {films[0].fps:g} pictures a second, {film.path} has {film.fps:g}: one rate for all is needed, "
-                f"--options.fps {min(f.fps for f in films):g} for example"
+                f"{videos[0].path} has {videos[0].fps:g} frames a second, {video.path} has {video.fps:g}: all need one "
+                f"rate, for example --options.fps {min(v.fps for v in videos):g}"
             )
-    return films[0].fps
+    return videos[0].fps
+
+
+def video_layout(camera: str, size: tuple[int, int], fps: float) -> Layout:
+    """The layout of video from one camera, without state or actions."""
+    return Layout((camera,), (3, *size), (), (), fps, "none", expert=False, rewards=False)
+
+
+def video_recording(
+    name: str,
+    text: str,
+    camera: str,
+    video: VideoFile,
+    fps: float,
+    size: tuple[int, int],
+    start: float = 0.0,
+    stop: float | None = None,
+    **more: Any,
+) -> Recording:
+    """A recording of video from one camera, from `start` to `stop` seconds, without state or actions.
+
+    more: further fields of the recording.
+    """
+    empty = np.zeros((frame_count(video, fps, start, stop), 0), np.float32)
+    images = {camera: lambda: read_frames(video, fps, size, start, stop, name)}
+    return Recording(name=name, text=text, state=empty, action=empty, images=images, **more)

@@ -97,11 +97,11 @@ def execution_suite(states: Sequence[Counterfactuals]) -> Suite:
         )
 
     metrics = (
-        metric("forecast", blind={"video right, arm wrong": "imagined against demonstrated (forecast)"}),
-        metric("policy", blind={"video wrong, arm right": "carried out against demonstrated (policy)"}),
+        metric("forecast", blind={"video right, arm wrong": "predicted with demonstrated (forecast)"}),
+        metric("policy", blind={"video wrong, arm right": "executed with demonstrated (policy)"}),
         metric(
             "consistency",
-            blind=dict.fromkeys(("wrong alike", "nothing moves"), "imagined against carried out (consistency)"),
+            blind=dict.fromkeys(("wrong alike", "nothing moves"), "predicted with executed (consistency)"),
         ),
     )
     how = f"{len(states)} states; imagined and executed futures are branches of the simulator."
@@ -335,7 +335,7 @@ HELPERS: Mapping[str, str] = {
     "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_intervals",
     "metrics.sequential_tests.outcome_tables": "puts records in order; no figure",
     "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",
-    "suites.forecast_vs_execution.films": "videos for a report",
+    "suites.forecast_vs_execution.execution_videos": "videos for a report",
     "metrics.intervals.paired_difference": "an interval; its coverage is in test_intervals",
     "suites.counterfactuals.counterfactual_table": "a table of figures that are here",
     "suites.forecast_vs_execution.execution_table": "a table of figures that are here",

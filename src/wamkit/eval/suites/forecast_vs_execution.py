@@ -1,8 +1,10 @@
-"""Forecast error, policy error or inconsistency? What a model imagines, what its own actions do, and what an expert did.
+"""Forecast errors, policy errors and inconsistency: a model's prediction, its executed actions, and an expert's,
+compared.
 
-From a state of an expert's episode the model gives actions and a future together. The simulator carries the actions out. Three comparisons
-of the same pictures tell faults apart that success alone mixes: imagined against demonstrated (forecast), carried out against
-demonstrated (policy), and imagined against carried out (consistency): "the video is right, the arm is wrong".
+From a state of an expert's episode the model predicts actions and a future together, and the simulator executes the
+actions.
+Three comparisons of the frames separate faults that success alone mixes: predicted with demonstrated (forecast),
+executed with demonstrated (policy), and predicted with executed (consistency): "the video is right, the arm is wrong".
 """
 
 from __future__ import annotations
@@ -29,14 +31,16 @@ from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
 
 GOOD = 0.5
-"""Skill from which `diagnosis` calls a comparison right: half of the error of a picture in which nothing moves."""
+"""Skill from which `diagnosis` calls a comparison right: half the error of a frame in which nothing moves."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """One state: what was seen there, and F pictures each of what followed, uint8 (F, V, 3, H, W).
+    """One state and three continuations of F frames each.
 
-    imagined: None for a model that imagines nothing with its actions.
+    now: uint8 (V, 3, H, W), the image at the state.
+    demonstrated: uint8 (F, V, 3, H, W), under the expert's actions.   executed: under the model's actions.
+    imagined: as the model predicts; None for a model that predicts no frames with its actions.
     """
 
     task: str
@@ -50,10 +54,11 @@ class Execution:
 
 @dataclass(frozen=True)
 class ExecutionScore:
-    """Skills, 1 - error / error of a picture in which nothing moves, on pixels that move in any of the three; 1 is best, 0 is standing still.
+    """Skills, 1 - error / error of a frame in which nothing moves, on pixels that move in any of the three continuations.
 
-    Intervals resample episodes; NaN where the model imagines nothing, or nothing moved. Blind spot: two good ways of doing a task differ,
-    so policy and forecast are bounded by how much the expert's way is the only one; consistency is not.
+    1 is best, 0 no motion. Intervals resample episodes. NaN where the model predicts no frames, or nothing moved. Blind
+    spot: tasks have several good solutions, and policy and forecast are scored against the expert's alone; consistency
+    is not.
     """
 
     states: int
@@ -97,9 +102,9 @@ def executions(
 
 
 def execution_score(states: Sequence[Execution], seed: int = 0) -> ExecutionScore:
-    """Pooled over states. Raises EvaluationError where there are none."""
+    """Skills pooled over states. Raises EvaluationError for no states."""
     if not states:
-        raise EvaluationError("there are no states in which anything was carried out")
+        raise EvaluationError("there are no states with executed actions")
     cluster = np.unique([f"{s.task} {s.seed}" for s in states], return_inverse=True)[1]
     rows = np.array([_errors(s) for s in states])
 
@@ -113,42 +118,43 @@ def execution_score(states: Sequence[Execution], seed: int = 0) -> ExecutionScor
 
 
 def _errors(s: Execution) -> tuple[float, float, float, float, float]:
-    """Squared errors of forecast, policy, consistency, and of standing still against what was demonstrated and carried out."""
+    """Squared errors of forecast, policy and consistency, and of no motion against the demonstrated and the executed
+    frames."""
     flat = lambda x: torch.from_numpy(np.ascontiguousarray(x)).float().div(255)  # noqa: E731
-    now, demo, done = flat(s.now).unsqueeze(0), flat(s.demonstrated), flat(s.executed)
-    seen = [demo, done] + ([] if s.imagined is None else [flat(s.imagined)])
-    moves = torch.stack([((x - now).abs() > TAU).any(-3, keepdim=True) for x in seen]).any(0)
+    now, demo, executed = flat(s.now).unsqueeze(0), flat(s.demonstrated), flat(s.executed)
+    frames = [demo, executed] + ([] if s.imagined is None else [flat(s.imagined)])
+    moves = torch.stack([((x - now).abs() > TAU).any(-3, keepdim=True) for x in frames]).any(0)
     error = lambda a, b: float(((a - b).square() * moves).sum())  # noqa: E731
     nan = float("nan")
-    imagined = (nan, nan) if s.imagined is None else (error(seen[2], demo), error(seen[2], done))
-    return imagined[0], error(done, demo), imagined[1], error(now, demo), error(now, done)
+    imagined = (nan, nan) if s.imagined is None else (error(frames[2], demo), error(frames[2], executed))
+    return imagined[0], error(executed, demo), imagined[1], error(now, demo), error(now, executed)
 
 
 def diagnosis(score: ExecutionScore) -> str:
-    """In words, which of the three is wrong."""
+    """The fault in words."""
     forecast, policy, consistency = (x.value for x in (score.forecast, score.policy, score.consistency))
     if np.isnan(policy):
-        return "nothing moved: there is nothing to tell apart"
+        return "nothing moved, so faults cannot be told apart"
     if np.isnan(forecast):
-        return f"it imagines nothing; its actions {'do' if policy >= GOOD else 'do not do'} what the expert's did"
+        return f"it predicts no frames; its actions {'do' if policy >= GOOD else 'do not do'} what the expert's did"
     if forecast >= GOOD and policy >= GOOD:
-        return "no fault found: it imagines what the expert did, and does it"
+        return "no fault found: it predicts what the expert did, and does it"
     if forecast >= GOOD:
         return (
-            "the video is right, the arm is wrong: it imagines what the expert did, and its actions do something else"
+            "the video is right, the arm is wrong: it predicts what the expert did, and its actions do something else"
         )
     if policy >= GOOD:
         return "forecast error: the arm is right, the video is wrong"
     if consistency >= GOOD:
-        return "policy error: it does what it imagines, and that is not what the expert did"
-    return "neither is right: it imagines something else than the expert did, and does something else again"
+        return "policy error: it does what it predicts, and that is not what the expert did"
+    return "both are wrong: it predicts something else than the expert did, and does something else again"
 
 
-def films(states: Sequence[Execution], view: int = 0) -> dict[str, UInt8[np.ndarray, "T 3 H W"]]:
-    """At each state the furthest picture that was demonstrated, imagined (black if none was) and carried out, by these names."""
+def execution_videos(states: Sequence[Execution], view: int = 0) -> dict[str, UInt8[np.ndarray, "T 3 H W"]]:
+    """The farthest frame of each state, by name: demonstrated, imagined (black if there is none) and executed."""
     blank = np.zeros_like(states[0].demonstrated)
     parts = [(s.demonstrated, blank if s.imagined is None else s.imagined, s.executed) for s in states]
-    names = ("demonstrated", "imagined", "carried out")
+    names = ("demonstrated", "imagined", "executed")
     return {name: np.stack([p[k][-1, view] for p in parts]) for k, name in enumerate(names)}
 
 
@@ -177,7 +183,13 @@ def _worst(states: Sequence[Execution], count: int = 1) -> list[Worst]:
     skill = {k: (s.policy if s.consistency.undefined else s.consistency).value for k, s in scores.items()}
     worst = sorted((v, k) for k, v in skill.items() if not np.isnan(v))[:count]
     return [
-        Worst(ACTION, f"{task}: its own actions", films(episodes[task, seed]), 3.0, f"seed {seed}, skill {value:.2f}")
+        Worst(
+            ACTION,
+            f"{task}: its own actions",
+            execution_videos(episodes[task, seed]),
+            3.0,
+            f"seed {seed}, skill {value:.2f}",
+        )
         for value, (task, seed) in worst
     ]
 
