@@ -10,9 +10,12 @@ from pathlib import Path
 
 import tyro
 
-from wamkit.eval.report.robustness import Robustness, sweep
+from wamkit.eval.protocols import Protocol
+from wamkit.eval.report.robustness import write_robustness
+from wamkit.eval.suites.robustness import sweep
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
+from wamkit.runs.run import Run
 from wamkit.types import Interval
 
 
@@ -31,7 +34,10 @@ def cell(x: Interval, fmt: str) -> str:
 
 
 def main(args: Args) -> None:
-    curves = {run.name: {c.factor: c for c in sweep(Robustness(run, episodes=args.episodes))[0]} for run in args.runs}
+    sweeps = [sweep(Run.open(run), Protocol(episodes=args.episodes)) for run in args.runs]
+    for each in sweeps:
+        write_robustness(each)
+    curves = {each.run.name: {c.factor: c for c in each.curves} for each in sweeps}
     names, first = list(curves), next(iter(curves.values()))
     areas = [[f, *(cell(curves[n][f].area, ".2f") for n in names), first[f].meaning] for f in first]
     success = [

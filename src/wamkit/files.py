@@ -106,7 +106,7 @@ def write_error(path: str | Path, error: OSError) -> WriteError:
 
 
 def advice_for(error: OSError) -> str:
-    """What to do about a file that could not be written."""
+    """Advice about a file that could not be written."""
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return "free some space and run the same command again; nothing that was stored is lost"
     if error.errno in (errno.EEXIST, errno.ENOTDIR):

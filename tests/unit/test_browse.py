@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
+from recordings import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError

@@ -84,7 +84,7 @@ def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
 
 def test_an_oracle_is_as_lawful_as_reality_and_a_still_image_is_not(real):
     eyes = reader(real, real, steps=150, mask_steps=5)
-    assert eyes.things.tolist() == [True] + [False] * (len(eyes.things) - 1)
+    assert eyes.bodies.tolist() == [True] + [False] * (len(eyes.bodies) - 1)
     found = examine(free_run(Model(real, oracle), real, progress=False), ENV, eyes, SPEC.fps, again=real)
     for name in found.laws.metric:
         excess = found.laws.excess(name)

@@ -15,7 +15,7 @@ from wamkit.eval.metrics.intervals import paired_difference, wilson
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.report.robustness import tables, text
 from wamkit.eval.suites.closed_loop import Record, closed_loop
-from wamkit.eval.suites.robustness import area, curve, looks, plan, robustness
+from wamkit.eval.suites.robustness import area, curve, example_images, plan, robustness
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError
 
@@ -24,30 +24,30 @@ PROTOCOL = Protocol(EnvSpec("metaworld", ("drawer-open-v3",), OPTIONS), episodes
 
 
 def records(outcomes: dict[str, str]) -> list[Record]:
-    """Of every task a row of 1 for solved and 0 for not, one a reset state."""
+    """Records of every task from a row of 1 for success and 0 for failure, one per reset state."""
     return [Record(t, 1000 + i, "go", y == "1", 10, ()) for t, row in outcomes.items() for i, y in enumerate(row)]
 
 
 @pytest.mark.parametrize(
-    ("solved", "value"),
+    ("success", "value"),
     [
         ([[1, 1], [1, 1], [1, 1]], 1.0),
         ([[1, 1], [1, 1], [0, 0]], 0.75),
         ([[1, 1], [0, 0], [0, 0]], 0.25),
-        ([[1, 0], [1, 0], [1, 0]], 1.0),  # relative: what is never solved does not count
+        ([[1, 0], [1, 0], [1, 0]], 1.0),  # relative: what is never success does not count
         ([[1, 0], [0, 0], [0, 0]], 0.25),
         ([[1, 0], [1, 1], [1, 1]], 1.75),
     ],
 )
-def test_areas_of_known_curves(solved, value):
-    found = area(np.array([0.0, 0.5, 1.0]), np.array(solved, bool))
+def test_areas_of_known_curves(success, value):
+    found = area(np.array([0.0, 0.5, 1.0]), np.array(success, bool))
     assert found.value == pytest.approx(value) and found.low <= found.value <= found.high
 
 
-def test_an_area_weighs_strengths_by_their_spacing_and_shows_its_uncertainty():
-    solved = np.array([[True] * 40, [True] * 20 + [False] * 20, [False] * 40])
-    assert area(np.array([0.0, 0.1, 1.0]), solved).value == pytest.approx(0.1 * 0.75 + 0.9 * 0.25)
-    wide, narrow = area(np.array([0.0, 0.5, 1.0]), solved), area(np.array([0.0, 0.5, 1.0]), solved.repeat(4, 1))
+def test_an_area_weighs_severities_by_their_spacing_and_shows_its_uncertainty():
+    success = np.array([[True] * 40, [True] * 20 + [False] * 20, [False] * 40])
+    assert area(np.array([0.0, 0.1, 1.0]), success).value == pytest.approx(0.1 * 0.75 + 0.9 * 0.25)
+    wide, narrow = area(np.array([0.0, 0.5, 1.0]), success), area(np.array([0.0, 0.5, 1.0]), success.repeat(4, 1))
     assert wide.value == narrow.value and 0.3 < (narrow.high - narrow.low) / (wide.high - wide.low) < 0.7
     steady = area(np.array([0.0, 1.0]), np.ones((2, 20), bool))  # a clean sweep of 20 is no proof
     assert steady.value == 1 and steady.low == pytest.approx(1 - 0.1684, abs=1e-3)
@@ -71,16 +71,16 @@ def test_a_curve_counts_pairs_and_tasks():
     said = text([c])
     assert "-38 [" in said and f"{c.area.value:.2f} [" in said
     rows = [r for table in tables([c]) for r in table.rows]
-    assert rows[0].note == "at severity 1: dark" and "solved at 0 alone 3, here alone 0; a 0%; b 75%" in rows[-1].note
+    assert rows[0].note == "at severity 1: dark" and "success at 0 alone 3, here alone 0; a 0%; b 75%" in rows[-1].note
     with pytest.raises(EvaluationError, match="the same reset states"):
         curve("lighting", "dark", {**played, 1.0: records({"a": "0000"})})
     with pytest.raises(EvaluationError, match="at severity 0"):
         curve("lighting", "dark", {1.0: played[1.0]})
 
 
-def test_nothing_solved_is_said_and_not_computed():
+def test_an_area_without_success_is_undefined():
     c = curve("lighting", "dark", {0.0: records({"a": "00"}), 1.0: records({"a": "01"})})
-    assert c.area.undefined and c.points[1].gained == 1 and "undefined: nothing is solved" in text([c])
+    assert c.area.undefined and c.points[1].gained == 1 and "undefined: no success" in text([c])
 
 
 def test_a_plan_begins_in_the_plain_environment_and_changes_one_factor_at_a_time():
@@ -111,7 +111,7 @@ def test_what_cannot_be_played_is_refused_before_any_work(arguments, message, tm
 
 
 def test_images_of_what_a_factor_looks_like():
-    shown = looks(PROTOCOL, "drawer-open-v3", 1, factors=("colours",), severities=(0.5, 1.0))
+    shown = example_images(PROTOCOL, "drawer-open-v3", 1, factors=("colours",), severities=(0.5, 1.0))
     assert shown["colours"].shape == (3, 3, 32, 32)
     change = [np.abs(p.astype(int) - shown["colours"][0]).mean() for p in shown["colours"]]
     assert 0 == change[0] < change[1] < change[2]

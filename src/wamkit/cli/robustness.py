@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.errors import WamkitError
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,15 @@ class Robustness(Options):
 @COMMANDS.register("robustness")
 def run(args: Robustness) -> None:
     """Plays the variations, prints the table and writes the page."""
-    from wamkit.eval.report import robustness
+    from wamkit.envs.spec import EnvSpec
+    from wamkit.eval.protocols import Protocol
+    from wamkit.eval.report.robustness import write_robustness
+    from wamkit.eval.suites.robustness import sweep
+    from wamkit.runs.run import Run
 
-    robustness.sweep(robustness.Robustness(**vars(args)))
+    if not args.env and (args.options or args.embodiment):
+        raise WamkitError("--options and --embodiment describe an environment: name it, --env NAME")
+    env = EnvSpec(args.env, args.tasks, args.options, args.embodiment)
+    protocol = Protocol(env, args.episodes, args.replan_every, args.query, args.steps)
+    varied = {"factors": args.factors, "severities": args.severities}
+    write_robustness(sweep(Run.open(args.run), protocol, processes=args.processes, **varied))

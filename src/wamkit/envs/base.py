@@ -79,12 +79,11 @@ class Environment(gymnasium.Env, abc.ABC):
     tracked_bodies: tuple[str, ...] = ()
     """Names of the bodies in `ground_truth`; empty for an environment without ground truth."""
     rigid_bodies: ClassVar[bool] = False
-    """Whether ground truth is complete (poses, velocities, masses, contacts) and `distances` is implemented, so that
+    """True if ground truth is complete (poses, velocities, masses, contacts) and `distances` is implemented, so that
     gravity, energy, momentum and penetration can be judged and not only the laws that need positions alone."""
     second_take: ClassVar[Mapping[str, Any]] = {}
     """Options under which a seed gives the same scene with slightly different masses, frictions, speeds and positions,
-    as a laboratory
-    would repeat it: a real-to-real ceiling. Empty where there is no such variation."""
+    as a laboratory would repeat it: a real-to-real ceiling. Empty where there is no such variation."""
     noise_range: float = 1.0
     """Action noise of 1 in half ranges of the action space: below 1 where actions are positions, of which one step
     covers little."""

@@ -65,12 +65,12 @@ class Factors:
 
     @property
     def varies(self) -> bool:
-        """Whether any severity is above 0."""
+        """True if any severity is above 0."""
         return any(getattr(self, name) for name in FACTORS)
 
     @property
     def changes_scene(self) -> bool:
-        """Whether `Variation.change` changes anything."""
+        """True if `Variation.change` changes anything."""
         return bool(self.lighting or self.colours or self.distractors)
 
 

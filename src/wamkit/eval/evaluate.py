@@ -25,9 +25,9 @@ from wamkit.types import WamkitError
 def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | None = None) -> dict[str, Any]:
     """Evaluates `run` and returns the summary.
 
-    Prints the tables and writes summary.json, episodes.parquet and report.html into run/eval or, if `protocol` has a name
-    or names an environment, into run/eval/<that name>. Finished results are cached, so that an interrupted evaluation
-    continues.
+    Prints the tables and writes summary.json, episodes.parquet and report.html into run/eval or, if `protocol` has a
+    name or names an environment, into run/eval/<that name>. Finished results are cached, so that an interrupted
+    evaluation continues.
 
     protocol: the way to act. Only models that give actions act.
     options: validation episodes, the set of evaluations, worker processes.

@@ -48,7 +48,7 @@ class Result:
     curve: Mapping[str, tuple[float, ...]]
     made_by: Mapping[str, str]
 
-    def successes(self, task: str | None = None) -> Bool[np.ndarray, episodes]:
+    def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:
         """Success of each episode of `task`, or of all tasks one after the other."""
         outcomes = "".join(e["outcomes"] for t, e in self.episodes.items() if task in (None, t))
         return np.array([c == "1" for c in outcomes], bool)

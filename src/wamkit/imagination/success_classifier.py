@@ -53,7 +53,7 @@ class SuccessClassifier(nn.Module):
 
 
 def success_labels(success: Bool[np.ndarray, " N"], episode: np.ndarray) -> Bool[np.ndarray, " N"]:
-    """Whether the image of each row shows success: the success after the action *before* it.
+    """True where the image of a row shows success: the success after the action *before* it.
 
     success: after the action of each row.   episode: int (N,), the episode of each row.
     """

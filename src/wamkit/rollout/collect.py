@@ -133,7 +133,7 @@ class CollectConfig:
 
     @property
     def env_spec(self) -> EnvSpec:
-        """Where to collect."""
+        """The environment to collect in."""
         return EnvSpec(self.env, self.tasks, self.options)
 
 

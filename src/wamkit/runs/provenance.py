@@ -1,4 +1,4 @@
-"""Where training data came from."""
+"""The origin of training data."""
 
 from __future__ import annotations
 

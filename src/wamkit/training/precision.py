@@ -8,14 +8,14 @@ from wamkit.runs.config import TrainConfig
 
 
 def native_bf16(device: str) -> bool:
-    """Whether bfloat16 products are faster than float32 on `device`: on GPUs, and on CPUs with AVX512-BF16 or AMX."""
+    """True if bfloat16 products are faster than float32 on `device`: on GPUs, and on CPUs with AVX512-BF16 or AMX."""
     if device != "cpu":
         return True
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def uses_bf16(config: TrainConfig) -> bool:
-    """Whether `config.precision` means bfloat16 on `config.device`."""
+    """True if `config.precision` means bfloat16 on `config.device`."""
     return config.precision == "bf16" or (config.precision == "auto" and native_bf16(config.device))
 
 

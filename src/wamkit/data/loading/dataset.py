@@ -41,7 +41,7 @@ def open_frames(
             text=tuple(m.text for m in metas),
             is_demonstration=np.array([m.is_demonstration for m in metas]),
             has_action=np.full(len(metas), bool(store.layout.action_names)),
-            tracks=store.tracks(),
+            scene_flow=store.scene_flow(),
             text_index=columns["task_index"],
             texts=store.texts,
         ),
@@ -58,7 +58,7 @@ def spec_of(
 ) -> Spec:
     """Shapes and clocks of windows over `store`, with its scene points if `points`.
 
-    Raises StoreError when pictures cannot be cut into 16x16 cells, or when there are no points.
+    Raises StoreError when images cannot be cut into 16x16 cells, or when there are no points.
     """
     _, height, width = store.layout.image_shape
     if height % 16 or width % 16:

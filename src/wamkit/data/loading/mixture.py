@@ -300,7 +300,10 @@ def _shares(config: MixtureConfig, stores: Sequence[Store], chosen: Sequence[Seq
 def mixture_spec(
     mixture: Mixture, config: MixtureConfig, chunk: int, frame_offsets: tuple[int, ...], past_offsets: tuple[int, ...]
 ) -> Spec:
-    """Shapes and clocks of the model that a mixture trains. Raises WamkitError where pictures cannot be cut into 16x16 cells."""
+    """Shapes and clocks of the model that a mixture trains.
+
+    Raises WamkitError where images cannot be cut into 16x16 cells.
+    """
     if any(n % 16 for n in config.size):
         raise WamkitError(f"size {config.size}: height and width must be multiples of 16")
     embodiment = next(iter(mixture.embodiments.values()))

@@ -54,7 +54,8 @@ class Execution:
 
 @dataclass(frozen=True)
 class ExecutionScore:
-    """Skills, 1 - error / error of a frame in which nothing moves, on pixels that move in any of the three continuations.
+    """Skills, 1 - error / error of a frame in which nothing moves, on pixels that move in any of the three
+    continuations.
 
     1 is best, 0 no motion. Intervals resample episodes. NaN where the model predicts no frames, or nothing moved. Blind
     spot: tasks have several good solutions, and policy and forecast are scored against the expert's alone; consistency
@@ -168,8 +169,8 @@ def execution_table(states: Sequence[Execution]) -> Table:
     )
     rows = [Row(name, name, x.value, x, fmt=".3f", note=note) for name, x, note in figures if not x.undefined]
     how = (
-        f"{len(states)} states of experts' episodes. Its actions are executed, and the imagined future, the executed one "
-        "and the expert's are compared. 1 is the same image, 0 as far as one in which nothing moves."
+        f"{len(states)} states of experts' episodes. Its actions are executed, and the imagined future, the executed "
+        "one and the expert's are compared. 1 is the same image, 0 as far as one in which nothing moves."
     )
     return Table("forecast_vs_execution", "The video, the arm, or both?", how, tuple(rows), ACTION)
 

@@ -1,4 +1,4 @@
-"""Where the time of one query goes: encoding, reading the context, denoising, and reading the answer off."""
+"""Latency of one query by part: encoding, reading the context, denoising, and reading off the answer."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from wamkit.types import Observation, Query
 class Latency:
     """Medians in milliseconds of one query, batch 1, one thread.
 
-    total: the whole query.   encode: pictures, numbers and words to tokens.   prefill: passes of the trunk that read no
-    cache: the context's own, or the only one.   step: one denoising step, of which there are `steps`.   decode: what is left.
+    total: the whole query.   encode: images, values and text to tokens.   prefill: passes of the trunk that read no
+    cache: the context's own, or the only one.   step: one denoising step, of which there are `steps`.   decode: what is
+    left.
     """
 
     total: float
@@ -39,8 +40,9 @@ def query_latency(
 ) -> Latency:
     """Times `query`, asked about the observations in turn, `repeats` times after a tenth as many to warm up.
 
-    A denoising step's time is the difference between queries of n and of 2 n steps, asked alternately, over n; families that
-    answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at least 0.
+    A denoising step's time is the difference between queries of n and of 2 n steps, asked alternately, over n; families
+    that answer `query` without have none. Parts are medians of their own, so that `decode`, which closes the sum, is at
+    least 0.
     Blind spot: a machine that does other work; compare only what was timed on one machine within one sitting.
     """
     clock = _Clock(model.family)

@@ -1,4 +1,6 @@
-"""All figures of `physical` for one episode of the physics suite: states read from frames against the simulator's truth."""
+"""All figures of `physical` for one episode of the physics suite: states read from frames against the simulator's
+truth.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from wamkit.eval.probes.object_state import States
 from wamkit.types import EvaluationError
 
 VISIBLE = 4 / 64**2
-"""Share of the picture from which on an object counts as visible: 4 pixels of 64x64."""
+"""Share of the image from which on an object counts as visible: 4 pixels of 64x64."""
 
 ERRORS = (
     "lost",
@@ -36,7 +38,7 @@ ERRORS = (
 
 
 def true_states(truth: GroundTruth) -> States:
-    """What a perfect probe would read of the true frames: objects of which at least `VISIBLE` shows. Needs masks."""
+    """Reading of a perfect probe on the true frames: objects of which at least `VISIBLE` shows. Needs masks."""
     present = truth.area >= VISIBLE
     position = np.where(present[..., None], truth.position, np.nan)
     return States(position, present, np.where(present, truth.area, 0.0))
@@ -49,11 +51,12 @@ def errors(
 
     ade: of what is seen in both, so that an object that is lost costs nothing here, but in `lost`.
 
-    env: holds the scene (any instant of it), in which the states are put, turned as they truly are.   truth: with masks, of the
-    same T frames (`GroundTruth.at` where these are not all).   states: what was read from T frames; with `true_states` nearly all is 0.
-    dt: seconds between frames.   touch: metres at which a read object touches the pusher.   tolerance: of `penetration`.
-    Contacts with the pusher are only in `push`; its own motion is taken from the truth.
-    Raises EvaluationError for lengths that disagree.
+    env: holds the scene (any instant of it), in which the states are put, turned as they truly are.   truth: with
+    masks, of the same T frames (`GroundTruth.at` where these are not all).   states: what was read from T frames; with
+    `true_states` nearly all is 0.
+    dt: seconds between frames.   touch: metres at which a read object touches the pusher.   tolerance: of
+    `penetration`. Contacts with the pusher are only in `push`; its own motion is taken from the truth. Raises
+    EvaluationError for lengths that disagree.
     """
     if len(states.present) != len(truth.position):
         raise EvaluationError(f"{len(states.present)} frames were read, of {len(truth.position)} that are known")
@@ -89,7 +92,9 @@ def errors(
 
 
 def _energy_gain(mass: np.ndarray, position: np.ndarray, dt: float, pushed: np.ndarray) -> physical.Figure:
-    """Of the centres' energies half way between frames, where differences give the velocity exactly for constant acceleration."""
+    """Gain of the centres' energies half way between frames, where differences give the velocity exactly for constant
+    acceleration.
+    """
     if len(position) < 3:
         return physical.Figure(np.nan, 0)
     velocity, middle = np.diff(position, axis=0) / dt, (position[1:] + position[:-1]) / 2

@@ -32,7 +32,8 @@ class Rank:
     """A ranking to make: which world model, which policies, and how.
 
     world: run folder of the model that replaces the simulator; it must support `forward`.
-    policies: run folders of the policies, `LEAST` at least, with separate training: checkpoints of one run do not count.
+    policies: run folders of the policies, `LEAST` at least, with separate training: checkpoints of one run do not
+    count.
     episodes: held-out reset states a task.
     replan_every: executed actions of each chunk; the world model must imagine that many steps ahead.
     max_steps: of an imagined rollout; as many as an episode has.
@@ -40,7 +41,8 @@ class Rank:
         as many others calibrate it.
     failure_policies: run folders of other policies, whose episodes also train the classifier.
     classifier_steps: training steps of the classifier.
-    candidates: chunks among which the best policy takes the most promising one, to measure exploitability; 1 leaves that
+    candidates: chunks among which the best policy takes the most promising one, to measure exploitability; 1 leaves
+    that
         out.
     spread: of these candidates, in standard deviations of its actions; see `imagined_rollout`.
     processes: worker processes.

@@ -61,7 +61,7 @@ def said(root, **options) -> list[str]:
 
 def test_a_good_data_set_has_nothing_to_report(tmp_path, capsys):
     root = store(tmp_path / "good", [episode(i) for i in range(5)]).root
-    assert said(root) == said(root, every_picture=True) == []
+    assert said(root) == said(root, every_frame=True) == []
     assert main(["validate", str(root)]) == 0
     out = capsys.readouterr().out
     assert "150, 0.00 h at 10 a second" in out and "front 32x32" in out and "arm, delta" in out

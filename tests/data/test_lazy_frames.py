@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_store import CAMERAS, LAYOUT, SIZE, make_episode
+from recordings import CAMERAS, LAYOUT, SIZE, make_episode
 
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.format.video import RgbConverter
