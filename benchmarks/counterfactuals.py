@@ -1,4 +1,5 @@
-"""Counterfactuals of several runs on the same branches, beside models whose rank is known: docs/results/counterfactuals.md.
+"""Counterfactuals of several runs on the same branches, beside models whose rank is known:
+docs/results/counterfactuals.md.
 
 Usage: python benchmarks/counterfactuals.py runs/unified runs/world_model
 """
@@ -54,7 +55,8 @@ def main(args: Args) -> None:
     names = " ".join(str(r) for r in args.runs)
     parts = [
         "# Do they imagine what their actions do?",
-        f"{len(states)} states of {len(env.tasks)} tasks from held-out reset states, each with branches that the simulator carried out "
+        f"{len(states)} states of {len(env.tasks)} tasks from held-out reset states, each with branches that the "
+        "simulator carried out "
         "([what is measured](../evaluation.md#counterfactuals)). Brackets: 95 %, episodes resampled. Made by "
         f"`python benchmarks/counterfactuals.py {names}`.",
     ]

@@ -1,4 +1,5 @@
-"""How fast SSIM is beside torchmetrics, and how near to scikit-image: 64 clips of 16 pictures of 64x64, medians of runs in turn.
+"""How fast SSIM is beside torchmetrics, and how near to scikit-image: 64 clips of 16 pictures of 64x64, medians of runs
+in turn.
 
 Needs torchmetrics and scikit-image, which wamkit does not. Usage: python benchmarks/ssim.py
 """
@@ -73,7 +74,8 @@ def main(args: Args) -> None:
     ratio = seconds["torchmetrics"] / seconds["wamkit"]
     wall, cpu = np.median(ratio, 0)
     print(
-        f"torchmetrics / wamkit: {wall:.1f} by the clock ({ratio[:, 0].min():.1f} to {ratio[:, 0].max():.1f}), {cpu:.1f} by processor time"
+        f"torchmetrics / wamkit: {wall:.1f} by the clock ({ratio[:, 0].min():.1f} to {ratio[:, 0].max():.1f}), "
+        f"{cpu:.1f} by processor time"
     )
     print(f"largest difference to scikit-image: {against_scikit(truth, image):.1e}")
 

@@ -1,4 +1,6 @@
-"""Pictures that are decoded when they are drawn are those of the cache, whoever asks, in whatever order, and in bounded memory."""
+"""Pictures that are decoded when they are drawn are those of the cache, whoever asks, in whatever order, and in bounded
+memory.
+"""
 
 from __future__ import annotations
 

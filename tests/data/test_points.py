@@ -142,9 +142,6 @@ def test_options_of_an_environment_come_from_the_command_line(tmp_path, capsys):
     assert "not KEY=VALUE" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------- the family
-
-
 def test_no_action_is_used_in_training(spec, normalizer, batch):
     model = make("cascade_geom", spec, normalizer)
     other = dataclasses.replace(batch, action=batch.action + 9, action_expert=-batch.action_expert)

@@ -1,4 +1,5 @@
-"""Snapshot counterfactuals: branches of a real simulator, models whose rank is known, and defined answers to odd input."""
+"""Snapshot counterfactuals: branches of a real simulator, models whose rank is known, and defined answers to odd
+input."""
 
 from __future__ import annotations
 

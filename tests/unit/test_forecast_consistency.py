@@ -1,4 +1,5 @@
-"""Whether the world goes as imagined: what is compared with what, ranks within tasks, and defined answers to odd input."""
+"""Whether the world goes as imagined: what is compared with what, ranks within tasks, and defined answers to odd
+input."""
 
 from __future__ import annotations
 

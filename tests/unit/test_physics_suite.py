@@ -1,4 +1,6 @@
-"""The physical axis: what a simulator knows of its things, images that are read, and models whose physics is known beforehand."""
+"""The physical axis: what a simulator knows of its things, images that are read, and models whose physics is known
+beforehand.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ SPEC = Spec(("front",), 32, 32, 4, 2, chunk=8, frame_offsets=(4, 8), fps=50.0)
 
 
 class Model:
-    """Answers forward dynamics by `answer(take, step)`, uint8 (F, V, 3, H, W); proprioception, the recorded one, says where it is."""
+    """Answers forward dynamics by `answer(take, step)`, uint8 (F, V, 3, H, W); proprioception, the recorded one, says
+    where it is.
+    """
 
     name, spec, queries = "model", SPEC, frozenset({Query.FORWARD})
 
