@@ -131,7 +131,9 @@ def test_frechet_closed_forms():
 
 
 def test_floor_shows_the_sample_bias_of_frechet():
-    """Two samples of one law: the value is far from 0 and falls with N, the floor falls with it, the excess stays near 0."""
+    """Two samples of one law: the value is far from 0 and falls with N, the floor falls with it, the excess stays near
+    0.
+    """
     results = [
         frechet_distance(gaussian(0, n=n, d=32), gaussian(1, n=n, d=32, first=OTHER), seed=0, splits=4)
         for n in (128, 512, 2048)
