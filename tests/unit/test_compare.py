@@ -157,7 +157,8 @@ def outcome(seed: int, solved: str) -> Result:
     window = {"window": {"frame_offsets": [8, 16]}}
     return Result(
         "k", "", seed, window, "leaf", ("policy",), {"trunk": 1, "all": 1}, {"main": 1}, {"cpu_s": 1.0},
-        {"task-v3": {"first_seed": 0, "solved": solved, "steps": []}}, {}, {}, {"step": [1], "held_out_action_error": [1.0]}, {},
+        {"task-v3": {"first_seed": 0, "solved": solved, "steps": []}}, {}, {}, {"step": [1],
+        "held_out_action_error": [1.0]}, {},
     )  # fmt: skip
 
 
@@ -188,7 +189,10 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
 
 
 def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatch, tmp_path):
-    """Of `data/points`, whose collection is described here as today's names have it. Nothing of it would be run again."""
+    """Of `data/points`, whose collection is described here as today's names have it.
+
+    Nothing of it would be run again.
+    """
     tasks = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
     made = Provenance(EnvSpec("metaworld", tasks, {"point_grid": 32}), 0, tuple(range(160)), 160, 13345)
     monkeypatch.setattr(Provenance, "of", lambda store: made)

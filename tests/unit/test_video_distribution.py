@@ -48,7 +48,8 @@ def test_mmd_does_not_pair_clips_of_one_episode():
 
 
 def test_mmd_is_unbiased_at_few_clips_though_they_come_in_episodes():
-    """Twelve clips of four episodes a side: the mean over repeats is 0 between equals, and the closed form for a shift."""
+    """Twelve clips of four episodes a side: the mean over repeats is 0 between equals, and the closed form for a
+    shift."""
     rng = np.random.default_rng(0)
 
     def draw(shift: float, first: int) -> ClipFeatures:

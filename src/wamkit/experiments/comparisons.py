@@ -1,7 +1,7 @@
 """Comparisons: lists of recipes that are trained and evaluated under one budget. `wamkit compare NAME` runs one.
 
-Every entry of a comparison sees as many samples in all its stages together, has a trunk of the same size, and is played from the
-same held-out reset states. Training seeds are fixed here, before anything is run.
+Every entry of a comparison sees as many samples in all its stages together, has a trunk of the same size, and is played
+from the same held-out reset states. Training seeds are fixed here, before anything is run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ class Entry:
     """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
 
     against: the row that it is compared with, pairwise, if not the comparison's reference.
-    sources: what is learned from, if not all of the data set alone: data sets beside it (folders named as they are there), mixed.
+    sources: what is learned from, if not all of the data set alone: data sets beside it (folders named as they are
+        there), mixed.
     """
 
     name: str
@@ -104,7 +105,8 @@ def decoding() -> Comparison:
     """Action decoders on one trunk."""
     return Comparison(
         "How actions come out",
-        "The trunk denoises them, a small head does, queries regress them, tokens spell them out, or they are read off the imagined "
+        "The trunk denoises them, a small head does, queries regress them, tokens spell them out, or they are read off "
+        "the imagined "
         "pictures. Trunks are equal within 5 %.",
         "trunk denoises",
         (
@@ -125,7 +127,8 @@ def conditioning() -> Comparison:
     entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]
     return Comparison(
         "How what is known reaches what is denoised",
-        "Context tokens in the sequence, concatenated on channels, looked at by cross-attention, or as scales and shifts of norms. The same trunk.",
+        "Context tokens in the sequence, concatenated on channels, looked at by cross-attention, or as scales and "
+        "shifts of norms. The same trunk.",
         "prefix",
         tuple(entries),
     )
@@ -153,7 +156,8 @@ def history() -> Comparison:
     together = {"model.chunk_causal": False}
     return Comparison(
         "Does looking back help?",
-        "No history; four earlier moments in one context with the present; the same ones read apart, once, and remembered.",
+        "No history; four earlier moments in one context with the present; the same ones read apart, once, and "
+        "remembered.",
         "no history",
         (
             Entry("no history", "metaworld-unified"),
@@ -185,9 +189,12 @@ def video_sources() -> Comparison:
     )
     return Comparison(
         "Does video without actions help, and which?",
-        f"{LABELLED} labelled demonstrations of four tasks alone, and with video, of whose actions nothing is known: 50 further "
-        "demonstrations of the same tasks, 80 of eight other tasks, or the three other sources (a wrist camera carried by hand, another "
-        "robot, a moving head). All rows see the same number of labelled samples; those with video as many of it again, in batches "
+        f"{LABELLED} labelled demonstrations of four tasks alone, and with video, of whose actions nothing is known: "
+        "50 further "
+        "demonstrations of the same tasks, 80 of eight other tasks, or the three other sources (a wrist camera carried "
+        "by hand, another "
+        "robot, a moving head). All rows see the same number of labelled samples; those with video as many of it "
+        "again, in batches "
         "twice as large.",
         f"{LABELLED} labelled",
         (
@@ -224,7 +231,8 @@ def action_free() -> Comparison:
         entries.append(Entry(f"{row}, half each", f"metaworld-{name}", options=halved, against=entries[-2].name))
     return Comparison(
         "What video without actions is worth",
-        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in as many samples: "
+        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in "
+        "as many samples: "
         "drawn alike, so that a sixth of them have actions, or half of them. Each family is compared with itself.",
         "",
         tuple(entries),

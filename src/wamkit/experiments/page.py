@@ -20,9 +20,13 @@ from wamkit.viz.charts import panels_file, rates_file
 class Result:
     """The result of one finished job.
 
-    key: of data and protocol.   configuration: of the run.   samples: rows seen, by training stage.   training: seconds.
+    key: of data and protocol.
+    configuration: of the run.
+    samples: rows seen, by training stage.
+    training: seconds.
     episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
-    figures: key (`eval.results.Table.figure`) -> (value, low, high), those of closed loop left out.   latency: query -> the fields of `Latency`, ms.
+    figures: key (`eval.results.Table.figure`) -> (value, low, high), those of closed loop left out.
+    latency: query -> the fields of `Latency`, ms.
     curve: columns "step" and "held_out_action_error".
     """
 
@@ -58,7 +62,8 @@ def write_page(
     parts = [
         f"# {comparison.title}",
         comparison.question,
-        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in [jobs/](jobs/).",
+        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in "
+        "[jobs/](jobs/).",
     ]
     if played:
         rates = {name: (_pooled(own), [float(r.solved().mean()) for r in own]) for name, own in played.items()}
@@ -77,7 +82,8 @@ def write_page(
         atomic_write(media / "curves.svg", panels_file(curves, label).encode())
         parts += [
             f"![learning curves]({media.name}/curves.svg)",
-            "Error of the policy's actions on held-out demonstrations during training, one line a seed; grey, in every panel: the first row.",
+            "Error of the policy's actions on held-out demonstrations during training, one line a seed; grey, in every "
+            "panel: the first row.",
         ]
     parts += ["## Is what it imagines right?", _imagined(rows), "## What does it cost?", _cost(rows), _latency(rows)]
     parts += ["## How it was made", _made(results), CAVEATS]
@@ -85,18 +91,16 @@ def write_page(
     return path
 
 
-CAVEATS = """Intervals of success are Clopper and Pearson's over all episodes of a row; they say how well this set of trained
-models was measured. Two or three training seeds say little about how much another seed would differ: read each seed's own
-figure. No rate or size was tuned for any row but `unified`, whose rate all share, which favours it."""
+CAVEATS = """\
+Intervals of success are Clopper and Pearson's over all episodes of a row; they say how well this set of trained
+models was measured. Two or three training seeds say little about how much another seed would differ: read each seed's
+own figure. No rate or size was tuned for any row but `unified`, whose rate all share, which favours it."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; all columns but the first are right-aligned."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-# ------------------------------------------------------------------------------------------------------------------ tables
 
 
 def _pooled(own: Sequence[Result], task: str | None = None) -> Interval:
@@ -136,7 +140,8 @@ def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> lis
     if not body:
         return []
     text = (
-        "Differences in points, on the training seeds that both rows have and the same reset states; the interval resamples reset "
+        "Differences in points, on the training seeds that both rows have and the same reset states; the interval "
+        "resamples reset "
         "states; won and lost: states that only one of the two solved (exact McNemar p)."
     )
     return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
@@ -172,9 +177,12 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
     near, far = _offsets(next(iter(rows.values()))[0])
     head = [f"{what} +{o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
     how = (
-        "Means over seeds, held-out demonstrations. Skill is 1 for a perfect picture and 0 for a copy of the present one. True / shuffled: forward "
-        "dynamics' error with the actions that were done over that with others; inverse / policy: error of actions read off the future over "
-        "error of actions chosen; both below 1 where picture and action belong together. Points / still: error of imagined scene points over "
+        "Means over seeds, held-out demonstrations. Skill is 1 for a perfect picture and 0 for a copy of the present "
+        "one. True / shuffled: forward "
+        "dynamics' error with the actions that were done over that with others; inverse / policy: error of actions "
+        "read off the future over "
+        "error of actions chosen; both below 1 where picture and action belong together. Points / still: error of "
+        "imagined scene points over "
         "that of standing still."
     )
     return (

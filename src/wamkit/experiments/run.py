@@ -1,8 +1,8 @@
 """Runs a comparison: trains and evaluates its entries, one small JSON file a finished job, and writes one page.
 
-The JSON files are the comparisons' memory: they are meant to be committed, and in a fresh clone `wamkit compare` goes on from
-those that are there. Comparisons share them: a job that two of them name is done once. A file that was made from another
-configuration, data set or protocol is made again.
+The JSON files are the comparisons' memory: they are meant to be committed, and in a fresh clone `wamkit compare` goes
+on from those that are there. Comparisons share them: a job that two of them name is done once. A file that was made
+from another configuration, data set or protocol is made again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ from wamkit.types import Query, WamkitError
 
 @dataclass(frozen=True)
 class Compare:
-    """Trains and evaluates the rows of a comparison under one budget; the same command continues, and finished jobs are kept."""
+    """Trains and evaluates the rows of a comparison under one budget.
+
+    The same command continues, and finished jobs are kept.
+    """
 
     name: str
     """Name of the comparison; `wamkit list` shows all."""
@@ -84,7 +87,8 @@ class _Job:
 
 
 def compare(args: Compare) -> Path:
-    """Carries out the jobs that have no result yet, seed by seed so that every row gets its first before any its second.
+    """Carries out the jobs that have no result yet, seed by seed so that every row gets its first before any its
+    second.
 
     Writes the page after every job. A job that fails is reported, the others go on, and the command ends with an error.
     """
@@ -123,9 +127,6 @@ def _run(comparison: Comparison, jobs: list[_Job], args: Compare) -> None:
         raise WamkitError(f"{len(failed)} of {len(todo)} jobs failed; {failed[0]}")
 
 
-# -------------------------------------------------------------------------------------------------------------------- jobs
-
-
 def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
     if unknown := set(args.only) - {e.name for e in comparison.entries}:
         known = ", ".join(e.name for e in comparison.entries)
@@ -152,7 +153,10 @@ def _job(entry: Entry, seed: int, provenance: Provenance, args: Compare) -> _Job
 
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
-    """`run` with the fields named by dotted path set, checked as if read from a file. Raises ConfigError for unknown ones."""
+    """`run` with the fields named by dotted path set, checked as if read from a file.
+
+    Raises ConfigError for unknown ones.
+    """
     data = config_to_dict(run)
     for path, value in options.items():
         part, _, name = path.partition(".")
@@ -176,7 +180,9 @@ def _read(job: _Job) -> Result | None:
 
 
 def _was(result: Result) -> RunConfig | None:
-    """The run that a result is of, with today's defaults for options that did not exist then; None where it can't be read."""
+    """The run that a result is of, with today's defaults for options that did not exist then; None where it can't be
+    read.
+    """
     try:
         return config_from_dict(result.configuration)
     except (cfg.ConfigError, LookupError):
@@ -223,7 +229,9 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
 
 
 def _mixed(job: _Job, args: Compare) -> Path:
-    """The file of a mixture of the row's sources, which lie beside the data set: pictures of its size, one view of whatever there is."""
+    """The file of a mixture of the row's sources, which lie beside the data set: pictures of its size, one view of
+    whatever there is.
+    """
     size = Store.open(args.data).layout.image_shape[1:]
     sources = tuple(replace(s, data=str((args.data.parent / s.data).resolve())) for s in job.entry.sources)
     path = args.work / "mixtures" / f"{job.folder.name}.json"
