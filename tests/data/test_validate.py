@@ -45,8 +45,7 @@ def episode(seed: int, steps: int = 30, shift: int = 0, **changes) -> Episode:
 def store(root, episodes, metadata=MEANING) -> Store:
     made = Store.create(
         root, cameras=("front",), image_shape=(3, 32, 32), proprio_names=("x", "y"), action_names=("dx", "dy"),
-        fps=10.0,
-        robot_type="arm", expert=False, rewards=False,
+        fps=10.0, robot_type="arm", expert=False, rewards=False,
     )  # fmt: skip
     for e in episodes:
         made.append(e)
