@@ -1,5 +1,4 @@
-"""Writes the page of examples/four-sources from a run that was trained and evaluated by its README:
-docs/results/four-sources.md.
+"""Page of examples/four-sources, from a run trained and evaluated by its README: docs/results/four-sources.md.
 
 Usage: python benchmarks/four_sources.py runs/mixture
 """
