@@ -1,4 +1,5 @@
-"""Is torchcodec worth it? Frames per second of CPU by either decoder, of the same films, random single frames and windows of 8.
+"""Is torchcodec worth it? Frames per second of CPU by either decoder, of the same films, random single frames and
+windows of 8.
 
 Usage: pip install 'wamkit[torchcodec]', FFmpeg's libraries (apt-get install ffmpeg), then python benchmarks/decoders.py
   H.264 as wamkit writes it, and H.264 and AV1 as lerobot does (4:2:0, a keyframe every two), textured blobs, 128x128
@@ -60,7 +61,8 @@ def main() -> None:
             rates = [[rate(video, length, seed) for video in videos] for seed in range(ROUNDS + 1)][1:]
             pyav, torchcodec = (statistics.median(r) for r in zip(*rates, strict=True))
             print(
-                f"{name}, {length} at once: {pyav:,.0f} frames a CPU-second by PyAV, {torchcodec:,.0f} by torchcodec ({torchcodec / pyav:.2f})"
+                f"{name}, {length} at once: {pyav:,.0f} frames a CPU-second by PyAV, {torchcodec:,.0f} by torchcodec "
+                f"({torchcodec / pyav:.2f})"
             )
 
 

@@ -1,4 +1,4 @@
-"""Writes the page of examples/four-sources from a run that was trained and evaluated by its README: docs/results/four-sources.md.
+"""Page of examples/four-sources, from a run trained and evaluated by its README: docs/results/four-sources.md.
 
 Usage: python benchmarks/four_sources.py runs/mixture
 """
@@ -64,19 +64,22 @@ def main(args: Args) -> None:
     train = config["train"]
     parts = [
         "# Four kinds of data in one model",
-        "A robot that somebody steers, a gripper that people carry, another robot, and video from a moving head without actions: "
+        "A robot that somebody steers, a gripper that people carry, another robot, and video from a moving head "
+        "without actions: "
         "[examples/four-sources](../../examples/four-sources/README.md), whose commands made this page, and "
         f"`python benchmarks/four_sources.py {args.run}`. "
         f"`{config['family']}`, {train['steps']} steps of {train['batch_size']}, seed {train['seed']}.",
         "## Losses of each",
         losses(args.run),
-        "From the first to the last tenth of the main stage; of actions, in units of each robot's own deviation. Video has none, and its "
+        "From the first to the last tenth of the main stage; of actions, in units of each robot's own deviation. Video "
+        "has none, and its "
         "rows move nothing of what acts.",
     ]
     for env, what in (("metaworld", "The arm, four tasks in MetaWorld"), ("reacher", "The other robot, Reacher")):
         parts += [f"## {what}", figures(args.run, env)]
     parts.append(
-        "The gripper that people carry has no simulator of its own: its actions are poses relative to where a chunk began, and what the "
+        "The gripper that people carry has no simulator of its own: its actions are poses relative to where a chunk "
+        "began, and what the "
         "model learns of them is the loss above."
     )
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())

@@ -74,7 +74,8 @@ def episodes() -> list[Episode]:
 def silent(root: Path) -> None:
     """Video alone: two cameras of different sizes, no numbers, and an instruction that changes within an episode."""
     store = Store.create(
-        root, cameras=("head", "hand"), image_shape=(3, 64, 64), proprio_names=(), action_names=(), fps=30.0, robot_type="none",
+        root, cameras=("head", "hand"), image_shape=(3, 64, 64), proprio_names=(), action_names=(), fps=30.0,
+        robot_type="none",
         sizes=((64, 64), (48, 96)), expert=False, rewards=False,
     )  # fmt: skip
     for seed, steps in enumerate((20, 12)):
@@ -95,7 +96,8 @@ def exact(root: Path) -> None:
     """One camera's pictures one by one, another's as a film, and depth maps with all numbers that fit."""
     store = Store.create(
         root, cameras=CAMERAS, image_shape=(3, SIZE, SIZE), proprio_names=[f"p{i}" for i in range(7)],
-        action_names=("x", "y", "z", "grip"), fps=80.0, robot_type="test", stills=CAMERAS[:1], depth=(("depth", 48, 40),),
+        action_names=("x", "y", "z", "grip"), fps=80.0, robot_type="test", stills=CAMERAS[:1],
+        depth=(("depth", 48, 40),),
     )  # fmt: skip
     for seed, episode in enumerate(episodes()):
         maps = np.random.default_rng(seed).integers(0, 65536, (len(episode), 48, 40)).astype(np.uint16)

@@ -1,11 +1,14 @@
-"""How fast, and in how much memory, training gets its data. Frames are counted per second of CPU: other work on the machine matters little.
+"""How fast, and in how much memory, training gets its data. Frames are counted per second of CPU: other work on the
+machine matters little.
 
 Usage: python benchmarks/loading.py [--lerobot .venv-lerobot/bin/python]   (`make interop` builds that environment)
   cached     windows of 8 frames, shuffled, from decoded pictures, 64x64 and 128x128
   decoding   the same at 128x128 from H.264 videos: wamkit, and lerobot's LeRobotDataset with PyAV on the same files,
              demonstrations of MetaWorld and textured blobs with sensor noise, of which a film takes twice the bytes
-  hdf5       the same from an HDF5 file with a chunk a picture, by h5py itself, and by stable-worldmodel's HDF5 and Lance readers
-  waiting    share of training steps spent waiting for data, a mixture of three data sets with 64x64 pictures: cached, decoding
+  hdf5       the same from an HDF5 file with a chunk an image, by h5py itself, and by stable-worldmodel's HDF5 and
+             Lance readers
+  waiting    share of training steps spent waiting for data, a mixture of three data sets with 64x64 images: cached,
+             decoding
   memory     of a process that draws from a data set ten times as large as its cache: private memory, early and late
   importing  most memory of `wamkit import video`, and seconds, for 2 and for 20 films of 300 pictures of 480x640
 """
@@ -63,7 +66,9 @@ class Args:
 
 
 def blobs(seed: int, size: int) -> np.ndarray:
-    """Textured blobs that move before a shaded background, seen through a sensor's noise: uint8 (STEPS, 1, 3, size, size)."""
+    """Textured blobs that move before a shaded background, seen through a sensor's noise: uint8 (STEPS, 1, 3, size,
+    size).
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     background = np.stack([np.sin(6 * x + 3 * y * k + k) * 40 + 110 for k in range(1, 4)])
@@ -151,7 +156,8 @@ def hdf5(args: Args, store: Store, folder: Path) -> None:
         said = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
         for kind, theirs in (line.split() for line in said.splitlines() if line.startswith(("h5 ", "lance "))):
             print(
-                f"hdf5        stable-worldmodel, {kind}: {float(theirs):,.0f}; the cache {fast / float(theirs):.1f} times that"
+                f"hdf5        stable-worldmodel, {kind}: {float(theirs):,.0f}; the cache {fast / float(theirs):.1f} "
+                "times that"
             )
 
 

@@ -1,4 +1,5 @@
-"""lerobot's side of benchmarks/loading.py: frames per CPU-second of shuffled windows. Runs in an environment that has lerobot.
+"""lerobot's side of benchmarks/loading.py: frames per CPU-second of shuffled windows. Runs in an environment that has
+lerobot.
 
 python with_lerobot.py ROOT ROUNDS
 """

@@ -1,8 +1,11 @@
-"""stable-worldmodel's side of benchmarks/loading.py: frames per CPU-second of shuffled windows by its HDF5 and Lance readers, after its
-own writers. Runs in an environment that has it:
+"""stable-worldmodel's side of benchmarks/loading.py: frames per CPU-second of shuffled windows by its HDF5 and Lance
+readers, after its own writers. Runs in an environment that has it:
 
-    pip install --no-deps stable-worldmodel && pip install torch numpy h5py hdf5plugin lancedb pylance pillow loguru tqdm
-    python with_stable_worldmodel.py PICTURES.npy LENGTH ROUNDS     PICTURES: uint8 (N, H, W, 3), episodes of LENGTH rows
+    pip install --no-deps stable-worldmodel
+    pip install torch numpy h5py hdf5plugin lancedb pylance pillow loguru tqdm
+    python with_stable_worldmodel.py PICTURES.npy LENGTH ROUNDS
+
+PICTURES: uint8 (N, H, W, 3), episodes of LENGTH rows.
 """
 
 import importlib.util

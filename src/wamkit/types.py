@@ -336,7 +336,7 @@ class Episode:
     noise: scale of the action noise.
     snapshots: T simulator states, one before each step, or None.
     latency_s: seconds that the policy took to choose each action. Not stored.
-    tracks: scene points of the T frames, or None.
+    scene_flow: scene points of the T frames, or None.
     spans: steps whose text differs from `text`.
     source: name of the episode where it was imported from; empty for recordings by wamkit.
     extras: further columns by name, (T, d).
@@ -360,7 +360,7 @@ class Episode:
     noise: float = 0.0
     snapshots: tuple[Snapshot, ...] | None = None
     latency_s: tuple[float, ...] = field(default=())
-    tracks: SceneFlow | None = None
+    scene_flow: SceneFlow | None = None
     spans: tuple[Span, ...] = ()
     source: str = ""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -63,7 +63,9 @@ def test_robomimic(tmp_path):
 
 
 def test_libero_pictures_come_after_each_action(tmp_path):
-    """Action t is t / 10 and what was seen after it has x = t / 100: stored, action t + 1 follows what was seen after action t."""
+    """Action t is t / 10 and what was seen after it has x = t / 100: stored, action t + 1 follows what was seen after
+    action t.
+    """
     store = stored("libero", tmp_path / "o")
     episode = store.episode(1)
     assert len(episode) == 7 and episode.text == "turn on the stove"
@@ -76,7 +78,9 @@ def test_libero_pictures_come_after_each_action(tmp_path):
 
 @pytest.mark.parametrize(("turn", "corner"), [("", (0, 0)), ("flipped", (1, 0)), ("rotated", (1, 1))])
 def test_libero_is_turned_upright(turn, corner):
-    """A red quarter, above and left in the file: below and left when flipped, below and right when rotated by half a turn."""
+    """A red quarter, above and left in the file: below and left when flipped, below and right when rotated by half a
+    turn.
+    """
     source = importer("libero", turn=turn)
     picture = next(source.read("libero_demo.hdf5:demo_0").images["agentview"]()).astype(int)
     quarters = {(i, j): picture[16 * i : 16 * i + 16, 16 * j : 16 * j + 16] for i in (0, 1) for j in (0, 1)}
@@ -107,7 +111,9 @@ def test_aloha_plain_and_compressed(tmp_path):
 
 
 def test_maniskill_drops_what_was_seen_last(tmp_path):
-    """Row t has joint 0 at t / 10, action t is t / 10, and picture t is of t; the observation after the last action is gone."""
+    """Row t has joint 0 at t / 10, action t is t / 10, and picture t is of t; the observation after the last action is
+    gone.
+    """
     store = stored("maniskill", tmp_path / "o")
     for e, T in ((0, 5), (1, 6)):
         episode = store.episode(e)

@@ -54,7 +54,8 @@ class Made(Importer):
 
     def metadata(self) -> DatasetMetadata:
         return DatasetMetadata(
-            "made", "made", "position", 10.0, offset=self.options.offset, state=(Field("xy", 0, 2, "position", unit="m"),),
+            "made", "made", "position", 10.0, offset=self.options.offset, state=(Field("xy", 0, 2, "position",
+            unit="m"),),
             action=(Field("u", 0, 1, "gripper"),), cameras={"scene": CameraFacts(), "wrist": CameraFacts("wrist")},
         )  # fmt: skip
 
@@ -164,7 +165,9 @@ def test_other_numbers_do_not_go_into_the_same_store(made):
 
 
 def test_what_was_seen_after_each_action_is_shifted(made):
-    """The square stands at 2 t in picture t, and action t is t: what a picture shows must come before what is done next."""
+    """The square stands at 2 t in picture t, and action t is t: what a picture shows must come before what is done
+    next.
+    """
     wrote = Made(made, MadeOptions()).read("0")
     moved = shifted(wrote)
     assert len(moved) == len(wrote) - 1 and moved.action[:, 0].tolist() == [1, 2, 3, 4, 5]

@@ -1,4 +1,6 @@
-"""LeRobotDataset v2.1, on files that lerobot 0.3.3 wrote: AV1 video, embedded pictures, a task that changes, modality.json."""
+"""LeRobotDataset v2.1, on files that lerobot 0.3.3 wrote: AV1 video, embedded pictures, a task that changes,
+modality.json.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,9 @@ def rewritten(path: Path, **changes: bytes | None) -> Path:
 
 
 def test_rows_pictures_and_what_was_done_next(tmp_path):
-    """Row t of the session has x = t / 1000 and a picture whose upper half is 10 t; its action is where the hand was at row t + 1."""
+    """Row t of the session has x = t / 1000 and a picture whose upper half is 10 t; its action is where the hand was at
+    row t + 1.
+    """
     store = import_data(Import(format="umi", source=SESSION, out=tmp_path / "out"), importer().options)
     assert [m.length for m in store.episodes] == [8, 5] and store.layout.fps == pytest.approx(59.94)
     for e, first in ((0, 0), (1, 9)):

@@ -124,13 +124,16 @@ def test_captions_of_files_and_of_parts(tmp_path):
 
 
 def _import_by_itself(*args) -> None:
-    """With a lock of its own for the progress bar: the one shared by all processes would die with it while it holds it."""
+    """With a lock of its own for the progress bar: the one shared by all processes would die with it while it holds
+    it."""
     tqdm.set_lock(threading.RLock())
     import_data(*args)
 
 
 def test_killed_at_any_moment_an_import_goes_on(tmp_path):
-    """As by kill -9, ten times: nothing is lost but the episode in hand, and the store is the one of an import that was left alone."""
+    """As by kill -9, ten times: nothing is lost but the episode in hand, and the store is the one of an import that was
+    left alone.
+    """
     (tmp_path / "films").mkdir()
     for i in range(6):
         write_video(tmp_path / f"films/{i}.mp4", 50, size=(96, 96), mark=4 * i)

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.unit.test_store import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
+from recordings import CAMERAS, FPS, LAYOUT, SIZE, make_episode, psnr
 
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
@@ -34,7 +34,8 @@ from wamkit.viz.dataset_browser import MAX_FRAMES, Server, serve
 
 LENGTHS = (9, MAX_FRAMES + 6, 12)
 MEANING = DatasetMetadata(
-    "test", "arm", state=(Field("hand", 0, 2, "position", frame="base", unit="m"),), cameras={"front": CameraFacts("ego")}
+    "test", "arm", state=(Field("hand", 0, 2, "position", frame="base", unit="m"),),
+    cameras={"front": CameraFacts("ego")},
 )  # fmt: skip
 
 

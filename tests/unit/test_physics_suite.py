@@ -1,4 +1,4 @@
-"""The physical axis: what a simulator knows of its things, images that are read, and models whose physics is known beforehand."""
+"""The physical axis: ground truth of bodies, frames that are read, and models of known physics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = Spec(("front",), 32, 32, 4, 2, chunk=8, frame_offsets=(4, 8), fps=50.0)
 
 
 class Model:
-    """Answers forward dynamics by `answer(take, step)`, uint8 (F, V, 3, H, W); proprioception, the recorded one, says where it is."""
+    """Answers forward dynamics by `answer(episode, step)`, uint8 (F, V, 3, H, W). The proprioception tells the step."""
 
     name, spec, queries = "model", SPEC, frozenset({Query.FORWARD})
 
@@ -84,7 +84,7 @@ def test_reality_breaks_no_law_and_standing_still_misses_what_is_pushed(real):
 
 def test_an_oracle_is_as_lawful_as_reality_and_a_still_image_is_not(real):
     eyes = reader(real, real, steps=150, mask_steps=5)
-    assert eyes.things.tolist() == [True] + [False] * (len(eyes.things) - 1)
+    assert eyes.bodies.tolist() == [True] + [False] * (len(eyes.bodies) - 1)
     found = examine(free_run(Model(real, oracle), real, progress=False), ENV, eyes, SPEC.fps, again=real)
     for name in found.laws.metric:
         excess = found.laws.excess(name)

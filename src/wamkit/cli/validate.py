@@ -35,7 +35,7 @@ def run(args: Validate) -> None:
     from wamkit.viz.dataset_report import dataset_page
 
     page = args.out or args.data / "validate.html"
-    findings = validate(args.data, every_picture=args.every_frame)
+    findings = validate(args.data, every_frame=args.every_frame)
     store, metadata = Store.open(args.data), load_metadata(args.data)
     atomic_write(page, dataset_page(store, metadata, findings).encode())
     for name, value in summary(store, metadata):

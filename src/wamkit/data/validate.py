@@ -50,10 +50,10 @@ class Finding:
         return f"{self.level}: {where}{self.message}"
 
 
-def validate(root: Path, *, every_picture: bool = False, progress: bool = True) -> list[Finding]:
+def validate(root: Path, *, every_frame: bool = False, progress: bool = True) -> list[Finding]:
     """All findings, errors first.
 
-    every_picture: check all frames of all videos instead of a few of each.
+    every_frame: check all frames of all videos instead of a few of each.
     progress: show a progress bar.
 
     Raises StoreError for a data set that cannot be opened.
@@ -70,7 +70,7 @@ def validate(root: Path, *, every_picture: bool = False, progress: bool = True) 
         lambda: _duplicates(store),
         lambda: _values(store),
         lambda: _offset(store, metadata),
-        lambda: _images(store, every_picture, progress),
+        lambda: _images(store, every_frame, progress),
     )
     order = ("error", "warning", "note")
     found = sorted((f for check in checks for f in check()), key=lambda f: (order.index(f.level), f.episode or -1))
@@ -214,13 +214,13 @@ def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) ->
     return float(1 - rest.var() / y.var())
 
 
-def _images(store: Store, every_picture: bool, progress: bool) -> Iterator[Finding]:
+def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding]:
     columns = store.numeric()
     for m in tqdm(store.episodes, unit="episode", desc="decoding", leave=False, disable=not progress):
         for camera in store.cameras:
             try:
                 middle = max(0, (m.length - SAMPLE) // 2)
-                rows = range(m.length) if every_picture else range(middle, min(m.length, middle + SAMPLE))
+                rows = range(m.length) if every_frame else range(middle, min(m.length, middle + SAMPLE))
                 frames = store.decode_steps(m.index, camera, rows)
             except StoreError as error:
                 yield Finding("error", m.index, str(error))

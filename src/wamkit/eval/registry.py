@@ -89,12 +89,12 @@ class Context:
 
     @property
     def acts(self) -> bool:
-        """Whether the model gives actions."""
+        """True if the model gives actions."""
         return not self.model.queries.isdisjoint((Query.POLICY, Query.JOINT))
 
     @property
     def imagines(self) -> bool:
-        """Whether the model imagines frames."""
+        """True if the model imagines frames."""
         return not self.model.queries.isdisjoint(IMAGINING)
 
     @cached_property
@@ -129,7 +129,7 @@ class Evaluation(ABC):
     cached: ClassVar[bool] = True
 
     def needs(self, context: Context) -> bool:
-        """Whether model, environment and options allow it."""
+        """True if model, environment and options allow it."""
         return True
 
     def check(self, context: Context) -> None:

@@ -58,7 +58,10 @@ class Actor(Protocol):
         """The next action, float32 (a,) in the environment's units, and the next session."""
 
     def needs_images(self, session: Any) -> bool:
-        """True if the next `act` looks at images. A policy inside a chunk of actions does not, which saves rendering."""
+        """True if the next `act` looks at images.
+
+        A policy inside a chunk of actions does not, which saves rendering.
+        """
         return True
 
     def queried(self, before: Any, after: Any) -> bool:
@@ -236,7 +239,7 @@ class _Recorder:
         self.success: list[bool] = []
         self.snapshots: list[Snapshot] = []
         self.latency_s: list[float] = []
-        self.tracks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.scene_flow: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.ended: Literal["", "terminated", "truncated"] = ""
 
     def __call__(self, t: Transition) -> None:
@@ -252,7 +255,7 @@ class _Recorder:
         if self._with_images and t.observation.images is not None:
             self.images.append(t.observation.images)
         if self._with_points and t.observation.point_cloud is not None:
-            self.tracks.append((t.observation.point_cloud, t.info["point_body"], t.info["body_pose"]))
+            self.scene_flow.append((t.observation.point_cloud, t.info["point_body"], t.info["body_pose"]))
 
     def episode(self, env: Env, seed: int, is_demonstration: bool, noise: float, text: str | None) -> Episode:
         return Episode(
@@ -271,6 +274,6 @@ class _Recorder:
             noise=noise,
             snapshots=tuple(self.snapshots) or None,
             latency_s=tuple(self.latency_s),
-            tracks=SceneFlow(*map(np.stack, zip(*self.tracks, strict=True))) if self.tracks else None,
+            scene_flow=SceneFlow(*map(np.stack, zip(*self.scene_flow, strict=True))) if self.scene_flow else None,
             ended=self.ended,
         )

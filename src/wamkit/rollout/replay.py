@@ -68,7 +68,7 @@ def observed(episode: Episode, step: int, past: Sequence[int] = ()) -> Observati
     """
     before = tuple(observed(episode, step + o) if step + o >= 0 else None for o in past)
     images = None if episode.images is None else episode.images[step]
-    points = None if episode.tracks is None else episode.tracks.points[step]
+    points = None if episode.scene_flow is None else episode.scene_flow.points[step]
     return Observation(images, episode.proprio[step], episode.texts()[step], before, points)
 
 

@@ -1,8 +1,10 @@
-"""Writes tests/importers/data/calvin as CALVIN's recorder and language annotator do (np.savez_compressed a step, np.save of dictionaries).
+"""Writes tests/importers/data/calvin as CALVIN's recorder and language annotator do (np.savez_compressed a step,
+np.save of dictionaries).
 
     python tests/importers/make/calvin.py
 
-Two stretches of play, steps 3 .. 10 and 20 .. 24; the first is annotated twice. The grey of step t is 8 t, x is a hundredth of t.
+Two stretches of play, steps 3 .. 10 and 20 .. 24; the first is annotated twice. The grey of step t is 8 t, x is a
+hundredth of t.
 """
 
 import shutil

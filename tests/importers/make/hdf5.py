@@ -1,4 +1,5 @@
-"""Writes small HDF5 files into tests/importers/data/hdf5 with the calls of the formats' own writers, read off their sources:
+"""Writes small HDF5 files into tests/importers/data/hdf5 with the calls of the formats' own writers, read off their
+sources:
 
 robomimic.hdf5      robomimic 0.3.0, scripts/dataset_states_to_obs.py (and split_train_val.py for the mask)
 libero_demo.hdf5    LIBERO, scripts/create_dataset.py
@@ -6,7 +7,8 @@ episode_0.hdf5      ALOHA, record_episodes.py (simulated and real alike)
 episode_1.hdf5      Mobile ALOHA, with base actions; its pictures are JPEG, padded to the longest
 maniskill.h5, .json ManiSkill 3, mani_skill/utils/wrappers/record.py, observations "rgb", control pd_ee_delta_pos
 
-The packages themselves want simulators and robots. Pictures show which row they belong to: their grey is 10 times its number.
+The packages themselves want simulators and robots. Pictures show which row they belong to: their grey is 10 times its
+number.
 
     python tests/importers/make/hdf5.py
 """

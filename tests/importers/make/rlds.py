@@ -1,4 +1,5 @@
-"""Writes tests/importers/data/rlds with tensorflow-datasets itself: two files, three episodes, nested observations, PNG and JPEG.
+"""Writes tests/importers/data/rlds with tensorflow-datasets itself: two files, three episodes, nested observations, PNG
+and JPEG.
 
     python3.11 -m venv oracle && oracle/bin/pip install tensorflow-cpu tensorflow-datasets importlib_resources
     oracle/bin/python tests/importers/make/rlds.py

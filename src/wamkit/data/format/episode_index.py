@@ -371,7 +371,7 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
             wanted = f"uint16 {(steps, *layout.size(name))}"
             problem = problem or f"depth of {name} is {maps.dtype} {maps.shape} instead of {wanted}"
     for name, shape in (shapes | more).items():
-        of = episode.tracks if name in ("points", "body", "pose") else episode
+        of = episode.scene_flow if name in ("points", "body", "pose") else episode
         value = episode.extras.get(name) if name in more else getattr(of, name, None)
         if value is None or value.shape != shape:
             problem = problem or f"{name} is {None if value is None else value.shape}, the store has {shape}"

@@ -333,8 +333,8 @@ def data_columns(
     index: number of the episode in the store.
     first: number of its first frame in the store.
     """
-    steps, tracks = np.arange(len(episode)), episode.tracks
-    flow = (tracks.points, tracks.body, tracks.pose) if tracks else ()
+    steps, flow = np.arange(len(episode)), episode.scene_flow
+    points = (flow.points, flow.body, flow.pose) if flow else ()
     number = {text: i for i, text in reversed(list(enumerate(texts)))}
     out = {
         "observation.state": episode.proprio,
@@ -347,7 +347,7 @@ def data_columns(
         "episode_index": np.full(len(episode), index),
         "index": first + steps,
         "task_index": np.array([number[text] for text in episode.texts()]),
-        **{key: x.reshape(len(episode), -1) for key, x in zip(SCENE_FLOW_COLUMNS, flow, strict=False)},
+        **{key: x.reshape(len(episode), -1) for key, x in zip(SCENE_FLOW_COLUMNS, points, strict=False)},
         **episode.extras,
     }
     return {key: out[key] for key in features if key in out}

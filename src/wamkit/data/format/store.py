@@ -180,7 +180,7 @@ class Store:
         "next.success": bool (N,).
         "timestamp": float32 (N,), in seconds.
         "frame_index", "episode_index", "index", "task_index": int64 (N,).
-        The columns `schema.SCENE_FLOW_COLUMNS`, where points were recorded; `tracks` returns them in shape.
+        The columns `schema.SCENE_FLOW_COLUMNS`, where points were recorded; `scene_flow` returns them in shape.
         Further columns in the type that info.json declares.
 
         Vectors may be stored in any floating-point type. `open` refuses integers, which are choices, not quantities.
@@ -190,7 +190,7 @@ class Store:
             self._columns = self._read_columns()
         return dict(self._columns)
 
-    def tracks(self) -> SceneFlow | None:
+    def scene_flow(self) -> SceneFlow | None:
         """The scene points of all N frames, episode after episode; None if none were recorded."""
         if not self.layout.point_grid:
             return None
@@ -280,7 +280,7 @@ class Store:
         here = slice(meta.from_index, meta.from_index + meta.length)
         empty = {"next.reward": np.zeros(self.frames, np.float32), "next.success": np.zeros(self.frames, bool)}
         get = {k: v[here].copy() for k, v in (empty | columns).items() if k not in schema.SCENE_FLOW_COLUMNS}
-        tracks = self.tracks()
+        flow = self.scene_flow()
         return Episode(
             task=meta.task,
             text=meta.text,
@@ -296,7 +296,7 @@ class Store:
             is_demonstration=meta.is_demonstration,
             noise=meta.noise,
             snapshots=self.snapshots(index) if snapshots else None,
-            tracks=SceneFlow(tracks.points[here], tracks.body[here], tracks.pose[here]) if tracks else None,
+            scene_flow=SceneFlow(flow.points[here], flow.body[here], flow.pose[here]) if flow else None,
             spans=self._spans(meta, columns["task_index"][here]),
             source=meta.source,
             extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},

@@ -42,7 +42,7 @@ def open_frames(
             text=tuple(m.text for m in metas),
             is_demonstration=np.array([m.is_demonstration for m in metas]),
             has_action=np.full(len(metas), bool(store.layout.action_names)),
-            tracks=store.tracks(),
+            scene_flow=store.scene_flow(),
             text_index=columns["task_index"],
             texts=store.texts,
         ),

@@ -44,7 +44,7 @@ class Frames:
     episode: int64 (N,), the episode of each row.
     text: E instructions.
     is_demonstration, has_action: bool (E,).
-    tracks: scene points of the N rows, or None.
+    scene_flow: scene points of the N rows, or None.
     used: bool (E,), the episodes from which windows are drawn; None for all.
     text_index: int64 (N,), index into `texts` of each row's text; None where a row has its episode's `text`.
     texts: all texts, for `text_index`.
@@ -60,7 +60,7 @@ class Frames:
     text: tuple[str, ...]
     is_demonstration: np.ndarray
     has_action: np.ndarray
-    tracks: SceneFlow | None = None
+    scene_flow: SceneFlow | None = None
     used: np.ndarray | None = None
     text_index: np.ndarray | None = None
     texts: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ class Windows:
         self._rows = frames.rows()
         if not len(self._rows):
             raise WamkitError("the data set has no frames to train on")
-        if spec.point_grid and (frames.tracks is None or frames.tracks.points.shape[1] != spec.point_grid**2):
+        if spec.point_grid and (frames.scene_flow is None or frames.scene_flow.points.shape[1] != spec.point_grid**2):
             raise WamkitError(
                 f"the frames have no grid of {spec.point_grid} x {spec.point_grid} scene points: "
                 f"{COLLECT_POINTS.format(spec.point_grid)}"
@@ -191,7 +191,10 @@ class Windows:
         proprio, past_proprio, action, expert = map(tensor, vectors)
         if self.spec.point_grid:
             then = np.minimum(at[:, 1:], end - 1)
-            more |= {"point_cloud": tensor(f.tracks.points[now]), "point_flow": tensor(f.tracks.flow(now, then))}
+            more |= {
+                "point_cloud": tensor(f.scene_flow.points[now]),
+                "point_flow": tensor(f.scene_flow.flow(now, then)),
+            }
         return Batch(
             obs=tensor(images[:, P]),
             future=tensor(images[:, P + 1 :]),

@@ -124,7 +124,7 @@ def _clips(context: Context, records: Sequence[Record]) -> tuple[Clip, ...]:
 
 
 def _described(run: Run, protocol: Protocol) -> dict[str, Any]:
-    """The run's configuration for the page, with the environment that it was evaluated in and without its many seeds."""
+    """The run's configuration for the page, with the environment of the evaluation and without the many seeds."""
     provenance = {k: v for k, v in asdict(replace(run.provenance, env=protocol.env)).items() if k != "seeds"}
     return {**run.described, "provenance": provenance}
 

@@ -144,8 +144,8 @@ def agreement_table(a: Agreement | None, undefined: str) -> Table:
         row = Row("spearman", "rank correlation (Spearman)", nan, fmt=".2f", note=undefined)
         return Table(key, title, f"Undefined: {undefined}.", (row,))
     how = (
-        f"Imagined against real success of {a.policies} policies. Intervals resample policies, and episodes within each. "
-        "The noise of the episodes only lowers correlations, so the intervals lie rather low."
+        f"Imagined against real success of {a.policies} policies. Intervals resample policies, and episodes within "
+        "each. The noise of the episodes only lowers correlations, so the intervals lie rather low."
     )
     return Table(key, title, how, tuple(_agreement_rows(a)))
 

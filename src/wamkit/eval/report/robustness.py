@@ -22,7 +22,10 @@ SHOWN = 2
 
 
 def write_robustness(sweep: RobustnessSweep) -> Path:
-    """Prints the table, writes robustness.json and robustness.html into run/eval or run/eval/<env>, returns the page."""
+    """Prints the table and writes robustness.json and robustness.html into run/eval or run/eval/<env>.
+
+    Returns the path of the page.
+    """
     run, protocol, seeds = sweep.run, sweep.protocol, held_out_seeds(sweep.protocol.episodes)
     out = run.path / "eval" / sweep.requested.env.env
     content = {

@@ -231,8 +231,8 @@ def counterfactual_table(states: Sequence[Counterfactuals], imagine: Imagine) ->
         rows += _rows(kind, score([s.only(expert) for s in states], imagine))
     tasks = len({s.task for s in states})
     how = (
-        f"{len(states)} states of {tasks} tasks. From each the simulator executes several chunks, and the model imagines "
-        "them with one noise. Measured on pixels that move in any of them."
+        f"{len(states)} states of {tasks} tasks. From each the simulator executes several chunks, and the model "
+        "imagines them with one noise. Measured on pixels that move in any of them."
     )
     return Table("counterfactuals", "Does it imagine what its actions do?", how, tuple(rows), ACTION)
 

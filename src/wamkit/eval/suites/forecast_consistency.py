@@ -68,7 +68,7 @@ class ForecastErrors:
 
 
 def _errors(imagined: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Mean squared errors of the imagined frame and of the frame before, on pixels that move in either; 0 without any."""
+    """Mean squared errors of the imagined frame and of the frame before, on pixels that move in either."""
     a, b, c = (x.astype(np.float32) / 255 for x in (imagined, before, after))
     moves = ((np.abs(c - b) > TAU) | (np.abs(a - b) > TAU)).any(-3, keepdims=True)
     return float((np.square(a - c) * moves).mean()), float((np.square(b - c) * moves).mean())

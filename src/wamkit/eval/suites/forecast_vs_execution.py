@@ -169,8 +169,8 @@ def execution_table(states: Sequence[Execution]) -> Table:
     )
     rows = [Row(name, name, x.value, x, fmt=".3f", note=note) for name, x, note in figures if not x.undefined]
     how = (
-        f"{len(states)} states of experts' episodes. Its actions are executed, and the imagined future, the executed one "
-        "and the expert's are compared. 1 is the same image, 0 as far as one in which nothing moves."
+        f"{len(states)} states of experts' episodes. Its actions are executed, and the imagined future, the executed "
+        "one and the expert's are compared. 1 is the same image, 0 as far as one in which nothing moves."
     )
     return Table("forecast_vs_execution", "The video, the arm, or both?", how, tuple(rows), ACTION)
 

@@ -1,4 +1,4 @@
-"""Where the time of one query goes: encoding, reading the context, denoising, and reading the answer off."""
+"""Latency of one query by part: encoding, reading the context, denoising, and reading off the answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wamkit.types import Observation, Query
 class Latency:
     """Medians in milliseconds of one query, batch 1, one thread.
 
-    total: the whole query.   encode: pictures, numbers and words to tokens.   prefill: passes of the trunk that read no
+    total: the whole query.   encode: images, values and text to tokens.   prefill: passes of the trunk that read no
     cache: the context's own, or the only one.   step: one denoising step, of which there are `steps`.   decode: what is
     left.
     """

@@ -54,7 +54,9 @@ class Imagination:
         return float(error / max(count, 1))
 
     def true_over_shuffled(self, seed: int = 0) -> Interval:
-        """Forward-dynamics error with true actions over that with actions shuffled within the task; below 1 it follows."""
+        """Forward-dynamics error with true actions over that with actions shuffled within the task; below 1 is
+        sensitive.
+        """
         return paired_ratio(
             self.action_sensitivity.sums[0].sum(1), self.action_sensitivity.sums[1].sum(1), self.episode, seed
         )

@@ -1,9 +1,9 @@
-"""The physical axis of a report: does what a model imagines obey the world's laws, as far as a simulator can tell?
+"""Physics: do the frames that a model imagines obey the laws of the simulator?
 
-A model lives on its own pictures through real episodes (`takes`). A probe and a segmenter, trained on other real
-episodes and frozen, read places, sizes, presence and pixels of every thing off each picture; what they read off the
-*real* pictures of the same instants is the floor. A picture in which nothing moves is read as well: many laws are kept
-by doing nothing.
+The model runs free: its own frames become its next input through real episodes. A probe and a segmenter, trained on
+other real episodes and frozen, read positions, sizes, presence and pixels of every tracked body off each frame. Their
+reading of the *real* frames of the same instants is the floor. A video in which nothing moves is read as well, since
+standing still keeps many laws.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from wamkit.types import UNDEFINED, EvaluationError, Interval
 from wamkit.viz.images import difference
 
 TRAIN_FRAMES = 1500
-"""At most so many real pictures teach probe and segmenter."""
+"""Largest number of real frames that train probe and segmenter."""
 
 JITTER = 0.05
 """Share by which mass, friction, speed and place differ in the second take that a ceiling is made from, where an
@@ -41,14 +41,14 @@ environment has that.
 """
 
 NAMES = {
-    "lost": ("things that vanish", ".1%", "share of visible things"),
-    "lost_again": ("things that vanish after being hidden", ".1%", "share of those that came back"),
-    "invented": ("things from nowhere", ".1%", "share of absent things"),
+    "lost": ("bodies that vanish", ".1%", "share of visible bodies"),
+    "lost_again": ("bodies that vanish after being hidden", ".1%", "share of those that came back"),
+    "invented": ("bodies from nowhere", ".1%", "share of absent bodies"),
     "size_drift": ("change of size", ".3f", "nats beyond the true change"),
-    "ade": ("places, mean error", ".3f", "m"),
+    "ade": ("positions, mean error", ".3f", "m"),
     "teleports": ("jumps", ".1%", "share of steps faster than ever seen"),
-    "premature": ("moves before it is touched", ".1%", "share of things at rest"),
-    "missed": ("is touched and does not move", ".1%", "share of things that were moved"),
+    "premature": ("moves before it is touched", ".1%", "share of bodies at rest"),
+    "missed": ("is touched and does not move", ".1%", "share of bodies that were moved"),
     "lag": ("when it begins to move, error", ".2f", "frames"),
     "penetration_rate": ("one inside another", ".1%", "share of frames"),
     "penetration_depth": ("how deep", ".4f", "m"),
@@ -58,33 +58,34 @@ NAMES = {
     "momentum": ("momentum lost or won in collisions", ".2f", "share"),
     "contact_f1_error": ("contacts at the wrong time", ".2f", "1 - F1"),
 }
-"""Figures in a report's order: words, format, unit. Best is 0."""
+"""Figures in a report's order: label, format, unit. Best is 0."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads pictures. things: bool (N,), the rows of `GroundTruth` that it was taught, those that were ever seen.
+    """Probe and segmenter, which read frames.
 
-    error: the probe's, on real pictures that neither was trained on.
+    bodies: bool (N,), the rows of `GroundTruth` in their training, those that were ever visible.
+    error: of the probe, on real frames that neither was trained on.
     """
 
     probe: Probe
     segmenter: Segmenter
-    things: np.ndarray
+    bodies: np.ndarray
     error: ProbeError
 
-    def states(self, pictures: UInt8[np.ndarray, "M 3 H W"]) -> States:
-        """What the probe reads, of all N things: those that it was never taught are absent."""
-        read, shape = read_states(self.probe, pictures), (len(pictures), len(self.things))
+    def states(self, frames: UInt8[np.ndarray, "M 3 H W"]) -> States:
+        """States that the probe reads, of all N bodies: those outside its training are absent."""
+        read, shape = read_states(self.probe, frames), (len(frames), len(self.bodies))
         position = np.full((*shape, read.position.shape[-1]), np.nan)
         present, area = np.zeros(shape, bool), np.zeros(shape)
-        position[:, self.things], present[:, self.things], area[:, self.things] = read.position, read.present, read.area
+        position[:, self.bodies], present[:, self.bodies], area[:, self.bodies] = read.position, read.present, read.area
         return States(position, present, area)
 
-    def masks(self, pictures: UInt8[np.ndarray, "M 3 H W"]) -> Bool[np.ndarray, "M N H W"]:
-        """What the segmenter reads, likewise."""
-        out = np.zeros((len(pictures), len(self.things), *pictures.shape[2:]), bool)
-        out[:, self.things] = read_masks(self.segmenter, pictures)
+    def masks(self, frames: UInt8[np.ndarray, "M 3 H W"]) -> Bool[np.ndarray, "M N H W"]:
+        """Masks that the segmenter reads, of all N bodies: those outside its training are empty."""
+        out = np.zeros((len(frames), len(self.bodies), *frames.shape[2:]), bool)
+        out[:, self.bodies] = read_masks(self.segmenter, frames)
         return out
 
 
@@ -96,29 +97,29 @@ def reader(
     steps: int | None = None,
     mask_steps: int | None = None,
 ) -> Reader:
-    """Probe and segmenter of the takes `learn`, with their error on `check`. Raises EvaluationError where nothing is
-    ever seen.
+    """Probe and segmenter trained on the episodes `learn`, with their error on `check`.
 
-    steps, mask_steps: of training; as many as there are pictures, and half as many, up to 1500 and 400, if not given.
+    steps, mask_steps: of training; by default as many as frames and half as many, up to 1500 and 400.
+    Raises EvaluationError where no tracked body is ever visible.
     """
-    pictures = np.concatenate([t.images(range(len(t)))[:, 0] for t in learn])
+    frames = np.concatenate([t.images(range(len(t)))[:, 0] for t in learn])
     states = _joined([true_states(t.ground_truth) for t in learn])
-    things = states.present.any(0)
-    if not things.any():
-        raise EvaluationError("nothing that this world's truth tells of is ever seen: there is nothing to read")
-    masks = np.concatenate([t.ground_truth.mask for t in learn])[:, things]
-    rows = np.random.default_rng(seed).permutation(len(pictures))[:TRAIN_FRAMES]
+    bodies = states.present.any(0)
+    if not bodies.any():
+        raise EvaluationError("no body of this environment's ground truth is ever visible: there is nothing to read")
+    masks = np.concatenate([t.ground_truth.mask for t in learn])[:, bodies]
+    rows = np.random.default_rng(seed).permutation(len(frames))[:TRAIN_FRAMES]
     rows.sort()
-    taught = _only(states, rows, things)
-    probe = train_probe(pictures[rows], taught, seed, steps or min(1500, len(rows)))
-    segmenter = train_segmenter(pictures[rows], masks[rows], seed, mask_steps or min(400, 1 + len(rows) // 2))
+    known = _only(states, rows, bodies)
+    probe = train_probe(frames[rows], known, seed, steps or min(1500, len(rows)))
+    segmenter = train_segmenter(frames[rows], masks[rows], seed, mask_steps or min(400, 1 + len(rows) // 2))
     real = np.concatenate([t.images(range(len(t)))[:, 0] for t in check])
-    known = _only(_joined([true_states(t.ground_truth) for t in check]), np.arange(len(real)), things)
-    return Reader(probe, segmenter, things, probe_error(probe, real, known))
+    known = _only(_joined([true_states(t.ground_truth) for t in check]), np.arange(len(real)), bodies)
+    return Reader(probe, segmenter, bodies, probe_error(probe, real, known))
 
 
-def _only(states: States, rows: np.ndarray, things: np.ndarray) -> States:
-    return States(*(x[rows][:, things] for x in (states.position, states.present, states.area)))
+def _only(states: States, rows: np.ndarray, bodies: np.ndarray) -> States:
+    return States(*(x[rows][:, bodies] for x in (states.position, states.present, states.area)))
 
 
 def _joined(parts: Sequence[States]) -> States:
@@ -126,15 +127,15 @@ def _joined(parts: Sequence[States]) -> States:
 
 
 EPSILON = 0.02
-"""Metres by which a thing must be away to have moved; more where the probe cannot tell that."""
+"""Metres from its start at which a body counts as moved; more where the probe is less accurate."""
 
 
 def law_errors(truth: GroundTruth, states: States, dt: float, epsilon: float = EPSILON) -> dict[str, float]:
-    """The figures of `NAMES` that hold in any world, of one continuation. 0 is best, NaN where there is no case of it.
+    """The figures of `NAMES` that hold in any environment, of one continuation. 0 is best, NaN without a case.
 
-    truth: with masks, of the T instants.   states: what was read from as many pictures.   dt: seconds between them.
-    epsilon: see `contact_causality`.   Contacts are the true ones, since the actions are: whether what is touched then
-    moves is the model's.
+    truth: with masks, of the T instants.   states: read from as many frames.   dt: seconds between them.
+    epsilon: see `contact_causality`.
+    Contacts are the true ones, as the actions are. The motion of a touched body is the model's.
     """
     exists, position = truth.exists, states.position
     known, touched = truth.position, truth.contact[:, :, -1]
@@ -165,13 +166,14 @@ def _figures(where: EnvSpec, c: Continuation, frames: np.ndarray, eyes: Reader, 
 
 
 @dataclass(frozen=True)
-class Commonsense:
-    """What is measured on the physical axis. laws, still: of imagined pictures and of one that stands still, beside
-    real ones.
+class PhysicsMeasurement:
+    """Measurements of the physical axis.
 
-    moves, ceiling: Physics-IQ's figures of imagined and of real pictures, both read by the segmenter, against the
-    simulator's masks.
-    retakes: of second takes with `JITTER`, by their true masks; empty where an environment has no jitter.
+    laws, still: violations of imagined frames, and of a video that stands still, each beside those of real frames.
+    moves, ceiling: Physics-IQ's figures of imagined and of real frames, both read by the segmenter, against the
+        simulator's masks.
+    retakes: Physics-IQ's figures of second takes by their true masks; empty where an environment has none.
+    error: of the probe.
     """
 
     continuations: tuple[Continuation, ...]
@@ -183,16 +185,16 @@ class Commonsense:
     error: ProbeError
 
 
-def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0, processes: int = 2) -> Commonsense:
-    """Everything of this axis, on `episodes` takes a task; as many others teach the reader.
+def measure_physics(
+    model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0, processes: int = 2
+) -> PhysicsMeasurement:
+    """Measures everything on `episodes` reference episodes a task; as many others train the reader.
 
-    The same on any number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as
+    The result does not depend on the number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as
     `reference_episodes` and `free_run` do.
     """
     real = reference_episodes(env, first=0, episodes=episodes, processes=processes)
-    others = reference_episodes(
-        env, first=episodes, episodes=episodes, processes=processes, desc="references to learn from"
-    )
+    others = reference_episodes(env, first=episodes, episodes=episodes, processes=processes, desc="training references")
     again = []
     if second := ENVIRONMENTS.get(env.env).second_take:
         shaken = replace(env, options={**env.options, **second})
@@ -202,8 +204,8 @@ def commonsense(model: Model, env: EnvSpec, *, episodes: int = 6, seed: int = 0,
 
 def examine(
     went: Sequence[Continuation], env: EnvSpec, eyes: Reader, fps: float, again: Sequence[ReferenceEpisode] = ()
-) -> Commonsense:
-    """What `eyes` read of continuations. again: second takes, in the order of the first."""
+) -> PhysicsMeasurement:
+    """Measurements of continuations, as `eyes` reads them. again: second takes of the reference episodes."""
     dt = float(np.diff(went[0].steps)[0]) / fps
     rows: dict[str, list[Any]] = {"imagined": [], "real": [], "still": [], "moves": [], "ceiling": []}
     for c in went:
@@ -213,7 +215,7 @@ def examine(
             rows[name].append(_figures(env, c, frames, eyes, dt))
         for name, frames in (("moves", c.frames), ("ceiling", shown)):
             rows[name].append(_moves(c, frames, shown, eyes, dt))
-    return Commonsense(
+    return PhysicsMeasurement(
         tuple(went),
         Violations.of(rows["imagined"], rows["real"]),
         Violations.of(rows["still"], rows["real"]),
@@ -225,20 +227,20 @@ def examine(
 
 
 def _moves(c: Continuation, frames: np.ndarray, shown: np.ndarray, eyes: Reader, dt: float) -> PhysicsIQ:
-    """Physics-IQ's figures of pictures: where and when things moved, against the simulator's own masks."""
-    truth, pictures = c.reference.ground_truth.at(c.steps), np.ascontiguousarray(frames[:, 0])
-    read = motion_mask(eyes.masks(pictures), eyes.states(pictures).position, dt, _slow(dt))
+    """Physics-IQ's figures of frames: motion in space and time, against the simulator's own masks."""
+    truth, frames = c.reference.ground_truth.at(c.steps), np.ascontiguousarray(frames[:, 0])
+    read = motion_mask(eyes.masks(frames), eyes.states(frames).position, dt, _slow(dt))
     known = motion_mask(truth.mask, truth.position, dt, _slow(dt))
-    return physics_iq(known, read, shown[:, 0], pictures)
+    return physics_iq(known, read, shown[:, 0], frames)
 
 
 def _slow(dt: float) -> float:
-    """Metres a second below which a thing rests: a centimetre from picture to picture, about what a probe can tell."""
+    """Speed in m/s below which a body rests: a centimetre per frame, about the accuracy of a probe."""
     return 0.01 / dt
 
 
 def _retakes(went: Sequence[Continuation], again: Sequence[ReferenceEpisode], dt: float) -> list[PhysicsIQ]:
-    """The same scenes with other masses, frictions and places, by their true masks: how far reality agrees with itself."""
+    """Physics-IQ's figures of the same scenes with other masses, frictions and positions: a limit for every model."""
     second, out = {(t.task, t.seed): t for t in again}, []
     for c in went:
         other = second.get((c.reference.task, c.reference.seed))
@@ -250,15 +252,12 @@ def _retakes(went: Sequence[Continuation], again: Sequence[ReferenceEpisode], dt
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------------ report
-
-
 def _mean(x: np.ndarray, fmt: str) -> str:
     return f"{np.nanmean(x):{fmt}}" if np.isfinite(x).any() else "undefined"
 
 
-def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
-    """Two tables: laws, and where and when things moved."""
+def physics_tables(found: PhysicsMeasurement, seed: int = 0) -> list[Table]:
+    """Two tables: violations of laws, and motion in space and time."""
     episode = np.arange(len(found.continuations))
     rows = []
     for name, (words, fmt, unit) in NAMES.items():
@@ -271,28 +270,28 @@ def physics_tables(found: Commonsense, seed: int = 0) -> list[Table]:
         imagined, floor, still = (
             _mean(x[name], fmt) for x in (found.laws.metric, found.laws.floor, found.still.metric)
         )
-        note = f"imagined {imagined}, read off real pictures {floor}, if nothing moved {still}; {unit}; {cases} clips"
+        note = f"imagined {imagined}, read off real frames {floor}, if nothing moved {still}; {unit}; {cases} clips"
         rows.append(Row(name, words, excess.value, excess, "", None, fmt, note=note))
     e, longest = found.error, max(c.steps[-1] for c in found.continuations)
     how = (
-        f"{len(found.continuations)} real episodes that it goes on with by itself for up to {longest} steps. A probe reads things off pictures; "
-        "each figure is what it reads off imagined pictures less what it reads off the real ones: 0 is as lawful as reality. "
-        f"Of real pictures it is {e.position:.3f} m off (95 %: {e.position_p95:.3f} m)."
+        f"{len(found.continuations)} real episodes that it continues from its own frames for up to {longest} steps. A "
+        "probe reads bodies off frames. Each figure is its reading of imagined frames less that of real ones: 0 is as "
+        f"lawful as reality. On real frames it is {e.position:.3f} m off (95 %: {e.position_p95:.3f} m)."
     )
     tables = [Table("physics", "Does it break the laws of physics?", how, tuple(rows), PHYSICAL)]
     if moved := _moved(found, seed):
         how = (
-            "Overlap of the pixels of moving things, imagined and true (Physics-IQ's three figures, on the simulator's masks), over what the "
-            "same segmenter gets on real pictures. 1 is as good as reality, 0 is nothing moving where it should."
+            "Overlap of the pixels of moving bodies, imagined and true (Physics-IQ's three figures, on the simulator's "
+            "masks), over that of the same segmenter on real frames. 1 is as good as reality, 0 is no overlap."
         )
         tables.append(Table("motion", "Does it move what moves, where and when?", how, tuple(moved), PHYSICAL))
     return tables
 
 
-def _moved(found: Commonsense, seed: int) -> list[Row]:
+def _moved(found: PhysicsMeasurement, seed: int) -> list[Row]:
     rows = []
     words = {"spatial": "where", "spatiotemporal": "where and when", "weighted": "where and how much"}
-    for name, said in words.items():
+    for name, label in words.items():
         top, bottom = (np.array([getattr(c, name) for c in side]) for side in (found.moves, found.ceiling))
         ratio = _over(top, bottom, seed)
         if not ratio.undefined:
@@ -300,14 +299,14 @@ def _moved(found: Commonsense, seed: int) -> list[Row]:
             if found.retakes:
                 again = np.nanmean([getattr(c, name) for c in found.retakes])
                 note += f"; a second take with {JITTER:.0%} other masses, frictions and places {again:.2f}"
-            rows.append(Row(name, said, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
+            rows.append(Row(name, label, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
     if rows:
         ceiling = found.retakes or found.ceiling
         try:
             score, _ = physics_iq_score(found.moves, ceiling)
         except EvaluationError:  # second takes that have nothing in common
             return rows
-        note = "over " + ("second takes" if found.retakes else "real pictures, for a replay of this simulator is exact")
+        note = "over " + ("second takes" if found.retakes else "real frames, for a replay of this simulator is exact")
         rows.append(Row("physics_iq", "Physics-IQ's score", score, None, fmt=".0f", note=f"of 100, {note}"))
     return rows
 
@@ -319,16 +318,16 @@ def _over(top: np.ndarray, bottom: np.ndarray, seed: int) -> Interval:
     return bootstrap_ratio(top[known], bottom[known], np.arange(known.sum()), seed)
 
 
-def worst_continuations(found: Commonsense, count: int = 2) -> list[Worst]:
-    """The clips in which things are furthest from where they should be."""
+def worst_continuations(found: PhysicsMeasurement, count: int = 2) -> list[Worst]:
+    """Videos of the continuations with the largest errors of position."""
     away = found.laws.excess("ade")
     order = [i for i in np.argsort(-np.nan_to_num(away, nan=-np.inf)) if np.isfinite(away[i])][:count]
     out = []
     for i in order:
         c = found.continuations[i]
         real, imagined = c.reference.images(c.steps)[:, 0], c.frames[:, 0]
-        note = f"seed {c.reference.seed}, things {100 * away[i]:.0f} cm further off than the probe is"
-        columns = {"happened": real, "went on by itself": imagined, "difference": difference(real, imagined)}
+        note = f"seed {c.reference.seed}, bodies {100 * away[i]:.0f} cm further off than the probe is"
+        columns = {"happened": real, "imagined": imagined, "difference": difference(real, imagined)}
         out.append(Worst(PHYSICAL, c.reference.task, columns, 3.0, note))
     return out
 
@@ -344,5 +343,5 @@ class PhysicsLaws(Evaluation):
 
     def run(self, context: Context) -> EvalResult:
         o = context.options
-        found = commonsense(context.model, context.env, episodes=o.held_out, processes=o.processes)
+        found = measure_physics(context.model, context.env, episodes=o.held_out, processes=o.processes)
         return EvalResult(tuple(physics_tables(found)), tuple(worst_continuations(found)))

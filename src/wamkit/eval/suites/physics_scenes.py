@@ -14,7 +14,7 @@ from wamkit.eval.probes.object_state import States
 from wamkit.types import EvaluationError
 
 VISIBLE = 4 / 64**2
-"""Share of the picture from which on an object counts as visible: 4 pixels of 64x64."""
+"""Share of the image from which on an object counts as visible: 4 pixels of 64x64."""
 
 ERRORS = (
     "lost",
@@ -38,7 +38,7 @@ ERRORS = (
 
 
 def true_states(truth: GroundTruth) -> States:
-    """What a perfect probe would read of the true frames: objects of which at least `VISIBLE` shows. Needs masks."""
+    """Reading of a perfect probe on the true frames: objects of which at least `VISIBLE` shows. Needs masks."""
     present = truth.area >= VISIBLE
     position = np.where(present[..., None], truth.position, np.nan)
     return States(position, present, np.where(present, truth.area, 0.0))
@@ -92,7 +92,7 @@ def errors(
 
 
 def _energy_gain(mass: np.ndarray, position: np.ndarray, dt: float, pushed: np.ndarray) -> physical.Figure:
-    """Of the centres' energies half way between frames, where differences give the velocity exactly for constant
+    """Gain of the centres' energies half way between frames, where differences give the velocity exactly for constant
     acceleration.
     """
     if len(position) < 3:

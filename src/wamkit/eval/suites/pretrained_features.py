@@ -22,7 +22,7 @@ from wamkit.types import EvaluationError, WamkitError
 
 @dataclass(frozen=True)
 class Encoders:
-    """Encoders that a user named. pairs compare pictures, videos compare sets of clips; see `encoder_table`."""
+    """Encoders that a user named. pairs: compare images.   videos: compare sets of clips. See `encoder_table`."""
 
     pairs: tuple[LPIPS | Dinov2, ...] = ()
     videos: tuple[VideoMAE | I3D, ...] = ()
@@ -50,8 +50,8 @@ def named_encoders(named: Sequence[str]) -> Encoders:
             pairs.append(LPIPS(trunk, heads, "vgg" if kind == "lpips-vgg" else "alex"))
         elif not weights or kind not in ("dinov2", "videomae", "i3d"):
             raise EvaluationError(
-                f"an encoder is named by its kind and weights: lpips-alex=TRUNK,HEADS, lpips-vgg=TRUNK,HEADS, dinov2=MODEL, videomae=MODEL "
-                f"or i3d=FILE, not {text!r}"
+                "an encoder is named by its kind and weights: lpips-alex=TRUNK,HEADS, lpips-vgg=TRUNK,HEADS, "
+                f"dinov2=MODEL, videomae=MODEL or i3d=FILE, not {text!r}"
             )
         elif kind == "dinov2":
             pairs.append(Dinov2(weights))
@@ -100,17 +100,17 @@ def encoder_table(
         rows.append(
             Row(f"mmd.{encoder.name}", f"MMD ({encoder.name})", mmd.value.value, mmd.value, fmt=".3g", note=note)
         )
-        # FVD is the bare formula on all clips and dimensions; what of it is the bias of so few clips, only the halves tell.
+        # FVD is the bare formula on all clips and dimensions; only the halves show its bias with so few clips.
         halves = frechet_distance(real, made, seed, dims=None)
         note = (
-            f"copying {gaussian_frechet(real.values, still_set.values):.3g}; of {len(real)} clips a side. Mind the bias: with {halves.clips} a side "
-            f"{halves.value:.3g}, and between real ones {halves.floor:.3g}"
+            f"copying {gaussian_frechet(real.values, still_set.values):.3g}; of {len(real)} clips a side. "
+            f"Mind the bias: with {halves.clips} a side {halves.value:.3g}, and between real ones {halves.floor:.3g}"
         )
         far = gaussian_frechet(real.values, made.values)
         rows.append(Row(f"frechet.{encoder.name}", f"{encoder.distance} ({encoder.name})", far, fmt=".3g", note=note))
     how = (
-        f"{len(truth)} futures of {truth.shape[1]} frames. Names are those of the weights (a hash follows @), and figures of other weights, "
-        "resolutions, rates or numbers of frames do not compare."
+        f"{len(truth)} futures of {truth.shape[1]} frames. Names are those of the weights (a hash follows @). Figures "
+        "of other weights, resolutions, rates or numbers of frames do not compare."
     )
     return Table("pretrained_features", "Do pretrained encoders see it so?", how, tuple(rows), VISUAL)
 
@@ -146,7 +146,7 @@ class PretrainedFeatures(Evaluation):
         frames = 1 + len(model.spec.frame_offsets)
         if short := [e for e in encoders.videos if frames < e.least]:
             raise WamkitError(
-                f"{short[0].name} needs clips of {short[0].least} frames or more, and this model imagines clips of {frames}"
+                f"{short[0].name} needs clips of {short[0].least} frames or more; this model imagines clips of {frames}"
             )
 
     def settings(self, context: Context) -> Mapping[str, Any]:

@@ -44,8 +44,8 @@ def episode(seed: int, steps: int = 30, shift: int = 0, **changes) -> Episode:
 
 def store(root, episodes, metadata=MEANING) -> Store:
     made = Store.create(
-        root, cameras=("front",), image_shape=(3, 32, 32), proprio_names=("x", "y"), action_names=("dx", "dy"), fps=10.0,
-        robot_type="arm", expert=False, rewards=False,
+        root, cameras=("front",), image_shape=(3, 32, 32), proprio_names=("x", "y"), action_names=("dx", "dy"),
+        fps=10.0, robot_type="arm", expert=False, rewards=False,
     )  # fmt: skip
     for e in episodes:
         made.append(e)
@@ -61,7 +61,7 @@ def said(root, **options) -> list[str]:
 
 def test_a_good_data_set_has_nothing_to_report(tmp_path, capsys):
     root = store(tmp_path / "good", [episode(i) for i in range(5)]).root
-    assert said(root) == said(root, every_picture=True) == []
+    assert said(root) == said(root, every_frame=True) == []
     assert main(["validate", str(root)]) == 0
     out = capsys.readouterr().out
     assert "150, 0.00 h at 10 a second" in out and "front 32x32" in out and "arm, delta" in out

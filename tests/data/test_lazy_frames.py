@@ -1,4 +1,6 @@
-"""Pictures that are decoded when they are drawn are those of the cache, whoever asks, in whatever order, and in bounded memory."""
+"""Pictures that are decoded when they are drawn are those of the cache, whoever asks, in whatever order, and in bounded
+memory.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from tests.unit.test_store import CAMERAS, LAYOUT, SIZE, make_episode
+from recordings import CAMERAS, LAYOUT, SIZE, make_episode
 
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.format.video import RgbConverter

@@ -89,8 +89,8 @@ def test_actions_there_and_back(written, representation, relative, seed, kind):
 
 
 def test_relative_is_what_the_hand_itself_would_measure():
-    """A hand turned by a quarter about z that moves along the world's x moves along its own -y; and it does not matter where
-    in the world it was."""
+    """A hand turned by a quarter about z that moves along the world's x moves along its own -y; and it does not matter
+    where in the world it was."""
     turn = from_matrix(Rotation.from_euler("z", 90, degrees=True).as_matrix(), "quat_xyzw")
     state = np.array([[1.0, 2, 3, *turn, 0.05]], np.float32)
     action = state[:, None] + np.array([0.1, 0, 0, 0, 0, 0, 0, 0], np.float32)
@@ -103,7 +103,8 @@ def test_relative_is_what_the_hand_itself_would_measure():
 
 
 def test_who_means_the_same_shares_a_place():
-    """Two ways to write one rotation share their places, a robot with joints gets others, and masks say who has what."""
+    """Two ways to write one rotation share their places, a robot with joints gets others, and masks say who has
+    what."""
     joints = DatasetMetadata(
         "joints", "joints", "absolute", state=(Field("q", 0, 2, "joint", unit="rad"),),
         action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m")), cameras=SCENE,

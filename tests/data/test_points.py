@@ -54,7 +54,7 @@ def recorded(tmp_path_factory) -> tuple[Store, Store]:
     for name, options in (("with", {"point_grid": SIDE}), ("without", {})):
         out = tmp_path_factory.mktemp("points") / name
         config = CollectConfig(
-            (TASK,), out, options={**options, "max_steps": 120}, episodes=1, off_expert=1, processes=1
+            tasks=(TASK,), out=out, options={**options, "max_steps": 120}, episodes=1, off_expert=1, processes=1
         )
         stores.append(collect(dataclasses.replace(config, noise=(0.1,)), progress=False))
     return tuple(stores)
@@ -72,8 +72,8 @@ def test_points_change_nothing_else_of_a_recording(recorded):
 def test_recorded_points_come_back_and_move_with_what_they_lie_on(recorded):
     store, _ = recorded
     again = Store.open(store.root)
-    episode, tracks = again.episode(0, images=False), again.tracks()
-    assert np.array_equal(episode.tracks.points, tracks.points[: len(episode)])
+    episode, scene_flow = again.episode(0, images=False), again.scene_flow()
+    assert np.array_equal(episode.scene_flow.points, scene_flow.points[: len(episode)])
     frames, _ = open_frames(store.root)
     spec = spec_of(store, 16, (8, 16), (), points=True)
     now = np.arange(len(episode) - 16)
@@ -140,9 +140,6 @@ def test_options_of_an_environment_come_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, "--options", "points"])
     assert "not KEY=VALUE" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------------------------------------------- the family
 
 
 def test_no_action_is_used_in_training(spec, normalizer, batch):

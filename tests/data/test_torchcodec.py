@@ -10,8 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tests.unit.test_reader import LENGTHS
-from tests.unit.test_store import CAMERAS, LAYOUT, SIZE, make_episode, pictures
+from recordings import CAMERAS, LAYOUT, SIZE, grainy_frames, make_episode
 
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store, StoreError
@@ -19,7 +18,7 @@ from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video, encode_video
 from wamkit.data.loading.lazy_frames import VideoFrames
 
-STEPS = 20
+STEPS, LENGTHS = 20, (7, 9, 8, 30)
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def root(tmp_path_factory) -> Path:
 
 def encoded(width: int, codec: str, pixels: str, skip: int = -1, form: str = "mp4", **tags: int) -> bytes:
     """A film of STEPS frames of 48 x width at 10 a second, without frame `skip`."""
-    film, frames = io.BytesIO(), pictures(0, STEPS, 96)[:, :, :48, :width].transpose(0, 2, 3, 1)
+    film, frames = io.BytesIO(), grainy_frames(0, STEPS, 96)[:, :, :48, :width].transpose(0, 2, 3, 1)
     with av.open(film, "w", format=form) as container:
         stream = container.add_stream(codec, rate=10, options={"preset": "12" if codec == "libsvtav1" else "medium"})
         stream.height, stream.width, stream.pix_fmt, stream.codec_context.gop_size = 48, width, pixels, 5
@@ -98,7 +97,7 @@ def test_only_an_mp4_that_pyav_has_seen_is_opened(decoders, monkeypatch, tmp_pat
     """The other FFmpeg would follow a playlist, or read what only looks like an MP4 to one of them."""
     opened: list[object] = []
     monkeypatch.setattr(decoders, "VideoDecoder", lambda *args, **options: opened.append(args))
-    (tmp_path / "other.mp4").write_bytes(encode_video(pictures(0, 4), 10))
+    (tmp_path / "other.mp4").write_bytes(encode_video(grainy_frames(0, 4), 10))
     (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
     with pytest.raises(StoreError, match="cannot be decoded"):
         TorchcodecVideo(tmp_path / "a.mp4", 10, (SIZE, SIZE))

@@ -152,7 +152,8 @@ NAMES = [n for n in FAMILIES.names() if not FAMILIES.get(n).needs_point_cloud]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_that_a_robot_does_not_have_are_silent(name, folder):
-    """Padded numbers of actions change no loss and get no gradient; rows without actions move nothing of the actions'."""
+    """Padded numbers of actions change no loss and get no gradient; rows without actions move nothing of the
+    actions'."""
     mixture, spec = opened(folder)
     numbers = {k: (torch.zeros(n), torch.ones(n)) for k, n in (("proprio", 12), ("action", 12))}
     torch.manual_seed(0)
