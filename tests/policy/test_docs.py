@@ -110,6 +110,11 @@ def test_contributing_draws_the_layers_that_are_checked():
     assert len(drawn) <= 14
 
 
+def test_contributing_names_the_folders_of_tests():
+    named = set(re.findall(r"`tests/(\w+)/`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert named == {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.rglob("*.py"))}
+
+
 def test_readme_has_a_line_for_each_room():
     tree = next(b for b in blocks((ROOT / "README.md").read_text()) if b.startswith("src/wamkit/\n"))
     named = [m.rstrip("/") for m in re.findall(r"^  (\S+)", tree, re.M)]

@@ -191,7 +191,7 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
 def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatch, tmp_path):
     """Of `data/points`, whose collection is described here as today's names have it.
 
-    Nothing of it would be run again.
+    Nothing of it would be run again, and the pages are those that the results give.
     """
     tasks = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
     made = Provenance(EnvSpec("metaworld", tasks, {"point_grid": 32}), 0, tuple(range(160)), 160, 13345)
@@ -202,13 +202,11 @@ def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatc
         if page.stem not in COMPARISONS:
             continue
         finished = int(re.search(r"(\d+) of \d+ jobs are finished", page.read_text())[1])
-        jobs = module._plan(COMPARISONS.get(page.stem)(), Compare(page.stem, Path("data/points"), results, tmp_path))
+        comparison = COMPARISONS.get(page.stem)()
+        args = Compare(page.stem, Path("data/points"), results, tmp_path)
+        jobs = module._plan(comparison, args)
         assert sum(module._read(job) is not None for job in jobs) == finished == len(jobs), page.stem
-
-
-def test_every_committed_result_is_read_under_keys():
-    """Results of earlier versions have names in place of keys."""
-    for path in (Path(__file__).parents[2] / "docs/results/jobs").glob("*.json"):
-        result = from_dict(Result, old_names.job(json.loads(path.read_bytes())))
-        tables = {key.partition(".")[0] for key in result.figures}
-        assert tables <= {"open_loop", "coupling"} and not any(" " in key for key in result.figures), path.name
+        written = module._page(comparison, jobs, dataclasses.replace(args, out=tmp_path))
+        for path in (page, *results.glob(f"{page.stem}/*.svg")):
+            again = written.parent / path.relative_to(results)
+            assert path.read_text() == again.read_text(), f"wamkit compare {page.stem} --page writes {path.name} anew"

@@ -88,13 +88,14 @@ def leaves() -> Comparison:
 
 @COMPARISONS.register("programs")
 def programs() -> Comparison:
-    """The six programs of `unified`: which stream may look at which."""
+    """The six programs of `unified`: the streams that may attend to each other."""
     others = [p.value for p in Program if p is not Program.JOINT]
     entries = [Entry(Program.JOINT.value, "metaworld-unified")]
     entries += [Entry(p, "metaworld-unified", options={"model.program": p}) for p in others]
     return Comparison(
         "Six programs on one trunk",
-        "Which stream should see which, clean or noisy? The same weights in number and place; only the mask differs.",
+        "Which stream should attend to which, clean or noisy? The same weights in number and place; only the mask "
+        "differs.",
         Program.JOINT.value,
         tuple(entries),
     )
@@ -104,10 +105,9 @@ def programs() -> Comparison:
 def decoding() -> Comparison:
     """Action decoders on one trunk."""
     return Comparison(
-        "How actions come out",
-        "The trunk denoises them, a small head does, queries regress them, tokens spell them out, or they are read off "
-        "the imagined "
-        "pictures. Trunks are equal within 5 %.",
+        "Action decoders",
+        "The trunk denoises actions, a small head does, queries regress them, tokens spell them out, or they are read "
+        "off the imagined frames. Trunks are equal within 5 %.",
         "trunk denoises",
         (
             Entry("trunk denoises", "metaworld-unified"),
@@ -126,8 +126,8 @@ def conditioning() -> Comparison:
     entries = [Entry("prefix", "metaworld-unified")]
     entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]
     return Comparison(
-        "How what is known reaches what is denoised",
-        "Context tokens in the sequence, concatenated on channels, looked at by cross-attention, or as scales and "
+        "Ways of conditioning on the context",
+        "Context tokens in the sequence, concatenated on channels, attended to by cross-attention, or as scales and "
         "shifts of norms. The same trunk.",
         "prefix",
         tuple(entries),
@@ -189,13 +189,10 @@ def video_sources() -> Comparison:
     )
     return Comparison(
         "Does video without actions help, and which?",
-        f"{LABELLED} labelled demonstrations of four tasks alone, and with video, of whose actions nothing is known: "
-        "50 further "
+        f"{LABELLED} labelled demonstrations of four tasks alone, and with video whose actions are unknown: 50 further "
         "demonstrations of the same tasks, 80 of eight other tasks, or the three other sources (a wrist camera carried "
-        "by hand, another "
-        "robot, a moving head). All rows see the same number of labelled samples; those with video as many of it "
-        "again, in batches "
-        "twice as large.",
+        "by hand, another robot, a moving head). All rows see the same number of labelled samples; those with video as "
+        "many of it again, in batches twice as large.",
         f"{LABELLED} labelled",
         (
             entry(f"{LABELLED} labelled"),
@@ -232,8 +229,8 @@ def action_free() -> Comparison:
     return Comparison(
         "What video without actions is worth",
         "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in "
-        "as many samples: "
-        "drawn alike, so that a sixth of them have actions, or half of them. Each family is compared with itself.",
+        "as many samples: drawn alike, so that a sixth of them have actions, or half of them. Each family is compared "
+        "with itself.",
         "",
         tuple(entries),
     )

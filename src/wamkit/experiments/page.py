@@ -141,8 +141,7 @@ def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> lis
         return []
     text = (
         "Differences in points, on the training seeds that both rows have and the same reset states; the interval "
-        "resamples reset "
-        "states; won and lost: states that only one of the two solved (exact McNemar p)."
+        "resamples reset states; won and lost: states that only one of the two solved (exact McNemar p)."
     )
     return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
 
@@ -177,13 +176,10 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
     near, far = _offsets(next(iter(rows.values()))[0])
     head = [f"{what} +{o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
     how = (
-        "Means over seeds, held-out demonstrations. Skill is 1 for a perfect picture and 0 for a copy of the present "
-        "one. True / shuffled: forward "
-        "dynamics' error with the actions that were done over that with others; inverse / policy: error of actions "
-        "read off the future over "
-        "error of actions chosen; both below 1 where picture and action belong together. Points / still: error of "
-        "imagined scene points over "
-        "that of standing still."
+        "Means over seeds, held-out demonstrations. Skill is 1 for a perfect image and 0 for a copy of the present one. "
+        "True / shuffled: forward dynamics' error with the executed actions over that with others; inverse / policy: "
+        "error of actions read off the future over error of actions chosen; both below 1 where image and action belong "
+        "together. Points / still: error of imagined scene points over that of standing still."
     )
     return (
         how

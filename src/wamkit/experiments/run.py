@@ -229,7 +229,7 @@ def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
 
 
 def _mixed(job: _Job, args: Compare) -> Path:
-    """The file of a mixture of the row's sources, which lie beside the data set: pictures of its size, one view of
+    """The file of a mixture of the row's sources, which lie beside the data set: images of its size, one view of
     whatever there is.
     """
     size = Store.open(args.data).layout.image_shape[1:]
