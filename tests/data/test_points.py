@@ -27,7 +27,7 @@ SHAPE = {"task": TASK, "height": 64, "width": 64}
 
 
 @pytest.mark.parametrize("camera", ["corner2", "topview", "corner3"])  # mounted upside down, upright, upside down
-def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture_does(camera):
+def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_image_does(camera):
     env = make_env("metaworld", **SHAPE, cameras=(camera,), point_grid=SIDE)
     raw, _ = env.reset(seed=0)
     model, data, points = env._sim.model, env._sim.data, raw["point_cloud"]
@@ -140,9 +140,6 @@ def test_options_of_an_environment_come_from_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, "--options", "points"])
     assert "not KEY=VALUE" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------------------------------------------- the family
 
 
 def test_no_action_is_used_in_training(spec, normalizer, batch):
