@@ -1,7 +1,8 @@
 """Does the model read the instruction? faucet-open and faucet-close look the same and differ in words alone.
 
-One model learns both; goal markers are hidden and reset positions come from the range that both tasks share, so that seed k gives
-the same first picture in both. Then every episode is played twice: told the right thing, and told the other thing.
+One model learns both; goal markers are hidden and reset positions come from the range that both tasks share, so that
+seed k gives the same first picture in both. Then every episode is played twice: told the right thing, and told the
+other thing.
 
 Usage: python benchmarks/language.py [--out runs/language] [--data data/faucets]
 """
@@ -54,12 +55,14 @@ def main(args: Args) -> None:
         rate = wilson(sum(r.success for r in told[name]), len(told[name]))
         result[name] = [rate.value, rate.low, rate.high]
         print(
-            f"{name:<8} {sum(r.success for r in told[name])} of {len(told[name])}: {rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}]"
+            f"{name:<8} {sum(r.success for r in told[name])} of {len(told[name])}: {rate.value:.0%} [{rate.low:.0%}, "
+            f"{rate.high:.0%}]"
         )
     test = mcnemar(*(np.array([r.success for r in told[n]]) for n in ("correct", "swapped")))
     result["points"] = 100 * (result["correct"][0] - result["swapped"][0])
     print(
-        f"difference {result['points']:.0f} points; told right only {test.first_only}, told wrong only {test.second_only}, p = {test.p_value:.2g}"
+        f"difference {result['points']:.0f} points; told right only {test.first_only}, told wrong only "
+        f"{test.second_only}, p = {test.p_value:.2g}"
     )
     (args.out / "language.json").write_text(json.dumps(result, indent=2) + "\n")
 

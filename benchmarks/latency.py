@@ -1,12 +1,12 @@
 """Ratios of latencies that design choices promise, each pair asked in turns on one thread, random weights, medians.
 
 Usage: python benchmarks/latency.py
-  discrete      a joint answer (pictures and actions) and a policy's, all with a cache: every token by itself, all action steps at once
-                (WorldVLA's mask), and in rounds (UD-VLA)
-  chunk_causal  a query over a history, its moments' keys kept from earlier queries or their pictures read again; and a model that reads
-                all moments together, which can keep nothing
-  hidden_state  a policy query that imagines the future first, against one that reads the features of a single pass; the same
-                weights, 8 rows, wide enough that arithmetic dominates
+  discrete      a joint answer (images and actions) and a policy's, all with a cache: every token by itself, all action
+                steps at once (WorldVLA's mask), and in rounds (UD-VLA)
+  chunk_causal  a query over a history, its moments' keys kept from earlier queries or their images read again; and a
+                model that reads all moments together, which can keep nothing
+  hidden_state  a policy query that imagines the future first, against one that reads the features of a single pass;
+                the same weights, 8 rows, wide enough that arithmetic dominates
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def chunk_causal(name: str, width: int, rows: int, moments: int) -> None:
         away = np.abs(asked[0]().actions - asked[1]().actions).max()
         fast, slow, all_ = compared(*asked)
         print(
-            f"{name:13s} {query:7s}width {width}, {rows} rows, history of {moments}: kept {fast:5.1f} ms, read again {slow:5.1f} ms: "
+            f"{name:13s} {query:7s}width {width}, {rows} rows, history of {moments}: kept {fast:5.1f} ms, read again "
+            f"{slow:5.1f} ms: "
             f"{slow / fast:.2f} times as fast, {away:.0e} away; read together {all_:5.1f} ms"
         )
 
@@ -101,7 +102,8 @@ def hidden_state(width: int, rows: int) -> None:
     obs = [observation(i) for i in range(rows)]
     slow, fast = compared(lambda: on.sample(obs, "policy"), lambda: off.sample(obs, "policy"))
     print(
-        f"hidden_state  width {width}, {rows} rows: imagining {slow:6.1f} ms, not {fast:6.1f} ms: {slow / fast:.2f} times as fast"
+        f"hidden_state  width {width}, {rows} rows: imagining {slow:6.1f} ms, not {fast:6.1f} ms: {slow / fast:.2f} "
+        "times as fast"
     )
 
 

@@ -1,7 +1,8 @@
 """The main job over several training seeds, `unified` and its control `bc`, at the demo's own budget each.
 
 Usage: python benchmarks/main_job.py [--seeds 0 1 2] [--families unified bc] [--data data/demos] [--out runs/bench]
-Every run is kept; asking again reads what is there. Prints one table with success pooled over seeds, and writes it as JSON.
+Every run is kept; asking again reads what is there. Prints one table with success pooled over seeds, and writes it as
+JSON.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def main(args: Args) -> None:
         (args.out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
     for family, row in table.items():
         print(
-            f"{family:<10} pooled {row['pooled'][0]:.1%} [{row['pooled'][1]:.1%}, {row['pooled'][2]:.1%}] over seeds {row['seeds']}"
+            f"{family:<10} pooled {row['pooled'][0]:.1%} [{row['pooled'][1]:.1%}, {row['pooled'][2]:.1%}] over seeds "
+            f"{row['seeds']}"
         )
         for task, (k, n, low, high) in row["tasks"].items():
             print(f"  {task:<28} {k:>3} of {n}  {k / n:.0%} [{low:.0%}, {high:.0%}]")

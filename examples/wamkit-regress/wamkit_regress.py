@@ -1,7 +1,7 @@
 """`regress`: the smallest World Action Model that keeps the contract. One pass regresses the chunk and a coarse future.
 
-The future is the present picture plus a correction, one colour for each 4x4 pixels: far too coarse to be good, and enough to
-show where everything goes. Regression averages over what might happen, so there is no seed to draw from.
+The future is the present picture plus a correction, one colour for each 4x4 pixels: far too coarse to be good, and
+enough to show where everything goes. Regression averages over what might happen, so there is no seed to draw from.
 """
 
 from __future__ import annotations

@@ -169,7 +169,9 @@ def figure(table: str, name: str) -> str:
 
 
 def job(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a comparison's job file, with figures under their keys instead of their names."""
+    """The content of a comparison's job file, with figures under their keys instead of their names, and `outcomes`."""
     tables = ("Is what it imagines right?", "Do picture and action belong together?")
     key = {name: next(filter(None, (_figure(t, name) for t in tables)), name) for name in data["figures"]}
-    return {**data, "figures": {key[name]: value for name, value in data["figures"].items()}}
+    figures = {key[name]: value for name, value in data["figures"].items()}
+    episodes = {task: renamed(played, {"solved": "outcomes"}) for task, played in data["episodes"].items()}
+    return {**data, "figures": figures, "episodes": episodes}

@@ -1,7 +1,7 @@
 """Independent jobs in worker processes, one thread each, with results in order.
 
-Processes, because a simulator renders with one OpenGL context a process. One thread in each, because libraries that start
-a thread a core in each of several processes are many times slower.
+Processes, because a simulator renders with one OpenGL context a process. One thread in each, because libraries that
+start a thread a core in each of several processes are many times slower.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _PRELOADED = [
     "safetensors.torch",
     "wamkit.inference.policy",
 ]
-"""Modules that most workers need and that take seconds to import. They are imported once, in the process that workers are
-forked from; modules that are not installed are left out."""
+"""Modules that most workers need and that take seconds to import. They are imported once, in the process that workers
+are forked from; modules that are not installed are left out."""
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
 """Environment variables of the workers. LP_NUM_THREADS belongs to the software renderer (llvmpipe)."""
@@ -45,8 +45,8 @@ _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPE
 def one_thread() -> Iterator[None]:
     """Limits each operator of PyTorch to one thread.
 
-    If a pool's threads use the cores, idle threads of OpenMP would spin on them. Small networks are faster on one thread,
-    and sums have one order.
+    If a pool's threads use the cores, idle threads of OpenMP would spin on them. Small networks are faster on one
+    thread, and sums have one order.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -73,8 +73,8 @@ def run_parallel(
 ) -> Iterator[R]:
     """Yields worker(job) for every job, in the order of `jobs`, computed by `processes` child processes.
 
-    worker: a module-level function. It and the jobs are sent to new processes, so both must be picklable, and the calling
-        script needs the usual `if __name__ == "__main__":`.
+    worker: a module-level function. It and the jobs are sent to new processes, so both must be picklable, and the
+        calling script needs the usual `if __name__ == "__main__":`.
     processes: number of children, at least 1. Even a single job runs in a child, so that the caller's process keeps its
         threads and has no render context.
     desc, unit: label and unit of the progress bar.
@@ -83,8 +83,9 @@ def run_parallel(
     done: number of jobs that were finished earlier, for the bar.
 
     Children are forked from a process that holds imports only ("forkserver"). It starts at the first call and keeps the
-    environment variables of that moment. They end with the generator, and also if this process is interrupted, terminated
-    or killed. At most 2 x processes results wait for an earlier one, so memory is bounded however slow the first job is.
+    environment variables of that moment. They end with the generator, and also if this process is interrupted,
+    terminated or killed. At most 2 x processes results wait for an earlier one, so memory is bounded however slow the
+    first job is.
 
     Raises WorkerError if a job fails or its process dies.
     """

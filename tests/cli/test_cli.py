@@ -290,7 +290,8 @@ def test_show_and_list_by_axis(capsys, tmp_path):
 
 def test_the_package_imports_before_torch_and_has_all_its_names():
     """So that Ctrl-C in the first seconds of a command ends it with a message."""
-    code = "import sys, wamkit, wamkit.cli.main; print('torch' in sys.modules); print([getattr(wamkit, n) for n in wamkit.__all__] and 'ok')"
+    code = "import sys, wamkit, wamkit.cli.main; print('torch' in sys.modules); "
+    code += "print([getattr(wamkit, n) for n in wamkit.__all__] and 'ok')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "ok"]
     with pytest.raises(AttributeError, match="no attribute 'Polcy'"):

@@ -1,4 +1,5 @@
-"""Files of an earlier version: they load, resume and evaluate to what that version made of them (see README.md here)."""
+"""Files of an earlier version: they load, resume and evaluate to what that version made of them (see README.md
+here)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Four ways in which noisy tokens hear of the context: the same trunk, the same questions, and who sees whom holds in all."""
+"""Four ways in which noisy tokens hear of the context: the same trunk, the same questions, and who sees whom holds in
+all.
+"""
 
 from __future__ import annotations
 

@@ -155,7 +155,10 @@ def test_only_blanks_are_trained_in_parallel(spec, normalizer, batch):
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_rows_are_evidence_for_what_they_show(way, spec, normalizer, batch):
-    """Off-expert rows: what actions do (actions first), and what was done (frames first). Without actions: the video."""
+    """Off-expert rows: what actions do (actions first), and what was done (frames first).
+
+    Without actions: the video.
+    """
     off = dataclasses.replace(batch, is_demonstration=torch.zeros(len(batch), dtype=torch.bool))
     frames, actions = (make("discrete", spec, normalizer, frames_first=f, clean=0.0, **way) for f in (1.0, 0.0))
     a, b = losses(frames, off), losses(actions, off)

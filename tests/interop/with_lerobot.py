@@ -1,7 +1,8 @@
 """What lerobot itself does with a data set; runs in an environment that has lerobot (see benchmarks/interop.py).
 
 python with_lerobot.py read ROOT OUT.npz          every value and pixel of every frame, through LeRobotDataset
-python with_lerobot.py write ROOT SOURCE.npz KIND...   records the pictures and numbers of SOURCE.npz as a new data set: "video" or "image"
+python with_lerobot.py write ROOT SOURCE.npz KIND...
+records the pictures and numbers of SOURCE.npz as a new data set: "video" or "image"
                                                   for each camera
 python with_lerobot.py delete ROOT NEW_ROOT       lerobot's editing tool: a copy without episode 0
 python with_lerobot.py merge ROOT NEW_ROOT        lerobot's editing tool: the data set twice over

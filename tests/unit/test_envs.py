@@ -89,8 +89,8 @@ def test_first_expert_action_sees_where_the_object_is_now():
 
 
 def test_pictures_are_upright_and_not_mirrored():
-    # corner2 stands to the right of the arm and looks at it across the table: the hand goes up in the picture when it goes
-    # up, and to the right when it moves away from the base (+y). The camera's right is (0.6, 0.8), see its place.
+    # corner2 stands to the right of the arm and looks at it across the table: the hand goes up in the picture when it
+    # goes up, and to the right when it moves away from the base (+y). The camera's right is (0.6, 0.8), see its place.
     env = DRAWER()
     env.reset(seed=0)
     start = env.snapshot()

@@ -1,4 +1,6 @@
-"""Policies that act inside a world model: a square that must reach the right edge, worlds that listen and one that does not."""
+"""Policies that act inside a world model: a square that must reach the right edge, worlds that listen and one that does
+not.
+"""
 
 from __future__ import annotations
 
@@ -194,7 +196,9 @@ def test_what_cannot_be_asked_is_refused(classifier):
 
 
 class Chunks(Actor):
-    """A policy of the loop: queries a model every `every` steps, with noise of the episode's seed and the query's number."""
+    """A policy of the loop: queries a model every `every` steps, with noise of the episode's seed and the query's
+    number.
+    """
 
     def __init__(self, model, seed: int, every: int):
         self.model, self.seed, self.every = model, seed, every

@@ -167,9 +167,6 @@ def test_wrong_options_are_named(options, message):
     assert LiberoConfig(STOVE).turn == "flipped"
 
 
-# ------------------------------------------------------------------------------------------------- with the package
-
-
 def _installed(part: str) -> bool:
     try:
         return (package() / part).exists()

@@ -1,4 +1,6 @@
-"""LPIPS, DINOv2, VideoMAE and I3D from files of the real layout with small random weights: known answers, formulas, and refusals."""
+"""LPIPS, DINOv2, VideoMAE and I3D from files of the real layout with small random weights: known answers, formulas, and
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from wamkit.eval.metrics.video_distribution import frechet_distance, gaussian_fr
 from wamkit.eval.suites.pretrained_features import encoder_table
 from wamkit.types import EvaluationError, WamkitError
 
-# Of torchvision's and the lpips package's state dicts: convolution's index, outputs, inputs, kernel; widths of the compared layers.
+# State dicts of torchvision and of the lpips package: index, outputs, inputs and kernel of each convolution, and widths
+# of the compared layers.
 ALEX = (
     [(0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3)],
     [64, 192, 384, 256, 256],
@@ -107,7 +110,8 @@ def test_lpips_of_equal_images_and_of_two_reds(alex, tmp_path):
     assert 0 < ladder[0] < ladder[1] < ladder[2]
     grey = (255 * x).round().to(torch.uint8)
     torch.testing.assert_close(alex(grey, grey.flip(0)), alex(grey.float() / 255, grey.flip(0).float() / 255))
-    # The first layer passes on red and a constant 1; only its head counts. Reds of 1 and 0.5 are (1.03, 0.458) and (0.03, 0.458) / 0.458.
+    # The first layer passes on red and a constant 1; only its head counts. Reds of 1 and 0.5 are (1.03, 0.458) and
+    # (0.03, 0.458) / 0.458.
     trunk, heads = weights(ALEX)
     trunk["features.0.weight"].zero_()
     trunk["features.0.bias"].zero_()
@@ -174,7 +178,8 @@ def videomae_path(transformers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("videomae-tiny")
     torch.manual_seed(0)
     config = transformers.VideoMAEConfig(
-        image_size=16, patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        image_size=16, patch_size=8, num_frames=4, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
         use_mean_pooling=False, initializer_range=0.5,
     )  # fmt: skip
     transformers.VideoMAEModel(config).save_pretrained(folder)

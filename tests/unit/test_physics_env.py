@@ -1,4 +1,6 @@
-"""The physics suite: contract, scenes by seed, the simulator's truth, and the laws that it must obey before a model is asked to."""
+"""The physics suite: contract, scenes by seed, the simulator's truth, and the laws that it must obey before a model is
+asked to.
+"""
 
 import functools
 

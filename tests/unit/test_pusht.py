@@ -1,4 +1,5 @@
-"""PushT: gym-pusht's own physics, pictures and success; snapshots that go on byte for byte; an expert that solves it."""
+"""PushT: gym-pusht's own physics, pictures and success; snapshots that go on byte for byte; an expert that solves
+it."""
 
 import functools
 import sys

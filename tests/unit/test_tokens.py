@@ -75,7 +75,9 @@ def test_a_pretrained_encoder_is_loaded_from_a_path(tmp_path):
 
 
 def test_a_pretrained_vision_teacher_is_loaded_from_a_path(tmp_path):
-    """Real loading code on a tiny random DINOv2: patches land in the cell that shows them, and weights stay out of ours."""
+    """Real loading code on a tiny random DINOv2: patches land in the cell that shows them, and weights stay out of
+    ours.
+    """
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(
         hidden_size=12, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=7, use_swiglu_ffn=False

@@ -48,7 +48,8 @@ def test_mmd_does_not_pair_clips_of_one_episode():
 
 
 def test_mmd_is_unbiased_at_few_clips_though_they_come_in_episodes():
-    """Twelve clips of four episodes a side: the mean over repeats is 0 between equals, and the closed form for a shift."""
+    """Twelve clips of four episodes a side: the mean over repeats is 0 between equals, and the closed form for a
+    shift."""
     rng = np.random.default_rng(0)
 
     def draw(shift: float, first: int) -> ClipFeatures:
@@ -131,7 +132,9 @@ def test_frechet_closed_forms():
 
 
 def test_floor_shows_the_sample_bias_of_frechet():
-    """Two samples of one law: the value is far from 0 and falls with N, the floor falls with it, the excess stays near 0."""
+    """Two samples of one law: the value is far from 0 and falls with N, the floor falls with it, the excess stays near
+    0.
+    """
     results = [
         frechet_distance(gaussian(0, n=n, d=32), gaussian(1, n=n, d=32, first=OTHER), seed=0, splits=4)
         for n in (128, 512, 2048)

@@ -16,8 +16,8 @@ from wamkit.errors import WamkitError
 class Diagnose(Options):
     """Tell which is wrong along an expert's episode: the forecast, the policy, or their agreement.
 
-    Writes diagnose/episode-N.json and diagnose/episode-N.mp4 into the run folder. The video shows the expert's future, the
-    imagined one, and the one that the model's own actions lead to.
+    Writes diagnose/episode-N.json and diagnose/episode-N.mp4 into the run folder. The video shows the expert's future,
+    the imagined one, and the one that the model's own actions lead to.
     """
 
     run: Path

@@ -22,10 +22,10 @@ class Eval(Options):
     """Run folders, each evaluated by itself; two of them with --paired."""
     _: KW_ONLY
     paired: bool = False
-    """Compare two runs in closed loop: the better one, the certainty, and the number of further episodes a decision needs."""
+    """Compare two runs in closed loop: the better one, the certainty, and the episodes that a decision still needs."""
     protocol: str = ""
-    """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below that are
-    not given."""
+    """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
+    that are not given."""
     episodes: int | None = None
     """Held-out reset states a task; 20, or the protocol's."""
     replan_every: int | None = None
@@ -35,21 +35,21 @@ class Eval(Options):
     query: str = "policy"
     """Query that the policy asks: policy or joint."""
     held_out: int | None = None
-    """Validation episodes a task (one more of them off-expert) on which imagination is scored; 6, or 0 with a protocol, which is
-    closed loop only."""
+    """Validation episodes a task (one more of them off-expert) on which imagination is scored; 6, or 0 with a protocol,
+    which is closed loop only."""
     processes: int = 2
     """Worker processes."""
     suite: Literal["main", "full"] = "main"
     """Set of evaluations. full adds physics, counterfactuals, and forecast against execution."""
     encoder: tuple[str, ...] = ()
-    """Pretrained encoders for further metrics, by file or hub id: lpips-alex=TRUNK,HEADS lpips-vgg=TRUNK,HEADS dinov2=MODEL
-    videomae=MODEL i3d=FILE."""
+    """Pretrained encoders for further metrics, by file or hub id: lpips-alex=TRUNK,HEADS lpips-vgg=TRUNK,HEADS
+    dinov2=MODEL videomae=MODEL i3d=FILE."""
     env: str = ""
     """Environment to evaluate in, if not the one of the data: for imported data, or for one embodiment of a mixture."""
     tasks: tuple[str, ...] = ()
     """Tasks of `env` or `protocol`; all if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `env` or `protocol`, KEY=VALUE: fields of the environment's configuration, as `wamkit collect` takes them."""
+    """Options of `env` or `protocol`, KEY=VALUE, as for `wamkit collect`: fields of the environment's configuration."""
     embodiment: str = ""
     """Data set of a mixture whose embodiment acts in `env` or `protocol`."""
 
@@ -88,5 +88,6 @@ def _check(args: Eval) -> None:
         raise WamkitError("--tasks, --options and --embodiment describe an environment: name it, --env NAME")
     if args.paired and (args.env or args.protocol or args.suite != "main" or args.encoder):
         raise WamkitError(
-            "--paired evaluates both runs in the environment of their data; leave out --env and --suite, --protocol and --encoder"
+            "--paired evaluates both runs in the environment of their data; "
+            "leave out --env and --suite, --protocol and --encoder"
         )

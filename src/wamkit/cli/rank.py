@@ -12,8 +12,8 @@ from wamkit.cli.parse import COMMANDS, Options
 class Rank(Options):
     """Rank policies inside a world model and in the simulator, and measure the agreement.
 
-    A success classifier reads the outcome from the imagined frames. Writes eval/rank.html and eval/rank.json into the folder of
-    the world model. Policies must be trained apart from each other: checkpoints of one run are not.
+    A success classifier reads the outcome from the imagined frames. Writes eval/rank.html and eval/rank.json into the
+    folder of the world model. Policies must be trained apart from each other: checkpoints of one run are not.
     """
 
     world: Path
@@ -28,15 +28,15 @@ class Rank(Options):
     max_steps: int = 200
     """Steps of an imagined rollout; as many as an episode has."""
     recordings: int = 12
-    """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many others
-    calibrate it."""
+    """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many
+    others calibrate it."""
     failure_policies: tuple[Path, ...] = ()
-    """Run folders of other policies, none of those that are ranked, whose episodes also train the classifier on failures."""
+    """Run folders of other policies, none of the ranked ones. Their episodes also train the classifier on failures."""
     classifier_steps: int = 800
     """Training steps of the classifier."""
     candidates: int = 8
-    """Chunks among which the best policy takes the one that the world model scores highest, to measure exploitability; 1 leaves
-    the test out."""
+    """Chunks among which the best policy takes the one that the world model scores highest, to measure exploitability;
+    1 leaves the test out."""
     spread: float = 1.0
     """Spread of these candidates, in standard deviations of the actions."""
     processes: int = 2

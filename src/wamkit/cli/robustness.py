@@ -15,8 +15,8 @@ from wamkit.errors import WamkitError
 class Robustness(Options):
     """Measure success while light, camera, colours, clutter or the start vary more and more.
 
-    Writes eval/robustness.html and eval/robustness.json into the run folder. Episodes that `wamkit eval` played under the same
-    options are reused.
+    Writes eval/robustness.html and eval/robustness.json into the run folder. Episodes that `wamkit eval` played under
+    the same options are reused.
     """
 
     run: Path

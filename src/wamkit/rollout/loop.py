@@ -58,7 +58,10 @@ class Actor(Protocol):
         """The next action, float32 (a,) in the environment's units, and the next session."""
 
     def needs_images(self, session: Any) -> bool:
-        """True if the next `act` looks at images. A policy inside a chunk of actions does not, which saves rendering."""
+        """True if the next `act` looks at images.
+
+        A policy inside a chunk of actions does not, which saves rendering.
+        """
         return True
 
     def queried(self, before: Any, after: Any) -> bool:

@@ -1,7 +1,7 @@
 """Charts as SVG: learning curves, intervals, scatter plots, rates, panels.
 
-Those inside a page (`*_svg`) take their colours from its style, for light and dark screens. Those that are files of their own
-(`*_file`) bring theirs.
+Those inside a page (`*_svg`) take their colours from its style, for light and dark screens. Those that are files of
+their own (`*_file`) bring theirs.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def curve_svg(
 ) -> str:
     """Lines over training steps, name -> (steps, values). At most six, each in its colour.
 
-    A long series is drawn twice: faint as it is (averaged to POINTS) and strong when smoothed, as logarithms if all values
-    are positive.
+    A long series is drawn twice: faint as it is (averaged to POINTS) and strong when smoothed, as logarithms if all
+    values are positive.
     log: logarithmic value axis; None chooses it where all values are positive and span a factor of eight.
     over: name of the horizontal axis.
     bounds: range of the value axis; that of the values if not given.
@@ -133,7 +133,7 @@ def rates_file(rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str)
 
 
 def panels_file(curves: Mapping[str, Sequence[Series]], label: str, columns: int = 4) -> str:
-    """Positive values over steps, a panel a name, all on one logarithmic scale; the first name's lines in each, in grey."""
+    """Positive values over steps, a panel a name, on one logarithmic scale. Grey in each: the lines of the first."""
     width, height = 190, 120
     values = np.concatenate([v for lines in curves.values() for _, v in lines])
     low, high = math.log(values.min()), math.log(values.max()) + 1e-9

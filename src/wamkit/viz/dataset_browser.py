@@ -1,7 +1,7 @@
 """Server of a page that shows a data set in the browser: `wamkit browse`.
 
-Frames are decoded here, by the store, and sent as JPEG, because browsers do not play H.264 in 4:4:4 and find an episode in a
-file of many only roughly. So the frame on the page is the frame that a model is trained on at that step.
+Frames are decoded here, by the store, and sent as JPEG, because browsers do not play H.264 in 4:4:4 and find an episode
+in a file of many only roughly. So the frame on the page is the frame that a model is trained on at that step.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Site:
     /                        the page
     /data.json               facts of the data set, and a row for each episode
     /episodes/E.json         texts and values of episode E; values are float32, little-endian, base64
-    /frames/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; the header X-Lengths has the bytes of each
+    /frames/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; X-Lengths has the bytes of each
     """
 
     def __init__(self, store: Store):
@@ -137,8 +137,8 @@ class Site:
     def data(self) -> dict[str, Any]:
         """The content of the page before an episode is chosen.
 
-        episodes: rows of [task, texts, length, success, is_demonstration, source]. Task and texts (that of the episode, then
-        those of its spans) are indices into `words`.
+        episodes: rows of [task, texts, length, success, is_demonstration, source]. Task and texts (that of the episode,
+        then those of its spans) are indices into `words`.
         """
         store, layout, metadata = self.store, self.store.layout, self._metadata
         words: dict[str, int] = {text: number for number, text in enumerate(dict.fromkeys(store.texts))}
@@ -172,7 +172,7 @@ class Site:
         }
 
     def episode(self, number: int) -> dict[str, Any]:
-        """The content of one episode of T steps. values: column -> (T, d).   runs: [first step, text] of each stretch."""
+        """The content of one episode of T steps. values: column -> (T, d).   runs: rows of [first step, text]."""
         store, meta = self.store, self.store.episodes[number]
         here = slice(meta.from_index, meta.from_index + meta.length)
         columns = {chart["column"] for chart in self._charts()} | set(["action.expert"][: store.layout.expert])
@@ -283,8 +283,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _known_host(self) -> bool:
         """Tells if the request names this machine.
 
-        Otherwise the name of another site may lead here, so that its script could read the data ("DNS rebinding"). A name
-        cannot pose as the address that was connected to.
+        Otherwise the name of another site may lead here, so that its script could read the data ("DNS rebinding"). A
+        name cannot pose as the address that was connected to.
         """
         try:
             host = urlsplit(f"//{self.headers.get('Host', '')}").hostname

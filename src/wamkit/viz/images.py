@@ -70,8 +70,8 @@ def mp4(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> byt
 
     fps: frames a second, above 0.   scale: side of the block that each pixel becomes.
     Odd heights and widths get one repeated row or column, since yuv420p needs even sizes.
-    Raises EvaluationError for no frames, a wrong shape or dtype, or fps <= 0, and WriteError if the folder for temporary
-    files has no room.
+    Raises EvaluationError for no frames, a wrong shape or dtype, or fps <= 0, and WriteError if the folder for
+    temporary files has no room.
     """
     _check(frames, 4)
     if len(frames) == 0 or not fps > 0:

@@ -5,7 +5,9 @@ from . import v2  # noqa: F401
 
 
 class ToTensor:
-    """A picture (H, W, C) of uint8 becomes a float tensor (C, H, W) in [0, 1]; one of 16-bit numbers an int16 tensor (1, H, W)."""
+    """A picture (H, W, C) of uint8 becomes a float tensor (C, H, W) in [0, 1]; one of 16-bit numbers an int16 tensor
+    (1, H, W).
+    """
 
     def __call__(self, picture):
         if picture.mode == "I;16":
