@@ -35,7 +35,7 @@ from wamkit.viz.dataset_browser import MAX_FRAMES, Server, serve
 LENGTHS = (9, MAX_FRAMES + 6, 12)
 MEANING = DatasetMetadata(
     "test", "arm", state=(Field("hand", 0, 2, "position", frame="base", unit="m"),),
-    cameras={"front": CameraFacts("ego")}
+    cameras={"front": CameraFacts("ego")},
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from wamkit.eval.suites.latency import query_latency
 from wamkit.experiments import run as module
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
-from wamkit.experiments.run import Compare, changed, compare
+from wamkit.experiments.run import Setup, changed, compare, plan, read_result, write_comparison
 from wamkit.inference.model import Model
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.provenance import Provenance
@@ -42,12 +42,12 @@ SMALL = Comparison(
 
 
 @pytest.fixture(scope="module")
-def args(tmp_path_factory) -> Compare:
+def setup(tmp_path_factory) -> Setup:
     root = tmp_path_factory.mktemp("compare")
     options = {"height": 32, "width": 32, "max_steps": 90, "supersample": 1}
     world = CollectConfig(tasks=("drawer-open-v3",), out=root / "data", episodes=2, off_expert=0, options=options)
     collect(world, progress=False)
-    return Compare("small", root / "data", root / "results", root / "work", episodes=2, held_out=1, processes=1)
+    return Setup(root / "data", root / "results", root / "work", episodes=2, held_out=1, processes=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,78 +61,78 @@ def small():
 
 
 @pytest.fixture(scope="module")
-def page(args) -> str:
-    return compare(args).read_text()
+def page(setup) -> str:
+    return compare("small", setup).read_text()
 
 
-def results(args) -> dict[str, Result]:
-    folder = args.out / "jobs"
+def results(setup) -> dict[str, Result]:
+    folder = setup.out / "jobs"
     return {p.stem: from_dict(Result, json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))}
 
 
-def test_every_job_leaves_one_small_file(args, page):
-    found = results(args)
+def test_every_job_leaves_one_small_file(setup, page):
+    found = results(setup)
     assert sorted(found) == ["tiny-bc-0", "tiny-bc-1", "tiny-bc-labelled-1-0", "tiny-unified-0", "tiny-world_model-0"]
-    assert all(p.stat().st_size < 20_000 for p in (args.out / "jobs").glob("*.json"))
+    assert all(p.stat().st_size < 20_000 for p in (setup.out / "jobs").glob("*.json"))
     assert all(r.training["cpu_s"] > 0 and sum(r.samples.values()) == 16 for r in found.values())
     assert found["tiny-unified-0"].samples == {"codec": 8, "main": 8}
     assert found["tiny-bc-0"].curve["step"] == (2, 4) and min(found["tiny-bc-0"].curve["held_out_action_error"]) > 0
     assert found["tiny-world_model-0"].episodes == {} and found["tiny-world_model-0"].latency == {}
-    assert len(found["tiny-bc-0"].episodes["drawer-open-v3"]["solved"]) == 2
+    assert len(found["tiny-bc-0"].episodes["drawer-open-v3"]["outcomes"]) == 2
     assert "open_loop.skill.forward.8" in found["tiny-world_model-0"].figures
 
 
-def test_the_page_holds_every_row_and_its_pictures_are_svg(args, page):
+def test_the_page_holds_every_row_and_its_pictures_are_svg(setup, page):
     for name in ("bc", "unified", "world_model", "bc, 1 labelled"):
         assert f"\n| {name} |" in page
     assert "5 of 5 jobs are finished" in page
-    for picture in (args.out / "small").glob("*.svg"):
+    for picture in (setup.out / "small").glob("*.svg"):
         assert ElementTree.parse(picture).getroot().tag.endswith("svg")
 
 
-def test_finished_jobs_are_read_in_a_fresh_clone_and_changed_ones_run_again(args, page, monkeypatch, capsys):
+def test_finished_jobs_are_read_in_a_fresh_clone_and_changed_ones_run_again(setup, page, monkeypatch, capsys):
     monkeypatch.setattr(module, "train_run", lambda *_, **__: pytest.fail("trained again"))
-    shutil.rmtree(args.work)
-    compare(args)
-    assert "5 of them done, 0 to do now" in capsys.readouterr().out
+    shutil.rmtree(setup.work)
+    compare("small", setup)
+    assert "5 finished, 0 to run" in capsys.readouterr().out
     entries = tuple(dataclasses.replace(e, options={"train.lr": 1e-4}) for e in SMALL.entries[:1])
     monkeypatch.setitem(COMPARISONS._items, "small", lambda: dataclasses.replace(SMALL, entries=entries))
-    with pytest.raises(WamkitError, match="no result of it yet"):
-        compare(dataclasses.replace(args, page=True))
+    with pytest.raises(WamkitError, match="no result of 'small'"):
+        write_comparison("small", setup)
 
 
-def test_a_result_outlives_new_options_and_no_other_change(args, page):
+def test_a_result_outlives_new_options_and_no_other_change(setup, page):
     """An option that did not exist when a job was run had its default then."""
-    path = args.out / "jobs" / "tiny-bc-0.json"
+    path = setup.out / "jobs" / "tiny-bc-0.json"
     whole = path.read_text()
     old, other = json.loads(whole), json.loads(whole)
     del old["configuration"]["model"]["proprio_noise"]
     other["configuration"]["model"]["gone"] = 1
     try:
         path.write_text(json.dumps(old))
-        assert "5 of 5 jobs are finished" in compare(dataclasses.replace(args, page=True)).read_text()
+        assert "5 of 5 jobs are finished" in write_comparison("small", setup).read_text()
         path.write_text(json.dumps(other))
-        assert "4 of 5 jobs are finished" in compare(dataclasses.replace(args, page=True)).read_text()
+        assert "4 of 5 jobs are finished" in write_comparison("small", setup).read_text()
     finally:
         path.write_text(whole)
 
 
-def test_a_damaged_result_is_named(args, page):
-    path = args.out / "jobs" / "tiny-bc-1.json"
+def test_a_damaged_result_is_named(setup, page):
+    path = setup.out / "jobs" / "tiny-bc-1.json"
     whole = path.read_text()
     path.write_text(whole[:50])
     try:
         with pytest.raises(WamkitError, match=r"bc-1.json is damaged"):
-            compare(dataclasses.replace(args, page=True))
+            write_comparison("small", setup)
     finally:
         path.write_text(whole)
 
 
-def test_unknown_rows_and_options_are_refused(args):
+def test_unknown_rows_and_options_are_refused(setup):
     with pytest.raises(WamkitError, match="no row 'bcc'"):
-        compare(dataclasses.replace(args, only=("bcc",)))
+        compare("small", setup, only=("bcc",))
     with pytest.raises(WamkitError, match="unknown comparison 'leafs' .*did you mean 'leaves'"):
-        compare(dataclasses.replace(args, name="leafs"))
+        compare("leafs", setup)
     with pytest.raises(ConfigError, match="no part 'modle'"):
         changed(RECIPES.get("metaworld-bc")(), {"modle.width": 3})
     with pytest.raises(ConfigError, match="widht"):
@@ -152,13 +152,13 @@ def test_every_comparison_builds_its_runs(name):
         assert samples == pytest.approx(48_000), "the one budget, of samples with actions where data sets are mixed"
 
 
-def outcome(seed: int, solved: str) -> Result:
+def outcome(seed: int, outcomes: str) -> Result:
     """A result with the given outcomes and nothing else."""
     window = {"window": {"frame_offsets": [8, 16]}}
     return Result(
         "k", "", seed, window, "leaf", ("policy",), {"trunk": 1, "all": 1}, {"main": 1}, {"cpu_s": 1.0},
-        {"task-v3": {"first_seed": 0, "solved": solved, "steps": []}}, {}, {}, {"step": [1],
-        "held_out_action_error": [1.0]}, {},
+        {"task-v3": {"first_seed": 0, "outcomes": outcomes, "steps": []}}, {}, {},
+        {"step": [1], "held_out_action_error": [1.0]}, {},
     )  # fmt: skip
 
 
@@ -189,24 +189,31 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
 
 
 def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatch, tmp_path):
-    """Of `data/points`, whose collection is described here as today's names have it.
+    """The results were made on `data/points`, whose provenance is written out here. No job would run again.
 
-    Nothing of it would be run again, and the pages are those that the results give.
+    The committed pages are those that the results give.
     """
     tasks = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
     made = Provenance(EnvSpec("metaworld", tasks, {"point_grid": 32}), 0, tuple(range(160)), 160, 13345)
     monkeypatch.setattr(Provenance, "of", lambda store: made)
     monkeypatch.setattr(module.Store, "open", lambda path: None)
-    results = Path(__file__).parents[2] / "docs/results"
+    results, again = Path(__file__).parents[2] / "docs/results", tmp_path / "again"
+    shutil.copytree(results / "jobs", again / "jobs")
     for page in sorted(results.glob("*.md")):
         if page.stem not in COMPARISONS:
             continue
         finished = int(re.search(r"(\d+) of \d+ jobs are finished", page.read_text())[1])
-        comparison = COMPARISONS.get(page.stem)()
-        args = Compare(page.stem, Path("data/points"), results, tmp_path)
-        jobs = module._plan(comparison, args)
-        assert sum(module._read(job) is not None for job in jobs) == finished == len(jobs), page.stem
-        written = module._page(comparison, jobs, dataclasses.replace(args, out=tmp_path))
+        jobs = plan(COMPARISONS.get(page.stem)(), Setup(Path("data/points"), results, tmp_path))
+        assert sum(read_result(job) is not None for job in jobs) == finished == len(jobs), page.stem
+        written = write_comparison(page.stem, Setup(Path("data/points"), again, tmp_path))
         for path in (page, *results.glob(f"{page.stem}/*.svg")):
-            again = written.parent / path.relative_to(results)
-            assert path.read_text() == again.read_text(), f"wamkit compare {page.stem} --page writes {path.name} anew"
+            same = path.read_text() == (written.parent / path.relative_to(results)).read_text()
+            assert same, f"`wamkit compare {page.stem} --page` writes another {path.name}"
+
+
+def test_every_committed_result_is_read_under_keys():
+    """Results of earlier versions have names in place of keys."""
+    for path in (Path(__file__).parents[2] / "docs/results/jobs").glob("*.json"):
+        result = from_dict(Result, old_names.job(json.loads(path.read_bytes())))
+        tables = {key.partition(".")[0] for key in result.figures}
+        assert tables <= {"open_loop", "coupling"} and not any(" " in key for key in result.figures), path.name

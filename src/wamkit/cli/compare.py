@@ -41,6 +41,10 @@ class Compare(Options):
 @COMMANDS.register("compare")
 def run(args: Compare) -> None:
     """Runs the jobs that are not finished, and writes the page."""
-    from wamkit.experiments import run as experiments
+    from wamkit.experiments.run import Setup, compare, write_comparison
 
-    print(f"page: {experiments.compare(experiments.Compare(**vars(args)))}")
+    setup = Setup(args.data, args.out, args.work, args.episodes, args.held_out, args.processes)
+    page = (
+        write_comparison(args.name, setup) if args.page else compare(args.name, setup, only=args.only, seeds=args.seeds)
+    )
+    print(f"page: {page}")

@@ -22,9 +22,7 @@ class Eval(Options):
     """Run folders, each evaluated by itself; two of them with --paired."""
     _: KW_ONLY
     paired: bool = False
-    """Compare two runs in closed loop: the better one, the certainty, and the number of further episodes a decision
-    needs.
-    """
+    """Compare two runs in closed loop: the better one, the certainty, and the episodes that a decision still needs."""
     protocol: str = ""
     """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
     that are not given."""
@@ -51,9 +49,7 @@ class Eval(Options):
     tasks: tuple[str, ...] = ()
     """Tasks of `env` or `protocol`; all if not given."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `env` or `protocol`, KEY=VALUE: fields of the environment's configuration, as `wamkit collect` takes
-    them.
-    """
+    """Options of `env` or `protocol`, KEY=VALUE, as for `wamkit collect`: fields of the environment's configuration."""
     embodiment: str = ""
     """Data set of a mixture whose embodiment acts in `env` or `protocol`."""
 
@@ -92,6 +88,6 @@ def _check(args: Eval) -> None:
         raise WamkitError("--tasks, --options and --embodiment describe an environment: name it, --env NAME")
     if args.paired and (args.env or args.protocol or args.suite != "main" or args.encoder):
         raise WamkitError(
-            "--paired evaluates both runs in the environment of their data; leave out --env and --suite, --protocol "
-            "and --encoder"
+            "--paired evaluates both runs in the environment of their data; "
+            "leave out --env and --suite, --protocol and --encoder"
         )

@@ -93,11 +93,9 @@ def taxonomy_page() -> str:
     lines = [
         "# The taxonomy",
         "",
-        "Every family declares its place in the taxonomy of the survey arXiv:2605.12090 as data. This page is made "
-        "from it",
-        "(`make docs/taxonomy.md`). `wamkit list --by leaf` groups the families by one axis; `wamkit show FAMILY` "
-        "draws",
-        "the attention between the parts of its token sequence.",
+        "Every family declares its place in the taxonomy of the survey arXiv:2605.12090 as data. This page is made",
+        "from it (`make docs/taxonomy.md`). `wamkit list --by leaf` groups the families by one axis;",
+        "`wamkit show FAMILY` draws the attention between the parts of its token sequence.",
         "",
         "| family | leaf | future | conditioning | action decoder | gradients | queries |",
         "|---|---|---|---|---|---|---|",

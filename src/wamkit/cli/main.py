@@ -1,6 +1,4 @@
-"""The entry point of the command line: it finds the commands, runs one, and turns errors into one line and an exit
-code.
-"""
+"""The entry point of the command line: finds the commands, runs one, maps errors to one line and an exit code."""
 
 from __future__ import annotations
 
@@ -27,8 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code.
 
     0: done.
-    1: wamkit raised an error on purpose; it is printed as one line.
-    2: a wrong command. Wrong options leave by SystemExit with the same code.
+    1: an error that wamkit raised on purpose, printed as one line.
+    2: a wrong command. Wrong options raise SystemExit with this code.
     130: Ctrl-C.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]

@@ -23,9 +23,7 @@ class Mix(Options):
     size: tuple[int, int] = (64, 64)
     """Height and width that all images are resized to."""
     views: tuple[str, ...] = ("scene",)
-    """Views of the model, by the roles of cameras: scene, wrist, ego. scene+ego is one view, of the camera that a data
-    set has.
-    """
+    """Views of the model, by the roles of cameras: scene, wrist, ego. scene+ego is one view, from either camera."""
     relative: bool = True
     """Make absolute end-effector poses relative to the pose at which an action chunk begins."""
 

@@ -15,8 +15,7 @@
 
 The docstring of the class is the help of the command, the docstrings of its fields that of the options. A field without
 a default is given by its position, unless it is keyword-only. Modules of commands import what is slow inside functions,
-so that `wamkit --help` and a wrong command are answered at once, and Ctrl-C ends a command cleanly while libraries
-load.
+so that `wamkit --help` and a wrong command answer at once, and Ctrl-C ends a command cleanly while libraries load.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ def first_line(documented: Any) -> str:
 def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
     """The options of `command` from the command line.
 
-    Prints help and exits with 0, or one line of error and exits with 2.
+    Exits with 0 after printing help, and with 2 after printing one line for wrong options.
     """
     import tyro
 
@@ -94,8 +93,7 @@ def peek(argv: Sequence[str], option: str, default: str) -> str:
 
 
 def extend(options: type[O], groups: Mapping[str, Any], doc: str | None = None) -> type[O]:
-    """The options with further groups, name -> the dataclass instance that holds the defaults. doc: another help
-    text."""
+    """The options with further groups, name -> dataclass instance with the defaults. doc: another help text."""
     fields = [(name, type(group), dataclasses.field(default=group)) for name, group in groups.items()]
     named = {"__doc__": doc or options.__doc__}
     return dataclasses.make_dataclass(

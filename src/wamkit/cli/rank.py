@@ -31,9 +31,7 @@ class Rank(Options):
     """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many
     others calibrate it."""
     failure_policies: tuple[Path, ...] = ()
-    """Run folders of other policies, none of those that are ranked, whose episodes also train the classifier on
-    failures.
-    """
+    """Run folders of other policies, none of the ranked ones. Their episodes also train the classifier on failures."""
     classifier_steps: int = 800
     """Training steps of the classifier."""
     candidates: int = 8

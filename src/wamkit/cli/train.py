@@ -31,18 +31,11 @@ class Train(Options):
     recipe: str = "metaworld-unified"
     """Recipe that the options below start from; `wamkit list` names all recipes."""
     cache_gb: float = 16.0
-    """Size limit of the cache of decoded frames beside the data, in GB.
-
-    Frames beyond it are decoded when they are sampled.
-    """
+    """Size limit of the cache of decoded frames beside the data, in GB. Frames beyond it are decoded at each use."""
     feature_cache_gb: float = 0.0
-    """Size limit of the cache of frozen encoders' features beside the data, in GB.
-
-    The next run with the same encoder reads it.
-    """
+    """Size limit of the cache of features beside the data, in GB. Further runs with the same frozen encoder read it."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
-    """Video decoder. torchcodec needs wamkit[torchcodec] and the libraries of FFmpeg, and gives the same frames
-    (docs/data.md)."""
+    """Video decoder. torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same frames."""
 
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:

@@ -423,7 +423,7 @@ def _small_fields(model: Any) -> dict[str, np.ndarray]:
 
 
 def _views_simulator(value: Any) -> bool:
-    """Whether this is a view of MuJoCo's memory, an array that changes as the simulator does."""
+    """True for a view of MuJoCo's memory, an array that changes as the simulator does."""
     while isinstance(value, np.ndarray):
         if value.base is None:
             return False

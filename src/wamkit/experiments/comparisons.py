@@ -1,7 +1,7 @@
 """Comparisons: lists of recipes that are trained and evaluated under one budget. `wamkit compare NAME` runs one.
 
-Every entry of a comparison sees as many samples in all its stages together, has a trunk of the same size, and is played
-from the same held-out reset states. Training seeds are fixed here, before anything is run.
+All rows of a comparison see the same number of samples in all their stages together, have backbones of the same size,
+and are evaluated from the same held-out reset states. Training seeds are fixed here, before anything runs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from wamkit.registry import Registry
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
+    """One row of a comparison.
 
-    against: the row that it is compared with, pairwise, if not the comparison's reference.
-    sources: what is learned from, if not all of the data set alone: data sets beside it (folders named as they are
-        there), mixed.
+    options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
+    against: name of the row to compare with in pairs; the comparison's reference if empty.
+    sources: data sets to mix, folders beside the comparison's data set; that data set alone if empty.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Entry:
 
     @property
     def slug(self) -> str:
-        """The trained configuration as a file name, the same in every comparison."""
+        """Name of the trained model in file names, the same in every comparison."""
         options = "".join(f"-{k.split('.')[-1]}-{v}" for k, v in self.options.items())
-        return self.recipe.removeprefix("metaworld-") + options + "".join(f"-{_word(s)}" for s in self.sources)
+        return self.recipe.removeprefix("metaworld-") + options + "".join(f"-{_source_slug(s)}" for s in self.sources)
 
 
-def _word(source: SourceConfig) -> str:
+def _source_slug(source: SourceConfig) -> str:
     episodes = "_{}_{}".format(*source.demonstrations) if source.demonstrations else ""
     return f"{Path(source.data).name}{episodes}{'' if source.actions else '_video'}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows under one question. reference: the row that all others are compared with, pairwise, if any."""
+    """Rows under one question. reference: name of the row that all others are compared with in pairs, if any."""
 
     title: str
     question: str
@@ -55,6 +55,7 @@ class Comparison:
 
 
 COMPARISONS: Registry[Callable[[], Comparison]] = Registry("comparison", "wamkit.comparisons")
+"""Functions that return a comparison, by name."""
 
 THREE = (0, 1, 2)
 LEAVES = (
@@ -75,12 +76,12 @@ LEAVES = (
 
 @COMPARISONS.register("leaves")
 def leaves() -> Comparison:
-    """Every leaf of the taxonomy and the two controls."""
+    """All leaves of the taxonomy, and two controls."""
     head = [Entry("unified", "metaworld-unified", THREE), Entry("bc", "metaworld-bc", THREE)]
     rest = [Entry(name, f"metaworld-{name}") for name in LEAVES]
     return Comparison(
         "Every leaf of the taxonomy",
-        "Which way to couple imagination and action? One trunk, one data set, one budget, one protocol.",
+        "Which way to couple imagination and action? One backbone, one data set, one budget, one protocol.",
         "unified",
         (*head, *rest),
     )
@@ -88,13 +89,13 @@ def leaves() -> Comparison:
 
 @COMPARISONS.register("programs")
 def programs() -> Comparison:
-    """The six programs of `unified`: the streams that may attend to each other."""
+    """The six attention programs of `unified`."""
     others = [p.value for p in Program if p is not Program.JOINT]
     entries = [Entry(Program.JOINT.value, "metaworld-unified")]
     entries += [Entry(p, "metaworld-unified", options={"model.program": p}) for p in others]
     return Comparison(
-        "Six programs on one trunk",
-        "Which stream should attend to which, clean or noisy? The same weights in number and place; only the mask "
+        "Six programs on one backbone",
+        "Which stream should attend to which, clean or noisy? All rows have the same parameters; only the mask "
         "differs.",
         Program.JOINT.value,
         tuple(entries),
@@ -103,11 +104,11 @@ def programs() -> Comparison:
 
 @COMPARISONS.register("decoding")
 def decoding() -> Comparison:
-    """Action decoders on one trunk."""
+    """Action decoders."""
     return Comparison(
         "Action decoders",
-        "The trunk denoises actions, a small head does, queries regress them, tokens spell them out, or they are read "
-        "off the imagined frames. Trunks are equal within 5 %.",
+        "The backbone denoises the actions, a small head denoises them, queries regress them, tokens spell them out,"
+        " or inverse dynamics infers them from the imagined images. Backbones are equal in size within 5 %.",
         "trunk denoises",
         (
             Entry("trunk denoises", "metaworld-unified"),
@@ -121,14 +122,14 @@ def decoding() -> Comparison:
 
 @COMPARISONS.register("conditioning")
 def conditioning() -> Comparison:
-    """Ways of conditioning the denoised tokens on the context."""
+    """Conditioning of the denoised tokens on the context."""
     others = ("channel", "cross", "adaln")
     entries = [Entry("prefix", "metaworld-unified")]
     entries += [Entry(k, "metaworld-unified", options={"model.conditioning": k}) for k in others]
     return Comparison(
-        "Ways of conditioning on the context",
-        "Context tokens in the sequence, concatenated on channels, attended to by cross-attention, or as scales and "
-        "shifts of norms. The same trunk.",
+        "Conditioning on the context",
+        "Context tokens in the sequence, concatenated on channels, read by cross-attention, or as scales and shifts "
+        "of norms. The same backbone.",
         "prefix",
         tuple(entries),
     )
@@ -136,7 +137,7 @@ def conditioning() -> Comparison:
 
 @COMPARISONS.register("imagination")
 def imagination() -> Comparison:
-    """Imagining at test time, against not: the same training, bit for bit."""
+    """Policies with and without imagination at test time, with the same trained weights."""
     entries = []
     for name in ("hidden_state", "mot"):
         entries.append(Entry(f"{name}, not imagining", f"metaworld-{name}"))
@@ -144,7 +145,7 @@ def imagination() -> Comparison:
         entries.append(Entry(f"{name}, imagining", f"metaworld-{name}", options=options, against=entries[-1].name))
     return Comparison(
         "Does imagining at test time help?",
-        "The same weights, asked for actions without imagining first, or with.",
+        "The same weights, queried for actions with and without imagination.",
         "",
         tuple(entries),
     )
@@ -152,12 +153,12 @@ def imagination() -> Comparison:
 
 @COMPARISONS.register("history")
 def history() -> Comparison:
-    """Looking back at earlier moments, read together with the present or apart and remembered."""
+    """History: none, encoded together with the present, or encoded once and cached."""
     together = {"model.chunk_causal": False}
     return Comparison(
-        "Does looking back help?",
-        "No history; four earlier moments in one context with the present; the same ones read apart, once, and "
-        "remembered.",
+        "Does history help?",
+        "No history, four earlier moments in one context with the present, or the same moments encoded once and "
+        "cached.",
         "no history",
         (
             Entry("no history", "metaworld-unified"),
@@ -171,7 +172,7 @@ def history() -> Comparison:
 
 @COMPARISONS.register("video-sources")
 def video_sources() -> Comparison:
-    """Few labelled demonstrations, and video without actions of other seeds, other tasks, other sources."""
+    """Few labelled demonstrations, with video without actions from other seeds, tasks or sources."""
 
     def entry(name: str, *video: SourceConfig) -> Entry:
         options = {"train.batch_size": 32} if video else {}
@@ -189,10 +190,10 @@ def video_sources() -> Comparison:
     )
     return Comparison(
         "Does video without actions help, and which?",
-        f"{LABELLED} labelled demonstrations of four tasks alone, and with video whose actions are unknown: 50 further "
-        "demonstrations of the same tasks, 80 of eight other tasks, or the three other sources (a wrist camera carried "
-        "by hand, another robot, a moving head). All rows see the same number of labelled samples; those with video as "
-        "many of it again, in batches twice as large.",
+        f"{LABELLED} labelled demonstrations of four tasks, alone and with video without actions: 50 further "
+        "demonstrations of the same tasks, 80 of eight other tasks, or three other sources (a hand-held wrist "
+        "camera, another robot, a moving head camera). All rows see the same number of labelled samples. Those with "
+        "video see as many samples of it again, in batches twice as large.",
         f"{LABELLED} labelled",
         (
             entry(f"{LABELLED} labelled"),
@@ -205,7 +206,7 @@ def video_sources() -> Comparison:
 
 
 LABELLED = 8
-"""Demonstrations that keep their actions, two a task."""
+"""Number of demonstrations that keep their actions, two a task."""
 
 DATA = "points"
 """The data set of this repository's comparisons."""
@@ -216,21 +217,21 @@ VIDEO_USERS = ("unified", *(name for name in LEAVES if name != "world_model"))
 
 @COMPARISONS.register("action-free")
 def action_free() -> Comparison:
-    """Ten labelled demonstrations alone, and with fifty more without actions."""
+    """Ten labelled demonstrations, alone and with fifty more without actions."""
     alone, more = {"episodes.labelled": 10}, {"episodes.labelled": 10, "episodes.action_free": 50}
     entries = [Entry("bc, 10 labelled", "metaworld-bc", options=alone)]
     for name in VIDEO_USERS:
         entries.append(Entry(f"{name}, 10 labelled", f"metaworld-{name}", options=alone))
         row = f"{name}, 10 labelled + 50 action-free"
-        # One seed: it showed that a sixth of the labelled samples is what such rows have, and lose.
+        # One seed only: it showed that such rows see a sixth of the labelled samples, and lose.
         entries.append(Entry(row, f"metaworld-{name}", (0,), more, against=entries[-1].name))
         halved = {**more, "episodes.labelled_share": 0.5}
         entries.append(Entry(f"{row}, half each", f"metaworld-{name}", options=halved, against=entries[-2].name))
     return Comparison(
-        "What video without actions is worth",
-        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, in "
-        "as many samples: drawn alike, so that a sixth of them have actions, or half of them. Each family is compared "
-        "with itself.",
+        "The value of video without actions",
+        "Ten labelled demonstrations of the four tasks together, alone or with fifty more as video without actions, "
+        "in the same number of samples. Either all frames are sampled alike, so that a sixth has actions, or half of"
+        " the samples have actions. Each family is compared with itself.",
         "",
         tuple(entries),
     )

@@ -1,4 +1,4 @@
-"""The page of a comparison: Markdown that any forge shows, with its figures as SVG files beside it."""
+"""The page of a comparison: Markdown, which code forges show, with its charts as SVG files beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool
 
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar
 from wamkit.experiments.comparisons import Comparison
@@ -18,16 +19,18 @@ from wamkit.viz.charts import panels_file, rates_file
 
 @dataclass(frozen=True)
 class Result:
-    """The result of one finished job.
+    """Result of one finished job.
 
-    key: of data and protocol.
-    configuration: of the run.
+    key: digest of data and protocol.
+    configuration: that of the run.
+    parameters: number in the "trunk" and in "all".
     samples: rows seen, by training stage.
-    training: seconds.
-    episodes: task -> {"first_seed", "solved": one character a reset state, "steps"}.
+    training: "cpu_s" and "wall_s", in seconds.
+    episodes: task -> "first_seed", "outcomes" (a character a reset state, "1" is success) and "steps".
     figures: key (`eval.results.Table.figure`) -> (value, low, high), those of closed loop left out.
-    latency: query -> the fields of `Latency`, ms.
+    latency: query -> the fields of `Latency`, in ms.
     curve: columns "step" and "held_out_action_error".
+    made_by: version, commit and machine.
     """
 
     key: str
@@ -45,16 +48,19 @@ class Result:
     curve: Mapping[str, tuple[float, ...]]
     made_by: Mapping[str, str]
 
-    def solved(self, task: str | None = None) -> np.ndarray:
-        """bool: outcomes of `task`, or of all tasks one after the other."""
-        rows = [e["solved"] for t, e in self.episodes.items() if task in (None, t)]
-        return np.array([c == "1" for c in "".join(rows)], bool)
+    def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:
+        """Success of each episode of `task`, or of all tasks one after the other."""
+        outcomes = "".join(e["outcomes"] for t, e in self.episodes.items() if task in (None, t))
+        return np.array([c == "1" for c in outcomes], bool)
 
 
 def write_page(
     comparison: Comparison, rows: Mapping[str, Sequence[Result]], planned: int, command: str, path: Path
 ) -> Path:
-    """Writes `path`, and its figures into the folder of its name. rows: name -> results, at least one, one a seed."""
+    """Writes the page, and its charts into the folder of its name. Returns `path`.
+
+    rows: name -> results, one a seed, at least one.   planned: number of jobs.   command: that makes the page.
+    """
     results = [r for own in rows.values() for r in own]
     media = path.with_suffix("")
     make_folder(media)
@@ -62,16 +68,16 @@ def write_page(
     parts = [
         f"# {comparison.title}",
         comparison.question,
-        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which goes on from the JSON files in "
-        "[jobs/](jobs/).",
+        f"{len(results)} of {planned} jobs are finished. Made by `{command}`, which continues "
+        "from the JSON files in [jobs/](jobs/).",
     ]
     if played:
-        rates = {name: (_pooled(own), [float(r.solved().mean()) for r in own]) for name, own in played.items()}
+        rates = {name: (_pooled(own), [float(r.successes().mean()) for r in own]) for name, own in played.items()}
         label = "Success of every row, with 95 % intervals; circles are training seeds"
         atomic_write(media / "success.svg", rates_file(rates, label).encode())
         parts += [
             f"![success]({media.name}/success.svg)",
-            "## Does it solve the tasks?",
+            "## Success",
             _success(played),
             *_paired(comparison, played),
         ]
@@ -82,19 +88,20 @@ def write_page(
         atomic_write(media / "curves.svg", panels_file(curves, label).encode())
         parts += [
             f"![learning curves]({media.name}/curves.svg)",
-            "Error of the policy's actions on held-out demonstrations during training, one line a seed; grey, in every "
-            "panel: the first row.",
+            "Action error of the policy on validation demonstrations during training, one line a seed. Grey, in "
+            "every panel: the first row.",
         ]
-    parts += ["## Is what it imagines right?", _imagined(rows), "## What does it cost?", _cost(rows), _latency(rows)]
-    parts += ["## How it was made", _made(results), CAVEATS]
+    parts += ["## Imagination", _imagined(rows), "## Cost", _cost(rows), _latency(rows)]
+    parts += ["## Provenance", _made(results), CAVEATS]
     atomic_write(path, ("\n\n".join(p for p in parts if p) + "\n").encode())
     return path
 
 
-CAVEATS = """\
-Intervals of success are Clopper and Pearson's over all episodes of a row; they say how well this set of trained
-models was measured. Two or three training seeds say little about how much another seed would differ: read each seed's
-own figure. No rate or size was tuned for any row but `unified`, whose rate all share, which favours it."""
+CAVEATS = """Intervals of success are those of Clopper and Pearson over all episodes of a row: the precision of the
+measurement of these trained models. Two or three training seeds tell little about the spread between seeds, so read the
+figure of each seed. No learning rate or size was tuned for a row other than `unified`. All rows share its rate, which
+favours it."""
+"""Text at the end of every page."""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -104,7 +111,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _pooled(own: Sequence[Result], task: str | None = None) -> Interval:
-    outcomes = np.concatenate([r.solved(task) for r in own])
+    outcomes = np.concatenate([r.successes(task) for r in own])
     return clopper_pearson(int(outcomes.sum()), len(outcomes))
 
 
@@ -113,9 +120,9 @@ def _success(rows: Mapping[str, Sequence[Result]]) -> str:
     body = []
     for name, own in rows.items():
         rate = _pooled(own)
-        seeds = ", ".join(f"{r.solved().sum()}" for r in own)
+        seeds = ", ".join(f"{r.successes().sum()}" for r in own)
         cells = [f"{_pooled(own, t).value:.0%}" for t in tasks]
-        n = len(own[0].solved())
+        n = len(own[0].successes())
         body.append(
             [
                 name,
@@ -130,7 +137,7 @@ def _success(rows: Mapping[str, Sequence[Result]]) -> str:
 
 
 def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> list[str]:
-    """Differences on the same reset states."""
+    """The table of differences on the same reset states, with its explanation; nothing if no pair has results."""
     pairs = {e.name: e.against or comparison.reference for e in comparison.entries if e.name in rows}
     body = [
         [line[0], other, *line[1:]]
@@ -140,14 +147,14 @@ def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> lis
     if not body:
         return []
     text = (
-        "Differences in points, on the training seeds that both rows have and the same reset states; the interval "
-        "resamples reset states; won and lost: states that only one of the two solved (exact McNemar p)."
+        "Differences in percentage points, on the training seeds that both rows have and the same reset states. The "
+        "interval resamples reset states. Won and lost: states where only one of the two succeeds (exact McNemar p)."
     )
     return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
 
 
 def _difference(own: Sequence[Result], other: Sequence[Result], name: str) -> list[str] | None:
-    a, b = ({r.seed: r.solved() for r in rs} for rs in (own, other))
+    a, b = ({r.seed: r.successes() for r in rs} for rs in (own, other))
     seeds = sorted(set(a) & set(b))
     if not seeds or len({len(x[s]) for x in (a, b) for s in seeds}) > 1:
         return None
@@ -176,15 +183,16 @@ def _imagined(rows: Mapping[str, Sequence[Result]]) -> str:
     near, far = _offsets(next(iter(rows.values()))[0])
     head = [f"{what} +{o}" for what in ("skill", "moving, dB", "sharpness") for o in (near, far)]
     how = (
-        "Means over seeds, held-out demonstrations. Skill is 1 for a perfect image and 0 for a copy of the present one. "
-        "True / shuffled: forward dynamics' error with the executed actions over that with others; inverse / policy: "
-        "error of actions read off the future over error of actions chosen; both below 1 where image and action belong "
-        "together. Points / still: error of imagined scene points over that of standing still."
+        "Means over seeds, on validation demonstrations. Skill is 1 for a perfect image and 0 for a copy of the "
+        "present one. True / shuffled: error of forward dynamics with the executed actions over that with others. "
+        "Inverse / policy: error of actions inferred from the future over that of the policy's actions. Both are "
+        "below 1 where image and action agree. Points / still: error of imagined scene points over that of no "
+        "motion."
     )
     return (
         how
         + "\n\n"
-        + table(["", "asked", *head, "true / shuffled", "inverse / policy", "points / still", "answers"], body)
+        + table(["", "query", *head, "true / shuffled", "inverse / policy", "points / still", "queries"], body)
     )
 
 
@@ -205,7 +213,7 @@ def _cost(rows: Mapping[str, Sequence[Result]]) -> str:
         cpu = [x.training["cpu_s"] for x in own]
         size = [f"{r.parameters[k] / 1e6:.2f} M" for k in ("trunk", "all")]
         body.append([name, *size, samples, f"{np.median(cpu):.0f} s"])
-    return table(["", "trunk", "all parameters", "samples seen, by stage", "training, CPU"], body)
+    return table(["", "backbone", "all parameters", "samples seen, by stage", "training, CPU"], body)
 
 
 def _latency(rows: Mapping[str, Sequence[Result]]) -> str:
@@ -216,7 +224,7 @@ def _latency(rows: Mapping[str, Sequence[Result]]) -> str:
             step = f"{part['steps']:.0f} x {part['step']:.2f}" if part["steps"] else ""
             times = [f"{part[k]:.1f}" for k in ("total", "encode", "prefill")]
             body.append([name, query, f"**{times[0]}**", *times[1:], step, f"{part['decode']:.1f}"])
-    how = "One query, batch 1, one thread, milliseconds: medians, of seeds' medians."
+    how = "One query, batch 1, one thread, in milliseconds: the median over seeds of their medians."
     return how + "\n\n" + table(["", "query", "total", "encode", "prefill", "denoising steps", "decode"], body)
 
 

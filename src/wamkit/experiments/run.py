@@ -1,15 +1,15 @@
-"""Runs a comparison: trains and evaluates its entries, one small JSON file a finished job, and writes one page.
+"""Runs a comparison: trains and evaluates its rows, writes one small JSON file for each finished job, and one page.
 
-The JSON files are the comparisons' memory: they are meant to be committed, and in a fresh clone `wamkit compare` goes
-on from those that are there. Comparisons share them: a job that two of them name is done once. A file that was made
-from another configuration, data set or protocol is made again.
+The JSON files are meant to be committed: in a fresh clone `wamkit compare` continues from them. Comparisons share them,
+so a job that two of them have is run once. A file of another configuration, data set or protocol is not used, and its
+job runs again.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,115 +48,113 @@ from wamkit.types import Query, WamkitError
 
 
 @dataclass(frozen=True)
-class Compare:
-    """Trains and evaluates the rows of a comparison under one budget.
+class Setup:
+    """Data, protocol and folders that all jobs of a comparison share.
 
-    The same command continues, and finished jobs are kept.
+    data: data set folder.   out: folder of the page, and in jobs/ of the JSON files.   work: folder of the runs.
+    episodes: held-out reset states a task.   held_out: validation episodes a task, and one more off-expert.
+    processes: worker processes of the evaluation.
     """
 
-    name: str
-    """Name of the comparison; `wamkit list` shows all."""
-    data: Path = Path("data/demos")
-    """Data set folder, from `wamkit collect`."""
-    out: Path = Path("docs/results")
-    """Folder of the page. Beside it, in jobs/, lies one small JSON file for each finished job."""
-    work: Path = Path("runs/compare")
-    """Run folders. What is in there can be thrown away once the JSON files exist."""
-    only: tuple[str, ...] = ()
-    """Only these rows."""
-    seeds: int | None = None
-    """Only the first so many training seeds of each row."""
+    data: Path
+    out: Path
+    work: Path
     episodes: int = 20
-    """Held-out reset states a task."""
     held_out: int = 6
-    """Held-out recordings a task (one more off-expert each) on which imagination is scored."""
     processes: int = 2
-    """Worker processes of the evaluation."""
-    page: bool = False
-    """Write the page from the files that are there, and run nothing."""
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
+    """One training run with its evaluation.
+
+    key: digest of data and protocol.   result: JSON file of the finished job.   folder: run folder.
+    """
+
     entry: Entry
     seed: int
-    run: RunConfig
+    config: RunConfig
     key: str
     result: Path
     folder: Path
 
+    @property
+    def title(self) -> str:
+        """Row and seed, for messages."""
+        return f"{self.entry.name}, seed {self.seed}"
 
-def compare(args: Compare) -> Path:
-    """Carries out the jobs that have no result yet, seed by seed so that every row gets its first before any its
-    second.
 
-    Writes the page after every job. A job that fails is reported, the others go on, and the command ends with an error.
+def compare(name: str, setup: Setup, *, only: Sequence[str] = (), seeds: int | None = None) -> Path:
+    """Runs the jobs of comparison `name` that are not finished, and returns its page.
+
+    only: rows to run; all if empty.   seeds: number of training seeds of each row to run.
+    Jobs run seed by seed, so that every row has its first seed before any has its second. The page is written after
+    each. A job that fails is reported and the others continue; then WamkitError is raised. Raises WamkitError for an
+    unknown row.
     """
-    comparison = COMPARISONS.get(args.name)()
-    jobs = _plan(comparison, args)
-    if not args.page:
-        make_folder(args.work)
-        make_folder(args.out / "jobs")
-        with exclusive(args.work):
-            _run(comparison, jobs, args)
-    return _page(comparison, jobs, args)
-
-
-def _run(comparison: Comparison, jobs: list[_Job], args: Compare) -> None:
-    failed: list[str] = []
-    left = [job for job in jobs if _read(job) is None]
-    todo = [
-        job
-        for job in left
-        if (not args.only or job.entry.name in args.only) and job.seed in job.entry.seeds[: args.seeds]
-    ]
-    print(f"{comparison.title}: {len(jobs)} jobs, {len(jobs) - len(left)} of them done, {len(todo)} to do now")
-    for i, job in enumerate(todo, 1):
-        print(f"\n{job.entry.name}, seed {job.seed}: job {i} of {len(todo)}", flush=True)
-        try:
-            result = _carry_out(job, args)
-        except Interrupted:
-            raise
-        except WamkitError as error:
-            failed.append(f"{job.entry.name}, seed {job.seed}: {error}")
-            print(f"failed: {error}", flush=True)
-            continue
-        atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
-        _page(comparison, jobs, args)
-    if failed:
-        raise WamkitError(f"{len(failed)} of {len(todo)} jobs failed; {failed[0]}")
-
-
-def _plan(comparison: Comparison, args: Compare) -> list[_Job]:
-    if unknown := set(args.only) - {e.name for e in comparison.entries}:
+    comparison = COMPARISONS.get(name)()
+    if unknown := set(only) - {e.name for e in comparison.entries}:
         known = ", ".join(e.name for e in comparison.entries)
-        raise WamkitError(f"'{args.name}' has no row '{unknown.pop()}'; it has {known}")
-    provenance = Provenance.of(Store.open(args.data))
+        raise WamkitError(f"'{name}' has no row '{unknown.pop()}'; it has {known}")
+    jobs = plan(comparison, setup)
+    left = [job for job in jobs if read_result(job) is None]
+    chosen = [job for job in left if (not only or job.entry.name in only) and job.seed in job.entry.seeds[:seeds]]
+    make_folder(setup.work)
+    make_folder(setup.out / "jobs")
+    with exclusive(setup.work):
+        print(f"{comparison.title}: {len(jobs)} jobs, {len(jobs) - len(left)} finished, {len(chosen)} to run")
+        failed = _run_jobs(chosen, setup, lambda: write_comparison(name, setup))
+    if failed:
+        raise WamkitError(f"{len(failed)} of {len(chosen)} jobs failed; {failed[0]}")
+    return write_comparison(name, setup)
+
+
+def write_comparison(name: str, setup: Setup) -> Path:
+    """Writes the page of comparison `name` from the JSON files that exist. Raises WamkitError if there is none."""
+    comparison = COMPARISONS.get(name)()
+    jobs = plan(comparison, setup)
+    rows: dict[str, list[Result]] = {entry.name: [] for entry in comparison.entries}
+    for job in jobs:
+        if (result := read_result(job)) is not None:
+            rows[job.entry.name].append(result)
+    rows = {row: results for row, results in rows.items() if results}
+    if not rows:
+        raise WamkitError(f"{setup.out} holds no result of '{name}': run `wamkit compare {name}` without --page")
+    command = f"wamkit compare {name} --data {setup.data}"
+    return write_page(comparison, rows, len(jobs), command, setup.out / f"{name}.md")
+
+
+def plan(comparison: Comparison, setup: Setup) -> list[Job]:
+    """All jobs of a comparison, the first seed of every row first. Raises StoreError for data of no environment."""
+    provenance = Provenance.of(Store.open(setup.data))
     if not provenance.env.env:
-        raise StoreError(f"{args.data} was made by no environment of wamkit; there is nothing to play in")
-    jobs = []
-    for round_ in range(max(len(e.seeds) for e in comparison.entries)):
-        for entry in comparison.entries:
-            if round_ < len(entry.seeds):
-                jobs.append(_job(entry, entry.seeds[round_], provenance, args))
-    return jobs
+        raise StoreError(f"{setup.data} was made by no environment of wamkit, so there is none to evaluate in")
+    rounds = range(max(len(e.seeds) for e in comparison.entries))
+    pairs = [(entry, entry.seeds[k]) for k in rounds for entry in comparison.entries if k < len(entry.seeds)]
+    return [_job(entry, seed, provenance, setup) for entry, seed in pairs]
 
 
-def _job(entry: Entry, seed: int, provenance: Provenance, args: Compare) -> _Job:
-    run = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
-    sources = [cfg.to_dict(s) for s in entry.sources]
-    data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
-    key = cfg.digest([data, args.episodes, args.held_out, *([sources] if sources else [])])
-    stem = f"{entry.slug}-{seed}"
-    folder = args.work / f"{stem}-{cfg.digest([key, config_to_dict(run)])}"
-    return _Job(entry, seed, run, key, args.out / "jobs" / f"{stem}.json", folder)
+def read_result(job: Job) -> Result | None:
+    """The result of a finished job; None if there is no file, or one of another configuration, data set or protocol.
+
+    A configuration without an option that is new since then has its default. Raises WamkitError for a damaged file.
+    """
+    if not job.result.exists():
+        return None
+    try:
+        result = cfg.from_dict(Result, old_names.job(json.loads(job.result.read_bytes())))
+    except (ValueError, KeyError, AttributeError, cfg.ConfigError) as error:
+        message = f"{job.result} is damaged ({error}); restore it, or remove it to run the job again"
+        raise WamkitError(message) from error
+    try:
+        config = config_from_dict(result.configuration)
+    except (cfg.ConfigError, LookupError):
+        return None
+    return result if (result.key, config) == (job.key, job.config) else None
 
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
-    """`run` with the fields named by dotted path set, checked as if read from a file.
-
-    Raises ConfigError for unknown ones.
-    """
+    """`run` with other values, dotted path -> value, checked as in a file. Raises ConfigError for unknown paths."""
     data = config_to_dict(run)
     for path, value in options.items():
         part, _, name = path.partition(".")
@@ -166,75 +164,75 @@ def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
     return config_from_dict(data)
 
 
-def _read(job: _Job) -> Result | None:
-    """The result of a finished job; None where there is none, or where it answers another question."""
-    if not job.result.exists():
-        return None
-    try:
-        result = cfg.from_dict(Result, old_names.job(json.loads(job.result.read_bytes())))
-    except (ValueError, KeyError, AttributeError, cfg.ConfigError) as error:
-        raise WamkitError(
-            f"{job.result} is damaged ({error}); restore it, or remove it to run the job again"
-        ) from error
-    return result if result.key == job.key and _was(result) == job.run else None
+def _job(entry: Entry, seed: int, provenance: Provenance, setup: Setup) -> Job:
+    config = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
+    sources = [cfg.to_dict(s) for s in entry.sources]
+    data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
+    key = cfg.digest([data, setup.episodes, setup.held_out, *([sources] if sources else [])])
+    stem = f"{entry.slug}-{seed}"
+    folder = setup.work / f"{stem}-{cfg.digest([key, old_names.without_added(config_to_dict(config))])}"
+    return Job(entry, seed, config, key, setup.out / "jobs" / f"{stem}.json", folder)
 
 
-def _was(result: Result) -> RunConfig | None:
-    """The run that a result is of, with today's defaults for options that did not exist then; None where it can't be
-    read.
-    """
-    try:
-        return config_from_dict(result.configuration)
-    except (cfg.ConfigError, LookupError):
-        return None
+def _run_jobs(jobs: Sequence[Job], setup: Setup, after_each: Callable[[], Any]) -> list[str]:
+    """Runs the jobs and writes their results; messages of those that failed."""
+    failed = []
+    for i, job in enumerate(jobs, 1):
+        print(f"\n{job.title}: job {i} of {len(jobs)}", flush=True)
+        try:
+            result = asdict(_run_job(job, setup))
+        except Interrupted:
+            raise
+        except WamkitError as error:
+            failed.append(f"{job.title}: {error}")
+            print(f"failed: {error}", flush=True)
+            continue
+        atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        after_each()
+    return failed
 
 
-def _carry_out(job: _Job, args: Compare) -> dict[str, Any]:
-    recordings = args.work / "recordings"
-    data, watch = _mixed(job, args) if job.entry.sources else args.data, None
-    # What a mixture trains has no robot while it trains, so there is nothing to watch but its losses.
-    if Query.POLICY in family_class(job.run.family).queries and not job.entry.sources:
-        provenance = Provenance.of(Store.open(args.data))
-        watch = partial(
-            _held_out_error, validation_frames(provenance, recordings, args.held_out, processes=args.processes)
-        )
-    train_run(job.run, data, job.folder, watch=watch)
-    run = Run.open(job.folder)
-    protocol = Protocol(episodes=args.episodes)
-    options = EvalOptions(args.held_out, args.processes, recordings=recordings, report=False)
+def _run_job(job: Job, setup: Setup) -> Result:
+    recordings = setup.work / "recordings"
+    data, watch = _mixture(job, setup) if job.entry.sources else setup.data, None
+    # A mixture has no embodiment during training, so there is no action error to watch.
+    if Query.POLICY in family_class(job.config.family).queries and not job.entry.sources:
+        provenance = Provenance.of(Store.open(setup.data))
+        frames = validation_frames(provenance, recordings, setup.held_out, processes=setup.processes)
+        watch = partial(_held_out_error, frames)
+    train_run(job.config, data, job.folder, watch=watch)
+    run, protocol = Run.open(job.folder), Protocol(episodes=setup.episodes)
+    options = EvalOptions(setup.held_out, setup.processes, recordings=recordings, report=False)
     summary = evaluate(run, protocol, options)
     model = opened(run, run.provenance.env.embodiment)
-    frames, _ = open_frames(recordings / f"held-out-{args.held_out}")
-    return asdict(
-        Result(
-            key=job.key,
-            recipe=job.entry.recipe,
-            seed=job.seed,
-            configuration=config_to_dict(job.run),
-            leaf=model.taxonomy.leaf,
-            queries=tuple(sorted(model.queries)),
-            parameters={"trunk": trunk_size(model.family), "all": sum(p.numel() for p in model.family.parameters())},
-            samples={
-                s.name: (end - start) * job.run.train.batch_size
-                for s, start, end in stage_spans(model.family.stages(), job.run.train.steps)
-            },
-            training={"cpu_s": run.extra["cpu_s"], "wall_s": run.extra["elapsed_s"]},
-            episodes=_episodes(run, model, replace(protocol, env=run.provenance.env), args.processes),
-            figures={r["key"]: _finite(r) for r in summary["rows"] if not r["key"].startswith("closed_loop.")},
-            latency=_latency(model, frames),
-            curve=_curve(job.folder),
-            made_by=made_by(),
-        )
+    frames, _ = open_frames(recordings / f"held-out-{setup.held_out}")
+    rows = job.config.train.batch_size
+    return Result(
+        key=job.key,
+        recipe=job.entry.recipe,
+        seed=job.seed,
+        configuration=config_to_dict(job.config),
+        leaf=model.taxonomy.leaf,
+        queries=tuple(sorted(model.queries)),
+        parameters={"trunk": trunk_size(model.family), "all": sum(p.numel() for p in model.family.parameters())},
+        samples={
+            stage.name: (end - start) * rows
+            for stage, start, end in stage_spans(model.family.stages(), job.config.train.steps)
+        },
+        training={"cpu_s": run.extra["cpu_s"], "wall_s": run.extra["elapsed_s"]},
+        episodes=_episodes(run, model, replace(protocol, env=run.provenance.env), setup.processes),
+        figures={r["key"]: _finite(r) for r in summary["rows"] if not r["key"].startswith("closed_loop.")},
+        latency=_latency(model, frames),
+        curve=_curve(job.folder),
+        made_by=made_by(),
     )
 
 
-def _mixed(job: _Job, args: Compare) -> Path:
-    """The file of a mixture of the row's sources, which lie beside the data set: images of its size, one view of
-    whatever there is.
-    """
-    size = Store.open(args.data).layout.image_shape[1:]
-    sources = tuple(replace(s, data=str((args.data.parent / s.data).resolve())) for s in job.entry.sources)
-    path = args.work / "mixtures" / f"{job.folder.name}.json"
+def _mixture(job: Job, setup: Setup) -> Path:
+    """The file of a mixture of the row's sources, which lie beside the data set: its image size, one view."""
+    size = Store.open(setup.data).layout.image_shape[1:]
+    sources = tuple(replace(s, data=str((setup.data.parent / s.data).resolve())) for s in job.entry.sources)
+    path = setup.work / "mixtures" / f"{job.folder.name}.json"
     cfg.save_json(path, MixtureConfig(sources, size=size, views=("scene+ego+wrist",)))
     return path
 
@@ -245,19 +243,19 @@ def trunk_size(model: Family) -> int:
 
 
 def _episodes(run: Run, model: Model, protocol: Protocol, processes: int) -> dict[str, dict[str, Any]]:
-    """Task -> held-out seeds, outcomes ("1" solved) and steps, in that order."""
+    """Task -> first held-out seed, outcomes ("1" is success) and steps, in the order of the seeds."""
     if Query.POLICY not in model.queries:
         return {}
     out: dict[str, dict[str, Any]] = {}
     for record in closed_loop(run, protocol, processes=processes):
-        row = out.setdefault(record.task, {"first_seed": record.seed, "solved": "", "steps": []})
-        row["solved"] += str(int(record.success))
+        row = out.setdefault(record.task, {"first_seed": record.seed, "outcomes": "", "steps": []})
+        row["outcomes"] += str(int(record.success))
         row["steps"].append(record.steps)
     return out
 
 
 def _finite(row: Mapping[str, Any]) -> tuple[float | None, ...]:
-    """(value, low, high), None where there is none: JSON knows no infinity."""
+    """(value, low, high), with None for infinity and NaN, which JSON does not have."""
     return tuple(x if x is not None and math.isfinite(x) else None for x in (row["value"], row["low"], row["high"]))
 
 
@@ -269,7 +267,7 @@ def _latency(model: Model, frames: Frames) -> dict[str, dict[str, float]]:
 
 
 def _held_out_error(frames: Frames, family: Family) -> dict[str, float]:
-    """The policy's mean squared action error on held-out demonstrations, in the robot's units: the learning curve."""
+    """Mean squared action error of the policy on validation demonstrations, in the robot's units."""
     model = Model(family)
     starts = window_starts(frames, model.spec.chunk, 8)
     starts = starts[frames.is_demonstration[frames.episode[starts]]]
@@ -282,15 +280,3 @@ def _curve(folder: Path) -> dict[str, list[float]]:
     error = "held_out_action_error"
     rows = [row for _, row in read_metrics(folder / "metrics.jsonl") if error in row]
     return {"step": [r["step"] for r in rows], error: [round(r[error], 6) for r in rows]}
-
-
-def _page(comparison: Comparison, jobs: list[_Job], args: Compare) -> Path:
-    rows: dict[str, list[Result]] = {}
-    for job in jobs:
-        if (result := _read(job)) is not None:
-            rows.setdefault(job.entry.name, []).append(result)
-    if not rows:
-        raise WamkitError(f"{args.out} holds no result of it yet: run `wamkit compare {args.name}` without --page")
-    rows = {e.name: rows[e.name] for e in comparison.entries if e.name in rows}
-    command = f"wamkit compare {args.name} --data {args.data}"
-    return write_page(comparison, rows, len(jobs), command, args.out / f"{args.name}.md")

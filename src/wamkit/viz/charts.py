@@ -133,9 +133,7 @@ def rates_file(rows: Mapping[str, tuple[Interval, Sequence[float]]], label: str)
 
 
 def panels_file(curves: Mapping[str, Sequence[Series]], label: str, columns: int = 4) -> str:
-    """Positive values over steps, a panel a name, all on one logarithmic scale; the first name's lines in each, in
-    grey.
-    """
+    """Positive values over steps, a panel a name, on one logarithmic scale. Grey in each: the lines of the first."""
     width, height = 190, 120
     values = np.concatenate([v for lines in curves.values() for _, v in lines])
     low, high = math.log(values.min()), math.log(values.max()) + 1e-9

@@ -101,7 +101,7 @@ class Site:
     /                        the page
     /data.json               facts of the data set, and a row for each episode
     /episodes/E.json         texts and values of episode E; values are float32, little-endian, base64
-    /frames/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; the header X-Lengths has their bytes
+    /frames/E/CAMERA/STEP    JPEGs of the steps from STEP on, one after the other; X-Lengths has the bytes of each
     """
 
     def __init__(self, store: Store):
@@ -172,8 +172,7 @@ class Site:
         }
 
     def episode(self, number: int) -> dict[str, Any]:
-        """The content of one episode of T steps. values: column -> (T, d).   runs: [first step, text] of each
-        stretch."""
+        """The content of one episode of T steps. values: column -> (T, d).   runs: rows of [first step, text]."""
         store, meta = self.store, self.store.episodes[number]
         here = slice(meta.from_index, meta.from_index + meta.length)
         columns = {chart["column"] for chart in self._charts()} | set(["action.expert"][: store.layout.expert])

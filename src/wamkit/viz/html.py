@@ -21,10 +21,7 @@ def element(tag: str, *content: str, **attributes: str | float) -> str:
 
 
 def page(title: str, body: str, script: str = "") -> str:
-    """A complete page in one file.
-
-    Its security policy forbids to load anything, so it needs no network and tells nobody.
-    """
+    """A complete page in one file. Its security policy lets it load nothing, so it works offline."""
     policy = "default-src 'none'; img-src data:; media-src data: blob:; style-src 'unsafe-inline'"
     policy += "; script-src 'unsafe-inline'" * bool(script)
     return (
@@ -52,8 +49,7 @@ def section(title: str, how: str, parts: Sequence[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table. head: titles of the columns, none for a table without a head.   rows: markup of each row, <tr>
-    elements."""
+    """A table. head: titles of the columns; empty for a table without a head.   rows: <tr> elements."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
     top = f"<thead><tr>{titles}</tr></thead>" if head else ""
     return f"<table>{top}<tbody>{''.join(rows)}</tbody></table>"
