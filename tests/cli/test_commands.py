@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import KW_ONLY, dataclass
@@ -113,6 +114,26 @@ def test_usage_and_a_wrong_command_do_not_load_torch():
 def test_the_document_names_every_command():
     page = (ROOT / "docs" / "cli.md").read_text()
     assert all(f"`wamkit {name}" in page for name in COMMANDS.names())
+
+
+def written_commands() -> list[str]:
+    """The commands in the fenced blocks of the documents, as a user would paste them."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    found = []
+    for page in pages:
+        if page.name in ("LOG.md", "migration.md"):
+            continue
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.M | re.S):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line.strip() for line in lines if line.strip().startswith("wamkit ")]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("line", written_commands())
+def test_commands_in_the_documents_have_options_that_exist(line):
+    name, *argv = shlex.split(line, comments=True)[1:]
+    if name != "tasks" and not line.endswith("--help"):  # `tasks` is of the example package
+        parse(options_of(COMMANDS.get(name)), name, argv)
 
 
 def installed(folder: Path, points: str, module: str) -> dict[str, str]:
