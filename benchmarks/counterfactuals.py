@@ -1,5 +1,4 @@
-"""Counterfactuals of several runs on the same branches, beside models whose rank is known:
-docs/results/counterfactuals.md.
+"""Counterfactuals of several runs on the same branches, beside models of known rank: docs/results/counterfactuals.md.
 
 Usage: python benchmarks/counterfactuals.py runs/unified runs/world_model
 """
@@ -23,7 +22,7 @@ from wamkit.types import Interval
 
 @dataclass(frozen=True)
 class Args:
-    """Which runs, of one world, and where the page goes."""
+    """Runs of one environment, and the place of the page."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     episodes: int = 6
@@ -60,7 +59,7 @@ def main(args: Args) -> None:
         "([what is measured](../evaluation.md#counterfactuals)). Brackets: 95 %, episodes resampled. Made by "
         f"`python benchmarks/counterfactuals.py {names}`.",
     ]
-    head = ["", "told apart", "direction", "gain", "skill", "drift", "regret"]
+    head = ["", "identified", "direction", "gain", "skill", "drift", "regret"]
     for title, expert in (("Actions that no demonstration holds", False), ("Experts' chunks", True)):
         own = [s.only(expert) for s in states]
         rows = [row(f"*{k}*", score(own, m)) for k, m in MODELS.items() if not (expert and k == "still")]
@@ -74,7 +73,7 @@ def main(args: Args) -> None:
     parts.append(
         "Italics: models whose rank is known beforehand (`wamkit.eval.metatest.reference_branches`). "
         "Best: 100 %, 1, 1, 1, 0, 0; a model that ignores actions "
-        "is at chance, 0, 0, and at a regret of 1, however good its pictures."
+        "is at chance, 0, 0, and at a regret of 1, however good its images."
     )
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
     print(args.out)

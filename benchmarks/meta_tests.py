@@ -61,7 +61,6 @@ class Args:
 
 MARKS = {BLIND: " ○", SAME: " =", VARIES: " ~", FAILS: " **✗**", UNDEFINED: ""}
 
-
 PARITY: dict[str, tuple[str, Callable[[np.random.Generator], float]]] = {}
 """Metric -> (what it is compared with, the largest difference on random input of this generator)."""
 
@@ -73,13 +72,13 @@ def against(name: str, what: str) -> Callable[[Callable[[np.random.Generator], f
     return add
 
 
-def _pictures(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _images(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     a = rng.random((6, 3, 24, 32)).astype(np.float32)
     return a, np.clip(a + 0.1 * rng.standard_normal(a.shape), 0, 1).astype(np.float32)
 
 
 def _pixelwise(ours: Callable[..., torch.Tensor], theirs: Callable[..., float], rng: np.random.Generator) -> float:
-    a, b = _pictures(rng)
+    a, b = _images(rng)
     found = ours(torch.from_numpy(a), torch.from_numpy(b)).numpy()
     return float(np.abs(found - [theirs(x.astype(float), y.astype(float)) for x, y in zip(a, b, strict=True)]).max())
 
@@ -326,19 +325,19 @@ def main(args: Args) -> None:
         f"{len(faults)} expectations are "
         "broken. Made by `python benchmarks/meta_tests.py`, a few minutes on one core; the expectations are data, in "
         "`wamkit.eval.metatest`, and `tests/unit/test_metatest.py` checks them on fewer clips.",
-        "The first column is what really happens. A figure without a mark is worse than it, as it must be. **=**: what "
+        "The first column is the true outcome. A figure without a mark is worse than it, as it must be. **=**: what "
         "this metric reads is "
         "right, so it is no wrong model here. **○**: wrong, and not found worse; the documentation says so "
         "([below](#blind-spots)), and that is "
         "tested too. **–**: no figure, likewise. **~**: nothing is expected. **✗**: an expectation is broken.",
-        "A known trap is expected as well: by `mse`, `psnr`, `ssim`, skill and moving gain a picture without its "
-        "object beats a copy of the "
+        "A known trap is expected as well: by `mse`, `psnr`, `ssim`, skill and moving gain an image without its object "
+        "beats a copy of the "
         "present one.",
         *[part for suite, found in results for part in figures(suite, found)],
         "## Properties",
-        "Best is best: what really happens has the best figure. Spearman: between badness and the rungs of a ladder, "
+        "Best is best: the true outcome has the best figure. Spearman: between badness and the rungs of a ladder, "
         "noise of six severities for "
-        "pictures (constant: all rungs are alike). Pixels drawn as four: the largest relative change of a figure; ✓ "
+        "images (constant: all rungs are alike). Pixels drawn as four: the largest relative change of a figure; ✓ "
         "where it claims not to change.",
         properties(every),
         "## Blind spots",

@@ -1,11 +1,9 @@
-"""Policies ranked inside world models, of experts alone and of failures too, beside the simulator:
-docs/results/rank.md.
+"""Policies ranked inside world models and in the simulator: docs/results/rank.md.
 
 Usage: wamkit collect --env metaworld --tasks T... --episodes 30 --out data/points; python benchmarks/rank.py
-(an hour on two cores, in parts)
 
-Trains 19 policies that span most of [0, 1], four failure_policies and two world models; what is done is kept, so the
-same command continues.
+Takes an hour on two cores. Trains 19 policies that span most of [0, 1], four failure policies, and two world models,
+one on experts alone and one on failures too. Finished parts are kept, so the same command continues.
 """
 
 from __future__ import annotations
@@ -43,7 +41,7 @@ FAILING = (("unified", 150, 151), ("unified", 300, 301), ("unified", 500, 501), 
 
 @dataclass(frozen=True)
 class Args:
-    """On which data, and where things go."""
+    """Data, and the places of runs and page."""
 
     data: Path = Path("data/points")
     """Demonstrations of the policies, and of the world model that sees experts alone."""
@@ -80,8 +78,7 @@ def with_failures(args: Args, failure_policies: tuple[Path, ...]) -> Path:
 
 
 def section(title: str, content: Mapping[str, Any]) -> list[str]:
-    """Every policy, then the agreement of imagined success, and of the classifier on real frames, with the
-    simulator."""
+    """Every policy, then the agreement of imagined success and of the classifier with the simulator."""
     rows = []
     for p in sorted(content["policies"], key=lambda p: -sum(p["real"])):
         rates = [wilson(sum(p[k]), len(p[k])) for k in ("real", "classified", "imagined")]

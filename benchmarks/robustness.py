@@ -21,7 +21,7 @@ from wamkit.types import Interval
 
 @dataclass(frozen=True)
 class Args:
-    """Which runs, of one world, and where the page goes."""
+    """Runs of one environment, and the place of the page."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     episodes: int = 20

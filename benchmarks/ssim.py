@@ -1,5 +1,4 @@
-"""How fast SSIM is beside torchmetrics, and how near to scikit-image: 64 clips of 16 pictures of 64x64, medians of runs
-in turn.
+"""Speed of SSIM against torchmetrics, and its distance from scikit-image: 64 clips of 16 images of 64x64.
 
 Needs torchmetrics and scikit-image, which wamkit does not. Usage: python benchmarks/ssim.py
 """
@@ -21,7 +20,7 @@ from wamkit.eval.metrics.image import ssim
 
 @dataclass(frozen=True)
 class Args:
-    """What is scored, how often."""
+    """Number and size of the images, number of repetitions."""
 
     clips: int = 64
     frames: int = 16
@@ -30,8 +29,8 @@ class Args:
     threads: int = 1
 
 
-def pictures(args: Args) -> tuple[torch.Tensor, torch.Tensor]:
-    """Smooth pictures and noisy ones, float32 in [0, 1], (N, 3, size, size)."""
+def noisy_images(args: Args) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth images and noisy ones, float32 in [0, 1], (N, 3, size, size)."""
     generator = torch.Generator().manual_seed(0)
     n = args.clips * args.frames
     coarse = torch.rand(n, 3, 8, 8, generator=generator)
@@ -40,7 +39,7 @@ def pictures(args: Args) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def against_scikit(truth: torch.Tensor, image: torch.Tensor) -> float:
-    """The largest difference over 64 pictures."""
+    """The largest difference over 64 images."""
     how = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1, "channel_axis": 0}
     pairs = zip(truth[:64].double().numpy(), image[:64].double().numpy(), strict=True)
     return float(
@@ -57,7 +56,7 @@ def timed(job: Callable[[], object]) -> tuple[float, float]:
 
 def main(args: Args) -> None:
     torch.set_num_threads(args.threads)
-    truth, image = pictures(args)
+    truth, image = noisy_images(args)
     jobs: dict[str, Callable[[], object]] = {
         "torchmetrics": lambda: structural_similarity_index_measure(image, truth, data_range=1.0, reduction="none"),
         "wamkit": lambda: ssim(truth, image),

@@ -14,7 +14,7 @@ import json
 import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -48,6 +48,36 @@ def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
             limits = f"between {low:g} and {high:g}"
             limits = f"at least {low:g}" if high == math.inf else f"at most {high:g}" if low == -math.inf else limits
             raise ConfigError(f"{name} = {value}: must be {limits}")
+
+
+@dataclass(frozen=True)
+class Between:
+    """The numbers that a field may hold, declared on its type: `width: Annotated[int, Between(1, inf, multiple=2)]`."""
+
+    low: float
+    high: float
+    multiple: int = 1
+
+
+def check_declared(config: Any) -> None:
+    """Raises ConfigError for a field of `config` that holds what its type's `Between` excludes."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        for limit in (x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Between)):
+            check_bounds(config, **{name: (limit.low, limit.high)})
+            if limit.multiple > 1:
+                check_multiple(name, getattr(config, name), "", limit.multiple)
+
+
+def check_multiple(name: str, value: int, other: str, part: int) -> None:
+    """Raises ConfigError unless `value` is a multiple of `part`, and says which values would fit.
+
+    name, other: what the two are called in the message.
+    """
+    if value % part:
+        what = f"a multiple of {other}, {part}" if other else "even" if part == 2 else f"a multiple of {part}"
+        near = [str(n) for n in (value // part * part, (value // part + 1) * part) if n]
+        verb = "is not" if other else "must be"
+        raise ConfigError(f"{name} {value} {verb} {what}: {' or '.join(near)} would fit")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

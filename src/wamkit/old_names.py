@@ -8,6 +8,8 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
+MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
+"""Fields that a family's configuration has since, with the values that stand for what was there before."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
 ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
@@ -40,6 +42,15 @@ def run_config(data: Mapping[str, Any]) -> dict[str, Any]:
     if (source := data.pop("source", None)) is not None:
         data["provenance"] = _provenance(source)
     return data
+
+
+def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run without fields that earlier versions lack, where these have the values of before.
+
+    Finished results are keyed by it, and runs are resumed by it.
+    """
+    model = {k: v for k, v in data.get("model", {}).items() if k not in MODEL_ADDED or v != MODEL_ADDED[k]}
+    return {**data, "model": model}
 
 
 def source(provenance: Mapping[str, Any]) -> dict[str, Any]:

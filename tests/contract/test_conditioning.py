@@ -1,6 +1,4 @@
-"""Four ways in which noisy tokens hear of the context: the same trunk, the same questions, and who sees whom holds in
-all.
-"""
+"""Four kinds of conditioning: the same backbone, the same queries, and the attention layout holds in all."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ from wamkit.data.loading.windows import observations
 from wamkit.families.discrete import UNKNOWN, DiscreteConfig
 from wamkit.inference.model import Model
 from wamkit.nn.attention_mask import ACTION, FUTURE, closure
-from wamkit.nn.autoencoders.frame_codec import CodeConfig, FrameCodec
+from wamkit.nn.autoencoders.frame_codec import FrameCodec
+from wamkit.nn.autoencoders.future import CodeConfig
+from wamkit.nn.backbones.base import Tokens, joined
 from wamkit.nn.backbones.transformer import Read
 from wamkit.types import Query
 
@@ -48,8 +50,8 @@ def test_latents_are_rounded_with_the_gradient_of_what_is_rounded():
     torch.manual_seed(0)
     codec = FrameCodec((2, 2), channels=2, levels=5)
     codec.encoder[-1].weight.data.mul_(20)
-    z = codec.encode(torch.rand(4, 3, 32, 32) * 2 - 1, torch.rand(4, 3, 32, 32) * 2 - 1)
-    assert z.shape == (4, 4, 8) and len(z.unique()) >= 5
+    z = codec.encode(torch.rand(4, 1, 3, 32, 32) * 2 - 1, torch.rand(4, 3, 32, 32) * 2 - 1)
+    assert z.shape == (4, 1, 4, 8) and len(z.unique()) >= 5
     torch.testing.assert_close(((z + 1) * 2).round() / 2 - 1, z, atol=1e-6, rtol=0)
     assert z.abs().max() <= 1 + 1e-6
     z.sum().backward()
@@ -69,9 +71,9 @@ def test_the_cache_changes_nothing(way, query, spec, normalizer, batch, monkeypa
     model = make("discrete", spec, normalizer, temperature=1.0, action_temperature=1.0, **way)
     passes, on = [], Read.on
 
-    def spy(self, x, at):
-        y, after = on(self, x, at)
-        passes.append((x, at, y))
+    def spy(self, parts, at):
+        y, after = on(self, parts, at)
+        passes.append((joined(parts), at, y))
         return y, after
 
     monkeypatch.setattr(Read, "on", spy)
@@ -80,7 +82,7 @@ def test_the_cache_changes_nothing(way, query, spec, normalizer, batch, monkeypa
     first = FUTURE if query in (Query.VIDEO, Query.INVERSE, Query.JOINT) else ACTION
     mask = model._mask(first)[at][:, at]
     with torch.inference_mode():
-        whole, _ = model.trunk(x, mask)
+        (whole,), _ = model.trunk([Tokens(x, "any")], mask)
     torch.testing.assert_close(whole, y, atol=1e-5, rtol=1e-5)
     actions = model.length[ACTION] - 1 if not way.get("action_mask", True) else spec.action_dim
     if query is Query.POLICY:  # the context, then one pass for each dimension or token; no picture
@@ -155,10 +157,7 @@ def test_only_blanks_are_trained_in_parallel(spec, normalizer, batch):
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_rows_are_evidence_for_what_they_show(way, spec, normalizer, batch):
-    """Off-expert rows: what actions do (actions first), and what was done (frames first).
-
-    Without actions: the video.
-    """
+    """Off-expert rows: forward dynamics (actions first) and inverse dynamics (frames first). Without actions: video."""
     off = dataclasses.replace(batch, is_demonstration=torch.zeros(len(batch), dtype=torch.bool))
     frames, actions = (make("discrete", spec, normalizer, frames_first=f, clean=0.0, **way) for f in (1.0, 0.0))
     a, b = losses(frames, off), losses(actions, off)

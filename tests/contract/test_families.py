@@ -91,8 +91,7 @@ def test_every_parameter_of_a_stage_gets_a_finite_gradient(name, spec, normalize
 
 @pytest.mark.parametrize("name", NAMES)
 def test_features_made_ahead_change_nothing(name, spec, normalizer, batch):
-    """Losses are the same whether the trainer hands in what a frozen part made of the windows, or the family makes
-    it."""
+    """Losses are the same whether the trainer hands in the features of a frozen part, or the family computes them."""
     model = make(name, spec, normalizer)
     for stage in model.stages():
         ahead = dataclasses.replace(batch, features=model.features(batch, stage.name))
@@ -103,8 +102,7 @@ def test_features_made_ahead_change_nothing(name, spec, normalizer, batch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_in_bfloat16_are_those_of_float32_but_for_rounding(name, spec, normalizer, batch):
-    """Trained where the processor multiplies bfloat16, a family computes its losses in float32, with finite
-    gradients."""
+    """Where the processor multiplies bfloat16, a family computes its losses in float32, with finite gradients."""
     model = make(name, spec, normalizer)
     exact = losses(model, batch)
     with torch.autocast("cpu", torch.bfloat16):
@@ -176,9 +174,7 @@ def test_padded_steps_are_silent(name, spec, normalizer, batch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_looking_back(name, spec, normalizer):
-    """Earlier observations count in training and sampling where there are any, and are silent where there were none
-    yet.
-    """
+    """Earlier observations count in training and sampling, and are silent before the episode began."""
     spec = dataclasses.replace(spec, past_offsets=(-4, -2))
     model, batch = make(name, spec, normalizer), random_batch(spec, 3)
     batch.past_valid[0, 0] = False
@@ -400,8 +396,7 @@ def test_given_fields_are_checked(spec, normalizer, batch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_given_and_known_hears_of_nothing_else(name, spec, normalizer):
-    """Through any number of layers: what is known now never hears of what is noisy or wanted (the transitive
-    closure)."""
+    """The present context sees no noisy or queried token through any number of layers (the transitive closure)."""
     segments, seen = make(name, spec, normalizer).attention_layout()
     assert seen.shape == (len(segments), len(segments)) and seen.dtype is torch.bool
     reach = closure(seen)

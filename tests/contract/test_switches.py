@@ -17,8 +17,7 @@ from wamkit.types import Query
 
 @pytest.mark.parametrize("program", [Program.JOINT, Program.VIDEO_THEN_ACTION, Program.ACTION_THEN_VIDEO])
 def test_mot_imagining_before_acting(program, spec, normalizer, batch):
-    """The same weights with and without imagination: actions change exactly where the program lets them see the
-    future."""
+    """The same weights with and without imagination: actions change exactly where they may see the future."""
     plain, dreaming = (make("mot", spec, normalizer, program=program, imagine=i, policy_steps=3) for i in (False, True))
     a, b = (ask(m, Query.POLICY, batch).actions for m in (plain, dreaming))
     assert np.isfinite(b).all()

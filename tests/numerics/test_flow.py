@@ -40,8 +40,7 @@ def test_exact_velocity_recovers_the_gaussian(shift):
 
 
 def test_partial_slow_and_consecutive_schedules_recover_the_gaussian():
-    """Every kind of schedule moves along the same flow: what is stopped on the way lies on the path, all else
-    arrives."""
+    """Every kind of schedule moves along the same flow: a stopped stream lies on the path, all others arrive."""
     g = torch.Generator().manual_seed(0)
     eps = {"a": torch.randn(4000, generator=g), "z": torch.randn(4000, generator=g)}
     law = {"a": (2.0, 0.5), "z": (-1.0, 0.2)}

@@ -1,4 +1,4 @@
-"""Who sees whom: every program's transitive closure, and no leak in numbers."""
+"""Attention masks: every program's transitive closure, and no leak in the outputs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, closure, visibility
+from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.backbones.transformer import Trunk, attend
 
 C, Z, ZC = Segment(CONTEXT, 3), Segment(FUTURE, 4), Segment(FUTURE, 4, clean=True)
@@ -30,6 +31,12 @@ def spans() -> dict[str, slice]:
     return out
 
 
+def output(trunk: Trunk, x: torch.Tensor, *args) -> torch.Tensor:
+    """Outputs of a backbone for one run of tokens."""
+    (y,), _ = trunk([Tokens(x, "any")], *args)
+    return y
+
+
 @pytest.mark.parametrize("program", list(Program))
 def test_transitive_closure(program):
     reach = closure(visibility(list(SEGMENTS.values()), program))
@@ -49,11 +56,11 @@ def test_no_leak_in_numbers(program):
     for p in trunk.parameters():
         torch.nn.init.normal_(p, std=0.2)
     x = torch.randn(1, len(mask), 32)
-    base, _ = trunk(x, mask)
+    base = output(trunk, x, mask)
     for source, where in spans().items():
         moved = x.clone()
         moved[:, where] += 1.0
-        out, _ = trunk(moved, mask)
+        out = output(trunk, moved, mask)
         for query, expected in zip(("A", "Z"), REACH[program], strict=True):
             assert torch.equal(out[:, spans()[query]], base[:, spans()[query]]) == (source not in expected), (
                 source,
@@ -61,7 +68,7 @@ def test_no_leak_in_numbers(program):
             )
 
 
-def test_draws_share_the_context_alone():
+def test_problems_share_the_context_alone():
     segments = [C, Segment(ACTION, 2, problem=0), Segment(FUTURE, 4, problem=1), Segment(ACTION, 2, problem=1)]
     mask = visibility(segments, Program.JOINT)
     assert not mask[3:5, 5:].any() and not mask[5:, 3:5].any()
@@ -69,7 +76,7 @@ def test_draws_share_the_context_alone():
 
 
 def test_attention_in_bfloat16_is_attention():
-    """What is written out for bfloat16 on a CPU gives what torch's fused kernel gives, forward and backward."""
+    """The explicit form for bfloat16 on a CPU equals torch's fused kernel, forward and backward."""
     g = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, n, 8, generator=g, requires_grad=True) for n in (5, 7, 7))
     mask = torch.rand(2, 1, 5, 7, generator=g) > 0.4
@@ -93,7 +100,7 @@ def test_cache_equals_no_cache():
     for p in trunk.parameters():
         torch.nn.init.normal_(p, std=0.2)
     x = torch.randn(2, 9, 32)
-    whole, _ = trunk(x, mask)
-    _, cache = trunk(x[:, :3])
-    part, _ = trunk(x[:, 3:], mask[3:], cache)
+    whole = output(trunk, x, mask)
+    _, cache = trunk([Tokens(x[:, :3], "context")])
+    part = output(trunk, x[:, 3:], mask[3:], cache)
     torch.testing.assert_close(part, whole[:, 3:], rtol=1e-5, atol=1e-5)

@@ -88,10 +88,7 @@ def test_a_single_device_resumes_to_the_bit(tmp_path):
 
 @pytest.mark.parametrize("config", [ONE, SINGLE], ids=["threads", "single"])
 def test_only_what_a_stage_trains_moves_and_what_has_no_influence_still_decays(config):
-    """A parameter of the stage that no loss depends on has a gradient of zero, so weight decay moves it.
-
-    Others rest.
-    """
+    """A parameter of the stage that no loss depends on has a gradient of zero: weight decay moves it. Others rest."""
     config = dataclasses.replace(config, weight_decay=0.5)
     model = small_model()
     model.context.unused = torch.nn.Parameter(torch.ones(3))
@@ -108,8 +105,10 @@ def test_only_what_a_stage_trains_moves_and_what_has_no_influence_still_decays(c
 
 
 def test_gradient_norm_and_clipping_are_the_same_for_both_strategies():
-    """The norm is that before clipping: a tenfold loss has a tenfold norm. AdamW's first moment is a tenth of the
-    clipped gradient, so it has a tenth of the largest norm allowed."""
+    """The norm is that before clipping: a tenfold loss has a tenfold norm.
+
+    AdamW's first moment is a tenth of the clipped gradient, so it has a tenth of the largest norm allowed.
+    """
     norms = []
     for config in (ONE, SINGLE):
         for factor in (1.0, 10.0):
@@ -128,8 +127,7 @@ load_package("wamkit.families")
 
 @pytest.mark.parametrize("name", FAMILIES.names())
 def test_muon_moves_convolutions_and_matrices_of_blocks(name, spec, normalizer):
-    """Blocks are declared; in the families here their names have always had `.blocks.` in them, and nothing else
-    has."""
+    """Blocks are declared. In all families here their names contain `.blocks.`, and no other name does."""
     cls = FAMILIES.get(name)
     spec = dataclasses.replace(spec, point_grid=POINTS if cls.needs_point_cloud else 0)
     model = cls(cls.Config(width=32, depth=1, heads=2), spec, normalizer)

@@ -1,5 +1,4 @@
-"""Snapshot counterfactuals: branches of a real simulator, models whose rank is known, and defined answers to odd
-input."""
+"""Counterfactuals: branches of a real simulator, models of known rank, and defined answers to odd input."""
 
 from __future__ import annotations
 
@@ -121,7 +120,10 @@ def test_a_model_is_asked_with_one_noise_for_all_branches():
 
 def executions_of(states, demonstrated, executed, imagined):
     """Executions put together from branches: which branch each of the three shows; None imagines nothing."""
-    pick = lambda s, i: None if i is None else s.future[i] if isinstance(i, int) else s.future[s.names.index(i)]  # noqa: E731
+
+    def pick(s, i):
+        return None if i is None else s.future[i if isinstance(i, int) else s.names.index(i)]
+
     return [
         Execution(s.task, s.seed, s.step, s.obs.images, *(pick(s, i) for i in (demonstrated, executed, imagined)))
         for s in states

@@ -1,5 +1,4 @@
-"""Whether the world goes as imagined: what is compared with what, ranks within tasks, and defined answers to odd
-input."""
+"""Forecast consistency: which frames are compared, ranks within tasks, and defined answers to odd input."""
 
 from __future__ import annotations
 

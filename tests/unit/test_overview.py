@@ -12,20 +12,25 @@ from wamkit.eval.suites.closed_loop import Record, write_records
 from wamkit.types import WamkitError
 
 PROTOCOL = {
-    "env": "reacher", "tasks": ["reach"], "options": [], "episodes": 12, "replan_every": 8, "query": "policy",
+    "env": "reacher",
+    "tasks": ["reach"],
+    "options": [],
+    "episodes": 12,
+    "replan_every": 8,
+    "query": "policy",
     "text": [],
-    "seeds": [1], "held_out": 2,
-}  # fmt: skip
+    "seeds": [1],
+    "held_out": 2,
+}
 
 
 def evaluated(root: Path, name: str, solved: list[bool], protocol=PROTOCOL, acts: bool = True) -> Path:
     run = root / name
     rows = [
-        {"axis": "Closed loop", "table": "Does it?", "name": "all", "value": sum(solved) / len(solved),
-        "low": 0.1, "high": 0.9, "unit": ""},
-        {"axis": "Visual fidelity", "table": "Right?", "name": f"skill of {name}", "value": 0.5, "low": None,
-        "high": None, "unit": ""},
-    ]  # fmt: skip
+        {"axis": "Closed loop", "table": "Does it?", "name": "all", "value": sum(solved) / len(solved), "low": 0.1},
+        {"axis": "Visual fidelity", "table": "Right?", "name": f"skill of {name}", "value": 0.5, "low": None},
+    ]
+    rows = [row | {"high": row["low"] and 0.9, "unit": ""} for row in rows]
     (run / "eval").mkdir(parents=True)
     summary = {"run": str(run), "family": "<b>", "step": 3, "weights": "f" * 64, "protocol": protocol, "rows": rows}
     (run / "eval/summary.json").write_text(json.dumps(summary))

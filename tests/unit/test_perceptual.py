@@ -18,8 +18,8 @@ from wamkit.eval.metrics.video_distribution import frechet_distance, gaussian_fr
 from wamkit.eval.suites.pretrained_features import encoder_table
 from wamkit.types import EvaluationError, WamkitError
 
-# Of torchvision's and the lpips package's state dicts: convolution's index, outputs, inputs, kernel; widths of the
-# compared layers.
+# State dicts of torchvision and of the lpips package: index, outputs, inputs and kernel of each convolution, and widths
+# of the compared layers.
 ALEX = (
     [(0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3)],
     [64, 192, 384, 256, 256],

@@ -1,6 +1,4 @@
-"""The physical axis: what a simulator knows of its things, images that are read, and models whose physics is known
-beforehand.
-"""
+"""The physical axis: ground truth of bodies, frames that are read, and models of known physics."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ SPEC = Spec(("front",), 32, 32, 4, 2, chunk=8, frame_offsets=(4, 8), fps=50.0)
 
 
 class Model:
-    """Answers forward dynamics by `answer(take, step)`, uint8 (F, V, 3, H, W); proprioception, the recorded one, says
-    where it is.
-    """
+    """Answers forward dynamics by `answer(episode, step)`, uint8 (F, V, 3, H, W). The proprioception tells the step."""
 
     name, spec, queries = "model", SPEC, frozenset({Query.FORWARD})
 

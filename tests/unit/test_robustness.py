@@ -1,6 +1,4 @@
-"""Success against the severity of factors: areas and pairs with known answers, what is refused, and a run that is
-played.
-"""
+"""Success against the severity of factors: areas and pairs with known answers, refusals, and a whole sweep."""
 
 from __future__ import annotations
 

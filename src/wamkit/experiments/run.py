@@ -170,7 +170,7 @@ def _job(entry: Entry, seed: int, provenance: Provenance, setup: Setup) -> Job:
     data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
     key = cfg.digest([data, setup.episodes, setup.held_out, *([sources] if sources else [])])
     stem = f"{entry.slug}-{seed}"
-    folder = setup.work / f"{stem}-{cfg.digest([key, config_to_dict(config)])}"
+    folder = setup.work / f"{stem}-{cfg.digest([key, old_names.without_added(config_to_dict(config))])}"
     return Job(entry, seed, config, key, setup.out / "jobs" / f"{stem}.json", folder)
 
 

@@ -1,17 +1,19 @@
-"""`align`: the trunk that denoises actions must also say, at a middle layer, how the future will look to a teacher.
+"""`align`: the backbone that denoises actions also predicts, at a middle layer, a teacher's embedding of the future.
 
-Stands for the leaf joint / diffusion / unified stream / implicit (FLARE, arXiv:2505.15659; FRAPPE). One query token a picture cell
-stands beside the noisy actions; three quarters up it is projected to the embedding that each teacher gives that cell of the
-last future frame. No picture is imagined and nothing of this is needed to act: a policy query runs over context, actions and queries.
+Stands for the leaf joint / diffusion / unified stream / implicit (FLARE, arXiv:2505.15659; FRAPPE). One query token an
+image cell stands beside the noisy actions. Three quarters up it is projected to the embedding that each teacher gives
+that cell of the last future frame. No frame is imagined, and none of this is needed to act: a policy query runs over
+context, actions and queries.
 
 Teachers, one or several, each with its own projection and loss:
 * `ema`: the moving average of this model's own image encoder, which the action loss trains (FLARE's target);
-* `pixels`: the cell's mean colours at 4x4 points, which cannot collapse and know nothing: a floor for what alignment can give;
+* `pixels`: the cell's mean colours at 4x4 points, which cannot collapse and carry no semantics: a floor for the gain
+  from alignment;
 * `pretrained`: a frozen vision encoder by local path or hub id (DINOv2 and the like), as in FRAPPE.
 
-Where this differs from papers and code, on purpose: the loss is 1 - cos (FRAPPE prints cos without its sign, FLARE its flow target
-with the reverse one); queries see noisy actions, as in FLARE, so where the action is nearly clean they learn forward dynamics:
-that is all that off-expert rows (action clean, no policy loss) and all that rows without actions (action pure noise) teach.
+Departures from papers and code: the loss is 1 - cos (FRAPPE prints cos without its sign, FLARE its flow target with the
+reverse one). Queries see noisy actions, as in FLARE, so where the action is nearly clean they learn forward dynamics:
+off-expert rows (action clean, no policy loss) and rows without actions (action pure noise) teach nothing else.
 """
 
 from __future__ import annotations
@@ -26,38 +28,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment, expand
-from wamkit.nn.backbones.transformer import Trunk
-from wamkit.nn.encoders import VisionTeacher, build_text
-from wamkit.nn.flow import denoise, euler, interpolate, row_noise, uniform_sigma
-from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import TrunkConfig
-from wamkit.nn.tokens import ContextTokens, canvas, cells_of, context_length
+from wamkit.nn import ImageTokens, Normalizer, Tokens, VisionTeacher, canvas, flow, masked_mean
+from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
+from wamkit.nn.options import PolicyConfig, Share, TrunkConfig
 from wamkit.types import Batch, Query, Spec
 
 Teacher = Literal["ema", "pixels", "pretrained"]
+POINTS = 4
+"""Points a side of a cell, of the teacher `pixels`."""
 
 
 @dataclass(frozen=True)
-class AlignConfig(TrunkConfig):
-    """Sizes and choices of the family `align`."""
+class AlignConfig(PolicyConfig, TrunkConfig):
+    """Options of the family `align`."""
 
-    at: float = 0.75
-    """How deep in the trunk the queries are read, as a share of its blocks."""
+    at: Share = 0.75
+    """Depth in the backbone at which the queries are read, as a share of its blocks."""
     teachers: tuple[Teacher, ...] = ("ema",)
     pretrained: str = ""
-    """For the teacher `pretrained`: a local path or a hub id of any vision encoder that `transformers.AutoModel` loads."""
-    decay: float = 0.995
-    """Of the moving average that is the teacher `ema`."""
-    actions_per_token: int = 4
-    policy_label: Literal["expert", "executed"] = "expert"
-    denoising_steps: int = 4
+    """For the teacher `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads."""
+    decay: Share = 0.995
+    """Decay of the moving average that is the teacher `ema`."""
 
 
 @FAMILIES.register("align")
 class Align(Family):
-    """See the module's docstring."""
+    """A flow-matched policy whose middle layer predicts teachers' embeddings of the future."""
 
     name = "align"
     taxonomy = Taxonomy(
@@ -72,17 +68,17 @@ class Align(Family):
 
     def __init__(self, config: AlignConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
-        c, D, cells = config, config.width, cells_of(spec)
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.action = ActionChunk(spec, D, c.actions_per_token)
-        self.trunk = Trunk(D, c.depth, c.heads)
-        self.ask = nn.Parameter(0.5 * torch.randn(cells, D))
-        sizes = {"pixels": 48}
+        c, D = config, config.width
+        self.context = c.build_context(spec)
+        self.action = c.build_action(spec, D)
+        self.trunk = c.build_trunk()
+        self.ask = nn.Parameter(0.5 * torch.randn(self.context.cells, D))
+        sizes = {"pixels": 3 * POINTS**2}
         if "ema" in c.teachers:
             self.teacher = copy.deepcopy(self.context.image).requires_grad_(False)
             sizes["ema"] = D
         if "pretrained" in c.teachers:
-            self.vision = VisionTeacher(c.pretrained, (spec.height // 16, spec.width * spec.views // 16))
+            self.vision = VisionTeacher(c.pretrained, self.context.rows_columns)
             sizes["pretrained"] = self.vision.channels
         self.say = nn.ModuleDict(
             {t: nn.Sequential(nn.Linear(D, 2 * D), nn.SiLU(), nn.Linear(2 * D, sizes[t])) for t in c.teachers}
@@ -99,56 +95,49 @@ class Align(Family):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> dict[str, Tensor]:
-        """Each teacher's embedding of the last future frame, (B, cells, channels): a picture of its own, never a clip, so
-        that nothing but that moment is in it."""
-        picture = canvas(batch.future[:, -1])
-        out: dict[str, Tensor] = {}
-        for name in self.config.teachers:
-            if name == "ema":
-                out[name] = self.teacher(picture)
-            elif name == "pixels":
-                out[name] = F.unfold(F.avg_pool2d(picture, 4), 4, stride=4).transpose(1, 2)
-            else:
-                out[name] = self.vision(picture)
-        return {k: v.float() for k, v in out.items()}
+        """Each teacher's embedding of the last future frame, (B, cells, channels): a frame by itself, never a clip, so
+        that it holds nothing but that moment."""
+        frame = canvas(batch.future[:, -1])
+        teachers = {
+            "ema": lambda: self.teacher(frame),
+            "pixels": lambda: F.unfold(F.avg_pool2d(frame, ImageTokens.stride // POINTS), POINTS, stride=POINTS).mT,
+            "pretrained": lambda: self.vision(frame),
+        }
+        return {name: teachers[name]().float() for name in self.config.teachers}
 
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
-        """How much each teacher's (normalised) embedding differs between rows: 0 is a collapsed target."""
+        """Spread of each teacher's (normalised) embedding between rows: 0 is a collapsed target."""
         return {f"spread_{k}": F.normalize(v, dim=-1).std(0).mean().item() for k, v in self.targets(batch).items()}
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
-        B, device = len(batch), batch.obs.device
-        expert = batch.is_demonstration.view(B, 1, 1) & (self.config.policy_label == "expert")
-        x = self.action.known(torch.where(expert, batch.action_expert, batch.action), batch, self.normalizer)
-        sigma = uniform_sigma(B, generator).to(device)
+        B, device, c = len(batch), batch.obs.device, self.config
+        is_demonstration = batch.is_demonstration.view(B, 1, 1)
+        x = self.action.known(torch.where(is_demonstration, c.label(batch), batch.action), batch, self.normalizer)
+        sigma = flow.uniform_sigma(B, generator).to(device)
         sigma = sigma.masked_fill(~batch.is_demonstration, 0).masked_fill(~batch.has_action, 1)
-        eps = torch.randn(x.shape, generator=generator).to(device)
+        noisy, target = flow.corrupt(x, sigma, generator)
         context = self.context(batch, self.normalizer, generator)
-        tokens = torch.cat([context, self._tokens(interpolate(x, eps, sigma), sigma, context, batch)], 1)
-        segments, seen_SS = self.attention_layout()
-        hidden, _ = self.trunk.run(tokens, expand(seen_SS, segments).to(device))
-        L = self.action.length
-        velocity = self.action.stream.velocity(self.trunk.norm(hidden[-1])[:, context.shape[1] :][:, :L])
-        said = hidden[max(1, round(self.config.at * self.config.depth)) - 1][:, context.shape[1] + L :]
-        valid = self.action.valid(batch) & batch.is_demonstration.view(B, 1, 1)
-        losses = {"policy": masked_mean((velocity - (eps - x)).square(), valid)}
-        seen = batch.frame_valid[:, -1:]
-        for name, target in self.targets(batch).items():
-            cosine = F.cosine_similarity(self.say[name](said).float(), target, dim=-1)
-            losses[f"align_{name}"] = masked_mean(1 - cosine, seen)
+        parts = [*context, *self._tokens(noisy, sigma, context, batch)]
+        y, hidden, _ = self.trunk.run(parts, self.attention_mask(device))
+        asked = hidden[max(1, round(c.at * c.depth)) - 1][:, -len(self.ask) :]
+        error, valid = (self.action.stream.velocity(y[-2]) - target).square(), self.action.valid(batch)
+        losses = {"policy": masked_mean(error, valid & is_demonstration)}
+        for name, embedding in self.targets(batch).items():
+            cosine = F.cosine_similarity(self.say[name](asked).float(), embedding, dim=-1)
+            losses[f"align_{name}"] = masked_mean(1 - cosine, batch.frame_valid[:, -1:])
         return losses
 
-    def _tokens(self, x: Tensor, sigma: Tensor, context: Tensor, batch: Batch) -> Tensor:
-        """Noisy actions, then one query a cell, which starts from the present picture's token of that cell."""
-        ask = self.ask + context[:, : len(self.ask)]
-        return torch.cat([self.action.tokens(x, sigma, batch), ask], 1)
+    def _tokens(self, x: Tensor, sigma: Tensor, context: list[Tokens], batch: Batch) -> list[Tokens]:
+        """Noisy actions, then one query a cell, which starts from the present image's token of that cell."""
+        image = context[0]
+        return [self.action.tokens(x, sigma, batch), Tokens(self.ask + image.values, "query", image.position)]
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; actions and queries see everything."""
-        lengths = ((CONTEXT, context_length(self.spec)), (ACTION, self.action.length), ("query", len(self.ask)))
+        lengths = {CONTEXT: self.context.length, ACTION: self.action.length, "query": len(self.ask)}
         seen = torch.ones(3, 3, dtype=torch.bool)
         seen[0, 1:] = False
-        return [Segment(*s) for s in lengths], seen
+        return [Segment(*s) for s in lengths.items()], seen
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -156,11 +145,9 @@ class Align(Family):
         context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
 
-        def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            level = torch.full((1,), sigma[ACTION], device=context.device)
-            y, _ = self.trunk(self._tokens(state[ACTION], level, context, batch), None, cache)
-            return {ACTION: self.action.stream.velocity(y[:, : self.action.length])}
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            y, _ = self.trunk(self._tokens(x, sigma, context, batch), None, cache)
+            return self.action.stream.velocity(y[0])
 
-        noise = row_noise(generators, (self.action.length, self.action.channels), context.device)
-        x = euler(velocity, {ACTION: noise}, {ACTION: denoise(steps)})[ACTION]
-        return self.action.unpack(x, self.normalizer), None
+        noise = self.action.noise(generators, batch.obs.device)
+        return self.action.unpack(flow.integrate(velocity, noise, flow.denoise(steps)), self.normalizer), None

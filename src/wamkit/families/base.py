@@ -16,11 +16,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.attention_mask import Segment
-from wamkit.nn.autoencoders.base import FutureCodec
-from wamkit.nn.backbones.base import Backbone
-from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import check_sizes
+from wamkit.nn import Backbone, FutureCodec, Normalizer
+from wamkit.nn.attention_mask import Segment, expand
 from wamkit.registry import Registry
 from wamkit.types import Answer, Batch, Query, Spec
 
@@ -76,7 +73,6 @@ class Family(nn.Module, ABC):
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
         super().__init__()
-        check_sizes(config, spec)
         self.config, self.spec, self.normalizer = config, spec, normalizer
 
     @property
@@ -117,6 +113,11 @@ class Family(nn.Module, ABC):
         Training masks with this table (`nn.attention_mask.expand`); `wamkit show` draws it.
         """
 
+    def attention_mask(self, device: torch.device) -> Bool[Tensor, "L L"]:
+        """`attention_layout` token by token."""
+        segments, seen_SS = self.attention_layout()
+        return expand(seen_SS, segments).to(device)
+
     def after_step(self) -> None:  # house: a hook; most families follow nothing
         """Updates parameters that follow the learned ones (EMA targets), after every optimisation step."""
 
@@ -150,6 +151,12 @@ class Family(nn.Module, ABC):
     def denoises(self, query: Query) -> bool:
         """True if the answer to `query` takes denoising steps, so that `steps` changes it."""
         return query not in self.deterministic
+
+
+def codec_stages(family: Family, *prefixes: str, codec: str = "future.codec") -> tuple[Stage, Stage]:
+    """The stages of a family that first trains its codec (parameters `codec`), then the parameters of `prefixes`."""
+    c = family.config
+    return Stage("codec", c.codec_share, (codec,), c.codec_lr), Stage("main", 1 - c.codec_share, prefixes)
 
 
 FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families", package="wamkit.families")

@@ -1,21 +1,23 @@
-"""`cascade_geom`: a flow planner imagines where every scene point goes, and geometry reads the actions off that motion.
+"""`cascade_geom`: a flow planner imagines the motion of every scene point, and geometry reads the actions off it.
 
 Stands for the leaf cascaded / explicit / geometric extraction (AVDC, arXiv:2310.08576; Im2Flow2Act, arXiv:2407.15208;
-3DFlowAction, arXiv:2506.06199). The plan is a "flow image": displacements in metres, at every future frame, of a grid of points
-that a depth camera sees now. Rigid motions fitted to it (weighted Kabsch) say where the hand goes and what it takes along; a
-proportional controller goes there. No action label is used in training, so videos without actions teach it as much.
+3DFlowAction, arXiv:2506.06199). The plan is a "flow image": displacements in metres, at every future frame, of a grid
+of points that a depth camera sees now. Rigid motions fitted to it (weighted Kabsch) give the motion of the hand and of
+the object that it moves; a proportional controller follows. No action label is used in training, so videos without
+actions teach it as much.
 
-Where this differs from the reference code, on purpose:
-* Points are anchored in the present frame: no tracker and no segmentation at run time. AVDC needs the object's true mask and
-  an optical flow between imagined pictures; here a robot knows which points lie on itself, and what else moves is the object.
-* Flow in three dimensions from the start, so a rigid fit is one SVD. AVDC searches 2-D flow for it with `minimize` and up to 50
-  random restarts, and keeps points that left the picture on its border.
-* The hand's own motion is part of the plan, as in no reference: they know grasps from elsewhere and move objects. It makes
-  approach, contact and retreat one primitive; the object's motion corrects it in contact and chooses the grip.
-* The network estimates the clean flow instead of the velocity (JiT, arXiv:2511.13720), which follows from it: a token has 384
-  numbers, and their noise would not fit through its width, as the motion of few rigid bodies does.
+Departures from the reference code:
+* Points are anchored in the present frame: no tracker and no segmentation at run time. AVDC needs the object's true
+  mask and an optical flow between imagined frames; here a robot knows which points lie on itself, and other moving
+  points are the object.
+* Flow in three dimensions from the start, so a rigid fit is one SVD. AVDC searches 2-D flow for it with `minimize` and
+  up to 50 random restarts, and keeps points that left the image on its border.
+* The hand's own motion is part of the plan, as in no reference: they know grasps from elsewhere and move objects. It
+  makes approach, contact and retreat one primitive; the object's motion corrects it in contact and chooses the grip.
+* The network estimates the clean flow instead of the velocity (JiT, arXiv:2511.13720), which follows from it: a token
+  has 384 values, and their noise would not fit through its width, as the motion of few rigid bodies does.
 
-Off-expert rows train nothing here: they do not show where a task leads.
+Off-expert rows train nothing here: they do not show the task's outcome.
 """
 
 from __future__ import annotations
@@ -23,56 +25,47 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wamkit.config import ConfigError, check_bounds
+from wamkit.config import Between, ConfigError
 from wamkit.families.base import FAMILIES, Family, Taxonomy
-from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, expand, table
-from wamkit.nn.backbones.transformer import Cache, Trunk
-from wamkit.nn.encoders import build_text
-from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
-from wamkit.nn.heads import NoisyStream
-from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import TrunkConfig
-from wamkit.nn.tokens import ContextTokens, context_length
+from wamkit.nn import Cache, NoisyStream, Normalizer, Tokens, flow
+from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, table
+from wamkit.nn.options import Count, NotNegative, Positive, Share, TrunkConfig
 from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
 class CascadeGeomConfig(TrunkConfig):
-    """Sizes and choices of the family `cascade_geom`."""
+    """Options of the family `cascade_geom`."""
 
-    patch: int = 8
+    patch: Count = 8
     """Points a side of the square that one token holds."""
-    moving: float = 0.003
+    moving: NotNegative = 0.003
     """Metres from which a point counts as moving: it then weighs `moving_weight` in the loss, and moves an object."""
-    moving_weight: float = 10.0
-    reach: float = 0.08
-    """Metres: how fast the say of a robot's point in the hand's motion falls with its distance to the hand (a deviation)."""
-    carry: float = 0.5
-    """Say of the object's motion in the hand's, in contact."""
-    unit: float = 0.01
-    """Metres that an action of 1 displaces the hand's target by: calibration of the robot."""
-    lag: float = 2.0
+    moving_weight: NotNegative = 10.0
+    reach: Annotated[float, Between(1e-3, inf)] = 0.08
+    """Metres: deviation of the Gaussian by which a robot's point weighs less with its distance to the hand."""
+    carry: Share = 0.5
+    """Weight of the object's motion in the hand's, in contact."""
+    unit: Positive = 0.01
+    """Metres by which an action of 1 displaces the hand's target: calibration of the robot."""
+    lag: NotNegative = 2.0
     """Steps by which the hand follows its target: calibration of the robot."""
-    future_shift: float = 3.0
-    denoising_steps: int = 4
-
-    def __post_init__(self) -> None:
-        check_bounds(self, patch=(1, inf), moving=(0, inf), moving_weight=(0, inf), reach=(1e-3, inf), carry=(0, 1))
-        check_bounds(self, unit=(1e-6, inf), lag=(0, inf))
-
-
-# ------------------------------------------------------------------------------------------------------------------ geometry
+    future_shift: Positive = 3.0
+    """Shift of the noise levels towards noise, in training and sampling."""
+    denoising_steps: Count = 4
 
 
 def kabsch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The rigid motion (R (..., 3, 3), t (..., 3)) with the least sum of weight |R x + t - y|^2, never a reflection.
 
-    x, y: (..., K, 3).   weight: (..., K), at least 0. Without any weight it is no motion at all (Kabsch 1976; Umeyama 1991).
+    x, y: (..., K, 3).
+    weight: (..., K), at least 0. Without any weight the motion is the identity (Kabsch 1976; Umeyama 1991).
     """
     w = (weight / weight.sum(-1, keepdim=True).clamp(min=1e-9)).unsqueeze(-1)
     cx, cy = (w * x).sum(-2), (w * y).sum(-2)
@@ -84,11 +77,15 @@ def kabsch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def waypoints(points: Tensor, flow: Tensor, hand: Tensor, config: CascadeGeomConfig) -> tuple[Tensor, Tensor]:
-    """Where the hand should be at every future frame (B, F, 3), and whether it pushes (1), pulls (-1) or neither (0), (B,).
+    """The hand's position at every future frame (B, F, 3), and 1 where it pushes, -1 where it pulls, else 0 (B,).
 
-    points: (B, K, 4).   flow: (B, F, K, 3), imagined.   hand: (B, 3), in the same frame.
-    Free, the hand moves as the robot's points around it do. Where the rigid motion of what moves along agrees with that, the hand
-    is in contact, and p' = T p with the object's T, as in AVDC, has a say. What is driven away from the hand is pushed.
+    points: (B, K, 4).
+    flow: (B, F, K, 3), imagined.
+    hand: (B, 3), in the same frame.
+
+    Without contact, the hand moves as the robot's points around it do. Where the rigid motion of the other moving
+    points agrees with that, the hand is in contact, and p' = T p with the object's T, as in AVDC, is mixed in. Points
+    that are driven away from the hand are pushed.
     """
     x, robot = points[:, None, :, :3], points[:, None, :, 3]
     y, near = x + flow, torch.exp(-0.5 * ((x - hand[:, None, None]).norm(dim=-1) / config.reach).square())
@@ -107,10 +104,10 @@ def waypoints(points: Tensor, flow: Tensor, hand: Tensor, config: CascadeGeomCon
 
 
 def controller(frame_offsets: Sequence[int], chunk: int, config: CascadeGeomConfig) -> Tensor:
-    """The matrix (A, F) that makes actions of the displacements between consecutive waypoints.
+    """The matrix (A, F) from displacements between consecutive waypoints to actions.
 
-    The hand follows its target `lag` steps behind, so step i asks for the speed that is planned `lag` steps later: speeds are
-    known in the middle of each interval, linear between, constant beyond.
+    The hand follows its target `lag` steps behind, so step i asks for the speed that is planned `lag` steps later.
+    Speeds are given in the middle of each interval, linear between, constant beyond.
     """
     ends = np.array((0, *frame_offsets), float)
     middle, at = (ends[1:] + ends[:-1]) / 2, np.arange(chunk) + 0.5 + config.lag
@@ -121,9 +118,9 @@ def controller(frame_offsets: Sequence[int], chunk: int, config: CascadeGeomConf
 def act(
     points: Tensor, flow: Tensor, proprio: Tensor, control_AF: Tensor, config: CascadeGeomConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Actions (B, A, 4) that follow an imagined flow (B, F, K, 3); its waypoints and grip, for those who look.
+    """Actions (B, A, 4) that follow an imagined flow (B, F, K, 3), with its waypoints and grip.
 
-    Fingers close to push and open to pull; with nothing to move they stay as they are (proprio: x, y, z, how open).
+    Fingers close to push and open to pull; with nothing to move they stay (proprio: x, y, z, opening).
     """
     hand = proprio[:, :3]
     way, push = waypoints(points, flow, hand, config)
@@ -135,12 +132,9 @@ def act(
     return action.clamp(-1, 1), way, push
 
 
-# -------------------------------------------------------------------------------------------------------------------- family
-
-
 @FAMILIES.register("cascade_geom")
 class CascadeGeom(Family):
-    """See the module's docstring."""
+    """A planner of the scene's flow, and a controller that follows its rigid motions."""
 
     name = "cascade_geom"
     taxonomy = Taxonomy(
@@ -159,72 +153,69 @@ class CascadeGeom(Family):
         c, D = config, config.width
         if spec.action_dim != 4 or spec.proprio_dim < 4:
             raise ConfigError(
-                f"cascade_geom drives robots whose actions are dx, dy, dz and gripper, and whose proprioception starts with the "
-                f"hand's x, y, z in metres and how open it is; this one has {spec.action_dim} and {spec.proprio_dim} numbers"
+                f"cascade_geom drives robots whose actions are dx, dy, dz and gripper, and whose proprioception starts "
+                f"with the hand's x, y, z in metres and its opening; this one has {spec.action_dim} and "
+                f"{spec.proprio_dim} dimensions"
             )
         if not spec.point_grid or spec.point_grid % c.patch:
             raise ConfigError(f"patch {c.patch}: must divide the points a side of their grid, {spec.point_grid}")
-        self.frames, numbers = len(spec.frame_offsets), c.patch**2
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.stream = NoisyStream(3 * self.frames * numbers, (spec.point_grid // c.patch) ** 2, D)
-        self.present = nn.Linear(4 * numbers, D)
-        self.trunk = Trunk(D, c.depth, c.heads)
+        self.frames, self.side, values = len(spec.frame_offsets), spec.point_grid // c.patch, c.patch**2
+        self.context = c.build_context(spec)
+        centres = [(torch.arange(self.side) + 0.5) * n / self.side for n in (spec.height, spec.width)]
+        time = torch.tensor([float(spec.frame_offsets[-1])])
+        place = torch.stack(torch.meshgrid(time, *centres, indexing="ij"), -1).flatten(0, 2)
+        self.stream = NoisyStream(FUTURE, 3 * self.frames * values, place, D)
+        self.present = nn.Linear(4 * values, D)
+        self.trunk = c.build_trunk()
         self.register_buffer("control_AF", controller(spec.frame_offsets, spec.chunk, c), persistent=False)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
-        """Of the planner; geometry sees the planned flow, where the points are now and the hand."""
-        segments = [Segment(CONTEXT, context_length(self.spec)), Segment(FUTURE, self.stream.length)]
+        """The planner's; geometry sees the planned flow, the present points and the hand."""
+        segments = [Segment(CONTEXT, self.context.length), Segment(FUTURE, self.stream.length)]
         return segments, table(segments, Program.DECOUPLED)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         """The flow-matching loss of demonstrations, written for the estimate of the clean flow, moving points first."""
         valid = (batch.frame_valid & batch.is_demonstration.unsqueeze(1))[:, :, None, None]
-        flow = batch.point_flow.masked_fill(~batch.frame_valid[:, :, None, None], 0)
-        x = self._fold(self.normalizer.encode("point_flow", flow))
-        sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(x.device)
-        eps = torch.randn(x.shape, generator=generator).to(x.device)
+        motion = batch.point_flow.masked_fill(~batch.frame_valid[:, :, None, None], 0)
+        x = self._fold(self.normalizer.encode("point_flow", motion))
+        sigma = flow.shift_sigma(flow.uniform_sigma(len(batch), generator), self.config.future_shift).to(x.device)
+        noisy, _ = flow.corrupt(x, sigma, generator)
         context = self.context(batch, self.normalizer, generator)
-        tokens = self._tokens(interpolate(x, eps, sigma), sigma, batch)
-        segments, seen_SS = self.attention_layout()
-        y, _ = self.trunk(torch.cat([context, tokens], 1), expand(seen_SS, segments).to(x.device))
-        error = (self.stream.velocity(y[:, context.shape[1] :]) - x).square()
-        weight = 1 + self.config.moving_weight * (flow.norm(dim=-1, keepdim=True) > self.config.moving)
-        weight = self._fold((weight * valid).expand_as(flow))
+        y, _ = self.trunk([*context, self._tokens(noisy, sigma, batch)], self.attention_mask(x.device))
+        error = (self.stream.velocity(y[-1]) - x).square()
+        weight = 1 + self.config.moving_weight * (motion.norm(dim=-1, keepdim=True) > self.config.moving)
+        weight = self._fold((weight * valid).expand_as(motion))
         return {"future": (error * weight).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1)}
 
     def generate(self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int) -> Answer:
-        context = self.context(batch, self.normalizer)
-        _, cache = self.trunk(context)
-        noise = row_noise(generators, (self.stream.length, self.stream.embed.in_features), context.device)
+        _, cache = self.trunk(self.context(batch, self.normalizer))
+        noise = flow.row_noise(generators, (self.stream.length, self.stream.channels), batch.obs.device)
+        path = flow.denoise(steps, self.config.future_shift)
+        x = flow.integrate(lambda x, s: self._velocity(x, s, batch, cache), noise, path)
+        motion = self.normalizer.decode("point_flow", self._unfold(x))
+        action, _, _ = act(batch.point_cloud, motion, batch.proprio, self.control_AF, self.config)
+        return Answer(action, None, batch.point_cloud[:, None, :, :3] + motion)
 
-        def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            return {FUTURE: self._velocity(state[FUTURE], sigma[FUTURE], batch, cache)}
-
-        path = denoise(steps, self.config.future_shift)
-        x = euler(velocity, {FUTURE: noise}, {FUTURE: path})[FUTURE]
-        flow = self.normalizer.decode("point_flow", self._unfold(x))
-        action, _, _ = act(batch.point_cloud, flow, batch.proprio, self.control_AF, self.config)
-        return Answer(action, None, batch.point_cloud[:, None, :, :3] + flow)
-
-    def _velocity(self, x: Tensor, sigma: float, batch: Batch, cache: Cache) -> Tensor:
+    def _velocity(self, x: Tensor, sigma: Tensor, batch: Batch, cache: Cache) -> Tensor:
         """v = eps - x = (x_sigma - x) / sigma; never asked at sigma = 0, where a path ends."""
-        y, _ = self.trunk(self._tokens(x, torch.full((1,), sigma, device=x.device), batch), None, cache)
-        return (x - self.stream.velocity(y)) / sigma
+        y, _ = self.trunk([self._tokens(x, sigma, batch)], None, cache)
+        return (x - self.stream.velocity(y[0])) / sigma
 
-    def _tokens(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Noisy flow and the present points, as seen from the hand, as tokens: one a square of the grid."""
+    def _tokens(self, x: Tensor, sigma: Tensor, batch: Batch) -> Tokens:
+        """Noisy flow and the present points, relative to the hand, as tokens: one a square of the grid."""
         xyz = (batch.point_cloud[..., :3] - batch.proprio[:, None, :3]).clamp(-1, 1)
         present = self._fold(torch.cat([4 * xyz, batch.point_cloud[..., 3:]], -1).unsqueeze(1))
-        return self.stream.tokens(x, sigma) + self.present(present)
+        return self.stream.tokens(x, sigma).plus(self.present(present))
 
     def _fold(self, x: Tensor) -> Tensor:
-        """Numbers of points, (B, F, K, c), as one token a square: (B, L, F c patch^2)."""
+        """Values of points, (B, F, K, c), as one token a square: (B, L, F c patch^2)."""
         B, F, K, c = x.shape
-        p, n = self.config.patch, self.spec.point_grid // self.config.patch
+        p, n = self.config.patch, self.side
         return x.view(B, F, n, p, n, p, c).permute(0, 2, 4, 1, 6, 3, 5).reshape(B, n * n, F * c * p * p)
 
     def _unfold(self, x: Tensor) -> Tensor:
         """The inverse of `_fold` for flows: (B, L, F 3 patch^2) -> (B, F, K, 3)."""
-        p, n = self.config.patch, self.spec.point_grid // self.config.patch
+        p, n = self.config.patch, self.side
         x = x.view(len(x), n, n, self.frames, 3, p, p).permute(0, 3, 1, 5, 2, 6, 4)
         return x.reshape(len(x), self.frames, self.spec.point_grid**2, 3)

@@ -5,69 +5,57 @@ Two leaves in one file, as their methods differ in two switches only:
   predictive features (VPP, arXiv:2412.14803; mimic-video).
 * not `detach`: both learn together. Joint / diffusion / multi-stream / hidden state (Fast-WAM, DiT4DiT).
 
-The video expert denoises the future. The action expert attends to its keys and values, layer by layer; nobody attends to
-actions. In training the future's noise level is independent of the action's (mimic-video), so the same weights act on what was
-never imagined (`imagine` off: one video pass over pure noise, which carries no future but asks for one) and on what was
-(`imagine` on: the video is denoised first). At level 0 a real future makes the head an inverse dynamics model.
+The video expert denoises the future. The action expert attends to its keys and values, layer by layer; no token attends
+to actions. In training the future's noise level is independent of the action's (mimic-video). So the same weights act
+without imagination (`imagine` off: one video pass over pure noise, which asks for the future) and with it (`imagine`
+on: the video is denoised first). At level 0 a real future makes the head an inverse dynamics model.
 
-Where this differs from the reference code: noise of the feature pass is seeded (VPP draws it anew at every call, unseeded); rows
-without actions train the video (Fast-WAM's release refuses them); the level that a policy query uses, 1, is trained exactly.
+Departures from the reference code: noise of the feature pass is seeded (VPP draws it anew at every call, unseeded);
+rows without actions train the video (Fast-WAM's release refuses them); the level that a policy query uses, 1, is
+trained exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
-from wamkit.nn.autoencoders.frame_codec import FutureLatents
-from wamkit.nn.backbones.mixture_of_transformers import Mixture
-from wamkit.nn.backbones.transformer import Cache
-from wamkit.nn.encoders import build_text
-from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
-from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.tokens import ContextTokens, context_length
+from wamkit.nn import Cache, Normalizer, flow, masked_mean
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, table
+from wamkit.nn.options import CodecConfig, Count, ExpertsConfig, PolicyConfig, Positive, Share
 from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class HiddenStateConfig(CodecConfig, TrunkConfig):
-    """Sizes and choices of the family `hidden_state`."""
+class HiddenStateConfig(PolicyConfig, CodecConfig, ExpertsConfig):
+    """Options of the family `hidden_state`."""
 
-    width: int = 112
-    """Of the video expert and of the attention that both share."""
-    action_width: int = 56
-    """Of the action expert."""
     detach: bool = False
-    """Whether the action head only reads the video expert, which is then trained first, in a stage of its own."""
+    """True: the action head only reads the video expert, which is trained first, in a stage of its own."""
     imagine: bool = False
-    """Whether a policy query denoises the future first, or reads the features of a single pass over noise."""
-    actions_per_token: int = 4
-    policy_label: Literal["expert", "executed"] = "expert"
-    inverse: float = 0.3
+    """True: a policy query denoises the future first. False: it reads the features of a single pass over noise."""
+    inverse: Share = 0.3
     """Share of rows that train inverse dynamics: the future is given, clean."""
-    blind: float = 0.4
+    blind: Share = 0.4
     """Share of rows whose future is pure noise, as it is in a policy query that imagines nothing."""
-    future_shift: float = 3.0
-    inverse_shift: float = 9.0
-    """Moves the action's noise levels of inverse rows towards noise, where they are sampled."""
-    denoising_steps: int = 8
-    """Of the future, where it is imagined; the actions that follow then take `policy_steps`."""
-    policy_steps: int = 4
-    inverse_steps: int = 1
-    """One step from pure noise gives the mean of what the model believes was done."""
+    future_shift: Positive = 3.0
+    """Shift of the future's noise levels towards noise."""
+    inverse_shift: Positive = 9.0
+    """Shift of the action's noise levels of inverse rows towards noise, where they are sampled."""
+    denoising_steps: Count = 8
+    """Steps of the future, where it is imagined; the actions that follow then take `policy_steps`."""
+    policy_steps: Count = 4
+    inverse_steps: Count = 1
+    """One step from pure noise gives the mean of the model's belief about the executed actions."""
 
 
 @FAMILIES.register("hidden_state")
 class HiddenState(Family):
-    """See the module's docstring."""
+    """A video expert that denoises the future, and an action expert that reads its keys and values."""
 
     name = "hidden_state"
     taxonomy = Taxonomy(
@@ -82,19 +70,24 @@ class HiddenState(Family):
 
     def __init__(self, config: HiddenStateConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
-        c, D = config, config.width
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.future = FutureLatents(spec, D, c.codec_channels)
-        self.action = ActionChunk(spec, c.action_width, c.actions_per_token)
-        self.experts = Mixture({FUTURE: D, ACTION: c.action_width}, c.depth, c.heads, D)
+        self.context = config.build_context(spec)
+        self.future = config.build_future(spec, config.width)
+        self.action = config.build_action(spec, config.action_width)
+        self.experts = config.build_experts(FUTURE, ACTION)
 
     def stages(self) -> tuple[Stage, ...]:
         c, rest = self.config, 1 - self.config.codec_share
+        expert = {s: tuple(f"experts.{prefix}" for prefix in self.experts.prefixes(s)) for s in (FUTURE, ACTION)}
         codec = Stage("codec", c.codec_share, ("future.codec",), c.codec_lr)
-        video, head = ("context", "future.stream", *_expert(FUTURE)), ("action", *_expert(ACTION))
+        video, head = ("context", "future.stream", *expert[FUTURE]), ("action", *expert[ACTION])
         if c.detach:
             return codec, Stage("video", rest / 2, video), Stage("head", rest / 2, head)
         return codec, Stage("main", rest, video + head)
+
+    def attention_layout(self) -> tuple[list[Segment], Tensor]:
+        lengths = {CONTEXT: self.context.length, FUTURE: self.future.cells, ACTION: self.action.length}
+        segments = [Segment(*s) for s in lengths.items()]
+        return segments, table(segments, Program.VIDEO_NOISY_TO_ACTION)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
@@ -102,50 +95,35 @@ class HiddenState(Family):
         B, device, c = len(batch), batch.obs.device, self.config
         z = self.future.known(batch)
         draw = torch.rand(B, generator=generator).to(device)
-        inverse = (
-            draw < c.inverse
-        ) | ~batch.is_demonstration  # all that a row that nobody should imitate is evidence for
-        blind = ~inverse & (draw > 1 - c.blind)
-        sigma_z = shift_sigma(uniform_sigma(B, generator), c.future_shift).to(device)
-        sigma_z = sigma_z.masked_fill(inverse, 0).masked_fill(blind, 1)
-        sigma_a = uniform_sigma(B, generator).to(device)
-        sigma_a = torch.where(inverse, shift_sigma(sigma_a, c.inverse_shift), sigma_a)
-        label = batch.action_expert if c.policy_label == "expert" else batch.action
-        label = torch.where(inverse.view(B, 1, 1), batch.action, label)
-        x = self.action.known(label, batch, self.normalizer)
-        eps_z, eps_a = (torch.randn(t.shape, generator=generator).to(device) for t in (z, x))
+        # Off-expert rows are evidence for inverse dynamics alone.
+        inverse = (draw < c.inverse) | ~batch.is_demonstration
+        sigma_z = flow.shift_sigma(flow.uniform_sigma(B, generator), c.future_shift).to(device)
+        sigma_z = sigma_z.masked_fill(inverse, 0).masked_fill(~inverse & (draw > 1 - c.blind), 1)
+        sigma_a = flow.uniform_sigma(B, generator).to(device)
+        sigma_a = torch.where(inverse, flow.shift_sigma(sigma_a, c.inverse_shift), sigma_a)
+        inverse = inverse.view(B, 1, 1)
+        x = self.action.known(torch.where(inverse, batch.action, c.label(batch)), batch, self.normalizer)
+        (noisy_z, target_z), (noisy_a, target_a) = (
+            flow.corrupt(t, s, generator) for t, s in ((z, sigma_z), (x, sigma_a))
+        )
         context = self.context(batch, self.normalizer, generator)
-        future = self.future.tokens(interpolate(z, eps_z, sigma_z), sigma_z, context)
-        tokens = {FUTURE: torch.cat([context, future], 1)}
-        if stage != "video":
-            tokens[ACTION] = self.action.tokens(interpolate(x, eps_a, sigma_a), sigma_a, batch)
-        detach = {(ACTION, FUTURE)} if c.detach else set()
-        mask = self._masks(device)
+        parts = {FUTURE: [*context, self.future.tokens(noisy_z, sigma_z, context)]}
+        mask_LK = self.attention_mask(device)
+        mask = {FUTURE: mask_LK[: -self.action.length], ACTION: mask_LK[-self.action.length :]}
         if stage == "video":
             mask = {FUTURE: mask[FUTURE][:, : -self.action.length]}
-        y, _ = self.experts(tokens, mask, detach=detach)
-        losses, rows = {}, lambda t: t.view(B, 1, 1)
+        else:
+            parts[ACTION] = [self.action.tokens(noisy_a, sigma_a, batch)]
+        y, _ = self.experts(parts, mask, detach={(ACTION, FUTURE)} if c.detach else set())
+        losses = {}
         if stage != "head":
-            error_z = (self.future.stream.velocity(y[FUTURE][:, context.shape[1] :]) - (eps_z - z)).square()
-            losses["future"] = masked_mean(error_z, self.future.valid(batch) & ~rows(inverse))
+            error_z = (self.future.stream.velocity(y[FUTURE][-1]) - target_z).square()
+            losses["future"] = masked_mean(error_z, self.future.valid(batch) & ~inverse)
         if stage != "video":
-            error_a, valid = (self.action.stream.velocity(y[ACTION]) - (eps_a - x)).square(), self.action.valid(batch)
-            losses["policy"] = masked_mean(error_a, valid & ~rows(inverse))
-            losses["action"] = masked_mean(error_a, valid & rows(inverse))
+            error_a, valid = (self.action.stream.velocity(y[ACTION][0]) - target_a).square(), self.action.valid(batch)
+            losses["policy"] = masked_mean(error_a, valid & ~inverse)
+            losses["action"] = masked_mean(error_a, valid & inverse)
         return losses
-
-    def attention_layout(self) -> tuple[list[Segment], Tensor]:
-        lengths = ((CONTEXT, context_length(self.spec)), (FUTURE, self.future.cells), (ACTION, self.action.length))
-        segments = [Segment(*s) for s in lengths]
-        return segments, table(segments, Program.VIDEO_NOISY_TO_ACTION)
-
-    def _masks(self, device: torch.device) -> dict[str, Tensor]:
-        """Who sees whom, split by who asks: the video expert holds context and future, the action expert actions."""
-        segments, seen_SS = self.attention_layout()
-        mask_LK = expand(seen_SS, segments).to(device)
-        return {FUTURE: mask_LK[: -self.action.length], ACTION: mask_LK[-self.action.length :]}
-
-    # ---------------------------------------------------------------------------------------------------------- sampling
 
     def default_steps(self, query: Query) -> int:
         if self._imagines(query):
@@ -153,42 +131,33 @@ class HiddenState(Family):
         return self.config.inverse_steps if query is Query.INVERSE else self.config.policy_steps
 
     def _imagines(self, query: Query) -> bool:
-        """Whether an answer to `query` begins with denoising the future."""
+        """True if the answer to `query` begins with denoising the future."""
         return query in (Query.VIDEO, Query.JOINT) or (query is Query.POLICY and self.config.imagine)
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        device = batch.obs.device
-        noise_a = row_noise(generators, (self.action.length, self.action.channels), device)
-        z = row_noise(generators, (self.future.cells, self.future.channels), device)
+        device, c = batch.obs.device, self.config
+        noise, z = (part.noise(generators, device) for part in (self.action, self.future))
         context = self.context(batch, self.normalizer)
-        _, known = self.experts({FUTURE: context}, {FUTURE: None})
+        _, keys = self.experts({FUTURE: context}, {FUTURE: None})
 
-        def video(z: Tensor, sigma: float) -> tuple[Tensor, Cache]:
-            tokens = self.future.tokens(z, torch.full((1,), sigma, device=device), context)
-            y, cache = self.experts({FUTURE: tokens}, {FUTURE: None}, known)
-            return self.future.stream.velocity(y[FUTURE]), cache
+        def video(z: Tensor, sigma: Tensor) -> tuple[Tensor, Cache]:
+            y, cache = self.experts({FUTURE: [self.future.tokens(z, sigma, context)]}, {FUTURE: None}, keys)
+            return self.future.stream.velocity(y[FUTURE][0]), cache
 
         if imagines := self._imagines(query):
-            path = denoise(steps, self.config.future_shift)
-            z = euler(lambda x, s: {FUTURE: video(x[FUTURE], s[FUTURE])[0]}, {FUTURE: z}, {FUTURE: path})[FUTURE]
+            z = flow.integrate(lambda x, s: video(x, s)[0], z, flow.denoise(steps, c.future_shift))
         future = self.future.decode(z, batch.obs) if imagines else None
         if query is Query.VIDEO:
             return None, future
         given = query is Query.INVERSE
-        _, features = video(self.future.encode(batch) if given else z, 0.0 if given or imagines else 1.0)
+        level = torch.full((1,), 0.0 if given or imagines else 1.0, device=device)
+        _, features = video(self.future.encode(batch) if given else z, level)
 
-        def velocity(x: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            tokens = self.action.tokens(x[ACTION], torch.full((1,), sigma[ACTION], device=device), batch)
-            y, _ = self.experts({ACTION: tokens}, {ACTION: None}, features)
-            return {ACTION: self.action.stream.velocity(y[ACTION])}
+        def velocity(x: Tensor, sigma: Tensor) -> Tensor:
+            y, _ = self.experts({ACTION: [self.action.tokens(x, sigma, batch)]}, {ACTION: None}, features)
+            return self.action.stream.velocity(y[ACTION][0])
 
-        path = denoise(self.config.policy_steps if imagines else steps, self.config.inverse_shift if given else 1.0)
-        actions = euler(velocity, {ACTION: noise_a}, {ACTION: path})[ACTION]
-        return self.action.unpack(actions, self.normalizer), future
-
-
-def _expert(stream: str) -> tuple[str, ...]:
-    """The prefixes of one expert's parameters."""
-    return f"experts.blocks.{stream}", f"experts.norms.{stream}"
+        path = flow.denoise(c.policy_steps if imagines else steps, c.inverse_shift if given else 1.0)
+        return self.action.unpack(flow.integrate(velocity, noise, path), self.normalizer), future

@@ -1,14 +1,15 @@
-"""`jepa`: the trunk says how the future will look in the space of a slowly following encoder; actions are flow-matched beside it.
+"""`jepa`: the backbone predicts the future in the space of a slowly following encoder, beside flow-matched actions.
 
-Stands for the leaf joint / autoregressive / predictive-latent (VLA-JEPA). The trunk sees the present alone: context, a few latent
-queries for each transition between frames, and action queries. A small predictor then rolls the embedding of the present forward,
-frame by frame: from the frames so far and the latents of the transitions so far it says the next frame's embedding. A head
-denoises the chunk of actions, looking at what the action queries found. Target encoder and predictor are not needed to act.
+Stands for the leaf joint / autoregressive / predictive-latent (VLA-JEPA). The backbone sees the present alone: context,
+a few latent queries for each transition between frames, and action queries. A small predictor then rolls the embedding
+of the present forward, frame by frame: from the frames so far and the latents of the transitions so far it predicts the
+next frame's embedding. A head denoises the chunk of actions, attending to the outputs of the action queries. Target
+encoder and predictor are not needed to act.
 
-No picture comes out: a predicted embedding is `roll_out`. Where this differs from the reference code, on purpose:
-* every frame is embedded by itself; a clip encoder that sees the whole clip (V-JEPA 2 as used there) puts the future into the
-  predictor's *inputs*, despite the claim of no leakage;
-* views are tiled into one picture, so that rows cannot be paired with other rows' views;
+It imagines no frames; `roll_out` gives the predicted embeddings. Departures from the reference code:
+* every frame is embedded by itself; a clip encoder that sees the whole clip (V-JEPA 2 as used there) puts the future
+  into the predictor's *inputs*, despite the claim of no leakage;
+* views are tiled into one image, so that rows cannot be paired with other rows' views;
 * all rows weigh the same, whether they have actions or not;
 * a spread penalty on the learned encoder, and diagnostics of the target's spread, since a moving target may collapse.
 """
@@ -18,46 +19,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn.attention_mask import CONTEXT, Segment, expand
-from wamkit.nn.backbones.transformer import Trunk
-from wamkit.nn.encoders import build_text
-from wamkit.nn.flow import denoise, euler, interpolate, row_noise, uniform_sigma
-from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import TrunkConfig
-from wamkit.nn.tokens import ContextTokens, canvas, cells_of, context_length
+from wamkit.nn import Normalizer, Tokens, Trunk, canvas, flow, masked_mean, step_positions
+from wamkit.nn.attention_mask import CONTEXT, Segment
+from wamkit.nn.options import ActionHeadConfig, Count, NotNegative, PolicyConfig, Share, TrunkConfig
 from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class JepaConfig(TrunkConfig):
-    """Sizes and choices of the family `jepa`."""
+class JepaConfig(PolicyConfig, ActionHeadConfig, TrunkConfig):
+    """Options of the family `jepa`."""
 
-    latents: int = 4
+    latents: Count = 4
     """Latent queries a transition from frame to frame."""
-    predictor_depth: int = 2
-    head_width: int = 64
-    """Of the transformer that denoises actions."""
-    head_depth: int = 2
-    decay: float = 0.995
-    """Of the moving average that is the target encoder."""
-    spread: float = 1.0
-    """Least standard deviation between a picture's cells that the learned encoder is held to."""
-    actions_per_token: int = 4
-    policy_label: Literal["expert", "executed"] = "expert"
-    denoising_steps: int = 4
+    predictor_depth: Count = 2
+    """Blocks of the predictor."""
+    decay: Share = 0.995
+    """Decay of the moving average that is the target encoder."""
+    spread: NotNegative = 1.0
+    """Least standard deviation between an image's cells, below which the learned encoder is penalised."""
 
 
 @FAMILIES.register("jepa")
 class Jepa(Family):
-    """See the module's docstring."""
+    """A predictor of future embeddings, and a flow-matched policy beside it."""
 
     name = "jepa"
     taxonomy = Taxonomy(
@@ -73,16 +63,18 @@ class Jepa(Family):
     def __init__(self, config: JepaConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D, frames = config, config.width, len(spec.frame_offsets)
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
+        self.context = c.build_context(spec)
         self.target = copy.deepcopy(self.context.image).requires_grad_(False)
-        self.action = ActionChunk(spec, c.head_width, c.actions_per_token)
+        self.action = c.build_action(spec, c.head_width)
         self.ask_z = nn.Parameter(0.5 * torch.randn(frames * c.latents, D))
         self.ask_a = nn.Parameter(0.5 * torch.randn(self.action.length, D))
-        self.trunk = Trunk(D, c.depth, c.heads)
+        self.trunk = c.build_trunk()
         self.step = nn.Parameter(0.5 * torch.randn(frames, 1, D))
-        self.cell = nn.Parameter(0.5 * torch.randn(cells_of(spec), D))
+        self.cell = nn.Parameter(0.5 * torch.randn(self.context.cells, D))
         self.predictor, self.say = Trunk(D, c.predictor_depth, c.heads), nn.Linear(D, D)
         self.bridge, self.head = nn.Linear(D, c.head_width), Trunk(c.head_width, c.head_depth, c.heads)
+        place = step_positions([t for t in spec.frame_offsets for _ in range(c.latents)])
+        self.register_buffer("place_z", place, persistent=False)
 
     def stages(self) -> tuple[Stage, ...]:
         learned = ("context", "action", "ask", "trunk", "step", "cell", "predictor", "say", "bridge", "head")
@@ -95,55 +87,49 @@ class Jepa(Family):
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """Embeddings of the present and of every future frame, each by itself, normalised a cell: (B, 1 + F, cells, D)."""
+        """Embeddings of the present and every future frame, each by itself, normalised a cell: (B, 1 + F, cells, D)."""
         frames = torch.cat([batch.obs.unsqueeze(1), batch.future], 1)
         s = self.target(canvas(frames).flatten(0, 1)).float()
         return F.layer_norm(s, s.shape[-1:]).unflatten(0, frames.shape[:2])
 
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
-        """How much the target's embedding of a cell differs between rows: 0 is collapse, 1 the most that it can."""
+        """Spread of the target's embedding of a cell between rows: 0 is collapse, 1 the most that is possible."""
         return {"target_std": self.targets(batch).std(0).mean().item()}
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
-        B, device, c = len(batch), batch.obs.device, self.config
-        label = batch.action_expert if c.policy_label == "expert" else batch.action
-        x = self.action.known(label, batch, self.normalizer)
-        sigma = uniform_sigma(B, generator).to(device)
-        eps = torch.randn(x.shape, generator=generator).to(device)
+        B, c = len(batch), self.config
+        x = self.action.known(c.label(batch), batch, self.normalizer)
+        sigma = flow.uniform_sigma(B, generator).to(x.device)
+        noisy, target = flow.corrupt(x, sigma, generator)
         context = self.context(batch, self.normalizer, generator)
         z, found = self._found(context)
-        velocity = self._velocity(interpolate(x, eps, sigma), sigma, found, batch)
+        velocity = self._velocity(noisy, sigma, found, batch)
         s = self.targets(batch)
-        said = self._roll(s[:, :-1], z)
+        predicted = self._roll(s[:, :-1], z)
         is_demonstration = batch.is_demonstration.view(B, 1, 1)
-        # What an expert would see next is learned from those who act like one, with or without their actions.
+        # An expert's future is learned from rows that act like one, with or without their actions.
         seen = (batch.frame_valid & batch.is_demonstration.unsqueeze(1)).view(B, -1, 1, 1)
-        cells = context[:, : s.shape[2]].float()
+        cells = context[0].values.float()
         return {
-            "policy": masked_mean((velocity - (eps - x)).square(), self.action.valid(batch) & is_demonstration),
-            "latent": masked_mean((said - s[:, 1:]).abs(), seen),
+            "policy": masked_mean((velocity - target).square(), self.action.valid(batch) & is_demonstration),
+            "latent": masked_mean((predicted - s[:, 1:]).abs(), seen),
             "spread": F.relu(c.spread - (cells.var(1) + 1e-4).sqrt()).mean(1),
         }
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; latent and action queries see everything. No token holds anything of the future."""
-        lengths = (
-            (CONTEXT, context_length(self.spec)),
-            ("latent query", len(self.ask_z)),
-            ("action query", len(self.ask_a)),
-        )
+        lengths = {CONTEXT: self.context.length, "latent query": len(self.ask_z), "action query": len(self.ask_a)}
         seen = torch.ones(3, 3, dtype=torch.bool)
         seen[0, 1:] = False
-        return [Segment(*s) for s in lengths], seen
+        return [Segment(*s) for s in lengths.items()], seen
 
-    def _found(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """What the latent queries (B, F, latents, D) and the action queries (B, L, head_width) found in the present."""
-        B, F_ = len(context), len(self.spec.frame_offsets)
-        ask = torch.cat([self.ask_z, self.ask_a]).expand(B, -1, -1)
-        segments, seen_SS = self.attention_layout()
-        y, _ = self.trunk(torch.cat([context, ask], 1), expand(seen_SS, segments).to(context.device))
-        z, a = y[:, context.shape[1] :].split([len(self.ask_z), len(self.ask_a)], 1)
-        return z.unflatten(1, (F_, -1)), self.bridge(a)
+    def _found(self, context: list[Tokens]) -> tuple[Tensor, Tensor]:
+        """Outputs of the latent queries (B, F, latents, D) and of the action queries (B, L, head_width)."""
+        B = len(context[0].values)
+        asks = {"latent query": (self.ask_z, self.place_z), "action query": (self.ask_a, self.action.stream.place)}
+        queries = [Tokens(ask.expand(B, -1, -1), kind, place) for kind, (ask, place) in asks.items()]
+        y, _ = self.trunk([*context, *queries], self.attention_mask(self.ask_z.device))
+        return y[-2].unflatten(1, (len(self.spec.frame_offsets), -1)), self.bridge(y[-1])
 
     def _roll(self, s_BFLD: Tensor, z_BFKD: Tensor) -> Tensor:
         """The embedding after each transition (B, F, cells, D), given those before it and their latents.
@@ -153,8 +139,8 @@ class Jepa(Family):
         F_, cells = s_BFLD.shape[1:3]
         blocks = torch.cat([s_BFLD + self.cell, z_BFKD], 2) + self.step
         block_L = torch.arange(F_, device=blocks.device).repeat_interleave(blocks.shape[2])
-        y, _ = self.predictor(blocks.flatten(1, 2), block_L.unsqueeze(1) >= block_L)
-        return self.say(y.unflatten(1, (F_, -1))[:, :, :cells]).float()
+        y, _ = self.predictor([Tokens(blocks.flatten(1, 2), "embedding")], block_L.unsqueeze(1) >= block_L)
+        return self.say(y[0].unflatten(1, (F_, -1))[:, :, :cells]).float()
 
     @torch.inference_mode()
     def roll_out(self, batch: Batch) -> Tensor:
@@ -171,16 +157,14 @@ class Jepa(Family):
         return F.layer_norm(full[:, z.shape[1] - 1 : z.shape[1]], full.shape[-1:])
 
     def _velocity(self, x: Tensor, sigma: Tensor, found: Tensor, batch: Batch) -> Tensor:
-        """The velocity of a noisy chunk, whose tokens see each other and what was found."""
-        y, _ = self.head(torch.cat([found, self.action.tokens(x, sigma, batch)], 1))
-        return self.action.stream.velocity(y[:, found.shape[1] :])
+        """The velocity of a noisy chunk, whose tokens see each other and the outputs of the action queries."""
+        y, _ = self.head([Tokens(found, "action query"), self.action.tokens(x, sigma, batch)])
+        return self.action.stream.velocity(y[1])
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
     ) -> tuple[Tensor | None, Tensor | None]:
         _, found = self._found(self.context(batch, self.normalizer))
-        level = lambda s: torch.full((1,), s, device=found.device)  # noqa: E731
-        noise = row_noise(generators, (self.action.length, self.action.channels), found.device)
-        flow = lambda x, s: {"action": self._velocity(x["action"], level(s["action"]), found, batch)}  # noqa: E731
-        x = euler(flow, {"action": noise}, {"action": denoise(steps)})["action"]
+        noise = self.action.noise(generators, batch.obs.device)
+        x = flow.integrate(lambda x, s: self._velocity(x, s, found, batch), noise, flow.denoise(steps))
         return self.action.unpack(x, self.normalizer), None

@@ -1,7 +1,8 @@
-"""`world_model`: p(o' | o, l, a), the control that imagines what an action does and emits none. Not a WAM.
+"""`world_model`: p(o' | o, l, a), the control that imagines the effect of actions and emits none. Not a WAM.
 
-The same context, trunk and frame latents as `unified`, with the clean actions beside the noisy future; it supports one
-query, forward dynamics. Off-expert rows teach it as much as demonstrations do; rows without actions teach it nothing.
+It has the same context, backbone and frame latents as `unified`, with the clean actions beside the noisy future, and
+answers one query, forward dynamics. Off-expert rows train it as much as demonstrations do; rows without actions train
+nothing.
 """
 
 from __future__ import annotations
@@ -12,31 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, expand, table
-from wamkit.nn.autoencoders.frame_codec import FutureLatents
-from wamkit.nn.backbones.transformer import Trunk
-from wamkit.nn.encoders import build_text
-from wamkit.nn.flow import denoise, euler, interpolate, row_noise, shift_sigma, uniform_sigma
-from wamkit.nn.heads import ActionChunk, GivenStream, masked_mean
-from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import CodecConfig, TrunkConfig
-from wamkit.nn.tokens import ContextTokens, context_length
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
+from wamkit.nn import GivenStream, Normalizer, flow, masked_mean
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, table
+from wamkit.nn.options import ActionConfig, CodecConfig, Count, Positive, TrunkConfig
 from wamkit.types import Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class WorldModelConfig(CodecConfig, TrunkConfig):
-    """Sizes and choices of the family `world_model`."""
+class WorldModelConfig(ActionConfig, CodecConfig, TrunkConfig):
+    """Options of the control `world_model`."""
 
-    actions_per_token: int = 4
-    future_shift: float = 3.0
-    denoising_steps: int = 8
+    future_shift: Positive = 3.0
+    """Shift of the noise levels towards noise, in training and sampling."""
+    denoising_steps: Count = 8
 
 
 @FAMILIES.register("world_model")
 class WorldModel(Family):
-    """See the module's docstring."""
+    """A world model: the future given actions, which stand clean beside it."""
 
     name = "world_model"
     taxonomy = Taxonomy("control", "frame latents", "clean actions beside the future", "none", "joint")
@@ -45,36 +40,30 @@ class WorldModel(Family):
 
     def __init__(self, config: WorldModelConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
-        c, D = config, config.width
-        self.context = ContextTokens(D, spec, build_text(c.text, D), c.proprio_noise)
-        self.future = FutureLatents(spec, D, c.codec_channels)
-        self.action = ActionChunk(spec, D, c.actions_per_token, GivenStream)
-        self.trunk = Trunk(D, c.depth, c.heads)
+        self.context = config.build_context(spec)
+        self.future = config.build_future(spec, config.width)
+        self.action = config.build_action(spec, config.width, GivenStream)
+        self.trunk = config.build_trunk()
 
     def stages(self) -> tuple[Stage, ...]:
-        share = self.config.codec_share
-        return (
-            Stage("codec", share, ("future.codec",), self.config.codec_lr),
-            Stage("main", 1 - share, ("context", "future.stream", "action", "trunk")),
-        )
+        return codec_stages(self, "context", "future.stream", "action", "trunk")
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
-        context, chunk = context_length(self.spec), self.action.length
-        segments = [Segment(CONTEXT, context), Segment(ACTION, chunk, clean=True), Segment(FUTURE, self.future.cells)]
+        segments = [Segment(CONTEXT, self.context.length), Segment(ACTION, self.action.length, clean=True)]
+        segments.append(Segment(FUTURE, self.future.cells))
         return segments, table(segments, Program.ACTION_THEN_VIDEO)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         z = self.future.known(batch)
-        sigma = shift_sigma(uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
-        eps = torch.randn(z.shape, generator=generator).to(z.device)
+        sigma = flow.shift_sigma(flow.uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
+        noisy, target = flow.corrupt(z, sigma, generator)
         context = self.context(batch, self.normalizer, generator)
         action = self.action.stream.tokens(self.action.known(batch.action, batch, self.normalizer))
-        future = self.future.tokens(interpolate(z, eps, sigma), sigma, context)
-        segments, seen_SS = self.attention_layout()
-        y, _ = self.trunk(torch.cat([context, action, future], 1), expand(seen_SS, segments).to(z.device))
-        error = (self.future.stream.velocity(y[:, -future.shape[1] :]) - (eps - z)).square()
+        future = self.future.tokens(noisy, sigma, context)
+        y, _ = self.trunk([*context, action, future], self.attention_mask(z.device))
+        error = (self.future.stream.velocity(y[-1]) - target).square()
         return {"future": masked_mean(error, self.future.valid(batch) & batch.has_action.view(-1, 1, 1))}
 
     def generate(
@@ -83,13 +72,12 @@ class WorldModel(Family):
         context = self.context(batch, self.normalizer)
         _, cache = self.trunk(context)
         # Actions see the context alone, so they too are computed once.
-        _, cache = self.trunk(self.action.stream.tokens(self.action.pack(batch.action, self.normalizer)), None, cache)
+        _, cache = self.trunk([self.action.stream.tokens(self.action.pack(batch.action, self.normalizer))], None, cache)
 
-        def velocity(state: dict[str, Tensor], sigma: dict[str, float]) -> dict[str, Tensor]:
-            level = torch.full((1,), sigma[FUTURE], device=context.device)
-            y, _ = self.trunk(self.future.tokens(state[FUTURE], level, context), None, cache)
-            return {FUTURE: self.future.stream.velocity(y)}
+        def velocity(z: Tensor, sigma: Tensor) -> Tensor:
+            y, _ = self.trunk([self.future.tokens(z, sigma, context)], None, cache)
+            return self.future.stream.velocity(y[0])
 
-        noise = row_noise(generators, (self.future.cells, self.future.channels), context.device)
-        z = euler(velocity, {FUTURE: noise}, {FUTURE: denoise(steps, self.config.future_shift)})[FUTURE]
+        noise = self.future.noise(generators, batch.obs.device)
+        z = flow.integrate(velocity, noise, flow.denoise(steps, self.config.future_shift))
         return None, self.future.decode(z, batch.obs)

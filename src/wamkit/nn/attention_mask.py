@@ -1,7 +1,8 @@
-"""Who sees whom: a token sequence is a list of segments, and visibility is data.
+"""Attention masks: a token sequence is a list of segments, and the visibility between them is data.
 
-A segment is a run of tokens of one stream (context, future, action), clean or noisy, belonging to one training problem. Problems share
-the context and never see each other, so one sequence can hold several training problems about one observation.
+A segment is a run of tokens of one stream (context, future, action), clean or noisy, belonging to one training problem.
+Problems share the context and never see each other, so one sequence can hold several training problems about one
+observation.
 The context never sees what is generated: attention composes over layers, and anything it saw would leak to everyone.
 """
 
@@ -20,7 +21,7 @@ CONTEXT, TEXT, FUTURE, ACTION = "context", "text", "future", "action"
 
 
 class Program(enum.StrEnum):
-    """Which noisy stream may look at which (OpenWAM's ablation grammar)."""
+    """Visibility between the noisy streams (OpenWAM's ablation grammar)."""
 
     JOINT = "joint"  # action and future see each other
     ACTION_NOISY_TO_VIDEO = "action_noisy_to_video"  # the future sees the noisy action
@@ -31,19 +32,21 @@ class Program(enum.StrEnum):
 
 
 TEACHER_FORCED = {Program.VIDEO_THEN_ACTION: FUTURE, Program.ACTION_THEN_VIDEO: ACTION}
-"""The stream that goes first in programs of two steps: training shows its clean tokens to the other one."""
+"""The first stream in programs of two steps: training shows its clean tokens to the other one."""
 
 
 def sees_other(program: Program, query: str, key: str) -> bool:
-    """Whether tokens of the noisy stream `query` may look at the stream `key`, noisy or clean, under `program`."""
+    """True if tokens of the noisy stream `query` may attend to the stream `key`, noisy or clean, under `program`."""
     return any(sees(Segment(query, 1), Segment(key, 1, clean), program) for clean in (False, True))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """`length` tokens of one stream; `clean` marks teacher-forced tokens, `draw` the training problem they belong to.
+    """`length` tokens of one stream.
 
-    moment: of the context, where its moments are read apart (`nn.history`): the steps at which it was seen, 0 for now.
+    clean: teacher-forced tokens, without noise.
+    problem: the training problem that they belong to.
+    moment: steps from now to the observation, where moments of the context are read apart (`nn.history`).
     """
 
     stream: str
@@ -53,14 +56,14 @@ class Segment:
     moment: int = 0
 
 
-KNOWN = (CONTEXT, TEXT)
+_CONTEXT = (CONTEXT, TEXT)
 
 
 def sees(query: Segment, key: Segment, program: Program) -> bool:
-    """Whether tokens of `query` may attend to tokens of `key`."""
-    if query.stream in KNOWN:
+    """True if tokens of `query` may attend to tokens of `key`."""
+    if query.stream in _CONTEXT:
         return (query.stream, query.moment) == (key.stream, key.moment)
-    if key.stream in KNOWN:
+    if key.stream in _CONTEXT:
         return True
     if query.problem != key.problem:
         return False
@@ -81,8 +84,10 @@ def sees(query: Segment, key: Segment, program: Program) -> bool:
 
 
 def visibility(segments: Sequence[Segment], program: Program = Program.JOINT) -> Bool[Tensor, "L K"]:
-    """The mask of who sees whom, tokens by tokens, true where the query (row) may attend to the key (column). Not to be changed
-    in place: it is kept, since every denoising step asks for it."""
+    """The mask of tokens: true where the query (row) may attend to the key (column).
+
+    Do not change it in place: it is cached, since every denoising step asks for it.
+    """
     return _visibility(tuple(segments), program)
 
 
@@ -92,7 +97,7 @@ def _visibility(segments: tuple[Segment, ...], program: Program) -> Tensor:
 
 
 def table(segments: Sequence[Segment], program: Program = Program.JOINT) -> Bool[Tensor, "S S"]:
-    """Who sees whom, segment by segment: true where the row's segment may look at the column's."""
+    """The mask of segments: true where the row's segment may attend to the column's."""
     return torch.tensor([[sees(q, k, program) for k in segments] for q in segments], device="cpu")
 
 
@@ -104,14 +109,14 @@ def expand(table_SS: Bool[Tensor, "S S"], segments: Sequence[Segment]) -> Bool[T
 
 
 def in_order(segments: Sequence[Segment]) -> Bool[Tensor, "L L"]:
-    """What is written token by token: false where a token would look at a later one of its own segment, unless of the context."""
+    """The causal mask inside segments: false where a token would attend to a later one, except in context."""
     index = torch.repeat_interleave(torch.arange(len(segments)), torch.tensor([s.length for s in segments]))
     known = torch.tensor([s.stream == CONTEXT for s in segments])[index]
     return (index.unsqueeze(1) != index) | known | torch.ones(len(index), len(index), dtype=torch.bool).tril()
 
 
 def closure(mask_LK: Bool[Tensor, "L K"]) -> Bool[Tensor, "L K"]:
-    """What reaches what through any number of layers: the transitive closure of a square visibility mask."""
+    """The transitive closure of a square mask: true where information passes through any number of layers."""
     reach = mask_LK | torch.eye(len(mask_LK), dtype=torch.bool)
     while True:
         further = (reach.float() @ reach.float()) > 0

@@ -1,32 +1,38 @@
-"""How what is known reaches the tokens that are denoised: the taxonomy's axis of conditioning, at a fixed trunk.
+"""Conditioning: how the context reaches noisy tokens, the taxonomy's axis of that name, for a fixed backbone.
 
-prefix    context tokens are part of the sequence and go through the trunk with it (the field's in-context conditioning)
-channel   concatenated on channels before the trunk (UniPi, PAD): a projection of the token and of what is known
-cross     every block attends to the encoder's tokens, which no block changes (cross-attention)
-adaln     what is known scales and shifts the norms of every block (UWM's AdaLN, PixArt's cheap form: one for all blocks, plus offsets)
+* prefix: context tokens stand in the sequence and pass through the backbone with it (in-context conditioning).
+* channel: concatenated on channels before the backbone (UniPi, PAD), a projection of the token and the context.
+* cross: every block attends to the encoder's tokens, which no block changes (cross-attention).
+* adaln: the context scales and shifts the norms of every block (UWM's AdaLN, in PixArt's cheap form: one for all
+  blocks, plus offsets).
 
-A future token starts from the present picture's token of its cell in all four (`FutureLatents.tokens`); they differ in how the rest of
-what is known is heard. `channel` and `adaln` know the context through one projection of all its tokens, not through their mean: where things are must
-survive.
+In all four, a future token starts from the present image's token of its cell (`FutureLatents.tokens`). `channel` and
+`adaln` receive one projection of all context tokens, not their mean, so that positions in the image survive.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.backbones.transformer import Cache, Trunk
+from wamkit.nn.backbones.base import Cache, SequenceBackbone, Tokens, joined, split
 
 Kind = Literal["prefix", "channel", "cross", "adaln"]
 
 
 @dataclass(frozen=True)
 class ContextFeatures:
-    """A context as noisy tokens hear of it: keys and values, or scales and shifts (B, N, 4, D), or a summary (B, D)."""
+    """Context features in the form that the conditioning needs: one of the three.
+
+    keys: keys and values.
+    modulation: scales and shifts (B, N, 4, D).
+    summary: one vector (B, D).
+    """
 
     keys: Cache | None = None
     modulation: Tensor | None = None
@@ -34,7 +40,7 @@ class ContextFeatures:
 
 
 class Conditioning(nn.Module):
-    """See the module's docstring. length: tokens of the context.   depth: blocks of the trunk."""
+    """One kind of conditioning. length: tokens of the context.   depth: blocks of the backbone."""
 
     def __init__(self, kind: Kind, length: int, width: int, depth: int):
         super().__init__()
@@ -49,39 +55,44 @@ class Conditioning(nn.Module):
             nn.init.zeros_(self.film.weight)
             nn.init.zeros_(self.film.bias)
 
-    def known(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"]) -> ContextFeatures:
-        """The context, worked out once for all denoising steps."""
+    def features(self, trunk: SequenceBackbone, context: Sequence[Tokens]) -> ContextFeatures:
+        """Features of the context, computed once for all denoising steps."""
         if self.kind in ("prefix", "cross"):
-            return ContextFeatures(keys=self.keys(trunk, context_BKD))
-        summary = self.summary(context_BKD.flatten(1))
+            return ContextFeatures(keys=self.keys(trunk, context))
+        summary = self.summary(joined(context).flatten(1))
         if self.kind == "channel":
             return ContextFeatures(summary=summary)
         return ContextFeatures(modulation=self.film(summary).unflatten(-1, (1, 4, -1)) + self.offset)
 
-    def keys(self, trunk: Trunk, context_BKD: Float[Tensor, "B K D"], mask_KK: Tensor | None = None) -> Cache:
-        """Keys and values of the context, for `prefix` and `cross`. mask_KK: who sees whom in it; only `prefix` looks around."""
-        return trunk(context_BKD, mask_KK)[1] if self.kind == "prefix" else trunk.read(context_BKD)
+    def keys(self, trunk: SequenceBackbone, context: Sequence[Tokens], mask_KK: Tensor | None = None) -> Cache:
+        """Keys and values of the context, for `prefix` and `cross`. mask_KK: inside the context, for `prefix` alone."""
+        return trunk(context, mask_KK)[1] if self.kind == "prefix" else trunk.read(context)
 
     def denoised(
-        self, trunk: Trunk, tokens_BLD: Float[Tensor, "B L D"], known: ContextFeatures, mask_LK: Bool[Tensor, "... L K"]
-    ) -> Float[Tensor, "B L D"]:
-        """The trunk's outputs for noisy tokens. mask_LK: who of them sees whom, columns of the context first."""
-        if known.summary is not None:
-            summary = known.summary.unsqueeze(1).expand_as(tokens_BLD)
-            tokens_BLD = tokens_BLD + self.join(torch.cat([tokens_BLD, summary], -1))
-        if known.keys is None:
-            mask_LK = mask_LK[..., -tokens_BLD.shape[1] :]
-        return trunk(tokens_BLD, None if mask_LK.all() else mask_LK, known.keys, known.modulation)[0]
+        self,
+        trunk: SequenceBackbone,
+        parts: Sequence[Tokens],
+        context: ContextFeatures,
+        mask_LK: Bool[Tensor, "... L K"],
+    ) -> list[Float[Tensor, "B L D"]]:
+        """Outputs for noisy tokens, one a part. mask_LK: columns of the context first."""
+        if context.summary is not None:
+            x = joined(parts)
+            x = x + self.join(torch.cat([x, context.summary.unsqueeze(1).expand_as(x)], -1))
+            parts = [replace(p, values=v) for p, v in zip(parts, split(x, parts), strict=True)]
+        if context.keys is None:
+            mask_LK = mask_LK[..., -sum(map(len, parts)) :]
+        return trunk(parts, None if mask_LK.all() else mask_LK, context.keys, context.modulation)[0]
 
     def forward(
         self,
-        trunk: Trunk,
-        tokens_BLD: Float[Tensor, "B L D"],
-        context_BKD: Float[Tensor, "B K D"],
+        trunk: SequenceBackbone,
+        parts: Sequence[Tokens],
+        context: Sequence[Tokens],
         mask_SS: Bool[Tensor, "... S S"],
-    ) -> Float[Tensor, "B L D"]:
-        """The same in training, in one pass. mask_SS: who sees whom among context and noisy tokens, in that order."""
-        K = context_BKD.shape[1]
+    ) -> list[Float[Tensor, "B L D"]]:
+        """`denoised` for training, in one pass. mask_SS: over context and noisy tokens, in that order."""
         if self.kind == "prefix":
-            return trunk(torch.cat([context_BKD, tokens_BLD], 1), mask_SS)[0][:, K:]
-        return self.denoised(trunk, tokens_BLD, self.known(trunk, context_BKD), mask_SS[..., K:, :])
+            return trunk([*context, *parts], mask_SS)[0][len(context) :]
+        K = sum(map(len, context))
+        return self.denoised(trunk, parts, self.features(trunk, context), mask_SS[..., K:, :])

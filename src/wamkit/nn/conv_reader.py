@@ -7,11 +7,12 @@ from torch import nn
 from wamkit.types import Spec
 
 
-def conv_reader(channels: int, spec: Spec, numbers: int, width: int = 32) -> nn.Sequential:
-    """(B, channels, H, W) to (B, numbers): four strided convolutions, two layers. What pictures are read with here."""
+def conv_reader(channels: int, spec: Spec, values: int, width: int = 32) -> nn.Sequential:
+    """(B, channels, H, W) to (B, values): four convolutions of stride 2, then two linear layers."""
     sizes = [channels, width, 2 * width, 2 * width, 4 * width]
     layers: list[nn.Module] = []
     for a, b in zip(sizes, sizes[1:], strict=False):
         layers += [nn.Conv2d(a, b, 4, 2, 1), nn.GroupNorm(8, b), nn.SiLU()]
-    cells = (spec.height // 16) * (spec.width // 16)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * cells, 256), nn.SiLU(), nn.Linear(256, numbers))
+    stride = 2 ** (len(sizes) - 1)
+    cells = (spec.height // stride) * (spec.width // stride)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * cells, 256), nn.SiLU(), nn.Linear(256, values))

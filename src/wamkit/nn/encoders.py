@@ -1,4 +1,4 @@
-"""Pretrained encoders through `transformers`: of instructions (beside a small table learned from scratch) and of pictures."""
+"""Pretrained encoders of text and images through `transformers`, beside a small text table learned from scratch."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from wamkit.types import WamkitError
 
 @dataclass(frozen=True)
 class TextConfig:
-    """How instructions become a token."""
+    """Encoder of instructions."""
 
     kind: Literal["table", "pretrained"] = "table"
     buckets: int = 4096
-    """Rows of the table that hashed words and word pairs share."""
+    """Rows of the table, shared by hashed words and word pairs."""
     model: str = ""
-    """For `pretrained`: a local path or a hub id of any encoder that `transformers.AutoModel` loads."""
+    """For `pretrained`: a local path or hub id of an encoder that `transformers.AutoModel` loads."""
 
     def __post_init__(self) -> None:
         check_bounds(self, buckets=(1, inf))
 
 
 def _transformers(what: str, model: str, option: str) -> Any:
-    """The package, if it is there and `model` was named."""
+    """The package. Raises WamkitError if it is missing, or if no model is named."""
     try:
         import transformers
     except ImportError as e:
@@ -42,7 +42,7 @@ def _transformers(what: str, model: str, option: str) -> Any:
 
 
 def _loaded(kind: Any, model: str) -> Any:
-    """What `transformers` makes of a local path or a hub id. Raises WamkitError where it makes nothing of it."""
+    """The object that `transformers` loads from a local path or hub id. Raises WamkitError if it cannot."""
     try:
         return kind.from_pretrained(model)
     except (OSError, ValueError) as error:
@@ -79,9 +79,10 @@ class PretrainedText(nn.Module):
 
 
 def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tensor, Tensor]:
-    """(frozen encoder of pictures or clips, mean, std), the last two float32 (3,), of pictures in [0, 1].
+    """A frozen encoder of images or clips, with mean and deviation, float32 (3,), of images in [0, 1].
 
-    model: a local path or a hub id.   what, option: for the error where the package or the name is missing: what needs it, and where it is given.
+    model: a local path or a hub id.
+    what, option: for the error if the package or the name is missing: its user, and the option that names the model.
     """
     transformers = _transformers(what, model, option)
     encoder = _loaded(transformers.AutoModel, model)
@@ -91,9 +92,9 @@ def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tenso
 
 
 class VisionTeacher(nn.Module):
-    """A frozen pretrained vision encoder (DINOv2, SigLIP, CLIP, ViT ...), its patch tokens pooled to a grid of picture cells.
+    """A frozen pretrained vision encoder (DINOv2, SigLIP, CLIP, ViT ...), with patch tokens pooled to a grid of cells.
 
-    forward: pictures (B, 3, H, W) in [-1, 1] -> (B, rows * columns, channels). Not part of the checkpoint, as above.
+    forward: images (B, 3, H, W) in [-1, 1] -> (B, rows * columns, channels). Not part of the checkpoint, as above.
     """
 
     def __init__(self, model: str, grid: tuple[int, int]):
@@ -107,9 +108,9 @@ class VisionTeacher(nn.Module):
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
 
     @torch.no_grad()
-    def forward(self, picture_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
-        self.encoder.to(picture_BCHW.device)
-        x = F.interpolate((picture_BCHW + 1) / 2, self.size, mode="bilinear", antialias=True)
+    def forward(self, image_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
+        self.encoder.to(image_BCHW.device)
+        x = F.interpolate((image_BCHW + 1) / 2, self.size, mode="bilinear", antialias=True)
         tokens = self.encoder(pixel_values=(x - self.mean) / self.std).last_hidden_state
         rows, columns = (n // self.encoder.config.patch_size for n in self.size)
         # Class and register tokens come first.
@@ -118,5 +119,5 @@ class VisionTeacher(nn.Module):
 
 
 def build_text(config: TextConfig, width: int) -> nn.Module:
-    """The text encoder that `config` asks for; maps a list of B instructions to (B, 1, width)."""
+    """The text encoder of `config`: maps a list of B instructions to (B, 1, width)."""
     return TextTable(width, config.buckets) if config.kind == "table" else PretrainedText(config.model, width)

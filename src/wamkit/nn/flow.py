@@ -3,8 +3,9 @@
 Convention, fixed once: sigma = 0 is clean, sigma = 1 is noise, x_sigma = (1 - sigma) x + sigma eps, and the network
 predicts the velocity v = dx_sigma / dsigma = eps - x (rectified flow, Liu et al. 2022, eq. 1, with time reversed).
 
-A *schedule* is the list of noise levels that one stream takes during sampling. Which query is asked is decided by
-schedules alone: `denoise` what is wanted, hold at 0 what is given, hold at 1 what is neither (UWM, arXiv:2504.02792).
+A *schedule* is the list of noise levels that one stream takes during sampling. The schedules alone decide which query
+is asked: `denoise` for a stream that the query asks for, `hold` at 0 for one that it gives, `hold` at 1 for one that it
+does neither (UWM, arXiv:2504.02792).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-Velocity = Callable[[Mapping[str, Tensor], Mapping[str, float]], Mapping[str, Tensor]]
+Velocity = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
 def interpolate(x: Tensor, eps: Tensor, sigma_B: Tensor) -> Tensor:
@@ -23,10 +24,19 @@ def interpolate(x: Tensor, eps: Tensor, sigma_B: Tensor) -> Tensor:
     return torch.lerp(x, eps, sigma)
 
 
+def corrupt(x: Tensor, sigma_B: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """`x` (B, ...) with noise at one level a row, and the velocity there: x_sigma and eps - x.
+
+    The noise is drawn on the CPU, so that all devices agree.
+    """
+    eps = torch.randn(x.shape, generator=generator).to(x.device)
+    return interpolate(x, eps, sigma_B), eps - x
+
+
 def uniform_sigma(count: int, generator: torch.Generator) -> Tensor:
     """`count` noise levels, stratified over (0, 1): one in each of `count` equal bins, shuffled.
 
-    Stratification keeps the law uniform and takes the between-batch variance of the levels away.
+    Stratification keeps the distribution uniform and removes the variance of the levels between batches.
     """
     bins = torch.randperm(count, generator=generator)
     return (bins + torch.rand(count, generator=generator)) / count
@@ -38,9 +48,9 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 
 def denoise(steps: int, shift: float = 1.0, until: float = 0.0) -> tuple[float, ...]:
-    """The schedule 1 -> `until` in `steps` Euler steps: steps + 1 levels, starting and ending exactly there.
+    """The schedule 1 -> `until` in `steps` Euler steps: steps + 1 levels, the first and the last exact.
 
-    until > 0 leaves the stream partly noisy: enough to decide what happens (LingBot-VA's partial denoising).
+    until > 0 leaves the stream partly noisy: the events are decided by then (LingBot-VA's partial denoising).
     """
     if steps < 1:
         raise ValueError(f"a schedule needs at least one denoising step, got {steps}")
@@ -49,18 +59,18 @@ def denoise(steps: int, shift: float = 1.0, until: float = 0.0) -> tuple[float, 
 
 
 def slow(schedule: tuple[float, ...], every: int) -> tuple[float, ...]:
-    """`schedule` with a move at every `every`-th step only (DUST's asynchronous sampling): as many steps, fewer levels."""
+    """`schedule`, moving at every `every`-th step only (DUST's asynchronous sampling): as many steps, fewer levels."""
     last = len(schedule) - 1
     return tuple(schedule[min(i // every * every, last)] if i < last else schedule[last] for i in range(last + 1))
 
 
 def hold(sigma: float, steps: int) -> tuple[float, ...]:
-    """The schedule that stays at `sigma`: 0 for what is given, 1 for what is neither given nor wanted."""
+    """The schedule that stays at `sigma`: 0 for a given stream, 1 for one that is neither given nor asked for."""
     return (float(sigma),) * (steps + 1)
 
 
 def one_after_the_other(first: tuple[float, ...], second: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
-    """Two schedules in a row: the second stream waits at its first level, then the first one holds its last."""
+    """Two schedules in sequence: the second stream waits at its first level, then the first one holds its last."""
     return first + hold(first[-1], len(second) - 2), hold(second[0], len(first) - 2) + second
 
 
@@ -69,16 +79,20 @@ def euler(
 ) -> dict[str, Tensor]:
     """Integrates every stream along its own schedule with Euler's method.
 
-    velocity: maps (state, noise levels) to one velocity a moving stream, each of the stream's shape.
+    velocity: maps (state, noise levels) to one velocity a moving stream, each of the stream's shape. A level is
+        float32 (1,) on the device of the states.
     start: stream -> its state at the first level of its schedule (noise at 1, data at 0).
     schedules: stream -> noise levels, all of one length. Streams that hold are returned unchanged, bit for bit.
+
+    Raises ValueError where schedules are missing or differ in length.
     """
     lengths = {len(s) for s in schedules.values()}
     if len(lengths) != 1 or set(start) != set(schedules):
         raise ValueError(f"streams {sorted(start)} need one schedule each, of one length; got {dict(schedules)}")
-    state = dict(start)
+    state, device = dict(start), next(iter(start.values())).device
+    sigma = {name: torch.tensor(s, dtype=torch.float32, device=device) for name, s in schedules.items()}
     for i in range(lengths.pop() - 1):
-        levels = {name: s[i] for name, s in schedules.items()}
+        levels = {name: s[i : i + 1] for name, s in sigma.items()}
         moving = {name: s[i + 1] - s[i] for name, s in schedules.items() if s[i + 1] != s[i]}
         v = velocity(state, levels)
         for name, delta in moving.items():
@@ -86,6 +100,11 @@ def euler(
     return state
 
 
+def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, schedule: tuple[float, ...]) -> Tensor:
+    """`euler` for one stream: maps noise to data with velocity(state, noise level)."""
+    return euler(lambda x, s: {"x": velocity(x["x"], s["x"])}, {"x": noise}, {"x": schedule})["x"]
+
+
 def row_noise(generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Standard normal noise (B, *shape): row i from generators[i], drawn on the CPU so that all devices agree."""
+    """Standard normal noise (B, *shape): row i from generators[i], drawn on the CPU, so that all devices agree."""
     return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)

@@ -1,114 +1,139 @@
-"""Ends of the trunk: how a noisy stream gets in, and how its velocity comes out."""
+"""Streams: how a sequence of values becomes tokens, and how a backbone's outputs become values or velocities."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from wamkit.config import check_multiple
+from wamkit.nn.attention_mask import ACTION
+from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.backbones.transformer import sigma_features
+from wamkit.nn.flow import row_noise
 from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.tokens import step_positions
 from wamkit.types import Batch, Spec
 
 
-class GivenStream(nn.Module):
-    """A stream that is never noisy and never wanted: `length` tokens with `channels` numbers each, embedded."""
+class Stream(nn.Module):
+    """One run of tokens of a sequence: `channels` values each, at the places `place_L3` (see `Tokens.position`)."""
 
-    def __init__(self, channels: int, length: int, width: int):
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"]):
         super().__init__()
+        self.kind, self.channels, self.length = kind, channels, len(place_L3)
+        self.register_buffer("place", place_L3, persistent=False)
+
+    def run(self, values_BLD: Float[Tensor, "B L D"], sigma_B: Tensor | None = None) -> Tokens:
+        """Embedded values as tokens of this stream."""
+        return Tokens(values_BLD, self.kind, self.place, sigma_B)
+
+
+class GivenStream(Stream):
+    """A stream that is always given, never noisy."""
+
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int):
+        super().__init__(kind, channels, place_L3)
         self.embed = nn.Linear(channels, width)
-        self.position = nn.Parameter(0.5 * torch.randn(length, width))
+        self.position = nn.Parameter(0.5 * torch.randn(self.length, width))
 
-    def tokens(self, x_BLc: Float[Tensor, "B L c"]) -> Float[Tensor, "B L D"]:
-        """Values to tokens that know their position."""
-        return self.embed(x_BLc) + self.position
+    def tokens(self, x_BLc: Float[Tensor, "B L c"]) -> Tokens:
+        """Values to tokens."""
+        return self.run(self.embed(x_BLc) + self.position)
 
 
-class QueryStream(nn.Module):
-    """A stream that is never shown: `length` learned queries, each of which reads `channels` numbers out of the trunk."""
+class QueryStream(Stream):
+    """A stream of learned queries, each of which reads `channels` values out of the backbone. It is never an input."""
 
-    def __init__(self, channels: int, length: int, width: int):
-        super().__init__()
-        self.queries = nn.Parameter(0.5 * torch.randn(length, width))
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int):
+        super().__init__(kind, channels, place_L3)
+        self.queries = nn.Parameter(0.5 * torch.randn(self.length, width))
         self.head = nn.Linear(width, channels)
 
-    def tokens(self, rows: int) -> Float[Tensor, "B L D"]:
+    def tokens(self, rows: int) -> Tokens:
         """The queries, for each of so many rows."""
-        return self.queries.expand(rows, -1, -1)
+        return self.run(self.queries.expand(rows, -1, -1))
 
     def values(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
-        """Trunk outputs to the numbers asked for, in float32."""
+        """Outputs of the backbone to values, in float32."""
         return self.head(y_BLD).float()
 
 
-class NoisyStream(nn.Module):
-    """One diffused stream of `length` tokens with `channels` numbers each: embedding and velocity head."""
+class NoisyStream(Stream):
+    """A stream that is denoised: an embedding of values and noise level, and a head for the velocity."""
 
-    def __init__(self, channels: int, length: int, width: int):
-        super().__init__()
-        self.length, self.width = length, width
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int):
+        super().__init__(kind, channels, place_L3)
+        self.width = width
         self.embed = nn.Linear(channels, width)
-        self.position = nn.Parameter(0.5 * torch.randn(length, width))
+        self.position = nn.Parameter(0.5 * torch.randn(self.length, width))
         self.level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.head = nn.Linear(width, channels)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"]) -> Float[Tensor, "B L D"]:
-        """Noisy values to tokens that know their position and their noise level in [0, 1] (one a row, or one for all)."""
-        return self.embed(x_BLc) + self.position + self.level(sigma_features(sigma_B, self.width)).unsqueeze(1)
+    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"]) -> Tokens:
+        """Noisy values to tokens. sigma_B: their noise level in [0, 1], one a row or one for all."""
+        level = self.level(sigma_features(sigma_B, self.width)).unsqueeze(1)
+        return self.run(self.embed(x_BLc) + self.position + level, sigma_B)
 
     def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
-        """Trunk outputs to velocities eps - x, in float32 whatever precision the trunk computes in."""
+        """Outputs of the backbone to velocities eps - x, in float32 whatever the backbone's precision."""
         return self.head(y_BLD).float()
 
 
 class ActionChunk(nn.Module):
-    """A chunk of actions as a stream: `per_token` consecutive steps, normalised, are one token of p * a numbers.
+    """A chunk of actions as a stream: `per_token` consecutive steps, normalised, are one token of p * a values.
 
-    stream: how they get in and out: denoised (NoisyStream), only ever given (GivenStream), or queried (QueryStream).
+    stream: the actions are denoised (NoisyStream), always given (GivenStream), or queried (QueryStream).
+
+    Raises ConfigError where the chunk is not a multiple of `per_token`.
     """
 
-    def __init__(self, spec: Spec, width: int, per_token: int, stream: type[nn.Module] = NoisyStream):
+    def __init__(self, spec: Spec, width: int, per_token: int, stream: type[Stream] = NoisyStream):
         super().__init__()
+        check_multiple("window.chunk", spec.chunk, "actions_per_token", per_token)
         self.shape = (spec.chunk, spec.action_dim)
         self.length, self.channels = spec.chunk // per_token, per_token * spec.action_dim
-        self.stream = stream(self.channels, self.length, width)
+        place = step_positions([(i + 0.5) * per_token for i in range(self.length)])
+        self.stream = stream(ACTION, self.channels, place, width)
 
     def pack(self, action_BAa: Float[Tensor, "B A a"], normalizer: Normalizer) -> Float[Tensor, "B L c"]:
-        """Actions in robot units to normalised tokens."""
+        """Actions in robot units to normalised values, one row a token."""
         return normalizer.encode("action", action_BAa).reshape(len(action_BAa), self.length, self.channels)
 
     def known(self, action_BAa: Float[Tensor, "B A a"], batch: Batch, normalizer: Normalizer) -> Float[Tensor, "B L c"]:
-        """`pack`, with zeros (the mean) where `valid` says that nothing is known: padding must not speak."""
+        """`pack`, with zeros (the mean) where `valid` is false, so that padding has no influence."""
         return self.pack(action_BAa, normalizer).masked_fill(~self.valid(batch), 0)
 
-    def tokens(
-        self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch
-    ) -> Float[Tensor, "B L D"]:
-        """Noisy actions to tokens, of a denoised stream. What a row's robot does not have is shown as 0, neither noise nor data."""
+    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch) -> Tokens:
+        """Noisy actions to tokens, for a denoised stream. Dimensions that a row's robot lacks are 0, neither noise nor
+        data."""
         if batch.action_dim_valid is not None:
-            x_BLc = x_BLc.masked_fill(~self._had(batch), 0)
+            has = batch.action_dim_valid.repeat(1, self.channels // self.shape[1]).unsqueeze(1)
+            x_BLc = x_BLc.masked_fill(~has, 0)
         return self.stream.tokens(x_BLc, sigma_B)
 
-    def _had(self, batch: Batch) -> Tensor:
-        """Which numbers of `pack` are of dimensions that the row's robot has: bool (B, 1, c)."""
-        return batch.action_dim_valid.repeat(1, self.channels // self.shape[1]).unsqueeze(1)
+    def noise(self, generators: Sequence[torch.Generator], device: torch.device) -> Float[Tensor, "B L c"]:
+        """The start of sampling."""
+        return row_noise(generators, (self.length, self.channels), device)
 
     def unpack(self, x_BLc: Float[Tensor, "B L c"], normalizer: Normalizer) -> Float[Tensor, "B A a"]:
         """The inverse of `pack`."""
         return normalizer.decode("action", x_BLc.reshape(len(x_BLc), *self.shape))
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
-        """Which numbers of `pack` are evidence: steps inside the episode, of rows that have actions, in dimensions that the
-        row's robot has."""
+        """True for values of `pack` that are evidence: steps inside the episode, of rows with actions, in dimensions
+        that the row's robot has."""
         return batch.action_mask().reshape(len(batch), self.length, self.channels)
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:
-    """Mean over all but the first axis where `valid` (broadcast to `error`) is true; 0 for rows with nothing valid.
+    """Mean over all but the first axis where `valid` (broadcast to `error`) is true; 0 for rows without a valid value.
 
-    Divides by what is valid, never by what is padded, so that short rows weigh as much as long ones.
+    The divisor counts valid values only, so that rows with padding weigh as much as others.
     """
     valid = valid.to(error.dtype).expand_as(error)
     axes = tuple(range(1, error.dim()))

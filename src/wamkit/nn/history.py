@@ -1,20 +1,20 @@
-"""Chunk-causal history: every moment is read once, by itself, and later ones look at what was read: its keys and values.
+"""Chunk-causal history: every moment is read once, by itself, and later ones attend to its keys and values.
 
-What is generated now sees the clean moments before it and never the other way round (DreamZero; LingBot-VA), and what was imagined is
-replaced by what was then really seen. Where we depart from them:
+Generated tokens attend to the clean moments before them and never the other way round (DreamZero; LingBot-VA), and an
+imagined moment is replaced by the observed one. Departures from these methods:
 
-* Moments do not look at each other. If they did, what a window of them holds would depend on moments that have left it, and
-  reading the window again would give something else. So a memory never goes stale, and keeping it equals reading it again.
-* Nor do they look at the instruction, which may change while what was seen stays.
-* The past is what was seen, pictures and proprioception, not what was done: a policy that is shown its own last actions
-  copies them.
-* Age is relative, so that keys can be kept: it is added to keys and values when they are looked at (Shaw et al.,
+* Moments do not attend to each other. If they did, a window's content would depend on moments that have left it, and
+  reading the window again would give something else. So a memory never goes stale: keeping it equals reading it again.
+* Nor do they attend to the instruction, which may change while the observations stay.
+* The past holds observations, images and proprioception, and no actions: a policy that sees its own last actions copies
+  them.
+* Age is relative, so that keys can be kept: it is added to keys and values when they are used (Shaw et al.,
   arXiv:1803.02155, eq. 3 and 4), here one vector a block, head and age.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 
 from wamkit.config import ConfigError
 from wamkit.nn.attention_mask import CONTEXT, TEXT, Segment, visibility
-from wamkit.nn.backbones.transformer import Cache
-from wamkit.nn.tokens import cells_of
+from wamkit.nn.backbones.base import Cache, Tokens
 from wamkit.types import Batch, Spec
 
 
@@ -34,35 +33,40 @@ def present(spec: Spec) -> Spec:
 
 
 class History(nn.Module):
-    """Reads moments and shows them to what is generated. heads, width: of the attention of `depth` blocks."""
+    """Reads moments and serves their keys and values to generated tokens.
 
-    def __init__(self, spec: Spec, depth: int, heads: int, width: int):
+    length: tokens of a moment, without its instruction.
+    depth, heads, width: of the backbone whose keys and values these are.
+    """
+
+    def __init__(self, spec: Spec, length: int, depth: int, heads: int, width: int):
         super().__init__()
         if not spec.past_offsets:
             raise ConfigError("chunk_causal looks back at window.past_offsets, which are empty: -16 -8 for example")
-        self.length, self.moments = cells_of(spec) + 1, len(spec.past_offsets)
+        self.length, self.moments = length, len(spec.past_offsets)
         self.segments = [Segment(CONTEXT, self.length), Segment(TEXT, 1)]
         self.segments += [Segment(CONTEXT, self.length, moment=offset) for offset in spec.past_offsets]
         self.age = nn.Parameter(torch.zeros(self.moments, depth, 2, heads, 1, width // heads))
 
     def forward(
-        self, read: Callable[[Tensor, Tensor], Cache], moments_BMLD: Float[Tensor, "B M L D"], batch: Batch
-    ) -> tuple[Cache, Float[Tensor, "B N 2 h l d"]]:
-        """Keys and values of all that is known, in the order of `segments`, and of the present moment, to be remembered.
+        self, read: Callable[[Sequence[Tokens], Tensor], Cache], moments: Sequence[Tokens], batch: Batch
+    ) -> tuple[list[Tokens], Cache, Float[Tensor, "B N 2 h l d"]]:
+        """The present image; keys and values of the whole context, in the order of `segments`; and the present moment's
+        of them, to be remembered.
 
-        read: a trunk's pass over moments, given who sees whom in each.   moments_BMLD: of `ContextTokens.moments`; the past is
-        taken from `batch.memory` where it is remembered.
+        read: a backbone's pass over moments, given the mask inside each.
+        moments: from `ContextTokens.moments`. The past is taken from `batch.memory` where it is remembered.
         """
-        alone_LL = visibility(self.segments[:2]).to(moments_BMLD.device)
-        read_BM = torch.stack([torch.stack(kv, 1) for kv in read(moments_BMLD.flatten(0, 1), alone_LL)], 1)
-        keys = read_BM.unflatten(0, moments_BMLD.shape[:2])
+        alone_LL = visibility(self.segments[:2]).to(batch.obs.device)
+        keys = torch.stack([torch.stack(kv, 1) for kv in read(moments, alone_LL)], 1).unflatten(0, (len(batch), -1))
         seen = keys[..., : self.length, :]
         past = (seen[:, 1:] if batch.memory is None else batch.memory) + self.age
         known = torch.cat([keys[:, 0], past.permute(0, 2, 3, 4, 1, 5, 6).flatten(4, 5)], -2)
-        return [tuple(kv.unbind(1)) for kv in known.unbind(1)], seen[:, 0]
+        image = replace(moments[0], values=moments[0].values.unflatten(0, (len(batch), -1))[:, 0])
+        return [image], [tuple(kv.unbind(1)) for kv in known.unbind(1)], seen[:, 0]
 
     def hide(self, mask_LK: Bool[Tensor, "... L K"], batch: Batch) -> Bool[Tensor, "B 1 L K"]:
-        """`mask_LK`, of noisy tokens over what is known and themselves, without moments from before the episode began."""
+        """A mask of noisy tokens over context and themselves, without moments from before the episode began."""
         valid = batch.past_valid.repeat_interleave(self.length, 1)
         ahead, rest = self.length + 1, mask_LK.shape[-1] - self.length - 1 - valid.shape[1]
         ones = lambda n: valid.new_ones(len(valid), n)  # noqa: E731

@@ -1,9 +1,9 @@
-"""The training problems of families that denoise future and action together: which noise, at which level, with which target.
+"""Families that denoise future and action together: training targets, and the start of sampling.
 
 Every row trains two problems that share one context: the policy alone (action tokens only, so that a policy query is
-short), and one conditional of the joint, drawn a row. Which conditional it is follows from noise levels alone (UWM,
-arXiv:2504.02792): what is given sits at 0, what is absent at 1. Off-expert rows train only what they are evidence for: forward and
-inverse dynamics. Rows without actions train the future alone.
+short), and one conditional of the joint, drawn for each row. The noise levels alone say which conditional it is (UWM,
+arXiv:2504.02792): a given stream is at 0, an absent one at 1. Off-expert rows train only the conditionals that they are
+evidence for, forward and inverse dynamics. Rows without actions train the future alone.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wamkit.config import ConfigError, check_bounds
+from wamkit.config import Between, ConfigError, check_declared
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEACHER_FORCED, Program, Segment, expand, sees_other
-from wamkit.nn.autoencoders.frame_codec import FutureLatents
-from wamkit.nn.flow import interpolate, shift_sigma, uniform_sigma
+from wamkit.nn.autoencoders.future import FutureLatents
+from wamkit.nn.backbones.base import Tokens
+from wamkit.nn.flow import corrupt, denoise, hold, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.normalizer import Normalizer
-from wamkit.types import Batch, Query
+from wamkit.types import Answer, Batch, Query
 
 POLICY = "policy"
 WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
@@ -31,28 +32,28 @@ WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
 
 @dataclass(frozen=True)
 class TargetConfig:
-    """What the rows of a batch train."""
+    """Labels, conditionals and noise levels of the rows of a batch."""
 
     policy_label: Literal["expert", "executed"] = "expert"
-    """What the policy learns to do: the clean expert action, or what was executed, noise included."""
+    """Label of the policy: the clean expert action, or the executed one, noise included."""
     joint_label: Literal["expert", "executed"] = "executed"
-    """The same for the actions of joint rows, whose futures came from what was executed."""
+    """The same for the actions of joint rows, whose futures followed from the executed ones."""
     modes: tuple[float, float, float, float] = (0.25, 0.25, 0.35, 0.15)
-    """How often a row trains joint, forward, inverse, video."""
-    future_shift: float = 3.0
-    """Moves the future's noise levels towards noise, in training and sampling: its many numbers are redundant, so that
-    what happens is decided at high noise, and below it only how that looks."""
-    inverse_shift: float = 9.0
+    """Shares of rows that train joint, forward, inverse, video."""
+    future_shift: Annotated[float, Between(1e-6, inf)] = 3.0
+    """Shift of the future's noise levels towards noise, in training and sampling. Its many values are redundant, so
+    that events are decided at high noise, and below it only appearance."""
+    inverse_shift: Annotated[float, Between(1e-6, inf)] = 9.0
     """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
     shared_level: bool = False
-    """Whether future and action of joint rows share one noise level, in training and sampling (PAD, VideoVLA, DreamZero)."""
+    """One noise level for future and action of joint rows, in training and sampling (PAD, VideoVLA, DreamZero)."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, future_shift=(1e-6, inf), inverse_shift=(1e-6, inf))
+        check_declared(self)
         check_modes(self.modes)
 
     def action_shift(self, query: Query) -> float:
-        """How far the levels of actions are moved towards noise when `query` is sampled."""
+        """Shift of the levels of actions towards noise when `query` is sampled."""
         if query is Query.INVERSE:
             return self.inverse_shift
         return self.future_shift if query is Query.JOINT and self.shared_level else 1.0
@@ -66,38 +67,38 @@ def check_modes(modes: tuple[float, ...]) -> None:
 
 @dataclass(frozen=True)
 class TrainingTargets:
-    """One batch's problems. `x`, `eps`, `sigma`: data, noise and level of "policy", "future" and "action".
+    """One batch's problems, "policy", "future" and "action".
 
-    executed: what was done, as tokens, for those who are shown it.   mode: int64 (B,), which of WORLD a row trains.
+    noisy, velocity, sigma: for each problem the network's input, its target, and the noise level.
+    clean: "future" and "action", the executed one, without noise, for streams that see them (teacher forcing).
+    mode: int64 (B,), the conditional among WORLD that a row trains.
     """
 
-    x: Mapping[str, Float[Tensor, "B L c"]]
-    eps: Mapping[str, Float[Tensor, "B L c"]]
+    noisy: Mapping[str, Float[Tensor, "B L c"]]
+    velocity: Mapping[str, Float[Tensor, "B L c"]]
     sigma: Mapping[str, Float[Tensor, " B"]]
-    executed: Float[Tensor, "B L c"]
+    clean: Mapping[str, Float[Tensor, "B L c"]]
     mode: Int[Tensor, " B"]
 
-    def noisy(self, name: str) -> Float[Tensor, "B L c"]:
-        """The point on the path from data to noise that the network is shown."""
-        return interpolate(self.x[name], self.eps[name], self.sigma[name])
-
     def is_(self, query: Query) -> Bool[Tensor, "B 1 1"]:
-        """Which rows train the conditional `query`."""
+        """True for rows that train the conditional `query`."""
         return (self.mode == WORLD.index(query)).view(-1, 1, 1)
 
     def visible(self, segments: Sequence[Segment], seen_SS: Bool[Tensor, "S S"]) -> Bool[Tensor, "B 1 L L"]:
-        """The mask of a batch from the table of its segments. A stream at sigma = 1 is absent: the future of a `video` row
-        does not see the action tokens of its draw."""
+        """The mask of a batch from the table of its segments.
+
+        A stream at sigma = 1 is absent: the future of a `video` row does not see the action tokens of its problem.
+        """
         device = self.mode.device
         action_L = torch.cat([torch.full((s.length,), s.stream == ACTION and s.problem == 1) for s in segments])
         absent_LK = (action_L & ~action_L.unsqueeze(1)).to(device)
         return (expand(seen_SS, segments).to(device) & ~(self.is_(Query.VIDEO) & absent_LK)).unsqueeze(1)
 
     def losses(
-        self, velocity: Mapping[str, Tensor], batch: Batch, future: FutureLatents, action: ActionChunk
+        self, predicted: Mapping[str, Tensor], batch: Batch, future: FutureLatents, action: ActionChunk
     ) -> dict[str, Float[Tensor, " B"]]:
-        """Mean squared errors of the velocities over what each row is evidence for, by name."""
-        error = {n: (v - (self.eps[n] - self.x[n])).square() for n, v in velocity.items()}
+        """Mean squared errors of the predicted velocities, by name, over the values that each row is evidence for."""
+        error = {n: (v - self.velocity[n]).square() for n, v in predicted.items()}
         joint, forward, inverse = (self.is_(q) for q in WORLD[:3])
         is_demonstration, action_valid = batch.is_demonstration.view(-1, 1, 1), action.valid(batch)
         valid = {
@@ -109,9 +110,9 @@ class TrainingTargets:
 
 
 def supported_queries(program: Program, config: TargetConfig) -> frozenset[Query]:
-    """What can be asked under `program`: dynamics only where it shows one stream to the other.
+    """Queries under `program`: dynamics only where it shows one stream to the other.
 
-    Raises ConfigError where streams that come one after the other were to share a noise level.
+    Raises ConfigError where streams that are denoised one after the other would share a noise level.
     """
     if config.shared_level and program in TEACHER_FORCED:
         raise ConfigError(
@@ -130,7 +131,7 @@ def sample_targets(
     queries: Collection[Query],
     generator: torch.Generator,
 ) -> TrainingTargets:
-    """Draws the problems of `batch` among the conditionals that are in `queries`."""
+    """Draws the problems of `batch`, with conditionals that are in `queries`."""
     B, device = len(batch), batch.obs.device
     z = future.known(batch)
     executed = action.known(batch.action, batch, normalizer)
@@ -151,8 +152,10 @@ def sample_targets(
         ACTION: torch.where(joint.view(B, 1, 1), joint_x, executed),
         FUTURE: z,
     }
-    eps = {n: torch.randn(t.shape, generator=generator).to(device) for n, t in x.items()}
-    return TrainingTargets(x, eps, {POLICY: sigma_p, ACTION: sigma_a, FUTURE: sigma_z}, executed, mode)
+    sigma = {POLICY: sigma_p, ACTION: sigma_a, FUTURE: sigma_z}
+    pairs = {n: corrupt(t, sigma[n], generator) for n, t in x.items()}
+    noisy, velocity = ({n: pair[i] for n, pair in pairs.items()} for i in range(2))
+    return TrainingTargets(noisy, velocity, sigma, {FUTURE: z, ACTION: executed}, mode)
 
 
 def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], generator: torch.Generator) -> Tensor:
@@ -164,3 +167,54 @@ def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], gener
         weights[off_expert] *= torch.tensor([0.0, 1.0, 1.0, 0.0])
     weights[no_action] = torch.tensor([0.0, 0.0, 0.0, 1.0])
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+@dataclass(frozen=True)
+class JointStreams:
+    """The two streams of a family, future and action: how they become tokens, start sampling, and become an answer."""
+
+    future: FutureLatents
+    action: ActionChunk
+    normalizer: Normalizer
+
+    def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
+        """Noisy values of the stream `name` to tokens."""
+        return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.tokens(x, sigma, batch)
+
+    def velocity(self, name: str, y: Tensor) -> Tensor:
+        """Outputs of the backbone to velocities of the stream `name`."""
+        return (self.future if name == FUTURE else self.action).stream.velocity(y)
+
+    def start(
+        self,
+        batch: Batch,
+        query: Query,
+        generators: Sequence[torch.Generator],
+        steps: int,
+        config: TargetConfig,
+        imagine: bool = False,
+    ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
+        """First states and schedules of the streams that `query` gives or asks for; with `imagine`, the future too."""
+        state: dict[str, Tensor] = {}
+        schedules: dict[str, tuple[float, ...]] = {}
+        # Noise is drawn in one order for every query, so that queries with one seed share it.
+        noise = {
+            n: part.noise(generators, batch.obs.device) for n, part in ((ACTION, self.action), (FUTURE, self.future))
+        }
+        if query.wants_action:
+            state[ACTION], schedules[ACTION] = noise[ACTION], denoise(steps, config.action_shift(query))
+        if query.wants_future or imagine:
+            state[FUTURE], schedules[FUTURE] = noise[FUTURE], denoise(steps, config.future_shift)
+        if query is Query.FORWARD:
+            state[ACTION], schedules[ACTION] = self.action.pack(batch.action, self.normalizer), hold(0, steps)
+        if query is Query.INVERSE:
+            state[FUTURE], schedules[FUTURE] = self.future.encode(batch), hold(0, steps)
+        return state, schedules
+
+    def answer(self, state: Mapping[str, Tensor], query: Query, batch: Batch, memory: Tensor | None) -> Answer:
+        """Final states as the answer to `query`."""
+        return Answer(
+            self.action.unpack(state[ACTION], self.normalizer) if query.wants_action else None,
+            self.future.decode(state[FUTURE], batch.obs) if query.wants_future else None,
+            memory=memory,
+        )

@@ -1,9 +1,10 @@
-"""From raw inputs to tokens: pictures, proprioception, instructions, and the normalisation of numbers."""
+"""From observations to tokens: images, proprioception and instructions."""
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -11,8 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from wamkit.config import check_multiple
+from wamkit.nn.attention_mask import TEXT
+from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.normalizer import Normalizer
 from wamkit.types import Batch, Spec
+
+IMAGE, PROPRIO = "image", "proprio"
 
 
 def canvas(images: UInt8[Tensor, "... V 3 H W"]) -> Float[Tensor, "... 3 H VW"]:
@@ -22,21 +28,32 @@ def canvas(images: UInt8[Tensor, "... V 3 H W"]) -> Float[Tensor, "... 3 H VW"]:
     return tiled.float().mul_(1 / 127.5).sub_(1)
 
 
-def uncanvas(picture: Float[Tensor, "... 3 H VW"], views: int) -> UInt8[Tensor, "... V 3 H W"]:
+def uncanvas(image: Float[Tensor, "... 3 H VW"], views: int) -> UInt8[Tensor, "... V 3 H W"]:
     """The inverse of `canvas`, rounding to the nearest of 256 levels and clipping."""
-    *lead, C, H, VW = picture.shape
-    levels = picture.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    *lead, C, H, VW = image.shape
+    levels = image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.reshape(*lead, C, H, views, VW // views).movedim(-2, -4)
 
 
-def cells_of(spec: Spec) -> int:
-    """How many 16x16-pixel cells the canvas of `spec` has: the picture tokens of one frame."""
-    return (spec.height // 16) * (spec.width * spec.views // 16)
+def grid_of(spec: Spec, stride: int) -> tuple[int, int]:
+    """Rows and columns of cells of `stride` x `stride` pixels on the canvas.
+
+    Raises ConfigError, with the sizes that would fit, unless every view is a whole number of cells.
+    """
+    for name in ("height", "width"):
+        check_multiple(f"image {name}", getattr(spec, name), "the stride", stride)
+    return spec.height // stride, spec.width * spec.views // stride
 
 
-def context_length(spec: Spec) -> int:
-    """How many tokens `ContextTokens` makes of one observation and its past."""
-    return (1 + len(spec.past_offsets)) * (cells_of(spec) + 1) + 1
+def image_positions(spec: Spec, stride: int, time: float) -> Float[Tensor, "L 3"]:
+    """Positions (see `Tokens`) of the cells of one frame, row by row: their centres in pixels of the canvas."""
+    centres = [(torch.arange(n) + 0.5) * stride for n in grid_of(spec, stride)]
+    return torch.stack(torch.meshgrid(torch.tensor([float(time)]), *centres, indexing="ij"), -1).flatten(0, 2)
+
+
+def step_positions(times: Sequence[float]) -> Float[Tensor, "L 3"]:
+    """Positions (see `Tokens`) of tokens outside the image, at so many steps from now."""
+    return torch.tensor([[float(t), -1.0, -1.0] for t in times])
 
 
 class Downsample(nn.Module):
@@ -52,7 +69,9 @@ class Downsample(nn.Module):
 
 
 class ImageTokens(nn.Module):
-    """The current frame as a grid of tokens, one for each 16x16 pixels: (B, 3, H, W) -> (B, H/16 * W/16, D)."""
+    """A frame as a grid of tokens, one a cell of `stride` pixels: (B, 3, H, W) -> (B, H/16 * W/16, D)."""
+
+    stride = 16
 
     def __init__(self, width: int, channels: tuple[int, int] = (48, 96)):
         super().__init__()
@@ -61,16 +80,16 @@ class ImageTokens(nn.Module):
         self.last = nn.Conv2d(channels[1], width, 3, stride=2, padding=1)
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, picture_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
-        x = F.silu(self.patch(picture_BCHW.contiguous(memory_format=torch.channels_last)))
+    def forward(self, frame_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
+        x = F.silu(self.patch(frame_BCHW.contiguous(memory_format=torch.channels_last)))
         return self.last(self.down(x)).flatten(2).transpose(1, 2)
 
 
 @lru_cache(maxsize=65536)
 def ngram_ids(text: str, buckets: int) -> tuple[int, ...]:
-    """Bucket ids of an instruction's words and word pairs: lower-cased, hashed with CRC-32, so any text has ids.
+    """Bucket ids of an instruction's words and word pairs, lower-cased and hashed with CRC-32: any text has ids.
 
-    Pairs keep word order: "red on blue" and "blue on red" differ. The text has no ids only if it has no letter or digit.
+    Pairs keep word order: "red on blue" and "blue on red" differ. A text without a letter or digit has no ids.
     """
     words = re.findall(r"[^\W_]+", text.lower())
     grams = [*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))]
@@ -78,7 +97,7 @@ def ngram_ids(text: str, buckets: int) -> tuple[int, ...]:
 
 
 class TextTable(nn.Module):
-    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759) -> (B, 1, D)."""
+    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759)."""
 
     def __init__(self, width: int, buckets: int = 4096):
         super().__init__()
@@ -95,55 +114,73 @@ class TextTable(nn.Module):
 
 
 class ContextTokens(nn.Module):
-    """What is known, as tokens: picture grid, proprioception and instruction now, then pictures and proprioception of the
-    past, if the spec has one -> (B, (1 + P) (cells + 1) + 1, D), the cells of the present picture first.
+    """The encoder of observations: image, proprioception and instruction now, then images and proprioception before.
 
-    `proprio_noise` is the deviation, in normalised units, of the noise that training adds to proprioception: without it
-    a policy reads its own trajectory off the joints and stops looking.
+    proprio_noise: deviation, in normalised units, of the noise that training adds to proprioception. Without it a
+        policy reads its own trajectory off the joints and ignores the images.
     """
 
     def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0):
         super().__init__()
         self.image, self.text = ImageTokens(width), text
         self.proprio = nn.Linear(spec.proprio_dim, width)
-        self.grid = nn.Parameter(0.5 * torch.randn(cells_of(spec), width))
+        rows, columns = self.rows_columns = grid_of(spec, ImageTokens.stride)
+        self.cells, moments = rows * columns, 1 + len(spec.past_offsets)
+        self.length = moments * (self.cells + 1) + 1
+        self.grid = nn.Parameter(0.5 * torch.randn(self.cells, width))
         self.spec, self.proprio_noise = spec, proprio_noise
         if spec.past_offsets:
             self.age = nn.Parameter(0.5 * torch.randn(len(spec.past_offsets), 1, width))
-            self.before = nn.Parameter(torch.zeros(width))  # in place of what was seen, where nothing was yet
+            self.before = nn.Parameter(torch.zeros(width))  # in place of observations from before the episode began
+        times = (0, *spec.past_offsets)
+        image = torch.stack([image_positions(spec, ImageTokens.stride, t) for t in times])
+        self.register_buffer("image_place", image, persistent=False)
+        self.register_buffer("proprio_place", step_positions(times).unsqueeze(1), persistent=False)
 
-    def forward(
-        self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B L D"]:
-        """Noise is added to proprioception only where a generator is given, as training does."""
-        now = torch.cat([self._seen(batch.obs, normalizer, batch.proprio, generator), self.text(batch.text)], 1)
+    def forward(self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None) -> list[Tokens]:
+        """The context, `length` tokens: the present image's `cells` first, proprioception, text, then the past.
+
+        Noise is added to proprioception only where a generator is given, as training does.
+        """
+        present = self._seen(batch.obs, normalizer, batch.proprio, generator)
+        parts = [*self._moment(0, *present), self._text(self.text(batch.text))]
         if not self.spec.past_offsets:
-            return now
-        past = self._seen(batch.past, normalizer, batch.past_proprio, generator)
+            return parts
+        past = torch.cat(self._seen(batch.past, normalizer, batch.past_proprio, generator), -2)
         past = torch.where(batch.past_valid[..., None, None], past, self.before) + self.age
-        return torch.cat([now, past.flatten(1, 2)], 1)
+        for i, moment in enumerate(past.unbind(1)):
+            parts += self._moment(1 + i, moment[:, : self.cells], moment[:, self.cells :])
+        return parts
 
-    def moments(
-        self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "B M L D"]:
-        """Each moment by itself, the present first, then those of the past unless they are remembered: picture grid,
-        proprioception and, for every one, the present instruction."""
+    def moments(self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None) -> list[Tokens]:
+        """Every moment by itself, in B * M rows: the present first, then the past unless it is remembered.
+
+        A moment is image, proprioception and, for every one, the present instruction.
+        """
         images, proprio = batch.obs.unsqueeze(1), batch.proprio.unsqueeze(1)
         if batch.memory is None:
             images, proprio = torch.cat([images, batch.past], 1), torch.cat([proprio, batch.past_proprio], 1)
         seen = self._seen(images, normalizer, proprio, generator)
-        text = self.text(batch.text).unsqueeze(1)
-        return torch.cat([seen, text.expand(-1, seen.shape[1], -1, -1)], 2)
+        text = self.text(batch.text).unsqueeze(1).expand(-1, images.shape[1], -1, -1)
+        return [*self._moment(0, *(x.flatten(0, 1) for x in seen)), self._text(text.flatten(0, 1))]
+
+    def _moment(self, i: int, image_BLD: Tensor, proprio_B1D: Tensor) -> list[Tokens]:
+        """Image and proprioception of the present (i = 0) or of a past moment."""
+        image = Tokens(image_BLD, IMAGE, self.image_place[i])
+        return [image, Tokens(proprio_B1D, PROPRIO, self.proprio_place[i])]
+
+    def _text(self, text_BLD: Tensor) -> Tokens:
+        return Tokens(text_BLD, TEXT, self.proprio_place[0])
 
     def _seen(
         self, images: Tensor, normalizer: Normalizer, proprio: Tensor, generator: torch.Generator | None
-    ) -> Float[Tensor, "... L D"]:
-        """Pictures (..., V, 3, H, W) and proprioception (..., s) as tokens (..., cells + 1, D)."""
+    ) -> tuple[Float[Tensor, "... L D"], Float[Tensor, "... 1 D"]]:
+        """Images (..., V, 3, H, W) and proprioception (..., s), embedded."""
         proprio = normalizer.encode("proprio", proprio)
         if generator is not None and self.proprio_noise > 0:
             eps = torch.randn(proprio.shape, generator=generator).to(proprio.device)
             proprio = proprio + self.proprio_noise * eps
         lead = proprio.shape[:-1]
-        pictures = canvas(images)
-        cells = self.image(pictures.reshape(-1, *pictures.shape[-3:])).unflatten(0, lead) + self.grid
-        return torch.cat([cells, self.proprio(proprio).unsqueeze(-2)], -2)
+        frames = canvas(images)
+        cells = self.image(frames.reshape(-1, *frames.shape[-3:])).unflatten(0, lead) + self.grid
+        return cells, self.proprio(proprio).unsqueeze(-2)

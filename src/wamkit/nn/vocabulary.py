@@ -1,4 +1,4 @@
-"""One vocabulary for words and several kinds of codes: an embedding table, a head, and how a token is learned and chosen."""
+"""One vocabulary for words and several kinds of codes: an embedding table, a head, a loss and a choice of tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from wamkit.nn.tokens import ngram_ids
 
 
 def to_digits(x: Tensor, levels: int) -> Tensor:
-    """The nearest of `levels` values, evenly spaced over [-1, 1], as 0 .. levels - 1; what lies outside is clipped."""
+    """The nearest of `levels` values, evenly spaced over [-1, 1], as 0 .. levels - 1; values outside are clipped."""
     return ((x.clamp(-1, 1) + 1) * ((levels - 1) / 2)).round().long()
 
 
@@ -33,10 +33,12 @@ def split_digits(codes: Tensor, levels: int, n: int) -> Int[Tensor, "... n"]:
 
 
 class Vocabulary(nn.Module):
-    """Every token has one id: first the words, then the codes of each kind, then the marks: one that begins a block of a kind,
-    and `blank`, for what is not known.
+    """Ids of all tokens: the words, then the codes of each kind, then the markers: one that begins a block of each
+    kind, and `blank`, in place of a code that is not written.
 
-    words: ids that words and word pairs are hashed to.   kinds: kind -> how many codes it has.
+    words: number of ids that words and word pairs are hashed to.
+    kinds: kind -> number of its codes.
+
     As a module it embeds instructions, (B texts) -> (B, 1, D): the mean of their words and word pairs.
     """
 
@@ -57,15 +59,16 @@ class Vocabulary(nn.Module):
         return torch.stack([self.table(i.to(self.table.weight.device)).mean(0, keepdim=True) for i in ids])
 
     def logits(self, kind: str, y: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        """Trunk outputs to logits over the codes of one kind, in float32: where a token stands says which kind it is."""
+        """Outputs of the backbone to logits over the codes of one kind, in float32; a token's place determines its
+        kind."""
         rows = slice(self.start[kind], self.start[kind] + self.size[kind])
         return F.linear(y, self.head.weight[rows], self.head.bias[rows]).float()
 
-    def surprise(self, kind: str, y: Float[Tensor, "... D"], codes: Tensor, smooth: float = 0.0) -> Tensor:
-        """How badly the trunk outputs foretell `codes` (...): the cross-entropy of each, in nats.
+    def loss(self, kind: str, y: Float[Tensor, "... D"], codes: Tensor, smooth: float = 0.0) -> Tensor:
+        """Cross-entropy of `codes` (...) under the backbone's outputs, in nats.
 
         smooth > 0 is for codes whose neighbours are alike: the divergence from a Gaussian of that deviation, in codes,
-        around each (HL-Gauss, arXiv:2403.03950), which is 0 where foretold exactly.
+        around each (HL-Gauss, arXiv:2403.03950), which is 0 where the prediction is exact.
         """
         logits = self.logits(kind, y)
         if not smooth:
@@ -77,18 +80,18 @@ class Vocabulary(nn.Module):
     def choose(
         self, kind: str, y: Float[Tensor, "... D"], u: Tensor, temperature: float, mean: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes by trunk outputs and uniform draws `u` (...), what they say, and how probable each is.
+        """Codes from outputs of the backbone and uniform draws `u` (...), their values, and their probabilities.
 
-        At temperature 0 nothing is drawn: the likeliest code, or with `mean`, for codes in order, the one nearest to their
-        mean; then the mean itself, between the codes, is what it says.
+        At temperature 0 nothing is drawn: the likeliest code, or with `mean`, for ordered codes, the one nearest to
+        their mean; its value is then the mean itself, between the codes.
         """
         p = torch.softmax(self.logits(kind, y) / (temperature or 1), -1)
         if temperature:
             sums = p.cumsum(-1)
-            said = (sums < u.unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1).float()
+            value = (sums < u.unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1).float()
         elif mean:
-            said = p @ torch.arange(p.shape[-1], device=p.device, dtype=p.dtype)
+            value = p @ torch.arange(p.shape[-1], device=p.device, dtype=p.dtype)
         else:
-            said = p.argmax(-1).float()
-        codes = said.round().long()
-        return codes, said, p.gather(-1, codes.unsqueeze(-1)).squeeze(-1)
+            value = p.argmax(-1).float()
+        codes = value.round().long()
+        return codes, value, p.gather(-1, codes.unsqueeze(-1)).squeeze(-1)

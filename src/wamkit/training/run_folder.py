@@ -57,9 +57,9 @@ class RunFolder:
         if not has_checkpoint(self.path):
             return None
         saved = load_checkpoint(self.path, training=True)
-        before = old_names.run_config(saved.config)
-        if before != self.config:
-            found = sorted(_differences(before, self.config))
+        before, now = map(old_names.without_added, (old_names.run_config(saved.config), self.config))
+        if before != now:
+            found = sorted(_differences(before, now))
             named = [f"{at} was {was}, now {now}" for at, was, now in found[:4]] + ["..."] * (len(found) > 4)
             raise WamkitError(
                 f"{self.path} was trained with another configuration ({'; '.join(named)}): "

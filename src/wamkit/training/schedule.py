@@ -10,7 +10,10 @@ from wamkit.types import WamkitError
 
 
 def stage_spans(stages: tuple[Stage, ...], steps: int) -> list[tuple[Stage, int, int]]:
-    """(stage, first step, one past its last step) for each stage, covering 0 .. steps without gaps."""
+    """(stage, first step, one past its last step) for each stage, covering 0 .. steps without gaps.
+
+    Raises WamkitError if the shares of the stages do not sum to 1.
+    """
     spans, start, total = [], 0, 0.0
     for stage in stages:
         total += stage.share
@@ -23,7 +26,7 @@ def stage_spans(stages: tuple[Stage, ...], steps: int) -> list[tuple[Stage, int,
 
 
 def learning_rate(step: int, start: int, end: int, config: TrainConfig) -> float:
-    """The rate of `step` in the stage start .. end: linear warm-up, then a cosine down to final_lr * lr."""
+    """Learning rate of `step` in the stage start .. end: linear warm-up, then a cosine down to final_lr * lr."""
     k, n = step - start, end - start
     warm = min(1.0, (k + 1) / max(1, min(config.warmup, n // 4)))
     cosine = 0.5 * (1 + math.cos(math.pi * k / n))

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +27,8 @@ from wamkit.training.metrics import Metrics, loss_means
 from wamkit.training.precompute import FeatureCache, Precompute
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.schedule import learning_rate, stage_spans
-from wamkit.training.step import make_step
-from wamkit.types import WamkitError
+from wamkit.training.step import StepResult, make_step
+from wamkit.types import Batch, WamkitError
 from wamkit.workers import one_thread
 
 _DECODERS = 4  # threads that make batches where videos are decoded for them
@@ -111,11 +110,8 @@ class Trainer:
                 if done == end:
                     self.strategy.average.adopt(self.model, stage)
                 if logs:
-                    losses = loss_means(result.losses_B, batch, self.windows.names)
-                    row = {"step": done, "stage": stage.name, "lr": lr, "grad_norm": result.norm.item()}
-                    row |= {"seconds": seconds, "wait": (batches.waited_s - waited) / seconds}
-                    metrics.write(row | losses | self._diagnostics(batch, stage))
-                    metrics.show(stage.name, losses)
+                    times = {"seconds": seconds, "wait": (batches.waited_s - waited) / seconds}
+                    self._log(metrics, stage, batch, result, {"lr": lr, "grad_norm": result.norm.item()} | times)
                 metrics.advance()
                 if saves:
                     self._save(stage, metrics, watch)
@@ -126,20 +122,23 @@ class Trainer:
                     )
 
     @torch.no_grad()
-    def _diagnostics(self, batch: Any, stage: Stage) -> dict[str, float]:
-        return self.model.diagnostics(batch.to(self.config.device), stage.name)
+    def _log(self, metrics: Metrics, stage: Stage, batch: Batch, result: StepResult, figures: dict[str, float]) -> None:
+        losses = loss_means(result.losses_B, batch, self.windows.names)
+        diagnostics = self.model.diagnostics(batch.to(self.config.device), stage.name)
+        metrics.write({"step": self.step, "stage": stage.name} | figures | losses | diagnostics)
+        metrics.show(stage.name, losses)
 
     def _check_loss_weights(self) -> None:
         """Refuses weights of losses that the family does not return: asks every stage once, on two rows."""
         batch = self.windows.gather(np.zeros(2, np.int64)).to(self.config.device)
         with torch.no_grad():
             losses = [self.model(batch, torch.Generator().manual_seed(0), s.name) for s in self.model.stages()]
-        known = sorted({name for stage in losses for name in stage})
+        names = sorted({name for stage in losses for name in stage})
         for name, _ in self.config.weights:
-            if name not in known:
+            if name not in names:
                 raise WamkitError(
-                    f"train.weights names the loss '{name}'{nearest(name, known)}, but '{self.model.name}' returns "
-                    f"{', '.join(known)}"
+                    f"train.weights names the loss '{name}'{nearest(name, names)}, but '{self.model.name}' returns "
+                    f"{', '.join(names)}"
                 )
 
     def _save(self, stage: Stage, metrics: Metrics, watch: Watch | None) -> None:

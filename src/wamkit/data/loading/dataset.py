@@ -11,6 +11,7 @@ from wamkit.data.format.store import Store, StoreError
 from wamkit.data.importers.run import require_whole
 from wamkit.data.loading.lazy_frames import CACHE_GB, open_images
 from wamkit.data.loading.windows import COLLECT_POINTS, Frames, Windows
+from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Spec
 
 
@@ -58,11 +59,13 @@ def spec_of(
 ) -> Spec:
     """Shapes and clocks of windows over `store`, with its scene points if `points`.
 
-    Raises StoreError when images cannot be cut into 16x16 cells, or when there are no points.
+    Raises StoreError when images are not a whole number of image tokens, or when there are no points.
     """
     _, height, width = store.layout.image_shape
-    if height % 16 or width % 16:
-        raise StoreError(f"{store.root}: pictures are {height}x{width}; height and width must be multiples of 16")
+    if height % ImageTokens.stride or width % ImageTokens.stride:
+        raise StoreError(
+            f"{store.root}: images are {height}x{width}; height and width must be multiples of {ImageTokens.stride}"
+        )
     if points and not store.layout.point_grid:
         raise StoreError(
             f"{store.root} has no scene points, which this family needs: {COLLECT_POINTS.format(32)} into a new folder"

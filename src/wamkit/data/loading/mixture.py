@@ -27,6 +27,7 @@ from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
+from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Batch, Spec, WamkitError
 
 _PHI = (np.sqrt(5.0) - 1) / 2
@@ -302,10 +303,10 @@ def mixture_spec(
 ) -> Spec:
     """Shapes and clocks of the model that a mixture trains.
 
-    Raises WamkitError where images cannot be cut into 16x16 cells.
+    Raises WamkitError when images are not a whole number of image tokens.
     """
-    if any(n % 16 for n in config.size):
-        raise WamkitError(f"size {config.size}: height and width must be multiples of 16")
+    if any(n % ImageTokens.stride for n in config.size):
+        raise WamkitError(f"size {config.size}: height and width must be multiples of {ImageTokens.stride}")
     embodiment = next(iter(mixture.embodiments.values()))
     return Spec(
         cameras=config.views,

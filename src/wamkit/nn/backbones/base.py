@@ -1,17 +1,60 @@
-"""The interface of a backbone: a stack of transformer blocks that turns a token sequence into features."""
+"""The interface of a backbone: a stack of transformer blocks that turns tokens into features.
+
+A sequence is a list of `Tokens`, each a run of one kind. Positions and noise levels stand beside the values, so that a
+backbone may compute rotary embeddings and modulations (AdaLN) from them. The small transformer reads the values alone:
+their streams have added learned embeddings of both (docs/adr/0005-tokens.md).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from wamkit.registry import Registry
 from wamkit.types import WamkitError
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of the tokens read so far, one pair a block, each (B, heads, K, D / heads)."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A run of L tokens of one kind.
+
+    values: the tokens, embedded. A stream may have added learned embeddings of position and noise level.
+    kind: content of the run, for example "image", "text", "action" or "future".
+    position: time in steps from now, row and column in pixels of the canvas; rows and columns are -1 outside the image.
+        None for tokens without a position.
+    sigma: noise level in [0, 1], one a row (b = B) or one for all (b = 1). None for clean tokens.
+    """
+
+    values: Float[Tensor, "B L D"]
+    kind: str
+    position: Float[Tensor, "L 3"] | None = None
+    sigma: Float[Tensor, " b"] | None = None
+
+    def __len__(self) -> int:
+        return self.values.shape[1]
+
+    def plus(self, values: Tensor) -> Tokens:
+        """The same run with `values` (broadcast to (B, L, D)) added."""
+        return replace(self, values=self.values + values)
+
+
+def joined(parts: Sequence[Tokens]) -> Float[Tensor, "B L D"]:
+    """The values of a sequence."""
+    return parts[0].values if len(parts) == 1 else torch.cat([p.values for p in parts], 1)
+
+
+def split(y_BLD: Float[Tensor, "B L D"], parts: Sequence[Tokens]) -> list[Tensor]:
+    """The inverse of `joined`: one tensor a part."""
+    return list(y_BLD.split([len(p) for p in parts], 1))
 
 
 class Backbone(nn.Module, ABC):
@@ -27,5 +70,43 @@ class Backbone(nn.Module, ABC):
 
     @classmethod
     def from_pretrained(cls, path: str) -> Self:
-        """A backbone with released weights, from a local folder or a hub id. Raises WamkitError where there are none."""
+        """A backbone with released weights, from a local folder or a hub id. Raises WamkitError if there are none."""
         raise WamkitError(f"{cls.__name__} has no released weights, so there is nothing to load from {path!r}")
+
+
+class SequenceBackbone(Backbone):
+    """A backbone for one sequence: all tokens share its weights. Built from (width, depth, heads)."""
+
+    def forward(
+        self,
+        parts: Sequence[Tokens],
+        mask_LK: Bool[Tensor, "... L K"] | None = None,
+        past: Cache | None = None,
+        modulation: Float[Tensor, "B N 4 D"] | None = None,
+    ) -> tuple[list[Float[Tensor, "B L D"]], Cache]:
+        """Outputs, one a part, and the cache of past and new tokens. For the arguments see `run`."""
+        outputs, _, cache = self.run(parts, mask_LK, past, modulation)
+        return outputs, cache
+
+    @abstractmethod
+    def run(
+        self,
+        parts: Sequence[Tokens],
+        mask_LK: Bool[Tensor, "... L K"] | None = None,
+        past: Cache | None = None,
+        modulation: Float[Tensor, "B N 4 D"] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], Cache]:
+        """Outputs, one a part; the hidden states after each of the N blocks, of the whole sequence; and the cache.
+
+        mask_LK: true where a query may attend to a key, keys of `past` first. None: everywhere.
+        past: cache of the tokens before these.
+        modulation: scale and shift of both norms of every block, the same for all tokens.
+        """
+
+    @abstractmethod
+    def read(self, parts: Sequence[Tokens]) -> Cache:
+        """Keys and values of tokens that every block attends to and none changes: cross-attention to an encoder."""
+
+
+BACKBONES: Registry[type[SequenceBackbone]] = Registry("backbone", "wamkit.backbones", package="wamkit.nn.backbones")
+"""Backbones for one sequence by name. Packages add theirs under the entry-point group `wamkit.backbones`."""

@@ -1,20 +1,21 @@
 """A mixture of transformers: one expert (norms, projections, MLP) a stream, one attention over all of them.
 
-Mixture-of-Transformers (arXiv:2411.04996), as in LingBot-VA, Motus and Fast-WAM. Streams may differ in width: all experts project
-to one attention width. What one stream may learn from another is data too: a pair (query, key) in `detach` lets the query's
-stream read the key's stream without sending gradients back.
+Mixture-of-Transformers (arXiv:2411.04996), as in LingBot-VA, Motus and Fast-WAM. Streams may differ in width: all
+experts project to one attention width. Gradients between streams are data too: a pair (query, key) in `detach` lets the
+query's stream read the key's stream without sending gradients back.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.backbones.base import Backbone, Cache
-from wamkit.nn.backbones.transformer import SquaredReLU, attend
+from wamkit.nn.backbones.base import Backbone, Cache, Tokens, joined, split
+from wamkit.nn.backbones.transformer import SquaredReLU, attend, attention_bias
 
 
 class Expert(nn.Module):
@@ -63,11 +64,8 @@ class MixtureBlock(nn.Module):
 class Mixture(Backbone):
     """`depth` blocks over several streams.
 
-    widths: stream -> its model width.   inner: width of the shared attention, a multiple of `heads`.
-
-    forward(x, mask, past, detach) -> (y, cache): `x` maps streams to tokens (B, L, width), in the order in which their keys
-    come; `mask[s]` is true where tokens of `s` may look at a key (..., L, K), keys of `past` first (None: at all of them);
-    `cache` holds the keys and values of past and new tokens.
+    widths: stream -> its model width.
+    inner: width of the shared attention, a multiple of `heads`.
     """
 
     def __init__(self, widths: Mapping[str, int], depth: int, heads: int, inner: int, mlp_ratio: int = 4):
@@ -89,19 +87,27 @@ class Mixture(Backbone):
     def layers(self) -> list[nn.Module]:
         return list(self._blocks)
 
+    def prefixes(self, stream: str) -> tuple[str, ...]:
+        """Prefixes of the parameters of one stream's expert, inside of this module."""
+        return f"blocks.{stream}", f"norms.{stream}"
+
     def forward(
         self,
-        x: Mapping[str, Tensor],
-        mask: Mapping[str, Tensor | None],
+        parts: Mapping[str, Sequence[Tokens]],
+        mask: Mapping[str, Bool[Tensor, "... L K"] | None],
         past: Cache | None = None,
         detach: Collection[tuple[str, str]] = (),
-    ) -> tuple[dict[str, Tensor], Cache]:
-        bias = {
-            s: None if m is None else torch.zeros(m.shape, device=m.device).masked_fill_(~m, -math.inf)
-            for s, m in mask.items()
-        }
-        x, cache = dict(x), []
+    ) -> tuple[dict[str, list[Float[Tensor, "B L D"]]], Cache]:
+        """Outputs of every stream, one a part, and the cache of past and new tokens.
+
+        parts: the sequence of every stream, in the order in which their keys come.
+        mask: for each stream, true where its tokens may attend to a key, keys of `past` first. None: everywhere.
+        past: cache of the tokens before these.
+        detach: pairs (query, key): that query's stream reads that key's stream without sending gradients back.
+        """
+        bias, cache = {s: attention_bias(m) for s, m in mask.items()}, []
+        x = {s: joined(p) for s, p in parts.items()}
         for i, block in enumerate(self._blocks):
             x, kv = block(x, bias, past[i] if past else None, detach)
             cache.append(kv)
-        return {s: self.norms[s](t) for s, t in x.items()}, cache
+        return {s: split(self.norms[s](t), parts[s]) for s, t in x.items()}, cache

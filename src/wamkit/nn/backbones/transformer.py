@@ -1,12 +1,13 @@
-"""The transformer that every family shares: pre-norm blocks, visibility as a mask, an optional key-value cache.
+"""The small transformer: pre-norm blocks, visibility as a mask, an optional key-value cache.
 
-Tokens know what they are: positions, noise levels and the like are added to them before they come here. Scales and shifts
-of every norm by noise level (AdaLN) were measured and left out: as good a step, and a tenth slower.
+It reads values alone: the streams have added learned embeddings of position and noise level to them. Scales and shifts
+of every norm by noise level (AdaLN) were measured and left out: they learned as well, and were a tenth slower.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.backbones.base import Backbone, Cache
+from wamkit.nn.backbones.base import BACKBONES, Cache, SequenceBackbone, Tokens, joined, split
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -27,6 +28,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         return torch.softmax(score if bias is None else score + bias, -1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def attention_bias(mask: Bool[Tensor, "... L K"] | None) -> Tensor | None:
+    """A mask as a bias, 0 or -inf. It is made once for all blocks: attention would make one of a mask in each."""
+    return None if mask is None else torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -math.inf)
 
 
 class Attention(nn.Module):
@@ -57,7 +63,7 @@ class Attention(nn.Module):
 
 
 class SquaredReLU(torch.autograd.Function):
-    """max(x, 0)^2 (Primer, arXiv:2109.08668): as good as GELU here. Remembers one tensor, and touches it once a way."""
+    """max(x, 0)^2 (Primer, arXiv:2109.08668): as good as GELU here. It saves one tensor for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -100,13 +106,9 @@ def _modulated(x_BLD: Tensor, scale: Tensor | None, shift: Tensor | None) -> Ten
     return x_BLD if scale is None or shift is None else x_BLD * (1 + scale) + shift
 
 
-class Trunk(Backbone):
-    """`depth` blocks over one token sequence.
-
-    forward(x_BLD, mask_LK, past, modulation) -> (y_BLD, cache): `mask_LK` is true where a query may look at a key, keys of `past`
-    first; `cache` holds the keys and values of past and new tokens; `modulation` holds scale and shift of both norms of each of N
-    blocks (AdaLN), none by default.
-    """
+@BACKBONES.register("transformer")
+class Trunk(SequenceBackbone):
+    """`depth` pre-norm blocks over one sequence."""
 
     def __init__(self, width: int, depth: int, heads: int, mlp_ratio: int = 4):
         super().__init__()
@@ -120,65 +122,47 @@ class Trunk(Backbone):
     def layers(self) -> list[nn.Module]:
         return list(self.blocks)
 
-    def forward(
+    def run(
         self,
-        x_BLD: Float[Tensor, "B L D"],
+        parts: Sequence[Tokens],
         mask_LK: Bool[Tensor, "... L K"] | None = None,
         past: Cache | None = None,
         modulation: Float[Tensor, "B N 4 D"] | None = None,
-    ) -> tuple[Float[Tensor, "B L D"], Cache]:
-        hidden, cache = self.run(x_BLD, mask_LK, past, modulation)
-        return self.norm(hidden[-1]), cache
+    ) -> tuple[list[Tensor], list[Tensor], Cache]:
+        x, bias, hidden, cache = joined(parts), attention_bias(mask_LK), [], []
+        for i, block in enumerate(self.blocks):
+            x, kv = block(x, bias, past[i] if past else None, None if modulation is None else modulation[:, i])
+            hidden.append(x)
+            cache.append(kv)
+        return split(self.norm(x), parts), hidden, cache
 
-    def read(self, x_BLD: Float[Tensor, "B L D"]) -> Cache:
-        """Keys and values of tokens that every block looks at and none changes: cross-attention to an encoder's output, with
-        the projections of self-attention."""
-        cache = []
+    def read(self, parts: Sequence[Tokens]) -> Cache:
+        """Keys and values with the projections of self-attention."""
+        x, cache = joined(parts), []
         for block in self.blocks:
-            _, k, v = block.attention.heads_of(block.norm1(x_BLD))
+            _, k, v = block.attention.heads_of(block.norm1(x))
             cache.append((k, v))
         return cache
-
-    def run(
-        self,
-        x_BLD: Tensor,
-        mask_LK: Tensor | None = None,
-        past: Cache | None = None,
-        modulation: Tensor | None = None,
-    ) -> tuple[list[Float[Tensor, "B L D"]], Cache]:
-        """The output of every block, before the last norm, and the cache: for losses on what middle layers hold."""
-        # A bias, made once for all blocks: attention would make one of a mask in each, forward and backward.
-        bias = (
-            None
-            if mask_LK is None
-            else torch.zeros(mask_LK.shape, device=x_BLD.device).masked_fill_(~mask_LK, -math.inf)
-        )
-        hidden: list[Tensor] = []
-        cache: Cache = []
-        for i, block in enumerate(self.blocks):
-            x_BLD, kv = block(x_BLD, bias, past[i] if past else None, None if modulation is None else modulation[:, i])
-            hidden.append(x_BLD)
-            cache.append(kv)
-        return hidden, cache
 
 
 @dataclass(frozen=True)
 class Read:
-    """What `trunk` has read of a sequence whose places may be read in any order, each once.
+    """The state of a sequence whose places are read in any order, each once.
 
-    mask_LL: over the whole sequence, true where a place may look at another.   seen: the places read so far (int64 (K,)).
+    mask_LL: over the whole sequence, true where a place may attend to another.
+    seen: int64 (K,), the places read so far.
     """
 
-    trunk: Trunk
+    trunk: SequenceBackbone
     mask_LL: Bool[Tensor, "L L"]
     seen: Tensor
     cache: Cache | None = None
 
-    def on(self, x_BnD: Float[Tensor, "B n D"], at: Tensor) -> tuple[Float[Tensor, "B n D"], Read]:
-        """Reads on: tokens that stand at the places `at` (int64 (n,)) -> the trunk's outputs, and what was read by then."""
+    def on(self, parts: Sequence[Tokens], at: Tensor) -> tuple[Float[Tensor, "B n D"], Read]:
+        """Reads tokens at the places `at` (int64 (n,)): the backbone's outputs, and the state after it."""
         seen = torch.cat([self.seen, at])
-        y, cache = self.trunk(x_BnD, self.mask_LL[at][:, seen], self.cache)
-        return y, Read(self.trunk, self.mask_LL, seen, cache)
+        y, cache = self.trunk(parts, self.mask_LL[at][:, seen], self.cache)
+        return torch.cat(y, 1), Read(self.trunk, self.mask_LL, seen, cache)
 
 
 def sigma_features(sigma: Tensor, width: int) -> Tensor:
