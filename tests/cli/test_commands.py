@@ -153,7 +153,10 @@ def test_the_document_names_every_command():
 
 
 def written_commands() -> list[str]:
-    """The commands in the fenced blocks of the documents, as a user would paste them; not those of the example package."""
+    """The commands in the fenced blocks of the documents, as a user would paste them.
+
+    Not those of the example package.
+    """
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
     found = []
     for page in pages:

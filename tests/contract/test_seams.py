@@ -1,4 +1,5 @@
-"""Another backbone and another autoencoder under every family: the contract holds, and blocks read positions and levels."""
+"""Another backbone and another autoencoder under every family: the contract holds, and blocks read positions and
+levels."""
 
 from __future__ import annotations
 

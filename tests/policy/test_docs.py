@@ -151,12 +151,9 @@ def test_the_attention_figure_shows_each_programs_mask():
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `wamkit` command on a page, in blocks and in text, up to `...` or what a shell fills in."""
-    text = page.read_text().replace("\\\n", " ")
-    lines = [line.split(" #")[0] for block in blocks(text) for line in block.splitlines()]
-    lines += re.findall(r"`(wamkit [^`]+)`", prose(text))
-    found = [re.sub(r"(\.\.\.|…|\$|;).*", "", line).strip() for line in lines if line.startswith("wamkit ")]
-    return [shlex.split(line)[1:] for line in found]
+    """The words of every `wamkit` command in the text of a page, up to `...`; tests/cli parses those in blocks."""
+    found = re.findall(r"`wamkit ([^`]+)`", prose(page.read_text()))
+    return [shlex.split(re.sub(r"(\.\.\.|…).*", "", line)) for line in found]
 
 
 @functools.cache
@@ -199,3 +196,9 @@ def test_migration_names_what_exists():
             known = [n for n in places if is_room(n.split(".")[0]) or (SOURCE / f"{n.split('.')[0]}.py").is_file()]
             missing += [n for n in known if not importable(f"wamkit.{n}")]
     assert not missing, missing
+
+
+def test_the_line_limit_is_the_one_that_is_checked():
+    stated = int(re.search(r"Lines have at most (\d+) characters", (ROOT / "CONTRIBUTING.md").read_text())[1])
+    ruff = PYPROJECT["tool"]["ruff"]
+    assert stated == ruff["line-length"] == ruff["lint"]["pycodestyle"]["max-line-length"]

@@ -44,7 +44,7 @@ class MoTConfig(ActionConfig, CodecConfig, ExpertsConfig):
     partial: Share = 0.4
     """Level to which a policy query that imagines denoises the video, where that goes first."""
     slow: int = 1
-    """Where both denoise together: actions move at every so many steps."""
+    """Denoising steps of the future for each one of the actions, where both denoise together."""
     chunk_causal: bool = False
     """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
     targets: TargetConfig = field(default_factory=TargetConfig)

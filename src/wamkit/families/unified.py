@@ -45,7 +45,7 @@ class UnifiedConfig(ActionConfig, CodecConfig, TrunkConfig):
 
     program: Program = Program.JOINT
     conditioning: Kind = "prefix"
-    """How the context reaches noisy tokens (`nn.conditioning`)."""
+    """Conditioning of the noisy tokens on the context (`nn.conditioning`)."""
     chunk_causal: bool = False
     """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
     targets: TargetConfig = field(default_factory=TargetConfig)
