@@ -1,4 +1,4 @@
-"""Page of examples/four-sources, from a run trained and evaluated by its README: docs/results/four-sources.md.
+"""Writes docs/results/four-sources.md from a run that was trained and evaluated as in examples/four-sources/README.md.
 
 Usage: python benchmarks/four_sources.py runs/mixture
 """
@@ -19,14 +19,16 @@ from wamkit.training.metrics import read_metrics
 
 @dataclass(frozen=True)
 class Args:
-    """Which run, and where the page goes."""
+    """The run and the page."""
 
     run: tyro.conf.Positional[Path]
+    """Run folder."""
     out: Path = Path("docs/results/four-sources.md")
+    """The page to write."""
 
 
 def losses(run: Path) -> str:
-    """Losses of each source: mean of the first and of the last tenth of the main stage."""
+    """A table of the losses of each source: means of the first and of the last tenth of the main stage."""
     rows = [r for _, r in read_metrics(run / "metrics.jsonl") if r.get("stage") == "main" and "lr" in r]
     tenth = max(1, len(rows) // 10)
     shares = json.loads((run / "config.json").read_text())["shares"]
@@ -43,11 +45,11 @@ def losses(run: Path) -> str:
             silent = not early or not any(early + late)
             cells.append("none" if silent else f"{np.mean(early):.3f} to {np.mean(late):.3f}")
         body.append([source, f"{share:.0%}", f"{seen:.1%}", *cells])
-    return table(["", "asked for", "drawn", *names], body)
+    return table(["", "share", "sampled", *names], body)
 
 
 def figures(run: Path, env: str) -> str:
-    """What `wamkit eval --env` found."""
+    """A table of the results of `wamkit eval --env`."""
     rows = json.loads((run / "eval" / env / "summary.json").read_text())["rows"]
     wanted = [r for r in rows if r["key"].startswith(("closed_loop.", "open_loop.skill.", "coupling."))]
     body = []
@@ -64,23 +66,20 @@ def main(args: Args) -> None:
     train = config["train"]
     parts = [
         "# Four kinds of data in one model",
-        "A robot that somebody steers, a gripper that people carry, another robot, and video from a moving head "
-        "without actions: "
-        "[examples/four-sources](../../examples/four-sources/README.md), whose commands made this page, and "
+        "Teleoperation, a hand-held gripper, another robot, and first-person video without actions. Made by the "
+        "commands of [examples/four-sources](../../examples/four-sources/README.md) and "
         f"`python benchmarks/four_sources.py {args.run}`. "
         f"`{config['family']}`, {train['steps']} steps of {train['batch_size']}, seed {train['seed']}.",
-        "## Losses of each",
+        "## Losses of each data set",
         losses(args.run),
-        "From the first to the last tenth of the main stage; of actions, in units of each robot's own deviation. Video "
-        "has none, and its "
-        "rows move nothing of what acts.",
+        "From the first to the last tenth of the main stage. Losses of actions are in units of each robot's own "
+        "deviation. Video has none, and its rows do not train the action path.",
     ]
     for env, what in (("metaworld", "The arm, four tasks in MetaWorld"), ("reacher", "The other robot, Reacher")):
         parts += [f"## {what}", figures(args.run, env)]
     parts.append(
-        "The gripper that people carry has no simulator of its own: its actions are poses relative to where a chunk "
-        "began, and what the "
-        "model learns of them is the loss above."
+        "The hand-held gripper has no simulator: its actions are poses relative to the start of a chunk, and the loss "
+        "above is all that can be measured."
     )
     atomic_write(args.out, ("\n\n".join(parts) + "\n").encode())
     print(args.out)

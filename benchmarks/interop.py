@@ -1,4 +1,4 @@
-r"""Does lerobot read what wamkit writes, and the other way round? Compares every value and pixel of every frame.
+r"""Interoperability with lerobot: each reads what the other writes, and every value and pixel is compared.
 
 lerobot runs in an environment of its own (it needs other versions of NumPy and PyAV than wamkit does):
 
@@ -31,8 +31,8 @@ CAMERAS, SIZE = ("front", "wrist"), 64
 TEXTS = ("press the button", "open the drawer")
 
 
-def pictures(rng: np.random.Generator, steps: int) -> np.ndarray:
-    """Coloured squares that move over a wood-like grain, uint8 (steps, 2, 3, 64, 64): no frame is like another."""
+def moving_squares(rng: np.random.Generator, steps: int) -> np.ndarray:
+    """Coloured squares that move over a wood-like grain, uint8 (steps, 2, 3, 64, 64). All frames differ."""
     out = np.empty((steps, len(CAMERAS), 3, SIZE, SIZE), np.uint8)
     grain = rng.integers(90, 140, (3, 1, SIZE)).repeat(SIZE, 1)
     for view in range(len(CAMERAS)):
@@ -45,7 +45,7 @@ def pictures(rng: np.random.Generator, steps: int) -> np.ndarray:
 
 
 def episodes() -> list[Episode]:
-    """Two tasks, two cameras, different lengths, one episode that isn't to be imitated."""
+    """Episodes of two tasks, two cameras and different lengths. One is not a demonstration."""
     out = []
     for seed, steps in enumerate((24, 17, 30, 9)):
         rng = np.random.default_rng(seed)
@@ -57,7 +57,7 @@ def episodes() -> list[Episode]:
                 seed=seed,
                 fps=80.0,
                 cameras=CAMERAS,
-                images=pictures(rng, steps),
+                images=moving_squares(rng, steps),
                 proprio=rng.normal(size=(steps, 7)).astype(np.float32),
                 action=expert + rng.normal(0, 0.1, expert.shape).astype(np.float32),
                 action_expert=expert,
@@ -71,34 +71,47 @@ def episodes() -> list[Episode]:
     return out
 
 
-def silent(root: Path) -> None:
-    """Video alone: two cameras of different sizes, no numbers, and an instruction that changes within an episode."""
+def video_only(root: Path) -> None:
+    """A data set without state or actions: two cameras of different sizes, and a text that changes in an episode."""
     store = Store.create(
-        root, cameras=("head", "hand"), image_shape=(3, 64, 64), proprio_names=(), action_names=(), fps=30.0,
+        root,
+        cameras=("head", "hand"),
+        image_shape=(3, 64, 64),
+        proprio_names=(),
+        action_names=(),
+        fps=30.0,
         robot_type="none",
-        sizes=((64, 64), (48, 96)), expert=False, rewards=False,
-    )  # fmt: skip
+        sizes=((64, 64), (48, 96)),
+        expert=False,
+        rewards=False,
+    )
     for seed, steps in enumerate((20, 12)):
         rng, none = np.random.default_rng(seed), np.zeros((steps, 0), np.float32)
-        film = pictures(rng, steps)
-        wide = np.tile(film[:, 1, :, :48, :48], (1, 1, 1, 2))
-        encoded = {"head": encode_video(film[:, 0], 30.0), "hand": encode_video(wide, 30.0)}
+        frames = moving_squares(rng, steps)
+        wide = np.tile(frames[:, 1, :, :48, :48], (1, 1, 1, 2))
+        encoded = {"head": encode_video(frames[:, 0], 30.0), "hand": encode_video(wide, 30.0)}
         spans = (Span(5, 9, TEXTS[1]),) if seed == 0 else ()
         zeros = np.zeros(steps, np.float32), np.zeros(steps, bool)
         store.append(
-            Episode("silent", TEXTS[0], seed, 30.0, ("head", "hand"), None, none, none, none, *zeros, spans=spans),
+            Episode("video-only", TEXTS[0], seed, 30.0, ("head", "hand"), None, none, none, none, *zeros, spans=spans),
             encoded,
         )
     store.finalize()
 
 
-def exact(root: Path) -> None:
-    """One camera's pictures one by one, another's as a film, and depth maps with all numbers that fit."""
+def stills_and_depth(root: Path) -> None:
+    """A data set with one camera in PNG, one in video, and depth maps with all values of uint16."""
     store = Store.create(
-        root, cameras=CAMERAS, image_shape=(3, SIZE, SIZE), proprio_names=[f"p{i}" for i in range(7)],
-        action_names=("x", "y", "z", "grip"), fps=80.0, robot_type="test", stills=CAMERAS[:1],
+        root,
+        cameras=CAMERAS,
+        image_shape=(3, SIZE, SIZE),
+        proprio_names=[f"p{i}" for i in range(7)],
+        action_names=("x", "y", "z", "grip"),
+        fps=80.0,
+        robot_type="test",
+        stills=CAMERAS[:1],
         depth=(("depth", 48, 40),),
-    )  # fmt: skip
+    )
     for seed, episode in enumerate(episodes()):
         maps = np.random.default_rng(seed).integers(0, 65536, (len(episode), 48, 40)).astype(np.uint16)
         store.append(replace(episode, depth={"depth": maps}))
@@ -112,13 +125,13 @@ def lerobot(python: str, *arguments: object) -> None:
 
 
 def compare(title: str, root: Path, python: str, folder: Path) -> bool:
-    """Reads `root` with both and counts the differences."""
+    """Reads `root` with both and prints the differences. Returns true if there are none."""
     lerobot(python, "read", root, folder / "read.npz")
     store = Store.open(root)
     columns = store.numeric()
     with np.load(folder / "read.npz") as file:
         theirs = dict(file)
-    # What we fill in: labels like the actions, and no numbers where there are none.
+    # Leave out columns that wamkit fills in: labels equal to the actions, and empty vectors.
     columns = {k: v for k, v in columns.items() if k in theirs or v.size and k != "action.expert"}
     wrong = [k for k, v in columns.items() if not np.array_equal(theirs[k].reshape(v.shape), v)]
     texts = np.array(store.texts)[columns["task_index"]]
@@ -134,7 +147,7 @@ def compare(title: str, root: Path, python: str, folder: Path) -> bool:
         largest, unequal = max(largest, int(difference.max())), unequal + int((difference > 0).sum())
     print(
         f"{title}: {len(store)} episodes, {store.frames} frames, {len(columns) + 1} columns, "
-        f"{len(store.cameras)} cameras of colour and {len(store.depth_cameras)} of depth: "
+        f"{len(store.cameras)} colour cameras and {len(store.depth_cameras)} depth cameras: "
         f"{len(wrong)} differ {wrong or ''}; pixels: {unequal} differ, by at most {largest}"
     )
     return not wrong and not largest
@@ -172,11 +185,11 @@ def main() -> int:
             root = folder / f"theirs-{'-'.join(kinds)}"
             lerobot(python, "write", root, folder / "source.npz", *kinds)
             good &= compare(f"written by lerobot, {' and '.join(kinds)}", root, python, folder)
-        silent(folder / "silent")
-        good &= compare("video alone, written by wamkit", folder / "silent", python, folder)
-        exact(folder / "exact")
-        good &= compare("film, pictures and depth, written by wamkit", folder / "exact", python, folder)
-        for name in ("ours", "exact"):
+        video_only(folder / "video-only")
+        good &= compare("video without actions, written by wamkit", folder / "video-only", python, folder)
+        stills_and_depth(folder / "stills")
+        good &= compare("video, PNG and depth, written by wamkit", folder / "stills", python, folder)
+        for name in ("ours", "stills"):
             for tool in ("delete", "merge"):
                 root = folder / f"{name}-{tool}"
                 lerobot(python, tool, folder / name, root)

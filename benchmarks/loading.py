@@ -1,16 +1,14 @@
-"""How fast, and in how much memory, training gets its data. Frames are counted per second of CPU: other work on the
-machine matters little.
+"""Speed and memory of data loading. Frames are counted per CPU-second, so other work on the machine matters little.
 
 Usage: python benchmarks/loading.py [--lerobot .venv-lerobot/bin/python]   (`make interop` builds that environment)
-  cached     windows of 8 frames, shuffled, from decoded pictures, 64x64 and 128x128
+  cached     shuffled windows of 8 frames from the frame cache, 64x64 and 128x128
   decoding   the same at 128x128 from H.264 videos: wamkit, and lerobot's LeRobotDataset with PyAV on the same files,
-             demonstrations of MetaWorld and textured blobs with sensor noise, of which a film takes twice the bytes
-  hdf5       the same from an HDF5 file with a chunk an image, by h5py itself, and by stable-worldmodel's HDF5 and
-             Lance readers
-  waiting    share of training steps spent waiting for data, a mixture of three data sets with 64x64 images: cached,
-             decoding
-  memory     of a process that draws from a data set ten times as large as its cache: private memory, early and late
-  importing  most memory of `wamkit import video`, and seconds, for 2 and for 20 films of 300 pictures of 480x640
+             demonstrations of MetaWorld, and textured blobs with sensor noise, whose videos are twice as large
+  hdf5       the same from an HDF5 file with a chunk an image, by h5py itself, and by stable-worldmodel's HDF5 and Lance
+             readers
+  waiting    share of training time spent waiting for data, a mixture of three data sets of 64x64: cached, decoding
+  memory     private memory of a process that samples a data set ten times as large as its cache, early and late
+  importing  peak memory and time of `wamkit import video` for 2 and for 20 videos of 300 frames of 480x640
 """
 
 from __future__ import annotations
@@ -51,50 +49,48 @@ WITH_STABLE_WORLDMODEL = Path(__file__).parent / "with_stable_worldmodel.py"
 
 @dataclass(frozen=True)
 class Args:
-    """What to measure with."""
+    """Options of the measurement."""
 
     lerobot: Path | None = None
-    """Python of an environment that has lerobot."""
+    """Python of an environment with lerobot."""
     stable_worldmodel: Path | None = None
-    """Python of an environment that has stable-worldmodel."""
+    """Python of an environment with stable-worldmodel."""
     episodes: int = 10
-    """Of 200 steps each."""
+    """Episodes of 200 steps in each data set."""
     rounds: int = 5
-    """Medians of so many."""
+    """Rounds, of which medians are printed."""
     steps: int = 300
     """Training steps of `waiting`."""
 
 
 def blobs(seed: int, size: int) -> np.ndarray:
-    """Textured blobs that move before a shaded background, seen through a sensor's noise: uint8 (STEPS, 1, 3, size,
-    size).
-    """
+    """Textured blobs that move before a shaded background, with sensor noise: uint8 (STEPS, 1, 3, size, size)."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size] / size
     background = np.stack([np.sin(6 * x + 3 * y * k + k) * 40 + 110 for k in range(1, 4)])
-    pictures = np.empty((STEPS, 1, 3, size, size), np.uint8)
+    images = np.empty((STEPS, 1, 3, size, size), np.uint8)
     ways = [(rng.uniform(0, 6, 2), rng.uniform(0.5, 2, 2)) for _ in range(5)]
     looks = [(rng.uniform(0, 255, (3, 1)), rng.uniform(0.08, 0.2), rng.uniform(30, 120)) for _ in range(5)]
     for t in range(STEPS):
-        picture = background.copy()
+        image = background.copy()
         for (phase, speed), (colour, radius, texture) in zip(ways, looks, strict=True):
             dx, dy = (a - b for a, b in zip((x, y), 0.5 + 0.4 * np.sin(speed * t / 20 + phase), strict=True))
             inside = dx**2 + dy**2 < radius**2
-            picture[:, inside] = colour + (20 * np.sin(texture * dx) * np.sin(texture * dy))[inside]
-        pictures[t, 0] = np.clip(picture + rng.normal(0, 2, picture.shape), 0, 255)
-    return pictures
+            image[:, inside] = colour + (20 * np.sin(texture * dx) * np.sin(texture * dy))[inside]
+        images[t, 0] = np.clip(image + rng.normal(0, 2, image.shape), 0, 255)
+    return images
 
 
 def record(root: Path, episodes: int, size: int, camera: str = "scene", joints: int = 4) -> Store:
-    """A data set of one camera, with numbers that mean nothing."""
+    """A data set with one camera and random vectors."""
     layout = {"cameras": (camera,), "image_shape": (3, size, size), "fps": 10.0, "robot_type": "none"}
     names = tuple(f"j{i}" for i in range(joints))
     store = Store.create(root, **layout, proprio_names=names, action_names=names)
     for e in range(episodes):
-        numbers = np.random.default_rng(e).normal(size=(STEPS, joints)).astype(np.float32)
-        zero, pictures = np.zeros(STEPS, np.float32), blobs(e, size)
+        vectors = np.random.default_rng(e).normal(size=(STEPS, joints)).astype(np.float32)
+        zero, images = np.zeros(STEPS, np.float32), blobs(e, size)
         store.append(
-            Episode("move", "move", e, 10.0, (camera,), pictures, numbers, numbers, numbers, zero, zero.astype(bool))
+            Episode("move", "move", e, 10.0, (camera,), images, vectors, vectors, vectors, zero, zero.astype(bool))
         )
     store.finalize()
     fields = tuple(Field(n, i, i + 1, "joint") for i, n in enumerate(names))
@@ -108,7 +104,7 @@ def record(root: Path, episodes: int, size: int, camera: str = "scene", joints: 
 
 
 def rate(rounds: int, work: Callable[[np.ndarray], object], store: Store, windows: int) -> float:
-    """Frames per CPU-second of `work`, which is given the rows of shuffled windows: the median of the rounds."""
+    """Frames per CPU-second of `work`, which gets the rows of shuffled windows: the median of the rounds."""
     rates, ends = [], np.cumsum([m.length for m in store.episodes])
     for i in range(rounds + 1):
         starts = np.random.default_rng(i).integers(0, store.frames - WINDOW, windows)
@@ -123,8 +119,8 @@ def rate(rounds: int, work: Callable[[np.ndarray], object], store: Store, window
 
 def cached(args: Args, stores: dict[int, Store]) -> None:
     for size, store in stores.items():
-        pictures = open_images(store)
-        found = rate(args.rounds, pictures.__getitem__, store, 2048)
+        images = open_images(store)
+        found = rate(args.rounds, images.__getitem__, store, 2048)
         print(f"cached      {size}x{size}: {found:,.0f} frames a CPU-second")
 
 
@@ -151,14 +147,12 @@ def hdf5(args: Args, store: Store, folder: Path) -> None:
         slow = rate(args.rounds, lambda index: [read[w[0] : w[-1] + 1] for w in index], store, 256)
     print(f"hdf5        {slow:,.0f} frames a CPU-second; the cache {fast / slow:.1f} times that")
     if args.stable_worldmodel is not None:
-        np.save(folder / "pictures.npy", open_images(store)[np.arange(store.frames)][:, 0].transpose(0, 2, 3, 1))
-        command = [args.stable_worldmodel, WITH_STABLE_WORLDMODEL, folder / "pictures.npy", STEPS, args.rounds]
-        said = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
-        for kind, theirs in (line.split() for line in said.splitlines() if line.startswith(("h5 ", "lance "))):
-            print(
-                f"hdf5        stable-worldmodel, {kind}: {float(theirs):,.0f}; the cache {fast / float(theirs):.1f} "
-                "times that"
-            )
+        np.save(folder / "images.npy", open_images(store)[np.arange(store.frames)][:, 0].transpose(0, 2, 3, 1))
+        command = [args.stable_worldmodel, WITH_STABLE_WORLDMODEL, folder / "images.npy", STEPS, args.rounds]
+        output = subprocess.run([str(c) for c in command], check=True, capture_output=True, text=True).stdout
+        for kind, theirs in (line.split() for line in output.splitlines() if line.startswith(("h5 ", "lance "))):
+            ratio = fast / float(theirs)
+            print(f"hdf5        stable-worldmodel, {kind}: {float(theirs):,.0f}; the cache {ratio:.1f} times that")
 
 
 def waiting(args: Args, folder: Path) -> None:
@@ -180,9 +174,9 @@ def waiting(args: Args, folder: Path) -> None:
 
 
 def memory(store: Store) -> None:
-    """The cache holds a tenth of the pictures."""
-    pictures = open_images(store)
-    frames, _ = open_frames(store.root, cache_gb=store.frames * int(np.prod(pictures.shape[1:])) / 10 / 1e9)
+    """Prints private memory while sampling from a cache of a tenth of the frames."""
+    images = open_images(store)
+    frames, _ = open_frames(store.root, cache_gb=store.frames * int(np.prod(images.shape[1:])) / 10 / 1e9)
     windows = frames.windows(spec_of(store, 8, (4, 8)), seed=0, batch_size=16)
     made = Prefetcher(windows.batch, 0, 401, threads=2)
     for step, _ in enumerate(made):
@@ -192,22 +186,31 @@ def memory(store: Store) -> None:
 
 
 def importing(folder: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
-    for films in (2, 20):
-        source = folder / f"films-{films}"
+    image = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+    for videos in (2, 20):
+        source = folder / f"videos-{videos}"
         source.mkdir()
-        for i in range(films):
-            pictures = (np.roll(picture, 2 * t + 7 * i, 1) for t in range(300))
-            (source / f"{i}.mp4").write_bytes(encode_frames(pictures, 30.0, (480, 640), 300))
-        command = ["wamkit", "import", "video", source, "--out", folder / f"imported-{films}", "--options.text", "look"]
+        for i in range(videos):
+            images = (np.roll(image, 2 * t + 7 * i, 1) for t in range(300))
+            (source / f"{i}.mp4").write_bytes(encode_frames(images, 30.0, (480, 640), 300))
+        command = [
+            "wamkit",
+            "import",
+            "video",
+            source,
+            "--out",
+            folder / f"imported-{videos}",
+            "--options.text",
+            "look",
+        ]
         began, process = time.perf_counter(), subprocess.Popen([Path(sys.executable).parent / command[0], *command[1:]])
         _, status, used = os.wait4(process.pid, 0)
         assert status == 0
-        print(f"importing   {films} films: {used.ru_maxrss / 1000:.0f} MB, {time.perf_counter() - began:.0f} s")
+        print(f"importing   {videos} videos: {used.ru_maxrss / 1000:.0f} MB, {time.perf_counter() - began:.0f} s")
 
 
 def private_mb() -> float:
-    """KVMemory of this process that no file backs."""
+    """Memory of this process that is not backed by a file, in megabytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("RssAnon"))
 
@@ -216,7 +219,7 @@ def main(args: Args) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        importing(folder)  # first: a child's peak counts what this process had when it was made
+        importing(folder)  # first: a child's peak includes the memory of this process when it forked
         stores = {size: record(folder / f"data-{size}", args.episodes, size) for size in (64, 128)}
         cached(args, stores)
         arm = collect(

@@ -1,5 +1,6 @@
-"""lerobot's side of benchmarks/loading.py: frames per CPU-second of shuffled windows. Runs in an environment that has
-lerobot.
+"""lerobot's part of benchmarks/loading.py: frames per CPU-second of shuffled windows.
+
+Needs an environment with lerobot:
 
 python with_lerobot.py ROOT ROUNDS
 """

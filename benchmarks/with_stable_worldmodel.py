@@ -1,11 +1,10 @@
-"""stable-worldmodel's side of benchmarks/loading.py: frames per CPU-second of shuffled windows by its HDF5 and Lance
-readers, after its own writers. Runs in an environment that has it:
+"""stable-worldmodel's part of benchmarks/loading.py: frames per CPU-second of shuffled windows.
+
+Its own writers make the files, its HDF5 and Lance readers read them. Needs an environment with the package:
 
     pip install --no-deps stable-worldmodel
     pip install torch numpy h5py hdf5plugin lancedb pylance pillow loguru tqdm
-    python with_stable_worldmodel.py PICTURES.npy LENGTH ROUNDS
-
-PICTURES: uint8 (N, H, W, 3), episodes of LENGTH rows.
+    python with_stable_worldmodel.py IMAGES.npy LENGTH ROUNDS     IMAGES: uint8 (N, H, W, 3), episodes of LENGTH rows
 """
 
 import importlib.util
@@ -32,7 +31,7 @@ WINDOW, WINDOWS, BATCH = 8, 256, 16
 
 
 def rate(data, rounds: int) -> float:
-    """As training asks: a shuffled batch at a time, of readers that can, all at once."""
+    """Frames per CPU-second of shuffled batches, read at once where the reader can."""
     rates = []
     for i in range(rounds + 1):
         chosen = np.random.default_rng(i).integers(0, len(data), WINDOWS).tolist()
@@ -47,14 +46,14 @@ def rate(data, rounds: int) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    pictures, length, rounds = np.load(sys.argv[1], mmap_mode="r"), int(sys.argv[2]), int(sys.argv[3])
+    images, length, rounds = np.load(sys.argv[1], mmap_mode="r"), int(sys.argv[2]), int(sys.argv[3])
     with tempfile.TemporaryDirectory() as name:
         for kind, writer, reader in (("h5", HDF5Writer, HDF5Dataset), ("lance", LanceWriter, LanceDataset)):
             path = Path(name) / f"data.{kind}"
             with writer(path) as file:
-                for at in range(0, len(pictures), length):
+                for at in range(0, len(images), length):
                     rows = {
-                        "pixels": list(pictures[at : at + length]),
+                        "pixels": list(images[at : at + length]),
                         "action": list(np.zeros((length, 2), np.float32)),
                     }
                     file.write_episode(rows)

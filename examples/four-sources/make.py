@@ -1,11 +1,11 @@
-"""Records stand-ins of the four kinds of data in MuJoCo, and writes each in the format in which its kind comes.
+"""Records the four kinds of data in MuJoCo and writes each in its usual format.
 
 python examples/four-sources/make.py --out data/four
 
-teleop/             LeRobotDataset v2.1: an arm that somebody steers, a camera before it and one at its hand
-hand.zarr.zip       UMI: a gripper that people carry, its pose and what its camera sees
-reacher.h5, .json   ManiSkill: another robot, two joints, in another simulator's scene
-ego/                a folder of videos: a camera on a moving head, captions, and not an action
+teleop/             LeRobotDataset v2.1: a teleoperated arm, a scene camera and a wrist camera
+hand.zarr.zip       UMI: a hand-held gripper, its pose and its camera
+reacher.h5, .json   ManiSkill: another robot with two joints, in another scene
+ego/                a folder of videos: a camera on a moving head, captions, no actions
 """
 
 from __future__ import annotations
@@ -43,22 +43,24 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Args:
-    """Where to, and how much."""
+    """Options of the recording."""
 
     out: Path = Path("data/four")
+    """Folder of the four sources."""
     episodes: int = 10
-    """Demonstrations a task; eight times as many of the one task of `reacher`, twice as many by hand."""
+    """Demonstrations a task; eight times as many for the one task of `reacher`, twice as many for `hand`."""
     processes: int = 2
+    """Worker processes."""
 
 
 def record(args: Args, name: str, **what: object) -> Store:
-    """Demonstrations without off-expert episodes, as wamkit stores them; what the formats are written from."""
+    """A store of demonstrations, without off-expert episodes, from which a format is written."""
     config = {"out": args.out / "recorded" / name, "off_expert": 0, "processes": args.processes, **what}
     return collect(CollectConfig(**config))
 
 
 def teleop(store: Store, out: Path) -> None:
-    """LeRobotDataset v2.1, with GR00T's modality.json."""
+    """Writes a LeRobotDataset v2.1 with GR00T's modality.json."""
     names = {"corner2": "front", "gripperPOV": "wrist"}
     size, fps = list(store.layout.image_shape[1:]), int(store.layout.fps)
     texts = sorted({m.text for m in store.episodes})
@@ -121,15 +123,15 @@ def teleop(store: Store, out: Path) -> None:
     (meta / "tasks.jsonl").write_text("".join(json.dumps(t) + "\n" for t in tasks))
 
 
-def by_hand(store: Store, out: Path) -> None:
-    """UMI's zarr: where the gripper was, how far open, what it saw; what was done follows from that."""
+def hand_held(store: Store, out: Path) -> None:
+    """Writes UMI's zarr: pose, opening and camera of the gripper. Actions follow from the poses."""
     register_codecs(verbose=False)
     state = store.numeric()["observation.state"]
     ends = np.cumsum([m.length for m in store.episodes])
     with zarr.config.set({"array.write_empty_chunks": True}), zarr.storage.ZipStore(out, mode="w") as file:
         root = zarr.open_group(file, mode="w", zarr_format=2)
         root.create_array("meta/episode_ends", data=ends, chunks=ends.shape, compressors=None)
-        turn = np.zeros((len(state), 3), np.float32)  # this hand never turns
+        turn = np.zeros((len(state), 3), np.float32)  # this hand never rotates
         for key, x in (("eef_pos", state[:, :3]), ("eef_rot_axis_angle", turn), ("gripper_width", state[:, 3:] / 10)):
             x = np.ascontiguousarray(x)
             root.create_array(f"data/robot0_{key}", data=x, chunks=x.shape, compressors=None)
@@ -148,15 +150,15 @@ def by_hand(store: Store, out: Path) -> None:
 
 
 def simulation(store: Store, out: Path) -> None:
-    """ManiSkill's HDF5 and JSON: observations one more than actions."""
+    """Writes ManiSkill's HDF5 and JSON, with one more observation than actions."""
     control = "pd_joint_delta_pos"
     with h5py.File(out, "w") as file:
         for i in range(len(store)):
-            episode, pictures = store.episode(i, images=False), store.decode(i, "top")
+            episode, images = store.episode(i, images=False), store.decode(i, "top")
             group = file.create_group(f"traj_{i}")
             group["actions"], group["success"] = episode.action[:-1], episode.success[:-1]
             group["obs/agent/qpos"], group["obs/agent/qvel"] = episode.proprio[:, :2], episode.proprio[:, 2:]
-            group["obs/sensor_data/top/rgb"] = pictures.transpose(0, 2, 3, 1)
+            group["obs/sensor_data/top/rgb"] = images.transpose(0, 2, 3, 1)
     episodes = [
         {"episode_id": i, "control_mode": control, "elapsed_steps": m.length - 1} for i, m in enumerate(store.episodes)
     ]
@@ -165,7 +167,7 @@ def simulation(store: Store, out: Path) -> None:
 
 
 def egocentric(store: Store, out: Path) -> None:
-    """Videos of 40 pictures a second, every other one, with captions in a table."""
+    """Writes videos of every other frame, 40 a second, with captions in a table."""
     out.mkdir(parents=True, exist_ok=True)
     rows = []
     for i, meta in enumerate(store.episodes):
@@ -186,7 +188,7 @@ def main(args: Args) -> None:
     head = record(args, "ego", tasks=(*TASKS, *OTHERS), episodes=n, seed=2, options={"sway": 0.1})
     shutil.rmtree(args.out / "teleop", ignore_errors=True)
     teleop(arm, args.out / "teleop")
-    by_hand(hand, args.out / "hand.zarr.zip")
+    hand_held(hand, args.out / "hand.zarr.zip")
     simulation(other, args.out / "reacher.h5")
     egocentric(head, args.out / "ego")
     print(*sorted(p.relative_to(args.out) for p in args.out.iterdir() if p.name != "recorded"), sep="\n")

@@ -138,7 +138,7 @@ def test_the_full_suite_has_all_axes(job, tmp_path, capsys):
     axes = [page.index(f'<h2 class="axis">{a}</h2>') for a in AXES]
     assert axes == sorted(axes)
     assert main(["report", str(job / "run"), "--out", str(job / "all.html")]) == 0
-    assert "places, mean error" in (job / "all.html").read_text()
+    assert "positions, mean error" in (job / "all.html").read_text()
 
 
 def test_the_python_front_door(job):

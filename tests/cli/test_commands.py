@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -14,7 +18,10 @@ import pytest
 
 from wamkit.cli.main import main
 from wamkit.cli.parse import COMMANDS, Options, first_line, options_of, parse
+from wamkit.data.importers import IMPORTERS
 from wamkit.registry import RegistryError
+from wamkit.runs.config import RunConfig
+from wamkit.runs.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 HEADLESS = ("what", "how", "whether", "which", "where", "who", "of")
@@ -62,6 +69,36 @@ def options_and_texts(shown: str) -> dict[str, str]:
         elif current:
             out[current] = f"{out[current]} {words}".strip()
     return out
+
+
+def fields_with_help(cls: type) -> Iterator[tuple[str, str]]:
+    """Name and docstring of each field of a configuration, as they stand in its source."""
+    body = ast.parse(inspect.cleandoc(inspect.getsource(cls))).body[0].body
+    for node, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign):
+            text = getattr(getattr(following, "value", None), "value", None)
+            yield node.target.id, text if isinstance(text, str) else ""
+
+
+def nested(config: object) -> Iterator[type]:
+    """The class of a configuration, its bases, and those of its fields."""
+    yield from (cls for cls in type(config).__mro__ if dataclasses.is_dataclass(cls))
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            yield from nested(value)
+
+
+def test_options_of_recipes_and_formats_have_help():
+    """Rooms that are still to be rewritten are left out: of these, the classes of families and of nn."""
+    configs = [RECIPES.get(name)() for name in RECIPES.names()]
+    configs += [IMPORTERS.get(name).Options() for name in IMPORTERS.names()]
+    missing = set()
+    for cls in {cls for config in configs for cls in nested(config)} - {RunConfig}:
+        for name, text in fields_with_help(cls):
+            if not cls.__module__.startswith(("wamkit.families", "wamkit.nn")):
+                if not text or text.split()[0].lower().strip(",:;") in HEADLESS:
+                    missing.add(f"{cls.__module__}.{cls.__name__}.{name}: {text[:50]}")
+    assert not missing, "\n".join(sorted(missing))
 
 
 @dataclass(frozen=True)
@@ -113,6 +150,29 @@ def test_usage_and_a_wrong_command_do_not_load_torch():
 def test_the_document_names_every_command():
     page = (ROOT / "docs" / "cli.md").read_text()
     assert all(f"`wamkit {name}" in page for name in COMMANDS.names())
+
+
+def written_commands() -> list[str]:
+    """The commands in the fenced blocks of the documents, as a user would paste them.
+
+    Not those of the example package.
+    """
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").rglob("*.md")]
+    found = []
+    for page in pages:
+        if page.name in ("LOG.md", "migration.md"):
+            continue
+        for block in re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.M | re.S):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [line.strip() for line in lines if line.strip().startswith("wamkit ")]
+    return sorted({line for line in found if not re.search(r"^wamkit tasks|--recipe regress", line)})
+
+
+@pytest.mark.parametrize("line", written_commands())
+def test_commands_in_the_documents_have_options_that_exist(line):
+    name, *argv = shlex.split(line, comments=True)[1:]
+    if "--help" not in argv:
+        parse(options_of(COMMANDS.get(name)), name, argv)
 
 
 def installed(folder: Path, points: str, module: str) -> dict[str, str]:

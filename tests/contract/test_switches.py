@@ -105,6 +105,15 @@ def test_jepa_predicts_each_frame_from_what_came_before(spec, normalizer, batch)
 
 
 @pytest.mark.parametrize("name", ["unified", "mot"])
+def test_off_expert_rows_are_silent_where_no_dynamics_are_trained(name, spec, normalizer, batch):
+    """VideoVLA trains the joint alone, on data that may hold off-expert episodes."""
+    model = make(name, spec, normalizer, targets=TargetConfig(shared_level=True, modes=(1.0, 0.0, 0.0, 0.0)))
+    batch.is_demonstration[:3] = False
+    found = losses(model, batch)
+    assert all((found[k][:3] == 0).all() for k in ("policy", "action", "future")) and (found["future"][3:] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["unified", "mot"])
 def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
     """PAD, VideoVLA: joint rows train both at one level, and a joint answer takes both down the same path."""
     joint_only = TargetConfig(shared_level=True, modes=(1.0, 0.0, 0.0, 0.0))

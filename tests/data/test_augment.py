@@ -39,7 +39,7 @@ def test_colour_known_answers():
 
 @pytest.mark.parametrize("config", [Augment(3), Augment(colour=0.4), Augment(2, 0.2, 0.5)])
 def test_all_frames_of_a_sample_change_alike(config, batch):
-    """A sample whose past, present and future are one picture still is one afterwards; and the batch is as it was."""
+    """A sample whose past, present and future are one image still is one afterwards; and the batch is as it was."""
     still = dataclasses.replace(
         batch, past=batch.obs.unsqueeze(1).clone(), future=batch.obs.unsqueeze(1).repeat(1, 2, 1, 1, 1, 1)
     )

@@ -79,7 +79,7 @@ def video_of_codes(codes, form="gray12le"):
     return out.getvalue()
 
 
-def test_films_of_depth_maps(tmp_path):
+def test_videos_of_depth_maps(tmp_path):
     """As lerobot 0.6 records them: HEVC of 12-bit codes, and in info.json how those were made."""
     store = Store.create(tmp_path, **LAYOUT | {"cameras": ("front", "far"), "image_shape": (3, 32, 64)})
     images = np.zeros((9, 2, 3, 32, 64), np.uint8)

@@ -89,8 +89,7 @@ def test_actions_there_and_back(written, representation, relative, seed, kind):
 
 
 def test_relative_is_what_the_hand_itself_would_measure():
-    """A hand turned by a quarter about z that moves along the world's x moves along its own -y; and it does not matter
-    where in the world it was."""
+    """A hand turned by a quarter about z that moves along the world's x moves along its own -y, wherever it was."""
     turn = from_matrix(Rotation.from_euler("z", 90, degrees=True).as_matrix(), "quat_xyzw")
     state = np.array([[1.0, 2, 3, *turn, 0.05]], np.float32)
     action = state[:, None] + np.array([0.1, 0, 0, 0, 0, 0, 0, 0], np.float32)
@@ -103,8 +102,7 @@ def test_relative_is_what_the_hand_itself_would_measure():
 
 
 def test_who_means_the_same_shares_a_place():
-    """Two ways to write one rotation share their places, a robot with joints gets others, and masks say who has
-    what."""
+    """Two representations of a rotation share their slot, joints get another, and masks mark the dimensions of each."""
     joints = DatasetMetadata(
         "joints", "joints", "absolute", state=(Field("q", 0, 2, "joint", unit="rad"),),
         action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m")), cameras=SCENE,
@@ -178,7 +176,7 @@ def test_what_nobody_gave_a_meaning_is_refused():
         fit([numbers(whole)], ("wrist",))
 
 
-def test_video_without_actions_has_no_numbers():
+def test_video_without_actions_has_no_vectors():
     video = DatasetMetadata("video", "", cameras={"eye": CameraFacts("ego")})
     silent = SourceData(
         video, np.zeros((5, 0), np.float32), np.zeros((5, 0), np.float32), np.zeros(5, np.int64), ("eye",)

@@ -1,6 +1,4 @@
-"""Pictures that are decoded when they are drawn are those of the cache, whoever asks, in whatever order, and in bounded
-memory.
-"""
+"""Frames decoded on access equal those of the cache, in any order, by several threads, and in bounded memory."""
 
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ def pictures(root) -> np.ndarray:
 
 
 @pytest.mark.parametrize("frames", [0, 6, 7, 16, 25, 53, 54, 1000])
-def test_any_budget_gives_the_same_pictures(root, pictures, frames):
+def test_any_budget_gives_the_same_images(root, pictures, frames):
     """0: nothing is kept; 6: not even one episode fits; 16 and 25: the first two or three; 54: all."""
     found = open_images(Store.open(root), cache_gb=frames * FRAME / 1e9)
     assert isinstance(found, np.ndarray) == (frames >= sum(LENGTHS)) and found.shape == pictures.shape
@@ -83,7 +81,7 @@ def test_threads_do_not_share_a_decoder(root, pictures):
             assert np.array_equal(got, pictures[index[i]])
 
 
-def test_pictures_can_be_resized(root):
+def test_images_can_be_resized(root):
     store = Store.open(root)
     expected = np.stack([store.decode(1, c, (16, 16)) for c in CAMERAS], 1)
     assert np.array_equal(VideoFrames(store, (16, 16))[np.arange(7, 16)], expected)

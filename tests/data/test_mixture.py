@@ -152,8 +152,7 @@ NAMES = [n for n in FAMILIES.names() if not FAMILIES.get(n).needs_point_cloud]
 
 @pytest.mark.parametrize("name", NAMES)
 def test_numbers_that_a_robot_does_not_have_are_silent(name, folder):
-    """Padded numbers of actions change no loss and get no gradient; rows without actions move nothing of the
-    actions'."""
+    """Padded action dimensions change no loss and get no gradient; rows without actions train nothing that acts."""
     mixture, spec = opened(folder)
     numbers = {k: (torch.zeros(n), torch.ones(n)) for k, n in (("proprio", 12), ("action", 12))}
     torch.manual_seed(0)
@@ -289,7 +288,7 @@ def test_weights_are_of_what_is_used(folder, by, expected):
 
 @pytest.mark.parametrize(("fps", "rows"), [(5.0, [1, 2]), (10.0, [2, 4]), (40.0, [8, 16]), (1.0, [1, 1])])
 def test_video_of_another_rate_goes_on_as_fast_as_the_robots(folder, tmp_path, fps, rows):
-    """Offsets are steps of 1/10 s of the robot's; a video's own pictures of that time, and at least the next one."""
+    """Offsets are steps of 1/10 s of the robot's; a video's own images of that time, and at least the next one."""
     store = Store.create(
         tmp_path / "video", cameras=("head",), image_shape=(3, 32, 32), proprio_names=(), action_names=(), fps=fps,
         robot_type="none", expert=False, rewards=False,

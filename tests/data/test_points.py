@@ -27,7 +27,7 @@ SHAPE = {"task": TASK, "height": 64, "width": 64}
 
 
 @pytest.mark.parametrize("camera", ["corner2", "topview", "corner3"])  # mounted upside down, upright, upside down
-def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_picture_does(camera):
+def test_a_point_projects_to_its_own_pixel_and_shows_the_robot_where_the_image_does(camera):
     env = make_env("metaworld", **SHAPE, cameras=(camera,), point_grid=SIDE)
     raw, _ = env.reset(seed=0)
     model, data, points = env._sim.model, env._sim.data, raw["point_cloud"]

@@ -77,7 +77,7 @@ def test_same_episodes_same_bytes_whoever_encodes(exact, tmp_path):
     assert content(tmp_path / "data") == content(exact.root)
 
 
-def test_a_film_and_pictures_in_one_store(mixed):
+def test_a_video_and_images_in_one_store(mixed):
     for index, length in enumerate(LENGTHS):
         images = make_episode(index, length).images
         read = mixed.episode(index).images
@@ -120,7 +120,7 @@ def test_many_episodes_in_one_file(exact, exact_copy, groups):
     assert np.array_equal(VideoFrames(store)[index], VideoFrames(exact)[index])
 
 
-def test_numbers_are_read_without_pictures(exact, monkeypatch):
+def test_numbers_are_read_without_images(exact, monkeypatch):
     asked = []
     for name in ("read", "iter_batches"):
         original = getattr(pq.ParquetFile, name)
@@ -139,7 +139,7 @@ def test_numbers_are_read_without_pictures(exact, monkeypatch):
 
 
 def test_an_episode_is_not_held_as_a_whole(tmp_path):
-    """Neither while one of its pictures is read, nor while all are, one after the other."""
+    """Neither while one of its images is read, nor while all are, one after the other."""
     layout = LAYOUT | {"cameras": ("front",), "image_shape": (3, 256, 256), "stills": ("front",)}
     images = np.random.default_rng(0).integers(0, 256, (128, 1, 3, 256, 256), np.uint8)
     store = Store.create(tmp_path, **layout)
@@ -200,7 +200,7 @@ def test_png_of_other_writers(exact):
         ({"bytes": encode_png(np.zeros((SIZE, SIZE), np.uint16))}, "16 bits a channel.*is_depth_map"),
     ],
 )
-def test_a_picture_that_is_not_what_it_should_be(exact_copy, cell, reason):
+def test_an_image_that_is_not_what_it_should_be(exact_copy, cell, reason):
     cells = cells_of(exact_copy, WRIST)
     put(exact_copy, WRIST, [*cells[:4], cell, *cells[5:]], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     store = Store.open(exact_copy)
@@ -211,7 +211,7 @@ def test_a_picture_that_is_not_what_it_should_be(exact_copy, cell, reason):
     assert len(found) == 1 and "step 4" in found[0]
 
 
-def test_a_column_that_holds_no_pictures(exact_copy):
+def test_a_column_that_holds_no_images(exact_copy):
     put(exact_copy, WRIST, ["a.png"] * 9)
     with pytest.raises(StoreError, match=r"episode 1, camera wrist\): column .* holds 9 times string instead of"):
         Store.open(exact_copy).decode(1, "wrist")

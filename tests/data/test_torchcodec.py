@@ -1,4 +1,4 @@
-"""Films by torchcodec are those by PyAV to the bit; what it cannot be trusted with is left to PyAV."""
+"""Videos by torchcodec are those by PyAV to the bit; what it cannot be trusted with is left to PyAV."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def encoded(width: int, codec: str, pixels: str, skip: int = -1, form: str = "mp4", **tags: int) -> bytes:
-    """A film of STEPS frames of 48 x width at 10 a second, without frame `skip`."""
+    """A video of STEPS frames of 48 x width at 10 a second, without frame `skip`."""
     film, frames = io.BytesIO(), grainy_frames(0, STEPS, 96)[:, :, :48, :width].transpose(0, 2, 3, 1)
     with av.open(film, "w", format=form) as container:
         stream = container.add_stream(codec, rate=10, options={"preset": "12" if codec == "libsvtav1" else "medium"})
@@ -68,7 +68,7 @@ def encoded(width: int, codec: str, pixels: str, skip: int = -1, form: str = "mp
         ("libsvtav1", "yuv420p", 64, {}, True),
     ],
 )
-def test_pictures_are_those_of_pyav(decoders, tmp_path, codec, pixels, width, tags, used):
+def test_images_are_those_of_pyav(decoders, tmp_path, codec, pixels, width, tags, used):
     try:
         film = encoded(width, codec, pixels, **tags)
     except av.codec.codec.UnknownCodecError:
@@ -84,7 +84,7 @@ def test_pictures_are_those_of_pyav(decoders, tmp_path, codec, pixels, width, ta
             assert other.frames([], size).shape == (0, 3, *(size or (48, width)))
 
 
-def test_a_store_gives_the_same_pictures(decoders, root):
+def test_a_store_gives_the_same_images(decoders, root):
     ours, theirs = Store.open(root), Store.open(root, "torchcodec")
     index = np.random.default_rng(0).integers(0, sum(LENGTHS), (6, 4))
     assert np.array_equal(VideoFrames(theirs)[index], VideoFrames(ours)[index])

@@ -44,9 +44,16 @@ def episode(seed: int, steps: int = 30, shift: int = 0, **changes) -> Episode:
 
 def store(root, episodes, metadata=MEANING) -> Store:
     made = Store.create(
-        root, cameras=("front",), image_shape=(3, 32, 32), proprio_names=("x", "y"), action_names=("dx", "dy"),
-        fps=10.0, robot_type="arm", expert=False, rewards=False,
-    )  # fmt: skip
+        root,
+        cameras=("front",),
+        image_shape=(3, 32, 32),
+        proprio_names=("x", "y"),
+        action_names=("dx", "dy"),
+        fps=10.0,
+        robot_type="arm",
+        expert=False,
+        rewards=False,
+    )
     for e in episodes:
         made.append(e)
     made.finalize()
@@ -98,7 +105,7 @@ def test_absolute_actions_are_asked_how_far_they_lead(tmp_path):
         assert any("actions best explain the motion" in f for f in said(root)) == wrong, lead
 
 
-def test_films_that_stand_still_or_show_nothing(tmp_path):
+def test_videos_that_stand_still_or_show_nothing(tmp_path):
     moving = episode(0)
     frozen = dataclasses.replace(moving, images=np.repeat(moving.images[:1], 30, 0))
     black = episode(1, images=np.zeros((30, 1, 3, 32, 32), np.uint8))

@@ -1,4 +1,4 @@
-"""First-person video: EPIC-KITCHENS, Ego4D and EgoDex. What is narrated when, which picture belongs to which pose."""
+"""First-person video: EPIC-KITCHENS, Ego4D and EgoDex. What is narrated when, which image belongs to which pose."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def importer(name, path, **options):
 
 @pytest.fixture
 def kitchen(tmp_path):
-    """A video of two seconds whose picture k is 4 k brighter than the first, and its narrations."""
+    """A video of two seconds whose image k is 4 k brighter than the first, and its narrations."""
     tmp_path = tmp_path / "epic"
     (tmp_path / "P01/videos").mkdir(parents=True)
     write_video(tmp_path / "P01/videos/P01_01.MP4", 50, fps=25)

@@ -1,4 +1,4 @@
-"""robomimic, LIBERO and ALOHA: numbers exact, pictures in their rows and upright, what is dangerous refused."""
+"""robomimic, LIBERO and ALOHA: numbers exact, images in their rows and upright, what is dangerous refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def stored(name, out, **options):
 
 
 def grey(film, rows=slice(-6, None)) -> list[int]:
-    """Which row each picture (T, 3, H, W) is of."""
+    """Which row each image (T, 3, H, W) is of."""
     return (film[:, :, rows].astype(float).mean((1, 2, 3)) / 10).round().astype(int).tolist()
 
 
@@ -62,10 +62,8 @@ def test_robomimic(tmp_path):
     )
 
 
-def test_libero_pictures_come_after_each_action(tmp_path):
-    """Action t is t / 10 and what was seen after it has x = t / 100: stored, action t + 1 follows what was seen after
-    action t.
-    """
+def test_libero_images_come_after_each_action(tmp_path):
+    """Action t is t / 10, the observation after it has x = t / 100. Stored, action t + 1 follows that observation."""
     store = stored("libero", tmp_path / "o")
     episode = store.episode(1)
     assert len(episode) == 7 and episode.text == "turn on the stove"
@@ -78,9 +76,7 @@ def test_libero_pictures_come_after_each_action(tmp_path):
 
 @pytest.mark.parametrize(("turn", "corner"), [("", (0, 0)), ("flipped", (1, 0)), ("rotated", (1, 1))])
 def test_libero_is_turned_upright(turn, corner):
-    """A red quarter, above and left in the file: below and left when flipped, below and right when rotated by half a
-    turn.
-    """
+    """A red quarter, above left in the file: below left when flipped, below right when rotated by half a turn."""
     source = importer("libero", turn=turn)
     picture = next(source.read("libero_demo.hdf5:demo_0").images["agentview"]()).astype(int)
     quarters = {(i, j): picture[16 * i : 16 * i + 16, 16 * j : 16 * j + 16] for i in (0, 1) for j in (0, 1)}
@@ -111,9 +107,7 @@ def test_aloha_plain_and_compressed(tmp_path):
 
 
 def test_maniskill_drops_what_was_seen_last(tmp_path):
-    """Row t has joint 0 at t / 10, action t is t / 10, and picture t is of t; the observation after the last action is
-    gone.
-    """
+    """Row t has joint 0 at t / 10, action t is t / 10, image t shows t. The last observation is dropped."""
     store = stored("maniskill", tmp_path / "o")
     for e, T in ((0, 5), (1, 6)):
         episode = store.episode(e)

@@ -54,8 +54,8 @@ class Made(Importer):
 
     def metadata(self) -> DatasetMetadata:
         return DatasetMetadata(
-            "made", "made", "position", 10.0, offset=self.options.offset, state=(Field("xy", 0, 2, "position",
-            unit="m"),),
+            "made", "made", "position", 10.0, offset=self.options.offset,
+            state=(Field("xy", 0, 2, "position", unit="m"),),
             action=(Field("u", 0, 1, "gripper"),), cameras={"scene": CameraFacts(), "wrist": CameraFacts("wrist")},
         )  # fmt: skip
 
@@ -151,7 +151,7 @@ def test_doubles_are_named_also_across_calls(made):
     assert [m.source for m in run(made, on_error="skip").episodes] == ["0", "1"]
 
 
-def test_a_film_that_is_too_short_is_no_episode(made):
+def test_a_video_that_is_too_short_is_no_episode(made):
     write(made, 1, film=5)
     with pytest.raises(SourceError, match="episode 1, camera scene: there are 5 images for 7 steps"):
         run(made)
@@ -165,9 +165,7 @@ def test_other_numbers_do_not_go_into_the_same_store(made):
 
 
 def test_what_was_seen_after_each_action_is_shifted(made):
-    """The square stands at 2 t in picture t, and action t is t: what a picture shows must come before what is done
-    next.
-    """
+    """The square is at 2 t in image t, and action t is t: an observation must come before its action."""
     wrote = Made(made, MadeOptions()).read("0")
     moved = shifted(wrote)
     assert len(moved) == len(wrote) - 1 and moved.action[:, 0].tolist() == [1, 2, 3, 4, 5]

@@ -1,6 +1,4 @@
-"""LeRobotDataset v2.1, on files that lerobot 0.3.3 wrote: AV1 video, embedded pictures, a task that changes,
-modality.json.
-"""
+"""LeRobotDataset v2.1, on files by lerobot 0.3.3: AV1 video, embedded images, changing tasks, modality.json."""
 
 from __future__ import annotations
 
@@ -83,7 +81,7 @@ def told(copy, **features) -> None:
     (copy / "meta/info.json").write_text(json.dumps(info))
 
 
-def test_pictures_in_tables_that_are_none_are_refused(copy):
+def test_images_in_tables_that_are_none_are_refused(copy):
     """FFmpeg goes by content: a playlist in a table would have it read whatever file that names."""
     key = "observation.images.wrist"
     table = pq.read_table(copy / TABLE)
@@ -137,7 +135,7 @@ def test_damaged_tables_are_named(copy, change, message):
     assert "episode_000001.parquet (episode 000001)" in str(error.value)
 
 
-def test_missing_and_foreign_films_and_paths_that_lead_out(copy):
+def test_missing_and_foreign_videos_and_paths_that_lead_out(copy):
     shutil.copy(copy / VIDEO.replace("000001", "000000"), copy / VIDEO)
     with pytest.raises(SourceError, match="7 frames, 10 a second, instead of 5, 10 a second"):
         list(importer(copy).read("000001").images["front"]())

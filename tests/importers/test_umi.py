@@ -1,4 +1,4 @@
-"""UMI, on a session that zarr 2 wrote: rows, pictures and what was done next belong together; damage is named."""
+"""UMI, on a session that zarr 2 wrote: rows, images and what was done next belong together; damage is named."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ def rewritten(path: Path, **changes: bytes | None) -> Path:
     return path
 
 
-def test_rows_pictures_and_what_was_done_next(tmp_path):
-    """Row t of the session has x = t / 1000 and a picture whose upper half is 10 t; its action is where the hand was at
-    row t + 1.
-    """
+def test_rows_images_and_what_was_done_next(tmp_path):
+    """Row t has x = t / 1000 and an image whose upper half is 10 t. Its action is the pose of row t + 1."""
     store = import_data(Import(format="umi", source=SESSION, out=tmp_path / "out"), importer().options)
     assert [m.length for m in store.episodes] == [8, 5] and store.layout.fps == pytest.approx(59.94)
     for e, first in ((0, 0), (1, 9)):

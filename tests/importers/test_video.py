@@ -1,4 +1,4 @@
-"""Folders of videos: which picture stands at which instant, captions, damage."""
+"""Folders of videos: which image stands at which instant, captions, damage."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def importer(root, **options):
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
-def test_each_instant_has_the_picture_that_showed_then(tmp_path, codec):
+def test_each_instant_has_the_image_that_showed_then(tmp_path, codec):
     path = tmp_path / ("a.webm" if "vp9" in codec else "a.mp4")
     write_video(path, 50, codec=codec)
     film = probe_video(path)
@@ -44,14 +44,14 @@ def test_each_instant_has_the_picture_that_showed_then(tmp_path, codec):
 
 @pytest.mark.parametrize("fps", [7.0, 10.0, 12.5, 29.97, 45.0, 60.0])
 @pytest.mark.parametrize("source", [24, 25, 30])
-def test_rows_beside_a_film_are_those_of_its_pictures(tmp_path, fps, source):
+def test_rows_beside_a_video_are_those_of_its_images(tmp_path, fps, source):
     write_video(tmp_path / "a.mp4", 50, fps=source)
     film = probe_video(tmp_path / "a.mp4")
     assert frames_shown(read_frames(film, fps, (48, 64))) == frame_numbers(film, fps).tolist()
 
 
 def test_a_camera_sees_a_point_where_it_is_shown(tmp_path):
-    """A point of the scene falls on the same spot of a picture by the matrix as by cutting and resizing."""
+    """A point of the scene falls on the same spot of an image by the matrix as by cutting and resizing."""
     write_video(tmp_path / "a.mp4", 1, size=(90, 170))  # black up to x = 21
     matrix = np.array([[100, 0, 85], [0, 100, 45], [0, 0, 1]])
     for size in ((45, 80), (30, 50), (90, 150)):
@@ -61,7 +61,7 @@ def test_a_camera_sees_a_point_where_it_is_shown(tmp_path):
         assert dark.sum() == pytest.approx(x, abs=0.3)
 
 
-def test_pictures_are_cut_around_the_middle_then_resized(tmp_path):
+def test_images_are_cut_around_the_middle_then_resized(tmp_path):
     write_video(tmp_path / "a.mp4", 3, size=(48, 96))
     (wide,) = {p.shape for p in read_frames(probe_video(tmp_path / "a.mp4"), 30.0, (32, 32))}
     first = next(read_frames(probe_video(tmp_path / "a.mp4"), 30.0, (32, 32)))
@@ -72,7 +72,7 @@ def test_pictures_are_cut_around_the_middle_then_resized(tmp_path):
 
 @pytest.mark.parametrize("size", [(96, 128), (48, 64), (30, 41), (60, 60)])
 @pytest.mark.parametrize("pixels", ["yuv420p", "yuv444p"])
-def test_pictures_are_as_bright_as_the_film(tmp_path, pixels, size):
+def test_images_are_as_bright_as_the_video(tmp_path, pixels, size):
     """BT.601's formula says how bright; FFmpeg's short cuts round down, by one to two grey levels."""
     films, rng = [], np.random.default_rng(0)
     for level in range(30, 226, 13):
@@ -91,7 +91,7 @@ def test_pictures_are_as_bright_as_the_film(tmp_path, pixels, size):
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     errors = []
-    middle = slice(16, 112) if size == (60, 60) else slice(None)  # what is kept of a film that is cut
+    middle = slice(16, 112) if size == (60, 60) else slice(None)  # what is kept of a video that is cut
     shown = read_frames(probe_video(tmp_path / "a.mp4"), 30.0, size)
     for picture, (luma, blue, red) in zip(shown, films, strict=True):
         light, b, r = 255 / 219 * (luma[:, middle].mean() - 16), (blue - 128) * 255 / 224, (red - 128) * 255 / 224
@@ -124,16 +124,13 @@ def test_captions_of_files_and_of_parts(tmp_path):
 
 
 def _import_by_itself(*args) -> None:
-    """With a lock of its own for the progress bar: the one shared by all processes would die with it while it holds
-    it."""
+    """With its own lock for the progress bar: a shared lock would stay held when the process is killed."""
     tqdm.set_lock(threading.RLock())
     import_data(*args)
 
 
 def test_killed_at_any_moment_an_import_goes_on(tmp_path):
-    """As by kill -9, ten times: nothing is lost but the episode in hand, and the store is the one of an import that was
-    left alone.
-    """
+    """Killed ten times, nothing is lost but the current episode, and the store equals that of an undisturbed import."""
     (tmp_path / "films").mkdir()
     for i in range(6):
         write_video(tmp_path / f"films/{i}.mp4", 50, size=(96, 96), mark=4 * i)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src/wamkit"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HISTORY = ("LOG.md", "migration.md")
-PRESENT = [p for p in PAGES if p.name not in (*HISTORY, "cli.md", "evaluation.md")]
+PRESENT = [p for p in PAGES if p.name not in (*HISTORY, "evaluation.md")]
 """Pages whose names must be of today."""
 ids = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 present = pytest.mark.parametrize("page", PRESENT, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -110,6 +110,11 @@ def test_contributing_draws_the_layers_that_are_checked():
     assert len(drawn) <= 14
 
 
+def test_contributing_names_the_folders_of_tests():
+    named = set(re.findall(r"`tests/(\w+)/`", (ROOT / "CONTRIBUTING.md").read_text()))
+    assert named == {p.name for p in (ROOT / "tests").iterdir() if p.is_dir() and any(p.rglob("*.py"))}
+
+
 def test_readme_has_a_line_for_each_room():
     tree = next(b for b in blocks((ROOT / "README.md").read_text()) if b.startswith("src/wamkit/\n"))
     named = [m.rstrip("/") for m in re.findall(r"^  (\S+)", tree, re.M)]
@@ -146,12 +151,9 @@ def test_the_attention_figure_shows_each_programs_mask():
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `wamkit` command on a page, in blocks and in text, up to `...` or what a shell fills in."""
-    text = page.read_text().replace("\\\n", " ")
-    lines = [line.split(" #")[0] for block in blocks(text) for line in block.splitlines()]
-    lines += re.findall(r"`(wamkit [^`]+)`", prose(text))
-    found = [re.sub(r"(\.\.\.|…|\$|;).*", "", line).strip() for line in lines if line.startswith("wamkit ")]
-    return [shlex.split(line)[1:] for line in found]
+    """The words of every `wamkit` command in the text of a page, up to `...`; tests/cli parses those in blocks."""
+    found = re.findall(r"`wamkit ([^`]+)`", prose(page.read_text()))
+    return [shlex.split(re.sub(r"(\.\.\.|…).*", "", line)) for line in found]
 
 
 @functools.cache
@@ -173,7 +175,7 @@ def test_commands_that_a_page_shows_exist(page):
         if name not in COMMANDS:
             wrong.append(name)
             continue
-        first = list(itertools.takewhile(lambda w: not w.startswith("--"), words))
+        first = [w for w in itertools.takewhile(lambda w: not w.startswith("--"), words) if not w.isupper()]
         if name == "train" and "--recipe" in words:
             recipe = words[words.index("--recipe") + 1]
             first += ["--recipe", recipe] if recipe in RECIPES else []
@@ -194,3 +196,9 @@ def test_migration_names_what_exists():
             known = [n for n in places if is_room(n.split(".")[0]) or (SOURCE / f"{n.split('.')[0]}.py").is_file()]
             missing += [n for n in known if not importable(f"wamkit.{n}")]
     assert not missing, missing
+
+
+def test_the_line_limit_is_the_one_that_is_checked():
+    stated = int(re.search(r"Lines have at most (\d+) characters", (ROOT / "CONTRIBUTING.md").read_text())[1])
+    ruff = PYPROJECT["tool"]["ruff"]
+    assert stated == ruff["line-length"] == ruff["lint"]["pycodestyle"]["max-line-length"]

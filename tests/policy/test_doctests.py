@@ -23,4 +23,4 @@ def test_the_examples_of_a_module_hold(name):
 
 
 def test_there_are_examples():
-    assert len(MODULES) >= 7
+    assert len(MODULES) >= 9

@@ -189,18 +189,26 @@ def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalize
 
 
 def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatch, tmp_path):
-    """The results were made on `data/points`, whose provenance is written out here. No job would run again."""
+    """The results were made on `data/points`, whose provenance is written out here. No job would run again.
+
+    The committed pages are those that the results give.
+    """
     tasks = ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3")
     made = Provenance(EnvSpec("metaworld", tasks, {"point_grid": 32}), 0, tuple(range(160)), 160, 13345)
     monkeypatch.setattr(Provenance, "of", lambda store: made)
     monkeypatch.setattr(module.Store, "open", lambda path: None)
-    results = Path(__file__).parents[2] / "docs/results"
+    results, again = Path(__file__).parents[2] / "docs/results", tmp_path / "again"
+    shutil.copytree(results / "jobs", again / "jobs")
     for page in sorted(results.glob("*.md")):
         if page.stem not in COMPARISONS:
             continue
         finished = int(re.search(r"(\d+) of \d+ jobs are finished", page.read_text())[1])
         jobs = plan(COMPARISONS.get(page.stem)(), Setup(Path("data/points"), results, tmp_path))
         assert sum(read_result(job) is not None for job in jobs) == finished == len(jobs), page.stem
+        written = write_comparison(page.stem, Setup(Path("data/points"), again, tmp_path))
+        for path in (page, *results.glob(f"{page.stem}/*.svg")):
+            same = path.read_text() == (written.parent / path.relative_to(results)).read_text()
+            assert same, f"`wamkit compare {page.stem} --page` writes another {path.name}"
 
 
 def test_every_committed_result_is_read_under_keys():

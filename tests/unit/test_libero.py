@@ -145,7 +145,7 @@ def test_tasks_come_from_the_package_in_the_papers_order(stand_in):
 
 
 def test_without_the_package_everything_else_works(missing, capsys):
-    with pytest.raises(WamkitError, match="needs the package hf-libero; docs/cli.md"):
+    with pytest.raises(WamkitError, match="needs the package hf-libero; docs/environments.md"):
         make_env("libero", task=STOVE)
     assert main(["list"]) == 0
     said = capsys.readouterr().out

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wamkit.eval.report.overview import Overview, overview, read_evaluation
+from wamkit.eval.report.overview import overview, read_evaluation
 from wamkit.eval.suites.closed_loop import Record, write_records
 from wamkit.types import WamkitError
 
@@ -43,7 +43,7 @@ def evaluated(root: Path, name: str, solved: list[bool], protocol=PROTOCOL, acts
 def test_runs_stand_side_by_side(tmp_path, capsys):
     a, b = evaluated(tmp_path, "a", [False] * 12), evaluated(tmp_path, "b", [True] * 12)
     c = evaluated(tmp_path, "c", [False], acts=False)
-    page = overview(Overview((a, b, c), tmp_path / "page.html"))
+    page = overview((a, b, c), tmp_path / "page.html")
     text, said = page.read_text(), capsys.readouterr().out
     assert text.count('<h2 class="axis">') == 2 and text.index("Visual fidelity") < text.index("Closed loop")
     assert "&lt;b&gt;" in text and "<b>" not in text and "skill of b" in text
@@ -69,7 +69,7 @@ def test_figures_of_earlier_versions_meet_those_of_today(tmp_path, capsys):
         summary = json.loads((run / "eval/summary.json").read_text())
         (run / "eval/summary.json").write_text(json.dumps(summary | {"rows": rows}))
     assert list(read_evaluation(old).figures) == list(read_evaluation(new).figures) == keys
-    overview(Overview((old, new), tmp_path / "page.html"))
+    overview((old, new), tmp_path / "page.html")
     said = capsys.readouterr().out
     assert said.count("0.5  ") >= 3 and "joint, +8: skill over copying" in said and "another label" not in said
 
@@ -78,13 +78,13 @@ def test_what_does_not_compare_is_refused(tmp_path):
     a = evaluated(tmp_path, "a", [True, False])
     other = evaluated(tmp_path, "other", [True, False], PROTOCOL | {"episodes": 5})
     with pytest.raises(WamkitError, match="evaluated differently.*episodes is 12 and 5"):
-        overview(Overview((a, other), tmp_path / "page.html"))
+        overview((a, other), tmp_path / "page.html")
     with pytest.raises(WamkitError, match="was not evaluated: wamkit eval"):
-        overview(Overview((a, tmp_path / "none"), tmp_path / "page.html"))
+        overview((a, tmp_path / "none"), tmp_path / "page.html")
     (other / "eval/summary.json").write_text("{}")
     with pytest.raises(WamkitError, match="cannot be read"):
-        overview(Overview((a, other), tmp_path / "page.html"))
+        overview((a, other), tmp_path / "page.html")
     for runs in ((), (a, a)):
         with pytest.raises(WamkitError, match="each once"):
-            overview(Overview(runs))
+            overview(runs, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()

@@ -25,6 +25,6 @@ class ReportRuns(Options):
 @COMMANDS.register("report")
 def run(args: ReportRuns) -> None:
     """Prints the figures that the runs share, and writes the page."""
-    from wamkit.eval.report.overview import Overview, overview
+    from wamkit.eval.report.overview import overview
 
-    print(f"page: {overview(Overview(**vars(args)))}")
+    print(f"page: {overview(args.runs, args.out)}")

@@ -2,7 +2,8 @@
 states.
 
 Needs the package `hf-libero`, which contains the tasks and their initial states, and its textures and meshes, which the
-package downloads when they are first needed (docs/cli.md describes the installation beside wamkit's own PyTorch).
+package downloads when they are first needed. docs/environments.md describes the installation beside wamkit's own
+PyTorch.
 
 Seeds. HELD_OUT_SEED_BASE + k starts from the k-th of a task's 50 published initial states, as openpi's evaluation does
 in its k-th trial. An initial state does not contain the positions of fixtures, so the simulator is first seeded with
@@ -324,7 +325,7 @@ class Libero(Environment):
         return raw
 
 
-_ADVICE = "docs/cli.md describes its installation without another PyTorch"
+_ADVICE = "docs/environments.md describes its installation without another PyTorch"
 
 
 def package() -> Path:

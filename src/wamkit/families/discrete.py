@@ -76,15 +76,15 @@ class DiscreteConfig(SizeConfig):
     frames_first: Share = 0.5
     """Share of training rows that are written in that order."""
     clean: Share = 0.5
-    """Of "parallel": share of training rows whose first modality has no blanks."""
+    """Share of training rows whose first modality has no blanks. "parallel" only."""
     temperature: NotNegative = 0.3
     """Temperature of image tokens; 0 takes the likeliest, which imagines no better."""
     action_temperature: NotNegative = 0.0
     """Temperature of action tokens; 0 takes the mean."""
     denoising_steps: Count = 4
-    """Of "parallel": rounds in which a future is filled in; 8 imagined no better."""
+    """Rounds in which a future is filled in; 8 imagined no better. "parallel" only."""
     policy_steps: Count = 1
-    """Of "parallel": rounds in which actions are."""
+    """Rounds in which actions are filled in. "parallel" only."""
 
 
 @FAMILIES.register("discrete")

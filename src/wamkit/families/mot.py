@@ -43,7 +43,7 @@ class MoTConfig(JointConfig, ExpertsConfig):
     partial: Share = 0.4
     """Level to which a policy query that imagines denoises the video, where that goes first."""
     slow: Count = 1
-    """Where both denoise together: actions move at every so many steps."""
+    """Denoising steps of the future for each one of the actions, where both denoise together."""
 
 
 @FAMILIES.register("mot")

@@ -44,7 +44,7 @@ class UnifiedConfig(JointConfig, TrunkConfig):
     """Options of the family `unified`."""
 
     conditioning: Kind = "prefix"
-    """Kind of conditioning on the context (`nn.conditioning`)."""
+    """Conditioning of the noisy tokens on the context (`nn.conditioning`)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -87,6 +87,13 @@ def visibility(segments: Sequence[Segment], program: Program = Program.JOINT) ->
     """The mask of tokens: true where the query (row) may attend to the key (column).
 
     Do not change it in place: it is cached, since every denoising step asks for it.
+
+    Examples:
+        >>> segments = [Segment(CONTEXT, 1), Segment(FUTURE, 1), Segment(ACTION, 1)]
+        >>> visibility(segments, Program.VIDEO_NOISY_TO_ACTION).int()
+        tensor([[1, 0, 0],
+                [1, 1, 0],
+                [1, 1, 1]], dtype=torch.int32)
     """
     return _visibility(tuple(segments), program)
 

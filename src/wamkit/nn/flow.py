@@ -19,7 +19,14 @@ Velocity = Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, T
 
 
 def interpolate(x: Tensor, eps: Tensor, sigma_B: Tensor) -> Tensor:
-    """The point x_sigma on the straight path from data `x` (B, ...) to noise `eps`, with one sigma in [0, 1] a row."""
+    """The point x_sigma on the straight path from data `x` (B, ...) to noise `eps`, with one sigma in [0, 1] a row.
+
+    Examples:
+        >>> data, noise = torch.zeros(2, 3), torch.ones(2, 3)
+        >>> interpolate(data, noise, torch.tensor([0.0, 0.25]))
+        tensor([[0.0000, 0.0000, 0.0000],
+                [0.2500, 0.2500, 0.2500]])
+    """
     sigma = sigma_B.view(-1, *[1] * (x.dim() - 1))
     return torch.lerp(x, eps, sigma)
 
@@ -51,6 +58,10 @@ def denoise(steps: int, shift: float = 1.0, until: float = 0.0) -> tuple[float, 
     """The schedule 1 -> `until` in `steps` Euler steps: steps + 1 levels, the first and the last exact.
 
     until > 0 leaves the stream partly noisy: the events are decided by then (LingBot-VA's partial denoising).
+
+    Examples:
+        >>> denoise(4)
+        (1.0, 0.75, 0.5, 0.25, 0.0)
     """
     if steps < 1:
         raise ValueError(f"a schedule needs at least one denoising step, got {steps}")
@@ -85,6 +96,13 @@ def euler(
     schedules: stream -> noise levels, all of one length. Streams that hold are returned unchanged, bit for bit.
 
     Raises ValueError where schedules are missing or differ in length.
+
+    Examples:
+        With the true velocity, eps - x, any number of steps leads from the noise to the data:
+
+        >>> x, eps = torch.tensor([2.0]), torch.tensor([-1.0])
+        >>> euler(lambda state, sigma: {"action": eps - x}, {"action": eps}, {"action": denoise(4)})
+        {'action': tensor([2.])}
     """
     lengths = {len(s) for s in schedules.values()}
     if len(lengths) != 1 or set(start) != set(schedules):

@@ -195,6 +195,8 @@ def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], gener
     off_expert, no_action = ~batch.is_demonstration.cpu(), ~batch.has_action.cpu()
     if possible[1] or possible[2]:
         weights[off_expert] *= torch.tensor([0.0, 1.0, 1.0, 0.0])
+    # Off-expert rows train nothing where no dynamics are trained: the losses leave joint rows of theirs out.
+    weights[off_expert & (weights.sum(1) == 0)] = torch.tensor([1.0, 0.0, 0.0, 0.0])
     weights[no_action] = torch.tensor([0.0, 0.0, 0.0, 1.0])
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 

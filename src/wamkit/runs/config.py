@@ -61,11 +61,15 @@ class TrainConfig:
     steps: int = 3000
     """Steps of all stages together."""
     batch_size: int = 16
+    """Windows a step."""
     lr: float = 5e-3
     """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
     final_lr: float = 0.02
+    """Learning rate at the end of a stage, as a share of `lr`."""
     warmup: int = 50
+    """Steps of the linear warm-up, in each stage."""
     weight_decay: float = 0.01
+    """Weight decay of the optimiser."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """`muon` orthogonalises the updates of the trunk's matrices and of convolutions, and uses AdamW for the rest."""
     clip: float = 1.0

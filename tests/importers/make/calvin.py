@@ -1,10 +1,8 @@
-"""Writes tests/importers/data/calvin as CALVIN's recorder and language annotator do (np.savez_compressed a step,
-np.save of dictionaries).
+"""Writes tests/importers/data/calvin as CALVIN's recorder and annotator do: np.savez_compressed, np.save of dicts.
 
     python tests/importers/make/calvin.py
 
-Two stretches of play, steps 3 .. 10 and 20 .. 24; the first is annotated twice. The grey of step t is 8 t, x is a
-hundredth of t.
+Two stretches, steps 3 to 10 and 20 to 24. The first has two annotations. The grey of step t is 8 t, x = t / 100.
 """
 
 import shutil

@@ -1,14 +1,12 @@
-"""Writes small HDF5 files into tests/importers/data/hdf5 with the calls of the formats' own writers, read off their
-sources:
+"""Writes small HDF5 files into tests/importers/data/hdf5 with the calls of the formats' own writers, from their code:
 
 robomimic.hdf5      robomimic 0.3.0, scripts/dataset_states_to_obs.py (and split_train_val.py for the mask)
 libero_demo.hdf5    LIBERO, scripts/create_dataset.py
 episode_0.hdf5      ALOHA, record_episodes.py (simulated and real alike)
-episode_1.hdf5      Mobile ALOHA, with base actions; its pictures are JPEG, padded to the longest
+episode_1.hdf5      Mobile ALOHA, with base actions; its images are JPEG, padded to the longest
 maniskill.h5, .json ManiSkill 3, mani_skill/utils/wrappers/record.py, observations "rgb", control pd_ee_delta_pos
 
-The packages themselves want simulators and robots. Pictures show which row they belong to: their grey is 10 times its
-number.
+The packages themselves need simulators and robots. The grey of an image is 10 times the number of its row.
 
     python tests/importers/make/hdf5.py
 """
@@ -25,7 +23,7 @@ OUT.mkdir(parents=True, exist_ok=True)
 
 
 def pictures(first: int, T: int, size: tuple[int, int], rng: np.random.Generator, corner: bool = False) -> np.ndarray:
-    """Grey 10 t with a little grain; with `corner` the upper left quarter is red, to tell how a picture was turned."""
+    """Grey 10 t with a little grain; with `corner` the upper left quarter is red, to tell how an image was turned."""
     out = (10 * (first + np.arange(T)))[:, None, None, None] + rng.integers(0, 4, (T, *size, 3))
     out = out.astype(np.uint8)
     if corner:

@@ -1,11 +1,9 @@
-"""Writes tests/importers/data/lerobot2 with lerobot 0.3.3, the last to write v2.1, in the environment of `make
-interop`:
+"""Writes tests/importers/data/lerobot2 with lerobot 0.3.3, the last with v2.1, in the environment of `make interop`:
 
     .venv-lerobot/bin/pip install --no-deps --target old lerobot==0.3.3
     PYTHONPATH=old:tests/interop/stand_in .venv-lerobot/bin/python tests/importers/make/lerobot2.py
 
-Two episodes of 7 and 5 steps, a video and an image camera; the task changes in the first. The grey of picture t is 10
-t.
+Two episodes of 7 and 5 steps, a video and an image camera. The task changes in the first. Image t has the grey 10 t.
 """
 
 import json

@@ -1,10 +1,9 @@
-"""Writes tests/importers/data/rlds with tensorflow-datasets itself: two files, three episodes, nested observations, PNG
-and JPEG.
+"""Writes tests/importers/data/rlds with tensorflow-datasets: two files, three episodes, nested observations, PNG, JPEG.
 
     python3.11 -m venv oracle && oracle/bin/pip install tensorflow-cpu tensorflow-datasets importlib_resources
     oracle/bin/python tests/importers/make/rlds.py
 
-truth.npz holds what went in. The grey of picture t is 10 t; the second episode's instruction changes at its step 3.
+truth.npz holds what went in. The grey of image t is 10 t; the second episode's instruction changes at its step 3.
 """
 
 import os

@@ -1,11 +1,9 @@
-"""Writes tests/importers/data/umi/session.zarr.zip with zarr 2 and imagecodecs, as UMI's 07_generate_replay_buffer.py
-does.
+"""Writes tests/importers/data/umi/session.zarr.zip by zarr 2 and imagecodecs, like UMI's 07_generate_replay_buffer.py.
 
     python3.11 -m venv oracle && oracle/bin/pip install zarr==2.16.1 'numcodecs<0.13' 'numpy<2' imagecodecs
     oracle/bin/python tests/importers/make/umi.py
 
-Two demonstrations of 9 and 6 steps. Picture t of the data set has its number as the grey of its upper half; x is a
-thousandth of it.
+Two demonstrations of 9 and 6 steps. The upper half of image t has a grey of its number, and x is t / 1000.
 """
 
 from pathlib import Path

@@ -28,20 +28,6 @@ SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", 
 
 
 @dataclass(frozen=True)
-class Overview:
-    """Shows the evaluations of several runs side by side: one page, and one JSON beside it.
-
-    Reads the files that `wamkit eval RUN` wrote into each run. Evaluations of other tasks, episodes or seeds do not
-    compare and are refused.
-    """
-
-    runs: tuple[Path, ...]
-    """Run folders that were evaluated; the others are compared with the first one, episode by episode."""
-    out: Path = Path("report.html")
-    """The page."""
-
-
-@dataclass(frozen=True)
 class Evaluated:
     """One run's evaluation as `wamkit eval` wrote it. records: its episodes; none of a model that does not act."""
 
@@ -72,24 +58,27 @@ def read_evaluation(run: Path) -> Evaluated:
         raise WamkitError(f"the evaluation of {run} cannot be read ({error}): wamkit eval {run}") from error
 
 
-def overview(args: Overview) -> Path:
-    """Writes the page and its JSON, prints the figures that all share, returns the page.
+def overview(runs: Sequence[Path], out: Path) -> Path:
+    """Writes a page with several evaluated runs side by side, and a JSON file beside it. Returns the page.
+
+    runs: run folders. The others are compared with the first one, episode by episode.   out: file of the page.
+    Prints the figures that the runs share.
 
     Raises WamkitError for no runs, runs named twice, runs that were not evaluated, and evaluations that do not compare.
     """
-    if not args.runs or len(set(args.runs)) != len(args.runs):
+    if not runs or len(set(runs)) != len(runs):
         raise WamkitError("name the runs to report, each once: wamkit report RUN RUN ...")
-    found = [read_evaluation(run) for run in args.runs]
+    found = [read_evaluation(run) for run in runs]
     first = found[0].summary["protocol"]
     for other in found[1:]:
         for key in SAME:
             if (theirs := _comparable(other, key)) != (ours := _comparable(found[0], key)):
                 raise WamkitError(
-                    f"{args.runs[0]} and {other.run} were evaluated differently, so their figures do not compare: "
+                    f"{runs[0]} and {other.run} were evaluated differently, so their figures do not compare: "
                     f"{key} is {ours!r} and {theirs!r}; evaluate both alike"
                 )
     pairs = [evidence((str(a.run), str(b.run)), a.records, b.records) for a, b in _pairs(found)]
-    atomic_write(args.out, _page(found, pairs).encode())
+    atomic_write(out, _page(found, pairs).encode())
     content = {
         "made_by": made_by(),
         "protocol": first,
@@ -99,9 +88,9 @@ def overview(args: Overview) -> Path:
             for p in pairs
         ],
     }  # fmt: skip
-    atomic_write(args.out.with_suffix(".json"), (json.dumps(content, indent=2) + "\n").encode())
+    atomic_write(out.with_suffix(".json"), (json.dumps(content, indent=2) + "\n").encode())
     print(text(found, pairs))
-    return args.out
+    return out
 
 
 def _comparable(evaluated: Evaluated, key: str) -> Any:

@@ -34,7 +34,7 @@ ERRORS = (
     "teleports",
     "ade",
 )
-"""What `errors` gives: units and ranges are those of the functions in `physical`; ade in metres."""
+"""Names of the figures of `errors`. Units and ranges are those of `eval.metrics.physics`; ade is in metres."""
 
 
 def true_states(truth: GroundTruth) -> States:
