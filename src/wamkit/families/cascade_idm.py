@@ -124,7 +124,7 @@ class CascadeIDM(Family):
     taxonomy = Taxonomy(
         "cascaded / explicit / learned extraction",
         "frame latents",
-        "actions are read off the imagined pictures",
+        "actions are read off the imagined frames",
         "inverse dynamics regression",
         "detached",
     )
