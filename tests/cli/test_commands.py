@@ -172,7 +172,8 @@ def written_commands() -> list[str]:
 def test_commands_in_the_documents_have_options_that_exist(line):
     name, *argv = shlex.split(line, comments=True)[1:]
     if "--help" not in argv:
-        parse(options_of(COMMANDS.get(name)), name, argv)
+        options = options_of(COMMANDS.get(name))
+        assert isinstance(parse(options, name, argv), options)
 
 
 def installed(folder: Path, points: str, module: str) -> dict[str, str]:
