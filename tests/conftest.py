@@ -52,32 +52,8 @@ def normalizer(spec: Spec) -> Normalizer:
 
 
 def random_batch(spec: Spec, rows: int, seed: int = 0) -> Batch:
-    """A batch of random numbers that satisfies `spec`, with everything valid."""
-    g = torch.Generator().manual_seed(seed)
-    picture = (spec.views, 3, spec.height, spec.width)
-    F = len(spec.frame_offsets)
-    action = torch.randn(rows, spec.chunk, spec.action_dim, generator=g)
-    proprio = torch.randn(rows, spec.proprio_dim, generator=g)
-    more = torch.Generator().manual_seed(seed + 1)  # scene points around the hand, every other one on the robot
-    xyz = proprio[:, None, :3] + 0.1 * torch.randn(rows, POINTS**2, 3, generator=more)
-    robot = torch.arange(POINTS**2).view(1, -1, 1).expand(rows, -1, -1) % 2
-    return Batch(
-        obs=torch.randint(0, 256, (rows, *picture), generator=g, dtype=torch.uint8),
-        future=torch.randint(0, 256, (rows, F, *picture), generator=g, dtype=torch.uint8),
-        frame_valid=torch.ones(rows, F, dtype=torch.bool),
-        proprio=proprio,
-        action=action,
-        action_expert=action + 0.1 * torch.randn(action.shape, generator=g),
-        action_valid=torch.ones(rows, spec.chunk, dtype=torch.bool),
-        past=torch.randint(0, 256, (rows, len(spec.past_offsets), *picture), generator=g, dtype=torch.uint8),
-        past_proprio=torch.randn(rows, len(spec.past_offsets), spec.proprio_dim, generator=g),
-        past_valid=torch.ones(rows, len(spec.past_offsets), dtype=torch.bool),
-        text=[("open the drawer", "close the window", "press it")[i % 3] for i in range(rows)],
-        has_action=torch.ones(rows, dtype=torch.bool),
-        is_demonstration=torch.ones(rows, dtype=torch.bool),
-        point_cloud=torch.cat([xyz, robot], -1),
-        point_flow=0.05 * torch.randn(rows, F, POINTS**2, 3, generator=more),
-    )
+    """A batch of random values for any family: with scene points, whether or not `spec` has them."""
+    return Batch.random(replace(spec, point_grid=POINTS), rows, seed)
 
 
 def untrained_run(

@@ -68,7 +68,7 @@ class Regress(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         chunk, future = self.read(batch, generator)
         is_demonstration = batch.is_demonstration.view(-1, 1, 1)
-        x = self.action.known(batch.action_expert, batch, self.normalizer)
+        x = self.action.targets(batch.action_expert, batch, self.normalizer)
         seen = (batch.frame_valid & batch.is_demonstration.view(-1, 1))[..., None, None, None]
         return {
             "policy": masked_mean((chunk - x).square(), self.action.valid(batch) & is_demonstration),

@@ -222,6 +222,42 @@ class Batch:
         features = {k: torch.cat([p.features[k] for p in parts]) for k in parts[0].features}
         return Batch(**fields, text=[t for p in parts for t in p.text], features=features)
 
+    @staticmethod
+    def random(spec: Spec, rows: int, seed: int = 0) -> Batch:
+        """A batch of random values that satisfies `spec`, with everything valid, to try a family out."""
+        g = torch.Generator().manual_seed(seed)
+        A, F, P, image = (
+            spec.chunk,
+            len(spec.frame_offsets),
+            len(spec.past_offsets),
+            (spec.views, 3, spec.height, spec.width),
+        )
+        normal = lambda *shape, g=g: torch.randn(rows, *shape, generator=g)  # noqa: E731
+        frames = lambda *lead: torch.randint(0, 256, (rows, *lead, *image), generator=g, dtype=torch.uint8)  # noqa: E731
+        true = lambda *shape: torch.ones(rows, *shape, dtype=torch.bool)  # noqa: E731
+        action, proprio = normal(A, spec.action_dim), normal(spec.proprio_dim)
+        batch = Batch(
+            obs=frames(),
+            future=frames(F),
+            frame_valid=true(F),
+            proprio=proprio,
+            action=action,
+            action_expert=action + 0.1 * normal(A, spec.action_dim),
+            action_valid=true(A),
+            past=frames(P),
+            past_proprio=normal(P, spec.proprio_dim),
+            past_valid=true(P),
+            text=[("open the drawer", "close the window", "press it")[i % 3] for i in range(rows)],
+            has_action=true(),
+            is_demonstration=true(),
+        )
+        if K := spec.point_grid**2:  # scene points around the hand, every other one on the robot
+            g = torch.Generator().manual_seed(seed + 1)
+            robot = torch.arange(K).view(1, -1, 1).expand(rows, -1, -1) % 2
+            batch.point_cloud = torch.cat([proprio[:, None, :3] + 0.1 * normal(K, 3, g=g), robot], -1)
+            batch.point_flow = 0.05 * normal(F, K, 3, g=g)
+        return batch
+
     def to(self, device: torch.device | str) -> Batch:
         """The batch on another device."""
         return self.map(lambda x: x.to(device, non_blocking=True))

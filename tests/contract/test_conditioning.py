@@ -23,16 +23,16 @@ def test_every_part_of_the_context_is_heard(kind, spec, normalizer, batch):
     other = dataclasses.replace(batch, text=["lift the cup"] * len(batch))
     dark = dataclasses.replace(batch, obs=255 - batch.obs)
     for query in Query:
-        said = ask(model, query, batch)
+        answer = ask(model, query, batch)
         for changed in (far, other, dark):
             again = ask(model, query, changed)
-            for a, b in ((said.actions, again.actions), (said.future, again.future)):
+            for a, b in ((answer.actions, again.actions), (answer.future, again.future)):
                 assert a is None or not np.array_equal(a, b), (query, kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_program_hides_what_it_hides(kind, spec, normalizer, batch):
-    """Under `decoupled` neither the loss of actions nor that of pictures depends on the other stream."""
+    """Under `decoupled` neither the loss of actions nor that of frames depends on the other stream."""
     model = make("unified", spec, normalizer, conditioning=kind, program=Program.DECOUPLED)
     dark = dataclasses.replace(batch, future=255 - batch.future)
     a, b = losses(model, batch), losses(model, dark)

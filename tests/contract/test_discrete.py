@@ -85,7 +85,7 @@ def test_the_cache_changes_nothing(way, query, spec, normalizer, batch, monkeypa
         (whole,), _ = model.trunk([Tokens(x, "any")], mask)
     torch.testing.assert_close(whole, y, atol=1e-5, rtol=1e-5)
     actions = model.length[ACTION] - 1 if not way.get("action_mask", True) else spec.action_dim
-    if query is Query.POLICY:  # the context, then one pass for each dimension or token; no picture
+    if query is Query.POLICY:  # the context, then one pass for each dimension or token; no frame
         assert len(passes) == 1 + actions and at.max() < model.at[FUTURE]
 
 
@@ -129,8 +129,8 @@ def test_the_answer_at_temperature_0_is_the_mean(spec, normalizer):
     words = model.vocabulary
     words.head.weight.data.zero_()
     words.head.bias.data[words.start[ACTION] :][:5] = torch.tensor([0.5, 1e-9, 1e-9, 0.25, 0.25]).log()
-    codes, said, _ = words.choose(ACTION, torch.zeros(1, 1, 32), torch.zeros(1, 1), 0.0, mean=True)
-    assert codes.item() == 2 and said.item() == pytest.approx(1.75)  # 0 * 0.5 + 3 * 0.25 + 4 * 0.25
+    codes, value, _ = words.choose(ACTION, torch.zeros(1, 1, 32), torch.zeros(1, 1), 0.0, mean=True)
+    assert codes.item() == 2 and value.item() == pytest.approx(1.75)  # 0 * 0.5 + 3 * 0.25 + 4 * 0.25
 
 
 def test_rounds_fill_in_all_slots_and_keep_what_they_wrote(spec, normalizer, batch, monkeypatch):

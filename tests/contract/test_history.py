@@ -28,7 +28,7 @@ def spec(spec):
 
 
 def near(a, b) -> bool:
-    """Actions equal within 1e-5 in the robot's units, pictures within one of their 256 levels."""
+    """Actions equal within 1e-5 in the robot's units, images within one of their 256 levels."""
     assert (a.actions is None, a.future is None) == (b.actions is None, b.future is None)
     acts = a.actions is None or np.allclose(a.actions, b.actions, atol=1e-5, rtol=1e-5)
     return acts and (a.future is None or np.abs(a.future.astype(int) - b.future).max() <= 1)
@@ -82,7 +82,7 @@ def test_every_parameter_learns_from_the_past(name, spec, normalizer):
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_which_moment_was_when_matters(name, spec, normalizer):
-    """Two moments that change places are another past: age is told apart although keys are kept."""
+    """Two moments that change places are another past: ages differ although keys are kept."""
     model, batch = make(name, spec, normalizer, chunk_causal=True), random_batch(spec, 2)
     swapped = dataclasses.replace(batch, past=batch.past.flip(1), past_proprio=batch.past_proprio.flip(1))
     a, b = (ask(model, Query.POLICY, x).actions for x in (batch, swapped))

@@ -1,5 +1,4 @@
-"""Another backbone and another autoencoder under every family: the contract holds, and blocks read positions and
-levels."""
+"""A second backbone and a second autoencoder under every family: the contract holds, and blocks read their marks."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-import second_parts  # noqa: F401  registers `rope` and `cells8`
+import second_parts
 import test_families as contract
 import torch
 from test_families import NAMES, ask, losses, make
@@ -46,33 +45,46 @@ SWAPPED = [n for n in NAMES if other(n)]
 
 @pytest.fixture
 def swapped(monkeypatch):
-    """The contract tests' own models, built with the second parts."""
-    monkeypatch.setattr(contract, "make", lambda name, *args, **more: make(name, *args, **(other(name) | more)))
+    """The contract tests build their models with the second parts; the names of those that they built."""
+    built = []
+
+    def build(name, *args, **more):
+        built.append(name)
+        model = make(name, *args, **(other(name) | more))
+        assert {type(m) for m in model.modules()} & {second_parts.Rope, second_parts.Cells8}
+        return model
+
+    monkeypatch.setattr(contract, "make", build)
+    return built
 
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", SWAPPED)
 def test_the_contract_holds(claim, name, swapped, spec, normalizer, batch):
     claim(name, spec, normalizer, batch)
+    assert set(swapped) == {name}
 
 
 @pytest.mark.parametrize("name", [n for n in SWAPPED if "backbone" in other(n)])
-def test_rows_do_not_influence_each_other(name, monkeypatch, spec, normalizer, batch):
+def test_rows_do_not_influence_each_other(name, monkeypatch, swapped, spec, normalizer, batch):
     """On another backbone alone: the loss of an autoencoder that sees no current frame does not depend on it."""
-    monkeypatch.setattr(contract, "make", lambda *args, **more: make(*args, **({"backbone": "rope"} | more)))
+    monkeypatch.delitem(OTHER, "codec")
     contract.test_rows_do_not_influence_each_other(name, spec, normalizer, batch)
+    assert set(swapped) == {name}
 
 
 @pytest.mark.parametrize("claim", ASKED, ids=lambda f: f.__name__)
 @pytest.mark.parametrize(("name", "query"), [(n, q) for n, q in contract.queries() if n in SWAPPED])
 def test_every_query_is_answered(claim, name, query, swapped, spec, normalizer, batch):
     claim(name, query, spec, normalizer, batch)
+    assert set(swapped) == {name}
 
 
 @pytest.mark.parametrize("name", SWAPPED)
 def test_the_past_and_the_layout_hold(name, swapped, spec, normalizer):
     contract.test_looking_back(name, spec, normalizer)
     contract.test_what_is_given_and_known_hears_of_nothing_else(name, spec, normalizer)
+    assert set(swapped) == {name}
 
 
 def test_every_family_has_a_part_to_swap():

@@ -260,7 +260,7 @@ def test_curves_draw_any_finite_series(values):
         assert "nan" not in svg and "inf" not in svg and "<b>" not in svg
 
 
-def test_a_sweep_shows_rates_on_the_whole_scale_within_their_band_and_a_image_a_strength(tmp_path):
+def test_a_sweep_shows_rates_on_the_whole_scale_within_their_band_and_an_image_for_each_severity(tmp_path):
     success = (Interval(1.0, 0.75, 1.0), Interval(0.5, 0.25, 0.75))
     images = np.stack([np.full((3, 4, 4), v, np.uint8) for v in (10, 200)])
     sweep = Sweep(NASTY, "dark <b>", (0.0, 1.0), success, (images, images))

@@ -43,7 +43,7 @@ def test_the_taxonomy_page_is_up_to_date():
     assert (Path(__file__).parents[2] / "docs" / "taxonomy.md").read_text() == taxonomy_page()
 
 
-def test_families_families_by():
+def test_families_grouped_by_axis():
     assert set(sum(families_by("decoder").values(), [])) == set(FAMILIES.names())
     assert "bc" in families_by("leaf")["control"]
     with pytest.raises(WamkitError, match=r"no axis 'decodr' \(did you mean 'decoder'\?\)"):

@@ -137,7 +137,7 @@ class Environment(gymnasium.Env, abc.ABC):
         pusher: np.ndarray | None = None,
         to: str | None = None,
     ) -> np.ndarray:
-        """As `GroundTruth.distance`, metres, float64 (T, N), with the bodies moved to where a model imagined them.
+        """Distances like `GroundTruth.distance`, metres, float64 (T, N), with bodies where a model imagined them.
 
         position: float (T, N, 3), world metres; NaN for a body that was not seen, which gives NaN.
         quaternion: float (T, N, 4); the present one if not given.

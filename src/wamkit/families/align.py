@@ -112,7 +112,7 @@ class Align(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         B, device, c = len(batch), batch.obs.device, self.config
         is_demonstration = batch.is_demonstration.view(B, 1, 1)
-        x = self.action.known(torch.where(is_demonstration, c.label(batch), batch.action), batch, self.normalizer)
+        x = self.action.targets(torch.where(is_demonstration, c.label(batch), batch.action), batch, self.normalizer)
         sigma = flow.uniform_sigma(B, generator).to(device)
         sigma = sigma.masked_fill(~batch.is_demonstration, 0).masked_fill(~batch.has_action, 1)
         noisy, target = flow.corrupt(x, sigma, generator)

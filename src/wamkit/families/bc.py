@@ -44,7 +44,7 @@ class BC(Family):
         return segments, table(segments, Program.DECOUPLED)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
-        x = self.action.known(self.config.label(batch), batch, self.normalizer)
+        x = self.action.targets(self.config.label(batch), batch, self.normalizer)
         sigma = flow.uniform_sigma(len(batch), generator).to(x.device)
         noisy, target = flow.corrupt(x, sigma, generator)
         context = self.context(batch, self.normalizer, generator)

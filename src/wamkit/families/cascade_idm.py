@@ -64,7 +64,7 @@ class CascadeIDMConfig(CodecConfig, TrunkConfig):
 
 
 class InverseDynamics(nn.Module):
-    """Actions between consecutive frames, from pixels and proprioception: one network for all pairs, told which.
+    """Actions between consecutive frames, from pixels and proprioception: one network for all pairs, given the pair.
 
     Steps of the chunk after the last frame are read off the last pair.
     """
@@ -124,7 +124,7 @@ class CascadeIDM(Family):
     taxonomy = Taxonomy(
         "cascaded / explicit / learned extraction",
         "frame latents",
-        "actions are read off the imagined pictures",
+        "actions are read off the imagined frames",
         "inverse dynamics regression",
         "detached",
     )
@@ -163,7 +163,7 @@ class CascadeIDM(Family):
             return {"codec": self.future.loss(batch, generator)}
         if stage == "idm":
             return {"action": self._inverse_loss(batch, generator)}
-        z = self.future.known(batch)
+        z = self.future.targets(batch)
         sigma = flow.shift_sigma(flow.uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
         noisy, target = flow.corrupt(z, sigma, generator)
         context = self.context(batch, self.normalizer, generator)
@@ -187,7 +187,7 @@ class CascadeIDM(Family):
     @torch.no_grad()
     def _imagined(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Futures (B, F, 3, H, W) that look imagined and yet show the outcome of the executed actions."""
-        z, steps = self.future.known(batch), self.config.decode_steps
+        z, steps = self.future.targets(batch), self.config.decode_steps
         sigma = self.config.decode_sigma * torch.rand(len(batch), generator=generator).to(z.device)
         x, _ = flow.corrupt(z, sigma, generator)
         context = self.context(batch, self.normalizer)

@@ -93,7 +93,7 @@ class HiddenState(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         B, device, c = len(batch), batch.obs.device, self.config
-        z = self.future.known(batch)
+        z = self.future.targets(batch)
         draw = torch.rand(B, generator=generator).to(device)
         # Off-expert rows are evidence for inverse dynamics alone.
         inverse = (draw < c.inverse) | ~batch.is_demonstration
@@ -102,7 +102,7 @@ class HiddenState(Family):
         sigma_a = flow.uniform_sigma(B, generator).to(device)
         sigma_a = torch.where(inverse, flow.shift_sigma(sigma_a, c.inverse_shift), sigma_a)
         inverse = inverse.view(B, 1, 1)
-        x = self.action.known(torch.where(inverse, batch.action, c.label(batch)), batch, self.normalizer)
+        x = self.action.targets(torch.where(inverse, batch.action, c.label(batch)), batch, self.normalizer)
         (noisy_z, target_z), (noisy_a, target_a) = (
             flow.corrupt(t, s, generator) for t, s in ((z, sigma_z), (x, sigma_a))
         )

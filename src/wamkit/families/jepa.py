@@ -98,7 +98,7 @@ class Jepa(Family):
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         B, c = len(batch), self.config
-        x = self.action.known(c.label(batch), batch, self.normalizer)
+        x = self.action.targets(c.label(batch), batch, self.normalizer)
         sigma = flow.uniform_sigma(B, generator).to(x.device)
         noisy, target = flow.corrupt(x, sigma, generator)
         context = self.context(batch, self.normalizer, generator)

@@ -187,7 +187,7 @@ class LatentAction(Family):
         sigma = flow.uniform_sigma(B, generator).to(device)
         sigma = torch.where(inverse, flow.shift_sigma(sigma, c.inverse_shift), sigma)
         rows = inverse.view(B, 1, 1)
-        x = self.action.known(torch.where(rows, batch.action, c.label(batch)), batch, self.normalizer)
+        x = self.action.targets(torch.where(rows, batch.action, c.label(batch)), batch, self.normalizer)
         noisy, target = flow.corrupt(x, sigma, generator)
         # Words of transitions that end beyond the episode were not seen.
         seen = self.latent.words[index].masked_fill(~valid_BN.unsqueeze(2), 0)

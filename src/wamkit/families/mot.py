@@ -21,38 +21,29 @@ here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
-from wamkit.nn import Cache, History, Normalizer, Tokens, flow, present
-from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
-from wamkit.nn.objectives import POLICY, JointStreams, TargetConfig, sample_targets, supported_queries
-from wamkit.nn.options import ActionConfig, CodecConfig, Count, ExpertsConfig, Share
+from wamkit.nn import Cache, Normalizer, Tokens, flow
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Segment, table, visibility
+from wamkit.nn.objectives import POLICY, JointConfig, JointStreams, sample_targets, supported_queries
+from wamkit.nn.options import Count, ExpertsConfig, Share
 from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class MoTConfig(ActionConfig, CodecConfig, ExpertsConfig):
+class MoTConfig(JointConfig, ExpertsConfig):
     """Options of the family `mot`."""
 
-    program: Program = Program.JOINT
     imagine: bool = False
     """True: a policy query imagines the future along with its actions. False: it leaves the future out."""
     partial: Share = 0.4
     """Level to which a policy query that imagines denoises the video, where that goes first."""
-    slow: int = 1
+    slow: Count = 1
     """Denoising steps of the future for each one of the actions, where both denoise together."""
-    chunk_causal: bool = False
-    """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
-    targets: TargetConfig = field(default_factory=TargetConfig)
-    """Labels, conditionals and noise levels of the rows of a batch."""
-    denoising_steps: Count = 8
-    policy_steps: Count = 4
-    inverse_steps: Count = 1
-    """One step from pure noise gives the mean of the model's belief about the executed actions."""
 
 
 @FAMILIES.register("mot")
@@ -73,8 +64,8 @@ class MoT(Family):
     def __init__(self, config: MoTConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        self.context = c.build_context(present(spec) if c.chunk_causal else spec)
-        self.history = History(spec, self.context.cells + 1, c.depth, c.heads, D) if c.chunk_causal else None
+        self.context = c.build_context(c.context_spec(spec))
+        self.history = c.build_history(spec, self.context.cells + 1, c)
         self.keeps_memory = c.chunk_causal
         self.future = c.build_future(spec, D)
         self.action = c.build_action(spec, c.action_width)

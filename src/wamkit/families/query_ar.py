@@ -76,8 +76,8 @@ class QueryAR(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        z = self.future.known(batch)
-        x = self.action.known(self.config.label(batch), batch, self.normalizer)
+        z = self.future.targets(batch)
+        x = self.action.targets(self.config.label(batch), batch, self.normalizer)
         action, future = self._read(batch, generator)
         error = F.smooth_l1_loss(action, x, reduction="none")
         # Off-expert rows do not show what an expert would do: they are evidence for neither query.

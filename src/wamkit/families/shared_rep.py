@@ -150,7 +150,7 @@ class SharedRep(Family):
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
         B, device, c = len(batch), batch.obs.device, self.config
-        slots = self._slots(self.future.known(batch))
+        slots = self._slots(self.future.targets(batch))
         weights = torch.tensor(c.modes).repeat(B, 1)
         weights[~batch.is_demonstration.cpu()] *= torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0])
         weights[~batch.has_action.cpu()] = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
@@ -162,7 +162,7 @@ class SharedRep(Family):
         hidden = (order < (share * self.future.cells).round()).repeat(1, self.future.frames)
 
         label = torch.where(policy.view(B, 1, 1), c.label(batch), batch.action)
-        x = self.action.known(label, batch, self.normalizer)
+        x = self.action.targets(label, batch, self.normalizer)
         sigma_z, sigma_a = (flow.uniform_sigma(B, generator).to(device) for _ in range(2))
         sigma_a = torch.where(inverse, flow.shift_sigma(sigma_a, c.inverse_shift), sigma_a)
         (noisy_z, target_z), (noisy_a, target_a) = (

@@ -23,7 +23,7 @@ Departures from the reference code of UWM:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -31,33 +31,20 @@ from torch import Tensor
 
 from wamkit.config import ConfigError
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
-from wamkit.nn import Conditioning, ContextFeatures, History, Normalizer, Tokens, flow, present
-from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Program, Segment, table, visibility
+from wamkit.nn import Conditioning, ContextFeatures, Normalizer, Tokens, flow
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Segment, table, visibility
 from wamkit.nn.conditioning import Kind
-from wamkit.nn.objectives import POLICY, JointStreams, TargetConfig, sample_targets, supported_queries
-from wamkit.nn.options import ActionConfig, CodecConfig, Count, TrunkConfig
+from wamkit.nn.objectives import POLICY, JointConfig, JointStreams, sample_targets, supported_queries
+from wamkit.nn.options import TrunkConfig
 from wamkit.types import Answer, Batch, Query, Spec
 
 
 @dataclass(frozen=True)
-class UnifiedConfig(ActionConfig, CodecConfig, TrunkConfig):
+class UnifiedConfig(JointConfig, TrunkConfig):
     """Options of the family `unified`."""
 
-    program: Program = Program.JOINT
     conditioning: Kind = "prefix"
     """Conditioning of the noisy tokens on the context (`nn.conditioning`)."""
-    chunk_causal: bool = False
-    """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
-    targets: TargetConfig = field(default_factory=TargetConfig)
-    """Labels, conditionals and noise levels of the rows of a batch."""
-    denoising_steps: Count = 8
-    """Steps of queries that imagine frames."""
-    policy_steps: Count = 4
-    """Steps of policy queries."""
-    inverse_steps: Count = 1
-    """Steps of inverse queries. One Euler step from pure noise gives the mean of the model's belief, since there
-    v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
-    error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,8 +73,8 @@ class Unified(Family):
     def __init__(self, config: UnifiedConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        self.context = c.build_context(present(spec) if c.chunk_causal else spec)
-        self.history = History(spec, self.context.cells + 1, c.depth, c.heads, D) if c.chunk_causal else None
+        self.context = c.build_context(c.context_spec(spec))
+        self.history = c.build_history(spec, self.context.cells + 1, c)
         self.keeps_memory = c.chunk_causal
         self.future = c.build_future(spec, D)
         self.action = c.build_action(spec, D)

@@ -56,11 +56,11 @@ class WorldModel(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        z = self.future.known(batch)
+        z = self.future.targets(batch)
         sigma = flow.shift_sigma(flow.uniform_sigma(len(batch), generator), self.config.future_shift).to(z.device)
         noisy, target = flow.corrupt(z, sigma, generator)
         context = self.context(batch, self.normalizer, generator)
-        action = self.action.stream.tokens(self.action.known(batch.action, batch, self.normalizer))
+        action = self.action.stream.tokens(self.action.targets(batch.action, batch, self.normalizer))
         future = self.future.tokens(noisy, sigma, context)
         y, _ = self.trunk([*context, action, future], self.attention_mask(z.device))
         error = (self.future.stream.velocity(y[-1]) - target).square()

@@ -104,7 +104,9 @@ class ActionChunk(nn.Module):
         """Actions in robot units to normalised values, one row a token."""
         return normalizer.encode("action", action_BAa).reshape(len(action_BAa), self.length, self.channels)
 
-    def known(self, action_BAa: Float[Tensor, "B A a"], batch: Batch, normalizer: Normalizer) -> Float[Tensor, "B L c"]:
+    def targets(
+        self, action_BAa: Float[Tensor, "B A a"], batch: Batch, normalizer: Normalizer
+    ) -> Float[Tensor, "B L c"]:
         """`pack`, with zeros (the mean) where `valid` is false, so that padding has no influence."""
         return self.pack(action_BAa, normalizer).masked_fill(~self.valid(batch), 0)
 

@@ -9,22 +9,24 @@ evidence for, forward and inverse dynamics. Rows without actions train the futur
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wamkit.config import Between, ConfigError, check_declared
+from wamkit.config import ConfigError, check_declared
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEACHER_FORCED, Program, Segment, expand, sees_other
 from wamkit.nn.autoencoders.future import FutureLatents
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import corrupt, denoise, hold, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.history import History, present
 from wamkit.nn.normalizer import Normalizer
-from wamkit.types import Answer, Batch, Query
+from wamkit.nn.options import ActionConfig, CodecConfig, Count, Positive, SizeConfig
+from wamkit.types import Answer, Batch, Query, Spec
 
 POLICY = "policy"
 WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
@@ -40,10 +42,10 @@ class TargetConfig:
     """The same for the actions of joint rows, whose futures followed from the executed ones."""
     modes: tuple[float, float, float, float] = (0.25, 0.25, 0.35, 0.15)
     """Shares of rows that train joint, forward, inverse, video."""
-    future_shift: Annotated[float, Between(1e-6, inf)] = 3.0
+    future_shift: Positive = 3.0
     """Shift of the future's noise levels towards noise, in training and sampling. Its many values are redundant, so
     that events are decided at high noise, and below it only appearance."""
-    inverse_shift: Annotated[float, Between(1e-6, inf)] = 9.0
+    inverse_shift: Positive = 9.0
     """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
     shared_level: bool = False
     """One noise level for future and action of joint rows, in training and sampling (PAD, VideoVLA, DreamZero)."""
@@ -57,6 +59,34 @@ class TargetConfig:
         if query is Query.INVERSE:
             return self.inverse_shift
         return self.future_shift if query is Query.JOINT and self.shared_level else 1.0
+
+
+@dataclass(frozen=True)
+class JointConfig(ActionConfig, CodecConfig):
+    """Options of families that denoise future and action together."""
+
+    program: Program = Program.JOINT
+    """Visibility between the two streams (`nn.attention_mask`)."""
+    chunk_causal: bool = False
+    """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    """Labels, conditionals and noise levels of the rows of a batch."""
+    denoising_steps: Count = 8
+    """Steps of queries that imagine frames."""
+    policy_steps: Count = 4
+    """Steps of policy queries."""
+    inverse_steps: Count = 1
+    """Steps of inverse queries. One Euler step from pure noise gives the mean of the model's belief, since there
+    v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
+    error."""
+
+    def context_spec(self, spec: Spec) -> Spec:
+        """The part of `spec` that the encoder of observations reads at once."""
+        return present(spec) if self.chunk_causal else spec
+
+    def build_history(self, spec: Spec, length: int, sizes: SizeConfig) -> History | None:
+        """The reader of earlier moments of `length` tokens, or None where they are read with the present."""
+        return History(spec, length, sizes.depth, sizes.heads, sizes.width) if self.chunk_causal else None
 
 
 def check_modes(modes: tuple[float, ...]) -> None:
@@ -133,9 +163,9 @@ def sample_targets(
 ) -> TrainingTargets:
     """Draws the problems of `batch`, with conditionals that are in `queries`."""
     B, device = len(batch), batch.obs.device
-    z = future.known(batch)
-    executed = action.known(batch.action, batch, normalizer)
-    expert = action.known(batch.action_expert, batch, normalizer)
+    z = future.targets(batch)
+    executed = action.targets(batch.action, batch, normalizer)
+    expert = action.targets(batch.action_expert, batch, normalizer)
     mode = _modes(batch, config, queries, generator).to(device)
     joint, forward, inverse, video = (mode == i for i in range(4))
 
@@ -165,6 +195,8 @@ def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], gener
     off_expert, no_action = ~batch.is_demonstration.cpu(), ~batch.has_action.cpu()
     if possible[1] or possible[2]:
         weights[off_expert] *= torch.tensor([0.0, 1.0, 1.0, 0.0])
+    # Off-expert rows train nothing where no dynamics are trained: the losses leave joint rows of theirs out.
+    weights[off_expert & (weights.sum(1) == 0)] = torch.tensor([1.0, 0.0, 0.0, 0.0])
     weights[no_action] = torch.tensor([0.0, 0.0, 0.0, 1.0])
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 

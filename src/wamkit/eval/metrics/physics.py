@@ -367,9 +367,7 @@ def _first(flags: np.ndarray) -> np.ndarray:
 
 
 def _beginnings(flags: np.ndarray, window: int) -> list[np.ndarray]:
-    """For each object, the true frames before which `window` frames were false: contact flickers while an object is
-    pushed.
-    """
+    """True frames after `window` false ones, an array an object: contact flickers while an object is pushed."""
     before = np.zeros_like(flags)
     for k in range(1, window + 1):
         before[k:] |= flags[:-k]

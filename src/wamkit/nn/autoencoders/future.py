@@ -59,7 +59,7 @@ class FutureLatents(FutureCodec):
         return {"latents": self.encode(batch)}
 
     @torch.no_grad()
-    def known(self, batch: Batch) -> Float[Tensor, "B L c"]:
+    def targets(self, batch: Batch) -> Float[Tensor, "B L c"]:
         """The latents, from `batch.features` if they were computed ahead, with zeros for frames beyond the episode."""
         z = batch.features["latents"] if batch.features else self.encode(batch)
         return z.masked_fill(~self.valid(batch), 0)
@@ -103,7 +103,7 @@ class FutureLatents(FutureCodec):
 
 @dataclass(frozen=True)
 class CodeConfig:
-    """Codes of a future frame: `cell` of them for each cell of the frame codec, each one of levels ** numbers."""
+    """Codes of a future frame: `cell` of them for each cell of the frame codec, one of levels ** numbers each."""
 
     cell: Annotated[int, Between(1, math.inf)] = 1
     """Codes a cell and frame."""
