@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -60,3 +61,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return text if text.strip("`") in path else f"{text} (`{path.removeprefix('../')}`)"
 
     return re.sub(r"(?<!!)\[([^\]]+)\]\(([^)#\s]*)(?:#[^)]*)?\)", shown, markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuses a page that loads anything from elsewhere: scripts, styles, fonts, images, frames."""
+    elsewhere = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)=\"?(?:https?:)?//[^>]*>", output)
+    if elsewhere:
+        raise PluginError(f"{page.file.src_uri} loads from elsewhere: {elsewhere[0]}")
+    return output
