@@ -26,13 +26,13 @@ def listed(text: str, names: set[str]) -> str:
 
 
 class FieldLists(Extension):
-    """Applies `listed` to the docstrings of classes (their attributes) and functions (their parameters)."""
+    """Applies `listed` to docstrings of classes (attributes, parameters of `__init__`) and functions (parameters)."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is None:
             return
-        names = {p.name for p in obj.parameters} if isinstance(obj, Function) else set()
+        names = {p.name for p in obj.parameters} if isinstance(obj, Function | Class) else set()
         if isinstance(obj, Class):
-            names = {n for n, member in obj.members.items() if member.is_attribute}
+            names |= {n for n, member in obj.members.items() if member.is_attribute}
         if names:
             obj.docstring.value = listed(obj.docstring.value, names)
