@@ -91,7 +91,8 @@ def _encode(file: Path, pixels: UInt8[np.ndarray, "T 3 H W"], rate: Fraction) ->
     with av.open(str(file), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width, stream.pix_fmt = pixels.shape[2], pixels.shape[3], "yuv420p"
-        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1"}
+        # Macroblock trees of small images, like B frames below, differ from run to run in x264's AVX-512 code.
+        stream.options = {"crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "no-mbtree=1"}
         context = stream.codec_context
         context.color_primaries = context.color_trc = context.colorspace = 1  # BT.709, or players guess by size
         context.color_range = 1

@@ -45,6 +45,7 @@ from wamkit.files import StoreError
 
 CODEC, PIXEL_FORMAT, GOP = "libx264", "yuv444p", 2
 _SMALL = 96 * 96  # pixels
+_TREE = 64  # pixels; where a side is shorter, x264's AVX-512 code for macroblock trees gives other bytes now and then
 # FFmpeg goes by content, not by name: a playlist in place of an MP4 would make it read other files.
 CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
 # FFmpeg (in PyAV 17 and 18) converts these to planes with the end of each row uninitialised, unless the width is a
@@ -55,7 +56,8 @@ _SEEK_AHEAD = 8  # frames; up to about this distance, decoding on is cheaper tha
 
 def encoder(size: tuple[int, int]) -> dict[str, str]:
     """The options of x264 that depend on the size (H, W) of the images; see the tables above."""
-    return {"crf": "3"} if size[0] * size[1] <= _SMALL else {"crf": "10", "tune": "fastdecode"}
+    quality = {"crf": "3"} if size[0] * size[1] <= _SMALL else {"crf": "10", "tune": "fastdecode"}
+    return quality if min(size) >= _TREE else quality | {"x264-params": "no-mbtree=1"}
 
 
 def encode_video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float) -> bytes:
