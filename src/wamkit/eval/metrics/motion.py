@@ -65,8 +65,7 @@ def spatiotemporal_iou(truth: Bool[np.ndarray, "T H W"], mask: Bool[np.ndarray, 
     """*Where and when*: mean IoU of the frames. [0, 1], 1 is best; `count` frames were compared.
 
     Physics-IQ's spatiotemporal IoU, but frames in which both masks are empty are skipped (T - count of them) where it
-    counts
-    them as 1: there a still prediction of a clip that moves in 3 of 16 frames gets 0.88.
+    counts them as 1: there a still prediction of a clip that moves in 3 of 16 frames gets 0.88.
     Falls to 0 for a small object that is right but a few pixels off.
     """
     truth, mask = _masks(truth, mask)

@@ -42,8 +42,7 @@ class Rank:
     failure_policies: run folders of other policies, whose episodes also train the classifier.
     classifier_steps: training steps of the classifier.
     candidates: chunks among which the best policy takes the most promising one, to measure exploitability; 1 leaves
-    that
-        out.
+        that out.
     spread: of these candidates, in standard deviations of its actions; see `imagined_rollout`.
     processes: worker processes.
     """

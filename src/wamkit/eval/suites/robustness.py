@@ -118,8 +118,7 @@ def robustness(
     """Plays `run` under every factor and severity; returns one curve per factor, of all factors if none is named.
 
     Episodes that were played before are read, those of the plain evaluation under the same protocol included. Factors
-    in
-    the options of `protocol` are set aside: a curve begins in the plain environment even if training did not.
+    in the options of `protocol` are set aside: a curve begins in the plain environment even if training did not.
     Raises EvaluationError as `plan`, before anything is played.
     """
     settings = plan(protocol, factors, severities)
