@@ -262,7 +262,7 @@ def test_pipes_and_links_that_lead_out(copy, tmp_path):
         (copy / name).unlink()
         (tmp_path / "elsewhere").write_bytes(kept)
         (copy / name).symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(SourceError, match="leads out of the data set"):
+        with pytest.raises(SourceError, match="leads out of this folder"):
             importer(copy).read("3-10")
         (copy / name).unlink()
         (copy / name).write_bytes(kept)

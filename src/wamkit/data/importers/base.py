@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wamkit import files
 from wamkit.data.format.schema import Layout
+from wamkit.files import StoreError
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
@@ -140,11 +142,14 @@ def _advised(message: str, episode: str) -> str:
 
 
 def inside(root: Path, name: str) -> Path:
-    """The file `name` under `root`. Raises SourceError for a name that leads out: absolute, upwards or by a link."""
-    path = root / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
-        raise SourceError(f"{root}: '{name}' leads out of the data set; correct the name")
-    return path
+    """The file `name` under `root`. Raises SourceError for a name that leads out: absolute, upwards or by a link.
+
+    A link to another place under `root` is followed, and one to a hub's `blobs/`; see `wamkit.files.inside`.
+    """
+    try:
+        return files.inside(root, name)
+    except (StoreError, ValueError) as error:
+        raise SourceError(str(error) if isinstance(error, StoreError) else f"{root}: {ascii(name)}: {error}") from error
 
 
 def checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -196,7 +201,7 @@ def real(value: Any, what: str, low: float, high: float) -> float:
 
 
 def words(value: Any, what: str) -> str:
-    """A text from a file. Raises SourceError for anything else, and for halves of characters, which no file can hold."""
+    """A text from a file. Raises SourceError for anything else, and for halves of characters, which UTF-8 lacks."""
     if not isinstance(value, str):
         raise SourceError(f"{what} is {_short(value)} instead of a text; correct it")
     if any("\ud800" <= c <= "\udfff" for c in value):

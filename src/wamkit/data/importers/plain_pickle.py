@@ -48,10 +48,10 @@ def plain_object(data: bytes) -> Any:
 
     Raises SourceError, without naming the file, for a damaged pickle and for one that refers to anything else.
     """
-    machine = _Machine()
-    at: Any = 0
+    machine, at = _Machine(), 0
     try:
-        for count, (instruction, argument, at) in enumerate(pickletools.genops(data)):
+        for count, (instruction, argument, place) in enumerate(pickletools.genops(data)):
+            at = place or 0
             if count == MOST:
                 raise SourceError(f"the pickle has more than {MOST} instructions; refused")
             if instruction.name == "STOP":
