@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
 from torch import Tensor
 
 from wamkit.errors import WamkitError

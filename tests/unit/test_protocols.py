@@ -97,7 +97,8 @@ def test_metaworld_tells_of_contact_and_distance():
     assert opens.succeeded and not opens.touched[:20].any() and opens.touched.any()
     done = int(opens.success.argmax())
     assert opens.remaining[done] < opens.remaining[0] / 3
-    early = dataclasses.replace(opens, success=opens.success & False, remaining=opens.remaining * 0 + 1, ended="truncated")
+    failed = {"success": opens.success & False, "remaining": opens.remaining * 0 + 1, "ended": "truncated"}
+    early = dataclasses.replace(opens, **failed)
     assert outcome(early) in ("touched and lost", "ran out of time")
 
 
