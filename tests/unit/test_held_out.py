@@ -9,7 +9,6 @@ import pytest
 
 from conftest import untrained_run
 from wamkit.cli import diagnose, sample
-from wamkit.cli.main import main
 from wamkit.config import save_json, to_dict
 from wamkit.data.loading.mixture import MixtureConfig, SourceConfig
 from wamkit.envs.base import held_out_seeds

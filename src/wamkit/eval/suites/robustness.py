@@ -23,7 +23,7 @@ from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcne
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loops
 from wamkit.runs.run import Run
-from wamkit.types import UNDEFINED, EvaluationError, Interval, WamkitError
+from wamkit.types import UNDEFINED, EvaluationError, Interval
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
 
