@@ -408,8 +408,8 @@ def test_what_is_given_and_known_hears_of_nothing_else(name, spec, normalizer):
 
 
 def same_answer(a, b) -> bool:
-    fields = (getattr(x, k) for k in ("actions", "future", "point_cloud") for x in (a, b))
-    return all((x is None) == (y is None) and (x is None or np.array_equal(x, y)) for x, y in zip(fields, fields))
+    pairs = ((getattr(a, k), getattr(b, k)) for k in ("actions", "future", "point_cloud"))
+    return all((x is None) == (y is None) and (x is None or np.array_equal(x, y)) for x, y in pairs)
 
 
 @pytest.mark.parametrize(("name", "query"), queries())

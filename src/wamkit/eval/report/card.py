@@ -74,10 +74,11 @@ def report_card(
     records = evaluated_records(context) if context.acts else []
     imagined, stills = _imagined(model, context.frames) if context.options.held_out else ((), ())
     minutes = run.extra.get("elapsed_s", 0.0) / 60
+    recorded = sum(source.episodes for source in run.sources.values())
     playing = f"--episodes {protocol.episodes} --replan-every {protocol.replan_every}"
     return Report(
         title=f"{model.name}: {run.name}",
-        subtitle=f"{sum(s.episodes for s in run.sources.values())} recorded episodes of {len(protocol.env.tasks)} tasks, "
+        subtitle=f"{recorded} recorded episodes of {len(protocol.env.tasks)} tasks, "
         f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
