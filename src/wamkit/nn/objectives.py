@@ -25,7 +25,8 @@ from wamkit.nn.flow import corrupt, denoise, hold, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.history import History, present
 from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import ActionConfig, CodecConfig, Count, Positive, SizeConfig
+from wamkit.nn.options import ActionConfig, CodecConfig, ContextConfig, Count, Positive
+from wamkit.nn.tokens import ContextTokens
 from wamkit.types import Answer, Batch, Query, Spec
 
 POLICY = "policy"
@@ -80,13 +81,15 @@ class JointConfig(ActionConfig, CodecConfig):
     v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
     error."""
 
-    def context_spec(self, spec: Spec) -> Spec:
-        """The part of `spec` that the encoder of observations reads at once."""
-        return present(spec) if self.chunk_causal else spec
-
-    def build_history(self, spec: Spec, length: int, sizes: SizeConfig) -> History | None:
-        """The reader of earlier moments of `length` tokens, or None where they are read with the present."""
-        return History(spec, length, sizes.depth, sizes.heads, sizes.width) if self.chunk_causal else None
+    def build_parts(
+        self, spec: Spec, sizes: ContextConfig, action_width: int
+    ) -> tuple[ContextTokens, History | None, FutureLatents, ActionChunk]:
+        """The encoder of observations, the reader of earlier moments (None where they are read with the present), and
+        the streams of future and action."""
+        context, history = sizes.build_context(present(spec) if self.chunk_causal else spec), None
+        if self.chunk_causal:
+            history = History(spec, context.cells + 1, sizes.depth, sizes.heads, sizes.width)
+        return context, history, self.build_future(spec, sizes.width), self.build_action(spec, action_width)
 
 
 def check_modes(modes: tuple[float, ...]) -> None:
@@ -205,9 +208,24 @@ def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], gener
 class JointStreams:
     """The two streams of a family, future and action: how they become tokens, start sampling, and become an answer."""
 
+    config: JointConfig
     future: FutureLatents
     action: ActionChunk
     normalizer: Normalizer
+
+    @property
+    def first(self) -> str | None:
+        """The stream that is denoised before the other one, or None where both are denoised together."""
+        return TEACHER_FORCED.get(self.config.program)
+
+    def queries(self) -> frozenset[Query]:
+        """Queries under the program. Raises ConfigError where the options contradict one another."""
+        return supported_queries(self.config.program, self.config.targets)
+
+    def sample_targets(self, batch: Batch, generator: torch.Generator) -> TrainingTargets:
+        """Draws the problems of `batch`, among the conditionals that are supported."""
+        parts = (self.future, self.action, self.normalizer)
+        return sample_targets(batch, *parts, self.config.targets, self.queries(), generator)
 
     def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
         """Noisy values of the stream `name` to tokens."""
@@ -223,10 +241,10 @@ class JointStreams:
         query: Query,
         generators: Sequence[torch.Generator],
         steps: int,
-        config: TargetConfig,
         imagine: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
         """First states and schedules of the streams that `query` gives or asks for; with `imagine`, the future too."""
+        config = self.config.targets
         state: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.
