@@ -5,10 +5,10 @@ GB and may write into its own folder alone. It must be refused in one line that 
 the intact files give. Everything random comes from --seed, and a case depends on its own name alone. Verdicts are in
 `sandbox.py`.
 
-    python benchmarks/attack --out runs/attack                        everything, some 2,500 cases, in 1 to 2 hours
-    python benchmarks/attack --out runs/attack --groups flips forged  some groups; finished cases are kept
-    python benchmarks/attack --out runs/attack --again bad            those that went wrong, once more
-    python benchmarks/attack --out runs/attack --only NAME            one case, with what it printed; its folder stays
+    python -m benchmarks.attack --out runs/attack                    everything, some 3,300 cases, about 1 hour
+    python -m benchmarks.attack --out runs/attack --groups flips     some groups; finished cases are kept
+    python -m benchmarks.attack --out runs/attack --again bad        those that went wrong, once more
+    python -m benchmarks.attack --out runs/attack --only NAME        one case, what it printed, and its folder
 """
 
 from __future__ import annotations
@@ -27,14 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import files
-import fixtures
-import forged
 import numpy as np
-import options
-import sizes
 import tyro
-from sandbox import BAD, GOOD, Case, clear, judge, run
+from benchmarks.attack import files, fixtures, forged, options, sizes
+from benchmarks.attack.sandbox import BAD, GOOD, Case, clear, judge, run
 
 GROUPS = {
     "options": options.option_cases,
@@ -106,7 +102,7 @@ def report(found: list[dict], args: Args) -> str:
     bad = [r for r in found if r["verdict"] in BAD]
     lines += ["", f"{len(bad)} of {len(found)} went wrong" + (":" if bad else "")]
     for r in bad:
-        repeat = f"python benchmarks/attack --out {args.out} --seed {args.seed} --only {shlex.quote(r['name'])}"
+        repeat = f"python -m benchmarks.attack --out {args.out} --seed {args.seed} --only {shlex.quote(r['name'])}"
         words = r["command"] if len(r["command"]) < 100 else r["command"].split(" --")[0] + " ..."
         lines += [f"- {r['verdict']}: `{words}`; {r['what'][:150]}", f"  {r['line'][:250]}", f"  {repeat}"]
     return "\n".join(lines)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from damage import BINARY, JSON, Damage, flipped
-from fixtures import COLLECT, COMPARISON, EVAL, SOURCES, TINY, Source, answer, copy
-from sandbox import Case, Prepare
+from benchmarks.attack.damage import BINARY, JSON, Damage, flipped
+from benchmarks.attack.fixtures import COLLECT, COMPARISON, EVAL, SOURCES, TINY, Source, answer, copy
+from benchmarks.attack.sandbox import Case, Prepare
 
 CommandOf = tuple[str, ...]
 
@@ -33,18 +33,17 @@ def json_cases(made: Path, seed: int) -> Iterator[Case]:
     data = [p for p in _files(made, "data", "*.json*")]
     for file in data:
         yield from _json(made, file, ("data",), DATA_COMMANDS)
-    yield from _json(
-        made, "imported/import.json", ("imported", "sources/lerobot2"),
-        (("import", "lerobot2", "sources/lerobot2", "--out", "imported"), ("@data", "imported")),
-    )  # fmt: skip
+    again = ("import", "lerobot2", "sources/lerobot2", "--out", "imported")
+    needs = ("imported", "sources/lerobot2")
+    yield from _json(made, "imported/import.json", needs, (("@data", "imported"), again))
     train_mix = ("train", "--data", "mix.json", "--out", "new", "--recipe", "unified-mixture", *TINY)
     yield from _json(made, "mix.json", ("mix.json", "data"), (train_mix,))
     for name in ("config.json", "metrics.jsonl", *_checkpoint_files(made, "*.json")):
         yield from _json(made, f"run/{name}", ("run", "data"), RUN_COMMANDS)
-    yield from _json(made, f"mixed/{_checkpoint_files(made, 'state.json', 'mixed')[0]}", ("mixed",), (("@run", "mixed"),))
-    yield from _json(
-        made, "run/eval/summary.json", ("run", "other"), (("report", "run", "other"), ("@report", "p.html", "run", "other")),
-    )  # fmt: skip
+    for name in _checkpoint_files(made, "state.json", "mixed"):
+        yield from _json(made, f"mixed/{name}", ("mixed",), (("@run", "mixed"),))
+    reports = (("@report", "p.html", "run", "other"), ("report", "run", "other"))
+    yield from _json(made, "run/eval/summary.json", ("run", "other"), reports)
     for file in _files(made, "run/eval/parts", "*.json"):
         part = Path(file).relative_to("run").as_posix()
         yield from _json(made, file, ("run",), (("@evaluation", "run", part, *EVAL),), seconds=20)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sandbox import Case, run
+from benchmarks.attack.sandbox import Case, run
 
 TESTS = Path(__file__).parents[2] / "tests"
 TINY = (

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fixtures import copy
-from sandbox import Case
+from benchmarks.attack.fixtures import copy
+from benchmarks.attack.sandbox import Case
 
 Edit = Callable[[Path, np.random.Generator], None]
 """Rewrites files of a checkpoint's folder."""
@@ -161,39 +161,80 @@ def deep(n: int = DEEP) -> str:
 DELETE = object()
 MODEL, SPEC = "config/model/", "config/spec/"
 
+STATES: tuple[tuple[str, str, Any], ...] = (
+    ("depth", MODEL + "depth", 100_000),
+    ("depth-negative", MODEL + "depth", -1),
+    ("depth-text", MODEL + "depth", "4"),
+    ("width", MODEL + "width", 2_000_000),
+    ("heads", MODEL + "heads", 3),
+    ("buckets", MODEL + "text", {"buckets": 10**11}),
+    ("channels", MODEL + "codec_channels", 10**9),
+    ("codec", MODEL + "codec", "x"),
+    ("text-kind", MODEL + "text", []),
+    ("offsets", "config/window/frame_offsets", list(range(1, 20_000))),
+    ("height", SPEC + "height", 10**9),
+    ("height-0", SPEC + "height", 0),
+    ("height-65536", SPEC + "height", 65536),
+    ("cameras", SPEC + "cameras", [f"c{i}" for i in range(10_000)]),
+    ("cameras-none", SPEC + "cameras", []),
+    ("proprio", SPEC + "proprio_dim", 10**9),
+    ("action", SPEC + "action_dim", 10**9),
+    ("action-0", SPEC + "action_dim", 0),
+    ("spec-chunk", SPEC + "chunk", 10**8),
+    ("spec-offsets", SPEC + "frame_offsets", [1] * 50_000),
+    ("spec-gone", "config/spec", DELETE),
+    ("spec-list", "config/spec", []),
+    ("model-gone", "config/model", DELETE),
+    ("family-gone", "config/family", DELETE),
+    ("family", "config/family", "bc"),
+    ("family-number", "config/family", 7),
+    ("family-unknown", "config/family", "x" * 5000),
+    ("config-gone", "config", DELETE),
+    ("config-list", "config", []),
+    ("step-gone", "step", DELETE),
+    ("step-text", "step", "x"),
+    ("weights-gone", "weights", DELETE),
+    ("weights-list", "weights", []),
+    ("weights-number", "weights", 3),
+    ("extra-gone", "extra", DELETE),
+    ("statistics-gone", "config/statistics", DELETE),
+    ("statistics-list", "config/statistics", []),
+    ("statistics-mean", "config/statistics/action/mean", [0.0]),
+    ("statistics-std-gone", "config/statistics/action/std", DELETE),
+    ("statistics-text", "config/statistics/action/std", "xx"),
+    ("statistics-deep", "config/statistics/action", [[[1]]]),
+    ("provenance-list", "config/provenance", [1]),
+    ("provenance-seeds", "config/provenance/seeds", "x"),
+    ("tensor-name", "weights", {"a": {"__tensor__": "missing"}}),
+    ("tensor-list", "weights", {"a": {"__tensor__": []}}),
+    ("stride", "weights", {"a": {"__tensor__": "a", "stride": [10**12]}}),
+    ("tuple", "weights", {"__tuple__": 3}),
+    ("items", "weights", {"__items__": [[1]]}),
+    ("items-key", "weights", {"__items__": [[[], 1]]}),
+    ("train-steps", "config/train", {"steps": "x"}),
+    ("embodiments", "config/embodiments", {"a": []}),
+)
+"""(name, place in state.json, value) of configurations and indices that cannot be right."""
+
+
+def newer_unnamed(checkpoint: Path, rng: np.random.Generator) -> None:
+    """A newer format that does not say which wamkit wrote it."""
+    manifest("format_version", 99)(checkpoint, rng)
+    manifest("wamkit_version", DELETE)(checkpoint, rng)
+
+
+def link_to_zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
 FORGERIES: dict[str, tuple[Edit, Any]] = {
-    **{
-        f"state-{name}": (state(at, value), "refused")
-        for name, at, value in (
-            ("depth", MODEL + "depth", 100_000), ("depth-negative", MODEL + "depth", -1), ("depth-text", MODEL + "depth", "4"),
-            ("width", MODEL + "width", 2_000_000), ("heads", MODEL + "heads", 3), ("buckets", MODEL + "text", {"buckets": 10**11}),
-            ("channels", MODEL + "codec_channels", 10**9), ("codec", MODEL + "codec", "x"), ("text-kind", MODEL + "text", []),
-            ("offsets", "config/window/frame_offsets", list(range(1, 20_000))),
-            ("height", SPEC + "height", 10**9), ("height-0", SPEC + "height", 0), ("height-65536", SPEC + "height", 65536),
-            ("cameras", SPEC + "cameras", [f"c{i}" for i in range(10_000)]), ("cameras-none", SPEC + "cameras", []),
-            ("proprio", SPEC + "proprio_dim", 10**9), ("action", SPEC + "action_dim", 10**9), ("action-0", SPEC + "action_dim", 0),
-            ("spec-chunk", SPEC + "chunk", 10**8), ("spec-offsets", SPEC + "frame_offsets", [1] * 50_000),
-            ("spec-gone", "config/spec", DELETE), ("spec-list", "config/spec", []), ("model-gone", "config/model", DELETE),
-            ("family-gone", "config/family", DELETE), ("family", "config/family", "bc"), ("family-number", "config/family", 7),
-            ("family-unknown", "config/family", "x" * 5000), ("config-gone", "config", DELETE), ("config-list", "config", []),
-            ("step-gone", "step", DELETE), ("step-text", "step", "x"), ("weights-gone", "weights", DELETE),
-            ("weights-list", "weights", []), ("weights-number", "weights", 3), ("extra-gone", "extra", DELETE),
-            ("statistics-gone", "config/statistics", DELETE), ("statistics-list", "config/statistics", []),
-            ("statistics-mean", "config/statistics/action/mean", [0.0]), ("statistics-std-gone", "config/statistics/action/std", DELETE),
-            ("statistics-text", "config/statistics/action/std", "xx"), ("statistics-deep", "config/statistics/action", [[[1]]]),
-            ("provenance-list", "config/provenance", [1]), ("provenance-seeds", "config/provenance/seeds", "x"),
-            ("tensor-name", "weights", {"a": {"__tensor__": "missing"}}), ("tensor-list", "weights", {"a": {"__tensor__": []}}),
-            ("stride", "weights", {"a": {"__tensor__": "a", "stride": [10**12]}}), ("tuple", "weights", {"__tuple__": 3}),
-            ("items", "weights", {"__items__": [[1]]}), ("items-key", "weights", {"__items__": [[[], 1]]}),
-            ("train-steps", "config/train", {"steps": "x"}), ("embodiments", "config/embodiments", {"a": []}),
-        )
-    },
+    **{f"state-{name}": (state(at, value), "refused") for name, at, value in STATES},
     "state-fps": (state(SPEC + "fps", -1), "any"),
     "state-steps": (state(MODEL + "denoising_steps", 10**9), "any"),
     "state-policy-steps": (state(MODEL + "policy_steps", 10**9), "any"),
     "state-std-0": (state("config/statistics/action/std", [0.0, 0.0]), "any"),
-    "state-nan": (state_text('"std": [', '"std": [NaN, '), "refused"),
     "state-chunk": (state("config/window/chunk", 10**9), "any"),
+    "state-nan": (state_text('"std": [', '"std": [NaN, '), "refused"),
     "state-huge": (state_text('"step": 2', '"step": 1' + "0" * 400), "any"),
     "state-nested": (state_text('"step": 2', f'"step": 2, "x": {deep()}'), "refused"),
     "state-list": (place("state.json", lambda p: p.write_text("[1]")), "refused"),
@@ -208,14 +249,14 @@ FORGERIES: dict[str, tuple[Edit, Any]] = {
     "manifest-version": (manifest("format_version", 10**6), "refused"),
     "manifest-version-true": (manifest("format_version", True), "any"),
     "manifest-version-negative": (manifest("format_version", -1), "any"),
-    "manifest-newer-unnamed": (lambda c, r: (manifest("format_version", 99)(c, r), manifest("wamkit_version", DELETE)(c, r)), "refused"),
-    "manifest-outside": (manifest("files/..~..~config.json".replace("~", "\u2215"), {"size": 1, "sha256": "x"}), "any"),
+    "manifest-newer-unnamed": (newer_unnamed, "refused"),
+    "manifest-more-files": (manifest("files/x", {"size": 1, "sha256": "x"}), "any"),
     "raw-manifest-nested": (place("manifest.json", lambda p: p.write_text(deep())), "refused"),
     "raw-manifest-fifo": (place("manifest.json", os.mkfifo), "refused"),
     "raw-weights-fifo": (place("weights.safetensors", os.mkfifo), "refused"),
-    "raw-state-device": (place("state.json", lambda p: p.symlink_to("/dev/zero")), "refused"),
+    "raw-state-device": (place("state.json", link_to_zeros), "refused"),
     "raw-latest-fifo": (place("../latest", os.mkfifo), "any"),
-    "raw-latest-device": (place("../latest", lambda p: p.symlink_to("/dev/zero")), "any"),
+    "raw-latest-device": (place("../latest", link_to_zeros), "any"),
     "raw-latest-up": (place("../latest", lambda p: p.write_text("../../other\n")), "refused"),
     "raw-latest-long": (place("../latest", lambda p: p.write_text("step-" + "0" * 10**6)), "refused"),
     "raw-latest-bytes": (place("../latest", lambda p: p.write_bytes(b"\xff\xfe\x00")), "refused"),
@@ -233,5 +274,5 @@ FORGERIES: dict[str, tuple[Edit, Any]] = {
     "weights-offsets": (header(lambda h, k: h[k].update(data_offsets=[0, 2**62])), "refused"),
     "weights-one-gone": (header(lambda h, k: h.pop(k)), "refused"),
     "weights-renamed": (header(lambda h, k: h.update(other=h.pop(k))), "refused"),
-}  # fmt: skip
+}
 """Name -> (forgery, expected outcome). Names that begin with "raw" keep the checksums as they are."""

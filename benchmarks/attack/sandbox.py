@@ -134,7 +134,9 @@ def judge(case: Case, ended: Ended) -> tuple[str, str]:
 
 PROGRESS = re.compile(r"\d+%\||\?(it|step|frame|episode|job|batch|clip)/s|Warning:|^\s+warnings\.warn")
 """Lines of stderr that are no answer."""
-BEGAN = re.compile(r"(train|collect|importing|evaluate|imagine|clips|decoding|play|vary|precompute)[^\n\r]*?\b[1-9]\d*/|http://")
+BEGAN = re.compile(
+    r"(train|collect|importing|evaluate|imagine|clips|decoding|play|vary|precompute)[^\n\r]*?\b[1-9]\d*/|http://"
+)
 """Signs that a command is at its work."""
 
 
@@ -204,7 +206,7 @@ def _become(case: Case, folder: Path) -> None:
 
 
 def _call(command: tuple[str, ...]) -> int:
-    from use import ENTRIES  # here, since it imports wamkit
+    from benchmarks.attack.use import ENTRIES  # here, since it imports wamkit
 
     if command[0].startswith("@"):
         return ENTRIES[command[0][1:]](*command[1:])

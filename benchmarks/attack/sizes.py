@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fixtures import SOURCES, TINY, copy
-from sandbox import Case
+from benchmarks.attack.fixtures import SOURCES, TINY, copy
+from benchmarks.attack.sandbox import Case
 
 Make = Callable[[Path], None]
 """Edits the files of a case, given its folder."""
@@ -202,7 +202,7 @@ def hdf5(file: str, dataset: str, shape: tuple[int, ...], dtype: str = "u1") -> 
     def make(folder: Path) -> None:
         import h5py
 
-        with h5py.File(folder / file, "r+") as data:
+        with h5py.File(folder / "sources" / file, "r+") as data:
             del data[dataset]
             data.create_dataset(dataset, shape, dtype, chunks=tuple(min(n, 64) for n in shape), compression="gzip")
 
@@ -265,7 +265,7 @@ DATA_SETS: dict[str, tuple[Make, str]] = {
     "episodes-promised": (info(total_episodes=10**15), "info.json"),
     "fps-huge": (info(fps=10**400), "info.json"),
     "fps-1e300": (info(fps=1e300), "info.json"),
-    "features-many": (info(features={f"f{i}": {"dtype": "float32", "shape": [1]} for i in range(200_000)}), "info.json"),
+    "features-many": (info(features={f"f{i}": {"shape": [1]} for i in range(200_000)}), "info.json"),
     "extra-shape": (info(**{"features|x": {"dtype": "float32", "shape": [10**9]}}), "info.json"),
     "rows-data": (many_rows(DATA), "file-001.parquet"),
     "rows-episodes": (many_rows(EPISODES), "file-001.parquet"),
@@ -296,43 +296,49 @@ DATA_SETS: dict[str, tuple[Make, str]] = {
     "zeros-video": (zeros(1 << 36, VIDEO), "file-001.mp4"),
     "zeros-data": (zeros(1 << 40, DATA), "file-001.parquet"),
 }
+"""Name -> (edit of the data set, the file that a refusal names)."""
+
+STEP, IDS, ROBOMIMIC, UMI = "episode_0000005.npz", "ep_start_end_ids.npy", "robomimic.hdf5", "session.zarr.zip"
+LABELS = "auto_lang_ann.npy"
+
+
+def calvin(**arrays: Any) -> Any:
+    """What an annotation file of CALVIN holds."""
+    return {"info": {"indx": arrays["indx"]}, "language": {"ann": ["x"]}}
+
 
 FOREIGN: dict[str, dict[str, tuple[Make, str]]] = {
     "calvin": {
-        "pointer": (calvin_pickle({"info": {"indx": Pointer()}, "language": {"ann": ["x"]}}), "auto_lang_ann.npy"),
-        "large": (calvin_pickle({"info": {"indx": Large()}, "language": {"ann": ["x"]}}), "auto_lang_ann.npy"),
-        "steps": (
-            lambda f: np.save(f / "sources/calvin/ep_start_end_ids.npy", np.array([[0, 10**12]])), "ep_start_end_ids.npy",
-        ),
-        "ids-shape": (
-            instead("sources/calvin/ep_start_end_ids.npy", lambda p: p.write_bytes(npy((10**10, 2), "<i8"))), "ep_start_end_ids.npy",
-        ),
-        "member": (npz_member("sources/calvin/episode_0000005.npz", "rgb_static", (30_000, 30_000, 3)), "episode_0000005.npz"),
-        "member-declared": (npz_member("sources/calvin/episode_0000005.npz", "rgb_static", (10**6, 10**6, 3), b"x"), "episode_0000005.npz"),
-        "other-member": (npz_member("sources/calvin/episode_0000005.npz", "scene_obs", (2_700_000_000,)), "episode_0000005.npz"),
-        "fifo": (instead("sources/calvin/episode_0000005.npz", os.mkfifo), "episode_0000005.npz"),
+        "pointer": (calvin_pickle(calvin(indx=Pointer())), LABELS),
+        "large": (calvin_pickle(calvin(indx=Large())), LABELS),
+        "steps": (lambda f: np.save(f / "sources/calvin" / IDS, np.array([[0, 10**12]])), IDS),
+        "ids-shape": (instead(f"sources/calvin/{IDS}", lambda p: p.write_bytes(npy((10**10, 2), "<i8"))), IDS),
+        "member": (npz_member(f"sources/calvin/{STEP}", "rgb_static", (30_000, 30_000, 3)), STEP),
+        "member-declared": (npz_member(f"sources/calvin/{STEP}", "rgb_static", (10**6, 10**6, 3), b"x"), STEP),
+        "fifo": (instead(f"sources/calvin/{STEP}", os.mkfifo), STEP),
     },
     "robomimic": {
-        "image": (hdf5("sources/robomimic/robomimic.hdf5", "data/demo_0/obs/agentview_image", (6, 16_000, 16_000, 3)), "robomimic.hdf5"),
-        "actions": (hdf5("sources/robomimic/robomimic.hdf5", "data/demo_0/actions", (10**12, 7), "f8"), "robomimic.hdf5"),
-        "actions-wide": (hdf5("sources/robomimic/robomimic.hdf5", "data/demo_0/actions", (6, 10**10), "f8"), "robomimic.hdf5"),
+        "image": (hdf5(f"robomimic/{ROBOMIMIC}", "data/demo_0/obs/agentview_image", (6, 16_000, 16_000, 3)), ROBOMIMIC),
+        "actions": (hdf5(f"robomimic/{ROBOMIMIC}", "data/demo_0/actions", (10**12, 7), "f8"), ROBOMIMIC),
+        "actions-wide": (hdf5(f"robomimic/{ROBOMIMIC}", "data/demo_0/actions", (6, 10**10), "f8"), ROBOMIMIC),
     },
     "libero": {
-        "image": (hdf5("sources/libero/libero_demo.hdf5", "data/demo_0/obs/agentview_rgb", (7, 16_000, 16_000, 3)), "libero_demo.hdf5"),
+        "image": (
+            hdf5("libero/libero_demo.hdf5", "data/demo_0/obs/agentview_rgb", (7, 16_000, 16_000, 3)),
+            "demo.hdf5",
+        ),
     },
     "aloha": {
-        "image": (hdf5("sources/aloha/episode_0.hdf5", "observations/images/cam_high", (9, 16_000, 16_000, 3)), "episode_0.hdf5"),
+        "image": (hdf5("aloha/episode_0.hdf5", "observations/images/cam_high", (9, 16_000, 16_000, 3)), "episode_0"),
         "fifo": (instead("sources/aloha/episode_0.hdf5", os.mkfifo), "episode_0.hdf5"),
     },
-    "maniskill": {
-        "actions": (hdf5("sources/maniskill/maniskill.h5", "traj_0/actions", (10**12, 7), "f4"), "maniskill.h5"),
-    },
+    "maniskill": {"actions": (hdf5("maniskill/maniskill.h5", "traj_0/actions", (10**12, 7), "f4"), "maniskill.h5")},
     "umi": {
-        "chunks": (zarr_shape("data/robot0_eef_pos", shape=[500_000_000, 3], chunks=[1, 3]), "session.zarr.zip"),
-        "shape": (zarr_shape("data/robot0_eef_pos", shape=[10**15, 3]), "session.zarr.zip"),
-        "chunk": (zarr_shape("data/camera0_rgb", chunks=[1, 10**6, 10**6, 3]), "session.zarr.zip"),
-        "ends": (zarr_shape("meta/episode_ends", shape=[10**12]), "session.zarr.zip"),
-        "device": (instead("sources/umi/session.zarr.zip", link("/dev/zero")), "session.zarr.zip"),
+        "chunks": (zarr_shape("data/robot0_eef_pos", shape=[500_000_000, 3], chunks=[1, 3]), UMI),
+        "shape": (zarr_shape("data/robot0_eef_pos", shape=[10**15, 3]), UMI),
+        "chunk": (zarr_shape("data/camera0_rgb", chunks=[1, 10**6, 10**6, 3]), UMI),
+        "ends": (zarr_shape("meta/episode_ends", shape=[10**12]), UMI),
+        "device": (instead(f"sources/umi/{UMI}", link("/dev/zero")), UMI),
     },
     "rlds": {"length": (rlds_length, "tfrecord")},
     "lerobot2": {
@@ -346,10 +352,12 @@ FOREIGN: dict[str, dict[str, tuple[Make, str]]] = {
         "captions-fifo": (instead("sources/video/captions.csv", os.mkfifo), "captions.csv"),
     },
     "epic": {"table-device": (instead("sources/epic/EPIC_100_train.csv", link("/dev/zero")), "EPIC_100_train.csv")},
-}  # fmt: skip
+}
+"""Importer -> name -> (edit of its source, the file that a refusal names)."""
 
 RUNS: dict[str, tuple[Make, str]] = {
     "records-rows": (many_rows("run/eval/episodes.parquet"), "episodes.parquet"),
     "records-fifo": (instead("run/eval/episodes.parquet", os.mkfifo), "episodes.parquet"),
     "summary-device": (instead("run/eval/summary.json", link("/dev/zero")), "summary.json"),
 }
+"""Edits of an evaluation that `wamkit report` shows."""

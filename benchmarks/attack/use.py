@@ -60,8 +60,7 @@ def _data(root: Path) -> Iterator[tuple[str, Any]]:
     store = Store.open(root)
     yield "layout", dataclasses.asdict(store.layout)
     yield "texts", store.texts
-    for name, column in store.numeric().items():
-        yield name, column
+    yield from store.numeric().items()
     for i, meta in enumerate(store.episodes):
         yield f"facts {i}", dataclasses.asdict(meta)
         yield f"spans {i}", [dataclasses.astuple(s) for s in store.episode(i, images=False).spans]
