@@ -242,8 +242,8 @@ def _statistics(data: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
     """Means and deviations by name. Raises ConfigError unless they are finite numbers, as many as `spec` says."""
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
     for name, entry in data.items():
-        columns = [entry.get(k) for k in ("mean", "std")] if isinstance(entry, Mapping) else [None]
-        columns = [list(c) if isinstance(c, (list, tuple)) else [None] for c in columns]
+        found = [entry.get(k) for k in ("mean", "std")] if isinstance(entry, Mapping) else [None]
+        columns: list[list[Any]] = [list(c) if isinstance(c, (list, tuple)) else [None] for c in found]
         size = sizes.get(name, len(columns[0]))
         for values in columns:
             if len(values) != size or not all(type(x) in (int, float) and abs(x) < 3e38 for x in values):
