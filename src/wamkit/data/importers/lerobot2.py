@@ -93,7 +93,7 @@ class LeRobot2(Importer):
         path = inside(self.root, "meta/info.json")
         with reading(path):
             if not path.exists():
-                raise SourceError("there is no such file: is this a LeRobotDataset?")
+                raise SourceError("there is no such file; is this a LeRobotDataset?")
             info = read_json(path)
             version = str(entry(info, "codebase_version", str))
             if not version.startswith("v2"):

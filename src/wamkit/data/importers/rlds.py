@@ -81,7 +81,7 @@ class RLDS(Importer):
         path = inside(self.root, "features.json")
         with reading(path):
             if not path.exists():
-                raise SourceError("there is no such file: name the folder of one version, as in bridge/1.0.0")
+                raise SourceError("there is no such file; name the folder of one version, as in bridge/1.0.0")
             steps = read_json(path)
             for key in ("featuresDict", "features", "steps", "sequence", "feature"):
                 steps = entry(steps, key, dict)
