@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -19,9 +20,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wamkit.errors import WamkitError
-from wamkit.files import atomic_write
+from wamkit.files import StoreError, atomic_write, parse_json, read_json
 
 T = TypeVar("T")
+_hints = functools.cache(get_type_hints)  # which evaluates every annotation anew
 SCALARS = (bool, int, float, str, type(None))
 
 
@@ -129,18 +131,19 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
 def from_json(cls: type[T], text: str) -> T:
     """An instance of `cls` from JSON text; see `from_dict`."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"not valid JSON: {e}") from e
-    return from_dict(cls, data)
+        return from_dict(cls, parse_json(text, "the text", finite=False))
+    except StoreError as e:
+        raise ConfigError(str(e)) from e
 
 
 def load_json(cls: type[T], path: str | Path) -> T:
     """Reads what `save_json` wrote. Every error names the file."""
     try:
-        return from_json(cls, Path(path).read_text(encoding="utf-8"))
-    except (ConfigError, OSError, UnicodeDecodeError) as e:
+        return from_dict(cls, read_json(path, finite=False))
+    except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
+    except StoreError as e:
+        raise ConfigError(str(e)) from e
 
 
 def save_json(path: str | Path, obj: Any) -> None:
@@ -168,7 +171,7 @@ def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
 
 def _encode(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        cls, hints = type(value), get_type_hints(type(value))
+        cls, hints = type(value), _hints(type(value))
         out = {} if set(_dataclasses(hint)) == {cls} or "kind" in hints else {"kind": _tag(cls)}
         for f in _init_fields(cls):
             out[f.name] = _encode(getattr(value, f.name), hints[f.name], _join(where, f.name))
@@ -216,7 +219,7 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
 def _decode_dataclass(candidates: tuple[type, ...], data: Any, where: str) -> Any:
     _check(isinstance(data, Mapping), " or ".join(f"the fields of {c.__name__}" for c in candidates), data, where)
     cls = _choose(candidates, data, where)
-    hints, known, values = get_type_hints(cls), {f.name: f for f in _init_fields(cls)}, {}
+    hints, known, values = _hints(cls), {f.name: f for f in _init_fields(cls)}, {}
     for key in data:
         if key not in known and key != "kind":
             place, has = _join(where, key), ", ".join(known)

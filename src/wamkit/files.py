@@ -39,30 +39,33 @@ class WriteError(StoreError, OSError):
     """A file could not be written (disk full, no permission). Whatever stood in its place is unchanged."""
 
 
-def read_json(path: str | Path, *, max_bytes: int = 64 << 20, max_depth: int = 64) -> Any:
+def read_json(path: str | Path, *, max_bytes: int = 64 << 20, max_depth: int = 64, finite: bool = True) -> Any:
     """The content of a JSON file.
 
     max_bytes: size of a file that is still read.
     max_depth: lists and objects within each other.
+    finite: refuse NaN and infinities.
 
     Raises StoreError, naming the file, as `read_bytes` and `parse_json` do.
     """
-    return parse_json(read_bytes(path, max_bytes), str(path), max_depth=max_depth)
+    return parse_json(read_bytes(path, max_bytes), str(path), max_depth=max_depth, finite=finite)
 
 
-def parse_json(data: bytes | str, where: str, *, max_depth: int = 64) -> Any:
+def parse_json(data: bytes | str, where: str, *, max_depth: int = 64, finite: bool = True) -> Any:
     """The value of a JSON text, UTF-8 with or without a byte order mark.
 
     where: what the text is, for errors: a file, or a file and a line.
+    max_depth, finite: as in `read_json`.
 
-    Raises StoreError for anything else: damaged text, deeper nesting (found before it is parsed), NaN and infinities,
-    numbers that a float cannot hold, and halves of characters, which cannot be written again.
+    Raises StoreError for anything else: damaged text, deeper nesting (found before it is parsed), numbers that a
+    float cannot hold, and halves of characters, which cannot be written again.
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         if _depth(text.encode()) > max_depth:
             raise ValueError(f"lists and objects are nested more than {max_depth} deep")
-        value = json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_int)
+        strict = {"parse_constant": _no_number, "parse_float": _float} if finite else {}
+        value = json.loads(text, parse_int=_int, **strict)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except ValueError as error:  # also UnicodeError and JSONDecodeError
