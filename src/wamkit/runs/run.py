@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from wamkit import old_names
 from wamkit.data.embodiment import Embodiment
 from wamkit.families.base import Family
 from wamkit.nn.normalizer import Normalizer
-from wamkit.runs.checkpoint import Manifest, read_manifest, read_state, read_weights
+from wamkit.runs.checkpoint import WEIGHTS, Manifest, read_manifest, read_state, read_weights
 from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.types import Spec, WamkitError
@@ -26,13 +28,15 @@ class Run:
     """A run folder, opened once and handed on. It pickles to a few kilobytes, so worker processes get it too.
 
     path: the run folder.
-    digest: SHA-256 of the checkpoint's manifest. It stands for weights, configuration and everything else in it.
+    digest: see `weights_digest`. It stands for whatever the answers depend on; equal trainings have equal ones.
     step: training steps that the checkpoint has seen.
     config: family, sizes, windows and training.
     spec: shapes and clocks.
     statistics: means and deviations of proprioception and actions, by name.
-    provenance: where the training data came from.
+    provenance: where the training data came from; of a mixture, the data set whose embodiment acts.
     embodiments: those of a mixture, by the name of their data set; empty for a run trained on one data set.
+    origins: where each data set of a mixture came from, by its name; empty for a run trained on one data set, and for
+        mixtures of earlier versions, which noted `provenance` alone.
     extra: what the trainer noted (`elapsed_s`, `cpu_s`, ...).
     described: the whole configuration as JSON, for reports.
     """
@@ -45,6 +49,7 @@ class Run:
     statistics: Mapping[str, Any] = field(compare=False, repr=False)
     provenance: Provenance = field(compare=False, repr=False)
     embodiments: Mapping[str, Embodiment] = field(compare=False, repr=False)
+    origins: Mapping[str, Provenance] = field(compare=False, repr=False)
     extra: Mapping[str, Any] = field(compare=False, repr=False)
     described: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest = field(compare=False, repr=False)
@@ -67,13 +72,14 @@ class Run:
         config, spec, statistics = run_from_dict(described)
         return cls(
             path=path,
-            digest=manifest.digest,
+            digest=weights_digest(manifest, state.config),
             step=state.step,
             config=config,
             spec=spec,
             statistics=statistics,
             provenance=cfg.from_dict(Provenance, described.get("provenance", {})),
             embodiments={n: cfg.from_dict(Embodiment, e) for n, e in described.get("embodiments", {}).items()},
+            origins={n: cfg.from_dict(Provenance, o) for n, o in described.get("origins", {}).items()},
             extra=state.extra,
             described=described,
             manifest=manifest,
@@ -83,6 +89,18 @@ class Run:
     def name(self) -> str:
         """The folder's name."""
         return self.path.name
+
+    def is_named(self, digest: str) -> bool:
+        """True if `digest`, as a result or a collection holds it, or its first digits, name these weights.
+
+        Earlier versions wrote the digest of the manifest.
+        """
+        return bool(digest) and any(known.startswith(digest) for known in (self.digest, self.manifest.digest))
+
+    @property
+    def sources(self) -> Mapping[str, Provenance]:
+        """Origins of all training data, by the name of the data set; "" for that of a run on one data set."""
+        return self.origins or {"": self.provenance}
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights by the model's own names, on the CPU. Raises CheckpointError if they are damaged."""
@@ -124,6 +142,20 @@ class Run:
                 f"{known if self.embodiments else alone}"
             )
         return self.embodiments[name] if name else None
+
+
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins")
+"""Parts of a run's configuration that change its answers by way of the weights alone."""
+
+
+def weights_digest(manifest: Manifest, config: Mapping[str, Any]) -> str:
+    """SHA-256 of the weights' bytes and of the configuration as stored, without `UNANSWERED`.
+
+    No clock, path or number of steps is in it, so that two trainings with the same bits have the same digest.
+    """
+    kept = {k: v for k, v in config.items() if k not in UNANSWERED}
+    content = json.dumps([manifest.files[WEIGHTS]["sha256"], kept], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
