@@ -182,6 +182,15 @@ def test_few_units_widen_a_percentile_interval():
     assert (two.low, two.high) == (draws.min(), draws.max())
 
 
+def test_two_and_three_clusters_have_the_interval_of_student():
+    for x in ([1.0, 2.0], [1.0, 2.0, 4.0]):
+        found = bootstrap_ratio(np.array(x), np.ones(len(x)), np.arange(len(x)), seed=0)
+        half = student.ppf(0.975, len(x) - 1) * np.std(x, ddof=1) / math.sqrt(len(x))
+        assert (found.low, found.high) == pytest.approx((np.mean(x) - half, np.mean(x) + half))
+    four = bootstrap_ratio(np.array([1.0, 2.0, 4.0, 5.0]), np.ones(4), np.arange(4), seed=0)
+    assert 0 < four.high - four.low < math.inf
+
+
 def test_what_all_clusters_agree_on_is_not_certain():
     """0 of 18 against 0 of 18, 18 of 18 against 18 of 18, and 18 of 18 by itself: exact bounds, no width of 0."""
     ones, state = np.ones(18), np.arange(18)
