@@ -64,11 +64,11 @@ def bootstrap_ratio(
     it is a clustered mean. bounds: the range of the ratio, so (0, inf) of errors and (-1, 1) of differences of success.
 
     Without two finite bounds the interval is that of the bootstrap-t: whole clusters are resampled, each draw is
-    divided by its own standard error (linearised), and the tails are widened for few clusters (`_tail`). With two, one
-    cluster at each bound is added, as Agresti and Coull add successes and failures, and the interval is Student's: so
-    it keeps a width where all clusters nearly agree. Where they do agree, see `unseen`. A nominal 95 % of both covers 93 %
-    or more of what benchmarks/coverage.py draws, at 8, 28 and 100 clusters. Sources: Efron and Tibshirani 1993, section
-    12.5 (bootstrap-t); Hesterberg 2015 (tails).
+    divided by its own standard error (linearised), and the tails are widened for few clusters (`_tail`); for bounds of
+    (0, inf) on a logarithmic scale. With two, one cluster at each bound is added, as Agresti and Coull add successes
+    and failures, and the interval is Student's: so it keeps a width where all clusters nearly agree. Where they do
+    agree, see `unseen`. A nominal 95 % of both covers 93 % or more of what benchmarks/coverage.py draws, at 8, 28 and
+    100 clusters. Sources: Efron and Tibshirani 1993, section 12.5 (bootstrap-t); Hesterberg 2015 (tails).
 
     One cluster says nothing about spread: the interval is then `bounds`. A draw whose denominator is 0 counts as
     -inf for the lower end and as inf for the upper.
@@ -92,9 +92,7 @@ def bootstrap_ratio(
     if np.isfinite(bounds).all():
         low, high = _adjusted(above_K, below_K, level, bounds)
     else:
-        error = float(_error(np.ones((1, k)), rest_K, below_K)[1][0])
-        t = _bootstrap_t(rest_K, below_K, seed, draws, level)
-        low, high = value - error * t.high, value - error * t.low
+        low, high = _bootstrap_t(value, rest_K, below_K, seed, draws, level, positive=bounds[0] == 0)
     return Interval(value, max(min(low, value), bounds[0]), min(max(high, value), bounds[1]), level)
 
 
@@ -114,22 +112,32 @@ def _error(
         return off_N, np.sqrt(square_N * k / (k - 1)) / np.abs(below_N)
 
 
-def _bootstrap_t(rest_K: np.ndarray, below_K: np.ndarray, seed: int, draws: int, level: float) -> Interval:
-    """Interval of the distance of a draw's ratio from that of all clusters, in its own standard errors.
+def _bootstrap_t(
+    value: float, rest_K: np.ndarray, below_K: np.ndarray, seed: int, draws: int, level: float, positive: bool
+) -> tuple[float, float]:
+    """Ends of the studentised interval of a ratio; positive: on a logarithmic scale.
 
     A draw of one cluster k times shows no spread and is left out. Two or three clusters have hardly other draws: then
     it is Student's, and open where one of them has all of the denominator.
     """
     k = len(rest_K)
+    scale = value if positive else 1.0  # by the delta method, the error of log x is that of x over x
+    error = float(_error(np.ones((1, k)), rest_K, below_K)[1][0]) / scale
     if k < 4:
-        alone = (below_K == below_K.sum()).any()
-        half = math.inf if alone else float(student.ppf((1 + level) / 2, k - 1))
-        return Interval(0.0, -half, half, level)
-    count_NK = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws)
-    off_N, error_N = _error(count_NK[(count_NK > 0).sum(1) > 1], rest_K, below_K)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        t_N = np.where(off_N == 0, 0.0, off_N / error_N)
-    return percentile_interval(0.0, t_N, k, level)
+        half = math.inf if (below_K == below_K.sum()).any() else float(student.ppf((1 + level) / 2, k - 1))
+        t = Interval(0.0, -half, half, level)
+    else:
+        count_NK = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws)
+        off_N, error_N = _error(count_NK[(count_NK > 0).sum(1) > 1], rest_K, below_K)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if positive:
+                off_N, error_N = np.log1p(off_N / value), error_N / (value + off_N)
+            t_N = np.where(np.isfinite(off_N) & (off_N != 0), off_N / error_N, off_N)
+        t = percentile_interval(0.0, t_N, k, level)
+    with np.errstate(over="ignore"):
+        ends = -error * np.array([t.high, t.low])
+        low, high = value * np.exp(ends) if positive else value + ends
+    return float(low), float(high)
 
 
 def _adjusted(above_K: np.ndarray, below_K: np.ndarray, level: float, bounds: tuple[float, float]) -> tuple[float, ...]:
