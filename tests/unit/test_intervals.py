@@ -191,6 +191,17 @@ def test_two_and_three_clusters_have_the_interval_of_student():
     assert 0 < four.high - four.low < math.inf
 
 
+def test_intervals_of_errors_are_positive_and_scale_free():
+    x = np.random.default_rng(0).lognormal(0, 1, 9)
+    one, percent = (bootstrap_ratio(s * x, np.ones(9), np.arange(9), seed=0, bounds=(0.0, math.inf)) for s in (1, 100))
+    assert 0 < one.low < one.value < one.high < math.inf
+    assert (percent.low, percent.high) == pytest.approx((100 * one.low, 100 * one.high))
+    rare = bootstrap_ratio(np.eye(9)[0], np.ones(9), np.arange(9), seed=0, bounds=(0.0, math.inf))
+    assert rare.low >= 0 and rare.high == math.inf  # draws without the one error show no spread
+    lost = bootstrap_ratio(np.ones(5), np.eye(5)[0], np.arange(5), seed=0, bounds=(0.0, math.inf))
+    assert (lost.low, lost.high) == (0.0, math.inf)  # and those without a denominator have no ratio
+
+
 def test_what_all_clusters_agree_on_is_not_certain():
     """0 of 18 against 0 of 18, 18 of 18 against 18 of 18, and 18 of 18 by itself: exact bounds, no width of 0."""
     ones, state = np.ones(18), np.arange(18)

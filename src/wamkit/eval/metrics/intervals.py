@@ -106,7 +106,7 @@ def _error(
     k = len(rest_K)
     with np.errstate(divide="ignore", invalid="ignore"):
         below_N = count_NK @ below_K
-        off_N = (count_NK @ rest_K) / below_N
+        off_N = np.where(below_N == 0, math.nan, (count_NK @ rest_K) / below_N)
         square_N = count_NK @ rest_K**2 - 2 * off_N * (count_NK @ (rest_K * below_K))
         square_N = np.maximum(square_N + off_N**2 * (count_NK @ below_K**2), 0.0)
         return off_N, np.sqrt(square_N * k / (k - 1)) / np.abs(below_N)
