@@ -53,7 +53,7 @@ class Row:
 
     @property
     def verdict(self) -> Literal["", "met", "missed", "not shown"]:
-        """What the interval says of the target; "not shown" for a figure without an interval, "" without a target."""
+        """Verdict of the interval on the target; "not shown" for a figure without an interval, "" without a target."""
         if self.target is None:
             return ""
         return "not shown" if self.interval is None else self.target.verdict(self.interval)

@@ -99,7 +99,7 @@ def bootstrap_ratio(
 def _error(
     count_NK: np.ndarray, rest_K: np.ndarray, below_K: np.ndarray
 ) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
-    """How far the ratio of each draw lies off that of all clusters, and its linearised standard error.
+    """Distance of each draw's ratio from that of all clusters, and its linearised standard error.
 
     count_NK: how often each cluster was drawn.   rest_K: numerator less the ratio of all times the denominator.
     """

@@ -21,7 +21,7 @@ from wamkit.types import Observation, Query
 
 @dataclass(frozen=True)
 class Load:
-    """What else the machine did while times were taken.
+    """Other work of the machine while times were taken.
 
     average: processes that ran or waited to run, over the last minute, one's own included.   cores: that this process
     may use.   threads: that one query uses.   cpu: name of the processor.
