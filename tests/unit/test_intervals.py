@@ -11,6 +11,7 @@ from wamkit.eval.metrics.intervals import (
     barnard,
     bootstrap_ratio,
     clopper_pearson,
+    clustered_median,
     holm,
     mcnemar,
     paired_difference,
@@ -242,3 +243,17 @@ def test_intervals_of_clusters_cover(kind, clusters):
         found = bootstrap_ratio(x, ones, cluster, trial, draws=400, bounds=bounds)
         covered += found.low <= truth <= found.high
     assert covered / 150 > 0.89, f"{covered / 150:.1%} of the intervals cover"
+
+
+def test_a_median_of_times_shrugs_off_one_slow_query_and_has_an_interval():
+    rng = np.random.default_rng(0)
+    times = rng.normal(20, 2, (30, 10)) + rng.normal(0, 1, (30, 1))  # episodes differ
+    slow = times.copy()
+    slow[0, 0] = 1e4
+    episode = np.arange(30).repeat(10)
+    found, jolted = (clustered_median(x.ravel(), episode, seed=0) for x in (times, slow))
+    assert found.value == np.median(times) and jolted.value == pytest.approx(found.value, abs=0.2)
+    assert found.low < found.value < found.high < found.value + 2 and jolted.high < found.high + 0.5
+    assert clustered_median(np.array([3.0, 5.0]), np.array([0, 0]), seed=0) == Interval(4.0, 0.0, math.inf)
+    with pytest.raises(EvaluationError, match="a median needs finite values"):
+        clustered_median(np.array([]), np.array([], int), seed=0)

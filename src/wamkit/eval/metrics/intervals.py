@@ -183,18 +183,20 @@ def clustered_median(
 ) -> Interval:
     """The median of non-negative values that come in clusters, with a percentile interval from resampling clusters.
 
-    For times: a query of 1 s among many of 20 ms leaves it as it is. Raises EvaluationError for no values.
+    For times: a query of 1 s among many of 20 ms leaves it as it is. One cluster says nothing about spread. Raises EvaluationError for no values.
     """
     values, (ids, row) = np.asarray(values, np.float64), np.unique(cluster, return_inverse=True)
     if len(values) == 0 or len(values) != len(row) or not np.isfinite(values).all():
         raise EvaluationError(f"a median needs finite values, a cluster each: {len(values)} and {len(row)} given")
+    median = float(np.median(values))
+    if len(ids) == 1:
+        return Interval(median, 0.0, math.inf, level)
     order = np.argsort(values)
     counts = resample_counts(np.random.default_rng(seed), draws, len(ids))
     drawn = np.empty(draws)
     for i, count in enumerate(counts):
         below = np.cumsum(count[row[order]])
         drawn[i] = values[order[np.searchsorted(below, below[-1] / 2)]]
-    median = float(np.median(values))
     found = percentile_interval(median, drawn, len(ids), level, (0.0, math.inf))
     return Interval(median, min(found.low, median), max(found.high, median), level)
 
