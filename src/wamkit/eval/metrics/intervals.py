@@ -183,7 +183,8 @@ def clustered_median(
 ) -> Interval:
     """The median of non-negative values that come in clusters, with a percentile interval from resampling clusters.
 
-    For times: a query of 1 s among many of 20 ms leaves it as it is. One cluster says nothing about spread. Raises EvaluationError for no values.
+    For times: a query of 1 s among many of 20 ms leaves it as it is. One cluster says nothing about spread.
+    Raises EvaluationError for no values.
     """
     values, (ids, row) = np.asarray(values, np.float64), np.unique(cluster, return_inverse=True)
     if len(values) == 0 or len(values) != len(row) or not np.isfinite(values).all():
