@@ -32,7 +32,7 @@ def load_metadata(root: Path) -> DatasetMetadata | None:
         if (root / MODALITY).exists():
             return from_modality(read_json(inside(root, MODALITY)))
         return None
-    except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (StoreError, ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(f"{root}: its metadata cannot be read ({error}); restore or remove that file") from error
 
 
