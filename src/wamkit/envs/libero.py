@@ -33,7 +33,6 @@ from typing import Any, Literal
 
 import gymnasium
 import numpy as np
-import torch
 
 from wamkit.config import ConfigError, check_bounds, nearest
 from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
@@ -138,6 +137,8 @@ def initial_states(path: Path) -> np.ndarray:
     The file is a pickle within a torch archive, of which only a plain array is loaded. Raises WamkitError for any other
     content.
     """
+    import torch
+
     rebuild = np.empty(0).__reduce__()[0]  # NumPy's constructor of arrays, under both of its names
     plain = [np.ndarray, np.dtype, type(np.dtype(np.float64))]
     names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wamkit.config import check_bounds
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
-from wamkit.inference.model import opened
-from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
-from wamkit.runs.run import Run
+
+if TYPE_CHECKING:
+    from wamkit.inference.policy import Policy
+    from wamkit.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ class Protocol:
 
     def make_policy(self, run: Run) -> Policy:
         """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        from wamkit.inference.model import opened
+        from wamkit.inference.policy import Policy
+
         model = opened(run, self.env.embodiment)
         return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
 

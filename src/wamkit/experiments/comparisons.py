@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wamkit.data.loading.mixture import SourceConfig
-from wamkit.nn.attention_mask import Program
+from wamkit.data.loading.mixture_config import SourceConfig
+from wamkit.nn.options import Program
 from wamkit.registry import Registry
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wamkit import config as cfg
 from wamkit import old_names
-from wamkit.families.base import FAMILIES, Family
+from wamkit.nn.family_options import CONFIGS
+
+if TYPE_CHECKING:
+    from wamkit.families.base import Family
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,14 @@ class RunConfig:
 
 def family_class(name: str) -> type[Family]:
     """The family registered as `name`; an unknown name raises, with the nearest match."""
+    from wamkit.families.base import FAMILIES
+
     return FAMILIES.get(name)
+
+
+def config_class(family: str) -> type[Any]:
+    """Options of a family. Those of the library's own are found without loading torch."""
+    return CONFIGS.get(family) if family in CONFIGS else family_class(family).Config
 
 
 PARTS = ("model", "window", "train", "episodes")
@@ -136,6 +146,6 @@ def config_to_dict(run: RunConfig) -> dict[str, Any]:
 
 def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
     """The inverse of `config_to_dict`. Missing fields take their present defaults; unknown ones raise ConfigError."""
-    model: Any = cfg.from_dict(family_class(data["family"]).Config, old_names.renamed(data["model"], old_names.MODEL))
+    model: Any = cfg.from_dict(config_class(data["family"]), old_names.renamed(data["model"], old_names.MODEL))
     parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
     return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
