@@ -48,6 +48,7 @@ class Regress(Family):
         place = image_positions(spec, ImageTokens.stride, spec.frame_offsets[-1])
         self.future = QueryStream("future", self.frames * 48, place, config.width)  # 4x4 colours a cell and frame
         self.trunk = config.build_trunk()
+        self.declare(self.trunk)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         lengths = {"context": self.context.length, "chunk": self.action.length, "image": self.future.length}

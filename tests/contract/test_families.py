@@ -13,6 +13,7 @@ from wamkit.config import ConfigError
 from wamkit.data.loading.windows import observations
 from wamkit.families.base import FAMILIES, Family
 from wamkit.inference.model import Model
+from wamkit.nn import Backbone
 from wamkit.nn.attention_mask import closure
 from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
 
@@ -71,7 +72,7 @@ def test_encoder_backbone_blocks_and_codec_are_declared(name, spec, normalizer, 
     names = {id(p): n for n, p in model.named_parameters()}
     assert inside and len({id(p) for p in inside}) == len(inside)
     assert {names[id(p)] for p in inside} == {n for n in names.values() if ".blocks." in n}
-    assert model.backbone is not None and set(model.backbone.layers()) <= set(model.blocks())
+    assert model.backbones and set(model.backbones) == {m for m in model.modules() if isinstance(m, Backbone)}
     assert (model.codec is None) == (Model(model).reconstruct(batch) is None)
     if model.codec is not None:
         assert model.features(batch, "codec") == {} and model.features(batch, "main").keys()

@@ -239,7 +239,7 @@ def _mixture(job: Job, setup: Setup) -> Path:
 
 def trunk_size(model: Family) -> int:
     """Parameters of the family's main backbone, 0 where it has none."""
-    return sum(p.numel() for p in model.backbone.parameters()) if model.backbone else 0
+    return sum(p.numel() for backbone in model.backbones[:1] for p in backbone.parameters())
 
 
 def _episodes(run: Run, model: Model, protocol: Protocol, processes: int) -> dict[str, dict[str, Any]]:

@@ -67,6 +67,7 @@ class Align(Family):
         self.say = nn.ModuleDict(
             {t: nn.Sequential(nn.Linear(D, 2 * D), nn.SiLU(), nn.Linear(2 * D, sizes[t])) for t in c.teachers}
         )
+        self.declare(self.trunk)
 
     def stages(self) -> tuple[Stage, ...]:
         return (Stage("main", 1.0, ("context", ACTION, "trunk", "ask", "say")),)

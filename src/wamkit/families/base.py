@@ -74,23 +74,28 @@ class Family(nn.Module, ABC):
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
         super().__init__()
         self.config, self.spec, self.normalizer = config, spec, normalizer
+        self._declared: tuple[tuple[Backbone, ...], FutureCodec | None] = ((), None)
+
+    def declare(self, *backbones: Backbone, codec: FutureCodec | None = None) -> None:
+        """Names the backbones, the main one first, and the codec of future frames, once they are built."""
+        self._declared = (backbones, codec)  # in a tuple, so that their parameters keep one name
 
     @property
-    def backbone(self) -> Backbone | None:
-        """The main backbone: the first one that the family builds, unless it says otherwise."""
-        return next((m for m in self.children() if isinstance(m, Backbone)), None)
+    def backbones(self) -> tuple[Backbone, ...]:
+        """The backbones, the main one first."""
+        return self._declared[0]
+
+    @property
+    def codec(self) -> FutureCodec | None:
+        """The codec of future frames, or None for a family that imagines no images."""
+        return self._declared[1]
 
     def blocks(self) -> list[nn.Module]:
         """All blocks of all backbones: the units of sharding, activation checkpointing and compilation.
 
         Their matrices are those that the optimizer Muon orthogonalises, beside the kernels of convolutions.
         """
-        return [block for m in self.modules() if isinstance(m, Backbone) for block in m.layers()]
-
-    @property
-    def codec(self) -> FutureCodec | None:
-        """The codec of future frames, or None for a family that imagines no images."""
-        return next((m for m in self.children() if isinstance(m, FutureCodec)), None)
+        return [block for backbone in self.backbones for block in backbone.layers()]
 
     def stages(self) -> tuple[Stage, ...]:
         """Phases of training in order; their shares sum to 1. One phase over all parameters unless overridden."""

@@ -32,6 +32,7 @@ class BC(Family):
         self.context = config.build_context(spec)
         self.action = config.build_action(spec, config.width)
         self.trunk = config.build_trunk()
+        self.declare(self.trunk)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         segments = [Segment(CONTEXT, self.context.length), Segment(ACTION, self.action.length)]

@@ -143,6 +143,7 @@ class CascadeGeom(Family):
         self.present = nn.Linear(4 * values, D)
         self.trunk = c.build_trunk()
         self.register_buffer("control_AF", controller(spec.frame_offsets, spec.chunk, c), persistent=False)
+        self.declare(self.trunk)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """The planner's; geometry sees the planned flow, the present points and the hand."""

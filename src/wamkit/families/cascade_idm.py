@@ -110,6 +110,7 @@ class CascadeIDM(Family):
         self.future = config.build_future(spec, config.width)
         self.trunk = config.build_trunk()
         self.idm = InverseDynamics(spec, config.idm == "masked")
+        self.declare(self.trunk, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config

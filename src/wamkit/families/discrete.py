@@ -77,6 +77,7 @@ class Discrete(Family):
         self.register_buffer("at_future", self._image_places(), persistent=False)
         drawn = lambda q: q.wants_action and c.action_temperature or q.wants_future and c.temperature  # noqa: E731
         self.deterministic = frozenset(q for q in Query if not drawn(q))
+        self.declare(self.trunk, codec=self.future)
 
     @property
     def vocabulary(self) -> Vocabulary:

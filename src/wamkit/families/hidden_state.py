@@ -50,6 +50,7 @@ class HiddenState(Family):
         self.future = config.build_future(spec, config.width)
         self.action = config.build_action(spec, config.action_width)
         self.experts = config.build_experts(FUTURE, ACTION)
+        self.declare(self.experts, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         c, rest = self.config, 1 - self.config.codec_share

@@ -60,6 +60,7 @@ class Jepa(Family):
         self.bridge, self.head = nn.Linear(D, c.head_width), Trunk(c.head_width, c.head_depth, c.heads)
         place = step_positions([t for t in spec.frame_offsets for _ in range(c.latents)])
         self.register_buffer("place_z", place, persistent=False)
+        self.declare(self.trunk, self.predictor, self.head)
 
     def stages(self) -> tuple[Stage, ...]:
         learned = ("context", "action", "ask", "trunk", "step", "cell", "predictor", "say", "bridge", "head")

@@ -110,6 +110,7 @@ class LatentAction(Family):
         self.given = GivenStream("code word", len(c.levels) + 1, place, D)
         self.action = c.build_action(spec, D)
         self.trunk = c.build_trunk()
+        self.declare(self.trunk)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Cache, Normalizer, Tokens, flow
-from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Segment, table, visibility
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, table, visibility
 from wamkit.nn.family_options import MoTConfig
-from wamkit.nn.objectives import POLICY, JointStreams, sample_targets, supported_queries
+from wamkit.nn.objectives import POLICY, JointStreams
 from wamkit.types import Answer, Batch, Query, Spec
 
 
@@ -50,17 +50,14 @@ class MoT(Family):
 
     def __init__(self, config: MoTConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
-        c, D = config, config.width
-        self.context = c.build_context(c.context_spec(spec))
-        self.history = c.build_history(spec, self.context.cells + 1, c)
-        self.keeps_memory = c.chunk_causal
-        self.future = c.build_future(spec, D)
-        self.action = c.build_action(spec, c.action_width)
+        c = config
+        self.context, self.history, self.future, self.action = c.build_parts(spec, c, c.action_width)
         self.experts = c.build_experts(FUTURE, ACTION)
-        self.streams = JointStreams(self.future, self.action, normalizer)
+        self.streams = JointStreams(c, self.future, self.action, normalizer)
         self.ahead = self.history.segments if self.history else [Segment(CONTEXT, self.context.length)]
-        self.queries = supported_queries(c.program, c.targets)
-        self.first = TEACHER_FORCED.get(c.program)
+        self.queries, self.keeps_memory = self.streams.queries(), c.chunk_causal
+        self.first = self.streams.first
+        self.declare(self.experts, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "history", "future.stream", "action", "experts")
@@ -78,9 +75,7 @@ class MoT(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        targets = sample_targets(
-            batch, self.future, self.action, self.normalizer, self.config.targets, self.queries, generator
-        )
+        targets = self.streams.sample_targets(batch, generator)
         cache = None
         if self.history:
             context, cache, _ = self._read(batch, generator)
@@ -123,7 +118,7 @@ class MoT(Family):
     def generate(self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int) -> Answer:
         c = self.config
         together = query is Query.JOINT or (query is Query.POLICY and c.imagine)
-        state, paths = self.streams.start(batch, query, generators, steps, c.targets, imagine=together)
+        state, paths = self.streams.start(batch, query, generators, steps, imagine=together)
         if together and not self.first:
             paths[ACTION] = flow.slow(paths[ACTION], c.slow)
         if together and self.first == ACTION:

@@ -50,6 +50,7 @@ class QueryAR(Family):
         self.future = config.build_future(spec, config.width, QueryStream)
         self.action = config.build_action(spec, config.width, QueryStream)
         self.trunk = config.build_trunk()
+        self.declare(self.trunk, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "future.stream", "action", "trunk")

@@ -83,6 +83,7 @@ class SharedRep(Family):
         self.chunk_head = Trunk(c.head_width, c.head_depth, c.heads)
         position = [image_positions(spec, self.future.codec.stride, t) for t in spec.frame_offsets]
         self.register_buffer("position", torch.cat(position), persistent=False)
+        self.declare(self.trunk, self.chunk_head, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         rest = ("context", "action", "known", "masked", "place", "trunk", "slot_head", "bridge", "chunk_head")

@@ -30,9 +30,9 @@ from torch import Tensor
 
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Conditioning, ContextFeatures, Normalizer, Tokens, flow
-from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, TEACHER_FORCED, Segment, table, visibility
+from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, table, visibility
 from wamkit.nn.family_options import UnifiedConfig
-from wamkit.nn.objectives import POLICY, JointStreams, sample_targets, supported_queries
+from wamkit.nn.objectives import POLICY, JointStreams
 from wamkit.types import Answer, Batch, Query, Spec
 
 
@@ -54,17 +54,14 @@ class Unified(Family):
     def __init__(self, config: UnifiedConfig, spec: Spec, normalizer: Normalizer):
         super().__init__(config, spec, normalizer)
         c, D = config, config.width
-        self.context = c.build_context(c.context_spec(spec))
-        self.history = c.build_history(spec, self.context.cells + 1, c)
-        self.keeps_memory = c.chunk_causal
-        self.future = c.build_future(spec, D)
-        self.action = c.build_action(spec, D)
+        self.context, self.history, self.future, self.action = c.build_parts(spec, c, D)
         self.trunk = c.build_trunk()
         self.conditioning = Conditioning(c.conditioning, self.context.length, D, c.depth)
-        self.streams = JointStreams(self.future, self.action, normalizer)
+        self.streams = JointStreams(c, self.future, self.action, normalizer)
         self.ahead = self.history.segments if self.history else [Segment(CONTEXT, self.context.length)]
-        self.queries = supported_queries(c.program, c.targets)
-        self.first = TEACHER_FORCED.get(c.program)
+        self.queries, self.keeps_memory = self.streams.queries(), c.chunk_causal
+        self.first = self.streams.first
+        self.declare(self.trunk, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "history", "future.stream", "action", "trunk", "conditioning")
@@ -80,9 +77,7 @@ class Unified(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        targets = sample_targets(
-            batch, self.future, self.action, self.normalizer, self.config.targets, self.queries, generator
-        )
+        targets = self.streams.sample_targets(batch, generator)
         if self.history:
             context, features, _ = self._read(batch, generator)
         else:
@@ -120,7 +115,7 @@ class Unified(Family):
         return quick.get(query, self.config.denoising_steps)
 
     def generate(self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int) -> Answer:
-        state, schedules = self.streams.start(batch, query, generators, steps, self.config.targets)
+        state, schedules = self.streams.start(batch, query, generators, steps)
         if query is Query.JOINT and self.first:  # one stream after the other, each over all its steps
             order = (self.first, FUTURE if self.first == ACTION else ACTION)
             schedules = dict(zip(order, flow.one_after_the_other(*(schedules[n] for n in order)), strict=True))

@@ -34,6 +34,7 @@ class WorldModel(Family):
         self.future = config.build_future(spec, config.width)
         self.action = config.build_action(spec, config.width, GivenStream)
         self.trunk = config.build_trunk()
+        self.declare(self.trunk, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "future.stream", "action", "trunk")

@@ -22,7 +22,7 @@ from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import corrupt, denoise, hold, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import TargetConfig
+from wamkit.nn.options import JointConfig, TargetConfig
 from wamkit.types import Answer, Batch, Query
 
 POLICY = "policy"
@@ -139,9 +139,24 @@ def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], gener
 class JointStreams:
     """The two streams of a family, future and action: how they become tokens, start sampling, and become an answer."""
 
+    config: JointConfig
     future: FutureLatents
     action: ActionChunk
     normalizer: Normalizer
+
+    @property
+    def first(self) -> str | None:
+        """The stream that is denoised before the other one, or None where both are denoised together."""
+        return TEACHER_FORCED.get(self.config.program)
+
+    def queries(self) -> frozenset[Query]:
+        """Queries under the program. Raises ConfigError where the options contradict one another."""
+        return supported_queries(self.config.program, self.config.targets)
+
+    def sample_targets(self, batch: Batch, generator: torch.Generator) -> TrainingTargets:
+        """Draws the problems of `batch`, among the conditionals that are supported."""
+        parts = (self.future, self.action, self.normalizer)
+        return sample_targets(batch, *parts, self.config.targets, self.queries(), generator)
 
     def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
         """Noisy values of the stream `name` to tokens."""
@@ -157,10 +172,10 @@ class JointStreams:
         query: Query,
         generators: Sequence[torch.Generator],
         steps: int,
-        config: TargetConfig,
         imagine: bool = False,
     ) -> tuple[dict[str, Tensor], dict[str, tuple[float, ...]]]:
         """First states and schedules of the streams that `query` gives or asks for; with `imagine`, the future too."""
+        config = self.config.targets
         state: dict[str, Tensor] = {}
         schedules: dict[str, tuple[float, ...]] = {}
         # Noise is drawn in one order for every query, so that queries with one seed share it.

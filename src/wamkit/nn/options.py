@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -267,15 +267,17 @@ class JointConfig(ActionConfig, CodecConfig):
     v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
     error."""
 
-    def context_spec(self, spec: Spec) -> Spec:
-        """The part of `spec` that the encoder of observations reads at once."""
-        return replace(spec, past_offsets=()) if self.chunk_causal else spec
+    def build_parts(
+        self, spec: Spec, sizes: ContextConfig, action_width: int
+    ) -> tuple[ContextTokens, History | None, FutureLatents, ActionChunk]:
+        """The encoder of observations, the reader of earlier moments (None where they are read with the present), and
+        the streams of future and action."""
+        from wamkit.nn.history import History, present
 
-    def build_history(self, spec: Spec, length: int, sizes: SizeConfig) -> History | None:
-        """The reader of earlier moments of `length` tokens, or None where they are read with the present."""
-        from wamkit.nn.history import History
-
-        return History(spec, length, sizes.depth, sizes.heads, sizes.width) if self.chunk_causal else None
+        context, history = sizes.build_context(present(spec) if self.chunk_causal else spec), None
+        if self.chunk_causal:
+            history = History(spec, context.cells + 1, sizes.depth, sizes.heads, sizes.width)
+        return context, history, self.build_future(spec, sizes.width), self.build_action(spec, action_width)
 
 
 def check_modes(modes: tuple[float, ...]) -> None:

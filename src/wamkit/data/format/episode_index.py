@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit.config import from_dict
+from wamkit.data.format.parquet import RESTORE
 from wamkit.data.format.schema import (
     BODY_POSE,
     FILES_PER_CHUNK,
@@ -29,7 +30,6 @@ from wamkit.data.format.schema import (
 from wamkit.files import StoreError
 from wamkit.types import Episode
 
-RESTORE = "restore it from a copy or record the data again"
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from wamkit.families.base import Family
 from wamkit.inference.model import Model
-from wamkit.nn.backbones.base import Backbone
 from wamkit.types import Observation, Query
 
 
@@ -82,9 +81,8 @@ class _Clock:
         self.spent: dict[str, float] = {}
         self._wrapped: list[nn.Module] = []
         self._wrap(model.context, lambda args, kw: "encode")
-        for module in model.modules():
-            if isinstance(module, Backbone):
-                self._wrap(module, lambda args, kw: None if kw.get("past") or len(args) > 2 and args[2] else "prefill")
+        for backbone in model.backbones:
+            self._wrap(backbone, lambda args, kw: None if kw.get("past") or len(args) > 2 and args[2] else "prefill")
 
     def _wrap(self, module: nn.Module, part: Callable[[tuple, dict], str | None]) -> None:
         forward = module.forward
