@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from math import inf
 from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import check_bounds
+from wamkit.config import Count, Episodes
 from wamkit.errors import WamkitError
 
 
@@ -23,13 +22,10 @@ class Diagnose(Options):
     run: Path
     """Run folder."""
     _: KW_ONLY
-    episode: int = 0
+    episode: Episodes = 0
     """Index of the validation episode; episodes take the tasks in turn."""
-    stride: int = 4
+    stride: Count = 4
     """Steps between two queries."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, episode=(0, inf), stride=(1, inf))
 
 
 @COMMANDS.register("diagnose")

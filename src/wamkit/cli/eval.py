@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import Between, Count, Episodes, Processes
 from wamkit.errors import WamkitError
 
 
@@ -26,18 +27,18 @@ class Eval(Options):
     protocol: str = ""
     """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
     that are not given."""
-    episodes: int | None = None
+    episodes: Annotated[int, Between(1, 10**6)] | None = None
     """Held-out reset states a task; 20, or the protocol's."""
-    replan_every: int | None = None
+    replan_every: Count | None = None
     """Actions taken of each chunk before the model is queried again; 8, or the protocol's."""
-    steps: int | None = None
+    steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"
     """Query that the policy asks: policy or joint."""
-    held_out: int | None = None
+    held_out: Episodes | None = None
     """Validation episodes a task (one more of them off-expert) on which imagination is scored; 6, or 0 with a protocol,
     which is closed loop only."""
-    processes: int = 2
+    processes: Processes = 2
     """Worker processes."""
     suite: Literal["main", "full"] = "main"
     """Set of evaluations. full adds physics, counterfactuals, and forecast against execution."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import Side
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Mix(Options):
     """File of the mixture, *.json."""
     by: Literal["sample", "episode", "hour"] = "sample"
     """Unit of the weights: the share of a data set among all samples, or the count of one episode or one hour of it."""
-    size: tuple[int, int] = (64, 64)
+    size: tuple[Side, Side] = (64, 64)
     """Height and width that all images are resized to."""
     views: tuple[str, ...] = ("scene",)
     """Views of the model, by the roles of cameras: scene, wrist, ego. scene+ego is one view, from either camera."""

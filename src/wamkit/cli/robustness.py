@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import Between, Count, Processes, Share
 from wamkit.errors import WamkitError
 
 
@@ -24,17 +25,17 @@ class Robustness(Options):
     _: KW_ONLY
     factors: tuple[str, ...] = ()
     """Factors of variation; all that the environment has if not given."""
-    severities: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
+    severities: tuple[Share, ...] = (0.0, 0.25, 0.5, 1.0)
     """Severities of each factor, from 0, the plain environment, to 1; 0 is always played."""
-    episodes: int = 20
+    episodes: Annotated[int, Between(1, 10**6)] = 20
     """Held-out reset states a task, the same at every severity."""
-    replan_every: int = 8
+    replan_every: Count = 8
     """Actions taken of each chunk before the model is queried again."""
-    steps: int | None = None
+    steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"
     """Query that the policy asks: policy or joint."""
-    processes: int = 2
+    processes: Processes = 2
     """Worker processes."""
     env: str = ""
     """Environment to play in, if not the one of the data; `tasks`, `options` and `embodiment` as in `wamkit eval`."""

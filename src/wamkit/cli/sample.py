@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 from dataclasses import KW_ONLY, dataclass
-from math import inf
 from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import check_bounds
+from wamkit.config import Count, Episodes, Seed
 
 
 @dataclass(frozen=True)
@@ -23,17 +22,14 @@ class Sample(Options):
     _: KW_ONLY
     query: str = "joint"
     """Query to ask: policy, video, forward, inverse or joint."""
-    episode: int = 0
+    episode: Episodes = 0
     """Index of the validation episode."""
-    stride: int = 4
+    stride: Count = 4
     """Steps between two queries."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
     out: Path | None = None
     """Folder of the files; samples/ in the run folder if not given."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, episode=(0, inf), stride=(1, inf), seed=(0, 2**63 - 1))
 
 
 @COMMANDS.register("sample")

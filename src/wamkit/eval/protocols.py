@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from wamkit.config import check_bounds
+from wamkit.config import Between, Checked, Count
+from wamkit.envs.base import HELD_OUT_SEEDS
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Checked):
     """One way of evaluating a policy in closed loop.
 
     env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
@@ -36,18 +36,13 @@ class Protocol:
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
-    episodes: int = 20
-    replan_every: int = 8
+    episodes: Annotated[int, Between(1, HELD_OUT_SEEDS)] = 20
+    replan_every: Count = 8
     query: str = "policy"
-    steps: int | None = None
+    steps: Count | None = None
     text: tuple[tuple[str, str], ...] = ()
     name: str = ""
     note: str = ""
-
-    def __post_init__(self) -> None:
-        check_bounds(
-            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with the fields of `env` beside the protocol's own."""

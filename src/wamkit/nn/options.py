@@ -11,7 +11,16 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from wamkit.config import Between, ConfigError, check_bounds, check_declared, check_multiple
+from wamkit.config import (
+    Between,
+    Checked,
+    ConfigError,
+    Count,
+    NotNegative,
+    Positive,
+    check_declared,
+    check_multiple,
+)
 from wamkit.types import Batch, Query, Spec
 
 if TYPE_CHECKING:
@@ -24,12 +33,10 @@ if TYPE_CHECKING:
     from wamkit.nn.history import History
     from wamkit.nn.tokens import ContextTokens
 
-Count = Annotated[int, Between(1, inf)]
-Width = Annotated[int, Between(1, inf, multiple=2)]  # sines and cosines of noise levels
-Share = Annotated[float, Between(0, 1)]
+Depth = Annotated[int, Between(1, 1000)]
+Width = Annotated[int, Between(2, 2**15, multiple=2)]  # sines and cosines of noise levels
+Buckets = Annotated[int, Between(1, 2**24)]
 StageShare = Annotated[float, Between(0.01, 0.99)]
-Positive = Annotated[float, Between(1e-6, inf)]
-NotNegative = Annotated[float, Between(0, inf)]
 
 Kind = Literal["prefix", "channel", "cross", "adaln"]
 """Kinds of conditioning; see `nn.conditioning`."""
@@ -46,26 +53,19 @@ class Program(enum.StrEnum):
     ACTION_THEN_VIDEO = "action_then_video"  # the future sees the clean action
 
 
-@dataclass(frozen=True)
-class Options:
-    """The base of family configurations: raises ConfigError for numbers out of bounds, before anything is built."""
-
-    def __post_init__(self) -> None:
-        check_declared(self)
+Options = Checked
+"""The base of family configurations: raises ConfigError for numbers out of bounds, before anything is built."""
 
 
 @dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Checked):
     """Encoder of instructions."""
 
     kind: Literal["table", "pretrained"] = "table"
-    buckets: int = 4096
+    buckets: Buckets = 4096
     """Rows of the table, shared by hashed words and word pairs."""
     model: str = ""
     """For `pretrained`: a local path or hub id of an encoder that `transformers.AutoModel` loads."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, buckets=(1, inf))
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SizeConfig(Options):
 
     width: Width = 128
     """Width of tokens."""
-    depth: Count = 4
+    depth: Depth = 4
     """Blocks."""
     heads: Count = 4
     proprio_noise: NotNegative = 0.05
@@ -185,7 +185,7 @@ class ActionHeadConfig(Options):
 
     head_width: Width = 64
     """Its width."""
-    head_depth: Count = 2
+    head_depth: Depth = 2
     """Its blocks."""
 
 
@@ -193,11 +193,11 @@ class ActionHeadConfig(Options):
 class CodeConfig:
     """Codes of a future frame: `cell` of them for each cell of the frame codec, one of levels ** numbers each."""
 
-    cell: Annotated[int, Between(1, inf)] = 1
+    cell: Count = 1
     """Codes a cell and frame."""
-    numbers: Annotated[int, Between(1, inf)] = 4
+    numbers: Annotated[int, Between(1, 16)] = 4
     """Latents that one code stands for."""
-    levels: Annotated[int, Between(2, inf)] = 6
+    levels: Annotated[int, Between(2, 2**16)] = 6
     """Values that each of them can take."""
 
     def __post_init__(self) -> None:

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import numpy as np
 
 from wamkit import old_names
-from wamkit.config import nearest, save_json, to_dict
+from wamkit.config import save_json, to_dict
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
-from wamkit.envs import ENVIRONMENTS, Environment
+from wamkit.envs import Environment
 from wamkit.envs.base import Expert
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
@@ -57,10 +57,7 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
     difference), and when an expert keeps failing.
     """
-    tasks = ENVIRONMENTS.get(config.env).tasks()
-    for task in config.tasks:
-        if task not in tasks:
-            raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, tasks)}; known: {', '.join(tasks)}")
+    config.env_spec.check()
     runs = {path: Run.open(path) for path in config.policies}
     store, jobs = _open(config, runs), plan(config)
     if len(store) > len(jobs):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from wamkit.config import ConfigError, check_bounds
+from wamkit import config as cfg
+from wamkit.config import ConfigError
 from wamkit.envs.base import TRAIN_SEEDS, VALIDATION_SEED_BASE
 from wamkit.envs.spec import EnvSpec
+
+_Length = Annotated[int, cfg.Between(1, 10**6)]
+_Length0 = Annotated[int, cfg.Between(0, 10**6)]
 
 _FROM_RESET_EVERY = 4
 """Every fourth off-expert episode starts from the reset, where only the arm moves; the others start amid the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectConfig:
+class CollectConfig(cfg.Checked):
     """Options of `collect`."""
 
     tasks: tuple[str, ...]
@@ -31,57 +34,52 @@ class CollectConfig:
     """Environment name."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of the environment's Config (JSON-able), the same for all tasks."""
-    episodes: int = 30
+    episodes: cfg.Episodes = 30
     """Successful demonstrations per task."""
-    off_expert: int = 10
+    off_expert: cfg.Episodes = 10
     """Episodes of smooth random actions per task: they show the effects of actions and are marked as not for
     imitation."""
-    noise: tuple[float, ...] = (0.0, 0.1, 0.3)
+    noise: Annotated[tuple[float, ...], cfg.Between(0, 1e3)] = (0.0, 0.1, 0.3)
     """Standard deviations of Gaussian action noise, in half ranges of the action space; demonstrations take them in
     turn. Noise drives the expert off its path, so that the data contains recoveries. The label stays the clean
     action."""
-    steps_after_success: int = 8
+    steps_after_success: _Length0 = 8
     """Steps recorded after success, so that a policy learns to stay."""
-    off_expert_steps: int = 60
+    off_expert_steps: _Length = 60
     """Steps of an off-expert episode."""
-    off_expert_skip: int = 60
+    off_expert_skip: _Length0 = 60
     """Most off-expert episodes start after a random number of unrecorded expert steps, at most this many, so that
     contacts happen."""
-    perturbed_experts: int = 0
+    perturbed_experts: cfg.Episodes = 0
     """Episodes per task of an expert with a constant offset added to its actions: purposeful, yet most of them fail, as
     weak policies do. Training data for world models in which policies are evaluated and for success classifiers; marked
     as not for imitation."""
-    perturbed_offset: float = 0.4
+    perturbed_offset: Annotated[float, cfg.Between(0, 1e3)] = 0.4
     """Standard deviation of a perturbed expert's offset, sampled once an episode, in half ranges of the action space. A
     random factor between 1/8 and 1 scales it, so that some episodes barely miss and others succeed."""
-    perturbed_steps: int = 120
+    perturbed_steps: _Length = 120
     """Steps of a perturbed-expert episode that does not succeed."""
     policies: tuple[Path, ...] = ()
     """Run folders of policies that act in `policy_episodes`, in turn. Their mistakes teach a world model to evaluate
     other policies."""
-    policy_episodes: int = 0
+    policy_episodes: cfg.Episodes = 0
     """Episodes per task in which a policy acts; marked as not for imitation."""
-    max_attempts: int = 20
+    max_attempts: Annotated[int, cfg.Between(1, 1000)] = 20
     """Largest number of seeds tried for a demonstration; an expert that fails is tried again with the next seed."""
     snapshots: bool = False
     """Record the simulator's state at every step, from which ground truth can be read later."""
     held_out: bool = False
     """Reset with seeds that no training episode uses: validation episodes."""
-    seed: int = 0
+    seed: cfg.Seed = 0
     """Seed of everything random."""
-    processes: int = 2
+    processes: cfg.Processes = 2
     """Worker processes, without influence on the recordings."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be distinct, and at least one; found {self.tasks}")
-        count, size = (1, math.inf), (0, math.inf)
-        check_bounds(
-            self, max_attempts=count, off_expert_steps=count, perturbed_steps=count, processes=count, noise=size
-        )
-        check_bounds(self, perturbed_experts=size, perturbed_offset=size, policy_episodes=size)
-        check_bounds(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
+        super().__post_init__()
         per_task = self.episodes + self.off_expert + self.perturbed_experts + self.policy_episodes
         if per_task == 0:
             raise ConfigError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import to_dict
+from wamkit.config import Checked, Gigabytes, to_dict
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
@@ -27,15 +27,15 @@ from wamkit.types import Spec, WamkitError
 
 
 @dataclass(frozen=True)
-class LoadingOptions:
+class LoadingOptions(Checked):
     """Speed and disk use of data loading. No option changes what is learned.
 
     cache_gb: most GB of decoded frames kept beside the data.   feature_cache_gb: most GB of features of frozen encoders
     kept beside the data; 0 keeps none.   decoder: the library that decodes videos.
     """
 
-    cache_gb: float = CACHE_GB
-    feature_cache_gb: float = 0.0
+    cache_gb: Gigabytes = CACHE_GB
+    feature_cache_gb: Gigabytes = 0.0
     decoder: Decoder = "pyav"
 
 

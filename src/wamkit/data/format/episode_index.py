@@ -166,16 +166,21 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
     return facts
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
-    path = root / "meta/info.json"
+def require_data(root: Path) -> None:
+    """Raises StoreError if there is no data set in the folder `root`."""
     if not root.is_dir():
         raise StoreError(f"{root}: there is no such folder; record data first (wamkit collect) or name another")
-    if not path.exists():
+    if not (root / "meta/info.json").exists():
         what = "is incomplete, or is not a data set" if any(root.iterdir()) else "is empty"
         raise StoreError(
             f"{root} {what} (no meta/info.json); record data into it first (wamkit collect) or name another"
         )
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
+    require_data(root)
+    path = root / "meta/info.json"
     try:
         info = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import Checked, Rate, check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -47,12 +47,12 @@ FIELDS = (
 
 
 @dataclass(frozen=True)
-class AlohaOptions:
+class AlohaOptions(Checked):
     """Options of the importer `aloha`."""
 
     text: str = ""
     """The instruction, which the format does not contain."""
-    rate: float = 50.0
+    rate: Rate = 50.0
     """Rows a second."""
     swap: bool = False
     """Swap red and blue of compressed images."""

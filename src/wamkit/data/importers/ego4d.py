@@ -19,7 +19,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from wamkit.config import check_bounds
+from wamkit.config import Positive, Rate, check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, reading
 from wamkit.data.importers.video_files import (
@@ -38,9 +38,9 @@ from wamkit.metadata import CameraFacts, DatasetMetadata
 class Ego4DOptions(VideoFileOptions):
     """Options of the importer `ego4d`."""
 
-    fps: float | None = 10.0
+    fps: Rate | None = 10.0
     """Frames a second; the videos have 30."""
-    longest: float = 4.0
+    longest: Positive = 4.0
     """Greatest length of an episode, in seconds."""
     of: Literal["wearer", "all"] = "wearer"
     """Import narrations of the wearer only, or of others too."""

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import Checked, Rate, check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -40,12 +40,12 @@ from wamkit.metadata import DatasetMetadata, Field
 
 
 @dataclass(frozen=True)
-class ManiSkillOptions:
+class ManiSkillOptions(Checked):
     """Options of the importer `maniskill`."""
 
     text: str = ""
     """The instruction; the environment's name in words if empty."""
-    rate: float = 20.0
+    rate: Rate = 20.0
     """Control steps a second, ManiSkill's default."""
 
     def __post_init__(self) -> None:

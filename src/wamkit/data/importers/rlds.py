@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import check_bounds, load_json
+from wamkit.config import Checked, Rate, check_bounds, load_json
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -46,10 +46,10 @@ TEXTS = ("language_instruction", "observation/natural_language_instruction", "ob
 
 
 @dataclass(frozen=True)
-class RLDSOptions:
+class RLDSOptions(Checked):
     """Options of the importer `rlds`."""
 
-    rate: float = 10.0
+    rate: Rate = 10.0
     """Steps a second, which only the card of a data set states: RT-1 has 3, Bridge 5, DROID 15."""
     split: str = "train"
     """Split of the data set."""

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import Checked, Count, Rate, check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -44,14 +44,14 @@ KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
 
 
 @dataclass(frozen=True)
-class UMIOptions:
+class UMIOptions(Checked):
     """Options of the importer `umi`."""
 
     text: str = ""
     """The instruction, which the format does not contain."""
-    rate: float = 59.94
+    rate: Rate = 59.94
     """Rows a second, which the format does not contain; a GoPro records 59.94."""
-    every: int = 1
+    every: Count = 1
     """Keep every n-th row: 3 leaves about 20 of 59.94 rows a second."""
     licence: str = ""
     """Licence of the data."""

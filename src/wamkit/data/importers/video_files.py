@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.config import check_bounds
+from wamkit.config import Checked, Rate, check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.video import CONTAINERS
 from wamkit.data.importers.base import Recording, SourceError, inside, reading
@@ -21,12 +21,12 @@ ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
-class VideoFileOptions:
+class VideoFileOptions(Checked):
     """Options that importers of videos share."""
 
     size: tuple[int, int] = (64, 64)
     """Height and width of the stored images. Frames are resized until they cover it, and cropped to the middle."""
-    fps: float | None = None
+    fps: Rate | None = None
     """Frames a second; if not given, those of the videos, which must then agree."""
 
     def __post_init__(self) -> None:

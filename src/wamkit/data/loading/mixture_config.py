@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from wamkit import config as cfg
 from wamkit.data.embodiment import Normaliser
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class SourceConfig(cfg.Checked):
     """One data set of a mixture."""
 
     data: str
     """Its folder, relative to the mixture's file."""
-    weight: float = 1.0
+    weight: Annotated[float, cfg.Between(1e-9, 1e9)] = 1.0
     name: str = ""
     """Its name in logs; the folder's name if empty."""
     demonstrations: tuple[int, int] | None = None
@@ -29,7 +28,7 @@ class SourceConfig:
     """Learn from its actions. If false, it serves as video without actions."""
 
     def __post_init__(self) -> None:
-        cfg.check_bounds(self, weight=(1e-9, inf))
+        super().__post_init__()
         if self.demonstrations is not None and not 0 <= self.demonstrations[0] < self.demonstrations[1]:
             raise cfg.ConfigError(
                 f"{self.data}: demonstrations {self.demonstrations}: the first must be below the second"
@@ -42,13 +41,13 @@ class SourceConfig:
 
 
 @dataclass(frozen=True)
-class MixtureConfig:
+class MixtureConfig(cfg.Checked):
     """A mixture of data sets as its JSON file describes it."""
 
     sources: tuple[SourceConfig, ...]
     by: Literal["sample", "episode", "hour"] = "sample"
     """Unit of the weights: the share of all samples, or the weight of each episode, or of each hour of a data set."""
-    size: tuple[int, int] = (64, 64)
+    size: tuple[cfg.Side, cfg.Side] = (64, 64)
     """Height and width to which all images are resized."""
     views: tuple[str, ...] = ("scene",)
     """The model's views by camera role: scene, wrist, ego. "scene+ego" is one view, of whichever a data set has."""
@@ -58,6 +57,7 @@ class MixtureConfig:
     """Normalisers by field name or kind, where the defaults do not fit; see `wamkit.data.embodiment`."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         names = self.names
         if not names or len(set(names)) < len(names):
             raise cfg.ConfigError(f"sources {names}: there must be at least one, and their names must differ")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from wamkit.config import check_bounds, digest
+from wamkit.config import Between, Checked, Count, NotNegative, Processes, Steps, digest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.spec import EnvSpec
@@ -28,7 +28,7 @@ LEAST = 4
 
 
 @dataclass(frozen=True)
-class Rank:
+class Rank(Checked):
     """A ranking to make: which world model, which policies, and how.
 
     world: run folder of the model that replaces the simulator; it must support `forward`.
@@ -49,19 +49,15 @@ class Rank:
 
     world: Path
     policies: tuple[Path, ...]
-    episodes: int = 10
-    replan_every: int = 8
-    max_steps: int = 200
-    recordings: int = 12
+    episodes: Annotated[int, Between(1, 10**6)] = 10
+    replan_every: Count = 8
+    max_steps: Annotated[int, Between(1, 10**6)] = 200
+    recordings: Annotated[int, Between(2, 10**6)] = 12
     failure_policies: tuple[Path, ...] = ()
-    classifier_steps: int = 800
-    candidates: int = 8
-    spread: float = 1.0
-    processes: int = 2
-
-    def __post_init__(self) -> None:
-        counts = ("episodes", "replan_every", "max_steps", "classifier_steps", "candidates", "processes")
-        check_bounds(self, **dict.fromkeys(counts, (1, inf)), recordings=(2, inf), spread=(0, inf))
+    classifier_steps: Steps = 800
+    candidates: Count = 8
+    spread: NotNegative = 1.0
+    processes: Processes = 2
 
 
 @dataclass(frozen=True)
