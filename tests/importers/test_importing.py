@@ -181,7 +181,7 @@ def test_names_that_lead_out_and_numbers_that_are_none(tmp_path):
     (tmp_path / "secret").write_text("x")
     (tmp_path / "in/link").symlink_to(tmp_path / "secret")
     for name in ("../secret", "/etc/passwd", "link", "a/../../secret"):
-        with pytest.raises(SourceError, match="leads out of the data set"):
+        with pytest.raises(SourceError, match="leads out of this folder"):
             inside(tmp_path / "in", name)
     assert inside(tmp_path / "in", "a/b") == tmp_path / "in/a/b"
     with pytest.raises(SourceError, match="action is NaN or infinite at step 1"):

@@ -144,7 +144,7 @@ def test_missing_and_foreign_videos_and_paths_that_lead_out(copy):
         list(importer(copy).read("000001").images["front"]())
     info = json.loads((copy / "meta/info.json").read_text())
     (copy / "meta/info.json").write_text(json.dumps(info | {"data_path": "../../{episode_index}.parquet"}))
-    with pytest.raises(SourceError, match="leads out of the data set"):
+    with pytest.raises(SourceError, match="leads out of this folder"):
         importer(copy).read("000001")
     (copy / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v3.0"}))
     with pytest.raises(SourceError, match="codebase_version is v3.0, not v2.x"):

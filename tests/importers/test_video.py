@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     with pytest.raises(SourceError, match="it has no text: add a caption"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "captions.csv").write_text("file,text,start,stop\n../secret.mp4,x,,\n")
-    with pytest.raises(SourceError, match="leads out of the data set"):
+    with pytest.raises(SourceError, match="leads out of this folder"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "captions.jsonl").write_text("[1]")
