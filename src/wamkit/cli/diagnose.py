@@ -31,9 +31,15 @@ class Diagnose(Options):
 @COMMANDS.register("diagnose")
 def run(args: Diagnose) -> None:
     """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
+    from wamkit.files import atomic_write, check_place
+    from wamkit.runs.config import require_run
+
+    require_run(args.run)
+    folder = args.run / "diagnose"
+    for kind in ("json", "mp4"):
+        check_place(folder / f"episode-{args.episode}.{kind}")
     from wamkit.config import without_nan
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
-    from wamkit.files import atomic_write
     from wamkit.runs.run import Run
     from wamkit.viz.images import save_video, side_by_side
 
@@ -45,7 +51,6 @@ def run(args: Diagnose) -> None:
     env = replace(env, tasks=(env.tasks[task],))
     states = executions(opened, env, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
-    folder = args.run / "diagnose"
     columns = [x for view in range(len(opened.spec.cameras)) for x in execution_videos(states, view).values()]
     video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     facts = {"task": env.tasks[0], "diagnosis": diagnosis(score), **without_nan(asdict(score))}

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.config import Between, Count, Episodes, Processes
 from wamkit.errors import WamkitError
+
+if TYPE_CHECKING:
+    from wamkit.eval.protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,17 @@ class Eval(Options):
 @COMMANDS.register("eval")
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
-    from wamkit.envs.spec import EnvSpec
+    from wamkit.runs.config import require_run
+
+    _check(args)
+    protocol = _protocol(args)
+    for folder in args.runs:
+        require_run(folder)
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.protocols import Protocol, named_protocol
     from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired
     from wamkit.runs.run import Run
 
-    _check(args)
-    where = (args.tasks, args.options, args.embodiment)
-    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
-    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query")}
-    protocol = replace(protocol, **{k: v for k, v in given.items() if v is not None})
     runs = [Run.open(folder) for folder in args.runs]
     if args.paired:
         paired(runs, protocol, processes=args.processes)
@@ -78,6 +80,23 @@ def run(args: Eval) -> None:
     options = EvalOptions(held_out, args.processes, args.suite, args.encoder)
     for opened in runs:
         evaluate(opened, protocol, options)
+
+
+def _protocol(args: Eval) -> Protocol:
+    """The protocol that the options describe. Raises WamkitError for a name that is unknown."""
+    from wamkit.envs.spec import EnvSpec
+    from wamkit.eval.encoder_names import encoder_names
+    from wamkit.eval.protocols import Protocol, named_protocol
+    from wamkit.types import Query
+
+    encoder_names(args.encoder)
+    where = (args.tasks, args.options, args.embodiment)
+    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
+    if protocol.env.env:
+        protocol.env.check()
+    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps")}
+    given = {k: v for k, v in given.items() if v is not None}
+    return replace(protocol, query=str(Query(args.query)), **given)
 
 
 def _check(args: Eval) -> None:

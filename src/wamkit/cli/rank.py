@@ -48,6 +48,12 @@ class Rank(Options):
 @COMMANDS.register("rank")
 def run(args: Rank) -> None:
     """Prints the tables and writes the page."""
+    from wamkit.eval.ranked import check_policies
+    from wamkit.runs.config import require_run
+
+    check_policies(args.policies, args.failure_policies)
+    for folder in (args.world, *args.policies, *args.failure_policies):
+        require_run(folder)
     from wamkit.eval.report.ranking import write_ranking
     from wamkit.eval.suites import policy_ranking
 

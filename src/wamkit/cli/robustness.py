@@ -52,13 +52,19 @@ def run(args: Robustness) -> None:
     """Plays the variations, prints the table and writes the page."""
     from wamkit.envs.spec import EnvSpec
     from wamkit.eval.protocols import Protocol
-    from wamkit.eval.report.robustness import write_robustness
-    from wamkit.eval.suites.robustness import sweep
-    from wamkit.runs.run import Run
+    from wamkit.runs.config import require_run
+    from wamkit.types import Query
 
     if not args.env and (args.options or args.embodiment):
         raise WamkitError("--options and --embodiment describe an environment: name it, --env NAME")
     env = EnvSpec(args.env, args.tasks, args.options, args.embodiment)
-    protocol = Protocol(env, args.episodes, args.replan_every, args.query, args.steps)
+    if env.env:
+        env.check()
+    protocol = Protocol(env, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
+    require_run(args.run)
+    from wamkit.eval.report.robustness import write_robustness
+    from wamkit.eval.suites.robustness import sweep
+    from wamkit.runs.run import Run
+
     varied = {"factors": args.factors, "severities": args.severities}
     write_robustness(sweep(Run.open(args.run), protocol, processes=args.processes, **varied))

@@ -11,16 +11,10 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from wamkit.config import (
-    Between,
-    Checked,
-    ConfigError,
-    Count,
-    NotNegative,
-    Positive,
-    check_declared,
-    check_multiple,
-)
+from wamkit.config import Between, Checked, ConfigError, Count, check_declared, check_multiple
+from wamkit.config import NotNegative as NotNegative  # families declare their options with it, and with the next two
+from wamkit.config import Positive as Positive
+from wamkit.config import Share as Share
 from wamkit.types import Batch, Query, Spec
 
 if TYPE_CHECKING:

@@ -129,6 +129,17 @@ def config_class(family: str) -> type[Any]:
     return CONFIGS.get(family) if family in CONFIGS else family_class(family).Config
 
 
+def family_names() -> list[str]:
+    """Names of all families, sorted. Torch is loaded only where other packages have families too."""
+    from importlib.metadata import entry_points
+
+    if not entry_points(group="wamkit.families"):
+        return CONFIGS.names()
+    from wamkit.families.base import FAMILIES
+
+    return FAMILIES.names()
+
+
 def require_run(path: Path) -> None:
     """Raises WamkitError if there is nothing at `path`."""
     if not path.exists():

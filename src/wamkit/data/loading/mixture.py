@@ -152,7 +152,17 @@ def open_mixture(
     Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
     config = cfg.load_json(MixtureConfig, path)
-    stores = [Store.open(path.parent / source.data, decoder) for source in config.sources]
+    return opened_mixture(config, path.parent, chunk, cache_gb, decoder), config
+
+
+def opened_mixture(
+    config: MixtureConfig, folder: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
+) -> Mixture:
+    """The mixture that `config` describes, with sources relative to `folder`. Other arguments as in `open_mixture`.
+
+    Raises StoreError, with the reason, for a data set that cannot be used.
+    """
+    stores = [Store.open(folder / source.data, decoder) for source in config.sources]
     chosen = [_chosen(store, source) for store, source in zip(stores, config.sources, strict=True)]
     shares = _shares(config, stores, chosen)
     fps = stores[int(np.argmax(shares))].layout.fps
@@ -173,7 +183,7 @@ def open_mixture(
         data.append(SourceData(metadata, f.proprio[rows], action, f.episode[rows], store.cameras))
     embodiments = fit(data, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
     converted = tuple(replace(f, embodiment=e) for f, e in zip(frames, embodiments, strict=True))
-    return Mixture(config.names, converted, shares, fps), config
+    return Mixture(config.names, converted, shares, fps)
 
 
 def _chosen(store: Store, source: SourceConfig) -> list[int]:

@@ -93,3 +93,12 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
                     raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
         sources.append(SourceConfig(os.path.relpath(folder, out.parent), **options))
     return tuple(sources)
+
+
+def is_mixture(path: Path) -> bool:
+    """True if the file at `path` describes a mixture."""
+    try:
+        cfg.load_json(MixtureConfig, path)
+    except cfg.ConfigError:
+        return False
+    return True

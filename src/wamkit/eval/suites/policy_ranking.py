@@ -14,6 +14,7 @@ from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
+from wamkit.eval.ranked import check_policies
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts
 from wamkit.eval.suites.paired import check_same_env
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
@@ -22,9 +23,6 @@ from wamkit.inference.model import Model, load, opened
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
-
-LEAST = 4
-"""Smallest number of policies in a ranking; eight or more for a ranking with a meaning."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,7 @@ def rank(options: Rank) -> Ranking:
     Finished rollouts are cached, so that an interrupted ranking continues. Raises WamkitError for fewer policies than
     `LEAST`, for models of other shapes or another environment, and where a classifier cannot be trained.
     """
-    if len(set(options.policies)) < LEAST or len(set(options.policies)) != len(options.policies):
-        raise WamkitError(f"a ranking needs {LEAST} policies or more, each named once; got {len(options.policies)}")
-    if twice := sorted({str(p) for p in options.failure_policies} & {str(p) for p in options.policies}):
-        raise WamkitError(f"{', '.join(twice)} cannot both train the classifier and be ranked by it")
+    check_policies(options.policies, options.failure_policies)
     run = Run.open(options.world)
     policies, failing = (tuple(map(Run.open, paths)) for paths in (options.policies, options.failure_policies))
     world, env = load(run), run.provenance.env
