@@ -15,6 +15,7 @@ import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -53,30 +54,35 @@ def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
 
 @dataclass(frozen=True)
 class Between:
-    """The numbers that a field may hold, declared on its type: `width: Annotated[int, Between(1, 2**15, multiple=2)]`.
-
-    Every number that a user can give has an upper bound, above all use, so that a slip is refused before it fills the
-    memory or never ends.
-    """
+    """The numbers that a field may hold, declared on its type: `width: Annotated[int, Between(1, inf, multiple=2)]`."""
 
     low: float
     high: float
     multiple: int = 1
 
 
-Count = Annotated[int, Between(1, 2**16)]
-Steps = Annotated[int, Between(1, 10**9)]
-Episodes = Annotated[int, Between(0, 10**6)]
-Processes = Annotated[int, Between(1, 256)]
+def AtMost(high: float) -> Between:  # noqa: N802 (stands where `Between` stands)
+    """An upper bound above all use, declared beside the other bounds: `Annotated[int, Between(1, inf), AtMost(256)]`.
+
+    Every number that a user can give has one, so that a slip is refused before it fills the memory, or makes work
+    without end.
+    """
+    return Between(-inf, high)
+
+
+Count = Annotated[int, Between(1, inf), AtMost(2**16)]
+Steps = Annotated[int, Between(1, inf), AtMost(10**9)]
+Episodes = Annotated[int, Between(0, inf), AtMost(10**6)]
+Processes = Annotated[int, Between(1, inf), AtMost(256)]
 Seed = Annotated[int, Between(0, 2**63 - 1)]
-Side = Annotated[int, Between(1, 4096)]
+Side = Annotated[int, Between(1, inf), AtMost(4096)]
 """Pixels of an image."""
 Share = Annotated[float, Between(0, 1)]
-Positive = Annotated[float, Between(1e-6, 1e6)]
-NotNegative = Annotated[float, Between(0, 1e6)]
-Rate = Annotated[float, Between(1e-3, 1e5)]
+Positive = Annotated[float, Between(1e-6, inf), AtMost(1e6)]
+NotNegative = Annotated[float, Between(0, inf), AtMost(1e6)]
+Rate = Annotated[float, Between(1e-3, inf), AtMost(1e5)]
 """Steps or frames a second."""
-Gigabytes = Annotated[float, Between(0, 1e6)]
+Gigabytes = Annotated[float, Between(0, inf), AtMost(1e6)]
 
 
 def check_declared(config: Any) -> None:

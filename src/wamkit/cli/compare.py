@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import Between, Count, Processes
+from wamkit.config import AtMost, Between, Count, Processes
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Compare(Options):
     """Rows to run; all if not given."""
     seeds: Count | None = None
     """Number of training seeds of each row to run; all if not given."""
-    episodes: Annotated[int, Between(1, 10**6)] = 20
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
     """Held-out reset states a task."""
-    held_out: Annotated[int, Between(1, 10**6)] = 6
+    held_out: Annotated[int, Between(1, inf), AtMost(10**6)] = 6
     """Validation episodes a task (one more of them off-expert) on which imagination is scored."""
     processes: Processes = 2
     """Worker processes of the evaluation."""

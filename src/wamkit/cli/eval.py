@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import Between, Count, Episodes, Processes
+from wamkit.config import AtMost, Between, Count, Episodes, Processes
 from wamkit.errors import WamkitError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Eval(Options):
     protocol: str = ""
     """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
     that are not given."""
-    episodes: Annotated[int, Between(1, 10**6)] | None = None
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] | None = None
     """Held-out reset states a task; 20, or the protocol's."""
     replan_every: Count | None = None
     """Actions taken of each chunk before the model is queried again; 8, or the protocol's."""

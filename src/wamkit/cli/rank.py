@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import Between, Count, NotNegative, Processes, Steps
+from wamkit.config import AtMost, Between, Count, NotNegative, Processes, Steps
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,13 @@ class Rank(Options):
     policies: tuple[Path, ...]
     """Run folders of the policies, four at least."""
     _: KW_ONLY
-    episodes: Annotated[int, Between(1, 10**6)] = 10
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 10
     """Held-out reset states a task."""
     replan_every: Count = 8
     """Actions taken of each chunk; the world model must predict that many steps ahead."""
-    max_steps: Annotated[int, Between(1, 10**6)] = 200
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
     """Steps of an imagined rollout; as many as an episode has."""
-    recordings: Annotated[int, Between(2, 10**6)] = 12
+    recordings: Annotated[int, Between(2, inf), AtMost(10**6)] = 12
     """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many
     others calibrate it."""
     failure_policies: tuple[Path, ...] = ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import Between, Count, Processes, Share
+from wamkit.config import AtMost, Between, Count, Processes, Share
 from wamkit.errors import WamkitError
 
 
@@ -27,7 +28,7 @@ class Robustness(Options):
     """Factors of variation; all that the environment has if not given."""
     severities: tuple[Share, ...] = (0.0, 0.25, 0.5, 1.0)
     """Severities of each factor, from 0, the plain environment, to 1; 0 is always played."""
-    episodes: Annotated[int, Between(1, 10**6)] = 20
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
     """Held-out reset states a task, the same at every severity."""
     replan_every: Count = 8
     """Actions taken of each chunk before the model is queried again."""

@@ -27,13 +27,14 @@ import re
 import runpy
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import Between, Checked, ConfigError, Side, nearest
+from wamkit.config import AtMost, Between, Checked, ConfigError, Side, nearest
 from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import load_mujoco
@@ -90,7 +91,7 @@ class LiberoConfig(Checked):
     on rotated ones."""
     cameras: tuple[str, ...] = tuple(CAMERAS)
     """One image each: agentview, robot0_eye_in_hand."""
-    max_steps: Annotated[int, Between(1, 10**6)] | None = None
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] | None = None
     """Number of steps after which an episode is truncated; None for the suite's own."""
     seed: Annotated[int, Between(0, 2**32 - 1)] = 7
     """Seed of the positions of fixtures when an initial state is used: openpi uses 7, OpenVLA 0."""

@@ -11,12 +11,13 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import Between, ConfigError, Side, nearest
+from wamkit.config import AtMost, Between, ConfigError, Side, nearest
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.depth_points import ScenePoints
 from wamkit.envs.ground_truth import GroundTruth
@@ -69,7 +70,7 @@ class MetaWorldConfig(Factors):
     """Pixels."""
     width: Side = 64
     """Pixels."""
-    supersample: Annotated[int, Between(1, 16)] = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down. At 64x64 the time of a frame is that of its
     vertices, so 3 takes 15 % longer than 1. Without it edges jump by whole pixels, and the model cannot see where
     within a pixel they are."""
@@ -85,14 +86,14 @@ class MetaWorldConfig(Factors):
     """Lower corner of the range of random resets; None for the task's own."""
     reset_high: tuple[float, ...] | None = None
     """Upper corner, likewise."""
-    max_steps: Annotated[int, Between(1, 10**6)] = 200
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
     """Number of steps after which an episode is truncated."""
     text: str | None = None
     """Instruction in place of the task's own."""
     sway: Annotated[float, Between(0, 0.3)] = 0.0
     """Amplitude in metres of a smooth motion of the first camera, as of one worn on a head. It depends on seed and
     step."""
-    point_grid: Annotated[int, Between(0, 1024)] = 0
+    point_grid: Annotated[int, Between(0, inf), AtMost(1024)] = 0
     """Side of a square grid of scene points, as a depth camera at the first camera gives them; 0 for none. Recordings
     then also hold the motion of every point, from which families that imagine points learn."""
 

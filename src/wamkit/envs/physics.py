@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import Between, Checked, Share, Side
+from wamkit.config import AtMost, Between, Checked, Share, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.mujoco_state import read_state, write_state
@@ -59,14 +60,14 @@ class PhysicsConfig(Checked):
     """Pixels."""
     width: Side = 64
     """Pixels."""
-    supersample: Annotated[int, Between(1, 16)] = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down."""
-    max_steps: Annotated[int, Between(1, 10**6)] = 150
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 150
     """Number of steps after which an episode is truncated."""
     jitter: Share = 0.0
     """Relative difference of mass, friction, speed and position from the seed's scene: another take, for a real-to-real
     ceiling."""
-    take: Annotated[int, Between(0, 10**6)] = 0
+    take: Annotated[int, Between(0, inf), AtMost(10**6)] = 0
     """Index of the other take."""
 
 

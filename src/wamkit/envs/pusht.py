@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from math import inf
 from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import Between, Checked, Side
+from wamkit.config import AtMost, Between, Checked, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.pusht_expert import Planner
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -54,7 +55,7 @@ class PushTConfig(Checked):
     """Pixels. gym-pusht renders 512x512 and subsamples; published policies saw 96x96."""
     width: Side = 64
     """Pixels."""
-    max_steps: Annotated[int, Between(1, 10**6)] = 300
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 300
     """Number of steps after which an episode is truncated."""
 
 

@@ -7,13 +7,14 @@ targets, which a stiff servo follows, and success is the fingertip on the ball.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import Between, Checked, Side
+from wamkit.config import AtMost, Between, Checked, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import Renderer, load_mujoco
@@ -56,9 +57,9 @@ class ReacherConfig(Checked):
     """Pixels."""
     width: Side = 64
     """Pixels."""
-    supersample: Annotated[int, Between(1, 16)] = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down."""
-    max_steps: Annotated[int, Between(1, 10**6)] = 100
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 100
     """Number of steps after which an episode is truncated."""
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Annotated, Any
 
-from wamkit.config import Between, Checked, Count
+from wamkit.config import AtMost, Between, Checked, Count
 from wamkit.envs.base import HELD_OUT_SEEDS
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
@@ -36,7 +37,7 @@ class Protocol(Checked):
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
-    episodes: Annotated[int, Between(1, HELD_OUT_SEEDS)] = 20
+    episodes: Annotated[int, Between(1, inf), AtMost(HELD_OUT_SEEDS)] = 20
     replan_every: Count = 8
     query: str = "policy"
     steps: Count | None = None

@@ -7,9 +7,10 @@ another package may keep its options beside its networks: they are then found in
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Annotated, Literal
 
-from wamkit.config import Between, ConfigError, check_bounds
+from wamkit.config import AtMost, Between, ConfigError, check_bounds
 from wamkit.nn.options import (
     ActionConfig,
     ActionHeadConfig,
@@ -190,7 +191,7 @@ class CascadeGeomConfig(TrunkConfig):
     moving: NotNegative = 0.003
     """Metres from which a point counts as moving: it then weighs `moving_weight` in the loss, and moves an object."""
     moving_weight: NotNegative = 10.0
-    reach: Annotated[float, Between(1e-3, 1e6)] = 0.08
+    reach: Annotated[float, Between(1e-3, inf), AtMost(1e6)] = 0.08
     """Metres: deviation of the Gaussian by which a robot's point weighs less with its distance to the hand."""
     carry: Share = 0.5
     """Weight of the object's motion in the hand's, in contact."""
@@ -210,7 +211,7 @@ class LatentActionConfig(PolicyConfig, TrunkConfig):
 
     codes: Count = 4
     """Code words for each transition between consecutive frames."""
-    levels: Annotated[tuple[int, ...], Between(2, 2**16)] = (2, 2, 2)
+    levels: Annotated[tuple[int, ...], Between(2, inf), AtMost(2**16)] = (2, 2, 2)
     """Levels of each digit of a code word; their product is the number of entries, LAPA's 8."""
     latent_share: Annotated[float, Between(0.01, 0.98)] = 0.3
     """Share of all steps that train the latent action model."""
@@ -237,7 +238,7 @@ class DiscreteConfig(SizeConfig):
     """Registered name of the backbone (`wamkit.nn.BACKBONES`)."""
     codes: CodeConfig = field(default_factory=CodeConfig)
     """Image tokens."""
-    bins: Annotated[int, Between(2, 2**16)] = 256
+    bins: Annotated[int, Between(2, inf), AtMost(2**16)] = 256
     """Action tokens: evenly spaced values of one dimension."""
     reach: Positive = 4.0
     """Standard deviations from the mean to the outermost bins."""

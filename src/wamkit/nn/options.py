@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from wamkit.config import Between, Checked, ConfigError, Count, check_declared, check_multiple
+from wamkit.config import AtMost, Between, Checked, ConfigError, Count, check_declared, check_multiple
 from wamkit.config import NotNegative as NotNegative  # families declare their options with it, and with the next two
 from wamkit.config import Positive as Positive
 from wamkit.config import Share as Share
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from wamkit.nn.history import History
     from wamkit.nn.tokens import ContextTokens
 
-Depth = Annotated[int, Between(1, 1000)]
-Width = Annotated[int, Between(2, 2**15, multiple=2)]  # sines and cosines of noise levels
-Buckets = Annotated[int, Between(1, 2**24)]
+Depth = Annotated[int, Between(1, inf), AtMost(1000)]
+Width = Annotated[int, Between(1, inf, multiple=2), AtMost(2**15)]  # sines and cosines of noise levels
+Buckets = Annotated[int, Between(1, inf), AtMost(2**24)]
 StageShare = Annotated[float, Between(0.01, 0.99)]
 
 Kind = Literal["prefix", "channel", "cross", "adaln"]
@@ -189,9 +189,9 @@ class CodeConfig:
 
     cell: Count = 1
     """Codes a cell and frame."""
-    numbers: Annotated[int, Between(1, 16)] = 4
+    numbers: Annotated[int, Between(1, inf), AtMost(16)] = 4
     """Latents that one code stands for."""
-    levels: Annotated[int, Between(2, 2**16)] = 6
+    levels: Annotated[int, Between(2, inf), AtMost(2**16)] = 6
     """Values that each of them can take."""
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,8 +16,8 @@ from wamkit.config import ConfigError
 from wamkit.envs.base import TRAIN_SEEDS, VALIDATION_SEED_BASE
 from wamkit.envs.spec import EnvSpec
 
-_Length = Annotated[int, cfg.Between(1, 10**6)]
-_Length0 = Annotated[int, cfg.Between(0, 10**6)]
+_Length = Annotated[int, cfg.Between(1, inf), cfg.AtMost(10**6)]
+_Length0 = Annotated[int, cfg.Between(0, inf), cfg.AtMost(10**6)]
 
 _FROM_RESET_EVERY = 4
 """Every fourth off-expert episode starts from the reset, where only the arm moves; the others start amid the task."""
@@ -39,7 +40,7 @@ class CollectConfig(cfg.Checked):
     off_expert: cfg.Episodes = 10
     """Episodes of smooth random actions per task: they show the effects of actions and are marked as not for
     imitation."""
-    noise: Annotated[tuple[float, ...], cfg.Between(0, 1e3)] = (0.0, 0.1, 0.3)
+    noise: Annotated[tuple[float, ...], cfg.Between(0, inf), cfg.AtMost(1e3)] = (0.0, 0.1, 0.3)
     """Standard deviations of Gaussian action noise, in half ranges of the action space; demonstrations take them in
     turn. Noise drives the expert off its path, so that the data contains recoveries. The label stays the clean
     action."""
@@ -54,7 +55,7 @@ class CollectConfig(cfg.Checked):
     """Episodes per task of an expert with a constant offset added to its actions: purposeful, yet most of them fail, as
     weak policies do. Training data for world models in which policies are evaluated and for success classifiers; marked
     as not for imitation."""
-    perturbed_offset: Annotated[float, cfg.Between(0, 1e3)] = 0.4
+    perturbed_offset: Annotated[float, cfg.Between(0, inf), cfg.AtMost(1e3)] = 0.4
     """Standard deviation of a perturbed expert's offset, sampled once an episode, in half ranges of the action space. A
     random factor between 1/8 and 1 scales it, so that some episodes barely miss and others succeed."""
     perturbed_steps: _Length = 120
@@ -64,7 +65,7 @@ class CollectConfig(cfg.Checked):
     other policies."""
     policy_episodes: cfg.Episodes = 0
     """Episodes per task in which a policy acts; marked as not for imitation."""
-    max_attempts: Annotated[int, cfg.Between(1, 1000)] = 20
+    max_attempts: Annotated[int, cfg.Between(1, inf), cfg.AtMost(1000)] = 20
     """Largest number of seeds tried for a demonstration; an expert that fails is tried again with the next seed."""
     snapshots: bool = False
     """Record the simulator's state at every step, from which ground truth can be read later."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 class WindowConfig(cfg.Checked):
     """The windows that a family learns from."""
 
-    chunk: Annotated[int, cfg.Between(1, 10_000)] = 16
+    chunk: Annotated[int, cfg.Between(1, inf), cfg.AtMost(10_000)] = 16
     """Actions in a window."""
     frame_offsets: tuple[int, ...] = (8, 16)
     """Steps ahead of predicted frames, ascending, at most `chunk`: later frames depend on later actions."""
-    past_offsets: tuple[Annotated[int, cfg.Between(-(10**6), -1)], ...] = ()
+    past_offsets: tuple[Annotated[int, cfg.Between(-inf, -1), cfg.Between(-(10**6), inf)], ...] = ()
     """Steps, negative and ascending, of earlier observations in the input: -16 -8 are two of them."""
 
     def __post_init__(self) -> None:
@@ -39,7 +40,7 @@ class WindowConfig(cfg.Checked):
 class EpisodesConfig(cfg.Checked):
     """The episodes of the data set that are learned from. By default all, with their actions."""
 
-    labelled: Annotated[int, cfg.Between(1, 10**6)] | None = None
+    labelled: Annotated[int, cfg.Between(1, inf), cfg.AtMost(10**6)] | None = None
     """Number of demonstrations, from the first on, that keep their actions. Off-expert episodes are then left out."""
     action_free: cfg.Episodes = 0
     """With `labelled`: number of further demonstrations used as video, without their actions."""
@@ -63,21 +64,21 @@ class TrainConfig(cfg.Checked):
     """Steps of all stages together."""
     batch_size: cfg.Count = 16
     """Windows a step."""
-    lr: Annotated[float, cfg.Between(1e-12, 1e3)] = 5e-3
+    lr: Annotated[float, cfg.Between(1e-12, inf), cfg.AtMost(1e3)] = 5e-3
     """Peak learning rate; each stage warms up linearly and decays to `final_lr` times it along a cosine."""
     final_lr: cfg.Share = 0.02
     """Learning rate at the end of a stage, as a share of `lr`."""
-    warmup: Annotated[int, cfg.Between(0, 10**9)] = 50
+    warmup: Annotated[int, cfg.Between(0, inf), cfg.AtMost(10**9)] = 50
     """Steps of the linear warm-up, in each stage."""
-    weight_decay: Annotated[float, cfg.Between(0, 1e3)] = 0.01
+    weight_decay: Annotated[float, cfg.Between(0, inf), cfg.AtMost(1e3)] = 0.01
     """Weight decay of the optimiser."""
     optimizer: Literal["adamw", "muon"] = "muon"
     """`muon` orthogonalises the updates of the trunk's matrices and of convolutions, and uses AdamW for the rest."""
-    clip: Annotated[float, cfg.Between(1e-12, 1e12)] = 1.0
+    clip: Annotated[float, cfg.Between(1e-12, inf), cfg.AtMost(1e12)] = 1.0
     """Largest global gradient norm."""
     ema: cfg.Share = 0.99
     """Decay of the averaged weights, which a checkpoint serves."""
-    shift: Annotated[int, cfg.Between(0, 4096)] = 0
+    shift: Annotated[int, cfg.Between(0, inf), cfg.AtMost(4096)] = 0
     """Augmentation: largest translation of a window's images, in pixels."""
     colour: Annotated[float, cfg.Between(0, 0.9)] = 0.0
     """Augmentation: largest relative change of a window's brightness, contrast and saturation."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ class SourceConfig(cfg.Checked):
 
     data: str
     """Its folder, relative to the mixture's file."""
-    weight: Annotated[float, cfg.Between(1e-9, 1e9)] = 1.0
+    weight: Annotated[float, cfg.Between(1e-9, inf), cfg.AtMost(1e9)] = 1.0
     name: str = ""
     """Its name in logs; the folder's name if empty."""
     demonstrations: tuple[int, int] | None = None

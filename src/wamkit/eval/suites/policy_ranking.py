@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 
-from wamkit.config import Between, Checked, Count, NotNegative, Processes, Steps, digest
+from wamkit.config import AtMost, Between, Checked, Count, NotNegative, Processes, Steps, digest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.spec import EnvSpec
@@ -47,10 +48,10 @@ class Rank(Checked):
 
     world: Path
     policies: tuple[Path, ...]
-    episodes: Annotated[int, Between(1, 10**6)] = 10
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 10
     replan_every: Count = 8
-    max_steps: Annotated[int, Between(1, 10**6)] = 200
-    recordings: Annotated[int, Between(2, 10**6)] = 12
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
+    recordings: Annotated[int, Between(2, inf), AtMost(10**6)] = 12
     failure_policies: tuple[Path, ...] = ()
     classifier_steps: Steps = 800
     candidates: Count = 8
