@@ -46,9 +46,8 @@ def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
         if not values or not all(low <= x <= high and math.isfinite(x) for x in values):
-            limits = f"between {_number(low)} and {_number(high)}"
-            limits = f"at least {_number(low)}" if high == math.inf else limits
-            limits = f"at most {_number(high)}" if low == -math.inf else limits
+            limits = f"at least {_number(low)}" if high == math.inf else f"at most {_number(high)}"
+            limits = limits if math.inf in (high, -low) else f"between {_number(low)} and {_number(high)}"
             raise ConfigError(f"{name} = {value}: must be {limits}")
 
 
@@ -109,7 +108,7 @@ def _limits(hint: Any) -> Iterator[Between]:
 
 
 def _number(x: float) -> str:
-    return str(int(x)) if x == int(x) else f"{x:g}"
+    return str(int(x)) if float(x).is_integer() else f"{x:g}"
 
 
 @dataclass(frozen=True)

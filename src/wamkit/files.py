@@ -221,6 +221,8 @@ def _sweep(folder: Path) -> None:
 
     Processes of other machines cannot be seen: theirs are removed when they were not touched for a day.
     """
+    if not folder.is_dir():
+        return
     with os.scandir(folder) as entries:
         found = [(Path(e.path), match) for e in entries if (match := _TEMPORARY.fullmatch(e.name))]
     for path, match in found:

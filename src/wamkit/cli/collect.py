@@ -23,11 +23,13 @@ class Collect(Options):
 @COMMANDS.register("collect")
 def run(args: Collect) -> None:
     """Collects, and prints the size of the data set."""
+    from wamkit.files import check_place
     from wamkit.rollout.plan import CollectConfig
     from wamkit.runs.config import require_run
 
     config = CollectConfig(**{f.name: getattr(args, f.name) for f in fields(CollectConfig)})
     config.env_spec.check()
+    check_place(config.out / "collect.json")
     for policy in config.policies:
         require_run(policy)
     from wamkit.rollout.collect import collect

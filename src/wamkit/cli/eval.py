@@ -62,12 +62,14 @@ class Eval(Options):
 @COMMANDS.register("eval")
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
+    from wamkit.files import check_place
     from wamkit.runs.config import require_run
 
     _check(args)
     protocol = _protocol(args)
     for folder in args.runs:
         require_run(folder)
+        check_place(folder / "eval/summary.json")
     from wamkit.eval.evaluate import evaluate
     from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired

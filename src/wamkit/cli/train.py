@@ -54,11 +54,13 @@ class Train(Options):
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.episode_index import require_data
+    from wamkit.files import check_place
     from wamkit.runs.config import PARTS
     from wamkit.runs.recipes import RECIPES
 
     if not args.data.is_file():
         require_data(args.data)
+    check_place(args.out / "config.json")
     from wamkit.training.launch import LoadingOptions, train_run
 
     config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})

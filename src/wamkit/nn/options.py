@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from wamkit.nn.history import History
     from wamkit.nn.tokens import ContextTokens
 
-Depth = Annotated[int, Between(1, inf), AtMost(1000)]
+Depth = Annotated[int, Between(1, inf), AtMost(512)]
 Width = Annotated[int, Between(1, inf, multiple=2), AtMost(2**15)]  # sines and cosines of noise levels
 Buckets = Annotated[int, Between(1, inf), AtMost(2**24)]
 StageShare = Annotated[float, Between(0.01, 0.99)]

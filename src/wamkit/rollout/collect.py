@@ -274,6 +274,8 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
             )
         if (config.out / "meta/info.json").exists():
             return Store.open(config.out)  # of the same environment, which need not be built, nor be able to render
+    if not path.exists() and (config.out / "meta/info.json").exists() and (episodes := len(Store.open(config.out))):
+        raise WamkitError(f"{config.out} holds {episodes} episodes but no collect.json: use another folder")
     env = config.env_spec.make(config.tasks[0])
     for run in runs.values():
         _check_policy(run, env, config.env)
@@ -292,7 +294,5 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     if env.dataset_metadata is not None:
         save_metadata(config.out, env.dataset_metadata)
     if not path.exists():
-        if len(store):
-            raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")
         save_json(path, resolved)
     return store

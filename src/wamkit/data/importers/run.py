@@ -25,7 +25,7 @@ from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import checksum, encode_camera
 from wamkit.data.format.store import Store
 from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError
-from wamkit.files import StoreError
+from wamkit.files import StoreError, check_place
 from wamkit.types import Episode, Span
 
 FILE = "import.json"
@@ -81,6 +81,9 @@ def import_data(args: Import, options: Any = None) -> Store:
     names = names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: it contains no episodes")
+    check_place(args.out / FILE)
+    if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
+        raise StoreError(f"{args.out} holds a data set that `wamkit import` did not write: name another folder")
     store = Store.open_or_create(args.out, **vars(layout))
     if (before := load_metadata(args.out)) is not None and before != metadata:
         raise StoreError(
