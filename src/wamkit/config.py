@@ -79,7 +79,7 @@ Side = Annotated[int, Between(1, inf), AtMost(4096)]
 Share = Annotated[float, Between(0, 1)]
 Positive = Annotated[float, Between(1e-6, inf), AtMost(1e6)]
 NotNegative = Annotated[float, Between(0, inf), AtMost(1e6)]
-Rate = Annotated[float, Between(1e-3, inf), AtMost(1e5)]
+Rate = Annotated[float, Between(0.01, 1000)]
 """Steps or frames a second."""
 Gigabytes = Annotated[float, Between(0, inf), AtMost(1e6)]
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from wamkit.config import Checked, Rate, check_bounds
+from wamkit.config import Between, Checked
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -52,13 +52,10 @@ class AlohaOptions(Checked):
 
     text: str = ""
     """The instruction, which the format does not contain."""
-    rate: Rate = 50.0
+    rate: Annotated[float, Between(1, 1000)] = 50.0
     """Rows a second."""
     swap: bool = False
     """Swap red and blue of compressed images."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(1, 1000))
 
 
 @IMPORTERS.register("aloha")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import Checked, Rate, check_bounds, load_json
+from wamkit.config import Checked, Rate, load_json
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -59,9 +59,6 @@ class RLDSOptions(Checked):
     """Vectors of a step that form the action, in this order: "action/world_vector action/rotation_delta" for RT-1."""
     metadata: Path | None = None
     """JSON file with the metadata, in the form of meta/wamkit.json."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(0.01, 1000))
 
 
 @IMPORTERS.register("rlds")

@@ -73,6 +73,7 @@ def import_data(args: Import, options: Any = None) -> Store:
     Raises SourceError for a source that cannot be read, and with on_error "fail" for the first such episode. Episodes
     stored before stay, and the same call continues after them. Raises StoreError if `out` contains other data.
     """
+    check_place(args.out / FILE)
     importer = importer_of(args.format, args.source, options)
     layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
     metadata.check(len(layout.proprio_names), len(layout.action_names))
@@ -81,7 +82,6 @@ def import_data(args: Import, options: Any = None) -> Store:
     names = names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: it contains no episodes")
-    check_place(args.out / FILE)
     if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
         raise StoreError(f"{args.out} holds a data set that `wamkit import` did not write: name another folder")
     store = Store.open_or_create(args.out, **vars(layout))

@@ -19,12 +19,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from wamkit.config import Checked, Count, Rate, check_bounds
+from wamkit.config import Between, Checked, Count
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -49,15 +48,12 @@ class UMIOptions(Checked):
 
     text: str = ""
     """The instruction, which the format does not contain."""
-    rate: Rate = 59.94
+    rate: Annotated[float, Between(1, 1000)] = 59.94
     """Rows a second, which the format does not contain; a GoPro records 59.94."""
     every: Count = 1
     """Keep every n-th row: 3 leaves about 20 of 59.94 rows a second."""
     licence: str = ""
     """Licence of the data."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(1, 1000), every=(1, inf))
 
 
 @IMPORTERS.register("umi")
