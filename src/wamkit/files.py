@@ -275,7 +275,9 @@ def check_place(path: str | Path) -> None:
         raise WriteError(f"could not write {path}: it is a {kind}; name a file, or move it away")
     folder = next(p for p in path.parents if os.path.lexists(p) or p == p.parent)
     if not folder.is_dir():
-        raise WriteError(f"could not write {path}: {folder} is no folder; name another place")
+        raise WriteError(
+            f"could not write {folder}: a {kind_of(folder)} is in the way: move it, or choose another folder"
+        )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise WriteError(f"could not write {path}: {folder} does not allow it; check its permissions, or name another")
 
@@ -292,9 +294,10 @@ def check_output(path: str | Path, ours: Callable[[Path], bool] | None = None) -
 
 
 _MARK = re.compile(
-    rb"""name="generator" content="wamkit"|[Mm]ade by `?wamkit|"made_by"|img-src data:; media-src data: blob:"""
+    rb'name="generator" content="wamkit"|Made by `wamkit|"made_by"'
+    rb"|img-src data:; media-src data: blob:|<style>\nsvg \{ font: 12px system-ui, sans-serif; fill: #3b4350; \}"
 )
-"""The mark of what wamkit wrote. Pages of the first versions had none but their security policy."""
+"""Marks of what wamkit wrote. Drawings, and pages of the first versions, have none but their own style and policy."""
 
 
 def _marked(path: Path) -> bool:

@@ -180,7 +180,7 @@ OUTPUTS = [
     (["mix", "data", "--out", "pipe.json"], "could not write pipe.json: it is a pipe"),
     (["mix", "data", "--out", "/dev/null"], "could not write /dev/null: it is a device"),
     (["mix", "data", "--out", "data"], "could not write data: it is a folder"),
-    (["mix", "data", "--out", "file/m.json"], "could not write file/m.json: file is no folder"),
+    (["mix", "data", "--out", "file/m.json"], "could not write file: a file is in the way"),
     (["report", "run", "--out", "theirs.html"], FOREIGN),
     (["report", "run", "--out", "theirs.new"], FOREIGN),  # it writes theirs.json beside the page
     (["report", "run", "--out", "pipe.html"], "could not write pipe.json: it is a pipe"),
@@ -188,12 +188,15 @@ OUTPUTS = [
     (["show", "unified", "--out", "/dev/null"], "it is a device"),
     (["validate", "data", "--out", "theirs.html"], FOREIGN),
     (["sample", "run", "--query", "joint", "--out", "foreign"], FOREIGN),
-    (["sample", "run", "--out", "file"], "could not write file/joint-000.npz: file is no folder"),
+    (["sample", "run", "--out", "file"], "could not write file: a file is in the way"),
     (["compare", "leaves", "--data", "data", "--out", "pages"], FOREIGN),
-    (["collect", "--tasks", "drawer-open-v3", "--out", "file"], "file is no folder"),
-    (["collect", "--tasks", "drawer-open-v3", "--out", "/dev/null"], "/dev/null is no folder"),
-    (["train", "--data", "data", "--out", "file"], "file is no folder"),
-    (["import", "video", "data", "--out", "file"], "file is no folder"),
+    (["collect", "--tasks", "drawer-open-v3", "--out", "file"], "could not write file: a file is in the way"),
+    (
+        ["collect", "--tasks", "drawer-open-v3", "--out", "/dev/null"],
+        "could not write /dev/null: a device is in the way",
+    ),
+    (["train", "--data", "data", "--out", "file"], "could not write file: a file is in the way"),
+    (["import", "video", "data", "--out", "file"], "could not write file: a file is in the way"),
 ]
 
 

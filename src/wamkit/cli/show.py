@@ -56,6 +56,7 @@ def check_name(name: str) -> None:
 
 def model_of(name: str) -> Family:
     """The model of a run folder, or that of a recipe or of a family's defaults, without memory behind its weights."""
+    check_name(name)
     from wamkit.inference.model import load
     from wamkit.runs.config import RunConfig, config_class
     from wamkit.runs.meta_model import meta_model

@@ -65,7 +65,7 @@ def svg_file(width: float, height: float, content: Sequence[str], label: str) ->
     """A drawing as a file of its own, in colours for light and dark surroundings."""
     style = element("style", FILE_CSS)
     place = {"xmlns": "http://www.w3.org/2000/svg", "viewBox": f"0 0 {width:g} {height:g}", "width": width}
-    return element("svg", "<!-- Made by wamkit -->", style, *content, **place, role="img", aria_label=label) + "\n"
+    return element("svg", style, *content, **place, role="img", aria_label=label) + "\n"
 
 
 def line(kind: str, start: tuple[float, float], end: tuple[float, float]) -> str:
