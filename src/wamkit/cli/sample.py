@@ -63,7 +63,7 @@ def run(args: Sample) -> None:
     if query not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
     make_folder(folder)
-    frames = validation_frames(opened.provenance, args.run / "eval", 6)
+    frames = validation_frames(args.run, opened.sources, opened.provenance.env, args.run / "eval", 6)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})
