@@ -62,6 +62,7 @@ STEPS = 10**8  # steps of an episode that is still read
 _INDEX = r"\{episode_(?:chunk|index)(?::0?[1-9]?d)?\}"
 _TEMPLATE = re.compile(rf"(?:[^{{}}\0]|{_INDEX}|\{{video_key\}}){{1,1000}}")
 """A template of paths. A format such as {episode_index:2000000000} would fill the memory."""
+VECTORS, OUTCOME = ("observation.state", "action"), ("next.success", "next.reward")
 NUMERIC = ("float32", "float64", "int32", "int64", "bool")
 
 
@@ -142,7 +143,7 @@ class LeRobot2(Importer):
 
     @cached_property
     def _extras(self) -> list[str]:
-        skip = {"observation.state", "action", "next.reward", "next.success", "next.done", *INDEX_COLUMNS}
+        skip = {*VECTORS, *OUTCOME, "next.done", *INDEX_COLUMNS}
         features = self._info["features"].items()
         return [
             k for k, f in features if k not in skip and f["dtype"] in NUMERIC and len(f["shape"]) == 1 and "/" not in k
@@ -202,13 +203,13 @@ class LeRobot2(Importer):
         return path
 
     def _table(self, path: Path, T: int) -> pa.Table:
-        """The numeric columns of an episode. Raises SourceError where a cell has another number of values."""
-        features, images = self._info["features"], self._cameras.values()
-        wanted = {k for k, f in features.items() if k not in images and f["dtype"] in NUMERIC}
-        bytes_ = T * sum(12 * math.prod(features[k]["shape"]) for k in wanted)
-        if bytes_ > LIMIT:
-            raise SourceError(f"it declares {T} steps of {bytes_ // T} bytes, more than an episode ever takes; refused")
-        return read_parquet(path, wanted, max_rows=T, max_bytes=2 * bytes_ + (1 << 20))
+        """The columns of an episode that are imported; those that are not there are left out."""
+        features, wanted = self._info["features"], {*VECTORS, *OUTCOME, *INDEX_COLUMNS, *self._extras}
+        size = sum(12 * math.prod(features[k]["shape"]) if k in features else 12 for k in wanted)  # bytes a step
+        if T * size > LIMIT:
+            raise SourceError(f"it declares {T} steps of {size} bytes, more than an episode ever takes; refused")
+        dictionaries = len(wanted) << 21  # bytes that a file may spend on each column's own
+        return read_parquet(path, wanted, max_rows=T, max_bytes=4 * T * size + dictionaries)
 
     def read(self, name: str) -> Recording:
         path, T, known = self._path("data_path", name), self._episodes[name], self._tasks
@@ -233,7 +234,7 @@ class LeRobot2(Importer):
                 size = self._width(key)
                 return checked(column(key), (T, size), key) if size else np.zeros((T, 0), np.float32)
 
-            outcome = {k: column(k)[:, 0] for k in ("next.success", "next.reward") if k in table.column_names}
+            outcome = {k: column(k)[:, 0] for k in OUTCOME if k in table.column_names}
             return Recording(
                 name=name,
                 text=texts[0],
@@ -270,12 +271,12 @@ class LeRobot2(Importer):
 def _check_feature(name: str, feature: Any) -> None:
     """Raises SourceError for a feature of info.json without a type, or with an absurd shape."""
     dtype = entry(feature, "dtype", str)
-    if dtype not in (*NUMERIC, *IMAGE_DTYPES):
+    if dtype not in (*NUMERIC, *IMAGE_DTYPES) and name not in (*VECTORS, *OUTCOME, *INDEX_COLUMNS):
         return  # a text, or a type that is not imported
     shape = entry(feature, "shape", list)
     for n in shape:
         whole(n, f"the shape of feature {name[:80]!r}", 1, WIDTH)
-    if not 1 <= len(shape) <= 8 or dtype in NUMERIC and math.prod(shape) > WIDTH:
+    if not 1 <= len(shape) <= 8 or dtype not in IMAGE_DTYPES and math.prod(shape) > WIDTH:
         raise SourceError(f"feature {name[:80]!r} has the shape {shape[:8]}, which no step has; correct it")
     if dtype in IMAGE_DTYPES and not is_depth(feature):
         if len(shape) != 3 or 3 not in (shape[0], shape[2]):

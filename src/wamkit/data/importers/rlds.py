@@ -36,6 +36,7 @@ from wamkit.data.importers.base import (
     camera_layout,
     checked,
     entry,
+    inside,
     reading,
     text_spans,
     whole,
@@ -74,7 +75,7 @@ class RLDS(Importer):
     @cached_property
     def _step(self) -> dict[str, dict[str, Any]]:
         """The leaves of a step by flattened name: {"shape": ..., "kind": "tensor" | "image" | "text"}."""
-        path = self.root / "features.json"
+        path = inside(self.root, "features.json")
         with reading(path):
             if not path.exists():
                 raise SourceError("there is no such file: name the folder of one version, as in bridge/1.0.0")
@@ -114,7 +115,11 @@ class RLDS(Importer):
     def _records(self) -> dict[str, tuple[Path, int]]:
         """The file and byte offset of each episode, by name: number of the file, number of the record in it."""
         pattern = re.compile(rf".*-{re.escape(self.options.split)}\.tfrecord-(\d+)-of-(\d+)$")
-        files = {int(m[1]): (p, int(m[2])) for p in sorted(self.root.iterdir()) if (m := pattern.match(p.name))}
+        files = {
+            int(m[1]): (inside(self.root, p.name), int(m[2]))
+            for p in sorted(self.root.iterdir())
+            if (m := pattern.match(p.name))
+        }
         if not files:
             raise SourceError(f"{self.root}: there are no files of the split '{self.options.split}'")
         total = next(iter(files.values()))[1]
