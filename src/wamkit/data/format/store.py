@@ -337,7 +337,7 @@ class Store:
         encoded: images by camera from `stills.encode_camera`, if a worker process has encoded them; `episode.images`
             is then ignored.
 
-        The same episodes in the same order give the same bytes. `latency_s` and `ended` are not stored. Raises
+        The same episodes in the same order give the same bytes. What `Episode` calls not stored is not. Raises
         StoreError, with the store as it was, for an episode or video that does not fit the layout, for NaN, and when
         the disk is full.
         """
