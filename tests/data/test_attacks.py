@@ -186,6 +186,16 @@ def test_the_cache_is_not_written_elsewhere(copy: Path, tmp_path: Path) -> None:
     assert not list((tmp_path / "away").iterdir())
 
 
+def test_nothing_is_written_elsewhere(copy: Path, tmp_path: Path) -> None:
+    store = Store.open(copy)
+    (copy / "data/chunk-000").rename(tmp_path / "away")
+    (copy / "data/chunk-000").symlink_to(tmp_path / "away")
+    before = content(tmp_path / "away")
+    with pytest.raises(StoreError, match="'data/chunk-000/file-003.parquet' leads out of this folder"):
+        store.append(make_episode(3))
+    assert content(tmp_path / "away") == before
+
+
 def archive(**members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:

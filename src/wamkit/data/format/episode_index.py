@@ -190,21 +190,26 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
     return facts
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
-    path = root / "meta/info.json"
+def require_data(root: Path) -> None:
+    """Raises StoreError if there is no data set in the folder `root`."""
     if not root.is_dir():
         raise StoreError(f"{root}: there is no such folder; record data first (wamkit collect) or name another")
-    if not path.exists():
+    if not (root / "meta/info.json").exists():
         what = "is incomplete, or is not a data set" if any(root.iterdir()) else "is empty"
         raise StoreError(
             f"{root} {what} (no meta/info.json); record data into it first (wamkit collect) or name another"
         )
-    info = read_json(inside(root, "meta/info.json"))
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
+    require_data(root)
+    path = inside(root, "meta/info.json")
+    info = read_json(path)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version != VERSION:
         raise StoreError(
-            f"{path}: codebase_version is {version}, wamkit reads {VERSION}; "
+            f"{path}: codebase_version is {str(version)[:40]}, wamkit reads {VERSION}; "
             + (
                 f"wamkit import lerobot2 {root} --out ... converts it"
                 if str(version).startswith("v2")

@@ -348,7 +348,7 @@ class Store:
         encoded: images by camera from `stills.encode_camera`, if a worker process has encoded them; `episode.images`
             is then ignored.
 
-        The same episodes in the same order give the same bytes. `latency_s` and `ended` are not stored. Raises
+        The same episodes in the same order give the same bytes. What `Episode` calls not stored is not. Raises
         StoreError, with the store as it was, for an episode or video that does not fit the layout, for NaN, and when
         the disk is full.
         """
@@ -413,11 +413,12 @@ class Store:
     def _paths(self, index: int) -> dict[str, Path]:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
         where = {"chunk_index": chunk, "file_index": file, "episode_index": index}
-        out = {"data": self.root / schema.DATA_PATH.format(**where)}
+        out = {"data": inside(self.root, schema.DATA_PATH.format(**where))}
         for camera in (c for c in self.cameras if c not in self.layout.stills):
-            out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
-        out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
-        return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
+            name = schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
+            out[f"video/{camera}"] = inside(self.root, name)
+        out["snapshots"] = inside(self.root, schema.SNAPSHOTS_PATH.format(**where))
+        return out | {"episodes": inside(self.root, schema.EPISODES_PATH.format(**where))}
 
     def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
         """Writes the files of episode `index`, in the given order, or none of them."""
@@ -514,8 +515,9 @@ class Store:
             contents["tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
             contents["info.json"] = _json(self._info)
             for name, content in contents.items():
-                remove_leftovers(self.root / "meta" / name)
-                atomic_write(self.root / "meta" / name, content)
+                path = inside(self.root, f"meta/{name}")
+                remove_leftovers(path)
+                atomic_write(path, content)
 
 
 def _json(content: Any) -> bytes:
