@@ -21,14 +21,16 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8, UInt16
-from torch import Tensor
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
 
 from wamkit.errors import WamkitError
+
+if TYPE_CHECKING:  # torch takes a second to load, and recordings and wrong options need none of it
+    import torch
+    from torch import Tensor
 
 
 class UnsupportedQuery(WamkitError):
@@ -37,6 +39,10 @@ class UnsupportedQuery(WamkitError):
 
 class ObservationError(WamkitError, ValueError):
     """An observation or a query is malformed: a wrong key, shape, type or range."""
+
+
+class NotFinite(WamkitError):
+    """A model computed values that are NaN or infinite: its weights, or what it was given, are not sane."""
 
 
 class Query(enum.StrEnum):
@@ -199,13 +205,19 @@ class Batch:
 
     def action_mask(self) -> Bool[Tensor, "B A a"]:
         """Valid elements of `action`: steps in the episode, rows with actions, dimensions of the row's robot."""
+        import torch
+
         step = (self.action_valid & self.has_action.unsqueeze(1)).unsqueeze(2)
         every = torch.ones_like(self.action[:, :1], dtype=torch.bool)
         return step & (every if self.action_dim_valid is None else self.action_dim_valid.unsqueeze(1))
 
+    def _tensors(self) -> list[str]:
+        """Names of the fields that hold a tensor."""
+        return [k for k, v in vars(self).items() if v is not None and k not in ("text", "features")]
+
     def map(self, function: Any) -> Batch:
         """A batch with `function` applied to every tensor; the text stays."""
-        fields: dict[str, Any] = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        fields: dict[str, Any] = {k: function(getattr(self, k)) for k in self._tensors()}
         return Batch(**fields, text=self.text, features={k: function(v) for k, v in self.features.items()})
 
     def rows(self, index: Tensor) -> Batch:
@@ -217,14 +229,17 @@ class Batch:
     @staticmethod
     def cat(parts: Sequence[Batch]) -> Batch:
         """The rows of several batches with the same fields, concatenated."""
-        names = [k for k, v in vars(parts[0]).items() if isinstance(v, Tensor)]
-        fields: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in names}
+        import torch
+
+        fields: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in parts[0]._tensors()}
         features = {k: torch.cat([p.features[k] for p in parts]) for k in parts[0].features}
         return Batch(**fields, text=[t for p in parts for t in p.text], features=features)
 
     @staticmethod
     def random(spec: Spec, rows: int, seed: int = 0) -> Batch:
         """A batch of random values that satisfies `spec`, with everything valid, to try a family out."""
+        import torch
+
         g = torch.Generator().manual_seed(seed)
         A, F, P, image = (
             spec.chunk,
@@ -379,6 +394,8 @@ class Episode:
     depth: depth maps by camera, uint16 (T, H, W), in millimetres; 0 where nothing was measured.
     ended: "terminated" or "truncated" as the environment reported it; "" where the caller stopped or it is unknown.
         Not stored.
+    touched, remaining: bool and float64 (T,), `info` of that name after each step (`Environment`); None where the
+        environment does not tell. Not stored.
     """
 
     task: str
@@ -402,6 +419,8 @@ class Episode:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     depth: Mapping[str, UInt16[np.ndarray, "T H W"]] = field(default_factory=dict)
     ended: Literal["", "terminated", "truncated"] = ""
+    touched: Bool[np.ndarray, " T"] | None = None
+    remaining: Float64[np.ndarray, " T"] | None = None
 
     def __len__(self) -> int:
         """T, the number of steps."""
@@ -442,6 +461,35 @@ class Interval:
     def undefined(self) -> bool:
         """True if there was no case to estimate from."""
         return math.isnan(self.value)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Bounds that a figure should keep, in its own unit; a recipe or a protocol declares them for its own figures.
+
+    Examples:
+        >>> Target(above=0.85).verdict(Interval(0.95, 0.83, 0.99))
+        'not shown'
+        >>> Target(above=0.85).words(".0%")
+        'above 85 %'
+    """
+
+    above: float = -math.inf
+    below: float = math.inf
+
+    def verdict(self, figure: Interval) -> Literal["met", "missed", "not shown"]:
+        """Met if the whole interval lies between the bounds, missed if all of it lies outside; else too few cases show
+        neither. Not shown where the figure is undefined."""
+        if self.above < figure.low and figure.high < self.below:
+            return "met"
+        return "missed" if figure.high <= self.above or figure.low >= self.below else "not shown"
+
+    def words(self, fmt: str) -> str:
+        """The bounds as text. fmt: the figure's format; one that ends in % writes percents."""
+        bounds = (("above", self.above), ("below", self.below))
+        percent = fmt.endswith("%")
+        told = [f"{name} {100 * x:g} %" if percent else f"{name} {x:g}" for name, x in bounds if math.isfinite(x)]
+        return " and ".join(told)
 
 
 UNDEFINED = Interval(math.nan, math.nan, math.nan)

@@ -27,6 +27,9 @@ TRAIN_SEEDS = 1_000_000
 HELD_OUT_SEED_BASE = 1_000_000
 """Evaluation is reset with HELD_OUT_SEED_BASE + k, which training never uses."""
 
+HELD_OUT_SEEDS = 1_000_000
+"""Number of seeds for evaluation; those of validation begin after them."""
+
 VALIDATION_SEED_BASE = 2_000_000
 """Validation episodes are reset with VALIDATION_SEED_BASE + k, which neither training nor closed-loop evaluation
 uses."""
@@ -53,7 +56,10 @@ class Environment(gymnasium.Env, abc.ABC):
     observation: dictionary of `images` uint8 (V, 3, H, W), RGB, upright; `proprio` float32 (s,); `text` str. Its space
         is made by `observation_spaces`. Without rendering there is no key `images`.
     action: float32 (a,), a Box in the environment's own units. Values outside are clipped.
-    info: holds `success`, a bool, after reset and after every step.
+    info: holds `success`, a bool, after reset and after every step. After a step it may also tell how the task goes,
+        so that failures are told apart (`wamkit.eval.suites.closed_loop.outcome`): `touched`, a bool, true if the robot
+        touches what the task has it move; `remaining`, a finite float of at least 0 in any unit, what is left to do,
+        such as the distance of the object from its goal.
     reset: a pure function of the seed, whatever happened before.
     point_grid: an environment with a depth camera may add `point_cloud` float32 (point_grid ** 2, 4) to every rendered
         observation (see `Observation`). `info` then holds `point_body` int32 (K,), the body that each point lies on,
@@ -235,9 +241,12 @@ def make_env(name: str, **options: Any) -> Environment:
     Raises RegistryError for an unknown name and ConfigError for an unknown option or a wrong type, with the nearest
     match.
     """
-    cls = ENVIRONMENTS.get(name)
+    return ENVIRONMENTS.get(name)(env_config(name, **options))
+
+
+def env_config(name: str, **options: Any) -> Any:
+    """Options of the environment `name`, an instance of its Config. Raises as `make_env`."""
     try:
-        config = from_dict(cls.Config, options)
+        return from_dict(ENVIRONMENTS.get(name).Config, options)
     except ConfigError as error:
         raise ConfigError(f"environment {name!r}: {error}") from error
-    return cls(config)

@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import ConfigError, check_bounds, nearest
+from wamkit.config import AtMost, Between, ConfigError, Side, nearest
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.depth_points import ScenePoints
 from wamkit.envs.ground_truth import GroundTruth
@@ -51,6 +51,9 @@ _METADATA = DatasetMetadata(
     ),
 )
 
+_NO_DISTANCE = ("assembly-v3", "box-close-v3", "disassemble-v3", "door-open-v3", "hammer-v3")
+"""Tasks in whose `info` MetaWorld leaves the distance to the goal at 0."""
+
 _BULKY = ("mesh_", "tex_", "hfield_", "skin_", "bvh_", "oct_", "name", "paths", "text_")
 """Model fields that no reset changes; comparing them with the pristine model would be slow."""
 
@@ -63,11 +66,11 @@ class MetaWorldConfig(Factors):
 
     task: str
     """One of the 50 task names, e.g. `drawer-open-v3`."""
-    height: int = 64
+    height: Side = 64
     """Pixels."""
-    width: int = 64
+    width: Side = 64
     """Pixels."""
-    supersample: int = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down. At 64x64 the time of a frame is that of its
     vertices, so 3 takes 15 % longer than 1. Without it edges jump by whole pixels, and the model cannot see where
     within a pixel they are."""
@@ -83,27 +86,18 @@ class MetaWorldConfig(Factors):
     """Lower corner of the range of random resets; None for the task's own."""
     reset_high: tuple[float, ...] | None = None
     """Upper corner, likewise."""
-    max_steps: int = 200
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
     """Number of steps after which an episode is truncated."""
     text: str | None = None
     """Instruction in place of the task's own."""
-    sway: float = 0.0
+    sway: Annotated[float, Between(0, 0.3)] = 0.0
     """Amplitude in metres of a smooth motion of the first camera, as of one worn on a head. It depends on seed and
     step."""
-    point_grid: int = 0
+    point_grid: Annotated[int, Between(0, inf), AtMost(1024)] = 0
     """Side of a square grid of scene points, as a depth camera at the first camera gives them; 0 for none. Recordings
     then also hold the motion of every point, from which families that imagine points learn."""
 
     def __post_init__(self) -> None:
-        check_bounds(
-            self,
-            height=(1, inf),
-            width=(1, inf),
-            supersample=(1, inf),
-            max_steps=(1, inf),
-            point_grid=(0, inf),
-            sway=(0, 0.3),
-        )
         super().__post_init__()
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
@@ -200,7 +194,12 @@ class MetaWorld(Environment):
         _, reward, _, _, info = self._sim.step(action)
         truncated = self._sim.curr_path_length >= self.config.max_steps
         raw, points = self._observe(render)
-        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **points}
+        told = {"success": bool(info["success"]), "touched": self._tracked().touched(self._sim.data)}
+        if self.task.startswith("reach-"):
+            del told["touched"]  # there is nothing to touch
+        if self.task not in _NO_DISTANCE:
+            told["remaining"] = float(info["obj_to_target"])
+        return raw, float(reward), False, truncated, told | points
 
     def expert(self) -> Expert:
         """MetaWorld's scripted policy, which reads the simulator's full state."""
@@ -236,16 +235,19 @@ class MetaWorld(Environment):
 
     def ground_truth(self, masks: bool = True) -> GroundTruth:
         """See `TrackedBodies`. Masks are those of the first camera."""
-        if self._bodies is None:
-            model = self._sim.model
-            robot = model.body_rootid == model.body("base").id
-            self._bodies = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
         geoms = self._renderer.segmentation()[0] if masks else None
-        return self._bodies.ground_truth(read_state(self._mujoco, self._sim.model, self._sim.data), geoms)
+        return self._tracked().ground_truth(read_state(self._mujoco, self._sim.model, self._sim.data), geoms)
 
     def close(self) -> None:
         self._renderer.close()
         super().close()
+
+    def _tracked(self) -> TrackedBodies:
+        if self._bodies is None:
+            model = self._sim.model
+            robot = model.body_rootid == model.body("base").id
+            self._bodies = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
+        return self._bodies
 
     def _observe(self, render: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """The observation, and for `info` the ground truth of its scene points."""

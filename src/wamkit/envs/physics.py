@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Checked, Share, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.mujoco_state import read_state, write_state
@@ -52,27 +52,23 @@ _METADATA = DatasetMetadata(
 
 
 @dataclass(frozen=True)
-class PhysicsConfig:
+class PhysicsConfig(Checked):
     """Options of `Physics`."""
 
     task: str = "drop"
-    height: int = 64
+    height: Side = 64
     """Pixels."""
-    width: int = 64
+    width: Side = 64
     """Pixels."""
-    supersample: int = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down."""
-    max_steps: int = 150
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 150
     """Number of steps after which an episode is truncated."""
-    jitter: float = 0.0
+    jitter: Share = 0.0
     """Relative difference of mass, friction, speed and position from the seed's scene: another take, for a real-to-real
     ceiling."""
-    take: int = 0
+    take: Annotated[int, Between(0, inf), AtMost(10**6)] = 0
     """Index of the other take."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
-        check_bounds(self, jitter=(0, 1), take=(0, inf))
 
 
 @register_env("physics")
@@ -144,7 +140,10 @@ class Physics(Environment):
         self._steps += 1
         self._steps_at_rest = self._steps_at_rest + 1 if self._slow() else 0
         success = self._done()
-        return self._observe(render), float(success), False, self._steps >= self.config.max_steps, {"success": success}
+        told: dict[str, Any] = {"success": success}
+        if self._scene.pusher is not None:
+            told |= {"touched": bool(self._touched[:, -1].any()), "remaining": max(0.0, MOVED - self._displacement())}
+        return self._observe(render), float(success), False, self._steps >= self.config.max_steps, told
 
     def expert(self) -> Expert:
         """In `push`, moves straight towards the object; in other tasks, does nothing."""
@@ -286,8 +285,11 @@ class Physics(Environment):
     def _done(self) -> bool:
         if self._scene.pusher is None:
             return self._steps_at_rest >= AT_REST[2]
-        moved = self._data.body("object0").xpos - self._scene.objects[0].position
-        return bool(np.linalg.norm(moved) > MOVED)
+        return self._displacement() > MOVED
+
+    def _displacement(self) -> float:
+        """Metres by which the first object lies off its start."""
+        return float(np.linalg.norm(self._data.body("object0").xpos - self._scene.objects[0].position))
 
     def _observe(self, render: bool) -> dict[str, Any]:
         proprio = np.zeros(4, np.float32)

@@ -10,20 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Checked, Count
+from wamkit.envs.base import HELD_OUT_SEEDS
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
-from wamkit.inference.model import opened
-from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
-from wamkit.runs.run import Run
+from wamkit.runs.recipes import targets_of
+from wamkit.runs.targets import Targets
+
+if TYPE_CHECKING:
+    from wamkit.inference.policy import Policy
+    from wamkit.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Checked):
     """One way of evaluating a policy in closed loop.
 
     env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
@@ -32,28 +36,28 @@ class Protocol:
     text: an instruction in place of each task's own, by task, to test what words do.
     name: of a registered protocol; results then go to run/eval/<name>.
     note: printed with success.
+    targets: of figures under this protocol as it is registered; none by default.
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
-    episodes: int = 20
-    replan_every: int = 8
+    episodes: Annotated[int, Between(1, inf), AtMost(HELD_OUT_SEEDS)] = 20
+    replan_every: Count = 8
     query: str = "policy"
-    steps: int | None = None
+    steps: Count | None = None
     text: tuple[tuple[str, str], ...] = ()
     name: str = ""
     note: str = ""
-
-    def __post_init__(self) -> None:
-        check_bounds(
-            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
-        )
+    targets: Targets = field(default_factory=Targets)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the fields of `env` beside the protocol's own."""
-        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
+        """JSON-able, with the fields of `env` beside the protocol's own, and without its targets."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k not in ("env", "targets")}
 
     def make_policy(self, run: Run) -> Policy:
         """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        from wamkit.inference.model import opened
+        from wamkit.inference.policy import Policy
+
         model = opened(run, self.env.embodiment)
         return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
 
@@ -75,7 +79,22 @@ def named_protocol(
     departs = ", ".join([*less, *changed])
     env = EnvSpec(own.env.env, tasks or own.env.tasks, {**own.env.options, **options}, embodiment)
     note = f"Protocol {name}{f', but for {departs}' if departs else ''}: {own.note}"
-    return replace(own, env=env, name=name, note=note)
+    return replace(own, env=env, name=name, note=note, targets=Targets() if departs else own.targets)
+
+
+def targets_under(run: Run, requested: Protocol, env: EnvSpec) -> Targets:
+    """The targets of an evaluation: the protocol's own, or those of the run's recipe where it acts as recipes do.
+
+    requested: the protocol as it was asked for.   env: where it acts.   None apply to another way of acting, to another
+    environment than the recipe's, and to a registered protocol whose options were changed.
+    """
+    if requested.name in PROTOCOLS:
+        own = PROTOCOLS.get(requested.name)()
+        same = all(getattr(requested, k) == getattr(own, k) for k in ("replan_every", "query", "steps", "text"))
+        return requested.targets if same else Targets()
+    if requested.targets.figures or requested != Protocol(episodes=requested.episodes):
+        return requested.targets
+    return targets_of(run.config).within(env)
 
 
 def _note(compares: str, traps: tuple[str, ...]) -> str:

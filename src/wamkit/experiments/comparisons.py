@@ -6,13 +6,15 @@ and are evaluated from the same held-out reset states. Training seeds are fixed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wamkit.data.loading.mixture import SourceConfig
-from wamkit.nn.attention_mask import Program
+from wamkit.config import nearest
+from wamkit.data.loading.mixture_config import SourceConfig
+from wamkit.errors import WamkitError
+from wamkit.nn.options import Program
 from wamkit.registry import Registry
 
 
@@ -46,16 +48,31 @@ def _source_slug(source: SourceConfig) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows under one question. reference: name of the row that all others are compared with in pairs, if any."""
+    """Rows under one question.
+
+    reference: name of the row that all others are compared with in pairs, if any.
+    caveat: what its page should warn of, such as the rows that options were tuned for.
+    """
 
     title: str
     question: str
     reference: str
     entries: tuple[Entry, ...]
+    caveat: str = ""
+
+    def check_rows(self, name: str, rows: Sequence[str]) -> None:
+        """Raises WamkitError unless the comparison, called `name`, has all of these rows."""
+        known = [e.name for e in self.entries]
+        for row in rows:
+            if row not in known:
+                raise WamkitError(f"'{name}' has no row '{row}'{nearest(row, known)}; it has {', '.join(known)}")
 
 
 COMPARISONS: Registry[Callable[[], Comparison]] = Registry("comparison", "wamkit.comparisons")
 """Functions that return a comparison, by name."""
+
+TUNED = "No learning rate or size was tuned for a row other than `unified`. All rows share its rate, which favours it."
+"""The caveat of this repository's comparisons, whose recipes are wamkit's own."""
 
 THREE = (0, 1, 2)
 LEAVES = (
@@ -84,6 +101,7 @@ def leaves() -> Comparison:
         "Which way to couple imagination and action? One backbone, one data set, one budget, one protocol.",
         "unified",
         (*head, *rest),
+        TUNED,
     )
 
 
@@ -99,6 +117,7 @@ def programs() -> Comparison:
         "differs.",
         Program.JOINT.value,
         tuple(entries),
+        TUNED,
     )
 
 
@@ -117,6 +136,7 @@ def decoding() -> Comparison:
             Entry("autoregressive bins", "metaworld-discrete"),
             Entry("inverse dynamics", "metaworld-cascade_idm"),
         ),
+        TUNED,
     )
 
 
@@ -132,6 +152,7 @@ def conditioning() -> Comparison:
         "of norms. The same backbone.",
         "prefix",
         tuple(entries),
+        TUNED,
     )
 
 
@@ -148,6 +169,7 @@ def imagination() -> Comparison:
         "The same weights, queried for actions with and without imagination.",
         "",
         tuple(entries),
+        TUNED,
     )
 
 
@@ -167,6 +189,7 @@ def history() -> Comparison:
             Entry("mot, no history", "metaworld-mot"),
             Entry("mot, chunk-causal", "metaworld-mot-chunk_causal", against="mot, no history"),
         ),
+        TUNED,
     )
 
 
@@ -202,6 +225,7 @@ def video_sources() -> Comparison:
             entry("+ video of other sources", hand, other, head),
             more,
         ),
+        TUNED,
     )
 
 
@@ -234,4 +258,5 @@ def action_free() -> Comparison:
         " the samples have actions. Each family is compared with itself.",
         "",
         tuple(entries),
+        TUNED,
     )

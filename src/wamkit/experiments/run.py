@@ -29,7 +29,7 @@ from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import closed_loop
-from wamkit.eval.suites.latency import query_latency
+from wamkit.eval.suites.latency import machine_load, query_latency
 from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
@@ -93,9 +93,7 @@ def compare(name: str, setup: Setup, *, only: Sequence[str] = (), seeds: int | N
     unknown row.
     """
     comparison = COMPARISONS.get(name)()
-    if unknown := set(only) - {e.name for e in comparison.entries}:
-        known = ", ".join(e.name for e in comparison.entries)
-        raise WamkitError(f"'{name}' has no row '{unknown.pop()}'; it has {known}")
+    comparison.check_rows(name, only)
     jobs = plan(comparison, setup)
     left = [job for job in jobs if read_result(job) is None]
     chosen = [job for job in left if (not only or job.entry.name in only) and job.seed in job.entry.seeds[:seeds]]
@@ -198,7 +196,9 @@ def _run_job(job: Job, setup: Setup) -> Result:
     # A mixture has no embodiment during training, so there is no action error to watch.
     if Query.POLICY in family_class(job.config.family).queries and not job.entry.sources:
         provenance = Provenance.of(Store.open(setup.data))
-        frames = validation_frames(provenance, recordings, setup.held_out, processes=setup.processes)
+        frames = validation_frames(
+            setup.data, {"": provenance}, provenance.env, recordings, setup.held_out, processes=setup.processes
+        )
         watch = partial(_held_out_error, frames)
     train_run(job.config, data, job.folder, watch=watch)
     run, protocol = Run.open(job.folder), Protocol(episodes=setup.episodes)
@@ -225,6 +225,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
         latency=_latency(model, frames),
         curve=_curve(job.folder),
         made_by=made_by(),
+        load=machine_load(),
     )
 
 

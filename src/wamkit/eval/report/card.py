@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from wamkit.eval.results import (
     Curves,
     Imagined,
     Report,
+    Row,
     Still,
     Table,
     TaskResult,
@@ -73,15 +74,16 @@ def report_card(
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     records = evaluated_records(context) if context.acts else []
     imagined, stills = _imagined(model, context.frames) if context.options.held_out else ((), ())
-    minutes = run.extra["elapsed_s"] / 60
+    minutes = run.extra.get("elapsed_s", 0.0) / 60
+    recorded = sum(source.episodes for source in run.sources.values())
     playing = f"--episodes {protocol.episodes} --replan-every {protocol.replan_every}"
     return Report(
         title=f"{model.name}: {run.name}",
-        subtitle=f"{run.provenance.episodes} recorded episodes of {len(protocol.env.tasks)} tasks, "
+        subtitle=f"{recorded} recorded episodes of {len(protocol.env.tasks)} tasks, "
         f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
-        closed_loop=_closed_loop(protocol, records),
+        closed_loop=_closed_loop(protocol, records, rows),
         imagined=imagined,
         stills=stills,
         clips=_clips(context, records),
@@ -106,11 +108,14 @@ def arguments(protocol: Protocol) -> str:
     return shlex.join(words)
 
 
-def _closed_loop(protocol: Protocol, records: Sequence[Record]) -> tuple[ClosedLoop, ...]:
+def _closed_loop(protocol: Protocol, records: Sequence[Record], rows: Mapping[str, Row]) -> tuple[ClosedLoop, ...]:
+    """Success by task. rows: figures by key, for the target that all tasks share."""
     if not records:
         return ()
     tasks = tuple(_task_result(t, records) for t in protocol.env.tasks)
-    return (ClosedLoop(f"{protocol.episodes} held-out reset states a task", tasks, 0.85),)
+    targets = {row.target.above for key, row in rows.items() if key.startswith("closed_loop.success.") and row.target}
+    target = targets.pop() if len(targets) == 1 else None
+    return (ClosedLoop(f"{protocol.episodes} held-out reset states a task", tasks, target),)
 
 
 def _clips(context: Context, records: Sequence[Record]) -> tuple[Clip, ...]:
@@ -125,8 +130,9 @@ def _clips(context: Context, records: Sequence[Record]) -> tuple[Clip, ...]:
 
 def _described(run: Run, protocol: Protocol) -> dict[str, Any]:
     """The run's configuration for the page, with the environment of the evaluation and without the many seeds."""
-    provenance = {k: v for k, v in asdict(replace(run.provenance, env=protocol.env)).items() if k != "seeds"}
-    return {**run.described, "provenance": provenance}
+    seedless = lambda p: {k: v for k, v in asdict(p).items() if k != "seeds"}  # noqa: E731
+    origins = {"origins": {name: seedless(o) for name, o in run.origins.items()}} if run.origins else {}
+    return {**run.described, "provenance": seedless(replace(run.provenance, env=protocol.env)), **origins}
 
 
 def _task_result(task: str, records: Sequence[Record]) -> TaskResult:

@@ -18,12 +18,12 @@ from wamkit.config import check_bounds, from_dict, nearest
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import Environment, held_out_seeds
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.held_out import acting_model, evaluation_env
+from wamkit.eval.held_out import acting_model, check_unseen, evaluation_env
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar, paired_difference, wilson
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loops
 from wamkit.runs.run import Run
-from wamkit.types import UNDEFINED, EvaluationError, Interval, WamkitError
+from wamkit.types import UNDEFINED, EvaluationError, Interval
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
 
@@ -94,8 +94,7 @@ def sweep(
     resolved = replace(protocol, env=env)
     plan(resolved, factors, severities)
     resolved.make_policy(run)
-    if shared := set(held_out_seeds(protocol.episodes)) & set(run.provenance.seeds):
-        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
+    check_unseen(run.path, run.sources, held_out_seeds(protocol.episodes), "the evaluation seeds")
     curves = robustness(run, resolved, factors=factors, severities=severities, processes=processes)
     return RobustnessSweep(run, protocol, resolved, tuple(factors), tuple(severities), curves)
 
@@ -198,7 +197,7 @@ def area(severities: Float64[np.ndarray, " S"], success: Bool[np.ndarray, "S N"]
     does better varied, NaN without success at severity 0.
     severities: ascending from 0.   success: row = severity, column = reset state.
 
-    The interval resamples reset states with all their outcomes. Where no outcome differs from that at severity 0 this
+    In the interval reset states vary, with all their outcomes. Where no outcome differs from that at severity 0 this
     shows no spread; the interval is then as wide as the share of states (Clopper and Pearson) that might have differed
     unseen. Blind spot: the severity at which success is lost.
     """
@@ -210,7 +209,8 @@ def area(severities: Float64[np.ndarray, " S"], success: Bool[np.ndarray, "S N"]
     if (success_SN == plain_N).all():
         unseen = clopper_pearson(0, len(plain_N)).high / plain_N.mean()
         return Interval(1.0, max(0.0, 1 - unseen), 1 + unseen)
-    return bootstrap_ratio(area_N, plain_N, np.arange(len(plain_N)), seed)
+    most = 1 / float(plain_N.mean())  # of a policy that fails plain and always succeeds varied
+    return bootstrap_ratio(area_N, plain_N, np.arange(len(plain_N)), seed, bounds=(0.0, most))
 
 
 def example_images(
