@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -47,7 +48,7 @@ def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
-        if not values or not all(low <= x <= high and math.isfinite(x) for x in values):
+        if not values or not all(low <= x <= high and (isinstance(x, int) or math.isfinite(x)) for x in values):
             limits = f"at least {_number(low)}" if high == math.inf else f"at most {_number(high)}"
             limits = limits if math.inf in (high, -low) else f"between {_number(low)} and {_number(high)}"
             raise ConfigError(f"{name} = {value}: must be {limits}")
@@ -263,7 +264,10 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
     if hint in SCALARS:
         accepted = (int, float) if hint is float else hint
         _check(isinstance(data, accepted) and (hint is bool or not isinstance(data, bool)), hint, data, where)
-        return float(data) if hint is float else data
+        if hint is not float:
+            return data
+        _check(isinstance(data, float) or abs(data) <= sys.float_info.max, hint, data, where)
+        return float(data)
     raise ConfigError(f"{where or hint}: {_name(hint)} is not a type that a configuration can hold")
 
 

@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wamkit.config import Checked
+from wamkit.files import StoreError, parse_json
 from wamkit.registry import Registry
 
 COMMANDS: Registry[Callable[[Any], None]] = Registry("command", "wamkit.commands", package="wamkit.cli")
@@ -81,9 +82,15 @@ def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
     except SystemExit as stop:
         if stop.code:
             message = _one_line(errors.getvalue(), options.__name__)
-            print(f"wamkit {command}: {message}; see wamkit {command} --help", file=sys.stderr)
+            print(f"wamkit {command}: {shortened(message)}; see wamkit {command} --help", file=sys.stderr)
         raise
     return resolved(**{f.name: getattr(given, f.name) for f in dataclasses.fields(resolved)})
+
+
+def shortened(message: str) -> str:
+    """A message on one line, without the middle where that is longer than anybody reads: a user's own words may be."""
+    long = len(message) > 1000 and "\n" not in message
+    return f"{message[:600]} [...] {message[-300:]}" if long else message
 
 
 def peek(argv: Sequence[str], option: str, default: str) -> str:
@@ -145,8 +152,8 @@ def _key_values(info: Any) -> Any:
             if not key or not equals:
                 raise ValueError(f"{word!r} is not KEY=VALUE")
             try:
-                pairs[key] = json.loads(value)
-            except ValueError:
+                pairs[key] = parse_json(value, word)
+            except StoreError:  # plain text
                 pairs[key] = value
         return pairs
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import AtMost, Between, Count, NotNegative, Processes, Steps
+from wamkit.config import AtMost, Between, Count, NotNegative, Processes
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Rank(Options):
     others calibrate it."""
     failure_policies: tuple[Path, ...] = ()
     """Run folders of other policies, none of the ranked ones. Their episodes also train the classifier on failures."""
-    classifier_steps: Steps = 800
+    classifier_steps: Annotated[int, Between(1, inf), AtMost(10**5)] = 800
     """Training steps of the classifier."""
     candidates: Count = 8
     """Chunks among which the best policy takes the one that the world model scores highest, to measure exploitability;

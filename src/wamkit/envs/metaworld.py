@@ -24,7 +24,7 @@ from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.mujoco_bodies import TrackedBodies
 from wamkit.envs.mujoco_state import read_state, write_state
-from wamkit.envs.rendering import Renderer, load_mujoco
+from wamkit.envs.rendering import Renderer, check_rendered, load_mujoco
 from wamkit.envs.variation import FACTORS, Factors, Variation
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
@@ -99,6 +99,7 @@ class MetaWorldConfig(Factors):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_rendered(self.height, self.width, self.supersample)
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")
         if self.text is not None and not self.text.strip():

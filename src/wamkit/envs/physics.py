@@ -20,7 +20,7 @@ from wamkit.envs.base import Environment, Expert, observation_spaces, register_e
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, sample_scene
-from wamkit.envs.rendering import Renderer, load_mujoco
+from wamkit.envs.rendering import Renderer, check_rendered, load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
@@ -69,6 +69,10 @@ class PhysicsConfig(Checked):
     ceiling."""
     take: Annotated[int, Between(0, inf), AtMost(10**6)] = 0
     """Index of the other take."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rendered(self.height, self.width, self.supersample)
 
 
 @register_env("physics")

@@ -17,7 +17,7 @@ import numpy as np
 from wamkit.config import AtMost, Between, Checked, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
-from wamkit.envs.rendering import Renderer, load_mujoco
+from wamkit.envs.rendering import Renderer, check_rendered, load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
@@ -61,6 +61,10 @@ class ReacherConfig(Checked):
     """Factor by which images are rendered larger and averaged down."""
     max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 100
     """Number of steps after which an episode is truncated."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rendered(self.height, self.width, self.supersample)
 
 
 @register_env("reacher")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from wamkit.config import ConfigError
 from wamkit.types import WamkitError
 
 
@@ -25,6 +26,19 @@ def load_mujoco() -> Any:
     except Exception as error:
         raise _render_error(error) from error
     return mujoco
+
+
+LARGEST = 16_384
+"""Pixels of the longest side that is rendered, as most drivers allow."""
+
+
+def check_rendered(height: int, width: int, supersample: int) -> None:
+    """Raises ConfigError where images would be rendered larger than can be before they are averaged down."""
+    if max(height, width) * supersample > LARGEST:
+        raise ConfigError(
+            f"supersample = {supersample}: images of {height}x{width} pixels would be rendered with more than "
+            f"{LARGEST} a side; lower it"
+        )
 
 
 class Renderer:

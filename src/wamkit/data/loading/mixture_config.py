@@ -59,6 +59,8 @@ class MixtureConfig(cfg.Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.views:
+            raise cfg.ConfigError("views are empty: name one at least, by the roles of cameras, as in scene wrist")
         names = self.names
         if not names or len(set(names)) < len(names):
             raise cfg.ConfigError(f"sources {names}: there must be at least one, and their names must differ")

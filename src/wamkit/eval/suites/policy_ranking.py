@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 
-from wamkit.config import AtMost, Between, Checked, Count, NotNegative, Processes, Steps, digest
+from wamkit.config import AtMost, Between, Checked, Count, NotNegative, Processes, digest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.base import held_out_seeds
@@ -55,7 +55,7 @@ class Rank(Checked):
     max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
     recordings: Annotated[int, Between(2, inf), AtMost(10**6)] = 12
     failure_policies: tuple[Path, ...] = ()
-    classifier_steps: Steps = 800
+    classifier_steps: Annotated[int, Between(1, inf), AtMost(10**5)] = 800
     candidates: Count = 8
     spread: NotNegative = 1.0
     processes: Processes = 2
