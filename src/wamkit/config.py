@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wamkit.errors import WamkitError
-from wamkit.files import atomic_write
+from wamkit.files import StoreError, atomic_write
 
 T = TypeVar("T")
 SCALARS = (bool, int, float, str, type(None))
@@ -164,6 +164,24 @@ def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
     default: as in `json.dumps`, for values that are not JSON-able.
     """
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=default).encode()).hexdigest()[:16]
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-able `data` with a checksum of itself under the key "checksum", for a file that stands alone."""
+    return {**data, "checksum": digest(data)}
+
+
+def unsealed(data: Any, where: object) -> dict[str, Any]:
+    """The content of what `sealed` gave. Data of earlier versions hold no checksum, and are returned as they are.
+
+    where: the file, for errors. Raises StoreError if the content was changed, or is no JSON object.
+    """
+    if not isinstance(data, Mapping):
+        raise StoreError(f"{where} is damaged: it holds {shown(data)}, not an object; restore it, or make it again")
+    rest = {k: v for k, v in data.items() if k != "checksum"}
+    if "checksum" in data and data["checksum"] != digest(rest):
+        raise StoreError(f"{where} is damaged: its checksum is not that of its content; restore it, or make it again")
+    return rest
 
 
 def _encode(value: Any, hint: Any, where: str) -> Any:

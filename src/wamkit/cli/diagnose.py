@@ -51,9 +51,15 @@ def run(args: Diagnose) -> None:
     score = execution_score(states)
     folder = args.run / "diagnose"
     columns = [x for view in range(len(opened.spec.cameras)) for x in execution_videos(states, view).values()]
-    video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
-    facts = {"task": env.tasks[0], "diagnosis": diagnosis(score), **without_nan(asdict(score))}
-    atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    stem = f"episode-{args.episode}" + (f"-stride-{args.stride}" if args.stride != Diagnose.stride else "")
+    video = save_video(folder / f"{stem}.mp4", side_by_side(columns), 10, scale=3)
+    facts = {
+        "weights": opened.digest,
+        "task": env.tasks[0],
+        "diagnosis": diagnosis(score),
+        **without_nan(asdict(score)),
+    }
+    atomic_write(folder / f"{stem}.json", (json.dumps(facts, indent=2) + "\n").encode())
     print(f"{env.tasks[0]}, {len(states)} states of a validation episode\n")
     for name in ("forecast", "policy", "consistency"):
         figure = getattr(score, name)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.errors import WamkitError
+
+if TYPE_CHECKING:
+    from wamkit.eval.protocols import Protocol
+    from wamkit.eval.registry import EvalOptions
 
 
 @dataclass(frozen=True)
 class Eval(Options):
     """Evaluate runs on held-out reset states, in closed loop and in imagination.
 
-    Writes eval/report.html, eval/summary.json and eval/episodes.parquet into the run folder.
+    Writes eval/report.html, eval/summary.json and eval/episodes.parquet into the run folder. An evaluation with other
+    options than one that is there goes to a folder of its own in eval/, which is printed.
     """
 
     runs: tuple[Path, ...]
@@ -57,26 +62,32 @@ class Eval(Options):
 @COMMANDS.register("eval")
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
-    from wamkit.envs.spec import EnvSpec
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.protocols import Protocol, named_protocol
-    from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired
     from wamkit.runs.run import Run
 
     _check(args)
-    where = (args.tasks, args.options, args.embodiment)
-    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
-    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query")}
-    protocol = replace(protocol, **{k: v for k, v in given.items() if v is not None})
+    protocol, options = asked_for(args)
     runs = [Run.open(folder) for folder in args.runs]
     if args.paired:
         paired(runs, protocol, processes=args.processes)
         return
-    held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
-    options = EvalOptions(held_out, args.processes, args.suite, args.encoder)
     for opened in runs:
         evaluate(opened, protocol, options)
+
+
+def asked_for(args: Eval) -> tuple[Protocol, EvalOptions]:
+    """The protocol and the options that the command line describes. `eval.report.card.command` is the inverse."""
+    from wamkit.envs.spec import EnvSpec
+    from wamkit.eval.protocols import Protocol, named_protocol
+    from wamkit.eval.registry import EvalOptions
+
+    where = (args.tasks, args.options, args.embodiment)
+    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
+    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query")}
+    protocol = replace(protocol, **{k: v for k, v in given.items() if v is not None})
+    held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
+    return protocol, EvalOptions(held_out, args.processes, args.suite, args.encoder)
 
 
 def _check(args: Eval) -> None:

@@ -20,6 +20,9 @@ class ReportRuns(Options):
     _: KW_ONLY
     out: Path = Path("report.html")
     """File of the page."""
+    evaluation: str = ""
+    """Folder in the first run's eval/ of the evaluation to show, as `wamkit eval` printed it; by default eval/ itself.
+    Of the other runs it is the one with the same options."""
 
 
 @COMMANDS.register("report")
@@ -27,4 +30,4 @@ def run(args: ReportRuns) -> None:
     """Prints the figures that the runs share, and writes the page."""
     from wamkit.eval.report.overview import overview
 
-    print(f"page: {overview(args.runs, args.out)}")
+    print(f"page: {overview(args.runs, args.out, args.evaluation)}")

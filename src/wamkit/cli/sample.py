@@ -15,7 +15,8 @@ from wamkit.config import check_bounds
 class Sample(Options):
     """Ask a run one of the five queries along a validation episode.
 
-    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4.
+    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4. Another stride or seed is part of the
+    names.
     """
 
     run: Path
@@ -62,7 +63,8 @@ def run(args: Sample) -> None:
     make_folder(folder)
     frames = validation_frames(args.run, opened.sources, opened.provenance.env, args.run / "eval", 6)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
-    stem, archive = folder / f"{query}-{args.episode:03d}", io.BytesIO()
+    asked = "".join(f"-{k}-{getattr(args, k)}" for k in ("stride", "seed") if getattr(args, k) != getattr(Sample, k))
+    stem, archive = folder / f"{query}-{args.episode:03d}{asked}", io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})
     atomic_write(stem.with_suffix(".npz"), archive.getvalue())
     print(stem.with_suffix(".npz"))

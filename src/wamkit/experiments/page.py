@@ -31,6 +31,7 @@ class Result:
     latency: query -> the fields of `Latency`, in ms.
     curve: columns "step" and "held_out_action_error".
     made_by: version, commit and machine.
+    weights: digest of the weights (`Run.digest`); "" in results of earlier versions.
     """
 
     key: str
@@ -47,6 +48,7 @@ class Result:
     latency: Mapping[str, Mapping[str, float]]
     curve: Mapping[str, tuple[float, ...]]
     made_by: Mapping[str, str]
+    weights: str = ""
 
     def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:
         """Success of each episode of `task`, or of all tasks one after the other."""

@@ -10,7 +10,7 @@ from textwrap import shorten
 from typing import Any
 
 from wamkit import old_names
-from wamkit.config import save_json
+from wamkit.config import save_json, sealed
 from wamkit.files import exclusive, write_error
 from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.types import WamkitError
@@ -43,7 +43,7 @@ class RunFolder:
 
     def save_config(self) -> None:
         """Writes config.json."""
-        save_json(self.path / "config.json", {"command": self.command} | self.config)
+        save_json(self.path / "config.json", sealed({"command": self.command} | self.config))
 
     def save(self, **state: Any) -> None:
         """Adds a checkpoint; `state` are further arguments of `save_checkpoint`."""
