@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
 from wamkit.eval.outputs import results_folder, weights_of, write_result
-from wamkit.eval.protocols import Protocol
+from wamkit.eval.protocols import Protocol, targets_under
 from wamkit.eval.registry import Context, EvalOptions, Evaluation, evaluations
 from wamkit.eval.report.card import command, history, label, report_card
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import json_row, text_table
-from wamkit.eval.results import EvalResult, made_by
+from wamkit.eval.results import EvalResult, aimed, made_by
 from wamkit.eval.suites.closed_loop import evaluated_records, records_file
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run
@@ -48,7 +49,8 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     if options.held_out:
         _ = context.frames  # recorded first: where that fails, nothing else has been done
     results = [_result(context, name, evaluation) for name, evaluation in wanted.items()]
-    tables = [t for r in results for t in r.tables if t.rows]
+    targets = targets_under(run, requested, context.env)
+    tables = aimed([t for r in results for t in r.tables if t.rows], targets)
     summary = {
         "run": str(run.path),
         "family": context.model.name,

@@ -209,6 +209,33 @@ def words(value: Any, what: str) -> str:
     return value
 
 
+def entry(content: Any, key: str, kind: type = object, otherwise: Any = None) -> Any:
+    """The value of `key` in an object of a JSON file. Raises SourceError where `content` has none of this kind.
+
+    otherwise: the value where there is no such key. None if there must be one.
+    """
+    if not isinstance(content, dict):
+        raise SourceError(f"it has {_short(content)} in place of an object with '{key}'; correct it")
+    if key not in content and otherwise is None:
+        raise SourceError(f"it has no '{key}'")
+    value = content.get(key, otherwise)
+    if not isinstance(value, kind):
+        raise SourceError(f"'{key}' is {_short(value)} instead of a {kind.__name__}; correct it")
+    return value
+
+
+def text_of(path: Path) -> str:
+    """The text in a file of at most LIMIT bytes, without a byte order mark."""
+    return files.read_bytes(path, LIMIT).decode("utf-8-sig")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number, from 1, and the value of each line of a JSON Lines file; empty lines are skipped."""
+    for number, line in enumerate(text_of(path).splitlines(), 1):
+        if line.strip():
+            yield number, files.parse_json(line, f"{path}, line {number}")
+
+
 def _short(value: Any) -> str:
     """A value for a message: numbers and short texts as they are, of others the type."""
     if isinstance(value, int) and abs(value) > 10**20:
