@@ -11,7 +11,7 @@ from tests.unit.test_perceptual import ALEX, saved, weights
 
 from conftest import untrained_run
 from wamkit.cli import sample
-from wamkit.cli.eval import Eval, asked_for
+from wamkit.cli.eval import Eval, _options, _protocol
 from wamkit.cli.parse import parse
 from wamkit.config import to_dict
 from wamkit.envs.spec import EnvSpec
@@ -224,8 +224,8 @@ def test_another_evaluation_keeps_its_files(run):
     [
         [],
         ["--episodes", "7", "--replan-every", "4", "--query", "joint", "--steps", "3", "--held-out", "2"],
-        ["--suite", "full", "--processes", "5", "--encoder", "dinov2=a b", "lpips-alex=x,y"],
-        ["--env", "pusht", "--tasks", "push-t", "--options", "max_steps=3", "name=a 'b'", "--embodiment", "arm 1"],
+        ["--suite", "full", "--processes", "5", "--encoder", "dinov2=a 'b'", "lpips-alex=x,y"],
+        ["--env", "pusht", "--tasks", "push-t", "--options", "max_steps=3", "--embodiment", "arm 1"],
         ["--protocol", "metaworld-mt10", "--tasks", TASK, "--options", "goal_markers=false", "--episodes", "3"],
         ["--protocol", "pusht", "--held-out", "4"],
     ],
@@ -233,10 +233,10 @@ def test_another_evaluation_keeps_its_files(run):
 def test_the_command_on_the_page_repeats_the_evaluation(words):
     """What it parses to is what was asked, whatever was asked."""
     args = parse(Eval, "eval", ["runs/my run", *words])
-    asked = asked_for(args)
+    asked = _protocol(args), _options(args)
     program, name, *printed = shlex.split(command(args.runs[0], *asked))
     again = parse(Eval, name, printed)
-    assert (program, again.runs) == ("wamkit", args.runs) and asked_for(again) == asked
+    assert (program, again.runs) == ("wamkit", args.runs) and (_protocol(again), _options(again)) == asked
 
 
 def test_no_command_is_printed_where_none_repeats_it():
