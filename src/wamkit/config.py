@@ -221,6 +221,24 @@ def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
     return hashlib.sha256(json.dumps(key, sort_keys=True, default=default).encode()).hexdigest()[:16]
 
 
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON-able `data` with a checksum of itself under the key "checksum", for a file that stands alone."""
+    return {**data, "checksum": digest(data)}
+
+
+def unsealed(data: Any, where: object) -> dict[str, Any]:
+    """The content of what `sealed` gave. Data of earlier versions hold no checksum, and are returned as they are.
+
+    where: the file, for errors. Raises StoreError if the content was changed, or is no JSON object.
+    """
+    if not isinstance(data, Mapping):
+        raise StoreError(f"{where} is damaged: it holds {shown(data)}, not an object; restore it, or make it again")
+    rest = {k: v for k, v in data.items() if k != "checksum"}
+    if "checksum" in data and data["checksum"] != digest(rest):
+        raise StoreError(f"{where} is damaged: its checksum is not that of its content; restore it, or make it again")
+    return rest
+
+
 def _encode(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         cls, hints = type(value), _hints(type(value))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import re
 
 import pytest
 import torch
@@ -20,6 +22,24 @@ def test_damaged_metrics_are_named_and_a_cut_last_line_is_dropped(tmp_path):
     assert read_metrics(path) == rows
     path.write_text("junk\n" + path.read_text())
     with pytest.raises(WamkitError, match="metrics.jsonl, line 1 is no row"):
+        read_metrics(path)
+
+
+def test_a_flipped_bit_in_the_metrics_is_found(tmp_path):
+    trainer(tmp_path).run()
+    path = tmp_path / "metrics.jsonl"
+    good, whole = path.read_bytes(), [row for _, row in read_metrics(path)]
+    for bit in random.Random(0).sample(range(len(good) * 8 - 8), 60):  # the last byte ends the last line
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bad)
+        try:
+            found = [row for _, row in read_metrics(path)]
+            assert all(was.items() <= now.items() for was, now in zip(whole, found, strict=True))
+        except WamkitError as error:
+            assert re.search(r"metrics.jsonl, line \d+ is no row of metrics, or damaged", str(error))
+    path.write_bytes(b"[" * 200_000 + b"\n")
+    with pytest.raises(WamkitError, match="line 1 is no row"):
         read_metrics(path)
 
 

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from wamkit import old_names
-from wamkit.config import ConfigError, from_dict
+from wamkit.cli.compare import Compare
+from wamkit.cli.parse import parse
+from wamkit.config import ConfigError, from_dict, unsealed
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.suites.latency import Load, query_latency
 from wamkit.experiments import run as module
@@ -24,6 +26,7 @@ from wamkit.inference.model import Model
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
+from wamkit.runs.run import Run
 from wamkit.types import Observation, Query, WamkitError
 
 TINY = {"model.width": 32, "model.depth": 1, "model.heads": 2}
@@ -67,7 +70,8 @@ def page(setup) -> str:
 
 def results(setup) -> dict[str, Result]:
     folder = setup.out / "jobs"
-    return {p.stem: from_dict(Result, json.loads(p.read_text())) for p in sorted(folder.glob("*.json"))}
+    files = sorted(folder.glob("*.json"))
+    return {p.stem: from_dict(Result, unsealed(json.loads(p.read_text()), p)) for p in files}
 
 
 def test_every_job_leaves_one_small_file(setup, page):
@@ -106,7 +110,7 @@ def test_a_result_outlives_new_options_and_no_other_change(setup, page):
     """An option that did not exist when a job was run had its default then."""
     path = setup.out / "jobs" / "tiny-bc-0.json"
     whole = path.read_text()
-    old, other = json.loads(whole), json.loads(whole)
+    old, other = (unsealed(json.loads(whole), path) for _ in range(2))  # early files have no checksum
     del old["configuration"]["model"]["proprio_noise"]
     other["configuration"]["model"]["gone"] = 1
     try:
@@ -222,7 +226,8 @@ def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatc
     made = Provenance(EnvSpec("metaworld", tasks, {"point_grid": 32}), 0, tuple(range(160)), 160, 13345)
     monkeypatch.setattr(Provenance, "of", lambda store: made)
     monkeypatch.setattr(module.Store, "open", lambda path: None)
-    results, again = Path(__file__).parents[2] / "docs/results", tmp_path / "again"
+    results, again = Path(__file__).resolve().parents[2] / "docs/results", Path("docs/results")
+    monkeypatch.chdir(tmp_path)  # the page names its folders, so they are the usual ones
     shutil.copytree(results / "jobs", again / "jobs")
     for page in sorted(results.glob("*.md")):
         if page.stem not in COMPARISONS:
@@ -230,7 +235,7 @@ def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatc
         finished = int(re.search(r"(\d+) of \d+ jobs are finished", page.read_text())[1])
         jobs = plan(COMPARISONS.get(page.stem)(), Setup(Path("data/points"), results, tmp_path))
         assert sum(read_result(job) is not None for job in jobs) == finished == len(jobs), page.stem
-        written = write_comparison(page.stem, Setup(Path("data/points"), again, tmp_path))
+        written = write_comparison(page.stem, Setup(Path("data/points"), again, Path("runs/compare")))
         for path in (page, *results.glob(f"{page.stem}/*.svg")):
             same = path.read_text() == (written.parent / path.relative_to(results)).read_text()
             assert same, f"`wamkit compare {page.stem} --page` writes another {path.name}"
@@ -242,3 +247,28 @@ def test_every_committed_result_is_read_under_keys():
         result = from_dict(Result, old_names.job(json.loads(path.read_bytes())))
         tables = {key.partition(".")[0] for key in result.figures}
         assert tables <= {"open_loop", "coupling"} and not any(" " in key for key in result.figures), path.name
+
+
+def test_a_flipped_bit_in_a_finished_job_is_found(setup, page):
+    file = setup.out / "jobs/tiny-bc-1.json"
+    good, (job,) = file.read_bytes(), [j for j in plan(SMALL, setup) if j.result == file]
+    whole = read_result(job)
+    assert len(whole.weights) == 64 and (not job.folder.exists() or whole.weights == Run.open(job.folder).digest)
+    try:
+        for bit in range(0, len(good) * 8, len(good) // 12):
+            bad = bytearray(good)
+            bad[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(bad)
+            try:
+                assert read_result(job) == whole
+            except WamkitError as error:
+                assert "tiny-bc-1.json is damaged" in str(error)
+    finally:
+        file.write_bytes(good)
+
+
+def test_the_page_names_the_command_that_made_it(setup, page):
+    assert Setup(Path("data/x"), Path("docs/results"), Path("runs/compare")).arguments() == ["--data", "data/x"]
+    args = parse(Compare, "compare", ["small", *setup.arguments()])
+    assert Setup(args.data, args.out, args.work, args.episodes, args.held_out, setup.processes) == setup
+    assert f"`wamkit compare small --data {setup.data}" in page

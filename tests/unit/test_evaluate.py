@@ -1,6 +1,7 @@
 """The evaluation of a run: arguments and side files are checked before any work, damaged parts are played again."""
 
 import json
+import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from tests.unit.test_perceptual import ALEX, saved, weights
 
 from conftest import untrained_run
 from wamkit.cli import sample
+from wamkit.cli.eval import Eval, _options, _protocol
+from wamkit.cli.parse import parse
 from wamkit.config import to_dict
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval import cache
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.protocols import Protocol, named_protocol
 from wamkit.eval.registry import EVALUATIONS, EvalOptions, Evaluation, evaluations
+from wamkit.eval.report.card import command
 from wamkit.eval.results import EvalResult, Row, Table
 from wamkit.eval.suites.closed_loop import OUTCOMES, closed_loop
 from wamkit.runs.run import Run
@@ -114,12 +118,13 @@ def test_a_damaged_part_is_played_again(run):
     (part,) = (run / "eval/parts").iterdir()
     good = part.read_bytes()
     row = to_dict(records[0])
-    assert json.loads(good)[0] == row
-    for damaged in (b"[]", json.dumps([row | {"steps": "3"}] * 2).encode()):
+    assert json.loads(good)["records"][0] == row
+    flipped = good.replace(b'"steps": 3', b'"steps": 2')
+    for damaged in (b"[]", json.dumps([row | {"steps": "3"}] * 2).encode(), flipped, b"[" * 200_000):
         part.write_bytes(damaged)
         again = closed_loop(opened, protocol, processes=1)
         assert [(r.seed, r.success, r.steps) for r in again] == [(r.seed, r.success, r.steps) for r in records]
-        assert part.read_bytes() == json.dumps([to_dict(r) for r in again]).encode()
+        assert json.loads(part.read_bytes())["records"] == [json.loads(json.dumps(to_dict(r))) for r in again]
     assert closed_loop(opened, protocol, processes=1) == again
 
 
@@ -195,3 +200,46 @@ def test_a_registered_evaluation_runs_last_and_its_result_is_kept(run, monkeypat
     assert "0 of 2 targets met, 2 not shown" in (run / "eval/counted/report.html").read_text()
     again = evaluate(Run.open(run), replace(protocol, episodes=2), EvalOptions(held_out=0, processes=1, report=False))
     assert again["rows"][-1]["value"] == 2, "another protocol is another question"
+
+
+def test_another_evaluation_keeps_its_files(run):
+    """One folder a protocol: other options never replace a report, and the same ones do."""
+    base, opened = run / "eval/metaworld-mt50", Run.open(run)
+    named = lambda **k: replace(named_protocol("metaworld-mt50", (TASK,), {"max_steps": 3}), **{"episodes": 1, **k})  # noqa: E731
+    options = EvalOptions(held_out=0, processes=1)
+    evaluate(opened, named(), options)
+    kept = {p: p.read_bytes() for p in base.iterdir() if p.is_file()}
+    assert {p.name for p in kept} == {"summary.json", "episodes.parquet", "report.html"}
+    evaluate(opened, named(replan_every=4), options)
+    assert {p: p.read_bytes() for p in base.iterdir() if p.is_file()} == kept
+    (other,) = [p for p in base.iterdir() if p.is_dir() and p.name != "parts"]
+    assert other.name.startswith("episodes-1-replan-every-4-tasks-1-")
+    assert {p.name for p in other.iterdir()} == {"summary.json", "episodes.parquet", "report.html"}
+    evaluate(opened, named(), options)
+    assert len([p for p in base.iterdir() if p.is_dir() and p.name != "parts"]) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--episodes", "7", "--replan-every", "4", "--query", "joint", "--steps", "3", "--held-out", "2"],
+        ["--suite", "full", "--processes", "5", "--encoder", "dinov2=a 'b'", "lpips-alex=x,y"],
+        ["--env", "pusht", "--tasks", "push-t", "--options", "max_steps=3", "--embodiment", "arm 1"],
+        ["--protocol", "metaworld-mt10", "--tasks", TASK, "--options", "goal_markers=false", "--episodes", "3"],
+        ["--protocol", "pusht", "--held-out", "4"],
+    ],
+)
+def test_the_command_on_the_page_repeats_the_evaluation(words):
+    """What it parses to is what was asked, whatever was asked."""
+    args = parse(Eval, "eval", ["runs/my run", *words])
+    asked = _protocol(args), _options(args)
+    program, name, *printed = shlex.split(command(args.runs[0], *asked))
+    again = parse(Eval, name, printed)
+    assert (program, again.runs) == ("wamkit", args.runs) and (_protocol(again), _options(again)) == asked
+
+
+def test_no_command_is_printed_where_none_repeats_it():
+    options = EvalOptions()
+    assert command(Path("run"), Protocol(text=(("a", "b"),)), options) == ""
+    assert command(Path("run"), Protocol(name="of a script"), options) == ""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 from pathlib import Path
 
 import pytest
 
+from conftest import untrained_run
+from wamkit.eval.outputs import results_folder, write_result
 from wamkit.eval.report.overview import overview, read_evaluation
-from wamkit.eval.suites.closed_loop import Record, write_records
+from wamkit.eval.suites.closed_loop import Record, records_file
+from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 
 PROTOCOL = {
@@ -36,7 +41,7 @@ def evaluated(root: Path, name: str, solved: list[bool], protocol=PROTOCOL, acts
     (run / "eval/summary.json").write_text(json.dumps(summary))
     if acts:
         records = [Record("reach", k, "go", s, 5, (1.0,)) for k, s in enumerate(solved)]
-        write_records(records, run / "eval/episodes.parquet")
+        (run / "eval/episodes.parquet").write_bytes(records_file(records))
     return run
 
 
@@ -97,3 +102,71 @@ def test_what_does_not_compare_is_refused(tmp_path):
         with pytest.raises(WamkitError, match="each once"):
             overview(runs, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def sealed_evaluation(root: Path, name: str, weights: str = "", **protocol) -> Path:
+    """An evaluation as today's `wamkit eval` writes it, of a run with weights."""
+    run = untrained_run(root / name, ["reach"], {}) if not (root / name).exists() else root / name
+    played = [Record("reach", k, "go", k % 2 == 0, 5, (1.0,)) for k in range(12)]
+    row = {
+        "key": "a.b",
+        "axis": "",
+        "table": "Does it?",
+        "name": "all",
+        "value": 0.5,
+        "low": 0.1,
+        "high": 0.9,
+        "unit": "",
+    }
+    asked = PROTOCOL | protocol
+    summary = {"run": str(run), "family": "bc", "step": 1, "weights": weights or Run.open(run).digest, "rows": [row]}
+    summary |= {"protocol": asked, "command": f"wamkit eval {run} --episodes {asked['episodes']}"}
+    with results_folder(run / "eval", "summary.json", asked, f"episodes-{asked['episodes']}") as folder:
+        folder.mkdir(exist_ok=True)
+        (folder / "episodes.parquet").write_bytes(records_file(played))
+        digest = hashlib.sha256(records_file(played)).hexdigest()
+        write_result(folder / "summary.json", summary | {"files": {"episodes.parquet": digest}})
+    return run
+
+
+def test_figures_of_replaced_weights_are_not_shown(tmp_path):
+    run = sealed_evaluation(tmp_path, "run")
+    overview((run,), tmp_path / "page.html")
+    before = Run.open(untrained_run(tmp_path / "earlier", ["reach"], {})).manifest.digest
+    overview((sealed_evaluation(tmp_path, "earlier", before),), tmp_path / "page.html")  # as earlier versions named it
+    (tmp_path / "page.html").unlink()
+    untrained_run(run, ["reach"], {}, seed=1)
+    with pytest.raises(WamkitError, match=rf"no longer holds .*: evaluate it again: wamkit eval {run} --episodes 12"):
+        overview((run,), tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_evaluations_of_several_protocols_are_kept_and_chosen(tmp_path, capsys):
+    a, b = sealed_evaluation(tmp_path, "a"), sealed_evaluation(tmp_path, "b", episodes=50)
+    sealed_evaluation(tmp_path, "a", episodes=50)
+    sealed_evaluation(tmp_path, "a")
+    assert read_evaluation(a).summary["protocol"]["episodes"] == 12
+    (other,) = (a / "eval").glob("episodes-50-*")
+    overview((a, b), tmp_path / "page.html", other.name)
+    with pytest.raises(WamkitError, match="evaluated differently.*episodes is 12 and 50"):
+        overview((a, b), tmp_path / "page.html")
+    sealed_evaluation(tmp_path, "b")
+    overview((a, b), tmp_path / "page.html")
+    with pytest.raises(WamkitError, match=rf"has no evaluation 'episodes-5'.*it has \., {other.name}"):
+        overview((a, b), tmp_path / "page.html", "episodes-5")
+
+
+@pytest.mark.parametrize("name", ["summary.json", "episodes.parquet"])
+def test_a_flipped_bit_in_an_evaluation_is_found(tmp_path, name):
+    run = sealed_evaluation(tmp_path, "run")
+    file, whole = run / "eval" / name, read_evaluation(run)
+    good = file.read_bytes()
+    for bit in random.Random(0).sample(range(len(good) * 8), 60):
+        bad = bytearray(good)
+        bad[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(bad)
+        try:
+            found = read_evaluation(run)
+            assert (found.records, found.figures) == (whole.records, whole.figures)
+        except WamkitError as error:
+            assert f"wamkit eval {run}" in str(error) and "\n" not in str(error)

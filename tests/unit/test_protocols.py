@@ -28,8 +28,8 @@ from wamkit.eval.suites.closed_loop import (
     _read_part,
     outcome,
     outcomes,
+    records_file,
     success_table,
-    write_records,
 )
 from wamkit.eval.suites.latency import Load, load_note, machine_load
 from wamkit.rollout.loop import Actor, rollout
@@ -240,7 +240,7 @@ def test_latency_carries_the_load_that_it_was_taken_under(tmp_path):
     assert row.key == "latency.median" and row.interval.low <= row.value == 20 <= row.interval.high
     assert "load average 1.7 on Some CPU, 2 cores, 1 thread; the machine was BUSY" in row.note
     assert "BUSY" not in load_note([idle]) and "was not recorded" in load_note([])
-    write_records([*records, Record("t", 9, "go", True, 5, (1.0,))], tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").write_bytes(records_file([*records, Record("t", 9, "go", True, 5, (1.0,))]))
     back = pq.read_table(tmp_path / "a.parquet").to_pylist()
     assert [from_dict(Record, r) for r in back] == [*records, Record("t", 9, "go", True, 5, (1.0,))]
 

@@ -131,11 +131,14 @@ def test_a_run_is_played_once_and_written_up(tmp_path, capsys):
     again = ["robustness", str(run), "--factors", "lighting", "--severities", "0", "1", "--episodes", "1"]
     assert main(again) == 0
     assert parts == {p: p.stat().st_mtime_ns for p in (run / "eval/parts").iterdir()}
-    said = json.loads((run / "eval/robustness.json").read_text())
+    both = json.loads((run / "eval/robustness.json").read_text())
+    assert [c["factor"] for c in both["curves"]] == ["lighting", "initial_pose"], "other factors replace no page"
+    (other,) = (run / "eval").glob("robustness-*")
+    said = json.loads((other / "robustness.json").read_text())
     (only,) = said["curves"]
     assert only["factor"] == "lighting" and only["area"]["value"] is None and said["weights"] and said["made_by"]
     assert [p["severity"] for p in only["points"]] == [0, 1] and said["protocol"]["seeds"] == [1_000_000]
-    page = (run / "eval/robustness.html").read_text()
+    page = (other / "robustness.html").read_text()
     assert page.count("<img") == 2 and "lighting over severity" in page and "--factors lighting" in page
     assert main(["robustness", str(run), "--factors", "fog"]) == 1
     assert "has no factor 'fog'" in capsys.readouterr().err

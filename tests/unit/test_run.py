@@ -184,4 +184,4 @@ def test_episodes_that_were_played_by_an_earlier_version_are_read(folder):
     part.parent.mkdir(parents=True)
     part.write_text(json.dumps([record]))
     (found,) = closed_loop(run, Protocol(env, episodes=1, steps=4))
-    assert found.success and found.text == "x" and to_dict(found) == record | {"outcome": ""}
+    assert found.success and found.text == "x" and to_dict(found) == record | {"outcome": "", "load": None}

@@ -36,8 +36,9 @@ def run(args: Diagnose) -> None:
 
     require_run(args.run)
     folder = args.run / "diagnose"
+    stem = f"episode-{args.episode}" + (f"-stride-{args.stride}" if args.stride != Diagnose.stride else "")
     for kind in ("json", "mp4"):
-        check_place(folder / f"episode-{args.episode}.{kind}")
+        check_place(folder / f"{stem}.{kind}")
     from wamkit.config import without_nan
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
     from wamkit.runs.run import Run
@@ -52,9 +53,14 @@ def run(args: Diagnose) -> None:
     states = executions(opened, env, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
     columns = [x for view in range(len(opened.spec.cameras)) for x in execution_videos(states, view).values()]
-    video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
-    facts = {"task": env.tasks[0], "diagnosis": diagnosis(score), **without_nan(asdict(score))}
-    atomic_write(folder / f"episode-{args.episode}.json", (json.dumps(facts, indent=2) + "\n").encode())
+    video = save_video(folder / f"{stem}.mp4", side_by_side(columns), 10, scale=3)
+    facts = {
+        "weights": opened.digest,
+        "task": env.tasks[0],
+        "diagnosis": diagnosis(score),
+        **without_nan(asdict(score)),
+    }
+    atomic_write(folder / f"{stem}.json", (json.dumps(facts, indent=2) + "\n").encode())
     print(f"{env.tasks[0]}, {len(states)} states of a validation episode\n")
     for name in ("forecast", "policy", "consistency"):
         figure = getattr(score, name)

@@ -14,13 +14,15 @@ from wamkit.errors import WamkitError
 
 if TYPE_CHECKING:
     from wamkit.eval.protocols import Protocol
+    from wamkit.eval.registry import EvalOptions
 
 
 @dataclass(frozen=True)
 class Eval(Options):
     """Evaluate runs on held-out reset states, in closed loop and in imagination.
 
-    Writes eval/report.html, eval/summary.json and eval/episodes.parquet into the run folder.
+    Writes eval/report.html, eval/summary.json and eval/episodes.parquet into the run folder. An evaluation with other
+    options than one that is there goes to a folder of its own in eval/, which is printed.
     """
 
     runs: tuple[Path, ...]
@@ -71,7 +73,6 @@ def run(args: Eval) -> None:
         require_run(folder)
         check_place(folder / "eval/summary.json")
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired
     from wamkit.runs.run import Run
 
@@ -79,10 +80,8 @@ def run(args: Eval) -> None:
     if args.paired:
         paired(runs, protocol, processes=args.processes)
         return
-    held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
-    options = EvalOptions(held_out, args.processes, args.suite, args.encoder)
     for opened in runs:
-        evaluate(opened, protocol, options)
+        evaluate(opened, protocol, _options(args))
 
 
 def _protocol(args: Eval) -> Protocol:
@@ -100,6 +99,14 @@ def _protocol(args: Eval) -> Protocol:
     given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps")}
     given = {k: v for k, v in given.items() if v is not None}
     return replace(protocol, query=str(Query(args.query)), **given)
+
+
+def _options(args: Eval) -> EvalOptions:
+    """The other options. `eval.report.card.command` writes them and the protocol as a command line."""
+    from wamkit.eval.registry import EvalOptions
+
+    held_out = args.held_out if args.held_out is not None else 0 if args.protocol else 6
+    return EvalOptions(held_out, args.processes, args.suite, args.encoder)
 
 
 def _check(args: Eval) -> None:

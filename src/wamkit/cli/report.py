@@ -20,6 +20,9 @@ class ReportRuns(Options):
     _: KW_ONLY
     out: Path = Path("report.html")
     """File of the page."""
+    evaluation: str = ""
+    """Folder in the first run's eval/ of the evaluation to show, as `wamkit eval` printed it; by default eval/ itself.
+    Of the other runs it is the one with the same options."""
 
 
 @COMMANDS.register("report")
@@ -34,4 +37,4 @@ def run(args: ReportRuns) -> None:
     check_output(args.out.with_suffix(".json"))
     from wamkit.eval.report.overview import overview
 
-    print(f"page: {overview(args.runs, args.out)}")
+    print(f"page: {overview(args.runs, args.out, args.evaluation)}")

@@ -15,7 +15,8 @@ from wamkit.config import Count, Episodes, Seed
 class Sample(Options):
     """Ask a run one of the five queries along a validation episode.
 
-    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4.
+    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4. Another stride or seed is part of the
+    names.
     """
 
     run: Path
@@ -48,7 +49,8 @@ def run(args: Sample) -> None:
 
     query, folder = Query(args.query), args.out or args.run / "samples"
     require_run(args.run)
-    stem = folder / f"{query}-{args.episode:03d}"
+    asked = "".join(f"-{k}-{getattr(args, k)}" for k in ("stride", "seed") if getattr(args, k) != getattr(Sample, k))
+    stem = folder / f"{query}-{args.episode:03d}{asked}"
     check_output(stem.with_suffix(".npz"), _answers)
     check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
     from wamkit.eval.held_out import validation_frames

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from wamkit.config import digest, from_dict
 from wamkit.eval.results import EvalResult, Row, Table, Worst, made_by
-from wamkit.files import atomic_write
+from wamkit.files import StoreError, atomic_write, file_size, parse_json
 from wamkit.types import Interval
 
 
@@ -37,14 +38,28 @@ def cached(folder: Path, name: str, key: Mapping[str, Any], make: Callable[[], E
 def cached_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays at `path`, or else those of `make`, which are stored there. A damaged file counts as missing."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with _archive(path) as archive:
             return dict(archive)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except _DAMAGED:
         pass
     arrays, archive = make(), io.BytesIO()
     np.savez_compressed(archive, **arrays)
     atomic_write(path, archive.getvalue())
     return arrays
+
+
+_DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, BadZipFile, zlib.error, StoreError)
+_MOST = 1 << 30
+"""Bytes of a result's arrays that are still read."""
+
+
+def _archive(path: Path) -> Any:
+    """The arrays at `path`; their bytes have checksums. Raises one of `_DAMAGED`, also for more than is read."""
+    file_size(path)
+    with ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > _MOST:
+            raise StoreError(f"{path} holds more than {_MOST} bytes")
+    return np.load(path, allow_pickle=False)
 
 
 def _write(result: EvalResult) -> bytes:
@@ -58,14 +73,14 @@ def _write(result: EvalResult) -> bytes:
 
 def _read(path: Path) -> EvalResult | None:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            data = json.loads(archive["json"].tobytes())
+        with _archive(path) as archive:
+            data = parse_json(archive["json"].tobytes(), str(path))
             worst = tuple(
                 Worst(**{**w, "columns": {name: archive[f"{i} {name}"] for name in w["columns"]}})
                 for i, w in enumerate(data["worst"])
             )
         return EvalResult(tuple(_table(t) for t in data["tables"]), worst)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+    except _DAMAGED:
         return None
 
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from wamkit.config import without_nan
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
+from wamkit.eval.outputs import results_folder, weights_of, write_result
 from wamkit.eval.protocols import Protocol, targets_under
 from wamkit.eval.registry import Context, EvalOptions, Evaluation, evaluations
-from wamkit.eval.report.card import history, report_card
+from wamkit.eval.report.card import command, history, label, report_card
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import json_row, text_table
 from wamkit.eval.results import EvalResult, aimed, made_by
+from wamkit.eval.suites.closed_loop import evaluated_records, records_file
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
@@ -26,8 +28,9 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     """Evaluates `run` and returns the summary.
 
     Prints the tables and writes summary.json, episodes.parquet and report.html into run/eval or, if `protocol` has a
-    name or names an environment, into run/eval/<that name>. Finished results are cached, so that an interrupted
-    evaluation continues.
+    name or names an environment, into run/eval/<that name>. If these hold an evaluation under another protocol or with
+    other options, it stays, and the files go to a folder beside them (`results_folder`). Finished results are cached,
+    so that an interrupted evaluation continues.
 
     protocol: the way to act. Only models that give actions act.
     options: validation episodes, the set of evaluations, worker processes.
@@ -54,16 +57,31 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
         "step": run.step,
         "training_seconds": run.extra.get("elapsed_s"),
         "weights": run.digest,
+        "command": command(run.path, requested, options),
         "protocol": context.protocol.to_dict() | settings,
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
-    atomic_write(context.folder / "summary.json", (json.dumps(without_nan(summary), indent=2) + "\n").encode())
+    folder = _write(context, requested, summary)
     print(text_table(tables))
     if options.report:
-        page = report_card(context, requested, learning, tables, [w for r in results for w in r.worst])
-        print(f"report: {write_report(page, context.folder / 'report.html')}")
+        page = report_card(context, summary["command"], learning, tables, [w for r in results for w in r.worst])
+        print(f"report: {write_report(page, folder / 'report.html')}")
     return summary
+
+
+def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Path:
+    """Writes summary.json and episodes.parquet, and returns their folder. The page of other weights goes."""
+    named = label(requested, context.options)
+    with results_folder(context.folder, "summary.json", summary["protocol"], named) as folder:
+        if context.acts:
+            content = records_file(evaluated_records(context))
+            summary["files"] = {"episodes.parquet": hashlib.sha256(content).hexdigest()}
+            atomic_write(folder / "episodes.parquet", content)
+        if not context.run.is_named(weights_of(folder / "summary.json")):
+            (folder / "report.html").unlink(missing_ok=True)
+        write_result(folder / "summary.json", summary)
+    return folder
 
 
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:

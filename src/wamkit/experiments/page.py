@@ -32,6 +32,7 @@ class Result:
     latency: query -> the fields of `Latency`, in ms.
     curve: columns "step" and "held_out_action_error".
     made_by: version, commit and machine.
+    weights: digest of the weights (`Run.digest`); "" in results of earlier versions.
     load: of the machine while latency was taken; None in results of earlier versions.
     """
 
@@ -49,6 +50,7 @@ class Result:
     latency: Mapping[str, Mapping[str, float]]
     curve: Mapping[str, tuple[float, ...]]
     made_by: Mapping[str, str]
+    weights: str = ""
     load: Load | None = None
 
     def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,7 +35,7 @@ from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
 from wamkit.families.base import Family
-from wamkit.files import StoreError, atomic_write, exclusive, make_folder
+from wamkit.files import StoreError, atomic_write, exclusive, make_folder, read_json
 from wamkit.inference.model import Model, opened
 from wamkit.runs.config import PARTS, RunConfig, config_from_dict, config_to_dict, family_class
 from wamkit.runs.provenance import Provenance
@@ -62,6 +63,15 @@ class Setup:
     episodes: int = 20
     held_out: int = 6
     processes: int = 2
+
+    def arguments(self) -> list[str]:
+        """Words of the command line: the data, and what differs from the defaults of `wamkit compare`."""
+        usual = Setup(self.data, Path("docs/results"), Path("runs/compare"), processes=self.processes)
+        words = ["--data", str(self.data)]
+        for name in ("out", "work", "episodes", "held_out"):
+            if (value := getattr(self, name)) != getattr(usual, name):
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return words
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ def write_comparison(name: str, setup: Setup) -> Path:
     rows = {row: results for row, results in rows.items() if results}
     if not rows:
         raise WamkitError(f"{setup.out} holds no result of '{name}': run `wamkit compare {name}` without --page")
-    command = f"wamkit compare {name} --data {setup.data}"
+    command = shlex.join(["wamkit", "compare", name, *setup.arguments()])
     return write_page(comparison, rows, len(jobs), command, setup.out / f"{name}.md")
 
 
@@ -140,8 +150,8 @@ def read_result(job: Job) -> Result | None:
     if not job.result.exists():
         return None
     try:
-        result = cfg.from_dict(Result, old_names.job(json.loads(job.result.read_bytes())))
-    except (ValueError, KeyError, AttributeError, cfg.ConfigError) as error:
+        result = cfg.from_dict(Result, old_names.job(cfg.unsealed(read_json(job.result), job.result)))
+    except (StoreError, ValueError, LookupError, AttributeError, TypeError) as error:
         message = f"{job.result} is damaged ({error}); restore it, or remove it to run the job again"
         raise WamkitError(message) from error
     try:
@@ -185,7 +195,7 @@ def _run_jobs(jobs: Sequence[Job], setup: Setup, after_each: Callable[[], Any]) 
             failed.append(f"{job.title}: {error}")
             print(f"failed: {error}", flush=True)
             continue
-        atomic_write(job.result, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        atomic_write(job.result, (json.dumps(cfg.sealed(result), indent=1, allow_nan=False) + "\n").encode())
         after_each()
     return failed
 
@@ -225,6 +235,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
         latency=_latency(model, frames),
         curve=_curve(job.folder),
         made_by=made_by(),
+        weights=run.digest,
         load=machine_load(),
     )
 

@@ -11,10 +11,13 @@ from typing import Any
 from torch import Tensor
 from tqdm import tqdm
 
-from wamkit.files import atomic_write
-from wamkit.types import Batch, WamkitError
+from wamkit.config import sealed, unsealed, without_nan
+from wamkit.files import StoreError, atomic_write, parse_json, read_bytes
+from wamkit.types import Batch
 
 METRICS = "metrics.jsonl"
+MAX_BYTES = 1 << 28
+"""Size of a metrics.jsonl that is still read."""
 
 
 class Metrics:
@@ -44,7 +47,7 @@ class Metrics:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Appends `row`, JSON-able with a `step`. Its floats become TensorBoard scalars."""
-        self._file.write(json.dumps(row) + "\n")
+        self._file.write(json.dumps(sealed(without_nan(row))) + "\n")
         for key, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(key, value, row["step"])
@@ -81,14 +84,16 @@ def loss_means(losses_B: Mapping[str, Tensor], batch: Batch, names: tuple[str, .
 def read_metrics(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """The rows of a metrics.jsonl, as text and as values. A last line that a kill cut short is left out.
 
-    Raises WamkitError naming the first line that is not a row.
+    Raises StoreError naming the first line that is not a row or was changed, and for a file that cannot be read.
     """
-    rows, lines = [], path.read_text(errors="replace").splitlines()
+    content = read_bytes(path, MAX_BYTES).decode(errors="replace")
+    rows, lines = [], content.splitlines()
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
+            row = unsealed(parse_json(line, where), where)
             rows.append((line, row | {"step": int(row["step"])}))
-        except (ValueError, KeyError, TypeError) as e:
-            if number < len(lines):
-                raise WamkitError(f"{path}, line {number} is no row of metrics; remove it, or the file") from e
+        except (StoreError, ValueError, LookupError, TypeError) as e:
+            if number < len(lines) or content.endswith("\n"):
+                raise StoreError(f"{where} is no row of metrics, or damaged; remove it, or the file") from e
     return rows

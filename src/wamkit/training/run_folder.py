@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import Any
 
 from wamkit import old_names
-from wamkit.config import save_json
+from wamkit.config import save_json, sealed
 from wamkit.files import StoreError, WriteError, check_place, exclusive, read_json, write_error
 from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
 from wamkit.training.metrics import METRICS
@@ -67,7 +67,7 @@ class RunFolder:
 
     def save_config(self) -> None:
         """Writes config.json."""
-        save_json(self.path / CONFIG, {"command": self.command} | self.config)
+        save_json(self.path / CONFIG, sealed({"command": self.command} | self.config))
 
     def save(self, **state: Any) -> None:
         """Adds a checkpoint; `state` are further arguments of `save_checkpoint`."""

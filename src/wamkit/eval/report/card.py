@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from wamkit.config import unsealed
 from wamkit.data.loading.windows import Frames
-from wamkit.eval.protocols import Protocol
-from wamkit.eval.registry import Context
+from wamkit.eval.protocols import PROTOCOLS, Protocol
+from wamkit.eval.registry import Context, EvalOptions
 from wamkit.eval.results import (
     Clip,
     ClosedLoop,
@@ -29,6 +30,7 @@ from wamkit.eval.results import (
 )
 from wamkit.eval.suites.closed_loop import Record, clips, evaluated_records
 from wamkit.eval.suites.recording import query_recording
+from wamkit.files import StoreError, read_json
 from wamkit.inference.model import Model
 from wamkit.runs.run import Run
 from wamkit.training.metrics import read_metrics
@@ -44,8 +46,9 @@ def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
     try:
         metrics = [row for _, row in read_metrics(path)]
         path = run / "config.json"
-        return metrics, json.loads(path.read_bytes()).get("command")
-    except (OSError, ValueError, AttributeError) as error:
+        trained = unsealed(read_json(path), path).get("command")
+        return metrics, trained if isinstance(trained, str) else None
+    except StoreError as error:
         lost = "its learning curves" if path.name == "metrics.jsonl" else "the training command"
         stand_in = "an empty file" if path.name == "metrics.jsonl" else "a file with {} in it"
         raise WamkitError(
@@ -55,7 +58,7 @@ def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
 
 def report_card(
     context: Context,
-    requested: Protocol,
+    command: str,
     history: tuple[list[dict[str, Any]], str | None],
     tables: Sequence[Table],
     worst: Sequence[Worst],
@@ -63,7 +66,7 @@ def report_card(
     """Content of the page of one evaluation.
 
     Episodes are played again to record videos, which takes about a quarter of their time.
-    requested: the protocol as the caller gave it.   history: as `history` returns it.
+    command: that repeats the evaluation, "" if none does.   history: as `history` returns it.
     """
     run, model, protocol = context.run, context.model, context.protocol
     metrics, trained = history
@@ -76,7 +79,6 @@ def report_card(
     imagined, stills = _imagined(model, context.frames) if context.options.held_out else ((), ())
     minutes = run.extra.get("elapsed_s", 0.0) / 60
     recorded = sum(source.episodes for source in run.sources.values())
-    playing = f"--episodes {protocol.episodes} --replan-every {protocol.replan_every}"
     return Report(
         title=f"{model.name}: {run.name}",
         subtitle=f"{recorded} recorded episodes of {len(protocol.env.tasks)} tasks, "
@@ -89,23 +91,50 @@ def report_card(
         clips=_clips(context, records),
         worst=tuple(worst),
         curves=(Curves("Losses", metrics, {k: (k,) for k in losses}),),
-        commands=(
-            *([trained] if trained else []),
-            " ".join(filter(None, ["wamkit eval", str(run.path), arguments(requested), playing])),
-        ),
+        commands=tuple(filter(None, (trained, command))),
         versions=versions(),
-        config=_described(run, protocol),
+        config=_described(run, protocol) | {"weights": run.digest},
     )
+
+
+def command(run: Path, requested: Protocol, options: EvalOptions) -> str:
+    """The command line that repeats an evaluation exactly; "" for one that no command line describes.
+
+    What the figures depend on is written out even where it is the default, which another version may change.
+    """
+    if requested.text or (requested.name and requested.name not in PROTOCOLS):
+        return ""
+    playing = {"episodes": requested.episodes, "replan-every": requested.replan_every, "query": requested.query}
+    playing |= {} if requested.steps is None else {"steps": requested.steps}
+    playing |= {"held-out": options.held_out, "suite": options.suite}
+    playing |= {} if options.processes == EvalOptions.processes else {"processes": options.processes}
+    words = [word for name, value in playing.items() for word in (f"--{name}", str(value))]
+    words += ["--encoder", *options.encoders] if options.encoders else []
+    return shlex.join(["wamkit", "eval", str(run), *_where(requested), *words])
+
+
+def label(requested: Protocol, options: EvalOptions) -> str:
+    """A short name of an evaluation, by the options in which it differs from the plain one."""
+    plain = PROTOCOLS.get(requested.name)() if requested.name in PROTOCOLS else Protocol()
+    pairs = [(k, getattr(requested, k), getattr(plain, k)) for k in ("episodes", "replan_every", "query", "steps")]
+    held_out = 0 if requested.name else EvalOptions.held_out
+    pairs += [("held_out", options.held_out, held_out), ("suite", options.suite, EvalOptions.suite)]
+    pairs += [("tasks", len(requested.env.tasks), len(plain.env.tasks))]
+    named = [f"{name.replace('_', '-')}-{value}" for name, value, default in pairs if value != default]
+    return "-".join(named) or "plain"
 
 
 def arguments(protocol: Protocol) -> str:
     """Command-line arguments for the environment of a protocol; "" for the one that the data came from."""
+    return shlex.join(_where(protocol))
+
+
+def _where(protocol: Protocol) -> list[str]:
     env = protocol.env
     words = ["--protocol", protocol.name] if protocol.name else ["--env", env.env] if env.env else []
     words += ["--tasks", *env.tasks] if env.tasks else []
     words += ["--options", *(f"{k}={json.dumps(v)}" for k, v in env.options.items())] if env.options else []
-    words += ["--embodiment", env.embodiment] if env.embodiment else []
-    return shlex.join(words)
+    return words + (["--embodiment", env.embodiment] if env.embodiment else [])
 
 
 def _closed_loop(protocol: Protocol, records: Sequence[Record], rows: Mapping[str, Row]) -> tuple[ClosedLoop, ...]:

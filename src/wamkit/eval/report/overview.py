@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from wamkit import old_names
-from wamkit.config import from_dict
+from wamkit.config import from_dict, nearest
+from wamkit.data.format.parquet import read_parquet
+from wamkit.eval.outputs import read_result, write_result
 from wamkit.eval.results import AXES, made_by
 from wamkit.eval.suites.closed_loop import Record
 from wamkit.eval.suites.paired import PairedResult, evidence
-from wamkit.files import atomic_write
+from wamkit.files import StoreError, atomic_write, inside, read_bytes
+from wamkit.runs.checkpoint import MANIFEST, has_checkpoint
+from wamkit.runs.run import Run
 from wamkit.types import Interval, WamkitError
 from wamkit.viz.charts import interval_svg
 from wamkit.viz.html import header, page, section, table
@@ -29,9 +32,13 @@ SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One run's evaluation as `wamkit eval` wrote it. records: its episodes; none of a model that does not act."""
+    """One run's evaluation as `wamkit eval` wrote it.
+
+    folder: of its files.   records: its episodes; none of a model that does not act.
+    """
 
     run: Path
+    folder: Path
     summary: Mapping[str, Any]
     records: tuple[Record, ...]
 
@@ -41,42 +48,108 @@ class Evaluated:
         return {r.get("key") or old_names.figure(r["table"], r["name"]): r for r in self.summary["rows"]}
 
 
-def read_evaluation(run: Path) -> Evaluated:
-    """The evaluation that `wamkit eval` wrote into `run`. Raises WamkitError where there is none, or it is damaged."""
-    folder = run / "eval"
+def evaluations_of(run: Path) -> list[Path]:
+    """Folders of all evaluations of `run`, that in run/eval first."""
+    found = [p.parent for pattern in ("", "*/", "*/*/") for p in sorted((run / "eval").glob(f"{pattern}summary.json"))]
+    return [folder for folder in found if inside(run, folder.relative_to(run))]
+
+
+def read_evaluation(run: Path, evaluation: str = "") -> Evaluated:
+    """An evaluation that `wamkit eval` wrote into `run`.
+
+    evaluation: its folder in run/eval; by default run/eval itself or, if there is none, the only one.
+
+    Raises WamkitError where there is none, where it is damaged, and where the run has other weights by now.
+    """
+    found = evaluations_of(run)
+    names = ", ".join(str(folder.relative_to(run / "eval")) for folder in found)
+    if not found:
+        raise WamkitError(f"{run} was not evaluated: wamkit eval {run}")
+    folder = run / "eval" / evaluation
+    if evaluation and folder not in found:
+        raise WamkitError(
+            f"{run} has no evaluation '{evaluation}'{nearest(evaluation, names.split(', '))}; it has {names}"
+        )
+    if folder not in found and len(found) > 1:
+        raise WamkitError(f"{run} has several evaluations: {names}; name one: --evaluation NAME")
+    return _read(run, folder if folder in found else found[0])
+
+
+def _read(run: Path, folder: Path) -> Evaluated:
+    again = f"wamkit eval {run}"
     try:
-        summary = json.loads((folder / "summary.json").read_bytes())
+        summary = read_result(folder / "summary.json")
         rows, protocol = summary["rows"], summary["protocol"]
         if not all({"table", "name", "value"} <= r.keys() for r in rows) or not set(SAME) <= protocol.keys():
             raise ValueError("it lacks its figures or its protocol")
-        played = folder / "episodes.parquet"
-        records = pq.read_table(played).to_pylist() if played.exists() else []
-        return Evaluated(run, summary, tuple(from_dict(Record, r) for r in records))
-    except FileNotFoundError as error:
-        raise WamkitError(f"{run} was not evaluated: wamkit eval {run}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WamkitError(f"the evaluation of {run} cannot be read ({error}): wamkit eval {run}") from error
+        if str(given := summary.get("command", "")).startswith("wamkit eval ") and given.isprintable():
+            again = given
+        _check_weights(run, folder, str(summary.get("weights", "")), again)
+        records = _records(folder / "episodes.parquet", summary.get("files", {}))
+        return Evaluated(run, folder, summary, records)
+    except (StoreError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WamkitError(f"the evaluation of {run} cannot be read ({error}): {again}") from error
 
 
-def overview(runs: Sequence[Path], out: Path) -> Path:
+def _records(path: Path, hashes: Mapping[str, str]) -> tuple[Record, ...]:
+    """The episodes of an evaluation, compared with the hash in its summary; earlier versions wrote none there."""
+    if not path.exists() and path.name not in hashes:
+        return ()
+    if path.name in hashes and hashlib.sha256(read_bytes(path)).hexdigest() != hashes[path.name]:
+        raise StoreError(f"{path} is damaged: its SHA-256 is not the one in summary.json")
+    return tuple(from_dict(Record, r) for r in read_parquet(path).to_pylist())
+
+
+def _check_weights(run: Path, folder: Path, evaluated: str, again: str) -> None:
+    """Raises WamkitError if the run holds other weights than those that were evaluated. One without any passes."""
+    if has_checkpoint(run) or (run / MANIFEST).exists():
+        opened = Run.open(run)
+        if not opened.is_named(evaluated):
+            raise WamkitError(
+                f"{folder} is of weights {evaluated[:12]}, which {run} no longer holds (now {opened.digest[:12]}, step "
+                f"{opened.step}): evaluate it again: {again}"
+            )
+
+
+def _alike(run: Path, first: Evaluated) -> Evaluated:
+    """The evaluation of `run` that compares with `first`; that in run/eval, if it does or if none does."""
+    for folder in evaluations_of(run):
+        try:
+            alike = not _differences(first.summary["protocol"], read_result(folder / "summary.json")["protocol"])
+        except (StoreError, LookupError, TypeError, ValueError):
+            continue  # one that cannot be read hides none of the others
+        if alike:
+            return _read(run, folder)
+    return read_evaluation(run)
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [key for key in SAME if _comparable(a, key) != _comparable(b, key)]
+
+
+def overview(runs: Sequence[Path], out: Path, evaluation: str = "") -> Path:
     """Writes a page with several evaluated runs side by side, and a JSON file beside it. Returns the page.
 
     runs: run folders. The others are compared with the first one, episode by episode.   out: file of the page.
+    evaluation: folder in the first run's eval/ of the evaluation to show, see `read_evaluation`. Of the other runs it
+        is the one under the same protocol.
     Prints the figures that the runs share.
 
-    Raises WamkitError for no runs, runs named twice, runs that were not evaluated, and evaluations that do not compare.
+    Raises WamkitError for no runs, runs named twice, runs that were not evaluated or have other weights by now, and
+    evaluations that do not compare.
     """
     if not runs or len(set(runs)) != len(runs):
         raise WamkitError("name the runs to report, each once: wamkit report RUN RUN ...")
-    found = [read_evaluation(run) for run in runs]
+    found = [read_evaluation(runs[0], evaluation)]
+    found += [_alike(run, found[0]) for run in runs[1:]]
     first = found[0].summary["protocol"]
     for other in found[1:]:
-        for key in SAME:
-            if (theirs := _comparable(other, key)) != (ours := _comparable(found[0], key)):
-                raise WamkitError(
-                    f"{runs[0]} and {other.run} were evaluated differently, so their figures do not compare: "
-                    f"{key} is {ours!r} and {theirs!r}; evaluate both alike"
-                )
+        theirs = other.summary["protocol"]
+        for key in _differences(first, theirs)[:1]:
+            raise WamkitError(
+                f"{runs[0]} and {other.run} were evaluated differently, so their figures do not compare: {key} is "
+                f"{_comparable(first, key)!r} and {_comparable(theirs, key)!r}; evaluate both alike"
+            )
     pairs = [evidence((str(a.run), str(b.run)), a.records, b.records) for a, b in _pairs(found)]
     atomic_write(out, _page(found, pairs).encode())
     content = {
@@ -88,14 +161,14 @@ def overview(runs: Sequence[Path], out: Path) -> Path:
             for p in pairs
         ],
     }  # fmt: skip
-    atomic_write(out.with_suffix(".json"), (json.dumps(content, indent=2) + "\n").encode())
+    write_result(out.with_suffix(".json"), content)
     print(text(found, pairs))
     return out
 
 
-def _comparable(evaluated: Evaluated, key: str) -> Any:
+def _comparable(protocol: Mapping[str, Any], key: str) -> Any:
     """A part of the protocol; options may be written as pairs."""
-    value = evaluated.summary["protocol"][key]
+    value = protocol[key]
     return dict(value) if key == "options" else value
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from math import nan
@@ -11,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import without_nan
 from wamkit.eval.metrics.rank_correlation import Agreement
+from wamkit.eval.outputs import results_folder, write_result
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import text_table
 from wamkit.eval.results import Plot, Report, Row, Table, Worst, made_by, versions
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, success_interval
 from wamkit.eval.suites.policy_ranking import Exploit, Ranking
-from wamkit.files import atomic_write
 from wamkit.imagination.success_classifier import SuccessClassifier
 from wamkit.runs.run import Run
 from wamkit.viz.charts import scatter_svg
@@ -27,9 +25,11 @@ from wamkit.viz.images import difference
 
 def write_ranking(ranking: Ranking) -> dict[str, Any]:
     """Prints the tables, writes WORLD/eval/rank.html and rank.json, and returns the content of the latter."""
-    tables, out = ranking_tables(ranking), ranking.world.path / "eval"
+    tables = ranking_tables(ranking)
     content = _content(ranking, tables)
-    atomic_write(out / "rank.json", (json.dumps(without_nan(content), indent=2, default=float) + "\n").encode())
+    asked = content["protocol"] | {"policies": [str(p) for p in ranking.options.policies]}
+    with results_folder(ranking.world.path / "eval", "rank.json", asked, "rank") as out:
+        write_result(out / "rank.json", content | {"protocol": asked})
     print(text_table(tables))
     options, env = ranking.options, ranking.rollouts.env
     page = Report(

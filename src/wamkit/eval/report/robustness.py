@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from wamkit.config import without_nan
 from wamkit.envs.base import held_out_seeds
+from wamkit.eval.outputs import results_folder, write_result
 from wamkit.eval.report.card import arguments
 from wamkit.eval.report.page import write_report
 from wamkit.eval.results import Report, Row, Sweep, Table, made_by, versions
 from wamkit.eval.suites.robustness import Curve, Point, RobustnessSweep, example_images
-from wamkit.files import atomic_write
 
 SHOWN = 2
 """Reset states on the page, of the first task."""
@@ -27,17 +25,20 @@ def write_robustness(sweep: RobustnessSweep) -> Path:
     Returns the path of the page.
     """
     run, protocol, seeds = sweep.run, sweep.protocol, held_out_seeds(sweep.protocol.episodes)
-    out = run.path / "eval" / sweep.requested.env.env
+    base = run.path / "eval" / sweep.requested.env.env
+    asked = {"factors": list(sweep.factors), "severities": list(sweep.severities)}
     content = {
         "run": str(run.path),
         "family": run.config.family,
         "step": run.step,
         "weights": run.digest,
-        "protocol": protocol.to_dict() | {"seeds": seeds},
+        "command": _command(sweep),
+        "protocol": protocol.to_dict() | {"seeds": seeds} | asked,
         "made_by": made_by(),
         "curves": [asdict(c) for c in sweep.curves],
     }
-    atomic_write(out / "robustness.json", (json.dumps(without_nan(content), indent=2) + "\n").encode())
+    with results_folder(base, "robustness.json", content["protocol"], "robustness") as out:
+        write_result(out / "robustness.json", content)
     print(text(sweep.curves))
     task, varied = protocol.env.tasks[0], {"factors": sweep.factors, "severities": sweep.severities}
     strips = [example_images(protocol, task, seed, **varied) for seed in seeds[:SHOWN]]
@@ -56,7 +57,7 @@ def write_robustness(sweep: RobustnessSweep) -> Path:
             )
             for c in sweep.curves
         ),
-        commands=(_command(sweep),),
+        commands=(content["command"],),
         versions=versions(),
         config=content["protocol"] | {"weights": content["weights"]},
     )
@@ -71,7 +72,7 @@ def _command(sweep: RobustnessSweep) -> str:
     words += ["--replan-every", str(p.replan_every), "--query", p.query]
     words += ["--steps", str(p.steps)] * (p.steps is not None)
     words += ["--factors", *sweep.factors] if sweep.factors else []
-    words += ["--severities", *(f"{s:g}" for s in sweep.severities)]
+    words += ["--severities", *(f"{s!r}" for s in sweep.severities)]
     return " ".join(filter(None, [shlex.join(words), arguments(p)]))
 
 

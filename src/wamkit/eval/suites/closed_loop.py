@@ -15,14 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit import old_names
-from wamkit.config import digest, from_dict
+from wamkit.config import digest, from_dict, sealed, unsealed
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.intervals import clopper_pearson, clustered_median
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import CLOSED_LOOP, EvalResult, Row, Table
 from wamkit.eval.suites.latency import Load, load_note, machine_load
-from wamkit.files import atomic_write
+from wamkit.files import StoreError, atomic_write, read_json
 from wamkit.inference.model import opened
 from wamkit.inference.policy import Session
 from wamkit.rollout.loop import rollout
@@ -189,7 +189,7 @@ def closed_loops(
     )
     with closing(work):
         for (_, part), records in zip(todo, work, strict=True):
-            atomic_write(part, json.dumps([asdict(r) for r in records]).encode())
+            atomic_write(part, json.dumps(sealed({"records": [asdict(r) for r in records]})).encode())
             done[part] = records
     return [
         [record for job, part in zip(jobs, parts, strict=True) if job.protocol is p for record in done[part] or ()]
@@ -200,8 +200,10 @@ def closed_loops(
 def _read_part(path: Path, job: _Job) -> list[Record] | None:
     """The records of a finished piece; None if there is none, or if it is not that of `job`, one record a seed."""
     try:
-        records = [from_dict(Record, row) for row in json.loads(path.read_bytes())]
-    except (OSError, ValueError, TypeError):
+        data = read_json(path)
+        rows = data if isinstance(data, list) else unsealed(data, path)["records"]  # earlier versions: a bare list
+        records = [from_dict(Record, row) for row in rows]
+    except (StoreError, ValueError, LookupError, TypeError):
         return None
     return records if [(r.task, r.seed) for r in records] == [(job.task, s) for s in job.seeds] else None
 
@@ -260,11 +262,12 @@ def clips(
     )
 
 
-def write_records(records: Sequence[Record], path: str | Path) -> None:
-    """The per-episode records as a parquet file, atomically."""
+def records_file(records: Sequence[Record]) -> bytes:
+    """The per-episode records as the content of a parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records]), sink)
-    atomic_write(path, sink.getvalue().to_pybytes())
+    table = pa.Table.from_pylist([{**asdict(r), "latency_ms": list(r.latency_ms)} for r in records])
+    pq.write_table(table, sink, write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
 
 
 def success_table(records: Sequence[Record], note: str = "") -> Table:
@@ -301,7 +304,7 @@ def evaluated_records(context: Context) -> list[Record]:
 
 @EVALUATIONS.register("closed_loop")
 class ClosedLoopSuccess(Evaluation):
-    """Success in closed loop. Writes episodes.parquet."""
+    """Success in closed loop."""
 
     order, needs_episodes, cached = 0, False, False
 
@@ -312,6 +315,4 @@ class ClosedLoopSuccess(Evaluation):
         context.protocol.make_policy(context.run)
 
     def run(self, context: Context) -> EvalResult:
-        records = evaluated_records(context)
-        write_records(records, context.folder / "episodes.parquet")
-        return EvalResult((success_table(records, context.protocol.note),))
+        return EvalResult((success_table(evaluated_records(context), context.protocol.note),))

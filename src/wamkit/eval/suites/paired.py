@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -12,9 +11,9 @@ from wamkit.envs.base import held_out_seeds
 from wamkit.eval.held_out import check_unseen
 from wamkit.eval.metrics.intervals import holm, mcnemar, paired_difference, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
+from wamkit.eval.outputs import results_folder, write_result
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loop
-from wamkit.files import atomic_write
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Interval, WamkitError
 
@@ -79,8 +78,11 @@ def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> Pa
         closed_loop(run, replace(protocol, env=run.provenance.env), processes=processes, desc=run.name) for run in runs
     ]
     result = evidence((str(runs[0].path), str(runs[1].path)), *played)
-    path = runs[1].path / "eval" / f"paired-with-{runs[0].name}.json"
-    atomic_write(path, (json.dumps(asdict(result), indent=2) + "\n").encode())
+    name = f"paired-with-{runs[0].name}"
+    content = asdict(result) | {"weights": [run.digest for run in runs], "protocol": protocol.to_dict()}
+    with results_folder(runs[1].path / "eval", f"{name}.json", protocol.to_dict(), name) as folder:
+        path = folder / f"{name}.json"
+        write_result(path, content)
     print(text(result))
     print(f"written: {path}")
     return result
