@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from wamkit.data.format.episode_index import RESTORE, EpisodeMeta, Row, by_file
-from wamkit.data.format.parquet import decoded_size, open_parquet, parquet_errors
+from wamkit.data.format.parquet import decoded_size, open_parquet, parquet_errors, stored_columns
 from wamkit.files import StoreError
 
 COLUMN = "language_persistent"
@@ -51,9 +51,8 @@ def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float
     """The subtasks of each episode in a data file as (start in seconds, text), earliest first."""
     out: list[list[tuple[float, str]]] = []
     with open_parquet(path) as file, parquet_errors(str(path)):
-        schema = file.schema_arrow
-        kind = schema.field(COLUMN).type if COLUMN in schema.names else pa.null()
-        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        kinds = [kind for name, kind, _ in stored_columns(file.schema_arrow) if name == COLUMN]
+        if len(kinds) != 1 or not (pa.types.is_list(kinds[0]) or pa.types.is_large_list(kinds[0])):
             return [[] for _ in metas]
         texts = [c.path for c in file.schema if c.path.startswith(f"{COLUMN}.") and c.physical_type == "BYTE_ARRAY"]
     # Each text is held once, however often it occurs.

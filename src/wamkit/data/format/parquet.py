@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ from wamkit.files import StoreError, file_size
 RESTORE = "restore it from a copy or record the data again"
 """Advice about a file of a data set."""
 
-_WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
-_WIDEST = 16
-_LEVELS = 4  # bytes a value, for the places of empty cells and of lists' ends
+_NUMBERS = ("BOOLEAN", "INT32", "INT64", "INT96", "FLOAT", "DOUBLE")
+_WIDEST = 16  # bytes of a number in memory, with the places of empty cells and of lists' ends
 
 
 def read_parquet(
@@ -41,17 +40,17 @@ def read_parquet(
     Raises StoreError for anything that is missing, damaged or larger, whatever pyarrow raises.
     """
     where = where or str(path)
-    with open_parquet(path, where) as file, parquet_errors(where):
+    with open_parquet(path, where, pre_buffer=False) as file, parquet_errors(where):
         schema = file.schema_arrow
         names = schema.names if columns is None else [n for n in schema.names if n in columns]
         if leave_out is not None:
             names = [n for n in names if not n.startswith(leave_out)]
         if len(set(names)) < len(names):
             raise StoreError(f"{where} has several columns of one name; {RESTORE}")
-        texts = _checked(file, set(names), where, max_rows, max_bytes)
+        texts = _checked(file, schema, set(names), where, max_rows, max_bytes)
         if not texts:
             return _read(file, names)
-    with open_parquet(path, where, read_dictionary=texts) as file, parquet_errors(where):
+    with open_parquet(path, where, pre_buffer=False, read_dictionary=texts) as file, parquet_errors(where):
         table = _read(file, names)  # each text once, however often it occurs
         _refuse(where, sum(decoded_size(chunk) for c in table.columns for chunk in c.chunks), max_bytes)
         return table.cast(pa.schema([schema.field(n) for n in names]))
@@ -83,33 +82,56 @@ def parquet_errors(where: str, advice: str = f"; {RESTORE}") -> Iterator[None]:
         raise StoreError(f"{where} cannot be read ({' '.join(str(error).split())}){advice}") from error
 
 
-def _checked(file: pq.ParquetFile, names: Collection[str], where: str, max_rows: int, max_bytes: int) -> list[str]:
+def _checked(
+    file: pq.ParquetFile, schema: pa.Schema, names: Collection[str], where: str, max_rows: int, max_bytes: int
+) -> list[str]:
     """Compares the metadata of the columns `names` with the limits.
 
     Returns the texts in them if they may still be too large: one that occurs often is stored once.
     """
-    facts, total, most, texts = file.metadata, 0, 0, {}
-    if facts.num_rows > max_rows:
-        raise StoreError(f"{where} declares {facts.num_rows} rows, and at most {max_rows} are read; {RESTORE}")
-    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-    chunks = (group.column(leaf) for group in groups for leaf in range(group.num_columns))
-    if sum(c.num_values * (c.total_uncompressed_size + _WIDEST) for c in chunks) <= max_bytes:
-        return []  # even if each value were as large as the whole column
-    members = tuple(f"{name}." for name in names)
-    for group in groups:
-        for leaf in range(group.num_columns):
-            column = group.column(leaf)
-            path = column.path_in_schema
-            if path not in names and not path.startswith(members):
-                continue
-            values, size, kind = column.num_values, column.total_uncompressed_size, column.physical_type
-            width = file.schema.column(leaf).length if kind == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[kind]
-            total += size + values * (_LEVELS + width)
-            if kind == "BYTE_ARRAY":
-                most += size * values
-                texts[path] = True
+    rows = file.metadata.num_rows
+    if rows > max_rows:
+        raise StoreError(f"{where} declares {rows} rows, and at most {max_rows} are read; {RESTORE}")
+    leaves, total, most, texts = [], 0, 0, {}
+    for name, kind, places in stored_columns(schema):
+        if name in names and (kind.num_fields or not pa.types.is_primitive(kind)):
+            leaves += places
+        elif name in names:
+            total += rows * _WIDEST
+    for column in (c for group in range(file.metadata.num_row_groups) for c in chunks(file, group, leaves)):
+        values, size, kind = column.num_values, column.total_uncompressed_size, column.physical_type
+        total += values * _WIDEST
+        if kind not in _NUMBERS:  # each value may be as large as the whole column
+            most += size * values
+            texts[column.path_in_schema] = kind
     _refuse(where, total, max_bytes)
-    return list(texts) if total + most > max_bytes else []
+    return [name for name, kind in texts.items() if kind == "BYTE_ARRAY"] if total + most > max_bytes else []
+
+
+def stored_columns(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType, range]]:
+    """(name, type, numbers of the parquet columns in which it is stored) of each column of a table."""
+    at = 0
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        end = at + (_leaves(kind) if kind.num_fields else 1)
+        yield name, kind, range(at, end)
+        at = end
+
+
+def _leaves(kind: pa.DataType) -> int:
+    return sum(_leaves(kind.field(i).type) for i in range(kind.num_fields)) if kind.num_fields else 1
+
+
+def chunks(file: pq.ParquetFile, group: int, leaves: Sequence[int]) -> list[Any]:
+    """The metadata of the parquet columns `leaves` in a row group. Belongs into `parquet_errors`.
+
+    pyarrow ends the process where such metadata contradict themselves (26.0: `column` lets a C++ exception pass), but
+    raises an error when a reader is made for them. So one is made first, for no rows.
+    """
+    if not leaves:
+        return []
+    for _ in file.reader.iter_batches(0, [group], leaves, use_threads=False):
+        continue
+    return [file.metadata.row_group(group).column(leaf) for leaf in leaves]
 
 
 def _refuse(where: str, size: int, max_bytes: int) -> None:

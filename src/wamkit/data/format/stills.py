@@ -12,7 +12,6 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -20,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format.depth import tiff
-from wamkit.data.format.parquet import open_parquet, parquet_errors
+from wamkit.data.format.parquet import chunks, open_parquet, parquet_errors, stored_columns
 from wamkit.data.format.schema import LARGEST_SIDE, Layout
 from wamkit.data.format.video import RgbConverter, Video, decoding_errors, empty_frames, encode_frames
 from wamkit.files import StoreError
@@ -123,7 +122,8 @@ class StillImages:
             # By default pyarrow reads a whole row group, that is an episode, before it returns the first row.
             self._file = open_parquet(path, buffer_size=1 << 16, pre_buffer=False)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
-        kind = schema.field(key).type if key in schema.names else pa.null()
+        found = [(kind, leaves) for name, kind, leaves in stored_columns(schema) if name == key]
+        kind, self._leaves = found[0] if len(found) == 1 else (pa.null(), range(0))
         members = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
         if rows != total or members.get("bytes") not in (pa.binary(), pa.large_binary()):
             self.close()
@@ -195,14 +195,11 @@ class StillImages:
 
     def _at_once(self, group: int) -> int:
         """The images to read at a time. One that occurs often is stored once, so each may be as large as all."""
-        facts = self._file.metadata.row_group(group)
-        sizes = [c.total_uncompressed_size for c in map(facts.column, range(facts.num_columns)) if self._holds(c)]
-        if max(sizes) > _BYTES:
-            raise StoreError(f"column {self._key!r} declares {max(sizes)} bytes in a row group, more than {_BYTES}")
-        return min(_AT_ONCE, _BYTES // max(1, *sizes))
-
-    def _holds(self, column: Any) -> bool:
-        return column.path_in_schema.startswith(f"{self._key}.")
+        with _parquet():
+            size = max(c.total_uncompressed_size for c in chunks(self._file, group, self._leaves))
+        if size > _BYTES:
+            raise StoreError(f"column {self._key!r} declares {size} bytes in a row group, more than {_BYTES}")
+        return min(_AT_ONCE, _BYTES // max(1, size))
 
     @contextlib.contextmanager
     def _naming(self, number: int) -> Iterator[None]:
