@@ -145,8 +145,12 @@ def load_json(cls: type[T], path: str | Path) -> T:
 
 def save_json(path: str | Path, obj: Any) -> None:
     """Writes a dataclass instance, or any JSON-able data, atomically."""
-    text = to_json(obj) if is_dataclass(obj) else json.dumps(obj, indent=2, ensure_ascii=False) + "\n"
-    atomic_write(path, text.encode())
+    atomic_write(path, to_bytes(obj))
+
+
+def to_bytes(obj: Any) -> bytes:
+    """The content of the file that `save_json` writes."""
+    return (to_json(obj) if is_dataclass(obj) else json.dumps(obj, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def without_nan(x: Any) -> Any:

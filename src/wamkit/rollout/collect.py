@@ -19,7 +19,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from wamkit import old_names
-from wamkit.config import ConfigError, check_bounds, nearest, save_json, to_dict
+from wamkit.config import ConfigError, check_bounds, nearest, to_bytes, to_dict
+from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
@@ -434,5 +435,5 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     if not path.exists():
         if len(store):
             raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")
-        save_json(path, resolved)
+        checksums.write(config.out, {"collect.json": to_bytes(resolved)})
     return store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit.config import from_dict
+from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
 from wamkit.data.format.schema import (
     BODY_POSE,
     FILES_PER_CHUNK,
@@ -81,6 +82,7 @@ class Row:
     data: the parquet file of its numeric columns.
     clips: by camera, depth cameras included.
     snapshots: the file of simulator states, or None.
+    sha256: checksums of its files, as far as they were recorded with it.
     """
 
     meta: EpisodeMeta
@@ -88,6 +90,7 @@ class Row:
     data: Path
     clips: Mapping[str, Clip]
     snapshots: Path | None
+    sha256: Mapping[Path, str] = field(default_factory=dict)
 
 
 def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row:
@@ -119,7 +122,7 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
     chunk, file = facts["data/chunk_index"], facts["data/file_index"]
     snapshots = root / SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index)
     data = root / info["data_path"].format(chunk_index=chunk, file_index=file)
-    clips = {}
+    clips, files = {}, {data: facts.get("wamkit/sha256/data"), snapshots: facts.get("wamkit/sha256/snapshots")}
     for key, feature in info["features"].items():
         if feature["dtype"] in IMAGE_DTYPES:
             path, start = data, 0
@@ -128,7 +131,9 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
                 path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
                 start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
             clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
-    return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None)
+            files.setdefault(path, clips[key.removeprefix(IMAGES)].sha256)
+    recorded = {path: digest for path, digest in files.items() if digest}
+    return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None, recorded)
 
 
 def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums: Mapping[str, str]) -> dict[str, Any]:
@@ -211,10 +216,10 @@ def read_texts(root: Path) -> list[str]:
     return table.sort_by("task_index")[column].to_pylist()
 
 
-def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
+def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list[Row]:
     """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
     rows, used, found = [], {}, []
-    for path, facts in _read_facts(root):
+    for path, facts in _read_facts(root, checksums):
         try:
             found.append((path, row_of(facts, root, info)))
         except KeyError as error:
@@ -246,27 +251,41 @@ def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _read_facts(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _read_facts(root: Path, checksums: Checksums) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
         try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            content = None if checksums.files is None else path.read_bytes()
+            source = path if content is None else pa.BufferReader(content)
+            with pq.ParquetFile(source, page_checksum_verification=True) as file:
                 names = [n for n in file.schema_arrow.names if not n.startswith("stats/")]
                 table = file.read(names, use_threads=False)
         except (OSError, pa.ArrowException) as error:
             raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
+        if content is not None:
+            checksums.compare_facts(path, content)
+        elif SEAL.encode() in (table.schema.metadata or {}) and is_sealed(path.read_bytes()):
+            checksums.miss()
         for facts in table.to_pylist():
             if table.num_rows > 1:  # lerobot's tools rewrite files and copy our columns, which no longer hold
                 facts = {k: v for k, v in facts.items() if not k.startswith(("wamkit/sha256/", "wamkit/snapshots"))}
             yield path, facts
 
 
-def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read."""
+def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums) -> dict[str, np.ndarray]:
+    """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read.
+
+    Files without such columns are read whole, and compared.
+    """
+    recorded = {row.data: row.sha256.get(row.data) for row in rows}
+    whole = checksums.files is not None and not any(f["dtype"] in NON_NUMERIC[1:] for f in features.values())
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
     features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
     for path, metas in by_file(rows).items():
-        for key, values in read_data(path, metas, features).items():
+        content = _content(path, metas) if whole else None
+        if content is not None:
+            checksums.compare(path, content, recorded[path])
+        for key, values in read_data(path, metas, features, content).items():
             parts[key].append(values)
     out = {}
     for key, feature in features.items():
@@ -287,15 +306,30 @@ def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
     return files
 
 
-def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _content(path: Path, metas: Sequence[EpisodeMeta]) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{_naming(path, metas)} cannot be read ({error}); {RESTORE}") from error
+
+
+def _naming(path: Path, metas: Sequence[EpisodeMeta]) -> str:
+    return f"{path} (episode {metas[0].index}" + (f" to {metas[-1].index})" if len(metas) > 1 else ")")
+
+
+def read_data(
+    path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any], content: bytes | None = None
+) -> dict[str, np.ndarray]:
     """The columns `features` of the data file `path` with the episodes `metas`: arrays (n, *shape).
+
+    content: of the file, if it has been read.
 
     Raises StoreError if it is damaged, incomplete, not finite, or numbered differently than meta/episodes.
     """
-    episodes = f"episode {metas[0].index}" + (f" to {metas[-1].index}" if len(metas) > 1 else "")
-    where = f"{path} ({episodes})"
+    where = _naming(path, metas)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        source = path if content is None else pa.BufferReader(content)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             table = file.read(list(features), use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{where} cannot be read ({error}); {RESTORE}") from error

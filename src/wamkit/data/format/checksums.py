@@ -1,0 +1,201 @@
+"""Checksums of a data set's files, by which a change is found that still parses: `meta/checksums.json`.
+
+    {"version": 1, "files": {"meta/info.json": ["<SHA-256>"], "collect.json": ["", "<SHA-256>"], ...}}
+
+The small files are listed there. Two checksums are those before and after a replacement, "" where there was no file:
+the list is written before and after, so a kill at any moment leaves a file that fits. The files of meta/episodes are
+not listed, since the list would grow with the data set and be written for each episode. Instead each is sealed: it
+contains its own SHA-256, computed with zeros in its place, and those of the episode's other files. `accept` lists what
+no seal covers, after other programs edited the files. A data set without checksums.json and seals is not compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from wamkit.files import StoreError, atomic_write, exclusive, make_folder, remove_leftovers
+
+FILE = "meta/checksums.json"
+SEAL = "wamkit/seal"
+"""Key of the seal in the metadata of a parquet file."""
+UNSEALED = "sha256=" + 64 * "0"
+"""Value of the seal before `seal` fills it in."""
+_SEAL = re.compile(rb"(?<=\x18\x0b%b\x18Gsha256=)[0-9a-f]{64}" % SEAL.encode())  # as Thrift writes key and value
+_LARGE = ("data/", "videos/", "snapshots/", "meta/episodes/")
+"""Folders of files that are compared when they are read anyway, rather than when a data set is opened."""
+
+
+class Checksums:
+    """The checksums of one data set, and the files that were found to differ from them.
+
+    root: folder of the data set.
+    files: accepted checksums by path within it, "" for an absent file; None where there is no list.
+    compared: False to compare nothing.
+    changed: descriptions of files that differ.
+    """
+
+    def __init__(self, root: Path, files: Mapping[str, list[str]] | None = None, compared: bool = True):
+        self.root, self.files, self.compared = root, files, compared
+        self.changed: list[str] = []
+        self._intact: dict[Path, tuple[int, int, int]] = {}
+
+    def accepted(self, path: Path, recorded: str | None) -> list[str]:
+        """The checksums that a file may have; [] if none is known.
+
+        recorded: its checksum in the sealed facts of its episode.
+        """
+        listed = (self.files or {}).get(path.relative_to(self.root).as_posix())
+        return (listed or ([recorded] if recorded else [])) if self.compared else []
+
+    def compare(self, path: Path, content: bytes, recorded: str | None = None) -> None:
+        """Notes the file in `changed` if its content is not what was recorded."""
+        known = self.accepted(path, recorded)
+        if known and sha256(content) not in known:
+            self.changed.append(path.relative_to(self.root).as_posix())
+
+    def compare_facts(self, path: Path, content: bytes) -> None:
+        """The same for a file of meta/episodes, which is sealed or listed."""
+        if not is_sealed(content) and sha256(content) not in self.accepted(path, None):
+            self.changed.append(path.relative_to(self.root).as_posix())
+
+    def miss(self) -> None:
+        """Notes that the list is missing, because an intact seal tells that there was one."""
+        self.changed = [f"{FILE} is missing"] * self.compared
+
+    def compare_small(self) -> None:
+        """Compares the listed files that every use of the data set may read."""
+        for name, known in (self.files or {}).items():
+            digest = "" if name.startswith(_LARGE) else digest_of(self.root / name)
+            # Listed again: another process may have replaced the file since the list was read.
+            if not name.startswith(_LARGE) and digest not in [*known, *(_read(self.root) or {}).get(name, [])]:
+                self.changed.append(name if digest else f"{name} is missing")
+
+    def verify(self, path: Path, recorded: str | None) -> None:
+        """Raises StoreError, without naming the file, if a large file differs. It is read once as long as it stays."""
+        known, facts = self.accepted(path, recorded), path.stat()
+        seen = facts.st_size, facts.st_mtime_ns, facts.st_ino
+        if not known or self._intact.get(path) == seen:
+            return
+        if digest_of(path) not in known:
+            raise changed(self.root)
+        self._intact[path] = seen
+
+    def refuse(self) -> None:
+        """Raises StoreError if files differ. Call it after all of them have been read, so that they are not damaged."""
+        if not self.changed:
+            return
+        more = f" and {len(self.changed) - 3} more" if len(self.changed) > 3 else ""
+        raise StoreError(
+            f"{self.root}: files differ from what was recorded, though they can be read: "
+            f"{', '.join(self.changed[:3])}{more}; {_advice(self.root)}"
+        )
+
+
+def changed(root: Path) -> StoreError:
+    """The error for a file whose content is not what was recorded; the caller names the file."""
+    return StoreError(f"its content has changed since it was recorded; {_advice(root)}")
+
+
+def _advice(root: Path) -> str:
+    return (
+        "restore it from a copy, or, if LeRobot's tools or you edited it, "
+        f"accept it with `wamkit validate {root} --accept`"
+    )
+
+
+def load(root: Path, *, compare: bool = True) -> Checksums:
+    """The checksums of a data set, or none to compare. Raises StoreError if their file is damaged."""
+    return Checksums(root, _read(root) if compare else None, compare)
+
+
+def is_pending(root: Path) -> bool:
+    """True if a kill left a file that may have its old or its new content."""
+    return any(len(known) > 1 for known in (_read(root) or {}).values())
+
+
+def write(root: Path, contents: Mapping[str, bytes]) -> None:
+    """Replaces or adds small files of a data set by path, and their checksums where it has any."""
+    make_folder(root)
+    with exclusive(root, wait=True):
+        replace(root, contents)
+
+
+def replace(root: Path, contents: Mapping[str, bytes], *, new: bool = False) -> None:
+    """As `write`, for a caller that holds the lock of `root`. Files are replaced in the given order.
+
+    new: begin the checksums of a new data set.
+    """
+    files = _read(root)
+    if files is None and not new:
+        for name, content in contents.items():
+            remove_leftovers(root / name)
+            atomic_write(root / name, content)
+        return
+    present = {name: digest_of(root / name) for name in {*contents, *(n for n, k in (files or {}).items() if k[1:])}}
+    settled = {n: [present[n]] if k[1:] and present[n] in k else k for n, k in (files or {}).items()}
+    after = settled | {name: [sha256(content)] for name, content in contents.items()}
+    todo = [name for name in contents if [present[name]] != after[name]]
+    between = after | {name: [*settled.get(name, [present[name]]), *after[name]] for name in todo}
+    for listed, names in ((between, todo), (after, [])):
+        if listed != _read(root):
+            remove_leftovers(root / FILE)
+            atomic_write(root / FILE, _json(listed))
+        for name in names:
+            remove_leftovers(root / name)
+            atomic_write(root / name, contents[name])
+
+
+def seal(content: bytes) -> bytes:
+    """A parquet file that was written with the metadata SEAL: UNSEALED, with its checksum in that place."""
+    *_, place = _SEAL.finditer(content)
+    return content[: place.start()] + sha256(content).encode() + content[place.end() :]
+
+
+def is_sealed(content: bytes) -> bool:
+    """True if a parquet file has a seal that fits its content."""
+    places = list(_SEAL.finditer(content))
+    if not places:
+        return False
+    start, end = places[-1].span()
+    return content[start:end].decode() == sha256(content[:start] + (end - start) * b"0" + content[end:])
+
+
+def sha256(content: bytes) -> str:
+    """The SHA-256 of `content`, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's content, read in blocks; "" if there is no such file. Raises StoreError naming it."""
+    if not path.is_file():  # neither a folder nor a pipe, which would never end
+        return ""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk") from error
+
+
+def _json(files: Mapping[str, list[str]]) -> bytes:
+    return (json.dumps({"version": 1, "files": files}, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _read(root: Path) -> dict[str, list[str]] | None:
+    path = root / FILE
+    try:
+        content = path.read_bytes()
+        files = json.loads(content)["files"]
+        if content != _json(files):
+            raise ValueError("it is not as it was written")
+        for name, known in files.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not isinstance(known, list):
+                raise ValueError(f"it lists {name!r}")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged ({error}); {_advice(root)}") from error
+    return files
