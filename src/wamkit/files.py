@@ -1,16 +1,34 @@
-"""Durable files: after a kill or a power cut a file holds its old content or all of its new content."""
+"""Durable files, and careful reading of files that others wrote.
+
+After a kill or a power cut a file that was written here holds its old content or all of its new content. Reading
+compares what a file declares with what is allowed before it reads or builds anything, and every fault, whatever its
+cause, is a StoreError that names the file.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import fcntl
+import json
 import os
+import re
 import shutil
+import stat
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, NoReturn
 
 from wamkit.errors import WamkitError
+
+RESTORE = "restore it from a copy, or make it again"
+"""Advice about a file that cannot be read."""
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # possessive: a damaged one takes no quadratic time
+_NO_BRACKET = bytes(set(range(256)) - set(b"[]{}"))
+_DEEPER = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFCHR: "device", stat.S_IFBLK: "device"}
 
 
 class StoreError(WamkitError):
@@ -19,6 +37,114 @@ class StoreError(WamkitError):
 
 class WriteError(StoreError, OSError):
     """A file could not be written (disk full, no permission). Whatever stood in its place is unchanged."""
+
+
+def read_json(path: str | Path, *, max_bytes: int = 64 << 20, max_depth: int = 64) -> Any:
+    """The content of a JSON file.
+
+    max_bytes: size of a file that is still read.
+    max_depth: lists and objects within each other.
+
+    Raises StoreError, naming the file, as `read_bytes` and `parse_json` do.
+    """
+    return parse_json(read_bytes(path, max_bytes), str(path), max_depth=max_depth)
+
+
+def parse_json(data: bytes | str, where: str, *, max_depth: int = 64) -> Any:
+    """The value of a JSON text, UTF-8 with or without a byte order mark.
+
+    where: what the text is, for errors: a file, or a file and a line.
+
+    Raises StoreError for anything else: damaged text, deeper nesting (found before it is parsed), NaN and infinities,
+    numbers that a float cannot hold, and halves of characters, which cannot be written again.
+    """
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        if _depth(text.encode()) > max_depth:
+            raise ValueError(f"lists and objects are nested more than {max_depth} deep")
+        value = json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_int)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except ValueError as error:  # also UnicodeError and JSONDecodeError
+        raise StoreError(f"{where} cannot be read as JSON ({error}); {RESTORE}") from error
+    return value
+
+
+def _depth(text: bytes) -> int:
+    """The number of lists and objects within each other; at least that where the text is damaged."""
+    if (most := text.count(b"[") + text.count(b"{")) < 2:
+        return most
+    brackets = _STRING.sub(b"", text).translate(None, _NO_BRACKET)
+    return max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0)
+
+
+def _no_number(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number")
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    return number if abs(number) < float("inf") else _no_number(_shortened(digits))
+
+
+def _int(digits: str) -> int:
+    return int(digits) if len(digits) < 300 else _no_number(_shortened(digits))
+
+
+def _shortened(digits: str) -> str:
+    return digits if len(digits) < 20 else f"{digits[:8]}... of {len(digits)} characters"
+
+
+def read_bytes(path: str | Path, max_bytes: int = 64 << 20) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`, compared before any are read. Raises StoreError."""
+    if (size := file_size(path)) > max_bytes:
+        raise StoreError(f"{path} has {size} bytes, and at most {max_bytes} are read; {RESTORE}")
+    try:
+        with open(path, "rb") as file:
+            return file.read(max_bytes)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}); {RESTORE}") from error
+
+
+def file_size(path: str | Path) -> int:
+    """The size of a regular file in bytes.
+
+    Raises StoreError where there is none, and for folders, pipes and devices, which may never end.
+    """
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"{path} cannot be read ({reason}); {RESTORE}") from error
+    if not stat.S_ISREG(facts.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "special file")
+        raise StoreError(f"{path} is a {kind}, not a file; {RESTORE}")
+    return facts.st_size
+
+
+def inside(root: str | Path, name: str | Path) -> Path:
+    """The path of `name` in the folder `root`, whether or not it exists.
+
+    name: relative to `root`.
+
+    Raises StoreError where it leads out: an absolute name, "..", or a link to elsewhere. A link may lead to another
+    place in `root`, and to `blobs/` beside the `snapshots/` in which `root` lies: so downloads from a hub are laid out.
+    """
+    path, step = Path(root, name), str(root)
+    for part in os.fspath(name).split("/"):
+        step = f"{step}/{part}"
+        if part == ".." or os.path.islink(step):
+            break
+    else:
+        if not os.path.isabs(name):
+            return path
+    top, target = Path(os.path.realpath(root)), Path(os.path.realpath(path))
+    hubs = [p.parent / "blobs" for p in (top, *top.parents) if p.name == "snapshots"]
+    if os.path.isabs(name) or not any(target.is_relative_to(place) for place in (top, *hubs)):
+        raise StoreError(
+            f"{root}: '{name}' leads out of this folder; correct the name, or put the file in place of a link"
+        )
+    return path
 
 
 def atomic_write(path: str | Path, data: bytes) -> None:

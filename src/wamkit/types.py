@@ -25,7 +25,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int32, UInt8, UInt16
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
 from torch import Tensor
 
 from wamkit.errors import WamkitError
@@ -379,6 +379,8 @@ class Episode:
     depth: depth maps by camera, uint16 (T, H, W), in millimetres; 0 where nothing was measured.
     ended: "terminated" or "truncated" as the environment reported it; "" where the caller stopped or it is unknown.
         Not stored.
+    touched, remaining: bool and float64 (T,), `info` of that name after each step (`Environment`); None where the
+        environment does not tell. Not stored.
     """
 
     task: str
@@ -402,6 +404,8 @@ class Episode:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     depth: Mapping[str, UInt16[np.ndarray, "T H W"]] = field(default_factory=dict)
     ended: Literal["", "terminated", "truncated"] = ""
+    touched: Bool[np.ndarray, " T"] | None = None
+    remaining: Float64[np.ndarray, " T"] | None = None
 
     def __len__(self) -> int:
         """T, the number of steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from wamkit.training.optim import Optimizer, orthogonalise
+from wamkit.training.optim import AdamW, Optimizer, orthogonalise
 
 
 def test_muon_in_three_shards_gives_what_one_shard_gives():
@@ -53,3 +53,19 @@ def test_scaled_gradients_move_as_gradients_that_were_scaled():
         weights.append([p.detach() for p in net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
     assert len(moved) == 2 * 2 * 4
+
+
+def test_adamw_updates_the_values_that_the_gradient_means():
+    """Torch's fused AdamW on a CPU misreads a contiguous gradient of a channels_last parameter."""
+    start, gradient = (torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    moved = {}
+    for layout in (torch.contiguous_format, torch.channels_last):
+        p = torch.nn.Parameter(start.clone(memory_format=layout))
+        optimizer = AdamW([p], 0.1, fused=True)
+        for k in range(3):
+            p.grad = gradient * (k + 1)
+            optimizer.step()
+        assert p.is_contiguous(memory_format=layout)
+        moved[layout] = p.detach().contiguous()
+    assert torch.allclose(*moved.values(), atol=1e-6)
+    assert (moved[torch.channels_last] - start).sign().equal(-gradient.sign())

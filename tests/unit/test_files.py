@@ -1,13 +1,26 @@
-"""Durable files: old content or new, folders created, leftovers of killed writers removed."""
+"""Durable files: old content or new, folders created, leftovers of killed writers removed; careful reading."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
-from wamkit.files import StoreError, WriteError, atomic_write, exclusive, make_folder, remove_leftovers, temporary
+from wamkit.files import (
+    StoreError,
+    WriteError,
+    atomic_write,
+    exclusive,
+    inside,
+    make_folder,
+    parse_json,
+    read_bytes,
+    read_json,
+    remove_leftovers,
+    temporary,
+)
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +58,97 @@ def test_leftovers_of_other_processes_and_of_earlier_versions_are_removed(tmp_pa
     (tmp_path / ".x.json.7.tmp/part").write_bytes(b"half")
     remove_leftovers(path)
     assert sorted(os.listdir(tmp_path)) == [".y.json.123.tmp", "x.json"]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"[" * 200_000 + b"]" * 200_000, "nested more than 64 deep"),
+        (b'{"a":' * 65 + b"1" + b"}" * 65, "nested more than 64 deep"),
+        (b"[" * 200_000, "nested more than 64 deep"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b"[-Infinity]", "-Infinity is no number"),
+        (b"[1e999]", "1e999 is no number"),
+        (b"[1" + b"0" * 400 + b"]", r"10000000\.\.\. of 401 characters is no number"),
+        (b'["\xff"]', "can't decode byte 0xff"),
+        (b'["\\ud800"]', "surrogates not allowed"),
+        (b'{"a": 1', "Expecting"),
+        (b"", "Expecting value"),
+    ],
+)
+def test_a_text_that_is_no_sane_json_is_refused_by_name(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(StoreError, match=rf"x\.json cannot be read as JSON \(.*{reason}.*\); restore it from a copy"):
+        read_json(tmp_path / "x.json")
+
+
+def test_json_is_read_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(
+        '\ufeff{"a": [1, -2.5, "é{[[", "\\"\\\\", "\\ud83d\\ude00", 1e308, true, null]}', "utf-8"
+    )
+    assert read_json(tmp_path / "x.json") == {"a": [1, -2.5, "é{[[", '"\\', "\U0001f600", 1e308, True, None]}
+    assert parse_json("[" * 64 + "]" * 64, "text")
+    assert parse_json(str(2**128), "a generator's state") == 2**128
+    assert parse_json('["' + "[" * 100 + '"]', "text") == ["[" * 100]
+
+
+def test_a_damaged_text_takes_no_quadratic_time() -> None:
+    start = time.process_time()
+    for text in ('\\"' * 500_000 + "[[", '"' + "a\\" * 500_000, '["' * 500_000):
+        with pytest.raises(StoreError, match="text cannot be read as JSON"):
+            parse_json(text, "text")
+    assert time.process_time() - start < 2
+
+
+def test_sizes_are_compared_and_only_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 1 << 40)
+    with pytest.raises(StoreError, match="large has 1099511627776 bytes, and at most 67108864 are read"):
+        read_json(tmp_path / "large")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name, what in (("pipe", "a pipe"), ("zero", "a device"), (".", "a folder")):
+        with pytest.raises(StoreError, match=f"is {what}, not a file"):
+            read_bytes(tmp_path / name)
+    for name in ("none", "a\0b"):
+        with pytest.raises(StoreError, match="cannot be read"):
+            read_bytes(tmp_path / name)
+
+
+def test_names_and_links_that_lead_out_are_refused(tmp_path: Path) -> None:
+    root = tmp_path / "snapshots/abc"
+    for name in ("a/b", "x"):
+        atomic_write(root / name, b"1")
+    (tmp_path / "beside").write_bytes(b"2")
+    (tmp_path / "link").symlink_to(root)
+    (root / "within").symlink_to("a")
+    (root / "out").symlink_to(tmp_path)
+    (root / "loop").symlink_to("loop")
+    for good in ("a/b", "x", "not/yet", "within/b", "a/../x"):
+        assert inside(root, good) == root / good
+        assert inside(tmp_path / "link", good) == tmp_path / "link" / good
+    for bad in ("/etc/passwd", "../abc2", "a/../../x", "out/beside", str(root / "x"), "within/../../../beside"):
+        with pytest.raises(StoreError, match=r"abc: '.*' leads out of this folder; correct the name"):
+            inside(root, bad)
+    assert read_bytes(inside(root, "within/b")) == b"1"
+    with pytest.raises(StoreError, match="symbolic links"):
+        read_bytes(inside(root, "loop"))
+
+
+def test_links_of_a_hub_download_lead_to_its_blobs_only(tmp_path: Path) -> None:
+    root = tmp_path / "datasets--a--b/snapshots/abc"
+    atomic_write(tmp_path / "datasets--a--b/blobs/123", b"1")
+    atomic_write(root / "README.md", b"")
+    (root / "x").symlink_to("../../blobs/123")
+    assert read_bytes(inside(root, "x")) == b"1"
+    (tmp_path / "secret").write_bytes(b"2")
+    (root.parent.parent / "blobs/456").symlink_to(tmp_path / "secret")
+    (root / "y").symlink_to("../../blobs/456")
+    with pytest.raises(StoreError, match="'y' leads out of this folder"):
+        inside(root, "y")
+    for path in (root.parent.parent / "blobs").iterdir():
+        path.rename(tmp_path / path.name)
+    (root.parent.parent / "blobs").rmdir()
+    (root.parent.parent / "blobs").symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="'x' leads out of this folder"):
+        inside(root, "x")

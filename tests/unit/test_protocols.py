@@ -8,22 +8,24 @@ import pytest
 
 from conftest import untrained_run
 from wamkit.cli.main import main
+from wamkit.envs import make_env
 from wamkit.envs.libero import MAX_STEPS
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.held_out import evaluation_env
 from wamkit.eval.protocols import MT10, PROTOCOLS, Protocol, named_protocol
 from wamkit.eval.report.card import arguments
 from wamkit.eval.suites.closed_loop import OUTCOMES, Record, _Job, _read_part, outcome, outcomes, success_table
+from wamkit.rollout.loop import Actor, rollout
 from wamkit.runs.run import Run
 from wamkit.types import Episode, WamkitError
 
 
-def episode(success, proprio=None, ended="truncated"):
+def episode(success, proprio=None, ended="truncated", **told):
     T = len(success)
     proprio = np.arange(T)[:, None] if proprio is None else np.array(proprio)
     nothing, success = np.zeros((T, 1), np.float32), np.array(success)
     one = ("t", "do it", 0, 10.0, ("eye",), None, proprio.astype(np.float32), nothing, nothing, nothing[:, 0], success)
-    return Episode(*one, ended=ended)
+    return Episode(*one, ended=ended, **{k: np.array(v) for k, v in told.items()})
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,101 @@ def episode(success, proprio=None, ended="truncated"):
 )
 def test_how_an_episode_went(played, kind):
     assert outcome(played) == kind and kind in OUTCOMES
+
+
+@pytest.mark.parametrize(
+    ("touched", "remaining", "ended", "kind"),
+    [
+        ([0, 0, 0], [3.0, 3.0, 3.0], "truncated", "never touched"),
+        ([0, 0, 0], [3.0, 3.0, 3.0], "terminated", "terminated"),
+        ([0, 1, 0], [3.0, 2.0, 2.0], "truncated", "touched and lost"),
+        ([0, 1, 1], [3.0, 2.0, 2.0], "truncated", "ran out of time"),
+        ([0, 1, 1], [3.0, 2.0, 2.0], "", "stopped"),
+        ([0, 1, 0], [3.0, 2.0, 1.0], "truncated", "nearly"),
+        ([0, 1, 0], [3.0, 1.0, 2.0], "truncated", "touched and lost"),  # it was near, and is not at the end
+        (None, [3.0, 2.0, 1.0], "truncated", "nearly"),
+        (None, [0.0, 0.0, 0.0], "truncated", "ran out of time"),  # nothing to do from the start tells nothing
+        ([0, 0, 0], None, "", "never touched"),
+        ([1, 0, 0], None, "truncated", "touched and lost"),
+    ],
+)
+def test_contact_and_progress_tell_failures_apart(touched, remaining, ended, kind):
+    told = {} if touched is None else {"touched": np.array(touched, bool)}
+    told |= {} if remaining is None else {"remaining": remaining}
+    assert outcome(episode([False] * 3, ended=ended, **told)) == kind and kind in OUTCOMES
+
+
+class Acts(Actor):
+    """Takes the actions of a function of the environment's expert; sees nothing."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def needs_images(self, session):
+        return False
+
+    def act(self, observation, session):
+        return self.action(session or 0), (session or 0) + 1
+
+
+def played(env, action, steps, seed=0):
+    return rollout(env, Acts(action), seed=seed, max_steps=steps, steps_after_success=None, record_images=False)
+
+
+def test_metaworld_tells_of_contact_and_distance():
+    env, rng = make_env("metaworld", task="drawer-open-v3", max_steps=120), np.random.default_rng(0)
+    away = played(env, lambda t: np.array([1, -1, 1, 0], np.float32), 60)
+    assert outcome(away) == "never touched" and away.remaining == pytest.approx(away.remaining[0], abs=1e-3)
+    expert = env.expert()
+    opens = played(env, lambda t: expert(rng), 110)
+    assert opens.succeeded and not opens.touched[:20].any() and opens.touched.any()
+    done = int(opens.success.argmax())
+    assert opens.remaining[done] < opens.remaining[0] / 3
+    failed = {"success": opens.success & False, "remaining": opens.remaining * 0 + 1, "ended": "truncated"}
+    early = dataclasses.replace(opens, **failed)
+    assert outcome(early) in ("touched and lost", "ran out of time")
+
+
+@pytest.mark.parametrize(("task", "told"), [("reach-v3", {"remaining"}), ("door-open-v3", {"touched"})])
+def test_metaworld_leaves_out_what_a_task_does_not_have(task, told):
+    env = make_env("metaworld", task=task)
+    env.reset(seed=0, render=False)
+    *_, info = env.step(np.zeros(4, np.float32), render=False)
+    assert set(info) == {"success"} | told
+
+
+def test_a_pusher_that_stays_away_and_one_that_pushes_are_told_apart():
+    rng = np.random.default_rng(0)
+    env = make_env("physics", task="push")
+    expert = env.expert()
+    assert outcome(played(env, lambda t: -expert(rng), 25)) == "never touched"
+    pushes = played(env, lambda t: expert(rng), 80)
+    assert pushes.succeeded and pushes.touched.any() and pushes.remaining[pushes.success].max() == 0
+    env.reset(seed=0, render=False)
+    assert make_env("physics", task="drop").reset(seed=0, render=False)[1] == {"success": False}
+
+
+def test_pusht_and_reacher_tell_what_they_know():
+    pytest.importorskip("gym_pusht.envs", exc_type=ImportError)
+    env, rng = make_env("pusht"), np.random.default_rng(0)
+    env.reset(seed=3, render=False)
+    corner = np.array([20.0, 20.0], np.float32)
+    assert outcome(played(env, lambda t: corner + t % 2 * 9, 20, seed=3)) == "never touched"
+    expert = env.expert()
+    pushes = played(env, lambda t: expert(rng), 40, seed=3)
+    assert pushes.touched.any() and not pushes.touched[0] and pushes.remaining.min() < pushes.remaining[0]
+    arm = make_env("reacher")
+    expert_of_arm = arm.expert()
+    reaches = played(arm, lambda t: expert_of_arm(rng), 60)
+    assert reaches.touched is None and reaches.remaining[-1] == 0 and reaches.success[-1]
+
+
+def test_an_environment_that_tells_nothing_runs_out_of_time():
+    env = make_env("reacher", max_steps=4)
+    step = env.step
+    env.step = lambda *a, **k: (*(out := step(*a, **k))[:4], {"success": out[4]["success"]})
+    silent = played(env, lambda t: np.ones(2, np.float32), 4)
+    assert (silent.touched, silent.remaining) == (None, None) and outcome(silent) == "ran out of time"
 
 
 def test_what_went_wrong_is_counted_beside_success():

@@ -53,7 +53,10 @@ class Environment(gymnasium.Env, abc.ABC):
     observation: dictionary of `images` uint8 (V, 3, H, W), RGB, upright; `proprio` float32 (s,); `text` str. Its space
         is made by `observation_spaces`. Without rendering there is no key `images`.
     action: float32 (a,), a Box in the environment's own units. Values outside are clipped.
-    info: holds `success`, a bool, after reset and after every step.
+    info: holds `success`, a bool, after reset and after every step. After a step it may also tell how the task goes,
+        so that failures are told apart (`wamkit.eval.suites.closed_loop.outcome`): `touched`, a bool, true if the robot
+        touches what the task has it move; `remaining`, a finite float of at least 0 in any unit, what is left to do,
+        such as the distance of the object from its goal.
     reset: a pure function of the seed, whatever happened before.
     point_grid: an environment with a depth camera may add `point_cloud` float32 (point_grid ** 2, 4) to every rendered
         observation (see `Observation`). `info` then holds `point_body` int32 (K,), the body that each point lies on,

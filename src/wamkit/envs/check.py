@@ -102,6 +102,10 @@ def _check_contract(factory: Factory, seed: int, steps: int) -> None:
         )
         raw, reward, terminated, truncated, info = env.step(action)
         _demand(np.isfinite(reward), f"reward {reward} is not finite")
+        touched, remaining = info.get("touched", False), info.get("remaining", 0.0)
+        _demand(type(touched) is bool, f"info['touched'], where there is one, must be a bool, found {touched!r}")
+        known = isinstance(remaining, float) and 0 <= remaining < np.inf
+        _demand(known, f"info['remaining'], where there is one, must be a float from 0 on, found {remaining!r}")
         _demand(type(terminated) is bool and type(truncated) is bool, "terminated and truncated must be bool")
     expert = env.expert()
     if expert is not None:

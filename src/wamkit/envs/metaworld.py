@@ -51,6 +51,9 @@ _METADATA = DatasetMetadata(
     ),
 )
 
+_NO_DISTANCE = ("assembly-v3", "box-close-v3", "disassemble-v3", "door-open-v3", "hammer-v3")
+"""Tasks in whose `info` MetaWorld leaves the distance to the goal at 0."""
+
 _BULKY = ("mesh_", "tex_", "hfield_", "skin_", "bvh_", "oct_", "name", "paths", "text_")
 """Model fields that no reset changes; comparing them with the pristine model would be slow."""
 
@@ -200,7 +203,12 @@ class MetaWorld(Environment):
         _, reward, _, _, info = self._sim.step(action)
         truncated = self._sim.curr_path_length >= self.config.max_steps
         raw, points = self._observe(render)
-        return raw, float(reward), False, truncated, {"success": bool(info["success"]), **points}
+        told = {"success": bool(info["success"]), "touched": self._tracked().touched(self._sim.data)}
+        if self.task.startswith("reach-"):
+            del told["touched"]  # there is nothing to touch
+        if self.task not in _NO_DISTANCE:
+            told["remaining"] = float(info["obj_to_target"])
+        return raw, float(reward), False, truncated, told | points
 
     def expert(self) -> Expert:
         """MetaWorld's scripted policy, which reads the simulator's full state."""
@@ -236,16 +244,19 @@ class MetaWorld(Environment):
 
     def ground_truth(self, masks: bool = True) -> GroundTruth:
         """See `TrackedBodies`. Masks are those of the first camera."""
-        if self._bodies is None:
-            model = self._sim.model
-            robot = model.body_rootid == model.body("base").id
-            self._bodies = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
         geoms = self._renderer.segmentation()[0] if masks else None
-        return self._bodies.ground_truth(read_state(self._mujoco, self._sim.model, self._sim.data), geoms)
+        return self._tracked().ground_truth(read_state(self._mujoco, self._sim.model, self._sim.data), geoms)
 
     def close(self) -> None:
         self._renderer.close()
         super().close()
+
+    def _tracked(self) -> TrackedBodies:
+        if self._bodies is None:
+            model = self._sim.model
+            robot = model.body_rootid == model.body("base").id
+            self._bodies = TrackedBodies(self._mujoco, model, robot, model.body("right_hand").id)
+        return self._bodies
 
     def _observe(self, render: bool) -> tuple[dict[str, Any], dict[str, Any]]:
         """The observation, and for `info` the ground truth of its scene points."""

@@ -43,9 +43,7 @@ class TrackedBodies:
         mujoco.mj_forward(model, data)
         exists = self._rows.any(1)
         position = np.where(exists[:, None], self._weights @ data.xipos, np.nan)
-        sides = model.geom_bodyid[data.contact.geom]
-        robot, movable = self._robot[sides], self._rows[OBJECT][sides]
-        touched = bool((robot & movable[:, ::-1]).any())
+        touched = self.touched(data)
         contact = np.zeros((1, 2, 4), bool)
         contact[0, HAND, OBJECT] = contact[0, OBJECT, HAND] = contact[0, OBJECT, -1] = touched
         mask = None
@@ -67,6 +65,12 @@ class TrackedBodies:
             inertia=nan(2, 3),
             size=nan(2, 3),
         )
+
+    def touched(self, data: Any) -> bool:
+        """True if the robot touches the object in `data`, a state of the model as the simulator left it."""
+        sides = self._model.geom_bodyid[data.contact.geom]
+        robot, movable = self._robot[sides], self._rows[OBJECT][sides]
+        return bool((robot & movable[:, ::-1]).any())
 
 
 def _subtrees(parent: np.ndarray, roots: np.ndarray) -> np.ndarray:

@@ -144,7 +144,10 @@ class Physics(Environment):
         self._steps += 1
         self._steps_at_rest = self._steps_at_rest + 1 if self._slow() else 0
         success = self._done()
-        return self._observe(render), float(success), False, self._steps >= self.config.max_steps, {"success": success}
+        told: dict[str, Any] = {"success": success}
+        if self._scene.pusher is not None:
+            told |= {"touched": bool(self._touched[:, -1].any()), "remaining": max(0.0, MOVED - self._displacement())}
+        return self._observe(render), float(success), False, self._steps >= self.config.max_steps, told
 
     def expert(self) -> Expert:
         """In `push`, moves straight towards the object; in other tasks, does nothing."""
@@ -286,8 +289,11 @@ class Physics(Environment):
     def _done(self) -> bool:
         if self._scene.pusher is None:
             return self._steps_at_rest >= AT_REST[2]
-        moved = self._data.body("object0").xpos - self._scene.objects[0].position
-        return bool(np.linalg.norm(moved) > MOVED)
+        return self._displacement() > MOVED
+
+    def _displacement(self) -> float:
+        """Metres by which the first object lies off its start."""
+        return float(np.linalg.norm(self._data.body("object0").xpos - self._scene.objects[0].position))
 
     def _observe(self, render: bool) -> dict[str, Any]:
         proprio = np.zeros(4, np.float32)

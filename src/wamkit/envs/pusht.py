@@ -83,6 +83,8 @@ class PushT(Environment):
         self.config, self.task = config, config.task
         size = {"observation_width": config.width, "observation_height": config.height}
         self._sim = _load()(obs_type="state", render_mode="rgb_array", **size)
+        self._sim._handle_collision = self._collided  # every episode's space is given it
+        self._touched = False
         self._start: int | None = None
         self._actions: list[np.ndarray] = []
         self.action_space = gymnasium.spaces.Box(0.0, SIDE, (2,), np.float32)
@@ -112,9 +114,12 @@ class PushT(Environment):
         if self._start is None:
             raise WamkitError("step before the first reset: call reset(seed=...)")
         self._actions.append(action)
+        self._touched = False
         _, reward, _, _, info = self._sim.step(action)
         truncated = len(self._actions) >= self.config.max_steps
-        return self._observe(render), float(reward), False, truncated, {"success": bool(info["is_success"])}
+        told = {"success": bool(info["is_success"]), "touched": self._touched}
+        told["remaining"] = max(0.0, SUCCESS_COVERAGE - float(info["coverage"]))
+        return self._observe(render), float(reward), False, truncated, told
 
     def coverage(self) -> float:
         """Share of the mark that the T covers."""
@@ -159,6 +164,11 @@ class PushT(Environment):
                 "with other versions of gym-pusht, pymunk or NumPy, or on another processor; record it again here"
             )
         return self._observe(render)
+
+    def _collided(self, arbiter: Any, space: Any, data: Any) -> None:
+        """gym-pusht's handler of collisions, which counts those with walls too; notes those with the pusher."""
+        type(self._sim)._handle_collision(self._sim, arbiter, space, data)
+        self._touched |= any(shape.body is self._sim.agent for shape in arbiter.shapes)
 
     def _bodies(self) -> np.ndarray:
         pusher, block = self._sim.agent, self._sim.block

@@ -135,7 +135,8 @@ class Reacher(Environment):
         self._mujoco.mj_kinematics(self._model, self._data)
         self._steps += 1
         away = float(np.linalg.norm(self._away()))
-        return self._observe(render), -away, False, self._steps >= self.config.max_steps, {"success": self._reached()}
+        told = {"success": self._reached(), "remaining": max(0.0, away - NEAR)}
+        return self._observe(render), -away, False, self._steps >= self.config.max_steps, told
 
     def expert(self) -> Expert:
         """Moves both joints towards the ball, by inverse kinematics."""

@@ -241,6 +241,8 @@ class _Recorder:
         self.latency_s: list[float] = []
         self.scene_flow: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self.ended: Literal["", "terminated", "truncated"] = ""
+        self.touched: list[bool | None] = []
+        self.remaining: list[float | None] = []
 
     def __call__(self, t: Transition) -> None:
         self.proprio.append(t.observation.proprio)
@@ -248,6 +250,8 @@ class _Recorder:
         self.expert.append(t.action.executed if t.action.expert is None else t.action.expert)
         self.reward.append(t.reward)
         self.success.append(t.success)
+        self.touched.append(t.next_info.get("touched"))
+        self.remaining.append(t.next_info.get("remaining"))
         if t.snapshot is not None:
             self.snapshots.append(t.snapshot)
         if t.queried:
@@ -276,4 +280,6 @@ class _Recorder:
             latency_s=tuple(self.latency_s),
             scene_flow=SceneFlow(*map(np.stack, zip(*self.scene_flow, strict=True))) if self.scene_flow else None,
             ended=self.ended,
+            touched=None if None in self.touched else np.array(self.touched, bool),
+            remaining=None if None in self.remaining else np.array(self.remaining, np.float64),
         )

@@ -59,6 +59,21 @@ class Muon(torch.optim.Optimizer):
                 )
 
 
+class AdamW(torch.optim.AdamW):
+    """Torch's fused AdamW, for gradients of any memory layout.
+
+    Its CPU kernel takes a gradient for one in the layout of the parameter (torch 2.13), so that a contiguous gradient of
+    a channels_last parameter would update the wrong values.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and p.grad.stride() != p.stride():
+                p.grad = torch.empty_like(p).copy_(p.grad)
+        super().step()
+
+
 class Optimizer:
     """Muon for parameters named by `matrices`, AdamW for the others.
 
@@ -73,7 +88,7 @@ class Optimizer:
         named = list(model.named_parameters())
         rest, muon = [p for n, p in named if n not in chosen], [p for n, p in named if n in chosen]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+            AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         ]
         muon.sort(key=lambda p: tuple(p.shape))  # each shard gets some of every shape
         divided = [muon[i::shards] for i in range(shards)]

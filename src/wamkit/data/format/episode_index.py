@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from wamkit.config import from_dict
 from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
+from wamkit.data.format.parquet import RESTORE
 from wamkit.data.format.schema import (
     BODY_POSE,
     FILES_PER_CHUNK,
@@ -30,7 +31,6 @@ from wamkit.data.format.schema import (
 from wamkit.files import StoreError
 from wamkit.types import Episode
 
-RESTORE = "restore it from a copy or record the data again"
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 

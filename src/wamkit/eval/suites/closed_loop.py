@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +32,19 @@ from wamkit.workers import run_parallel
 SEEDS_PER_JOB = 5
 
 
-OUTCOMES = ("solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped")
+Outcome = Literal[
+    "",
+    "solved",
+    "lost it again",
+    "did not move",
+    "terminated",
+    "never touched",
+    "nearly",
+    "touched and lost",
+    "ran out of time",
+    "stopped",
+]
+OUTCOMES = get_args(Outcome)[1:]
 """Values of `outcome`."""
 
 
@@ -42,7 +54,7 @@ class Record:
 
     steps: up to the first success, or all of them.
     latency_ms: milliseconds of each model query.
-    outcome: see the function `outcome`; "" in records of earlier versions.
+    outcome: see the function `outcome`; "" in records of early versions.
     """
 
     task: str
@@ -51,7 +63,7 @@ class Record:
     success: bool
     steps: int
     latency_ms: tuple[float, ...]
-    outcome: Literal["", "solved", "lost it again", "did not move", "terminated", "ran out of time", "stopped"] = ""
+    outcome: Outcome = ""
 
 
 @dataclass(frozen=True)
@@ -98,14 +110,22 @@ STILL = 0.005
 """Largest change of any proprioceptive value, in its own unit (5 mm, 0.3 degrees), of a robot that did not move."""
 
 
-def outcome(episode: Episode, still: float = STILL) -> str:
-    """The course of an episode, one of `OUTCOMES`, from signals that every environment gives. The first that holds:
+NEARLY = 1 / 3
+"""Share of what there was to do, of which a failure that is called "nearly" leaves no more."""
+
+
+def outcome(episode: Episode, still: float = STILL) -> Outcome:
+    """The course of an episode, one of `OUTCOMES`. The first that holds, of which some only show where the environment
+    tells of contact (`touched`) or of what is left to do (`remaining`), see `Environment`:
 
     solved: success held after the last step.
     lost it again: success held once, but not after the last step. Evaluation stops at the first success, so this is
         seen only where play goes on.
     did not move: no proprioceptive value was ever more than `still` from its first one, up to the last recorded row.
     terminated: the environment ended the episode.
+    never touched: the robot did not touch what the task has it move.
+    nearly: at the end at most `NEARLY` was left to do of what was left after the first step.
+    touched and lost: the robot had touched it, and did not at the end.
     ran out of time: the steps were used up.
     stopped: the caller ended the episode.
     """
@@ -114,7 +134,16 @@ def outcome(episode: Episode, still: float = STILL) -> str:
     moved = np.abs(episode.proprio - episode.proprio[:1])
     if len(episode) > 1 and moved.size and (moved <= still).all():
         return "did not move"
-    return {"terminated": "terminated", "truncated": "ran out of time", "": "stopped"}[episode.ended]
+    if episode.ended == "terminated":
+        return "terminated"
+    touched, left = episode.touched, episode.remaining
+    if touched is not None and not touched.any():
+        return "never touched"
+    if left is not None and 0 < left[0] and left[-1] <= NEARLY * left[0]:
+        return "nearly"
+    if touched is not None and not touched[-1]:
+        return "touched and lost"
+    return "ran out of time" if episode.ended == "truncated" else "stopped"
 
 
 def outcomes(records: Sequence[Record]) -> str:
