@@ -13,18 +13,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from wamkit.files import StoreError, atomic_write, exclusive, make_folder, remove_leftovers
+from wamkit.files import (
+    StoreError,
+    atomic_write,
+    exclusive,
+    make_folder,
+    parse_json,
+    read_bytes,
+    remove_leftovers,
+)
 
 FILE = "meta/checksums.json"
 SEAL = "wamkit/seal"
 """Key of the seal in the metadata of a parquet file."""
 UNSEALED = "sha256=" + 64 * "0"
 """Value of the seal before `seal` fills it in."""
-_SEAL = re.compile(rb"(?<=\x18\x0b%b\x18Gsha256=)[0-9a-f]{64}" % SEAL.encode())  # as Thrift writes key and value
+_BEFORE = b"\x18\x0b%b\x18Gsha256=" % SEAL.encode()  # as Thrift writes the key, and the value up to the checksum
+SMALL = (
+    *(f"meta/{name}" for name in ("info.json", "tasks.parquet", "stats.json", "wamkit.json", "modality.json")),
+    "collect.json",
+    "import.json",
+)
+"""The small files of a data set."""
+_MOST = 1 << 29  # bytes of a list: that of 100,000 episodes whose files are all listed has 70 MB
 _LARGE = ("data/", "videos/", "snapshots/", "meta/episodes/")
 """Folders of files that are compared when they are read anyway, rather than when a data set is opened."""
 
@@ -149,19 +163,46 @@ def replace(root: Path, contents: Mapping[str, bytes], *, new: bool = False) -> 
             atomic_write(root / name, contents[name])
 
 
+def survey(root: Path, recorded: Mapping[Path, str | None]) -> tuple[dict[str, str], list[str]]:
+    """The checksums to list for the files of a data set as they are now, and descriptions of those that changed.
+
+    recorded: the files of all episodes, with their checksums where their facts have them.
+    """
+    try:
+        before = _read(root)
+        changes = [f"{FILE} is missing"] if before is None else []
+    except StoreError:
+        before, changes = None, [f"{FILE} is damaged"]
+    small = [path for path in (root / name for name in SMALL) if path.exists()]
+    facts = dict.fromkeys(sorted((root / "meta/episodes").rglob("*.parquet")))
+    files = {}
+    for path in [*small, *facts, *recorded]:
+        name, digest = path.relative_to(root).as_posix(), digest_of(path)
+        covered = digest == recorded.get(path) or path in facts and is_sealed(path.read_bytes())
+        if not covered:
+            files[name] = digest
+        if before is not None and digest not in before.get(name, []) and not (covered and name not in before):
+            changes.append(name)
+    gone = [n for n, known in (before or {}).items() if "" not in known and not (root / n).exists()]
+    return files, changes + [f"{name} is missing" for name in gone]
+
+
+def accept(root: Path, files: Mapping[str, str]) -> None:
+    """Lists `files` in place of what was listed. Call it under the lock of `root`."""
+    remove_leftovers(root / FILE)
+    atomic_write(root / FILE, _json({name: [digest] for name, digest in files.items()}))
+
+
 def seal(content: bytes) -> bytes:
     """A parquet file that was written with the metadata SEAL: UNSEALED, with its checksum in that place."""
-    *_, place = _SEAL.finditer(content)
-    return content[: place.start()] + sha256(content).encode() + content[place.end() :]
+    start = content.rindex(_BEFORE) + len(_BEFORE)
+    return content[:start] + sha256(content).encode() + content[start + 64 :]
 
 
 def is_sealed(content: bytes) -> bool:
     """True if a parquet file has a seal that fits its content."""
-    places = list(_SEAL.finditer(content))
-    if not places:
-        return False
-    start, end = places[-1].span()
-    return content[start:end].decode() == sha256(content[:start] + (end - start) * b"0" + content[end:])
+    before, mark, rest = content.rpartition(_BEFORE)
+    return bool(mark) and rest[:64] == sha256(before + mark + 64 * b"0" + rest[64:]).encode()
 
 
 def sha256(content: bytes) -> str:
@@ -187,15 +228,15 @@ def _json(files: Mapping[str, list[str]]) -> bytes:
 def _read(root: Path) -> dict[str, list[str]] | None:
     path = root / FILE
     try:
-        content = path.read_bytes()
-        files = json.loads(content)["files"]
+        if not path.exists():
+            return None
+        content = read_bytes(path, _MOST)
+        files = parse_json(content, str(path))["files"]
         if content != _json(files):
             raise ValueError("it is not as it was written")
         for name, known in files.items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or not isinstance(known, list):
                 raise ValueError(f"it lists {name!r}")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (StoreError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(f"{path} is damaged ({error}); {_advice(root)}") from error
     return files

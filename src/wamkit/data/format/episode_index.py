@@ -28,9 +28,10 @@ from wamkit.data.format.schema import (
     Layout,
     check_info,
 )
-from wamkit.files import StoreError
+from wamkit.files import StoreError, read_bytes
 from wamkit.types import Episode
 
+_MOST = 1 << 30  # bytes of a file that is read whole
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 
@@ -254,7 +255,7 @@ def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list
 def _read_facts(root: Path, checksums: Checksums) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
         try:
-            content = None if checksums.files is None else path.read_bytes()
+            content = None if checksums.files is None else read_bytes(path, _MOST)
             source = path if content is None else pa.BufferReader(content)
             with pq.ParquetFile(source, page_checksum_verification=True) as file:
                 names = [n for n in file.schema_arrow.names if not n.startswith("stats/")]
@@ -282,7 +283,7 @@ def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Ch
     features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
     for path, metas in by_file(rows).items():
-        content = _content(path, metas) if whole else None
+        content = read_bytes(path, _MOST) if whole else None
         if content is not None:
             checksums.compare(path, content, recorded[path])
         for key, values in read_data(path, metas, features, content).items():
@@ -304,13 +305,6 @@ def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
     for row in rows:
         files.setdefault(row.data, []).append(row.meta)
     return files
-
-
-def _content(path: Path, metas: Sequence[EpisodeMeta]) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{_naming(path, metas)} cannot be read ({error}); {RESTORE}") from error
 
 
 def _naming(path: Path, metas: Sequence[EpisodeMeta]) -> str:

@@ -29,6 +29,7 @@ def read_parquet(
     max_rows: int = 10_000_000,
     max_bytes: int = 1 << 30,
     where: str = "",
+    content: bytes | None = None,
 ) -> pa.Table:
     """The table in a parquet file whose page checksums, if it has any, are right.
 
@@ -37,11 +38,12 @@ def read_parquet(
     max_rows, max_bytes: rows and bytes in memory of a table that is still read. They are compared with the file's
         metadata first, since a file of 5 MB can declare 60 million rows, and one of 90 kB hold 2 GB of text.
     where: the file as errors name it, if not by its path.
+    content: of the file, if it has been read.
 
     Raises StoreError for anything that is missing, damaged or larger, whatever pyarrow raises.
     """
     where = where or str(path)
-    with open_parquet(path, where) as file, parquet_errors(where):
+    with open_parquet(path, where, content) as file, parquet_errors(where):
         schema = file.schema_arrow
         names = [n for n in schema.names if columns is None or n in columns]
         if leave_out is not None:
@@ -51,23 +53,28 @@ def read_parquet(
         texts = _checked(file, set(names), where, max_rows, max_bytes)
         if not texts:
             return file.read(names, use_threads=False).select(names)  # pyarrow reads "a.b" along with "a"
-    with open_parquet(path, where, read_dictionary=texts) as file, parquet_errors(where):
+    with open_parquet(path, where, content, read_dictionary=texts) as file, parquet_errors(where):
         table = file.read(names, use_threads=False).select(names)  # each text once, however often it occurs
         _refuse(where, sum(_decoded(chunk) for c in table.columns for chunk in c.chunks), max_bytes)
         return table.cast(pa.schema([schema.field(n) for n in names]))
 
 
 @contextlib.contextmanager
-def open_parquet(path: str | Path, where: str = "", **options: Any) -> Iterator[pq.ParquetFile]:
+def open_parquet(
+    path: str | Path, where: str = "", content: bytes | None = None, **options: Any
+) -> Iterator[pq.ParquetFile]:
     """An open parquet file, for those who read a few rows at a time. Its reading belongs into `parquet_errors`.
 
     where: the file as errors name it, if not by its path.
+    content: of the file, if it has been read.
     options: further arguments of `pyarrow.parquet.ParquetFile`.
     """
     where = where or str(path)
     file_size(path)
     with parquet_errors(where):
-        file = pq.ParquetFile(path, page_checksum_verification=True, **options)
+        file = pq.ParquetFile(
+            path if content is None else pa.BufferReader(content), page_checksum_verification=True, **options
+        )
     with file:
         yield file
 

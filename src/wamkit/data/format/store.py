@@ -142,7 +142,8 @@ class Store:
         store._check_totals()
         sums.compare_small()
         store.numeric()
-        store._mend_totals()
+        if compare:
+            store._mend_totals()
         return store
 
     @classmethod
@@ -343,6 +344,12 @@ class Store:
     def checksum(self, episode: int, camera: str) -> str | None:
         """The SHA-256 of a clip's video or PNG images as they were recorded; None where none was recorded."""
         return self._row(episode).clips[camera].sha256
+
+    def files(self, episode: int) -> dict[Path, str | None]:
+        """The files of an episode besides that of its facts, with their SHA-256 where it was recorded in the facts."""
+        row = self._row(episode)
+        paths = (row.data, *(clip.path for clip in row.clips.values()), row.snapshots)
+        return {path: row.sha256.get(path) for path in paths if path is not None}
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order."""
