@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import hashlib
 import json
 import math
@@ -93,7 +94,7 @@ def to_dict(config: Any) -> dict[str, Any]:
         {'lr': 0.001, 'betas': [0.9, 0.99]}
     """
     if not is_dataclass(config) or isinstance(config, type):
-        raise ConfigError(f"a configuration is a dataclass instance; this is {_found(config)}")
+        raise ConfigError(f"a configuration is a dataclass instance; this is {shown(config)}")
     out = _encode(config, type(config), "")
     back = from_dict(type(config), out)
     for f in _init_fields(type(config)):
@@ -187,7 +188,7 @@ def _encode(value: Any, hint: Any, where: str) -> Any:
         return {k: _encode(v, hint, _join(where, k)) for k, v in value.items()}
     if isinstance(value, SCALARS):
         return value
-    raise ConfigError(f"{where}: a configuration cannot hold {_found(value)}")
+    raise ConfigError(f"{where}: a configuration cannot hold {shown(value)}")
 
 
 def _decode(hint: Any, data: Any, where: str) -> Any:
@@ -217,10 +218,13 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
     raise ConfigError(f"{where or hint}: {_name(hint)} is not a type that a configuration can hold")
 
 
+_hints = functools.lru_cache(maxsize=None)(get_type_hints)  # slow, and asked for each episode of a data set
+
+
 def _decode_dataclass(candidates: tuple[type, ...], data: Any, where: str) -> Any:
     _check(isinstance(data, Mapping), " or ".join(f"the fields of {c.__name__}" for c in candidates), data, where)
     cls = _choose(candidates, data, where)
-    hints, known, values = get_type_hints(cls), {f.name: f for f in _init_fields(cls)}, {}
+    hints, known, values = _hints(cls), {f.name: f for f in _init_fields(cls)}, {}
     for key in data:
         if key not in known and key != "kind":
             place, has = _join(where, key), ", ".join(known)
@@ -272,7 +276,7 @@ def _decode_choice(options: Mapping[Any, Any], data: Any, where: str) -> Any:
         if key == data and type(key) is type(data):  # True is not 1
             return value
     known = ", ".join(map(repr, options))
-    raise ConfigError(f"{where}: expected one of {known}, found {_found(data)}{nearest(data, map(str, options))}")
+    raise ConfigError(f"{where}: expected one of {known}, found {shown(data)}{nearest(data, map(str, options))}")
 
 
 def _decode_sequence(origin: type, args: tuple[Any, ...], data: Any, where: str) -> Any:
@@ -285,10 +289,11 @@ def _decode_sequence(origin: type, args: tuple[Any, ...], data: Any, where: str)
 
 def _check(ok: bool, expected: Any, data: Any, where: str) -> None:
     if not ok:
-        raise ConfigError(f"{where or 'configuration'}: expected {_name(expected)}, found {_found(data)}")
+        raise ConfigError(f"{where or 'configuration'}: expected {_name(expected)}, found {shown(data)}")
 
 
-def _found(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as errors show it, shortened, with its type."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 

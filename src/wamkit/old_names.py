@@ -8,6 +8,8 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
+RUN_ADDED = ("origins",)
+"""Parts of a run's configuration that it has since, and that others imply."""
 MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
 """Fields that a family's configuration has since, with the values that stand for what was there before."""
 SPEC = {"points": "point_grid"}
@@ -50,7 +52,7 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
     Finished results are keyed by it, and runs are resumed by it.
     """
     model = {k: v for k, v in data.get("model", {}).items() if k not in MODEL_ADDED or v != MODEL_ADDED[k]}
-    return {**data, "model": model}
+    return {**{k: v for k, v in data.items() if k not in RUN_ADDED}, "model": model}
 
 
 def source(provenance: Mapping[str, Any]) -> dict[str, Any]:

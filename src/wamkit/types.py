@@ -39,6 +39,10 @@ class ObservationError(WamkitError, ValueError):
     """An observation or a query is malformed: a wrong key, shape, type or range."""
 
 
+class NotFinite(WamkitError):
+    """A model computed values that are NaN or infinite: its weights, or what it was given, are not sane."""
+
+
 class Query(enum.StrEnum):
     """The five conditionals of p(o', a | o, l), for observations o, actions a and an instruction l.
 

@@ -13,9 +13,10 @@ from wamkit.config import ConfigError
 from wamkit.data.loading.windows import observations
 from wamkit.families.base import FAMILIES, Family
 from wamkit.inference.model import Model
+from wamkit.inference.policy import Policy
 from wamkit.nn import Backbone
 from wamkit.nn.attention_mask import closure
-from wamkit.types import Observation, ObservationError, Query, UnsupportedQuery
+from wamkit.types import NotFinite, Observation, ObservationError, Query, UnsupportedQuery
 
 NAMES = FAMILIES.names()
 
@@ -404,3 +405,37 @@ def test_what_is_given_and_known_hears_of_nothing_else(name, spec, normalizer):
     known = [i for i, s in enumerate(segments) if s.stream in ("context", "now", "text")]
     others = [i for i, s in enumerate(segments) if s.stream not in ("context", "now", "text", "slots")]
     assert known and not reach[known][:, others].any()
+
+
+def same_answer(a, b) -> bool:
+    pairs = ((getattr(a, k), getattr(b, k)) for k in ("actions", "future", "point_cloud"))
+    return all((x is None) == (y is None) and (x is None or np.array_equal(x, y)) for x, y in pairs)
+
+
+@pytest.mark.parametrize(("name", "query"), queries())
+def test_nan_in_any_part_is_an_error_or_changes_nothing(name, query, spec, normalizer, batch):
+    """Pixels and codes made of NaN look like any others, so answers are checked before they become that."""
+    model, one = make(name, spec, normalizer), slice(0, 1)
+    whole, refused = ask(model, query, batch, one), 0
+    for part, values in model.named_parameters():
+        kept = values.detach().clone()
+        with torch.no_grad():
+            values.fill_(float("nan"))
+        try:
+            assert same_answer(ask(model, query, batch, one), whole), part
+        except NotFinite as error:
+            assert f"the query '{query}' of this '{name}': " in str(error)
+            refused += 1
+        with torch.no_grad():
+            values.copy_(kept)
+    assert refused > 3
+
+
+def test_a_policy_and_an_embodiment_never_answer_with_nan(spec, normalizer, batch):
+    model = Model(make("unified", spec, normalizer))
+    model.family.normalizer.std_action[0] = float("inf")
+    message = "the query 'policy' of this 'unified': actions: the model computed NaN or infinite values"
+    with pytest.raises(NotFinite, match=message):
+        Policy(model).act(observations(batch)[0])
+    with pytest.raises(NotFinite, match="the query 'joint' of this 'unified': actions"):
+        model.sample(observations(batch)[:2], "joint")

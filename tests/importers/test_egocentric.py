@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import h5py
 import numpy as np
@@ -106,10 +107,13 @@ def test_ego4d_narrations_hold_until_the_next(tmp_path):
     together = importer("ego4d", tmp_path, fps=5.0)
     assert [together.read(n).text for n in together.episodes()] == ["looks", "walks", "sits"]
     assert [frames_shown(together.read(f"abc/1/{i}").images["head"]()) for i in (0, 1)] == [[10, 15, 20]] * 2
-    for when in (float("nan"), -1.0):
+    for when, message in (
+        (float("nan"), "NaN is no number"),
+        (-1.0, "'#C C waits' in video abc is -1.0"),
+    ):
         row = {"timestamp_sec": when, "narration_text": "#C C waits"}
         (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_2": {"narrations": [row]}}}))
-        with pytest.raises(SourceError, match=f"narration.json: video abc: '#C C waits' is at {when} seconds"):
+        with pytest.raises(SourceError, match=f"narration.json.*{message}"):
             importer("ego4d", tmp_path).episodes()
     (tmp_path / "narration.json").write_text("{")
     with pytest.raises(SourceError, match="narration.json"):
@@ -183,3 +187,38 @@ def test_egodex_damage_is_named(hands):
         del file.attrs["llm_description"]
     with pytest.raises(SourceError, match="it has no description"):
         importer("egodex", hands).read("part1/fold_shirt/0")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 200_000, "nested more than 64 deep"),
+        ("[]", "no object with videos as keys"),
+        ('{"abc": []}', "it has a list in place of an object with 'narration_pass_1'"),
+        ('{"abc": {"narration_pass_1": {"narrations": {}}}}', "'narrations' is a dict instead of a list"),
+        ('{"abc": {"narration_pass_1": {"narrations": [{"timestamp_sec": 1}]}}}', "it has no 'narration_text'"),
+        (
+            '{"abc": {"narration_pass_1": {"narrations": [{"timestamp_sec": "1", "narration_text": "x"}]}}}',
+            "timestamp_sec of 'x' in video abc is '1' instead of a number",
+        ),
+        (
+            '{"abc": {"narration_pass_1": {"narrations": [{"timestamp_sec": 1e300, "narration_text": "x"}]}}}',
+            "timestamp_sec of 'x' in video abc is 1e.300",
+        ),
+    ],
+)
+def test_ego4d_narrations_are_checked(tmp_path, content, message):
+    write_video(tmp_path / "abc.mp4", 5, fps=25)
+    (tmp_path / "narration.json").write_text(content)
+    with pytest.raises(SourceError, match=f"narration.json.*{message}"):
+        importer("ego4d", tmp_path).episodes()
+
+
+def test_many_narrations_take_no_quadratic_time(tmp_path):
+    """100,000 at one instant took ten minutes."""
+    write_video(tmp_path / "abc.mp4", 5, fps=25)
+    rows = [{"timestamp_sec": 0.0, "narration_text": f"#C C waits {i}"} for i in range(100_000)]
+    (tmp_path / "narration.json").write_text(json.dumps({"abc": {"narration_pass_1": {"narrations": rows}}}))
+    began = time.process_time()
+    assert len(importer("ego4d", tmp_path).episodes()) == 100_000
+    assert time.process_time() - began < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -189,3 +190,108 @@ def test_files_that_are_cut_off_or_another_format(tmp_path, spoiled):
         importer("libero", FILES / "episode_0.hdf5").layout()
     with pytest.raises(SourceError, match="there is no episode_0.hdf5 in it; is it ALOHA's"):
         importer("aloha", tmp_path / "empty").layout()
+
+
+def big_jpeg(side: int) -> bytes:
+    """A small JPEG image whose header declares another size."""
+    from imagecodecs import jpeg_encode
+
+    data = bytearray(jpeg_encode(np.zeros((16, 16, 3), np.uint8)))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = side.to_bytes(2, "big") * 2
+    return bytes(data)
+
+
+def never_written(name, shape, dtype="u1", **options):
+    def change(file):
+        if name in file:
+            del file[name]
+        file.create_dataset(name, shape, dtype, **options)
+
+    return change
+
+
+IMAGE = "data/demo_0/obs/agentview_image"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (never_written(IMAGE, (6, 16_000, 16_000, 3), chunks=(1, 16_000, 16_000, 3)), "too large to unpack"),
+        (never_written(IMAGE, (6, 16_000, 16_000, 3), chunks=(1, 1000, 1000, 3)), "0 of its 1536 parts are there"),
+        (never_written(IMAGE, (6, 32, 32, 3)), "0 of its 1 parts are there"),
+        (never_written(IMAGE, (10**9, 32, 32, 3), chunks=(1, 32, 32, 3)), "0 of its 1000000000 parts are there"),
+        (replace(IMAGE, np.zeros((6, 32, 32, 4), np.uint8)), "uint8 .* instead of uint8 .H, W, 3."),
+        (replace(IMAGE, np.zeros((6, 32), np.uint8)), "uint8 .6, 32. instead of uint8 .T, H, W, 3."),
+        (replace("data/demo_0/actions", np.zeros((6, 70_000), "i1")), "columns of /data/demo_0/actions is 70000"),
+        (replace("data/demo_0/actions", np.zeros(6)), "actions is .6,. instead of .T, n."),
+        (replace("data/demo_0/actions", b"text"), "holds object instead of numbers"),
+        (replace("data", h5py.ExternalLink("/dev/zero", "/x")), "is a link to another file, /dev/zero; refused"),
+        (replace("data", h5py.SoftLink("/data")), "is a link to a link to a link"),
+        (lambda f: f["data"].attrs.create("env_args", "[" * 1000), "attribute env_args cannot be read as JSON"),
+        (lambda f: f["data"].attrs.create("env_args", "[]"), "attribute env_args is JSON, but no object"),
+        (lambda f: f["data"].attrs.create("env_args", '{"env_kwargs": []}'), "env_kwargs .* is no object"),
+        (lambda f: f["data"].attrs.create("env_args", '{"env_kwargs": {"control_freq": "x"}}'), "control_freq .* 'x'"),
+        (lambda f: f["data"].attrs.create("env_args", 7), "attribute env_args is no text"),
+    ],
+)
+def test_declared_sizes_and_links_are_checked_before_anything_is_read(spoiled, change, message):
+    spoil(spoiled, change)
+    with pytest.raises(SourceError, match=f"robomimic.hdf5.*: .*{message}") as error:
+        importer("robomimic", spoiled).metadata()
+    assert "\n" not in str(error.value) and ";" in str(error.value)
+
+
+def test_sizes_that_overflow_and_links_behind_links(spoiled, tmp_path):
+    """2^32 times 2^32 values are 0 in 64 bits. A link within the file may pass through one to another file."""
+    os.mkfifo(tmp_path / "pipe.h5")
+
+    def change(file):
+        never_written("data/demo_0/actions", (2**32, 2**32), chunks=(1000, 1000))(file)
+        file["away"] = h5py.ExternalLink(str(tmp_path / "pipe.h5"), "/")
+        replace("data/demo_2/actions", h5py.SoftLink("/away/x"))(file)
+        file["data/here"] = file["data/demo_10"]["actions"][()]
+        replace("data/demo_10/actions", h5py.SoftLink("/data/here"))(file)
+
+    spoil(spoiled, change)
+    with pytest.raises(SourceError, match="actions declares 18446744073709551616 bytes"):
+        importer("robomimic", spoiled).read("demo_0")
+    with pytest.raises(SourceError, match="is a link to another file, .*pipe.h5; refused"):
+        importer("robomimic", spoiled).read("demo_2")
+    assert len(importer("robomimic", spoiled).read("demo_10")) > 1
+
+
+def test_images_are_as_many_as_the_steps(spoiled):
+    spoil(spoiled, replace(IMAGE, np.zeros((9, 32, 32, 3), np.uint8)))
+    with pytest.raises(SourceError, match=r"agentview_image' has 9 images for 6 steps"):
+        next(importer("robomimic", spoiled).read("demo_0").images["agentview"]())
+
+
+def test_a_jpeg_that_declares_gigabytes_is_not_unpacked(tmp_path):
+    shutil.copy(FILES / "episode_1.hdf5", tmp_path)
+
+    def change(file):
+        images = "observations/images/cam_high"
+        rows, packed = np.zeros((len(file[images]), 2000), np.uint8), np.frombuffer(big_jpeg(65_000), np.uint8)
+        rows[:, : len(packed)] = packed
+        replace(images, rows)(file)
+
+    spoil(tmp_path / "episode_1.hdf5", change)
+    with pytest.raises(SourceError, match="cam_high' declares 65000x65000 pixels, more than 33554432; refused"):
+        importer("aloha", tmp_path).layout()
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000 + "]" * 100_000, "[]", '{"env_info": {}}', '{"env_info": 10', "\xff"]
+)
+def test_maniskills_facts_are_checked(tmp_path, content):
+    for name in ("maniskill.h5", "maniskill.json"):
+        shutil.copy(FILES / name, tmp_path)
+    (tmp_path / "maniskill.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SourceError, match="maniskill.json") as error:
+        importer("maniskill", tmp_path / "maniskill.h5").metadata()
+    assert len(str(error.value)) < 900
+    (tmp_path / "maniskill.json").unlink()
+    (tmp_path / "maniskill.json").symlink_to("/dev/zero")
+    with pytest.raises(SourceError, match="maniskill.json: it is a pipe or a device instead of a file"):
+        importer("maniskill", tmp_path / "maniskill.h5").metadata()

@@ -181,7 +181,7 @@ def test_names_that_lead_out_and_numbers_that_are_none(tmp_path):
     (tmp_path / "secret").write_text("x")
     (tmp_path / "in/link").symlink_to(tmp_path / "secret")
     for name in ("../secret", "/etc/passwd", "link", "a/../../secret"):
-        with pytest.raises(SourceError, match="leads out of the data set"):
+        with pytest.raises(SourceError, match="leads out of this folder"):
             inside(tmp_path / "in", name)
     assert inside(tmp_path / "in", "a/b") == tmp_path / "in/a/b"
     with pytest.raises(SourceError, match="action is NaN or infinite at step 1"):
@@ -209,3 +209,33 @@ def test_unknown_formats_and_missing_sources(tmp_path):
         import_data(Import(format="robomimc", source=tmp_path, out=tmp_path / "o"))
     with pytest.raises(SourceError, match="nowhere: there is no such file or folder"):
         import_data(Import(format="robomimic", source=tmp_path / "nowhere", out=tmp_path / "o"))
+
+
+def test_whatever_a_reader_raises_is_an_error_of_the_source(made, monkeypatch):
+    """Also while images are read, and texts that no file can hold; another episode can then be imported."""
+
+    def read(self, name):
+        recording = Made.__dict__["plain"](self, name)
+        if name == "0":
+            raise RecursionError("maximum recursion depth exceeded")
+        if name == "1":
+
+            def images():
+                yield from ()
+                raise OverflowError("too large")
+
+            return dataclasses.replace(recording, images={"scene": images, "wrist": images})
+        return dataclasses.replace(recording, text="\udcff") if name == "2" else recording
+
+    monkeypatch.setattr(Made, "plain", Made.read, raising=False)
+    monkeypatch.setattr(Made, "read", read)
+    write(made, 3)
+    with pytest.raises(SourceError, match=r"source \(episode 0\): maximum recursion depth exceeded; .*--on-error skip"):
+        run(made)
+    assert [m.source for m in run(made, on_error="skip").episodes] == ["3"]
+    skipped = left_out(made.parent / "store")
+    assert "too large" in skipped["1"] and "a text is not UTF-8" in skipped["2"]
+    for content in ("[" * 100_000, "{}", "\xff", '{"complete": 1}'):
+        (made.parent / "store" / FILE).write_bytes(content.encode("latin-1"))
+        with pytest.raises(StoreError, match=FILE):
+            require_whole(made.parent / "store")

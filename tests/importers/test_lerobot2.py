@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -144,8 +145,139 @@ def test_missing_and_foreign_videos_and_paths_that_lead_out(copy):
         list(importer(copy).read("000001").images["front"]())
     info = json.loads((copy / "meta/info.json").read_text())
     (copy / "meta/info.json").write_text(json.dumps(info | {"data_path": "../../{episode_index}.parquet"}))
-    with pytest.raises(SourceError, match="leads out of the data set"):
+    with pytest.raises(SourceError, match="leads out of this folder"):
         importer(copy).read("000001")
     (copy / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v3.0"}))
     with pytest.raises(SourceError, match="codebase_version is v3.0, not v2.x"):
         importer(copy).layout()
+
+
+def rewrite(copy, **changes) -> None:
+    path = copy / "meta/info.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fps": "10"}, "info.json: fps is '10' instead of a number from 0.01 to 1000; correct it"),
+        ({"fps": 0}, "info.json: fps is 0 instead"),
+        ({"chunks_size": 0}, "info.json: chunks_size is 0 instead of a whole number"),
+        ({"chunks_size": True}, "info.json: chunks_size is True instead of a whole number"),
+        ({"total_episodes": 2.0}, "info.json: total_episodes is 2.0 instead of a whole number"),
+        ({"robot_type": ["arm"]}, "info.json: robot_type is a list instead of a text"),
+        ({"features": []}, "info.json: 'features' is a list instead of a dict"),
+        ({"data_path": "{episode_index:2000000000}"}, "info.json: data_path is .* not a path with episode_index"),
+        ({"data_path": "{episode_index.__class__}"}, "info.json: data_path is .* not a path with episode_index"),
+        ({"video_path": 7}, "info.json: 'video_path' is 7 instead of a str"),
+        ({"codebase_version": 2}, "info.json: 'codebase_version' is 2 instead of a str"),
+    ],
+)
+def test_facts_of_the_data_set_are_checked(copy, change, message):
+    rewrite(copy, **change)
+    with pytest.raises(SourceError, match=message):
+        importer(copy).layout()
+        importer(copy).read("000001")
+
+
+@pytest.mark.parametrize(
+    ("key", "feature", "message"),
+    [
+        ("action", {"shape": [10**9]}, "the shape of feature 'action' is 1000000000 instead of a whole number"),
+        ("action", {"shape": ["2"]}, "the shape of feature 'action' is '2' instead of a whole number"),
+        ("action", {"shape": [2**15, 2**15]}, "feature 'action' has the shape .* which no step has"),
+        ("observation.images.front", {"shape": [60_000, 60_000, 3]}, "declares 60000x60000 pixels"),
+        ("observation.images.front", {"shape": [48, 64]}, "has the shape .48, 64. instead of .height, width, 3."),
+        ("observation.images.front", {"dtype": 5}, "'dtype' is 5 instead of a str"),
+    ],
+)
+def test_features_are_checked(copy, key, feature, message):
+    told(copy, **{key: feature})
+    with pytest.raises(SourceError, match=rf"info.json: .*{message}"):
+        importer(copy).layout()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 200_000 + "]" * 200_000, "[1]", '{"fps": 1' + "0" * 400 + "}", "\xff\xfe", '{"a": NaN}', "", "null"],
+)
+@pytest.mark.parametrize("name", ["info.json", "modality.json", "tasks.jsonl", "episodes.jsonl"])
+def test_json_that_is_none_is_named_at_once(copy, name, content):
+    (copy / "meta" / name).write_bytes(content.encode("latin-1"))
+    source = importer(copy)
+    with pytest.raises(SourceError, match=rf"meta/{name}|meta/episodes.jsonl: it lists 0") as error:
+        source.metadata()
+        source.episodes()
+        source.read("000001")
+        raise SourceError("meta/modality.json")  # an empty object in it has no fields, which is allowed
+    assert "\n" not in str(error.value) and len(str(error.value)) < 900
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        (
+            "episodes.jsonl",
+            {"episode_index": "1", "length": 5},
+            "episode_index of line 1 is '1' instead of a whole number",
+        ),
+        ("episodes.jsonl", {"episode_index": -1, "length": 5}, "episode_index of line 1 is -1"),
+        ("episodes.jsonl", {"episode_index": 1, "length": 10**12}, "length of line 1 is 1000000000000"),
+        ("episodes.jsonl", {"length": 5}, "it has no 'episode_index'"),
+        ("tasks.jsonl", {"task_index": 0, "task": ["x"]}, "task of line 1 is a list instead of a text"),
+        ("tasks.jsonl", {"task_index": 0, "task": "\ud800"}, "utf-8"),
+    ],
+)
+def test_rows_of_the_tables_are_checked(copy, name, line, message):
+    (copy / "meta" / name).write_text(json.dumps(line))
+    with pytest.raises(SourceError, match=rf"meta/{name}.*{message}"):
+        importer(copy).episodes()
+        importer(copy).read("000001")
+
+
+def test_a_small_table_that_declares_millions_of_rows(copy):
+    """A repeated value takes next to nothing in a file: 60 million rows, a few kB."""
+    steps = 60_000_000
+    with pq.ParquetWriter(copy / TABLE, pa.schema([("frame_index", pa.int64())])) as file:
+        for _ in range(6):
+            file.write_table(pa.table({"frame_index": pa.array(np.zeros(steps // 6, np.int64))}))
+    assert (copy / TABLE).stat().st_size < 400_000
+    with pytest.raises(SourceError, match="declares 60000000 rows, and at most 5 are read"):
+        importer(copy).read("000001")
+    rows = ({"episode_index": 0, "length": 7}, {"episode_index": 1, "length": steps})
+    (copy / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(SourceError, match="it declares 60000000 steps of .* more than an episode ever takes"):
+        importer(copy).read("000001")
+
+
+def test_flipped_bytes_of_a_table_are_one_line(copy):
+    """Each byte of the metadata at the end of the file, and some of the pages: read as before, or refused."""
+    whole = (copy / TABLE).read_bytes()
+    rng, wrote = np.random.default_rng(0), importer(copy).read("000001")
+    for at in rng.choice(len(whole), 150, replace=False).tolist():
+        (copy / TABLE).write_bytes(whole[:at] + bytes([whole[at] ^ 1 << int(rng.integers(8))]) + whole[at + 1 :])
+        try:
+            read = importer(copy).read("000001")
+            assert read.state.shape == wrote.state.shape
+        except SourceError as error:
+            assert "episode_000001.parquet" in str(error) and "\n" not in str(error)
+
+
+def test_pipes_devices_and_links(copy, tmp_path):
+    for name, message in (("meta/info.json", "info.json"), (TABLE, "episode_000001.parquet"), (VIDEO, "000001.mp4")):
+        kept = (copy / name).read_bytes()
+        for make in (os.mkfifo, lambda p: p.symlink_to("/dev/zero")):
+            (copy / name).unlink()
+            make(copy / name)
+            with pytest.raises(SourceError, match=rf"{message}.*(pipe or a device|leads out)|leads out of this folder"):
+                list(importer(copy).read("000001").images["front"]())
+        (copy / name).unlink()
+        (copy / name).write_bytes(kept)
+    hub = tmp_path / "hub"
+    (hub / "blobs").mkdir(parents=True)
+    for path in [p for p in copy.rglob("*") if p.is_file()]:
+        link = hub / "snapshots/main" / path.relative_to(copy)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, hub / "blobs" / str(path.relative_to(copy)).replace("/", "-"))
+        link.symlink_to(hub / "blobs" / str(path.relative_to(copy)).replace("/", "-"))
+    assert len(importer(hub / "snapshots/main").read("000001")) == 5, "the folder of a hub's download"

@@ -107,3 +107,56 @@ def test_messages_that_are_none_do_not_hang_or_read_beyond():
             continue
     with pytest.raises(SourceError, match="this is not a tf.train.Example"):
         records.example(b"\xff" * 20)
+
+
+def field(number: int, content: bytes | int) -> bytes:
+    """A protobuf field, shorter than 128 bytes or a number."""
+    if isinstance(content, int):
+        out = bytes([number << 3])
+        while content > 127:
+            out, content = out + bytes([content & 127 | 128]), content >> 7
+        return out + bytes([content])
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def test_a_number_in_place_of_a_message_is_not_that_many_bytes():
+    """`bytes(2**40)` is a terabyte of zeros."""
+    for entry in (
+        field(1, 2**40) + field(2, b""),
+        field(1, b"a") + field(2, 2**40),
+        field(1, b"a") + field(2, field(1, 2**40)),
+        field(1, b"a") + field(2, field(1, field(1, 2**40))),
+        field(1, b"a") + field(2, field(2, field(1, 2**40))),
+    ):
+        with pytest.raises(SourceError, match="a number in place of a message"):
+            records.example(field(1, field(1, entry)))
+    with pytest.raises(SourceError, match="a feature has no name"):
+        records.example(field(1, field(1, field(2, b""))))
+    numbers = field(1, b"a") + field(2, field(3, field(1, bytes([1, 172, 2])) + field(1, 7)))
+    assert records.example(field(1, field(1, numbers)))["a"].tolist() == [1, 300, 7]
+
+
+def test_a_file_name_that_declares_a_billion_files(copy):
+    first = min(copy.glob("*.tfrecord-00000*"))
+    first.rename(copy / "tiny-train.tfrecord-00000-of-99999999999")
+    next(copy.glob("*.tfrecord-00001*")).unlink()
+    with pytest.raises(SourceError, match="file 1 of 99999999999 of the split 'train' is missing"):
+        importer(copy).episodes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: "[" * 100_000, "nested more than 64 deep"),
+        (lambda t: "[1]", "a list in place of an object with 'featuresDict'"),
+        (lambda t: t.replace('"7"', '"1000000000"'), "the size of 'action' in features.json is 1000000000"),
+        (lambda t: t.replace('"7"', '"-1"'), "the size of 'action' in features.json is -1"),
+        (lambda t: t.replace('"7"', '"x"'), "features.json"),
+        (lambda t: t.replace('"featuresDict"', '"other"'), "it has no 'featuresDict'"),
+    ],
+)
+def test_features_are_checked(copy, change, message):
+    path = copy / "features.json"
+    path.write_text(change(path.read_text()))
+    with pytest.raises(SourceError, match=message):
+        importer(copy).layout()

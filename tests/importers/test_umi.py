@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle  # house: writes what the importer must refuse
 import zipfile
 from pathlib import Path
 
+import numcodecs
 import numpy as np
 import pytest
+import zarr
 
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.importers import IMPORTERS, SourceError
 from wamkit.data.importers.run import Import, import_data
+from wamkit.data.importers.zarr2 import Zarr
+from wamkit.files import StoreError
 from wamkit.registry import load_package
 
 load_package("wamkit.data.importers")
@@ -113,3 +120,96 @@ def test_dangerous_archives_are_refused(tmp_path):
         file.writestr("data/x/0", bytes(50_000_000))
     with pytest.raises(SourceError, match="'data/x/0' declares 50000000 bytes; refused"):
         importer(tmp_path / "bomb.zip").layout()
+
+
+def about(name: str, **changes) -> dict[str, bytes]:
+    """The .zarray of an array of the session with other entries."""
+    with zipfile.ZipFile(SESSION) as file:
+        return {f"{name}/.zarray": json.dumps(json.loads(file.read(f"{name}/.zarray")) | changes).encode()}
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/wamkit-zarr-was-here",)
+
+
+def test_a_codec_that_unpickles_is_refused(tmp_path):
+    """numcodecs has one, and zarr takes whatever codec a file names."""
+    path = rewritten(
+        tmp_path / "a.zip",
+        **about("data/robot0_eef_pos", compressor={"id": "pickle", "protocol": 4}),
+        **{"data/robot0_eef_pos/0.0": pickle.dumps(Harm())},
+    )
+    with pytest.raises(SourceError, match="the compressor 'pickle' is not one of blosc"):
+        importer(path).read("0")
+    path = rewritten(tmp_path / "b.zip", **about("data/robot0_eef_pos", filters=[{"id": "pickle", "protocol": 4}]))
+    with pytest.raises(SourceError, match="filters are not read; refused"):
+        importer(path).read("0")
+    assert not Path("/tmp/wamkit-zarr-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "data/robot0_eef_pos",
+            {"chunks": [1, 1], "shape": [500_000_000, 1]},
+            "is .500000000, 1., but",
+        ),
+        ("meta/episode_ends", {"chunks": [1], "shape": [50_000_000]}, "declares 50000000 chunks"),
+        ("meta/episode_ends", {"chunks": [1], "shape": [1_000_000]}, "meta/episode_ends/1 is missing"),
+        ("data/camera0_rgb", {"shape": [15, 16_000, 16_000, 3]}, "declares 16000x16000 pixels"),
+        ("data/camera0_rgb", {"chunks": [1, 16_000, 16_000, 3]}, "are larger than any array"),
+        ("data/camera0_rgb", {"chunks": [1, 1, 1, 1]}, "data/camera0_rgb/0.0.0.1 is missing"),
+        ("data/camera0_rgb", {"chunks": [1, 32, 0, 3]}, "chunks is 0 instead of a whole number"),
+        ("data/camera0_rgb", {"chunks": [1, 64, 64, 3]}, "0.0.0.0 is damaged"),
+        ("data/camera0_rgb", {"shape": [40, 32, 32, 3]}, "camera0 has 40 images for 15 rows"),
+        ("data/robot0_eef_pos", {"chunks": [7, 3]}, "robot0_eef_pos/1.0 is missing"),
+        ("data/robot0_eef_pos", {"chunks": [30, 3]}, "unpacks to 180 bytes instead of 360"),
+        ("data/robot0_eef_pos", {"dtype": "|O"}, "is no array of numbers"),
+        ("data/robot0_eef_pos", {"dtype": [["a", "<f4"]]}, "'dtype' is a list instead of a str"),
+        ("data/robot0_eef_pos", {"shape": None}, "'shape' is None instead of a list"),
+        ("data/robot0_eef_pos", {"zarr_format": 3}, "zarr_format is 3, and version 2 is read"),
+    ],
+)
+def test_declared_shapes_are_checked_before_anything_is_unpacked(tmp_path, name, changes, message):
+    path = rewritten(tmp_path / "a.zip", **about(name, **changes))
+    with pytest.raises(SourceError, match=rf"a.zip.*: .*{message}") as error:
+        source = importer(path)
+        source.layout()
+        list(source.read("0").images["camera0"]())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("codec", [None, "blosc", "zlib", "gzip", "bz2", "zstd", "lz4"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_are_those_that_zarr_writes(tmp_path, codec, order):
+    """With chunks that end beyond the array, read in whole and in part; then with a chunk that unpacks to more."""
+    values = np.random.default_rng(0).normal(size=(23, 5)).astype(np.float32)
+    compressor = codec and numcodecs.get_codec({"id": codec})
+    group = zarr.open_group(str(tmp_path / "a"), mode="w", zarr_format=2)
+    made = group.create_array("x", shape=(23, 5), chunks=(4, 3), dtype="f4", compressors=compressor, order=order)
+    made[:] = values
+    array = Zarr(tmp_path / "a").array("x")
+    np.testing.assert_array_equal(array.read(), values)
+    for start, stop in ((0, 1), (3, 9), (22, 23), (8, 8)):
+        np.testing.assert_array_equal(array.read(start, stop), values[start:stop])
+    more = np.zeros(10_000, np.float32).tobytes()
+    (tmp_path / "a/x/1.1").write_bytes(more if codec is None else bytes(compressor.encode(more)))
+    with pytest.raises((SourceError, StoreError), match="x/1.1"):
+        array.read()
+
+
+def test_a_folder_whose_files_lead_out_or_never_end(tmp_path):
+    folder = tmp_path / "session.zarr"
+    with zipfile.ZipFile(SESSION) as file:
+        file.extractall(folder)
+    chunk = folder / "data/robot0_eef_pos/0.0"
+    chunk.rename(tmp_path / "elsewhere")
+    chunk.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="leads out of this folder"):
+        importer(folder).read("0")
+    chunk.unlink()
+    os.mkfifo(chunk)
+    with pytest.raises(SourceError, match="is a pipe, not a file"):
+        importer(folder).read("0")

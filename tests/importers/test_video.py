@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import struct
 import threading
 from pathlib import Path
 
@@ -186,7 +188,7 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     with pytest.raises(SourceError, match="it has no text: add a caption"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "captions.csv").write_text("file,text,start,stop\n../secret.mp4,x,,\n")
-    with pytest.raises(SourceError, match="leads out of the data set"):
+    with pytest.raises(SourceError, match="leads out of this folder"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "captions.csv").unlink()
     (tmp_path / "captions.jsonl").write_text("[1]")
@@ -209,3 +211,63 @@ def test_a_playlist_called_a_video_is_not_followed(tmp_path):
     (tmp_path / "in/secret.mp4").write_bytes((tmp_path / "secret.mp4").read_bytes())
     with pytest.raises(SourceError, match="a.mp4"):
         probe_video(tmp_path / "in/a.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mp4"])
+def test_a_video_that_was_cut_off_is_not_filled_with_its_last_frame(tmp_path, name):
+    path = tmp_path / name
+    write_video(path, 50, codec="libvpx-vp9" if name == "a.webm" else "libx264")
+    whole = path.read_bytes()
+    assert frames_shown(read_frames(probe_video(path), 30.0, (48, 64))) == list(range(50))
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(SourceError, match=name):
+        list(read_frames(probe_video(path), 30.0, (48, 64)))
+
+
+def test_frames_that_an_mp4_declares_and_does_not_have(tmp_path):
+    """The table of sizes says how many frames there are; those beyond the others have no bytes."""
+    path = tmp_path / "a.mp4"
+    write_video(path, 20)
+    data = bytearray(path.read_bytes())
+    for box in (b"stts", b"mdhd", b"mvhd", b"tkhd"):
+        assert box in data
+    at = data.index(b"stsz") + 8
+    assert int.from_bytes(data[at + 4 : at + 8], "big") == 20
+    data[at : at + 8] = (1).to_bytes(4, "big") + (2**31).to_bytes(4, "big")  # 2^31 frames of one byte
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="a.mp4"):
+        list(importer(tmp_path, text="x").read("a.mp4").images["video"]())
+
+
+def test_a_webm_that_declares_years(tmp_path):
+    path = tmp_path / "a.webm"
+    write_video(path, 20, codec="libvpx-vp9")
+    data = path.read_bytes()
+    at = data.index(b"\x44\x89\x88") + 3
+    path.write_bytes(data[:at] + struct.pack(">d", 1e15) + data[at + 8 :])
+    with pytest.raises(SourceError, match="a.webm.* frames in .* bytes: no video is like that"):
+        importer(tmp_path, text="x").read("a.webm")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("captions.jsonl", "[" * 200_000, "captions.jsonl.*nested more than 64 deep"),
+        ("captions.jsonl", '{"file": "a.mp4", "text": "x", "start": 0, "stop": 1e308}', "from 0 to 1e.308 seconds"),
+        ("captions.jsonl", '{"file": "a.mp4", "text": "x", "start": [], "stop": 1}', "episode a.mp4"),
+        ("captions.jsonl", '{"file": "a.mp4", "text": "x", "start": 0}', "from 0 to None seconds"),
+        ("captions.csv", "file,text\n\xff,x\n", "captions.csv.*utf-8"),
+        ("captions.csv", 'file,text\na.mp4,"' + "x" * 200_000 + '"\n', "captions.csv.*field larger"),
+        ("a.txt", "\xff", "a.txt .episode a.mp4.*utf-8"),
+    ],
+)
+def test_captions_are_checked(tmp_path, name, content, message):
+    write_video(tmp_path / "a.mp4", 4)
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    with pytest.raises(SourceError, match=message) as error:
+        importer(tmp_path).read("a.mp4")
+    assert len(str(error.value)) < 900 and "\n" not in str(error.value)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(SourceError, match=f"{name}.*pipe or a device"):
+        importer(tmp_path).read("a.mp4")

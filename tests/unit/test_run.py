@@ -16,7 +16,7 @@ from wamkit.cli.main import main
 from wamkit.config import to_dict
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.protocols import Protocol
-from wamkit.eval.suites.closed_loop import closed_loop
+from wamkit.eval.suites.closed_loop import _Job, _key, closed_loop
 from wamkit.inference.model import load, opened
 from wamkit.runs import checkpoint
 from wamkit.runs.checkpoint import TRAINING, CheckpointError, load_checkpoint, save_checkpoint
@@ -53,7 +53,9 @@ def damage(file: Path) -> None:
 
 def test_what_a_run_says_of_itself(folder):
     run = Run.open(folder)
-    assert run.digest == hashlib.sha256((files(folder) / "manifest.json").read_bytes()).hexdigest()
+    assert run.manifest.digest == hashlib.sha256((files(folder) / "manifest.json").read_bytes()).hexdigest()
+    assert all(run.is_named(d) for d in (run.digest, run.digest[:8], run.manifest.digest))
+    assert not run.is_named("") and not run.is_named("0" * 64)
     assert (run.step, run.name, run.config.family, run.spec.height) == (1, "run", "bc", 32)
     assert run.provenance.env == EnvSpec("metaworld", (TASK,), OPTIONS) and run.provenance.seeds == (0,)
     assert run.embodiments == {} and run.extra["elapsed_s"] == 1.0
@@ -61,6 +63,42 @@ def test_what_a_run_says_of_itself(folder):
     assert again == run and hash(again) == hash(run) and again.provenance == run.provenance
     assert len(pickle.dumps(run)) < 20_000
     assert opened(run) is opened(again) and load(run) is not load(run)
+
+
+def resaved(folder: Path, out: Path, **changes) -> Run:
+    """The run of `folder`, saved again with other content."""
+    old = load_checkpoint(folder, training=True)
+    given = {"step": old.step, "model_state": old.model_state, "config": old.config, "extra": dict(old.extra)}
+    states = {"ema_state": None, "optimizer_state": {}, "rng_state": {}}
+    save_checkpoint(out / "checkpoints", **given | states | changes)
+    return Run.open(out)
+
+
+def test_the_digest_is_of_the_weights_and_of_what_their_answers_depend_on(folder, tmp_path):
+    """Two trainings that end with equal bits are one model, however long they took and wherever they ran."""
+    run, config = Run.open(folder), load_checkpoint(folder).config
+    others = ("train", {**config["train"], "save_every": 7}), ("mixture", {"sources": ["/elsewhere"]})
+    same = [{"extra": {"elapsed_s": 99.0, "cpu_s": 3.0}}, *({"config": {**config, k: v}} for k, v in others)]
+    for i, change in enumerate(same):
+        other = resaved(folder, tmp_path / f"same {i}", **change)
+        assert other.digest == run.digest and other.manifest.digest != run.manifest.digest
+    weights = {k: v.clone() for k, v in load_checkpoint(folder).weights.items()}
+    next(v for v in weights.values() if v.is_floating_point()).view(-1)[0] += 1
+    stds = {**config["statistics"], "action": {"mean": [0.0] * 4, "std": [2.0] * 4}}
+    different = [{"model_state": weights}, {"config": {**config, "statistics": stds}}]
+    for i, change in enumerate(different):
+        assert resaved(folder, tmp_path / f"different {i}", **change).digest != run.digest
+
+
+def test_episodes_under_the_digest_of_an_earlier_version_are_read(folder):
+    """Earlier versions named weights by their manifest, and a finished piece by that."""
+    run, protocol = Run.open(folder), Protocol(EnvSpec("metaworld", (TASK,), OPTIONS), episodes=1, steps=1)
+    closed_loop(run, protocol, processes=1)
+    (part,) = (folder / "eval/parts").iterdir()
+    record = {"task": TASK, "seed": 1_000_000, "text": "x", "success": True, "steps": 3, "latency_ms": [1.0]}
+    job = _Job(run, protocol, TASK, (1_000_000,))
+    part.unlink(), part.with_name(f"{_key(job, run.manifest.digest)}.json").write_text(json.dumps([record]))
+    assert closed_loop(run, protocol, processes=1)[0].text == "x"
 
 
 def test_a_file_is_hashed_once_and_only_when_it_is_read(folder, hashed):

@@ -60,7 +60,7 @@ def run(args: Sample) -> None:
         raise UnsupportedQuery(unsupported(model.name, query))
     folder = args.out or args.run / "samples"
     make_folder(folder)
-    frames = validation_frames(opened.provenance, args.run / "eval", 6)
+    frames = validation_frames(args.run, opened.sources, opened.provenance.env, args.run / "eval", 6)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     stem, archive = folder / f"{query}-{args.episode:03d}", io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})

@@ -39,8 +39,7 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     wanted = _wanted(context)
     learning = history(run.path)
     seeds = held_out_seeds(requested.episodes)
-    if shared := set(seeds) & set(run.provenance.seeds):
-        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
+    context.check_unseen(seeds, "the evaluation seeds")
     settings = {"seeds": seeds, "held_out": options.held_out, "suite": options.suite}
     for evaluation in evaluations().values():
         settings |= evaluation.settings(context)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from wamkit.config import nearest
@@ -11,7 +13,7 @@ from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.spec import EnvSpec
 from wamkit.inference.model import Model, opened
-from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.rollout.collect import CollectConfig, collect, plan
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
@@ -57,35 +59,54 @@ def acting_model(run: Run, embodiment: str = "") -> Model:
     return model
 
 
+def check_unseen(run: Path, sources: Mapping[str, Provenance], seeds: Iterable[int], what: str) -> None:
+    """Raises WamkitError if one of `seeds` is among those of the training data.
+
+    run: for the message.   sources: origins of all its training data (`Run.sources`).   what: the seeds in words.
+    """
+    seeds = set(seeds)
+    for name, source in sources.items():
+        if shared := sorted(seeds.intersection(source.seeds)):
+            where = f"the data set '{name}' of its mixture" if name else "its data"
+            raise WamkitError(
+                f"{what} {shared[:5]} were trained on: {where} has them, so {run} has seen these reset states; train "
+                "without these episodes"
+            )
+
+
 def validation_frames(
-    provenance: Provenance, folder: Path, episodes: int, *, processes: int = 2, seed: int = 0
+    run: Path,
+    sources: Mapping[str, Provenance],
+    env: EnvSpec,
+    folder: Path,
+    episodes: int,
+    *,
+    processes: int = 2,
+    seed: int = 0,
 ) -> Frames:
     """Recordings from reset states that training never saw, made once and kept in `folder`.
 
     A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
-    provenance: of the training data, with the environment to record in.
+    run, sources: see `check_unseen`.   env: the environment to record in.
     """
-    env = provenance.env
     if not env.env:
         raise WamkitError(
             "the training data were made by no environment of wamkit, so there is none to record in; "
             "name one: wamkit eval RUN --env NAME"
         )
-    store = collect(
-        CollectConfig(
-            env=env.env,
-            options=env.options,
-            tasks=env.tasks,
-            out=folder / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")),
-            episodes=episodes,
-            off_expert=1,
-            held_out=True,
-            seed=seed,
-            processes=processes,
-        )  # fmt: skip
+    config = CollectConfig(
+        env=env.env,
+        options=env.options,
+        tasks=env.tasks,
+        out=folder / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")),
+        episodes=episodes,
+        off_expert=1,
+        held_out=True,
+        seed=seed,
+        processes=processes,
     )
-    if shared := {m.seed for m in store.episodes} & set(provenance.seeds):
-        raise WamkitError(
-            f"held-out recordings share the seeds {sorted(shared)[:5]} with training; remove {store.root}"
-        )
+    unseen = partial(check_unseen, run, sources, what="the seeds of held-out recordings")
+    unseen([job.seeds[0] for job in plan(config)])  # before anything is recorded
+    store = collect(config)
+    unseen([m.seed for m in store.episodes])
     return open_frames(store.root)[0]

@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from wamkit.config import check_bounds
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.held_out import validation_frames
+from wamkit.eval.held_out import check_unseen, validation_frames
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.results import EvalResult
 from wamkit.inference.model import Model
@@ -87,6 +87,10 @@ class Context:
         """Provenance of the training data, with the environment of the evaluation."""
         return replace(self.run.provenance, env=self.env)
 
+    def check_unseen(self, seeds: Iterable[int], what: str) -> None:
+        """Raises WamkitError if one of these reset seeds was trained on."""
+        check_unseen(self.run.path, self.run.sources, seeds, what)
+
     @property
     def acts(self) -> bool:
         """True if the model gives actions."""
@@ -105,7 +109,10 @@ class Context:
     def record(self, episodes: int, seed: int = 0) -> Frames:
         """Other validation episodes, `episodes` a task; recorded once and kept. seed: of their reset states."""
         folder = self.options.recordings or self.folder
-        return validation_frames(self.provenance, folder, episodes, processes=self.options.processes, seed=seed)
+        processes = self.options.processes
+        return validation_frames(
+            self.run.path, self.run.sources, self.env, folder, episodes, processes=processes, seed=seed
+        )
 
     def shared(self, name: str, make: Callable[[], T]) -> T:
         """The value of `make`, called once per context, so that evaluations can share it."""

@@ -198,7 +198,9 @@ def _run_job(job: Job, setup: Setup) -> Result:
     # A mixture has no embodiment during training, so there is no action error to watch.
     if Query.POLICY in family_class(job.config.family).queries and not job.entry.sources:
         provenance = Provenance.of(Store.open(setup.data))
-        frames = validation_frames(provenance, recordings, setup.held_out, processes=setup.processes)
+        frames = validation_frames(
+            setup.data, {"": provenance}, provenance.env, recordings, setup.held_out, processes=setup.processes
+        )
         watch = partial(_held_out_error, frames)
     train_run(job.config, data, job.folder, watch=watch)
     run, protocol = Run.open(job.folder), Protocol(episodes=setup.episodes)

@@ -36,6 +36,7 @@ from wamkit.families.base import FAMILIES, Family, Taxonomy
 from wamkit.nn import Cache, NoisyStream, Normalizer, Tokens, flow
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, table
 from wamkit.nn.options import Count, NotNegative, Positive, Share, TrunkConfig
+from wamkit.nn.tokens import check_finite
 from wamkit.types import Answer, Batch, Query, Spec
 
 
@@ -195,6 +196,7 @@ class CascadeGeom(Family):
         path = flow.denoise(steps, self.config.future_shift)
         x = flow.integrate(lambda x, s: self._velocity(x, s, batch, cache), noise, path)
         motion = self.normalizer.decode("point_flow", self._unfold(x))
+        check_finite(motion, "scene points")  # no rigid motion fits NaN
         action, _, _ = act(batch.point_cloud, motion, batch.proprio, self.control_AF, self.config)
         return Answer(action, None, batch.point_cloud[:, None, :, :3] + motion)
 

@@ -39,7 +39,7 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Cache, GivenStream, ImageTokens, Normalizer, QueryStream, canvas, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
 from wamkit.nn.options import Count, PolicyConfig, Positive, Share, TrunkConfig
-from wamkit.nn.tokens import grid_of, step_positions
+from wamkit.nn.tokens import check_finite, grid_of, step_positions
 from wamkit.types import Batch, Query, Spec
 
 
@@ -206,7 +206,9 @@ class LatentAction(Family):
         device, inverse = batch.obs.device, query is Query.INVERSE
         _, cache = self.trunk(self.context(batch, self.normalizer))
         if inverse:
-            word = self.latent.words[self.latent.encode(_frames(batch))[1]]
+            words, index = self.latent.encode(_frames(batch))
+            check_finite(words, "codes")
+            word = self.latent.words[index]
         else:
             word = self._expected(self._logits(cache, len(batch)))
         cache = self._give(word, torch.full((len(batch),), inverse, device=device), cache)

@@ -15,11 +15,13 @@ from torch import Tensor
 from wamkit.data.embodiment import Embodiment
 from wamkit.families.base import Family, Taxonomy
 from wamkit.inference.checks import query_batch, row_seeds, unsupported
+from wamkit.nn.tokens import check_finite
 from wamkit.runs.run import Run
 from wamkit.types import (
     Answer,
     Batch,
     KVMemory,
+    NotFinite,
     Observation,
     ObservationError,
     Query,
@@ -100,8 +102,9 @@ class Model:
         future: uint8 (F, V, 3, H, W) or (B, F, V, 3, H, W), for `inverse`.
         steps: denoising steps; None for the configuration's default.
 
-        Raises UnsupportedQuery for a query that the family does not model, and ObservationError, which names the
-        field, what was expected and what came.
+        Raises UnsupportedQuery for a query that the family does not model, ObservationError, which names the field,
+        what was expected and what came, and NotFinite, which names the query and the field, for an answer with NaN or
+        infinities.
         """
         query = Query(query)
         if query not in self.queries:
@@ -114,8 +117,11 @@ class Model:
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         batch = self._batch(rows, query, actions, future)
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
-        answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
-        return self._sample(answer, query, rows)
+        try:
+            answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
+            return self._sample(answer, query, rows)
+        except NotFinite as error:
+            raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
 
     def encode_history(self, obs: Observation) -> KVMemory:
         """Encodes one observation, so that the result can stand for it in the `past` of later ones.
@@ -170,13 +176,19 @@ class Model:
         return batch
 
     def _sample(self, answer: Answer, query: Query, rows: Sequence[Observation]) -> Sample:
-        """The family's answer as arrays, in the units and views of the embodiment."""
+        """The family's answer as arrays, in the units and views of the embodiment. Raises NotFinite, naming the field.
+
+        Future frames are 8-bit integers by now, and were checked before they became that (`nn.tokens.uncanvas`).
+        """
         actions, points = (None if x is None else x.float().cpu().numpy() for x in (answer.actions, answer.point_cloud))
         future = None if answer.future is None else answer.future.cpu().numpy()
         if self.embodiment is not None and actions is not None:
             actions = self.embodiment.decode_action(actions, np.stack([r.proprio for r in rows]))
         if self.embodiment is not None and future is not None:
             future = self.embodiment.to_robot_views(future)
+        for name, values in (("actions", actions), ("scene points", points), ("memory", answer.memory)):
+            if values is not None:
+                check_finite(torch.as_tensor(values), name)
         memory = () if answer.memory is None else tuple(KVMemory(keys, self.family) for keys in answer.memory)
         return Sample(query, actions, future, points, memory)
 

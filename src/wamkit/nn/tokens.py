@@ -16,7 +16,7 @@ from wamkit.config import check_multiple
 from wamkit.nn.attention_mask import TEXT
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.normalizer import Normalizer
-from wamkit.types import Batch, Spec
+from wamkit.types import Batch, NotFinite, Spec
 
 IMAGE, PROPRIO = "image", "proprio"
 
@@ -29,10 +29,23 @@ def canvas(images: UInt8[Tensor, "... V 3 H W"]) -> Float[Tensor, "... 3 H VW"]:
 
 
 def uncanvas(image: Float[Tensor, "... 3 H VW"], views: int) -> UInt8[Tensor, "... V 3 H W"]:
-    """The inverse of `canvas`, rounding to the nearest of 256 levels and clipping."""
+    """The inverse of `canvas`, rounding to the nearest of 256 levels and clipping.
+
+    Raises NotFinite for NaN and infinities, which would look like any other pixels.
+    """
+    check_finite(image, "future frames")
     *lead, C, H, VW = image.shape
     levels = image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.reshape(*lead, C, H, views, VW // views).movedim(-2, -4)
+
+
+def check_finite(x: Tensor, what: str) -> None:
+    """Raises NotFinite, naming `what`, if `x` holds NaN or infinities. Call it before these turn into valid values."""
+    if not torch.isfinite(x).all():
+        raise NotFinite(f"{what}: the model computed NaN or infinite values; {INSANE}")
+
+
+INSANE = "its weights or its inputs are not sane: take an earlier checkpoint, or train again"
 
 
 def grid_of(spec: Spec, stride: int) -> tuple[int, int]:

@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wamkit.nn.tokens import ngram_ids
+from wamkit.nn.tokens import check_finite, ngram_ids
 
 
 def to_digits(x: Tensor, levels: int) -> Tensor:
-    """The nearest of `levels` values, evenly spaced over [-1, 1], as 0 .. levels - 1; values outside are clipped."""
+    """The nearest of `levels` values, evenly spaced over [-1, 1], as 0 .. levels - 1; values outside are clipped.
+
+    Raises NotFinite for NaN and infinities, which would become any code.
+    """
+    check_finite(x, "codes")
     return ((x.clamp(-1, 1) + 1) * ((levels - 1) / 2)).round().long()
 
 
@@ -83,9 +87,11 @@ class Vocabulary(nn.Module):
         """Codes from outputs of the backbone and uniform draws `u` (...), their values, and their probabilities.
 
         At temperature 0 nothing is drawn: the likeliest code, or with `mean`, for ordered codes, the one nearest to
-        their mean; its value is then the mean itself, between the codes.
+        their mean; its value is then the mean itself, between the codes. Raises NotFinite where the outputs are.
         """
-        p = torch.softmax(self.logits(kind, y) / (temperature or 1), -1)
+        logits = self.logits(kind, y)
+        check_finite(logits, f"codes of the {kind}")
+        p = torch.softmax(logits / (temperature or 1), -1)
         if temperature:
             sums = p.cumsum(-1)
             value = (sums < u.unsqueeze(-1) * sums[..., -1:]).sum(-1).clamp(max=p.shape[-1] - 1).float()

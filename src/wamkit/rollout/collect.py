@@ -397,6 +397,14 @@ def _work(item: tuple[CollectConfig, Job, Run | None]) -> tuple[Episode, dict[st
     return dataclasses.replace(episode, images=None), encoded
 
 
+def _same_policies(before: list[str], runs: Mapping[Path, Run]) -> bool:
+    """True if `before`, as collect.json names policies, are these, whichever version wrote it."""
+    named = [text.rpartition(" @") for text in before]
+    return [path for path, *_ in named] == [str(p) for p in runs] and all(
+        run.is_named(digest) for (*_, digest), run in zip(named, runs.values(), strict=True)
+    )
+
+
 def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     """The store of this configuration: a new one, or an unfinished one of the same configuration."""
     resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
@@ -405,6 +413,8 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     if path.exists():
         try:
             before = _DEFAULTS | old_names.collected(json.loads(path.read_bytes()))
+            if _same_policies(before["policies"], runs):
+                resolved["policies"] = before["policies"]
             changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error

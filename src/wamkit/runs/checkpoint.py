@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import operator
 import os
 import re
 import shutil
@@ -30,13 +32,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wamkit.files import advice_for, atomic_write, fsync_folder
+from wamkit.files import StoreError, advice_for, atomic_write, fsync_folder, parse_json, read_bytes, read_json
 from wamkit.types import WamkitError
 
 FORMAT_VERSION = 1
 WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.safetensors", "state.json", "manifest.json"
 SERVED = (STATE, WEIGHTS)
 """Files that inference needs."""
+LIMITS = {MANIFEST: 1 << 20, STATE: 64 << 20, "header": 8 << 20}
+"""Most bytes of a file, or of the header of weights, that are read. Compared with what is declared before any are."""
+DTYPES = {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
+    "I64": torch.int64, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64,
+}  # fmt: skip
+"""Types of tensors by their names in safetensors, as far as models have them."""
+SHA256 = re.compile("[0-9a-f]{64}")
 NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")  # ".1" when the step was saved before
 
 
@@ -60,6 +70,13 @@ class Manifest:
     path: Path
     digest: str
     files: Mapping[str, Mapping[str, Any]]
+
+
+class Layout(NamedTuple):
+    """Type and shape of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
 
 
 class State(NamedTuple):
@@ -171,13 +188,27 @@ def read_state(manifest: Manifest) -> State:
     """Step, configuration and extras. Raises CheckpointError if their file is missing or altered."""
     with _explained(manifest.path, SERVED):
         state = _json(manifest)
-        return State(state["step"], _unpack(state["config"], {}), _unpack(state["extra"], {}))
+        return State(state["step"], *(_restored(manifest, state, key) for key in ("config", "extra")))
+
+
+def read_layout(manifest: Manifest) -> dict[str, Layout]:
+    """Types and shapes of the weights, by the model's own names, from the header of their file alone.
+
+    Raises CheckpointError if the file is missing, of another size than the manifest has, or no file of weights.
+    """
+    with _explained(manifest.path, SERVED):
+        header = _header(_sized(manifest, WEIGHTS))
+        named = _json(manifest)["weights"]
+        try:
+            return {name: header[node["__tensor__"]] for name, node in named.items()}
+        except (LookupError, TypeError) as e:
+            raise _Damaged(f"{manifest.path / STATE}: 'weights' names tensors that {WEIGHTS} lacks ({e})") from e
 
 
 def read_weights(manifest: Manifest) -> dict[str, Tensor]:
     """The weights for inference, by the model's own names. Raises CheckpointError if they are missing or altered."""
     with _explained(manifest.path, SERVED):
-        return _unpack(_json(manifest)["weights"], _tensors(manifest, WEIGHTS))
+        return _restored(manifest, _json(manifest), "weights", _tensors(manifest, WEIGHTS))
 
 
 def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
@@ -190,18 +221,20 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
     with _explained(path, (*SERVED, TRAINING) if training else SERVED):
         manifest = _manifest(path)
         state = _json(manifest)
-        weights = _unpack(state["weights"], _tensors(manifest, WEIGHTS))
+        weights = _restored(manifest, state, "weights", _tensors(manifest, WEIGHTS))
         resume = {}
         if training:
             tensors = _tensors(manifest, TRAINING)
-            resume = {key: _unpack(state[key], tensors) for key in ("model_state", "optimizer_state", "rng_state")}
-            resume["ema_state"] = None if state["ema"] is None else {k: weights[k] for k in state["ema"]}
-    return Checkpoint(path, state["step"], weights, _unpack(state["config"], {}), _unpack(state["extra"], {}), **resume)
+            keys = ("model_state", "optimizer_state", "rng_state")
+            resume = {key: _restored(manifest, state, key, tensors) for key in keys}
+            resume["ema_state"] = None if state.get("ema") is None else _picked(manifest, weights, state["ema"])
+        config, extra = (_restored(manifest, state, key) for key in ("config", "extra"))
+    return Checkpoint(path, state["step"], weights, config, extra, **resume)
 
 
 def _write(tmp: Path, weights: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]) -> None:
     tmp.mkdir()
-    (tmp / STATE).write_text(json.dumps(state), encoding="utf-8")
+    (tmp / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
     for name, tensors in ((WEIGHTS, weights), (TRAINING, training)):
         save_file(tensors, tmp / name)
         shutil.copymode(tmp / STATE, tmp / name)  # safetensors makes files that only their owner can read
@@ -221,19 +254,22 @@ def _explained(path: Path, names: Sequence[str]) -> Iterator[None]:
         yield
     except _Damaged as e:
         raise CheckpointError(f"{e}{_advice(path.parent, path.name, names)}") from None
+    except StoreError as e:
+        raise CheckpointError(str(e)) from e
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"{path} cannot be read: {e}") from e
 
 
 def _manifest(path: Path) -> Manifest:
-    """Raises _Damaged unless the manifest is intact, CheckpointError for a newer format."""
+    """Raises _Damaged unless the manifest is intact and lists what a checkpoint has, CheckpointError for a newer
+    format."""
+    if not (path / MANIFEST).exists():
+        raise _Damaged(f"{path / MANIFEST} is missing")
+    raw = read_bytes(path / MANIFEST, LIMITS[MANIFEST])
     try:
-        raw = (path / MANIFEST).read_bytes()
-        head = json.loads(raw)
+        head = parse_json(raw, MANIFEST)
         intact = head.pop("sha256") == _digest(head)
-    except FileNotFoundError:
-        raise _Damaged(f"{path / MANIFEST} is missing") from None
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (StoreError, KeyError, AttributeError, TypeError):
         intact = False
     if not intact:
         raise _Damaged(f"{path / MANIFEST} is damaged: its own checksum does not match")
@@ -241,34 +277,96 @@ def _manifest(path: Path) -> Manifest:
         raise _Damaged(f"{path / MANIFEST}: format_version is {head.get('format_version')!r}, not a number")
     if head["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} was written by wamkit {head['wamkit_version']} in checkpoint format {head['format_version']}; "
+            f"{path} was written by wamkit {head.get('wamkit_version')} in checkpoint format {head['format_version']}; "
             f"this is wamkit {_wamkit_version()}, which reads formats up to {FORMAT_VERSION}: upgrade wamkit"
         )
-    return Manifest(path, hashlib.sha256(raw).hexdigest(), head["files"])
+    listed = head.get("files")
+    manifest = Manifest(path, hashlib.sha256(raw).hexdigest(), listed if isinstance(listed, dict) else {})
+    for name in SERVED:
+        _listed(manifest, name)
+    return manifest
+
+
+def _listed(manifest: Manifest, name: str) -> tuple[int, str]:
+    """Size and SHA-256 of a file. Raises _Damaged if the manifest does not have them."""
+    entry = manifest.files.get(name)
+    size, sha256 = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+    if type(size) is not int or not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
+        raise _Damaged(f"{manifest.path / MANIFEST} does not list {name} with its size and SHA-256")
+    return size, sha256
 
 
 _intact: set[tuple[str, int, int, str]] = set()
 """Files whose bytes this process has verified: path, inode, time of the last change, SHA-256."""
 
 
-def _verify(manifest: Manifest, name: str) -> Path:
-    """A file of a checkpoint. Raises _Damaged unless it is there and unaltered; its bytes are hashed once a process."""
-    file, expected = manifest.path / name, manifest.files[name]
+def _sized(manifest: Manifest, name: str) -> Path:
+    """A file of a checkpoint. Raises _Damaged unless it is there, of the size that was written and that is read."""
+    file, (size, _) = manifest.path / name, _listed(manifest, name)
     if not file.is_file():
         raise _Damaged(f"{file} is missing")
+    if (found := file.stat().st_size) != size:
+        raise _Damaged(f"{file} has {found} bytes, {size} were written")
+    if size > LIMITS.get(name, size):
+        raise _Damaged(f"{file} has {size} bytes, and at most {LIMITS[name]} are read")
+    return file
+
+
+def _verify(manifest: Manifest, name: str) -> Path:
+    """A file of a checkpoint. Raises _Damaged unless it is there and unaltered; its bytes are hashed once a process."""
+    file, (_, sha256) = _sized(manifest, name), _listed(manifest, name)
     found = file.stat()
-    if found.st_size != expected["size"]:
-        raise _Damaged(f"{file} has {found.st_size} bytes, {expected['size']} were written")
-    version = (str(file), found.st_ino, found.st_mtime_ns, expected["sha256"])
+    version = (str(file), found.st_ino, found.st_mtime_ns, sha256)
     if version not in _intact:
-        if _sha256(file) != expected["sha256"]:
+        if _sha256(file) != sha256:
             raise _Damaged(f"{file} is damaged: its SHA-256 is not the one in {MANIFEST}")
         _intact.add(version)
     return file
 
 
+_PARTS = {"step": int, "config": dict, "extra": dict, "weights": dict}
+"""Parts of state.json that inference needs, and their types."""
+
+
 def _json(manifest: Manifest) -> dict[str, Any]:
-    return json.loads(_verify(manifest, STATE).read_text(encoding="utf-8"))
+    """state.json. Raises _Damaged unless it has its parts."""
+    file = _verify(manifest, STATE)
+    state = read_json(file, max_bytes=LIMITS[STATE])
+    for key, kind in _PARTS.items():
+        if not isinstance(state, dict) or type(state.get(key)) is not kind:
+            raise _Damaged(f"{file}: '{key}' is missing, or no {kind.__name__}: wamkit did not write this")
+    return state
+
+
+def _restored(
+    manifest: Manifest, state: Mapping[str, Any], key: str, tensors: Mapping[str, Tensor] | None = None
+) -> Any:
+    """A part of state.json as it was given to `save_checkpoint`. Raises _Damaged for one that was made otherwise."""
+    try:
+        return _unpack(state[key], tensors or {})
+    except (LookupError, TypeError, ValueError) as e:
+        raise _Damaged(f"{manifest.path / STATE}: '{key}' is not as wamkit writes it ({e!r})") from e
+
+
+def _picked(manifest: Manifest, weights: Mapping[str, Tensor], names: Any) -> dict[str, Tensor]:
+    try:
+        return {k: weights[k] for k in names}
+    except (LookupError, TypeError) as e:
+        raise _Damaged(f"{manifest.path / STATE}: 'ema' names weights that are not there ({e!r})") from e
+
+
+def _header(file: Path) -> dict[str, Layout]:
+    """Types and shapes of the tensors in a safetensors file; nothing else of it is read. Raises _Damaged."""
+    with open(file, "rb") as f:
+        size = int.from_bytes(f.read(8), "little")
+        if size > LIMITS["header"]:
+            raise _Damaged(f"{file} declares a header of {size} bytes, and at most {LIMITS['header']} are read")
+        header = parse_json(f.read(size), str(file))
+    try:
+        header.pop("__metadata__", None)
+        return {name: Layout(DTYPES[t["dtype"]], tuple(map(operator.index, t["shape"]))) for name, t in header.items()}
+    except (LookupError, TypeError, AttributeError) as e:
+        raise _Damaged(f"{file} has a header that describes no tensors ({e!r})") from e
 
 
 def _tensors(manifest: Manifest, name: str) -> dict[str, Tensor]:
@@ -289,7 +387,7 @@ def _usable(path: Path, names: Sequence[str]) -> bool:
         manifest = _manifest(path)
         for name in names:
             _verify(manifest, name)
-    except (CheckpointError, OSError):
+    except (CheckpointError, StoreError, OSError):
         return False
     return True
 
@@ -303,7 +401,8 @@ def _locate(given: Path) -> Path:
         if not found:
             raise CheckpointError(f"no checkpoint in {given}: expected a file `latest` or a folder step-00000000 in it")
         return found[0]
-    name = (folder / "latest").read_text(encoding="utf-8", errors="replace").strip()
+    with _explained(folder, SERVED):
+        name = read_bytes(folder / "latest", 4096).decode(errors="replace").strip()
     if not NAME.fullmatch(name) or not (folder / name).is_dir():
         raise CheckpointError(
             f"{folder / 'latest'} names {name!r}, which is no checkpoint there{_advice(folder, name)}"
@@ -331,6 +430,8 @@ def _pack(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
     if isinstance(value, (list, tuple)):
         items = [_pack(v, tensors, f"{where}[{i}]") for i, v in enumerate(value)]
         return items if isinstance(value, list) else {"__tuple__": items}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": str(value)}  # JSON has no word for it
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise CheckpointError(f"{where} is a {type(value).__name__}, which cannot be stored there; make it numbers or text")
@@ -345,12 +446,28 @@ def _unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
         tensor = tensors[node["__tensor__"]]
         if "stride" not in node:
             return tensor
-        return torch.empty_strided(tensor.shape, node["stride"], dtype=tensor.dtype).copy_(tensor)
+        stride = _dense(tensor.shape, node["stride"])
+        return torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype).copy_(tensor)
+    if "__float__" in node:
+        return float(node["__float__"])
     if "__tuple__" in node:
         return tuple(_unpack(node["__tuple__"], tensors))
     if "__items__" in node:
         return {_unpack(k, tensors): _unpack(v, tensors) for k, v in node["__items__"]}
     return {k: _unpack(v, tensors) for k, v in node.items()}
+
+
+def _dense(shape: Sequence[int], stride: Any) -> list[int]:
+    """`stride` if it lays out a tensor of `shape` without gaps, so that it takes no more memory. Else ValueError."""
+    strides = [operator.index(s) for s in stride]
+    filled = 1
+    for step, size in sorted((s, n) for s, n in zip(strides, shape, strict=True) if n > 1):
+        if step != filled:
+            raise ValueError(f"stride {strides} does not lay out {tuple(shape)} densely")
+        filled *= size
+    if not all(0 <= s < 2**62 for s in strides):  # those of sides of length 1 were not asked
+        raise ValueError(f"stride {strides} is out of range")
+    return strides
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.data.embodiment import Embodiment
 from wamkit.families.base import Family
 from wamkit.nn.normalizer import Normalizer
-from wamkit.runs.checkpoint import Manifest, read_manifest, read_state, read_weights
+from wamkit.runs.checkpoint import (
+    STATE,
+    WEIGHTS,
+    Layout,
+    Manifest,
+    read_layout,
+    read_manifest,
+    read_state,
+    read_weights,
+)
 from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.types import Spec, WamkitError
@@ -26,13 +41,15 @@ class Run:
     """A run folder, opened once and handed on. It pickles to a few kilobytes, so worker processes get it too.
 
     path: the run folder.
-    digest: SHA-256 of the checkpoint's manifest. It stands for weights, configuration and everything else in it.
+    digest: see `weights_digest`. It stands for whatever the answers depend on; equal trainings have equal ones.
     step: training steps that the checkpoint has seen.
     config: family, sizes, windows and training.
     spec: shapes and clocks.
     statistics: means and deviations of proprioception and actions, by name.
-    provenance: where the training data came from.
+    provenance: where the training data came from; of a mixture, the data set whose embodiment acts.
     embodiments: those of a mixture, by the name of their data set; empty for a run trained on one data set.
+    origins: where each data set of a mixture came from, by its name; empty for a run trained on one data set, and for
+        mixtures of earlier versions, which noted `provenance` alone.
     extra: what the trainer noted (`elapsed_s`, `cpu_s`, ...).
     described: the whole configuration as JSON, for reports.
     """
@@ -45,6 +62,7 @@ class Run:
     statistics: Mapping[str, Any] = field(compare=False, repr=False)
     provenance: Provenance = field(compare=False, repr=False)
     embodiments: Mapping[str, Embodiment] = field(compare=False, repr=False)
+    origins: Mapping[str, Provenance] = field(compare=False, repr=False)
     extra: Mapping[str, Any] = field(compare=False, repr=False)
     described: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest = field(compare=False, repr=False)
@@ -63,17 +81,27 @@ class Run:
             raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
         manifest = read_manifest(path)
         state = read_state(manifest)
-        described = old_names.run_config(state.config)
-        config, spec, statistics = run_from_dict(described)
+        try:
+            check_described(state.config)
+            described = old_names.run_config(state.config)
+            config, spec, statistics = run_from_dict(described)
+            embodiments = {n: cfg.from_dict(Embodiment, e) for n, e in described.get("embodiments", {}).items()}
+            for name, embodiment in embodiments.items():
+                check_embodiment(name, embodiment, spec)
+            origins = {n: cfg.from_dict(Provenance, o) for n, o in described.get("origins", {}).items()}
+            provenance = cfg.from_dict(Provenance, described.get("provenance", {}))
+        except WamkitError as e:
+            raise WamkitError(f"{manifest.path / STATE}: {e}") from e
         return cls(
             path=path,
-            digest=manifest.digest,
+            digest=weights_digest(manifest, state.config),
             step=state.step,
             config=config,
             spec=spec,
             statistics=statistics,
-            provenance=cfg.from_dict(Provenance, described.get("provenance", {})),
-            embodiments={n: cfg.from_dict(Embodiment, e) for n, e in described.get("embodiments", {}).items()},
+            provenance=provenance,
+            embodiments=embodiments,
+            origins=origins,
             extra=state.extra,
             described=described,
             manifest=manifest,
@@ -84,6 +112,18 @@ class Run:
         """The folder's name."""
         return self.path.name
 
+    def is_named(self, digest: str) -> bool:
+        """True if `digest`, as a result or a collection holds it, or its first digits, name these weights.
+
+        Earlier versions wrote the digest of the manifest.
+        """
+        return bool(digest) and any(known.startswith(digest) for known in (self.digest, self.manifest.digest))
+
+    @property
+    def sources(self) -> Mapping[str, Provenance]:
+        """Origins of all training data, by the name of the data set; "" for that of a run on one data set."""
+        return self.origins or {"": self.provenance}
+
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights by the model's own names, on the CPU. Raises CheckpointError if they are damaged."""
         return read_weights(self.manifest)
@@ -92,21 +132,20 @@ class Run:
         """The trained networks on `device`, in evaluation mode.
 
         Raises CheckpointError for damaged weights, and WamkitError for weights that do not fit the configuration and
-        for a device that cannot be used.
+        for a device that cannot be used. Names, types and shapes are compared before any memory is taken.
         """
-        family, weights = build(self.config, self.spec, self.statistics), self.weights()
-        own = family.state_dict()
-        wrong = {
-            k
-            for k in own.keys() | weights.keys()
-            if getattr(own.get(k), "shape", 0) != getattr(weights.get(k), "shape", 1)
-        }
-        if wrong:
+        found = read_layout(self.manifest)
+        try:
+            own = layout(self.config, self.spec, self.statistics, most=len(found))
+        except WamkitError as e:
+            raise WamkitError(f"{self.manifest.path / STATE}: {e}") from e
+        if wrong := sorted({k for k, _ in own.items() ^ found.items()}):
             raise WamkitError(
                 f"{self.manifest.path} does not hold what its configuration describes, a '{self.config.family}' of "
-                f"these sizes: {len(wrong)} of its tensors do not fit, {min(wrong)} among them. The configuration was "
+                f"these sizes: {len(wrong)} of its tensors do not fit, {wrong[0]} among them. The configuration was "
                 "changed after training, or belongs to another family"
             )
+        family, weights = build(self.config, self.spec, self.statistics), self.weights()
         family.load_state_dict(weights)
         return family.to(find_device(device)).eval()
 
@@ -126,11 +165,54 @@ class Run:
         return self.embodiments[name] if name else None
 
 
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins")
+"""Parts of a run's configuration that change its answers by way of the weights alone."""
+
+
+def weights_digest(manifest: Manifest, config: Mapping[str, Any]) -> str:
+    """SHA-256 of the weights' bytes and of the configuration as stored, without `UNANSWERED`.
+
+    No clock, path or number of steps is in it, so that two trainings with the same bits have the same digest.
+    """
+    kept = {k: v for k, v in config.items() if k not in UNANSWERED}
+    content = json.dumps([manifest.files[WEIGHTS]["sha256"], kept], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
 def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
     """A freshly initialised family: its weights are a pure function of (configuration, seed)."""
     torch.manual_seed(run.train.seed)
     normalizer = Normalizer({k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()})
     return family_class(run.family)(run.model, spec, normalizer)
+
+
+def layout(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], most: int) -> dict[str, Layout]:
+    """Types and shapes of the weights that `build` makes, by name, found without memory for any.
+
+    most: tensors that are expected. Raises WamkitError where the configuration asks for far more, as soon as it does,
+    and for one that no model can be built of.
+    """
+    left = iter(range(2 * most + 100))  # with buffers that are not saved
+
+    def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
+        if tensor is not None and next(left, None) is None:
+            raise WamkitError(
+                f"the configuration of this '{run.family}' describes more tensors than the {most} of its weights; it "
+                "was changed after training"
+            )
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
+    try:
+        with torch.device("meta"):
+            family = build(run, spec, statistics)
+    except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as e:
+        if isinstance(e, WamkitError):
+            raise
+        raise WamkitError(f"no '{run.family}' can be built of its configuration ({str(e).splitlines()[0]})") from e
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {k: Layout(v.dtype, tuple(v.shape)) for k, v in family.state_dict().items()}
 
 
 def run_to_dict(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
@@ -139,9 +221,62 @@ def run_to_dict(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], prove
     return config_to_dict(run) | facts
 
 
+_DESCRIBED = ("model", "spec", "statistics")
+_GROUPS = (*_DESCRIBED, "window", "train", "episodes", "provenance", "source", "embodiments", "robots", "origins")
+_SIDES = {"height": 8192, "width": 8192, "proprio_dim": 8192, "action_dim": 8192, "chunk": 8192, "point_grid": 1024}
+"""Largest sizes in the shapes of a run: more than any camera or robot has."""
+
+
+def check_described(config: Mapping[str, Any]) -> None:
+    """Raises WamkitError unless the parts of a run's configuration, as stored, are there, and are groups of values."""
+    if missing := [k for k in ("family", *_DESCRIBED) if k not in config]:
+        raise WamkitError(f"the configuration lacks '{missing[0]}': wamkit did not write it")
+    if not isinstance(config["family"], str):
+        raise WamkitError(f"family is no name: {cfg.shown(config['family'])}")
+    for key in (k for k in _GROUPS if k in config):
+        if not isinstance(config[key], Mapping):
+            raise WamkitError(f"{key} is no group of values: {cfg.shown(config[key])}")
+
+
+def _statistics(data: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
+    """Means and deviations by name. Raises ConfigError unless they are finite numbers, as many as `spec` says."""
+    sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
+    for name, entry in data.items():
+        found = [entry.get(k) for k in ("mean", "std")] if isinstance(entry, Mapping) else [None]
+        columns: list[list[Any]] = [list(c) if isinstance(c, (list, tuple)) else [None] for c in found]
+        size = sizes.get(name, len(columns[0]))
+        for values in columns:
+            if len(values) != size or not all(type(x) in (int, float) and abs(x) < 3e38 for x in values):
+                raise cfg.ConfigError(f"statistics.{name}: expected mean and std of {size} finite numbers each")
+    return dict(data)
+
+
+def _check_spec(spec: Spec) -> None:
+    cfg.check_bounds(spec, **{k: (k in ("height", "width", "chunk"), most) for k, most in _SIDES.items()})
+    cfg.check_bounds(spec, fps=(1e-6, 1e6), frame_offsets=(1, spec.chunk))
+    if not 1 <= spec.views <= 64 or len(spec.frame_offsets) > 256 or len(spec.past_offsets) > 256:
+        raise cfg.ConfigError("spec: 1 to 64 cameras, and at most 256 frame_offsets and past_offsets are supported")
+
+
+def check_embodiment(name: str, embodiment: Embodiment, spec: Spec) -> None:
+    """Raises WamkitError for an embodiment of a mixture that does not fit the shapes `spec`."""
+    parts = (("state", embodiment.state_size, spec.proprio_dim), ("action", embodiment.action_size, spec.action_dim))
+    fits = len(embodiment.views) == spec.views and all(-1 <= v < 64 for v in embodiment.views)
+    for part, size, expected in parts:
+        fits &= size == expected
+        for slot in getattr(embodiment, part):
+            own, scales = range(8192)[slot.own], (slot.shift, slot.scale)
+            fits &= 0 <= slot.field.start < slot.field.stop == own.stop and 0 <= slot.at < slot.at + slot.size <= size
+            fits &= all(len(x) in (0, slot.size) and all(abs(v) < 3e38 for v in x) for x in scales)
+    if not fits:
+        raise WamkitError(f"embodiments.{name} does not fit the shapes of the model; it was changed after training")
+
+
 def run_from_dict(data: Mapping[str, Any]) -> tuple[RunConfig, Spec, dict[str, Any]]:
     """Configuration, shapes and statistics of what `run_to_dict` gave."""
-    return config_from_dict(data), cfg.from_dict(Spec, data["spec"]), data["statistics"]
+    spec = cfg.from_dict(Spec, data["spec"])
+    _check_spec(spec)
+    return config_from_dict(data), spec, _statistics(data["statistics"], spec)
 
 
 def find_device(name: str) -> torch.device:

@@ -108,6 +108,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
         "mixture": to_dict(described),
         "embodiments": {n: to_dict(e) for n, e in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
+        "origins": {n: to_dict(o) for n, o in origins.items()},
     }
     more = [facts["mixture"], facts["embodiments"]]
     return _TrainingData(

@@ -62,8 +62,8 @@ class Muon(torch.optim.Optimizer):
 class AdamW(torch.optim.AdamW):
     """Torch's fused AdamW, for gradients of any memory layout.
 
-    Its CPU kernel takes a gradient for one in the layout of the parameter (torch 2.13), so that a contiguous gradient of
-    a channels_last parameter would update the wrong values.
+    Its CPU kernel takes a gradient for one in the layout of the parameter (torch 2.13), so that a contiguous gradient
+    of a channels_last parameter would update the wrong values.
     """
 
     @torch.no_grad()

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from wamkit.config import check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
+    PIXELS,
     ImageStream,
     Importer,
     Recording,
@@ -33,7 +33,9 @@ from wamkit.data.importers.base import (
     checked,
     inside,
 )
-from wamkit.data.importers.hdf5 import array, dataset, opened, sorted_by_number, stored_frames
+from wamkit.data.importers.encoded_images import decode_image
+from wamkit.data.importers.hdf5 import array, dataset, has, opened, sorted_by_number, stored_frames
+from wamkit.data.importers.hdf5 import names as names_in
 from wamkit.metadata import DatasetMetadata, Field
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -68,16 +70,13 @@ class Aloha(Importer):
     Options = AlohaOptions
     options: AlohaOptions
 
-    def _cameras(self, file: Any) -> list[str]:
-        return sorted(file["observations/images"]) if "images" in file["observations"] else []
-
     def layout(self) -> Layout:
         names = self.episodes()
         if not names:
             raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
         with opened(inside(self.root, names[0])) as file:
-            cameras = self._cameras(file)
-            base = "base_action" in file
+            cameras = names_in(file, "observations/images")
+            base = has(file, "base_action")
         return Layout(
             **camera_layout({c: next(self._images(names[0], c)()).shape[:2] for c in cameras}),
             proprio_names=NAMES,
@@ -108,33 +107,37 @@ class Aloha(Importer):
             action = array(file, "action")
             T = len(action)
             extras = {"observation.velocity": checked(array(file, "observations/qvel"), (T, 14), "qvel")}
-            if "base_action" in file:
+            if has(file, "base_action"):
                 extras["base_action"] = checked(array(file, "base_action"), (T, 2), "base_action")
             return Recording(
                 name=name,
                 text=self.options.text,
                 state=checked(array(file, "observations/qpos"), (T, 14), "qpos"),
                 action=checked(action, (T, 14), "action"),
-                images={c: self._images(name, c) for c in self._cameras(file)},
+                images={c: self._images(name, c, T) for c in names_in(file, "observations/images")},
                 extras=extras,
             )
 
-    def _images(self, name: str, camera: str) -> ImageStream:
+    def _images(self, name: str, camera: str, steps: int | None = None) -> ImageStream:
         path, key = inside(self.root, name), f"observations/images/{camera}"
 
         def images() -> Iterator[np.ndarray]:
             with opened(path, name) as file:
                 jpeg = dataset(file, key).ndim == 2
-            yield from _jpeg_frames(path, name, key, self.options.swap) if jpeg else stored_frames(path, key, name)
+            if jpeg:
+                yield from _jpeg_frames(path, name, key, self.options.swap)
+            else:
+                yield from stored_frames(path, key, name, steps)
 
         return images
 
 
 def _jpeg_frames(path: Path, name: str, key: str, swap: bool) -> Iterator[np.ndarray]:
     """JPEG images, decoded one at a time."""
-    from imagecodecs import jpeg_decode
-
     with opened(path, name) as file:
-        for row in dataset(file, key):
-            image = jpeg_decode(row.tobytes())
+        rows = dataset(file, key)
+        if rows.dtype != np.uint8 or rows.shape[1] > PIXELS:
+            raise SourceError(f"'{key}' is {rows.dtype} {rows.shape} instead of JPEG images, uint8 (T, bytes)")
+        for row in rows:
+            image = decode_image(row.tobytes(), key)
             yield np.ascontiguousarray(image[..., ::-1]) if swap else image

@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from wamkit import files
 from wamkit.data.format.schema import Layout
+from wamkit.files import StoreError
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
@@ -24,8 +26,12 @@ from wamkit.types import Span, WamkitError
 ImageStream = Callable[[], Iterator[UInt8[np.ndarray, "H W 3"]]]
 """Starts a new pass over a camera's images: RGB, upright, one a step."""
 
-LIMIT = 2**32
+LIMIT = 2**29
 """Bytes that an array of an episode may declare. A file with a larger one is taken for a decompression bomb."""
+PIXELS = 2**25
+"""Pixels that an image or a frame may declare: those of 8K video. A file with a larger one is taken for a bomb."""
+WIDTH = 2**16
+"""Dimensions that a state, an action or another vector may declare."""
 
 
 class SourceError(WamkitError):
@@ -103,45 +109,139 @@ IMPORTERS: Registry[type[Importer]] = Registry("importer", "wamkit.importers", p
 
 @contextmanager
 def reading(path: Path, episode: str = "") -> Iterator[None]:
-    """Turns every error raised inside into a SourceError that names `path`, the episode and the reason."""
+    """Turns every error raised inside into a SourceError of one line: `path`, the episode, the reason and what to do.
+
+    Refuses a `path` that is neither file nor folder, such as a pipe or a device: reading it might never end.
+    """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise SourceError("it is a pipe or a device instead of a file; refused")
         yield
     except WamkitError as error:
-        if str(path) in str(error):  # already named, further inside
+        if str(path) in str(error) and isinstance(error, SourceError):  # already named, further inside
             raise
-        raise SourceError(f"{_where(path, episode)}: {error}") from error
+        named = str(error) if str(path) in str(error) else f"{_where(path, episode)}: {error}"
+        raise SourceError(_advised(named, episode)) from error
     except Exception as error:
         # Readers of foreign formats raise whatever their C libraries do, and share no narrower class.
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-        raise SourceError(f"{_where(path, episode)}: {reason}") from error
+        raise SourceError(_advised(f"{_where(path, episode)}: {reason}", episode)) from error
 
 
 def _where(path: Path, episode: str) -> str:
     return f"{path} (episode {episode})" if episode else str(path)
 
 
+def _advised(message: str, episode: str) -> str:
+    """`message` in one line of bearable length, with what to do where it does not say so."""
+    message = " ".join(message[:2000].split())
+    message = message if len(message) < 600 else f"{message[:600]}..."
+    if ";" in message:
+        return message
+    return f"{message}; fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+
+
 def inside(root: Path, name: str) -> Path:
-    """The file `name` under `root`. Raises SourceError for a name that leads out: absolute, upwards or by a link."""
-    path = root / name
-    if Path(name).is_absolute() or not path.resolve().is_relative_to(root.resolve()):
-        raise SourceError(f"{root}: '{name}' leads out of the data set; correct the name")
-    return path
+    """The file `name` under `root`. Raises SourceError for a name that leads out: absolute, upwards or by a link.
+
+    A link to another place under `root` is followed, and one to a hub's `blobs/`; see `wamkit.files.inside`.
+    """
+    try:
+        return files.inside(root, name)
+    except (StoreError, ValueError) as error:
+        raise SourceError(str(error) if isinstance(error, StoreError) else f"{root}: {ascii(name)}: {error}") from error
 
 
 def checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """`array` as float32. Raises SourceError unless it is finite and has this shape.
+    """`array` as float32. Raises SourceError unless it holds finite numbers and has this shape.
 
     shape: the required shape; -1 for any size.
     what: its name, for the message.
     """
     fits = array.ndim == len(shape) and all(b in (-1, a) for a, b in zip(array.shape, shape, strict=True))
-    if not fits:
+    if not fits or not array.size and array.shape[1:] != (0,):
         raise SourceError(f"{what} is {array.shape} instead of {shape}")
-    out = np.asarray(array, np.float32)
+    if array.dtype.kind not in "biuf":
+        raise SourceError(f"{what} is {array.dtype} instead of numbers")
+    with np.errstate(over="ignore"):  # too large a number becomes infinite, and is named below
+        out = np.asarray(array, np.float32)
     bad = ~np.isfinite(out).reshape(len(out), -1).all(1)
     if bad.any():
         raise SourceError(f"{what} is NaN or infinite at step {int(np.flatnonzero(bad)[0])}")
     return out
+
+
+def image_size(dtype: np.dtype, shape: Sequence[int], what: str) -> tuple[int, int]:
+    """(H, W) of an image by its declared type and shape. Raises SourceError unless that is uint8 (H, W, 3)."""
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+        raise SourceError(f"'{what}' is {dtype} {tuple(shape)} instead of uint8 (H, W, 3)")
+    return pixels(shape[0], shape[1], what)
+
+
+def pixels(height: Any, width: Any, what: str) -> tuple[int, int]:
+    """(H, W) as they are declared. Raises SourceError for others than whole numbers, and for more than PIXELS."""
+    sides = whole(height, f"the height of '{what}'", 1, PIXELS), whole(width, f"the width of '{what}'", 1, PIXELS)
+    if sides[0] * sides[1] > PIXELS:
+        raise SourceError(f"'{what}' declares {sides[0]}x{sides[1]} pixels, more than {PIXELS}; refused")
+    return sides
+
+
+def whole(value: Any, what: str, low: int, high: int) -> int:
+    """A whole number from a file. Raises SourceError for anything else, and outside low to high, inclusive."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not low <= value <= high:
+        raise SourceError(f"{what} is {_short(value)} instead of a whole number from {low} to {high}; correct it")
+    return int(value)
+
+
+def real(value: Any, what: str, low: float, high: float) -> float:
+    """A number from a file. Raises SourceError for anything else, and outside low to high, inclusive."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not low <= value <= high:
+        raise SourceError(f"{what} is {_short(value)} instead of a number from {low:g} to {high:g}; correct it")
+    return float(value)
+
+
+def words(value: Any, what: str) -> str:
+    """A text from a file. Raises SourceError for anything else, and for halves of characters, which UTF-8 lacks."""
+    if not isinstance(value, str):
+        raise SourceError(f"{what} is {_short(value)} instead of a text; correct it")
+    if any("\ud800" <= c <= "\udfff" for c in value):
+        raise SourceError(f"{what} is not UTF-8: {ascii(value[:80])}; correct it")
+    return value
+
+
+def entry(content: Any, key: str, kind: type = object, otherwise: Any = None) -> Any:
+    """The value of `key` in an object of a JSON file. Raises SourceError where `content` has none of this kind.
+
+    otherwise: the value where there is no such key. None if there must be one.
+    """
+    if not isinstance(content, dict):
+        raise SourceError(f"it has {_short(content)} in place of an object with '{key}'; correct it")
+    if key not in content and otherwise is None:
+        raise SourceError(f"it has no '{key}'")
+    value = content.get(key, otherwise)
+    if not isinstance(value, kind):
+        raise SourceError(f"'{key}' is {_short(value)} instead of a {kind.__name__}; correct it")
+    return value
+
+
+def text_of(path: Path) -> str:
+    """The text in a file of at most LIMIT bytes, without a byte order mark."""
+    return files.read_bytes(path, LIMIT).decode("utf-8-sig")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number, from 1, and the value of each line of a JSON Lines file; empty lines are skipped."""
+    for number, line in enumerate(text_of(path).splitlines(), 1):
+        if line.strip():
+            yield number, files.parse_json(line, f"{path}, line {number}")
+
+
+def _short(value: Any) -> str:
+    """A value for a message: numbers and short texts as they are, of others the type."""
+    if isinstance(value, int) and abs(value) > 10**20:
+        return "an absurdly large number"
+    text = repr(value) if value is None or isinstance(value, (bool, int, float, str, np.number)) else ""
+    return text if 0 < len(text) <= 40 else f"a {type(value).__name__}"
 
 
 def camera_layout(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:

@@ -9,17 +9,15 @@
 
 `source` is one split, such as `task_D_D/training`. A stretch of play is an episode, and annotations are its spans. Most
 steps have none, and so no text. rel_actions are metres times 50 and radians times 20, clipped to [-1, 1]. Observations
-come before their actions. The annotations are a pickle: only plain containers, numbers, texts and NumPy arrays are
-accepted.
+come before their actions. The annotations are a pickle, read by `wamkit.data.importers.plain_pickle`.
 """
 
 from __future__ import annotations
 
-import pickle  # house: only `_Plain` below, which accepts plain containers, numbers, texts and arrays
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -35,11 +33,17 @@ from wamkit.data.importers.base import (
     camera_layout,
     checked,
     dimension_names,
+    image_size,
+    inside,
     reading,
+    words,
 )
+from wamkit.data.importers.npy import header, read_npy, read_npz
+from wamkit.data.importers.plain_pickle import Array, plain_object
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Span
 
+STEPS = 10**9  # file names have seven digits; no step has a greater number
 CAMERAS = {"rgb_static": "scene", "rgb_gripper": "wrist"}
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),
@@ -101,23 +105,25 @@ class Calvin(Importer):
     @cached_property
     def _annotations(self) -> list[tuple[int, int, str]]:
         """(first step, last step, text) of all annotations, in order; both steps are inclusive."""
-        path = self.root / "lang_annotations/auto_lang_ann.npy"
+        path = inside(self.root, "lang_annotations/auto_lang_ann.npy")
         if not path.exists():
             return []
         with reading(path):
-            content = _plain(path)
-            rows = zip(content["info"]["indx"], content["language"]["ann"], strict=True)
-            return sorted((int(a), int(b), str(text)) for (a, b), text in rows)
+            return sorted(_annotations(path))
 
     @cached_property
     def _stretches(self) -> dict[str, tuple[int, int]]:
         """First and last step of each episode, by name."""
         if self.options.only_annotated:
             return {f"{a}-{b}": (a, b) for a, b, _ in self._annotations}
-        path = self.root / "ep_start_end_ids.npy"
+        path = inside(self.root, "ep_start_end_ids.npy")
         with reading(path):
-            ids = np.load(path, allow_pickle=False)
-            if ids.ndim != 2 or ids.shape[1] != 2 or (ids[:, 1] < ids[:, 0]).any():
+            ids = read_npy(path)
+            if ids.ndim != 2 or ids.shape[1] != 2 or ids.dtype.kind not in "iu":
+                raise SourceError(
+                    f"it is {ids.dtype} {ids.shape} instead of whole numbers, a first and last step a row"
+                )
+            if (ids < 0).any() or (ids >= STEPS).any() or (ids[:, 1] < ids[:, 0]).any():
                 raise SourceError("it is not a list of first and last steps")
         return {f"{a}-{b}": (a, b) for a, b in ids.tolist()}
 
@@ -125,29 +131,28 @@ class Calvin(Importer):
         return list(self._stretches)
 
     def _step(self, number: int, episode: str = "") -> dict[str, np.ndarray]:
-        path = self.root / f"episode_{number:07d}.npz"
+        path = inside(self.root, f"episode_{number:07d}.npz")
         with reading(path, episode):
             if not path.exists():
                 raise SourceError("it is missing")
-            with zipfile.ZipFile(path) as file:
-                if any(m.file_size > LIMIT for m in file.infolist()):
-                    raise SourceError("it declares more bytes than a step ever has; refused")
-            with np.load(path, allow_pickle=False) as file:
-                return {k: file[k] for k in (*CAMERAS, "robot_obs", self.options.action)}
+            step = read_npz(path, (*CAMERAS, "robot_obs", self.options.action))
+            for camera in CAMERAS:
+                image_size(step[camera].dtype, step[camera].shape, camera)
+            return step
 
     def read(self, name: str) -> Recording:
         first, last = self._stretches[name]
-        T = last - first + 1
-        state, action = np.empty((T, 15), np.float32), np.empty((T, 7), np.float32)
-        for t in range(T):
-            step = self._step(first + t, name)
-            with reading(self.root / f"episode_{first + t:07d}.npz", name):
-                state[t] = checked(step["robot_obs"][None], (1, 15), "robot_obs")
-                action[t] = checked(step[self.options.action][None], (1, 7), self.options.action)
-        inside = [(max(a, first), min(b, last), text) for a, b, text in self._annotations if a <= last and b >= first]
-        spans = tuple(Span(a - first, b - first + 1, text) for a, b, text in inside)
+        state, action = [], []
+        for number in range(first, last + 1):  # nothing is allocated for steps whose files are not there
+            step = self._step(number, name)
+            with reading(inside(self.root, f"episode_{number:07d}.npz"), name):
+                state.append(checked(step["robot_obs"][None], (1, 15), "robot_obs"))
+                action.append(checked(step[self.options.action][None], (1, 7), self.options.action))
+        within = [(max(a, first), min(b, last), text) for a, b, text in self._annotations if a <= last and b >= first]
+        spans = tuple(Span(a - first, b - first + 1, text) for a, b, text in within)
         text = spans[0].text if self.options.only_annotated and spans else ""
-        return Recording(name, text, state, action, {c: self._images(c, first, last, name) for c in CAMERAS}, spans)
+        images = {c: self._images(c, first, last, name) for c in CAMERAS}
+        return Recording(name, text, np.concatenate(state), np.concatenate(action), images, spans)
 
     def _images(self, camera: str, first: int, last: int, name: str) -> ImageStream:
         def images() -> Iterator[np.ndarray]:
@@ -157,32 +162,28 @@ class Calvin(Importer):
         return images
 
 
-ALLOWED = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "scalar"),
-    ("_codecs", "encode"),
-}
-"""(module, name) of everything that a pickle may refer to."""
+def _annotation(number: int, steps: Any, text: Any) -> tuple[int, int, str]:
+    """Checks one annotation: (first step, last step, text)."""
+    steps = tuple(steps) if isinstance(steps, (tuple, list, Array)) else ()
+    if len(steps) != 2 or any(type(n) is not int for n in steps) or not 0 <= steps[0] <= steps[1] < STEPS:
+        raise SourceError(f"info.indx of annotation {number} is not a first and a last step; correct it")
+    return *steps, words(text, f"language.ann of annotation {number}")
 
 
-class _Plain(pickle.Unpickler):
-    """An unpickler of containers, numbers, texts and arrays, without anything that could run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise SourceError(f"it tries to run {module}.{name}; refused")
-        return super().find_class(module, name)
-
-
-def _plain(path: Any) -> dict[str, Any]:
-    """The dictionary in an npy file of one pickled object."""
+def _annotations(path: Path) -> list[tuple[int, int, str]]:
+    """The annotations in an npy file of one pickled dictionary, in the order of the file."""
+    if path.stat().st_size > LIMIT:
+        raise SourceError(f"it has more than {LIMIT} bytes, which annotations never take; refused")
     with path.open("rb") as file:
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        if shape != () or dtype.hasobject is False:
+        shape, _, dtype = header(file, "it")
+        if shape != () or not dtype.hasobject:
             raise SourceError("it holds an array instead of a dictionary")
-        return _Plain(file).load().item()
+        content: Any = plain_object(file.read())
+    content = content.item() if isinstance(content, Array) else content
+    for part, key in (("info", "indx"), ("language", "ann")):
+        if not isinstance(content, dict) or not isinstance(content.get(part), dict) or key not in content[part]:
+            raise SourceError(f"it has no list {part}.{key}; is it CALVIN's?")
+    steps, texts = (list(content[part][key]) for part, key in (("info", "indx"), ("language", "ann")))
+    if len(steps) != len(texts):
+        raise SourceError(f"it has {len(steps)} places (info.indx) for {len(texts)} texts (language.ann)")
+    return [_annotation(i, *row) for i, row in enumerate(zip(steps, texts, strict=True))]

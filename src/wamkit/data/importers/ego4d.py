@@ -10,8 +10,8 @@ A narration becomes an episode that lasts until the next narration of its pass, 
 
 from __future__ import annotations
 
-import json
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +21,18 @@ from typing import Any, Literal
 
 from wamkit.config import check_bounds
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, reading
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    LIMIT,
+    Importer,
+    Recording,
+    SourceError,
+    entry,
+    inside,
+    reading,
+    real,
+    words,
+)
 from wamkit.data.importers.video_files import (
     VideoFileOptions,
     common_rate,
@@ -31,7 +42,10 @@ from wamkit.data.importers.video_files import (
     video_recording,
     videos_by_stem,
 )
+from wamkit.files import read_json
 from wamkit.metadata import CameraFacts, DatasetMetadata
+
+SECONDS = 10**6  # a video that is narrated later than that is none
 
 
 @dataclass(frozen=True)
@@ -68,24 +82,28 @@ class Ego4D(Importer):
         if not files:
             raise SourceError(f"{self.root}: there is no narration.json in it")
         parts: dict[str, tuple[str, float, float, str]] = {}
-        with reading(files[0]):
-            passes = json.loads(files[0].read_text(encoding="utf-8"))
+        path = inside(self.root, str(files[0].relative_to(self.root)))
+        with reading(path):
+            passes = read_json(path, max_bytes=LIMIT)
+            if not isinstance(passes, dict):
+                raise SourceError("it is no object with videos as keys; is it Ego4D's?")
             for video in (v for v in sorted(passes) if v in self._videos):
                 for number in (1, 2):
-                    rows = passes[video].get(f"narration_pass_{number}", {}).get("narrations", [])
+                    rows = entry(entry(passes[video], f"narration_pass_{number}", dict, {}), "narrations", list, [])
                     parts |= {f"{video}/{number}/{i}": p for i, p in enumerate(self._narrations(video, rows))}
         return parts
 
     def _narrations(self, video: str, rows: list[dict[str, Any]]) -> list[tuple[str, float, float, str]]:
-        for row in rows:
-            if not 0 <= float(row["timestamp_sec"]) < inf:
-                raise SourceError(f"video {video}: '{row['narration_text']}' is at {row['timestamp_sec']} seconds")
-        rows = sorted(rows, key=lambda r: float(r["timestamp_sec"]))
-        times, out = [float(row["timestamp_sec"]) for row in rows], []
-        for row, start in zip(rows, times, strict=True):
-            text = row["narration_text"].strip()
-            # Simultaneous narrations all last until a later one.
-            stop = min(next((t for t in times if t > start), inf), start + self.options.longest)
+        said = []
+        for i, row in enumerate(rows):
+            text = words(entry(row, "narration_text"), f"narration {i} of video {video}")
+            when = real(entry(row, "timestamp_sec"), f"timestamp_sec of '{text[:80]}' in video {video}", 0, SECONDS)
+            said.append((when, text.strip()))
+        said, out = sorted(said, key=lambda s: s[0]), []
+        times = [when for when, _ in said]
+        for start, text in said:
+            later = bisect_right(times, start)  # simultaneous narrations all last until a later one
+            stop = min(times[later] if later < len(times) else inf, start + self.options.longest)
             wearer = text.upper().startswith("#C")
             if "#unsure" in text.lower() or not (wearer or self.options.of == "all"):
                 continue

@@ -11,13 +11,14 @@ hours:minutes:seconds, because the table's frame numbers refer to a re-encoding 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, reading
+from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading, text_of
 from wamkit.data.importers.video_files import (
     VideoFileOptions,
     common_rate,
@@ -56,8 +57,9 @@ class Epic(Importer):
         parts: dict[str, dict[str, str]] = {}
         tables = sorted(self.root.rglob("*.csv"))
         for path in tables:
-            with reading(path), path.open(newline="", encoding="utf-8") as file:
-                rows = csv.DictReader(file)
+            with reading(path):
+                path = inside(self.root, str(path.relative_to(self.root)))
+                rows = csv.DictReader(io.StringIO(text_of(path), newline=""))
                 if not set(COLUMNS) <= set(rows.fieldnames or ()):
                     continue  # EPIC_100_video_info.csv and others
                 for row in (row for row in rows if row["video_id"] in self._videos):

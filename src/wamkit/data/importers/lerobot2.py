@@ -15,7 +15,8 @@ next.success.
 
 from __future__ import annotations
 
-import json
+import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,16 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.compute as pc
 from av.video.reformatter import VideoReformatter
 
 from wamkit.config import check_bounds
 from wamkit.data.format.metadata_io import MODALITY, from_modality
+from wamkit.data.format.parquet import read_parquet
 from wamkit.data.format.schema import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Layout, image_size, is_depth
 from wamkit.data.format.stills import StillImages
 from wamkit.data.importers.base import (
     IMPORTERS,
     LIMIT,
+    WIDTH,
     ImageStream,
     Importer,
     Recording,
@@ -40,13 +44,25 @@ from wamkit.data.importers.base import (
     camera_facts,
     camera_layout,
     checked,
+    entry,
     inside,
+    json_lines,
+    pixels,
     reading,
+    real,
     text_spans,
+    whole,
+    words,
 )
 from wamkit.data.importers.video_files import probe_video, read_frames, resize_and_crop
+from wamkit.files import read_json
 from wamkit.metadata import DatasetMetadata, Field
 
+STEPS = 10**8  # steps of an episode that is still read
+_INDEX = r"\{episode_(?:chunk|index)(?::0?[1-9]?d)?\}"
+_TEMPLATE = re.compile(rf"(?:[^{{}}\0]|{_INDEX}|\{{video_key\}}){{1,1000}}")
+"""A template of paths. A format such as {episode_index:2000000000} would fill the memory."""
+VECTORS, OUTCOME = ("observation.state", "action"), ("next.success", "next.reward")
 NUMERIC = ("float32", "float64", "int32", "int64", "bool")
 
 
@@ -74,32 +90,49 @@ class LeRobot2(Importer):
 
     @cached_property
     def _info(self) -> dict[str, Any]:
-        path = self.root / "meta/info.json"
+        path = inside(self.root, "meta/info.json")
         with reading(path):
             if not path.exists():
                 raise SourceError("there is no such file: is this a LeRobotDataset?")
-            info = json.loads(path.read_bytes())
-            if not str(info["codebase_version"]).startswith("v2"):
-                raise SourceError(
-                    f"codebase_version is {info['codebase_version']}, not v2.x; wamkit reads v3.0 without an import"
-                )
+            info = read_json(path)
+            version = str(entry(info, "codebase_version", str))
+            if not version.startswith("v2"):
+                raise SourceError(f"codebase_version is {version[:40]}, not v2.x; wamkit reads v3.0 without an import")
+            real(entry(info, "fps"), "fps", 0.01, 1000)
+            whole(entry(info, "chunks_size"), "chunks_size", 1, 2**31)
+            whole(entry(info, "total_episodes"), "total_episodes", 0, 2**31)
+            words(info.get("robot_type") or "", "robot_type")
+            for name, feature in entry(info, "features", dict).items():
+                _check_feature(words(name, "a feature's name"), feature)
+            videos = any(f["dtype"] == "video" for f in info["features"].values())
+            for template in ("data_path", "video_path")[: 1 + videos]:
+                path = entry(info, template, str)
+                if not _TEMPLATE.fullmatch(path):
+                    raise SourceError(f"{template} is {path[:200]!r}, not a path with episode_index; correct it")
             return info
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        path = self.root / "meta" / name
-        with reading(path):
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
     @cached_property
-    def _episodes(self) -> dict[str, dict[str, Any]]:
-        return {
-            f"{e['episode_index']:06d}": e
-            for e in sorted(self._lines("episodes.jsonl"), key=lambda e: e["episode_index"])
-        }
+    def _episodes(self) -> dict[str, int]:
+        """The number of steps of each episode, by name, in the order of their numbers."""
+        path, found = inside(self.root, "meta/episodes.jsonl"), {}
+        with reading(path):
+            for number, row in json_lines(path):
+                index = whole(entry(row, "episode_index"), f"episode_index of line {number}", 0, 2**31)
+                if index in found:
+                    raise SourceError(f"line {number} is episode {index} again; remove one")
+                found[index] = whole(entry(row, "length"), f"length of line {number}", 1, STEPS)
+        return {f"{index:06d}": found[index] for index in sorted(found)}
 
     @cached_property
     def _tasks(self) -> dict[int, str]:
-        return {t["task_index"]: t["task"] for t in self._lines("tasks.jsonl")}
+        path = inside(self.root, "meta/tasks.jsonl")
+        with reading(path):
+            return {
+                whole(entry(row, "task_index"), f"task_index of line {number}", 0, 2**31): words(
+                    entry(row, "task"), f"task of line {number}"
+                )
+                for number, row in json_lines(path)
+            }
 
     @cached_property
     def _cameras(self) -> dict[str, str]:
@@ -107,17 +140,14 @@ class LeRobot2(Importer):
         return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
-        shape = self._info["features"][key]["shape"]
-        if len(shape) != 3 or 3 not in (shape[0], shape[2]):
-            raise SourceError(f"{key} has the shape {shape} instead of [height, width, 3]")
-        return image_size(self._info["features"][key])
+        return pixels(*image_size(self._info["features"][key]), key)
 
     def _width(self, key: str) -> int:
-        return int(self._info["features"][key]["shape"][0]) if key in self._info["features"] else 0
+        return self._info["features"][key]["shape"][0] if key in self._info["features"] else 0
 
     @cached_property
     def _extras(self) -> list[str]:
-        skip = {"observation.state", "action", "next.reward", "next.success", "next.done", *INDEX_COLUMNS}
+        skip = {*VECTORS, *OUTCOME, "next.done", *INDEX_COLUMNS}
         features = self._info["features"].items()
         return [
             k for k, f in features if k not in skip and f["dtype"] in NUMERIC and len(f["shape"]) == 1 and "/" not in k
@@ -145,7 +175,7 @@ class LeRobot2(Importer):
         return tuple(map(str, names)) if names and len(names) == size else tuple(f"{key}_{i}" for i in range(size))
 
     def metadata(self) -> DatasetMetadata:
-        path, robot = self.root / MODALITY, self.options.embodiment or self._info.get("robot_type") or ""
+        path, robot = inside(self.root, MODALITY), self.options.embodiment or self._info.get("robot_type") or ""
         whole = {"state": self._width("observation.state"), "action": self._width("action")}
         parts = {k: (Field(k, 0, n, "other"),) if n else () for k, n in whole.items()}
         rate, cameras = float(self._info["fps"]), camera_facts(self._cameras)
@@ -153,7 +183,7 @@ class LeRobot2(Importer):
         if not path.exists():
             return plain
         with reading(path):
-            given = from_modality(json.loads(path.read_bytes()))
+            given = from_modality(read_json(path))
             given.check(*whole.values())
         return replace(plain, source=f"{plain.source}, with modality.json", state=given.state, action=given.action)
 
@@ -169,23 +199,29 @@ class LeRobot2(Importer):
     def _path(self, template: str, name: str, key: str = "") -> Path:
         number = int(name)
         with reading(self.root / "meta/info.json"):
-            chunk = number // int(self._info["chunks_size"])
+            chunk = number // self._info["chunks_size"]
             relative = self._info[template].format(episode_chunk=chunk, episode_index=number, video_key=key)
-        path = inside(self.root, relative)
-        if not path.is_file():
-            raise SourceError(f"{path} (episode {name}): it is missing")
+            path = inside(self.root, relative)
+            if not path.exists():
+                raise SourceError(f"{path} (episode {name}): it is missing; fetch it again")
         return path
 
+    def _table(self, path: Path, T: int) -> pa.Table:
+        """The columns of an episode that are imported; those that are not there are left out."""
+        features, wanted = self._info["features"], {*VECTORS, *OUTCOME, *INDEX_COLUMNS, *self._extras}
+        size = sum(12 * math.prod(features[k]["shape"]) if k in features else 12 for k in wanted)  # bytes a step
+        if T * size > LIMIT:
+            raise SourceError(f"it declares {T} steps of {size} bytes, more than an episode ever takes; refused")
+        dictionaries = len(wanted) << 21  # bytes that a file may spend on each column's own
+        return read_parquet(path, wanted, max_rows=T, max_bytes=4 * T * size + dictionaries)
+
     def read(self, name: str) -> Recording:
-        path, T = self._path("data_path", name), int(self._episodes[name]["length"])
+        path, T, known = self._path("data_path", name), self._episodes[name], self._tasks
         with reading(path, name):
-            with pq.ParquetFile(path) as file:
-                numeric = [k for k in file.schema_arrow.names if k not in self._cameras.values()]
-                groups = (file.metadata.row_group(i) for i in range(file.metadata.num_row_groups))
-                if file.metadata.num_rows != T or sum(g.total_byte_size for g in groups) > LIMIT:
-                    raise SourceError(f"it has {file.metadata.num_rows} rows instead of {T}")
-                table = file.read(numeric, use_threads=False)
-            column = lambda k: np.array(table[k].to_pylist()).reshape(T, -1)  # noqa: E731
+            table = self._table(path, T)
+            if table.num_rows != T:
+                raise SourceError(f"it has {table.num_rows} rows instead of {T}")
+            column = lambda k: _values(table, k)  # noqa: E731
             if not np.array_equal(column("frame_index")[:, 0], np.arange(T)):
                 raise SourceError("its frame_index does not count from 0")
             if (column("episode_index") != int(name)).any():
@@ -194,15 +230,15 @@ class LeRobot2(Importer):
             if late.any():
                 raise SourceError(f"its rows are not {self._info['fps']} a second, from step {int(late.argmax())} on")
             tasks = column("task_index")[:, 0].tolist()
-            if unknown := set(tasks) - set(self._tasks):
+            if unknown := set(tasks) - set(known):
                 raise SourceError(f"task {min(unknown)} is not in meta/tasks.jsonl")
-            texts = [self._tasks[i] for i in tasks]
+            texts = [known[i] for i in tasks]
 
             def vector(key: str) -> np.ndarray:
                 size = self._width(key)
                 return checked(column(key), (T, size), key) if size else np.zeros((T, 0), np.float32)
 
-            outcome = {k: column(k)[:, 0] for k in ("next.success", "next.reward") if k in table.column_names}
+            outcome = {k: column(k)[:, 0] for k in OUTCOME if k in table.column_names}
             return Recording(
                 name=name,
                 text=texts[0],
@@ -234,3 +270,38 @@ class LeRobot2(Importer):
                     yield resize_and_crop(image, size, reformatter)
 
         return video if self._info["features"][key]["dtype"] == "video" else images
+
+
+def _check_feature(name: str, feature: Any) -> None:
+    """Raises SourceError for a feature of info.json without a type, or with an absurd shape."""
+    dtype = entry(feature, "dtype", str)
+    if dtype not in (*NUMERIC, *IMAGE_DTYPES) and name not in (*VECTORS, *OUTCOME, *INDEX_COLUMNS):
+        return  # a text, or a type that is not imported
+    shape = entry(feature, "shape", list)
+    for n in shape:
+        whole(n, f"the shape of feature {name[:80]!r}", 1, WIDTH)
+    if not 1 <= len(shape) <= 8 or dtype not in IMAGE_DTYPES and math.prod(shape) > WIDTH:
+        raise SourceError(f"feature {name[:80]!r} has the shape {shape[:8]}, which no step has; correct it")
+    if dtype in IMAGE_DTYPES and not is_depth(feature):
+        if len(shape) != 3 or 3 not in (shape[0], shape[2]):
+            raise SourceError(f"{name} has the shape {shape} instead of [height, width, 3]; correct it")
+        pixels(*image_size(feature), name)
+
+
+def _values(table: pa.Table, key: str) -> np.ndarray:
+    """A column as an array (T, n). Raises SourceError for one that is missing, has gaps, or cells of several sizes."""
+    if key not in table.column_names:
+        raise SourceError(f"it has no column {key!r}")
+    column, T = table[key].combine_chunks(), table.num_rows
+    while pa.types.is_nested(column.type):
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+            if not pa.types.is_fixed_size_list(column.type):
+                raise SourceError(f"column {key!r} holds {column.type} instead of numbers")
+        elif len(column) and len(pc.unique(pc.list_value_length(column))) > 1:
+            raise SourceError(f"the cells of column {key!r} differ in size")
+        if column.null_count:
+            raise SourceError(f"column {key!r} has empty cells")
+        column = column.flatten()
+    if column.null_count or not (pa.types.is_primitive(column.type) and not pa.types.is_temporal(column.type)):
+        raise SourceError(f"column {key!r} holds {column.type} with {column.null_count} gaps instead of numbers")
+    return column.to_numpy(zero_copy_only=False).reshape(T, -1)

@@ -34,8 +34,21 @@ from wamkit.data.importers.base import (
     checked,
     dimension_names,
     inside,
+    real,
+    words,
 )
-from wamkit.data.importers.hdf5 import array, dataset, json_attribute, opened, sorted_by_number, stored_frames
+from wamkit.data.importers.hdf5 import (
+    arguments,
+    array,
+    has,
+    images_in,
+    json_attribute,
+    member,
+    names,
+    opened,
+    sorted_by_number,
+    stored_frames,
+)
 from wamkit.metadata import DatasetMetadata, Field
 
 STATE = (
@@ -80,24 +93,24 @@ class Libero(Importer):
         return files
 
     def _cameras(self, demo: Any) -> dict[str, tuple[int, int]]:
-        return {
-            k.removesuffix("_rgb"): dataset(demo, f"obs/{k}").shape[1:3]
-            for k in sorted(demo["obs"])
-            if k.endswith("_rgb")
-        }
+        found = (k for k in names(demo, "obs") if k.endswith("_rgb"))
+        return {k.removesuffix("_rgb"): images_in(demo, f"obs/{k}").shape[1:3] for k in found}
+
+    def _demos(self, file: Any) -> list[str]:
+        if not (demos := names(file, "data")):
+            raise SourceError("there is no group 'data' with demonstrations in it; is it LIBERO's?")
+        return sorted_by_number(demos)
 
     def layout(self) -> Layout:
         path = self._files()[0]
         with opened(path) as file:
-            if "data" not in file or not len(file["data"]):
-                raise SourceError(f"{path}: there is no group 'data' with demonstrations in it; is it LIBERO's?")
-            cameras = self._cameras(file["data"][sorted_by_number(file["data"])[0]])
-            kwargs = json_attribute(file["data"], "env_args").get("env_kwargs", {})
+            cameras = self._cameras(member(file, f"data/{self._demos(file)[0]}"))
+            rate = real(arguments(member(file, "data")).get("control_freq", 20), "control_freq in env_args", 0.01, 1000)
         return Layout(
             **camera_layout(cameras),
             proprio_names=dimension_names(STATE),
             action_names=dimension_names(ACTION),
-            fps=float(kwargs.get("control_freq", 20)),
+            fps=rate,
             robot_type="Panda",
             expert=False,
         )
@@ -116,26 +129,23 @@ class Libero(Importer):
         )
 
     def episodes(self) -> Sequence[str]:
-        names = []
+        found: list[str] = []
         for path in self._files():
             with opened(path) as file:
-                names += [f"{path.name}:{demo}" for demo in sorted_by_number(file["data"])]
-        return names
+                found += [f"{path.name}:{demo}" for demo in self._demos(file)]
+        return found
 
     def read(self, name: str) -> Recording:
         file_name, _, demo_name = name.rpartition(":")
         path = inside(self.root, file_name) if self.root.is_dir() else self.root
         with opened(path, demo_name) as file:
-            demo, info = file["data"][demo_name], json_attribute(file["data"], "problem_info")
+            demo, info = member(file, f"data/{demo_name}"), json_attribute(member(file, "data"), "problem_info")
             actions = array(demo, "actions")
-            T, text = len(actions), str(info.get("language_instruction", "")).strip()
+            T, text = len(actions), words(info.get("language_instruction", ""), "language_instruction").strip()
             if not text:
-                raise SourceError(f"{path}: its problem_info has no language_instruction")
-            rewards = (
-                np.asarray(array(demo, "rewards"), np.float32).reshape(T)
-                if "rewards" in demo
-                else np.zeros(T, np.float32)
-            )
+                raise SourceError("its problem_info has no language_instruction")
+            reward = array(demo, "rewards") if has(demo, "rewards") else np.zeros(T, np.float32)
+            reward = checked(reward.reshape(-1), (T,), "rewards")
             cameras = self._cameras(demo)
             return Recording(
                 name=name,
@@ -143,11 +153,11 @@ class Libero(Importer):
                 task=path.stem.removesuffix("_demo"),
                 state=np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1),
                 action=checked(actions, (T, 7), "actions"),
-                images={c: self._images(path, demo_name, c) for c in cameras},
-                success=rewards > 0,
-                reward=rewards,
+                images={c: self._images(path, demo_name, c, T) for c in cameras},
+                success=reward > 0,
+                reward=reward,
             )
 
-    def _images(self, path: Path, demo: str, camera: str) -> ImageStream:
+    def _images(self, path: Path, demo: str, camera: str, steps: int) -> ImageStream:
         rows, columns = TURN[self.options.turn]
-        return lambda: (p[rows, columns] for p in stored_frames(path, f"data/{demo}/obs/{camera}_rgb", demo))
+        return lambda: (p[rows, columns] for p in stored_frames(path, f"data/{demo}/obs/{camera}_rgb", demo, steps))

@@ -13,7 +13,6 @@ observations (`none`) must be replayed first: python -m mani_skill.trajectory.re
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,9 +32,22 @@ from wamkit.data.importers.base import (
     camera_facts,
     camera_layout,
     checked,
+    entry,
     reading,
+    words,
 )
-from wamkit.data.importers.hdf5 import array, dataset, opened, sorted_by_number, stored_frames
+from wamkit.data.importers.hdf5 import (
+    array,
+    columns,
+    has,
+    images_in,
+    member,
+    names,
+    opened,
+    sorted_by_number,
+    stored_frames,
+)
+from wamkit.files import read_json
 from wamkit.metadata import DatasetMetadata, Field
 
 
@@ -65,52 +77,53 @@ class ManiSkill(Importer):
         with reading(path):
             if not path.exists():
                 raise SourceError("it is missing: ManiSkill writes it beside the h5 file")
-            about = json.loads(path.read_text())
-            about["env_info"]["env_id"], about["episodes"][0]["control_mode"]
+            about = read_json(path)
+            env, episodes = entry(about, "env_info", dict), entry(about, "episodes", list)
+            words(entry(env, "env_id"), "env_id")
+            words(entry(episodes[0] if episodes else {}, "control_mode"), "control_mode of the first episode")
+            words(entry(env, "env_kwargs", dict, {}).get("robot_uids", "panda"), "robot_uids in env_kwargs")
             return about
 
     @property
     def _env(self) -> str:
-        return str(self._about["env_info"]["env_id"])
+        return self._about["env_info"]["env_id"]
 
     def _observed(self, trajectory: Any) -> list[str]:
         """Names of the arrays that form the state."""
-        if "obs" not in trajectory:
+        if not has(trajectory, "obs"):
             raise SourceError(f"{trajectory.name} was recorded without observations; replay it with -o rgb")
-        if not hasattr(trajectory["obs"], "keys"):
+        if not hasattr(member(trajectory, "obs"), "keys"):
             return ["obs"]
-        return [f"obs/agent/{k}" for k in ("qpos", "qvel") if k in trajectory["obs/agent"]]
+        if not (found := [f"obs/agent/{k}" for k in ("qpos", "qvel") if has(trajectory, f"obs/agent/{k}")]):
+            raise SourceError(f"{trajectory.name} has neither obs/agent/qpos nor obs/agent/qvel; replay it with -o rgb")
+        return found
 
     def _cameras(self, trajectory: Any) -> list[str]:
-        obs = trajectory["obs"]
-        sensors = obs["sensor_data"] if hasattr(obs, "keys") and "sensor_data" in obs else {}
-        return [c for c in sorted(sensors) if "rgb" in sensors[c]]
+        return [c for c in names(trajectory, "obs/sensor_data") if has(trajectory, f"obs/sensor_data/{c}/rgb")]
 
     def layout(self) -> Layout:
-        names = self.episodes()
-        if not names:
+        episodes = self.episodes()
+        if not episodes:
             raise SourceError(f"{self.root}: there is no traj_0 in it; is it ManiSkill's?")
         with opened(self.root) as file:
-            first = file[names[0]]
-            state = [
-                f"{k.split('/')[-1]}_{i}" for k in self._observed(first) for i in range(dataset(first, k).shape[1])
-            ]
-            action = dataset(first, "actions").shape[1]
-            sizes = {c: dataset(first, f"obs/sensor_data/{c}/rgb").shape[1:3] for c in self._cameras(first)}
+            first = member(file, episodes[0])
+            state = [f"{k.split('/')[-1]}_{i}" for k in self._observed(first) for i in range(columns(first, k))]
+            action = columns(first, "actions")
+            sizes = {c: images_in(first, f"obs/sensor_data/{c}/rgb").shape[1:3] for c in self._cameras(first)}
         return Layout(
             **camera_layout(sizes),
             proprio_names=tuple(state),
             action_names=tuple(f"action_{i}" for i in range(action)),
             fps=self.options.rate,
-            robot_type=str(self._about["env_info"].get("env_kwargs", {}).get("robot_uids", "panda")),
+            robot_type=self._about["env_info"].get("env_kwargs", {}).get("robot_uids", "panda"),
             expert=False,
         )
 
     def metadata(self) -> DatasetMetadata:
-        layout, control = self.layout(), str(self._about["episodes"][0]["control_mode"])
+        layout, control = self.layout(), self._about["episodes"][0]["control_mode"]
         with opened(self.root) as file:
-            first = file[self.episodes()[0]]
-            ends = np.cumsum([0, *(dataset(first, k).shape[1] for k in self._observed(first))]).tolist()
+            first = member(file, self.episodes()[0])
+            ends = np.cumsum([0, *(columns(first, k) for k in self._observed(first))]).tolist()
             kinds = [(k.split("/")[-1], "joint" if k != "obs" else "other") for k in self._observed(first)]
         joints = next((b - a for (name, _), a, b in zip(kinds, ends, ends[1:], strict=False) if name == "qpos"), 0)
         state = tuple(
@@ -132,16 +145,18 @@ class ManiSkill(Importer):
             return sorted_by_number(k for k in file if k.startswith("traj_"))
 
     def read(self, name: str) -> Recording:
-        words = "".join(f" {c.lower()}" if c.isupper() else c for c in self._env.partition("-")[0]).strip()
+        task = "".join(f" {c.lower()}" if c.isupper() else c for c in self._env.partition("-")[0]).strip()
         with opened(self.root, name) as file:
-            trajectory = file[name]
+            trajectory = member(file, name)
             actions = array(trajectory, "actions")
             T = len(actions)
             state = [checked(array(trajectory, k), (T + 1, -1), k)[:-1] for k in self._observed(trajectory)]
-            success = array(trajectory, "success")[:T].astype(bool) if "success" in trajectory else None
+            success = None
+            if has(trajectory, "success"):
+                success = checked(array(trajectory, "success").reshape(-1)[:T], (T,), "success").astype(bool)
             return Recording(
                 name=name,
-                text=self.options.text or words,
+                text=self.options.text or task,
                 task=self._env,
                 state=np.concatenate(state, 1),
                 action=checked(actions, (T, -1), "actions"),
@@ -150,7 +165,8 @@ class ManiSkill(Importer):
             )
 
     def _images(self, name: str, camera: str, steps: int) -> ImageStream:
-        return lambda: islice(stored_frames(self.root, f"{name}/obs/sensor_data/{camera}/rgb", name), steps)
+        key = f"{name}/obs/sensor_data/{camera}/rgb"
+        return lambda: islice(stored_frames(self.root, key, name, steps + 1), steps)
 
 
 def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:

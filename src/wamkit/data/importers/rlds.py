@@ -13,7 +13,6 @@ actions.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -28,7 +27,7 @@ from wamkit.config import check_bounds, load_json
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
-    LIMIT,
+    WIDTH,
     ImageStream,
     Importer,
     Recording,
@@ -36,10 +35,15 @@ from wamkit.data.importers.base import (
     camera_facts,
     camera_layout,
     checked,
+    entry,
+    inside,
     reading,
     text_spans,
+    whole,
 )
+from wamkit.data.importers.encoded_images import decode_image
 from wamkit.data.importers.tfrecord import example, offsets, record
+from wamkit.files import read_json
 from wamkit.metadata import DatasetMetadata, Field
 
 TEXTS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
@@ -74,11 +78,13 @@ class RLDS(Importer):
     @cached_property
     def _step(self) -> dict[str, dict[str, Any]]:
         """The leaves of a step by flattened name: {"shape": ..., "kind": "tensor" | "image" | "text"}."""
-        path = self.root / "features.json"
+        path = inside(self.root, "features.json")
         with reading(path):
             if not path.exists():
                 raise SourceError("there is no such file: name the folder of one version, as in bridge/1.0.0")
-            steps = json.loads(path.read_text())["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+            steps = read_json(path)
+            for key in ("featuresDict", "features", "steps", "sequence", "feature"):
+                steps = entry(steps, key, dict)
             return dict(_leaves(steps, ""))
 
     def _vectors(self, prefix: str) -> list[str]:
@@ -112,20 +118,28 @@ class RLDS(Importer):
     def _records(self) -> dict[str, tuple[Path, int]]:
         """The file and byte offset of each episode, by name: number of the file, number of the record in it."""
         pattern = re.compile(rf".*-{re.escape(self.options.split)}\.tfrecord-(\d+)-of-(\d+)$")
-        files = {int(m[1]): (p, int(m[2])) for p in sorted(self.root.iterdir()) if (m := pattern.match(p.name))}
+        files = {
+            int(m[1]): (inside(self.root, p.name), int(m[2]))
+            for p in sorted(self.root.iterdir())
+            if (m := pattern.match(p.name))
+        }
         if not files:
             raise SourceError(f"{self.root}: there are no files of the split '{self.options.split}'")
         total = next(iter(files.values()))[1]
-        if missing := sorted(set(range(total)) - set(files)):
+        missing = next(i for i in range(len(files) + 1) if i not in files)
+        if missing < total:
             raise SourceError(
-                f"{self.root}: file {missing[0]} of {total} of the split '{self.options.split}' is missing"
+                f"{self.root}: file {missing} of {total} of the split '{self.options.split}' is missing; fetch it again"
             )
         return {f"{n:05d}/{i}": (p, at) for n, (p, _) in sorted(files.items()) for i, at in enumerate(offsets(p))}
 
     def layout(self) -> Layout:
         action = self._known(self.options.action)
-        first = self._example(next(iter(self._records)))[1] if self._records else {}
-        sizes = {c: _decode(first[f"steps/{key}"][0]).shape[:2] for c, key in self._cameras.items()}
+        if not self._records:
+            raise SourceError(f"{self.root}: its files have no records; fetch them again")
+        path, first = self._example(next(iter(self._records)))
+        with reading(path):
+            sizes = {c: _image(first, key, 0).shape[:2] for c, key in self._cameras.items()}
         return Layout(
             **camera_layout(sizes),
             proprio_names=self._names(self._state),
@@ -144,7 +158,7 @@ class RLDS(Importer):
         )
 
     def _size(self, leaf: str) -> int:
-        return math.prod(self._step[leaf]["shape"])
+        return whole(math.prod(self._step[leaf]["shape"]), f"the size of '{leaf}' in features.json", 1, WIDTH)
 
     def metadata(self) -> DatasetMetadata:
         cameras = camera_facts(self._cameras)
@@ -179,11 +193,14 @@ class RLDS(Importer):
             T = len(action[0]) // self._size(self.options.action[0])
 
             def rows(leaf: str) -> np.ndarray:
-                return checked(np.asarray(data[f"steps/{leaf}"]).reshape(T, -1), (T, self._size(leaf)), leaf)
+                values, size = np.asarray(data[f"steps/{leaf}"]), self._size(leaf)
+                if len(values) != T * size:
+                    raise SourceError(f"'{leaf}' has {len(values)} values instead of {T} times {size}")
+                return checked(values.reshape(T, size), (T, size), leaf)
 
             texts = next((data[f"steps/{k}"] for k in TEXTS if f"steps/{k}" in data), [b""] * T)
             texts = [t.decode("utf-8", "replace").strip() for t in texts]
-            reward = np.asarray(data["steps/reward"], np.float32).reshape(T) if "steps/reward" in data else None
+            reward = checked(np.asarray(data["steps/reward"]), (T,), "reward") if "steps/reward" in data else None
             for key in self._cameras.values():
                 if len(data[f"steps/{key}"]) != T:
                     raise SourceError(f"{key} has {len(data[f'steps/{key}'])} images for {T} steps")
@@ -202,28 +219,28 @@ class RLDS(Importer):
     def _images(self, path: Path, name: str, key: str) -> ImageStream:
         def images() -> Iterator[np.ndarray]:
             with reading(path, name):
-                for packed in self._example(name)[1][f"steps/{key}"]:
-                    yield _decode(packed)
+                data = self._example(name)[1]
+                for step in range(len(data[f"steps/{key}"])):
+                    yield _image(data, key, step)
 
         return images
 
 
 def _leaves(feature: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if "featuresDict" in feature:
-        for key, inner in feature["featuresDict"]["features"].items():
+        for key, inner in entry(entry(feature, "featuresDict", dict), "features", dict).items():
             yield from _leaves(inner, f"{name}/{key}" if name else key)
         return
     for kind in ("tensor", "image", "text"):
         if kind in feature:
-            shape = [int(n) for n in feature[kind].get("shape", {}).get("dimensions", [])]
-            yield name, {"kind": kind, "shape": shape}
+            shape = entry(entry(feature, kind, dict), "shape", dict, {})
+            dimensions = [int(n) for n in entry(shape, "dimensions", list, [])]
+            yield name, {"kind": kind, "shape": dimensions}
 
 
-def _decode(packed: bytes) -> np.ndarray:
-    """Decodes a PNG or JPEG image."""
-    from imagecodecs import jpeg_decode, png_decode
-
-    png = packed[:8] == b"\x89PNG\r\n\x1a\n"
-    if png and int.from_bytes(packed[16:20], "big") * int.from_bytes(packed[20:24], "big") * 3 > LIMIT:
-        raise SourceError("an image declares more pixels than any has; refused")
-    return png_decode(packed) if png else jpeg_decode(packed)
+def _image(data: dict[str, Any], key: str, step: int) -> np.ndarray:
+    """Decodes the image of a step."""
+    images = data[f"steps/{key}"]
+    if not isinstance(images, list) or not images:
+        raise SourceError(f"'{key}' holds {'no' if isinstance(images, list) else 'numbers instead of'} images")
+    return decode_image(images[step], f"{key}, step {step}")

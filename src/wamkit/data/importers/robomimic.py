@@ -28,8 +28,22 @@ from wamkit.data.importers.base import (
     camera_layout,
     checked,
     dimension_names,
+    real,
+    words,
 )
-from wamkit.data.importers.hdf5 import array, dataset, json_attribute, opened, sorted_by_number, stored_frames
+from wamkit.data.importers.hdf5 import (
+    arguments,
+    array,
+    columns,
+    has,
+    images_in,
+    json_attribute,
+    member,
+    names,
+    opened,
+    sorted_by_number,
+    stored_frames,
+)
 from wamkit.metadata import DatasetMetadata, Field
 
 STATE = (
@@ -60,28 +74,30 @@ class Robomimic(Importer):
     def _describe(self) -> tuple[dict, str]:
         """The environment's arguments and the name of the first demonstration."""
         with opened(self.root) as file:
-            if "data" not in file or not len(file["data"]):
-                raise SourceError(
-                    f"{self.root}: there is no group 'data' with demonstrations in it; is it robomimic's?"
-                )
-            return json_attribute(file["data"], "env_args"), sorted_by_number(file["data"])[0]
+            if not (demos := names(file, "data")):
+                raise SourceError("there is no group 'data' with demonstrations in it; is it robomimic's?")
+            return json_attribute(member(file, "data"), "env_args"), sorted_by_number(demos)[0]
 
     def _cameras(self) -> dict[str, tuple[int, int]]:
         with opened(self.root) as file:
-            obs = file[f"data/{self._describe()[1]}/obs"]
-            found = {k: dataset(obs, k) for k in sorted(obs) if k.endswith("_image")}
+            obs = f"data/{self._describe()[1]}/obs"
+            found = {k: images_in(file, f"{obs}/{k}") for k in names(file, obs) if k.endswith("_image")}
             return {k.removesuffix("_image"): x.shape[1:3] for k, x in found.items()}
 
     def layout(self) -> Layout:
-        env, first = self._describe()
+        _, first = self._describe()
         with opened(self.root, first) as file:
-            actions = dataset(file, f"data/{first}/actions").shape[1]
+            actions = columns(file, f"data/{first}/actions")
+            kwargs = arguments(member(file, "data"))
+            robots = kwargs.get("robots", "robot")
+            robot = words(robots[0] if isinstance(robots, list) and robots else robots, "robots in env_args")
+            rate = real(kwargs.get("control_freq", 20), "control_freq in env_args", 0.01, 1000)
         return Layout(
             **camera_layout(self._cameras()),
             proprio_names=dimension_names(STATE),
             action_names=dimension_names(_action(actions)),
-            fps=float(env.get("env_kwargs", {}).get("control_freq", 20)),
-            robot_type=str(env.get("env_kwargs", {}).get("robots", ["robot"])[0]),
+            fps=rate,
+            robot_type=robot,
             expert=False,
         )
 
@@ -101,31 +117,33 @@ class Robomimic(Importer):
     def episodes(self) -> Sequence[str]:
         with opened(self.root) as file:
             if not self.options.filter:
-                return sorted_by_number(file["data"])
-            masks = sorted(file["mask"]) if "mask" in file else []
+                return sorted_by_number(names(file, "data"))
+            masks = names(file, "mask")
             if self.options.filter not in masks:
-                raise SourceError(
-                    f"{self.root}: there is no filter '{self.options.filter}'; there are {', '.join(masks) or 'none'}"
-                )
-            return sorted_by_number(n.decode() for n in array(file["mask"], self.options.filter))
+                raise SourceError(f"there is no filter '{self.options.filter}'; there are {', '.join(masks) or 'none'}")
+            chosen = array(file, f"mask/{self.options.filter}")
+            if chosen.dtype.kind != "S":
+                raise SourceError(f"mask/{self.options.filter} holds {chosen.dtype} instead of names")
+            return sorted_by_number(n.decode() for n in chosen.reshape(-1).tolist())
 
     def read(self, name: str) -> Recording:
         with opened(self.root, name) as file:
-            demo, env = file["data"][name], json_attribute(file["data"], "env_args")
-            actions = array(demo, "actions")
+            demo, env = member(file, f"data/{name}"), json_attribute(member(file, "data"), "env_args")
+            actions, task = array(demo, "actions"), words(env.get("env_name", ""), "env_name in env_args")
             T = len(actions)
             state = np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1)
-            rewards = np.asarray(array(demo, "rewards") if "rewards" in demo else np.zeros(T)).reshape(T)
+            reward = array(demo, "rewards") if has(demo, "rewards") else np.zeros(T, np.float32)
+            reward = checked(reward.reshape(-1), (T,), "rewards")
             keys = {c: f"data/{name}/obs/{c}_image" for c in self._cameras()}
             return Recording(
                 name=name,
-                text=self.options.text or env.get("env_name", ""),
-                task=env.get("env_name", ""),
+                text=self.options.text or task,
+                task=task,
                 state=state,
                 action=checked(actions, (T, -1), "actions"),
-                images={c: lambda key=key: stored_frames(self.root, key, name) for c, key in keys.items()},
-                success=rewards > 0,
-                reward=np.asarray(rewards, np.float32),
+                images={c: lambda key=key: stored_frames(self.root, key, name, T) for c, key in keys.items()},
+                success=reward > 0,
+                reward=reward,
             )
 
 

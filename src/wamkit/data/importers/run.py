@@ -8,8 +8,8 @@ An import continues where it was cut off, and half a data set never looks comple
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -25,8 +25,17 @@ from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import checksum, encode_camera
 from wamkit.data.format.store import Store
-from wamkit.data.importers.base import IMPORTERS, ImageStream, Importer, Recording, SourceError
-from wamkit.files import StoreError
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    ImageStream,
+    Importer,
+    Recording,
+    SourceError,
+    entry,
+    reading,
+    words,
+)
+from wamkit.files import StoreError, read_json
 from wamkit.types import Episode, Span
 
 FILE = "import.json"
@@ -75,9 +84,12 @@ def import_data(args: Import, options: Any = None) -> Store:
     stored before stay, and the same call continues after them. Raises StoreError if `out` contains other data.
     """
     importer = importer_of(args.format, args.source, options)
-    layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
-    metadata.check(len(layout.proprio_names), len(layout.action_names))
-    if duplicates := {n for n in names if names.count(n) > 1} if len(set(names)) < len(names) else set():
+    with reading(args.source):
+        layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
+        metadata.check(len(layout.proprio_names), len(layout.action_names))
+        for name in names:
+            words(name, "the name of an episode")
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"{args.source}: there are two episodes {min(duplicates)}; rename or remove one")
     names = names[: args.limit]
     if not names:
@@ -101,7 +113,7 @@ def import_data(args: Import, options: Any = None) -> Store:
         if name in stored:
             continue
         try:
-            recording = importer.read(name)
+            recording = _read(importer, name)
             if metadata.offset:
                 recording = shifted(recording)
             _store(store, recording, layout, fingerprints)
@@ -123,14 +135,30 @@ def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Ma
     checksums.write(out, {FILE: cfg.to_bytes({**facts, "complete": complete, "skipped": skipped})})
 
 
+def _read(importer: Importer, name: str) -> Recording:
+    """An episode whose texts can be stored, and whose images raise SourceError whatever their reader raises."""
+    with reading(importer.root, name):
+        recording = importer.read(name)
+        for text in (recording.text, recording.task, *(span.text for span in recording.spans)):
+            words(text, "a text")
+
+    def named(images: ImageStream) -> ImageStream:
+        def stream() -> Iterator[np.ndarray]:
+            with reading(importer.root, name):
+                yield from images()
+
+        return stream
+
+    return replace(recording, images={camera: named(images) for camera, images in recording.images.items()})
+
+
 def require_whole(root: Path) -> None:
     """Raises StoreError if an import into `root` was cut off, so that only a part of the data is there."""
     path = root / FILE
-    try:
-        whole = not path.exists() or json.loads(path.read_bytes())["complete"]
-    except (ValueError, LookupError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); run the import again") from error
-    if not whole:
+    content = read_json(path) if path.exists() else {"complete": True}
+    if not isinstance(content, dict) or not isinstance(content.get("complete"), bool):
+        raise StoreError(f"{path} is damaged: it does not say if the import is complete; run the import again")
+    if not content["complete"]:
         raise StoreError(f"{root}: its import was cut off; run the same `wamkit import` again to continue it")
 
 
@@ -216,7 +244,9 @@ def _fingerprints(store: Store) -> dict[Any, str]:
 def left_out(root: Path) -> dict[str, str]:
     """The episodes left out by the import into `root`, with reasons."""
     path = root / FILE
-    return json.loads(path.read_bytes())["skipped"] if path.exists() else {}
+    with reading(path):
+        skipped = entry(read_json(path), "skipped", dict) if path.exists() else {}
+        return {name: words(reason, f"the reason for {name[:80]}") for name, reason in skipped.items()}
 
 
 def describe(skipped: Mapping[str, str]) -> str:

@@ -8,14 +8,17 @@ features { feature { key, value { bytes | float | int64 list } } }.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wamkit.data.importers.base import LIMIT, SourceError, reading
+from wamkit.data.importers.base import SourceError, reading
 
+RECORD = 2**32
+"""Bytes of a record that is still read: an episode with its encoded images."""
 _POLYNOMIAL = 0x82F63B78  # Castagnoli's, reversed
 
 
@@ -58,7 +61,7 @@ def offsets(path: Path) -> list[int]:
             if len(head) < 12 or masked(crc32c(head[:8])) != struct.unpack("<I", head[8:])[0]:
                 raise SourceError(f"record {len(out)} is damaged or cut off")
             (length,) = struct.unpack("<Q", head[:8])
-            if length > LIMIT or at + 16 + length > size:
+            if length > RECORD or at + 16 + length > size:
                 raise SourceError(f"record {len(out)} declares {length} bytes, more than the file has; is it cut off?")
             out.append(at)
             at += 16 + length
@@ -71,6 +74,8 @@ def record(path: Path, at: int, episode: str = "") -> bytes:
     with reading(path, episode), path.open("rb") as file:
         file.seek(at)
         (length,) = struct.unpack("<Q", file.read(12)[:8])
+        if length > min(RECORD, path.stat().st_size - at):
+            raise SourceError("it is shorter than it was: the file is being changed")
         message = file.read(length)
         if masked(crc32c(message)) != struct.unpack("<I", file.read(4))[0]:
             raise SourceError("its CRC is wrong: the file is damaged")
@@ -81,27 +86,36 @@ def example(message: bytes) -> dict[str, Any]:
     """The features of a tf.train.Example by name: lists of bytes, or arrays of float32 or int64."""
     out: dict[str, Any] = {}
     for number, features in _fields(message):
-        for key, entry in _fields(features) if number == 1 else ():
+        for key, entry in _fields(_message(features)) if number == 1 else ():
             if key != 1:
                 continue
-            parts = dict(_fields(entry))
-            out[bytes(parts[1]).decode()] = _values(parts.get(2, b""))
+            parts = dict(_fields(_message(entry)))
+            if 1 not in parts:
+                raise SourceError("a feature has no name: this is not a tf.train.Example")
+            out[bytes(_message(parts[1])).decode()] = _values(parts.get(2, b""))
     return out
 
 
 def _values(feature: Any) -> Any:
-    for kind, packed in _fields(feature):
-        items = list(_fields(packed))
+    for kind, packed in _fields(_message(feature)):
+        items = _fields(_message(packed))
         if kind == 1:
-            return [bytes(v) for _, v in items]
+            return [bytes(_message(v)) for _, v in items]
         if kind == 2:  # floats, packed or one by one
-            return np.frombuffer(b"".join(bytes(v) for _, v in items), "<f4")
+            return np.frombuffer(b"".join(bytes(_message(v)) for _, v in items), "<f4")
         if kind == 3:
-            values: list[int] = []
+            values = array("Q")  # eight bytes a number, where a list takes up to forty
             for _, v in items:
-                values += [v] if isinstance(v, int) else _varints(v)
-            return np.array(values, np.uint64).astype(np.int64)
+                values.extend([v] if isinstance(v, int) else _varints(v))
+            return np.frombuffer(values, np.uint64).astype(np.int64) if values else np.empty(0, np.int64)
     return []
+
+
+def _message(value: Any) -> Any:
+    """The content of a field with a length. `bytes` of a number n would be n zeros, however large it is."""
+    if isinstance(value, int):
+        raise SourceError("a number in place of a message: this is not a tf.train.Example")
+    return value
 
 
 def _fields(message: Any) -> Iterator[tuple[int, Any]]:
@@ -138,9 +152,8 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _varints(view: memoryview) -> list[int]:
-    out, at = [], 0
+def _varints(view: memoryview) -> Iterator[int]:
+    at = 0
     while at < len(view):
         value, at = _varint(view, at)
-        out.append(value)
-    return out
+        yield value

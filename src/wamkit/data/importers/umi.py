@@ -14,13 +14,10 @@ mixture makes them relative to the hand (`wamkit.data.embodiment`), as UMI's own
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
-from typing import Any
 
 import numpy as np
 
@@ -28,17 +25,17 @@ from wamkit.config import check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
-    LIMIT,
     ImageStream,
     Importer,
     Recording,
     SourceError,
     camera_layout,
     checked,
+    image_size,
     reading,
 )
+from wamkit.data.importers.zarr2 import Array, Zarr
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
-from wamkit.types import WamkitError
 
 KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
 
@@ -67,44 +64,31 @@ class UMI(Importer):
     Options = UMIOptions
     options: UMIOptions
 
-    @contextmanager
-    def _open(self, episode: str = "") -> Iterator[Any]:
-        try:
-            import zarr
-            from imagecodecs.numcodecs import register_codecs
-        except ImportError as error:
-            raise WamkitError(
-                "zarr files need the packages zarr and imagecodecs: pip install 'wamkit[import]'"
-            ) from error
-        register_codecs(verbose=False)
-        with reading(self.root, episode):
-            if self.root.is_dir():
-                yield zarr.open_group(str(self.root), mode="r", zarr_format=2)
-                return
-            _check_zip(self.root)
-            store = zarr.storage.ZipStore(self.root, mode="r")
-            try:
-                yield zarr.open_group(store, mode="r", zarr_format=2)
-            finally:
-                store.close()
+    @cached_property
+    def _store(self) -> Zarr:
+        return Zarr(self.root)
 
-    def _hands(self, root: Any) -> list[str]:
-        hands = sorted(k.split("_")[0] for k in root["data"].array_keys() if k.endswith("_eef_pos"))
+    @cached_property
+    def _hands(self) -> list[str]:
+        hands = sorted(k.split("_")[0] for k in self._store.arrays("data") if k.endswith("_eef_pos"))
         if not hands:
             raise SourceError(f"{self.root}: there is no data/robot0_eef_pos in it; is it UMI's?")
         return hands
 
-    def _cameras(self, root: Any) -> list[str]:
-        return sorted(k.removesuffix("_rgb") for k in root["data"].array_keys() if k.endswith("_rgb"))
+    @cached_property
+    def _cameras(self) -> dict[str, Array]:
+        """The arrays of the cameras' images, by name."""
+        found = (k for k in self._store.arrays("data") if k.endswith("_rgb"))
+        cameras = {k.removesuffix("_rgb"): self._store.array(f"data/{k}") for k in found}
+        for images in cameras.values():
+            if len(images.shape) != 4:
+                raise SourceError(f"{self.root}: {images.name} is {images.shape} instead of (N, H, W, 3)")
+            image_size(images.dtype, images.shape[1:], images.name)
+        return cameras
 
     def layout(self) -> Layout:
-        with self._open() as root:
-            hands, sizes = self._hands(root), {}
-            for c in self._cameras(root):
-                shape = root[f"data/{c}_rgb"].shape
-                if len(shape) != 4 or shape[3] != 3 or np.prod(shape[1:]) > LIMIT:
-                    raise SourceError(f"{self.root}: data/{c}_rgb is {shape} instead of (N, H, W, 3)")
-                sizes[c] = tuple(shape[1:3])
+        with reading(self.root):
+            hands, sizes = self._hands, {c: images.shape[1:3] for c, images in self._cameras.items()}
         names = tuple(f"{h}_{key}_{i}" for h in hands for key, n in KEYS for i in range(n))
         return Layout(
             **camera_layout(sizes),
@@ -137,31 +121,38 @@ class UMI(Importer):
             cameras={c: CameraFacts("wrist") for c in layout.cameras},
         )
 
-    def _ends(self, root: Any) -> np.ndarray:
-        ends = self._array(root, "meta/episode_ends")
-        if ends.ndim != 1 or ends.dtype.kind not in "iu" or (np.diff(ends, prepend=0) <= 0).any():
-            raise SourceError(f"{self.root}: meta/episode_ends is not a list of ascending row numbers")
-        return ends
+    @cached_property
+    def _ends(self) -> list[int]:
+        with reading(self.root):
+            ends = self._store.array("meta/episode_ends").read()
+            if ends.ndim != 1 or ends.dtype.kind not in "iu" or (ends <= 0).any() or (ends[1:] <= ends[:-1]).any():
+                raise SourceError(f"{self.root}: meta/episode_ends is not a list of ascending row numbers")
+            return ends.tolist()
 
     def episodes(self) -> Sequence[str]:
-        with self._open() as root:
-            return [str(i) for i in range(len(self._ends(root)))]
+        return [str(i) for i in range(len(self._ends))]
 
     def read(self, name: str) -> Recording:
-        with self._open(name) as root:
-            ends, number = self._ends(root), int(name)
-            rows = np.arange(ends[number - 1] if number else 0, ends[number], self.options.every)
-            if len(rows) < 2:
-                raise SourceError(f"{self.root} (episode {name}): {len(rows)} row is too short, its action is unknown")
+        with reading(self.root, name):
+            ends, number = self._ends, int(name)
+            start, stop = ends[number - 1] if number else 0, ends[number]
             parts = []
-            for key, n in ((f"{h}_{key}", n) for h in self._hands(root) for key, n in KEYS):
-                whole = self._array(root, f"data/{key}")
+            for key, n in ((f"{h}_{key}", n) for h in self._hands for key, n in KEYS):
+                whole = self._store.array(f"data/{key}")
                 if whole.shape != (ends[-1], n):
                     raise SourceError(
                         f"{self.root}: data/{key} is {whole.shape}, but the demonstrations have {ends[-1]} rows"
                     )
-                parts.append(checked(whole[rows], (len(rows), n), key))
-            cameras = self._cameras(root)
+                part = whole.read(start, stop)[:: self.options.every]
+                parts.append(checked(part, (-1, n), key))
+            if len(parts[0]) < 2:
+                raise SourceError(
+                    f"{self.root} (episode {name}): {len(parts[0])} row is too short, its action is unknown"
+                )
+            rows, cameras = np.arange(start, stop, self.options.every), self._cameras
+            for camera, stored in cameras.items():
+                if stored.shape[0] != ends[-1]:
+                    raise SourceError(f"{camera} has {stored.shape[0]} images for {ends[-1]} rows")
         pose = np.concatenate(parts, 1)
         return Recording(
             name=name,
@@ -171,40 +162,9 @@ class UMI(Importer):
             images={c: self._images(c, rows[:-1], name) for c in cameras},
         )
 
-    @cached_property
-    def _members(self) -> frozenset[str]:
-        with reading(self.root), zipfile.ZipFile(self.root) as file:
-            return frozenset(file.namelist())
-
-    def _require(self, chunk: str) -> None:
-        """Raises SourceError for a missing chunk, which zarr would silently read as zeros."""
-        if not ((self.root / chunk).exists() if self.root.is_dir() else chunk in self._members):
-            raise SourceError(f"{self.root}: {chunk} is missing; its content is lost")
-
-    def _array(self, root: Any, name: str) -> np.ndarray:
-        array = root[name]
-        if array.nbytes > LIMIT:
-            raise SourceError(f"{name} declares {array.nbytes} bytes, more than such an array ever takes")
-        for at in np.ndindex(*(-(-n // c) for n, c in zip(array.shape, array.chunks, strict=True))):
-            self._require(f"{name}/{'.'.join(map(str, at))}")
-        return array[:]
-
     def _images(self, camera: str, rows: np.ndarray, episode: str) -> ImageStream:
         def images() -> Iterator[np.ndarray]:
-            with self._open(episode) as root:
-                stored = root[f"data/{camera}_rgb"]
-                for row in rows.tolist():
-                    self._require(f"data/{camera}_rgb/{row // stored.chunks[0]}.0.0.0")
-                    yield stored[row]
+            with reading(self.root, episode):
+                yield from self._cameras[camera].rows(rows)
 
         return images
-
-
-def _check_zip(path: Any) -> None:
-    """Raises SourceError for names that lead out of the archive or absurd sizes. Nothing is unpacked to disk."""
-    with zipfile.ZipFile(path) as file:
-        for member in file.infolist():
-            if member.filename.startswith(("/", "\\")) or ".." in member.filename.split("/"):
-                raise SourceError(f"{path}: '{member.filename}' leads out of the archive; refused")
-            if member.file_size > LIMIT or member.file_size > 1000 * max(member.compress_size, 1000):
-                raise SourceError(f"{path}: '{member.filename}' declares {member.file_size} bytes; refused")

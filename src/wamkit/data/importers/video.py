@@ -10,14 +10,25 @@ The caption of a part becomes a span, that of a whole file its text. Files witho
 from __future__ import annotations
 
 import csv
-import json
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf, isfinite
+from pathlib import Path
 from typing import Any, Literal
 
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading
+from wamkit.data.importers.base import (
+    IMPORTERS,
+    Importer,
+    Recording,
+    SourceError,
+    inside,
+    json_lines,
+    reading,
+    text_of,
+)
 from wamkit.data.importers.video_files import (
     VideoFileOptions,
     common_rate,
@@ -72,10 +83,10 @@ class Video(Importer):
     def _texts(self, name: str, steps: int, fps: float) -> tuple[str, tuple[Span, ...]]:
         """The text of a video and the captions of its parts."""
         text, spans = self.options.text, []
-        beside = inside(self.root, name).with_suffix(".txt")
+        beside = inside(self.root, str(Path(name).with_suffix(".txt")))
         if beside.exists():
             with reading(beside, name):
-                text = beside.read_text(encoding="utf-8").strip()
+                text = text_of(beside).strip()
         for row in self._captions:
             if row["file"] != name:
                 continue
@@ -83,9 +94,10 @@ class Video(Importer):
                 text = row["text"]
                 continue
             with reading(self.root, name):
-                start, stop = (round(float(row[k]) * fps) for k in ("start", "stop"))
+                times = [float(inf if row.get(k) in (None, "") else row[k]) * fps for k in ("start", "stop")]
+                start, stop = (round(t) if isfinite(t) else -1 for t in times)
             if not 0 <= start < stop or start >= steps:
-                place = f"from {row['start']} to {row['stop']} seconds"
+                place = f"from {row['start']} to {row.get('stop')} seconds"
                 raise SourceError(f"{self.root}: the caption '{row['text']}' of {name} is {place}")
             spans.append(Span(start, min(stop, steps), row["text"]))
         if not text and not spans:
@@ -95,16 +107,16 @@ class Video(Importer):
     @cached_property
     def _captions(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
-        table, lines = self.root / "captions.csv", self.root / "captions.jsonl"
+        table, lines = inside(self.root, "captions.csv"), inside(self.root, "captions.jsonl")
         if table.exists():
-            with reading(table), table.open(newline="", encoding="utf-8") as file:
-                rows += list(csv.DictReader(file))
+            with reading(table):
+                rows += list(csv.DictReader(io.StringIO(text_of(table), newline="")))
         if lines.exists():
             with reading(lines):
-                rows += [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines() if line.strip()]
+                rows += [row for _, row in json_lines(lines)]
         for row in rows:
             if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("file", "text")):
-                raise SourceError(f"{self.root}: a row of captions has no file or text: {row}")
+                raise SourceError(f"{self.root}: a row of captions has no file or text: {str(row)[:200]}; correct it")
             if not inside(self.root, row["file"]).is_file():
                 raise SourceError(f"{self.root}: the caption '{row['text']}' is of {row['file']}, which does not exist")
         return rows

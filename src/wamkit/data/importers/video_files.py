@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 from wamkit.config import check_bounds
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.video import CONTAINERS
-from wamkit.data.importers.base import Recording, SourceError, inside, reading
+from wamkit.data.importers.base import PIXELS, Recording, SourceError, inside, pixels, reading
 
-SIDE = 16_384  # pixels; a video that declares more is taken for a decompression bomb
+SIDE = 16_384  # pixels; larger images are not made
+STEPS = 10**7  # frames of an episode; one that declares more is taken for a bomb
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -74,16 +75,35 @@ def probe_video(path: Path, episode: str = "") -> VideoFile:
     import av
 
     with reading(path, episode), av.open(str(path), options=CONTAINERS) as container:
+        _refuse_cut_matroska(path)
         if not container.streams.video:
             raise SourceError(f"{path}: there is no video in it")
         s = container.streams.video[0]
         fps = float(s.average_rate or s.base_rate or 0)
-        if not 0 < fps <= 1000 or not 0 < s.height <= SIDE or not 0 < s.width <= SIDE:
-            raise SourceError(f"{path}: frames of {s.height}x{s.width}, {fps:g} a second: no video is like that")
+        pixels(s.height, s.width, "a frame")
+        if not 0.01 <= fps <= 1000:
+            raise SourceError(f"{fps:g} frames a second: no video is like that")
         frames = s.frames or round(float((container.duration or 0) / av.time_base) * fps)
-        if not frames:
-            raise SourceError(f"{path}: it has no frames")
+        if not 0 < frames <= (size := path.stat().st_size):
+            raise SourceError(f"it declares {frames} frames in {size} bytes: no video is like that")
         return VideoFile(path, fps, frames, (s.height, s.width))
+
+
+def _refuse_cut_matroska(path: Path) -> None:
+    """Raises SourceError for an mkv or webm file shorter than it declares, which FFmpeg plays up to the cut."""
+    with path.open("rb") as file:
+        for kind in (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"):  # the head, then all of the rest
+            if file.read(4) != kind:
+                return
+            first = file.read(1)
+            more = 8 - first[0].bit_length() if first else 8  # leading zeros: bytes of the size that follow
+            size = int.from_bytes(first + file.read(more), "big") & ((1 << 7 * (more + 1)) - 1)
+            end = file.tell() + size
+            if kind[0] == 0x1A:
+                file.seek(end)
+        unknown = size == (1 << 7 * (more + 1)) - 1  # of a live stream
+        if not unknown and end > path.stat().st_size:
+            raise SourceError(f"it declares {end} bytes and has {path.stat().st_size}: it is cut off")
 
 
 def frame_count(video: VideoFile, fps: float, start: float = 0.0, stop: float | None = None) -> int:
@@ -124,12 +144,13 @@ def read_frames(
     with reading(video.path, episode), av.open(str(video.path), options=CONTAINERS) as container:
         stream = container.streams.video[0]
         # Without "explode" FFmpeg conceals damage silently.
-        stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
+        options = {"err_detect": "explode", "max_pixels": str(PIXELS)}
+        stream.codec_context.thread_count, stream.codec_context.options = 1, options
         began = (stream.start_time or 0) * stream.time_base
         if start > 1:
             container.seek(round((Fraction(start).limit_denominator(10**6) + began) / stream.time_base), stream=stream)
 
-        yielded, before = 0, None
+        yielded, before, end = 0, None, video.seconds
         for frame in container.decode(stream):
             # A frame is shown until the next one begins, so it is yielded when that one comes.
             now = float(frame.pts * stream.time_base - began)
@@ -140,7 +161,9 @@ def read_frames(
             if yielded >= count:
                 return
             before = frame
-        while before is not None and yielded < count and start + yielded / fps < video.seconds + 0.5 / video.fps:
+            if stream.frames:  # else the container does not say how long the last one is shown
+                end = now + max(1 / video.fps, float((frame.duration or 0) * stream.time_base))
+        while before is not None and yielded < count and start + yielded / fps < end + 0.5 / video.fps:
             yielded += 1
             yield resize_and_crop(before, size, reformatter)
     if yielded < count:
@@ -218,6 +241,8 @@ def video_recording(
 
     more: further fields of the recording.
     """
-    empty = np.zeros((frame_count(video, fps, start, stop), 0), np.float32)
+    if (steps := frame_count(video, fps, start, stop)) > STEPS:
+        raise SourceError(f"{video.path} (episode {name}): it declares {steps} frames, more than {STEPS}; refused")
+    empty = np.zeros((steps, 0), np.float32)
     images = {camera: lambda: read_frames(video, fps, size, start, stop, name)}
     return Recording(name=name, text=text, state=empty, action=empty, images=images, **more)

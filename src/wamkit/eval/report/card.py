@@ -73,11 +73,12 @@ def report_card(
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     records = evaluated_records(context) if context.acts else []
     imagined, stills = _imagined(model, context.frames) if context.options.held_out else ((), ())
-    minutes = run.extra["elapsed_s"] / 60
+    minutes = run.extra.get("elapsed_s", 0.0) / 60
+    recorded = sum(source.episodes for source in run.sources.values())
     playing = f"--episodes {protocol.episodes} --replan-every {protocol.replan_every}"
     return Report(
         title=f"{model.name}: {run.name}",
-        subtitle=f"{run.provenance.episodes} recorded episodes of {len(protocol.env.tasks)} tasks, "
+        subtitle=f"{recorded} recorded episodes of {len(protocol.env.tasks)} tasks, "
         f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
@@ -125,8 +126,9 @@ def _clips(context: Context, records: Sequence[Record]) -> tuple[Clip, ...]:
 
 def _described(run: Run, protocol: Protocol) -> dict[str, Any]:
     """The run's configuration for the page, with the environment of the evaluation and without the many seeds."""
-    provenance = {k: v for k, v in asdict(replace(run.provenance, env=protocol.env)).items() if k != "seeds"}
-    return {**run.described, "provenance": provenance}
+    seedless = lambda p: {k: v for k, v in asdict(p).items() if k != "seeds"}  # noqa: E731
+    origins = {"origins": {name: seedless(o) for name, o in run.origins.items()}} if run.origins else {}
+    return {**run.described, "provenance": seedless(replace(run.provenance, env=protocol.env)), **origins}
 
 
 def _task_result(task: str, records: Sequence[Record]) -> TaskResult:

@@ -172,7 +172,7 @@ def closed_loops(
         for t in p.env.tasks
         for i in range(0, p.episodes, SEEDS_PER_JOB)
     ]
-    parts = [run.path / "eval" / "parts" / f"{_key(job)}.json" for job in jobs]
+    parts = [_part(job) for job in jobs]
     done = {part: _read_part(part, job) for job, part in zip(jobs, parts, strict=True)}
     todo = [(job, part) for job, part in zip(jobs, parts, strict=True) if done[part] is None]
     work = run_parallel(
@@ -206,7 +206,15 @@ def _default_steps(run: Run, protocol: Protocol) -> int:
     return opened(run, protocol.env.embodiment).default_steps(Query(protocol.query))
 
 
-def _key(job: _Job) -> str:
+def _part(job: _Job) -> Path:
+    """The file of a piece: that of an earlier version, whose keys hold the digest of the manifest, if there is one."""
+    now, before = (
+        job.run.path / "eval" / "parts" / f"{_key(job, d)}.json" for d in (job.run.digest, job.run.manifest.digest)
+    )
+    return before if before.is_file() and not now.is_file() else now
+
+
+def _key(job: _Job, weights: str) -> str:
     """A key of weights, protocol, task and reset states. Other tasks and episodes do not matter to a piece."""
     p = job.protocol
     played = {
@@ -220,7 +228,7 @@ def _key(job: _Job) -> str:
         "text": dict(p.text).get(job.task),
         "robot": p.env.embodiment,
     }
-    return digest([job.run.digest, played, job.task, job.seeds])
+    return digest([weights, played, job.task, job.seeds])
 
 
 def _clip(job: _Job) -> Episode:

@@ -294,6 +294,9 @@ class CounterfactualBranches(Evaluation):
     def needs(self, context: Context) -> bool:
         return Query.FORWARD in context.model.queries
 
+    def check(self, context: Context) -> None:
+        context.check_unseen(range(FIRST_SEED, FIRST_SEED + context.options.held_out), "the evaluation seeds")
+
     def run(self, context: Context) -> EvalResult:
         model, o = context.model, context.options
         states = counterfactuals(context.env, model.spec, episodes=o.held_out, processes=o.processes)

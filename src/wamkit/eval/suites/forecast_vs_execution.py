@@ -18,6 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from wamkit.envs.spec import EnvSpec
+from wamkit.eval.held_out import check_unseen
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
@@ -87,14 +88,21 @@ def _work(job: tuple[Run, EnvSpec, str, int, int]) -> list[Execution]:
     return out
 
 
+def _seeds(first: int, episodes: int) -> range:
+    return range(FIRST_SEED + first, FIRST_SEED + first + episodes)
+
+
 def executions(
     run: Run, env: EnvSpec, *, first: int = 0, episodes: int = 3, stride: int = 8, processes: int = 2
 ) -> list[Execution]:
     """Queries the run at every `stride` steps of `episodes` of an expert's episodes a task, from unseen reset states.
 
-    The same on any number of processes. Raises WamkitError for a model that gives no actions.
+    The same on any number of processes. Raises WamkitError for a model that gives no actions, and one that was trained
+    on these reset states.
     """
-    jobs = [(run, env, task, FIRST_SEED + first + i, stride) for task in env.tasks for i in range(episodes)]
+    seeds = _seeds(first, episodes)
+    check_unseen(run.path, run.sources, seeds, "the evaluation seeds")
+    jobs = [(run, env, task, seed, stride) for task in env.tasks for seed in seeds]
     work = run_parallel(
         jobs, _work, processes=processes, desc="execute", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"
     )
@@ -195,6 +203,10 @@ def _worst(states: Sequence[Execution], count: int = 1) -> list[Worst]:
     ]
 
 
+def _episodes(context: Context) -> int:
+    return max(1, context.options.held_out // 2)
+
+
 @EVALUATIONS.register("forecast_vs_execution")
 class ForecastVsExecution(Evaluation):
     """Comparison of the imagined future, the executed one, and the expert's."""
@@ -204,7 +216,10 @@ class ForecastVsExecution(Evaluation):
     def needs(self, context: Context) -> bool:
         return context.acts
 
+    def check(self, context: Context) -> None:
+        context.check_unseen(_seeds(0, _episodes(context)), "the evaluation seeds")
+
     def run(self, context: Context) -> EvalResult:
-        o = context.options
-        states = executions(context.run, context.env, episodes=max(1, o.held_out // 2), processes=o.processes)
+        processes = context.options.processes
+        states = executions(context.run, context.env, episodes=_episodes(context), processes=processes)
         return EvalResult((execution_table(states),), tuple(_worst(states)))

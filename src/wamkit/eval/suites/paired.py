@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from wamkit.envs.base import held_out_seeds
+from wamkit.eval.held_out import check_unseen
 from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
 from wamkit.eval.protocols import Protocol
@@ -68,6 +70,8 @@ def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> Pa
         raise WamkitError(
             f"{runs[0].path} was trained on data that no environment of wamkit made; there is nothing to play in"
         )
+    for run in runs:
+        check_unseen(run.path, run.sources, held_out_seeds(protocol.episodes), "the evaluation seeds")
     played = [
         closed_loop(run, replace(protocol, env=run.provenance.env), processes=processes, desc=run.name) for run in runs
     ]

@@ -12,7 +12,9 @@ import numpy as np
 from wamkit.config import check_bounds, digest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
+from wamkit.envs.base import held_out_seeds
 from wamkit.envs.spec import EnvSpec
+from wamkit.eval.held_out import check_unseen
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts
 from wamkit.eval.suites.paired import check_same_env
@@ -114,6 +116,8 @@ def rank(options: Rank) -> Ranking:
     _check_world(options, world)
     for policy in (*policies, *failing):
         _check_policy(run, world, policy)
+    for ranked in (run, *policies):
+        check_unseen(ranked.path, ranked.sources, held_out_seeds(options.episodes), "the evaluation seeds")
     classifier = _classifier(options, env, failing, world)
     training = {"recordings": options.recordings, "classifier_steps": options.classifier_steps}
     weights = {"world": run.digest, "failure_policies": [p.digest for p in failing]}

@@ -18,12 +18,12 @@ from wamkit.config import check_bounds, from_dict, nearest
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import Environment, held_out_seeds
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.held_out import acting_model, evaluation_env
+from wamkit.eval.held_out import acting_model, check_unseen, evaluation_env
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar, paired_difference, wilson
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loops
 from wamkit.runs.run import Run
-from wamkit.types import UNDEFINED, EvaluationError, Interval, WamkitError
+from wamkit.types import UNDEFINED, EvaluationError, Interval
 
 SEVERITIES = (0.0, 0.25, 0.5, 1.0)
 
@@ -94,8 +94,7 @@ def sweep(
     resolved = replace(protocol, env=env)
     plan(resolved, factors, severities)
     resolved.make_policy(run)
-    if shared := set(held_out_seeds(protocol.episodes)) & set(run.provenance.seeds):
-        raise WamkitError(f"the evaluation seeds {sorted(shared)[:5]} were trained on")
+    check_unseen(run.path, run.sources, held_out_seeds(protocol.episodes), "the evaluation seeds")
     curves = robustness(run, resolved, factors=factors, severities=severities, processes=processes)
     return RobustnessSweep(run, protocol, resolved, tuple(factors), tuple(severities), curves)
 
