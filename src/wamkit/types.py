@@ -452,6 +452,35 @@ class Interval:
         return math.isnan(self.value)
 
 
+@dataclass(frozen=True)
+class Target:
+    """Bounds that a figure should keep, in its own unit; a recipe or a protocol declares them for its own figures.
+
+    Examples:
+        >>> Target(above=0.85).verdict(Interval(0.95, 0.83, 0.99))
+        'not shown'
+        >>> Target(above=0.85).words(".0%")
+        'above 85 %'
+    """
+
+    above: float = -math.inf
+    below: float = math.inf
+
+    def verdict(self, figure: Interval) -> Literal["met", "missed", "not shown"]:
+        """Met if the whole interval lies between the bounds, missed if all of it lies outside; else too few cases show
+        neither. Not shown where the figure is undefined."""
+        if self.above < figure.low and figure.high < self.below:
+            return "met"
+        return "missed" if figure.high <= self.above or figure.low >= self.below else "not shown"
+
+    def words(self, fmt: str) -> str:
+        """The bounds as text. fmt: the figure's format; one that ends in % writes percents."""
+        bounds = (("above", self.above), ("below", self.below))
+        percent = fmt.endswith("%")
+        told = [f"{name} {100 * x:g} %" if percent else f"{name} {x:g}" for name, x in bounds if math.isfinite(x)]
+        return " and ".join(told)
+
+
 UNDEFINED = Interval(math.nan, math.nan, math.nan)
 """The interval of a figure without cases."""
 

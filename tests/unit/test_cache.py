@@ -16,7 +16,7 @@ IMAGES = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
 
 def part() -> EvalResult:
     rows = (
-        Row("a", "figure a", 0.5, Interval(0.5, 0.1, math.inf), "above 0", True, ".0%", "m", "note"),
+        Row("a", "figure a", 0.5, Interval(0.5, 0.1, math.inf), None, ".0%", "m", "note"),
         Row("b", "figure b", math.nan, UNDEFINED),
     )
     return EvalResult(

@@ -15,9 +15,9 @@ import pytest
 from wamkit import old_names
 from wamkit.config import ConfigError, from_dict
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.suites.latency import query_latency
+from wamkit.eval.suites.latency import Load, query_latency
 from wamkit.experiments import run as module
-from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
+from wamkit.experiments.comparisons import COMPARISONS, TUNED, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
 from wamkit.experiments.run import Setup, changed, compare, plan, read_result, write_comparison
 from wamkit.inference.model import Model
@@ -80,6 +80,7 @@ def test_every_job_leaves_one_small_file(setup, page):
     assert found["tiny-world_model-0"].episodes == {} and found["tiny-world_model-0"].latency == {}
     assert len(found["tiny-bc-0"].episodes["drawer-open-v3"]["outcomes"]) == 2
     assert "open_loop.skill.forward.8" in found["tiny-world_model-0"].figures
+    assert all(r.load.cores >= 1 and r.load.cpu for r in found.values())
 
 
 def test_the_page_holds_every_row_and_its_pictures_are_svg(setup, page):
@@ -168,6 +169,30 @@ def test_pairs_are_the_same_seed_and_the_same_state(tmp_path):
     text = write_page(comparison, rows, 4, "c", tmp_path / "page.md").read_text()
     line = next(x for x in text.splitlines() if x.startswith("| b | a | +"))
     assert line.split(" | ")[2] == "+50.0" and line.split(" | ")[4:6] == ["2", "0"]  # seed 1 alone is common
+
+
+@pytest.mark.parametrize("outcomes", ["0" * 18, "1" * 18])
+def test_rows_that_never_differ_are_not_known_to_be_equal(outcomes, tmp_path):
+    comparison = Comparison("t", "q", "a", (Entry("a", ""), Entry("b", "")))
+    rows = {name: [outcome(seed, outcomes) for seed in (0, 1)] for name in "ab"}
+    text = write_page(comparison, rows, 4, "c", tmp_path / "page.md").read_text()
+    assert "| b | a | +0.0 | -18.5 to +18.5 | 0 | 0 | 1 | 2 |" in text  # 18 states, however many seeds
+    assert ("| 81% to 100% |" if "1" in outcomes else "| 0% to 19% |") in text
+
+
+def test_a_caveat_belongs_to_its_comparison_and_times_to_a_load(tmp_path):
+    rows = {"a": [outcome(0, "10")]}
+    mine = Comparison("t", "q", "", (Entry("a", ""),))
+    text = write_page(mine, rows, 1, "c", tmp_path / "page.md").read_text()
+    assert "tuned" not in text and "unified" not in text and "the figure of each seed" in text
+    assert "load that these times were taken under was not recorded" in text
+    text = write_page(dataclasses.replace(mine, caveat=TUNED), rows, 1, "c", tmp_path / "page.md").read_text()
+    assert text.endswith(TUNED + "\n") and all(COMPARISONS.get(n)().caveat == TUNED for n in ("leaves", "history"))
+    parts = {"total": 1.0, "encode": 0.5, "prefill": 0.1, "step": 0.1, "steps": 4, "decode": 0.0}
+    load = Load(5.0, 2, 1, "Some CPU")
+    timed = dataclasses.replace(rows["a"][0], latency={"policy": parts}, load=load)
+    text = write_page(mine, {"a": [timed]}, 1, "c", tmp_path / "page.md").read_text()
+    assert "Load average 5.0 on Some CPU, 2 cores, 1 thread; the machine was BUSY, so times are too long." in text
 
 
 def test_parts_of_a_query_add_up_and_the_model_is_left_as_it_was(spec, normalizer):

@@ -19,7 +19,8 @@ from wamkit.eval.registry import EVALUATIONS, EvalOptions, Evaluation, evaluatio
 from wamkit.eval.results import EvalResult, Row, Table
 from wamkit.eval.suites.closed_loop import OUTCOMES, closed_loop
 from wamkit.runs.run import Run
-from wamkit.types import Query, UnsupportedQuery, WamkitError
+from wamkit.runs.targets import Targets
+from wamkit.types import Query, Target, UnsupportedQuery, WamkitError
 
 TASK = "drawer-open-v3"
 OPTIONS = {"max_steps": 3, "height": 32, "width": 32}
@@ -183,6 +184,14 @@ def test_a_registered_evaluation_runs_last_and_its_result_is_kept(run, monkeypat
         summary = evaluate(Run.open(run), protocol, EvalOptions(held_out=0, processes=1))
         assert summary["rows"][-1]["key"] == "counted.runs" and summary["rows"][-1]["value"] == Counted.runs == 1
         assert summary["protocol"]["unit"] == "runs" and summary["protocol"]["encoders"] == []
-    assert "How often was it run?" in (run / "eval/counted/report.html").read_text()
+    page = (run / "eval/counted/report.html").read_text()
+    assert (
+        "How often was it run?" in page and "targets met" not in page and not any(r["verdict"] for r in summary["rows"])
+    )
+    own = Targets(figures={"closed_loop.success": Target(above=0.5), "counted.*": Target(above=0)})
+    judged = evaluate(Run.open(run), replace(protocol, targets=own), EvalOptions(held_out=0, processes=1))["rows"]
+    verdicts = {r["key"]: r["verdict"] for r in judged if r["verdict"]}
+    assert verdicts == {"closed_loop.success": "not shown", "counted.runs": "not shown"} and Counted.runs == 1
+    assert "0 of 2 targets met, 2 not shown" in (run / "eval/counted/report.html").read_text()
     again = evaluate(Run.open(run), replace(protocol, episodes=2), EvalOptions(held_out=0, processes=1, report=False))
     assert again["rows"][-1]["value"] == 2, "another protocol is another question"

@@ -5,11 +5,13 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import binom, fisher_exact
+from scipy.stats import t as student
 
 from wamkit.eval.metrics.intervals import (
     barnard,
     bootstrap_ratio,
     clopper_pearson,
+    clustered_median,
     holm,
     mcnemar,
     paired_difference,
@@ -68,8 +70,10 @@ def test_bootstrap_resamples_episodes_not_windows():
     clustered = bootstrap_ratio(windows, np.ones(1000), episode, seed=0)
     naive = bootstrap_ratio(windows, np.ones(1000), np.arange(1000), seed=0, draws=2000)
     assert clustered.value == pytest.approx(per_episode.mean())
-    assert (clustered.high - clustered.low) / (naive.high - naive.low) == pytest.approx(math.sqrt(50), rel=0.1)
-    assert clustered.high - clustered.low == pytest.approx(2 * 1.96 * per_episode.std() / math.sqrt(20), rel=0.1)
+    errors = per_episode.std(ddof=1) / math.sqrt(20), windows.std() / math.sqrt(1000)
+    students = [2 * student.ppf(0.975, n - 1) * e for n, e in zip((20, 1000), errors, strict=True)]
+    for interval, width, more in zip((clustered, naive), students, (1.15, 1.05), strict=True):
+        assert width * 0.95 < interval.high - interval.low < width * more
 
 
 def test_bootstrap_pools_rather_than_averages_ratios():
@@ -165,7 +169,91 @@ def test_holm_known_answer_and_guarantee():
 
 def test_undefined_draws_widen_a_percentile_interval():
     draws = np.concatenate([np.linspace(0, 1, 90), np.full(10, np.nan)])
-    assert percentile_interval(0.5, draws, bounds=(-1, 2)) == Interval(0.5, -1.0, 2.0)
-    assert percentile_interval(0.5, draws[:90]).low >= 0
+    assert percentile_interval(0.5, draws, 1000, bounds=(-1, 2)) == Interval(0.5, -1.0, 2.0)
+    assert percentile_interval(0.5, draws[:90], 1000).low >= 0
     with pytest.raises(EvaluationError, match="confidence level"):
-        percentile_interval(0.5, draws, level=95)
+        percentile_interval(0.5, draws, 1000, level=95)
+
+
+def test_few_units_widen_a_percentile_interval():
+    draws = np.random.default_rng(0).normal(size=100_000)
+    many, few, two = (percentile_interval(0.0, draws, n) for n in (10_000, 8, 2))
+    assert many.high == pytest.approx(1.96, abs=0.03)
+    assert few.high == pytest.approx(math.sqrt(8 / 7) * student.ppf(0.975, 7), abs=0.06)  # Hesterberg 2015
+    assert (two.low, two.high) == (draws.min(), draws.max())
+
+
+def test_two_and_three_clusters_have_the_interval_of_student():
+    for x in ([1.0, 2.0], [1.0, 2.0, 4.0]):
+        found = bootstrap_ratio(np.array(x), np.ones(len(x)), np.arange(len(x)), seed=0)
+        half = student.ppf(0.975, len(x) - 1) * np.std(x, ddof=1) / math.sqrt(len(x))
+        assert (found.low, found.high) == pytest.approx((np.mean(x) - half, np.mean(x) + half))
+    four = bootstrap_ratio(np.array([1.0, 2.0, 4.0, 5.0]), np.ones(4), np.arange(4), seed=0)
+    assert 0 < four.high - four.low < math.inf
+
+
+def test_intervals_of_errors_are_positive_and_scale_free():
+    x = np.random.default_rng(0).lognormal(0, 1, 9)
+    one, percent = (bootstrap_ratio(s * x, np.ones(9), np.arange(9), seed=0, bounds=(0.0, math.inf)) for s in (1, 100))
+    assert 0 < one.low < one.value < one.high < math.inf
+    assert (percent.low, percent.high) == pytest.approx((100 * one.low, 100 * one.high))
+    rare = bootstrap_ratio(np.eye(9)[0], np.ones(9), np.arange(9), seed=0, bounds=(0.0, math.inf))
+    assert rare.low >= 0 and rare.high == math.inf  # draws without the one error show no spread
+    lost = bootstrap_ratio(np.ones(5), np.eye(5)[0], np.arange(5), seed=0, bounds=(0.0, math.inf))
+    assert (lost.low, lost.high) == (0.0, math.inf)  # and those without a denominator have no ratio
+
+
+def test_what_all_clusters_agree_on_is_not_certain():
+    """0 of 18 against 0 of 18, 18 of 18 against 18 of 18, and 18 of 18 by itself: exact bounds, no width of 0."""
+    ones, state = np.ones(18), np.arange(18)
+    seen = clopper_pearson(0, 18).high
+    gap = bootstrap_ratio(np.zeros(18), ones, state, seed=0, bounds=(-1.0, 1.0))
+    assert (gap.value, gap.low, gap.high) == pytest.approx((0.0, -seen, seen)) and seen == pytest.approx(
+        0.185, abs=1e-3
+    )
+    rate = bootstrap_ratio(ones, ones, state, seed=0, bounds=(0.0, 1.0))
+    exact = clopper_pearson(18, 18)
+    assert (rate.value, rate.low, rate.high) == pytest.approx((1.0, exact.low, 1.0))
+    same = paired_ratio(ones, ones, state, seed=0)  # an error may be of any size
+    assert (same.value, same.high) == (1.0, math.inf) and same.low == pytest.approx(1 - seen) and not same.excludes(1)
+    alike = percentile_interval(1.0, np.ones(500), 8, bounds=(-1.0, 1.0))  # the order of 8 policies, right in each draw
+    assert (alike.low, alike.high) == pytest.approx((1 - 2 * clopper_pearson(0, 8).high, 1.0))
+    one = bootstrap_ratio(ones, ones, np.zeros(18, int), seed=0, bounds=(0.0, 1.0))
+    assert (one.low, one.high) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("clusters", [8, 28, 100])
+@pytest.mark.parametrize("kind", ["half succeed", "most succeed", "most succeed, by episode", "paired", "errors"])
+def test_intervals_of_clusters_cover(kind, clusters):
+    """A sample of benchmarks/coverage.py: 150 samples each, of which 95 % should be covered, and 89 % must."""
+    rng, covered = np.random.default_rng([clusters, len(kind)]), 0
+    ones, bounds = np.ones(5 * clusters), (-1.0, 1.0) if kind == "paired" else (0.0, 1.0)
+    cluster = np.arange(clusters).repeat(5)
+    for trial in range(150):
+        if kind == "errors":
+            x, bounds = rng.lognormal(0, 0.5, clusters).repeat(5) * rng.lognormal(0, 0.5, len(ones)), (0.0, math.inf)
+            truth = math.exp(0.25)
+        elif kind == "paired":
+            u = np.where(rng.random(clusters) < 0.5, rng.random(clusters), 0.5).repeat(5)
+            x, truth = (u < 0.1).astype(float) - (u > 0.95), 0.5 * (0.1 - 0.05)
+        else:
+            truth = 0.5 if kind.startswith("half") else 0.9
+            rate = rng.beta(9 * 2 / 3, 2 / 3, clusters).repeat(5) if "by episode" in kind else truth
+            x = (rng.random(len(ones)) < rate).astype(float)
+        found = bootstrap_ratio(x, ones, cluster, trial, draws=400, bounds=bounds)
+        covered += found.low <= truth <= found.high
+    assert covered / 150 > 0.89, f"{covered / 150:.1%} of the intervals cover"
+
+
+def test_a_median_of_times_shrugs_off_one_slow_query_and_has_an_interval():
+    rng = np.random.default_rng(0)
+    times = rng.normal(20, 2, (30, 10)) + rng.normal(0, 1, (30, 1))  # episodes differ
+    slow = times.copy()
+    slow[0, 0] = 1e4
+    episode = np.arange(30).repeat(10)
+    found, jolted = (clustered_median(x.ravel(), episode, seed=0) for x in (times, slow))
+    assert found.value == np.median(times) and jolted.value == pytest.approx(found.value, abs=0.2)
+    assert found.low < found.value < found.high < found.value + 2 and jolted.high < found.high + 0.5
+    assert clustered_median(np.array([3.0, 5.0]), np.array([0, 0]), seed=0) == Interval(4.0, 0.0, math.inf)
+    with pytest.raises(EvaluationError, match="a median needs finite values"):
+        clustered_median(np.array([]), np.array([], int), seed=0)

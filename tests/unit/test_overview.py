@@ -53,6 +53,15 @@ def test_runs_stand_side_by_side(tmp_path, capsys):
     assert [(r["run"], r["winner"]) for r in found["against_the_first"]] == [(str(b), "second")]
 
 
+def test_an_open_end_is_shown_as_one(tmp_path):
+    run = evaluated(tmp_path, "a", [True])
+    path = run / "eval/summary.json"
+    summary = json.loads(path.read_text())
+    row = {"key": "x.y", "axis": "", "table": "T", "name": "y", "value": 1.0, "low": 0.2, "high": None, "unit": ""}
+    path.write_text(json.dumps(summary | {"rows": [row]}))
+    assert "<small>0.2 to ∞</small>" in overview((run,), tmp_path / "page.html").read_text()
+
+
 def test_figures_of_earlier_versions_meet_those_of_today(tmp_path, capsys):
     """A summary without keys has its figures under the keys of today, whatever a title has become."""
     old, new = evaluated(tmp_path, "old", [True]), evaluated(tmp_path, "new", [True])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -33,6 +35,15 @@ def test_a_small_difference_says_how_many_more():
     assert r.winner is None and 5 < r.episodes_left < 200 and f"likely after {r.episodes_left} more pairs" in text(r)
     equal = evidence(("x", "y"), records({"t": list(a)}), records({"t": list(a)}))
     assert equal.e == 1 and equal.episodes_left is None and "nothing seen so far favours either run" in text(equal)
+
+
+@pytest.mark.parametrize("outcome", [False, True])
+def test_runs_that_never_differ_are_not_known_to_be_equal(outcome):
+    """0 of 18 against 0 of 18, and 18 of 18 against 18 of 18, is not "+0.0 to +0.0"."""
+    same = records({"t": [outcome] * 18})
+    r = evidence(("x", "y"), same, same)
+    assert r.difference == r.interval.value == 0 and r.interval.high == -r.interval.low > 0.1
+    assert re.search(r"\+0\.0 points \[-1\d\.\d, \+1\d\.\d\]", text(r))
 
 
 def test_swapping_the_runs_swaps_the_answer():

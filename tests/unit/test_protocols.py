@@ -2,22 +2,41 @@
 
 import dataclasses
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import untrained_run
 from wamkit.cli.main import main
+from wamkit.config import from_dict
 from wamkit.envs import make_env
 from wamkit.envs.libero import MAX_STEPS
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.held_out import evaluation_env
-from wamkit.eval.protocols import MT10, PROTOCOLS, Protocol, named_protocol
+from wamkit.eval.protocols import MT10, PROTOCOLS, Protocol, named_protocol, targets_under
 from wamkit.eval.report.card import arguments
-from wamkit.eval.suites.closed_loop import OUTCOMES, Record, _Job, _read_part, outcome, outcomes, success_table
+from wamkit.eval.results import Row, Table, aimed
+from wamkit.eval.suites.closed_loop import (
+    OUTCOMES,
+    Record,
+    _Job,
+    _read_part,
+    outcome,
+    outcomes,
+    success_table,
+    write_records,
+)
+from wamkit.eval.suites.latency import Load, load_note, machine_load
 from wamkit.rollout.loop import Actor, rollout
+from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run
-from wamkit.types import Episode, WamkitError
+from wamkit.runs.targets import Targets
+from wamkit.types import Episode, Target, WamkitError
 
 
 def episode(success, proprio=None, ended="truncated", **told):
@@ -168,6 +187,62 @@ def test_metaworlds_protocols_are_its_own_benchmarks():
     ten, fifty = PROTOCOLS.get("metaworld-mt10")(), PROTOCOLS.get("metaworld-mt50")()
     assert ten.env.tasks == MT10 == tuple(env_dict.MT10_V3) and set(fifty.env.tasks) == set(env_dict.MT50_V3)
     assert ten.env.options["max_steps"] == 500 and (ten.episodes, fifty.episodes) == (50, 10)
+
+
+DEMO = EnvSpec("metaworld", ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3"))
+
+
+def asked(requested: Protocol, config=None, env: EnvSpec = DEMO) -> int:
+    """How many figures have a target when a run of `config` is evaluated."""
+    run = SimpleNamespace(config=config or RECIPES.get("metaworld-unified")())
+    return len(targets_under(run, requested, env).figures)
+
+
+def test_targets_are_those_of_the_recipe_in_its_own_tasks_or_of_the_protocol(monkeypatch):
+    unified, plain = RECIPES.get("metaworld-unified")(), Protocol(episodes=3)
+    assert asked(plain) == asked(plain, env=replace(DEMO, tasks=("door-open-v3",))) > 5
+    assert asked(plain, replace(unified, train=replace(unified.train, seed=7, threads=1))) > 5
+    # Another robot, other tasks, another budget, another family, another way of acting: figures without verdicts.
+    for env in (EnvSpec("pusht", ("push-t",)), EnvSpec("metaworld", ("reach-v3",)), EnvSpec("metaworld", MT10)):
+        assert asked(plain, env=env) == 0
+    for config in (RECIPES.get("metaworld-bc")(), replace(unified, train=replace(unified.train, steps=100))):
+        assert asked(plain, config) == 0
+    for other in (replace(plain, query="joint"), replace(plain, steps=2), replace(plain, env=EnvSpec("pusht"))):
+        assert asked(other) == 0
+    own = {"closed_loop.success": Target(above=0.5)}
+    monkeypatch.setitem(PROTOCOLS._items, "mine", lambda: Protocol(DEMO, targets=Targets(figures=own)))
+    named = named_protocol("mine")
+    assert asked(named) == asked(replace(named, episodes=4)) == asked(Protocol(DEMO, targets=named.targets)) == 1
+    assert asked(named_protocol("mine", options={"max_steps": 9})) == asked(replace(named, replan_every=1)) == 0
+    assert all(asked(named_protocol(name)) == 0 for name in ("metaworld-mt10", "pusht"))
+    assert "targets" not in named.to_dict()  # figures do not depend on them, so neither do caches
+
+
+def test_the_first_fitting_pattern_gives_the_target():
+    targets = Targets(figures={"a.x.1": Target(above=1), "a.x.*": Target(above=2)})
+    rows = tuple(Row(key, key, 1.0) for key in ("x.1", "x.2", "y"))
+    (table,) = aimed([Table("a", "A", "", rows)], targets)
+    assert [r.target and r.target.above for r in table.rows] == [1, 2, None]
+
+
+def test_no_suite_judges_what_it_measures():
+    """Targets in the code of a suite would judge every robot."""
+    suites = Path(__file__).parents[2] / "src/wamkit/eval"
+    judges = re.compile(r"\bTarget\(|passed=")
+    assert not [p.name for p in suites.rglob("*.py") if judges.search(p.read_text())]
+
+
+def test_latency_carries_the_load_that_it_was_taken_under(tmp_path):
+    idle, busy = Load(0.4, 2, 1, "Some CPU"), Load(3.0, 2, 1, "Some CPU")
+    assert not idle.busy and busy.busy and machine_load().cores >= 1 and machine_load().cpu
+    records = [Record("t", k, "go", True, 5, (10.0, 20.0, 30.0), "solved", load) for k, load in enumerate([idle, busy])]
+    row = success_table(records).rows[-1]
+    assert row.key == "latency.median" and row.interval.low <= row.value == 20 <= row.interval.high
+    assert "load average 1.7 on Some CPU, 2 cores, 1 thread; the machine was BUSY" in row.note
+    assert "BUSY" not in load_note([idle]) and "was not recorded" in load_note([])
+    write_records([*records, Record("t", 9, "go", True, 5, (1.0,))], tmp_path / "a.parquet")
+    back = pq.read_table(tmp_path / "a.parquet").to_pylist()
+    assert [from_dict(Record, r) for r in back] == [*records, Record("t", 9, "go", True, 5, (1.0,))]
 
 
 def test_every_protocol_names_what_exists():

@@ -59,7 +59,7 @@ def test_good_judge_flatterer_and_coin():
     rng, rates = np.random.default_rng(0), np.linspace(0.1, 0.9, 10)
     real = outcomes(rng, rates, 50)
     good = agreement(outcomes(rng, rates, 50), real, seed=0, draws=500)
-    assert good.policies == 10 and good.pearson.low > 0.8 and good.mmrv.high < 0.25 and abs(good.bias) < 0.05
+    assert good.policies == 10 and good.pearson.low > 0.75 and good.mmrv.high < 0.25 and abs(good.bias) < 0.05
     assert len(good.pearson_without) == len(good.mmrv_without) == 10
     kind = agreement(outcomes(rng, 0.5 + rates / 2, 50), real, seed=0, draws=500)
     assert kind.spearman.low > 0 and kind.bias == pytest.approx(0.25, abs=0.05)

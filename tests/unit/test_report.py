@@ -5,6 +5,7 @@ import io
 import math
 import re
 import resource
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import av
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from wamkit.eval.report.page import write_report
+from wamkit.eval.report.tables import json_row, text_table
 from wamkit.eval.results import (
     Clip,
     ClosedLoop,
@@ -25,7 +27,7 @@ from wamkit.eval.results import (
     TaskResult,
     versions,
 )
-from wamkit.types import Episode, EvaluationError, Interval, WamkitError
+from wamkit.types import Episode, EvaluationError, Interval, Target, WamkitError
 from wamkit.viz.charts import curve_svg
 from wamkit.viz.images import difference, enlarge, mp4, png, save_video, side_by_side, strip_png
 
@@ -88,8 +90,8 @@ def payload(uri: str, kind: str) -> bytes:
 def full_report() -> Report:
     frames = moving()
     rows = (
-        Row("success", "success", 0.95, Interval(0.95, 0.88, 0.98), "at least 95 %", True, ".0%"),
-        Row("skill", "skill", 0.5, Interval(0.5, -math.inf, math.inf), "at least 0.65", False, note=NASTY),
+        Row("success", "success", 0.95, Interval(0.95, 0.88, 0.98), Target(above=0.85), ".0%"),
+        Row("skill", "skill", 0.5, Interval(0.5, -math.inf, math.inf), Target(above=0.65), note=NASTY),
         Row("speed", "speed", 21.34, unit="ms", fmt=".1f"),
         Row("still", "still", math.nan, Interval(math.nan, math.nan, math.nan)),
     )
@@ -134,7 +136,10 @@ def test_page_is_whole_self_contained_and_escaped(tmp_path):
 def test_page_says_what_was_measured(tmp_path):
     page = Page(write_report(full_report(), tmp_path / "r.html").read_text(encoding="utf-8"))
     for words in (
-        "1 of 2 targets met",
+        "1 of 2 targets met, 1 not shown",
+        "above 85 %",
+        "above 0.65",
+        "not shown",
         "95%",
         "88% to 98%",
         "-∞ to ∞",
@@ -154,6 +159,30 @@ def test_page_says_what_was_measured(tmp_path):
     assert (
         sum(a.get("class") == "curve" for a in page.every("svg")) == 2
     )  # the numeric key of one, the chosen panel of the other
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.86, 0.99, "met"),
+        (0.83, 1.0, "not shown"),  # 20 of 20 episodes: the value alone would have met it
+        (0.85, 1.0, "not shown"),
+        (0.2, 0.9, "not shown"),
+        (0.2, 0.85, "missed"),
+        (math.nan, math.nan, "not shown"),
+    ],
+)
+def test_a_target_is_met_only_where_the_interval_says_so(low, high, verdict):
+    value = (low + high) / 2
+    row = Row("success", "success", value, Interval(value, low, high), Target(above=0.85), ".0%")
+    below = Row("error", "error", -value, Interval(-value, -high, -low), Target(below=-0.85))
+    assert row.verdict == below.verdict == verdict
+    assert replace(row, interval=None).verdict == "not shown" and replace(row, target=None).verdict == ""
+    told = json_row(Table("t", "T", "", (row,)), row)
+    assert (told["target"], told["verdict"]) == ("above 85 %", verdict)
+    assert told["passed"] is {"met": True, "missed": False}.get(verdict)
+    said = text_table([Table("t", "T", "", (row,))])
+    assert "above 85 %" in said and said.rstrip().endswith("MISSED" if verdict == "missed" else verdict)
 
 
 def test_page_images_decode(tmp_path):

@@ -11,12 +11,12 @@ from wamkit.config import without_nan
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
-from wamkit.eval.protocols import Protocol
+from wamkit.eval.protocols import Protocol, targets_under
 from wamkit.eval.registry import Context, EvalOptions, Evaluation, evaluations
 from wamkit.eval.report.card import history, report_card
 from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import json_row, text_table
-from wamkit.eval.results import EvalResult, made_by
+from wamkit.eval.results import EvalResult, aimed, made_by
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
@@ -46,7 +46,8 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     if options.held_out:
         _ = context.frames  # recorded first: where that fails, nothing else has been done
     results = [_result(context, name, evaluation) for name, evaluation in wanted.items()]
-    tables = [t for r in results for t in r.tables if t.rows]
+    targets = targets_under(run, requested, context.env)
+    tables = aimed([t for r in results for t in r.tables if t.rows], targets)
     summary = {
         "run": str(run.path),
         "family": context.model.name,

@@ -19,7 +19,9 @@ from wamkit.envs.spec import EnvSpec
 from wamkit.inference.model import opened
 from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
+from wamkit.runs.recipes import targets_of
 from wamkit.runs.run import Run
+from wamkit.runs.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Protocol:
     text: an instruction in place of each task's own, by task, to test what words do.
     name: of a registered protocol; results then go to run/eval/<name>.
     note: printed with success.
+    targets: of figures under this protocol as it is registered; none by default.
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
@@ -42,6 +45,7 @@ class Protocol:
     text: tuple[tuple[str, str], ...] = ()
     name: str = ""
     note: str = ""
+    targets: Targets = field(default_factory=Targets)
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -49,8 +53,8 @@ class Protocol:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the fields of `env` beside the protocol's own."""
-        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k != "env"}
+        """JSON-able, with the fields of `env` beside the protocol's own, and without its targets."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k not in ("env", "targets")}
 
     def make_policy(self, run: Run) -> Policy:
         """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
@@ -75,7 +79,22 @@ def named_protocol(
     departs = ", ".join([*less, *changed])
     env = EnvSpec(own.env.env, tasks or own.env.tasks, {**own.env.options, **options}, embodiment)
     note = f"Protocol {name}{f', but for {departs}' if departs else ''}: {own.note}"
-    return replace(own, env=env, name=name, note=note)
+    return replace(own, env=env, name=name, note=note, targets=Targets() if departs else own.targets)
+
+
+def targets_under(run: Run, requested: Protocol, env: EnvSpec) -> Targets:
+    """The targets of an evaluation: the protocol's own, or those of the run's recipe where it acts as recipes do.
+
+    requested: the protocol as it was asked for.   env: where it acts.   None apply to another way of acting, to another
+    environment than the recipe's, and to a registered protocol whose options were changed.
+    """
+    if requested.name in PROTOCOLS:
+        own = PROTOCOLS.get(requested.name)()
+        same = all(getattr(requested, k) == getattr(own, k) for k in ("replan_every", "query", "steps", "text"))
+        return requested.targets if same else Targets()
+    if requested.targets.figures or requested != Protocol(episodes=requested.episodes):
+        return requested.targets
+    return targets_of(run.config).within(env)
 
 
 def _note(compares: str, traps: tuple[str, ...]) -> str:

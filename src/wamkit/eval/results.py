@@ -11,15 +11,17 @@ import platform
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.types import Episode, EvaluationError, Interval
+from wamkit.runs.targets import Targets
+from wamkit.types import Episode, EvaluationError, Interval, Target
 
 VISUAL, PHYSICAL, ACTION, CLOSED_LOOP = AXES = (
     "Visual fidelity",
@@ -35,19 +37,26 @@ class Row:
     """One figure with its interval and target.
 
     key: stable name for machines, unique within its table ("success.door-open-v3").   name: label for people.
-    fmt: format of value and interval, as in ".2f" or ".0%".   target: as text ("at least 0.65").
-    passed: whether the target is met; None where there is no target.
+    fmt: format of value and interval, as in ".2f" or ".0%".
+    target: set by `aimed` where the evaluated recipe or protocol declares one. Suites declare none: what they measure
+        is not theirs to judge.
     """
 
     key: str
     name: str
     value: float | str
     interval: Interval | None = None
-    target: str = ""
-    passed: bool | None = None
+    target: Target | None = None
     fmt: str = ".2f"
     unit: str = ""
     note: str = ""
+
+    @property
+    def verdict(self) -> Literal["", "met", "missed", "not shown"]:
+        """Verdict of the interval on the target; "not shown" for a figure without an interval, "" without a target."""
+        if self.target is None:
+            return ""
+        return "not shown" if self.interval is None else self.target.verdict(self.interval)
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,11 @@ class Table:
     def figure(self, row: Row) -> str:
         """Key of a figure among those of all tables, as in summary.json: "closed_loop.success.door-open-v3"."""
         return f"{self.key}.{row.key}"
+
+
+def aimed(tables: Iterable[Table], targets: Targets) -> list[Table]:
+    """The tables, each figure with the target that the first fitting pattern gives it."""
+    return [replace(t, rows=tuple(replace(r, target=targets.of(t.figure(r))) for r in t.rows)) for t in tables]
 
 
 @dataclass(frozen=True)
@@ -246,9 +260,15 @@ def versions(packages: Iterable[str] = ("torch", "mujoco", "metaworld", "wamkit"
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
+    return found | {"CPU": f"{processor()}, {os.cpu_count()} logical cores"}
+
+
+@cache
+def processor() -> str:
+    """Name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return found | {"CPU": f"{names[0] if names else platform.machine()}, {os.cpu_count()} logical cores"}
+    return names[0] if names else platform.machine()

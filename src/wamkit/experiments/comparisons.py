@@ -46,16 +46,24 @@ def _source_slug(source: SourceConfig) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows under one question. reference: name of the row that all others are compared with in pairs, if any."""
+    """Rows under one question.
+
+    reference: name of the row that all others are compared with in pairs, if any.
+    caveat: what its page should warn of, such as the rows that options were tuned for.
+    """
 
     title: str
     question: str
     reference: str
     entries: tuple[Entry, ...]
+    caveat: str = ""
 
 
 COMPARISONS: Registry[Callable[[], Comparison]] = Registry("comparison", "wamkit.comparisons")
 """Functions that return a comparison, by name."""
+
+TUNED = "No learning rate or size was tuned for a row other than `unified`. All rows share its rate, which favours it."
+"""The caveat of this repository's comparisons, whose recipes are wamkit's own."""
 
 THREE = (0, 1, 2)
 LEAVES = (
@@ -84,6 +92,7 @@ def leaves() -> Comparison:
         "Which way to couple imagination and action? One backbone, one data set, one budget, one protocol.",
         "unified",
         (*head, *rest),
+        TUNED,
     )
 
 
@@ -99,6 +108,7 @@ def programs() -> Comparison:
         "differs.",
         Program.JOINT.value,
         tuple(entries),
+        TUNED,
     )
 
 
@@ -117,6 +127,7 @@ def decoding() -> Comparison:
             Entry("autoregressive bins", "metaworld-discrete"),
             Entry("inverse dynamics", "metaworld-cascade_idm"),
         ),
+        TUNED,
     )
 
 
@@ -132,6 +143,7 @@ def conditioning() -> Comparison:
         "of norms. The same backbone.",
         "prefix",
         tuple(entries),
+        TUNED,
     )
 
 
@@ -148,6 +160,7 @@ def imagination() -> Comparison:
         "The same weights, queried for actions with and without imagination.",
         "",
         tuple(entries),
+        TUNED,
     )
 
 
@@ -167,6 +180,7 @@ def history() -> Comparison:
             Entry("mot, no history", "metaworld-mot"),
             Entry("mot, chunk-causal", "metaworld-mot-chunk_causal", against="mot, no history"),
         ),
+        TUNED,
     )
 
 
@@ -202,6 +216,7 @@ def video_sources() -> Comparison:
             entry("+ video of other sources", hand, other, head),
             more,
         ),
+        TUNED,
     )
 
 
@@ -234,4 +249,5 @@ def action_free() -> Comparison:
         " the samples have actions. Each family is compared with itself.",
         "",
         tuple(entries),
+        TUNED,
     )

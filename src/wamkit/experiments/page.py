@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar
+from wamkit.eval.metrics.intervals import bootstrap_ratio, mcnemar
+from wamkit.eval.suites.latency import Load, load_note
 from wamkit.experiments.comparisons import Comparison
 from wamkit.files import atomic_write, make_folder
 from wamkit.types import Interval
@@ -31,6 +32,7 @@ class Result:
     latency: query -> the fields of `Latency`, in ms.
     curve: columns "step" and "held_out_action_error".
     made_by: version, commit and machine.
+    load: of the machine while latency was taken; None in results of earlier versions.
     """
 
     key: str
@@ -47,6 +49,7 @@ class Result:
     latency: Mapping[str, Mapping[str, float]]
     curve: Mapping[str, tuple[float, ...]]
     made_by: Mapping[str, str]
+    load: Load | None = None
 
     def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:
         """Success of each episode of `task`, or of all tasks one after the other."""
@@ -92,15 +95,14 @@ def write_page(
             "every panel: the first row.",
         ]
     parts += ["## Imagination", _imagined(rows), "## Cost", _cost(rows), _latency(rows)]
-    parts += ["## Provenance", _made(results), CAVEATS]
+    parts += ["## Provenance", _made(results), "\n".join(filter(None, [CAVEATS, comparison.caveat]))]
     atomic_write(path, ("\n\n".join(p for p in parts if p) + "\n").encode())
     return path
 
 
-CAVEATS = """Intervals of success are those of Clopper and Pearson over all episodes of a row: the precision of the
-measurement of these trained models. Two or three training seeds tell little about the spread between seeds, so read the
-figure of each seed. No learning rate or size was tuned for a row other than `unified`. All rows share its rate, which
-favours it."""
+CAVEATS = """Intervals are of the measurement of these trained models: reset states vary, with the outcomes of all
+training seeds that started from them. Two or three training seeds tell little about the spread between seeds, so read
+the figure of each seed."""
 """Text at the end of every page."""
 
 
@@ -112,7 +114,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _pooled(own: Sequence[Result], task: str | None = None) -> Interval:
     outcomes = np.concatenate([r.successes(task) for r in own])
-    return clopper_pearson(int(outcomes.sum()), len(outcomes))
+    state = np.concatenate([np.arange(len(r.successes(task))) for r in own])
+    return bootstrap_ratio(outcomes.astype(float), np.ones(len(outcomes)), state, seed=0, bounds=(0.0, 1.0))
 
 
 def _success(rows: Mapping[str, Sequence[Result]]) -> str:
@@ -147,8 +150,8 @@ def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> lis
     if not body:
         return []
     text = (
-        "Differences in percentage points, on the training seeds that both rows have and the same reset states. The "
-        "interval resamples reset states. Won and lost: states where only one of the two succeeds (exact McNemar p)."
+        "Differences in percentage points, on the training seeds that both rows have and the same reset states. In the "
+        "interval reset states vary. Won and lost: states where only one of the two succeeds (exact McNemar p)."
     )
     return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
 
@@ -160,7 +163,7 @@ def _difference(own: Sequence[Result], other: Sequence[Result], name: str) -> li
         return None
     first, second = (np.concatenate([x[s] for s in seeds]) for x in (a, b))
     state = np.tile(np.arange(len(a[seeds[0]])), len(seeds))
-    gap = bootstrap_ratio(first.astype(float) - second, np.ones(len(first)), state, seed=0)
+    gap = bootstrap_ratio(first.astype(float) - second, np.ones(len(first)), state, seed=0, bounds=(-1.0, 1.0))
     test = mcnemar(first, second)
     interval = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
     counts = [str(test.first_only), str(test.second_only), f"{test.p_value:.2g}"]
@@ -224,7 +227,10 @@ def _latency(rows: Mapping[str, Sequence[Result]]) -> str:
             step = f"{part['steps']:.0f} x {part['step']:.2f}" if part["steps"] else ""
             times = [f"{part[k]:.1f}" for k in ("total", "encode", "prefill")]
             body.append([name, query, f"**{times[0]}**", *times[1:], step, f"{part['decode']:.1f}"])
-    how = "One query, batch 1, one thread, in milliseconds: the median over seeds of their medians."
+    loads = [r.load for own in rows.values() for r in own if r.latency and r.load is not None]
+    how = "One query, batch 1, one thread, in milliseconds: the median over seeds of their medians. "
+    note = load_note(loads)
+    how += f"{note[0].upper()}{note[1:]}."
     return how + "\n\n" + table(["", "query", "total", "encode", "prefill", "denoising steps", "decode"], body)
 
 

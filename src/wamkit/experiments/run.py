@@ -29,7 +29,7 @@ from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import closed_loop
-from wamkit.eval.suites.latency import query_latency
+from wamkit.eval.suites.latency import machine_load, query_latency
 from wamkit.eval.suites.open_loop import action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
@@ -227,6 +227,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
         latency=_latency(model, frames),
         curve=_curve(job.folder),
         made_by=made_by(),
+        load=machine_load(),
     )
 
 

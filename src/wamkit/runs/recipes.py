@@ -10,13 +10,41 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from wamkit.envs.spec import EnvSpec
 from wamkit.nn.attention_mask import Program
 from wamkit.registry import Registry
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, family_class
+from wamkit.runs.targets import Targets
+from wamkit.types import Target
 
 Recipe = Callable[[], RunConfig]
 
 RECIPES: Registry[Recipe] = Registry("recipe", "wamkit.recipes")
+
+FOUR_TASKS = EnvSpec("metaworld", ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3"))
+"""The tasks of the demo."""
+
+TARGETS = {
+    "metaworld-unified": Targets(
+        FOUR_TASKS,
+        {
+            "closed_loop.success": Target(above=0.95),
+            "closed_loop.success.*": Target(above=0.85),
+            "closed_loop.latency.median": Target(below=25),
+            "open_loop.skill.*": Target(above=0.65),
+            "open_loop.moving_gain.*": Target(above=6),
+            "open_loop.psnr.ceiling.*": Target(above=30),
+            "coupling.true_over_shuffled": Target(below=0.8),
+            "coupling.inverse_over_policy": Target(below=1),
+            "counterfactuals.*.skill": Target(above=0),
+            "counterfactuals.*.regret": Target(below=1),
+            "counterfactuals.*.direction": Target(above=0),
+            "forecast_consistency.skill": Target(above=0),
+        },
+    ),
+    "metaworld-cascade_geom": Targets(FOUR_TASKS, {"open_loop.point_error.*": Target(below=0.5)}),
+}
+"""Targets of recipes, by name, for their own budget in their own tasks."""
 
 FUTURE_2 = TrainConfig(weights=(("future", 2.0),))
 """Futures weigh twice: they are the harder part, and actions lose nothing by it."""
@@ -151,6 +179,16 @@ def large(name: str) -> RunConfig:
     sizes = {k: v for k, v in LARGE.items() if hasattr(run.model, k)}
     train = dataclasses.replace(LARGE_TRAIN, weights=run.train.weights)
     return dataclasses.replace(run, model=dataclasses.replace(run.model, **sizes), train=train)
+
+
+def targets_of(run: RunConfig) -> Targets:
+    """The targets of the recipe that `run` is, whatever its seed, threads and logging; none for anything else."""
+    for name, targets in TARGETS.items():
+        recipe = RECIPES.get(name)()
+        free: dict[str, Any] = {k: getattr(run.train, k) for k in ("seed", "threads", "save_every", "log_every")}
+        if run == dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, **free)):
+            return targets
+    return Targets()
 
 
 for _name in [n for n in RECIPES.names() if n.startswith("metaworld-")]:

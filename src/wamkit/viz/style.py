@@ -46,7 +46,8 @@ td.what { min-width:13rem; } td.what small { display:block; color:var(--soft); f
 td.num { white-space:nowrap; } td.value { font-weight:600; } td.range { color:var(--soft); }
 tr.pooled td { border-top:2px solid var(--ink); font-weight:600; }
 td.plot { width:34%; min-width:96px; vertical-align:middle; }
-.met, .missed { font-weight:600; white-space:nowrap; } .met { color:var(--met); } .missed { color:var(--missed); }
+.met, .missed, .unshown { font-weight:600; white-space:nowrap; } .unshown { color:var(--soft); }
+.met { color:var(--met); } .missed { color:var(--missed); }
 .met::before { content:"\\2713\\00a0"; } .missed::before { content:"\\2717\\00a0"; }
 svg { display:block; width:100%; height:auto; overflow:visible; }
 svg text { font-size:12px; fill:var(--soft); } .grid { stroke:var(--rule); }

@@ -332,6 +332,8 @@ HELPERS: Mapping[str, str] = {
     "metrics.intervals.bootstrap_ratio": "an interval; its coverage is in test_intervals",
     "metrics.intervals.resample_counts": "draws of a bootstrap",
     "metrics.intervals.percentile_interval": "ends of an interval",
+    "metrics.intervals.unseen": "ends of an interval; known answers are in test_intervals",
+    "metrics.intervals.clustered_median": "a median of times; known answers are in test_intervals",
     "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_intervals",
     "metrics.sequential_tests.outcome_tables": "puts records in order; no figure",
     "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",

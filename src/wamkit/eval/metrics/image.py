@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from math import inf
 
 import numpy as np
 import torch
@@ -197,7 +198,8 @@ def moving_errors(
 
 @dataclass(frozen=True)
 class Score:
-    """Visual fidelity at one horizon, pooled over windows. PSNR in dB is that of the pooled MSE.
+    """Visual fidelity at one horizon, pooled over windows. PSNR in dB is that of the pooled MSE; `psnr_range` has its
+    interval.
 
     skill: 1 - sum MSE(model) / sum MSE(copy); 1 is perfect, 0 equals copying the current frame, negative is worse.
     moving_gain: masked PSNR of the model minus that of copying, in dB. Both intervals resample episodes, and both are
@@ -209,6 +211,7 @@ class Score:
     windows: int
     episodes: int
     psnr: float
+    psnr_range: Interval
     psnr_copy: float
     ssim: float
     ssim_copy: float
@@ -267,19 +270,21 @@ class Fidelity:
         def ratio(top: str, bottom: str) -> Interval:
             if column[bottom].sum() == 0:
                 return UNDEFINED
-            return bootstrap_ratio(column[top], column[bottom], clusters, seed, level=level)
+            return bootstrap_ratio(column[top], column[bottom], clusters, seed, level=level, bounds=(0.0, inf))
 
         whole, moving, count = (
             ratio("mse", "mse_copy"),
             ratio("moving_error", "moving_error_copy"),
             column["moving_count"].sum(),
         )
-        gain = [float(_db(x)) for x in (moving.value, moving.high, moving.low)]
+        error = bootstrap_ratio(column["mse"], np.ones(keep.sum()), clusters, seed, level=level, bounds=(0.0, inf))
+        gain, psnr = ([float(_db(x)) for x in (r.value, r.high, r.low)] for r in (moving, error))
         return Score(
             offset=offset,
             windows=int(keep.sum()),
             episodes=len(np.unique(clusters)),
-            psnr=float(_db(column["mse"].mean())),
+            psnr=psnr[0],
+            psnr_range=Interval(*psnr, level),
             psnr_copy=float(_db(column["mse_copy"].mean())),
             ssim=float(column["ssim"].mean()),
             ssim_copy=float(column["ssim_copy"].mean()),

@@ -1,7 +1,7 @@
-"""Intervals and tests for a fixed number of episodes. Wilson for display, Clopper-Pearson for claims, a clustered
-bootstrap for ratios.
+"""Intervals and tests for a fixed number of episodes. Wilson for display, Clopper-Pearson for claims, and one
+studentised interval for whatever comes in clusters.
 
-Windows cut from one episode are not independent, so every bootstrap here resamples whole clusters (episodes, or reset
+Windows cut from one episode are not independent, so every interval here takes whole clusters (episodes, or reset
 states when training seeds share them), never rows. Tests here are decided once, after the last episode;
 `sequential_tests` holds the one that may be looked at all the time, and what spans tasks and training seeds.
 """
@@ -15,6 +15,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Integer, Shaped
 from scipy.stats import barnard_exact, binomtest
+from scipy.stats import t as student
 
 from wamkit.types import EvaluationError, Interval
 
@@ -54,15 +55,23 @@ def bootstrap_ratio(
     seed: int,
     draws: int = 10_000,
     level: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
-    """sum(numerator) / sum(denominator) with a percentile interval from resampling whole clusters.
+    """sum(numerator) / sum(denominator) of windows that come in clusters, with a studentised interval.
 
     Row i of both vectors is one window, `cluster[i]` the episode it came from. The ratio of sums is the ratio of
     means when the rows agree, and stays defined for windows whose own denominator is 0. With ones as denominator
-    it is a clustered mean. Source: Efron and Tibshirani 1993, chapter 13 (percentile), section 8.6 (clusters).
+    it is a clustered mean. bounds: the range of the ratio, so (0, inf) of errors and (-1, 1) of differences of success.
 
-    One cluster says nothing about spread: the interval is then (-inf, inf). A draw whose denominator is 0 counts as
-    +inf. Blind spot: below about 10 clusters percentile intervals are too narrow.
+    Without two finite bounds the interval is that of the bootstrap-t: whole clusters are resampled, each draw is
+    divided by its own standard error (linearised), and the tails are widened for few clusters (`_tail`); for bounds of
+    (0, inf) on a logarithmic scale. With two, one cluster at each bound is added, as Agresti and Coull add successes
+    and failures, and the interval is Student's: so it keeps a width where all clusters nearly agree. Where they do
+    agree, see `unseen`. A nominal 95 % of both covers 93 % or more of what benchmarks/coverage.py draws, at 8, 28 and
+    100 clusters. Sources: Efron and Tibshirani 1993, section 12.5 (bootstrap-t); Hesterberg 2015 (tails).
+
+    One cluster says nothing about spread: the interval is then `bounds`. A draw whose denominator is 0 counts as
+    -inf for the lower end and as inf for the upper.
     Raises EvaluationError for unequal lengths, no rows, values that are not finite, or a denominator sum that is 0.
     """
     top, bottom = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
@@ -73,14 +82,124 @@ def bootstrap_ratio(
     if bottom.sum() == 0:
         raise EvaluationError("the denominator sums to 0, so the ratio is undefined")
     _, row = np.unique(cluster, return_inverse=True)
-    sums_K2 = np.stack([np.bincount(row, top), np.bincount(row, bottom)], axis=1)
-    value, k = float(top.sum() / bottom.sum()), len(sums_K2)
+    above_K, below_K = np.bincount(row, top), np.bincount(row, bottom)
+    value, k = float(top.sum() / bottom.sum()), len(above_K)
+    rest_K = above_K - value * below_K
     if k == 1:
-        return Interval(value, -math.inf, math.inf, level)
-    counts_NK = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws)
-    above, below = (counts_NK @ sums_K2).T
-    ratios = np.divide(above, below, out=np.full(draws, np.inf), where=below != 0)
-    return percentile_interval(value, ratios, level)
+        return Interval(value, *bounds, level)
+    if np.abs(rest_K).max() <= 1e-12 * np.abs(above_K).max():
+        return unseen(value, k, level, bounds)
+    if np.isfinite(bounds).all():
+        low, high = _adjusted(above_K, below_K, level, bounds)
+    else:
+        low, high = _bootstrap_t(value, rest_K, below_K, seed, draws, level, positive=bounds[0] == 0)
+    return Interval(value, max(min(low, value), bounds[0]), min(max(high, value), bounds[1]), level)
+
+
+def _error(
+    count_NK: np.ndarray, rest_K: np.ndarray, below_K: np.ndarray
+) -> tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"]]:
+    """Distance of each draw's ratio from that of all clusters, and its linearised standard error.
+
+    count_NK: how often each cluster was drawn.   rest_K: numerator less the ratio of all times the denominator.
+    """
+    k = len(rest_K)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        below_N = count_NK @ below_K
+        off_N = np.where(below_N == 0, math.nan, (count_NK @ rest_K) / below_N)
+        square_N = count_NK @ rest_K**2 - 2 * off_N * (count_NK @ (rest_K * below_K))
+        square_N = np.maximum(square_N + off_N**2 * (count_NK @ below_K**2), 0.0)
+        return off_N, np.sqrt(square_N * k / (k - 1)) / np.abs(below_N)
+
+
+def _bootstrap_t(
+    value: float, rest_K: np.ndarray, below_K: np.ndarray, seed: int, draws: int, level: float, positive: bool
+) -> tuple[float, float]:
+    """Ends of the studentised interval of a ratio; positive: on a logarithmic scale.
+
+    A draw of one cluster k times shows no spread and is left out. Two or three clusters have hardly other draws: then
+    it is Student's, and open where one of them has all of the denominator.
+    """
+    k = len(rest_K)
+    scale = value if positive else 1.0  # by the delta method, the error of log x is that of x over x
+    error = float(_error(np.ones((1, k)), rest_K, below_K)[1][0]) / scale
+    if k < 4:
+        half = math.inf if (below_K == below_K.sum()).any() else float(student.ppf((1 + level) / 2, k - 1))
+        t = Interval(0.0, -half, half, level)
+    else:
+        count_NK = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), size=draws)
+        off_N, error_N = _error(count_NK[(count_NK > 0).sum(1) > 1], rest_K, below_K)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if positive:
+                off_N, error_N = np.log1p(off_N / value), error_N / (value + off_N)
+            t_N = np.where(np.isfinite(off_N) & (off_N != 0), off_N / error_N, off_N)
+        t = percentile_interval(0.0, t_N, k, level)
+    with np.errstate(over="ignore"):
+        ends = -error * np.array([t.high, t.low])
+        low, high = value * np.exp(ends) if positive else value + ends
+    return float(low), float(high)
+
+
+def _adjusted(above_K: np.ndarray, below_K: np.ndarray, level: float, bounds: tuple[float, float]) -> tuple[float, ...]:
+    """Student's interval of a ratio after one more cluster of mean size at each of its bounds."""
+    size = below_K.mean()
+    above, below = np.append(above_K, np.multiply(bounds, size)), np.append(below_K, [size, size])
+    n, middle = len(above), above.sum() / below.sum()
+    _, error = _error(np.ones((1, n)), above - middle * below, below)
+    half = float(student.ppf((1 + level) / 2, n - 1) * error[0])
+    return float(middle) - half, float(middle) + half
+
+
+def unseen(value: float, units: int, level: float, bounds: tuple[float, float]) -> Interval:
+    """The interval of a figure of which all `units` (episodes, policies) agree, so that they show no spread.
+
+    A share of unlike units up to Clopper and Pearson's bound for none seen may have gone unseen, and each may have been
+    at a bound: 0 of 18 against 0 of 18 is a difference of 0 within 18.5 points. Open where the figure has no bound.
+    """
+    share = clopper_pearson(0, units, level).high
+    low, high = (value + share * (bound - value) if bound != value else value for bound in bounds)
+    return Interval(value, low, high, level)
+
+
+def _tail(level: float, units: int) -> float:
+    """Share of the draws beyond each end of an interval from `units` units: at most (1 - level) / 2, its limit.
+
+    A bootstrap of n units has a variance of (n - 1) / n of the right one, and knows not how uncertain that is itself:
+    the tail is that of a normal distribution beyond Student's quantile times sqrt(n / (n - 1)) (Hesterberg 2015).
+    """
+    if not 0 < level < 1:
+        raise EvaluationError(f"a confidence level lies between 0 and 1, not at {level}")
+    if units < 2:
+        return 0.0
+    return NormalDist().cdf(-math.sqrt(units / (units - 1)) * float(student.ppf((1 + level) / 2, units - 1)))
+
+
+def clustered_median(
+    values: Float[np.ndarray, " N"],
+    cluster: Integer[np.ndarray, " N"],
+    seed: int,
+    draws: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """The median of non-negative values that come in clusters, with a percentile interval from resampling clusters.
+
+    For times: a query of 1 s among many of 20 ms leaves it as it is. One cluster says nothing about spread.
+    Raises EvaluationError for no values.
+    """
+    values, (ids, row) = np.asarray(values, np.float64), np.unique(cluster, return_inverse=True)
+    if len(values) == 0 or len(values) != len(row) or not np.isfinite(values).all():
+        raise EvaluationError(f"a median needs finite values, a cluster each: {len(values)} and {len(row)} given")
+    median = float(np.median(values))
+    if len(ids) == 1:
+        return Interval(median, 0.0, math.inf, level)
+    order = np.argsort(values)
+    counts = resample_counts(np.random.default_rng(seed), draws, len(ids))
+    drawn = np.empty(draws)
+    for i, count in enumerate(counts):
+        below = np.cumsum(count[row[order]])
+        drawn[i] = values[order[np.searchsorted(below, below[-1] / 2)]]
+    found = percentile_interval(median, drawn, len(ids), level, (0.0, math.inf))
+    return Interval(median, min(found.low, median), max(found.high, median), level)
 
 
 def resample_counts(rng: np.random.Generator, draws: int, n: int) -> Integer[np.ndarray, "draws n"]:
@@ -92,17 +211,20 @@ def resample_counts(rng: np.random.Generator, draws: int, n: int) -> Integer[np.
 def percentile_interval(
     value: float,
     draws: Float[np.ndarray, " draws"],
+    units: int,
     level: float = 0.95,
     bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> Interval:
-    """`value` with the middle `level` of its bootstrap draws.
+    """`value` with the middle of its bootstrap draws, `level` of them or a little more.
 
-    A NaN marks a draw in which the figure is undefined (one policy drawn N times has no correlation). It counts as
-    `bounds[0]` for the lower end and as `bounds[1]` for the upper, so that it widens the interval and never hides.
+    units: how many units (episodes, policies, tasks) were resampled: the fewer, the wider, see `_tail`.
+    bounds: the range of the figure. A NaN marks a draw in which it is undefined (one policy drawn N times has no
+    correlation). It counts as `bounds[0]` for the lower end and as `bounds[1]` for the upper, so that it widens the
+    interval and never hides. Where all draws are alike, see `unseen`.
     """
-    if not 0 < level < 1:
-        raise EvaluationError(f"a confidence level lies between 0 and 1, not at {level}")
-    tail, undefined = (1 - level) / 2, np.isnan(draws)
+    tail, undefined = _tail(level, units), np.isnan(draws)
+    if len(draws) > 1 and (draws == value).all():
+        return unseen(value, units, level, bounds)
     # no interpolation: an infinite draw must not turn into NaN
     low = np.quantile(np.where(undefined, bounds[0], draws), tail, method="lower")
     high = np.quantile(np.where(undefined, bounds[1], draws), 1 - tail, method="higher")
@@ -125,7 +247,7 @@ def paired_ratio(
     """
     if min(np.min(error, initial=0.0), np.min(reference, initial=0.0)) < 0:
         raise EvaluationError("paired_ratio compares errors, and one of them is negative")
-    return bootstrap_ratio(error, reference, cluster, seed, draws, level)
+    return bootstrap_ratio(error, reference, cluster, seed, draws, level, bounds=(0.0, math.inf))
 
 
 @dataclass(frozen=True)

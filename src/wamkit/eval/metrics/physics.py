@@ -315,13 +315,23 @@ class Violations:
             raise EvaluationError(f"there is no figure {name!r}; there are {sorted(self.metric)}")
         return self.metric[name] - self.floor[name]
 
-    def interval(self, name: str, episode: Integer[np.ndarray, " B"], seed: int) -> Interval:
-        """Mean excess over the contexts where it is defined, resampling episodes; UNDEFINED where there is none."""
+    def interval(
+        self,
+        name: str,
+        episode: Integer[np.ndarray, " B"],
+        seed: int,
+        bounds: tuple[float, float] = (-math.inf, math.inf),
+    ) -> Interval:
+        """Mean excess over the contexts where it is defined, clustered by episode; UNDEFINED where there is none.
+
+        bounds: the range of the excess, (-1, 1) of a share.
+        """
         excess = self.excess(name)
         known = np.isfinite(excess)
         if not known.any():
             return UNDEFINED
-        return bootstrap_ratio(excess[known], np.ones(known.sum()), np.asarray(episode)[known], seed)
+        cluster = np.asarray(episode)[known]
+        return bootstrap_ratio(excess[known], np.ones(known.sum()), cluster, seed, bounds=bounds)
 
 
 def _table(*arrays: np.ndarray, dtype: type = np.float64) -> list[np.ndarray]:

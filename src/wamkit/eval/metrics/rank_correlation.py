@@ -102,7 +102,7 @@ def nested_bootstrap(
         s, r = (t[policy, rng.integers(t.shape[1], size=t.shape)].mean(1) for t in (imagined, actual))
         if np.ptp(s) > 0 and np.ptp(r) > 0:
             values[draw] = statistic(s, r)
-    return percentile_interval(value, values, level, bounds)
+    return percentile_interval(value, values, n, level, bounds)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 Which interval a success rate deserves depends on the claim. About these tasks: reset states are resampled within each
 task. About tasks like these: whole tasks are resampled too. About the method rather than one run of it: training seeds
-are the outer level of either. All are percentile bootstraps (Efron and Tibshirani 1993), seeded, and too narrow below
-about 10 tasks or 5 training seeds, where few units cannot show their spread; so the counts belong beside the interval.
+are the outer level of either. All are percentile bootstraps (Efron and Tibshirani 1993), seeded, with tails widened for
+few units. They are too narrow below 5 training seeds, which cannot show their spread; so the counts belong beside the
+interval.
 
 A test for a fixed number of episodes (`intervals.mcnemar`, `intervals.barnard`) is wrong once somebody looks and then
 decides whether to go on. `PairedEProcess` may be looked at after every episode.
@@ -95,7 +96,8 @@ def mean_success(
     means_NSK = np.stack([resample_counts(rng, draws, t.shape[1]) @ t.T / t.shape[1] for t in tables], axis=-1)
     seeds_NS = resample_counts(rng, draws, s) / s
     tasks_NK = resample_counts(rng, draws, k) / k if new_tasks else np.full((draws, k), 1 / k)
-    return percentile_interval(value, np.einsum("nsk,ns,nk->n", means_NSK, seeds_NS, tasks_NK), level)
+    means_N = np.einsum("nsk,ns,nk->n", means_NSK, seeds_NS, tasks_NK)
+    return percentile_interval(value, means_N, k if new_tasks else min(states), level, (0.0, 1.0))
 
 
 def iqm(scores: Float[np.ndarray, "S K"], seed: int, draws: int = 10_000, level: float = 0.95) -> Interval:
@@ -113,7 +115,7 @@ def iqm(scores: Float[np.ndarray, "S K"], seed: int, draws: int = 10_000, level:
     means_N = np.array(
         [trim_mean(scores[rng.integers(s, size=(s, k)), columns], 0.25, axis=None) for _ in range(draws)]
     )
-    return percentile_interval(float(trim_mean(scores, 0.25, axis=None)), means_N, level)
+    return percentile_interval(float(trim_mean(scores, 0.25, axis=None)), means_N, s, level)
 
 
 def probability_of_improvement(
@@ -138,7 +140,7 @@ def probability_of_improvement(
         means_N += ((resample_counts(rng, draws, s) @ ahead_SRK[..., task]) * resample_counts(rng, draws, r)).sum(1) / (
             s * r * k
         )
-    return percentile_interval(float(ahead_SRK.mean()), means_N, level)
+    return percentile_interval(float(ahead_SRK.mean()), means_N, min(s, r), level, (0.0, 1.0))
 
 
 def log_e_value(

@@ -157,7 +157,7 @@ def _mmd(x: ClipFeatures, y: ClipFeatures, rng: np.random.Generator, draws: int,
         values += sign * np.divide(total, pairs, out=np.full(len(total), np.nan), where=pairs > 0)
     if math.isnan(values[0]):
         raise EvaluationError("no two clips of different episodes are left on one of the sides; give more episodes")
-    return percentile_interval(float(values[0]), values[1:], level)
+    return percentile_interval(float(values[0]), values[1:], e, level)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from wamkit.eval.results import (
     Curves,
     Imagined,
     Report,
+    Row,
     Still,
     Table,
     TaskResult,
@@ -82,7 +83,7 @@ def report_card(
         f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
         tables=tuple(tables),
-        closed_loop=_closed_loop(protocol, records),
+        closed_loop=_closed_loop(protocol, records, rows),
         imagined=imagined,
         stills=stills,
         clips=_clips(context, records),
@@ -107,11 +108,14 @@ def arguments(protocol: Protocol) -> str:
     return shlex.join(words)
 
 
-def _closed_loop(protocol: Protocol, records: Sequence[Record]) -> tuple[ClosedLoop, ...]:
+def _closed_loop(protocol: Protocol, records: Sequence[Record], rows: Mapping[str, Row]) -> tuple[ClosedLoop, ...]:
+    """Success by task. rows: figures by key, for the target that all tasks share."""
     if not records:
         return ()
     tasks = tuple(_task_result(t, records) for t in protocol.env.tasks)
-    return (ClosedLoop(f"{protocol.episodes} held-out reset states a task", tasks, 0.85),)
+    targets = {row.target.above for key, row in rows.items() if key.startswith("closed_loop.success.") and row.target}
+    target = targets.pop() if len(targets) == 1 else None
+    return (ClosedLoop(f"{protocol.episodes} held-out reset states a task", tasks, target),)
 
 
 def _clips(context: Context, records: Sequence[Record]) -> tuple[Clip, ...]:

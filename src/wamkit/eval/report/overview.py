@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -84,7 +84,7 @@ def overview(runs: Sequence[Path], out: Path) -> Path:
         "protocol": first,
         "runs": [{k: e.summary.get(k) for k in ("run", "family", "step", "weights", "made_by", "rows")} for e in found],
         "against_the_first": [
-            {"run": p.runs[1], "difference": p.difference, "e": p.e, "p_value": p.p_value, "winner": p.winner}
+            {k: v for k, v in asdict(p).items() if k not in ("runs", "tasks", "episodes_left")} | {"run": p.runs[1]}
             for p in pairs
         ],
     }  # fmt: skip
@@ -161,8 +161,9 @@ def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
 
 
 def _verdict(p: PairedResult) -> str:
+    low, high = (100 * x for x in (p.interval.low, p.interval.high))
     difference = f"success of {p.runs[1]} against {p.runs[0]}: {100 * p.difference:+.1f} points"
-    difference += f" in {p.episodes} pairs (p = {p.p_value:.2g})"
+    difference += f" [{low:+.1f}, {high:+.1f}] in {p.episodes} pairs (p = {p.p_value:.2g})"
     if p.winner:
         return f"{difference}: decided, {p.runs[p.winner == 'second']} is better"
     return f"{difference}: not decided" + (f"; likely after {p.episodes_left} more pairs" if p.episodes_left else "")
@@ -195,6 +196,10 @@ def _origin(e: Evaluated) -> str:
     return f"{e.summary['family']}, step {e.summary['step']}, weights {e.summary['weights'][:12]}, wamkit {version}"
 
 
+def _end(x: float, unbounded: str) -> str:
+    return _format(x) if math.isfinite(x) else unbounded
+
+
 def _row(name: str, rows: Sequence[Mapping[str, Any] | None]) -> str:
     ends = [x for r in rows for x in (_number(r), _number(r, "low"), _number(r, "high")) if math.isfinite(x)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
@@ -205,8 +210,9 @@ def _row(name: str, rows: Sequence[Mapping[str, Any] | None]) -> str:
         if not math.isfinite(value):
             cells += "<td></td>"
             continue
-        a, b = (x if math.isfinite(x) else value for x in (a, b))
+        wide = math.isfinite(a) or math.isfinite(b)  # one open end: as far as the scale goes
+        span = f"<small>{_end(a, '-∞')} to {_end(b, '∞')}</small>" if wide and a != b else ""
+        a, b = (x if math.isfinite(x) else end if wide else value for x, end in ((a, low), (b, high)))
         mark = interval_svg(Interval(*((x - low) / reach for x in (value, a, b))))
-        span = f"<small>{_format(a)} to {_format(b)}</small>" if b > a else ""
         cells += f'<td class="num value">{_format(value)} {escape(r["unit"]) if r else ""}{mark}{span}</td>'
     return f'<tr><td class="what">{escape(name)}</td>{cells}</tr>'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -144,11 +145,13 @@ def _worst(case: Worst, scale: int) -> str:
 
 
 def _header(report: Report) -> str:
-    passed = [r.passed for t in report.tables for r in t.rows if r.passed is not None]
-    tally = f'<p class="tally">{sum(passed)} of {len(passed)} targets met</p>' if passed else ""
+    verdicts = Counter(r.verdict for t in report.tables for r in t.rows if r.target)
+    told = f"{verdicts['met']} of {verdicts.total()} targets met"
+    told += f", {n} not shown: too few cases" if (n := verdicts["not shown"]) else ""
+    tally = f'<p class="tally">{told}</p>' if verdicts else ""
     heads = "".join(
         f'<div><dt>{escape(r.name)}</dt><dd class="big">{_value(r, "<small>{}</small>")}</dd><dd>{_range(r)}</dd>'
-        f"<dd>{escape(r.target)} {_verdict(r.passed)}</dd></div>"
+        f"<dd>{_target(r)} {_verdict(r)}</dd></div>"
         for r in report.headline
     )
     figures = f'<dl class="heads">{heads}</dl>' if heads else ""
@@ -169,12 +172,17 @@ def _range(row: Row) -> str:
     return escape(" to ".join(bound(x, row.fmt) for x in (row.interval.low, row.interval.high)))
 
 
-def _verdict(passed: bool | None) -> str:
-    return "" if passed is None else '<span class="met">met</span>' if passed else '<span class="missed">missed</span>'
+def _target(row: Row) -> str:
+    return escape(row.target.words(row.fmt)) if row.target else ""
+
+
+def _verdict(row: Row) -> str:
+    kind = {"met": "met", "missed": "missed", "not shown": "unshown"}
+    return f'<span class="{kind[row.verdict]}">{row.verdict}</span>' if row.verdict else ""
 
 
 def _table(rows: Sequence[Row]) -> str:
-    has_range, has_target = any(_range(r) for r in rows), any(r.target or r.passed is not None for r in rows)
+    has_range, has_target = any(_range(r) for r in rows), any(r.target for r in rows)
     head = ["Figure", "Value", *["Interval"] * has_range, *["Target", ""] * has_target]
     body = []
     for row in rows:
@@ -183,8 +191,9 @@ def _table(rows: Sequence[Row]) -> str:
         if has_range:
             cells += f'<td class="num range">{_range(row)}</td>'
         if has_target:
-            cells += f"<td{_label('target', row.target)}>{escape(row.target)}</td>"
-            cells += f'<td class="num">{_verdict(row.passed)}</td>'
+            target = _target(row)
+            cells += f"<td{_label('target', target)}>{target}</td>"
+            cells += f'<td class="num">{_verdict(row)}</td>'
         body.append(f"{cells}</tr>")
     return table(head, body)
 

@@ -155,10 +155,10 @@ def _agreement_rows(a: Agreement) -> list[Row]:
     violation = "real success lost by a wrong order; 0 is best"
     rows = []
     for key, name, x, note in (
-        ("spearman", "rank correlation (Spearman)", a.spearman, "1 is the same order"),
+        ("spearman", "rank correlation (Spearman)", a.spearman, "1 is the same order, 0 is none"),
         ("pearson", "correlation (Pearson)", a.pearson, weak),
     ):
-        rows.append(Row(key, name, x.value, x, "above 0", x.low > 0, ".2f", note=note))
+        rows.append(Row(key, name, x.value, x, fmt=".2f", note=note))
     rows.append(Row("mmrv", "mean maximum rank violation", a.mmrv.value, a.mmrv, fmt=".2f", note=violation))
     bias = "predicted less real success; above 0 it flatters"
     return [*rows, Row("bias", "bias", a.bias, None, fmt="+.0%", note=bias)]

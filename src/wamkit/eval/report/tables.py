@@ -8,6 +8,8 @@ from typing import Any
 
 from wamkit.eval.results import Row, Table
 
+VERDICTS = {"": "", "met": "met", "missed": "MISSED", "not shown": "not shown"}
+
 
 def text_table(tables: Sequence[Table]) -> str:
     """Text of the tables for a terminal."""
@@ -17,8 +19,9 @@ def text_table(tables: Sequence[Table]) -> str:
         for r in table.rows:
             interval = f"[{bound(r.interval.low, r.fmt)}, {bound(r.interval.high, r.fmt)}]" if r.interval else ""
             value = "undefined" if math.isnan(r.value) else format(r.value, r.fmt)
-            verdict = "" if r.passed is None else "met" if r.passed else "MISSED"
-            lines.append(f"  {r.name:<42} {value:>8} {r.unit:<3} {interval:<20} {r.target:<14} {verdict}")
+            target = r.target.words(r.fmt) if r.target else ""
+            line = f"  {r.name:<42} {value:>8} {r.unit:<3} {interval:<20} {target:<14} {VERDICTS[r.verdict]}"
+            lines.append(line.rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -39,7 +42,8 @@ def json_row(table: Table, r: Row) -> dict[str, Any]:
         "low": low,
         "high": high,
         "unit": r.unit,
-        "target": r.target,
-        "passed": None if r.passed is None else bool(r.passed),
+        "target": r.target.words(r.fmt) if r.target else "",
+        "verdict": r.verdict,
+        "passed": {"met": True, "missed": False}.get(r.verdict),
         "note": r.note,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.image import TAU
-from wamkit.eval.metrics.intervals import bootstrap_ratio
+from wamkit.eval.metrics.intervals import bootstrap_ratio, percentile_interval
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import ACTION, EvalResult, Row, Table
@@ -147,8 +148,8 @@ def success_prediction(episodes: Sequence[ForecastEpisode], seed: int = 0, draws
         for _ in range(draws):
             rows = np.concatenate([rng.choice(np.flatnonzero(task == t), (task == t).sum()) for t in np.unique(task)])
             found.append(auc(x[rows], success[rows], task[rows]))
-        low, high = np.nanquantile(found, (0.025, 0.975))
-        out[name] = Interval(value, float(low), float(high))
+        units = int(min(success.sum(), (~success).sum()))
+        out[name] = percentile_interval(value, np.array(found), units, bounds=(0.0, 1.0))
     return SuccessPrediction(len(episodes), int((~success).sum()), **out)
 
 
@@ -171,12 +172,10 @@ def consistency_table(episodes: Sequence[ForecastEpisode], replan_every: int) ->
     error, motion = (np.array([getattr(e, k).sum() for e in episodes]) for k in ("error", "motion"))
     rows = []
     if motion.sum():
-        r = bootstrap_ratio(error, motion, np.unique(names, return_inverse=True)[1], seed=0)
+        r = bootstrap_ratio(error, motion, np.unique(names, return_inverse=True)[1], seed=0, bounds=(0.0, inf))
         note = f"of the frame {replan_every} steps later; 1 is exact, 0 as if nothing would move"
         skill = Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
-        rows.append(
-            Row("skill", "skill of its forecast", skill.value, skill, "above 0", skill.low > 0, ".3f", note=note)
-        )
+        rows.append(Row("skill", "skill of its forecast", skill.value, skill, fmt=".3f", note=note))
     auc_note = "area under the ROC curve within tasks; 0.5 is a guess"
     for key, name, x, note in (
         ("auc.skill", "success predicted by the forecast", prediction.skill, auc_note),

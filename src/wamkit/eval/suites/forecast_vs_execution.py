@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import torch
@@ -120,7 +121,7 @@ def execution_score(states: Sequence[Execution], seed: int = 0) -> ExecutionScor
     def skill(error: int, still: int) -> Interval:
         if np.isnan(rows[:, error]).any() or not rows[:, still].sum():
             return UNDEFINED
-        r = bootstrap_ratio(rows[:, error], rows[:, still], cluster, seed)
+        r = bootstrap_ratio(rows[:, error], rows[:, still], cluster, seed, bounds=(0.0, inf))
         return Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
 
     return ExecutionScore(len(states), skill(0, 3), skill(1, 3), skill(2, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,9 +13,47 @@ from typing import Any
 import torch
 from torch import nn
 
+from wamkit.eval.results import processor
 from wamkit.families.base import Family
 from wamkit.inference.model import Model
 from wamkit.types import Observation, Query
+
+
+@dataclass(frozen=True)
+class Load:
+    """Other work of the machine while times were taken.
+
+    average: processes that ran or waited to run, over the last minute, one's own included.   cores: that this process
+    may use.   threads: that one query uses.   cpu: name of the processor.
+    """
+
+    average: float
+    cores: int
+    threads: int
+    cpu: str
+
+    @property
+    def busy(self) -> bool:
+        """True if clearly more wanted to run than there are cores, so that times are longer than the machine's own."""
+        return self.average > self.cores + 0.5
+
+
+def machine_load() -> Load:
+    """The load of this machine now; an average of 0 where the system tells none."""
+    average = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Load(round(average, 2), cores, torch.get_num_threads(), processor())
+
+
+def load_note(loads: Sequence[Load]) -> str:
+    """The load that times were taken under, in words. Warns where the machine was busy for more than a tenth of it."""
+    if not loads:
+        return "the load that these times were taken under was not recorded"
+    average = statistics.median(load.average for load in loads)
+    machines = dict.fromkeys(f"{x.cpu}, {x.cores} cores, {x.threads} thread{'s' * (x.threads > 1)}" for x in loads)
+    note = f"load average {average:.1f} on {' and '.join(machines)}"
+    busy = sum(load.busy for load in loads)
+    return f"{note}; the machine was BUSY, so times are too long" if 10 * busy > len(loads) else note
 
 
 @dataclass(frozen=True)

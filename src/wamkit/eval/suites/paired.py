@@ -10,7 +10,7 @@ import numpy as np
 
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.held_out import check_unseen
-from wamkit.eval.metrics.intervals import holm, mcnemar, wilson
+from wamkit.eval.metrics.intervals import holm, mcnemar, paired_difference, wilson
 from wamkit.eval.metrics.sequential_tests import PairedEProcess
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loop
@@ -40,7 +40,9 @@ class TaskPair:
 class PairedResult:
     """Two runs on the same reset states.
 
-    difference: success of the second minus the first, in [-1, 1].
+    difference: success of the second minus the first, in [-1, 1], the mean over tasks.
+    interval: the same of all pairs together (`paired_difference`), which is right for a number of episodes that was
+        fixed beforehand.
     e, p_value: see `PairedEProcess`; they may be read after any number of episodes.
     winner: "first" or "second" where that is decided at 5 %, else None.
     episodes_left: further episodes, over all tasks, after which a decision is likely (80 %) if the rates stay as they
@@ -51,6 +53,7 @@ class PairedResult:
     episodes: int
     tasks: tuple[TaskPair, ...]
     difference: float
+    interval: Interval
     e: float
     p_value: float
     winner: str | None
@@ -108,13 +111,15 @@ def evidence(runs: tuple[str, str], first: Sequence[Record], second: Sequence[Re
         rows.append(TaskPair(task, *rates, test.first_only, test.second_only, float(corrected)))
     # Reset state by reset state through all tasks: an order that no outcome chose.
     order = sorted(outcomes[0], key=lambda k: (k[1], tasks.index(k[0])))
-    process = PairedEProcess().update(*(np.array([o[k] for k in order], bool) for o in outcomes))
+    both = [np.array([o[k] for k in order], bool) for o in outcomes]
+    process, interval = PairedEProcess().update(*both), paired_difference(*both)
     difference = float(np.mean([p[:, 1].mean() - p[:, 0].mean() for p in pairs.values()]))
     try:
         left = process.episodes_left()
     except EvaluationError:  # the runs are so alike that no feasible number of episodes decides
         left = None
-    return PairedResult(runs, len(order), tuple(rows), difference, process.e, process.p_value, process.winner, left)
+    sure = (process.e, process.p_value, process.winner)
+    return PairedResult(runs, len(order), tuple(rows), difference, interval, *sure, left)
 
 
 def text(r: PairedResult) -> str:
@@ -130,7 +135,9 @@ def text(r: PairedResult) -> str:
             f"{t.task:<28} {t.first.value:>5.0%}  {t.second.value:>6.0%}  {t.first_only:>10}  {t.second_only:>11}  "
             f"{t.p_value:>8.3f}"
         )
-    lines += ["", f"{r.episodes} pairs; success of the second less that of the first: {100 * r.difference:+.1f} points"]
+    low, high = (100 * x for x in (r.interval.low, r.interval.high))
+    gap = f"{100 * r.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
+    lines += ["", f"{r.episodes} pairs; success of the second less that of the first: {gap}"]
     lines.append(f"evidence against equality: e = {r.e:.3g}, anytime-valid p = {r.p_value:.3g}")
     if r.winner:
         lines.append(

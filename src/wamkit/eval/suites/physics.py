@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -263,7 +264,8 @@ def physics_tables(found: PhysicsMeasurement, seed: int = 0) -> list[Table]:
     for name, (words, fmt, unit) in NAMES.items():
         if name not in found.laws.metric:
             continue
-        excess = found.laws.interval(name, episode, seed)
+        bounds = (-1.0, 1.0) if fmt.endswith("%") or name == "contact_f1_error" else (-inf, inf)
+        excess = found.laws.interval(name, episode, seed, bounds)
         if excess.undefined:
             continue
         cases = int(np.isfinite(found.laws.excess(name)).sum())
@@ -271,7 +273,7 @@ def physics_tables(found: PhysicsMeasurement, seed: int = 0) -> list[Table]:
             _mean(x[name], fmt) for x in (found.laws.metric, found.laws.floor, found.still.metric)
         )
         note = f"imagined {imagined}, read off real frames {floor}, if nothing moved {still}; {unit}; {cases} clips"
-        rows.append(Row(name, words, excess.value, excess, "", None, fmt, note=note))
+        rows.append(Row(name, words, excess.value, excess, fmt=fmt, note=note))
     e, longest = found.error, max(c.steps[-1] for c in found.continuations)
     how = (
         f"{len(found.continuations)} real episodes that it continues from its own frames for up to {longest} steps. A "
@@ -299,7 +301,7 @@ def _moved(found: PhysicsMeasurement, seed: int) -> list[Row]:
             if found.retakes:
                 again = np.nanmean([getattr(c, name) for c in found.retakes])
                 note += f"; a second take with {JITTER:.0%} other masses, frictions and places {again:.2f}"
-            rows.append(Row(name, label, ratio.value, ratio, "above 0", ratio.low > 0, ".2f", note=note))
+            rows.append(Row(name, label, ratio.value, ratio, fmt=".2f", note=note))
     if rows:
         ceiling = found.retakes or found.ceiling
         try:
@@ -315,7 +317,7 @@ def _over(top: np.ndarray, bottom: np.ndarray, seed: int) -> Interval:
     known = np.isfinite(top) & np.isfinite(bottom)
     if not known.any() or not bottom[known].sum():
         return UNDEFINED
-    return bootstrap_ratio(top[known], bottom[known], np.arange(known.sum()), seed)
+    return bootstrap_ratio(top[known], bottom[known], np.arange(known.sum()), seed, bounds=(0.0, inf))
 
 
 def worst_continuations(found: PhysicsMeasurement, count: int = 2) -> list[Worst]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def encoder_table(
     rows = []
     for pair in pairs:
         model, still = (pair(truth, x).reshape(len(truth), -1).mean(1).double().cpu().numpy() for x in (imagined, copy))
-        value = bootstrap_ratio(model, np.ones(len(model)), np.asarray(episode), seed)
+        value = bootstrap_ratio(model, np.ones(len(model)), np.asarray(episode), seed, bounds=(0.0, inf))
         rows.append(
             Row(
                 pair.name,
