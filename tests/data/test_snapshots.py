@@ -73,7 +73,7 @@ def test_damaged_or_missing_snapshots(copy):
     with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): its content has changed since"):
         Store.open(copy).snapshots(1)
     without_checksums(copy)
-    with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): the snapshots are damaged"):
+    with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): the snapshots cannot be read"):
         Store.open(copy).snapshots(1)
     (copy / name).unlink()
     with pytest.raises(StoreError, match="episode 1.*is missing"):

@@ -23,7 +23,7 @@ from wamkit.data.format.schema import describe
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import left_out, require_whole
 from wamkit.data.sanity import faults
-from wamkit.files import StoreError, exclusive, read_json
+from wamkit.files import StoreError, exclusive, inside, read_json
 from wamkit.metadata import DatasetMetadata
 
 SAMPLE = 16
@@ -94,7 +94,7 @@ def accept(root: Path) -> list[str]:
     with exclusive(root, wait=True):
         files, changes = checksums.survey(root, {k: v for m in store.episodes for k, v in store.files(m.index).items()})
         for name in (n for n in checksums.SMALL if n.endswith(".json") and (root / n).exists()):
-            read_json(root / name)
+            read_json(inside(root, name), finite=False)
         load_metadata(root)
         changed = {root / name for name in changes}
         for m in store.episodes:
@@ -210,7 +210,7 @@ def _statistics(store: Store) -> Iterator[Finding]:
     path, columns = store.root / "meta/stats.json", store.numeric()
     if not path.exists():
         return
-    stats = read_json(path)
+    stats = read_json(path, finite=False)
     for key in ("observation.state", "action"):
         if not columns[key].shape[1]:
             continue

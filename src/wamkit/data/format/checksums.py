@@ -20,6 +20,7 @@ from wamkit.files import (
     StoreError,
     atomic_write,
     exclusive,
+    inside,
     make_folder,
     parse_json,
     read_bytes,
@@ -65,10 +66,10 @@ class Checksums:
         listed = (self.files or {}).get(path.relative_to(self.root).as_posix())
         return (listed or ([recorded] if recorded else [])) if self.compared else []
 
-    def compare(self, path: Path, content: bytes, recorded: str | None = None) -> None:
-        """Notes the file in `changed` if its content is not what was recorded."""
+    def compare(self, path: Path, content: bytes | None, recorded: str | None = None) -> None:
+        """Notes the file in `changed` if its content is not what was recorded. None reads it in blocks."""
         known = self.accepted(path, recorded)
-        if known and sha256(content) not in known:
+        if known and (digest_of(path) if content is None else sha256(content)) not in known:
             self.changed.append(path.relative_to(self.root).as_posix())
 
     def compare_facts(self, path: Path, content: bytes) -> None:
@@ -82,10 +83,11 @@ class Checksums:
 
     def compare_small(self) -> None:
         """Compares the listed files that every use of the data set may read."""
-        for name, known in (self.files or {}).items():
-            digest = "" if name.startswith(_LARGE) else digest_of(self.root / name)
-            # Listed again: another process may have replaced the file since the list was read.
-            if not name.startswith(_LARGE) and digest not in [*known, *(_read(self.root) or {}).get(name, [])]:
+        for name, known in ((n, k) for n, k in (self.files or {}).items() if not n.startswith(_LARGE)):
+            if (digest := digest_of(inside(self.root, name))) in known:
+                continue
+            now = _read(self.root) or {}  # another process may have replaced the file since the list was read
+            if digest not in now.get(name, []):
                 self.changed.append(name if digest else f"{name} is missing")
 
     def verify(self, path: Path, recorded: str | None) -> None:
@@ -146,11 +148,13 @@ def replace(root: Path, contents: Mapping[str, bytes], *, new: bool = False) -> 
     files = _read(root)
     if files is None and not new:
         for name, content in contents.items():
-            remove_leftovers(root / name)
-            atomic_write(root / name, content)
+            remove_leftovers(inside(root, name))
+            atomic_write(inside(root, name), content)
         return
-    present = {name: digest_of(root / name) for name in {*contents, *(n for n, k in (files or {}).items() if k[1:])}}
-    settled = {n: [present[n]] if k[1:] and present[n] in k else k for n, k in (files or {}).items()}
+    files = files or {}
+    pending = [name for name, known in files.items() if len(known) > 1]
+    present = {name: digest_of(inside(root, name)) for name in {*contents, *pending}}
+    settled = files | {name: [present[name]] for name in pending if present[name] in files[name]}
     after = settled | {name: [sha256(content)] for name, content in contents.items()}
     todo = [name for name in contents if [present[name]] != after[name]]
     between = after | {name: [*settled.get(name, [present[name]]), *after[name]] for name in todo}
@@ -159,8 +163,8 @@ def replace(root: Path, contents: Mapping[str, bytes], *, new: bool = False) -> 
             remove_leftovers(root / FILE)
             atomic_write(root / FILE, _json(listed))
         for name in names:
-            remove_leftovers(root / name)
-            atomic_write(root / name, contents[name])
+            remove_leftovers(inside(root, name))
+            atomic_write(inside(root, name), contents[name])
 
 
 def survey(root: Path, recorded: Mapping[Path, str | None]) -> tuple[dict[str, str], list[str]]:

@@ -22,6 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,16 @@ from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video
-from wamkit.files import StoreError, atomic_write, exclusive, make_folder, remove_leftovers
+from wamkit.files import (
+    StoreError,
+    atomic_write,
+    exclusive,
+    inside,
+    make_folder,
+    read_bytes,
+    read_json,
+    remove_leftovers,
+)
 from wamkit.types import Episode, SceneFlow, Snapshot, Span
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
@@ -59,6 +69,7 @@ Decoder = Literal["pyav", "torchcodec"]
 _BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
 """Names that a kill during `Store.create` may leave."""
 
+_LARGEST_VIDEO, _LARGEST_SNAPSHOTS = 2 << 30, 1 << 30  # bytes of a file of one episode that is read into memory
 _SAMPLE = 256  # frames a camera from which the image statistics of stats.json are computed
 
 
@@ -252,8 +263,8 @@ class Store:
             if clip.path == row.data:
                 return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._frames_in[clip.path])
             source: Path | bytes = clip.path
-            if known == [clip.sha256]:  # the clip has the file for itself, which therefore is short
-                source = clip.path.read_bytes()
+            if known == [clip.sha256]:  # the clip has the file for itself
+                source = read_bytes(clip.path, _LARGEST_VIDEO)
                 if checksums.sha256(source) not in known:
                     raise checksums.changed(self.root)
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
@@ -284,8 +295,8 @@ class Store:
             )
         try:
             self._sums.verify(path, self._row(episode).sha256.get(path))
-            snapshots = unpack_snapshots(path.read_bytes())
-        except (OSError, StoreError) as error:
+            snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
+        except StoreError as error:
             raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
         if len(snapshots) != self._row(episode).meta.length:
             raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
@@ -364,7 +375,7 @@ class Store:
         encoded: images by camera from `stills.encode_camera`, if a worker process has encoded them; `episode.images`
             is then ignored.
 
-        The same episodes in the same order give the same bytes. `latency_s` and `ended` are not stored. Raises
+        The same episodes in the same order give the same bytes. What `Episode` calls not stored is not. Raises
         StoreError, with the store as it was, for an episode or video that does not fit the layout, for NaN, and when
         the disk is full.
         """
@@ -397,7 +408,7 @@ class Store:
         # Last, because this file commits the episode.
         contents["episodes"] = schema.facts_bytes(facts, sealed=self._sums.files is not None)
         self._commit(index, contents)
-        self._rows.append(row_of(facts, self.root, self._info))
+        self._rows.append(row_of(facts, partial(inside, self.root), self._info))
         self._count(self._rows[-1])
         self._texts, self._step_texts, self._columns = texts, texts, None
         return self._rows[-1].meta
@@ -431,11 +442,12 @@ class Store:
     def _paths(self, index: int) -> dict[str, Path]:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
         where = {"chunk_index": chunk, "file_index": file, "episode_index": index}
-        out = {"data": self.root / schema.DATA_PATH.format(**where)}
+        out = {"data": inside(self.root, schema.DATA_PATH.format(**where))}
         for camera in (c for c in self.cameras if c not in self.layout.stills):
-            out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
-        out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
-        return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
+            name = schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
+            out[f"video/{camera}"] = inside(self.root, name)
+        out["snapshots"] = inside(self.root, schema.SNAPSHOTS_PATH.format(**where))
+        return out | {"episodes": inside(self.root, schema.EPISODES_PATH.format(**where))}
 
     def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
         """Writes the files of episode `index`, in the given order, or none of them."""
@@ -493,7 +505,7 @@ class Store:
         features = self._info["features"]
         columns = read_columns(self._rows, features, self._sums)
         self._sums.refuse()
-        if (columns["task_index"] >= len(self._texts)).any():
+        if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
         columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():
@@ -503,10 +515,10 @@ class Store:
     def _is_final(self) -> bool:
         """True if the first and the last file that `finalize` writes match the present number of frames."""
         try:
-            stats, info = (json.loads((self.root / f"meta/{name}.json").read_bytes()) for name in ("stats", "info"))
+            stats, info = (read_json(self.root / f"meta/{name}.json", finite=False) for name in ("stats", "info"))
             whole = stats["index"]["count"] == [info["total_frames"]] == [self.frames]
             return whole and not checksums.is_pending(self.root)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (StoreError, KeyError, TypeError):
             return False
 
     def _check_totals(self) -> None:
