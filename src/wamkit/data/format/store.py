@@ -504,9 +504,9 @@ class Store:
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
         columns = read_columns(self._rows, features, self._sums)
-        self._sums.refuse()
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        self._sums.refuse()
         columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():
             values.setflags(write=False)
