@@ -200,8 +200,12 @@ def load_json(cls: type[T], path: str | Path) -> T:
 
 def save_json(path: str | Path, obj: Any) -> None:
     """Writes a dataclass instance, or any JSON-able data, atomically."""
-    text = to_json(obj) if is_dataclass(obj) else json.dumps(obj, indent=2, ensure_ascii=False) + "\n"
-    atomic_write(path, text.encode())
+    atomic_write(path, to_bytes(obj))
+
+
+def to_bytes(obj: Any) -> bytes:
+    """The content of the file that `save_json` writes."""
+    return (to_json(obj) if is_dataclass(obj) else json.dumps(obj, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def without_nan(x: Any) -> Any:
@@ -287,6 +291,9 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
         _check(isinstance(data, float) or abs(data) <= sys.float_info.max, hint, data, where)
         return float(data)
     raise ConfigError(f"{where or hint}: {_name(hint)} is not a type that a configuration can hold")
+
+
+_hints = functools.lru_cache(maxsize=None)(get_type_hints)  # slow, and asked for each episode of a data set
 
 
 def _decode_dataclass(candidates: tuple[type, ...], data: Any, where: str) -> Any:

@@ -7,6 +7,7 @@ they do not say stays empty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -76,7 +77,10 @@ class DatasetMetadata:
     cameras: Mapping[str, CameraFacts] = field(default_factory=dict)
 
     def check(self, state: int, action: int) -> None:
-        """Raises ConfigError unless the fields lie within vectors of these sizes and do not overlap."""
+        """Raises ConfigError unless the fields lie within vectors of these sizes and do not overlap.
+
+        Also for intrinsics that are no camera's.
+        """
         for name, fields_, size in (("state", self.state, state), ("action", self.action, action)):
             at = 0
             for f in sorted(fields_, key=lambda f: f.start):
@@ -86,3 +90,10 @@ class DatasetMetadata:
                         "correct the metadata"
                     )
                 at = f.stop
+        for name, camera in self.cameras.items():
+            K = camera.intrinsics
+            if K and not (len(K) == 9 and all(map(math.isfinite, K)) and min(K[0], K[4], K[8]) > 0 and max(K) < 1e6):
+                raise ConfigError(
+                    f"camera {name} has intrinsics {list(K)}, which are no 3x3 camera matrix; correct the metadata, "
+                    "or leave them out"
+                )

@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from recordings import CAMERAS, LAYOUT, make_episode
+from recordings import CAMERAS, LAYOUT, make_episode, without_checksums
 
 from wamkit.data.format.store import Store
 
@@ -36,6 +36,7 @@ def fill_stills(root, **changes):
 
 def put(root, key, cells, kind=None):
     """Puts other cells into a column of episode 1's data."""
+    without_checksums(root)
     table = pq.read_table(root / DATA)
     table = table.drop_columns([key]) if key in table.column_names else table
     pq.write_table(
@@ -48,6 +49,7 @@ def cells_of(root, key):
 
 
 def edit_features(root, **features):
+    without_checksums(root)
     path = root / "meta/info.json"
     info = json.loads(path.read_text())
     for key, changes in features.items():

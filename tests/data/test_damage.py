@@ -18,7 +18,7 @@ from damage import (
     poke_nan,
     without_feature,
 )
-from recordings import CAMERAS, FPS, grainy_frames
+from recordings import CAMERAS, FPS, grainy_frames, without_checksums
 
 from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.store import Store, StoreError
@@ -84,6 +84,7 @@ def test_a_damaged_video_is_found_when_decoded(copy, damage):
 
 
 def test_a_video_of_another_size_is_found_without_checksum(copy):
+    without_checksums(copy)
     (copy / VIDEO).write_bytes(encode_video(grainy_frames(0, 8, 16), FPS))
     path = copy / "meta/episodes/chunk-000/file-001.parquet"
     table = pq.read_table(path)
@@ -96,7 +97,7 @@ def test_a_video_of_another_size_is_found_without_checksum(copy):
 
 
 def test_a_video_of_another_rate_or_length_is_found_without_checksum(copy):
-    edit_facts(**{f"wamkit/sha256/observation.images.{camera}": None for camera in CAMERAS})(copy)
+    edit_facts(**{f"wamkit/sha256/observation.images.{camera}": None for camera in CAMERAS})(without_checksums(copy))
     (copy / VIDEO).write_bytes(encode_video(grainy_frames(0, 13), FPS))
     with pytest.raises(StoreError, match=r"episode 1, camera wrist\): it has 13 frames instead of 8"):
         Store.open(copy).decode(1, "wrist")

@@ -45,10 +45,10 @@ def test_a_kill_at_every_rename_loses_and_doubles_nothing(tmp_path, monkeypatch)
         assert process.exitcode == -signal.SIGKILL
         if (root / "meta/info.json").exists():
             stored = len(list(root.glob("meta/episodes/*/*.parquet")))
-            assert len(Store.open(root)) == stored == sum(renames > last for last in (7, 12))
+            assert len(Store.open(root)) == stored == sum(renames > last for last in (9, 14))
         fill(root, 2)
         assert content(root) == whole
-    assert renames == 2 + 2 * 5 + 3 + 1  # create, two episodes of five files, finalize
+    assert renames == 4 + 2 * 5 + 5 + 1  # create, two episodes of five files, finalize; both list checksums twice
 
 
 def test_kills_at_random_moments(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from damage import flip
+from recordings import without_checksums
 
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.store import Store, StoreError
@@ -69,6 +70,9 @@ def test_snapshots_of_other_things_are_refused(value):
 def test_damaged_or_missing_snapshots(copy):
     name = "snapshots/chunk-000/episode-000001.npz"
     flip(name, 200)(copy)
+    with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): its content has changed since"):
+        Store.open(copy).snapshots(1)
+    without_checksums(copy)
     with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): the snapshots cannot be read"):
         Store.open(copy).snapshots(1)
     (copy / name).unlink()

@@ -21,6 +21,9 @@ class Validate(Options):
     _: KW_ONLY
     out: Path | None = None
     """File of the page; validate.html in the data set folder if not given."""
+    accept: bool = False
+    """Record checksums of all files as they are now. Without it, data that changed after it was recorded is refused,
+    for instance by LeRobot's tools."""
     every_frame: bool = False
     """Decode every frame of every video, instead of a few of each."""
 
@@ -31,13 +34,16 @@ def run(args: Validate) -> None:
     from wamkit.data.format.episode_index import require_data
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
-    from wamkit.data.validate import summary, validate
+    from wamkit.data.validate import accept, summary, validate
     from wamkit.files import atomic_write, check_output
     from wamkit.viz.dataset_report import dataset_page
 
     page = args.out or args.data / "validate.html"
     require_data(args.data)
     check_output(page)
+    if args.accept:
+        changes = accept(args.data)
+        print("\n".join(["accepted:", *(f"  {name}" for name in changes)] if changes else ["nothing has changed"]))
     findings = validate(args.data, every_frame=args.every_frame)
     store, metadata = Store.open(args.data), load_metadata(args.data)
     atomic_write(page, dataset_page(store, metadata, findings).encode())

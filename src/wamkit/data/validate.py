@@ -17,10 +17,13 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit.config import ConfigError
+from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import load_metadata
+from wamkit.data.format.schema import describe
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import left_out, require_whole
-from wamkit.files import StoreError
+from wamkit.data.sanity import faults
+from wamkit.files import StoreError, exclusive, inside, read_json
 from wamkit.metadata import DatasetMetadata
 
 SAMPLE = 16
@@ -68,13 +71,38 @@ def validate(root: Path, *, every_frame: bool = False, progress: bool = True) ->
         lambda: _texts(store),
         lambda: _lengths(store),
         lambda: _duplicates(store),
+        lambda: (Finding("error", f.episode, f"step {f.step}: {f.message}") for f in faults(store)),
         lambda: _values(store),
+        lambda: _times(store),
+        lambda: _statistics(store),
         lambda: _offset(store, metadata),
         lambda: _images(store, every_frame, progress),
     )
     order = ("error", "warning", "note")
     found = sorted((f for check in checks for f in check()), key=lambda f: (order.index(f.level), f.episode or -1))
     return found
+
+
+def accept(root: Path) -> list[str]:
+    """Records all files of a data set as they are now, and returns descriptions of those that had changed.
+
+    It is for data that LeRobot's tools or an editor changed after wamkit wrote it, and for data without checksums.
+    Writes nothing where nothing had changed. Raises StoreError, with the checksums as they were, where the data set or
+    a changed file cannot be read.
+    """
+    store = Store.open(root, compare=False)
+    with exclusive(root, wait=True):
+        files, changes = checksums.survey(root, {k: v for m in store.episodes for k, v in store.files(m.index).items()})
+        for name in (n for n in checksums.SMALL if n.endswith(".json") and (root / n).exists()):
+            read_json(inside(root, name), finite=False)
+        load_metadata(root)
+        changed = {root / name for name in changes}
+        for m in store.episodes:
+            if changed & (paths := store.files(m.index)).keys():
+                store.episode(m.index, snapshots=any(p.suffix == ".npz" for p in paths))
+        if changes:
+            checksums.accept(root, files)
+    return changes
 
 
 def _whole(root: Path) -> Iterator[Finding]:
@@ -160,6 +188,44 @@ def _values(store: Store) -> Iterator[Finding]:
                 worst[e] = (size, int(columns["frame_index"][where[row]]), names[i])
         for e, (size, step, name) in worst.items():
             yield Finding("warning", e, f"{key}, {name}: jumps at step {step}, by {size:.0f} usual steps")
+
+
+def _times(store: Store) -> Iterator[Finding]:
+    """Times of steps that are not those of `fps`. Subtasks are placed by them."""
+    columns = store.numeric()
+    off = np.abs(columns["timestamp"] - columns["frame_index"] / store.layout.fps)
+    for m in store.episodes:
+        here = slice(m.from_index, m.from_index + m.length)
+        if (wrong := np.flatnonzero(~(off[here] <= 0.5 / store.layout.fps))).size:  # ~, since NaN is not less either
+            said = columns["timestamp"][here][wrong[0]]
+            yield Finding(
+                "warning",
+                m.index,
+                f"timestamp of step {wrong[0]} is {said:g} s, which {store.layout.fps:g} steps a second do not give",
+            )
+
+
+def _statistics(store: Store) -> Iterator[Finding]:
+    """Statistics in meta/stats.json that are not those of the values. Other programs normalise by them."""
+    path, columns = store.root / "meta/stats.json", store.numeric()
+    if not path.exists():
+        return
+    stats = read_json(path, finite=False)
+    for key in ("observation.state", "action"):
+        if not columns[key].shape[1]:
+            continue
+        right = describe(columns[key])
+        tolerance = 0.01 * (np.array(right["max"]) - right["min"]) + 1e-6
+        for name in ("min", "max", "mean", "std"):
+            try:
+                told = np.array(stats[key][name], np.float64).reshape(len(tolerance))
+                if (np.abs(told - right[name]) <= tolerance).all():
+                    continue
+                reason = f"{name} is {told.tolist()}, the values have {right[name]}"
+            except (LookupError, TypeError, ValueError):
+                reason = f"{name} is missing or not {len(tolerance)} numbers"
+            yield Finding("warning", None, f"meta/stats.json, {key}: {reason}; other programs normalise by it")
+            break
 
 
 def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:

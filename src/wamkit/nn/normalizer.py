@@ -15,15 +15,23 @@ class Normalizer(nn.Module):
 
     `statistics`: key -> (mean, std), each a float32 vector (d,). A key that is missing is an error that names the
     command which computes it: silently passing raw numbers through is how a policy goes wrong unnoticed.
+
+    Raises WamkitError for statistics that are NaN or infinite as float32, or a negative deviation.
     """
 
     def __init__(self, statistics: Mapping[str, tuple[Tensor, Tensor]]):
         super().__init__()
         for key, (mean, std) in statistics.items():
+            mean, std = mean.float(), std.float()
+            if not mean.is_meta and not (mean.isfinite() & std.isfinite() & (std >= 0)).all():
+                raise WamkitError(
+                    f"the normalisation statistics of '{key}' are mean {mean.tolist()} and deviation {std.tolist()}: "
+                    "`wamkit validate` finds the values that cause this; correct them and train again"
+                )
             # A constant dimension has std 0: dividing by 1 maps it to 0 instead of to noise.
             std = torch.where(std > 1e-6, std, torch.ones_like(std))
-            self.register_buffer(f"mean_{key}", mean.float())
-            self.register_buffer(f"std_{key}", std.float())
+            self.register_buffer(f"mean_{key}", mean)
+            self.register_buffer(f"std_{key}", std)
 
     def _get(self, key: str) -> tuple[Tensor, Tensor]:
         if f"mean_{key}" not in self._buffers:

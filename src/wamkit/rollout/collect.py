@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from wamkit import old_names
-from wamkit.config import save_json, to_dict
+from wamkit.config import to_bytes, to_dict
+from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
@@ -304,5 +305,5 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     if env.dataset_metadata is not None:
         save_metadata(config.out, env.dataset_metadata)
     if not path.exists():
-        save_json(path, resolved)
+        checksums.write(config.out, {"collect.json": to_bytes(resolved)})
     return store

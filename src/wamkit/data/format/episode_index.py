@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from wamkit.config import from_dict
+from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
 from wamkit.data.format.parquet import RESTORE, parquet_errors, read_parquet
 from wamkit.data.format.schema import (
     BODY_POSE,
@@ -31,10 +32,11 @@ from wamkit.data.format.schema import (
     is_whole,
     shown,
 )
-from wamkit.files import StoreError, file_size, inside, read_json
+from wamkit.files import StoreError, file_size, inside, read_bytes, read_json
 from wamkit.types import Episode
 
 _AT_ONCE = 1000  # episodes whose facts are Python objects at a time
+_MOST = 1 << 30  # bytes of a file that is read whole
 _MOST_INDEX = 10**9  # in the name of a file
 _MOST_STEPS, _MOST_TEXTS = 1 << 40, 1_000_000
 _UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in info.json
@@ -91,6 +93,7 @@ class Row:
     data: the parquet file of its numeric columns.
     clips: by camera, depth cameras included.
     snapshots: the file of simulator states, or None.
+    sha256: checksums of its files, as far as they were recorded with it.
     """
 
     meta: EpisodeMeta
@@ -98,6 +101,7 @@ class Row:
     data: Path
     clips: Mapping[str, Clip]
     snapshots: Path | None
+    sha256: Mapping[Path, str] = field(default_factory=dict)
 
 
 def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping[str, Any]) -> Row:
@@ -136,7 +140,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     chunk, file = _whole(facts, "data/chunk_index"), _whole(facts, "data/file_index")
     snapshots = place(SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index))
     data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
-    clips = {}
+    clips, files = {}, {data: facts.get("wamkit/sha256/data"), snapshots: facts.get("wamkit/sha256/snapshots")}
     for key, feature in info["features"].items():
         if feature["dtype"] in IMAGE_DTYPES:
             path, start = data, 0
@@ -145,7 +149,9 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
                 path = place(info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file))
                 start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
             clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
-    return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None)
+            files.setdefault(path, clips[key.removeprefix(IMAGES)].sha256)
+    recorded = {path: digest for path, digest in files.items() if digest}
+    return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None, recorded)
 
 
 def _whole(facts: Mapping[str, Any], name: str) -> int:
@@ -239,11 +245,11 @@ def read_texts(root: Path) -> list[str]:
     return texts
 
 
-def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
+def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list[Row]:
     """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
     rows, used, found, seen = [], {}, [], set()
     place = cache(partial(inside, root))  # lerobot's files hold many episodes
-    for path, facts in _read_facts(root, most=max(info["total_episodes"], _UNCOUNTED)):
+    for path, facts in _read_facts(root, max(info["total_episodes"], _UNCOUNTED), checksums):
         try:
             found.append((path, row_of(facts, place, info)))
         except KeyError as error:
@@ -277,10 +283,16 @@ def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _read_facts(root: Path, most: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _read_facts(root: Path, most: int, checksums: Checksums) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The rows of meta/episodes, and the file of each. most: rows of a file that is still read."""
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
-        table = read_parquet(inside(root, path.relative_to(root)), leave_out="stats/", max_rows=most)
+        path = inside(root, path.relative_to(root))
+        content = None if checksums.files is None else read_bytes(path, _MOST)
+        table = read_parquet(path, leave_out="stats/", max_rows=most, content=content)
+        if content is not None:
+            checksums.compare_facts(path, content)
+        elif SEAL.encode() in (table.schema.metadata or {}) and is_sealed(read_bytes(path, _MOST)):
+            checksums.miss()
         if table.num_rows > 1:  # lerobot's tools rewrite files and copy our columns, which no longer hold
             copied = [n for n in table.column_names if n.startswith(("wamkit/sha256/", "wamkit/snapshots"))]
             table = table.drop_columns(copied)
@@ -290,8 +302,13 @@ def _read_facts(root: Path, most: int) -> Iterator[tuple[Path, dict[str, Any]]]:
             yield from ((path, row) for row in facts)
 
 
-def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read."""
+def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums) -> dict[str, np.ndarray]:
+    """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read.
+
+    Files without such columns are read whole, and compared.
+    """
+    recorded = {row.data: row.sha256.get(row.data) for row in rows}
+    whole = checksums.files is not None and not any(f["dtype"] in NON_NUMERIC[1:] for f in features.values())
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
     features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
     frames = sum(row.meta.length for row in rows)
@@ -303,7 +320,10 @@ def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, 
         )
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
     for path, metas in by_file(rows).items():
-        for key, values in read_data(path, metas, features).items():
+        content = read_bytes(path, _MOST) if whole and file_size(path) <= _MOST else None
+        if whole:
+            checksums.compare(path, content, recorded[path])
+        for key, values in read_data(path, metas, features, content).items():
             parts[key].append(values)
     out = {}
     for key, feature in features.items():
@@ -328,8 +348,12 @@ def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
     return files
 
 
-def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def read_data(
+    path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any], content: bytes | None = None
+) -> dict[str, np.ndarray]:
     """The columns `features` of the data file `path` with the episodes `metas`: arrays (n, *shape).
+
+    content: of the file, if it has been read.
 
     Raises StoreError if it is damaged, incomplete, not finite, or numbered differently than meta/episodes.
     """
@@ -338,7 +362,7 @@ def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, A
     length = sum(m.length for m in metas)
     # A column may be stored in a wider type than declared, and parquet keeps the ends of lists.
     most = _PAGES + 16 * length * sum(math.prod(f["shape"]) for f in features.values())
-    table = read_parquet(path, features.keys(), max_rows=length, max_bytes=most, where=where)
+    table = read_parquet(path, features.keys(), max_rows=length, max_bytes=most, where=where, content=content)
     if missing := set(features) - set(table.column_names):
         raise StoreError(f"{where}: columns {sorted(missing)} are missing; {RESTORE}")
     if table.num_rows != length:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import ConfigError, load_json, save_json
+from wamkit.config import ConfigError, load_json, to_bytes
+from wamkit.data.format import checksums
 from wamkit.data.format.schema import MOST_VALUES, is_whole, shown
 from wamkit.files import StoreError, inside, read_json
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -17,8 +18,7 @@ MODALITY = "meta/modality.json"
 
 def save_metadata(root: Path, metadata: DatasetMetadata) -> None:
     """Writes both files into the data set at `root`."""
-    save_json(root / FILE, metadata)
-    save_json(root / MODALITY, modality(metadata))
+    checksums.write(root, {FILE: to_bytes(metadata), MODALITY: to_bytes(modality(metadata))})
 
 
 def load_metadata(root: Path) -> DatasetMetadata | None:

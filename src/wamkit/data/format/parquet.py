@@ -28,6 +28,7 @@ def read_parquet(
     max_rows: int = 10_000_000,
     max_bytes: int = 1 << 30,
     where: str = "",
+    content: bytes | None = None,
 ) -> pa.Table:
     """The table in a parquet file whose page checksums, if it has any, are right.
 
@@ -36,11 +37,12 @@ def read_parquet(
     max_rows, max_bytes: rows and bytes in memory of a table that is still read. They are compared with the file's
         metadata first, since a file of 5 MB can declare 60 million rows, and one of 90 kB hold 2 GB of text.
     where: the file as errors name it, if not by its path.
+    content: of the file, if it has been read.
 
     Raises StoreError for anything that is missing, damaged or larger, whatever pyarrow raises.
     """
     where = where or str(path)
-    with open_parquet(path, where, pre_buffer=False) as file, parquet_errors(where):
+    with open_parquet(path, where, content, pre_buffer=False) as file, parquet_errors(where):
         schema = file.schema_arrow
         names = schema.names if columns is None else [n for n in schema.names if n in columns]
         if leave_out is not None:
@@ -50,7 +52,7 @@ def read_parquet(
         texts = _checked(file, schema, set(names), where, max_rows, max_bytes)
         if not texts:
             return _read(file, names)
-    with open_parquet(path, where, pre_buffer=False, read_dictionary=texts) as file, parquet_errors(where):
+    with open_parquet(path, where, content, pre_buffer=False, read_dictionary=texts) as file, parquet_errors(where):
         table = _read(file, names)  # each text once, however often it occurs
         _refuse(where, sum(decoded_size(chunk) for c in table.columns for chunk in c.chunks), max_bytes)
         return table.cast(pa.schema([schema.field(n) for n in names]))
@@ -61,16 +63,18 @@ def _read(file: pq.ParquetFile, names: list[str]) -> pa.Table:
     return table if table.num_columns == len(names) else table.select(names)  # pyarrow reads "a.b" along with "a"
 
 
-def open_parquet(path: str | Path, where: str = "", **options: Any) -> pq.ParquetFile:
+def open_parquet(path: str | Path, where: str = "", content: bytes | None = None, **options: Any) -> pq.ParquetFile:
     """Opens a parquet file, for those who read a few rows at a time. Reading it belongs into `parquet_errors`.
 
     where: the file as errors name it, if not by its path.
+    content: of the file, if it has been read.
     options: further arguments of `pyarrow.parquet.ParquetFile`.
     """
     where = where or str(path)
     file_size(path)
     with parquet_errors(where):
-        return pq.ParquetFile(path, page_checksum_verification=True, **options)
+        source = path if content is None else pa.BufferReader(content)
+        return pq.ParquetFile(source, page_checksum_verification=True, **options)
 
 
 @contextlib.contextmanager

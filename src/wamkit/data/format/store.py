@@ -1,6 +1,7 @@
 """A store: recordings in a LeRobotDataset v3.0 folder, written and read with pyarrow and PyAV.
 
     meta/info.json, tasks.parquet, stats.json      totals, instructions, statistics, all derived from the episodes
+    meta/checksums.json                            checksums, see `checksums`
     meta/episodes/chunk-000/file-000.parquet       facts of one episode; once this file exists, the episode is stored
     data/chunk-000/file-000.parquet                numeric columns of one episode, and images that are not in videos
     videos/observation.images.<camera>/chunk-000/file-000.mp4
@@ -8,14 +9,13 @@
 
 Facts that lerobot has no place for are further columns of meta/episodes, which it ignores: `wamkit/task`,
 `wamkit/seed`, `wamkit/success`, `wamkit/imitate` (true for demonstrations), `wamkit/noise`, `wamkit/snapshots`,
-`wamkit/source` (name of an imported episode) and `wamkit/sha256/<video key>`, which reveals damage. Column names are
-part of a file format that other programs read. They do not follow renames in the code.
+`wamkit/source` (name of an imported episode) and `wamkit/sha256/<video key, "data" or "snapshots">`, which reveal
+damage. Column names are part of a file format that other programs read. They do not follow renames in the code.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -29,7 +29,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from wamkit.data.format import language, schema, stills
+from wamkit.data.format import checksums, language, schema, stills
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -66,7 +66,7 @@ __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 Decoder = Literal["pyav", "torchcodec"]
 """Video decoders; the frames are the same."""
 
-_BEGUN = re.compile(r"meta|tasks\.parquet|\.(tasks\.parquet|info\.json)[.0-9]*\.tmp")
+_BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
 """Names that a kill during `Store.create` may leave."""
 
 _LARGEST_VIDEO, _LARGEST_SNAPSHOTS = 2 << 30, 1 << 30  # bytes of a file of one episode that is read into memory
@@ -79,7 +79,16 @@ class Store:
     Use `create`, `open` or `open_or_create` to get one.
     """
 
-    def __init__(self, root: Path, info: dict[str, Any], rows: list[Row], texts: list[str], decoder: Decoder = "pyav"):
+    def __init__(
+        self,
+        root: Path,
+        info: dict[str, Any],
+        rows: list[Row],
+        texts: list[str],
+        decoder: Decoder = "pyav",
+        sums: checksums.Checksums | None = None,
+    ):
+        self._sums = sums or checksums.Checksums(root)
         self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
         self._info, self._rows, self._texts = info, rows, texts
         self._frames_in: Counter[Path] = Counter()  # frames of all episodes together in each video file
@@ -111,14 +120,17 @@ class Store:
         if root.is_dir() and not all(_BEGUN.fullmatch(p.name) for p in root.rglob("*")):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
         store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), [], [])
-        store._write_totals()
+        store._write_totals(new=True)
+        store._sums = checksums.load(root)
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav") -> Store:
+    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True) -> Store:
         """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
         decoder: decodes the videos.
+        compare: compare all files with their recorded checksums, see `checksums`. Without, a file may have any content
+            that can be read.
 
         If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
@@ -127,7 +139,8 @@ class Store:
         if decoder == "torchcodec":
             torchcodec_decoders()
         info = read_info(root)
-        rows = read_rows(root, info)
+        sums = checksums.load(root, compare=compare)
+        rows = read_rows(root, info, sums)
         texts = read_texts(root)
         store = cls(
             root,
@@ -135,9 +148,13 @@ class Store:
             rows,
             texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
             decoder,
+            sums,
         )
         store._check_totals()
+        sums.compare_small()
         store.numeric()
+        if compare:
+            store._mend_totals()
         return store
 
     @classmethod
@@ -238,15 +255,18 @@ class Store:
 
     def open_video(self, episode: int, camera: str) -> Video | StillImages:
         """The open file of a clip, for `decode_from`. Other clips may be in it. Raises StoreError as `decode` does."""
-        clip = self._clip(episode, camera)
+        clip, row = self._clip(episode, camera), self._row(episode)
         with self._naming(episode, camera):
-            if clip.path == self._row(episode).data:
+            known = self._sums.accepted(clip.path, row.sha256.get(clip.path))
+            if clip.path == row.data or known != [clip.sha256]:
+                self._sums.verify(clip.path, row.sha256.get(clip.path))
+            if clip.path == row.data:
                 return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._frames_in[clip.path])
             source: Path | bytes = clip.path
-            if clip.sha256 is not None:
+            if known == [clip.sha256]:  # the clip has the file for itself
                 source = read_bytes(clip.path, _LARGEST_VIDEO)
-                if hashlib.sha256(source).hexdigest() != clip.sha256:
-                    raise StoreError("its content has changed since it was recorded")
+                if checksums.sha256(source) not in known:
+                    raise checksums.changed(self.root)
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
             return opened(source, self.layout.fps, self.layout.size(camera), self._frames_in[clip.path])
 
@@ -274,6 +294,7 @@ class Store:
                 f"{self.root}: episode {episode} was recorded without snapshots; record it again with them"
             )
         try:
+            self._sums.verify(path, self._row(episode).sha256.get(path))
             snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
         except StoreError as error:
             raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
@@ -335,6 +356,12 @@ class Store:
         """The SHA-256 of a clip's video or PNG images as they were recorded; None where none was recorded."""
         return self._row(episode).clips[camera].sha256
 
+    def files(self, episode: int) -> dict[Path, str | None]:
+        """The files of an episode besides that of its facts, with their SHA-256 where it was recorded in the facts."""
+        row = self._row(episode)
+        paths = (row.data, *(clip.path for clip in row.clips.values()), row.snapshots)
+        return {path: row.sha256.get(path) for path in paths if path is not None}
+
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order."""
         for row in self._rows:
@@ -377,7 +404,9 @@ class Store:
         stats |= {self._key(c): schema.describe_images(p) for c, p in samples.items()}
         facts = facts_of(episode, index, self.frames, layout, {c: stills.checksum(encoded[c]) for c in encoded})
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
-        contents["episodes"] = schema.facts_bytes(facts)  # last, because this file commits the episode
+        facts |= {f"wamkit/sha256/{k}": checksums.sha256(contents[k]) for k in ("data", "snapshots") if k in contents}
+        # Last, because this file commits the episode.
+        contents["episodes"] = schema.facts_bytes(facts, sealed=self._sums.files is not None)
         self._commit(index, contents)
         self._rows.append(row_of(facts, partial(inside, self.root), self._info))
         self._count(self._rows[-1])
@@ -474,9 +503,10 @@ class Store:
 
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
-        columns = read_columns(self._rows, features)
+        columns = read_columns(self._rows, features, self._sums)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        self._sums.refuse()
         columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():
             values.setflags(write=False)
@@ -486,12 +516,13 @@ class Store:
         """True if the first and the last file that `finalize` writes match the present number of frames."""
         try:
             stats, info = (read_json(self.root / f"meta/{name}.json", finite=False) for name in ("stats", "info"))
-            return stats["index"]["count"] == [info["total_frames"]] == [self.frames]
+            whole = stats["index"]["count"] == [info["total_frames"]] == [self.frames]
+            return whole and not checksums.is_pending(self.root)
         except (StoreError, KeyError, TypeError):
             return False
 
     def _check_totals(self) -> None:
-        """Compares the totals with the episodes. Mends totals that miss the last episodes, as a kill leaves them."""
+        """Compares the totals with the episodes."""
         promised = self._info["total_episodes"]
         lengths = [row.meta.length for row in self._rows]
         if promised > len(lengths):
@@ -501,23 +532,26 @@ class Store:
             have = f"{promised} episodes have {sum(lengths[:promised])}"
             wrong = f"{self._info['total_frames']} frames are promised but {have}"
             raise StoreError(f"{self.root}/meta/info.json: {wrong}; {RESTORE}")
-        if promised < len(lengths) and os.access(self.root, os.W_OK):
+
+    def _mend_totals(self) -> None:
+        """Completes totals that miss the last episodes, as a kill leaves them."""
+        if self._info["total_episodes"] < len(self._rows) and os.access(self.root, os.W_OK):
             self._write_totals()
 
-    def _write_totals(self, stats: Mapping[str, Any] | None = None) -> None:
-        """Derives tasks.parquet and info.json from the episodes. info.json comes last: it makes a folder a store."""
+    def _write_totals(self, stats: Mapping[str, Any] | None = None, *, new: bool = False) -> None:
+        """Derives tasks.parquet and info.json from the episodes. info.json comes last: it makes a folder a store.
+
+        new: begin the checksums of a new store.
+        """
         info = schema.info_json(self.layout, self._info["features"], len(self._rows), self.frames, len(self._texts))
         self._info |= {k: info[k] for k in ("total_episodes", "total_frames", "total_tasks", "splits")}
         make_folder(self.root)
         with exclusive(self.root, wait=True):
             self._discard(len(self._rows))
-            contents = {} if stats is None else {"stats.json": _json(stats)}
-            contents["tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
-            contents["info.json"] = _json(self._info)
-            for name, content in contents.items():
-                path = inside(self.root, f"meta/{name}")
-                remove_leftovers(path)
-                atomic_write(path, content)
+            contents = {} if stats is None else {"meta/stats.json": _json(stats)}
+            contents["meta/tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
+            contents["meta/info.json"] = _json(self._info)
+            checksums.replace(self.root, contents, new=new)
 
 
 def _json(content: Any) -> bytes:

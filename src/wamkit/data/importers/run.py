@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit import config as cfg
+from wamkit.data.format import checksums
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.schema import Layout
@@ -109,7 +110,7 @@ def import_data(args: Import, options: Any = None) -> Store:
         "episodes": len(names),
     }
     skipped: dict[str, str] = {}
-    cfg.save_json(args.out / FILE, {**facts, "complete": False, "skipped": skipped})
+    _save_state(args.out, facts, False, skipped)
     stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
     for name in tqdm(names, unit="episode", desc="importing", leave=False):
         if name in stored:
@@ -123,14 +124,18 @@ def import_data(args: Import, options: Any = None) -> Store:
             if args.on_error == "fail" or not isinstance(error, SourceError):
                 raise
             skipped[name] = str(error)
-            cfg.save_json(args.out / FILE, {**facts, "complete": False, "skipped": skipped})
+            _save_state(args.out, facts, False, skipped)
     if not len(store):
         raise SourceError(
             f"{args.source}: none of its {len(names)} episodes can be read; the first: {next(iter(skipped.values()))}"
         )
     store.finalize()
-    cfg.save_json(args.out / FILE, {**facts, "complete": True, "skipped": skipped})
+    _save_state(args.out, facts, True, skipped)
     return store
+
+
+def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:
+    checksums.write(out, {FILE: cfg.to_bytes({**facts, "complete": complete, "skipped": skipped})})
 
 
 def _read(importer: Importer, name: str) -> Recording:

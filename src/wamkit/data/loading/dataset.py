@@ -11,6 +11,7 @@ from wamkit.data.format.store import Store, StoreError
 from wamkit.data.importers.run import require_whole
 from wamkit.data.loading.lazy_frames import CACHE_GB, open_images
 from wamkit.data.loading.windows import COLLECT_POINTS, Frames, Windows
+from wamkit.data.sanity import require_sane
 from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Spec
 
@@ -24,12 +25,14 @@ def open_frames(
     size: (H, W) to resize images to, by area averaging; None for the recorded size.
     cache_gb: budget of the frame cache. Frames beyond it are decoded for each batch (`lazy_frames`).
 
-    Raises StoreError for an import that was cut off, or for a store without episodes.
+    Raises StoreError for an import that was cut off, for a store without episodes, and for values that cannot be meant
+    (`data.sanity`).
     """
     store = data if isinstance(data, Store) else Store.open(data)
     require_whole(store.root)
     if not len(store):
         raise StoreError(f"{store.root} holds no episodes: collect some with `wamkit collect --out {store.root} ...`")
+    require_sane(store)
     columns = store.numeric()
     metas = store.episodes
     return (
