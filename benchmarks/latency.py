@@ -19,6 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from wamkit.eval.suites.latency import load_note, machine_load
 from wamkit.inference.model import Model
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, family_class
@@ -116,3 +117,4 @@ if __name__ == "__main__":
     hidden_state(112, 1)
     hidden_state(256, 8)
     hidden_state(512, 8)
+    print(load_note([machine_load()]))

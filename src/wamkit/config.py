@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import hashlib
 import json
 import math
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from math import inf
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from wamkit.errors import WamkitError
-from wamkit.files import atomic_write
+from wamkit.files import StoreError, atomic_write, parse_json, read_json
 
 T = TypeVar("T")
+_hints = functools.cache(get_type_hints)  # which evaluates every annotation anew
 SCALARS = (bool, int, float, str, type(None))
 
 
@@ -45,8 +48,8 @@ def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
         if not values or not all(low <= x <= high and math.isfinite(x) for x in values):
-            limits = f"between {low:g} and {high:g}"
-            limits = f"at least {low:g}" if high == math.inf else f"at most {high:g}" if low == -math.inf else limits
+            limits = f"at least {_number(low)}" if high == math.inf else f"at most {_number(high)}"
+            limits = limits if math.inf in (high, -low) else f"between {_number(low)} and {_number(high)}"
             raise ConfigError(f"{name} = {value}: must be {limits}")
 
 
@@ -59,13 +62,63 @@ class Between:
     multiple: int = 1
 
 
+def AtMost(high: float) -> Between:  # noqa: N802 (stands where `Between` stands)
+    """An upper bound above all use, declared beside the other bounds: `Annotated[int, Between(1, inf), AtMost(256)]`.
+
+    Every number that a user can give has one, so that a slip is refused before it fills the memory, or makes work
+    without end.
+    """
+    return Between(-inf, high)
+
+
+Count = Annotated[int, Between(1, inf), AtMost(2**16)]
+Steps = Annotated[int, Between(1, inf), AtMost(10**9)]
+Episodes = Annotated[int, Between(0, inf), AtMost(10**6)]
+Processes = Annotated[int, Between(1, inf), AtMost(256)]
+Seed = Annotated[int, Between(0, 2**63 - 1)]
+Side = Annotated[int, Between(1, inf), AtMost(4096)]
+"""Pixels of an image."""
+Share = Annotated[float, Between(0, 1)]
+Positive = Annotated[float, Between(1e-6, inf), AtMost(1e6)]
+NotNegative = Annotated[float, Between(0, inf), AtMost(1e6)]
+Rate = Annotated[float, Between(0.01, 1000)]
+"""Steps or frames a second."""
+Gigabytes = Annotated[float, Between(0, inf), AtMost(1e6)]
+
+
 def check_declared(config: Any) -> None:
-    """Raises ConfigError for a field of `config` that holds what its type's `Between` excludes."""
+    """Raises ConfigError for a field of `config` that holds what its type's `Between` excludes.
+
+    The type may be optional, and None is then allowed. In `tuple[Count, ...]` it holds for each value, and an empty
+    tuple is allowed; in `Annotated[tuple[int, ...], Between(1, 9)]` there must be one.
+    """
     for name, hint in get_type_hints(type(config), include_extras=True).items():
-        for limit in (x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Between)):
+        value = getattr(config, name, None)
+        if value is None or (value == () and get_origin(hint) is not Annotated):
+            continue
+        for limit in _limits(hint):
             check_bounds(config, **{name: (limit.low, limit.high)})
             if limit.multiple > 1:
-                check_multiple(name, getattr(config, name), "", limit.multiple)
+                check_multiple(name, value, "", limit.multiple)
+
+
+def _limits(hint: Any) -> Iterator[Between]:
+    """The bounds that a type declares, those of its parts included."""
+    yield from (x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Between))
+    for part in get_args(hint):
+        yield from _limits(part)
+
+
+def _number(x: float) -> str:
+    return str(int(x)) if float(x).is_integer() else f"{x:g}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The base of options whose numbers declare their bounds: raises ConfigError for one out of bounds."""
+
+    def __post_init__(self) -> None:
+        check_declared(self)
 
 
 def check_multiple(name: str, value: int, other: str, part: int) -> None:
@@ -129,18 +182,19 @@ def from_dict(cls: type[T], data: Mapping[str, Any]) -> T:
 def from_json(cls: type[T], text: str) -> T:
     """An instance of `cls` from JSON text; see `from_dict`."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise ConfigError(f"not valid JSON: {e}") from e
-    return from_dict(cls, data)
+        return from_dict(cls, parse_json(text, "the text", finite=False))
+    except StoreError as e:
+        raise ConfigError(str(e)) from e
 
 
 def load_json(cls: type[T], path: str | Path) -> T:
     """Reads what `save_json` wrote. Every error names the file."""
     try:
-        return from_json(cls, Path(path).read_text(encoding="utf-8"))
-    except (ConfigError, OSError, UnicodeDecodeError) as e:
+        return from_dict(cls, read_json(path, finite=False))
+    except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from e
+    except StoreError as e:
+        raise ConfigError(str(e)) from e
 
 
 def save_json(path: str | Path, obj: Any) -> None:
@@ -168,7 +222,7 @@ def digest(key: Any, default: Callable[[Any], Any] | None = None) -> str:
 
 def _encode(value: Any, hint: Any, where: str) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
-        cls, hints = type(value), get_type_hints(type(value))
+        cls, hints = type(value), _hints(type(value))
         out = {} if set(_dataclasses(hint)) == {cls} or "kind" in hints else {"kind": _tag(cls)}
         for f in _init_fields(cls):
             out[f.name] = _encode(getattr(value, f.name), hints[f.name], _join(where, f.name))
@@ -216,7 +270,7 @@ def _decode(hint: Any, data: Any, where: str) -> Any:
 def _decode_dataclass(candidates: tuple[type, ...], data: Any, where: str) -> Any:
     _check(isinstance(data, Mapping), " or ".join(f"the fields of {c.__name__}" for c in candidates), data, where)
     cls = _choose(candidates, data, where)
-    hints, known, values = get_type_hints(cls), {f.name: f for f in _init_fields(cls)}, {}
+    hints, known, values = _hints(cls), {f.name: f for f in _init_fields(cls)}, {}
     for key in data:
         if key not in known and key != "kind":
             place, has = _join(where, key), ", ".join(known)

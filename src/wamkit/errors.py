@@ -2,4 +2,9 @@
 
 
 class WamkitError(Exception):
-    """Base of every error that wamkit raises on purpose: it says what was wrong, where, and what to do."""
+    """Base of every error that wamkit raises on purpose: it says what was wrong, where, and what to do.
+
+    exit_code: of a command that ends with it.
+    """
+
+    exit_code = 1

@@ -10,12 +10,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
 import shutil
+import socket
 import stat
-from collections.abc import Iterator
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
@@ -39,30 +44,33 @@ class WriteError(StoreError, OSError):
     """A file could not be written (disk full, no permission). Whatever stood in its place is unchanged."""
 
 
-def read_json(path: str | Path, *, max_bytes: int = 64 << 20, max_depth: int = 64) -> Any:
+def read_json(path: str | Path, *, max_bytes: int = 64 << 20, max_depth: int = 64, finite: bool = True) -> Any:
     """The content of a JSON file.
 
     max_bytes: size of a file that is still read.
     max_depth: lists and objects within each other.
+    finite: refuse NaN and infinities.
 
     Raises StoreError, naming the file, as `read_bytes` and `parse_json` do.
     """
-    return parse_json(read_bytes(path, max_bytes), str(path), max_depth=max_depth)
+    return parse_json(read_bytes(path, max_bytes), str(path), max_depth=max_depth, finite=finite)
 
 
-def parse_json(data: bytes | str, where: str, *, max_depth: int = 64) -> Any:
+def parse_json(data: bytes | str, where: str, *, max_depth: int = 64, finite: bool = True) -> Any:
     """The value of a JSON text, UTF-8 with or without a byte order mark.
 
     where: what the text is, for errors: a file, or a file and a line.
+    max_depth, finite: as in `read_json`.
 
-    Raises StoreError for anything else: damaged text, deeper nesting (found before it is parsed), NaN and infinities,
-    numbers that a float cannot hold, and halves of characters, which cannot be written again.
+    Raises StoreError for anything else: damaged text, deeper nesting (found before it is parsed), numbers that a
+    float cannot hold, and halves of characters, which cannot be written again.
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         if _depth(text.encode()) > max_depth:
             raise ValueError(f"lists and objects are nested more than {max_depth} deep")
-        value = json.loads(text, parse_constant=_no_number, parse_float=_float, parse_int=_int)
+        strict = {"parse_constant": _no_number, "parse_float": _float} if finite else {}
+        value = json.loads(text, parse_int=_int, **strict)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except ValueError as error:  # also UnicodeError and JSONDecodeError
@@ -154,6 +162,11 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     """
     path = Path(path)
     make_folder(path.parent)
+    if not (path.is_file() or path.is_symlink() or not path.exists()):
+        raise WriteError(f"could not write {path}: it is a {kind_of(path)}; name a file")
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        _sweep(path.parent)
     draft = temporary(path)
     try:
         with open(draft, "wb") as file:
@@ -171,19 +184,128 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 
 def temporary(path: Path) -> Path:
     """The place where this process writes `path` before it renames it."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the id keeps two processes out of each other's file
+    # The numbers keep two processes out of each other's file, and tell which process is dead.
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes the temporary files and folders that killed writers of `path` left behind.
+    """Removes the temporary files and folders that killed writers of `path` left behind, and of dead ones beside it.
 
     Call it under `exclusive`: it would also remove those of a process that is writing now.
     """
     for left in path.parent.glob(f".{path.name}*.tmp"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        _remove(left)
+    _sweep(path.parent)
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder for files that are needed for a moment. Those of killed processes are removed."""
+    place = Path(tempfile.gettempdir())
+    _sweep(place)
+    folder = temporary(place / "wamkit")
+    folder.mkdir(exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as inside_it:  # several threads may need one each
+            yield Path(inside_it)
+    finally:
+        with contextlib.suppress(OSError):  # another thread is still using it
+            folder.rmdir()
+
+
+_TEMPORARY = re.compile(r"\..+?(?:\.(\d+))?\.(\d+)\.tmp")
+_ABANDONED_S = 24 * 3600.0
+_swept: set[Path] = set()
+"""Folders that this process has cleaned."""
+
+
+def _sweep(folder: Path) -> None:
+    """Removes temporary files and folders in `folder` whose process is dead.
+
+    Processes of other machines cannot be seen: theirs are removed when they were not touched for a day.
+    """
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        found = [(Path(e.path), match) for e in entries if (match := _TEMPORARY.fullmatch(e.name))]
+    for path, match in found:
+        with contextlib.suppress(OSError):  # another process was faster, or it belongs to another user
+            here = match[1] == str(_machine())
+            if not _alive(int(match[2])) if here else time.time() - path.stat().st_mtime > _ABANDONED_S:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@functools.cache
+def _machine() -> int:
+    """A number for the machine, or the container, in which process ids have a meaning."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return zlib.crc32(f"{socket.gethostname()} {space}".encode())
+
+
+def kind_of(path: Path) -> str:
+    """The kind of thing that stands at `path`: file, link, folder, pipe, socket or device."""
+    mode = os.lstat(path).st_mode
+    return {stat.S_IFLNK: "link", stat.S_IFSOCK: "socket", **_KINDS}.get(stat.S_IFMT(mode), "file")
+
+
+def check_place(path: str | Path) -> None:
+    """Raises WriteError, before any work, where `path` cannot be written as a file.
+
+    A link, a folder, a pipe or a device is in its place, or its folder cannot be made or written.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and (kind := kind_of(path)) != "file":
+        raise WriteError(f"could not write {path}: it is a {kind}; name a file, or move it away")
+    folder = next(p for p in path.parents if os.path.lexists(p) or p == p.parent)
+    if not folder.is_dir():
+        raise WriteError(
+            f"could not write {folder}: a {kind_of(folder)} is in the way: move it, or choose another folder"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WriteError(f"could not write {path}: {folder} does not allow it; check its permissions, or name another")
+
+
+def check_output(path: str | Path, ours: Callable[[Path], bool] | None = None) -> None:
+    """Raises WriteError, before any work, unless wamkit may write the file `path`: also where it is another's file.
+
+    ours: recognises what wamkit wrote; by default the mark that pages, drawings and JSON files of wamkit have.
+    """
+    path = Path(path)
+    check_place(path)
+    if path.exists() and not (ours or _marked)(path):
+        raise WriteError(f"could not write {path}: a file that wamkit did not write is there; move it, or name another")
+
+
+_MARK = re.compile(
+    rb'name="generator" content="wamkit"|Made by `wamkit|"made_by"'
+    rb"|img-src data:; media-src data: blob:|<style>\nsvg \{ font: 12px system-ui, sans-serif; fill: #3b4350; \}"
+)
+"""Marks of what wamkit wrote. Drawings, and pages of the first versions, have none but their own style and policy."""
+
+
+def _marked(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return _MARK.search(file.read(1 << 16)) is not None
 
 
 def make_folder(folder: Path) -> None:

@@ -21,14 +21,16 @@ import enum
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
-from torch import Tensor
 
 from wamkit.errors import WamkitError
+
+if TYPE_CHECKING:  # torch takes a second to load, and recordings and wrong options need none of it
+    import torch
+    from torch import Tensor
 
 
 class UnsupportedQuery(WamkitError):
@@ -203,13 +205,19 @@ class Batch:
 
     def action_mask(self) -> Bool[Tensor, "B A a"]:
         """Valid elements of `action`: steps in the episode, rows with actions, dimensions of the row's robot."""
+        import torch
+
         step = (self.action_valid & self.has_action.unsqueeze(1)).unsqueeze(2)
         every = torch.ones_like(self.action[:, :1], dtype=torch.bool)
         return step & (every if self.action_dim_valid is None else self.action_dim_valid.unsqueeze(1))
 
+    def _tensors(self) -> list[str]:
+        """Names of the fields that hold a tensor."""
+        return [k for k, v in vars(self).items() if v is not None and k not in ("text", "features")]
+
     def map(self, function: Any) -> Batch:
         """A batch with `function` applied to every tensor; the text stays."""
-        fields: dict[str, Any] = {k: function(v) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        fields: dict[str, Any] = {k: function(getattr(self, k)) for k in self._tensors()}
         return Batch(**fields, text=self.text, features={k: function(v) for k, v in self.features.items()})
 
     def rows(self, index: Tensor) -> Batch:
@@ -221,14 +229,17 @@ class Batch:
     @staticmethod
     def cat(parts: Sequence[Batch]) -> Batch:
         """The rows of several batches with the same fields, concatenated."""
-        names = [k for k, v in vars(parts[0]).items() if isinstance(v, Tensor)]
-        fields: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in names}
+        import torch
+
+        fields: dict[str, Any] = {k: torch.cat([getattr(p, k) for p in parts]) for k in parts[0]._tensors()}
         features = {k: torch.cat([p.features[k] for p in parts]) for k in parts[0].features}
         return Batch(**fields, text=[t for p in parts for t in p.text], features=features)
 
     @staticmethod
     def random(spec: Spec, rows: int, seed: int = 0) -> Batch:
         """A batch of random values that satisfies `spec`, with everything valid, to try a family out."""
+        import torch
+
         g = torch.Generator().manual_seed(seed)
         A, F, P, image = (
             spec.chunk,

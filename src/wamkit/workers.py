@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-import torch
 from tqdm import tqdm
 
 from wamkit.errors import WamkitError
@@ -48,6 +47,8 @@ def one_thread() -> Iterator[None]:
     If a pool's threads use the cores, idle threads of OpenMP would spin on them. Small networks are faster on one
     thread, and sums have one order.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -164,6 +165,8 @@ class _Pool:
 
 def _serve(pipe: Connection, worker: Callable[[Any], Any]) -> None:
     """The loop of a child: it takes jobs and sends results or errors, until the pipe closes or the parent is gone."""
+    import torch
+
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent ends its children in order

@@ -14,7 +14,8 @@ from wamkit.cli.main import main
 from wamkit.config import ConfigError, save_json
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
-from wamkit.data.loading.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture, parse_sources
+from wamkit.data.loading.mixture import MixtureConfig, SourceConfig, mixture_spec, open_mixture
+from wamkit.data.loading.mixture_config import parse_sources
 from wamkit.families.base import FAMILIES
 from wamkit.files import StoreError
 from wamkit.inference.model import load

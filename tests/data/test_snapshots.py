@@ -69,7 +69,7 @@ def test_snapshots_of_other_things_are_refused(value):
 def test_damaged_or_missing_snapshots(copy):
     name = "snapshots/chunk-000/episode-000001.npz"
     flip(name, 200)(copy)
-    with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): the snapshots are damaged"):
+    with pytest.raises(StoreError, match=r"episode-000001.npz \(episode 1\): the snapshots cannot be read"):
         Store.open(copy).snapshots(1)
     (copy / name).unlink()
     with pytest.raises(StoreError, match="episode 1.*is missing"):

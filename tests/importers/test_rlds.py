@@ -92,7 +92,7 @@ def test_damage_is_named(copy):
     with pytest.raises(SourceError, match="there are no files of the split 'test'"):
         importer(copy, split="test").episodes()
     (copy / "features.json").unlink()
-    with pytest.raises(SourceError, match="there is no such file: name the folder of one version"):
+    with pytest.raises(SourceError, match="there is no such file; name the folder of one version"):
         importer(copy).layout()
 
 

@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused(tmp_path, capsys):
     with pytest.raises(SourceError, match=r"a.mp4 has 30 frames a second, .*b.mp4 has 25: .*--options.fps 25"):
         importer(tmp_path).layout()
     assert importer(tmp_path, fps=5.0).layout().fps == 5
-    with pytest.raises(SourceError, match="it has no text: add a caption"):
+    with pytest.raises(SourceError, match="it has no text; add a caption"):
         importer(tmp_path, fps=5.0).read("a.mp4")
     (tmp_path / "captions.csv").write_text("file,text,start,stop\n../secret.mp4,x,,\n")
     with pytest.raises(SourceError, match="leads out of this folder"):

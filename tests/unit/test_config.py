@@ -188,7 +188,7 @@ def test_files_round_trip_and_errors_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config.json: plain: unknown key"):
         load_json(Run, path)
     path.write_text("{")
-    with pytest.raises(ConfigError, match="config.json: not valid JSON"):
+    with pytest.raises(ConfigError, match="config.json cannot be read as JSON"):
         load_json(Run, path)
     with pytest.raises(ConfigError, match="none.json"):
         load_json(Run, tmp_path / "none.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from wamkit.files import (
     StoreError,
     WriteError,
     atomic_write,
+    check_output,
     exclusive,
     inside,
     make_folder,
@@ -21,6 +24,7 @@ from wamkit.files import (
     remove_leftovers,
     temporary,
 )
+from wamkit.viz.html import page, svg_file
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +156,60 @@ def test_links_of_a_hub_download_lead_to_its_blobs_only(tmp_path: Path) -> None:
     (root.parent.parent / "blobs").symlink_to(tmp_path)
     with pytest.raises(StoreError, match="'x' leads out of this folder"):
         inside(root, "x")
+
+
+def test_temporary_files_of_dead_processes_are_removed(tmp_path):
+    """Those of living processes stay, and so do those of other machines, until they were not touched for a day."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine, theirs = temporary(tmp_path / "page"), tmp_path / ".page.1.1.tmp"
+    left = [mine.with_name(mine.name.replace(str(os.getpid()), str(dead.pid))), tmp_path / ".old.7.7.tmp"]
+    folder = left[0].with_name(left[0].name.replace("page", "cache"))
+    for path in (mine, theirs, *left):
+        path.write_text("half")
+    os.utime(left[1], (0, 0))
+    (folder / "inner").mkdir(parents=True)
+    atomic_write(tmp_path / "other", b"x")
+    assert sorted(tmp_path.iterdir()) == sorted([mine, theirs, tmp_path / "other"])
+
+
+def test_a_killed_writer_leaves_nothing_for_the_next_process(tmp_path):
+    """A process that is killed inside a write, and one that is killed while it makes a video."""
+    write = "import os; os.replace = lambda *_: os.kill(os.getpid(), 9); from wamkit.files import *; "
+    for code in ("atomic_write('page', b'x')", "made = scratch_folder(); made.__enter__(); os.kill(os.getpid(), 9)"):
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)}
+        assert subprocess.run([sys.executable, "-c", write + code], cwd=tmp_path, env=env).returncode == -9
+        assert len(list(tmp_path.glob(".*.tmp"))) == 1
+    atomic_write(tmp_path / "page", b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["page"]
+
+
+def test_a_write_replaces_no_device_and_no_folder(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(WriteError, match=f"{name}: it is a {name}; name a file"):
+            atomic_write(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "folder").is_dir()
+
+
+def test_only_what_wamkit_wrote_is_replaced(tmp_path):
+    """Pages, drawings and JSON files of wamkit are known by their marks; without permission nothing is tried."""
+    ours = {
+        "a.html": page("t", "b"),
+        "a.svg": svg_file(1, 1, [], "l"),
+        "a.json": '{"made_by": {}}',
+        "a.md": "Made by `wamkit x`",
+    }
+    for name, text in ours.items():
+        (tmp_path / name).write_text(text)
+        check_output(tmp_path / name)
+        (tmp_path / name).write_text("theirs")
+        with pytest.raises(WriteError, match=f"{name}: a file that wamkit did not write is there; move it, or name"):
+            check_output(tmp_path / name)
+    check_output(tmp_path / "new/place/x.html")
+    assert not (tmp_path / "new").exists()
+    if os.geteuid():  # root may write everywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(WriteError, match="closed does not allow it"):
+            check_output(tmp_path / "closed/x.html")

@@ -52,6 +52,8 @@ def test_an_area_weighs_severities_by_their_spacing_and_shows_its_uncertainty():
     steady = area(np.array([0.0, 1.0]), np.ones((2, 20), bool))  # a clean sweep of 20 is no proof
     assert steady.value == 1 and steady.low == pytest.approx(1 - 0.1684, abs=1e-3)
     assert area(np.array([0.0, 1.0]), np.zeros((2, 5), bool)).undefined
+    lost = np.array([[True] * 20, [False] + [True] * 19])  # one state of 20 makes no open end, and no certainty
+    assert 0.5 < area(np.array([0.0, 1.0]), lost).low < 0.97 <= area(np.array([0.0, 1.0]), lost).high < 1.2
 
 
 def test_a_curve_counts_pairs_and_tasks():

@@ -34,7 +34,10 @@ def test_the_picture_has_a_square_for_each_pair():
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(WamkitError, match="'unifed' is no family, recipe or run folder; families: .*unified"):
+    with pytest.raises(
+        WamkitError,
+        match=r"'unifed' is no family, recipe or run folder \(did you mean 'unified'\?\); families: .*unified",
+    ):
         model_of("unifed")
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import Between
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Browse(Options):
     data: Path
     """Data set folder."""
     _: KW_ONLY
-    port: int = 8000
+    port: Annotated[int, Between(0, 65535)] = 8000
     """Port of the page; 0 takes any that is free."""
     host: str = "127.0.0.1"
     """Address of the page. With another address than this one, others on the network can see the data."""

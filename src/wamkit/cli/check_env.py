@@ -23,6 +23,9 @@ class CheckEnv(Options):
 def run(args: CheckEnv) -> None:
     """Runs the checker. Raises WamkitError for the first rule that is broken."""
     from wamkit.envs import ENVIRONMENTS, make_env
+    from wamkit.envs.spec import EnvSpec
+
+    EnvSpec(args.name, () if args.task is None else (args.task,)).check()
     from wamkit.envs.check import check_env
 
     task = args.task or ENVIRONMENTS.get(args.name).tasks()[0]

@@ -15,7 +15,7 @@ class Collect(Options):
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
         """Adds the fields of `CollectConfig`."""
-        from wamkit.rollout.collect import CollectConfig
+        from wamkit.rollout.plan import CollectConfig
 
         return join(cls, CollectConfig)
 
@@ -23,7 +23,16 @@ class Collect(Options):
 @COMMANDS.register("collect")
 def run(args: Collect) -> None:
     """Collects, and prints the size of the data set."""
-    from wamkit.rollout.collect import CollectConfig, collect
+    from wamkit.files import check_place
+    from wamkit.rollout.plan import CollectConfig
+    from wamkit.runs.config import require_run
 
-    store = collect(CollectConfig(**{f.name: getattr(args, f.name) for f in fields(CollectConfig)}))
+    config = CollectConfig(**{f.name: getattr(args, f.name) for f in fields(CollectConfig)})
+    config.env_spec.check()
+    check_place(config.out / "collect.json")
+    for policy in config.policies:
+        require_run(policy)
+    from wamkit.rollout.collect import collect
+
+    store = collect(config)
     print(f"collected: {len(store)} episodes, {store.frames} frames in {store.root}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
+from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import AtMost, Between, Count, Processes
 
 
 @dataclass(frozen=True)
@@ -26,13 +29,13 @@ class Compare(Options):
     """Folder of the runs. It can be deleted once the JSON files exist."""
     only: tuple[str, ...] = ()
     """Rows to run; all if not given."""
-    seeds: int | None = None
+    seeds: Count | None = None
     """Number of training seeds of each row to run; all if not given."""
-    episodes: int = 20
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
     """Held-out reset states a task."""
-    held_out: int = 6
+    held_out: Annotated[int, Between(1, inf), AtMost(10**6)] = 6
     """Validation episodes a task (one more of them off-expert) on which imagination is scored."""
-    processes: int = 2
+    processes: Processes = 2
     """Worker processes of the evaluation."""
     page: bool = False
     """Write the page from the JSON files that exist, and run nothing."""
@@ -41,6 +44,13 @@ class Compare(Options):
 @COMMANDS.register("compare")
 def run(args: Compare) -> None:
     """Runs the jobs that are not finished, and writes the page."""
+    from wamkit.data.format.episode_index import require_data
+    from wamkit.experiments.comparisons import COMPARISONS
+    from wamkit.files import check_output
+
+    COMPARISONS.get(args.name)().check_rows(args.name, args.only)
+    require_data(args.data)
+    check_output(args.out / f"{args.name}.md")
     from wamkit.experiments.run import Setup, compare, write_comparison
 
     setup = Setup(args.data, args.out, args.work, args.episodes, args.held_out, args.processes)

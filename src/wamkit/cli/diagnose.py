@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import KW_ONLY, asdict, dataclass, replace
-from math import inf
 from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import check_bounds
+from wamkit.config import Count, Episodes
 from wamkit.errors import WamkitError
 
 
@@ -23,21 +22,24 @@ class Diagnose(Options):
     run: Path
     """Run folder."""
     _: KW_ONLY
-    episode: int = 0
+    episode: Episodes = 0
     """Index of the validation episode; episodes take the tasks in turn."""
-    stride: int = 4
+    stride: Count = 4
     """Steps between two queries."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, episode=(0, inf), stride=(1, inf))
 
 
 @COMMANDS.register("diagnose")
 def run(args: Diagnose) -> None:
     """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
+    from wamkit.files import atomic_write, check_place
+    from wamkit.runs.config import require_run
+
+    require_run(args.run)
+    folder = args.run / "diagnose"
+    for kind in ("json", "mp4"):
+        check_place(folder / f"episode-{args.episode}.{kind}")
     from wamkit.config import without_nan
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
-    from wamkit.files import atomic_write
     from wamkit.runs.run import Run
     from wamkit.viz.images import save_video, side_by_side
 
@@ -49,7 +51,6 @@ def run(args: Diagnose) -> None:
     env = replace(env, tasks=(env.tasks[task],))
     states = executions(opened, env, first=number, episodes=1, stride=args.stride, processes=1)
     score = execution_score(states)
-    folder = args.run / "diagnose"
     columns = [x for view in range(len(opened.spec.cameras)) for x in execution_videos(states, view).values()]
     video = save_video(folder / f"episode-{args.episode}.mp4", side_by_side(columns), 10, scale=3)
     facts = {"task": env.tasks[0], "diagnosis": diagnosis(score), **without_nan(asdict(score))}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import AtMost, Between, Count, Episodes, Processes
 from wamkit.errors import WamkitError
+
+if TYPE_CHECKING:
+    from wamkit.eval.protocols import Protocol
 
 
 @dataclass(frozen=True)
@@ -26,18 +31,18 @@ class Eval(Options):
     protocol: str = ""
     """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
     that are not given."""
-    episodes: int | None = None
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] | None = None
     """Held-out reset states a task; 20, or the protocol's."""
-    replan_every: int | None = None
+    replan_every: Count | None = None
     """Actions taken of each chunk before the model is queried again; 8, or the protocol's."""
-    steps: int | None = None
+    steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"
     """Query that the policy asks: policy or joint."""
-    held_out: int | None = None
+    held_out: Episodes | None = None
     """Validation episodes a task (one more of them off-expert) on which imagination is scored; 6, or 0 with a protocol,
     which is closed loop only."""
-    processes: int = 2
+    processes: Processes = 2
     """Worker processes."""
     suite: Literal["main", "full"] = "main"
     """Set of evaluations. full adds physics, counterfactuals, and forecast against execution."""
@@ -57,18 +62,19 @@ class Eval(Options):
 @COMMANDS.register("eval")
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
-    from wamkit.envs.spec import EnvSpec
+    from wamkit.files import check_place
+    from wamkit.runs.config import require_run
+
+    _check(args)
+    protocol = _protocol(args)
+    for folder in args.runs:
+        require_run(folder)
+        check_place(folder / "eval/summary.json")
     from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.protocols import Protocol, named_protocol
     from wamkit.eval.registry import EvalOptions
     from wamkit.eval.suites.paired import paired
     from wamkit.runs.run import Run
 
-    _check(args)
-    where = (args.tasks, args.options, args.embodiment)
-    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
-    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps", "query")}
-    protocol = replace(protocol, **{k: v for k, v in given.items() if v is not None})
     runs = [Run.open(folder) for folder in args.runs]
     if args.paired:
         paired(runs, protocol, processes=args.processes)
@@ -77,6 +83,23 @@ def run(args: Eval) -> None:
     options = EvalOptions(held_out, args.processes, args.suite, args.encoder)
     for opened in runs:
         evaluate(opened, protocol, options)
+
+
+def _protocol(args: Eval) -> Protocol:
+    """The protocol that the options describe. Raises WamkitError for a name that is unknown."""
+    from wamkit.envs.spec import EnvSpec
+    from wamkit.eval.encoder_names import encoder_names
+    from wamkit.eval.protocols import Protocol, named_protocol
+    from wamkit.types import Query
+
+    encoder_names(args.encoder)
+    where = (args.tasks, args.options, args.embodiment)
+    protocol = named_protocol(args.protocol, *where) if args.protocol else Protocol(EnvSpec(args.env, *where))
+    if protocol.env.env:
+        protocol.env.check()
+    given = {k: getattr(args, k) for k in ("episodes", "replan_every", "steps")}
+    given = {k: v for k, v in given.items() if v is not None}
+    return replace(protocol, query=str(Query(args.query)), **given)
 
 
 def _check(args: Eval) -> None:

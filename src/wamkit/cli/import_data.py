@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, first_line
+from wamkit.config import AtMost, Between
 from wamkit.errors import WamkitError
 
 
@@ -28,7 +30,7 @@ class Import(Options):
     """Folder of the store."""
     on_error: Literal["fail", "skip"] = "fail"
     """Action on an episode that cannot be read: stop there, or leave it out and report it."""
-    limit: int | None = None
+    limit: Annotated[int, Between(1, inf), AtMost(10**9)] | None = None
     """Number of episodes to import; all if not given."""
 
     @classmethod

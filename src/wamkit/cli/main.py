@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done.
     1: an error that wamkit raised on purpose, printed as one line.
     2: a wrong command. Wrong options raise SystemExit with this code.
-    130: Ctrl-C.
+    128 and the number of a signal: stopped, not failed, and the same command continues: 130 after Ctrl-C, 143 after
+        SIGTERM, 129 after SIGHUP. Training has saved its last step; other commands have kept what was finished.
     """
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(parse(options_of(run), name, rest))
     except WamkitError as error:
         print(f"wamkit {name}: {error}", file=sys.stderr)
-        return 1
+        return error.exit_code
     except BrokenPipeError:
         os._exit(0)
     except KeyboardInterrupt:

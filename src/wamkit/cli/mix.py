@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import Side
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Mix(Options):
     """File of the mixture, *.json."""
     by: Literal["sample", "episode", "hour"] = "sample"
     """Unit of the weights: the share of a data set among all samples, or the count of one episode or one hour of it."""
-    size: tuple[int, int] = (64, 64)
+    size: tuple[Side, Side] = (64, 64)
     """Height and width that all images are resized to."""
     views: tuple[str, ...] = ("scene",)
     """Views of the model, by the roles of cameras: scene, wrist, ego. scene+ego is one view, from either camera."""
@@ -32,11 +33,19 @@ class Mix(Options):
 def run(args: Mix) -> None:
     """Writes the file of the mixture and prints the share of each data set."""
     from wamkit.config import save_json
-    from wamkit.data.loading.mixture import MixtureConfig, open_mixture, parse_sources
+    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.loading.mixture_config import MixtureConfig, is_mixture, parse_sources
+    from wamkit.files import check_output
 
     sources = parse_sources(args.sources, args.out)
-    save_json(args.out, MixtureConfig(sources, by=args.by, size=args.size, views=args.views, relative=args.relative))
-    mixture, _ = open_mixture(args.out, chunk=16)
+    config = MixtureConfig(sources, by=args.by, size=args.size, views=args.views, relative=args.relative)
+    check_output(args.out, is_mixture)
+    for source in sources:
+        require_data(args.out.parent / source.data)
+    from wamkit.data.loading.mixture import opened_mixture
+
+    mixture = opened_mixture(config, args.out.parent, chunk=16)
+    save_json(args.out, config)
     for name, share, frames in zip(mixture.names, mixture.shares, mixture.frames, strict=True):
         kind = "with actions" if frames.has_action.any() else "video alone"
         print(f"  {name:<16} {share:6.1%}  {len(frames.text)} episodes, {len(frames)} frames, {kind}")

@@ -31,6 +31,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from wamkit.config import Checked
 from wamkit.registry import Registry
 
 COMMANDS: Registry[Callable[[Any], None]] = Registry("command", "wamkit.commands", package="wamkit.cli")
@@ -38,8 +39,8 @@ COMMANDS: Registry[Callable[[Any], None]] = Registry("command", "wamkit.commands
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Base of the options of a command."""
+class Options(Checked):
+    """Base of the options of a command. Numbers declare their bounds on their types, as in `wamkit.config`."""
 
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
+from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import AtMost, Between, Count, NotNegative, Processes, Steps
 
 
 @dataclass(frozen=True)
@@ -21,31 +24,39 @@ class Rank(Options):
     policies: tuple[Path, ...]
     """Run folders of the policies, four at least."""
     _: KW_ONLY
-    episodes: int = 10
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 10
     """Held-out reset states a task."""
-    replan_every: int = 8
+    replan_every: Count = 8
     """Actions taken of each chunk; the world model must predict that many steps ahead."""
-    max_steps: int = 200
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
     """Steps of an imagined rollout; as many as an episode has."""
-    recordings: int = 12
+    recordings: Annotated[int, Between(2, inf), AtMost(10**6)] = 12
     """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many
     others calibrate it."""
     failure_policies: tuple[Path, ...] = ()
     """Run folders of other policies, none of the ranked ones. Their episodes also train the classifier on failures."""
-    classifier_steps: int = 800
+    classifier_steps: Steps = 800
     """Training steps of the classifier."""
-    candidates: int = 8
+    candidates: Count = 8
     """Chunks among which the best policy takes the one that the world model scores highest, to measure exploitability;
     1 leaves the test out."""
-    spread: float = 1.0
+    spread: NotNegative = 1.0
     """Spread of these candidates, in standard deviations of the actions."""
-    processes: int = 2
+    processes: Processes = 2
     """Worker processes."""
 
 
 @COMMANDS.register("rank")
 def run(args: Rank) -> None:
     """Prints the tables and writes the page."""
+    from wamkit.eval.ranked import check_policies
+    from wamkit.files import check_place
+    from wamkit.runs.config import require_run
+
+    check_policies(args.policies, args.failure_policies)
+    for folder in (args.world, *args.policies, *args.failure_policies):
+        require_run(folder)
+    check_place(args.world / "eval/rank.html")
     from wamkit.eval.report.ranking import write_ranking
     from wamkit.eval.suites import policy_ranking
 

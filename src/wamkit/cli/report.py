@@ -25,6 +25,13 @@ class ReportRuns(Options):
 @COMMANDS.register("report")
 def run(args: ReportRuns) -> None:
     """Prints the figures that the runs share, and writes the page."""
+    from wamkit.files import check_output
+    from wamkit.runs.config import require_run
+
+    for folder in args.runs:
+        require_run(folder)
+    check_output(args.out)
+    check_output(args.out.with_suffix(".json"))
     from wamkit.eval.report.overview import overview
 
     print(f"page: {overview(args.runs, args.out)}")

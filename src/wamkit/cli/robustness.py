@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import AtMost, Between, Count, Processes, Share
 from wamkit.errors import WamkitError
 
 
@@ -24,17 +26,17 @@ class Robustness(Options):
     _: KW_ONLY
     factors: tuple[str, ...] = ()
     """Factors of variation; all that the environment has if not given."""
-    severities: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0)
+    severities: tuple[Share, ...] = (0.0, 0.25, 0.5, 1.0)
     """Severities of each factor, from 0, the plain environment, to 1; 0 is always played."""
-    episodes: int = 20
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
     """Held-out reset states a task, the same at every severity."""
-    replan_every: int = 8
+    replan_every: Count = 8
     """Actions taken of each chunk before the model is queried again."""
-    steps: int | None = None
+    steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"
     """Query that the policy asks: policy or joint."""
-    processes: int = 2
+    processes: Processes = 2
     """Worker processes."""
     env: str = ""
     """Environment to play in, if not the one of the data; `tasks`, `options` and `embodiment` as in `wamkit eval`."""
@@ -51,13 +53,21 @@ def run(args: Robustness) -> None:
     """Plays the variations, prints the table and writes the page."""
     from wamkit.envs.spec import EnvSpec
     from wamkit.eval.protocols import Protocol
-    from wamkit.eval.report.robustness import write_robustness
-    from wamkit.eval.suites.robustness import sweep
-    from wamkit.runs.run import Run
+    from wamkit.files import check_place
+    from wamkit.runs.config import require_run
+    from wamkit.types import Query
 
     if not args.env and (args.options or args.embodiment):
         raise WamkitError("--options and --embodiment describe an environment: name it, --env NAME")
     env = EnvSpec(args.env, args.tasks, args.options, args.embodiment)
-    protocol = Protocol(env, args.episodes, args.replan_every, args.query, args.steps)
+    if env.env:
+        env.check()
+    protocol = Protocol(env, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
+    require_run(args.run)
+    check_place(args.run / "eval/robustness.html")
+    from wamkit.eval.report.robustness import write_robustness
+    from wamkit.eval.suites.robustness import sweep
+    from wamkit.runs.run import Run
+
     varied = {"factors": args.factors, "severities": args.severities}
     write_robustness(sweep(Run.open(args.run), protocol, processes=args.processes, **varied))

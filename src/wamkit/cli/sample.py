@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from dataclasses import KW_ONLY, dataclass
-from math import inf
 from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import check_bounds
+from wamkit.config import Count, Episodes, Seed
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,14 @@ class Sample(Options):
     _: KW_ONLY
     query: str = "joint"
     """Query to ask: policy, video, forward, inverse or joint."""
-    episode: int = 0
+    episode: Episodes = 0
     """Index of the validation episode."""
-    stride: int = 4
+    stride: Count = 4
     """Steps between two queries."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the noise."""
     out: Path | None = None
     """Folder of the files; samples/ in the run folder if not given."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, episode=(0, inf), stride=(1, inf), seed=(0, 2**63 - 1))
 
 
 @COMMANDS.register("sample")
@@ -45,24 +42,30 @@ def run(args: Sample) -> None:
     """
     import numpy as np
 
+    from wamkit.files import atomic_write, check_output, make_folder
+    from wamkit.runs.config import require_run
+    from wamkit.types import Query, UnsupportedQuery
+
+    query, folder = Query(args.query), args.out or args.run / "samples"
+    require_run(args.run)
+    stem = folder / f"{query}-{args.episode:03d}"
+    check_output(stem.with_suffix(".npz"), _answers)
+    check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
     from wamkit.eval.held_out import validation_frames
     from wamkit.eval.suites.recording import query_recording
-    from wamkit.files import atomic_write, make_folder
     from wamkit.inference.checks import unsupported
     from wamkit.inference.model import load
     from wamkit.runs.run import Run
-    from wamkit.types import Query, UnsupportedQuery
     from wamkit.viz.images import difference, save_video, side_by_side
 
-    query, opened = Query(args.query), Run.open(args.run)
+    opened = Run.open(args.run)
     model = load(opened)
     if query not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
-    folder = args.out or args.run / "samples"
     make_folder(folder)
     frames = validation_frames(args.run, opened.sources, opened.provenance.env, args.run / "eval", 6)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
-    stem, archive = folder / f"{query}-{args.episode:03d}", io.BytesIO()
+    archive = io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})
     atomic_write(stem.with_suffix(".npz"), archive.getvalue())
     print(stem.with_suffix(".npz"))
@@ -73,3 +76,11 @@ def run(args: Sample) -> None:
                 real, imagined = answers.real[:, horizon, view], answers.imagined[:, horizon, view]
                 columns += [real, imagined, difference(real, imagined)]
         print(save_video(stem.with_suffix(".mp4"), side_by_side(columns), 20 / args.stride, scale=4))
+
+
+def _answers(path: Path) -> bool:
+    """True if the file holds answers that this command wrote."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"now.npy", "real.npy"} <= set(archive.namelist())

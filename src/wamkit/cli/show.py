@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import nearest
 from wamkit.errors import WamkitError
 
 if TYPE_CHECKING:
@@ -27,7 +28,11 @@ class Show(Options):
 @COMMANDS.register("show")
 def run(args: Show) -> None:
     """Prints the page, and writes the drawing if it is wanted."""
-    from wamkit.files import atomic_write
+    from wamkit.files import atomic_write, check_output
+
+    check_name(args.name)
+    if args.out is not None:
+        check_output(args.out)
     from wamkit.viz.family_page import layout_file, text
 
     model = model_of(args.name)
@@ -37,11 +42,23 @@ def run(args: Show) -> None:
         print(args.out)
 
 
+def check_name(name: str) -> None:
+    """Raises WamkitError unless `name` is that of a recipe, a family or a folder."""
+    from wamkit.runs.config import family_names
+    from wamkit.runs.recipes import RECIPES
+
+    families, recipes = family_names(), RECIPES.names()
+    if not Path(name).is_dir() and name not in (*families, *recipes):
+        near = nearest(name, (*families, *recipes))
+        known = f"families: {', '.join(families)}; recipes: {', '.join(recipes)}"
+        raise WamkitError(f"'{name}' is no family, recipe or run folder{near}; {known}")
+
+
 def model_of(name: str) -> Family:
     """The model of a run folder, or that of a recipe or of a family's defaults, without memory behind its weights."""
-    from wamkit.families.base import FAMILIES
+    check_name(name)
     from wamkit.inference.model import load
-    from wamkit.runs.config import RunConfig, family_class
+    from wamkit.runs.config import RunConfig, config_class
     from wamkit.runs.meta_model import meta_model
     from wamkit.runs.recipes import RECIPES
 
@@ -49,7 +66,4 @@ def model_of(name: str) -> Family:
         return load(name).family
     if name in RECIPES:
         return meta_model(RECIPES.get(name)())
-    if name in FAMILIES:
-        return meta_model(RunConfig(name, family_class(name).Config()))
-    known = f"families: {', '.join(FAMILIES.names())}; recipes: {', '.join(RECIPES.names())}"
-    raise WamkitError(f"'{name}' is no family, recipe or run folder; {known}")
+    return meta_model(RunConfig(name, config_class(name)()))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, peek
+from wamkit.config import Gigabytes
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Train(Options):
     """Run folder."""
     recipe: str = "metaworld-unified"
     """Recipe that the options below start from; `wamkit list` names all recipes."""
-    cache_gb: float = 16.0
+    cache_gb: Gigabytes = 16.0
     """Size limit of the cache of decoded frames beside the data, in GB. Frames beyond it are decoded at each use."""
-    feature_cache_gb: float = 0.0
+    feature_cache_gb: Gigabytes = 0.0
     """Size limit of the cache of features beside the data, in GB. Further runs with the same frozen encoder read it."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     """Video decoder. torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same frames."""
@@ -52,8 +53,14 @@ class Train(Options):
 @COMMANDS.register("train")
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
+    from wamkit.data.format.episode_index import require_data
+    from wamkit.files import check_place
     from wamkit.runs.config import PARTS
     from wamkit.runs.recipes import RECIPES
+
+    if not args.data.is_file():
+        require_data(args.data)
+    check_place(args.out / "config.json")
     from wamkit.training.launch import LoadingOptions, train_run
 
     config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})

@@ -28,13 +28,16 @@ class Validate(Options):
 @COMMANDS.register("validate")
 def run(args: Validate) -> None:
     """Writes the page and prints the findings. Raises WamkitError if one of them is an error."""
+    from wamkit.data.format.episode_index import require_data
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
     from wamkit.data.validate import summary, validate
-    from wamkit.files import atomic_write
+    from wamkit.files import atomic_write, check_output
     from wamkit.viz.dataset_report import dataset_page
 
     page = args.out or args.data / "validate.html"
+    require_data(args.data)
+    check_output(page)
     findings = validate(args.data, every_frame=args.every_frame)
     store, metadata = Store.open(args.data), load_metadata(args.data)
     atomic_write(page, dataset_page(store, metadata, findings).encode())

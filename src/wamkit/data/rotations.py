@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 SIZES = {"quat_xyzw": 4, "quat_wxyz": 4, "axis_angle": 3, "euler_xyz": 3, "rot6d": 6, "matrix": 9}
 """Values in each representation."""
@@ -32,6 +31,8 @@ def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, 
                [ 1.,  0.,  0.],
                [ 0.,  0.,  1.]])
     """
+    from scipy.spatial.transform import Rotation  # loads slowly
+
     lead, flat = x.shape[:-1], np.asarray(x, np.float64).reshape(-1, x.shape[-1])
     if written == "rot6d":
         a, b = flat[:, :3], flat[:, 3:]
@@ -59,6 +60,8 @@ def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarr
 
     Quaternions have a real part of at least 0, axis-angle vectors a length of at most pi.
     """
+    from scipy.spatial.transform import Rotation  # loads slowly
+
     lead = R.shape[:-2]
     if written in ("rot6d", "matrix"):
         return R[..., : SIZES[written] // 3, :].reshape(*lead, SIZES[written])

@@ -27,6 +27,9 @@ TRAIN_SEEDS = 1_000_000
 HELD_OUT_SEED_BASE = 1_000_000
 """Evaluation is reset with HELD_OUT_SEED_BASE + k, which training never uses."""
 
+HELD_OUT_SEEDS = 1_000_000
+"""Number of seeds for evaluation; those of validation begin after them."""
+
 VALIDATION_SEED_BASE = 2_000_000
 """Validation episodes are reset with VALIDATION_SEED_BASE + k, which neither training nor closed-loop evaluation
 uses."""
@@ -238,9 +241,12 @@ def make_env(name: str, **options: Any) -> Environment:
     Raises RegistryError for an unknown name and ConfigError for an unknown option or a wrong type, with the nearest
     match.
     """
-    cls = ENVIRONMENTS.get(name)
+    return ENVIRONMENTS.get(name)(env_config(name, **options))
+
+
+def env_config(name: str, **options: Any) -> Any:
+    """Options of the environment `name`, an instance of its Config. Raises as `make_env`."""
     try:
-        config = from_dict(cls.Config, options)
+        return from_dict(ENVIRONMENTS.get(name).Config, options)
     except ConfigError as error:
         raise ConfigError(f"environment {name!r}: {error}") from error
-    return cls(config)

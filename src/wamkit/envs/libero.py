@@ -29,13 +29,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
-import torch
 
-from wamkit.config import ConfigError, check_bounds, nearest
+from wamkit.config import AtMost, Between, Checked, ConfigError, Side, nearest
 from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import load_mujoco
@@ -76,30 +75,29 @@ _METADATA = DatasetMetadata(
 
 
 @dataclass(frozen=True)
-class LiberoConfig:
+class LiberoConfig(Checked):
     """Options of `Libero`."""
 
     task: str
     """One of the 130 task names, e.g. `put_the_bowl_on_the_stove`."""
-    height: int = 128
+    height: Side = 128
     """Pixels; `render_size` must be a multiple."""
-    width: int = 128
+    width: Side = 128
     """Pixels, likewise."""
-    render_size: int = 256
+    render_size: Side = 256
     """Side in pixels of the rendered image, which is averaged down."""
     turn: Literal["flipped", "rotated"] = "flipped"
     """Method of turning images upright, as in the importer `libero`: flipped is correct; OpenVLA's lineage was trained
     on rotated ones."""
     cameras: tuple[str, ...] = tuple(CAMERAS)
     """One image each: agentview, robot0_eye_in_hand."""
-    max_steps: int | None = None
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] | None = None
     """Number of steps after which an episode is truncated; None for the suite's own."""
-    seed: int = 7
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 7
     """Seed of the positions of fixtures when an initial state is used: openpi uses 7, OpenVLA 0."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, height=(1, inf), width=(1, inf), render_size=(1, inf), seed=(0, 2**32 - 1))
-        check_bounds(self, **({} if self.max_steps is None else {"max_steps": (1, inf)}))
+        super().__post_init__()
         if self.render_size % self.height or self.render_size % self.width:
             raise ConfigError(f"render_size = {self.render_size}: must be a multiple of {self.height} and {self.width}")
         if not self.cameras or len(set(self.cameras)) != len(self.cameras) or set(self.cameras) - set(CAMERAS):
@@ -138,6 +136,8 @@ def initial_states(path: Path) -> np.ndarray:
     The file is a pickle within a torch archive, of which only a plain array is loaded. Raises WamkitError for any other
     content.
     """
+    import torch
+
     rebuild = np.empty(0).__reduce__()[0]  # NumPy's constructor of arrays, under both of its names
     plain = [np.ndarray, np.dtype, type(np.dtype(np.float64))]
     names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]

@@ -12,12 +12,12 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import ConfigError, check_bounds, nearest
+from wamkit.config import AtMost, Between, ConfigError, Side, nearest
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.depth_points import ScenePoints
 from wamkit.envs.ground_truth import GroundTruth
@@ -66,11 +66,11 @@ class MetaWorldConfig(Factors):
 
     task: str
     """One of the 50 task names, e.g. `drawer-open-v3`."""
-    height: int = 64
+    height: Side = 64
     """Pixels."""
-    width: int = 64
+    width: Side = 64
     """Pixels."""
-    supersample: int = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down. At 64x64 the time of a frame is that of its
     vertices, so 3 takes 15 % longer than 1. Without it edges jump by whole pixels, and the model cannot see where
     within a pixel they are."""
@@ -86,27 +86,18 @@ class MetaWorldConfig(Factors):
     """Lower corner of the range of random resets; None for the task's own."""
     reset_high: tuple[float, ...] | None = None
     """Upper corner, likewise."""
-    max_steps: int = 200
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
     """Number of steps after which an episode is truncated."""
     text: str | None = None
     """Instruction in place of the task's own."""
-    sway: float = 0.0
+    sway: Annotated[float, Between(0, 0.3)] = 0.0
     """Amplitude in metres of a smooth motion of the first camera, as of one worn on a head. It depends on seed and
     step."""
-    point_grid: int = 0
+    point_grid: Annotated[int, Between(0, inf), AtMost(1024)] = 0
     """Side of a square grid of scene points, as a depth camera at the first camera gives them; 0 for none. Recordings
     then also hold the motion of every point, from which families that imagine points learn."""
 
     def __post_init__(self) -> None:
-        check_bounds(
-            self,
-            height=(1, inf),
-            width=(1, inf),
-            supersample=(1, inf),
-            max_steps=(1, inf),
-            point_grid=(0, inf),
-            sway=(0, 0.3),
-        )
         super().__post_init__()
         if not self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras = {self.cameras}: must be named once each, at least one")

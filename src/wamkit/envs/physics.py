@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Checked, Share, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.mujoco_state import read_state, write_state
@@ -52,27 +52,23 @@ _METADATA = DatasetMetadata(
 
 
 @dataclass(frozen=True)
-class PhysicsConfig:
+class PhysicsConfig(Checked):
     """Options of `Physics`."""
 
     task: str = "drop"
-    height: int = 64
+    height: Side = 64
     """Pixels."""
-    width: int = 64
+    width: Side = 64
     """Pixels."""
-    supersample: int = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down."""
-    max_steps: int = 150
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 150
     """Number of steps after which an episode is truncated."""
-    jitter: float = 0.0
+    jitter: Share = 0.0
     """Relative difference of mass, friction, speed and position from the seed's scene: another take, for a real-to-real
     ceiling."""
-    take: int = 0
+    take: Annotated[int, Between(0, inf), AtMost(10**6)] = 0
     """Index of the other take."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
-        check_bounds(self, jitter=(0, 1), take=(0, inf))
 
 
 @register_env("physics")

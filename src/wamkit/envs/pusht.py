@@ -17,12 +17,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from math import inf
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Checked, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.pusht_expert import Planner
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -47,19 +47,16 @@ _METADATA = DatasetMetadata(
 
 
 @dataclass(frozen=True)
-class PushTConfig:
+class PushTConfig(Checked):
     """Options of `PushT`."""
 
     task: str = "push-t"
-    height: int = 64
+    height: Side = 64
     """Pixels. gym-pusht renders 512x512 and subsamples; published policies saw 96x96."""
-    width: int = 64
+    width: Side = 64
     """Pixels."""
-    max_steps: int = 300
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 300
     """Number of steps after which an episode is truncated."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, height=(1, inf), width=(1, inf), max_steps=(1, inf))
 
 
 @register_env("pusht")

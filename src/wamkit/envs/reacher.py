@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Checked, Side
 from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import Renderer, load_mujoco
@@ -49,21 +49,18 @@ _METADATA = DatasetMetadata(
 
 
 @dataclass(frozen=True)
-class ReacherConfig:
+class ReacherConfig(Checked):
     """Options of `Reacher`."""
 
     task: str = "reach"
-    height: int = 64
+    height: Side = 64
     """Pixels."""
-    width: int = 64
+    width: Side = 64
     """Pixels."""
-    supersample: int = 3
+    supersample: Annotated[int, Between(1, inf), AtMost(16)] = 3
     """Factor by which images are rendered larger and averaged down."""
-    max_steps: int = 100
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 100
     """Number of steps after which an episode is truncated."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, height=(1, inf), width=(1, inf), supersample=(1, inf), max_steps=(1, inf))
 
 
 @register_env("reacher")

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from wamkit.envs.base import Environment, make_env
+from wamkit.config import nearest
+from wamkit.envs.base import ENVIRONMENTS, Environment, env_config, make_env
+from wamkit.errors import WamkitError
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,19 @@ class EnvSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
         object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))  # equal after a round trip
+
+    def check(self) -> None:
+        """Raises WamkitError for an unknown environment, or a task or an option that it does not have. Builds nothing.
+
+        The message names the nearest.
+        """
+        known = ENVIRONMENTS.get(self.env).tasks()
+        for task in self.tasks:
+            if task not in known:
+                raise WamkitError(
+                    f"unknown task {task!r} of {self.env}{nearest(task, known)}; known: {', '.join(known)}"
+                )
+        env_config(self.env, **{**self.options, "task": (self.tasks or known)[0]})
 
     def make(self, task: str, **more: Any) -> Environment:
         """A new environment of `task`. more: options that replace those of the spec.

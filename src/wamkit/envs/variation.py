@@ -17,9 +17,8 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
-from wamkit.config import check_bounds
+from wamkit.config import Checked, Share
 from wamkit.types import WamkitError
 
 FACTORS: Mapping[str, str] = {
@@ -38,30 +37,27 @@ HAND = 0.10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factors:
+class Factors(Checked):
     """Severities of the factors in [0, 1]; 0 is the plain environment, to the byte. Raises ConfigError outside that
     range."""
 
-    lighting: float = 0.0
+    lighting: Share = 0.0
     """Brightness, colour and direction of the light. At 1 all lights, the camera's own among them, are multiplied by
     0.4 or 1.6, red by 0.75 to 1.25 and blue by the opposite, and the lamps are rotated by 90 degrees about the
     vertical. In between, brightness is interpolated geometrically and the others linearly."""
-    camera_shift: float = 0.0
+    camera_shift: Share = 0.0
     """The first camera orbits the point of the table that it looks at, by 15 degrees at 1, in a random direction at
     right angles to its view, and moves up to 15 % nearer or farther."""
-    colours: float = 0.0
+    colours: Share = 0.0
     """Materials of table, floor, walls and objects are blended with a random colour each, which they have at 1. A
     texture is multiplied, so it keeps its pattern. The robot and the sky do not change."""
-    distractors: float = 0.0
+    distractors: Share = 0.0
     """Boxes, cylinders and balls on the table beside the workspace: 8 at 1, the first few of them at smaller
     severities. They are visual only: nothing touches them. A depth camera (`point_grid`) would not see them, so
     the two exclude each other."""
-    initial_pose: float = 0.0
+    initial_pose: Share = 0.0
     """Offset of the hand's initial position: 10 cm at 1, in a random direction of the upper half sphere; reversed along
     axes on which it would leave the hand's range. Objects and goals start where they do without it."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, **dict.fromkeys(FACTORS, (0.0, 1.0)))
 
     @property
     def varies(self) -> bool:
@@ -198,6 +194,8 @@ class Variation:
     @contextmanager
     def camera(self) -> Iterator[None]:
         """Context in which the first camera is displaced by `camera_shift`."""
+        from scipy.spatial.transform import Rotation
+
         severity, data, k = self._factors.camera_shift, self._sim.data, self._camera
         if not severity:
             yield
@@ -219,6 +217,8 @@ class Variation:
 
     def change(self, scene: Any) -> None:
         """Changes light, colours and distractors of a scene that MuJoCo has just made and is about to render."""
+        from scipy.spatial.transform import Rotation
+
         factors, direction = self._factors, self._direction()
         if factors.lighting:
             self._light(scene, factors.lighting, direction)
@@ -240,6 +240,8 @@ class Variation:
 
     @staticmethod
     def _light(scene: Any, severity: float, direction: Direction) -> None:
+        from scipy.spatial.transform import Rotation
+
         gain = direction.brightness**severity * (1 + TINT * severity * direction.warmth * np.array([1, 0, -1]))
         turn = Rotation.from_euler("z", LIGHT_TURN * severity * direction.light_turn, degrees=True)
         for light in (scene.lights[i] for i in range(scene.nlight)):

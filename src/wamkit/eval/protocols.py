@@ -10,22 +10,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Checked, Count
+from wamkit.envs.base import HELD_OUT_SEEDS
 from wamkit.envs.libero import MAX_STEPS, suites
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
-from wamkit.inference.model import opened
-from wamkit.inference.policy import Policy
 from wamkit.registry import Registry
 from wamkit.runs.recipes import targets_of
-from wamkit.runs.run import Run
 from wamkit.runs.targets import Targets
+
+if TYPE_CHECKING:
+    from wamkit.inference.policy import Policy
+    from wamkit.runs.run import Run
 
 
 @dataclass(frozen=True)
-class Protocol:
+class Protocol(Checked):
     """One way of evaluating a policy in closed loop.
 
     env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
@@ -38,19 +40,14 @@ class Protocol:
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
-    episodes: int = 20
-    replan_every: int = 8
+    episodes: Annotated[int, Between(1, inf), AtMost(HELD_OUT_SEEDS)] = 20
+    replan_every: Count = 8
     query: str = "policy"
-    steps: int | None = None
+    steps: Count | None = None
     text: tuple[tuple[str, str], ...] = ()
     name: str = ""
     note: str = ""
     targets: Targets = field(default_factory=Targets)
-
-    def __post_init__(self) -> None:
-        check_bounds(
-            self, episodes=(1, inf), replan_every=(1, inf), **({} if self.steps is None else {"steps": (1, inf)})
-        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, with the fields of `env` beside the protocol's own, and without its targets."""
@@ -58,6 +55,9 @@ class Protocol:
 
     def make_policy(self, run: Run) -> Policy:
         """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
+        from wamkit.inference.model import opened
+        from wamkit.inference.policy import Policy
+
         model = opened(run, self.env.embodiment)
         return Policy(model, replan_every=self.replan_every, query=self.query, steps=self.steps)
 

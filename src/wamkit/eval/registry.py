@@ -16,11 +16,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from wamkit.config import check_bounds
+from wamkit.config import Checked, Episodes, Processes
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.held_out import check_unseen, validation_frames
@@ -39,7 +38,7 @@ IMAGINING = (Query.FORWARD, Query.JOINT, Query.VIDEO)
 
 
 @dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(Checked):
     """Options of an evaluation beside its protocol.
 
     held_out: validation episodes a task; with 0 only closed loop is evaluated.
@@ -50,15 +49,12 @@ class EvalOptions:
     report: whether to write the page.
     """
 
-    held_out: int = 6
-    processes: int = 2
+    held_out: Episodes = 6
+    processes: Processes = 2
     suite: Literal["main", "full"] = "main"
     encoders: tuple[str, ...] = ()
     recordings: Path | None = None
     report: bool = True
-
-    def __post_init__(self) -> None:
-        check_bounds(self, held_out=(0, inf), processes=(1, inf))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,13 +6,15 @@ and are evaluated from the same held-out reset states. Training seeds are fixed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wamkit.data.loading.mixture import SourceConfig
-from wamkit.nn.attention_mask import Program
+from wamkit.config import nearest
+from wamkit.data.loading.mixture_config import SourceConfig
+from wamkit.errors import WamkitError
+from wamkit.nn.options import Program
 from wamkit.registry import Registry
 
 
@@ -57,6 +59,13 @@ class Comparison:
     reference: str
     entries: tuple[Entry, ...]
     caveat: str = ""
+
+    def check_rows(self, name: str, rows: Sequence[str]) -> None:
+        """Raises WamkitError unless the comparison, called `name`, has all of these rows."""
+        known = [e.name for e in self.entries]
+        for row in rows:
+            if row not in known:
+                raise WamkitError(f"'{name}' has no row '{row}'{nearest(row, known)}; it has {', '.join(known)}")
 
 
 COMPARISONS: Registry[Callable[[], Comparison]] = Registry("comparison", "wamkit.comparisons")

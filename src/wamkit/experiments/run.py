@@ -93,9 +93,7 @@ def compare(name: str, setup: Setup, *, only: Sequence[str] = (), seeds: int | N
     unknown row.
     """
     comparison = COMPARISONS.get(name)()
-    if unknown := set(only) - {e.name for e in comparison.entries}:
-        known = ", ".join(e.name for e in comparison.entries)
-        raise WamkitError(f"'{name}' has no row '{unknown.pop()}'; it has {known}")
+    comparison.check_rows(name, only)
     jobs = plan(comparison, setup)
     left = [job for job in jobs if read_result(job) is None]
     chosen = [job for job in left if (not only or job.entry.name in only) and job.seed in job.entry.seeds[:seeds]]

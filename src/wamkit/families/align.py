@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,25 +28,11 @@ from torch import Tensor, nn
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import ImageTokens, Normalizer, Tokens, VisionTeacher, canvas, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
-from wamkit.nn.options import PolicyConfig, Share, TrunkConfig
+from wamkit.nn.family_options import AlignConfig
 from wamkit.types import Batch, Query, Spec
 
-Teacher = Literal["ema", "pixels", "pretrained"]
 POINTS = 4
 """Points a side of a cell, of the teacher `pixels`."""
-
-
-@dataclass(frozen=True)
-class AlignConfig(PolicyConfig, TrunkConfig):
-    """Options of the family `align`."""
-
-    at: Share = 0.75
-    """Depth in the backbone at which the queries are read, as a share of its blocks."""
-    teachers: tuple[Teacher, ...] = ("ema",)
-    pretrained: str = ""
-    """For the teacher `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads."""
-    decay: Share = 0.995
-    """Decay of the moving average that is the teacher `ema`."""
 
 
 @FAMILIES.register("align")

@@ -7,7 +7,6 @@ policy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,13 +14,8 @@ from torch import Tensor
 from wamkit.families.base import FAMILIES, Family, Taxonomy
 from wamkit.nn import Normalizer, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Program, Segment, table
-from wamkit.nn.options import PolicyConfig, TrunkConfig
+from wamkit.nn.family_options import BCConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class BCConfig(PolicyConfig, TrunkConfig):
-    """Options of the control `bc`; the same names and defaults as in `unified`."""
 
 
 @FAMILIES.register("bc")

@@ -23,43 +23,18 @@ Off-expert rows train nothing here: they do not show the task's outcome.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from math import inf
-from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from wamkit.config import Between, ConfigError
+from wamkit.config import ConfigError
 from wamkit.families.base import FAMILIES, Family, Taxonomy
 from wamkit.nn import Cache, NoisyStream, Normalizer, Tokens, flow
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, table
-from wamkit.nn.options import Count, NotNegative, Positive, Share, TrunkConfig
+from wamkit.nn.family_options import CascadeGeomConfig
 from wamkit.nn.tokens import check_finite
 from wamkit.types import Answer, Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class CascadeGeomConfig(TrunkConfig):
-    """Options of the family `cascade_geom`."""
-
-    patch: Count = 8
-    """Points a side of the square that one token holds."""
-    moving: NotNegative = 0.003
-    """Metres from which a point counts as moving: it then weighs `moving_weight` in the loss, and moves an object."""
-    moving_weight: NotNegative = 10.0
-    reach: Annotated[float, Between(1e-3, inf)] = 0.08
-    """Metres: deviation of the Gaussian by which a robot's point weighs less with its distance to the hand."""
-    carry: Share = 0.5
-    """Weight of the object's motion in the hand's, in contact."""
-    unit: Positive = 0.01
-    """Metres by which an action of 1 displaces the hand's target: calibration of the robot."""
-    lag: NotNegative = 2.0
-    """Steps by which the hand follows its target: calibration of the robot."""
-    future_shift: Positive = 3.0
-    """Shift of the noise levels towards noise, in training and sampling."""
-    denoising_steps: Count = 4
 
 
 def kabsch(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

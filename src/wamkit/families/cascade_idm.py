@@ -22,45 +22,17 @@ Off-expert rows train the IDM as much as demonstrations do, but no plan; rows wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config import check_bounds
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Cache, Downsample, Normalizer, Tokens, canvas, flow, grid_of, masked_mean, uncanvas
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, table
-from wamkit.nn.options import CodecConfig, Count, NotNegative, Positive, Share, StageShare, TrunkConfig
+from wamkit.nn.family_options import CascadeIDMConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class CascadeIDMConfig(CodecConfig, TrunkConfig):
-    """Options of the family `cascade_idm`."""
-
-    codec_share: StageShare = 0.3
-    idm_share: float = 0.25
-    """Share of all steps that train the inverse dynamics model, last; the rest trains the planner."""
-    idm: Literal["plain", "masked"] = "plain"
-    mask_weight: NotNegative = 3e-3
-    """Price of an open mask (Vidar: 0.1 shuts it and the actions are lost)."""
-    on_decodes: Share = 0.5
-    """Share of the IDM's training rows that see imagined frames instead of recorded ones."""
-    decode_sigma: Share = 0.75
-    """The highest level from which those frames are denoised."""
-    decode_steps: Count = 2
-    """Steps in which they are."""
-    future_shift: Positive = 3.0
-    """Shift of the noise levels towards noise, in training and sampling."""
-    denoising_steps: Count = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bounds(self, idm_share=(0.005, 0.995 - self.codec_share))
 
 
 class InverseDynamics(nn.Module):

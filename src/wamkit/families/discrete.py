@@ -25,66 +25,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import inf
-from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config import Between
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
-from wamkit.nn import BACKBONES, CodeConfig, ContextTokens, FutureCodes, ImageTokens, Normalizer, Tokens, masked_mean
+from wamkit.nn import BACKBONES, ContextTokens, FutureCodes, ImageTokens, Normalizer, Tokens, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, expand, in_order
 from wamkit.nn.backbones.transformer import Read
-from wamkit.nn.options import Count, NotNegative, Positive, Share, SizeConfig, StageShare
+from wamkit.nn.family_options import DiscreteConfig
 from wamkit.nn.tokens import image_positions, step_positions
 from wamkit.nn.vocabulary import Vocabulary, from_digits, to_digits
 from wamkit.types import Batch, Query, Spec
 
 UNKNOWN = -1
 """In place of a code that is not written yet, or not given."""
-
-
-@dataclass(frozen=True)
-class DiscreteConfig(SizeConfig):
-    """Options of the family `discrete`."""
-
-    backbone: str = "transformer"
-    """Registered name of the backbone (`wamkit.nn.BACKBONES`)."""
-    codes: CodeConfig = field(default_factory=CodeConfig)
-    """Image tokens."""
-    bins: Annotated[int, Between(2, inf)] = 256
-    """Action tokens: evenly spaced values of one dimension."""
-    reach: Positive = 4.0
-    """Standard deviations from the mean to the outermost bins."""
-    smooth: NotNegative = 3.0
-    """Standard deviation, in bins, of an action's target; 0: one bin."""
-    words: Count = 1024
-    """Text tokens: number of ids that words and word pairs are hashed to."""
-    codec_lr: Positive = 1.2
-    """The codec's learning rate, as a multiple of train.lr."""
-    codec_share: StageShare = 0.4
-    """Share of all steps that train the codec."""
-    decode: Literal["ar", "parallel"] = "ar"
-    """One token after the other, or masked slots in rounds."""
-    action_mask: bool = True
-    """True: an action step ignores the actions of other steps (of "ar"; "parallel" slots see each other)."""
-    joint: Literal["cot", "world"] = "cot"
-    """First modality of the joint query: frames (chain of thought), or actions."""
-    frames_first: Share = 0.5
-    """Share of training rows that are written in that order."""
-    clean: Share = 0.5
-    """Share of training rows whose first modality has no blanks. "parallel" only."""
-    temperature: NotNegative = 0.3
-    """Temperature of image tokens; 0 takes the likeliest, which imagines no better."""
-    action_temperature: NotNegative = 0.0
-    """Temperature of action tokens; 0 takes the mean."""
-    denoising_steps: Count = 4
-    """Rounds in which a future is filled in; 8 imagined no better. "parallel" only."""
-    policy_steps: Count = 1
-    """Rounds in which actions are filled in. "parallel" only."""
 
 
 @FAMILIES.register("discrete")

@@ -18,7 +18,6 @@ trained exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,31 +25,8 @@ from torch import Tensor
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Cache, Normalizer, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, table
-from wamkit.nn.options import CodecConfig, Count, ExpertsConfig, PolicyConfig, Positive, Share
+from wamkit.nn.family_options import HiddenStateConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class HiddenStateConfig(PolicyConfig, CodecConfig, ExpertsConfig):
-    """Options of the family `hidden_state`."""
-
-    detach: bool = False
-    """True: the action head only reads the video expert, which is trained first, in a stage of its own."""
-    imagine: bool = False
-    """True: a policy query denoises the future first. False: it reads the features of a single pass over noise."""
-    inverse: Share = 0.3
-    """Share of rows that train inverse dynamics: the future is given, clean."""
-    blind: Share = 0.4
-    """Share of rows whose future is pure noise, as it is in a policy query that imagines nothing."""
-    future_shift: Positive = 3.0
-    """Shift of the future's noise levels towards noise."""
-    inverse_shift: Positive = 9.0
-    """Shift of the action's noise levels of inverse rows towards noise, where they are sampled."""
-    denoising_steps: Count = 8
-    """Steps of the future, where it is imagined; the actions that follow then take `policy_steps`."""
-    policy_steps: Count = 4
-    inverse_steps: Count = 1
-    """One step from pure noise gives the mean of the model's belief about the executed actions."""
 
 
 @FAMILIES.register("hidden_state")

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -27,22 +26,8 @@ from torch import Tensor, nn
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Normalizer, Tokens, Trunk, canvas, flow, masked_mean, step_positions
 from wamkit.nn.attention_mask import CONTEXT, Segment
-from wamkit.nn.options import ActionHeadConfig, Count, NotNegative, PolicyConfig, Share, TrunkConfig
+from wamkit.nn.family_options import JepaConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class JepaConfig(PolicyConfig, ActionHeadConfig, TrunkConfig):
-    """Options of the family `jepa`."""
-
-    latents: Count = 4
-    """Latent queries a transition from frame to frame."""
-    predictor_depth: Count = 2
-    """Blocks of the predictor."""
-    decay: Share = 0.995
-    """Decay of the moving average that is the target encoder."""
-    spread: NotNegative = 1.0
-    """Least standard deviation between an image's cells, below which the learned encoder is penalised."""
 
 
 @FAMILIES.register("jepa")

@@ -25,46 +25,19 @@ Departures from the reference code:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import product
-from math import inf, prod
-from typing import Annotated
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.config import Between, check_bounds
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Cache, GivenStream, ImageTokens, Normalizer, QueryStream, canvas, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
-from wamkit.nn.options import Count, PolicyConfig, Positive, Share, TrunkConfig
+from wamkit.nn.family_options import LatentActionConfig
 from wamkit.nn.tokens import check_finite, grid_of, step_positions
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class LatentActionConfig(PolicyConfig, TrunkConfig):
-    """Options of the family `latent_action`."""
-
-    codes: Count = 4
-    """Code words for each transition between consecutive frames."""
-    levels: Annotated[tuple[int, ...], Between(2, inf)] = (2, 2, 2)
-    """Levels of each digit of a code word; their product is the number of entries, LAPA's 8."""
-    latent_share: Annotated[float, Between(0.01, 0.98)] = 0.3
-    """Share of all steps that train the latent action model."""
-    codes_share: float = 0.3
-    """Share of all steps that train the backbone on codes alone; the rest trains actions."""
-    inverse: Share = 0.3
-    """Share of rows that train inverse dynamics: codes of the real future are given."""
-    inverse_shift: Positive = 9.0
-    """Shift of the action's noise levels of those rows towards noise: trained where they are sampled, in one step."""
-    inverse_steps: Count = 1
-    """One step from pure noise gives the mean of the model's belief about the executed actions."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bounds(self, codes_share=(0.005, 0.995 - self.latent_share))
 
 
 class LatentActionModel(nn.Module):

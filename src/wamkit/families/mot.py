@@ -21,7 +21,6 @@ here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,21 +28,9 @@ from torch import Tensor
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Cache, Normalizer, Tokens, flow
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, table, visibility
-from wamkit.nn.objectives import POLICY, JointConfig, JointStreams
-from wamkit.nn.options import Count, ExpertsConfig, Share
+from wamkit.nn.family_options import MoTConfig
+from wamkit.nn.objectives import POLICY, JointStreams
 from wamkit.types import Answer, Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class MoTConfig(JointConfig, ExpertsConfig):
-    """Options of the family `mot`."""
-
-    imagine: bool = False
-    """True: a policy query imagines the future along with its actions. False: it leaves the future out."""
-    partial: Share = 0.4
-    """Level to which a policy query that imagines denoises the video, where that goes first."""
-    slow: Count = 1
-    """Denoising steps of the future for each one of the actions, where both denoise together."""
 
 
 @FAMILIES.register("mot")

@@ -16,7 +16,6 @@ action dimensions share the smooth-L1 loss, because the gripper of a simulator n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,16 +24,8 @@ from torch import Tensor
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Normalizer, QueryStream, masked_mean
 from wamkit.nn.attention_mask import Segment
-from wamkit.nn.options import CodecConfig, Count, PolicyConfig, TrunkConfig
+from wamkit.nn.family_options import QueryARConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class QueryARConfig(PolicyConfig, CodecConfig, TrunkConfig):
-    """Options of the family `query_ar`."""
-
-    denoising_steps: Count = 1
-    """Always one pass."""
 
 
 @FAMILIES.register("query_ar")

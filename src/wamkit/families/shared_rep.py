@@ -16,7 +16,6 @@ the share that is masked (its `rand > ratio` masks the rest).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,32 +24,8 @@ from torch import Tensor, nn
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Normalizer, Tokens, Trunk, flow, image_positions, masked_mean, sigma_features
 from wamkit.nn.attention_mask import CONTEXT, Segment
-from wamkit.nn.objectives import check_modes
-from wamkit.nn.options import ActionHeadConfig, CodecConfig, Count, PolicyConfig, Positive, TrunkConfig
+from wamkit.nn.family_options import SharedRepConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class SharedRepConfig(PolicyConfig, ActionHeadConfig, CodecConfig, TrunkConfig):
-    """Options of the family `shared_rep`."""
-
-    modes: tuple[float, float, float, float, float] = (0.3, 0.2, 0.2, 0.2, 0.1)
-    """Shares of rows that train policy, joint, forward, inverse, video."""
-    least_masked: float = 0.7
-    """Smallest share of cells that is masked where the future is predicted; shares follow a normal law around 1, cut
-    off there."""
-    rounds: Count = 4
-    """Rounds in which a query unmasks the future."""
-    denoising_steps: Count = 8
-    """Steps of the heads; the backbone runs once a round."""
-    inverse_shift: Positive = 9.0
-    """Shift of the action's noise levels of inverse rows towards noise, where they are sampled."""
-    inverse_steps: Count = 1
-    """One step from pure noise gives the mean of the model's belief about the executed actions."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_modes(self.modes)
 
 
 class SlotHead(nn.Module):

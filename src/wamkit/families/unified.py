@@ -23,36 +23,17 @@ Departures from the reference code of UWM:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from wamkit.config import ConfigError
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Conditioning, ContextFeatures, Normalizer, Tokens, flow
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, table, visibility
-from wamkit.nn.conditioning import Kind
-from wamkit.nn.objectives import POLICY, JointConfig, JointStreams
-from wamkit.nn.options import TrunkConfig
+from wamkit.nn.family_options import UnifiedConfig
+from wamkit.nn.objectives import POLICY, JointStreams
 from wamkit.types import Answer, Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class UnifiedConfig(JointConfig, TrunkConfig):
-    """Options of the family `unified`."""
-
-    conditioning: Kind = "prefix"
-    """Conditioning of the noisy tokens on the context (`nn.conditioning`)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.chunk_causal and self.conditioning not in ("prefix", "cross"):
-            raise ConfigError(
-                f"chunk_causal keeps the keys of earlier moments; conditioning {self.conditioning} has none: "
-                "prefix or cross would fit"
-            )
 
 
 @FAMILIES.register("unified")

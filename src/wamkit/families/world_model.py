@@ -8,7 +8,6 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,17 +15,8 @@ from torch import Tensor
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import GivenStream, Normalizer, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, table
-from wamkit.nn.options import ActionConfig, CodecConfig, Count, Positive, TrunkConfig
+from wamkit.nn.family_options import WorldModelConfig
 from wamkit.types import Batch, Query, Spec
-
-
-@dataclass(frozen=True)
-class WorldModelConfig(ActionConfig, CodecConfig, TrunkConfig):
-    """Options of the control `world_model`."""
-
-    future_shift: Positive = 3.0
-    """Shift of the noise levels towards noise, in training and sampling."""
-    denoising_steps: Count = 8
 
 
 @FAMILIES.register("world_model")

@@ -8,7 +8,6 @@ The context never sees what is generated: attention composes over layers, and an
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,18 +16,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from wamkit.nn.options import Program
+
 CONTEXT, TEXT, FUTURE, ACTION = "context", "text", "future", "action"
-
-
-class Program(enum.StrEnum):
-    """Visibility between the noisy streams (OpenWAM's ablation grammar)."""
-
-    JOINT = "joint"  # action and future see each other
-    ACTION_NOISY_TO_VIDEO = "action_noisy_to_video"  # the future sees the noisy action
-    VIDEO_NOISY_TO_ACTION = "video_noisy_to_action"  # the action sees the noisy future
-    DECOUPLED = "decoupled"  # neither sees the other
-    VIDEO_THEN_ACTION = "video_then_action"  # the action sees the clean future
-    ACTION_THEN_VIDEO = "action_then_video"  # the future sees the clean action
 
 
 TEACHER_FORCED = {Program.VIDEO_THEN_ACTION: FUTURE, Program.ACTION_THEN_VIDEO: ACTION}

@@ -14,15 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.nn.backbones.base import Cache, SequenceBackbone, Tokens, joined, split
-
-Kind = Literal["prefix", "channel", "cross", "adaln"]
+from wamkit.nn.options import Kind
 
 
 @dataclass(frozen=True)

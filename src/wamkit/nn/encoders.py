@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import inf
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wamkit.config import check_bounds
+from wamkit.nn.options import TextConfig
 from wamkit.nn.tokens import TextTable
 from wamkit.types import WamkitError
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Encoder of instructions."""
-
-    kind: Literal["table", "pretrained"] = "table"
-    buckets: int = 4096
-    """Rows of the table, shared by hashed words and word pairs."""
-    model: str = ""
-    """For `pretrained`: a local path or hub id of an encoder that `transformers.AutoModel` loads."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, buckets=(1, inf))
 
 
 def _transformers(what: str, model: str, option: str) -> Any:

@@ -9,93 +9,24 @@ evidence for, forward and inverse dynamics. Rows without actions train the futur
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import inf
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wamkit.config import ConfigError, check_declared
+from wamkit.config import ConfigError
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEACHER_FORCED, Program, Segment, expand, sees_other
 from wamkit.nn.autoencoders.future import FutureLatents
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import corrupt, denoise, hold, shift_sigma, uniform_sigma
 from wamkit.nn.heads import ActionChunk, masked_mean
-from wamkit.nn.history import History, present
 from wamkit.nn.normalizer import Normalizer
-from wamkit.nn.options import ActionConfig, CodecConfig, ContextConfig, Count, Positive
-from wamkit.nn.tokens import ContextTokens
-from wamkit.types import Answer, Batch, Query, Spec
+from wamkit.nn.options import JointConfig, TargetConfig
+from wamkit.types import Answer, Batch, Query
 
 POLICY = "policy"
 WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
-
-
-@dataclass(frozen=True)
-class TargetConfig:
-    """Labels, conditionals and noise levels of the rows of a batch."""
-
-    policy_label: Literal["expert", "executed"] = "expert"
-    """Label of the policy: the clean expert action, or the executed one, noise included."""
-    joint_label: Literal["expert", "executed"] = "executed"
-    """The same for the actions of joint rows, whose futures followed from the executed ones."""
-    modes: tuple[float, float, float, float] = (0.25, 0.25, 0.35, 0.15)
-    """Shares of rows that train joint, forward, inverse, video."""
-    future_shift: Positive = 3.0
-    """Shift of the future's noise levels towards noise, in training and sampling. Its many values are redundant, so
-    that events are decided at high noise, and below it only appearance."""
-    inverse_shift: Positive = 9.0
-    """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
-    shared_level: bool = False
-    """One noise level for future and action of joint rows, in training and sampling (PAD, VideoVLA, DreamZero)."""
-
-    def __post_init__(self) -> None:
-        check_declared(self)
-        check_modes(self.modes)
-
-    def action_shift(self, query: Query) -> float:
-        """Shift of the levels of actions towards noise when `query` is sampled."""
-        if query is Query.INVERSE:
-            return self.inverse_shift
-        return self.future_shift if query is Query.JOINT and self.shared_level else 1.0
-
-
-@dataclass(frozen=True)
-class JointConfig(ActionConfig, CodecConfig):
-    """Options of families that denoise future and action together."""
-
-    program: Program = Program.JOINT
-    """Visibility between the two streams (`nn.attention_mask`)."""
-    chunk_causal: bool = False
-    """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
-    targets: TargetConfig = field(default_factory=TargetConfig)
-    """Labels, conditionals and noise levels of the rows of a batch."""
-    denoising_steps: Count = 8
-    """Steps of queries that imagine frames."""
-    policy_steps: Count = 4
-    """Steps of policy queries."""
-    inverse_steps: Count = 1
-    """Steps of inverse queries. One Euler step from pure noise gives the mean of the model's belief, since there
-    v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
-    error."""
-
-    def build_parts(
-        self, spec: Spec, sizes: ContextConfig, action_width: int
-    ) -> tuple[ContextTokens, History | None, FutureLatents, ActionChunk]:
-        """The encoder of observations, the reader of earlier moments (None where they are read with the present), and
-        the streams of future and action."""
-        context, history = sizes.build_context(present(spec) if self.chunk_causal else spec), None
-        if self.chunk_causal:
-            history = History(spec, context.cells + 1, sizes.depth, sizes.heads, sizes.width)
-        return context, history, self.build_future(spec, sizes.width), self.build_action(spec, action_width)
-
-
-def check_modes(modes: tuple[float, ...]) -> None:
-    """Raises ConfigError unless these can be shares: finite, none negative, not all zero."""
-    if not all(0 <= m < inf for m in modes) or not sum(modes):
-        raise ConfigError(f"modes = {modes}: shares must be at least 0, and not all 0")
 
 
 @dataclass(frozen=True)

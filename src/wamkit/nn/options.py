@@ -1,37 +1,65 @@
-"""Options that families share. Every number declares its bounds on its type; options build the parts they describe."""
+"""Options that families share. Every number declares its bounds on its type; options build the parts they describe.
+
+Nothing here imports torch until a part is built, so that wrong options are refused at once.
+"""
 
 from __future__ import annotations
 
+import enum
+import math
 from dataclasses import dataclass, field
 from math import inf
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from torch import Tensor
+from wamkit.config import AtMost, Between, Checked, ConfigError, Count, check_declared, check_multiple
+from wamkit.config import NotNegative as NotNegative  # families declare their options with it, and with the next two
+from wamkit.config import Positive as Positive
+from wamkit.config import Share as Share
+from wamkit.types import Batch, Query, Spec
 
-from wamkit.config import Between, check_declared, check_multiple
-from wamkit.nn.autoencoders.base import AUTOENCODERS
-from wamkit.nn.autoencoders.future import FutureLatents
-from wamkit.nn.backbones.base import BACKBONES, SequenceBackbone
-from wamkit.nn.backbones.mixture_of_transformers import Mixture
-from wamkit.nn.encoders import TextConfig, build_text
-from wamkit.nn.heads import ActionChunk, NoisyStream, Stream
-from wamkit.nn.tokens import ContextTokens, grid_of
-from wamkit.types import Batch, Spec
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Count = Annotated[int, Between(1, inf)]
-Width = Annotated[int, Between(1, inf, multiple=2)]  # sines and cosines of noise levels
-Share = Annotated[float, Between(0, 1)]
+    from wamkit.nn.autoencoders.future import FutureLatents
+    from wamkit.nn.backbones.base import SequenceBackbone
+    from wamkit.nn.backbones.mixture_of_transformers import Mixture
+    from wamkit.nn.heads import ActionChunk, Stream
+    from wamkit.nn.history import History
+    from wamkit.nn.tokens import ContextTokens
+
+Depth = Annotated[int, Between(1, inf), AtMost(512)]
+Width = Annotated[int, Between(1, inf, multiple=2), AtMost(2**15)]  # sines and cosines of noise levels
+Buckets = Annotated[int, Between(1, inf), AtMost(2**24)]
 StageShare = Annotated[float, Between(0.01, 0.99)]
-Positive = Annotated[float, Between(1e-6, inf)]
-NotNegative = Annotated[float, Between(0, inf)]
+
+Kind = Literal["prefix", "channel", "cross", "adaln"]
+"""Kinds of conditioning; see `nn.conditioning`."""
+
+
+class Program(enum.StrEnum):
+    """Visibility between the noisy streams (OpenWAM's ablation grammar)."""
+
+    JOINT = "joint"  # action and future see each other
+    ACTION_NOISY_TO_VIDEO = "action_noisy_to_video"  # the future sees the noisy action
+    VIDEO_NOISY_TO_ACTION = "video_noisy_to_action"  # the action sees the noisy future
+    DECOUPLED = "decoupled"  # neither sees the other
+    VIDEO_THEN_ACTION = "video_then_action"  # the action sees the clean future
+    ACTION_THEN_VIDEO = "action_then_video"  # the future sees the clean action
+
+
+Options = Checked
+"""The base of family configurations: raises ConfigError for numbers out of bounds, before anything is built."""
 
 
 @dataclass(frozen=True)
-class Options:
-    """The base of family configurations: raises ConfigError for numbers out of bounds, before anything is built."""
+class TextConfig(Checked):
+    """Encoder of instructions."""
 
-    def __post_init__(self) -> None:
-        check_declared(self)
+    kind: Literal["table", "pretrained"] = "table"
+    buckets: Buckets = 4096
+    """Rows of the table, shared by hashed words and word pairs."""
+    model: str = ""
+    """For `pretrained`: a local path or hub id of an encoder that `transformers.AutoModel` loads."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +68,7 @@ class SizeConfig(Options):
 
     width: Width = 128
     """Width of tokens."""
-    depth: Count = 4
+    depth: Depth = 4
     """Blocks."""
     heads: Count = 4
     proprio_noise: NotNegative = 0.05
@@ -59,6 +87,9 @@ class ContextConfig(SizeConfig):
 
     def build_context(self, spec: Spec) -> ContextTokens:
         """The encoder of observations."""
+        from wamkit.nn.encoders import build_text
+        from wamkit.nn.tokens import ContextTokens
+
         return ContextTokens(self.width, spec, build_text(self.text, self.width), self.proprio_noise)
 
 
@@ -71,6 +102,8 @@ class TrunkConfig(ContextConfig):
 
     def build_trunk(self) -> SequenceBackbone:
         """The backbone, freshly initialised."""
+        from wamkit.nn.backbones.base import BACKBONES
+
         return BACKBONES.get(self.backbone)(self.width, self.depth, self.heads)
 
 
@@ -85,6 +118,8 @@ class ExpertsConfig(ContextConfig):
 
     def build_experts(self, video: str, action: str) -> Mixture:
         """The experts of the two streams, freshly initialised."""
+        from wamkit.nn.backbones.mixture_of_transformers import Mixture
+
         return Mixture({video: self.width, action: self.action_width}, self.depth, self.heads, self.width)
 
 
@@ -101,10 +136,14 @@ class CodecConfig(Options):
     codec_share: StageShare = 0.4
     """Share of all steps that train the codec."""
 
-    def build_future(self, spec: Spec, width: int, stream: type[Stream] | None = NoisyStream) -> FutureLatents:
-        """The future's latents, and how they become tokens of `width`."""
+    def build_future(self, spec: Spec, width: int, *stream: type[Stream] | None) -> FutureLatents:
+        """The future's latents, and how they become tokens of `width`. stream: as in `FutureLatents`."""
+        from wamkit.nn.autoencoders.base import AUTOENCODERS
+        from wamkit.nn.autoencoders.future import FutureLatents
+        from wamkit.nn.tokens import grid_of
+
         kind = AUTOENCODERS.get(self.codec)
-        return FutureLatents(spec, kind(grid_of(spec, kind.stride), self.codec_channels), width, stream)
+        return FutureLatents(spec, kind(grid_of(spec, kind.stride), self.codec_channels), width, *stream)
 
 
 @dataclass(frozen=True)
@@ -115,9 +154,11 @@ class ActionConfig(Options):
     denoising_steps: Count = 4
     """Denoising steps of a query, unless the caller names a number."""
 
-    def build_action(self, spec: Spec, width: int, stream: type[Stream] = NoisyStream) -> ActionChunk:
-        """The chunk, as tokens of `width`."""
-        return ActionChunk(spec, width, self.actions_per_token, stream)
+    def build_action(self, spec: Spec, width: int, *stream: type[Stream]) -> ActionChunk:
+        """The chunk, as tokens of `width`. stream: as in `ActionChunk`."""
+        from wamkit.nn.heads import ActionChunk
+
+        return ActionChunk(spec, width, self.actions_per_token, *stream)
 
 
 @dataclass(frozen=True)
@@ -138,5 +179,102 @@ class ActionHeadConfig(Options):
 
     head_width: Width = 64
     """Its width."""
-    head_depth: Count = 2
+    head_depth: Depth = 2
     """Its blocks."""
+
+
+@dataclass(frozen=True)
+class CodeConfig:
+    """Codes of a future frame: `cell` of them for each cell of the frame codec, one of levels ** numbers each."""
+
+    cell: Count = 1
+    """Codes a cell and frame."""
+    numbers: Annotated[int, Between(1, inf), AtMost(16)] = 4
+    """Latents that one code stands for."""
+    levels: Annotated[int, Between(2, inf), AtMost(2**16)] = 6
+    """Values that each of them can take."""
+
+    def __post_init__(self) -> None:
+        check_declared(self)
+        if (count := self.cell * self.numbers) % 4:
+            near = 4 * math.ceil(count / 4)
+            raise ConfigError(
+                f"cell * numbers = {count}: must be a multiple of 4 (the codec's cells), {near} for example"
+            )
+        if self.size > 2**16:
+            raise ConfigError(
+                f"levels ** numbers = {self.levels} ** {self.numbers} codes: must be at most {2**16}; "
+                "take fewer levels, or more codes of fewer numbers"
+            )
+
+    @property
+    def size(self) -> int:
+        """The number of codes."""
+        return self.levels**self.numbers
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """Labels, conditionals and noise levels of the rows of a batch."""
+
+    policy_label: Literal["expert", "executed"] = "expert"
+    """Label of the policy: the clean expert action, or the executed one, noise included."""
+    joint_label: Literal["expert", "executed"] = "executed"
+    """The same for the actions of joint rows, whose futures followed from the executed ones."""
+    modes: tuple[float, float, float, float] = (0.25, 0.25, 0.35, 0.15)
+    """Shares of rows that train joint, forward, inverse, video."""
+    future_shift: Positive = 3.0
+    """Shift of the future's noise levels towards noise, in training and sampling. Its many values are redundant, so
+    that events are decided at high noise, and below it only appearance."""
+    inverse_shift: Positive = 9.0
+    """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
+    shared_level: bool = False
+    """One noise level for future and action of joint rows, in training and sampling (PAD, VideoVLA, DreamZero)."""
+
+    def __post_init__(self) -> None:
+        check_declared(self)
+        check_modes(self.modes)
+
+    def action_shift(self, query: Query) -> float:
+        """Shift of the levels of actions towards noise when `query` is sampled."""
+        if query is Query.INVERSE:
+            return self.inverse_shift
+        return self.future_shift if query is Query.JOINT and self.shared_level else 1.0
+
+
+@dataclass(frozen=True)
+class JointConfig(ActionConfig, CodecConfig):
+    """Options of families that denoise future and action together."""
+
+    program: Program = Program.JOINT
+    """Visibility between the two streams (`nn.attention_mask`)."""
+    chunk_causal: bool = False
+    """True: earlier moments are read apart, once, and remembered (`nn.history`). False: together with the present."""
+    targets: TargetConfig = field(default_factory=TargetConfig)
+    """Labels, conditionals and noise levels of the rows of a batch."""
+    denoising_steps: Count = 8
+    """Steps of queries that imagine frames."""
+    policy_steps: Count = 4
+    """Steps of policy queries."""
+    inverse_steps: Count = 1
+    """Steps of inverse queries. One Euler step from pure noise gives the mean of the model's belief, since there
+    v = eps - E[x]. It is the best estimate of the executed actions. More steps draw a sample, with twice the squared
+    error."""
+
+    def build_parts(
+        self, spec: Spec, sizes: ContextConfig, action_width: int
+    ) -> tuple[ContextTokens, History | None, FutureLatents, ActionChunk]:
+        """The encoder of observations, the reader of earlier moments (None where they are read with the present), and
+        the streams of future and action."""
+        from wamkit.nn.history import History, present
+
+        context, history = sizes.build_context(present(spec) if self.chunk_causal else spec), None
+        if self.chunk_causal:
+            history = History(spec, context.cells + 1, sizes.depth, sizes.heads, sizes.width)
+        return context, history, self.build_future(spec, sizes.width), self.build_action(spec, action_width)
+
+
+def check_modes(modes: tuple[float, ...]) -> None:
+    """Raises ConfigError unless these can be shares: finite, none negative, not all zero."""
+    if not all(0 <= m < inf for m in modes) or not sum(modes):
+        raise ConfigError(f"modes = {modes}: shares must be at least 0, and not all 0")

@@ -12,32 +12,29 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from wamkit import old_names
-from wamkit.config import ConfigError, check_bounds, nearest, save_json, to_dict
+from wamkit.config import save_json, to_dict
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
-from wamkit.envs import ENVIRONMENTS, TRAIN_SEEDS, Environment
-from wamkit.envs.base import VALIDATION_SEED_BASE, Expert
-from wamkit.envs.spec import EnvSpec
+from wamkit.envs import Environment
+from wamkit.envs.base import Expert
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, Actor, rollout
+from wamkit.rollout.plan import CollectConfig, Job, plan
 from wamkit.runs.run import Run
 from wamkit.types import Episode, Observation, Snapshot, WamkitError
 from wamkit.workers import run_parallel
 
 _CORRELATION = 0.9
 """Correlation of an off-expert episode's random actions from one step to the next: an eighth of a second at 80 Hz."""
-
-_FROM_RESET_EVERY = 4
-"""Every fourth off-expert episode starts from the reset, where only the arm moves; the others start amid the task."""
 
 _SMALLEST_SCALE = 1 / 8
 """Smallest random factor of a perturbed expert's offset."""
@@ -52,140 +49,6 @@ _DEFAULTS = {
 """Values of fields that an older collect.json lacks."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollectConfig:
-    """Options of `collect`."""
-
-    tasks: tuple[str, ...]
-    """Task names of the environment."""
-    out: Path
-    """Folder of the data set."""
-    env: str = "metaworld"
-    """Environment name."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the environment's Config (JSON-able), the same for all tasks."""
-    episodes: int = 30
-    """Successful demonstrations per task."""
-    off_expert: int = 10
-    """Episodes of smooth random actions per task: they show the effects of actions and are marked as not for
-    imitation."""
-    noise: tuple[float, ...] = (0.0, 0.1, 0.3)
-    """Standard deviations of Gaussian action noise, in half ranges of the action space; demonstrations take them in
-    turn. Noise drives the expert off its path, so that the data contains recoveries. The label stays the clean
-    action."""
-    steps_after_success: int = 8
-    """Steps recorded after success, so that a policy learns to stay."""
-    off_expert_steps: int = 60
-    """Steps of an off-expert episode."""
-    off_expert_skip: int = 60
-    """Most off-expert episodes start after a random number of unrecorded expert steps, at most this many, so that
-    contacts happen."""
-    perturbed_experts: int = 0
-    """Episodes per task of an expert with a constant offset added to its actions: purposeful, yet most of them fail, as
-    weak policies do. Training data for world models in which policies are evaluated and for success classifiers; marked
-    as not for imitation."""
-    perturbed_offset: float = 0.4
-    """Standard deviation of a perturbed expert's offset, sampled once an episode, in half ranges of the action space. A
-    random factor between 1/8 and 1 scales it, so that some episodes barely miss and others succeed."""
-    perturbed_steps: int = 120
-    """Steps of a perturbed-expert episode that does not succeed."""
-    policies: tuple[Path, ...] = ()
-    """Run folders of policies that act in `policy_episodes`, in turn. Their mistakes teach a world model to evaluate
-    other policies."""
-    policy_episodes: int = 0
-    """Episodes per task in which a policy acts; marked as not for imitation."""
-    max_attempts: int = 20
-    """Largest number of seeds tried for a demonstration; an expert that fails is tried again with the next seed."""
-    snapshots: bool = False
-    """Record the simulator's state at every step, from which ground truth can be read later."""
-    held_out: bool = False
-    """Reset with seeds that no training episode uses: validation episodes."""
-    seed: int = 0
-    """Seed of everything random."""
-    processes: int = 2
-    """Worker processes, without influence on the recordings."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
-        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
-            raise ConfigError(f"tasks must be distinct, and at least one; found {self.tasks}")
-        count, size = (1, math.inf), (0, math.inf)
-        check_bounds(
-            self, max_attempts=count, off_expert_steps=count, perturbed_steps=count, processes=count, noise=size
-        )
-        check_bounds(self, perturbed_experts=size, perturbed_offset=size, policy_episodes=size)
-        check_bounds(self, episodes=size, off_expert=size, steps_after_success=size, off_expert_skip=size, seed=size)
-        per_task = self.episodes + self.off_expert + self.perturbed_experts + self.policy_episodes
-        if per_task == 0:
-            raise ConfigError(
-                "episodes, off_expert, perturbed_experts and policy_episodes are all 0: there is nothing to collect"
-            )
-        if bool(self.policies) != bool(self.policy_episodes):
-            raise ConfigError(
-                "policies and policy_episodes go together: give both, found "
-                f"{len(self.policies)} policies and {self.policy_episodes} episodes"
-            )
-        jobs = len(self.tasks) * per_task
-        if jobs * self.max_attempts > TRAIN_SEEDS:
-            raise ConfigError(
-                f"{jobs} episodes of up to {self.max_attempts} attempts need more than {TRAIN_SEEDS} seeds"
-            )
-
-    @property
-    def env_spec(self) -> EnvSpec:
-        """The environment to collect in."""
-        return EnvSpec(self.env, self.tasks, self.options)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One episode of the plan. seeds: one for each attempt."""
-
-    index: int
-    task: str
-    kind: Literal["expert", "off-expert", "perturbed-expert", "policy"]
-    noise: float
-    from_reset: bool
-    seeds: tuple[int, ...]
-    policy: Path | None = None
-
-
-def plan(config: CollectConfig) -> tuple[Job, ...]:
-    """All episodes in the order of the store: tasks in turn and all kinds spread evenly, so every prefix is balanced.
-
-    No two jobs share a seed.
-    """
-    others = _spread(config.perturbed_experts, ["off-expert"] * config.off_expert, "perturbed-expert")
-    others = _spread(config.policy_episodes, others, "policy")
-    kinds = _spread(len(others), ["expert"] * config.episodes, "")
-    first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
-    base = VALIDATION_SEED_BASE if config.held_out else 0
-    jobs: list[Job] = []
-    remaining, count = iter(others), dict.fromkeys(("expert", "off-expert", "perturbed-expert", "policy"), 0)
-    for kind in (k or next(remaining) for k in kinds):
-        for task in config.tasks:
-            start = first + len(jobs) * config.max_attempts
-            jobs.append(
-                Job(
-                    index=len(jobs),
-                    task=task,
-                    kind=kind,
-                    noise=config.noise[count[kind] % len(config.noise)] if kind == "expert" else 0.0,
-                    from_reset=kind == "off-expert" and count[kind] % _FROM_RESET_EVERY == 0,
-                    seeds=tuple(base + (start + k) % TRAIN_SEEDS for k in range(config.max_attempts)),
-                    policy=config.policies[count[kind] % len(config.policies)] if kind == "policy" else None,
-                )
-            )
-        count[kind] += 1
-    return tuple(jobs)
-
-
-def _spread(count: int, among: list[str], name: str) -> list[str]:
-    """`among` with `name` inserted `count` times at even distances."""
-    rest, total = iter(among), count + len(among)
-    return [name if (r + 1) * count // total > r * count // total else next(rest) for r in range(total)]
-
-
 def collect(config: CollectConfig, progress: bool = True) -> Store:
     """Records the planned episodes in worker processes and returns the store; existing episodes are kept.
 
@@ -194,10 +57,7 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
     difference), and when an expert keeps failing.
     """
-    tasks = ENVIRONMENTS.get(config.env).tasks()
-    for task in config.tasks:
-        if task not in tasks:
-            raise WamkitError(f"unknown task {task!r} of {config.env}{nearest(task, tasks)}; known: {', '.join(tasks)}")
+    config.env_spec.check()
     runs = {path: Run.open(path) for path in config.policies}
     store, jobs = _open(config, runs), plan(config)
     if len(store) > len(jobs):
@@ -424,6 +284,8 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
             )
         if (config.out / "meta/info.json").exists():
             return Store.open(config.out)  # of the same environment, which need not be built, nor be able to render
+    if not path.exists() and (config.out / "meta/info.json").exists() and (episodes := len(Store.open(config.out))):
+        raise WamkitError(f"{config.out} holds {episodes} episodes but no collect.json: use another folder")
     env = config.env_spec.make(config.tasks[0])
     for run in runs.values():
         _check_policy(run, env, config.env)
@@ -442,7 +304,5 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     if env.dataset_metadata is not None:
         save_metadata(config.out, env.dataset_metadata)
     if not path.exists():
-        if len(store):
-            raise WamkitError(f"{config.out} holds {len(store)} episodes but no collect.json: use another folder")
         save_json(path, resolved)
     return store

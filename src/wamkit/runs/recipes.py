@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from wamkit.envs.spec import EnvSpec
-from wamkit.nn.attention_mask import Program
+from wamkit.nn.options import Program
 from wamkit.registry import Registry
-from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, family_class
+from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, config_class
 from wamkit.runs.targets import Targets
 from wamkit.types import Target
 
@@ -57,7 +57,7 @@ LARGE_TRAIN = TrainConfig(steps=200_000, batch_size=256, lr=2e-4, warmup=2000, e
 
 
 def _model(family: str, **options: Any) -> Any:
-    return family_class(family).Config(**options)
+    return config_class(family)(**options)
 
 
 @RECIPES.register("metaworld-unified")

@@ -31,7 +31,7 @@ from wamkit.runs.checkpoint import (
     read_state,
     read_weights,
 )
-from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class
+from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class, require_run
 from wamkit.runs.provenance import Provenance
 from wamkit.types import Spec, WamkitError
 
@@ -77,8 +77,7 @@ class Run:
         damaged.
         """
         path = Path(path)
-        if not path.exists():
-            raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
+        require_run(path)
         manifest = read_manifest(path)
         state = read_state(manifest)
         try:

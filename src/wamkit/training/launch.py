@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import to_dict
+from wamkit.config import Checked, Gigabytes, to_dict
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
@@ -20,22 +20,23 @@ from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
+from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
-from wamkit.training.run_folder import RunFolder
+from wamkit.training.run_folder import RunFolder, check_run_folder
 from wamkit.training.trainer import Trainer, Watch
 from wamkit.types import Spec, WamkitError
 
 
 @dataclass(frozen=True)
-class LoadingOptions:
+class LoadingOptions(Checked):
     """Speed and disk use of data loading. No option changes what is learned.
 
     cache_gb: most GB of decoded frames kept beside the data.   feature_cache_gb: most GB of features of frozen encoders
     kept beside the data; 0 keeps none.   decoder: the library that decodes videos.
     """
 
-    cache_gb: float = CACHE_GB
-    feature_cache_gb: float = 0.0
+    cache_gb: Gigabytes = CACHE_GB
+    feature_cache_gb: Gigabytes = 0.0
     decoder: Decoder = "pyav"
 
 
@@ -66,6 +67,7 @@ def train_run(
     of the data and the `command` that asked for the run. `watch`: see `Trainer.run`.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
+    check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     model = build(run, opened.spec, opened.statistics)
@@ -73,11 +75,13 @@ def train_run(
 
 
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
-    frames, store = open_frames(Store.open(path, loading.decoder), cache_gb=loading.cache_gb)
-    if run.episodes.labelled is not None:
-        frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
+    store = Store.open(path, loading.decoder)
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
+    check_memory(run, spec)
+    frames, _ = open_frames(store, cache_gb=loading.cache_gb)
+    if run.episodes.labelled is not None:
+        frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share
     return _TrainingData(
         frames=frames if share is None else divided(frames, share, spec.fps),
@@ -98,6 +102,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
     window = run.window
     mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
+    check_memory(run, spec)
     # The mixture already brings each embodiment's values to unit scale.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
     stores = [Store.open(path.parent / s.data) for s in described.sources]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,32 @@ from typing import Any
 
 from wamkit import old_names
 from wamkit.config import save_json
-from wamkit.files import exclusive, write_error
+from wamkit.files import StoreError, WriteError, check_place, exclusive, read_json, write_error
 from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
+from wamkit.training.metrics import METRICS
 from wamkit.types import WamkitError
+
+CONFIG = "config.json"
+
+
+def check_run_folder(path: Path) -> None:
+    """Raises WriteError, before any work, unless a run can be written to the folder `path`.
+
+    It may be new, that of a run, or hold other files with names that a run does not use.
+    """
+    check_place(path / CONFIG)
+    if has_checkpoint(path) or _describes_run(path / CONFIG):
+        return
+    for name in (CONFIG, METRICS, "tensorboard", "checkpoints"):
+        if os.path.lexists(path / name):
+            raise WriteError(f"{path / name} is no part of a run of wamkit: move it away, or choose another --out")
+
+
+def _describes_run(path: Path) -> bool:
+    try:
+        return {"family", "train"} <= set(read_json(path))
+    except (StoreError, TypeError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -43,7 +67,7 @@ class RunFolder:
 
     def save_config(self) -> None:
         """Writes config.json."""
-        save_json(self.path / "config.json", {"command": self.command} | self.config)
+        save_json(self.path / CONFIG, {"command": self.command} | self.config)
 
     def save(self, **state: Any) -> None:
         """Adds a checkpoint; `state` are further arguments of `save_checkpoint`."""

@@ -69,7 +69,7 @@ class Trainer:
         """Trains to the end of the last stage and returns the model with its averaged weights.
 
         watch: asked at every checkpoint; its figures join the metrics, as a learning curve.
-        Raises TrainingDiverged, or Interrupted after saving when SIGINT or SIGTERM arrived.
+        Raises TrainingDiverged, or Interrupted after saving when a signal of `SIGNALS` arrived.
         """
         with self.folder.writing(), one_thread(), stop_signals() as stopped:
             self._check_loss_weights()
@@ -118,7 +118,8 @@ class Trainer:
                 if signal:
                     raise Interrupted(
                         f"{signal}: stopped and saved at step {done} of {self.config.steps} in {self.folder.path}; "
-                        "the same command continues"
+                        "the same command continues",
+                        signal,
                     )
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ def page(title: str, body: str, script: str = "") -> str:
     policy += "; script-src 'unsafe-inline'" * bool(script)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="generator" content="wamkit">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         f"<title>{escape(title)}</title><style>{CSS}</style></head>\n"
         f"<body><main>{body}</main>{f'<script>{script}</script>' if script else ''}</body></html>\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import tempfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from wamkit.data.format.stills import encode_png
-from wamkit.files import atomic_write, write_error
+from wamkit.files import atomic_write, scratch_folder, write_error
 from wamkit.types import EvaluationError
 
 DIFFERENCE_GAIN = 2
@@ -78,8 +77,8 @@ def mp4(frames: UInt8[np.ndarray, "T 3 H W"], fps: float, scale: int = 1) -> byt
         raise EvaluationError(f"a video needs frames and a positive rate, not {len(frames)} frames at {fps} per second")
     pixels = enlarge(frames, scale)
     pixels = np.pad(pixels, ((0, 0), (0, 0), (0, pixels.shape[2] % 2), (0, pixels.shape[3] % 2)), mode="edge")
-    with tempfile.TemporaryDirectory() as folder:  # the index can only be moved to the front in a real file
-        file = Path(folder) / "clip.mp4"
+    with scratch_folder() as folder:  # the index can only be moved to the front in a real file
+        file = folder / "clip.mp4"
         try:
             _encode(file, pixels, Fraction(fps).limit_denominator(1000))
             return file.read_bytes()

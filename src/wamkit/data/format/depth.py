@@ -21,6 +21,8 @@ from wamkit.data.format.schema import info_of
 from wamkit.files import StoreError
 
 _CODES = 4096
+_FARTHEST = 1e6  # metres
+_TAGS = (256, 257, 258, 259, 273, 277, 279, 339)  # those that are used: a file may have 65,535, each as large as itself
 _METRES = ("video.depth_min", "video.depth_max", "video.shift")
 
 
@@ -52,8 +54,8 @@ def distances(info: Mapping[str, Any]) -> np.ndarray:
             f"the quantisation of its depth is not known: meta/info.json lacks {missing or 'numbers'}; "
             "convert it to 16-bit PNG"
         )
-    low, high, shift = values
-    if not -shift < low < high < math.inf:
+    low, high, shift = map(float, values)
+    if not -shift < low < high < _FARTHEST or not shift < _FARTHEST:
         raise StoreError(f"depth from {low} to {high} m with a shift of {shift} m is impossible")
     ends = (math.log(low + shift), math.log(high + shift)) if info["video.use_log"] else (low, high)
     codes = np.arange(_CODES, dtype=np.float32) * ((ends[1] - ends[0]) / (_CODES - 1)) + ends[0]
@@ -84,6 +86,8 @@ def tiff(data: bytes, shape: tuple[int, int]) -> np.ndarray:
             raise StoreError("it is a TIFF, but not an uncompressed one of uint16 or float32")
         if (height, width) != shape:
             raise StoreError(f"it is {height}x{width} instead of {shape[0]}x{shape[1]}")
+        if sum(tags[279]) != height * width * int(kind[1]):  # before they are cut out: they may overlap
+            raise StoreError(f"it is a TIFF with {sum(tags[279])} bytes of pixels for {height}x{width}")
         strips = [data[at : at + size] for at, size in zip(tags[273], tags[279], strict=True)]
     except (struct.error, LookupError, ValueError) as error:
         raise StoreError("it is a TIFF that is cut off or damaged") from error
@@ -100,7 +104,7 @@ def _tags(data: bytes, order: str) -> dict[int, tuple[int, ...]]:
     for i in range(struct.unpack_from(order + "H", data, start)[0]):
         entry = start + 2 + 12 * i
         tag, kind, count = struct.unpack_from(order + "HHI", data, entry)
-        if (letter := {3: "H", 4: "I"}.get(kind)) is None or count > len(data):
+        if tag not in _TAGS or (letter := {3: "H", 4: "I"}.get(kind)) is None or count > len(data):
             continue
         small = count * struct.calcsize(order + letter) <= 4
         where = entry + 8 if small else struct.unpack_from(order + "I", data, entry + 8)[0]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
 from wamkit.config import from_dict
-from wamkit.data.format.parquet import RESTORE
+from wamkit.data.format.parquet import RESTORE, parquet_errors, read_parquet
 from wamkit.data.format.schema import (
     BODY_POSE,
     FILES_PER_CHUNK,
@@ -26,10 +28,18 @@ from wamkit.data.format.schema import (
     VERSION,
     Layout,
     check_info,
+    is_whole,
+    shown,
 )
-from wamkit.files import StoreError
+from wamkit.files import StoreError, file_size, inside, read_json
 from wamkit.types import Episode
 
+_AT_ONCE = 1000  # episodes whose facts are Python objects at a time
+_MOST_INDEX = 10**9  # in the name of a file
+_MOST_STEPS, _MOST_TEXTS = 1 << 40, 1_000_000
+_UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in info.json
+_PAGES = 1 << 22  # bytes of a file's pages beyond the values in them
+_TEXTS = ("task", "__index_level_0__")
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 
@@ -90,17 +100,21 @@ class Row:
     snapshots: Path | None
 
 
-def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row:
+def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping[str, Any]) -> Row:
     """The episode described by one row of meta/episodes, or by the facts about to be written there.
 
-    Frames are numbered as if it were alone in its data file. Raises KeyError for a missing column, ValueError or
-    TypeError for one with the wrong content.
+    place: the path of a file in the data set, by its name there: `inside` or a cache of it.
+
+    Frames are numbered as if it were alone in its data file. Raises StoreError for a path that leads out,
+    KeyError for a missing column, ValueError, TypeError or OverflowError for one with the wrong content.
     """
     facts = {k: v for k, v in facts.items() if v is not None}
     texts, index = facts["tasks"], facts["episode_index"]
     imported = facts.get("wamkit/source", "")  # imported episodes may lack an instruction
     if not isinstance(texts, list) or not texts or not (imported or any(str(t).strip() for t in texts)):
-        raise ValueError(f"tasks is {texts!r}, but an episode needs an instruction")
+        raise ValueError(f"tasks is {shown(texts)}, but an episode needs an instruction")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"tasks is {shown(texts)}, not a list of texts")
     meta = from_dict(
         EpisodeMeta,
         {
@@ -116,19 +130,29 @@ def row_of(facts: Mapping[str, Any], root: Path, info: Mapping[str, Any]) -> Row
             "source": facts.get("wamkit/source", ""),
         },
     )
-    chunk, file = facts["data/chunk_index"], facts["data/file_index"]
-    snapshots = root / SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index)
-    data = root / info["data_path"].format(chunk_index=chunk, file_index=file)
+    for name, value in (("episode_index", index), ("length", meta.length), ("dataset_from_index", meta.from_index)):
+        if not 0 <= value <= _MOST_STEPS:
+            raise ValueError(f"{name} is {value}, not a whole number of at least 0 and at most {_MOST_STEPS}")
+    chunk, file = _whole(facts, "data/chunk_index"), _whole(facts, "data/file_index")
+    snapshots = place(SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index))
+    data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
     clips = {}
     for key, feature in info["features"].items():
         if feature["dtype"] in IMAGE_DTYPES:
             path, start = data, 0
             if feature["dtype"] == "video":
-                chunk, file = (facts[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index"))
-                path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+                chunk, file = (_whole(facts, f"videos/{key}/{name}") for name in ("chunk_index", "file_index"))
+                path = place(info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file))
                 start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
             clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
     return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None)
+
+
+def _whole(facts: Mapping[str, Any], name: str) -> int:
+    """The number `name` in the path of a file."""
+    if not is_whole(value := facts[name], 0, _MOST_INDEX):
+        raise ValueError(f"{name} is {shown(value)}, not a whole number of at least 0 and at most {_MOST_INDEX}")
+    return value
 
 
 def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums: Mapping[str, str]) -> dict[str, Any]:
@@ -166,24 +190,26 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
     return facts
 
 
-def read_info(root: Path) -> dict[str, Any]:
-    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
-    path = root / "meta/info.json"
+def require_data(root: Path) -> None:
+    """Raises StoreError if there is no data set in the folder `root`."""
     if not root.is_dir():
         raise StoreError(f"{root}: there is no such folder; record data first (wamkit collect) or name another")
-    if not path.exists():
+    if not (root / "meta/info.json").exists():
         what = "is incomplete, or is not a data set" if any(root.iterdir()) else "is empty"
         raise StoreError(
             f"{root} {what} (no meta/info.json); record data into it first (wamkit collect) or name another"
         )
-    try:
-        info = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """The content of meta/info.json. Raises StoreError if it is missing, incomplete or of another version."""
+    require_data(root)
+    path = inside(root, "meta/info.json")
+    info = read_json(path)
     version = info.get("codebase_version") if isinstance(info, dict) else None
     if version != VERSION:
         raise StoreError(
-            f"{path}: codebase_version is {version}, wamkit reads {VERSION}; "
+            f"{path}: codebase_version is {str(version)[:40]}, wamkit reads {VERSION}; "
             + (
                 f"wamkit import lerobot2 {root} --out ... converts it"
                 if str(version).startswith("v2")
@@ -200,27 +226,30 @@ def read_info(root: Path) -> dict[str, Any]:
 
 def read_texts(root: Path) -> list[str]:
     """The instructions in meta/tasks.parquet, by task_index. lerobot 0.4 and 0.6 name the column differently."""
-    path = root / "meta/tasks.parquet"
-    try:
-        table = pq.ParquetFile(path).read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
-    column = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
+    path = inside(root, "meta/tasks.parquet")
+    table = read_parquet(path, ("task_index", *_TEXTS), max_rows=_MOST_TEXTS)
+    column = next((n for n in _TEXTS if n in table.column_names), None)
     if column is None or "task_index" not in table.column_names:
         raise StoreError(f"{path}: columns {table.column_names} instead of 'task_index' and 'task'; {RESTORE}")
-    return table.sort_by("task_index")[column].to_pylist()
+    with parquet_errors(str(path)):
+        table = table.sort_by("task_index")
+        index, texts = table["task_index"].to_pylist(), table[column].to_pylist()
+    if index != list(range(len(texts))) or not all(isinstance(text, str) for text in texts):
+        raise StoreError(f"{path}: its rows are not texts with a task_index from 0 to {len(texts) - 1}; {RESTORE}")
+    return texts
 
 
 def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
     """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
-    rows, used, found = [], {}, []
-    for path, facts in _read_facts(root):
+    rows, used, found, seen = [], {}, [], set()
+    place = cache(partial(inside, root))  # lerobot's files hold many episodes
+    for path, facts in _read_facts(root, most=max(info["total_episodes"], _UNCOUNTED)):
         try:
-            found.append((path, row_of(facts, root, info)))
+            found.append((path, row_of(facts, place, info)))
         except KeyError as error:
             raise StoreError(f"{path}: column {error} is missing; {RESTORE}") from error
-        except (ValueError, TypeError) as error:
-            raise StoreError(f"{path} (episode {facts.get('episode_index')}): {error}; {RESTORE}") from error
+        except (ValueError, TypeError, OverflowError) as error:
+            raise StoreError(f"{path} (episode {shown(facts.get('episode_index'))}): {error}; {RESTORE}") from error
     for path, row in sorted(found, key=lambda x: x[1].meta.index):
         index, first = len(rows), rows[-1].meta.from_index + rows[-1].meta.length if rows else 0
         if row.meta.index != index:
@@ -240,30 +269,38 @@ def read_rows(root: Path, info: Mapping[str, Any]) -> list[Row]:
                 raise StoreError(f"{path} (episode {index}, camera {camera}): {reason}; {RESTORE}")
             used[clip.path] = before + row.meta.length
         for file in (row.data, row.snapshots, *(c.path for c in row.clips.values())):
-            if file is not None and not (file.is_file() and file.stat().st_size):
-                raise StoreError(f"{file} (episode {index}) is missing or empty; {RESTORE}")
+            if file is not None and file not in seen:
+                seen.add(file)
+                if not file.exists() or not file_size(file):
+                    raise StoreError(f"{file} (episode {index}) is missing or empty; {RESTORE}")
         rows.append(row)
     return rows
 
 
-def _read_facts(root: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _read_facts(root: Path, most: int) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The rows of meta/episodes, and the file of each. most: rows of a file that is still read."""
     for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
-        try:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                names = [n for n in file.schema_arrow.names if not n.startswith("stats/")]
-                table = file.read(names, use_threads=False)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
-        for facts in table.to_pylist():
-            if table.num_rows > 1:  # lerobot's tools rewrite files and copy our columns, which no longer hold
-                facts = {k: v for k, v in facts.items() if not k.startswith(("wamkit/sha256/", "wamkit/snapshots"))}
-            yield path, facts
+        table = read_parquet(inside(root, path.relative_to(root)), leave_out="stats/", max_rows=most)
+        if table.num_rows > 1:  # lerobot's tools rewrite files and copy our columns, which no longer hold
+            copied = [n for n in table.column_names if n.startswith(("wamkit/sha256/", "wamkit/snapshots"))]
+            table = table.drop_columns(copied)
+        for batch in table.to_batches(max_chunksize=_AT_ONCE):
+            with parquet_errors(str(path)):
+                facts = batch.to_pylist()
+            yield from ((path, row) for row in facts)
 
 
 def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read."""
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
     features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
+    frames = sum(row.meta.length for row in rows)
+    need, have = frames * _step_size(features), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if need > have:
+        raise StoreError(
+            f"{frames} frames declare {need / 1e9:.1f} GB of numeric columns, and this machine has {have / 1e9:.1f} GB "
+            "of memory; divide the data set, or use a larger machine"
+        )
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
     for path, metas in by_file(rows).items():
         for key, values in read_data(path, metas, features).items():
@@ -274,9 +311,13 @@ def read_columns(rows: Sequence[Row], features: Mapping[str, Any]) -> dict[str, 
         out[key] = np.concatenate(parts[key]) if parts[key] else empty
         if key not in VECTORS and tuple(feature["shape"]) == (1,):
             out[key] = out[key].reshape(-1)
-    frames = sum(row.meta.length for row in rows)
     out = {k: np.empty((frames, 0), np.float32) for k in ("observation.state", "action") if k not in out} | out
     return {"action.expert": out["action"]} | out
+
+
+def _step_size(features: Mapping[str, Any]) -> int:
+    """Bytes of the numeric columns in a step."""
+    return sum(math.prod(f["shape"]) * np.dtype(f["dtype"]).itemsize for f in features.values())
 
 
 def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
@@ -294,14 +335,12 @@ def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, A
     """
     episodes = f"episode {metas[0].index}" + (f" to {metas[-1].index}" if len(metas) > 1 else "")
     where = f"{path} ({episodes})"
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read(list(features), use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{where} cannot be read ({error}); {RESTORE}") from error
+    length = sum(m.length for m in metas)
+    # A column may be stored in a wider type than declared, and parquet keeps the ends of lists.
+    most = _PAGES + 16 * length * sum(math.prod(f["shape"]) for f in features.values())
+    table = read_parquet(path, features.keys(), max_rows=length, max_bytes=most, where=where)
     if missing := set(features) - set(table.column_names):
         raise StoreError(f"{where}: columns {sorted(missing)} are missing; {RESTORE}")
-    length = sum(m.length for m in metas)
     if table.num_rows != length:
         raise StoreError(f"{where}: {table.num_rows} frames instead of {length}; {RESTORE}")
     out = {key: _array(table[key], feature, f"{where}: column {key!r}") for key, feature in features.items()}
@@ -323,23 +362,33 @@ def read_data(path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, A
 
 
 def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> np.ndarray:
-    values = column.combine_chunks()
-    while (
-        pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type) or pa.types.is_large_list(values.type)
-    ):
-        values = values.flatten()
     try:
+        values = column.combine_chunks()
+        while _is_list(values.type):
+            fixed = pa.types.is_fixed_size_list(values.type)
+            if not fixed and pc.count_distinct(pc.list_value_length(values)).as_py() > 1:
+                raise ValueError("its cells are lists of different lengths")
+            values = values.flatten()
         if values.null_count:
             raise ValueError("it has empty cells")
         if not (
             pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
         ):
             raise TypeError(f"it holds {values.type} instead of numbers")
-        return values.to_numpy(zero_copy_only=False).astype(feature["dtype"]).reshape(len(column), *feature["shape"])
-    except (ValueError, TypeError) as error:
+        found = values.to_numpy(zero_copy_only=False)
+        with np.errstate(invalid="ignore", over="ignore"):
+            out = found.astype(feature["dtype"])
+        if out.dtype.kind != "f" and out.dtype != found.dtype and not np.array_equal(out, found):
+            raise ValueError(f"it holds numbers that are no {feature['dtype']}")
+        return out.reshape(len(column), *feature["shape"])
+    except (ValueError, TypeError, pa.ArrowException) as error:
         raise StoreError(
             f"{where}: {error}; info.json says {feature['dtype']} {list(feature['shape'])}; {RESTORE}"
         ) from error
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
 
 
 def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:

@@ -18,7 +18,17 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from wamkit.data.format.store import Store
-from wamkit.files import StoreError, exclusive, fsync_folder, make_folder, remove_leftovers, temporary, write_error
+from wamkit.files import (
+    StoreError,
+    exclusive,
+    file_size,
+    fsync_folder,
+    inside,
+    make_folder,
+    remove_leftovers,
+    temporary,
+    write_error,
+)
 
 _HEADER = 4096  # bytes of padded JSON before the pixels: one page, so that the array is aligned
 _FORMAT = 3
@@ -60,7 +70,7 @@ class FrameCache:
             "shape": [sum(m.length for m in store.episodes[:count]), len(store.cameras), 3, height, width],
         }
         key = hashlib.sha256(json.dumps(header).encode()).hexdigest()[:32]
-        path = store.root / ".cache" / f"{key}-{height}x{width}.frames"
+        path = inside(store.root, f".cache/{key}-{height}x{width}.frames")
         if not _intact(path, header):
             make_folder(path.parent)
             with exclusive(path.parent, wait=True):
@@ -97,13 +107,15 @@ def _intact(path: Path, header: dict[str, Any]) -> bool:
     """True if the file at `path` has this header and its pixels are as they were written."""
     left, checksum = math.prod(header["shape"]), 0
     try:
+        if file_size(path) != _HEADER + left + _TRAILER:
+            return False
         with open(path, "rb") as file:
-            if path.stat().st_size != _HEADER + left + _TRAILER or file.read(_HEADER) != _header_bytes(header):
+            if file.read(_HEADER) != _header_bytes(header):
                 return False
             while block := file.read(min(left, _BLOCK)):
                 left, checksum = left - len(block), zlib.crc32(block, checksum)
             return file.read() == checksum.to_bytes(_TRAILER, "big")
-    except OSError:
+    except (OSError, StoreError):
         return False
 
 

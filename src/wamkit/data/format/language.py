@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from wamkit.data.format.episode_index import RESTORE, EpisodeMeta, Row, by_file
+from wamkit.data.format.parquet import decoded_size, open_parquet, parquet_errors
 from wamkit.files import StoreError
 
 COLUMN = "language_persistent"
+_LARGEST = 1 << 26  # bytes of an episode's annotations
 _TOLERANCE = 1e-4  # seconds, lerobot's: times of frames are float32
 
 
@@ -49,18 +50,25 @@ def step_texts(
 def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float, str]]]:
     """The subtasks of each episode in a data file as (start in seconds, text), earliest first."""
     out: list[list[tuple[float, str]]] = []
-    try:
-        with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True) as file:
-            if COLUMN not in file.schema_arrow.names:
-                return [[] for _ in metas]
-            first, row = metas[0].from_index, 0
-            # Few rows at a time, since every row repeats the list.
-            for batch in file.iter_batches(64, columns=[COLUMN], use_threads=False):
-                while len(out) < len(metas) and metas[len(out)].from_index - first < row + len(batch):
-                    out.append(_read(batch.column(COLUMN)[metas[len(out)].from_index - first - row].as_py()))
-                row += len(batch)
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{path} cannot be read ({error}); {RESTORE}") from error
+    with open_parquet(path) as file, parquet_errors(str(path)):
+        schema = file.schema_arrow
+        kind = schema.field(COLUMN).type if COLUMN in schema.names else pa.null()
+        if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+            return [[] for _ in metas]
+        texts = [c.path for c in file.schema if c.path.startswith(f"{COLUMN}.") and c.physical_type == "BYTE_ARRAY"]
+    # Each text is held once, however often it occurs.
+    options = {"buffer_size": 1 << 16, "pre_buffer": False, "read_dictionary": texts}
+    with open_parquet(path, **options) as file, parquet_errors(str(path)):
+        first, row = metas[0].from_index, 0
+        # Few rows at a time, since every row repeats the list.
+        for batch in file.iter_batches(64, columns=[COLUMN], use_threads=False):
+            while len(out) < len(metas) and metas[len(out)].from_index - first < row + len(batch):
+                cell = batch.column(COLUMN)[metas[len(out)].from_index - first - row]
+                if cell.is_valid and (size := decoded_size(cell.values)) > _LARGEST:
+                    where = f"{path} (episode {metas[len(out)].index})"
+                    raise StoreError(f"{where}: its annotations take {size} bytes, more than {_LARGEST}; {RESTORE}")
+                out.append(_read(cell.as_py()))
+            row += len(batch)
     return out
 
 

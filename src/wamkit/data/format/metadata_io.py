@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wamkit.config import ConfigError, load_json, save_json
-from wamkit.files import StoreError
+from wamkit.data.format.schema import MOST_VALUES, is_whole, shown
+from wamkit.files import StoreError, inside, read_json
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 
 FILE = "meta/wamkit.json"
@@ -28,11 +28,11 @@ def load_metadata(root: Path) -> DatasetMetadata | None:
     """
     try:
         if (root / FILE).exists():
-            return load_json(DatasetMetadata, root / FILE)
+            return load_json(DatasetMetadata, inside(root, FILE))
         if (root / MODALITY).exists():
-            return from_modality(json.loads((root / MODALITY).read_bytes()))
+            return from_modality(read_json(inside(root, MODALITY)))
         return None
-    except (ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (StoreError, ConfigError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise StoreError(f"{root}: its metadata cannot be read ({error}); restore or remove that file") from error
 
 
@@ -64,6 +64,10 @@ def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
     turn = {v: k for k, v in _GROOT.items()}
     parts: dict[str, tuple[Field, ...]] = {}
     for part, column in (("state", "observation.state"), ("action", "action")):
+        entries = data.get(part, {})
+        for name, entry in entries.items():
+            if not all(is_whole(entry[end], 0, MOST_VALUES) for end in ("start", "end")):
+                raise ValueError(f"{part}.{name} is {shown(entry)}, not dimensions from a start to an end")
         parts[part] = tuple(
             Field(
                 name,
@@ -73,7 +77,7 @@ def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
                 "absolute" if entry.get("absolute", True) else "delta",
                 turn.get(entry.get("rotation_type"), ""),
             )
-            for name, entry in data.get(part, {}).items()
+            for name, entry in entries.items()
             if entry.get("original_key", column) == column
         )
     cameras = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ RESTORE = "restore it from a copy or record the data again"
 """Advice about a file of a data set."""
 
 _WIDTHS = {"BOOLEAN": 1, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}
+_WIDEST = 16
 _LEVELS = 4  # bytes a value, for the places of empty cells and of lists' ends
 
 
@@ -43,23 +43,27 @@ def read_parquet(
     where = where or str(path)
     with open_parquet(path, where) as file, parquet_errors(where):
         schema = file.schema_arrow
-        names = [n for n in schema.names if columns is None or n in columns]
+        names = schema.names if columns is None else [n for n in schema.names if n in columns]
         if leave_out is not None:
             names = [n for n in names if not n.startswith(leave_out)]
         if len(set(names)) < len(names):
             raise StoreError(f"{where} has several columns of one name; {RESTORE}")
         texts = _checked(file, set(names), where, max_rows, max_bytes)
         if not texts:
-            return file.read(names, use_threads=False).select(names)  # pyarrow reads "a.b" along with "a"
+            return _read(file, names)
     with open_parquet(path, where, read_dictionary=texts) as file, parquet_errors(where):
-        table = file.read(names, use_threads=False).select(names)  # each text once, however often it occurs
-        _refuse(where, sum(_decoded(chunk) for c in table.columns for chunk in c.chunks), max_bytes)
+        table = _read(file, names)  # each text once, however often it occurs
+        _refuse(where, sum(decoded_size(chunk) for c in table.columns for chunk in c.chunks), max_bytes)
         return table.cast(pa.schema([schema.field(n) for n in names]))
 
 
-@contextlib.contextmanager
-def open_parquet(path: str | Path, where: str = "", **options: Any) -> Iterator[pq.ParquetFile]:
-    """An open parquet file, for those who read a few rows at a time. Its reading belongs into `parquet_errors`.
+def _read(file: pq.ParquetFile, names: list[str]) -> pa.Table:
+    table = file.read(names, use_threads=False)
+    return table if table.num_columns == len(names) else table.select(names)  # pyarrow reads "a.b" along with "a"
+
+
+def open_parquet(path: str | Path, where: str = "", **options: Any) -> pq.ParquetFile:
+    """Opens a parquet file, for those who read a few rows at a time. Reading it belongs into `parquet_errors`.
 
     where: the file as errors name it, if not by its path.
     options: further arguments of `pyarrow.parquet.ParquetFile`.
@@ -67,18 +71,16 @@ def open_parquet(path: str | Path, where: str = "", **options: Any) -> Iterator[
     where = where or str(path)
     file_size(path)
     with parquet_errors(where):
-        file = pq.ParquetFile(path, page_checksum_verification=True, **options)
-    with file:
-        yield file
+        return pq.ParquetFile(path, page_checksum_verification=True, **options)
 
 
 @contextlib.contextmanager
-def parquet_errors(where: str) -> Iterator[None]:
+def parquet_errors(where: str, advice: str = f"; {RESTORE}") -> Iterator[None]:
     """Turns everything that pyarrow raises for a damaged file into one StoreError."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError, MemoryError, pa.ArrowException) as error:
-        raise StoreError(f"{where} cannot be read ({' '.join(str(error).split())}); {RESTORE}") from error
+        raise StoreError(f"{where} cannot be read ({' '.join(str(error).split())}){advice}") from error
 
 
 def _checked(file: pq.ParquetFile, names: Collection[str], where: str, max_rows: int, max_bytes: int) -> list[str]:
@@ -89,11 +91,16 @@ def _checked(file: pq.ParquetFile, names: Collection[str], where: str, max_rows:
     facts, total, most, texts = file.metadata, 0, 0, {}
     if facts.num_rows > max_rows:
         raise StoreError(f"{where} declares {facts.num_rows} rows, and at most {max_rows} are read; {RESTORE}")
-    for group in map(facts.row_group, range(facts.num_row_groups)):
+    groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+    chunks = (group.column(leaf) for group in groups for leaf in range(group.num_columns))
+    if sum(c.num_values * (c.total_uncompressed_size + _WIDEST) for c in chunks) <= max_bytes:
+        return []  # even if each value were as large as the whole column
+    members = tuple(f"{name}." for name in names)
+    for group in groups:
         for leaf in range(group.num_columns):
             column = group.column(leaf)
             path = column.path_in_schema
-            if path not in names and not any(part in names for part in accumulate(path.split("."), _joined)):
+            if path not in names and not path.startswith(members):
                 continue
             values, size, kind = column.num_values, column.total_uncompressed_size, column.physical_type
             width = file.schema.column(leaf).length if kind == "FIXED_LEN_BYTE_ARRAY" else _WIDTHS[kind]
@@ -105,22 +112,18 @@ def _checked(file: pq.ParquetFile, names: Collection[str], where: str, max_rows:
     return list(texts) if total + most > max_bytes else []
 
 
-def _joined(a: str, b: str) -> str:
-    return f"{a}.{b}"
-
-
 def _refuse(where: str, size: int, max_bytes: int) -> None:
     if size > max_bytes:
         raise StoreError(f"{where} needs {size} bytes of memory, and at most {max_bytes} are given; {RESTORE}")
 
 
-def _decoded(array: pa.Array) -> int:
+def decoded_size(array: pa.Array) -> int:
     """The bytes that an array takes once its dictionaries are decoded."""
     if pa.types.is_dictionary(array.type):
         lengths = pc.fill_null(pc.binary_length(array.dictionary), 0).cast(pa.int64())
         return (pc.sum(lengths.take(array.indices)).as_py() or 0) + 8 * len(array)
     if pa.types.is_struct(array.type):
-        return sum(map(_decoded, array.flatten()))
+        return sum(map(decoded_size, array.flatten()))
     if pa.types.is_nested(array.type):
-        return _decoded(array.flatten()) + 8 * len(array)
+        return decoded_size(array.flatten()) + 8 * len(array)
     return array.nbytes

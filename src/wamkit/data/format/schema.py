@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import av
@@ -36,6 +36,7 @@ INDEX_COLUMNS = {
     "index": "int64",
     "task_index": "int64",
 }
+_REWARDS = ("next.reward", "next.success")
 VECTORS = ("observation.state", "action", "action.expert")
 SCENE_FLOW_COLUMNS = ("observation.points", "observation.points.body", "observation.bodies")
 """Columns of `wamkit.types.SceneFlow`. stats.json does not describe them: it would be longer than they are."""
@@ -44,6 +45,14 @@ IMAGE_DTYPES = ("video", "image")
 """Types of image features: video files, or PNG and JPEG in a column of the data files."""
 NON_NUMERIC = (*IMAGE_DTYPES, "string", "language")
 """Types of features without numeric columns in the data files."""
+FPS = (1e-3, 1e5)
+"""Bounds of the steps a second."""
+LARGEST_SIDE = 16_384
+"""Pixels of an image's side; a larger image is taken for a decompression bomb."""
+MOST_VALUES = 1 << 20
+"""Values of a column in one step: scene points of a grid of 512."""
+_MOST_EPISODES = 2_000_000
+_MOST_FRAMES = 1 << 40
 _QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 
 
@@ -101,8 +110,8 @@ class Layout:
             problem = f"depth {self.depth} must be (name, height, width) of each camera"
         elif any("/" in name or name in INDEX_COLUMNS or name in VECTORS for name, _, _ in self.extras):
             problem = f"extras {[e[0] for e in self.extras]} must be names of their own, without '/'"
-        elif not (math.isfinite(self.fps) and self.fps > 0):
-            problem = f"fps {self.fps} must be positive"
+        elif not FPS[0] <= self.fps <= FPS[1]:
+            problem = f"fps {self.fps} must be a positive number from {FPS[0]:g} to {FPS[1]:g}"
         elif self.point_grid < 0 or (self.point_grid > 0) != (self.bodies > 0):
             problem = f"point_grid {self.point_grid} with {self.bodies} bodies: points need the bodies that they lie on"
         if problem:
@@ -176,7 +185,9 @@ class Layout:
         colour = [(k, f) for k, f in images if not is_depth(f)]
         sizes = tuple(image_size(f) for _, f in colour)
         has_points = all(k in features for k in SCENE_FLOW_COLUMNS)
-        known = {*VECTORS, *SCENE_FLOW_COLUMNS, *INDEX_COLUMNS, "next.reward", "next.success"}
+        if has_points and not _fit([features[k]["shape"] for k in SCENE_FLOW_COLUMNS]):
+            raise StoreError(f"the shapes of {SCENE_FLOW_COLUMNS} are not [4 K²], [K²], [7 B]; record the data again")
+        known = {*VECTORS, *SCENE_FLOW_COLUMNS, *INDEX_COLUMNS, *_REWARDS}
         extras = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC and k not in known}
         return cls(
             cameras=tuple(k for k, _ in colour),
@@ -198,25 +209,32 @@ class Layout:
 
 def check_info(info: Mapping[str, Any]) -> None:
     """Raises StoreError naming the first field of info.json that is missing or malformed."""
-    for key in ("total_episodes", "total_frames"):
-        if not _is_whole(info.get(key), 0):
-            raise StoreError(f"{key} is {info.get(key)!r}, not a whole number of at least 0")
+    for key, most in (("total_episodes", _MOST_EPISODES), ("total_frames", _MOST_FRAMES)):
+        if not is_whole(info.get(key), 0, most):
+            raise StoreError(f"{key} is {shown(info.get(key))}, not a whole number of at least 0 and at most {most}")
     fps = info.get("fps")
-    if not isinstance(fps, int | float) or isinstance(fps, bool) or not 0 < fps < math.inf:
-        raise StoreError(f"fps is {fps!r}, not a positive number")
+    if not isinstance(fps, int | float) or isinstance(fps, bool) or not FPS[0] <= fps <= FPS[1]:
+        raise StoreError(f"fps is {shown(fps)}, not a positive number from {FPS[0]:g} to {FPS[1]:g}")
+    if not isinstance(info.get("robot_type"), str | None):
+        raise StoreError(f"robot_type is {shown(info['robot_type'])}, not a text")
     if not isinstance(info.get("features"), dict):
         raise StoreError(f"features is a {type(info.get('features')).__name__}, not a mapping of names to features")
     for key, feature in info["features"].items():
         if reason := _unusable(key, feature):
-            raise StoreError(f"feature {key!r} {reason}; it says {feature}")
+            raise StoreError(f"feature {shown(key)} {reason}; it says {shown(feature)}")
     videos = any(f["dtype"] == "video" for f in info["features"].values())
     for key in ("data_path", "video_path")[: 1 + videos]:
-        try:
-            path = Path(info[key].format(video_key="", chunk_index=0, file_index=0))
-            if path.is_absolute() or ".." in path.parts:
-                raise ValueError("it leads out of the data set")
-        except (LookupError, ValueError, AttributeError) as error:
-            raise StoreError(f"{key} is {info.get(key)!r}, not a path with chunk_index and file_index") from error
+        path = info.get(key)
+        if not isinstance(path, str) or not _TEMPLATES[key].fullmatch(path) or ".." in path or path.startswith("/"):
+            raise StoreError(f"{key} is {shown(path)}, not a path with chunk_index and file_index")
+
+
+_INDEX = r"\{(?:chunk|file)_index(?::0?[1-9]?d)?\}"
+_TEMPLATES = {
+    "data_path": re.compile(rf"(?:[^{{}}\0]|{_INDEX}){{1,1000}}"),
+    "video_path": re.compile(rf"(?:[^{{}}\0]|{_INDEX}|\{{video_key\}}){{1,1000}}"),
+}
+"""Templates of paths. A format such as {chunk_index:2000000000} would fill the memory."""
 
 
 def _unusable(key: str, feature: Any) -> str:
@@ -224,22 +242,27 @@ def _unusable(key: str, feature: Any) -> str:
     if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
         return "has no dtype"
     dtype, shape = feature["dtype"], feature.get("shape")
+    if dtype in NON_NUMERIC and key in (*VECTORS, *INDEX_COLUMNS, *SCENE_FLOW_COLUMNS, *_REWARDS):
+        return "needs a numeric dtype"
     if dtype in NON_NUMERIC and dtype not in IMAGE_DTYPES:
-        return ""
-    if not isinstance(shape, list) or not shape or not all(_is_whole(n, 1) for n in shape):
-        return "needs a shape, a list of whole numbers of at least 1"
+        return "" if shape is None or isinstance(shape, list) else "needs a shape that is a list"
+    if not isinstance(shape, list) or not 1 <= len(shape) <= 8 or not all(is_whole(n, 1, MOST_VALUES) for n in shape):
+        return f"needs a shape, a list of whole numbers of at least 1 and at most {MOST_VALUES}"
     if dtype in IMAGE_DTYPES:
+        if max(shape) > LARGEST_SIDE:
+            return f"declares images of more than {LARGEST_SIDE} pixels a side"
         fits = len(shape) == 3 and (is_depth(feature) or 3 in (shape[0], shape[2]))
         return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for depth"
-    try:
-        kind = np.dtype(dtype).kind
-    except TypeError:
-        kind = ""
-    if kind not in ("f" if key in VECTORS else "biuf") or not kind:
-        return f"needs a {'floating-point' if key in VECTORS else 'numeric'} dtype"
+    if math.prod(shape) > MOST_VALUES:
+        return f"declares more than {MOST_VALUES} values a step"
+    kind = np.dtype(dtype).kind if dtype in _DTYPES else "none"
+    if key in VECTORS and kind != "f":
+        return "needs a floating-point dtype"
+    if kind == "none" or key in INDEX_COLUMNS and kind not in ("f" if key == "timestamp" else "iu"):
+        return "needs a numeric dtype" if kind == "none" else f"needs a dtype like {INDEX_COLUMNS[key]}"
     if key in VECTORS and len(shape) != 1:
         return "needs a shape with one number"
-    return "needs the shape [1]" if key in INDEX_COLUMNS and shape != [1] else ""
+    return "needs the shape [1]" if key in (*INDEX_COLUMNS, *_REWARDS) and shape != [1] else ""
 
 
 def is_depth(feature: Mapping[str, Any]) -> bool:
@@ -262,8 +285,26 @@ def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     return tuple(shape[1:] if first else shape[:2])
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+_DTYPES = ("bool", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+
+
+def is_whole(value: Any, least: int, most: int) -> bool:
+    """True if a value is a whole number within bounds, and no truth value."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def shown(value: Any) -> str:
+    """A value from a file as an error shows it: shortened, since it may fill the file."""
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _fit(shapes: Sequence[Any]) -> bool:
+    """True if these can be the shapes of scene points, of the bodies that they lie on, and of the bodies' poses."""
+    if not all(isinstance(shape, list) and len(shape) == 1 for shape in shapes):
+        return False
+    (points,), (body,), (pose,) = shapes
+    return points == 4 * body and math.isqrt(body) ** 2 == body and pose % 7 == 0
 
 
 def _names(features: Mapping[str, Any], key: str) -> tuple[str, ...]:

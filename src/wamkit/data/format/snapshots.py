@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from wamkit.files import StoreError
+from wamkit.data.format.npz import unpack_npz
+from wamkit.files import StoreError, parse_json
 from wamkit.types import Snapshot
 
 _VERSION = 1
+_OVERHEAD = 64  # bytes of a Python object, roughly
+_MOST = 1 << 31  # bytes of all snapshots of an episode: a few bytes of a file can refer to one large array many times
 
 
 class _Pools:
@@ -65,23 +66,38 @@ def _encode(value: Any, pools: _Pools, where: str) -> Any:
     )
 
 
-def _decode(tree: Any, pools: Sequence[np.ndarray]) -> Any:
-    if isinstance(tree, list):
-        return [_decode(v, pools) for v in tree]
-    if not isinstance(tree, dict):
-        return tree
-    ((kind, content),) = tree.items()
-    if kind == "array":
-        return pools[content[0]][content[1], ...].copy()  # a copy, because the simulator may write into it
-    if kind == "scalar":
-        return pools[content[0]][content[1]]
-    if kind == "bytes":
-        return bytes.fromhex(content)
-    if kind == "tuple":
-        return tuple(_decode(v, pools) for v in content)
-    if kind == "dict":
-        return {_decode(k, pools): _decode(v, pools) for k, v in content}
-    raise StoreError(f"snapshot: unknown kind of value {kind!r}")
+class _Decoder:
+    """Builds the values that `_encode` described, as long as they take less than `_MOST` bytes together."""
+
+    def __init__(self, pools: Sequence[np.ndarray]):
+        self._pools, self._left = pools, _MOST
+
+    def value(self, tree: Any) -> Any:
+        self._spend(_OVERHEAD)
+        if isinstance(tree, list):
+            return [self.value(v) for v in tree]
+        if not isinstance(tree, dict):
+            return tree
+        ((kind, content),) = tree.items()
+        if kind == "array":
+            array = self._pools[content[0]][content[1], ...]
+            self._spend(array.nbytes)
+            return array.copy()  # a copy, because the simulator may write into it
+        if kind == "scalar":
+            return self._pools[content[0]][content[1]]
+        if kind == "bytes":
+            self._spend(len(content))
+            return bytes.fromhex(content)
+        if kind == "tuple":
+            return tuple(self.value(v) for v in content)
+        if kind == "dict":
+            return {self.value(k): self.value(v) for k, v in content}
+        raise StoreError(f"snapshot: unknown kind of value {kind!r}")
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise StoreError(f"the snapshots take more than {_MOST} bytes")
 
 
 def pack_snapshots(snapshots: Sequence[Snapshot]) -> bytes:
@@ -121,25 +137,25 @@ def pack_snapshots(snapshots: Sequence[Snapshot]) -> bytes:
 def unpack_snapshots(data: bytes) -> tuple[Snapshot, ...]:
     """The snapshots in the bytes of an .npz file, equal in every type and bit to those that were packed.
 
-    Raises StoreError for damaged bytes or a newer version.
+    Raises StoreError for damaged bytes, a newer version, and more than 2 GiB.
     """
+    arrays = unpack_npz(data, "the snapshots")
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            index = json.loads(file["index"].tobytes())
-            if index["version"] != _VERSION:
-                raise StoreError(
-                    f"snapshots of version {index['version']}; this wamkit reads version {_VERSION}: update it"
-                )
-            pools = [file[f"pool_{i}"] for i in range(len(file.files) - 1)]
-        return tuple(_snapshot(index["columns"], step, pools) for step in range(index["steps"]))
-    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, IndexError, OSError, EOFError) as error:
-        raise StoreError(f"the snapshots are damaged ({error})") from error
+        index = parse_json(arrays["index"].tobytes(), "the index of the snapshots", finite=False)
+        if index["version"] != _VERSION:
+            raise StoreError(
+                f"snapshots of version {index['version']}; this wamkit reads version {_VERSION}: update it"
+            )
+        decoder = _Decoder([arrays[f"pool_{i}"] for i in range(len(arrays) - 1)])
+        return tuple(_snapshot(index["columns"], step, decoder) for step in range(index["steps"]))
+    except (LookupError, ValueError, TypeError, AttributeError) as error:
+        raise StoreError(f"the snapshots cannot be read ({error})") from error
 
 
-def _snapshot(columns: dict[str, Any], step: int, pools: Sequence[np.ndarray]) -> Snapshot:
+def _snapshot(columns: dict[str, Any], step: int, decoder: _Decoder) -> Snapshot:
     parts: dict[str, dict[str, Any]] = {"physics": {}, "model": {}, "attributes": {}}
     for name, column in columns.items():
         part, _, key = name.partition("/")
         if (row := column["rows"][step]) >= 0:
-            parts[part][key] = _decode(column["values"][row], pools)
+            parts[part][key] = decoder.value(column["values"][row])
     return Snapshot(physics=parts["physics"][""], model=parts["model"], attributes=parts["attributes"])

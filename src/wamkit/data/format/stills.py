@@ -12,16 +12,17 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format.depth import tiff
-from wamkit.data.format.schema import Layout
-from wamkit.data.format.video import RgbConverter, Video, decoding_errors, encode_frames
+from wamkit.data.format.parquet import open_parquet, parquet_errors
+from wamkit.data.format.schema import LARGEST_SIDE, Layout
+from wamkit.data.format.video import RgbConverter, Video, decoding_errors, empty_frames, encode_frames
 from wamkit.files import StoreError
 
 Encoded = bytes | Sequence[bytes]
@@ -29,8 +30,7 @@ Encoded = bytes | Sequence[bytes]
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-_SIDE = 16_384  # pixels; a larger image is taken for a decompression bomb
-_AT_ONCE = 16  # encoded images in memory
+_AT_ONCE, _BYTES = 16, 1 << 30  # encoded images in memory, and the bytes that they may be
 _SAMPLE = 8  # images of an episode from which its statistics are computed
 
 
@@ -121,7 +121,7 @@ class StillImages:
         self._key, self._shape, self._rgb = key, shape, RgbConverter()
         with _parquet():
             # By default pyarrow reads a whole row group, that is an episode, before it returns the first row.
-            self._file = pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False, page_checksum_verification=True)
+            self._file = open_parquet(path, buffer_size=1 << 16, pre_buffer=False)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
         kind = schema.field(key).type if key in schema.names else pa.null()
         members = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
@@ -140,7 +140,7 @@ class StillImages:
 
         Raises StoreError, naming the number, for an image that is missing, damaged or of another size.
         """
-        out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
+        out = empty_frames((len(numbers), 3, *(size or self._shape)))
         for row, image in enumerate(self.iter_frames(numbers, start)):
             self._rgb.write(image, out[row])
         return out
@@ -163,7 +163,8 @@ class StillImages:
                 maps.append(depth_map(data, self._shape))
                 if maps[-1].dtype != maps[0].dtype:
                     raise StoreError(f"its pixels are {maps[-1].dtype}, those of the first map {maps[0].dtype}")
-        return np.stack(maps) if maps else np.empty((0, *self._shape), np.uint16)
+        with decoding_errors():
+            return np.stack(maps) if maps else np.empty((0, *self._shape), np.uint16)
 
     def _stored(self, numbers: Sequence[int], start: int) -> Iterator[tuple[int, bytes]]:
         """(number, encoded image) of the images `numbers`. Row groups without any of them are skipped."""
@@ -173,7 +174,7 @@ class StillImages:
             if not wanted or start + wanted[-1] >= end:
                 continue
             with _parquet():
-                batches = self._file.iter_batches(_AT_ONCE, [group], [self._key], use_threads=False)
+                batches = self._file.iter_batches(self._at_once(group), [group], [self._key], use_threads=False)
             while wanted and start + wanted[-1] < end:
                 with _parquet():
                     batch = next(batches, None)
@@ -191,6 +192,17 @@ class StillImages:
                 first += len(cells)
         if wanted:
             raise StoreError(f"{self._key}, step {wanted[-1]}: it is missing")
+
+    def _at_once(self, group: int) -> int:
+        """The images to read at a time. One that occurs often is stored once, so each may be as large as all."""
+        facts = self._file.metadata.row_group(group)
+        sizes = [c.total_uncompressed_size for c in map(facts.column, range(facts.num_columns)) if self._holds(c)]
+        if max(sizes) > _BYTES:
+            raise StoreError(f"column {self._key!r} declares {max(sizes)} bytes in a row group, more than {_BYTES}")
+        return min(_AT_ONCE, _BYTES // max(1, *sizes))
+
+    def _holds(self, column: Any) -> bool:
+        return column.path_in_schema.startswith(f"{self._key}.")
 
     @contextlib.contextmanager
     def _naming(self, number: int) -> Iterator[None]:
@@ -260,8 +272,10 @@ def _png(data: bytes, shape: tuple[int, int]) -> tuple[bytes, int, int]:
 
 
 def _decoded(codec: str, data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
-    if max(shape) > _SIDE:
-        raise StoreError(f"meta/info.json declares images of {shape[0]}x{shape[1]}, more than {_SIDE} a side; refused")
+    if max(shape) > LARGEST_SIDE:
+        raise StoreError(
+            f"meta/info.json declares images of {shape[0]}x{shape[1]}, more than {LARGEST_SIDE} a side; refused"
+        )
     context = av.CodecContext.create(codec, "r")
     # FFmpeg counts whole blocks of up to 64 pixels a side. Larger images are not decompressed.
     most = (shape[0] + 64) * (shape[1] + 64)
@@ -279,10 +293,5 @@ def _check_size(have: tuple[int, int], shape: tuple[int, int]) -> None:
         raise StoreError(f"it is {have[0]}x{have[1]} instead of {shape[0]}x{shape[1]}")
 
 
-@contextlib.contextmanager
-def _parquet() -> Iterator[None]:
-    """Turns pyarrow's errors into StoreError."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"it cannot be read ({error})") from error
+def _parquet() -> contextlib.AbstractContextManager[None]:
+    return parquet_errors("it", "")  # whoever opened the file names it

@@ -22,6 +22,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,7 +49,16 @@ from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video
-from wamkit.files import StoreError, atomic_write, exclusive, make_folder, remove_leftovers
+from wamkit.files import (
+    StoreError,
+    atomic_write,
+    exclusive,
+    inside,
+    make_folder,
+    read_bytes,
+    read_json,
+    remove_leftovers,
+)
 from wamkit.types import Episode, SceneFlow, Snapshot, Span
 
 __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
@@ -59,6 +69,7 @@ Decoder = Literal["pyav", "torchcodec"]
 _BEGUN = re.compile(r"meta|tasks\.parquet|\.(tasks\.parquet|info\.json)[.0-9]*\.tmp")
 """Names that a kill during `Store.create` may leave."""
 
+_LARGEST_VIDEO, _LARGEST_SNAPSHOTS = 2 << 30, 1 << 30  # bytes of a file of one episode that is read into memory
 _SAMPLE = 256  # frames a camera from which the image statistics of stats.json are computed
 
 
@@ -233,7 +244,7 @@ class Store:
                 return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._frames_in[clip.path])
             source: Path | bytes = clip.path
             if clip.sha256 is not None:
-                source = clip.path.read_bytes()
+                source = read_bytes(clip.path, _LARGEST_VIDEO)
                 if hashlib.sha256(source).hexdigest() != clip.sha256:
                     raise StoreError("its content has changed since it was recorded")
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
@@ -263,8 +274,8 @@ class Store:
                 f"{self.root}: episode {episode} was recorded without snapshots; record it again with them"
             )
         try:
-            snapshots = unpack_snapshots(path.read_bytes())
-        except (OSError, StoreError) as error:
+            snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
+        except StoreError as error:
             raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
         if len(snapshots) != self._row(episode).meta.length:
             raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
@@ -337,7 +348,7 @@ class Store:
         encoded: images by camera from `stills.encode_camera`, if a worker process has encoded them; `episode.images`
             is then ignored.
 
-        The same episodes in the same order give the same bytes. `latency_s` and `ended` are not stored. Raises
+        The same episodes in the same order give the same bytes. What `Episode` calls not stored is not. Raises
         StoreError, with the store as it was, for an episode or video that does not fit the layout, for NaN, and when
         the disk is full.
         """
@@ -368,7 +379,7 @@ class Store:
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
         contents["episodes"] = schema.facts_bytes(facts)  # last, because this file commits the episode
         self._commit(index, contents)
-        self._rows.append(row_of(facts, self.root, self._info))
+        self._rows.append(row_of(facts, partial(inside, self.root), self._info))
         self._count(self._rows[-1])
         self._texts, self._step_texts, self._columns = texts, texts, None
         return self._rows[-1].meta
@@ -402,11 +413,12 @@ class Store:
     def _paths(self, index: int) -> dict[str, Path]:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
         where = {"chunk_index": chunk, "file_index": file, "episode_index": index}
-        out = {"data": self.root / schema.DATA_PATH.format(**where)}
+        out = {"data": inside(self.root, schema.DATA_PATH.format(**where))}
         for camera in (c for c in self.cameras if c not in self.layout.stills):
-            out[f"video/{camera}"] = self.root / schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
-        out["snapshots"] = self.root / schema.SNAPSHOTS_PATH.format(**where)
-        return out | {"episodes": self.root / schema.EPISODES_PATH.format(**where)}
+            name = schema.VIDEO_PATH.format(video_key=self._key(camera), **where)
+            out[f"video/{camera}"] = inside(self.root, name)
+        out["snapshots"] = inside(self.root, schema.SNAPSHOTS_PATH.format(**where))
+        return out | {"episodes": inside(self.root, schema.EPISODES_PATH.format(**where))}
 
     def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
         """Writes the files of episode `index`, in the given order, or none of them."""
@@ -463,7 +475,7 @@ class Store:
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
         columns = read_columns(self._rows, features)
-        if (columns["task_index"] >= len(self._texts)).any():
+        if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
         columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():
@@ -473,9 +485,9 @@ class Store:
     def _is_final(self) -> bool:
         """True if the first and the last file that `finalize` writes match the present number of frames."""
         try:
-            stats, info = (json.loads((self.root / f"meta/{name}.json").read_bytes()) for name in ("stats", "info"))
+            stats, info = (read_json(self.root / f"meta/{name}.json", finite=False) for name in ("stats", "info"))
             return stats["index"]["count"] == [info["total_frames"]] == [self.frames]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (StoreError, KeyError, TypeError):
             return False
 
     def _check_totals(self) -> None:
@@ -503,8 +515,9 @@ class Store:
             contents["tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
             contents["info.json"] = _json(self._info)
             for name, content in contents.items():
-                remove_leftovers(self.root / "meta" / name)
-                atomic_write(self.root / "meta" / name, content)
+                path = inside(self.root, f"meta/{name}")
+                remove_leftovers(path)
+                atomic_write(path, content)
 
 
 def _json(content: Any) -> bytes:

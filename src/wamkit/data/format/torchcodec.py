@@ -14,7 +14,7 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.data.format.video import Video
+from wamkit.data.format.video import Video, empty_frames
 from wamkit.files import StoreError
 
 _EQUAL = ("yuv420p", "yuv444p")
@@ -56,7 +56,7 @@ class TorchcodecVideo(Video):
         """RGB frames by number, as `Video.frames`. Raises StoreError for a frame that is missing or undecodable."""
         if self._decoder is None:
             return super().frames(numbers, size, start)
-        out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
+        out = empty_frames((len(numbers), 3, *(size or self._shape)))
         for first in range(0, len(numbers), _AT_ONCE):
             wanted = [start + number for number in numbers[first : first + _AT_ONCE]]
             try:

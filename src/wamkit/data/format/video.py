@@ -138,7 +138,8 @@ class Video:
             self.close()
             raise
         self._at, self._decoded = -1, self._container.decode(self._stream)
-        self._clock = (1 / (self._fps * self._stream.time_base)).as_integer_ratio()
+        with decoding_errors():
+            self._clock = (1 / (self._fps * self._stream.time_base)).as_integer_ratio()
 
     def _checked(self, fps: float, total: int | None) -> av.VideoStream:
         if not self._container.streams.video:
@@ -151,8 +152,10 @@ class Video:
         rate = float(stream.average_rate or fps)  # computed from the duration, so off by up to one frame
         if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
             raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
-        # Without "explode" FFmpeg conceals damage silently.
-        stream.codec_context.thread_count, stream.codec_context.options = 1, {"err_detect": "explode"}
+        # Without "explode" FFmpeg conceals damage silently. It counts whole blocks of up to 64 pixels a side.
+        most = (shape[0] + 64) * (shape[1] + 64)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(most)}
         return stream
 
     def frames(
@@ -166,7 +169,7 @@ class Video:
         Only the frames needed are decoded: distant ones are reached through the keyframe before them. Raises StoreError
         for a frame that is missing or damaged.
         """
-        out = np.empty((len(numbers), 3, *(size or self._shape)), np.uint8)
+        out = empty_frames((len(numbers), 3, *(size or self._shape)))
         with decoding_errors():
             for row, number in enumerate(numbers):
                 self._rgb.write(self._find(start + number), out[row])
@@ -177,7 +180,7 @@ class Video:
 
         Raises StoreError for another pixel format, from which the codes cannot be recovered exactly.
         """
-        out = np.empty((len(numbers), *self._shape), np.uint16)
+        out = empty_frames((len(numbers), *self._shape), np.uint16)
         with decoding_errors():
             for row, number in enumerate(numbers):
                 frame = self._find(start + number)
@@ -194,6 +197,8 @@ class Video:
             self._container.seek(round((number - 0.5) * ticks / frames), stream=self._stream)
             self._decoded = self._container.decode(self._stream)
         for frame in self._decoded:
+            if frame.pts is None:
+                raise StoreError(f"frame {number} cannot be found: a frame before it has no time")
             self._at = round(frame.pts * frames / ticks)
             if self._at >= number:
                 break
@@ -232,10 +237,16 @@ class RgbConverter:
             out[channel] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
 
 
+def empty_frames(shape: tuple[int, ...], dtype: type[np.generic] = np.uint8) -> np.ndarray:
+    """An array for frames. Raises StoreError where it does not fit into memory."""
+    with decoding_errors():
+        return np.empty(shape, dtype)
+
+
 @contextlib.contextmanager
 def decoding_errors() -> Iterator[None]:
-    """Turns FFmpeg's errors into StoreError."""
+    """Turns the errors of FFmpeg, and of impossible sizes and times in a file, into StoreError."""
     try:
         yield
-    except (av.FFmpegError, EOFError) as error:
+    except (av.FFmpegError, EOFError, ValueError, ArithmeticError, MemoryError) as error:
         raise StoreError(f"it cannot be decoded ({error})") from error

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import Between, Checked
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -49,18 +50,15 @@ FIELDS = (
 
 
 @dataclass(frozen=True)
-class AlohaOptions:
+class AlohaOptions(Checked):
     """Options of the importer `aloha`."""
 
     text: str = ""
     """The instruction, which the format does not contain."""
-    rate: float = 50.0
+    rate: Annotated[float, Between(1, 1000)] = 50.0
     """Rows a second."""
     swap: bool = False
     """Swap red and blue of compressed images."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(1, 1000))
 
 
 @IMPORTERS.register("aloha")

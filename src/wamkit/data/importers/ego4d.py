@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from wamkit.config import check_bounds
+from wamkit.config import AtMost, Between, Rate
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -52,16 +52,12 @@ SECONDS = 10**6  # a video that is narrated later than that is none
 class Ego4DOptions(VideoFileOptions):
     """Options of the importer `ego4d`."""
 
-    fps: float | None = 10.0
+    fps: Rate | None = 10.0
     """Frames a second; the videos have 30."""
-    longest: float = 4.0
+    longest: Annotated[float, Between(0.1, inf), AtMost(1e6)] = 4.0
     """Greatest length of an episode, in seconds."""
     of: Literal["wearer", "all"] = "wearer"
     """Import narrations of the wearer only, or of others too."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bounds(self, longest=(0.1, inf))
 
 
 @IMPORTERS.register("ego4d")

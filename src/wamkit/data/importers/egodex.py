@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import ConfigError
+from wamkit.config import ConfigError, Rate
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, opened
@@ -37,7 +37,7 @@ RATE = 30.0
 class EgoDexOptions(VideoFileOptions):
     """Options of the importer `egodex`."""
 
-    fps: float | None = None
+    fps: Rate | None = None
     """Must not be set: every frame has a pose, 30 a second."""
     hands: bool = False
     """Import positions of wrists and finger tips, in metres relative to the camera, as state and actions."""

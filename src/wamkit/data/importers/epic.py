@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from wamkit.config import Rate
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading, text_of
 from wamkit.data.importers.video_files import (
@@ -36,7 +37,7 @@ COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration", "narrat
 class EpicOptions(VideoFileOptions):
     """Options of the importer `epic`."""
 
-    fps: float | None = 10.0
+    fps: Rate | None = 10.0
     """Frames a second; the videos have 50 or 59.94."""
 
 

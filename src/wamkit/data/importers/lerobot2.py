@@ -21,14 +21,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from av.video.reformatter import VideoReformatter
 
-from wamkit.config import check_bounds
+from wamkit.config import Between, Checked
 from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
 from wamkit.data.format.schema import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Layout, image_size, is_depth
@@ -67,18 +67,14 @@ NUMERIC = ("float32", "float64", "int32", "int64", "bool")
 
 
 @dataclass(frozen=True)
-class LeRobot2Options:
+class LeRobot2Options(Checked):
     """Options of the importer `lerobot2`."""
 
     embodiment: str = ""
     """Name of the robot; robot_type of info.json if empty."""
-    size: tuple[int, int] | None = None
+    size: Annotated[tuple[int, int], Between(1, 16_384)] | None = None
     """Height and width of the stored images. Frames are resized until they cover it, and cropped to the middle.
     By default they stay as they are."""
-
-    def __post_init__(self) -> None:
-        if self.size is not None:
-            check_bounds(self, size=(1, 16_384))
 
 
 @IMPORTERS.register("lerobot2")
@@ -93,7 +89,7 @@ class LeRobot2(Importer):
         path = inside(self.root, "meta/info.json")
         with reading(path):
             if not path.exists():
-                raise SourceError("there is no such file: is this a LeRobotDataset?")
+                raise SourceError("there is no such file; is this a LeRobotDataset?")
             info = read_json(path)
             version = str(entry(info, "codebase_version", str))
             if not version.startswith("v2"):

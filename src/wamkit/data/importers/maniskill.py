@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import Between, Checked
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -52,16 +52,13 @@ from wamkit.metadata import DatasetMetadata, Field
 
 
 @dataclass(frozen=True)
-class ManiSkillOptions:
+class ManiSkillOptions(Checked):
     """Options of the importer `maniskill`."""
 
     text: str = ""
     """The instruction; the environment's name in words if empty."""
-    rate: float = 20.0
+    rate: Annotated[float, Between(1, 1000)] = 20.0
     """Control steps a second, ManiSkill's default."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(1, 1000))
 
 
 @IMPORTERS.register("maniskill")

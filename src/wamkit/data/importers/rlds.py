@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.config import check_bounds, load_json
+from wamkit.config import Checked, Rate, load_json
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -50,10 +50,10 @@ TEXTS = ("language_instruction", "observation/natural_language_instruction", "ob
 
 
 @dataclass(frozen=True)
-class RLDSOptions:
+class RLDSOptions(Checked):
     """Options of the importer `rlds`."""
 
-    rate: float = 10.0
+    rate: Rate = 10.0
     """Steps a second, which only the card of a data set states: RT-1 has 3, Bridge 5, DROID 15."""
     split: str = "train"
     """Split of the data set."""
@@ -63,9 +63,6 @@ class RLDSOptions:
     """Vectors of a step that form the action, in this order: "action/world_vector action/rotation_delta" for RT-1."""
     metadata: Path | None = None
     """JSON file with the metadata, in the form of meta/wamkit.json."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(0.01, 1000))
 
 
 @IMPORTERS.register("rlds")
@@ -81,7 +78,7 @@ class RLDS(Importer):
         path = inside(self.root, "features.json")
         with reading(path):
             if not path.exists():
-                raise SourceError("there is no such file: name the folder of one version, as in bridge/1.0.0")
+                raise SourceError("there is no such file; name the folder of one version, as in bridge/1.0.0")
             steps = read_json(path)
             for key in ("featuresDict", "features", "steps", "sequence", "feature"):
                 steps = entry(steps, key, dict)

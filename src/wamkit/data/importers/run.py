@@ -34,7 +34,7 @@ from wamkit.data.importers.base import (
     reading,
     words,
 )
-from wamkit.files import StoreError, read_json
+from wamkit.files import StoreError, check_place, read_json
 from wamkit.types import Episode, Span
 
 FILE = "import.json"
@@ -82,6 +82,7 @@ def import_data(args: Import, options: Any = None) -> Store:
     Raises SourceError for a source that cannot be read, and with on_error "fail" for the first such episode. Episodes
     stored before stay, and the same call continues after them. Raises StoreError if `out` contains other data.
     """
+    check_place(args.out / FILE)
     importer = importer_of(args.format, args.source, options)
     with reading(args.source):
         layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
@@ -93,6 +94,8 @@ def import_data(args: Import, options: Any = None) -> Store:
     names = names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: it contains no episodes")
+    if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
+        raise StoreError(f"{args.out} holds a data set that `wamkit import` did not write: name another folder")
     store = Store.open_or_create(args.out, **vars(layout))
     if (before := load_metadata(args.out)) is not None and before != metadata:
         raise StoreError(

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
+from typing import Annotated
 
 import numpy as np
 
-from wamkit.config import check_bounds
+from wamkit.config import Between, Checked, Count
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -41,20 +41,17 @@ KEYS = (("eef_pos", 3), ("eef_rot_axis_angle", 3), ("gripper_width", 1))
 
 
 @dataclass(frozen=True)
-class UMIOptions:
+class UMIOptions(Checked):
     """Options of the importer `umi`."""
 
     text: str = ""
     """The instruction, which the format does not contain."""
-    rate: float = 59.94
+    rate: Annotated[float, Between(1, 1000)] = 59.94
     """Rows a second, which the format does not contain; a GoPro records 59.94."""
-    every: int = 1
+    every: Count = 1
     """Keep every n-th row: 3 leaves about 20 of 59.94 rows a second."""
     licence: str = ""
     """Licence of the data."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, rate=(1, 1000), every=(1, inf))
 
 
 @IMPORTERS.register("umi")

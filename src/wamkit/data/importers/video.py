@@ -101,7 +101,7 @@ class Video(Importer):
                 raise SourceError(f"{self.root}: the caption '{row['text']}' of {name} is {place}")
             spans.append(Span(start, min(stop, steps), row["text"]))
         if not text and not spans:
-            raise SourceError(f"{name}: it has no text: add a caption, or --options.text for all videos without one")
+            raise SourceError(f"{name}: it has no text; add a caption, or --options.text for all videos without one")
         return text, tuple(spans)
 
     @cached_property

@@ -6,32 +6,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import UInt8
 
-from wamkit.config import check_bounds
+from wamkit.config import Between, Checked, Rate
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.video import CONTAINERS
 from wamkit.data.importers.base import PIXELS, Recording, SourceError, inside, pixels, reading
 
 SIDE = 16_384  # pixels; larger images are not made
+_Side = Annotated[int, Between(1, SIDE)]
 STEPS = 10**7  # frames of an episode; one that declares more is taken for a bomb
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
-class VideoFileOptions:
+class VideoFileOptions(Checked):
     """Options that importers of videos share."""
 
-    size: tuple[int, int] = (64, 64)
+    size: tuple[_Side, _Side] = (64, 64)
     """Height and width of the stored images. Frames are resized until they cover it, and cropped to the middle."""
-    fps: float | None = None
+    fps: Rate | None = None
     """Frames a second; if not given, those of the videos, which must then agree."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, size=(1, SIDE), **({} if self.fps is None else {"fps": (0.01, 1000)}))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,23 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from wamkit.files import exclusive, fsync_folder, make_folder, remove_leftovers, temporary, write_error
+from wamkit.files import (
+    StoreError,
+    exclusive,
+    file_size,
+    fsync_folder,
+    inside,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    temporary,
+    write_error,
+)
 
 _SUMS = "checksums.json"
 _BLOCK = 1 << 24  # bytes read at a time
@@ -35,12 +46,13 @@ def cached_features(folder: Path, key: str, rows: int, parts: Parts, limit: int)
     make_folder(folder)
     path = folder / key
     with exclusive(folder, wait=True):
-        if not _intact(path):
+        if (features := _intact(path, rows)) is None:
             shutil.rmtree(path, ignore_errors=True)
             _build(path, rows, parts)
+            features = _mapped(path, rows, sorted(p.name for p in path.glob("*.npy")))
         path.touch()
         _make_room(folder, path, limit)
-    return {p.stem: np.load(p, mmap_mode="r") for p in sorted(path.glob("*.npy"))}
+    return features
 
 
 def _build(path: Path, rows: int, parts: Parts) -> None:
@@ -67,20 +79,33 @@ def _build(path: Path, rows: int, parts: Parts) -> None:
         raise write_error(path, error) from error
 
 
+def _mapped(path: Path, rows: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """The arrays of these names. Raises ValueError for those that do not have `rows` rows, or of larger size than the
+    file."""
+    out = {Path(name).stem: np.load(path / name, mmap_mode="r") for name in names}
+    if any(x.ndim < 1 or len(x) != rows for x in out.values()):
+        raise ValueError(f"{path} has not {rows} rows")
+    return out
+
+
 def _checksum(path: Path) -> int:
     total = 0
+    file_size(path)
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):
             total = zlib.crc32(block, total)
     return total
 
 
-def _intact(path: Path) -> bool:
+def _intact(path: Path, rows: int) -> dict[str, np.ndarray] | None:
+    """The features, if their checksums are right."""
     try:
-        sums = json.loads((path / _SUMS).read_text())
-        return bool(sums) and all(_checksum(path / name) == total for name, total in sums.items())
-    except (OSError, ValueError, AttributeError):
-        return False
+        sums = read_json(path / _SUMS)
+        if not sums or any(_checksum(inside(path, name)) != total for name, total in sums.items()):
+            return None
+        return _mapped(path, rows, sums)
+    except (StoreError, OSError, ValueError, AttributeError):
+        return None
 
 
 def _make_room(folder: Path, used: Path, limit: int) -> None:

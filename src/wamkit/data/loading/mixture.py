@@ -8,101 +8,29 @@ epoch.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import inf
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from wamkit import config as cfg
-from wamkit.data.embodiment import Embodiment, Normaliser, SourceData, fit
+from wamkit.data.embodiment import Embodiment, SourceData, fit
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Decoder, Store, StoreError
 from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
+from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
 from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Batch, Spec, WamkitError
 
 _PHI = (np.sqrt(5.0) - 1) / 2
 _BLOCK = 1 << 16  # draws counted at a time
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Writes a mixture of data sets to train on, and prints the resulting shares."""
-
-    out: Path
-    """The file to write, *.json."""
-    by: Literal["sample", "episode", "hour"] = "sample"
-    """Unit of the weights: the share of all samples, or the weight of each episode, or of each hour of a data set."""
-    size: tuple[int, int] = (64, 64)
-    """Height and width to which all images are resized."""
-    views: tuple[str, ...] = ("scene",)
-    """The model's views by camera role: scene, wrist, ego. "scene+ego" is one view, of whichever a data set has."""
-    relative: bool = True
-    """Convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk."""
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One data set of a mixture."""
-
-    data: str
-    """Its folder, relative to the mixture's file."""
-    weight: float = 1.0
-    name: str = ""
-    """Its name in logs; the folder's name if empty."""
-    demonstrations: tuple[int, int] | None = None
-    """Use only these demonstrations: from the first number up to, but excluding, the second. None uses all episodes.
-    With a range, off-expert episodes are left out."""
-    actions: bool = True
-    """Learn from its actions. If false, it serves as video without actions."""
-
-    def __post_init__(self) -> None:
-        cfg.check_bounds(self, weight=(1e-9, inf))
-        if self.demonstrations is not None and not 0 <= self.demonstrations[0] < self.demonstrations[1]:
-            raise cfg.ConfigError(
-                f"{self.data}: demonstrations {self.demonstrations}: the first must be below the second"
-            )
-
-    @property
-    def label(self) -> str:
-        """Its name, or the folder's."""
-        return self.name or Path(self.data).name + ("" if self.actions else "-video")
-
-
-@dataclass(frozen=True)
-class MixtureConfig:
-    """A mixture of data sets as its JSON file describes it."""
-
-    sources: tuple[SourceConfig, ...]
-    by: Literal["sample", "episode", "hour"] = "sample"
-    """Unit of the weights: the share of all samples, or the weight of each episode, or of each hour of a data set."""
-    size: tuple[int, int] = (64, 64)
-    """Height and width to which all images are resized."""
-    views: tuple[str, ...] = ("scene",)
-    """The model's views by camera role: scene, wrist, ego. "scene+ego" is one view, of whichever a data set has."""
-    relative: bool = True
-    """Convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk."""
-    normalisers: Mapping[str, Normaliser] = field(default_factory=dict)
-    """Normalisers by field name or kind, where the defaults do not fit; see `wamkit.data.embodiment`."""
-
-    def __post_init__(self) -> None:
-        names = self.names
-        if not names or len(set(names)) < len(names):
-            raise cfg.ConfigError(f"sources {names}: there must be at least one, and their names must differ")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the sources."""
-        return tuple(s.label for s in self.sources)
 
 
 @dataclass(frozen=True)
@@ -212,33 +140,6 @@ def _seed(seed: int, source: int) -> int:
     return int(np.random.SeedSequence((seed, source)).generate_state(1, np.uint64)[0] >> 1)
 
 
-def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
-    """The sources described on the command line, as FOLDER:WEIGHT:FIRST-LAST:video. All but the folder is optional.
-
-    out: the mixture's file. Folders become relative to it.
-
-    Raises ConfigError for malformed words.
-    """
-    sources = []
-    for word in words:
-        folder, *parts = word.split(":")
-        options: dict[str, Any] = {}
-        for part in parts:
-            ends = part.split("-")
-            if part == "video":
-                options["actions"] = False
-            elif len(ends) == 2 and all(n.isdecimal() for n in ends):
-                options["demonstrations"] = (int(ends[0]), int(ends[1]))
-            else:
-                try:
-                    options["weight"] = float(part)
-                except ValueError as error:
-                    how = "as in data/umi:0.3, data/demos:0.5:0-10 or data/demos:0.5:10-60:video"
-                    raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
-        sources.append(SourceConfig(os.path.relpath(folder, out.parent), **options))
-    return tuple(sources)
-
-
 def open_mixture(
     path: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
 ) -> tuple[Mixture, MixtureConfig]:
@@ -251,7 +152,17 @@ def open_mixture(
     Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
     config = cfg.load_json(MixtureConfig, path)
-    stores = [Store.open(path.parent / source.data, decoder) for source in config.sources]
+    return opened_mixture(config, path.parent, chunk, cache_gb, decoder), config
+
+
+def opened_mixture(
+    config: MixtureConfig, folder: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
+) -> Mixture:
+    """The mixture that `config` describes, with sources relative to `folder`. Other arguments as in `open_mixture`.
+
+    Raises StoreError, with the reason, for a data set that cannot be used.
+    """
+    stores = [Store.open(folder / source.data, decoder) for source in config.sources]
     chosen = [_chosen(store, source) for store, source in zip(stores, config.sources, strict=True)]
     shares = _shares(config, stores, chosen)
     fps = stores[int(np.argmax(shares))].layout.fps
@@ -272,7 +183,7 @@ def open_mixture(
         data.append(SourceData(metadata, f.proprio[rows], action, f.episode[rows], store.cameras))
     embodiments = fit(data, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
     converted = tuple(replace(f, embodiment=e) for f, e in zip(frames, embodiments, strict=True))
-    return Mixture(config.names, converted, shares, fps), config
+    return Mixture(config.names, converted, shares, fps)
 
 
 def _chosen(store: Store, source: SourceConfig) -> list[int]:

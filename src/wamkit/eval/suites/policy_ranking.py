@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
-from wamkit.config import check_bounds, digest
+from wamkit.config import AtMost, Between, Checked, Count, NotNegative, Processes, Steps, digest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.base import held_out_seeds
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.held_out import check_unseen
 from wamkit.eval.metrics.rank_correlation import Agreement, agreement
+from wamkit.eval.ranked import check_policies
 from wamkit.eval.suites.dual_rollouts import PairedRollouts, PolicyOutcome, starts
 from wamkit.eval.suites.paired import check_same_env
 from wamkit.imagination.success_classifier import SuccessClassifier, train_success_classifier
@@ -25,12 +27,9 @@ from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
 
-LEAST = 4
-"""Smallest number of policies in a ranking; eight or more for a ranking with a meaning."""
-
 
 @dataclass(frozen=True)
-class Rank:
+class Rank(Checked):
     """A ranking to make: which world model, which policies, and how.
 
     world: run folder of the model that replaces the simulator; it must support `forward`.
@@ -51,19 +50,15 @@ class Rank:
 
     world: Path
     policies: tuple[Path, ...]
-    episodes: int = 10
-    replan_every: int = 8
-    max_steps: int = 200
-    recordings: int = 12
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 10
+    replan_every: Count = 8
+    max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
+    recordings: Annotated[int, Between(2, inf), AtMost(10**6)] = 12
     failure_policies: tuple[Path, ...] = ()
-    classifier_steps: int = 800
-    candidates: int = 8
-    spread: float = 1.0
-    processes: int = 2
-
-    def __post_init__(self) -> None:
-        counts = ("episodes", "replan_every", "max_steps", "classifier_steps", "candidates", "processes")
-        check_bounds(self, **dict.fromkeys(counts, (1, inf)), recordings=(2, inf), spread=(0, inf))
+    classifier_steps: Steps = 800
+    candidates: Count = 8
+    spread: NotNegative = 1.0
+    processes: Processes = 2
 
 
 @dataclass(frozen=True)
@@ -106,10 +101,7 @@ def rank(options: Rank) -> Ranking:
     Finished rollouts are cached, so that an interrupted ranking continues. Raises WamkitError for fewer policies than
     `LEAST`, for models of other shapes or another environment, and where a classifier cannot be trained.
     """
-    if len(set(options.policies)) < LEAST or len(set(options.policies)) != len(options.policies):
-        raise WamkitError(f"a ranking needs {LEAST} policies or more, each named once; got {len(options.policies)}")
-    if twice := sorted({str(p) for p in options.failure_policies} & {str(p) for p in options.policies}):
-        raise WamkitError(f"{', '.join(twice)} cannot both train the classifier and be ranked by it")
+    check_policies(options.policies, options.failure_policies)
     run = Run.open(options.world)
     policies, failing = (tuple(map(Run.open, paths)) for paths in (options.policies, options.failure_policies))
     world, env = load(run), run.provenance.env

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Integer, Shaped
 from torch import Tensor
 
+from wamkit.eval.encoder_names import encoder_names
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.perceptual import I3D, LPIPS, Dinov2, VideoMAE, clip_features
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, gaussian_frechet, polynomial_mmd
@@ -42,18 +43,10 @@ def named_encoders(named: Sequence[str]) -> Encoders:
     """
     pairs: list[LPIPS | Dinov2] = []
     videos: list[VideoMAE | I3D] = []
-    for text in named:
-        kind, _, weights = text.partition("=")
+    for kind, weights in encoder_names(named):
         if kind in ("lpips-alex", "lpips-vgg"):
             trunk, _, heads = weights.partition(",")
-            if not trunk or not heads:
-                raise EvaluationError(f"LPIPS is two files: {kind}=TRUNK,HEADS, not {text!r}")
             pairs.append(LPIPS(trunk, heads, "vgg" if kind == "lpips-vgg" else "alex"))
-        elif not weights or kind not in ("dinov2", "videomae", "i3d"):
-            raise EvaluationError(
-                "an encoder is named by its kind and weights: lpips-alex=TRUNK,HEADS, lpips-vgg=TRUNK,HEADS, "
-                f"dinov2=MODEL, videomae=MODEL or i3d=FILE, not {text!r}"
-            )
         elif kind == "dinov2":
             pairs.append(Dinov2(weights))
         else:

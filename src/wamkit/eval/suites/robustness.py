@@ -197,7 +197,7 @@ def area(severities: Float64[np.ndarray, " S"], success: Bool[np.ndarray, "S N"]
     does better varied, NaN without success at severity 0.
     severities: ascending from 0.   success: row = severity, column = reset state.
 
-    The interval resamples reset states with all their outcomes. Where no outcome differs from that at severity 0 this
+    In the interval reset states vary, with all their outcomes. Where no outcome differs from that at severity 0 this
     shows no spread; the interval is then as wide as the share of states (Clopper and Pearson) that might have differed
     unseen. Blind spot: the severity at which success is lost.
     """
@@ -209,7 +209,8 @@ def area(severities: Float64[np.ndarray, " S"], success: Bool[np.ndarray, "S N"]
     if (success_SN == plain_N).all():
         unseen = clopper_pearson(0, len(plain_N)).high / plain_N.mean()
         return Interval(1.0, max(0.0, 1 - unseen), 1 + unseen)
-    return bootstrap_ratio(area_N, plain_N, np.arange(len(plain_N)), seed)
+    most = 1 / float(plain_N.mean())  # of a policy that fails plain and always succeeds varied
+    return bootstrap_ratio(area_N, plain_N, np.arange(len(plain_N)), seed, bounds=(0.0, most))
 
 
 def example_images(

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from wamkit.config import Between, ConfigError, check_declared
 from wamkit.nn.attention_mask import FUTURE
 from wamkit.nn.autoencoders.base import Autoencoder, FutureCodec
 from wamkit.nn.autoencoders.frame_codec import FrameCodec
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import row_noise
 from wamkit.nn.heads import NoisyStream, Stream, masked_mean
+from wamkit.nn.options import CodeConfig
 from wamkit.nn.tokens import ImageTokens, canvas, grid_of, image_positions, uncanvas
 from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
 from wamkit.types import Batch, Spec
@@ -99,36 +97,6 @@ class FutureLatents(FutureCodec):
         rows, columns = self.grid
         cells = batch.view_valid.repeat_interleave(columns // self.spec.views, 1).repeat(1, rows)
         return valid & cells.unsqueeze(2)
-
-
-@dataclass(frozen=True)
-class CodeConfig:
-    """Codes of a future frame: `cell` of them for each cell of the frame codec, one of levels ** numbers each."""
-
-    cell: Annotated[int, Between(1, math.inf)] = 1
-    """Codes a cell and frame."""
-    numbers: Annotated[int, Between(1, math.inf)] = 4
-    """Latents that one code stands for."""
-    levels: Annotated[int, Between(2, math.inf)] = 6
-    """Values that each of them can take."""
-
-    def __post_init__(self) -> None:
-        check_declared(self)
-        if (count := self.cell * self.numbers) % 4:
-            near = 4 * math.ceil(count / 4)
-            raise ConfigError(
-                f"cell * numbers = {count}: must be a multiple of 4 (the codec's cells), {near} for example"
-            )
-        if self.size > 2**16:
-            raise ConfigError(
-                f"levels ** numbers = {self.levels} ** {self.numbers} codes: must be at most {2**16}; "
-                "take fewer levels, or more codes of fewer numbers"
-            )
-
-    @property
-    def size(self) -> int:
-        """The number of codes."""
-        return self.levels**self.numbers
 
 
 class FutureCodes(FutureCodec):

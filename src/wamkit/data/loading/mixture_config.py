@@ -1,0 +1,105 @@
+"""The description of a mixture: its sources, their weights, and what is made of their images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from wamkit import config as cfg
+from wamkit.data.embodiment import Normaliser
+
+
+@dataclass(frozen=True)
+class SourceConfig(cfg.Checked):
+    """One data set of a mixture."""
+
+    data: str
+    """Its folder, relative to the mixture's file."""
+    weight: Annotated[float, cfg.Between(1e-9, inf), cfg.AtMost(1e9)] = 1.0
+    name: str = ""
+    """Its name in logs; the folder's name if empty."""
+    demonstrations: tuple[int, int] | None = None
+    """Use only these demonstrations: from the first number up to, but excluding, the second. None uses all episodes.
+    With a range, off-expert episodes are left out."""
+    actions: bool = True
+    """Learn from its actions. If false, it serves as video without actions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.demonstrations is not None and not 0 <= self.demonstrations[0] < self.demonstrations[1]:
+            raise cfg.ConfigError(
+                f"{self.data}: demonstrations {self.demonstrations}: the first must be below the second"
+            )
+
+    @property
+    def label(self) -> str:
+        """Its name, or the folder's."""
+        return self.name or Path(self.data).name + ("" if self.actions else "-video")
+
+
+@dataclass(frozen=True)
+class MixtureConfig(cfg.Checked):
+    """A mixture of data sets as its JSON file describes it."""
+
+    sources: tuple[SourceConfig, ...]
+    by: Literal["sample", "episode", "hour"] = "sample"
+    """Unit of the weights: the share of all samples, or the weight of each episode, or of each hour of a data set."""
+    size: tuple[cfg.Side, cfg.Side] = (64, 64)
+    """Height and width to which all images are resized."""
+    views: tuple[str, ...] = ("scene",)
+    """The model's views by camera role: scene, wrist, ego. "scene+ego" is one view, of whichever a data set has."""
+    relative: bool = True
+    """Convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk."""
+    normalisers: Mapping[str, Normaliser] = field(default_factory=dict)
+    """Normalisers by field name or kind, where the defaults do not fit; see `wamkit.data.embodiment`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.names
+        if not names or len(set(names)) < len(names):
+            raise cfg.ConfigError(f"sources {names}: there must be at least one, and their names must differ")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the sources."""
+        return tuple(s.label for s in self.sources)
+
+
+def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
+    """The sources described on the command line, as FOLDER:WEIGHT:FIRST-LAST:video. All but the folder is optional.
+
+    out: the mixture's file. Folders become relative to it.
+
+    Raises ConfigError for malformed words.
+    """
+    sources = []
+    for word in words:
+        folder, *parts = word.split(":")
+        options: dict[str, Any] = {}
+        for part in parts:
+            ends = part.split("-")
+            if part == "video":
+                options["actions"] = False
+            elif len(ends) == 2 and all(n.isdecimal() for n in ends):
+                options["demonstrations"] = (int(ends[0]), int(ends[1]))
+            else:
+                try:
+                    options["weight"] = float(part)
+                except ValueError as error:
+                    how = "as in data/umi:0.3, data/demos:0.5:0-10 or data/demos:0.5:10-60:video"
+                    raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
+        sources.append(SourceConfig(os.path.relpath(folder, out.parent), **options))
+    return tuple(sources)
+
+
+def is_mixture(path: Path) -> bool:
+    """True if the file at `path` describes a mixture."""
+    try:
+        cfg.load_json(MixtureConfig, path)
+    except cfg.ConfigError:
+        return False
+    return True
