@@ -92,7 +92,9 @@ def run(case: Case, folder: Path, patience: float = 1.0) -> Ended:
         pid, status, used = os.wait4(child, os.WNOHANG)
         if pid:
             break
-        if time.monotonic() - began > case.seconds * patience and not stopped:
+        wall = time.monotonic() - began
+        at_work = case.work and wall > case.seconds and BEGAN.search(_text(folder / ".err") + _text(folder / ".out"))
+        if (wall > case.seconds * patience or at_work) and not stopped:
             stopped = True
             _kill(child)
         time.sleep(0.005)

@@ -93,7 +93,7 @@ def many_rows(file: str) -> Make:
         if not kept.exists():
             kept.parent.mkdir(exist_ok=True)
             old = pq.read_table(folder / file)
-            chunk = pa.concat_tables([old.slice(0, 1)] * 1_000_000).combine_chunks()
+            chunk = pa.concat_tables([old.slice(0, 1)] * 100_000).combine_chunks()
             with pq.ParquetWriter(kept, old.schema, compression="zstd") as writer:
                 for _ in range(ROWS // len(chunk)):
                     writer.write_table(chunk, row_group_size=len(chunk))

@@ -34,7 +34,7 @@ def entry(function: Callable[..., Any]) -> Callable[..., int]:
 
 def data(root: str) -> None:
     """Everything that training and people get from a data set."""
-    print(f"use: {digest(dict(_data(Path(root))))}")
+    print(f"use: {digest(dict(facts(Path(root), images=True)))}")
 
 
 def data_and_validate(root: str) -> None:
@@ -52,7 +52,8 @@ def data_and_validate(root: str) -> None:
         raise
 
 
-def _data(root: Path) -> Iterator[tuple[str, Any]]:
+def facts(root: Path, images: bool = False) -> Iterator[tuple[str, Any]]:
+    """Everything that training and people get from a data set, by name; images and snapshots only if asked for."""
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
     from wamkit.runs.provenance import Provenance
@@ -64,13 +65,12 @@ def _data(root: Path) -> Iterator[tuple[str, Any]]:
     for i, meta in enumerate(store.episodes):
         yield f"facts {i}", dataclasses.asdict(meta)
         yield f"spans {i}", [dataclasses.astuple(s) for s in store.episode(i, images=False).spans]
-        for camera in store.cameras:
+        for camera in store.cameras if images else ():
             yield f"{camera} {i}", store.decode(i, camera)
-        for camera in store.depth_cameras:
+        for camera in store.depth_cameras if images else ():
             yield f"{camera} {i}", store.decode_depth(i, camera)
-        if (root / "snapshots").is_dir():
-            for t, snapshot in enumerate(store.snapshots(i)):
-                yield f"snapshot {i} {t}", dataclasses.asdict(snapshot)
+        for t, snapshot in enumerate(store.snapshots(i) if images and (root / "snapshots").is_dir() else ()):
+            yield f"snapshot {i} {t}", dataclasses.asdict(snapshot)
     yield "metadata", dataclasses.asdict(load_metadata(root))
     yield "provenance", dataclasses.asdict(Provenance.of(store))
 
