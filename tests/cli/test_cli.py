@@ -86,12 +86,12 @@ def test_sample_writes_every_query(job, query):
         )
         == 0
     )
-    saved = np.load(job / "samples" / f"{query}-001.npz")
+    saved = np.load(job / "samples" / f"{query}-001-stride-16.npz")
     assert saved["now"].dtype == np.uint8
     assert (
         ("imagined" in saved)
         == (query in ("video", "forward", "joint"))
-        == (job / "samples" / f"{query}-001.mp4").exists()
+        == (job / "samples" / f"{query}-001-stride-16.mp4").exists()
     )
     assert ("actions" in saved) == (query in ("policy", "inverse", "joint"))
 
@@ -99,10 +99,10 @@ def test_sample_writes_every_query(job, query):
 def test_diagnose_says_what_is_wrong_with_one_episode(job, capsys):
     assert main(["diagnose", str(job / "run"), "--episode", "1", "--stride", "30"]) == 0
     assert "faucet-open-v3" in capsys.readouterr().out
-    facts = json.loads((job / "run/diagnose/episode-1.json").read_text())
+    facts = json.loads((job / "run/diagnose/episode-1-stride-30.json").read_text())
     assert facts["task"] == "faucet-open-v3" and facts["diagnosis"] and facts["states"] >= 1
     assert all(facts[k]["value"] <= 1 for k in ("forecast", "policy", "consistency"))
-    assert (job / "run/diagnose/episode-1.mp4").stat().st_size > 1000
+    assert (job / "run/diagnose/episode-1-stride-30.mp4").stat().st_size > 1000
 
 
 def test_two_runs_are_compared_on_the_same_states(job, tmp_path, capsys):
@@ -124,7 +124,8 @@ def test_the_full_suite_has_all_axes(job, tmp_path, capsys):
     arguments = ["--suite", "full", "--episodes", "1", "--held-out", "1", "--steps", "1"]
     arguments += ["--encoder", f"lpips-alex={trunk},{heads}"]
     assert main(["eval", str(job / "run"), *arguments]) == 0
-    rows = {r["key"]: r for r in json.loads((job / "run/eval/summary.json").read_text())["rows"]}
+    (folder,) = (job / "run/eval").glob("*-suite-full-*")  # beside the evaluation of the whole job
+    rows = {r["key"]: r for r in json.loads((folder / "summary.json").read_text())["rows"]}
     told = rows["counterfactuals.off_expert.identified"]
     assert 0 <= told["low"] <= told["value"] <= told["high"] <= 1 and "chance is 10%" in told["note"]
     execution = {f"forecast_vs_execution.{k}" for k in ("policy", "consistency")}
@@ -132,7 +133,7 @@ def test_the_full_suite_has_all_axes(job, tmp_path, capsys):
     assert rows["action_recoverability.floor"]["value"] > 0 and "forecast_consistency.skill" in rows
     (lpips,) = (r for key, r in rows.items() if key.startswith("pretrained_features.LPIPS (alex) @"))
     assert lpips["axis"] == "Visual fidelity" and lpips["value"] > 0 and "copying has" in lpips["note"]
-    page = (job / "run/eval/report.html").read_text()
+    page = (folder / "report.html").read_text()
     assert all(f"{t}?" in page for t in ("Does it imagine what its actions do", "Does the world go as it imagined"))
     assert rows["physics.ade"]["axis"] == "Physical commonsense" and "Worst cases" in page
     axes = [page.index(f'<h2 class="axis">{a}</h2>') for a in AXES]

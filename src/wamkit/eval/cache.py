@@ -74,7 +74,7 @@ def _write(result: EvalResult) -> bytes:
 def _read(path: Path) -> EvalResult | None:
     try:
         with _archive(path) as archive:
-            data = parse_json(archive["json"].tobytes(), str(path))
+            data = parse_json(archive["json"].tobytes(), str(path), finite=False)
             worst = tuple(
                 Worst(**{**w, "columns": {name: archive[f"{i} {name}"] for name in w["columns"]}})
                 for i, w in enumerate(data["worst"])

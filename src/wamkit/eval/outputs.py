@@ -19,7 +19,7 @@ def write_result(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """What `write_result` wrote. Raises StoreError if it is missing or damaged."""
+    """The content that `write_result` wrote. Raises StoreError if it is missing or damaged."""
     return unsealed(read_json(path), path)
 
 

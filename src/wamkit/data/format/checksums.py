@@ -114,7 +114,8 @@ class Checksums:
 def changed(root: Path) -> StoreError:
     """The error for a file whose content is not what was recorded; the caller names the file."""
     return StoreError(
-        f"its content has changed since it was recorded (`wamkit validate {root} --accept` accepts it, if it was edited)"
+        "its content has changed since it was recorded "
+        f"(`wamkit validate {root} --accept` accepts it, if it was edited)"
     )
 
 

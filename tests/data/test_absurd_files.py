@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from damage import DATA, edit_data, edit_facts, edit_feature, edit_json
-from recordings import LAYOUT, content, copy_files, make_episode
+from recordings import LAYOUT, content, copy_files, make_episode, without_checksums
 
 from wamkit.data.format.depth import distances, tiff
 from wamkit.data.format.frame_cache import FrameCache

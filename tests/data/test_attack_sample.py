@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmarks.attack import damage, use
 from recordings import copy_files
 
-from benchmarks.attack import damage, use
 from wamkit.errors import WamkitError
 from wamkit.rollout.collect import CollectConfig, collect
 
@@ -24,7 +24,8 @@ def made(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("attack") / "data"
     small = {"height": 32, "width": 32, "supersample": 1}
     lengths = {"steps_after_success": 1, "off_expert_steps": 6}
-    collect(CollectConfig(tasks=("reach",), out=root, env="reacher", options=small, episodes=1, off_expert=1, **lengths))
+    episodes = {"episodes": 1, "off_expert": 1}
+    collect(CollectConfig(tasks=("reach",), out=root, env="reacher", options=small, **episodes, **lengths))
     return root
 
 
