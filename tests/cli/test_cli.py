@@ -138,7 +138,8 @@ def test_the_full_suite_has_all_axes(job, tmp_path, capsys):
     assert rows["physics.ade"]["axis"] == "Physical commonsense" and "Worst cases" in page
     axes = [page.index(f'<h2 class="axis">{a}</h2>') for a in AXES]
     assert axes == sorted(axes)
-    assert main(["report", str(job / "run"), "--out", str(job / "all.html")]) == 0
+    named = ["--evaluation", folder.name]
+    assert main(["report", str(job / "run"), *named, "--out", str(job / "all.html")]) == 0
     assert "positions, mean error" in (job / "all.html").read_text()
 
 
