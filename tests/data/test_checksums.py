@@ -21,7 +21,7 @@ from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.format.video import encode_video
-from wamkit.data.validate import accept
+from wamkit.data.validate import accept, validate
 from wamkit.metadata import DatasetMetadata
 
 FACTS = "meta/episodes/chunk-000/file-001.parquet"
@@ -82,6 +82,13 @@ def test_no_flipped_bit_is_overlooked(whole, seed):
             read_all(whole)
         (whole / name).write_bytes(data)
     read_all(whole)
+
+
+def test_validation_compares_files_that_it_does_not_read(whole):
+    (path,) = (p for p in whole.rglob("*.npz") if p.name == "episode-000001.npz")
+    path.write_bytes(path.read_bytes() + b"x")
+    found = [f for f in validate(whole, progress=False) if f.level == "error"]
+    assert [f.episode for f in found] == [1] and path.name in found[0].message, found
 
 
 @pytest.mark.parametrize("seed", range(2))

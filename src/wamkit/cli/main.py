@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from wamkit import __version__
-from wamkit.cli.parse import COMMANDS, first_line, options_of, parse, shortened
+from wamkit.cli.parse import COMMANDS, first_line, options_of, parse
 from wamkit.errors import WamkitError
 from wamkit.registry import RegistryError
 
@@ -40,12 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         run = COMMANDS.get(name)
     except RegistryError as error:
-        print(f"wamkit: {shortened(str(error))}", file=sys.stderr)
+        print(f"wamkit: {error}", file=sys.stderr)
         return 2
     try:
         run(parse(options_of(run), name, rest))
     except WamkitError as error:
-        print(f"wamkit {name}: {shortened(str(error))}", file=sys.stderr)
+        print(f"wamkit {name}: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os._exit(0)

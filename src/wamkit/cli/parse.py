@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from wamkit.config import Checked
+from wamkit.errors import shortened
 from wamkit.files import StoreError, parse_json
 from wamkit.registry import Registry
 
@@ -85,12 +86,6 @@ def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
             print(f"wamkit {command}: {shortened(message)}; see wamkit {command} --help", file=sys.stderr)
         raise
     return resolved(**{f.name: getattr(given, f.name) for f in dataclasses.fields(resolved)})
-
-
-def shortened(message: str) -> str:
-    """A message on one line, without the middle where that is longer than anybody reads: a user's own words may be."""
-    long = len(message) > 1000 and "\n" not in message
-    return f"{message[:600]} [...] {message[-300:]}" if long else message
 
 
 def peek(argv: Sequence[str], option: str, default: str) -> str:

@@ -283,6 +283,11 @@ def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) ->
 def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding]:
     columns = store.numeric()
     for m in tqdm(store.episodes, unit="episode", desc="decoding", leave=False, disable=not progress):
+        try:
+            store.verify(m.index)
+        except StoreError as error:
+            yield Finding("error", m.index, str(error))
+            continue
         for camera in store.cameras:
             try:
                 middle = max(0, (m.length - SAMPLE) // 2)

@@ -24,6 +24,7 @@ from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.checkpoint import (
     STATE,
     WEIGHTS,
+    CheckpointError,
     Layout,
     Manifest,
     read_layout,
@@ -145,6 +146,10 @@ class Run:
                 "changed after training, or belongs to another family"
             )
         family, weights = build(self.config, self.spec, self.statistics), self.weights()
+        if bad := next((n for n, x in weights.items() if x.is_floating_point() and not x.isfinite().all()), ""):
+            raise CheckpointError(
+                f"{self.manifest.path / WEIGHTS}: {bad} holds NaN or infinity; use an earlier one, or train again"
+            )
         family.load_state_dict(weights)
         return family.to(find_device(device)).eval()
 

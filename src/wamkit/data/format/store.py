@@ -362,6 +362,14 @@ class Store:
         paths = (row.data, *(clip.path for clip in row.clips.values()), row.snapshots)
         return {path: row.sha256.get(path) for path in paths if path is not None}
 
+    def verify(self, episode: int) -> None:
+        """Compares the files of an episode with their recorded checksums, as reading them does. Raises StoreError."""
+        for path, recorded in self.files(episode).items():
+            try:
+                self._sums.verify(path, recorded)
+            except (OSError, StoreError) as error:
+                raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order."""
         for row in self._rows:
