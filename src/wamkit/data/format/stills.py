@@ -122,7 +122,7 @@ class StillImages:
             # By default pyarrow reads a whole row group, that is an episode, before it returns the first row.
             self._file = open_parquet(path, buffer_size=1 << 16, pre_buffer=False)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
-        found = [(kind, leaves) for name, kind, leaves in stored_columns(schema) if name == key]
+            found = list(stored_columns(self._file, schema, (key,)))
         kind, self._leaves = found[0] if len(found) == 1 else (pa.null(), range(0))
         members = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
         if rows != total or members.get("bytes") not in (pa.binary(), pa.large_binary()):
