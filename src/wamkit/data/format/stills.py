@@ -125,7 +125,7 @@ class StillImages:
             # By default pyarrow reads a whole row group, that is an episode, before it returns the first row.
             self._file = open_parquet(path, buffer_size=1 << 16, pre_buffer=False)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
-        found = [(kind, leaves) for name, kind, leaves in stored_columns(schema) if name == key]
+            found = list(stored_columns(self._file, schema, (key,)))
         kind, self._leaves = found[0] if len(found) == 1 else (pa.null(), range(0))
         self._ends = list(
             accumulate(self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups))
