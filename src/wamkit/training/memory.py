@@ -13,6 +13,7 @@ from wamkit.config import to_dict
 from wamkit.errors import WamkitError
 from wamkit.runs.config import RunConfig
 from wamkit.runs.meta_model import meta_model
+from wamkit.runs.run import find_device
 from wamkit.types import Spec
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -56,7 +57,7 @@ def needed(run: RunConfig, spec: Spec) -> dict[str, int]:
 
 def _limit(device: str) -> int:
     """Bytes that the device has, or that this process may use of them."""
-    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+    if find_device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return min(_host_limits())
 
