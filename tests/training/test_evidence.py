@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tests.cases.lerobot_folders import Recordings, write_v3
+
 from wamkit.families.base import FAMILIES
 from wamkit.runs.config import RunConfig, WindowConfig
 from wamkit.runs.meta_model import EXAMPLE
