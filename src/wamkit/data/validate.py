@@ -122,6 +122,10 @@ def _whole(root: Path) -> Iterator[Finding]:
 
 def _metadata(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
     sizes = len(store.layout.proprio_names), len(store.layout.action_names)
+    try:
+        store.require_vectors()
+    except StoreError as error:
+        yield Finding("error", None, str(error))
     if metadata is None:
         yield Finding("note", None, "it has no metadata (meta/wamkit.json), so it cannot be mixed with other data")
         return
@@ -218,11 +222,13 @@ def _statistics(store: Store) -> Iterator[Finding]:
     for key in ("observation.state", "action"):
         if not columns[key].shape[1]:
             continue
-        right = describe(columns[key])
+        right, (column, *more) = describe(columns[key]), store.vectors[key]
+        if more:  # each part has statistics of its own
+            continue
         tolerance = 0.01 * (np.array(right["max"]) - right["min"]) + 1e-6
         for name in ("min", "max", "mean", "std"):
             try:
-                told = np.array(stats[key][name], np.float64).reshape(len(tolerance))
+                told = np.array(stats[column][name], np.float64).reshape(len(tolerance))
                 if (np.abs(told - right[name]) <= tolerance).all():
                     continue
                 reason = f"{name} is {told.tolist()}, the values have {right[name]}"
@@ -341,6 +347,7 @@ def summary(store: Store, metadata: DatasetMetadata | None) -> list[tuple[str, s
         ("episodes", f"{len(store):,}"),
         ("frames", f"{store.frames:,}, {hours:.2f} h at {layout.fps:g} a second"),
         ("cameras", ", ".join(cameras) or "none"),
+        *([("not used", ", ".join(store.unused()))] if store.unused() else []),
         *([("depth", ", ".join(f"{c} {h}x{w}" for c, h, w in layout.depth))] if layout.depth else []),
         ("state", f"{len(layout.proprio_names)} dimensions" if layout.proprio_names else "none"),
         ("actions", f"{len(layout.action_names)} dimensions" if layout.action_names else "none: video without actions"),

@@ -24,12 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format import checksums, language, schema, stills
+from wamkit.data.format.columns import doubtful, vectors_of, which
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -44,6 +46,8 @@ from wamkit.data.format.episode_index import (
     read_texts,
     row_of,
 )
+from wamkit.data.format.metadata_io import FILE as METADATA
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
@@ -91,9 +95,15 @@ class Store:
         texts: list[str],
         decoder: Decoder = "pyav",
         sums: checksums.Checksums | None = None,
+        stated: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self._sums = sums or checksums.Checksums(root)
-        self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
+        try:
+            self.vectors = vectors_of(info["features"], stated, schema.RESERVED)
+            self.layout = Layout.from_info(info, stated)
+        except StoreError as error:
+            raise StoreError(f"{root / METADATA}: {error}; correct `columns`") from error
+        self.root, self._decoder, self._stated = root, decoder, stated
         self._info, self._rows, self._texts = info, rows, texts
         self._frames_in: Counter[Path] = Counter()  # frames of all episodes together in each video file
         for row in rows:
@@ -153,6 +163,7 @@ class Store:
             texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
             decoder,
             sums,
+            metadata.columns if (metadata := load_metadata(root)) else {},
         )
         store._check_totals()
         sums.compare_small()
@@ -183,6 +194,16 @@ class Store:
     def episodes(self) -> tuple[EpisodeMeta, ...]:
         """The facts of all episodes, in order."""
         return tuple(row.meta for row in self._rows)
+
+    def unused(self) -> tuple[str, ...]:
+        """Numeric columns that nothing trains on, as text: name and size."""
+        return tuple(f"{name} ({size})" for name, _, size in self.layout.extras)
+
+    def require_vectors(self) -> None:
+        """Raises StoreError where it is in doubt which columns are the state or the actions; see `columns.doubtful`."""
+        if found := doubtful(self._info["features"], self._stated, schema.RESERVED):
+            option = f"`wamkit describe {self.root} --set columns.{{name}}=COLUMN,... --write` (`=none` for none)"
+            raise StoreError(f"{self.root}: {which(found, option)}")
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -536,7 +557,7 @@ class Store:
 
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
-        columns = read_columns(self._rows, features, self._sums)
+        columns = read_columns(self._rows, features, self._sums, self.vectors)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
         self._sums.refuse()
