@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-
 from tests.cases.lerobot_folders import Recordings, write_v3, write_v21
+
 from wamkit.cli.main import main
 from wamkit.data.format.columns import doubtful, vectors_of
 from wamkit.data.format.store import Store
