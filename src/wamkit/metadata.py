@@ -70,8 +70,8 @@ class DatasetMetadata:
         store, row t was always observed before action t.
     state, action: the fields of both vectors.
     cameras: by name.
-    columns: "state" and "action" -> the columns of the data files that form them, side by side, where these are not the
-        ones that names tell.
+    columns: "state" and "action" -> the columns of the data files that form them, side by side, where they do not
+        have LeRobot's names.
     inferred: entries above that were inferred from names and values rather than stated, as "state.gripper.larger".
     """
 

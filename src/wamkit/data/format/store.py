@@ -31,7 +31,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format import checksums, language, schema, stills
-from wamkit.data.format.columns import doubtful, vectors_of, which
+from wamkit.data.format.columns import OPTIONS, doubtful, vectors_of, which
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -139,12 +139,14 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True) -> Store:
+    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True) -> Store:
         """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
         decoder: decodes the videos.
         compare: compare all files with their recorded checksums, see `checksums`. Without, a file may have any content
             that can be read.
+
+        mend: bring the totals up to date if a writer was killed. Without, nothing is written.
 
         If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
@@ -163,12 +165,12 @@ class Store:
             texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
             decoder,
             sums,
-            metadata.columns if (metadata := load_metadata(root)) else {},
+            _stated(root, info["features"]),
         )
         store._check_totals()
         sums.compare_small()
         store.numeric()
-        if compare:
+        if compare and mend:
             store._mend_totals()
         return store
 
@@ -606,6 +608,14 @@ class Store:
             contents["meta/tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
             contents["meta/info.json"] = _json(self._info)
             checksums.replace(self.root, contents, new=new)
+
+
+def _stated(root: Path, features: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    """The columns that the metadata state to be the state and the actions, where they have no names of their own."""
+    if all(vector in features for vector in OPTIONS.values()):
+        return {}
+    metadata = load_metadata(root)
+    return {} if metadata is None else metadata.columns
 
 
 def _json(content: Any) -> bytes:
