@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from wamkit import old_names
 from wamkit.data.format.store import Store
 from wamkit.envs.spec import EnvSpec
+from wamkit.files import read_text
 from wamkit.types import WamkitError
 
 
@@ -32,7 +33,7 @@ class Provenance:
         """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged."""
         path = store.root / "collect.json"
         try:
-            collected = old_names.collected(json.loads(path.read_text())) if path.exists() else {}
+            collected = old_names.collected(json.loads(read_text(path))) if path.exists() else {}
             env = EnvSpec(collected.get("env", ""), tuple(collected.get("tasks", ())), collected.get("options", {}))
         except (ValueError, AttributeError, TypeError) as e:
             raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e

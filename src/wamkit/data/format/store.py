@@ -66,8 +66,10 @@ __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 Decoder = Literal["pyav", "torchcodec"]
 """Video decoders; the frames are the same."""
 
-_BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
-"""Names that a kill during `Store.create` may leave."""
+_BEGUN = re.compile(
+    r"meta|\.DS_Store|\._.*|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp"
+)
+"""Names that a kill during `Store.create` may leave, and those that macOS adds to any folder."""
 
 _LARGEST_VIDEO, _LARGEST_SNAPSHOTS = 2 << 30, 1 << 30  # bytes of a file of one episode that is read into memory
 _SAMPLE = 256  # frames a camera from which the image statistics of stats.json are computed
