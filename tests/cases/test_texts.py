@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from tests.cases.lerobot_folders import Recordings, square_frames, write_v3, write_v21, write_video
+from lerobot_folders import Recordings, square_frames, write_v3, write_v21, write_video
 
 from wamkit import files
 from wamkit.config import load_json
