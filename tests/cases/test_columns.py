@@ -72,7 +72,7 @@ def test_parts_of_a_state_are_asked_for_and_then_joined(tmp_path, capsys) -> Non
     assert store.layout.proprio_names[-2:] == ("joint_position_2", "gripper_position_0")
     assert store.unused() == ("observation.environment (4)",)
     (root / "meta/wamkit.json").write_text(json.dumps(facts | {"columns": {"state": ["joints"]}}))
-    assert main(["validate", str(root)]) == 1
+    assert main(["validate", str(root), "--out", str(tmp_path / "page.html")]) == 1
     assert "column 'joints', named as its state, is no vector of numbers; it has" in capsys.readouterr().err
 
 

@@ -34,8 +34,12 @@ STILL = 1e-3
 """Largest step, in ranges of the dimension, that is no movement: the noise of a gripper that mostly rests."""
 MOVES = 10
 """Movements of a dimension from which the usual one is known."""
+FEW_EPISODES, FEW_ROWS, FEW_STEPS = 5, 10, 6
+"""Least episodes, rows and consecutive frames on which something unusual is reported: among fewer, all is unusual."""
 LAGS = range(-3, 4)
 """Steps between action and motion that are compared."""
+ROWS_A_DIMENSION = 10
+"""Least rows for each dimension of the actions: a regression on fewer explains much by chance."""
 LESS = 0.7
 """Largest fraction of the variance unexplained at lag 0 that another lag may leave unexplained to be reported."""
 
@@ -178,8 +182,8 @@ def _lengths(store: Store) -> Iterator[Finding]:
     for m in store.episodes:
         if m.length < 2:
             yield Finding("warning", m.index, f"{m.length} step", "short")
-    lengths = np.array([m.length for m in store.episodes])
-    usual = np.median(lengths)
+    lengths = np.array([m.length for m in store.episodes if m.length >= 2])
+    usual = np.median(lengths) if len(lengths) >= FEW_EPISODES else np.inf
     for m in store.episodes:
         if m.length > 10 * usual:
             message = f"{m.length} steps, where {usual:.0f} are usual: is it several episodes in one?"
@@ -187,14 +191,16 @@ def _lengths(store: Store) -> Iterator[Finding]:
 
 
 def _duplicates(store: Store) -> Iterator[Finding]:
+    """Episodes with equal numbers or, where the numbers of an episode never change, with equal videos as well."""
     columns, first = store.numeric(), {}
     for m in store.episodes:
         here = slice(m.from_index, m.from_index + m.length)
-        content = columns["observation.state"][here].tobytes() + columns["action"][here].tobytes()
+        content = np.concatenate([columns[key][here] for key in ("observation.state", "action")], 1)
         videos = tuple(store.checksum(m.index, c) for c in store.cameras)
-        if not content and None in videos:
+        changes = bool((content != content[:1]).any())
+        if not changes and None in videos:
             continue
-        key = (m.length, hashlib.sha256(content).digest(), videos if not content else ())
+        key = (m.length, hashlib.sha256(content.tobytes()).digest(), () if changes else videos)
         if key in first:
             yield Finding("error", m.index, f"identical to episode {first[key]}", "identical")
         first.setdefault(key, m.index)
@@ -207,16 +213,19 @@ def _values(store: Store) -> Iterator[Finding]:
     for key, names in (("observation.state", layout.proprio_names), ("action", layout.action_names)):
         x = columns[key].astype(np.float64)
         same = [f"{name}: always {x[0, i]:g}" for i, name in enumerate(names) if np.ptp(x[:, i]) == 0]
-        if same:
+        if same and len(x) >= FEW_ROWS:
             more = f" and {len(same) - 8} more" if len(same) > 8 else ""
             yield Finding("warning", None, f"{key}, {', '.join(same[:8])}{more}")
         if key == "observation.state" and len(x) > 2:  # commands may jump
             steps, where = np.abs(np.diff(x, axis=0))[~first[1:]], np.flatnonzero(~first[1:]) + 1
+            worst: dict[int, tuple[float, int, str]] = {}
             for i, name in enumerate(names):
                 for row, size in _jumps(x[:, i], steps[:, i]):
-                    episode, step = (int(columns[k][where[row]]) for k in ("episode_index", "frame_index"))
-                    message = f"{key}, {name}: jumps at step {step}, by {size:.0f} usual steps"
-                    yield Finding("warning", episode, message, f"{name} jumps")
+                    e, step = (int(columns[k][where[row]]) for k in ("episode_index", "frame_index"))
+                    worst[e] = max(worst.get(e, (0.0, 0, "")), (size, step, name))
+            for e, (size, step, name) in worst.items():
+                message = f"{key}, {name}: jumps at step {step}, by {size:.0f} usual steps"
+                yield Finding("warning", e, message, f"{name} jumps")
 
 
 def _jumps(x: np.ndarray, steps: np.ndarray) -> Iterator[tuple[int, float]]:
@@ -279,7 +288,8 @@ def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]
     observations were recorded after each action, or the columns are shifted. Blind where commands move nothing.
     """
     state, action = store.numeric()["observation.state"].astype(float), store.numeric()["action"].astype(float)
-    if not state.shape[1] or not action.shape[1] or len(state) < 50:
+    motions = sum(max(0, m.length - 1 - LAGS[-1]) for m in store.episodes)
+    if not state.shape[1] or not action.shape[1] or motions < max(40, ROWS_A_DIMENSION * action.shape[1]):
         return
     if metadata is not None and any(
         f.representation == "absolute" and f.kind in ("joint", "position") for f in metadata.action
@@ -345,7 +355,7 @@ def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding
             here = m.from_index + np.array(rows)
             moves = np.abs(np.diff(columns["observation.state"][here], axis=0)).sum(1) > 1e-6
             stuck = still & moves if columns["observation.state"].shape[1] else still
-            if len(still) and stuck.mean() > 0.5:
+            if len(rows) >= FEW_STEPS and stuck.mean() > 0.5:
                 yield Finding(
                     "warning",
                     m.index,
