@@ -67,8 +67,10 @@ __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 Decoder = Literal["pyav", "torchcodec"]
 """Video decoders; the frames are the same."""
 
-_BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
-"""Names that a kill during `Store.create` may leave."""
+_BEGUN = re.compile(
+    r"meta|\.DS_Store|\._.*|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp"
+)
+"""Names that a kill during `Store.create` may leave, and those that macOS adds to any folder."""
 
 BLOCK_BYTES = 1 << 22
 """Approximate bytes of the frames that `Store.decode_blocks` yields at a time."""

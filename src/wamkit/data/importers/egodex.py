@@ -26,6 +26,7 @@ from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, opened
 from wamkit.data.importers.video_files import VideoFileOptions, cropped_intrinsics, probe_video, read_all_frames
+from wamkit.files import visible
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 
 TIPS = ("ThumbTip", "IndexFingerTip", "MiddleFingerTip", "RingFingerTip", "LittleFingerTip")
@@ -56,7 +57,7 @@ class EgoDex(Importer):
     options: EgoDexOptions
 
     def episodes(self) -> Sequence[str]:
-        found = sorted(self.root.rglob("*.hdf5"), key=lambda p: (str(p.parent), len(p.stem), p.stem))
+        found = sorted(visible(self.root, "**/*.hdf5"), key=lambda p: (str(p.parent), len(p.stem), p.stem))
         return [str(p.relative_to(self.root).with_suffix("")) for p in found]
 
     def layout(self) -> Layout:

@@ -20,6 +20,7 @@ from wamkit.data.format.orientation import AS_STORED, Turn, turn_of
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.video import CONTAINERS
 from wamkit.data.importers.base import PIXELS, Recording, SourceError, inside, pixels, reading
+from wamkit.files import visible
 
 SIDE = 16_384  # pixels; larger images are not made
 _Side = Annotated[int, Between(1, SIDE)]
@@ -62,8 +63,8 @@ class VideoFile:
 
 def videos_in(root: Path) -> list[str]:
     """The videos in a folder and those below it, by their names relative to it."""
-    found = (p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    return sorted(str(p.relative_to(root)) for p in found)
+    found = (p for p in visible(root, "**/*") if p.suffix.lower() in ENDINGS and p.is_file())
+    return [str(p.relative_to(root)) for p in found]
 
 
 def videos_by_stem(root: Path) -> dict[str, Path]:
