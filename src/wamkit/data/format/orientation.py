@@ -20,7 +20,7 @@ _SLACK = 1.0  # degrees; FFmpeg ignores less
 
 @dataclass(frozen=True)
 class Turn:
-    """What makes a stored frame upright.
+    """The turn that makes a stored frame upright.
 
     swap: exchange rows and columns, before the rest.
     down: turn the order of the rows around.

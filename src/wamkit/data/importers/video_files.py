@@ -48,7 +48,7 @@ class VideoFile:
     frames: number of frames that are shown.
     size: (H, W) as shown: upright, with square pixels.
     seconds: the duration.
-    turn: what makes its frames upright.
+    turn: makes its frames upright.
     aspect: width of a pixel over its height, as it is stored.
     """
 
