@@ -214,7 +214,7 @@ class Model:
         """Raises ObservationError for values so far from those of training that their units or order must differ."""
         given = [("proprio", batch.proprio), ("proprio", batch.past_proprio)]
         for key, values in given + ([("action", batch.action)] if query is Query.FORWARD else []):
-            far = self.family.normalizer.encode(key, values.to(self._device)).abs()
+            far = self.family.normalizer.deviations(key, values.to(self._device))
             if far.numel() and not far.max() <= MAX_DEVIATIONS:
                 raise ObservationError(
                     f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from "

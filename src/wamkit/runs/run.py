@@ -186,7 +186,8 @@ def weights_digest(manifest: Manifest, config: Mapping[str, Any]) -> str:
 def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
     """A freshly initialised family: its weights are a pure function of (configuration, seed)."""
     torch.manual_seed(run.train.seed)
-    normalizer = Normalizer({k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()})
+    scales = {k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()}
+    normalizer = Normalizer(scales, {k: v["limit"] for k, v in statistics.items() if "limit" in v})
     return family_class(run.family)(run.model, spec, normalizer)
 
 
@@ -252,6 +253,9 @@ def _statistics(data: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
         for values in columns:
             if len(values) != size or not all(type(x) in (int, float) and abs(x) < 3e38 for x in values):
                 raise cfg.ConfigError(f"statistics.{name}: expected mean and std of {size} finite numbers each")
+        limit = entry.get("limit", 1.0)
+        if type(limit) not in (int, float) or not 0 < limit < 3e38:
+            raise cfg.ConfigError(f"statistics.{name}: limit is {cfg.shown(limit)}: expected a positive number")
     return dict(data)
 
 
@@ -272,6 +276,9 @@ def check_embodiment(name: str, embodiment: Embodiment, spec: Spec) -> None:
             own, scales = range(8192)[slot.own], (slot.shift, slot.scale)
             fits &= 0 <= slot.field.start < slot.field.stop == own.stop and 0 <= slot.at < slot.at + slot.size <= size
             fits &= all(len(x) in (0, slot.size) and all(abs(v) < 3e38 for v in x) for x in scales)
+            fits &= 0 <= slot.limit < 3e38
+    own_size = max((slot.field.stop for slot in embodiment.action), default=0)
+    fits &= all(0 <= i < own_size and abs(v) < 3e38 for i, v in embodiment.locked)
     if not fits:
         raise WamkitError(f"embodiments.{name} does not fit the shapes of the model; it was changed after training")
 

@@ -93,7 +93,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
     return _TrainingData(
         frames=frames if share is None else divided(frames, share, spec.fps),
         spec=spec,
-        statistics=statistics(frames, spec),
+        statistics=statistics(frames, spec, run.train.normalisation),
         provenance=Provenance.of(store),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
     )
@@ -107,7 +107,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder)
+    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [
