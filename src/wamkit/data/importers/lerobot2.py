@@ -39,6 +39,7 @@ from wamkit.data.importers.base import (
     WIDTH,
     ImageStream,
     Importer,
+    MissingView,
     Recording,
     SourceError,
     camera_facts,
@@ -198,8 +199,9 @@ class LeRobot2(Importer):
             chunk = number // self._info["chunks_size"]
             relative = self._info[template].format(episode_chunk=chunk, episode_index=number, video_key=key)
             path = inside(self.root, relative)
-            if not path.exists():
-                raise SourceError(f"{path} (episode {name}): it is missing; fetch it again")
+        if not path.exists():
+            missing = MissingView if key else SourceError
+            raise missing(f"{path} (episode {name}): it is missing; fetch it again")
         return path
 
     def _table(self, path: Path, T: int) -> pa.Table:
