@@ -30,8 +30,12 @@ SAMPLE = 16
 """Consecutive frames that are checked of each episode and camera, unless all are."""
 JUMP = 30.0
 """Size of a jump, in usual steps (0.9 quantiles) of the same dimension."""
+FEW_EPISODES, FEW_ROWS, FEW_STEPS = 5, 10, 6
+"""Least episodes, rows and consecutive frames on which something unusual is reported: among fewer, all is unusual."""
 LAGS = range(-3, 4)
 """Steps between action and motion that are compared."""
+ROWS_A_DIMENSION = 10
+"""Least rows for each dimension of the actions: a regression on fewer explains much by chance."""
 LESS = 0.7
 """Largest fraction of the variance unexplained at lag 0 that another lag may leave unexplained to be reported."""
 
@@ -155,8 +159,8 @@ def _lengths(store: Store) -> Iterator[Finding]:
     for m in store.episodes:
         if m.length < 2:
             yield Finding("warning", m.index, f"{m.length} step")
-    lengths = np.array([m.length for m in store.episodes])
-    usual = np.median(lengths)
+    lengths = np.array([m.length for m in store.episodes if m.length >= 2])
+    usual = np.median(lengths) if len(lengths) >= FEW_EPISODES else np.inf
     for m in store.episodes:
         if m.length > 10 * usual:
             message = f"{m.length} steps, where {usual:.0f} are usual: is it several episodes in one?"
@@ -164,14 +168,16 @@ def _lengths(store: Store) -> Iterator[Finding]:
 
 
 def _duplicates(store: Store) -> Iterator[Finding]:
+    """Episodes with equal numbers or, where the numbers of an episode never change, with equal videos as well."""
     columns, first = store.numeric(), {}
     for m in store.episodes:
         here = slice(m.from_index, m.from_index + m.length)
-        content = columns["observation.state"][here].tobytes() + columns["action"][here].tobytes()
+        content = np.concatenate([columns[key][here] for key in ("observation.state", "action")], 1)
         videos = tuple(store.checksum(m.index, c) for c in store.cameras)
-        if not content and None in videos:
+        changes = bool((content != content[:1]).any())
+        if not changes and None in videos:
             continue
-        key = (m.length, hashlib.sha256(content).digest(), videos if not content else ())
+        key = (m.length, hashlib.sha256(content.tobytes()).digest(), () if changes else videos)
         if key in first:
             yield Finding("error", m.index, f"identical to episode {first[key]}")
         first.setdefault(key, m.index)
@@ -184,7 +190,7 @@ def _values(store: Store) -> Iterator[Finding]:
     for key, names in (("observation.state", layout.proprio_names), ("action", layout.action_names)):
         x = columns[key].astype(np.float64)
         for i, name in enumerate(names):
-            if np.ptp(x[:, i]) == 0:
+            if len(x) >= FEW_ROWS and np.ptp(x[:, i]) == 0:
                 yield Finding("warning", None, f"{key}, {name}: always {x[0, i]:g}")
         if key == "action" or len(x) < 3:
             continue  # commands may jump
@@ -247,7 +253,8 @@ def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]
     observations were recorded after each action, or the columns are shifted. Blind where commands move nothing.
     """
     state, action = store.numeric()["observation.state"].astype(float), store.numeric()["action"].astype(float)
-    if not state.shape[1] or not action.shape[1] or len(state) < 50:
+    motions = sum(max(0, m.length - 1 - LAGS[-1]) for m in store.episodes)
+    if not state.shape[1] or not action.shape[1] or motions < max(40, ROWS_A_DIMENSION * action.shape[1]):
         return
     if metadata is not None and any(
         f.representation == "absolute" and f.kind in ("joint", "position") for f in metadata.action
@@ -313,7 +320,7 @@ def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding
             here = m.from_index + np.array(rows)
             moves = np.abs(np.diff(columns["observation.state"][here], axis=0)).sum(1) > 1e-6
             stuck = still & moves if columns["observation.state"].shape[1] else still
-            if len(still) and stuck.mean() > 0.5:
+            if len(rows) >= FEW_STEPS and stuck.mean() > 0.5:
                 yield Finding(
                     "warning",
                     m.index,

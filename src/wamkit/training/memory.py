@@ -22,9 +22,9 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 def check_memory(run: RunConfig, spec: Spec) -> None:
     """Raises WamkitError, with the parts, where training needs more memory than its device has. Builds no weights.
 
-    A model with a pretrained part is not judged, since its size is known only once it is loaded.
+    A model with a pretrained part is not judged.
     """
-    if '"pretrained"' in repr(to_dict(run.model)).replace("'", '"'):
+    if is_pretrained(run):
         return
     parts, limit = needed(run, spec), _limit(run.train.device)
     if (total := sum(parts.values())) > limit:
@@ -33,6 +33,11 @@ def check_memory(run: RunConfig, spec: Spec) -> None:
             f"training needs at least {total / 1e9:.1f} GB of memory ({listed}), and {run.train.device} has "
             f"{limit / 1e9:.1f} GB: lower --model.width, --model.depth or --train.batch-size"
         )
+
+
+def is_pretrained(run: RunConfig) -> bool:
+    """True for a model with a pretrained part, whose size is known only once it is loaded."""
+    return '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
 
 
 def needed(run: RunConfig, spec: Spec) -> dict[str, int]:

@@ -25,6 +25,7 @@ from wamkit.files import (
     parse_json,
     read_bytes,
     remove_leftovers,
+    visible,
 )
 
 FILE = "meta/checksums.json"
@@ -181,7 +182,7 @@ def survey(root: Path, recorded: Mapping[Path, str | None]) -> tuple[dict[str, s
     except StoreError:
         before, changes = None, [f"{FILE} is damaged"]
     small = [path for path in (root / name for name in SMALL) if path.exists()]
-    facts = dict.fromkeys(sorted((root / "meta/episodes").rglob("*.parquet")))
+    facts = dict.fromkeys(visible(root / "meta/episodes", "**/*.parquet"))
     files = {}
     for path in [*small, *facts, *recorded]:
         name, digest = path.relative_to(root).as_posix(), digest_of(path)

@@ -21,7 +21,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
@@ -49,7 +49,7 @@ from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
-from wamkit.data.format.video import Video, empty_frames
+from wamkit.data.format.video import Video, empty_frames, shown_size
 from wamkit.files import (
     StoreError,
     atomic_write,
@@ -68,8 +68,10 @@ __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 Decoder = Literal["pyav", "torchcodec"]
 """Video decoders; the frames are the same."""
 
-_BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
-"""Names that a kill during `Store.create` may leave."""
+_BEGUN = re.compile(
+    r"meta|\.DS_Store|\._.*|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp"
+)
+"""Names that a kill during `Store.create` may leave, and those that macOS adds to any folder."""
 
 BLOCK_BYTES = 1 << 22
 """Approximate bytes of the frames that `Store.decode_blocks` yields at a time."""
@@ -155,6 +157,7 @@ class Store:
             decoder,
             sums,
         )
+        store.layout = store._shown_layout()
         store._check_totals()
         sums.compare_small()
         store.numeric()
@@ -471,6 +474,18 @@ class Store:
             stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
             stats |= {self._key(c): schema.describe_images(self._sample(c)) for c in self.cameras}
         self._write_totals(stats)
+
+    def _shown_layout(self) -> Layout:
+        """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
+        sizes = {c: self.layout.size(c) for c in self.cameras}
+        for camera, (height, width) in sizes.items():
+            clip = self._rows[0].clips[camera] if self._rows else None
+            if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
+                sizes[camera] = shown_size(clip.path, (height, width))
+        every = tuple(sizes.values())
+        if every == tuple(self.layout.size(c) for c in self.cameras):
+            return self.layout
+        return replace(self.layout, image_shape=(3, *every[0]), sizes=every if len(set(every)) > 1 else ())
 
     def _count(self, row: Row) -> None:
         self._frames_in.update({clip.path: row.meta.length for clip in row.clips.values()})

@@ -37,6 +37,7 @@ from wamkit.data.importers.base import (
 from wamkit.data.importers.encoded_images import decode_image
 from wamkit.data.importers.hdf5 import array, dataset, has, opened, sorted_by_number, stored_frames
 from wamkit.data.importers.hdf5 import names as names_in
+from wamkit.files import visible
 from wamkit.metadata import DatasetMetadata, Field
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -101,7 +102,7 @@ class Aloha(Importer):
         )
 
     def episodes(self) -> Sequence[str]:
-        return sorted_by_number(p.name for p in self.root.glob("episode_*.hdf5"))
+        return sorted_by_number(p.name for p in visible(self.root, "episode_*.hdf5"))
 
     def read(self, name: str) -> Recording:
         with opened(inside(self.root, name), name) as file:

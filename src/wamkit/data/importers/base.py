@@ -229,8 +229,8 @@ def entry(content: Any, key: str, kind: type = object, otherwise: Any = None) ->
 
 
 def text_of(path: Path) -> str:
-    """The text in a file of at most LIMIT bytes, without a byte order mark."""
-    return files.read_bytes(path, LIMIT).decode("utf-8-sig")
+    """The text in a file of at most LIMIT bytes; see `wamkit.files.decoded`."""
+    return files.read_text(path, LIMIT)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
