@@ -8,7 +8,7 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins",)
+RUN_ADDED = ("origins", "optional_views")
 """Parts of a run's configuration that it has since, and that others imply."""
 MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
 """Fields that a family's configuration has since, with the values that stand for what was there before."""

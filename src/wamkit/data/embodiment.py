@@ -146,6 +146,13 @@ class Embodiment:
                 out[..., here, :, :, :] = images[..., camera, :, :, :]
         return out
 
+    def to_model_mask(self, seen: Bool[np.ndarray, "... V"]) -> Bool[np.ndarray, "... v"]:
+        """The model's views that the robot has and sees. seen: the robot's cameras with an image."""
+        out = np.zeros((*seen.shape[:-1], len(self.views)), bool)
+        for view, camera in enumerate(self.views):
+            out[..., view] = camera >= 0 and seen[..., camera]
+        return out
+
     def to_robot_views(self, images: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
         """The model's views as the robot's camera images; black for cameras that the model does not see."""
         cameras = max(self.views) + 1
@@ -170,7 +177,13 @@ class Embodiment:
                 f"images: the robot '{self.name}' has at least {cameras} cameras, got {len(obs.images)}"
             )
         images = None if obs.images is None else self.to_model_views(obs.images)
-        return replace(obs, images=images, proprio=self.encode_state(obs.proprio))
+        seen = np.ones(cameras, bool) if obs.view_valid is None else np.asarray(obs.view_valid)
+        if seen.dtype != bool or seen.ndim != 1 or len(seen) < cameras:
+            raise ObservationError(
+                f"view_valid: expected bool ({cameras},), one a camera, got {seen.dtype} {seen.shape}"
+            )
+        views = None if obs.view_valid is None else self.to_model_mask(seen)
+        return replace(obs, images=images, proprio=self.encode_state(obs.proprio), view_valid=views)
 
     def _start(self, slot: FieldSlot, state: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Position (B, 1, 3) and rotation (B, 1, 3, 3), at the start of the chunk, of the arm that `slot` moves."""

@@ -51,6 +51,7 @@ class Run:
     embodiments: those of a mixture, by the name of their data set; empty for a run trained on one data set.
     origins: where each data set of a mixture came from, by its name; empty for a run trained on one data set, and for
         mixtures of earlier versions, which noted `provenance` alone.
+    optional_views: views that some of the training data lacked; an observation may lack them too.
     extra: what the trainer noted (`elapsed_s`, `cpu_s`, ...).
     described: the whole configuration as JSON, for reports.
     """
@@ -64,6 +65,7 @@ class Run:
     provenance: Provenance = field(compare=False, repr=False)
     embodiments: Mapping[str, Embodiment] = field(compare=False, repr=False)
     origins: Mapping[str, Provenance] = field(compare=False, repr=False)
+    optional_views: tuple[str, ...] = field(compare=False, repr=False)
     extra: Mapping[str, Any] = field(compare=False, repr=False)
     described: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest = field(compare=False, repr=False)
@@ -90,6 +92,7 @@ class Run:
                 check_embodiment(name, embodiment, spec)
             origins = {n: cfg.from_dict(Provenance, o) for n, o in described.get("origins", {}).items()}
             provenance = cfg.from_dict(Provenance, described.get("provenance", {}))
+            optional = _optional_views(described, spec)
         except WamkitError as e:
             raise WamkitError(f"{manifest.path / STATE}: {e}") from e
         return cls(
@@ -102,6 +105,7 @@ class Run:
             provenance=provenance,
             embodiments=embodiments,
             origins=origins,
+            optional_views=optional,
             extra=state.extra,
             described=described,
             manifest=manifest,
@@ -169,7 +173,7 @@ class Run:
         return self.embodiments[name] if name else None
 
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins")
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views")
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 
@@ -257,6 +261,13 @@ def _statistics(data: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
         if type(limit) not in (int, float) or not 0 < limit < 3e38:
             raise cfg.ConfigError(f"statistics.{name}: limit is {cfg.shown(limit)}: expected a positive number")
     return dict(data)
+
+
+def _optional_views(data: Mapping[str, Any], spec: Spec) -> tuple[str, ...]:
+    names = data.get("optional_views", [])
+    if not isinstance(names, list) or any(name not in spec.cameras for name in names):
+        raise cfg.ConfigError(f"optional_views: expected some of the cameras {spec.cameras}, got {cfg.shown(names)}")
+    return tuple(names)
 
 
 def _check_spec(spec: Spec) -> None:

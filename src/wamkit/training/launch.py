@@ -73,8 +73,17 @@ def train_run(
     check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
+    if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
+        config["optional_views"] = optional
     model = build(run, opened.spec, opened.statistics)
     return Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache).run(watch)
+
+
+def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:
+    """The views that a batch may lack: those that episodes or robots lack, or all where training drops them."""
+    parts = frames.frames if isinstance(frames, Mixture) else (frames,)
+    always = np.all([part.views_seen()[part.episode[part.rows()]].all(0) for part in parts], 0)
+    return [c for c, has in zip(spec.cameras, always, strict=True) if not has or drop_view and spec.views > 1]
 
 
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:

@@ -49,9 +49,17 @@ def open_frames(
             scene_flow=store.scene_flow(),
             text_index=columns["task_index"],
             texts=store.texts,
+            has_view=_views(store),
         ),
         store,
     )
+
+
+def _views(store: Store) -> np.ndarray | None:
+    """The views that each episode has, bool (E, V); None where all have all."""
+    if not any(m.absent for m in store.episodes):
+        return None
+    return np.array([[camera not in m.absent for camera in store.cameras] for m in store.episodes])
 
 
 def spec_of(
