@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 import numpy as np
-
 from tests.cases.lerobot_folders import Recordings, write_v3
+
 from wamkit.cli.main import main
 from wamkit.data.validate import Finding, accept, grouped, validate
 
@@ -60,6 +60,7 @@ def test_validate_writes_nothing_into_the_data_and_shows_every_camera(tmp_path, 
     import dataclasses
 
     from tests.data.test_validate import episode
+
     from wamkit.data.format.store import Store
 
     root = tmp_path / "two"
