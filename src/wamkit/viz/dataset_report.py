@@ -21,7 +21,11 @@ def dataset_page(store: Store, metadata: DatasetMetadata | None, findings: list[
         section("Contents", "", [table([], contents)]),
         section("Findings", "", [_findings(findings)]),
         section("Values", "", [_ranges(store)]),
-        section("Frames", "First, middle and last frame of all cameras, of episodes spread over the data set.", [_sheet(store)]),
+        section(
+            "Frames",
+            "First, middle and last frame of all cameras, of episodes spread over the data set.",
+            [_sheet(store)],
+        ),
     ]
     return page(store.root.name, header(store.root.name) + "".join(sections))
 

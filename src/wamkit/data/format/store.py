@@ -142,7 +142,9 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True) -> Store:
+    def open(
+        cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True
+    ) -> Store:
         """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
         decoder: decodes the videos.
