@@ -44,6 +44,7 @@ from wamkit.data.format.episode_index import (
     read_texts,
     row_of,
 )
+from wamkit.data.format.remedy import advising, remedy
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
@@ -131,6 +132,7 @@ class Store:
         return store
 
     @classmethod
+    @advising
     def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True) -> Store:
         """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
@@ -316,9 +318,9 @@ class Store:
             self._sums.verify(path, self._row(episode).sha256.get(path))
             snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
         except StoreError as error:
-            raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+            raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
         if len(snapshots) != self._row(episode).meta.length:
-            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
+            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {remedy(self.root)}")
         return snapshots
 
     def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
@@ -393,7 +395,7 @@ class Store:
             try:
                 self._sums.verify(path, recorded)
             except (OSError, StoreError) as error:
-                raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+                raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order."""
@@ -536,7 +538,7 @@ class Store:
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
-            raise StoreError(f"{where}: {reason}; {RESTORE}") from error
+            raise StoreError(f"{where}: {reason}; {remedy(self.root)}") from error
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
