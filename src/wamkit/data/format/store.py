@@ -320,7 +320,8 @@ class Store:
         except StoreError as error:
             raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
         if len(snapshots) != self._row(episode).meta.length:
-            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {remedy(self.root)}")
+            number = f"{len(snapshots)} snapshots instead of one a step"
+            raise StoreError(f"{path} (episode {episode}): {number}; {remedy(self.root)}")
         return snapshots
 
     def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
