@@ -482,7 +482,7 @@ class Store:
         """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
         sizes = {c: self.layout.size(c) for c in self.cameras}
         for camera, (height, width) in sizes.items():
-            clip = self._rows[0].clips[camera] if self._rows else None
+            clip = next((row.clips[camera] for row in self._rows if camera in row.clips), None)
             if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
                 sizes[camera] = shown_size(clip.path, (height, width))
         every = tuple(sizes.values())
