@@ -30,6 +30,12 @@ FACTS = "meta/episodes/chunk-000/file-001.parquet"
 METADATA = DatasetMetadata("test", "arm", "delta", 20.0, "MIT")
 
 
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A current folder of its own, where `wamkit validate` puts its page."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def whole(copy):
     """A copy with every kind of file that wamkit writes."""

@@ -99,6 +99,10 @@ class Importer(ABC):
     def metadata(self) -> DatasetMetadata:
         """The meaning of dimensions and cameras, as far as the source states it."""
 
+    def dropped(self) -> Sequence[str]:
+        """Columns of numbers in the source that are not stored, as text for a note."""
+        return ()
+
     @abstractmethod
     def episodes(self) -> Sequence[str]:
         """The names of the episodes, in an order that never changes."""
