@@ -17,10 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from wamkit.data.format.checksums import digest_of
 from wamkit.data.format.store import BLOCK_BYTES, Store
 from wamkit.data.format.video import decoder_bytes
 from wamkit.files import (
     StoreError,
+    WriteError,
+    cache_folder,
     exclusive,
     file_size,
     fsync_folder,
@@ -54,7 +57,7 @@ class FrameCache:
     def build_or_open(
         cls, store: Store, size: tuple[int, int] | None = None, episodes: int | None = None
     ) -> FrameCache:
-        """Opens the cache of `store` in `<root>/.cache`. If there is none, decodes all videos first, with a bar.
+        """Opens the cache of `store` in `files.cache_folder`. If there is none, decodes all videos first, with a bar.
 
         size: (H, W) to resize to; None for the recorded size.
         episodes: only the first so many; None for all.
@@ -74,12 +77,19 @@ class FrameCache:
             "shape": [sum(m.length for m in store.episodes[:count]), len(store.cameras), 3, height, width],
         }
         key = hashlib.sha256(json.dumps(header).encode()).hexdigest()[:32]
-        path = inside(store.root, f".cache/{key}-{height}x{width}.frames")
+        name = f"{key}-{height}x{width}.frames"
+        path = inside(store.root, f".cache/{name}")
         if not _intact(path, header):
-            make_folder(path.parent)
-            with exclusive(path.parent, wait=True):
-                if not _intact(path, header):  # another process may have built it meanwhile
-                    _build(store, count, path, header)
+            path = cache_folder(store.root) / name
+            try:
+                make_folder(path.parent)
+                with exclusive(path.parent, wait=True):
+                    if not _intact(path, header):  # another process may have built it meanwhile
+                        _build(store, count, path, header)
+            except WriteError as error:
+                raise WriteError(
+                    f"{error}; or set XDG_CACHE_HOME to another place, or decode frames at each use by --cache-gb 0"
+                ) from error
         return cls(path, np.memmap(path, np.uint8, "r", _HEADER, tuple(header["shape"])).view(np.ndarray))
 
     def __len__(self) -> int:
@@ -96,13 +106,7 @@ def videos_checksum(store: Store, episodes: int) -> str:
     metas, clips = store.episodes, itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
     for episode, camera, path, start in clips:
         if path not in digests:
-            try:
-                with open(path, "rb") as file:
-                    digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise StoreError(
-                    f"{path} (episode {episode}, camera {camera}) cannot be read ({error.strerror})"
-                ) from error
+            digests[path] = digest_of(path)
         total.update(f"{camera} {digests[path]} {start} {metas[episode].length}\n".encode())
     for meta in (m for m in metas[:episodes] if m.absent):
         total.update(f"{meta.index} {meta.length} without {sorted(meta.absent)}\n".encode())

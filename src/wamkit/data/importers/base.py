@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wamkit import files
+from wamkit.data.format.remedy import with_advice
 from wamkit.data.format.schema import Layout
 from wamkit.files import StoreError
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -24,7 +25,7 @@ from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
 
 ImageStream = Callable[[], Iterator[UInt8[np.ndarray, "H W 3"]]]
-"""Starts a new pass over a camera's images: RGB, upright, one a step."""
+"""Starts a new pass over a camera's images: RGB, or grey with one channel, upright, one a step."""
 
 LIMIT = 2**29
 """Bytes that an array of an episode may declare. A file with a larger one is taken for a decompression bomb."""
@@ -142,11 +143,10 @@ def _where(path: Path, episode: str) -> str:
 
 def _advised(message: str, episode: str) -> str:
     """`message` in one line of bearable length, with what to do where it does not say so."""
-    message = " ".join(message[:2000].split())
+    again = f"fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+    message = with_advice(" ".join(message[:2000].split()), lambda: again)
     message = message if len(message) < 600 else f"{message[:600]}..."
-    if ";" in message:
-        return message
-    return f"{message}; fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+    return message if ";" in message else f"{message}; {again}"
 
 
 def inside(root: Path, name: str) -> Path:
@@ -180,8 +180,8 @@ def checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
 
 
 def image_size(dtype: np.dtype, shape: Sequence[int], what: str) -> tuple[int, int]:
-    """(H, W) of an image by its declared type and shape. Raises SourceError unless that is uint8 (H, W, 3)."""
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+    """(H, W) of an image by its declared type and shape. Raises SourceError unless that is uint8 (H, W, 3), or grey."""
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3):
         raise SourceError(f"'{what}' is {dtype} {tuple(shape)} instead of uint8 (H, W, 3)")
     return pixels(shape[0], shape[1], what)
 
