@@ -8,8 +8,8 @@ import json
 import h5py
 import numpy as np
 import pytest
-
 from tests.cases.lerobot_folders import square_frames
+
 from wamkit.cli.main import main
 from wamkit.data.claims import Values, misfits
 from wamkit.data.embodiment import SourceData, fit
@@ -117,7 +117,9 @@ def test_a_wrong_label_is_found_and_an_option_corrects_it(tmp_path, capsys) -> N
     assert main([*command, str(tmp_path / "out")]) == 0
     main(["validate", str(tmp_path / "out"), "--out", str(tmp_path / "page.html")])
     said = capsys.readouterr().out
-    assert "warning: action.eef_position.representation is 'delta', but its values are where the state goes next" in said
+    assert (
+        "warning: action.eef_position.representation is 'delta', but its values are where the state goes next" in said
+    )
     assert "'absolute' fits: wamkit describe" in said
     assert main([*command, str(tmp_path / "right"), "--options.control", "absolute"]) == 0
     main(["validate", str(tmp_path / "right"), "--out", str(tmp_path / "page.html")])
@@ -148,13 +150,13 @@ def labels(metadata: DatasetMetadata, values: Values) -> dict[str, str]:
 def test_labels_are_compared_with_the_values() -> None:
     metadata, x = moves()
     assert labels(metadata, x) == {}
-    absolute = dataclasses.replace(metadata, action=(dataclasses.replace(ACTION[0], representation="absolute"), ACTION[1]))
+    absolute = dataclasses.replace(
+        metadata, action=(dataclasses.replace(ACTION[0], representation="absolute"), ACTION[1])
+    )
     assert labels(absolute, x) == {"action.position.representation": "delta"}
     assert labels(metadata, moves(opens=1.0)[1]) == {"action.gripper.larger": "opens"}
     turned = np.degrees(x.state)
-    joints = dataclasses.replace(
-        metadata, state=(Field("joints", 0, 3, "joint", unit="rad"), STATE[1]), action=()
-    )
+    joints = dataclasses.replace(metadata, state=(Field("joints", 0, 3, "joint", unit="rad"), STATE[1]), action=())
     assert labels(joints, dataclasses.replace(x, state=turned)) == {"state.joints.unit": "deg"}
     quaternion = (Field("turn", 0, 4, "rotation", rotation="quat_xyzw"),)
     assert labels(dataclasses.replace(metadata, state=quaternion, action=()), x) == {"state.turn.rotation": ""}
@@ -162,7 +164,9 @@ def test_labels_are_compared_with_the_values() -> None:
 
 def test_nothing_is_claimed_of_few_or_unmoved_rows() -> None:
     metadata, x = moves()
-    absolute = dataclasses.replace(metadata, action=(dataclasses.replace(ACTION[0], representation="absolute"), ACTION[1]))
+    absolute = dataclasses.replace(
+        metadata, action=(dataclasses.replace(ACTION[0], representation="absolute"), ACTION[1])
+    )
     few = Values(x.state[:40], x.action[:40], x.episode[:40])
     still = Values(np.zeros_like(x.state), x.action, x.episode)
     noise = Values(np.random.default_rng(1).normal(size=x.state.shape), x.action, x.episode)

@@ -108,7 +108,8 @@ def test_who_means_the_same_shares_a_place():
     """Two representations of a rotation share their slot, joints get another, and masks mark the dimensions of each."""
     joints = DatasetMetadata(
         "joints", "joints", "absolute", state=(Field("q", 0, 2, "joint", unit="rad"),),
-        action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m", larger="opens")), cameras=SCENE,
+        action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m", larger="opens")),
+        cameras=SCENE,
     )  # fmt: skip
     quaternion, angle = arm("quat_xyzw", embodiment="a"), arm("axis_angle", embodiment="b")
     a, b, c = fit([numbers(quaternion), numbers(angle), numbers(joints)], ("scene",))

@@ -31,7 +31,9 @@ CHUNK, OFFSETS = 4, (2, 4)
 ARM = DatasetMetadata(
     "test", "arm", "delta",
     state=(Field("hand", 0, 2, "position", unit="m"),),
-    action=(Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1", larger="opens")),
+    action=(
+        Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1", larger="opens"),
+    ),
     cameras={"front": CameraFacts("scene")},
 )  # fmt: skip
 POSE = (

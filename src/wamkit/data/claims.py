@@ -67,7 +67,7 @@ def misfits(metadata: DatasetMetadata, values: Values) -> Iterator[Misfit]:
 
 
 def representation(field: Field, metadata: DatasetMetadata, values: Values) -> str:
-    """"absolute" or "delta", whichever the values of an action field fit; "" where neither is sure."""
+    """ "absolute" or "delta", whichever the values of an action field fit; "" where neither is sure."""
     if (of := _counterpart(field, metadata)) is None or len(values.episode) < ROWS:
         return ""
     inside = values.episode[1:] == values.episode[:-1]
