@@ -99,6 +99,8 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
         _say_untaught(check_evidence(run, spec, found, path), path)
     frames, _ = open_frames(store, cache_gb=loading.cache_gb)
+    if run.episodes.held_out:
+        frames = frames.without_last(run.episodes.held_out)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share
