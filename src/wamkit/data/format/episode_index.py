@@ -126,9 +126,9 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
         and unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
         and not is_depth(feature)
     ]
-    texts, index = facts["tasks"], facts["episode_index"]
-    imported = facts.get("wamkit/source", "")  # imported episodes may lack an instruction
-    if not isinstance(texts, list) or not texts or not (imported or any(str(t).strip() for t in texts)):
+    texts, index = facts.get("tasks") or [""], facts["episode_index"]
+    recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction
+    if not isinstance(texts, list) or recorded and not any(str(t).strip() for t in texts):
         raise ValueError(f"tasks is {shown(texts)}, but an episode needs an instruction")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"tasks is {shown(texts)}, not a list of texts")

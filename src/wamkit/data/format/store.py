@@ -49,6 +49,7 @@ from wamkit.data.format.episode_index import (
 )
 from wamkit.data.format.metadata_io import FILE as METADATA
 from wamkit.data.format.metadata_io import load_metadata
+from wamkit.data.format.remedy import advising, remedy
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
@@ -142,6 +143,7 @@ class Store:
         return store
 
     @classmethod
+    @advising
     def open(
         cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True
     ) -> Store:
@@ -350,9 +352,10 @@ class Store:
             self._sums.verify(path, self._row(episode).sha256.get(path))
             snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
         except StoreError as error:
-            raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+            raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
         if len(snapshots) != self._row(episode).meta.length:
-            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
+            number = f"{len(snapshots)} snapshots instead of one a step"
+            raise StoreError(f"{path} (episode {episode}): {number}; {remedy(self.root)}")
         return snapshots
 
     def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
@@ -428,7 +431,7 @@ class Store:
             try:
                 self._sums.verify(path, recorded)
             except (OSError, StoreError) as error:
-                raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+                raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order. Absent cameras have none."""
@@ -504,7 +507,7 @@ class Store:
         """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
         sizes = {c: self.layout.size(c) for c in self.cameras}
         for camera, (height, width) in sizes.items():
-            clip = self._rows[0].clips[camera] if self._rows else None
+            clip = next((row.clips[camera] for row in self._rows if camera in row.clips), None)
             if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
                 sizes[camera] = shown_size(clip.path, (height, width))
         every = tuple(sizes.values())
@@ -578,7 +581,7 @@ class Store:
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
-            raise StoreError(f"{where}: {reason}; {RESTORE}") from error
+            raise StoreError(f"{where}: {reason}; {remedy(self.root)}") from error
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
