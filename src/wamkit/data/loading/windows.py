@@ -104,11 +104,11 @@ class Frames:
         return np.bincount(self.episode, minlength=len(self.text))[self.chosen()]
 
     def without_last(self, count: int) -> Frames:
-        """The same frames without the last `count` episodes. Raises WamkitError where none would be left."""
-        if count >= len(self.text):
-            raise WamkitError(f"held_out = {count}: there are {len(self.text)} episodes, so none is left to learn from")
-        kept = np.isin(np.arange(len(self.text)), self.chosen()) & (np.arange(len(self.text)) < len(self.text) - count)
-        return replace(self, used=kept)
+        """The same frames without the last `count` episodes in use. Raises WamkitError where none would be left."""
+        chosen = self.chosen()
+        if count >= len(chosen):
+            raise WamkitError(f"held_out = {count}: there are {len(chosen)} episodes, so none is left to learn from")
+        return replace(self, used=np.isin(np.arange(len(self.text)), chosen[: len(chosen) - count]))
 
     def labelled(self, labelled: int, action_free: int) -> Frames:
         """The same frames, of which only the first demonstrations are in use.
