@@ -3,8 +3,8 @@
     data                     attrs env_args: JSON with env_name and env_kwargs
     data/demo_0              attrs num_samples
     data/demo_0/actions      float64 (T, 7): OSC_POSE for position and axis-angle, then the gripper (1 closes);
-                             deltas in [-1, 1], or absolute poses in metres where env_args say control_delta false (robosuite 1.4)
-                             or input_type absolute (robosuite 1.5)
+                             deltas in [-1, 1], or absolute poses in metres where env_args say so:
+                             control_delta false (robosuite 1.4), input_type absolute (robosuite 1.5)
     data/demo_0/obs/...      observations before each action; images uint8 (T, H, W, 3), upright
     data/demo_0/dones        ends of the episode
     data/demo_0/rewards      1 once the task is done
