@@ -68,13 +68,13 @@ def misfits(metadata: DatasetMetadata, values: Values) -> Iterator[Misfit]:
 
 def representation(field: Field, metadata: DatasetMetadata, values: Values) -> str:
     """ "absolute" or "delta", whichever the values of an action field fit; "" where neither is sure."""
-    if (of := _counterpart(field, metadata)) is None or len(values.episode) < ROWS:
-        return ""
     inside = values.episode[1:] == values.episode[:-1]
+    if (of := _counterpart(field, metadata)) is None or inside.sum() < ROWS:
+        return ""
     now, after = (x[:, of.start : of.stop].astype(np.float64)[inside] for x in (values.state[:-1], values.state[1:]))
     a = values.action[:-1, field.start : field.stop].astype(np.float64)[inside]
     moves = after.std(0) > 1e-6
-    if len(a) < ROWS or not moves.any():
+    if not moves.any():
         return ""
     now, after, a = now[:, moves], after[:, moves], a[:, moves]
     absolute = 1 - (np.square(a - after).mean(0) / after.var(0)).mean()
