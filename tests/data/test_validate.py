@@ -140,7 +140,7 @@ def test_numbers_doubles_texts_and_lengths(tmp_path):
 
 def test_meanings_that_do_not_fit_and_imports_that_were_cut_off(tmp_path):
     root = store(tmp_path / "d", [episode(i) for i in range(3)], None).root
-    assert said(root) == ["note: it has no metadata (meta/wamkit.json), so it cannot be mixed with other data"]
+    assert said(root) == ["note: it has no metadata (meta/wamkit.json); `wamkit describe` shows what names tell"]
     save_metadata(root, dataclasses.replace(MEANING, state=(Field("hand", 0, 3, "position"),), licence="", cameras={}))
     save_json(root / FILE, {"complete": False, "skipped": {"7": "no"}})
     found = "\n".join(said(root))

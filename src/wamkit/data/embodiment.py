@@ -314,11 +314,11 @@ def _require_metadata(source: SourceData) -> None:
         described = sum(f.stop - f.start for f in fields)
         if described != size and not (name == "action" and size == 0):
             raise WamkitError(
-                f"{m.source}: {described} of {size} dimensions of its {name} have metadata; describe the others in "
-                "meta/wamkit.json, or a model would take them for something else"
+                f"{m.source}: {described} of {size} dimensions of its {name} have metadata; describe the others by "
+                "`wamkit describe`, or a model would take them for something else"
             )
     if (m.state or m.action) and not m.embodiment:
-        raise WamkitError(f"{m.source}: its robot is not known; name its embodiment in meta/wamkit.json")
+        raise WamkitError(f"{m.source}: its robot is not known; name its embodiment by `wamkit describe`")
 
 
 def _slots(
@@ -413,7 +413,7 @@ def _views(source: SourceData, views: Sequence[str]) -> tuple[int, ...]:
     roles = [cameras[c].role for c in source.cameras if c in cameras]
     if len(roles) < len(source.cameras):
         missing = [c for c in source.cameras if c not in cameras]
-        raise WamkitError(f"{name}: the role of camera {missing[0]} is not known; name it in meta/wamkit.json")
+        raise WamkitError(f"{name}: the role of camera {missing[0]} is not known; name it by `wamkit describe`")
     out = tuple(next((roles.index(r) for r in v.split("+") if r in roles), -1) for v in views)
     if all(v < 0 for v in out):
         near = nearest(views[0], roles)

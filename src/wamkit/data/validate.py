@@ -163,7 +163,7 @@ def _metadata(store: Store, metadata: DatasetMetadata | None) -> Iterator[Findin
     except StoreError as error:
         yield Finding("error", None, str(error))
     if metadata is None:
-        yield Finding("note", None, "it has no metadata (meta/wamkit.json), so it cannot be mixed with other data")
+        yield Finding("note", None, "it has no metadata (meta/wamkit.json); `wamkit describe` shows what names tell")
         return
     try:
         metadata.check(*sizes)

@@ -21,6 +21,17 @@ def save_metadata(root: Path, metadata: DatasetMetadata) -> None:
     checksums.write(root, {FILE: to_bytes(metadata), MODALITY: to_bytes(modality(metadata))})
 
 
+def complete_metadata(root: Path, metadata: DatasetMetadata) -> None:
+    """Writes meta/wamkit.json of a data set that others may have recorded, with its checksum where it has any.
+
+    meta/modality.json follows where wamkit wrote it; another's stays as it is.
+    """
+    before, contents = load_metadata(root), {FILE: to_bytes(metadata)}
+    if before is not None and (root / MODALITY).exists() and read_json(inside(root, MODALITY)) == modality(before):
+        contents[MODALITY] = to_bytes(modality(metadata))
+    checksums.write(root, contents)
+
+
 def load_metadata(root: Path) -> DatasetMetadata | None:
     """The metadata in meta/wamkit.json, or else in meta/modality.json; None where there is neither.
 

@@ -204,6 +204,10 @@ class Store:
         """The facts of all episodes, in order."""
         return tuple(row.meta for row in self._rows)
 
+    def with_columns(self, stated: Mapping[str, Sequence[str]]) -> Store:
+        """The store with other columns for the state and the actions, see `columns.vectors_of`."""
+        return Store(self.root, self._info, self._rows, self._texts, self._decoder, self._sums, stated)
+
     def unused(self) -> tuple[str, ...]:
         """Numeric columns that nothing trains on, as text: name and size."""
         return tuple(f"{name} ({size})" for name, _, size in self.layout.extras)

@@ -18,14 +18,15 @@ import numpy as np
 import torch
 
 from wamkit import config as cfg
+from wamkit.data.description import described, unknown
 from wamkit.data.embodiment import Embodiment, SourceData, fit
-from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Decoder, Store, StoreError
 from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
+from wamkit.metadata import DatasetMetadata
 from wamkit.nn.scaling import Normalisation
 from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Batch, Spec, WamkitError
@@ -180,12 +181,8 @@ def opened_mixture(
     frames, data = [], []
     for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
         store.require_vectors()
-        metadata = load_metadata(store.root)
-        if metadata is None:
-            raise StoreError(
-                f"{store.root} has no metadata; a mixture needs meta/wamkit.json, which `wamkit import` and "
-                "`wamkit collect` write"
-            )
+        metadata = described(store)
+        _require_meaning(metadata, store)
         f, _ = open_frames(store, config.size, cache_gb * share)
         f = replace(f, used=np.isin(np.arange(len(store)), episodes), has_action=f.has_action & source.actions)
         acts, rows = bool(f.has_action.any()), f.rows()
@@ -203,6 +200,14 @@ def opened_mixture(
     )
     converted = tuple(replace(f, embodiment=e) for f, e in zip(frames, embodiments, strict=True))
     return Mixture(config.names, converted, shares, fps)
+
+
+def _require_meaning(metadata: DatasetMetadata, store: Store) -> None:
+    """Raises StoreError where the robot or the role of a camera is not known: a mixture is arranged by these."""
+    for entry, options in unknown(metadata, store).items():
+        if entry == "embodiment" or entry.startswith("cameras."):
+            command = f"wamkit describe {store.root} --set {entry}=... --write"
+            raise StoreError(f"{store.root}: {entry} is not known ({options}); name it by `{command}`")
 
 
 def _chosen(store: Store, source: SourceConfig) -> list[int]:
