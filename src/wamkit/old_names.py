@@ -10,8 +10,11 @@ MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
 RUN_ADDED = ("origins",)
 """Parts of a run's configuration that it has since, and that others imply."""
-MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
-"""Fields that a family's configuration has since, with the values that stand for what was there before."""
+PART_ADDED: Mapping[str, Mapping[str, Any]] = {
+    "model": {"backbone": "transformer", "codec": "frame_codec"},
+    "provenance": {"action_bounds": []},
+}
+"""Fields that parts of a run's configuration have since, with the values that stand for what was there before."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
 ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
@@ -51,8 +54,16 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Finished results are keyed by it, and runs are resumed by it.
     """
-    model = {k: v for k, v in data.get("model", {}).items() if k not in MODEL_ADDED or v != MODEL_ADDED[k]}
-    return {**{k: v for k, v in data.items() if k not in RUN_ADDED}, "model": model}
+    kept = {k: v for k, v in data.items() if k not in RUN_ADDED}
+    for part, added in PART_ADDED.items():
+        if part in data:
+            kept[part] = _without(data[part], added)
+    return kept
+
+
+def _without(part: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """`part` without the fields `added`, where these have the values of before. Empty lists and tuples are equal."""
+    return {k: v for k, v in part.items() if k not in added or not (v == added[k] or (not v and not added[k]))}
 
 
 def source(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -60,7 +71,7 @@ def source(provenance: Mapping[str, Any]) -> dict[str, Any]:
     env = dict(provenance["env"])
     flat = {"env": env["env"], "options": options(env["options"]), "tasks": env["tasks"]}
     flat |= {"robot": env["embodiment"]} if env["embodiment"] else {}
-    return flat | {k: v for k, v in provenance.items() if k != "env"}
+    return flat | {k: v for k, v in _without(provenance, PART_ADDED["provenance"]).items() if k != "env"}
 
 
 def options(present: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wamkit import old_names
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
@@ -109,7 +110,7 @@ def _result(context: Context, name: str, evaluation: Evaluation) -> EvalResult:
         return evaluation.run(context)
     key = {
         "weights": context.run.digest,
-        "provenance": asdict(context.provenance),
+        **old_names.without_added({"provenance": asdict(context.provenance)}),
         "protocol": context.protocol.to_dict(),
         "held_out": context.options.held_out,
         **evaluation.settings(context),

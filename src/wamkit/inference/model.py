@@ -42,12 +42,20 @@ class Model:
     family: the networks. They are shared, not copied.
     embodiment: for a family trained on a mixture, the embodiment whose observations and actions go in and out.
         None: observations and actions are those that the family was trained on.
+    action_bounds: (lowest, highest) value of each action dimension, in robot units; empty where unknown. Actions that
+        the model gives are clipped to it, and those that it is given are taken as they are.
     """
 
-    def __init__(self, family: Family, embodiment: Embodiment | None = None):
+    def __init__(
+        self,
+        family: Family,
+        embodiment: Embodiment | None = None,
+        *,
+        action_bounds: Sequence[tuple[float, float]] = (),
+    ):
         if not isinstance(family, Family):
             raise WamkitError(f"a model wraps a family, got {type(family).__name__}")
-        self.family, self.embodiment = family, embodiment
+        self.family, self.embodiment, self.action_bounds = family, embodiment, tuple(action_bounds)
 
     @property
     def name(self) -> str:
@@ -95,7 +103,10 @@ class Model:
     ) -> Sample:
         """Answers one of the five queries for one observation or several.
 
-        obs: an Observation, or B of them.
+        One observation gives one answer: actions (A, a), frames (F, V, 3, H, W). A list of B gives answers with a first
+        axis B, also for B = 1. Actions are clipped to `action_bounds`, where these are known.
+
+        obs: an Observation, or a list of B.
         query: 'policy', 'video', 'forward', 'inverse' or 'joint'.
         seed: one for all rows (row i draws from (seed, i)), or one a row. The same seed gives the same sample.
         actions: float (A, a) or (B, A, a) in robot units, for `forward`.
@@ -119,9 +130,10 @@ class Model:
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
         try:
             answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
-            return self._sample(answer, query, rows)
+            sample = self._sample(answer, query, rows)
         except NotFinite as error:
             raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
+        return sample.row(0) if isinstance(obs, Observation) else sample
 
     def encode_history(self, obs: Observation) -> KVMemory:
         """Encodes one observation, so that the result can stand for it in the `past` of later ones.
@@ -189,6 +201,8 @@ class Model:
         for name, values in (("actions", actions), ("scene points", points), ("memory", answer.memory)):
             if values is not None:
                 check_finite(torch.as_tensor(values), name)
+        if actions is not None and self.action_bounds:
+            actions = np.clip(actions, *np.array(self.action_bounds, np.float32).T)
         memory = () if answer.memory is None else tuple(KVMemory(keys, self.family) for keys in answer.memory)
         return Sample(query, actions, future, points, memory)
 
@@ -239,7 +253,7 @@ def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Mo
     """
     run = run if isinstance(run, Run) else Run.open(run)
     acting = run.embodiment(embodiment)
-    return Model(run.family(device), acting)
+    return Model(run.family(device), acting, action_bounds=run.action_bounds(embodiment))
 
 
 def opened(run: Run, embodiment: str = "") -> Model:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from wamkit import old_names
 from wamkit.config import to_bytes, to_dict
@@ -257,6 +258,12 @@ def _work(item: tuple[CollectConfig, Job, Run | None]) -> tuple[Episode, dict[st
     return dataclasses.replace(episode, images=None), encoded
 
 
+def _bounds(space: spaces.Box) -> tuple[tuple[float, float], ...]:
+    """(lowest, highest) value of each action dimension; none where one of them is unbounded."""
+    bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
+    return tuple(zip(space.low.tolist(), space.high.tolist(), strict=True)) if bounded else ()
+
+
 def _same_policies(before: list[str], runs: Mapping[Path, Run]) -> bool:
     """True if `before`, as collect.json names policies, are these, whichever version wrote it."""
     named = [text.rpartition(" @") for text in before]
@@ -303,7 +310,7 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     )
     env.close()
     if env.dataset_metadata is not None:
-        save_metadata(config.out, env.dataset_metadata)
+        save_metadata(config.out, dataclasses.replace(env.dataset_metadata, action_bounds=_bounds(env.action_space)))
     if not path.exists():
         checksums.write(config.out, {"collect.json": to_bytes(resolved)})
     return store

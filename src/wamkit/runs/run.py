@@ -20,6 +20,7 @@ from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.data.embodiment import Embodiment
 from wamkit.families.base import Family
+from wamkit.metadata import check_action_bounds
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.checkpoint import (
     STATE,
@@ -90,6 +91,10 @@ class Run:
                 check_embodiment(name, embodiment, spec)
             origins = {n: cfg.from_dict(Provenance, o) for n, o in described.get("origins", {}).items()}
             provenance = cfg.from_dict(Provenance, described.get("provenance", {}))
+            for name, origin in (origins or {"": provenance}).items():
+                size = embodiments[name].own_action_size if name in embodiments else spec.action_dim
+                if origin.action_bounds:
+                    check_action_bounds(origin.action_bounds, size)
         except WamkitError as e:
             raise WamkitError(f"{manifest.path / STATE}: {e}") from e
         return cls(
@@ -167,6 +172,16 @@ class Run:
                 f"{known if self.embodiments else alone}"
             )
         return self.embodiments[name] if name else None
+
+    def action_bounds(self, embodiment: str = "") -> tuple[tuple[float, float], ...]:
+        """(lowest, highest) value of each action dimension of `embodiment`; empty where the data did not say.
+
+        embodiment: as in the method of that name. The unified actions of a mixture have no bounds.
+        """
+        name = embodiment or self.provenance.env.embodiment
+        if name or not self.embodiments:
+            return self.sources[name].action_bounds if name in self.sources else ()
+        return ()
 
 
 UNANSWERED = ("train", "episodes", "mixture", "shares", "origins")
