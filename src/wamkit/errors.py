@@ -5,7 +5,8 @@ class WamkitError(Exception):
     """Base of every error that wamkit raises on purpose: it says what was wrong, where, and what to do.
 
     exit_code: of a command that ends with it.
-    The middle of a line that is longer than anybody reads is left out: it may quote a file or a user's own words.
+    It may quote a file or a user's own words: their line breaks become spaces, and the middle of a line that is longer
+    than anybody reads is left out.
     """
 
     exit_code = 1
@@ -15,6 +16,6 @@ class WamkitError(Exception):
 
 
 def shortened(message: str) -> str:
-    """A message without its middle, where it is one line of more than 1,000 characters."""
-    long = len(message) > 1000 and "\n" not in message
-    return f"{message[:600]} [...] {message[-300:]}" if long else message
+    """A message on one line, whatever it quotes, without its middle if it has more than 1,000 characters."""
+    line = " ".join(message.splitlines())
+    return f"{line[:600]} [...] {line[-300:]}" if len(line) > 1000 else line

@@ -109,7 +109,8 @@ def read_bytes(path: str | Path, max_bytes: int = 64 << 20) -> bytes:
         raise StoreError(f"{path} has {size} bytes, and at most {max_bytes} are read; {RESTORE}")
     try:
         with open(path, "rb") as file:
-            return file.read(max_bytes)
+            # Python allocates what it is asked for. The file may have been replaced since its size was compared.
+            return file.read(min(max_bytes, os.fstat(file.fileno()).st_size + 1))
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}); {RESTORE}") from error
 

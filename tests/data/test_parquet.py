@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from wamkit.data.format.parquet import read_parquet
+from wamkit.data.format.parquet import read_parquet, stored_columns
 from wamkit.files import StoreError
 
 
@@ -75,3 +75,13 @@ def test_damage_has_one_error_whatever_it_is(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(StoreError, match="pipe is a pipe, not a file"):
         read_parquet(tmp_path / "pipe")
+
+
+def test_a_column_that_lies_elsewhere_than_its_type_says_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.parquet", {"a": ["x"], "pair": [{"left": 1, "right": 2}], "b": [1.0]})
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        assert [x for _, x in stored_columns(file, schema, schema.names)] == [range(0, 1), range(1, 3), range(3, 4)]
+        forged = pa.schema([schema.field(i) for i in (1, 0, 2)])
+        with pytest.raises(ValueError, match="'pair' is not stored where its type says"):
+            list(stored_columns(file, forged, ["pair"]))

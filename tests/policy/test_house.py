@@ -46,6 +46,12 @@ def test_a_family_is_one_short_file_that_imports_no_other(path):
     assert not re.search(r"(from|import) wamkit\.families(?!\.base )", text)
 
 
+def test_json_of_files_is_read_with_limits():
+    unlimited = re.compile(r"json\.load\(|json\.loads\([^\n]*(read_text|read_bytes|\.read\()")
+    found = [str(p) for p in (ROOT / "src").rglob("*.py") if unlimited.search(p.read_text())]
+    assert not found, f"wamkit.files.read_json limits size and depth, json.loads does not: {found}"
+
+
 def test_readme_names_the_two_commands():
     readme = (ROOT / "README.md").read_text()
     assert "make demo" in readme and "make test" in readme and len(readme.splitlines()) < 200

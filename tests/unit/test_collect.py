@@ -180,9 +180,10 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     changed = dataclasses.replace(_small(parts), noise=(0.5,))
     with pytest.raises(WamkitError, match=r"another configuration: noise was \[0.0, 0.1, 0.3\], now \[0.5\]"):
         collect(changed, progress=False)
-    (parts / "collect.json").write_text("[]")
-    with pytest.raises(WamkitError, match="collect.json is damaged"):
-        collect(_small(parts), progress=False)
+    for content, message in (("[]", "collect.json is damaged"), ("[" * 200_000, "collect.json cannot be read as JSON")):
+        (parts / "collect.json").write_text(content)
+        with pytest.raises(WamkitError, match=message):
+            collect(_small(parts), progress=False)
 
 
 def test_unknown_tasks_and_hopeless_experts_are_named(tmp_path):

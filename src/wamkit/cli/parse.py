@@ -29,6 +29,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from wamkit.config import Checked
@@ -73,6 +74,7 @@ def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
 
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_key_values)
+    registry.primitive_rule(_path)
     markers = (tyro.conf.EnumChoicesFromValues, tyro.conf.PositionalMetavarFromFieldName)
     resolved, errors = options.resolve(argv), io.StringIO()
     try:
@@ -160,4 +162,24 @@ def _key_values(info: Any) -> Any:
         instance_from_str=read,
         is_instance=lambda x: isinstance(x, Mapping),
         str_from_instance=lambda x: [f"{k}={json.dumps(v)}" for k, v in x.items()],
+    )
+
+
+def _path(info: Any) -> Any:
+    """A rule for tyro. It refuses an empty path, which pathlib takes for the present folder."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    def read(words: list[str]) -> Path:
+        if not words[0]:
+            raise ValueError("an empty text names no file or folder")
+        return Path(words[0])
+
+    if info.type is not Path:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=read,
+        is_instance=lambda x: isinstance(x, Path),
+        str_from_instance=lambda x: [str(x)],
     )

@@ -47,12 +47,15 @@ class Stage:
     share: of all steps, in (0, 1].
     prefixes: parameters whose names begin with one of these learn in it.
     lr: multiple of the trainer's learning rate.
+    teaches: queries that its losses need evidence of, at least one of them: data with none are refused. None for all
+        that the family answers; an empty set for a stage that learns from images alone.
     """
 
     name: str
     share: float
     prefixes: tuple[str, ...]
     lr: float = 1.0
+    teaches: frozenset[Query] | None = None
 
 
 class Family(nn.Module, ABC):
@@ -161,7 +164,8 @@ class Family(nn.Module, ABC):
 def codec_stages(family: Family, *prefixes: str, codec: str = "future.codec") -> tuple[Stage, Stage]:
     """The stages of a family that first trains its codec (parameters `codec`), then the parameters of `prefixes`."""
     c = family.config
-    return Stage("codec", c.codec_share, (codec,), c.codec_lr), Stage("main", 1 - c.codec_share, prefixes)
+    first = Stage("codec", c.codec_share, (codec,), c.codec_lr, frozenset())
+    return first, Stage("main", 1 - c.codec_share, prefixes)
 
 
 FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families", package="wamkit.families")

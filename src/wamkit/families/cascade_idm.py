@@ -113,11 +113,11 @@ class CascadeIDM(Family):
         self.declare(self.trunk, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
-        c = self.config
+        c, planner = self.config, ("context", "future.stream", "trunk")
         return (
-            Stage("codec", c.codec_share, ("future.codec",), c.codec_lr),
-            Stage("planner", 1 - c.codec_share - c.idm_share, ("context", "future.stream", "trunk")),
-            Stage("idm", c.idm_share, ("idm",)),
+            Stage("codec", c.codec_share, ("future.codec",), c.codec_lr, frozenset()),
+            Stage("planner", 1 - c.codec_share - c.idm_share, planner, teaches=frozenset({Query.VIDEO})),
+            Stage("idm", c.idm_share, ("idm",), teaches=frozenset({Query.INVERSE})),
         )
 
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:

@@ -55,10 +55,15 @@ class HiddenState(Family):
     def stages(self) -> tuple[Stage, ...]:
         c, rest = self.config, 1 - self.config.codec_share
         expert = {s: tuple(f"experts.{prefix}" for prefix in self.experts.prefixes(s)) for s in (FUTURE, ACTION)}
-        codec = Stage("codec", c.codec_share, ("future.codec",), c.codec_lr)
+        codec = Stage("codec", c.codec_share, ("future.codec",), c.codec_lr, frozenset())
         video, head = ("context", "future.stream", *expert[FUTURE]), ("action", *expert[ACTION])
         if c.detach:
-            return codec, Stage("video", rest / 2, video), Stage("head", rest / 2, head)
+            acts = frozenset({Query.POLICY, Query.INVERSE})
+            return (
+                codec,
+                Stage("video", rest / 2, video, teaches=frozenset({Query.VIDEO})),
+                Stage("head", rest / 2, head, teaches=acts),
+            )
         return codec, Stage("main", rest, video + head)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:

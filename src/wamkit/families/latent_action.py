@@ -114,10 +114,10 @@ class LatentAction(Family):
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
-        trunk = ("context", "foresee", "trunk")
+        trunk, video = ("context", "foresee", "trunk"), frozenset({Query.VIDEO})
         return (
-            Stage("latent", c.latent_share, ("latent",)),
-            Stage("codes", c.codes_share, trunk),
+            Stage("latent", c.latent_share, ("latent",), teaches=video),
+            Stage("codes", c.codes_share, trunk, teaches=video),
             Stage("action", 1 - c.latent_share - c.codes_share, (*trunk, "given", "action")),
         )
 

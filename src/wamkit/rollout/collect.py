@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -27,6 +26,7 @@ from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
 from wamkit.envs import Environment
 from wamkit.envs.base import Expert
+from wamkit.files import read_json
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, Actor, rollout
@@ -279,7 +279,7 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
     path = config.out / "collect.json"
     if path.exists():
         try:
-            before = _DEFAULTS | old_names.collected(json.loads(path.read_bytes()))
+            before = _DEFAULTS | old_names.collected(read_json(path))
             if _same_policies(before["policies"], runs):
                 resolved["policies"] = before["policies"]
             changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
@@ -56,6 +57,10 @@ class EpisodesConfig(cfg.Checked):
             raise cfg.ConfigError("action_free needs `labelled`: how many demonstrations keep their actions")
 
 
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mtia", "privateuseone")
+"""Kinds of torch devices on which models can be trained. Torch itself is loaded later."""
+
+
 @dataclass(frozen=True)
 class TrainConfig(cfg.Checked):
     """Training of a family. The defaults take a few minutes on two CPU cores."""
@@ -89,7 +94,7 @@ class TrainConfig(cfg.Checked):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` uses bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
     device: str = "cpu"
-    """Name of a torch device."""
+    """Name of a torch device: cpu, cuda, cuda:1, mps."""
     threads: cfg.Processes = 2
     """On a CPU: parts of each batch, with a thread and a core each. The result depends on it."""
     seed: cfg.Seed = 0
@@ -104,6 +109,11 @@ class TrainConfig(cfg.Checked):
         for name, weight in self.weights:
             if not 0 <= weight <= 1e6:
                 raise cfg.ConfigError(f"weights: {name} weighs {weight}: must be between 0 and 1000000")
+        kind, _, number = self.device.partition(":")
+        if kind not in DEVICES or (":" in self.device and not re.fullmatch("[0-9]{1,3}", number)):
+            raise cfg.ConfigError(
+                f"device = {self.device!r}: must be one of {', '.join(DEVICES)}, or with a number: cuda:1"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 from wamkit import old_names
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.envs.spec import EnvSpec
+from wamkit.files import read_json
 from wamkit.metadata import check_action_bounds
 from wamkit.types import WamkitError
 
@@ -37,7 +37,7 @@ class Provenance:
         """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged."""
         path = store.root / "collect.json"
         try:
-            collected = old_names.collected(json.loads(path.read_text())) if path.exists() else {}
+            collected = old_names.collected(read_json(path)) if path.exists() else {}
             env = EnvSpec(collected.get("env", ""), tuple(collected.get("tasks", ())), collected.get("options", {}))
         except (ValueError, AttributeError, TypeError) as e:
             raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e

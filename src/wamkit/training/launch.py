@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from wamkit.config import Checked, Gigabytes, to_dict
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
@@ -20,11 +22,12 @@ from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
+from wamkit.training.evidence import check_evidence, evidence_of
 from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
 from wamkit.training.run_folder import RunFolder, check_run_folder
 from wamkit.training.trainer import Trainer, Watch
-from wamkit.types import Spec, WamkitError
+from wamkit.types import Query, Spec, WamkitError
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,10 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
     check_memory(run, spec)
+    if len(store):
+        lengths, shows = np.array([(m.length, m.is_demonstration) for m in store.episodes]).T
+        found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
+        _say_untaught(check_evidence(run, spec, found, path), path)
     frames, _ = open_frames(store, cache_gb=loading.cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
@@ -103,6 +110,11 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
     mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
+    found = [
+        evidence_of(f.lengths() / f.frame_stride, f.has_action[f.chosen()], f.is_demonstration[f.chosen()], spec)
+        for f in mixture.frames
+    ]
+    _say_untaught(check_evidence(run, spec, frozenset().union(*found), path), path)
     # The mixture already brings each embodiment's values to unit scale.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
     stores = [Store.open(path.parent / s.data) for s in described.sources]
@@ -124,6 +136,11 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
         cache=_feature_cache(path.parent, stores, loading.feature_cache_gb, more),
         facts=facts,
     )
+
+
+def _say_untaught(queries: Sequence[Query], data: Path) -> None:
+    if queries:
+        print(f"note: {data} teaches nothing about the queries {', '.join(queries)}", flush=True)
 
 
 def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> FeatureCache | None:

@@ -13,6 +13,7 @@ from wamkit.config import to_dict
 from wamkit.errors import WamkitError
 from wamkit.runs.config import RunConfig
 from wamkit.runs.meta_model import meta_model
+from wamkit.runs.run import find_device
 from wamkit.types import Spec
 
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -21,9 +22,9 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 def check_memory(run: RunConfig, spec: Spec) -> None:
     """Raises WamkitError, with the parts, where training needs more memory than its device has. Builds no weights.
 
-    A model with a pretrained part is not judged, since its size is known only once it is loaded.
+    A model with a pretrained part is not judged.
     """
-    if '"pretrained"' in repr(to_dict(run.model)).replace("'", '"'):
+    if is_pretrained(run):
         return
     parts, limit = needed(run, spec), _limit(run.train.device)
     if (total := sum(parts.values())) > limit:
@@ -32,6 +33,11 @@ def check_memory(run: RunConfig, spec: Spec) -> None:
             f"training needs at least {total / 1e9:.1f} GB of memory ({listed}), and {run.train.device} has "
             f"{limit / 1e9:.1f} GB: lower --model.width, --model.depth or --train.batch-size"
         )
+
+
+def is_pretrained(run: RunConfig) -> bool:
+    """True for a model with a pretrained part, whose size is known only once it is loaded."""
+    return '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
 
 
 def needed(run: RunConfig, spec: Spec) -> dict[str, int]:
@@ -51,7 +57,7 @@ def needed(run: RunConfig, spec: Spec) -> dict[str, int]:
 
 def _limit(device: str) -> int:
     """Bytes that the device has, or that this process may use of them."""
-    if torch.device(device).type == "cuda" and torch.cuda.is_available():
+    if find_device(device).type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return min(_host_limits())
 

@@ -11,13 +11,14 @@ import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from wamkit.data.format.store import Store
+from wamkit.data.format.store import BLOCK_BYTES, Store
+from wamkit.data.format.video import decoder_bytes
 from wamkit.files import (
     StoreError,
     exclusive,
@@ -30,9 +31,12 @@ from wamkit.files import (
     write_error,
 )
 
+BUILD_BYTES = 1 << 29
+"""Approximate bytes of the frames and decoders that building a cache holds, however many cores there are."""
+
 _HEADER = 4096  # bytes of padded JSON before the pixels: one page, so that the array is aligned
 _FORMAT = 3
-_BLOCK = 1 << 22  # bytes read at a time
+_BLOCK = 1 << 20  # bytes read at a time
 _TRAILER = 4  # bytes after the pixels: their CRC-32
 
 
@@ -89,8 +93,8 @@ def videos_checksum(store: Store, episodes: int) -> str:
     """The SHA-256 of the first episodes' videos: the content of all files and the place of each clip in them."""
     digests: dict[Path, str] = {}
     total = hashlib.sha256()
-    clips = itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
-    for meta, (episode, camera, path, start) in ((store.episodes[clip[0]], clip) for clip in clips):
+    metas, clips = store.episodes, itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
+    for episode, camera, path, start in clips:
         if path not in digests:
             try:
                 with open(path, "rb") as file:
@@ -99,24 +103,36 @@ def videos_checksum(store: Store, episodes: int) -> str:
                 raise StoreError(
                     f"{path} (episode {episode}, camera {camera}) cannot be read ({error.strerror})"
                 ) from error
-        total.update(f"{camera} {digests[path]} {start} {meta.length}\n".encode())
+        total.update(f"{camera} {digests[path]} {start} {metas[episode].length}\n".encode())
     return total.hexdigest()
 
 
 def _intact(path: Path, header: dict[str, Any]) -> bool:
     """True if the file at `path` has this header and its pixels are as they were written."""
-    left, checksum = math.prod(header["shape"]), 0
+    left = math.prod(header["shape"])
     try:
         if file_size(path) != _HEADER + left + _TRAILER:
             return False
         with open(path, "rb") as file:
             if file.read(_HEADER) != _header_bytes(header):
                 return False
-            while block := file.read(min(left, _BLOCK)):
-                left, checksum = left - len(block), zlib.crc32(block, checksum)
-            return file.read() == checksum.to_bytes(_TRAILER, "big")
+            return _checksum(file, left).to_bytes(_TRAILER, "big") == file.read()
     except (OSError, StoreError):
         return False
+
+
+def _checksum(file: IO[bytes], size: int, checksum: int = 0) -> int:
+    """The CRC-32 of the next `size` bytes of a file, or of what there is, continued from `checksum`."""
+    while block := file.read(min(size, _BLOCK)):
+        size, checksum = size - len(block), zlib.crc32(block, checksum)
+    return checksum
+
+
+def _write_at(file: IO[bytes], data: np.ndarray | bytes, offset: int) -> None:
+    left = memoryview(data).cast("B")
+    while left:
+        written = os.pwrite(file.fileno(), left, offset)
+        left, offset = left[written:], offset + written
 
 
 def _header_bytes(header: dict[str, Any]) -> bytes:
@@ -124,29 +140,40 @@ def _header_bytes(header: dict[str, Any]) -> bytes:
 
 
 def _build(store: Store, episodes: int, path: Path, header: dict[str, Any]) -> None:
-    """Decodes the first episodes into `path`, by write(): on a full disk it raises, a memory map would be killed."""
-    size = tuple(header["shape"][-2:])
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Decodes the first episodes into `path`, by write(): on a full disk it raises, a memory map would be killed.
 
-    def images(episode: int) -> np.ndarray:
-        return np.stack([store.decode(episode, camera, size) for camera in store.cameras], axis=1)
-
+    Threads decode clips, each a few frames at a time, so that neither long episodes nor many cores fill the memory.
+    """
+    frames, views, *image = header["shape"]
+    size, step, metas = tuple(image[-2:]), math.prod(image), store.episodes
+    held = 2 * BLOCK_BYTES + max(decoder_bytes(store.layout.size(camera)) for camera in store.cameras)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     remove_leftovers(path)
     try:
         with (
-            open(temporary(path), "wb") as file,
-            ThreadPoolExecutor(threads) as pool,
-            tqdm(total=header["shape"][0], unit="frame", desc="decoding videos", leave=False) as bar,
+            open(temporary(path), "w+b", buffering=0) as file,
+            ThreadPoolExecutor(max(1, min(cores, BUILD_BYTES // held))) as pool,
+            tqdm(total=frames * views, unit="image", desc="decoding videos", leave=False) as bar,
         ):
+
+            def decode(clip: tuple[int, int]) -> int:
+                episode, view = clip
+                row = metas[episode].from_index
+                for block in store.decode_blocks(episode, store.cameras[view], size):
+                    for part in [block] if views == 1 else block:
+                        _write_at(file, part, _HEADER + (row * views + view) * step)
+                        row += len(block) if views == 1 else 1
+                return episode
+
             file.write(_header_bytes(header))
-            checksum = 0
-            for first in range(0, episodes, threads):  # a few episodes at a time, to bound memory
-                for block in pool.map(images, range(first, min(first + threads, episodes))):
-                    file.write(block.data)
-                    checksum = zlib.crc32(block.data, checksum)
-                    bar.update(len(block))
+            checksum = 0  # of what was written, read again behind the threads, from memory
+            clips = [(episode, view) for episode in range(episodes) for view in range(views)]
+            with contextlib.closing(pool.map(decode, clips)) as done:  # after an error, what is left is not begun
+                for (_, view), episode in zip(clips, done, strict=True):
+                    bar.update(metas[episode].length)
+                    if view == views - 1:
+                        checksum = _checksum(file, metas[episode].length * views * step, checksum)
             file.write(checksum.to_bytes(_TRAILER, "big"))
-            file.flush()
             os.fsync(file.fileno())
         os.replace(temporary(path), path)
         fsync_folder(path.parent)

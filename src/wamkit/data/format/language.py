@@ -51,7 +51,7 @@ def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float
     """The subtasks of each episode in a data file as (start in seconds, text), earliest first."""
     out: list[list[tuple[float, str]]] = []
     with open_parquet(path) as file, parquet_errors(str(path)):
-        kinds = [kind for name, kind, _ in stored_columns(file.schema_arrow) if name == COLUMN]
+        kinds = [kind for kind, _ in stored_columns(file, file.schema_arrow, (COLUMN,))]
         if len(kinds) != 1 or not (pa.types.is_list(kinds[0]) or pa.types.is_large_list(kinds[0])):
             return [[] for _ in metas]
         texts = [c.path for c in file.schema if c.path.startswith(f"{COLUMN}.") and c.physical_type == "BYTE_ARRAY"]

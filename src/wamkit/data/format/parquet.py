@@ -97,10 +97,10 @@ def _checked(
     if rows > max_rows:
         raise StoreError(f"{where} declares {rows} rows, and at most {max_rows} are read; {RESTORE}")
     leaves, total, most, texts = [], 0, 0, {}
-    for name, kind, places in stored_columns(schema):
-        if name in names and (kind.num_fields or not pa.types.is_primitive(kind)):
+    for kind, places in stored_columns(file, schema, names):
+        if _is_sized(kind):
             leaves += places
-        elif name in names:
+        else:
             total += rows * _WIDEST
     for column in (c for group in range(file.metadata.num_row_groups) for c in chunks(file, group, leaves)):
         values, size, kind = column.num_values, column.total_uncompressed_size, column.physical_type
@@ -112,13 +112,30 @@ def _checked(
     return [name for name, kind in texts.items() if kind == "BYTE_ARRAY"] if total + most > max_bytes else []
 
 
-def stored_columns(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType, range]]:
-    """(name, type, numbers of the parquet columns in which it is stored) of each column of a table."""
-    at = 0
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        end = at + (_leaves(kind) if kind.num_fields else 1)
-        yield name, kind, range(at, end)
+def stored_columns(
+    file: pq.ParquetFile, schema: pa.Schema, names: Collection[str]
+) -> Iterator[tuple[pa.DataType, range]]:
+    """(type, numbers of the parquet columns in which it is stored) of each column of a table that is among `names`.
+
+    schema: `file.schema_arrow`, which takes long to make.
+
+    Raises ValueError if the file stores them elsewhere. Belongs into `parquet_errors`.
+    """
+    stored, at = file.schema, 0
+    alone = len(stored) == len(schema)  # then the types of other columns need not be looked at, which takes long too
+    for i, name in enumerate(schema.names):
+        kind = schema.field(i).type if name in names or not alone else pa.null()
+        end = at + _leaves(kind)
+        if name in names:
+            if _is_sized(kind) and not all(stored.column(leaf).path.startswith(name) for leaf in range(at, end)):
+                raise ValueError(f"column {name!r} is not stored where its type says")
+            yield kind, range(at, end)
         at = end
+
+
+def _is_sized(kind: pa.DataType) -> bool:
+    """True for lists, structs, texts and the like, whose size is not known from their type and the number of rows."""
+    return bool(kind.num_fields) or not pa.types.is_primitive(kind)
 
 
 def _leaves(kind: pa.DataType) -> int:

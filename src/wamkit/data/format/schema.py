@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -467,15 +467,18 @@ def describe(values: np.ndarray) -> dict[str, list]:
     return {k: v.tolist() for k, v in stats.items()} | {"count": [len(values)]}
 
 
-def describe_images(images: np.ndarray) -> dict[str, list]:
-    """Statistics of images, uint8 (N, 3, H, W), in the form of stats.json: (3, 1, 1) each, in [0, 1].
+def describe_images(images: Iterable[np.ndarray]) -> dict[str, list]:
+    """Statistics of images, uint8 (3, H, W) each, in the form of stats.json: (3, 1, 1) each, in [0, 1].
 
-    They are exact, computed from histograms.
+    They are exact, computed from histograms, to which one image after the other is added.
     """
     stats: dict[str, list] = {}
-    grey = np.arange(256) / 255
-    for channel in range(images.shape[1]):
-        counts = np.bincount(images[:, channel].ravel(), minlength=256)
+    grey, number = np.arange(256) / 255, 0
+    histograms = np.zeros((3, 256), np.int64)
+    for image in images:
+        number += 1
+        histograms += [np.bincount(channel.ravel(), minlength=256) for channel in image]
+    for counts in histograms:
         total, below = counts.sum(), np.cumsum(counts)
         mean = counts @ grey / total
         at = np.array(list(_QUANTILES.values())) * (total - 1)
@@ -490,4 +493,4 @@ def describe_images(images: np.ndarray) -> dict[str, list]:
         row |= dict(zip(_QUANTILES, low + (high - low) * (at - np.floor(at)), strict=True))
         for name, value in row.items():
             stats.setdefault(name, []).append([[float(value)]])
-    return stats | {"count": [len(images)]}
+    return stats | {"count": [number]}

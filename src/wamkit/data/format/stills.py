@@ -10,8 +10,11 @@ import contextlib
 import hashlib
 import struct
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -122,8 +125,12 @@ class StillImages:
             # By default pyarrow reads a whole row group, that is an episode, before it returns the first row.
             self._file = open_parquet(path, buffer_size=1 << 16, pre_buffer=False)
             schema, rows = self._file.schema_arrow, self._file.metadata.num_rows
-        found = [(kind, leaves) for name, kind, leaves in stored_columns(schema) if name == key]
+            found = list(stored_columns(self._file, schema, (key,)))
         kind, self._leaves = found[0] if len(found) == 1 else (pa.null(), range(0))
+        self._ends = list(
+            accumulate(self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups))
+        )
+        self._group, self._first, self._cells = -1, 0, pa.array([])  # where reading has come to
         members = {f.name: f.type for f in kind} if pa.types.is_struct(kind) else {}
         if rows != total or members.get("bytes") not in (pa.binary(), pa.large_binary()):
             self.close()
@@ -167,31 +174,34 @@ class StillImages:
             return np.stack(maps) if maps else np.empty((0, *self._shape), np.uint16)
 
     def _stored(self, numbers: Sequence[int], start: int) -> Iterator[tuple[int, bytes]]:
-        """(number, encoded image) of the images `numbers`. Row groups without any of them are skipped."""
-        wanted, end = list(reversed(numbers)), 0
-        for group in range(self._file.num_row_groups):
-            first, end = end, end + self._file.metadata.row_group(group).num_rows
-            if not wanted or start + wanted[-1] >= end:
-                continue
+        """(number, encoded image) of the images `numbers`."""
+        for number in numbers:
+            with self._naming(number):
+                cell = self._cell(start + number)
+                if not cell.get("bytes"):
+                    named = f", only its name {cell['path']!r}" if cell.get("path") else ""
+                    raise StoreError(f"it is not in the file{named}; wamkit reads embedded images only")
+            yield number, cell["bytes"]
+
+    def _cell(self, row: int) -> dict[str, Any]:
+        """The cell of a row. Reading goes on where it has come to; it begins anew for another row group, or to go back.
+
+        Row groups without a row that is asked for are skipped.
+        """
+        group = bisect_right(self._ends, row)
+        if row < 0 or group == len(self._ends):
+            raise StoreError("it is missing")
+        if group != self._group or row < self._first:
+            self._group, self._first, self._cells = group, ([0, *self._ends])[group], pa.array([])
             with _parquet():
-                batches = self._file.iter_batches(self._at_once(group), [group], [self._key], use_threads=False)
-            while wanted and start + wanted[-1] < end:
-                with _parquet():
-                    batch = next(batches, None)
-                if batch is None:
-                    break
-                cells = batch.column(self._key)
-                while wanted and start + wanted[-1] < first + len(cells):
-                    cell = cells[start + wanted[-1] - first].as_py() or {}
-                    number = wanted.pop()
-                    with self._naming(number):
-                        if not cell.get("bytes"):
-                            named = f", only its name {cell['path']!r}" if cell.get("path") else ""
-                            raise StoreError(f"it is not in the file{named}; wamkit reads embedded images only")
-                    yield number, cell["bytes"]
-                first += len(cells)
-        if wanted:
-            raise StoreError(f"{self._key}, step {wanted[-1]}: it is missing")
+                self._batches = self._file.iter_batches(self._at_once(group), [group], [self._key], use_threads=False)
+        while row >= self._first + len(self._cells):
+            with _parquet():
+                batch = next(self._batches, None)
+            if batch is None:
+                raise StoreError("it is missing")
+            self._first, self._cells = self._first + len(self._cells), batch.column(self._key)
+        return self._cells[row - self._first].as_py() or {}
 
     def _at_once(self, group: int) -> int:
         """The images to read at a time. One that occurs often is stored once, so each may be as large as all."""

@@ -48,11 +48,12 @@ from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
-from wamkit.data.format.video import Video
+from wamkit.data.format.video import Video, empty_frames
 from wamkit.files import (
     StoreError,
     atomic_write,
     exclusive,
+    file_size,
     inside,
     make_folder,
     read_bytes,
@@ -69,7 +70,10 @@ Decoder = Literal["pyav", "torchcodec"]
 _BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
 """Names that a kill during `Store.create` may leave."""
 
-_LARGEST_VIDEO, _LARGEST_SNAPSHOTS = 2 << 30, 1 << 30  # bytes of a file of one episode that is read into memory
+BLOCK_BYTES = 1 << 22
+"""Approximate bytes of the frames that `Store.decode_blocks` yields at a time."""
+
+_SMALL_VIDEO, _LARGEST_SNAPSHOTS = 1 << 20, 1 << 30  # bytes of a file of one episode that is read into memory
 _SAMPLE = 256  # frames a camera from which the image statistics of stats.json are computed
 
 
@@ -240,6 +244,16 @@ class Store:
         """The frames of one camera at `steps`, ascending. Only those needed are decoded; else as `decode`."""
         return self._decode(episode, camera, steps, None)
 
+    def decode_blocks(
+        self, episode: int, camera: str, size: tuple[int, int] | None = None
+    ) -> Iterator[UInt8[np.ndarray, "n 3 H W"]]:
+        """All frames of one camera in one episode, a few megabytes at a time; else as `decode`."""
+        steps, (height, width) = self._row(episode).meta.length, size or self.layout.size(camera)
+        at_once = max(1, BLOCK_BYTES // (3 * height * width))
+        with self.open_video(episode, camera) as video:
+            for first in range(0, steps, at_once):
+                yield self.decode_from(video, episode, camera, range(first, min(first + at_once, steps)), size)
+
     def decode_depth(self, episode: int, camera: str) -> UInt16[np.ndarray, "T H W"]:
         """All depth maps of one depth camera in one episode, in millimetres; 0 where nothing was measured.
 
@@ -258,13 +272,15 @@ class Store:
         clip, row = self._clip(episode, camera), self._row(episode)
         with self._naming(episode, camera):
             known = self._sums.accepted(clip.path, row.sha256.get(clip.path))
-            if clip.path == row.data or known != [clip.sha256]:
+            # A small file that the clip has for itself is compared as it is decoded, others before.
+            at_once = clip.path != row.data and known == [clip.sha256] and file_size(clip.path) <= _SMALL_VIDEO
+            if not at_once:
                 self._sums.verify(clip.path, row.sha256.get(clip.path))
             if clip.path == row.data:
                 return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._frames_in[clip.path])
             source: Path | bytes = clip.path
-            if known == [clip.sha256]:  # the clip has the file for itself
-                source = read_bytes(clip.path, _LARGEST_VIDEO)
+            if at_once:
+                source = read_bytes(clip.path, _SMALL_VIDEO)
                 if checksums.sha256(source) not in known:
                     raise checksums.changed(self.root)
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
@@ -337,8 +353,14 @@ class Store:
 
     def _images(self, index: int) -> np.ndarray:
         """The images of all cameras, resized to those of the first, uint8 (T, V, 3, H, W)."""
-        size = self.layout.image_shape[1:] if self.layout.sizes else None
-        return np.stack([self.decode(index, c, size) for c in self.cameras], 1)
+        shape = self.layout.image_shape
+        out = empty_frames((self._row(index).meta.length, len(self.cameras), *shape))
+        for view, camera in enumerate(self.cameras):
+            row = 0
+            for block in self.decode_blocks(index, camera, shape[1:] if self.layout.sizes else None):
+                out[row : row + len(block), view] = block
+                row += len(block)
+        return out
 
     def _spans(self, meta: EpisodeMeta, text_index: np.ndarray) -> tuple[Span, ...]:
         """Runs of steps whose text is not the episode's."""
@@ -501,13 +523,16 @@ class Store:
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
             raise StoreError(f"{where}: {reason}; {RESTORE}") from error
 
-    def _sample(self, camera: str) -> np.ndarray:
-        """A fixed random sample of the camera's frames in the whole store, uint8 (n, 3, H, W)."""
+    def _sample(self, camera: str) -> Iterator[np.ndarray]:
+        """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
         picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
         starts = np.array([row.meta.from_index for row in self._rows])
         owner = np.searchsorted(starts, picked, side="right") - 1
         frames = {e: (picked[owner == e] - starts[e]).tolist() for e in np.unique(owner).tolist()}
-        return np.concatenate([self._decode(e, camera, numbers, None) for e, numbers in frames.items()])
+        for e, numbers in frames.items():
+            with self.open_video(e, camera) as video:
+                for number in numbers:
+                    yield self.decode_from(video, e, camera, [number])[0]
 
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]

@@ -51,6 +51,7 @@ CONTAINERS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
 # FFmpeg (in PyAV 17 and 18) converts these to planes with the end of each row uninitialised, unless the width is a
 # multiple of 16.
 _CUT_SHORT = ("yuv420p", "yuv422p", "yuvj420p", "yuvj422p", "yuva420p")
+_BUFFERS, _REFERENCES = 1 << 20, 24  # bytes, and frames of three bytes a pixel, that an open decoder holds
 _SEEK_AHEAD = 8  # frames; up to about this distance, decoding on is cheaper than seeking
 
 
@@ -235,6 +236,11 @@ class RgbConverter:
             frame = self._sizes.reformat(frame, height=height, width=width, interpolation="AREA", threads=1)
         for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
             out[channel] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+
+
+def decoder_bytes(size: tuple[int, int]) -> int:
+    """The approximate memory of an open video with frames of `size` (H, W): buffers, and frames that it refers to."""
+    return _BUFFERS + _REFERENCES * 3 * size[0] * size[1]
 
 
 def empty_frames(shape: tuple[int, ...], dtype: type[np.generic] = np.uint8) -> np.ndarray:

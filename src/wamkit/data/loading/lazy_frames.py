@@ -17,15 +17,13 @@ from jaxtyping import UInt8
 from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.stills import StillImages
 from wamkit.data.format.store import Store
-from wamkit.data.format.video import Video
+from wamkit.data.format.video import Video, decoder_bytes
 from wamkit.data.loading.windows import ImageArray
 
 CACHE_GB = 16.0
 """Default budget of a data set's frame cache, in units of 1e9 bytes."""
 
 _OPEN_BYTES = 1 << 28  # approximate memory of all open videos
-_DECODER = 1 << 20  # bytes of an open video's buffers
-_FRAMES = 24  # frames, of three bytes a pixel, that a decoder holds
 _MOST_OPEN = 256  # open videos; a process may commonly have 1,024 files open
 
 
@@ -62,8 +60,8 @@ class VideoFrames:
         self._starts = np.array([m.from_index for m in store.episodes])
         self._open: OrderedDict[tuple[Path, str], list[Video | StillImages]] = OrderedDict()
         self._lock = threading.Lock()
-        largest = max((np.prod(store.layout.size(c)) for c in store.cameras), default=0)
-        self._most = int(np.clip(_OPEN_BYTES // (_DECODER + _FRAMES * 3 * largest), 2, _MOST_OPEN))
+        largest = max((decoder_bytes(store.layout.size(c)) for c in store.cameras), default=1)
+        self._most = int(np.clip(_OPEN_BYTES // largest, 2, _MOST_OPEN))
 
     def __len__(self) -> int:
         return self.shape[0]

@@ -88,6 +88,14 @@ class Frames:
         """The rows of the episodes in use, int64."""
         return np.arange(len(self)) if self.used is None else np.flatnonzero(self.used[self.episode])
 
+    def chosen(self) -> np.ndarray:
+        """The episodes in use, int64."""
+        return np.arange(len(self.text)) if self.used is None else np.flatnonzero(self.used)
+
+    def lengths(self) -> np.ndarray:
+        """The rows of each episode in use, int64."""
+        return np.bincount(self.episode, minlength=len(self.text))[self.chosen()]
+
     def labelled(self, labelled: int, action_free: int) -> Frames:
         """The same frames, of which only the first demonstrations are in use.
 
