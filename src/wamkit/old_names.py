@@ -8,10 +8,11 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins",)
+RUN_ADDED = ("origins", "image")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {"backbone": "transformer", "codec": "frame_codec"},
+    "window": {"size": None},
     "provenance": {"action_bounds": []},
 }
 """Fields that parts of a run's configuration have since, with the values that stand for what was there before."""

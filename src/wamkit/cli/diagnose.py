@@ -32,10 +32,10 @@ class Diagnose(Options):
 def run(args: Diagnose) -> None:
     """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
     from wamkit.files import atomic_write, check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
     require_run(args.run)
-    folder = args.run / "diagnose"
+    folder = home(args.run) / "diagnose"
     stem = f"episode-{args.episode}" + (f"-stride-{args.stride}" if args.stride != Diagnose.stride else "")
     for kind in ("json", "mp4"):
         check_place(folder / f"{stem}.{kind}")

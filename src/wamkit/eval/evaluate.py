@@ -41,7 +41,7 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     requested, options = protocol or Protocol(), options or EvalOptions()
     context = _context(run, requested, options)
     wanted = _wanted(context)
-    learning = history(run.path)
+    learning = history(run.home)
     seeds = held_out_seeds(requested.episodes)
     context.check_unseen(seeds, "the evaluation seeds")
     settings = {"seeds": seeds, "held_out": options.held_out, "suite": options.suite}
@@ -87,7 +87,7 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
-    folder = run.path / "eval" / (requested.name or requested.env.env)
+    folder = run.home / "eval" / (requested.name or requested.env.env)
     return Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
 
 

@@ -83,8 +83,11 @@ def validation_frames(
     *,
     processes: int = 2,
     seed: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> Frames:
     """Recordings from reset states that training never saw, made once and kept in `folder`.
+
+    size: (H, W) to resize their images to, those of the model; None for the recorded size.
 
     A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
     run, sources: see `check_unseen`.   env: the environment to record in.
@@ -109,4 +112,4 @@ def validation_frames(
     unseen([job.seeds[0] for job in plan(config)])  # before anything is recorded
     store = collect(config)
     unseen([m.seed for m in store.episodes])
-    return open_frames(store.root)[0]
+    return open_frames(store.root, size)[0]

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from wamkit.data.embodiment import Embodiment
+from wamkit.data.image_transform import ImageTransform
 from wamkit.families.base import Family, Taxonomy
-from wamkit.inference.checks import query_batch, row_seeds, unsupported
+from wamkit.inference.checks import fitted, fitted_images, query_batch, row_seeds, unsupported
 from wamkit.nn.tokens import check_finite
 from wamkit.runs.run import Run
 from wamkit.types import (
@@ -44,6 +45,8 @@ class Model:
         None: observations and actions are those that the family was trained on.
     action_bounds: (lowest, highest) value of each action dimension, in robot units; empty where unknown. Actions that
         the model gives are clipped to it, and those that it is given are taken as they are.
+    image: resizes images of observations and futures to those of `spec`, as training did; None to take images of that
+        size alone.
     """
 
     def __init__(
@@ -52,10 +55,12 @@ class Model:
         embodiment: Embodiment | None = None,
         *,
         action_bounds: Sequence[tuple[float, float]] = (),
+        image: ImageTransform | None = None,
     ):
         if not isinstance(family, Family):
             raise WamkitError(f"a model wraps a family, got {type(family).__name__}")
         self.family, self.embodiment, self.action_bounds = family, embodiment, tuple(action_bounds)
+        self.image = image
 
     @property
     def name(self) -> str:
@@ -102,6 +107,9 @@ class Model:
         steps: int | None = None,
     ) -> Sample:
         """Answers one of the five queries for one observation or several.
+
+        Images may have any size if the run knows its image transform (`image`): they are resized as in training. Their
+        views have one size, or come as a tuple of one array (3, h, w) a view.
 
         One observation gives one answer: actions (A, a), frames (F, V, 3, H, W). A list of B gives answers with a first
         axis B, also for B = 1. Actions are clipped to `action_bounds`, where these are known.
@@ -170,7 +178,10 @@ class Model:
         self, rows: list[Observation], query: Query, actions: np.ndarray | None, future: np.ndarray | None
     ) -> Batch:
         """The inputs of a query, checked, in the units and views of the family."""
-        robot = self.embodiment
+        robot, image = self.embodiment, self.image
+        if image is not None:
+            rows = [fitted(row, image, f"observation {i}") for i, row in enumerate(rows)]
+            future = None if future is None else fitted_images(future, image, "future")
         if robot is None:
             batch = query_batch(rows, query, self.spec, actions, future)
         else:
@@ -253,7 +264,7 @@ def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Mo
     """
     run = run if isinstance(run, Run) else Run.open(run)
     acting = run.embodiment(embodiment)
-    return Model(run.family(device), acting, action_bounds=run.action_bounds(embodiment))
+    return Model(run.family(device), acting, action_bounds=run.action_bounds(embodiment), image=run.image)
 
 
 def opened(run: Run, embodiment: str = "") -> Model:

@@ -175,7 +175,7 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
     spec, space = model.spec, env.observation_space
     pairs = {
         "cameras": (spec.cameras, tuple(env.cameras)),
-        "height and width": ((spec.height, spec.width), space["images"].shape[-2:]),
+        "height and width": ((spec.height, spec.width), space["images"].shape[-2:]) if run.image is None else (0, 0),
         "dimensions of proprioception": (spec.proprio_dim, space["proprio"].shape[0]),
         "dimensions of actions": (spec.action_dim, env.action_space.shape[0]),
         "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),

@@ -14,6 +14,7 @@ import numpy as np
 from wamkit.config import Checked, Gigabytes, to_dict
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
+from wamkit.data.image_transform import stretch
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
@@ -23,6 +24,7 @@ from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.training.evidence import check_evidence, evidence_of
+from wamkit.training.large_images import large_images
 from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
 from wamkit.training.run_folder import RunFolder, check_run_folder
@@ -74,19 +76,24 @@ def train_run(
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     model = build(run, opened.spec, opened.statistics)
-    return Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache).run(watch)
+    trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache)
+    if note := large_images(run, opened.spec, trainer):
+        print(note, flush=True)
+    return trainer.run(watch)
 
 
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
-    store = Store.open(path, loading.decoder)
+    store, size = Store.open(path, loading.decoder), run.window.size
     needs_point_cloud = family_class(run.family).needs_point_cloud
-    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
+    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud, size)
     check_memory(run, spec)
+    if (factor := stretch(store.layout.image_shape[1:], (spec.height, spec.width))) > 1.05:
+        print(f"note: images of {path} are stretched by {factor - 1:.0%} to {spec.height}x{spec.width}", flush=True)
     if len(store):
         lengths, shows = np.array([(m.length, m.is_demonstration) for m in store.episodes]).T
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
         _say_untaught(check_evidence(run, spec, found, path), path)
-    frames, _ = open_frames(store, cache_gb=loading.cache_gb)
+    frames, _ = open_frames(store, size, loading.cache_gb)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share
@@ -95,7 +102,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
         spec=spec,
         statistics=statistics(frames, spec),
         provenance=Provenance.of(store),
-        cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
+        cache=_feature_cache(store.root, [store], loading.feature_cache_gb, size),
     )
 
 
@@ -107,7 +114,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder)
+    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder, window.size)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [
@@ -143,9 +150,9 @@ def _say_untaught(queries: Sequence[Query], data: Path) -> None:
         print(f"note: {data} teaches nothing about the queries {', '.join(queries)}", flush=True)
 
 
-def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> FeatureCache | None:
-    """The cache in `folder`, for windows over `stores` as `mixture` shows them; None for 0 GB."""
+def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, shown: Any = None) -> FeatureCache | None:
+    """The cache in `folder`, for windows over `stores` as `shown` says, by size or mixture; None for 0 GB."""
     if not gb:
         return None
-    data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
+    data = [shown, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
     return FeatureCache(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
