@@ -7,6 +7,7 @@ cause, is a StoreError that names the file.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
@@ -57,8 +58,9 @@ def read_json(path: str | Path, *, max_bytes: int = 64 << 20, max_depth: int = 6
 
 
 def parse_json(data: bytes | str, where: str, *, max_depth: int = 64, finite: bool = True) -> Any:
-    """The value of a JSON text, UTF-8 with or without a byte order mark.
+    """The value of a JSON text.
 
+    data: bytes as `decoded` reads them.
     where: what the text is, for errors: a file, or a file and a line.
     max_depth, finite: as in `read_json`.
 
@@ -66,7 +68,7 @@ def parse_json(data: bytes | str, where: str, *, max_depth: int = 64, finite: bo
     float cannot hold, and halves of characters, which cannot be written again.
     """
     try:
-        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        text = decoded(data) if isinstance(data, bytes) else data
         if _depth(text.encode()) > max_depth:
             raise ValueError(f"lists and objects are nested more than {max_depth} deep")
         strict = {"parse_constant": _no_number, "parse_float": _float} if finite else {}
@@ -76,6 +78,24 @@ def parse_json(data: bytes | str, where: str, *, max_depth: int = 64, finite: bo
     except ValueError as error:  # also UnicodeError and JSONDecodeError
         raise StoreError(f"{where} cannot be read as JSON ({error}); {RESTORE}") from error
     return value
+
+
+def read_text(path: str | Path, max_bytes: int = 64 << 20) -> str:
+    """The text of a file, as `decoded` reads it. Raises StoreError as `read_bytes` does, and for another encoding."""
+    try:
+        return decoded(read_bytes(path, max_bytes))
+    except UnicodeDecodeError as error:
+        reason = f"{error.reason} at byte {error.start}"
+        raise StoreError(f"{path} is not UTF-8 text ({reason}); save it as UTF-8") from error
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file without its byte order mark: UTF-16 where the mark says so, as Windows writes it, else UTF-8.
+
+    Raises UnicodeDecodeError for anything else.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig")
 
 
 def _depth(text: bytes) -> int:
@@ -129,6 +149,16 @@ def file_size(path: str | Path) -> int:
         kind = _KINDS.get(stat.S_IFMT(facts.st_mode), "special file")
         raise StoreError(f"{path} is a {kind}, not a file; {RESTORE}")
     return facts.st_size
+
+
+def visible(root: Path, pattern: str) -> list[Path]:
+    """The files and folders below `root` that match a glob pattern, sorted.
+
+    Names that begin with "." are left alone, as a shell does: macOS writes `._NAME` beside NAME on foreign disks and
+    `.DS_Store` into folders, and notebooks keep copies in `.ipynb_checkpoints`.
+    """
+    found = (p for p in root.glob(pattern) if not any(n.startswith(".") for n in p.relative_to(root).parts))
+    return sorted(found)
 
 
 def inside(root: str | Path, name: str | Path) -> Path:

@@ -27,6 +27,10 @@ class Field:
     rotation: representation of a rotation; "" for other kinds.
     frame: reference frame; "" where the source does not say.
     unit: "m", "rad", "1" for dimensionless values such as a command in [-1, 1]; "" where the source does not say.
+    larger: effect of a larger value in a gripper, of the first value where there are several; "" where the source does
+        not say, and for other kinds.
+    reference: state that a "delta" is added to: the measured "state", or the "target" of the step before; "" where the
+        source does not say, and for other representations.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Field:
     rotation: Literal["", "quat_xyzw", "quat_wxyz", "axis_angle", "euler_xyz", "rot6d", "matrix"] = ""
     frame: Literal["", "base", "world", "camera", "tool"] = ""
     unit: str = ""
+    larger: Literal["", "opens", "closes"] = ""
+    reference: Literal["", "state", "target"] = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,9 @@ class DatasetMetadata:
     cameras: by name.
     action_bounds: (lowest, highest) value of each dimension of the action that the robot accepts; empty where unknown.
         Models trained on the data clip their actions to it.
+    columns: "state" and "action" -> the columns of the data files that form them, side by side, where they do not
+        have LeRobot's names.
+    inferred: entries above that were inferred from names and values rather than stated, as "state.gripper.larger".
     """
 
     source: str
@@ -88,6 +97,8 @@ class DatasetMetadata:
     action: tuple[Field, ...] = ()
     cameras: Mapping[str, CameraFacts] = field(default_factory=dict)
     action_bounds: tuple[tuple[float, float], ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inferred: tuple[str, ...] = ()
 
     def check(self, state: int, action: int) -> None:
         """Raises ConfigError unless the fields lie within vectors of these sizes and do not overlap.

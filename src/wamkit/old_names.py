@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins", "image")
+RUN_ADDED = ("origins", "image", "optional_views")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {"backbone": "transformer", "codec": "frame_codec"},
     "window": {"size": None},
+    "train": {"normalisation": "mean_std"},
     "provenance": {"action_bounds": []},
 }
 """Fields that parts of a run's configuration have since, with the values that stand for what was there before."""
@@ -47,7 +48,32 @@ def run_config(data: Mapping[str, Any]) -> dict[str, Any]:
             data[part] = renamed(data[part], table)
     if (source := data.pop("source", None)) is not None:
         data["provenance"] = _provenance(source)
+    if "embodiments" in data and "normalisation" not in data.get("train", {}):
+        own = data.get("mixture", {}).get("normalisers", {})
+        data["embodiments"] = _slots_changed(data["embodiments"], lambda slot: _with_constants(slot, own))
     return data
+
+
+def _slots_changed(
+    embodiments: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Embodiments by name, with what `change` makes of every slot of theirs."""
+    return {
+        name: {**e, **{part: [change(dict(slot)) for slot in e.get(part, ())] for part in ("state", "action")}}
+        for name, e in embodiments.items()
+    }
+
+
+def _with_constants(slot: dict[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+    """A slot whose constant dimensions have the scale 0.
+
+    They had 1, which no deviation of measured values is. Of a range it may be, so grippers are left as they are.
+    """
+    field = slot.get("field", {})
+    usual = "min_max" if field.get("kind") == "gripper" else "mean_std"
+    if own.get(field.get("name"), own.get(field.get("kind"), usual)) == "mean_std":
+        slot["scale"] = [0.0 if x == 1.0 else x for x in slot.get("scale", ())]
+    return slot
 
 
 def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,11 +81,15 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Finished results are keyed by it, and runs are resumed by it.
     """
-    kept = {k: v for k, v in data.items() if k not in RUN_ADDED}
+    out = {k: v for k, v in data.items() if k not in RUN_ADDED}
     for part, added in PART_ADDED.items():
-        if part in data:
-            kept[part] = _without(data[part], added)
-    return kept
+        if part in out:
+            out[part] = _without(out[part], added)
+    if "embodiments" in out:  # `locked` follows from the data
+        kept = {n: {k: v for k, v in e.items() if k != "locked"} for n, e in out["embodiments"].items()}
+        unlimited = lambda slot: {k: v for k, v in slot.items() if k != "limit" or v}  # noqa: E731
+        out["embodiments"] = _slots_changed(kept, unlimited)
+    return out
 
 
 def _without(part: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:

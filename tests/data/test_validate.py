@@ -69,10 +69,10 @@ def said(root, **options) -> list[str]:
 def test_a_good_data_set_has_nothing_to_report(tmp_path, capsys):
     root = store(tmp_path / "good", [episode(i) for i in range(5)]).root
     assert said(root) == said(root, every_frame=True) == []
-    assert main(["validate", str(root)]) == 0
+    assert main(["validate", str(root), "--out", str(tmp_path / "page.html")]) == 0
     out = capsys.readouterr().out
     assert "150, 0.00 h at 10 a second" in out and "front 32x32" in out and "arm, delta" in out
-    page = (root / "validate.html").read_text()
+    page = (tmp_path / "page.html").read_text()
     assert "No findings." in page and page.count("<figure>") == 5 and "observation.state, y" in page
 
 
@@ -89,7 +89,7 @@ def test_actions_of_another_step(tmp_path, shift, message):
     root = store(tmp_path / "d", [episode(i, shift=shift) for i in range(5)]).root
     (found,) = said(root)
     assert found.startswith(message), found
-    assert main(["validate", str(root)]) == (shift < 0)
+    assert main(["validate", str(root), "--out", str(tmp_path / "page.html")]) == (shift < 0)
 
 
 def test_absolute_actions_are_asked_how_far_they_lead(tmp_path):
@@ -147,3 +147,40 @@ def test_meanings_that_do_not_fit_and_imports_that_were_cut_off(tmp_path):
     assert "error: state.hand covers dimensions 0 to 3 of 2" in found and "its import was cut off" in found
     assert "warning: the role of camera front is not known" in found and "note: its licence is not known" in found
     assert "1 episodes of the source were left out" in found and load_metadata(root) is not None
+
+
+def test_few_rows_are_no_ground_for_a_warning(tmp_path):
+    """One-step episodes are named as such; among few rows nothing is unusual, and nothing is computed of no rows."""
+    one = [episode(i, 1) for i in range(60)]
+    root = store(tmp_path / "steps", one).root
+    assert said(root) == said(root, every_frame=True) == [f"warning: episode {i}: 1 step" for i in range(60)]
+    root = store(tmp_path / "mixed", [episode(0, 1), episode(1, 1), episode(2, 30), episode(3, 1)]).root
+    assert said(root) == [f"warning: episode {i}: 1 step" for i in (0, 1, 3)]
+    still = [dataclasses.replace(e, images=np.repeat(e.images[:1], 4, 0)) for e in (episode(0, 4), episode(1, 4))]
+    angles = np.array([[0, 90], [0, -90], [0, 45], [0, 10]], np.float32)
+    root = store(tmp_path / "short", [dataclasses.replace(e, proprio=angles + i) for i, e in enumerate(still)]).root
+    assert said(root) == []
+
+
+def test_an_episode_whose_numbers_never_change_is_not_the_double_of_another(tmp_path):
+    """A robot that waits has the same numbers in every episode; its videos tell them apart."""
+    waits = [dataclasses.replace(episode(i), proprio=np.zeros((30, 2), np.float32)) for i in range(3)]
+    waits = [dataclasses.replace(e, action=e.proprio, action_expert=e.proprio) for e in waits]
+    found = said(store(tmp_path / "d", [*waits, waits[1]]).root)
+    assert [f for f in found if f.startswith("error")] == ["error: episode 3: identical to episode 1"]
+
+
+def test_a_regression_on_few_rows_explains_by_chance(tmp_path):
+    """Twenty dimensions of noise and fifty rows: no lag is the right one."""
+    rng = np.random.default_rng(0)
+    names = tuple(f"x{i}" for i in range(20))
+    made = Store.create(
+        tmp_path / "d", cameras=("front",), image_shape=(3, 32, 32), proprio_names=names, action_names=names, fps=10.0,
+        robot_type="arm", expert=False, rewards=False,
+    )  # fmt: skip
+    noise = lambda: rng.normal(size=(54, 20)).astype(np.float32)  # noqa: E731
+    for i in range(1):
+        action = noise()
+        made.append(dataclasses.replace(episode(i, 54), proprio=noise(), action=action, action_expert=action))
+    made.finalize()
+    assert not [f for f in said(made.root) if "explain" in f or "responds" in f]

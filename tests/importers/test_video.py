@@ -256,9 +256,9 @@ def test_a_webm_that_declares_years(tmp_path):
         ("captions.jsonl", '{"file": "a.mp4", "text": "x", "start": 0, "stop": 1e308}', "from 0 to 1e.308 seconds"),
         ("captions.jsonl", '{"file": "a.mp4", "text": "x", "start": [], "stop": 1}', "episode a.mp4"),
         ("captions.jsonl", '{"file": "a.mp4", "text": "x", "start": 0}', "from 0 to None seconds"),
-        ("captions.csv", "file,text\n\xff,x\n", "captions.csv.*utf-8"),
+        ("captions.csv", "file,text\n\xff,x\n", "captions.csv is not UTF-8 text"),
         ("captions.csv", 'file,text\na.mp4,"' + "x" * 200_000 + '"\n', "captions.csv.*field larger"),
-        ("a.txt", "\xff", "a.txt .episode a.mp4.*utf-8"),
+        ("a.txt", "\xff", "a.txt is not UTF-8 text .*save it as UTF-8"),
     ],
 )
 def test_captions_are_checked(tmp_path, name, content, message):

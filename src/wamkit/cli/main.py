@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,23 @@ from wamkit.registry import RegistryError
 
 
 def entry() -> None:
-    """The console script."""
+    """The console script, and `python -m wamkit`."""
+    _show_all_characters()
     try:
         sys.exit(main())
     except KeyboardInterrupt:
         print("\nwamkit: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _show_all_characters() -> None:
+    """Has a terminal that lacks a character of an output show its code, in place of an error after the work is done.
+
+    Terminals that are not UTF-8 lack most characters, and all of them lack bytes of file names that are no text.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

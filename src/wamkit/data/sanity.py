@@ -2,13 +2,15 @@
 
 A value is taken for a fault where its distance from the median of its dimension is FAR times that which all but the
 farthest thousandth of the values keep, and all but two. A rare movement of a joint that mostly rests is thus no fault,
-but one value unlike all others is. Faults in up to a tenth of the values are found if they are ABSURD.
+but one value unlike all others is. Faults in up to a tenth of the values, and among few values, are found if they are
+ABSURD.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 
@@ -17,6 +19,7 @@ from wamkit.data.format.store import Store
 from wamkit.files import StoreError
 
 FAR, ABSURD = 100.0, 1e6
+_FEW = 50  # values; among fewer, nothing but what is ABSURD is far
 _LEAST = 0.1  # usual distance in a dimension that is constant; in m, rad or half ranges of a command
 _UNIT = 0.01  # largest error of a quaternion's length
 
@@ -79,7 +82,7 @@ def _farthest(values: np.ndarray) -> tuple[int, str] | None:
     most, nearly_all = int(0.9 * len(x)), max(0, len(x) - 1 - max(2, len(x) // 1000))
     ranked = np.partition(away, (most, nearly_all))
     usual = max(float(ranked[nearly_all]), _LEAST)
-    limit = min(FAR * usual, ABSURD * max(float(ranked[most]), 1.0))
+    limit = min(FAR * usual if len(x) >= _FEW else inf, ABSURD * max(float(ranked[most]), 1.0))
     if away.max() <= limit:
         return None
     worst, count = int(away.argmax()), int((away > limit).sum())

@@ -75,6 +75,8 @@ def train_run(
     check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
+    if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
+        config["optional_views"] = optional
     model = build(run, opened.spec, opened.statistics)
     trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache)
     if note := large_images(run, opened.spec, trainer):
@@ -82,11 +84,21 @@ def train_run(
     return trainer.run(watch)
 
 
+def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:
+    """The views that a batch may lack: those that episodes or robots lack, or all where training drops them."""
+    parts = frames.frames if isinstance(frames, Mixture) else (frames,)
+    always = np.all([part.views_seen()[part.episode[part.rows()]].all(0) for part in parts], 0)
+    return [c for c, has in zip(spec.cameras, always, strict=True) if not has or drop_view and spec.views > 1]
+
+
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
     store, size = Store.open(path, loading.decoder), run.window.size
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud, size)
     check_memory(run, spec)
+    store.require_vectors()
+    if store.unused():
+        print(f"note: training does not use the columns {', '.join(store.unused())}", flush=True)
     if (factor := stretch(store.layout.image_shape[1:], (spec.height, spec.width))) > 1.05:
         print(f"note: images of {path} are stretched by {factor - 1:.0%} to {spec.height}x{spec.width}", flush=True)
     if len(store):
@@ -100,7 +112,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
     return _TrainingData(
         frames=frames if share is None else divided(frames, share, spec.fps),
         spec=spec,
-        statistics=statistics(frames, spec),
+        statistics=statistics(frames, spec, run.train.normalisation),
         provenance=Provenance.of(store),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb, size),
     )
@@ -114,7 +126,9 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder, window.size)
+    mixture, described = open_mixture(
+        path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation, window.size
+    )
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [

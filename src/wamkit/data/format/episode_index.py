@@ -18,6 +18,7 @@ from wamkit.config import from_dict
 from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
 from wamkit.data.format.parquet import RESTORE, parquet_errors, read_parquet
 from wamkit.data.format.schema import (
+    ABSENT,
     BODY_POSE,
     FILES_PER_CHUNK,
     IMAGE_DTYPES,
@@ -29,6 +30,7 @@ from wamkit.data.format.schema import (
     VERSION,
     Layout,
     check_info,
+    is_depth,
     is_whole,
     shown,
 )
@@ -41,6 +43,7 @@ _MOST_INDEX = 10**9  # in the name of a file
 _MOST_STEPS, _MOST_TEXTS = 1 << 40, 1_000_000
 _UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in info.json
 _PAGES = 1 << 22  # bytes of a file's pages beyond the values in them
+_PLACE = ("chunk_index", "file_index", "from_timestamp")  # columns with the place of a clip, null for absent cameras
 _TEXTS = ("task", "__index_level_0__")
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
@@ -58,6 +61,7 @@ class EpisodeMeta:
     noise: scale of the action noise.
     from_index: number of its first frame in the store.
     source: name of the episode where it was imported from.
+    absent: cameras that saw nothing of it.
     """
 
     index: int
@@ -70,6 +74,7 @@ class EpisodeMeta:
     noise: float
     from_index: int
     source: str = ""
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Row:
 
     texts: the episode's text and all others that its steps refer to.
     data: the parquet file of its numeric columns.
-    clips: by camera, depth cameras included.
+    clips: by camera, depth cameras included. Other programs leave out those of absent cameras.
     snapshots: the file of simulator states, or None.
     sha256: checksums of its files, as far as they were recorded with it.
     """
@@ -112,10 +117,18 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     Frames are numbered as if it were alone in its data file. Raises StoreError for a path that leads out,
     KeyError for a missing column, ValueError, TypeError or OverflowError for one with the wrong content.
     """
+    unplaced = {k for k, v in facts.items() if v is None}
     facts = {k: v for k, v in facts.items() if v is not None}
-    texts, index = facts["tasks"], facts["episode_index"]
-    imported = facts.get("wamkit/source", "")  # imported episodes may lack an instruction
-    if not isinstance(texts, list) or not texts or not (imported or any(str(t).strip() for t in texts)):
+    absent = [
+        key.removeprefix(IMAGES)
+        for key, feature in info["features"].items()
+        if feature["dtype"] == "video"
+        and unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
+        and not is_depth(feature)
+    ]
+    texts, index = facts.get("tasks") or [""], facts["episode_index"]
+    recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction
+    if not isinstance(texts, list) or recorded and not any(str(t).strip() for t in texts):
         raise ValueError(f"tasks is {shown(texts)}, but an episode needs an instruction")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"tasks is {shown(texts)}, not a list of texts")
@@ -132,6 +145,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
             "noise": facts.get("wamkit/noise", 0.0),
             "from_index": facts["dataset_from_index"],
             "source": facts.get("wamkit/source", ""),
+            "absent": facts.get(ABSENT, absent),
         },
     )
     for name, value in (("episode_index", index), ("length", meta.length), ("dataset_from_index", meta.from_index)):
@@ -142,7 +156,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
     clips, files = {}, {data: facts.get("wamkit/sha256/data"), snapshots: facts.get("wamkit/sha256/snapshots")}
     for key, feature in info["features"].items():
-        if feature["dtype"] in IMAGE_DTYPES:
+        if feature["dtype"] in IMAGE_DTYPES and key.removeprefix(IMAGES) not in absent:
             path, start = data, 0
             if feature["dtype"] == "video":
                 chunk, file = (_whole(facts, f"videos/{key}/{name}") for name in ("chunk_index", "file_index"))
@@ -193,7 +207,7 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
             where |= {"to_timestamp": len(episode) / layout.fps}
             facts |= {f"videos/{IMAGES}{camera}/{k}": v for k, v in where.items()}
         facts[f"wamkit/sha256/{IMAGES}{camera}"] = checksums[camera]
-    return facts
+    return facts | ({ABSENT: list(episode.absent)} if layout.optional else {})
 
 
 def require_data(root: Path) -> None:
@@ -302,15 +316,20 @@ def _read_facts(root: Path, most: int, checksums: Checksums) -> Iterator[tuple[P
             yield from ((path, row) for row in facts)
 
 
-def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums) -> dict[str, np.ndarray]:
+def read_columns(
+    rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums, vectors: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
     """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read.
+
+    vectors: the columns that form the state and the actions, see `columns.vectors_of`.
 
     Files without such columns are read whole, and compared.
     """
     recorded = {row.data: row.sha256.get(row.data) for row in rows}
     whole = checksums.files is not None and not any(f["dtype"] in NON_NUMERIC[1:] for f in features.values())
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
-    features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
+    joined = {column for columns in vectors.values() for column in columns}
+    features |= {k: features[k] | {"dtype": "float32"} for k in {*VECTORS, *joined} & features.keys()}
     frames = sum(row.meta.length for row in rows)
     need, have = frames * _step_size(features), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have:
@@ -319,20 +338,27 @@ def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Ch
             "of memory; divide the data set, or use a larger machine"
         )
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
+    finite = (*_FINITE, *joined)
     for path, metas in by_file(rows).items():
         content = read_bytes(path, _MOST) if whole and file_size(path) <= _MOST else None
         if whole:
             checksums.compare(path, content, recorded[path])
-        for key, values in read_data(path, metas, features, content).items():
+        for key, values in read_data(path, metas, features, content, finite).items():
             parts[key].append(values)
     out = {}
     for key, feature in features.items():
         empty = np.empty((0, *feature["shape"]), feature["dtype"])
         out[key] = np.concatenate(parts[key]) if parts[key] else empty
-        if key not in VECTORS and tuple(feature["shape"]) == (1,):
+        if key not in {*VECTORS, *joined} and tuple(feature["shape"]) == (1,):
             out[key] = out[key].reshape(-1)
-    out = {k: np.empty((frames, 0), np.float32) for k in ("observation.state", "action") if k not in out} | out
-    return {"action.expert": out["action"]} | out
+    empty = np.empty((frames, 0), np.float32)
+    whole_vectors = {k: _side_by_side([out[c] for c in parts], empty) for k, parts in vectors.items()}
+    rest = {k: v for k, v in out.items() if k not in joined}
+    return {"action.expert": whole_vectors["action"]} | whole_vectors | rest
+
+
+def _side_by_side(parts: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate([empty, *parts], 1)
 
 
 def _step_size(features: Mapping[str, Any]) -> int:
@@ -349,11 +375,16 @@ def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
 
 
 def read_data(
-    path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any], content: bytes | None = None
+    path: Path,
+    metas: Sequence[EpisodeMeta],
+    features: Mapping[str, Any],
+    content: bytes | None = None,
+    finite: Sequence[str] = _FINITE,
 ) -> dict[str, np.ndarray]:
     """The columns `features` of the data file `path` with the episodes `metas`: arrays (n, *shape).
 
     content: of the file, if it has been read.
+    finite: columns without NaN and infinite values.
 
     Raises StoreError if it is damaged, incomplete, not finite, or numbered differently than meta/episodes.
     """
@@ -377,7 +408,7 @@ def read_data(
     ):
         if not np.array_equal(out[key].reshape(-1), right):
             raise StoreError(f"{where}: column {key!r} is numbered differently than meta/episodes; {RESTORE}")
-    for key in (k for k in _FINITE if k in out):
+    for key in (k for k in finite if k in out):
         bad = ~np.isfinite(out[key]).reshape(length, -1).all(1)
         if bad.any():
             at = f"episode {owner[bad][0]}, step {step[bad][0]}"
@@ -451,6 +482,10 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
         elif not np.isfinite(value).all():
             step = int(np.flatnonzero(~np.isfinite(value).reshape(steps, -1).all(1))[0])
             problem = problem or f"{name} is NaN or infinite at step {step}"
+    if lost := set(episode.absent) - set(layout.optional):
+        problem = problem or f"it lacks camera {min(lost)}, which the store does not know as optional"
+    if layout.cameras and set(episode.absent) >= set(layout.cameras):
+        problem = problem or "it lacks every camera"
     if episode.cameras != layout.cameras:
         problem = problem or f"its cameras are {episode.cameras}, the store's {layout.cameras}"
     if episode.fps != layout.fps:

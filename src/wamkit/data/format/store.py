@@ -21,15 +21,18 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format import checksums, language, schema, stills
+from wamkit.data.format.columns import OPTIONS, doubtful, vectors_of, which
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -44,11 +47,14 @@ from wamkit.data.format.episode_index import (
     read_texts,
     row_of,
 )
+from wamkit.data.format.metadata_io import FILE as METADATA
+from wamkit.data.format.metadata_io import load_metadata
+from wamkit.data.format.remedy import advising, remedy
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
-from wamkit.data.format.video import Video, empty_frames
+from wamkit.data.format.video import Video, empty_frames, shown_size
 from wamkit.files import (
     StoreError,
     atomic_write,
@@ -67,8 +73,10 @@ __all__ = ["EpisodeMeta", "Layout", "Store", "StoreError"]
 Decoder = Literal["pyav", "torchcodec"]
 """Video decoders; the frames are the same."""
 
-_BEGUN = re.compile(r"meta|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp")
-"""Names that a kill during `Store.create` may leave."""
+_BEGUN = re.compile(
+    r"meta|\.DS_Store|\._.*|tasks\.parquet|checksums\.json|\.(tasks\.parquet|info\.json|checksums\.json)[.0-9]*\.tmp"
+)
+"""Names that a kill during `Store.create` may leave, and those that macOS adds to any folder."""
 
 BLOCK_BYTES = 1 << 22
 """Approximate bytes of the frames that `Store.decode_blocks` yields at a time."""
@@ -91,9 +99,15 @@ class Store:
         texts: list[str],
         decoder: Decoder = "pyav",
         sums: checksums.Checksums | None = None,
+        stated: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self._sums = sums or checksums.Checksums(root)
-        self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
+        try:
+            self.vectors = vectors_of(info["features"], stated, schema.RESERVED)
+            self.layout = Layout.from_info(info, stated)
+        except StoreError as error:
+            raise StoreError(f"{root / METADATA}: {error}; correct `columns`") from error
+        self.root, self._decoder, self._stated = root, decoder, stated
         self._info, self._rows, self._texts = info, rows, texts
         self._frames_in: Counter[Path] = Counter()  # frames of all episodes together in each video file
         for row in rows:
@@ -129,12 +143,17 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True) -> Store:
+    @advising
+    def open(
+        cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True
+    ) -> Store:
         """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
         decoder: decodes the videos.
         compare: compare all files with their recorded checksums, see `checksums`. Without, a file may have any content
             that can be read.
+
+        mend: bring the totals up to date if a writer was killed. Without, nothing is written.
 
         If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
@@ -153,11 +172,13 @@ class Store:
             texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
             decoder,
             sums,
+            _stated(root, info["features"]),
         )
+        store.layout = store._shown_layout()
         store._check_totals()
         sums.compare_small()
         store.numeric()
-        if compare:
+        if compare and mend:
             store._mend_totals()
         return store
 
@@ -183,6 +204,16 @@ class Store:
     def episodes(self) -> tuple[EpisodeMeta, ...]:
         """The facts of all episodes, in order."""
         return tuple(row.meta for row in self._rows)
+
+    def unused(self) -> tuple[str, ...]:
+        """Numeric columns that nothing trains on, as text: name and size."""
+        return tuple(f"{name} ({size})" for name, _, size in self.layout.extras)
+
+    def require_vectors(self) -> None:
+        """Raises StoreError where it is in doubt which columns are the state or the actions; see `columns.doubtful`."""
+        if found := doubtful(self._info["features"], self._stated, schema.RESERVED):
+            option = f"`wamkit describe {self.root} --set columns.{{name}}=COLUMN,... --write` (`=none` for none)"
+            raise StoreError(f"{self.root}: {which(found, option)}")
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -250,6 +281,10 @@ class Store:
         """All frames of one camera in one episode, a few megabytes at a time; else as `decode`."""
         steps, (height, width) = self._row(episode).meta.length, size or self.layout.size(camera)
         at_once = max(1, BLOCK_BYTES // (3 * height * width))
+        if not self.shows(episode, camera):
+            for first in range(0, steps, at_once):
+                yield np.zeros((min(at_once, steps - first), 3, height, width), np.uint8)
+            return
         with self.open_video(episode, camera) as video:
             for first in range(0, steps, at_once):
                 yield self.decode_from(video, episode, camera, range(first, min(first + at_once, steps)), size)
@@ -266,6 +301,10 @@ class Store:
         with self.open_video(episode, camera) as video, self._naming(episode, camera):
             stored = video.depth(steps, self._clip(episode, camera).start)
             return millimetres(stored, self._info["features"][self._key(camera)])
+
+    def shows(self, episode: int, camera: str) -> bool:
+        """True if a camera saw the episode. Images of one that did not are zeros, and it need not have a file."""
+        return camera not in self._row(episode).meta.absent
 
     def open_video(self, episode: int, camera: str) -> Video | StillImages:
         """The open file of a clip, for `decode_from`. Other clips may be in it. Raises StoreError as `decode` does."""
@@ -313,9 +352,10 @@ class Store:
             self._sums.verify(path, self._row(episode).sha256.get(path))
             snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
         except StoreError as error:
-            raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+            raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
         if len(snapshots) != self._row(episode).meta.length:
-            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
+            number = f"{len(snapshots)} snapshots instead of one a step"
+            raise StoreError(f"{path} (episode {episode}): {number}; {remedy(self.root)}")
         return snapshots
 
     def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
@@ -349,6 +389,7 @@ class Store:
             source=meta.source,
             extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},
             depth={name: self.decode_depth(index, name) for name in self.depth_cameras} if images else {},
+            absent=meta.absent,
         )
 
     def _images(self, index: int) -> np.ndarray:
@@ -376,7 +417,7 @@ class Store:
 
     def checksum(self, episode: int, camera: str) -> str | None:
         """The SHA-256 of a clip's video or PNG images as they were recorded; None where none was recorded."""
-        return self._row(episode).clips[camera].sha256
+        return self._row(episode).clips[camera].sha256 if self.shows(episode, camera) else None
 
     def files(self, episode: int) -> dict[Path, str | None]:
         """The files of an episode besides that of its facts, with their SHA-256 where it was recorded in the facts."""
@@ -390,12 +431,12 @@ class Store:
             try:
                 self._sums.verify(path, recorded)
             except (OSError, StoreError) as error:
-                raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+                raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
-        """(episode, camera, file, first frame in that file) of every clip, in order."""
+        """(episode, camera, file, first frame in that file) of every clip, in order. Absent cameras have none."""
         for row in self._rows:
-            for camera in self.cameras:
+            for camera in (c for c in self.cameras if c not in row.meta.absent):
                 clip = row.clips[camera]
                 yield row.meta.index, camera, clip.path, clip.start
 
@@ -415,7 +456,12 @@ class Store:
         check_episode(episode, layout, with_images=encoded is None)
         if encoded is None:
             images = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
-            encoded = {c: stills.encode_camera(x, layout, c, len(episode)) for c, x in images}
+            encoded = {
+                c: stills.encode_camera(x, layout, c, len(episode)) for c, x in images if c not in episode.absent
+            }
+        for c in episode.absent:
+            black = repeat(np.zeros((*layout.size(c), 3), np.uint8), len(episode))
+            encoded = {**encoded, c: stills.encode_camera(black, layout, c, len(episode))}
         if set(encoded) != set(layout.cameras):
             raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
         samples = {c: stills.sample_frames(encoded, layout, c, len(episode)) for c in layout.cameras}
@@ -456,6 +502,18 @@ class Store:
             stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
             stats |= {self._key(c): schema.describe_images(self._sample(c)) for c in self.cameras}
         self._write_totals(stats)
+
+    def _shown_layout(self) -> Layout:
+        """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
+        sizes = {c: self.layout.size(c) for c in self.cameras}
+        for camera, (height, width) in sizes.items():
+            clip = next((row.clips[camera] for row in self._rows if camera in row.clips), None)
+            if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
+                sizes[camera] = shown_size(clip.path, (height, width))
+        every = tuple(sizes.values())
+        if every == tuple(self.layout.size(c) for c in self.cameras):
+            return self.layout
+        return replace(self.layout, image_shape=(3, *every[0]), sizes=every if len(set(every)) > 1 else ())
 
     def _count(self, row: Row) -> None:
         self._frames_in.update({clip.path: row.meta.length for clip in row.clips.values()})
@@ -504,6 +562,8 @@ class Store:
 
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         """The frames `frames`, ascending and counted from the episode's start, resized to `size`."""
+        if not self.shows(episode, camera):
+            return np.zeros((len(frames), 3, *(size or self.layout.size(camera))), np.uint8)
         with self.open_video(episode, camera) as video:
             return self.decode_from(video, episode, camera, frames, size)
 
@@ -521,11 +581,13 @@ class Store:
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
-            raise StoreError(f"{where}: {reason}; {RESTORE}") from error
+            raise StoreError(f"{where}: {reason}; {remedy(self.root)}") from error
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
-        picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
+        seen = np.repeat([camera not in row.meta.absent for row in self._rows], [row.meta.length for row in self._rows])
+        rows = np.flatnonzero(seen)
+        picked = np.sort(rows[np.random.default_rng(0).permutation(len(rows))[:_SAMPLE]])
         starts = np.array([row.meta.from_index for row in self._rows])
         owner = np.searchsorted(starts, picked, side="right") - 1
         frames = {e: (picked[owner == e] - starts[e]).tolist() for e in np.unique(owner).tolist()}
@@ -536,7 +598,7 @@ class Store:
 
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
-        columns = read_columns(self._rows, features, self._sums)
+        columns = read_columns(self._rows, features, self._sums, self.vectors)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
         self._sums.refuse()
@@ -585,6 +647,14 @@ class Store:
             contents["meta/tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
             contents["meta/info.json"] = _json(self._info)
             checksums.replace(self.root, contents, new=new)
+
+
+def _stated(root: Path, features: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    """The columns that the metadata state to be the state and the actions, where they have no names of their own."""
+    if all(vector in features for vector in OPTIONS.values()):
+        return {}
+    metadata = load_metadata(root)
+    return {} if metadata is None else metadata.columns
 
 
 def _json(content: Any) -> bytes:

@@ -37,6 +37,7 @@ from wamkit.data.importers.base import (
 from wamkit.data.importers.encoded_images import decode_image
 from wamkit.data.importers.hdf5 import array, dataset, has, opened, sorted_by_number, stored_frames
 from wamkit.data.importers.hdf5 import names as names_in
+from wamkit.files import visible
 from wamkit.metadata import DatasetMetadata, Field
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -72,11 +73,14 @@ class Aloha(Importer):
         names = self.episodes()
         if not names:
             raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
+        cameras: dict[str, str] = {}  # with the first episode of each
+        for name in names:
+            with opened(inside(self.root, name), name) as file:
+                cameras = {c: name for c in names_in(file, "observations/images")} | cameras
         with opened(inside(self.root, names[0])) as file:
-            cameras = names_in(file, "observations/images")
             base = has(file, "base_action")
         return Layout(
-            **camera_layout({c: next(self._images(names[0], c)()).shape[:2] for c in cameras}),
+            **camera_layout({c: next(self._images(cameras[c], c)()).shape[:2] for c in sorted(cameras)}),
             proprio_names=NAMES,
             action_names=NAMES,
             fps=self.options.rate,
@@ -98,7 +102,7 @@ class Aloha(Importer):
         )
 
     def episodes(self) -> Sequence[str]:
-        return sorted_by_number(p.name for p in self.root.glob("episode_*.hdf5"))
+        return sorted_by_number(p.name for p in visible(self.root, "episode_*.hdf5"))
 
     def read(self, name: str) -> Recording:
         with opened(inside(self.root, name), name) as file:

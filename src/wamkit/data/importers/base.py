@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wamkit import files
+from wamkit.data.format.remedy import with_advice
 from wamkit.data.format.schema import Layout
 from wamkit.files import StoreError
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -36,6 +37,10 @@ WIDTH = 2**16
 
 class SourceError(WamkitError):
     """A source does not follow its format. The message names the file, the episode and the reason."""
+
+
+class MissingView(SourceError):
+    """The images of one camera of an episode are not there."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,10 @@ class Importer(ABC):
     def metadata(self) -> DatasetMetadata:
         """The meaning of dimensions and cameras, as far as the source states it."""
 
+    def dropped(self) -> Sequence[str]:
+        """Columns of numbers in the source that are not stored, as text for a note."""
+        return ()
+
     @abstractmethod
     def episodes(self) -> Sequence[str]:
         """The names of the episodes, in an order that never changes."""
@@ -134,11 +143,10 @@ def _where(path: Path, episode: str) -> str:
 
 def _advised(message: str, episode: str) -> str:
     """`message` in one line of bearable length, with what to do where it does not say so."""
-    message = " ".join(message[:2000].split())
+    again = f"fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+    message = with_advice(" ".join(message[:2000].split()), lambda: again)
     message = message if len(message) < 600 else f"{message[:600]}..."
-    if ";" in message:
-        return message
-    return f"{message}; fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+    return message if ";" in message else f"{message}; {again}"
 
 
 def inside(root: Path, name: str) -> Path:
@@ -225,8 +233,8 @@ def entry(content: Any, key: str, kind: type = object, otherwise: Any = None) ->
 
 
 def text_of(path: Path) -> str:
-    """The text in a file of at most LIMIT bytes, without a byte order mark."""
-    return files.read_bytes(path, LIMIT).decode("utf-8-sig")
+    """The text in a file of at most LIMIT bytes; see `wamkit.files.decoded`."""
+    return files.read_text(path, LIMIT)
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:

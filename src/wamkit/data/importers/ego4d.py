@@ -42,7 +42,7 @@ from wamkit.data.importers.video_files import (
     video_recording,
     videos_by_stem,
 )
-from wamkit.files import read_json
+from wamkit.files import read_json, visible
 from wamkit.metadata import CameraFacts, DatasetMetadata
 
 SECONDS = 10**6  # a video that is narrated later than that is none
@@ -74,7 +74,7 @@ class Ego4D(Importer):
     @cached_property
     def _parts(self) -> dict[str, tuple[str, float, float, str]]:
         """(video, start, stop, text) of the narrations by name; times are in seconds."""
-        files = sorted(self.root.rglob("narration.json"))
+        files = visible(self.root, "**/narration.json")
         if not files:
             raise SourceError(f"{self.root}: there is no narration.json in it")
         parts: dict[str, tuple[str, float, float, str]] = {}

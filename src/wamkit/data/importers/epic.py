@@ -28,6 +28,7 @@ from wamkit.data.importers.video_files import (
     video_recording,
     videos_by_stem,
 )
+from wamkit.files import visible
 from wamkit.metadata import CameraFacts, DatasetMetadata
 
 COLUMNS = ("video_id", "start_timestamp", "stop_timestamp", "narration", "narration_id")
@@ -56,7 +57,7 @@ class Epic(Importer):
     def _parts(self) -> dict[str, dict[str, str]]:
         """Narrated parts of the videos that are present, by id, in the order of the tables."""
         parts: dict[str, dict[str, str]] = {}
-        tables = sorted(self.root.rglob("*.csv"))
+        tables = visible(self.root, "**/*.csv")
         for path in tables:
             with reading(path):
                 path = inside(self.root, str(path.relative_to(self.root)))

@@ -49,6 +49,7 @@ from wamkit.data.importers.hdf5 import (
     sorted_by_number,
     stored_frames,
 )
+from wamkit.files import visible
 from wamkit.metadata import DatasetMetadata, Field
 
 STATE = (
@@ -87,7 +88,7 @@ class Libero(Importer):
     options: LiberoOptions
 
     def _files(self) -> list[Path]:
-        files = sorted(self.root.glob("*.hdf5")) if self.root.is_dir() else [self.root]
+        files = visible(self.root, "*.hdf5") if self.root.is_dir() else [self.root]
         if not files:
             raise SourceError(f"{self.root}: there are no *.hdf5 files in it")
         return files

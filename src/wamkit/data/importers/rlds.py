@@ -43,7 +43,7 @@ from wamkit.data.importers.base import (
 )
 from wamkit.data.importers.encoded_images import decode_image
 from wamkit.data.importers.tfrecord import example, offsets, record
-from wamkit.files import read_json
+from wamkit.files import read_json, visible
 from wamkit.metadata import DatasetMetadata, Field
 
 TEXTS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
@@ -117,7 +117,7 @@ class RLDS(Importer):
         pattern = re.compile(rf".*-{re.escape(self.options.split)}\.tfrecord-(\d+)-of-(\d+)$")
         files = {
             int(m[1]): (inside(self.root, p.name), int(m[2]))
-            for p in sorted(self.root.iterdir())
+            for p in visible(self.root, "*")
             if (m := pattern.match(p.name))
         }
         if not files:

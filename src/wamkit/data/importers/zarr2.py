@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from wamkit.data.importers.base import LIMIT, SourceError, entry, inside, whole
-from wamkit.files import parse_json, read_bytes
+from wamkit.files import parse_json, read_bytes, visible
 from wamkit.types import WamkitError
 
 BYTES = {"blosc": {}, "zstd": {}, "zlib": {}, "gzip": {}, "bz2": {}, "lz4": {"header": True}}
@@ -53,7 +53,7 @@ class Zarr:
     def arrays(self, group: str) -> list[str]:
         """The names of the arrays in a group, sorted."""
         if self._zip is None:
-            return sorted(p.parent.name for p in (self._path / group).glob("*/.zarray"))
+            return [p.name for p in visible(self._path / group, "*") if (p / ".zarray").exists()]
         found = (re.fullmatch(rf"{re.escape(group)}/([^/]+)/\.zarray", name) for name in self._members)
         return sorted(m[1] for m in found if m)
 
