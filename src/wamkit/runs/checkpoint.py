@@ -479,7 +479,7 @@ def _pack(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
 
 
 def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What was given to `save_checkpoint`, from its JSON-able form.
+    """A value as it was given to `save_checkpoint`, from its JSON-able form.
 
     Raises LookupError, TypeError or ValueError for a form that was made otherwise.
     """
