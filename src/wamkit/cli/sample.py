@@ -53,7 +53,7 @@ def run(args: Sample) -> None:
     stem = folder / f"{query}-{args.episode:03d}{asked}"
     check_output(stem.with_suffix(".npz"), _answers)
     check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
-    from wamkit.eval.held_out import validation_frames
+    from wamkit.eval.held_out import require_env, validation_frames
     from wamkit.eval.suites.recording import query_recording
     from wamkit.inference.checks import unsupported
     from wamkit.inference.model import load
@@ -66,6 +66,8 @@ def run(args: Sample) -> None:
         raise UnsupportedQuery(unsupported(model.name, query))
     make_folder(folder)
     env, size = opened.provenance.env, opened.image_size
+    if env.env:
+        require_env(opened)
     frames = validation_frames(args.run, opened.sources, env, home(args.run) / "eval", 6, size=size)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()

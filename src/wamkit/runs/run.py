@@ -32,6 +32,7 @@ from wamkit.runs.checkpoint import (
 )
 from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class, home, require_run
 from wamkit.runs.exported import Exported
+from wamkit.runs.plugins import with_maker
 from wamkit.runs.provenance import Provenance
 from wamkit.types import Spec, WamkitError
 
@@ -103,7 +104,7 @@ class Run:
                     check_action_bounds(origin.action_bounds, size)
             optional = _optional_views(described, spec)
         except WamkitError as e:
-            raise WamkitError(f"{manifest.described_in}: {e}") from e
+            raise WamkitError(f"{manifest.described_in}: {with_maker(e, state.config)}") from e
         return cls(
             path=path,
             digest=manifest.digest if isinstance(manifest, Exported) else weights_digest(manifest, state.config),
@@ -162,7 +163,7 @@ class Run:
         try:
             own = layout(self.config, self.spec, self.statistics, most=len(found))
         except WamkitError as e:
-            raise WamkitError(f"{self.manifest.described_in}: {e}") from e
+            raise WamkitError(f"{self.manifest.described_in}: {with_maker(e, self.described)}") from e
         if wrong := sorted({k for k, _ in own.items() ^ found.items()}):
             raise WamkitError(
                 f"{self.manifest.path} does not hold what its configuration describes, a '{self.config.family}' of "
@@ -203,7 +204,7 @@ class Run:
         return ()
 
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views")
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins")
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 
@@ -261,7 +262,18 @@ def run_to_dict(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], prove
 
 
 _DESCRIBED = ("model", "spec", "statistics")
-_OPTIONAL = ("image", "window", "train", "episodes", "provenance", "source", "embodiments", "robots", "origins")
+_OPTIONAL = (
+    "image",
+    "plugins",
+    "window",
+    "train",
+    "episodes",
+    "provenance",
+    "source",
+    "embodiments",
+    "robots",
+    "origins",
+)
 _GROUPS = (*_DESCRIBED, *_OPTIONAL)
 _SIDES = {"height": 8192, "width": 8192, "proprio_dim": 8192, "action_dim": 8192, "chunk": 8192, "point_grid": 1024}
 """Largest sizes in the shapes of a run: more than any camera or robot has."""

@@ -21,6 +21,7 @@ from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mix
 from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
+from wamkit.runs.plugins import plugins
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.training.evidence import check_evidence, evidence_of
@@ -77,6 +78,8 @@ def train_run(
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
         config["optional_views"] = optional
+    if needed := plugins(run, opened.provenance.env.env):
+        config["plugins"] = needed
     model = build(run, opened.spec, opened.statistics)
     trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache)
     if note := large_images(run, opened.spec, trainer):
