@@ -14,6 +14,7 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {"backbone": "transformer", "codec": "frame_codec"},
     "window": {"size": None},
     "train": {"normalisation": "mean_std"},
+    "episodes": {"held_out": 0},
     "provenance": {"action_bounds": []},
 }
 """Fields that parts of a run's configuration have since, with the values that stand for what was there before."""

@@ -33,17 +33,21 @@ class Provenance:
     action_bounds: tuple[tuple[float, float], ...] = ()
 
     @classmethod
-    def of(cls, store: Store) -> Provenance:
-        """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged."""
+    def of(cls, store: Store, episodes: int | None = None) -> Provenance:
+        """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged.
+
+        episodes: only the first so many are used; None for all.
+        """
         path = store.root / "collect.json"
         try:
             collected = old_names.collected(read_json(path)) if path.exists() else {}
             env = EnvSpec(collected.get("env", ""), tuple(collected.get("tasks", ())), collected.get("options", {}))
         except (ValueError, AttributeError, TypeError) as e:
             raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e
-        seeds = tuple(sorted({m.seed for m in store.episodes}))
+        used = store.episodes[:episodes]
+        seeds = tuple(sorted({m.seed for m in used}))
         metadata, actions = load_metadata(store.root), len(store.layout.action_names)
         bounds = metadata.action_bounds if metadata and actions else ()
         if bounds:
             check_action_bounds(bounds, actions)
-        return cls(env, collected.get("seed", 0), seeds, len(store), store.frames, bounds)
+        return cls(env, collected.get("seed", 0), seeds, len(used), sum(m.length for m in used), bounds)
