@@ -189,7 +189,7 @@ def _views(store: Store) -> Iterator[Finding]:
 
 
 def _spare(store: Store) -> Iterator[Finding]:
-    """Videos with more frames than rows. The frames beyond the last row are not used."""
+    """Videos with more frames than rows. The others are not used."""
     rows: Counter[Path] = Counter()
     first, metas = {}, store.episodes
     for episode, camera, path, _ in store.videos():
@@ -199,7 +199,7 @@ def _spare(store: Store) -> Iterator[Finding]:
         with contextlib.suppress(StoreError), store.open_video(episode, camera) as video:  # `_images` names its damage
             if isinstance(video, Video) and video.count > rows[path]:
                 message = f"{path.name} of camera {camera} has {video.count} frames for {rows[path]} rows"
-                yield Finding("note", episode, f"{message}; those after the last row are left alone")
+                yield Finding("note", episode, f"{message}; those without a row are left alone")
 
 
 def _lengths(store: Store) -> Iterator[Finding]:

@@ -284,10 +284,10 @@ def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list
         row, used[row.data] = replace(row, clips=clips), before + row.meta.length
         for camera, clip in ((c, clip) for c, clip in clips.items() if clip.path != row.data):
             before = used.get(clip.path, 0)
-            if clip.start != before:  # times drift when they are summed as floats, lengths do not
+            if clip.start < before:  # later is right: a camera that stops late leaves frames without rows
                 reason = f"starts at frame {clip.start} of {clip.path}, but the episodes before it end at {before}"
                 raise StoreError(f"{path} (episode {index}, camera {camera}): {reason}; {RESTORE}")
-            used[clip.path] = before + row.meta.length
+            used[clip.path] = clip.start + row.meta.length
         for file in (row.data, row.snapshots, *(c.path for c in row.clips.values())):
             if file is not None and file not in seen:
                 seen.add(file)

@@ -19,7 +19,6 @@ import contextlib
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -109,7 +108,7 @@ class Store:
             raise StoreError(f"{root / METADATA}: {error}; correct `columns`") from error
         self.root, self._decoder, self._stated = root, decoder, stated
         self._info, self._rows, self._texts = info, rows, texts
-        self._frames_in: Counter[Path] = Counter()  # frames of all episodes together in each video file
+        self._frames_in: dict[Path, int] = {}  # the end of the last episode in each file of images
         for row in rows:
             self._count(row)
         self._columns: dict[str, np.ndarray] | None = None
@@ -516,7 +515,9 @@ class Store:
         return replace(self.layout, image_shape=(3, *every[0]), sizes=every if len(set(every)) > 1 else ())
 
     def _count(self, row: Row) -> None:
-        self._frames_in.update({clip.path: row.meta.length for clip in row.clips.values()})
+        for clip in row.clips.values():
+            end = clip.start + row.meta.length
+            self._frames_in[clip.path] = max(end, self._frames_in.get(clip.path, 0))
 
     def _row(self, episode: int) -> Row:
         if not 0 <= episode < len(self._rows):
