@@ -46,7 +46,7 @@ def run(args: Describe) -> None:
     store = Store.open(args.data, mend=False)
     columns = {k: v for k, v in args.set.items() if k.startswith("columns.")}
     store = store.with_columns(answered(described(store), columns).columns) if columns else store
-    metadata = answered(described(store), args.set)
+    metadata = answered(described(store, str(args.set.get("embodiment", ""))), args.set)
     if args.write and sys.stdin.isatty():
         for entry, options in unknown(metadata, store).items():
             if answer := input(f"{entry} ({options}; Enter leaves it open): ").strip():

@@ -56,11 +56,15 @@ _ROLES = {
 }
 
 
-def described(store: Store) -> DatasetMetadata:
-    """The metadata of a data set: what its files state, completed by what names and values tell (`inferred`)."""
+def described(store: Store, embodiment: str = "") -> DatasetMetadata:
+    """The metadata of a data set: what its files state, completed by what names and values tell (`inferred`).
+
+    embodiment: the robot, where the files do not state it.
+    """
     given, layout = load_metadata(store.root), store.layout
     stated = given or DatasetMetadata(f"LeRobotDataset, {store.root.name}", layout.robot_type, rate=layout.fps)
-    stated = replace(stated, embodiment=stated.embodiment or layout.robot_type, rate=stated.rate or layout.fps)
+    robot = stated.embodiment or layout.robot_type or embodiment
+    stated = replace(stated, embodiment=robot, rate=stated.rate or layout.fps)
     inferred = list(stated.inferred)
     parts: dict[str, tuple[Field, ...]] = {}
     for part, names in (("state", layout.proprio_names), ("action", layout.action_names)):
