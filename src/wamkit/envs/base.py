@@ -8,7 +8,7 @@ that passes `wamkit.envs.check.check_env` works with collection, evaluation and 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import gymnasium
@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
 from wamkit.envs.ground_truth import GroundTruth
+from wamkit.errors import nearest
 from wamkit.metadata import DatasetMetadata
 from wamkit.registry import Registry
 from wamkit.types import Observation, ObservationError, Snapshot, WamkitError
@@ -233,6 +234,13 @@ entry-point group `wamkit.envs`."""
 
 register_env = ENVIRONMENTS.register
 """Class decorator that registers an environment under a name: `@register_env("metaworld")`."""
+
+
+def check_task(env: str, task: str, known: Iterable[str]) -> None:
+    """Raises WamkitError, with the nearest, unless `task` is one of the tasks `known` of the environment `env`."""
+    known = tuple(known)
+    if task not in known:
+        raise WamkitError(f"unknown task {task!r} of {env}{nearest(task, known)}; known: {', '.join(known)}")
 
 
 def make_env(name: str, **options: Any) -> Environment:

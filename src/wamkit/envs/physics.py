@@ -96,8 +96,7 @@ class Physics(Environment):
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: PhysicsConfig):
-        if config.task not in self.tasks():
-            raise WamkitError(f"unknown physics task {config.task!r}; known: {', '.join(self.tasks())}")
+        check_task("physics", config.task, self.tasks())
         self.config, self.task, self.text = config, config.task, TEXTS[config.task]
         self._mujoco, self._scene_of, self._renderer = load_mujoco(), None, None
         self._steps = self._steps_at_rest = 0

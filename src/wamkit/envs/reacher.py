@@ -82,8 +82,7 @@ class Reacher(Environment):
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: ReacherConfig):
-        if config.task not in self.tasks():
-            raise WamkitError(f"unknown reacher task {config.task!r}; known: {', '.join(self.tasks())}")
+        check_task("reacher", config.task, self.tasks())
         self.config, self.task = config, config.task
         self._mujoco = mujoco = load_mujoco()
         scene = Path(gymnasium.__file__).parent / "envs/mujoco/assets/reacher.xml"

@@ -14,10 +14,11 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from wamkit.config import ConfigError, nearest
+from wamkit.config import ConfigError
 from wamkit.data.loading.augment import Augment
 from wamkit.data.loading.mixture import Mixture
 from wamkit.data.loading.windows import Frames, Prefetcher
+from wamkit.errors import nearest
 from wamkit.families.base import Family, Stage
 from wamkit.runs.config import TrainConfig
 from wamkit.runs.run import find_device

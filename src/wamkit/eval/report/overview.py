@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from wamkit import old_names
-from wamkit.config import from_dict, nearest
+from wamkit.config import from_dict
 from wamkit.data.format.parquet import read_parquet
+from wamkit.errors import nearest
 from wamkit.eval.outputs import read_result, write_result
 from wamkit.eval.results import AXES, made_by
 from wamkit.eval.suites.closed_loop import Record
