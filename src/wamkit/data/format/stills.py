@@ -22,6 +22,7 @@ import pyarrow as pa
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format.depth import tiff
+from wamkit.data.format.orientation import turn_of
 from wamkit.data.format.parquet import chunks, open_parquet, parquet_errors, stored_columns
 from wamkit.data.format.schema import LARGEST_SIDE, Layout
 from wamkit.data.format.video import RgbConverter, Video, decoding_errors, empty_frames, encode_frames
@@ -149,7 +150,7 @@ class StillImages:
         """
         out = empty_frames((len(numbers), 3, *(size or self._shape)))
         for row, image in enumerate(self.iter_frames(numbers, start)):
-            self._rgb.write(image, out[row])
+            self._rgb.write(image, out[row], turn_of(image))
         return out
 
     def iter_frames(self, numbers: Sequence[int], start: int = 0) -> Iterator[av.VideoFrame]:
@@ -291,7 +292,7 @@ def _decoded(codec: str, data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
         frame = next(iter(context.decode(av.Packet(data))), None)
     if frame is None:
         raise StoreError("it cannot be decoded")
-    _check_size((frame.height, frame.width), shape)
+    _check_size(turn_of(frame).size((frame.height, frame.width)), shape)
     return frame
 
 

@@ -21,7 +21,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +48,7 @@ from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
-from wamkit.data.format.video import Video, empty_frames
+from wamkit.data.format.video import Video, empty_frames, shown_size
 from wamkit.errors import nearest
 from wamkit.files import (
     StoreError,
@@ -157,6 +157,7 @@ class Store:
             decoder,
             sums,
         )
+        store.layout = store._shown_layout()
         store._check_totals()
         sums.compare_small()
         store.numeric()
@@ -462,6 +463,18 @@ class Store:
             stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
             stats |= {self._key(c): schema.describe_images(self._sample(c)) for c in self.cameras}
         self._write_totals(stats)
+
+    def _shown_layout(self) -> Layout:
+        """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
+        sizes = {c: self.layout.size(c) for c in self.cameras}
+        for camera, (height, width) in sizes.items():
+            clip = self._rows[0].clips[camera] if self._rows else None
+            if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
+                sizes[camera] = shown_size(clip.path, (height, width))
+        every = tuple(sizes.values())
+        if every == tuple(self.layout.size(c) for c in self.cameras):
+            return self.layout
+        return replace(self.layout, image_shape=(3, *every[0]), sizes=every if len(set(every)) > 1 else ())
 
     def _count(self, row: Row) -> None:
         self._frames_in.update({clip.path: row.meta.length for clip in row.clips.values()})

@@ -38,7 +38,7 @@ class TorchcodecVideo(Video):
             except (RuntimeError, ValueError) as error:
                 self.close()
                 raise StoreError(f"torchcodec cannot open it ({error})") from error
-            self._decoder = None if decoder.metadata.rotation else decoder  # it rotates such frames, PyAV does not
+            self._decoder = None if decoder.metadata.rotation else decoder  # `Video` turns such frames
 
     def _is_mp4(self, source: Path | bytes) -> bool:
         """True if the first bytes are those of an MP4, which no FFmpeg takes for a playlist.
@@ -63,7 +63,8 @@ class TorchcodecVideo(Video):
                 found = self._decoder.get_frames_at(wanted)
             except (RuntimeError, ValueError, IndexError) as error:
                 raise StoreError(f"frames {wanted[0]} to {wanted[-1]} cannot be decoded ({error})") from error
-            shown = (found.pts_seconds.numpy() * float(self._fps)).round().astype(int)
+            seconds = found.pts_seconds.numpy() - float(self._began * self._stream.time_base)
+            shown = (seconds * float(self._fps)).round().astype(int)
             if missing := set(wanted) - set(shown.tolist()):
                 raise StoreError(f"frame {min(missing)} is missing")
             images = found.data.numpy()

@@ -41,6 +41,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8, UInt16
 
+from wamkit.data.format.orientation import AS_STORED, Turn, turn_of
 from wamkit.files import StoreError
 
 CODEC, PIXEL_FORMAT, GOP = "libx264", "yuv444p", 2
@@ -114,12 +115,28 @@ def decode_video(
         return video.frames(numbers, size)
 
 
+def shown_size(path: Path, size: tuple[int, int]) -> tuple[int, int]:
+    """The (H, W) at which a video with frames of the stored (H, W) `size` is shown: turned as its header says.
+
+    It is `size` where the file cannot be decoded; `Video` says why.
+    """
+    try:
+        with decoding_errors(), av.open(str(path), options=CONTAINERS) as container:
+            stream = container.streams.video[0] if container.streams.video else None
+            if stream is None or (stream.height, stream.width) != size:
+                return size
+            _careful(stream, size)
+            return turn_of(next(container.decode(stream))).size(size)
+    except (StoreError, StopIteration):
+        return size
+
+
 class Video:
-    """An open video with random access. Frame k is the one within half a frame of k / fps seconds.
+    """An open video with random access. Frame k is the one within half a frame of k / fps seconds from its start.
 
     source: an MP4 file, or its bytes.
     fps: frames a second that it must have.
-    shape: the (H, W) that its frames must have.
+    shape: the (H, W) that its frames must have once they are upright, as its header says.
     total: the number of frames that it must have, if known.
 
     Raises StoreError, without naming the source, when it cannot be read. For one thread at a time. After an error the
@@ -138,25 +155,25 @@ class Video:
         except BaseException:
             self.close()
             raise
-        self._at, self._decoded = -1, self._container.decode(self._stream)
+        self._at, self._decoded, self._turn = -1, self._container.decode(self._stream), None
         with decoding_errors():
-            self._clock = (1 / (self._fps * self._stream.time_base)).as_integer_ratio()
+            self._clock, self._began = (
+                (1 / (self._fps * self._stream.time_base)).as_integer_ratio(),
+                self._stream.start_time or 0,
+            )
 
     def _checked(self, fps: float, total: int | None) -> av.VideoStream:
         if not self._container.streams.video:
             raise StoreError("there is no video in it")
         stream, shape = self._container.streams.video[0], self._shape
-        if (stream.height, stream.width) != shape:
-            raise StoreError(f"its frames are {stream.height}x{stream.width} instead of {shape[0]}x{shape[1]}")
+        if (stream.height, stream.width) not in (shape, shape[::-1]):
+            raise StoreError(f"its frames are {_size((stream.height, stream.width))} instead of {_size(shape)}")
         if total is not None and stream.frames not in (0, total):
             raise StoreError(f"it has {stream.frames} frames instead of {total}")
         rate = float(stream.average_rate or fps)  # computed from the duration, so off by up to one frame
         if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
             raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
-        # Without "explode" FFmpeg conceals damage silently. It counts whole blocks of up to 64 pixels a side.
-        most = (shape[0] + 64) * (shape[1] + 64)
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(most)}
+        _careful(stream, shape)
         return stream
 
     def frames(
@@ -173,7 +190,7 @@ class Video:
         out = empty_frames((len(numbers), 3, *(size or self._shape)))
         with decoding_errors():
             for row, number in enumerate(numbers):
-                self._rgb.write(self._find(start + number), out[row])
+                self._rgb.write(self._find(start + number), out[row], self._turn)
         return out
 
     def depth(self, numbers: Sequence[int], start: int = 0) -> UInt16[np.ndarray, "N H W"]:
@@ -189,22 +206,27 @@ class Video:
                     raise StoreError(
                         f"its pixels are {frame.format.name}; wamkit reads depth maps from videos of gray12le"
                     )
-                out[row] = frame.to_ndarray()
+                out[row] = self._turn.upright(frame.to_ndarray())
         return out
 
     def _find(self, number: int) -> av.VideoFrame:
         ticks, frames = self._clock  # `ticks` of the stream's clock last as long as `frames` frames
         if not 0 < number - self._at <= _SEEK_AHEAD:
-            self._container.seek(round((number - 0.5) * ticks / frames), stream=self._stream)
+            self._container.seek(self._began + round((number - 0.5) * ticks / frames), stream=self._stream)
             self._decoded = self._container.decode(self._stream)
         for frame in self._decoded:
             if frame.pts is None:
                 raise StoreError(f"frame {number} cannot be found: a frame before it has no time")
-            self._at = round(frame.pts * frames / ticks)
+            self._at = round((frame.pts - self._began) * frames / ticks)
             if self._at >= number:
                 break
         if self._at != number:
             raise StoreError(f"frame {number} is missing")
+        if self._turn is None:
+            self._turn, stored = turn_of(frame), (frame.height, frame.width)
+            if (shown := self._turn.size(stored)) != self._shape:
+                self._turn = None
+                raise StoreError(f"its frames are {_size(shown)} instead of {_size(self._shape)}")
         return frame
 
     def close(self) -> None:
@@ -224,8 +246,13 @@ class RgbConverter:
     def __init__(self) -> None:
         self._packed, self._colours, self._sizes = VideoReformatter(), VideoReformatter(), VideoReformatter()
 
-    def write(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
-        """Writes a frame into `out`, resized by area averaging if the sizes differ."""
+    def write(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"], turn: Turn = AS_STORED) -> None:
+        """Writes a frame into `out`, resized by area averaging if the sizes differ. turn: makes it upright."""
+        if turn != AS_STORED:
+            stored = np.empty((3, *turn.size(out.shape[1:])), np.uint8)
+            self.write(frame, stored)
+            out[:] = turn.upright(stored, 1)
+            return
         # Planes are copied as they are, whereas packed pixels would have to be reordered. Resizing is a separate step:
         # combined with a change of colour space, FFmpeg halves the chroma resolution first, or rounds down.
         height, width = out.shape[1:]
@@ -241,6 +268,17 @@ class RgbConverter:
 def decoder_bytes(size: tuple[int, int]) -> int:
     """The approximate memory of an open video with frames of `size` (H, W): buffers, and frames that it refers to."""
     return _BUFFERS + _REFERENCES * 3 * size[0] * size[1]
+
+
+def _careful(stream: av.VideoStream, shape: tuple[int, int]) -> None:
+    """Makes a decoder refuse damage, which FFmpeg otherwise conceals silently, and larger frames than `shape`."""
+    most = (shape[0] + 64) * (shape[1] + 64)  # FFmpeg counts whole blocks of up to 64 pixels a side
+    stream.codec_context.thread_count = 1
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(most)}
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def empty_frames(shape: tuple[int, ...], dtype: type[np.generic] = np.uint8) -> np.ndarray:

@@ -25,7 +25,7 @@ from wamkit.config import ConfigError, Rate
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, checked, inside
 from wamkit.data.importers.hdf5 import array, opened
-from wamkit.data.importers.video_files import VideoFileOptions, cropped_intrinsics, probe_video, read_frames
+from wamkit.data.importers.video_files import VideoFileOptions, cropped_intrinsics, probe_video, read_all_frames
 from wamkit.files import visible
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 
@@ -94,7 +94,7 @@ class EgoDex(Importer):
             text, T = _text(file.attrs), N - 1 if self.options.hands else N
             hands = self._hands(file, N) if self.options.hands else np.zeros((N + 1, 0), np.float32)
         state, action = hands[:T], hands[1 : T + 1]
-        images = {"head": lambda: islice(read_frames(clip, clip.fps, self.options.size, episode=name), T)}
+        images = {"head": lambda: islice(read_all_frames(clip, self.options.size, N, name), T)}
         return Recording(name, text, state, action, images, task=poses.parent.name)
 
     def _hands(self, file: Any, N: int) -> np.ndarray:

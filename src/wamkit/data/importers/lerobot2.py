@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,6 +34,7 @@ from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
 from wamkit.data.format.schema import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Layout, image_size, is_depth
 from wamkit.data.format.stills import StillImages
+from wamkit.data.format.video import shown_size
 from wamkit.data.importers.base import (
     IMPORTERS,
     LIMIT,
@@ -54,7 +56,7 @@ from wamkit.data.importers.base import (
     whole,
     words,
 )
-from wamkit.data.importers.video_files import probe_video, read_frames, resize_and_crop
+from wamkit.data.importers.video_files import probe_video, read_all_frames, resize_and_crop
 from wamkit.files import read_json
 from wamkit.metadata import DatasetMetadata, Field
 
@@ -136,7 +138,12 @@ class LeRobot2(Importer):
         return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
-        return pixels(*image_size(self._info["features"][key]), key)
+        """(H, W) of a camera's images, as its first video is shown where that is turned."""
+        feature, first = self._info["features"][key], next(iter(self._episodes), None)
+        size = pixels(*image_size(feature), key)
+        if feature["dtype"] != "video" or first is None or size[0] == size[1]:
+            return size
+        return shown_size(self._place("video_path", first, key), size)
 
     def _width(self, key: str) -> int:
         return self._info["features"][key]["shape"][0] if key in self._info["features"] else 0
@@ -192,14 +199,17 @@ class LeRobot2(Importer):
             )
         return found
 
-    def _path(self, template: str, name: str, key: str = "") -> Path:
+    def _place(self, template: str, name: str, key: str = "") -> Path:
         number = int(name)
         with reading(self.root / "meta/info.json"):
             chunk = number // self._info["chunks_size"]
             relative = self._info[template].format(episode_chunk=chunk, episode_index=number, video_key=key)
-            path = inside(self.root, relative)
-            if not path.exists():
-                raise SourceError(f"{path} (episode {name}): it is missing; fetch it again")
+            return inside(self.root, relative)
+
+    def _path(self, template: str, name: str, key: str = "") -> Path:
+        path = self._place(template, name, key)
+        if not path.exists():
+            raise SourceError(f"{path} (episode {name}): it is missing; fetch it again")
         return path
 
     def _table(self, path: Path, T: int) -> pa.Table:
@@ -257,7 +267,7 @@ class LeRobot2(Importer):
                     f"{found.path} (episode {name}): {found.frames} frames, {found.fps:g} a second, "
                     f"instead of {steps}, {fps:g} a second"
                 )
-            yield from read_frames(found, found.fps, size, episode=name)
+            yield from read_all_frames(replace(found, aspect=Fraction(1)), size, steps, name)
 
         def images() -> Iterator[np.ndarray]:
             path, reformatter = self._path("data_path", name), VideoReformatter()

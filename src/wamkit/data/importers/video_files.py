@@ -1,4 +1,8 @@
-"""Helpers for importers of video files: frames at any rate and size, one at a time, with damage always noticed."""
+"""Helpers for importers of video files: frames at any rate and size, one at a time, with damage always noticed.
+
+Frames are those that a player shows: turned upright and mirrored as the header says, with square pixels, in the order
+of display, from the start to the end of the edit list. Times count from the start of the file.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from wamkit.config import Between, Checked, Rate
+from wamkit.data.format.orientation import AS_STORED, Turn, turn_of
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.video import CONTAINERS
 from wamkit.data.importers.base import PIXELS, Recording, SourceError, inside, pixels, reading
@@ -20,6 +25,8 @@ from wamkit.files import visible
 SIDE = 16_384  # pixels; larger images are not made
 _Side = Annotated[int, Between(1, SIDE)]
 STEPS = 10**7  # frames of an episode; one that declares more is taken for a bomb
+_ASPECT = 100  # times that a pixel may be wider than high
+_SQUARE = Fraction(1)
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
 
@@ -35,22 +42,23 @@ class VideoFileOptions(Checked):
 
 @dataclass(frozen=True)
 class VideoFile:
-    """The properties that a video file declares.
+    """The properties of a video file.
 
     fps: frames a second.
-    frames: number of frames.
-    size: (H, W).
+    frames: number of frames that are shown.
+    size: (H, W) as shown: upright, with square pixels.
+    seconds: the duration.
+    turn: makes its frames upright.
+    aspect: width of a pixel over its height, as it is stored.
     """
 
     path: Path
     fps: float
     frames: int
     size: tuple[int, int]
-
-    @property
-    def seconds(self) -> float:
-        """The duration."""
-        return self.frames / self.fps
+    seconds: float
+    turn: Turn = AS_STORED
+    aspect: Fraction = _SQUARE
 
 
 def videos_in(root: Path) -> list[str]:
@@ -82,10 +90,45 @@ def probe_video(path: Path, episode: str = "") -> VideoFile:
         pixels(s.height, s.width, "a frame")
         if not 0.01 <= fps <= 1000:
             raise SourceError(f"{fps:g} frames a second: no video is like that")
-        frames = s.frames or round(float((container.duration or 0) / av.time_base) * fps)
+        # Matroska states the time of its end, others how long the edit list lasts.
+        length = container.duration / av.time_base if container.duration else 0.0
+        length = float(s.duration * s.time_base) if s.duration else length - float((s.start_time or 0) * s.time_base)
+        frames = round(length * fps)
+        if s.frames and not frames < s.frames:  # fewer are shown where the edit list begins late or ends early
+            frames, length = s.frames, s.frames / fps
         if not 0 < frames <= (size := path.stat().st_size):
             raise SourceError(f"it declares {frames} frames in {size} bytes: no video is like that")
-        return VideoFile(path, fps, frames, (s.height, s.width))
+        length += float((s.start_time or 0) * s.time_base) - _beginning(container, s, fps)
+        turn, aspect = _as_shown(container, s)
+        height, width = turn.size((s.height, round(s.width * aspect)))
+        return VideoFile(path, fps, frames, (height, width), length, turn, aspect)
+
+
+def _beginning(container: Any, stream: Any, fps: float) -> float:
+    """The second of a container's clock from which times are counted: where its frames begin.
+
+    If its sound begins earlier by more than a frame, then it is that: players show the first frame meanwhile.
+    """
+    import av
+
+    own, whole = float((stream.start_time or 0) * stream.time_base), (container.start_time or 0) / av.time_base
+    return whole if own - whole > 1.1 / fps else own
+
+
+def _as_shown(container: Any, stream: Any) -> tuple[Turn, Fraction]:
+    """The turn of a video's frames and the aspect of its pixels, which may be stated in the first frame alone."""
+    _careful(stream)
+    first = next(container.decode(stream), None)
+    aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or _SQUARE
+    if not Fraction(1, _ASPECT) <= aspect <= _ASPECT:
+        raise SourceError(f"its pixels are {aspect} times as wide as they are high: no video is like that")
+    return AS_STORED if first is None else turn_of(first), aspect
+
+
+def _careful(stream: Any) -> None:
+    """Makes a decoder refuse damage, which FFmpeg otherwise conceals silently, and images that are too large."""
+    options = {"err_detect": "explode", "max_pixels": str(PIXELS)}
+    stream.codec_context.thread_count, stream.codec_context.options = 1, options
 
 
 def _refuse_cut_matroska(path: Path) -> None:
@@ -140,23 +183,18 @@ def read_frames(
     from av.video.reformatter import VideoReformatter  # one for all frames: a new one for each is twice as slow
 
     count, reformatter = frame_count(video, fps, start, stop), VideoReformatter()
+    shown = lambda frame: resize_and_crop(frame, size, reformatter, video.aspect)  # noqa: E731
     with reading(video.path, episode), av.open(str(video.path), options=CONTAINERS) as container:
         stream = container.streams.video[0]
-        # Without "explode" FFmpeg conceals damage silently.
-        options = {"err_detect": "explode", "max_pixels": str(PIXELS)}
-        stream.codec_context.thread_count, stream.codec_context.options = 1, options
-        began = (stream.start_time or 0) * stream.time_base
-        if start > 1:
-            container.seek(round((Fraction(start).limit_denominator(10**6) + began) / stream.time_base), stream=stream)
-
+        _careful(stream)
         yielded, before, end = 0, None, video.seconds
-        for frame in container.decode(stream):
+        for now, frame in _timed(container, stream, video, start):
+            before = frame if before is None else before
             # A frame is shown until the next one begins, so it is yielded when that one comes.
-            now = float(frame.pts * stream.time_base - began)
             # Containers round times, some to milliseconds: a tenth of a frame early is in time.
-            while before is not None and yielded < count and start + yielded / fps < now - 0.1 / video.fps:
+            while yielded < count and start + yielded / fps < now - 0.1 / video.fps:
                 yielded += 1
-                yield resize_and_crop(before, size, reformatter)
+                yield shown(before)
             if yielded >= count:
                 return
             before = frame
@@ -164,9 +202,53 @@ def read_frames(
                 end = now + max(1 / video.fps, float((frame.duration or 0) * stream.time_base))
         while before is not None and yielded < count and start + yielded / fps < end + 0.5 / video.fps:
             yielded += 1
-            yield resize_and_crop(before, size, reformatter)
+            yield shown(before)
     if yielded < count:
         raise SourceError(f"{video.path}: it ends after {yielded} of {count} frames; is it cut off?")
+
+
+def _timed(container: Any, stream: Any, video: VideoFile, start: float) -> Iterator[tuple[float, Any]]:
+    """The frames of a video in the order of display, each with the second at which it is shown.
+
+    start: frames that end before this second may be left out.
+    """
+    began = _beginning(container, stream, video.fps)
+    # AVI has no times of display, and FFmpeg gives its frames those of decoding.
+    counted = container.format.name == "avi" and stream.codec_context.has_b_frames
+    if start > 1 and began >= 0 and not counted:  # FFmpeg does not find keyframes before second 0
+        container.seek(round((start + began) / stream.time_base), stream=stream)
+    for number, frame in enumerate(container.decode(stream)):
+        if frame.pts is None and not counted and start > 1:
+            raise SourceError("its frames have no times; write it again (ffmpeg -i FILE -c copy OUT.mp4)")
+        timed = frame.pts is not None and not counted
+        yield float(frame.pts * stream.time_base) - began if timed else number / video.fps, frame
+
+
+def read_all_frames(
+    video: VideoFile, size: tuple[int, int], count: int, episode: str = ""
+) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """All frames of a video in the order of display, whatever their times, for data with a row for each frame.
+
+    size: as in `read_frames`.
+    count: how many there must be.
+
+    Raises SourceError for damage, and for another number of frames.
+    """
+    import av
+    from av.video.reformatter import VideoReformatter
+
+    number, reformatter = -1, VideoReformatter()
+    with reading(video.path, episode), av.open(str(video.path), options=CONTAINERS) as container:
+        stream = container.streams.video[0]
+        _careful(stream)
+        for number, frame in enumerate(container.decode(stream)):
+            if number >= count:
+                break
+            yield resize_and_crop(frame, size, reformatter, video.aspect)
+    if number + 1 != count:
+        has = f"more than {count}" if number >= count else str(number + 1)
+        where = f"{video.path} (episode {episode})" if episode else str(video.path)
+        raise SourceError(f"{where}: it shows {has} frames for {count} rows; is it cut off?")
 
 
 _EXACT = 1 << 5 | 1 << 18 | 1 << 14
@@ -177,13 +259,20 @@ when it converts directly to rgb24.
 """
 
 
-def resize_and_crop(frame: Any, size: tuple[int, int], reformatter: Any) -> UInt8[np.ndarray, "h w 3"]:
-    """A PyAV frame as RGB, resized by area averaging until it covers `size`, then cropped to the middle.
+def resize_and_crop(
+    frame: Any, size: tuple[int, int], reformatter: Any, aspect: Fraction = _SQUARE
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A PyAV frame as RGB, upright, resized by area averaging until it covers `size`, then cropped to the middle.
+
+    aspect: width of a stored pixel over its height.
 
     The opposite order would take five times as long for frames of 1080 rows.
     """
-    H, W, top, left = _cover((frame.height, frame.width), size)
-    rgb = reformatter.reformat(frame, height=H, width=W, format="gbrp", interpolation=_EXACT, threads=1).to_ndarray()
+    turn = turn_of(frame)
+    H, W, top, left = _cover(turn.size((frame.height, round(frame.width * aspect))), size)
+    h, w = turn.size((H, W))
+    rgb = reformatter.reformat(frame, height=h, width=w, format="gbrp", interpolation=_EXACT, threads=1).to_ndarray()
+    rgb = turn.upright(rgb)
     return np.ascontiguousarray(rgb[top : top + size[0], left : left + size[1]])
 
 
@@ -199,7 +288,7 @@ def _cover(have: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int,
 def cropped_intrinsics(matrix: np.ndarray, have: tuple[int, int], size: tuple[int, int]) -> tuple[float, ...]:
     """A camera's 3x3 matrix after `resize_and_crop`, row by row.
 
-    matrix: for frames of (H, W) `have`, in pixels from the upper left corner of the first pixel.
+    matrix: for frames of (H, W) `have`, as they are shown, in pixels from the upper left corner of the first pixel.
     """
     H, W, top, left = _cover(have, size)
     change = np.array([[W / have[1], 0, -left], [0, H / have[0], -top], [0, 0, 1]])

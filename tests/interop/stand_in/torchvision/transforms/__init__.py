@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from . import v2  # noqa: F401
+from . import functional, v2  # noqa: F401
 
 
 class ToTensor:
