@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins",)
+RUN_ADDED = ("origins", "optional_views")
 """Parts of a run's configuration that it has since, and that others imply."""
 MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
 """Fields that a family's configuration has since, with the values that stand for what was there before."""
+TRAIN_ADDED = {"normalisation": "mean_std"}
+"""Options of training that there are since, with the values that stand for what was done before."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
 ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
@@ -43,7 +45,32 @@ def run_config(data: Mapping[str, Any]) -> dict[str, Any]:
             data[part] = renamed(data[part], table)
     if (source := data.pop("source", None)) is not None:
         data["provenance"] = _provenance(source)
+    if "embodiments" in data and "normalisation" not in data.get("train", {}):
+        own = data.get("mixture", {}).get("normalisers", {})
+        data["embodiments"] = _slots_changed(data["embodiments"], lambda slot: _with_constants(slot, own))
     return data
+
+
+def _slots_changed(
+    embodiments: Mapping[str, Any], change: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """Embodiments by name, with what `change` makes of every slot of theirs."""
+    return {
+        name: {**e, **{part: [change(dict(slot)) for slot in e.get(part, ())] for part in ("state", "action")}}
+        for name, e in embodiments.items()
+    }
+
+
+def _with_constants(slot: dict[str, Any], own: Mapping[str, str]) -> dict[str, Any]:
+    """A slot whose constant dimensions have the scale 0.
+
+    They had 1, which no deviation of measured values is. Of a range it may be, so grippers are left as they are.
+    """
+    field = slot.get("field", {})
+    usual = "min_max" if field.get("kind") == "gripper" else "mean_std"
+    if own.get(field.get("name"), own.get(field.get("kind"), usual)) == "mean_std":
+        slot["scale"] = [0.0 if x == 1.0 else x for x in slot.get("scale", ())]
+    return slot
 
 
 def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,8 +78,15 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Finished results are keyed by it, and runs are resumed by it.
     """
-    model = {k: v for k, v in data.get("model", {}).items() if k not in MODEL_ADDED or v != MODEL_ADDED[k]}
-    return {**{k: v for k, v in data.items() if k not in RUN_ADDED}, "model": model}
+    out = {k: v for k, v in data.items() if k not in RUN_ADDED}
+    for part, added in (("model", MODEL_ADDED), ("train", TRAIN_ADDED)):
+        if part in out or part == "model":
+            out[part] = {k: v for k, v in out.get(part, {}).items() if k not in added or v != added[k]}
+    if "embodiments" in out:  # `locked` follows from the data
+        kept = {n: {k: v for k, v in e.items() if k != "locked"} for n, e in out["embodiments"].items()}
+        unlimited = lambda slot: {k: v for k, v in slot.items() if k != "limit" or v}  # noqa: E731
+        out["embodiments"] = _slots_changed(kept, unlimited)
+    return out
 
 
 def source(provenance: Mapping[str, Any]) -> dict[str, Any]:

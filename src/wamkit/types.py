@@ -89,6 +89,7 @@ class Observation:
     point_cloud: float32 (K, 4), the scene points hit by the rays of a square grid of pixels of the first camera, row by
         row: x, y, z in world metres, then 1 for points on the robot itself (known from its kinematics), else 0.
         None without a depth camera.
+    view_valid: bool (V,), the views that were seen; None for all. Images of the others are ignored.
     """
 
     images: UInt8[np.ndarray, "V 3 H W"] | None
@@ -96,6 +97,7 @@ class Observation:
     text: str
     past: tuple[Observation | KVMemory | None, ...] = ()
     point_cloud: Float32[np.ndarray, "K 4"] | None = None
+    view_valid: Bool[np.ndarray, " V"] | None = None
 
 
 @dataclass(frozen=True)
@@ -170,10 +172,10 @@ class Batch:
     point_cloud: float32 (B, K, 4), as in `Observation`; None unless the spec has a point grid.
     point_flow: float32 (B, F, K, 3), displacement of these points by each future frame, in metres; None likewise.
     memory: float (B, P, N, 2, heads, L, d), as in `KVMemory`, in place of `past`; None to encode `past` instead.
-    action_dim_valid: bool (B, a), the action dimensions that the row's robot has. This and the next two are set in
-        mixtures only; None means all valid, or one source.
-    view_valid: bool (B, V), the views that the row's robot has.
-    source: int64 (B,), index of the row's data set.
+    action_dim_valid: bool (B, a), the action dimensions that the row's robot has. Set in mixtures only; None means all.
+    view_valid: bool (B, V), the views that the row has: images of the others are zeros, and no loss counts them. None
+        means all.
+    source: int64 (B,), index of the row's data set. Set in mixtures only.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -390,6 +392,7 @@ class Episode:
     source: name of the episode where it was imported from; empty for recordings by wamkit.
     extras: further columns by name, (T, d).
     depth: depth maps by camera, uint16 (T, H, W), in millimetres; 0 where nothing was measured.
+    absent: cameras that saw nothing of this episode; their images are zeros.
     ended: "terminated" or "truncated" as the environment reported it; "" where the caller stopped or it is unknown.
         Not stored.
     touched, remaining: bool and float64 (T,), `info` of that name after each step (`Environment`); None where the
@@ -416,6 +419,7 @@ class Episode:
     source: str = ""
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     depth: Mapping[str, UInt16[np.ndarray, "T H W"]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
     ended: Literal["", "terminated", "truncated"] = ""
     touched: Bool[np.ndarray, " T"] | None = None
     remaining: Float64[np.ndarray, " T"] | None = None

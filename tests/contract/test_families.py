@@ -65,6 +65,22 @@ def test_losses_are_one_finite_number_a_row(name, spec, normalizer, batch):
     assert positive == set(out)
 
 
+FUTURES = {"future", "codec", "latent", "align_pixels", "align_ema", "align_pretrained"}
+"""Losses that compare what is imagined with the images of the future."""
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if not FAMILIES.get(n).needs_point_cloud])
+def test_absent_views_are_in_no_loss_of_the_future(name, spec, normalizer, batch):
+    model = make(name, spec, normalizer).eval()
+    every = dataclasses.replace(batch, view_valid=torch.ones(len(batch), spec.views, dtype=torch.bool))
+    for key, value in losses(model, every).items():
+        assert torch.allclose(value, losses(model, batch)[key], atol=1e-5), key
+    none = dataclasses.replace(every, view_valid=torch.zeros_like(every.view_valid))
+    out = losses(model, none)
+    for key in FUTURES & set(out):
+        assert (out[key] == 0).all(), key
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_encoder_backbone_blocks_and_codec_are_declared(name, spec, normalizer, batch):
     model = make(name, spec, normalizer)

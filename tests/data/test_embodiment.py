@@ -10,9 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from wamkit.data.embodiment import SourceData, fit
+from wamkit import old_names
+from wamkit.config import from_dict, to_dict
+from wamkit.data.embodiment import Embodiment, FieldSlot, SourceData, fit
 from wamkit.data.rotations import SIZES, from_matrix, to_matrix
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
+from wamkit.nn.scaling import LIMIT
 from wamkit.types import Observation, WamkitError
 
 SCENE = {"front": CameraFacts("scene")}
@@ -137,6 +140,94 @@ def test_a_number_that_never_moves_becomes_nothing():
     still = replace(source, state=np.where(np.arange(source.state.shape[1]) == 1, 0.7, source.state).astype(np.float32))
     (robot,) = fit([still], ("scene",))
     np.testing.assert_allclose(robot.encode_state(still.state)[:, 1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("representation", ["absolute", "delta"])
+@pytest.mark.parametrize("written", sorted(SIZES))
+def test_a_locked_axis_comes_back_as_recorded_whatever_is_decoded(written, representation, relative):
+    """Also where the pose is relative to a robot that moves, or a rotation takes another form on the way."""
+    source, turn = numbers(arm(written, representation)), slice(3, 3 + SIZES[written])
+    rng, width = np.random.default_rng(1), 3 + SIZES[written]
+    for fixed in ([1], [width], [1, *range(*turn.indices(99)), width]):
+        action = source.action.copy()
+        action[:, fixed] = action[0, fixed]
+        (robot,) = fit([replace(source, action=action)], ("scene",), relative=relative)
+        assert [i for i, _ in robot.locked] == fixed
+        wild = rng.normal(0, 3, (3, 20, robot.action_size)).astype(np.float32)
+        out = robot.decode_action(wild, source.state[::20])
+        assert (out[..., fixed] == action[0, fixed]).all() and out[..., 0].std() > 0.1
+        back = robot.decode_action(
+            robot.encode_action(action.reshape(3, 20, -1), source.state[::20]), source.state[::20]
+        )
+        np.testing.assert_allclose(back[..., :3], action.reshape(3, 20, -1)[..., :3], atol=2e-6)
+
+
+def test_one_robot_may_lock_what_another_moves():
+    """They share a slot, and each has its own statistics; data sets of one robot share theirs."""
+    free = numbers(arm("axis_angle", embodiment="free"), seed=1)
+    fixed = numbers(arm("axis_angle", embodiment="fixed"), seed=2)
+    stopped = np.where(np.arange(7) == 2, 0.25, fixed.action).astype(np.float32)
+    a, b = fit([free, replace(fixed, action=stopped)], ("scene",), relative=False)
+    assert a.action[0].at == b.action[0].at and a.locked == () and b.locked == ((2, 0.25),)
+    wild = np.random.default_rng(0).normal(0, 1, (1, 4, a.action_size)).astype(np.float32)
+    assert (b.decode_action(wild, fixed.state[:1])[..., 2] == 0.25).all()
+    assert (a.decode_action(wild, free.state[:1])[..., 2] != 0.25).all()
+    assert (b.encode_action(stopped[None] + 0.1, fixed.state[:1])[..., b.action[0].at + 2] == 0).all()
+    elsewhere = replace(fixed, action=np.where(np.arange(7) == 2, 0.75, fixed.action).astype(np.float32))
+    both = fit([replace(fixed, action=stopped), elsewhere], ("scene",), relative=False)
+    assert both[0].locked == both[1].locked == ()  # it stands elsewhere in the other data set: it moves
+
+
+@pytest.mark.parametrize("lengths", [(20, 20, 20), (5, 33, 16, 1, 5)])
+def test_statistics_count_every_step_however_episodes_and_chunks_meet(lengths):
+    """A finger that closes once, wherever that is, is no constant."""
+    for at in range(60):
+        source = numbers(arm("axis_angle", "delta"))
+        action = source.action.copy()
+        action[:, -1] = np.arange(60) == at
+        source = replace(source, action=action, episode=np.repeat(np.arange(len(lengths)), lengths))
+        (robot,) = fit([source], ("scene",), chunk=16)
+        assert robot.action[-1].scale == (0.5,) and robot.locked == ()
+
+
+def test_the_run_chooses_the_normaliser_of_what_has_none_of_its_own():
+    source = numbers(arm("axis_angle", "delta"), rows=240)
+    action = source.action.copy()
+    action[13, 0] = 30  # beside a deviation of 0.2
+    for how, usual in (("mean_std", 0.2), ("quantiles", 0.43), ("min_max", 0.1)):
+        (robot,) = fit([replace(source, action=action)], ("scene",), normalisation=how)
+        position, rotation, width = robot.action
+        encoded = robot.encode_action(action[None], source.state[:1])[0]
+        assert np.delete(encoded[:, 0], 13).std() == pytest.approx(usual, rel=0.3 if how == "quantiles" else 0.9)
+        assert position.limit == rotation.limit == (LIMIT if how == "quantiles" else 0) and width.limit == 0
+        np.testing.assert_allclose([encoded[:, 6].min(), encoded[:, 6].max()], [-1, 1], atol=1e-5)
+        assert encoded[13, 0] <= LIMIT or how != "quantiles"
+
+
+def test_constants_in_files_of_earlier_versions():
+    """They had the scale 1. A range of -1 to 1 has it too, so that a gripper's is left as it is."""
+    fields = (
+        Field("joints", 0, 2, "joint", unit="rad"),
+        Field("width", 2, 3, "gripper"),
+        Field("turn", 3, 6, "rotation", "absolute", "axis_angle"),
+    )
+    slots = tuple(
+        FieldSlot(f, 0, f.stop - f.start, shift=(0.5,) * 9, scale=(1.0, 0.3, 1.0)[: f.stop - f.start]) for f in fields
+    )
+    old = to_dict(Embodiment("arm", "absolute", (0,), (), slots, 0, 6))
+    for slot in old["action"]:
+        del slot["limit"]
+    del old["locked"]
+    data = {"embodiments": {"a": old}, "train": {}, "mixture": {"normalisers": {"turn": "min_max"}}}
+    new = from_dict(Embodiment, old_names.run_config(data)["embodiments"]["a"])
+    assert [slot.scale for slot in new.action] == [(0.0, 0.3), (1.0,), (1.0, 0.3, 1.0)]
+    current = data | {"train": {"normalisation": "mean_std"}}
+    assert old_names.run_config(current)["embodiments"]["a"] == old
+    assert (
+        old_names.without_added({"embodiments": {"a": to_dict(new)}})["embodiments"]["a"]["action"][1]
+        == old["action"][1]
+    )
 
 
 def test_two_arms_each_start_from_their_own_place():

@@ -129,6 +129,17 @@ def test_the_deviation_of_flow_is_that_of_moving_points_of_demonstrations(record
     assert numbers["std"][0] == pytest.approx(flow.square().mean().sqrt().item(), rel=1e-4)
 
 
+def test_points_that_never_moved_stay_where_they_are(recorded):
+    """A scene at rest has no deviation to give imagined motions a size."""
+    frames, store = open_frames(recorded[0].root)
+    spec = spec_of(store, 16, (8, 16), (), points=True)
+    rest = dataclasses.replace(frames.scene_flow, pose=frames.scene_flow.pose[:1].repeat(len(frames), 0))
+    numbers = statistics(dataclasses.replace(frames, scene_flow=rest), spec)["point_flow"]
+    assert numbers == {"mean": [0.0] * 3, "std": [0.0] * 3}
+    normalizer = Normalizer({"point_flow": (torch.tensor(numbers["mean"]), torch.tensor(numbers["std"]))})
+    assert (normalizer.decode("point_flow", torch.ones(2, 3)) == 0).all()
+
+
 def test_options_of_an_environment_come_from_the_command_line(tmp_path, capsys):
     command = ["collect", "--tasks", TASK, "--episodes", "0", "--off-expert", "1", "--off-expert-steps", "2"]
     command += ["--off-expert-skip", "0", "--processes", "1", "--out", str(tmp_path / "data")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -45,3 +47,20 @@ def test_too_short_recordings_are_an_error(inverse):
     short = moving_square(2, 0, length=4)
     with pytest.raises(EvaluationError, match="no episode is longer than 4 steps"):
         action_recoverability(EditedFutures(short, right), inverse, short)
+
+
+def test_an_action_that_never_moves_weighs_nothing():
+    """Whatever a model says about it: no square of a difference over a deviation of 0."""
+    locked = lambda frames: replace(frames, action=np.c_[frames.action, np.full(len(frames), 0.3, np.float32)])  # noqa: E731
+    spec = replace(SQUARE, action_dim=SQUARE.action_dim + 1)
+    train, held_out = locked(moving_square(12, 0)), locked(moving_square(6, 1))
+    reader = train_inverse(train, spec, steps=40, batch=32, progress=False)
+    model = EditedFutures(held_out, right)
+    model.spec = spec
+    found = action_recoverability(model, reader, held_out, stride=3)
+    assert np.isnan(found.r2[-1]) and not np.isnan(found.r2[:-1]).any()
+    assert found.real.max() < 100 and np.isfinite(found.shuffled).all()
+    now = torch.zeros(1, 1, 3, SQUARE.height, SQUARE.width, dtype=torch.uint8)
+    read = reader.read(now, now.unsqueeze(1).expand(-1, len(SQUARE.frame_offsets), -1, -1, -1, -1))
+    assert (read[..., -1] - 0.3).abs().max() < 1e-6
+    assert (reader.distance(read + 1, read)[..., -1] == 0).all()

@@ -32,6 +32,9 @@ class Import(Options):
     """Action on an episode that cannot be read: stop there, or leave it out and report it."""
     limit: Annotated[int, Between(1, inf), AtMost(10**9)] | None = None
     """Number of episodes to import; all if not given."""
+    missing_views: Literal["refuse", "mask"] = "refuse"
+    """Action on an episode without the images of a camera: refuse it, or take it without this view. A model then learns
+    to do without the view, too."""
 
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
@@ -54,7 +57,12 @@ def run(args: Import) -> None:
 
     options: Any = args.options  # type: ignore[attr-defined]  # added by `resolve`
     given = importers.Import(
-        format=args.format, source=args.source, out=args.out, on_error=args.on_error, limit=args.limit
+        format=args.format,
+        source=args.source,
+        out=args.out,
+        on_error=args.on_error,
+        limit=args.limit,
+        missing_views=args.missing_views,
     )
     store = importers.import_data(given, options)
     print(f"imported: {len(store)} episodes, {store.frames} frames in {store.root}")

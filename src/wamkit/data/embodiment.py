@@ -10,6 +10,7 @@ Encoding a field:
 - A pose may become relative to the robot's pose at the start of the chunk (UMI, arXiv:2402.10329).
 - Values are normalised by statistics of their (embodiment, control mode). rot6d is not normalised. Grippers, often
   binary, are scaled by their range.
+- A dimension that never moved is encoded as 0. Of an action it comes back exactly as recorded, whatever a model says.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from jaxtyping import Bool, Float, UInt8
 from wamkit.data.rotations import from_matrix, to_matrix
 from wamkit.errors import nearest
 from wamkit.metadata import DatasetMetadata, Field
+from wamkit.nn.scaling import LIMIT, Normalisation, is_constant, measured
 from wamkit.types import Observation, ObservationError, WamkitError
 
 Normaliser = Literal["mean_std", "quantiles", "min_max", "none"]
 NORMALISERS: Mapping[str, Normaliser] = {"rotation": "none", "gripper": "min_max"}
-"""Normalisers by field kind. All other kinds use "mean_std"."""
+"""Normalisers by field kind. All other kinds use the normalisation of the run."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class FieldSlot:
     field: the field's dimensions in the robot's own vector, and their meaning.
     at, size: first dimension and size of the slot.
     relative: true for poses encoded relative to the robot's pose at the start of the chunk.
-    shift, scale: `size` values each; the encoded value is (x - shift) / scale. Empty without normalisation.
+    shift, scale: `size` values each; the encoded value is (x - shift) / scale, and 0 where scale is, in dimensions
+        that never moved. Empty without normalisation.
+    limit: largest absolute value after normalisation; 0 for none.
     """
 
     field: Field
@@ -47,6 +51,7 @@ class FieldSlot:
     relative: bool = False
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    limit: float = 0.0
 
     @property
     def is_rot6d(self) -> bool:
@@ -74,6 +79,7 @@ class Embodiment:
     views: for each view of the model, the index of the robot's camera that it shows; -1 for none.
     state, action: the robot's fields and their slots.
     state_size, action_size: S and U.
+    locked: dimensions of the robot's own action that never moved, and their value, which `decode_action` gives them.
     """
 
     name: str
@@ -83,6 +89,7 @@ class Embodiment:
     action: tuple[FieldSlot, ...]
     state_size: int
     action_size: int
+    locked: tuple[tuple[int, float], ...] = ()
 
     def has_state(self) -> Bool[np.ndarray, " S"]:
         """The dimensions of the unified state that this robot has."""
@@ -119,7 +126,7 @@ class Embodiment:
     def decode_action(
         self, unified: Float[np.ndarray, "B A U"], state: Float[np.ndarray, "B s"]
     ) -> Float[np.ndarray, "B A a"]:
-        """Chunks of actions in the robot's own units, float32: the inverse of `encode_action`."""
+        """Chunks of actions in the robot's own units, float32: the inverse of `encode_action`, up to its limits."""
         size = max((p.field.stop for p in self.action), default=0)
         out = np.zeros((*unified.shape[:-1], size), np.float32)
         for slot in self.action:
@@ -127,6 +134,8 @@ class Embodiment:
             if slot.scale:
                 x = x * np.array(slot.scale) + np.array(slot.shift)
             out[..., slot.own] = self._absolute(slot, x, state)
+        for dimension, value in self.locked:  # poses that are relative to the robot's hold them only roughly
+            out[..., dimension] = value
         return out
 
     def to_model_views(self, images: UInt8[np.ndarray, "... V 3 H W"]) -> UInt8[np.ndarray, "... v 3 H W"]:
@@ -135,6 +144,13 @@ class Embodiment:
         for here, camera in enumerate(self.views):
             if camera >= 0:
                 out[..., here, :, :, :] = images[..., camera, :, :, :]
+        return out
+
+    def to_model_mask(self, seen: Bool[np.ndarray, "... V"]) -> Bool[np.ndarray, "... v"]:
+        """The model's views that the robot has and sees. seen: the robot's cameras with an image."""
+        out = np.zeros((*seen.shape[:-1], len(self.views)), bool)
+        for view, camera in enumerate(self.views):
+            out[..., view] = camera >= 0 and seen[..., camera]
         return out
 
     def to_robot_views(self, images: UInt8[np.ndarray, "... v 3 H W"]) -> UInt8[np.ndarray, "... V 3 H W"]:
@@ -161,7 +177,13 @@ class Embodiment:
                 f"images: the robot '{self.name}' has at least {cameras} cameras, got {len(obs.images)}"
             )
         images = None if obs.images is None else self.to_model_views(obs.images)
-        return replace(obs, images=images, proprio=self.encode_state(obs.proprio))
+        seen = np.ones(cameras, bool) if obs.view_valid is None else np.asarray(obs.view_valid)
+        if seen.dtype != bool or seen.ndim != 1 or len(seen) < cameras:
+            raise ObservationError(
+                f"view_valid: expected bool ({cameras},), one a camera, got {seen.dtype} {seen.shape}"
+            )
+        views = None if obs.view_valid is None else self.to_model_mask(seen)
+        return replace(obs, images=images, proprio=self.encode_state(obs.proprio), view_valid=views)
 
     def _start(self, slot: FieldSlot, state: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Position (B, 1, 3) and rotation (B, 1, 3, 3), at the start of the chunk, of the arm that `slot` moves."""
@@ -206,7 +228,11 @@ def _written(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
 
 
 def _normalised(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
-    return (x - np.array(slot.shift)) / np.array(slot.scale) if slot.scale else x
+    if not slot.scale:
+        return x
+    scale = np.array(slot.scale)
+    out = np.divide(x - np.array(slot.shift), scale, out=np.zeros(x.shape), where=scale != 0)
+    return out.clip(-slot.limit, slot.limit) if slot.limit else out
 
 
 @dataclass(frozen=True)
@@ -234,6 +260,7 @@ def fit(
     relative: bool = True,
     chunk: int = 16,
     normalisers: Mapping[str, Normaliser] | None = None,
+    normalisation: Normalisation = "mean_std",
 ) -> tuple[Embodiment, ...]:
     """The embodiment of each source. Sources with the same (embodiment, control mode) share their statistics.
 
@@ -242,10 +269,11 @@ def fit(
     relative: convert absolute end-effector poses to poses relative to the robot's pose at the start of the chunk.
     chunk: steps of an action chunk.
     normalisers: by field name or kind; they take precedence over NORMALISERS.
+    normalisation: of all other fields.
 
     Raises WamkitError for dimensions without metadata, and for a source without a camera among `views`.
     """
-    normalisers = {**NORMALISERS, **(normalisers or {})}
+    normalisers = normalisers or {}
     for s in sources:
         _require_metadata(s)
     groups: dict[tuple[str, str], list[SourceData]] = {}
@@ -262,8 +290,9 @@ def fit(
         action = np.concatenate([np.zeros((0, sizes["action"])), *(_chunks(plain, s, chunk) for s in labelled)])
         out[key] = replace(
             plain,
-            state=tuple(_scaled(p, state[:, p.unified], normalisers) for p in plain.state),
-            action=tuple(_scaled(p, action[:, p.unified], normalisers) for p in plain.action),
+            state=tuple(_scaled(p, state[:, p.unified], normalisers, normalisation) for p in plain.state),
+            action=tuple(_scaled(p, action[:, p.unified], normalisers, normalisation) for p in plain.action),
+            locked=_locked(plain.action, [s.action for s in labelled]),
         )
     return tuple(
         replace(out[(s.metadata.embodiment, s.metadata.control_mode)], views=_views(s, views)) for s in sources
@@ -314,30 +343,50 @@ def _slots(
 
 
 def _chunks(embodiment: Embodiment, source: SourceData, chunk: int) -> np.ndarray:
-    """Unified actions, (n, U), of chunks that start at every `chunk`-th step: the data for statistics."""
-    starts = np.arange(0, len(source.action), chunk)
+    """Unified actions, (N, U), of chunks that follow one another in each episode: every row once, for statistics."""
+    row, episode = np.arange(len(source.episode)), source.episode
+    first = np.searchsorted(episode, episode)  # of each row's episode
+    starts = np.flatnonzero((row - first) % chunk == 0)
     steps = starts[:, None] + np.arange(chunk)
-    inside = (steps < len(source.action)) & (
-        source.episode[np.minimum(steps, len(source.action) - 1)] == source.episode[starts][:, None]
-    )
-    steps = np.minimum(steps, len(source.action) - 1)
-    return embodiment.encode_action(source.action[steps], source.state[starts])[inside]
+    inside = np.minimum(steps, len(row) - 1)
+    kept = (steps < len(row)) & (episode[inside] == episode[starts][:, None])
+    return embodiment.encode_action(source.action[inside], source.state[starts])[kept]
 
 
-def _scaled(slot: FieldSlot, x: np.ndarray, normalisers: Mapping[str, Normaliser]) -> FieldSlot:
+def _scaled(
+    slot: FieldSlot, x: np.ndarray, normalisers: Mapping[str, Normaliser], normalisation: Normalisation
+) -> FieldSlot:
     """The slot with shift and scale measured on `x`, (N, size), by the normaliser of its field."""
-    default = "mean_std" if slot.field.kind == "rotation" and not slot.is_rot6d else slot.field.kind
-    kind = normalisers.get(slot.field.name, normalisers.get(default, "mean_std"))
-    if kind == "none" or not len(x):
+    field, plain = slot.field, slot.field.kind == "rotation" and not slot.is_rot6d
+    usual = normalisation if plain else NORMALISERS.get(field.kind, normalisation)
+    own = normalisers.get(field.name, normalisers.get(field.kind, usual))
+    if not len(x):
         return slot
-    x = x.astype(np.float64)
-    if kind == "mean_std":
-        shift, scale = x.mean(0), x.std(0)
-    else:
-        low, high = (x.min(0), x.max(0)) if kind == "min_max" else np.quantile(x, (0.01, 0.99), axis=0)
-        shift, scale = (low + high) / 2, (high - low) / 2
-    scale = np.where(scale > 1e-6, scale, 1.0)  # a constant becomes 0, not amplified noise
-    return replace(slot, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
+    shift, scale = measured(x.astype(np.float64), "min_max" if own == "none" else own)
+    constant = is_constant(shift, scale)
+    if own == "none":
+        if not constant.any():
+            return slot
+        shift, scale = np.where(constant, shift, 0), np.ones(len(scale))
+    scale = np.where(constant, 0, scale)
+    limit = LIMIT if own == "quantiles" else 0.0
+    return replace(slot, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()), limit=limit)
+
+
+def _locked(slots: Sequence[FieldSlot], actions: Sequence[np.ndarray]) -> tuple[tuple[int, float], ...]:
+    """The dimensions of a robot's own actions, (N, a) each, that never move, with their values.
+
+    One number alone of a rotation may change its meaning with the others: a rotation is locked whole, or not at all.
+    """
+    x = np.concatenate(actions) if actions else np.zeros((0, 0))
+    if not len(x):
+        return ()
+    shift, scale = measured(x, "mean_std")
+    constant, out = is_constant(shift, scale), []
+    for field in (slot.field for slot in slots):
+        if field.kind != "rotation" or constant[field.start : field.stop].all():
+            out += [(i, float(np.float32(shift[i]))) for i in range(field.start, field.stop) if constant[i]]
+    return tuple(out)
 
 
 def _views(source: SourceData, views: Sequence[str]) -> tuple[int, ...]:

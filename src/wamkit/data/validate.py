@@ -73,6 +73,7 @@ def validate(root: Path, *, every_frame: bool = False, progress: bool = True) ->
         lambda: _whole(root),
         lambda: _metadata(store, metadata),
         lambda: _texts(store),
+        lambda: _views(store),
         lambda: _lengths(store),
         lambda: _duplicates(store),
         lambda: (Finding("error", f.episode, f"step {f.step}: {f.message}") for f in faults(store)),
@@ -146,6 +147,12 @@ def _texts(store: Store) -> Iterator[Finding]:
     silent = np.array([not t.strip() for t in store.texts])[store.numeric()["task_index"]]
     if silent.any():
         yield Finding("note", None, f"{silent.mean():.0%} of its steps have no text")
+
+
+def _views(store: Store) -> Iterator[Finding]:
+    lacking = Counter(camera for m in store.episodes for camera in m.absent)
+    for camera, count in sorted(lacking.items()):
+        yield Finding("note", None, f"camera {camera} saw nothing of {count} of {len(store)} episodes")
 
 
 def _lengths(store: Store) -> Iterator[Finding]:
@@ -299,7 +306,7 @@ def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding
         except StoreError as error:
             yield Finding("error", m.index, str(error))
             continue
-        for camera in store.cameras:
+        for camera in (c for c in store.cameras if c not in m.absent):
             try:
                 middle = max(0, (m.length - SAMPLE) // 2)
                 rows = range(m.length) if every_frame else range(middle, min(m.length, middle + SAMPLE))

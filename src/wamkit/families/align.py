@@ -29,6 +29,7 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import ImageTokens, Normalizer, Tokens, VisionTeacher, canvas, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
 from wamkit.nn.family_options import AlignConfig
+from wamkit.nn.tokens import view_cells
 from wamkit.types import Batch, Query, Spec
 
 POINTS = 4
@@ -109,7 +110,8 @@ class Align(Family):
         losses = {"policy": masked_mean(error, valid & is_demonstration)}
         for name, embedding in self.targets(batch).items():
             cosine = F.cosine_similarity(self.say[name](asked).float(), embedding, dim=-1)
-            losses[f"align_{name}"] = masked_mean(1 - cosine, batch.frame_valid[:, -1:])
+            seen = batch.frame_valid[:, -1:] & view_cells(batch, self.context.rows_columns)
+            losses[f"align_{name}"] = masked_mean(1 - cosine, seen)
         return losses
 
     def _tokens(self, x: Tensor, sigma: Tensor, context: list[Tokens], batch: Batch) -> list[Tokens]:

@@ -173,6 +173,7 @@ class CascadeGeom(Family):
         motion = self.normalizer.decode("point_flow", self._unfold(x))
         check_finite(motion, "scene points")  # no rigid motion fits NaN
         action, _, _ = act(batch.point_cloud, motion, batch.proprio, self.control_AF, self.config)
+        action = self.normalizer.held("action", action)
         return Answer(action, None, batch.point_cloud[:, None, :, :3] + motion)
 
     def _velocity(self, x: Tensor, sigma: Tensor, batch: Batch, cache: Cache) -> Tensor:

@@ -32,6 +32,7 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Cache, Downsample, Normalizer, Tokens, canvas, flow, grid_of, masked_mean, uncanvas
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, table
 from wamkit.nn.family_options import CascadeIDMConfig
+from wamkit.nn.tokens import without_absent
 from wamkit.types import Batch, Query, Spec
 
 
@@ -167,7 +168,7 @@ class CascadeIDM(Family):
         _, cache = self.trunk(context)
         for k in range(steps):  # Euler's method, from each row's own level
             x = x - sigma.view(-1, 1, 1) / steps * self._velocity(x, sigma * (1 - k / steps), context, cache)
-        return self.future.frames_of(x, batch.obs).clamp(-1, 1)
+        return without_absent(self.future.frames_of(x, batch.obs).clamp(-1, 1), batch)
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int
@@ -180,7 +181,7 @@ class CascadeIDM(Family):
             noise = self.future.noise(generators, batch.obs.device)
             path = flow.denoise(steps, self.config.future_shift)
             z = flow.integrate(lambda x, s: self._velocity(x, s, context, cache), noise, path)
-            frames = self.future.frames_of(z, batch.obs).clamp(-1, 1)
+            frames = without_absent(self.future.frames_of(z, batch.obs).clamp(-1, 1), batch)
         action = None if query is Query.VIDEO else self.normalizer.decode("action", self._extract(frames, batch)[0])
         return action, uncanvas(frames, self.spec.views) if query in (Query.VIDEO, Query.JOINT) else None
 

@@ -35,7 +35,7 @@ from wamkit.nn import BACKBONES, ContextTokens, FutureCodes, ImageTokens, Normal
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, expand, in_order
 from wamkit.nn.backbones.transformer import Read
 from wamkit.nn.family_options import DiscreteConfig
-from wamkit.nn.tokens import image_positions, step_positions
+from wamkit.nn.tokens import image_positions, step_positions, view_cells
 from wamkit.nn.vocabulary import Vocabulary, from_digits, to_digits
 from wamkit.types import Batch, Query, Spec
 
@@ -105,7 +105,8 @@ class Discrete(Family):
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
         """Share of action values out of reach, and the number of image tokens in use (their perplexity)."""
         far = self.normalizer.encode("action", batch.action).abs() > self.config.reach
-        count = self.future.encode(batch)[batch.frame_valid].flatten().bincount().float()
+        shown = batch.frame_valid.unsqueeze(2) & self._shown(batch).unsqueeze(1)
+        count = self.future.encode(batch)[shown].bincount().float()
         codes = torch.special.entr(count / count.sum().clamp(min=1)).sum().exp()
         return {"clipped": masked_mean(far.float(), batch.action_mask()).mean().item(), "codes": codes.item()}
 
@@ -139,7 +140,7 @@ class Discrete(Family):
         codes = {ACTION: self.bins(batch.action), FUTURE: seen}
         valid = {
             ACTION: batch.action_mask(),
-            FUTURE: batch.frame_valid.unsqueeze(2).expand_as(codes[FUTURE]),
+            FUTURE: batch.frame_valid.unsqueeze(2) & self._shown(batch).unsqueeze(1),
         }
         frames_first = (torch.rand(B, generator=generator) < c.frames_first).to(device) | ~batch.has_action
         visible = valid if self.num_markers else self._visible(valid, frames_first, generator)
@@ -162,6 +163,11 @@ class Discrete(Family):
             "action": masked_mean(error[ACTION], asked[ACTION] & later),
             "future": masked_mean(error[FUTURE], asked[FUTURE] & (~later | is_demonstration)),
         }
+
+    def _shown(self, batch: Batch) -> Tensor:
+        """True for the codes of a frame (B, n) in views that the row has."""
+        cells = view_cells(batch, self.future.latents.grid).expand(-1, self.future.cells)
+        return cells.repeat_interleave(self.config.codes.cell, 1)
 
     def _visible(self, valid: dict[str, Tensor], frames_first: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """True for slots that are visible: a share of each modality is blank, drawn on the cosine schedule (MaskGIT,

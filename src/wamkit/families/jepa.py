@@ -27,6 +27,7 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Normalizer, Tokens, Trunk, canvas, flow, masked_mean, step_positions
 from wamkit.nn.attention_mask import CONTEXT, Segment
 from wamkit.nn.family_options import JepaConfig
+from wamkit.nn.tokens import view_cells
 from wamkit.types import Batch, Query, Spec
 
 
@@ -95,6 +96,7 @@ class Jepa(Family):
         is_demonstration = batch.is_demonstration.view(B, 1, 1)
         # An expert's future is learned from rows that act like one, with or without their actions.
         seen = (batch.frame_valid & batch.is_demonstration.unsqueeze(1)).view(B, -1, 1, 1)
+        seen = seen & view_cells(batch, self.context.rows_columns)[:, None, :, None]
         cells = context[0].values.float()
         return {
             "policy": masked_mean((velocity - target).square(), self.action.valid(batch) & is_demonstration),

@@ -36,7 +36,7 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Cache, GivenStream, ImageTokens, Normalizer, QueryStream, canvas, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
 from wamkit.nn.family_options import LatentActionConfig
-from wamkit.nn.tokens import check_finite, grid_of, step_positions
+from wamkit.nn.tokens import check_finite, grid_of, step_positions, view_cells
 from wamkit.types import Batch, Query, Spec
 
 
@@ -71,7 +71,7 @@ class LatentActionModel(nn.Module):
             word = z + ((2 * level + 1) / self.levels - 1 - z).detach()
         return word, (level.long() * self.strides).sum(-1)
 
-    def loss(self, frames: Tensor, valid_BF: Tensor) -> Tensor:
+    def loss(self, batch: Batch, frames: Tensor, valid_BF: Tensor) -> Tensor:
         """Squared error of the redrawn next frames, each from the true one before it: [-1, 1] squared, times 100."""
         low = F.avg_pool2d(frames.flatten(0, 1), ImageTokens.stride // 4).unflatten(0, frames.shape[:2])
         word, _ = self.encode(frames)
@@ -81,7 +81,8 @@ class LatentActionModel(nn.Module):
         x = F.silu(self.norm(self.before(before) + self.place + change))
         redrawn = before + self.out(x + F.silu(self.mix(x))).float()
         error = (redrawn.view_as(after) - after).square().flatten(2)
-        return 100 * masked_mean(error, valid_BF.unsqueeze(2))
+        seen_BP = view_cells(batch, (3 * after.shape[-2], after.shape[-1]))
+        return 100 * masked_mean(error, valid_BF.unsqueeze(2) & seen_BP.unsqueeze(1))
 
 
 @FAMILIES.register("latent_action")
@@ -146,7 +147,7 @@ class LatentAction(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         valid_BF = _transitions(batch)
         if stage == "latent":
-            return {"latent": self.latent.loss(_frames(batch), valid_BF)}
+            return {"latent": self.latent.loss(batch, _frames(batch), valid_BF)}
         B, device, c = len(batch), batch.obs.device, self.config
         valid_BN = valid_BF.repeat_interleave(c.codes, 1)
         with torch.no_grad():

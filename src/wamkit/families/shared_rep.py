@@ -25,6 +25,7 @@ from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
 from wamkit.nn import Normalizer, Tokens, Trunk, flow, image_positions, masked_mean, sigma_features
 from wamkit.nn.attention_mask import CONTEXT, Segment
 from wamkit.nn.family_options import SharedRepConfig
+from wamkit.nn.tokens import view_cells
 from wamkit.types import Batch, Query, Spec
 
 
@@ -150,6 +151,8 @@ class SharedRep(Family):
         error_a = (self._chunk(noisy_a, sigma_a, self.bridge(z), batch) - target_a).square()
         valid = self.action.valid(batch)
         seen = batch.frame_valid.repeat_interleave(self.future.cells, 1) & hidden & ~(policy | inverse).unsqueeze(1)
+        shown = view_cells(batch, self.future.grid).expand(-1, self.future.cells)
+        seen = seen & shown.repeat(1, self.future.frames)
         return {
             "policy": masked_mean(error_a, valid & policy.view(B, 1, 1)),
             "action": masked_mean(error_a, valid & (joint | inverse).view(B, 1, 1)),

@@ -17,6 +17,8 @@ from tqdm import tqdm
 
 from wamkit.data.loading.windows import Frames
 from wamkit.nn.conv_reader import conv_reader
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.scaling import measured
 from wamkit.types import EvaluationError, Spec
 
 _BATCH = 64
@@ -30,14 +32,12 @@ class SuccessClassifier(nn.Module):
         chance.
     """
 
-    def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray):
+    def __init__(self, spec: Spec, views: int, proprio: Float[np.ndarray, "N s"]):
         super().__init__()
-        self.net = conv_reader(3 * views, spec, 1 + len(mean))
+        self.net = conv_reader(3 * views, spec, 1 + proprio.shape[1])
         self.threshold, self.accuracy = 0.5, float("nan")
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
+        mean, std = map(torch.from_numpy, measured(proprio, "mean_std"))
+        self.normalizer = Normalizer({"proprio": (mean, std)})
 
     def forward(self, images: UInt8[Tensor, "B V 3 H W"]) -> tuple[Float[Tensor, " B"], Float[Tensor, "B s"]]:
         """(logit, normalised proprioception)."""
@@ -49,7 +49,7 @@ class SuccessClassifier(nn.Module):
         """Probability of success float32 (B,), and proprioception in the robot's units, float32 (B, s)."""
         parts = [self(x) for x in torch.from_numpy(np.ascontiguousarray(images)).split(_BATCH)]
         logit, state = (torch.cat(x) for x in zip(*parts, strict=True))
-        return logit.sigmoid().numpy(), (state * self.std + self.mean).numpy()
+        return logit.sigmoid().numpy(), self.normalizer.decode("proprio", state).numpy()
 
 
 def success_labels(success: Bool[np.ndarray, " N"], episode: np.ndarray) -> Bool[np.ndarray, " N"]:
@@ -88,9 +88,7 @@ def train_success_classifier(
         if x.all() or not x.any():
             raise EvaluationError(f"the {name} recordings all succeed or all fail: a success classifier needs both")
     torch.manual_seed(seed)
-    classifier = SuccessClassifier(
-        spec, frames.images.shape[1], frames.proprio.mean(0), np.maximum(frames.proprio.std(0), 1e-6)
-    )
+    classifier = SuccessClassifier(spec, frames.images.shape[1], frames.proprio)
     rng, good, bad = np.random.default_rng(seed), np.flatnonzero(label), np.flatnonzero(~label)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -98,7 +96,7 @@ def train_success_classifier(
         # Few frames show success, so each batch holds as many of them as of others, near misses among these.
         rows = np.concatenate([rng.choice(good, _BATCH // 2), rng.choice(bad, _BATCH // 2)])
         logit, state = classifier(torch.from_numpy(np.ascontiguousarray(frames.images[rows])))
-        target = (torch.from_numpy(frames.proprio[rows]) - classifier.mean) / classifier.std
+        target = classifier.normalizer.encode("proprio", torch.from_numpy(frames.proprio[rows]))
         loss = F.binary_cross_entropy_with_logits(logit, torch.from_numpy(label[rows]).float())
         loss = loss + F.mse_loss(state, target)
         optimizer.zero_grad()

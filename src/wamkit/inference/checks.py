@@ -56,17 +56,19 @@ def query_batch(
     action = torch.from_numpy(a.astype(np.float32))
     # Before the episode began, and where a memory stands for the observation, the present fills the row unread.
     past = [[p if isinstance(p, Observation) else row for p in row.past] for row in rows]
-    earlier = lambda name, shape: np.array([[getattr(p, name) for p in ps] for ps in past]).reshape(B, -1, *shape)  # noqa: E731
+    earlier = lambda f, shape: np.array([[f(p) for p in ps] for ps in past]).reshape(B, -1, *shape)  # noqa: E731
+    seen = [r.view_valid for r in rows]
+    every = np.ones(spec.views, bool)
     return Batch(
-        obs=torch.from_numpy(np.stack([r.images for r in rows if r.images is not None])),
+        obs=torch.from_numpy(np.stack([_seen(r) for r in rows])),
         future=torch.from_numpy(f.astype(np.uint8)),
         frame_valid=torch.ones(B, F_, dtype=torch.bool),
         proprio=torch.from_numpy(np.stack([r.proprio for r in rows])),
         action=action,
         action_expert=action,
         action_valid=torch.ones(B, spec.chunk, dtype=torch.bool),
-        past=torch.from_numpy(earlier("images", image).astype(np.uint8)),
-        past_proprio=torch.from_numpy(earlier("proprio", (spec.proprio_dim,)).astype(np.float32)),
+        past=torch.from_numpy(earlier(_seen, image).astype(np.uint8)),
+        past_proprio=torch.from_numpy(earlier(lambda p: p.proprio, (spec.proprio_dim,)).astype(np.float32)),
         past_valid=torch.tensor([[p is not None for p in row.past] for row in rows], dtype=torch.bool),
         text=[r.text for r in rows],
         has_action=torch.ones(B, dtype=torch.bool),
@@ -74,7 +76,16 @@ def query_batch(
         point_cloud=torch.from_numpy(np.stack([r.point_cloud for r in rows if r.point_cloud is not None]))
         if spec.point_grid
         else None,
+        view_valid=None
+        if all(s is None for s in seen)
+        else torch.from_numpy(np.stack([every if s is None else s for s in seen])),
     )
+
+
+def _seen(obs: Observation) -> np.ndarray:
+    """The images of an observation, zeros for views that it lacks."""
+    images = np.asarray(obs.images)
+    return images if obs.view_valid is None else np.where(obs.view_valid[:, None, None, None], images, np.uint8(0))
 
 
 def check_observation(obs: Observation, spec: Spec, where: str = "observation") -> None:
@@ -92,6 +103,12 @@ def check_observation(obs: Observation, spec: Spec, where: str = "observation") 
             got = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
             raise ObservationError(
                 f"{where}: {field}: expected {np.dtype(dtype).name} {shape} as in training, got {got}"
+            )
+    if (seen := obs.view_valid) is not None:
+        if not isinstance(seen, np.ndarray) or seen.dtype != bool or seen.shape != (spec.views,) or not seen.any():
+            got = f"{seen.dtype} {seen.shape}" if isinstance(seen, np.ndarray) else type(seen).__name__
+            raise ObservationError(
+                f"{where}: view_valid: expected bool ({spec.views},), true for one view at least, got {got}"
             )
     if not np.isfinite(obs.proprio).all():
         raise ObservationError(f"{where}: proprio: not all values are finite: {obs.proprio}")

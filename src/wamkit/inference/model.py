@@ -42,12 +42,13 @@ class Model:
     family: the networks. They are shared, not copied.
     embodiment: for a family trained on a mixture, the embodiment whose observations and actions go in and out.
         None: observations and actions are those that the family was trained on.
+    optional_views: views, among `spec.cameras`, that an observation may lack, because training data lacked them too.
     """
 
-    def __init__(self, family: Family, embodiment: Embodiment | None = None):
+    def __init__(self, family: Family, embodiment: Embodiment | None = None, optional_views: Sequence[str] = ()):
         if not isinstance(family, Family):
             raise WamkitError(f"a model wraps a family, got {type(family).__name__}")
-        self.family, self.embodiment = family, embodiment
+        self.family, self.embodiment, self.optional_views = family, embodiment, tuple(optional_views)
 
     @property
     def name(self) -> str:
@@ -119,7 +120,7 @@ class Model:
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
         try:
             answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
-            return self._sample(answer, query, rows)
+            return self._sample(answer, query, rows, batch)
         except NotFinite as error:
             raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
 
@@ -170,12 +171,14 @@ class Model:
             rows = [_unified(r, robot) for r in rows]
             batch = query_batch(rows, query, self.spec, actions, future)
             batch.action_dim_valid = torch.from_numpy(robot.has_action()).repeat(len(rows), 1)
-            batch.view_valid = torch.from_numpy(robot.has_view()).repeat(len(rows), 1)
+            seen = torch.from_numpy(robot.has_view()).repeat(len(rows), 1)
+            batch.view_valid = seen if batch.view_valid is None else seen & batch.view_valid
+        self._check_views(batch)
         batch.memory = self._memory(rows)
         self._check_units(batch, query)
         return batch
 
-    def _sample(self, answer: Answer, query: Query, rows: Sequence[Observation]) -> Sample:
+    def _sample(self, answer: Answer, query: Query, rows: Sequence[Observation], batch: Batch) -> Sample:
         """The family's answer as arrays, in the units and views of the embodiment. Raises NotFinite, naming the field.
 
         Future frames are 8-bit integers by now, and were checked before they became that (`nn.tokens.uncanvas`).
@@ -184,6 +187,8 @@ class Model:
         future = None if answer.future is None else answer.future.cpu().numpy()
         if self.embodiment is not None and actions is not None:
             actions = self.embodiment.decode_action(actions, np.stack([r.proprio for r in rows]))
+        if future is not None and batch.view_valid is not None:
+            future[np.broadcast_to(~batch.view_valid.numpy()[:, None], future.shape[:3])] = 0
         if self.embodiment is not None and future is not None:
             future = self.embodiment.to_robot_views(future)
         for name, values in (("actions", actions), ("scene points", points), ("memory", answer.memory)):
@@ -202,7 +207,7 @@ class Model:
                 "past: holds the memory of another model, or of this one before it was loaded again; "
                 "give observations instead"
             )
-        family = Model(self.family)  # `rows` are in the family's own units
+        family = Model(self.family, optional_views=self.spec.cameras)  # `rows` are in the family's own units
         earlier = [
             [m if isinstance(m, KVMemory) else family.encode_history(m) if m else None for m in row.past]
             for row in rows
@@ -210,11 +215,23 @@ class Model:
         nothing = torch.zeros_like(given[0].keys)
         return torch.stack([torch.stack([m.keys if m else nothing for m in row]) for row in earlier])
 
+    def _check_views(self, batch: Batch) -> None:
+        """Raises ObservationError for a view that an observation lacks, but that all training data had."""
+        if batch.view_valid is None:
+            return
+        has = np.ones(self.spec.views, bool) if self.embodiment is None else self.embodiment.has_view()
+        for view in np.flatnonzero(has & ~batch.view_valid.all(0).numpy()):
+            if (camera := self.spec.cameras[view]) not in self.optional_views:
+                raise ObservationError(
+                    f"view_valid: there is no image of {camera}, which all training data had; give it, "
+                    "or train with `--train.drop-view 0.2`, which teaches a model to do without"
+                )
+
     def _check_units(self, batch: Batch, query: Query) -> None:
         """Raises ObservationError for values so far from those of training that their units or order must differ."""
         given = [("proprio", batch.proprio), ("proprio", batch.past_proprio)]
         for key, values in given + ([("action", batch.action)] if query is Query.FORWARD else []):
-            far = self.family.normalizer.encode(key, values.to(self._device)).abs()
+            far = self.family.normalizer.deviations(key, values.to(self._device))
             if far.numel() and not far.max() <= MAX_DEVIATIONS:
                 raise ObservationError(
                     f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from "
@@ -239,7 +256,7 @@ def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Mo
     """
     run = run if isinstance(run, Run) else Run.open(run)
     acting = run.embodiment(embodiment)
-    return Model(run.family(device), acting)
+    return Model(run.family(device), acting, run.optional_views)
 
 
 def opened(run: Run, embodiment: str = "") -> Model:

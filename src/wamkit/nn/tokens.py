@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from wamkit.config import check_multiple
@@ -37,6 +37,24 @@ def uncanvas(image: Float[Tensor, "... 3 H VW"], views: int) -> UInt8[Tensor, ".
     *lead, C, H, VW = image.shape
     levels = image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.reshape(*lead, C, H, views, VW // views).movedim(-2, -4)
+
+
+def view_cells(batch: Batch, grid: tuple[int, int]) -> Bool[Tensor, "B l"]:
+    """True for cells of the canvas, row by row, in views that the row has; l is 1 where every row has all.
+
+    grid: rows and columns of cells.
+    """
+    if batch.view_valid is None:
+        return torch.ones(len(batch), 1, dtype=torch.bool, device=batch.obs.device)
+    rows, columns = grid
+    return batch.view_valid.repeat_interleave(columns // batch.view_valid.shape[1], 1).repeat(1, rows)
+
+
+def without_absent(frames: Float[Tensor, "B F 3 H VW"], batch: Batch) -> Float[Tensor, "B F 3 H VW"]:
+    """Frames on the canvas, black in views that the row lacks, as they are in the data."""
+    if batch.view_valid is None:
+        return frames
+    return frames.masked_fill(~view_cells(batch, (1, frames.shape[-1]))[:, None, None, None], -1)
 
 
 def check_finite(x: Tensor, what: str) -> None:

@@ -13,6 +13,7 @@ from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.errors import WamkitError
 from wamkit.nn.family_options import CONFIGS
+from wamkit.nn.scaling import Normalisation
 
 if TYPE_CHECKING:
     from wamkit.families.base import Family
@@ -91,6 +92,10 @@ class TrainConfig(cfg.Checked):
     """Augmentation: probability that a view is black, if there are several. One view always stays."""
     weights: tuple[tuple[str, float], ...] = ()
     """Weights of losses by name, 1 by default. A name that the family does not return is an error."""
+    normalisation: Normalisation = "mean_std"
+    """Scale of the state and the actions: by mean and deviation; by the 1 % and 99 % quantiles, so that a few outliers
+    neither flatten the rest nor pull at the weights; or by the range. Of a mixture's dimensions, those whose kind has
+    no normaliser of its own."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto` uses bfloat16 where the processor multiplies it natively, as measured in docs/LOG.md."""
     device: str = "cpu"

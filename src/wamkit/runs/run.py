@@ -52,6 +52,7 @@ class Run:
     embodiments: those of a mixture, by the name of their data set; empty for a run trained on one data set.
     origins: where each data set of a mixture came from, by its name; empty for a run trained on one data set, and for
         mixtures of earlier versions, which noted `provenance` alone.
+    optional_views: views that some of the training data lacked; an observation may lack them too.
     extra: what the trainer noted (`elapsed_s`, `cpu_s`, ...).
     described: the whole configuration as JSON, for reports.
     """
@@ -65,6 +66,7 @@ class Run:
     provenance: Provenance = field(compare=False, repr=False)
     embodiments: Mapping[str, Embodiment] = field(compare=False, repr=False)
     origins: Mapping[str, Provenance] = field(compare=False, repr=False)
+    optional_views: tuple[str, ...] = field(compare=False, repr=False)
     extra: Mapping[str, Any] = field(compare=False, repr=False)
     described: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest = field(compare=False, repr=False)
@@ -91,6 +93,7 @@ class Run:
                 check_embodiment(name, embodiment, spec)
             origins = {n: cfg.from_dict(Provenance, o) for n, o in described.get("origins", {}).items()}
             provenance = cfg.from_dict(Provenance, described.get("provenance", {}))
+            optional = _optional_views(described, spec)
         except WamkitError as e:
             raise WamkitError(f"{manifest.path / STATE}: {e}") from e
         return cls(
@@ -103,6 +106,7 @@ class Run:
             provenance=provenance,
             embodiments=embodiments,
             origins=origins,
+            optional_views=optional,
             extra=state.extra,
             described=described,
             manifest=manifest,
@@ -170,7 +174,7 @@ class Run:
         return self.embodiments[name] if name else None
 
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins")
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views")
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 
@@ -187,7 +191,8 @@ def weights_digest(manifest: Manifest, config: Mapping[str, Any]) -> str:
 def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
     """A freshly initialised family: its weights are a pure function of (configuration, seed)."""
     torch.manual_seed(run.train.seed)
-    normalizer = Normalizer({k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()})
+    scales = {k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()}
+    normalizer = Normalizer(scales, {k: v["limit"] for k, v in statistics.items() if "limit" in v})
     return family_class(run.family)(run.model, spec, normalizer)
 
 
@@ -253,7 +258,17 @@ def _statistics(data: Mapping[str, Any], spec: Spec) -> dict[str, Any]:
         for values in columns:
             if len(values) != size or not all(type(x) in (int, float) and abs(x) < 3e38 for x in values):
                 raise cfg.ConfigError(f"statistics.{name}: expected mean and std of {size} finite numbers each")
+        limit = entry.get("limit", 1.0)
+        if type(limit) not in (int, float) or not 0 < limit < 3e38:
+            raise cfg.ConfigError(f"statistics.{name}: limit is {cfg.shown(limit)}: expected a positive number")
     return dict(data)
+
+
+def _optional_views(data: Mapping[str, Any], spec: Spec) -> tuple[str, ...]:
+    names = data.get("optional_views", [])
+    if not isinstance(names, list) or any(name not in spec.cameras for name in names):
+        raise cfg.ConfigError(f"optional_views: expected some of the cameras {spec.cameras}, got {cfg.shown(names)}")
+    return tuple(names)
 
 
 def _check_spec(spec: Spec) -> None:
@@ -273,6 +288,9 @@ def check_embodiment(name: str, embodiment: Embodiment, spec: Spec) -> None:
             own, scales = range(8192)[slot.own], (slot.shift, slot.scale)
             fits &= 0 <= slot.field.start < slot.field.stop == own.stop and 0 <= slot.at < slot.at + slot.size <= size
             fits &= all(len(x) in (0, slot.size) and all(abs(v) < 3e38 for v in x) for x in scales)
+            fits &= 0 <= slot.limit < 3e38
+    own_size = max((slot.field.stop for slot in embodiment.action), default=0)
+    fits &= all(0 <= i < own_size and abs(v) < 3e38 for i, v in embodiment.locked)
     if not fits:
         raise WamkitError(f"embodiments.{name} does not fit the shapes of the model; it was changed after training")
 

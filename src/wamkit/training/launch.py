@@ -73,8 +73,17 @@ def train_run(
     check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
+    if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
+        config["optional_views"] = optional
     model = build(run, opened.spec, opened.statistics)
     return Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache).run(watch)
+
+
+def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:
+    """The views that a batch may lack: those that episodes or robots lack, or all where training drops them."""
+    parts = frames.frames if isinstance(frames, Mixture) else (frames,)
+    always = np.all([part.views_seen()[part.episode[part.rows()]].all(0) for part in parts], 0)
+    return [c for c, has in zip(spec.cameras, always, strict=True) if not has or drop_view and spec.views > 1]
 
 
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
@@ -93,7 +102,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
     return _TrainingData(
         frames=frames if share is None else divided(frames, share, spec.fps),
         spec=spec,
-        statistics=statistics(frames, spec),
+        statistics=statistics(frames, spec, run.train.normalisation),
         provenance=Provenance.of(store),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
     )
@@ -107,7 +116,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _Train
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder)
+    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation)
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [

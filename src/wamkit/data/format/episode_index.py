@@ -18,6 +18,7 @@ from wamkit.config import from_dict
 from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
 from wamkit.data.format.parquet import RESTORE, parquet_errors, read_parquet
 from wamkit.data.format.schema import (
+    ABSENT,
     BODY_POSE,
     FILES_PER_CHUNK,
     IMAGE_DTYPES,
@@ -29,6 +30,7 @@ from wamkit.data.format.schema import (
     VERSION,
     Layout,
     check_info,
+    is_depth,
     is_whole,
     shown,
 )
@@ -41,6 +43,7 @@ _MOST_INDEX = 10**9  # in the name of a file
 _MOST_STEPS, _MOST_TEXTS = 1 << 40, 1_000_000
 _UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in info.json
 _PAGES = 1 << 22  # bytes of a file's pages beyond the values in them
+_PLACE = ("chunk_index", "file_index", "from_timestamp")  # columns with the place of a clip, null for absent cameras
 _TEXTS = ("task", "__index_level_0__")
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
@@ -58,6 +61,7 @@ class EpisodeMeta:
     noise: scale of the action noise.
     from_index: number of its first frame in the store.
     source: name of the episode where it was imported from.
+    absent: cameras that saw nothing of it.
     """
 
     index: int
@@ -70,6 +74,7 @@ class EpisodeMeta:
     noise: float
     from_index: int
     source: str = ""
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Row:
 
     texts: the episode's text and all others that its steps refer to.
     data: the parquet file of its numeric columns.
-    clips: by camera, depth cameras included.
+    clips: by camera, depth cameras included. Other programs leave out those of absent cameras.
     snapshots: the file of simulator states, or None.
     sha256: checksums of its files, as far as they were recorded with it.
     """
@@ -112,7 +117,15 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     Frames are numbered as if it were alone in its data file. Raises StoreError for a path that leads out,
     KeyError for a missing column, ValueError, TypeError or OverflowError for one with the wrong content.
     """
+    unplaced = {k for k, v in facts.items() if v is None}
     facts = {k: v for k, v in facts.items() if v is not None}
+    absent = [
+        key.removeprefix(IMAGES)
+        for key, feature in info["features"].items()
+        if feature["dtype"] == "video"
+        and unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
+        and not is_depth(feature)
+    ]
     texts, index = facts["tasks"], facts["episode_index"]
     imported = facts.get("wamkit/source", "")  # imported episodes may lack an instruction
     if not isinstance(texts, list) or not texts or not (imported or any(str(t).strip() for t in texts)):
@@ -132,6 +145,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
             "noise": facts.get("wamkit/noise", 0.0),
             "from_index": facts["dataset_from_index"],
             "source": facts.get("wamkit/source", ""),
+            "absent": facts.get(ABSENT, absent),
         },
     )
     for name, value in (("episode_index", index), ("length", meta.length), ("dataset_from_index", meta.from_index)):
@@ -142,7 +156,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
     clips, files = {}, {data: facts.get("wamkit/sha256/data"), snapshots: facts.get("wamkit/sha256/snapshots")}
     for key, feature in info["features"].items():
-        if feature["dtype"] in IMAGE_DTYPES:
+        if feature["dtype"] in IMAGE_DTYPES and key.removeprefix(IMAGES) not in absent:
             path, start = data, 0
             if feature["dtype"] == "video":
                 chunk, file = (_whole(facts, f"videos/{key}/{name}") for name in ("chunk_index", "file_index"))
@@ -193,7 +207,7 @@ def facts_of(episode: Episode, index: int, first: int, layout: Layout, checksums
             where |= {"to_timestamp": len(episode) / layout.fps}
             facts |= {f"videos/{IMAGES}{camera}/{k}": v for k, v in where.items()}
         facts[f"wamkit/sha256/{IMAGES}{camera}"] = checksums[camera]
-    return facts
+    return facts | ({ABSENT: list(episode.absent)} if layout.optional else {})
 
 
 def require_data(root: Path) -> None:
@@ -451,6 +465,10 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
         elif not np.isfinite(value).all():
             step = int(np.flatnonzero(~np.isfinite(value).reshape(steps, -1).all(1))[0])
             problem = problem or f"{name} is NaN or infinite at step {step}"
+    if lost := set(episode.absent) - set(layout.optional):
+        problem = problem or f"it lacks camera {min(lost)}, which the store does not know as optional"
+    if layout.cameras and set(episode.absent) >= set(layout.cameras):
+        problem = problem or "it lacks every camera"
     if episode.cameras != layout.cameras:
         problem = problem or f"its cameras are {episode.cameras}, the store's {layout.cameras}"
     if episode.fps != layout.fps:

@@ -104,6 +104,8 @@ def videos_checksum(store: Store, episodes: int) -> str:
                     f"{path} (episode {episode}, camera {camera}) cannot be read ({error.strerror})"
                 ) from error
         total.update(f"{camera} {digests[path]} {start} {metas[episode].length}\n".encode())
+    for meta in (m for m in metas[:episodes] if m.absent):
+        total.update(f"{meta.index} {meta.length} without {sorted(meta.absent)}\n".encode())
     return total.hexdigest()
 
 

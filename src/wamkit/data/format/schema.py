@@ -41,6 +41,10 @@ VECTORS = ("observation.state", "action", "action.expert")
 SCENE_FLOW_COLUMNS = ("observation.points", "observation.points.body", "observation.bodies")
 """Columns of `wamkit.types.SceneFlow`. stats.json does not describe them: it would be longer than they are."""
 POINTS, POINT_BODY, BODY_POSE = SCENE_FLOW_COLUMNS
+OPTIONAL = "wamkit.optional"
+"""Key in the `info` of a camera that episodes may lack. In such data sets the column ABSENT of meta/episodes lists the
+cameras that an episode lacks; their images are black, so that other programs read them too."""
+ABSENT = "wamkit/absent"
 IMAGE_DTYPES = ("video", "image")
 """Types of image features: video files, or PNG and JPEG in a column of the data files."""
 NON_NUMERIC = (*IMAGE_DTYPES, "string", "language")
@@ -73,6 +77,7 @@ class Layout:
     extras: (name, dtype, size) of further numeric columns.
     stills: cameras stored as PNG, which is exact and several times larger. The others become H.264.
     depth: (name, H, W) of depth cameras, which are not among `cameras`.
+    optional: cameras that episodes may lack.
 
     Raises StoreError for a combination that cannot be stored.
     """
@@ -91,6 +96,7 @@ class Layout:
     extras: tuple[tuple[str, str, int], ...] = ()
     stills: tuple[str, ...] = ()
     depth: tuple[tuple[str, int, int], ...] = ()
+    optional: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         problem, seen = "", (*self.cameras, *self.depth_cameras)
@@ -98,6 +104,8 @@ class Layout:
             problem = f"cameras {seen} must be distinct names without '/'"
         elif set(self.stills) - set(self.cameras):
             problem = f"stills {self.stills} must be some of the cameras {self.cameras}"
+        elif set(self.optional) - set(self.cameras):
+            problem = f"optional {self.optional} must be some of the cameras {self.cameras}"
         elif len(self.image_shape) != 3 or self.image_shape[0] != 3 or min(self.image_shape) < 1:
             problem = f"image_shape {self.image_shape} must be (3, height, width)"
         elif not (self.cameras or self.proprio_names or self.action_names):
@@ -163,6 +171,8 @@ class Layout:
             crf = int(video.encoder((height, width))["crf"])
             encoding = {"info": {"video.height": height, "video.width": width} | info | {"video.crf": crf}}
             dtype, more = ("image", {}) if camera in self.stills else ("video", encoding)
+            if camera in self.optional:
+                more = {"info": {**more.get("info", {}), OPTIONAL: True}}
             out[IMAGES + camera] = {"dtype": dtype, "shape": [height, width, 3], "names": axes} | more
         for camera, height, width in self.depth:
             more = {"info": {"is_depth_map": True, "depth_unit": "mm"}}
@@ -204,6 +214,7 @@ class Layout:
             extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in extras.items()),
             stills=tuple(k for k, f in colour if f["dtype"] == "image"),
             depth=tuple((k, *image_size(f)) for k, f in images if is_depth(f)),
+            optional=tuple(k for k, f in colour if info_of(f).get(OPTIONAL)),
         )
 
 
@@ -365,7 +376,8 @@ def facts_bytes(facts: Mapping[str, Any], sealed: bool) -> bytes:
 
     sealed: add the file's own checksum, see `checksums`.
     """
-    table, sink = pa.table({k: [v] for k, v in facts.items()}), pa.BufferOutputStream()
+    kinds = {ABSENT: pa.list_(pa.string())}  # that of an empty list could not be told
+    table, sink = pa.table({k: pa.array([v], kinds.get(k)) for k, v in facts.items()}), pa.BufferOutputStream()
     options = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, table.schema, compression="snappy", write_page_checksum=True, **options) as writer:
         writer.write_table(table)

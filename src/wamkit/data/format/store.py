@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -254,6 +255,10 @@ class Store:
         """All frames of one camera in one episode, a few megabytes at a time; else as `decode`."""
         steps, (height, width) = self._row(episode).meta.length, size or self.layout.size(camera)
         at_once = max(1, BLOCK_BYTES // (3 * height * width))
+        if not self.shows(episode, camera):
+            for first in range(0, steps, at_once):
+                yield np.zeros((min(at_once, steps - first), 3, height, width), np.uint8)
+            return
         with self.open_video(episode, camera) as video:
             for first in range(0, steps, at_once):
                 yield self.decode_from(video, episode, camera, range(first, min(first + at_once, steps)), size)
@@ -273,6 +278,10 @@ class Store:
         with self.open_video(episode, camera) as video, self._naming(episode, camera):
             stored = video.depth(steps, self._clip(episode, camera).start)
             return millimetres(stored, self._info["features"][self._key(camera)])
+
+    def shows(self, episode: int, camera: str) -> bool:
+        """True if a camera saw the episode. Images of one that did not are zeros, and it need not have a file."""
+        return camera not in self._row(episode).meta.absent
 
     def open_video(self, episode: int, camera: str) -> Video | StillImages:
         """The open file of a clip, for `decode_from`. Other clips may be in it. Raises StoreError as `decode` does."""
@@ -356,6 +365,7 @@ class Store:
             source=meta.source,
             extras={name: get[name].reshape(meta.length, -1) for name, _, _ in self.layout.extras},
             depth={name: self.decode_depth(index, name) for name in self.depth_cameras} if images else {},
+            absent=meta.absent,
         )
 
     def _images(self, index: int) -> np.ndarray:
@@ -383,7 +393,7 @@ class Store:
 
     def checksum(self, episode: int, camera: str) -> str | None:
         """The SHA-256 of a clip's video or PNG images as they were recorded; None where none was recorded."""
-        return self._row(episode).clips[camera].sha256
+        return self._row(episode).clips[camera].sha256 if self.shows(episode, camera) else None
 
     def files(self, episode: int) -> dict[Path, str | None]:
         """The files of an episode besides that of its facts, with their SHA-256 where it was recorded in the facts."""
@@ -400,9 +410,9 @@ class Store:
                 raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
-        """(episode, camera, file, first frame in that file) of every clip, in order."""
+        """(episode, camera, file, first frame in that file) of every clip, in order. Absent cameras have none."""
         for row in self._rows:
-            for camera in self.cameras:
+            for camera in (c for c in self.cameras if c not in row.meta.absent):
                 clip = row.clips[camera]
                 yield row.meta.index, camera, clip.path, clip.start
 
@@ -422,7 +432,12 @@ class Store:
         check_episode(episode, layout, with_images=encoded is None)
         if encoded is None:
             images = ((c, episode.images[:, v].transpose(0, 2, 3, 1)) for v, c in enumerate(layout.cameras))
-            encoded = {c: stills.encode_camera(x, layout, c, len(episode)) for c, x in images}
+            encoded = {
+                c: stills.encode_camera(x, layout, c, len(episode)) for c, x in images if c not in episode.absent
+            }
+        for c in episode.absent:
+            black = repeat(np.zeros((*layout.size(c), 3), np.uint8), len(episode))
+            encoded = {**encoded, c: stills.encode_camera(black, layout, c, len(episode))}
         if set(encoded) != set(layout.cameras):
             raise StoreError(f"videos of {sorted(encoded)} were given; the store has cameras {sorted(layout.cameras)}")
         samples = {c: stills.sample_frames(encoded, layout, c, len(episode)) for c in layout.cameras}
@@ -523,6 +538,8 @@ class Store:
 
     def _decode(self, episode: int, camera: str, frames: Sequence[int], size: tuple[int, int] | None) -> np.ndarray:
         """The frames `frames`, ascending and counted from the episode's start, resized to `size`."""
+        if not self.shows(episode, camera):
+            return np.zeros((len(frames), 3, *(size or self.layout.size(camera))), np.uint8)
         with self.open_video(episode, camera) as video:
             return self.decode_from(video, episode, camera, frames, size)
 
@@ -545,7 +562,9 @@ class Store:
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
-        picked = np.sort(np.random.default_rng(0).permutation(self.frames)[:_SAMPLE])
+        seen = np.repeat([camera not in row.meta.absent for row in self._rows], [row.meta.length for row in self._rows])
+        rows = np.flatnonzero(seen)
+        picked = np.sort(rows[np.random.default_rng(0).permutation(len(rows))[:_SAMPLE]])
         starts = np.array([row.meta.from_index for row in self._rows])
         owner = np.searchsorted(starts, picked, side="right") - 1
         frames = {e: (picked[owner == e] - starts[e]).tolist() for e in np.unique(owner).tolist()}

@@ -73,11 +73,14 @@ class Aloha(Importer):
         names = self.episodes()
         if not names:
             raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
+        cameras: dict[str, str] = {}  # with the first episode of each
+        for name in names:
+            with opened(inside(self.root, name), name) as file:
+                cameras = {c: name for c in names_in(file, "observations/images")} | cameras
         with opened(inside(self.root, names[0])) as file:
-            cameras = names_in(file, "observations/images")
             base = has(file, "base_action")
         return Layout(
-            **camera_layout({c: next(self._images(names[0], c)()).shape[:2] for c in cameras}),
+            **camera_layout({c: next(self._images(cameras[c], c)()).shape[:2] for c in sorted(cameras)}),
             proprio_names=NAMES,
             action_names=NAMES,
             fps=self.options.rate,

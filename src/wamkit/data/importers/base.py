@@ -38,6 +38,10 @@ class SourceError(WamkitError):
     """A source does not follow its format. The message names the file, the episode and the reason."""
 
 
+class MissingView(SourceError):
+    """The images of one camera of an episode are not there."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """One episode of T steps as its source has it: numeric arrays in memory, images one at a time.

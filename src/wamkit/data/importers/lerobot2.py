@@ -41,6 +41,7 @@ from wamkit.data.importers.base import (
     WIDTH,
     ImageStream,
     Importer,
+    MissingView,
     Recording,
     SourceError,
     camera_facts,
@@ -209,7 +210,8 @@ class LeRobot2(Importer):
     def _path(self, template: str, name: str, key: str = "") -> Path:
         path = self._place(template, name, key)
         if not path.exists():
-            raise SourceError(f"{path} (episode {name}): it is missing; fetch it again")
+            missing = MissingView if key else SourceError
+            raise missing(f"{path} (episode {name}): it is missing; fetch it again")
         return path
 
     def _table(self, path: Path, T: int) -> pa.Table:

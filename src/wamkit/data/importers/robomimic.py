@@ -81,9 +81,11 @@ class Robomimic(Importer):
 
     def _cameras(self) -> dict[str, tuple[int, int]]:
         with opened(self.root) as file:
-            obs = f"data/{self._describe()[1]}/obs"
-            found = {k: images_in(file, f"{obs}/{k}") for k in names(file, obs) if k.endswith("_image")}
-            return {k.removesuffix("_image"): x.shape[1:3] for k, x in found.items()}
+            found = {}
+            for demo in sorted_by_number(names(file, "data")):
+                new = [k for k in names(file, f"data/{demo}/obs") if k.endswith("_image") and k not in found]
+                found |= {k: images_in(file, f"data/{demo}/obs/{k}").shape[1:3] for k in new}
+            return {k.removesuffix("_image"): found[k] for k in sorted(found)}
 
     def layout(self) -> Layout:
         _, first = self._describe()
@@ -136,7 +138,8 @@ class Robomimic(Importer):
             state = np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1)
             reward = array(demo, "rewards") if has(demo, "rewards") else np.zeros(T, np.float32)
             reward = checked(reward.reshape(-1), (T,), "rewards")
-            keys = {c: f"data/{name}/obs/{c}_image" for c in self._cameras()}
+            seen = [k for k in names(file, f"data/{name}/obs") if k.endswith("_image")]
+            keys = {k.removesuffix("_image"): f"data/{name}/obs/{k}" for k in seen}
             return Recording(
                 name=name,
                 text=self.options.text or task,

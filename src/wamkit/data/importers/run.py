@@ -23,12 +23,13 @@ from wamkit.data.format import checksums
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.schema import Layout
-from wamkit.data.format.stills import checksum, encode_camera
+from wamkit.data.format.stills import Encoded, checksum, encode_camera
 from wamkit.data.format.store import Store
 from wamkit.data.importers.base import (
     IMPORTERS,
     ImageStream,
     Importer,
+    MissingView,
     Recording,
     SourceError,
     entry,
@@ -51,6 +52,8 @@ class Destination:
     """Stop at an episode that cannot be read, or leave it out and report it."""
     limit: int | None = None
     """Import only the first so many episodes."""
+    missing_views: Literal["refuse", "mask"] = "refuse"
+    """Refuse an episode without the images of a camera, or take it without this view."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ def import_data(args: Import, options: Any = None) -> Store:
     with reading(args.source):
         layout, metadata, names = importer.layout(), importer.metadata(), list(importer.episodes())
         metadata.check(len(layout.proprio_names), len(layout.action_names))
+        if args.missing_views == "mask":
+            layout = replace(layout, optional=layout.cameras)
         for name in names:
             words(name, "the name of an episode")
     if duplicates := [name for name, count in Counter(names).items() if count > 1]:
@@ -191,6 +196,7 @@ def shifted(recording: Recording) -> Recording:
 def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dict[Any, str]) -> None:
     """Encodes and appends one recording. Raises SourceError for one that does not fit the layout, or a duplicate."""
     T, name = len(recording), recording.name
+    encoded = _encoded(recording, layout)
     zeros = np.zeros(T, np.float32)
     episode = Episode(
         task=recording.task or recording.text,
@@ -208,16 +214,9 @@ def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dic
         spans=recording.spans,
         source=name,
         extras=recording.extras,
+        absent=tuple(c for c in layout.cameras if c not in encoded),
     )
-    if set(recording.images) != set(layout.cameras):
-        raise SourceError(f"episode {name}: cameras {sorted(recording.images)} instead of {sorted(layout.cameras)}")
-    encoded = {}
-    for camera in layout.cameras:
-        try:
-            encoded[camera] = encode_camera(recording.images[camera](), layout, camera, T)
-        except StoreError as error:
-            raise SourceError(f"episode {name}, camera {camera}: {error}") from error
-    video = checksum(encoded[layout.cameras[0]]) if encoded else None
+    video = checksum(encoded[layout.cameras[0]]) if layout.cameras[:1] and layout.cameras[0] in encoded else None
     fingerprint = _fingerprint(episode.proprio, episode.action, video)
     if fingerprint in fingerprints:
         raise SourceError(f"episode {name} is identical to episode {fingerprints[fingerprint]}; remove one")
@@ -227,6 +226,24 @@ def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dic
         raise SourceError(f"episode {name}: {error}") from error
     store.append(episode, encoded)
     fingerprints[fingerprint] = name
+
+
+def _encoded(recording: Recording, layout: Layout) -> dict[str, Encoded]:
+    """The images of each camera as they are stored; without those that an episode may lack and lacks."""
+    out, name = {}, recording.name
+    if more := set(recording.images) - set(layout.cameras):
+        raise SourceError(f"episode {name}: camera {min(more)} is none of {', '.join(layout.cameras)}; correct it")
+    for camera in layout.cameras:
+        try:
+            if camera not in recording.images:
+                raise MissingView(f"episode {name}: there are no images of camera {camera}; fetch them again")
+            out[camera] = encode_camera(recording.images[camera](), layout, camera, len(recording))
+        except MissingView as error:
+            if camera not in layout.optional:
+                raise SourceError(f"{error}, or take such episodes without a view by --missing-views mask") from error
+        except StoreError as error:
+            raise SourceError(f"episode {name}, camera {camera}: {error}") from error
+    return out
 
 
 def _fingerprint(state: np.ndarray, action: np.ndarray, video: str | None) -> tuple[Any, ...]:

@@ -26,7 +26,7 @@ class Augment:
 
     shift: largest translation in pixels. Edges repeat.
     colour: largest relative change of brightness, contrast and saturation, at most 0.9.
-    drop_view: probability that a view is black, at most 0.9. One view always stays.
+    drop_view: probability that a view is absent, that is black and in no loss, at most 0.9. One view always stays.
     """
 
     shift: int = 0
@@ -41,7 +41,10 @@ class Augment:
 
 
 def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
-    """A copy of `batch` with augmented images. The present, past and future of a row are augmented alike."""
+    """A copy of `batch` with augmented images. The present, past and future of a row are augmented alike.
+
+    Absent views stay black.
+    """
     B, views = batch.obs.shape[:2]
     parts = {"past": batch.past, "obs": batch.obs.unsqueeze(1), "future": batch.future}
     images = torch.cat(list(parts.values()), 1)
@@ -53,7 +56,11 @@ def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
     if config.drop_view and views > 1:
         dropped = torch.from_numpy(rng.random((B, views)) < config.drop_view)
         dropped[dropped.all(1), 0] = False
-        images = images.masked_fill(dropped[:, None, :, None, None, None], 0)
+        seen = torch.ones(B, views, dtype=torch.bool) if batch.view_valid is None else batch.view_valid
+        dropped[(dropped | ~seen).all(1)] = False
+        batch = replace(batch, view_valid=seen & ~dropped)
+    if batch.view_valid is not None:
+        images = images.masked_fill(~batch.view_valid[:, None, :, None, None, None], 0)
     past, obs, future = images.split([p.shape[1] for p in parts.values()], 1)
     return replace(batch, past=past, obs=obs[:, 0], future=future)
 

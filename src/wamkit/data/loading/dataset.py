@@ -12,6 +12,7 @@ from wamkit.data.importers.run import require_whole
 from wamkit.data.loading.lazy_frames import CACHE_GB, open_images
 from wamkit.data.loading.windows import COLLECT_POINTS, Frames, Windows
 from wamkit.data.sanity import require_sane
+from wamkit.nn.scaling import LIMIT, Normalisation, measured
 from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Spec
 
@@ -48,9 +49,17 @@ def open_frames(
             scene_flow=store.scene_flow(),
             text_index=columns["task_index"],
             texts=store.texts,
+            has_view=_views(store),
         ),
         store,
     )
+
+
+def _views(store: Store) -> np.ndarray | None:
+    """The views that each episode has, bool (E, V); None where all have all."""
+    if not any(m.absent for m in store.episodes):
+        return None
+    return np.array([[camera not in m.absent for camera in store.cameras] for m in store.episodes])
 
 
 def spec_of(
@@ -87,27 +96,30 @@ def spec_of(
     )
 
 
-def statistics(frames: Frames, spec: Spec) -> dict[str, Any]:
-    """Mean and standard deviation of the state and the executed actions over all frames in use, JSON-able.
+def statistics(frames: Frames, spec: Spec, how: Normalisation = "mean_std") -> dict[str, Any]:
+    """Shift and scale of the state and the executed actions, measured over all frames in use, JSON-able.
 
-    Actions are those of the episodes that have any.
+    Name -> "mean" and "std", lists: mean and deviation, or whatever else `how` takes for the middle and the scale; and
+    with quantiles "limit", beyond which values are clipped. Actions are those of the episodes that have any.
 
     If the spec has points, there is also "point_flow". Its mean is 0, so that points at rest stay 0. Its deviation is
-    the root mean square over the moving points of the demonstrations, one for all axes, which preserves directions.
+    the root mean square over the moving points of the demonstrations, one for all axes, which preserves directions; 0,
+    so that all points stay at rest, where nothing moves.
     """
     rows = frames.rows()
     columns = {"proprio": frames.proprio[rows], "action": frames.action[rows[frames.has_action[frames.episode[rows]]]]}
-    out = {
-        k: {"mean": x.mean(0, np.float64).tolist(), "std": x.std(0, dtype=np.float64).tolist()}
-        for k, x in columns.items()
-    }
+    out: dict[str, Any] = {}
+    for name, x in columns.items():
+        shift, scale = measured(x, how)
+        limit = {"limit": LIMIT} if how == "quantiles" else {}
+        out[name] = {"mean": shift.tolist(), "std": scale.tolist()} | limit
     if spec.point_grid:
         shown = rows[frames.is_demonstration[frames.episode[rows]]]
         shown = shown[:: max(1, len(shown) // _FLOW_SAMPLE)]
         batch = Windows(frames, spec, seed=0, batch_size=1).gather(shown)
         flow = batch.point_flow[batch.frame_valid].numpy()
         flow = flow[np.linalg.norm(flow, axis=-1) > _STILL]
-        deviation = float(np.sqrt(np.square(flow, dtype=np.float64).mean())) if len(flow) else 1.0
+        deviation = float(np.sqrt(np.square(flow, dtype=np.float64).mean())) if len(flow) else 0.0
         out["point_flow"] = {"mean": [0.0] * 3, "std": [deviation] * 3}
     return out
 

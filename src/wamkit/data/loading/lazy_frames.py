@@ -81,6 +81,8 @@ class VideoFrames:
 
     def _decode(self, episode: int, camera: str, steps: list[int]) -> np.ndarray:
         """Frames as from `Store.decode_steps`, by an open video that no other thread uses, if there is one."""
+        if not self._store.shows(episode, camera):
+            return np.zeros((len(steps), 3, *self._size), np.uint8)
         clip = self._store.video_path(episode, camera), camera
         with self._lock:
             waiting = self._open.pop(clip, [])

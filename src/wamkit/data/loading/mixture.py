@@ -26,6 +26,7 @@ from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
+from wamkit.nn.scaling import Normalisation
 from wamkit.nn.tokens import ImageTokens
 from wamkit.types import Batch, Spec, WamkitError
 
@@ -141,22 +142,32 @@ def _seed(seed: int, source: int) -> int:
 
 
 def open_mixture(
-    path: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
+    path: Path,
+    chunk: int,
+    cache_gb: float = CACHE_GB,
+    decoder: Decoder = "pyav",
+    normalisation: Normalisation = "mean_std",
 ) -> tuple[Mixture, MixtureConfig]:
     """Opens the mixture described by a file, and its data sets.
 
     chunk: steps of the action chunks from which statistics are computed.
     cache_gb: budget of the frame caches of all data sets together. Each gets its share of the samples.
     decoder: decodes the videos.
+    normalisation: of dimensions without a normaliser of their own.
 
     Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
     config = cfg.load_json(MixtureConfig, path)
-    return opened_mixture(config, path.parent, chunk, cache_gb, decoder), config
+    return opened_mixture(config, path.parent, chunk, cache_gb, decoder, normalisation), config
 
 
 def opened_mixture(
-    config: MixtureConfig, folder: Path, chunk: int, cache_gb: float = CACHE_GB, decoder: Decoder = "pyav"
+    config: MixtureConfig,
+    folder: Path,
+    chunk: int,
+    cache_gb: float = CACHE_GB,
+    decoder: Decoder = "pyav",
+    normalisation: Normalisation = "mean_std",
 ) -> Mixture:
     """The mixture that `config` describes, with sources relative to `folder`. Other arguments as in `open_mixture`.
 
@@ -181,7 +192,14 @@ def opened_mixture(
         frames.append(f if acts else replace(f, frame_stride=store.layout.fps / fps))
         action = f.action[rows] if acts else f.action[rows, :0]
         data.append(SourceData(metadata, f.proprio[rows], action, f.episode[rows], store.cameras))
-    embodiments = fit(data, config.views, relative=config.relative, chunk=chunk, normalisers=config.normalisers)
+    embodiments = fit(
+        data,
+        config.views,
+        relative=config.relative,
+        chunk=chunk,
+        normalisers=config.normalisers,
+        normalisation=normalisation,
+    )
     converted = tuple(replace(f, embodiment=e) for f, e in zip(frames, embodiments, strict=True))
     return Mixture(config.names, converted, shares, fps)
 

@@ -49,6 +49,7 @@ class Frames:
     text_index: int64 (N,), index into `texts` of each row's text; None where a row has its episode's `text`.
     texts: all texts, for `text_index`.
     embodiment: converts windows into the model's space (`data.embodiment`); None for windows in the robot's own units.
+    has_view: bool (E, V), the views that each episode has; images of the others are zeros. None where all have all.
     frame_stride: rows in one step of the model. It differs from 1 only in video without actions at another frame rate.
     """
 
@@ -66,6 +67,7 @@ class Frames:
     texts: tuple[str, ...] = ()
     embodiment: Embodiment | None = None
     frame_stride: float = 1.0
+    has_view: np.ndarray | None = None
 
     def __len__(self) -> int:
         """N, the number of rows."""
@@ -83,6 +85,11 @@ class Frames:
         """int64 (N,): one past the last row of each row's episode."""
         last = np.flatnonzero(np.diff(self.episode, append=-1))
         return last[np.searchsorted(last, np.arange(len(self)))] + 1
+
+    def views_seen(self) -> np.ndarray:
+        """The views of the model that each episode shows, bool (E, V)."""
+        every = np.ones((len(self.text), self.images.shape[1]), bool) if self.has_view is None else self.has_view
+        return every if self.embodiment is None else self.embodiment.to_model_mask(every)
 
     def rows(self) -> np.ndarray:
         """The rows of the episodes in use, int64."""
@@ -140,7 +147,7 @@ class Windows:
             )
         self.frames, self.spec, self.seed, self.batch_size, self.augment = frames, spec, seed, batch_size, augment
         self.features: dict[str, np.ndarray] = {}
-        self._end = frames.ends()
+        self._end, self._seen = frames.ends(), frames.views_seen()
         self._first = np.searchsorted(frames.episode, frames.episode)
         self._order = lru_cache(maxsize=2)(self._permutation)
         self._ago, self._ahead = (_rows(o, frames.frame_stride) for o in (spec.past_offsets, (0, *spec.frame_offsets)))
@@ -191,11 +198,9 @@ class Windows:
             vectors = [embodiment.encode_state(x) for x in (state, past)]
             vectors += [embodiment.encode_action(x, state) for x in actions]
             images = embodiment.to_model_views(images)
-            rows = (len(now), -1)
-            more = {
-                "action_dim_valid": tensor(embodiment.has_action()).expand(*rows).clone(),
-                "view_valid": tensor(embodiment.has_view()).expand(*rows).clone(),
-            }
+            more["action_dim_valid"] = tensor(embodiment.has_action()).expand(len(now), -1).clone()
+        if embodiment is not None or f.has_view is not None:
+            more["view_valid"] = tensor(self._seen[episode])
         proprio, past_proprio, action, expert = map(tensor, vectors)
         if self.spec.point_grid:
             then = np.minimum(at[:, 1:], end - 1)
@@ -282,8 +287,8 @@ def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:
 def observations(batch: Batch) -> list[Observation]:
     """The rows of a batch as observations."""
     arrays = (batch.obs, batch.proprio, batch.past, batch.past_proprio, batch.past_valid)
-    points = [None] * len(batch) if batch.point_cloud is None else batch.point_cloud.numpy()
+    points, views = ([None] * len(batch) if x is None else x.numpy() for x in (batch.point_cloud, batch.view_valid))
     return [
-        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)), x)
-        for t, x, o, p, *past in zip(batch.text, points, *(x.numpy() for x in arrays), strict=True)
+        Observation(o, p, t, tuple(Observation(*e, t) if v else None for *e, v in zip(*past, strict=True)), x, s)
+        for t, x, s, o, p, *past in zip(batch.text, points, views, *(x.numpy() for x in arrays), strict=True)
     ]

@@ -21,20 +21,20 @@ from wamkit.eval.metrics.intervals import paired_ratio
 from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
 from wamkit.inference.model import Model
 from wamkit.nn.conv_reader import conv_reader
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.scaling import is_constant, measured
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query, Spec
 
 
 class Inverse(nn.Module):
     """Actions of a chunk from the present frame and those `spec.frame_offsets` later."""
 
-    def __init__(self, spec: Spec, views: int, mean: np.ndarray, std: np.ndarray, width: int = 32):
+    def __init__(self, spec: Spec, views: int, action: Float[np.ndarray, "N a"], width: int = 32):
         super().__init__()
         self.spec = spec
-        self.net = conv_reader(3 * views * (1 + len(spec.frame_offsets)), spec, spec.chunk * len(mean), width)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.as_tensor(mean, dtype=torch.float32))
-        self.register_buffer("std", torch.as_tensor(std, dtype=torch.float32))
+        self.net = conv_reader(3 * views * (1 + len(spec.frame_offsets)), spec, spec.chunk * action.shape[1], width)
+        mean, std = map(torch.from_numpy, measured(action, "mean_std"))
+        self.normalizer = Normalizer({"action": (mean, std)})
 
     def forward(
         self, now: UInt8[Tensor, "B V 3 H W"], future: UInt8[Tensor, "B F V 3 H W"]
@@ -48,7 +48,11 @@ class Inverse(nn.Module):
     @torch.no_grad()
     def read(self, now: UInt8[Tensor, "B V 3 H W"], future: UInt8[Tensor, "B F V 3 H W"]) -> Float32[Tensor, "B A a"]:
         """Actions in the robot's units."""
-        return self(now, future) * self.std + self.mean
+        return self.normalizer.decode("action", self(now, future))
+
+    def distance(self, read: Float32[Tensor, "B A a"], actions: Float32[Tensor, "B A a"]) -> Float32[Tensor, "B A a"]:
+        """Differences between actions in units of their own deviation; 0 in dimensions that never moved."""
+        return self.normalizer.encode("action", read) - self.normalizer.encode("action", actions)
 
 
 def train_inverse(
@@ -59,7 +63,7 @@ def train_inverse(
     """
     torch.manual_seed(seed)
     action = frames.action[frames.rows()]
-    model = Inverse(spec, frames.images.shape[1], action.mean(0), np.maximum(action.std(0), 1e-6))
+    model = Inverse(spec, frames.images.shape[1], action)
     windows = Windows(frames, spec, seed=seed, batch_size=batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
@@ -67,7 +71,7 @@ def train_inverse(
         b = windows.batch(step)
         # Only where all frames exist: at the end of an episode the last one is repeated.
         valid = (b.action_valid & b.frame_valid.all(1, keepdim=True))[..., None].float()
-        error = (model(b.obs, b.future) - (b.action - model.mean) / model.std).square() * valid
+        error = (model(b.obs, b.future) - model.normalizer.encode("action", b.action)).square() * valid
         loss = error.sum() / (valid.sum() * action.shape[1]).clamp(min=1)
         optimizer.zero_grad()
         loss.backward()
@@ -84,7 +88,7 @@ class ActionRecoverability:
     actions.
     forward: off frames imagined for the executed actions, against those.   joint: off frames imagined along with
     actions, against those. None where the model does not do that.   r2: float (a,), of `real`, 1 is read exactly, 0 is
-    guessing the mean.
+    guessing the mean, NaN an action that never moves.
     """
 
     episode: np.ndarray
@@ -113,10 +117,9 @@ def action_recoverability(
         raise EvaluationError(f"no episode is longer than {max(*spec.frame_offsets, spec.chunk)} steps")
     every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
     other = every.action[torch.from_numpy(shuffled_within(every.text, seed))]
-    std = inverse.std
 
     def error(read: Tensor, actions: Tensor) -> np.ndarray:
-        return ((read - actions) / std).square().mean((1, 2)).double().numpy()
+        return inverse.distance(read, actions).square().mean((1, 2)).double().numpy()
 
     parts: dict[str, list[np.ndarray]] = {}
     reads = []
@@ -136,7 +139,8 @@ def action_recoverability(
             parts.setdefault(name, []).append(values)
     read, action = torch.cat(reads), every.action
     spread = (action - action.mean((0, 1))).square().sum((0, 1))
-    r2 = 1 - (read - action).square().sum((0, 1)) / spread.clamp(min=1e-12)
+    r2 = 1 - (read - action).square().sum((0, 1)) / spread  # NaN where nothing moves
+    r2[is_constant(*measured(action.flatten(0, 1).numpy(), "mean_std"))] = torch.nan
     names = ("real", "shuffled", "forward", "joint")
     errors = (np.concatenate(parts[name]) if name in parts else None for name in names)
     return ActionRecoverability(frames.episode[starts], *errors, r2.numpy())

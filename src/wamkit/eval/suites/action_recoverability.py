@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isnan
+
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.probes.inverse_dynamics import action_recoverability, train_inverse
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
@@ -23,7 +25,7 @@ def recoverability_table(model: Model, frames: Frames, others: Frames) -> Table:
         ratio = found.over(top, bottom)
         if not ratio.undefined:
             rows.append(Row(key, name, ratio.value, ratio, fmt=".3f", note=note))
-    r2 = ", ".join(f"{x:.2f}" for x in found.r2)
+    r2 = ", ".join("-" if isnan(x) else f"{x:.2f}" for x in found.r2)
     how = (
         "An inverse dynamics model that shares nothing with this one: other episodes, other weights, other layers. On "
         f"real frames it reads R2 = {r2} of each action value. Ratios of squared errors; intervals resample episodes."

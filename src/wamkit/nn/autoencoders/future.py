@@ -17,7 +17,7 @@ from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import row_noise
 from wamkit.nn.heads import NoisyStream, Stream, masked_mean
 from wamkit.nn.options import CodeConfig
-from wamkit.nn.tokens import ImageTokens, canvas, grid_of, image_positions, uncanvas
+from wamkit.nn.tokens import ImageTokens, canvas, grid_of, image_positions, uncanvas, view_cells
 from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
 from wamkit.types import Batch, Spec
 
@@ -46,7 +46,7 @@ class FutureLatents(FutureCodec):
         eps = torch.randn(B, self.cells, self.codec.channels, generator=generator).to(now.device)
         error = (self.codec(future.unsqueeze(1), now, eps.unsqueeze(1)).squeeze(1) - future).square()
         if batch.view_valid is not None:
-            shown = batch.view_valid.repeat_interleave(self.spec.width, 1)[:, None, None]
+            shown = view_cells(batch, (1, now.shape[-1]))[:, None, None]
             return 100 * masked_mean(error, shown) * batch.frame_valid[rows, pick]
         return 100 * error.flatten(1).mean(1) * batch.frame_valid[rows, pick]
 
@@ -87,16 +87,12 @@ class FutureLatents(FutureCodec):
         return x.flatten(2).transpose(1, 2)
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B l c"]:
-        """True for values of `encode` that are evidence: frames inside the episode, in views that the row's robot has.
+        """True for values of `encode` that are evidence: frames inside the episode, in views that the row has.
 
-        l is 1, one for all cells, where every robot has all views.
+        l is 1, one for all cells, where every row has all views.
         """
         valid = batch.frame_valid.repeat_interleave(self.codec.channels, 1).unsqueeze(1)
-        if batch.view_valid is None:
-            return valid
-        rows, columns = self.grid
-        cells = batch.view_valid.repeat_interleave(columns // self.spec.views, 1).repeat(1, rows)
-        return valid & cells.unsqueeze(2)
+        return valid & view_cells(batch, self.grid).unsqueeze(2)
 
 
 class FutureCodes(FutureCodec):

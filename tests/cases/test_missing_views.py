@@ -1,0 +1,172 @@
+"""A camera that is missing in some episodes: one mask from the files to the losses and to the answers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from lerobot_folders import Recordings, square_frames, write_v3, write_v21, write_video
+from recordings import LAYOUT, make_episode
+
+from wamkit.cli.main import main
+from wamkit.data.embodiment import Embodiment
+from wamkit.data.format.frame_cache import FrameCache
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.loading.augment import Augment, augmented
+from wamkit.data.loading.dataset import open_frames, spec_of
+from wamkit.data.loading.lazy_frames import VideoFrames
+from wamkit.data.validate import validate
+from wamkit.inference.model import load
+from wamkit.types import Observation, ObservationError
+
+WRIST = "observation.images.wrist"
+
+
+def lacking(seed: int, *absent: str):
+    episode = make_episode(seed, absent=absent)
+    seen = [c not in absent for c in episode.cameras]
+    return dataclasses.replace(episode, images=np.where(np.array(seen)[:, None, None, None], episode.images, 0))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = Store.create(tmp_path / "data", **LAYOUT, optional=("wrist",))
+    for episode in (make_episode(0), lacking(1, "wrist"), make_episode(2)):
+        store.append(episode)
+    store.finalize()
+    return store
+
+
+def test_a_store_knows_which_views_an_episode_lacks(store):
+    opened = Store.open(store.root)
+    assert [m.absent for m in opened.episodes] == [(), ("wrist",), ()] and opened.layout.optional == ("wrist",)
+    back = opened.episode(1)
+    assert back.absent == ("wrist",) and not back.images[:, 1].any() and back.images[:, 0].any()
+    expected = np.concatenate([opened.episode(e).images for e in range(3)])
+    assert np.array_equal(FrameCache.build_or_open(opened).frames, expected)
+    assert np.array_equal(VideoFrames(opened)[np.arange(len(expected))], expected)
+    assert "camera wrist saw nothing of 1 of 3 episodes" in [f.message for f in validate(store.root, progress=False)]
+    files = sorted((store.root / "videos" / WRIST / "chunk-000").iterdir())
+    with av.open(str(files[1])) as video:  # other programs see black
+        assert max(f.to_ndarray(format="rgb24").max() for f in video.decode(video=0)) == 0
+    facts = [pq.read_table(p) for p in sorted(store.root.glob("meta/episodes/*/*.parquet"))]
+    assert [t["wamkit/absent"].to_pylist() for t in facts] == [[[]], [["wrist"]], [[]]]
+    assert pa.concat_tables(facts).num_rows == 3  # of one schema, as lerobot reads them
+
+
+def test_an_unexpected_gap_is_refused_and_the_store_stays(tmp_path, store):
+    plain = Store.create(tmp_path / "plain", **LAYOUT)
+    with pytest.raises(StoreError, match="it lacks camera wrist, which the store does not know as optional"):
+        plain.append(lacking(1, "wrist"))
+    with pytest.raises(StoreError, match="it lacks camera front"):
+        store.append(lacking(3, "front", "wrist"))
+    plain.append(make_episode(0))
+    (facts,) = plain.root.glob("meta/episodes/*/*.parquet")
+    assert len(store) == 3 and "wamkit/absent" not in pq.read_schema(facts).names
+
+
+def test_windows_carry_the_mask_and_augmentation_keeps_absent_views_black(store):
+    frames, _ = open_frames(store)
+    windows = frames.windows(spec_of(store, 4, (2, 4)), seed=0, batch_size=len(frames))
+    batch = windows.gather(np.arange(len(frames)))
+    assert torch.equal(batch.view_valid[:, 0], torch.ones(len(frames), dtype=torch.bool))
+    assert batch.view_valid[:, 1].tolist() == (frames.episode != 1).tolist()
+    for seed in range(5):
+        out = augmented(batch, Augment(2, 0.5, 0.9), np.random.default_rng(seed))
+        assert out.view_valid.any(1).all() and not (out.view_valid & ~batch.view_valid).any()
+        for images in (out.obs, out.future.transpose(1, 2).flatten(2)):
+            assert not images[~out.view_valid].any()
+    whole = dataclasses.replace(frames, has_view=None)
+    assert whole.windows(windows.spec, seed=0, batch_size=4).gather(np.arange(4)).view_valid is None
+    robot = Embodiment("r", "", (1, -1, 0), (), (), 0, 0)
+    assert dataclasses.replace(frames, embodiment=robot).views_seen().tolist() == [
+        [True, False, True],
+        [False, False, True],
+        [True, False, True],
+    ]
+
+
+def two_cameras(root, missing: int, version: str):
+    """A LeRobotDataset of two cameras, of which the wrist has no video of episode `missing`."""
+    write = {"v2.1": write_v21, "v3.0": write_v3}[version]
+    data = Recordings(lengths=(12, 12, 12), fps=10, height=32, width=32)
+    image = {"dtype": "video", "shape": [32, 32, 3], "names": ["height", "width", "channel"]}
+    write(root, dataclasses.replace(data, info={"features": data.features("channel") | {WRIST: image}}))
+    there = [e for e in range(3) if e != missing]
+    if version == "v2.1":
+        for e in there:
+            path = root / f"videos/chunk-000/{WRIST}/episode_{e:06d}.mp4"
+            write_video(path, square_frames(12, 32, 32, e + 5), 10)
+        return root
+    frames = np.concatenate([square_frames(12, 32, 32, e + 5) for e in there])
+    write_video(root / f"videos/{WRIST}/chunk-000/file-000.mp4", frames, 10, g="2", bf="0")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for name, kind in (("chunk_index", pa.int64()), ("file_index", pa.int64()), ("from_timestamp", pa.float64())):
+        column = [None if e == missing else there.index(e) * 1.2 if name == "from_timestamp" else 0 for e in range(3)]
+        table = table.append_column(f"videos/{WRIST}/{name}", pa.array(column, kind))
+    pq.write_table(table, path)
+    return root
+
+
+def test_v3_whose_index_leaves_a_camera_out_is_read(tmp_path):
+    store = Store.open(two_cameras(tmp_path / "data", 1, "v3.0"))
+    assert [m.absent for m in store.episodes] == [(), ("wrist",), ()]
+    assert not store.decode(1, "wrist").any() and store.episode(1).absent == ("wrist",)
+    frames, _ = open_frames(store)
+    assert frames.has_view.tolist() == [[True, True], [True, False], [True, True]]
+    square = store.decode(2, "wrist")[3].astype(int) - square_frames(12, 32, 32, 7)[3].transpose(2, 0, 1)
+    assert np.abs(square).mean() < 12
+    store.finalize()
+
+
+def test_a_lost_video_is_refused_and_imported_with_a_mask_that_reaches_the_model(tmp_path, capsys):
+    source, out, run = two_cameras(tmp_path / "source", 1, "v2.1"), tmp_path / "data", tmp_path / "run"
+    command = ["import", "lerobot2", str(source), "--out", str(out)]
+    assert main(command) != 0
+    assert "(episode 000001): it is missing; fetch it again, or take such" in (said := capsys.readouterr().err)
+    assert "--missing-views mask" in said and "Traceback" not in said
+    command[-1] = str(out := tmp_path / "masked")
+    assert main([*command, "--missing-views", "mask"]) == 0
+    assert [m.absent for m in Store.open(out).episodes] == [(), ("wrist",), ()]
+    train = ["--train.steps", "3", "--train.batch-size", "4", "--model.width", "32", "--model.depth", "1"]
+    train += ["--window.chunk", "4", "--window.frame-offsets", "2", "4", "--model.heads", "2"]
+    assert main(["train", "--data", str(out), "--out", str(run), *train]) == 0
+    model = load(run)
+    assert model.optional_views == ("wrist",)
+    images = np.full((2, 3, 32, 32), 90, np.uint8)
+    obs = Observation(images, np.zeros(4, np.float32), "push")
+    views = list(model.spec.cameras)
+    alone = dataclasses.replace(obs, view_valid=np.array([c != "wrist" for c in views]))
+    other = dataclasses.replace(alone, images=np.where(alone.view_valid[:, None, None, None], images, np.uint8(7)))
+    a, b = model.sample(alone), model.sample(other)
+    assert np.array_equal(a.actions, b.actions) and not np.array_equal(a.actions, model.sample(obs).actions)
+    future = np.moveaxis(a.future, -4, 0)
+    assert not future[views.index("wrist")].any() and future[views.index("top")].any()
+    with pytest.raises(ObservationError, match="there is no image of top, which all training data had"):
+        model.sample(dataclasses.replace(obs, view_valid=np.array([c == "wrist" for c in views])))
+    with pytest.raises(ObservationError, match="view_valid: expected bool"):
+        model.sample(dataclasses.replace(obs, view_valid=np.zeros(2, bool)))
+
+
+def test_hdf5_episodes_without_a_camera(tmp_path, capsys):
+    """ALOHA's files: the union of all cameras, whichever episode comes first."""
+    h5py = pytest.importorskip("h5py")
+    for number, cameras in enumerate((["cam_high"], ["cam_high", "cam_left_wrist"])):
+        (tmp_path / "source").mkdir(exist_ok=True)
+        with h5py.File(tmp_path / f"source/episode_{number}.hdf5", "w") as file:
+            for key in ("action", "observations/qpos", "observations/qvel"):
+                file[key] = np.random.default_rng(number).normal(size=(6, 14)).astype(np.float32)
+            for camera in cameras:
+                file[f"observations/images/{camera}"] = square_frames(6, 32, 32, number)
+    command = ["import", "aloha", str(tmp_path / "source"), "--options.text", "push", "--out", str(tmp_path / "data")]
+    assert main(command) != 0
+    assert "there are no images of camera cam_left_wrist; fetch them again, or take such" in capsys.readouterr().err
+    command[-1] = str(tmp_path / "masked")
+    assert main([*command, "--missing-views", "mask"]) == 0
+    assert [m.absent for m in Store.open(tmp_path / "masked").episodes] == [("cam_left_wrist",), ()]
