@@ -35,7 +35,14 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, ConfigError, Side
-from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
+from wamkit.envs.base import (
+    HELD_OUT_SEED_BASE,
+    VALIDATION_SEED_BASE,
+    Environment,
+    check_task,
+    observation_spaces,
+    register_env,
+)
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field

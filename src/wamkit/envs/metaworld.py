@@ -18,7 +18,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, ConfigError, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.depth_points import ScenePoints
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS

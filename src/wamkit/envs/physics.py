@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, Share, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, sample_scene

@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.pusht_expert import Planner
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError

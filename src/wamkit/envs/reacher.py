@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import Renderer, check_rendered, load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
