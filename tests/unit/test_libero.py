@@ -149,7 +149,7 @@ def test_without_the_package_everything_else_works(missing, capsys):
         make_env("libero", task=STOVE)
     assert main(["list"]) == 0
     said = capsys.readouterr().out
-    assert "its package is not installed" in said and "libero-10" in said
+    assert "Its package is not installed." in said and "libero-10" in said
 
 
 @pytest.mark.parametrize(
