@@ -105,14 +105,19 @@ def report(page: str, *runs: str) -> None:
     print(f"use: {digest(shown)}")
 
 
+def content(path: Path) -> bytes | None:
+    """The content of a file; None for anything else, and for nothing."""
+    return path.read_bytes() if path.is_file() else None
+
+
 def evaluation(folder: str, part: str, *options: str) -> None:
     """The figures of `wamkit eval`, and whether the `part` was read or made again (then times may differ)."""
     from wamkit.cli.main import main
 
-    before = Path(folder, part).read_bytes()
+    before = content(Path(folder, part))
     if main(["eval", folder, *options]):
         raise SystemExit(1)
-    read = Path(folder, part).exists() and Path(folder, part).read_bytes() == before
+    read = before is not None and content(Path(folder, part)) == before
     rows = json.loads(Path(folder, "eval/summary.json").read_bytes())["rows"]
     timed = {r["key"]: r["value"] for r in rows if "latency" in r["key"]}
     plain = {r["key"]: [r["value"], r.get("low"), r.get("high"), r.get("note")] for r in rows if r["key"] not in timed}

@@ -26,6 +26,10 @@ class Field:
     rotation: representation of a rotation; "" for other kinds.
     frame: reference frame; "" where the source does not say.
     unit: "m", "rad", "1" for dimensionless values such as a command in [-1, 1]; "" where the source does not say.
+    larger: effect of a larger value in a gripper, of the first value where there are several; "" where the source does
+        not say, and for other kinds.
+    reference: state that a "delta" is added to: the measured "state", or the "target" of the step before; "" where the
+        source does not say, and for other representations.
     """
 
     name: str
@@ -36,6 +40,8 @@ class Field:
     rotation: Literal["", "quat_xyzw", "quat_wxyz", "axis_angle", "euler_xyz", "rot6d", "matrix"] = ""
     frame: Literal["", "base", "world", "camera", "tool"] = ""
     unit: str = ""
+    larger: Literal["", "opens", "closes"] = ""
+    reference: Literal["", "state", "target"] = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,9 @@ class DatasetMetadata:
         store, row t was always observed before action t.
     state, action: the fields of both vectors.
     cameras: by name.
+    columns: "state" and "action" -> the columns of the data files that form them, side by side, where they do not
+        have LeRobot's names.
+    inferred: entries above that were inferred from names and values rather than stated, as "state.gripper.larger".
     """
 
     source: str
@@ -75,6 +84,8 @@ class DatasetMetadata:
     state: tuple[Field, ...] = ()
     action: tuple[Field, ...] = ()
     cameras: Mapping[str, CameraFacts] = field(default_factory=dict)
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    inferred: tuple[str, ...] = ()
 
     def check(self, state: int, action: int) -> None:
         """Raises ConfigError unless the fields lie within vectors of these sizes and do not overlap.

@@ -53,7 +53,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: float = 10, codec: st
 class Recordings:
     """Episodes to write. Every field is a way in which real data sets differ.
 
-    columns: (episode, steps) -> columns that replace the drawn ones.
+    columns: (episode, steps) -> columns that replace the drawn ones, or come beside them.
+    features_more: further features of info.json.
     clock: (episode, steps) -> timestamps in seconds, in place of t / fps.
     info: entries of info.json that replace the usual ones.
     """
@@ -71,6 +72,7 @@ class Recordings:
     columns: Callable[[int, int], Mapping[str, np.ndarray]] = lambda episode, steps: {}
     clock: Callable[[int, int], np.ndarray] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    features_more: Mapping[str, Any] = field(default_factory=dict)
     encoder: Mapping[str, str] = field(default_factory=lambda: {"g": "2", "bf": "0"})
 
     @property
@@ -120,6 +122,7 @@ class Recordings:
             self.camera: {"dtype": "video", "shape": [self.height, self.width, 3], "names": axes},
             "timestamp": {"dtype": "float32", "shape": [1], "names": None},
             **{name: {"dtype": "int64", "shape": [1], "names": None} for name in INDICES},
+            **self.features_more,
         }
 
 

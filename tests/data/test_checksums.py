@@ -7,6 +7,8 @@ import os
 import random
 import shutil
 import signal
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +28,12 @@ from wamkit.metadata import DatasetMetadata
 
 FACTS = "meta/episodes/chunk-000/file-001.parquet"
 METADATA = DatasetMetadata("test", "arm", "delta", 20.0, "MIT")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A current folder of its own, where `wamkit validate` puts its page."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -265,3 +273,13 @@ def test_a_file_is_hashed_once(exact_copy, monkeypatch):
         store.decode(0, "wrist")
         store.decode_depth(0, "far")
     assert hashed == ["file-000.parquet"]
+
+
+@pytest.mark.parametrize("name", [DATA, VIDEO])
+def test_a_large_file_of_zeros_is_refused_unread(whole, name):
+    with open(whole / name, "wb") as file:
+        file.truncate(1 << 40)
+    began = time.process_time()
+    with pytest.raises(StoreError, match=Path(name).name):
+        read_all(whole)
+    assert checksums.digest_of(whole / name) == "zeros" and time.process_time() - began < 2

@@ -148,7 +148,7 @@ def test_missing_and_foreign_videos_and_paths_that_lead_out(copy):
     with pytest.raises(SourceError, match="leads out of this folder"):
         importer(copy).read("000001")
     (copy / "meta/info.json").write_text(json.dumps(info | {"codebase_version": "v3.0"}))
-    with pytest.raises(SourceError, match="codebase_version is v3.0, not v2.x"):
+    with pytest.raises(SourceError, match="it is v3.0, which needs no import; the next command is `wamkit validate"):
         importer(copy).layout()
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import operator
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +135,30 @@ def test_a_damaged_result_is_named(setup, page):
             write_comparison("small", setup)
     finally:
         path.write_text(whole)
+
+
+def test_a_result_without_one_of_its_keys_is_refused_or_shown_without_it(tmp_path):
+    path = Path(__file__).parents[2] / "docs/results/jobs/unified-0.json"
+    whole, refused = old_names.job(unsealed(json.loads(path.read_text()), path)), set()
+    for names in key_paths(whole):
+        cut = json.loads(json.dumps(whole))
+        *above, last = names
+        del functools.reduce(operator.getitem, above, cut)[last]
+        try:
+            result = from_dict(Result, cut)
+        except ConfigError as error:
+            assert last in str(error)
+            refused.add(last)
+        else:
+            write_page(Comparison("t", "q", "a", (Entry("a", ""),)), {"a": [result]}, 1, "c", tmp_path / "page.md")
+    assert {"key", "trunk", "cpu_s", "outcomes", "held_out_action_error"} <= refused
+
+
+def key_paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The paths of the keys in nested dictionaries: of the configuration none, of long dictionaries the first ten."""
+    for key in list(value)[: 10 if path else None] if isinstance(value, dict) and path != ("configuration",) else ():
+        yield (*path, key)
+        yield from key_paths(value[key], (*path, key))
 
 
 def test_unknown_rows_and_options_are_refused(setup):

@@ -66,5 +66,9 @@ def run(args: Import) -> None:
     )
     store = importers.import_data(given, options)
     print(f"imported: {len(store)} episodes, {store.frames} frames in {store.root}")
+    if unused := store.unused():
+        print(f"note: stored, but not used in training: {', '.join(unused)}")
+    if dropped := importers.importer_of(args.format, args.source, options).dropped():
+        print(f"note: not stored: {', '.join(dropped)}")
     if note := importers.describe(importers.left_out(store.root)):
         print(note, file=sys.stderr)

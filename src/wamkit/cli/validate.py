@@ -20,7 +20,7 @@ class Validate(Options):
     """Data set folder."""
     _: KW_ONLY
     out: Path | None = None
-    """File of the page; validate.html in the data set folder if not given."""
+    """File of the page; validate-NAME.html in the current folder if not given, never in the data set."""
     accept: bool = False
     """Record checksums of all files as they are now. Without it, data that changed after it was recorded is refused,
     for instance by LeRobot's tools."""
@@ -34,23 +34,29 @@ def run(args: Validate) -> None:
     from wamkit.data.format.episode_index import require_data
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
-    from wamkit.data.validate import accept, summary, validate
+    from wamkit.data.validate import accept, grouped, summary, validate
     from wamkit.files import atomic_write, check_output
     from wamkit.viz.dataset_report import dataset_page
 
-    page = args.out or args.data / "validate.html"
     require_data(args.data)
+    page = args.out or _page_of(args.data)
     check_output(page)
     if args.accept:
         changes = accept(args.data)
         print("\n".join(["accepted:", *(f"  {name}" for name in changes)] if changes else ["nothing has changed"]))
     findings = validate(args.data, every_frame=args.every_frame)
-    store, metadata = Store.open(args.data), load_metadata(args.data)
+    store, metadata = Store.open(args.data, mend=False), load_metadata(args.data)
     atomic_write(page, dataset_page(store, metadata, findings).encode())
     for name, value in summary(store, metadata):
         print(f"  {name:<10} {value}")
-    for finding in findings:
+    for finding in grouped(findings):
         print(finding)
     print(f"page: {page}")
     if errors := sum(f.level == "error" for f in findings):
         raise WamkitError(f"{errors} errors in {args.data}")
+
+
+def _page_of(data: Path) -> Path:
+    """The file of the page, in the current folder, or beside the data set where that is the current folder."""
+    root, here = data.resolve(), Path.cwd()
+    return (root.parent if here.is_relative_to(root) else here) / f"validate-{root.name}.html"

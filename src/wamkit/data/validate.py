@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,11 @@ from wamkit.metadata import DatasetMetadata
 SAMPLE = 16
 """Consecutive frames that are checked of each episode and camera, unless all are."""
 JUMP = 30.0
-"""Size of a jump, in usual steps (0.9 quantiles) of the same dimension."""
+"""Size of a jump, in usual steps (the 0.9 quantile of those that move) of the same dimension."""
+STILL = 1e-3
+"""Largest step, in ranges of the dimension, that is no movement: the noise of a gripper that mostly rests."""
+MOVES = 10
+"""Movements of a dimension from which the usual one is known."""
 FEW_EPISODES, FEW_ROWS, FEW_STEPS = 5, 10, 6
 """Least episodes, rows and consecutive frames on which something unusual is reported: among fewer, all is unusual."""
 LAGS = range(-3, 4)
@@ -46,26 +50,48 @@ class Finding:
 
     level: "error" if training would fail or be misled, "warning" if someone should look, "note" for information.
     episode: None for the whole data set.
+    kind: findings of one kind differ in details alone; see `grouped`.
+    others: further episodes with a finding of this kind.
     """
 
     level: Literal["error", "warning", "note"]
     episode: int | None
     message: str
+    kind: str = ""
+    others: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         where = "" if self.episode is None else f"episode {self.episode}: "
-        return f"{self.level}: {where}{self.message}"
+        return f"{self.level}: {where}{self.message}{self.more}"
+
+    @property
+    def more(self) -> str:
+        """The other episodes of its kind, as text."""
+        if not self.others:
+            return ""
+        listed = ", ".join(map(str, self.others[:5]))
+        rest = f" and {len(self.others) - 5} more" if len(self.others) > 5 else ""
+        return f" (the first of {len(self.others) + 1} episodes; also {listed}{rest})"
+
+
+def grouped(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings with all of one kind in one, that of the first episode."""
+    groups: dict[object, list[Finding]] = {}
+    for number, f in enumerate(findings):
+        groups.setdefault((f.level, f.kind or number), []).append(f)
+    others = lambda group: tuple(f.episode for f in group[1:] if f.episode is not None)  # noqa: E731
+    return [replace(group[0], others=others(group)) for group in groups.values()]
 
 
 def validate(root: Path, *, every_frame: bool = False, progress: bool = True) -> list[Finding]:
-    """All findings, errors first.
+    """All findings, errors first. Nothing is written.
 
     every_frame: check all frames of all videos instead of a few of each.
     progress: show a progress bar.
 
     Raises StoreError for a data set that cannot be opened.
     """
-    store = Store.open(root)
+    store = Store.open(root, mend=False)
     if not len(store):
         raise StoreError(f"{root} holds no episodes")
     metadata = load_metadata(root)
@@ -127,6 +153,10 @@ def _whole(root: Path) -> Iterator[Finding]:
 
 def _metadata(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
     sizes = len(store.layout.proprio_names), len(store.layout.action_names)
+    try:
+        store.require_vectors()
+    except StoreError as error:
+        yield Finding("error", None, str(error))
     if metadata is None:
         yield Finding("note", None, "it has no metadata (meta/wamkit.json), so it cannot be mixed with other data")
         return
@@ -158,13 +188,13 @@ def _views(store: Store) -> Iterator[Finding]:
 def _lengths(store: Store) -> Iterator[Finding]:
     for m in store.episodes:
         if m.length < 2:
-            yield Finding("warning", m.index, f"{m.length} step")
+            yield Finding("warning", m.index, f"{m.length} step", "short")
     lengths = np.array([m.length for m in store.episodes if m.length >= 2])
     usual = np.median(lengths) if len(lengths) >= FEW_EPISODES else np.inf
     for m in store.episodes:
         if m.length > 10 * usual:
             message = f"{m.length} steps, where {usual:.0f} are usual: is it several episodes in one?"
-            yield Finding("warning", m.index, message)
+            yield Finding("warning", m.index, message, "long")
 
 
 def _duplicates(store: Store) -> Iterator[Finding]:
@@ -179,7 +209,7 @@ def _duplicates(store: Store) -> Iterator[Finding]:
             continue
         key = (m.length, hashlib.sha256(content.tobytes()).digest(), () if changes else videos)
         if key in first:
-            yield Finding("error", m.index, f"identical to episode {first[key]}")
+            yield Finding("error", m.index, f"identical to episode {first[key]}", "identical")
         first.setdefault(key, m.index)
 
 
@@ -189,22 +219,31 @@ def _values(store: Store) -> Iterator[Finding]:
     first[[m.from_index for m in store.episodes]] = True
     for key, names in (("observation.state", layout.proprio_names), ("action", layout.action_names)):
         x = columns[key].astype(np.float64)
-        for i, name in enumerate(names):
-            if len(x) >= FEW_ROWS and np.ptp(x[:, i]) == 0:
-                yield Finding("warning", None, f"{key}, {name}: always {x[0, i]:g}")
-        if key == "action" or len(x) < 3:
-            continue  # commands may jump
-        steps = np.abs(np.diff(x, axis=0))[~first[1:]]
-        usual = np.maximum(np.quantile(steps, 0.9, axis=0), 1e-9) if len(steps) else np.ones(x.shape[1])
-        where = np.flatnonzero(~first[1:]) + 1
-        worst: dict[int, tuple[float, int, str]] = {}
-        for row, i in zip(*np.nonzero(steps > JUMP * usual), strict=True):
-            e = int(columns["episode_index"][where[row]])
-            size = steps[row, i] / usual[i]
-            if size > worst.get(e, (0.0, 0, ""))[0]:
-                worst[e] = (size, int(columns["frame_index"][where[row]]), names[i])
-        for e, (size, step, name) in worst.items():
-            yield Finding("warning", e, f"{key}, {name}: jumps at step {step}, by {size:.0f} usual steps")
+        same = [f"{name}: always {x[0, i]:g}" for i, name in enumerate(names) if np.ptp(x[:, i]) == 0]
+        if same and len(x) >= FEW_ROWS:
+            more = f" and {len(same) - 8} more" if len(same) > 8 else ""
+            yield Finding("warning", None, f"{key}, {', '.join(same[:8])}{more}")
+        if key == "observation.state" and len(x) > 2:  # commands may jump
+            steps, where = np.abs(np.diff(x, axis=0))[~first[1:]], np.flatnonzero(~first[1:]) + 1
+            worst: dict[int, tuple[float, int, str]] = {}
+            for i, name in enumerate(names):
+                for row, size in _jumps(x[:, i], steps[:, i]):
+                    e, step = (int(columns[k][where[row]]) for k in ("episode_index", "frame_index"))
+                    worst[e] = max(worst.get(e, (0.0, 0, "")), (size, step, name))
+            for e, (size, step, name) in worst.items():
+                message = f"{key}, {name}: jumps at step {step}, by {size:.0f} usual steps"
+                yield Finding("warning", e, message, f"{name} jumps")
+
+
+def _jumps(x: np.ndarray, steps: np.ndarray) -> Iterator[tuple[int, float]]:
+    """Rows of `steps` that are jumps of the dimension `x`, and their sizes in usual steps."""
+    low, high = np.quantile(x, (0.01, 0.99))
+    moving = steps > STILL * (high - low or np.ptp(x))
+    if moving.sum() < MOVES:
+        return
+    usual = np.quantile(steps[moving], 0.9)
+    for row in np.flatnonzero(steps > JUMP * usual):
+        yield int(row), float(steps[row] / usual)
 
 
 def _times(store: Store) -> Iterator[Finding]:
@@ -219,6 +258,7 @@ def _times(store: Store) -> Iterator[Finding]:
                 "warning",
                 m.index,
                 f"timestamp of step {wrong[0]} is {said:g} s, which {store.layout.fps:g} steps a second do not give",
+                "times",
             )
 
 
@@ -231,11 +271,13 @@ def _statistics(store: Store) -> Iterator[Finding]:
     for key in ("observation.state", "action"):
         if not columns[key].shape[1]:
             continue
-        right = describe(columns[key])
+        right, (column, *more) = describe(columns[key]), store.vectors[key]
+        if more:  # each part has statistics of its own
+            continue
         tolerance = 0.01 * (np.array(right["max"]) - right["min"]) + 1e-6
         for name in ("min", "max", "mean", "std"):
             try:
-                told = np.array(stats[key][name], np.float64).reshape(len(tolerance))
+                told = np.array(stats[column][name], np.float64).reshape(len(tolerance))
                 if (np.abs(told - right[name]) <= tolerance).all():
                     continue
                 reason = f"{name} is {told.tolist()}, the values have {right[name]}"
@@ -304,7 +346,7 @@ def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding
         try:
             store.verify(m.index)
         except StoreError as error:
-            yield Finding("error", m.index, str(error))
+            yield Finding("error", m.index, str(error), "changed")
             continue
         for camera in (c for c in store.cameras if c not in m.absent):
             try:
@@ -315,7 +357,7 @@ def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding
                 )
                 still, deviation = _stillness(blocks)
             except StoreError as error:
-                yield Finding("error", m.index, str(error))
+                yield Finding("error", m.index, str(error), f"{camera} unreadable")
                 continue
             here = m.from_index + np.array(rows)
             moves = np.abs(np.diff(columns["observation.state"][here], axis=0)).sum(1) > 1e-6
@@ -325,9 +367,10 @@ def _images(store: Store, every_frame: bool, progress: bool) -> Iterator[Finding
                     "warning",
                     m.index,
                     f"camera {camera} shows the same image while the robot moves, in {stuck.mean():.0%} of steps",
+                    f"{camera} still",
                 )
             if deviation < 2:
-                yield Finding("warning", m.index, f"camera {camera} shows one even colour")
+                yield Finding("warning", m.index, f"camera {camera} shows one even colour", f"{camera} even")
 
 
 def _stillness(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, float]:
@@ -355,6 +398,7 @@ def summary(store: Store, metadata: DatasetMetadata | None) -> list[tuple[str, s
         ("episodes", f"{len(store):,}"),
         ("frames", f"{store.frames:,}, {hours:.2f} h at {layout.fps:g} a second"),
         ("cameras", ", ".join(cameras) or "none"),
+        *([("not used", ", ".join(store.unused()))] if store.unused() else []),
         *([("depth", ", ".join(f"{c} {h}x{w}" for c, h, w in layout.depth))] if layout.depth else []),
         ("state", f"{len(layout.proprio_names)} dimensions" if layout.proprio_names else "none"),
         ("actions", f"{len(layout.action_names)} dimensions" if layout.action_names else "none: video without actions"),

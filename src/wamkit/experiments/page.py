@@ -10,12 +10,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from wamkit.config import ConfigError
 from wamkit.eval.metrics.intervals import bootstrap_ratio, mcnemar
 from wamkit.eval.suites.latency import Load, load_note
 from wamkit.experiments.comparisons import Comparison
 from wamkit.files import atomic_write, make_folder
 from wamkit.types import Interval
 from wamkit.viz.charts import panels_file, rates_file
+
+_COLUMNS = {
+    "parameters": ("trunk", "all"),
+    "training": ("cpu_s",),
+    "curve": ("step", "held_out_action_error"),
+    "episodes": ("first_seed", "outcomes", "steps"),
+    "latency": ("total", "encode", "prefill", "step", "steps", "decode"),
+}
+"""Keys of what a `Result` holds."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,14 @@ class Result:
     made_by: Mapping[str, str]
     weights: str = ""
     load: Load | None = None
+
+    def __post_init__(self) -> None:
+        rows = [("parameters", self.parameters), ("training", self.training), ("curve", self.curve)]
+        rows += [(f"episodes.{task}", row) for task, row in self.episodes.items()]
+        rows += [(f"latency.{query}", row) for query, row in self.latency.items()]
+        for name, row in rows:
+            if missing := [k for k in _COLUMNS[name.split(".")[0]] if k not in row]:
+                raise ConfigError(f"{name}: {missing[0]} is missing")
 
     def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:
         """Success of each episode of `task`, or of all tasks one after the other."""

@@ -91,6 +91,9 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
     check_memory(run, spec)
+    store.require_vectors()
+    if store.unused():
+        print(f"note: training does not use the columns {', '.join(store.unused())}", flush=True)
     if len(store):
         lengths, shows = np.array([(m.length, m.is_demonstration) for m in store.episodes]).T
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)

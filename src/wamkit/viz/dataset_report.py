@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from wamkit.data.format.store import Store
-from wamkit.data.validate import Finding, summary
+from wamkit.data.validate import Finding, grouped, summary
 from wamkit.files import StoreError
 from wamkit.metadata import DatasetMetadata
 from wamkit.viz.html import header, page, section, table
@@ -21,17 +21,21 @@ def dataset_page(store: Store, metadata: DatasetMetadata | None, findings: list[
         section("Contents", "", [table([], contents)]),
         section("Findings", "", [_findings(findings)]),
         section("Values", "", [_ranges(store)]),
-        section("Frames", "First, middle and last frame of episodes spread over the data set.", [_sheet(store)]),
+        section(
+            "Frames",
+            "First, middle and last frame of all cameras, of episodes spread over the data set.",
+            [_sheet(store)],
+        ),
     ]
     return page(store.root.name, header(store.root.name) + "".join(sections))
 
 
 def _findings(findings: list[Finding]) -> str:
     rows = []
-    for f in findings:
+    for f in grouped(findings):
         style = ' class="missed"' if f.level == "error" else ""
         episode = "all" if f.episode is None else f.episode
-        rows.append(f"<tr><td{style}>{f.level}</td><td>{episode}</td><td>{escape(f.message)}</td></tr>")
+        rows.append(f"<tr><td{style}>{f.level}</td><td>{episode}</td><td>{escape(f.message + f.more)}</td></tr>")
     return table(["", "Episode", "Finding"], rows) if rows else "<p>No findings.</p>"
 
 
@@ -52,12 +56,15 @@ def _sheet(store: Store) -> str:
     chosen = np.unique(np.linspace(0, len(store) - 1, 8).astype(int)).tolist()
     for index in chosen if store.cameras else []:
         episode = store.episodes[index]
-        try:
-            frames = store.decode_steps(index, store.cameras[0], sorted({0, episode.length // 2, episode.length - 1}))
-        except StoreError:
-            continue  # a finding says so
-        source = data_uri(png(np.concatenate(list(frames), 2)), "image/png")
-        caption = escape(f"{index}: {episode.text or '(no text)'}")
-        image = f'<img src="{source}" style="height:96px;width:auto" alt="">'
-        out += f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+        steps, images = sorted({0, episode.length // 2, episode.length - 1}), ""
+        for camera in store.cameras:
+            try:
+                frames = store.decode_steps(index, camera, steps)
+            except StoreError:
+                continue  # a finding says so
+            source = data_uri(png(np.concatenate(list(frames), 2)), "image/png")
+            images += f'<img src="{source}" style="height:96px;width:auto" alt="{escape(camera)}" '
+            images += f'title="{escape(camera)}">'
+        caption = escape(f"{index}: {episode.text or '(no text)'}; {', '.join(store.cameras)}")
+        out += f"<figure>{images}<figcaption>{caption}</figcaption></figure>" * bool(images)
     return out or "<p>No images.</p>"

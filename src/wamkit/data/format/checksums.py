@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -41,6 +42,7 @@ SMALL = (
 )
 """The small files of a data set."""
 _MOST = 1 << 29  # bytes of a list: that of 100,000 episodes whose files are all listed has 70 MB
+_SMALLEST = 1 << 24  # bytes of a file whose beginning is looked at before it is read
 _LARGE = ("data/", "videos/", "snapshots/", "meta/episodes/")
 """Folders of files that are compared when they are read anyway, rather than when a data set is opened."""
 
@@ -219,11 +221,18 @@ def sha256(content: bytes) -> str:
 
 
 def digest_of(path: Path) -> str:
-    """The SHA-256 of a file's content, read in blocks; "" if there is no such file. Raises StoreError naming it."""
+    """The SHA-256 of a file's content, read in blocks; "" if there is no such file. Raises StoreError naming it.
+
+    A large file that begins with zeros has "zeros" instead, and is not read: a crash leaves such files, of any
+    size, and none of the formats begins so.
+    """
     if not path.is_file():  # neither a folder nor a pipe, which would never end
         return ""
     try:
         with open(path, "rb") as file:
+            if not any(file.read(64)) and file.seek(0, os.SEEK_END) > _SMALLEST:
+                return "zeros"
+            file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}); check its permissions and the disk") from error

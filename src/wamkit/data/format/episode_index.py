@@ -126,9 +126,9 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
         and unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
         and not is_depth(feature)
     ]
-    texts, index = facts["tasks"], facts["episode_index"]
-    imported = facts.get("wamkit/source", "")  # imported episodes may lack an instruction
-    if not isinstance(texts, list) or not texts or not (imported or any(str(t).strip() for t in texts)):
+    texts, index = facts.get("tasks") or [""], facts["episode_index"]
+    recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction
+    if not isinstance(texts, list) or recorded and not any(str(t).strip() for t in texts):
         raise ValueError(f"tasks is {shown(texts)}, but an episode needs an instruction")
     if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"tasks is {shown(texts)}, not a list of texts")
@@ -316,15 +316,20 @@ def _read_facts(root: Path, most: int, checksums: Checksums) -> Iterator[tuple[P
             yield from ((path, row) for row in facts)
 
 
-def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums) -> dict[str, np.ndarray]:
+def read_columns(
+    rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums, vectors: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
     """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read.
+
+    vectors: the columns that form the state and the actions, see `columns.vectors_of`.
 
     Files without such columns are read whole, and compared.
     """
     recorded = {row.data: row.sha256.get(row.data) for row in rows}
     whole = checksums.files is not None and not any(f["dtype"] in NON_NUMERIC[1:] for f in features.values())
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
-    features |= {k: features[k] | {"dtype": "float32"} for k in VECTORS if k in features}
+    joined = {column for columns in vectors.values() for column in columns}
+    features |= {k: features[k] | {"dtype": "float32"} for k in {*VECTORS, *joined} & features.keys()}
     frames = sum(row.meta.length for row in rows)
     need, have = frames * _step_size(features), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have:
@@ -333,20 +338,27 @@ def read_columns(rows: Sequence[Row], features: Mapping[str, Any], checksums: Ch
             "of memory; divide the data set, or use a larger machine"
         )
     parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
+    finite = (*_FINITE, *joined)
     for path, metas in by_file(rows).items():
         content = read_bytes(path, _MOST) if whole and file_size(path) <= _MOST else None
         if whole:
             checksums.compare(path, content, recorded[path])
-        for key, values in read_data(path, metas, features, content).items():
+        for key, values in read_data(path, metas, features, content, finite).items():
             parts[key].append(values)
     out = {}
     for key, feature in features.items():
         empty = np.empty((0, *feature["shape"]), feature["dtype"])
         out[key] = np.concatenate(parts[key]) if parts[key] else empty
-        if key not in VECTORS and tuple(feature["shape"]) == (1,):
+        if key not in {*VECTORS, *joined} and tuple(feature["shape"]) == (1,):
             out[key] = out[key].reshape(-1)
-    out = {k: np.empty((frames, 0), np.float32) for k in ("observation.state", "action") if k not in out} | out
-    return {"action.expert": out["action"]} | out
+    empty = np.empty((frames, 0), np.float32)
+    whole_vectors = {k: _side_by_side([out[c] for c in parts], empty) for k, parts in vectors.items()}
+    rest = {k: v for k, v in out.items() if k not in joined}
+    return {"action.expert": whole_vectors["action"]} | whole_vectors | rest
+
+
+def _side_by_side(parts: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    return parts[0] if len(parts) == 1 else np.concatenate([empty, *parts], 1)
 
 
 def _step_size(features: Mapping[str, Any]) -> int:
@@ -363,11 +375,16 @@ def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:
 
 
 def read_data(
-    path: Path, metas: Sequence[EpisodeMeta], features: Mapping[str, Any], content: bytes | None = None
+    path: Path,
+    metas: Sequence[EpisodeMeta],
+    features: Mapping[str, Any],
+    content: bytes | None = None,
+    finite: Sequence[str] = _FINITE,
 ) -> dict[str, np.ndarray]:
     """The columns `features` of the data file `path` with the episodes `metas`: arrays (n, *shape).
 
     content: of the file, if it has been read.
+    finite: columns without NaN and infinite values.
 
     Raises StoreError if it is damaged, incomplete, not finite, or numbered differently than meta/episodes.
     """
@@ -391,7 +408,7 @@ def read_data(
     ):
         if not np.array_equal(out[key].reshape(-1), right):
             raise StoreError(f"{where}: column {key!r} is numbered differently than meta/episodes; {RESTORE}")
-    for key in (k for k in _FINITE if k in out):
+    for key in (k for k in finite if k in out):
         bad = ~np.isfinite(out[key]).reshape(length, -1).all(1)
         if bad.any():
             at = f"episode {owner[bad][0]}, step {step[bad][0]}"

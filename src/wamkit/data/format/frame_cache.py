@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from wamkit.data.format.checksums import digest_of
 from wamkit.data.format.store import BLOCK_BYTES, Store
 from wamkit.data.format.video import decoder_bytes
 from wamkit.files import (
@@ -96,13 +97,7 @@ def videos_checksum(store: Store, episodes: int) -> str:
     metas, clips = store.episodes, itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
     for episode, camera, path, start in clips:
         if path not in digests:
-            try:
-                with open(path, "rb") as file:
-                    digests[path] = hashlib.file_digest(file, "sha256").hexdigest()
-            except OSError as error:
-                raise StoreError(
-                    f"{path} (episode {episode}, camera {camera}) cannot be read ({error.strerror})"
-                ) from error
+            digests[path] = digest_of(path)
         total.update(f"{camera} {digests[path]} {start} {metas[episode].length}\n".encode())
     for meta in (m for m in metas[:episodes] if m.absent):
         total.update(f"{meta.index} {meta.length} without {sorted(meta.absent)}\n".encode())

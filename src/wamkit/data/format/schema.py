@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wamkit.data.format import checksums, video
+from wamkit.data.format.columns import ACTION, STATE, vectors_of
 from wamkit.files import StoreError
 from wamkit.types import Episode
 
@@ -41,6 +42,8 @@ VECTORS = ("observation.state", "action", "action.expert")
 SCENE_FLOW_COLUMNS = ("observation.points", "observation.points.body", "observation.bodies")
 """Columns of `wamkit.types.SceneFlow`. stats.json does not describe them: it would be longer than they are."""
 POINTS, POINT_BODY, BODY_POSE = SCENE_FLOW_COLUMNS
+RESERVED = (*INDEX_COLUMNS, *_REWARDS, *SCENE_FLOW_COLUMNS, "action.expert")
+"""Columns with a meaning of their own, which are neither the state nor the actions."""
 OPTIONAL = "wamkit.optional"
 """Key in the `info` of a camera that episodes may lack. In such data sets the column ABSENT of meta/episodes lists the
 cameras that an episode lacks; their images are black, so that other programs read them too."""
@@ -180,8 +183,10 @@ class Layout:
         return out | {k: {"dtype": v, "shape": [1], "names": None} for k, v in INDEX_COLUMNS.items()}
 
     @classmethod
-    def from_info(cls, info: Mapping[str, Any]) -> Layout:
+    def from_info(cls, info: Mapping[str, Any], stated: Mapping[str, Sequence[str]] = {}) -> Layout:
         """The layout described by an info.json that passed `check_info`.
+
+        stated: the columns that are the state and the actions, see `columns.vectors_of`.
 
         Raises StoreError for a feature that is missing or cannot be used.
         """
@@ -197,13 +202,14 @@ class Layout:
         has_points = all(k in features for k in SCENE_FLOW_COLUMNS)
         if has_points and not _fit([features[k]["shape"] for k in SCENE_FLOW_COLUMNS]):
             raise StoreError(f"the shapes of {SCENE_FLOW_COLUMNS} are not [4 K²], [K²], [7 B]; record the data again")
-        known = {*VECTORS, *SCENE_FLOW_COLUMNS, *INDEX_COLUMNS, *_REWARDS}
+        vectors = vectors_of(features, stated, RESERVED)
+        known = {*RESERVED, *VECTORS, *(c for parts in vectors.values() for c in parts)}
         extras = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC and k not in known}
         return cls(
             cameras=tuple(k for k, _ in colour),
             image_shape=(3, *(sizes[0] if sizes else (1, 1))),
-            proprio_names=_names(features, "observation.state"),
-            action_names=_names(features, "action"),
+            proprio_names=tuple(n for key in vectors[STATE] for n in dimension_names_of(features[key], key)),
+            action_names=tuple(n for key in vectors[ACTION] for n in dimension_names_of(features[key], key)),
             fps=float(info["fps"]),
             robot_type=info.get("robot_type") or "",
             point_grid=math.isqrt(features[POINT_BODY]["shape"][0]) if has_points else 0,
@@ -318,14 +324,13 @@ def _fit(shapes: Sequence[Any]) -> bool:
     return points == 4 * body and math.isqrt(body) ** 2 == body and pose % 7 == 0
 
 
-def _names(features: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    if key not in features:
-        return ()
-    names, shape = features[key].get("names"), features[key]["shape"]
+def dimension_names_of(feature: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """A name for each dimension of a vector: those that the feature states, or else the column's with numbers."""
+    names, size = feature.get("names"), feature["shape"][0]
     if isinstance(names, dict):  # lerobot also writes {"motors": [...]}
         names = next(iter(names.values()), None)
-    if not isinstance(names, list) or len(names) != shape[0]:
-        names = [f"{key}_{i}" for i in range(shape[0])]
+    if not isinstance(names, list) or len(names) != size:
+        names = [f"{column}_{i}" for i in range(size)]
     return tuple(str(n) for n in names)
 
 

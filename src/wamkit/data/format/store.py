@@ -25,12 +25,14 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format import checksums, language, schema, stills
+from wamkit.data.format.columns import OPTIONS, doubtful, vectors_of, which
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -45,6 +47,9 @@ from wamkit.data.format.episode_index import (
     read_texts,
     row_of,
 )
+from wamkit.data.format.metadata_io import FILE as METADATA
+from wamkit.data.format.metadata_io import load_metadata
+from wamkit.data.format.remedy import advising, remedy
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
@@ -95,9 +100,15 @@ class Store:
         texts: list[str],
         decoder: Decoder = "pyav",
         sums: checksums.Checksums | None = None,
+        stated: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
         self._sums = sums or checksums.Checksums(root)
-        self.root, self.layout, self._decoder = root, Layout.from_info(info), decoder
+        try:
+            self.vectors = vectors_of(info["features"], stated, schema.RESERVED)
+            self.layout = Layout.from_info(info, stated)
+        except StoreError as error:
+            raise StoreError(f"{root / METADATA}: {error}; correct `columns`") from error
+        self.root, self._decoder, self._stated = root, decoder, stated
         self._info, self._rows, self._texts = info, rows, texts
         self._frames_in: Counter[Path] = Counter()  # frames of all episodes together in each video file
         for row in rows:
@@ -133,12 +144,17 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True) -> Store:
+    @advising
+    def open(
+        cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True
+    ) -> Store:
         """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
 
         decoder: decodes the videos.
         compare: compare all files with their recorded checksums, see `checksums`. Without, a file may have any content
             that can be read.
+
+        mend: bring the totals up to date if a writer was killed. Without, nothing is written.
 
         If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
@@ -157,12 +173,13 @@ class Store:
             texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
             decoder,
             sums,
+            _stated(root, info["features"]),
         )
         store.layout = store._shown_layout()
         store._check_totals()
         sums.compare_small()
         store.numeric()
-        if compare:
+        if compare and mend:
             store._mend_totals()
         return store
 
@@ -188,6 +205,16 @@ class Store:
     def episodes(self) -> tuple[EpisodeMeta, ...]:
         """The facts of all episodes, in order."""
         return tuple(row.meta for row in self._rows)
+
+    def unused(self) -> tuple[str, ...]:
+        """Numeric columns that nothing trains on, as text: name and size."""
+        return tuple(f"{name} ({size})" for name, _, size in self.layout.extras)
+
+    def require_vectors(self) -> None:
+        """Raises StoreError where it is in doubt which columns are the state or the actions; see `columns.doubtful`."""
+        if found := doubtful(self._info["features"], self._stated, schema.RESERVED):
+            option = f"`wamkit describe {self.root} --set columns.{{name}}=COLUMN,... --write` (`=none` for none)"
+            raise StoreError(f"{self.root}: {which(found, option)}")
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -329,9 +356,10 @@ class Store:
             self._sums.verify(path, self._row(episode).sha256.get(path))
             snapshots = unpack_snapshots(read_bytes(path, _LARGEST_SNAPSHOTS))
         except StoreError as error:
-            raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+            raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
         if len(snapshots) != self._row(episode).meta.length:
-            raise StoreError(f"{path} (episode {episode}): {len(snapshots)} snapshots instead of one a step; {RESTORE}")
+            number = f"{len(snapshots)} snapshots instead of one a step"
+            raise StoreError(f"{path} (episode {episode}): {number}; {remedy(self.root)}")
         return snapshots
 
     def episode(self, index: int, images: bool = True, snapshots: bool = False) -> Episode:
@@ -407,7 +435,7 @@ class Store:
             try:
                 self._sums.verify(path, recorded)
             except (OSError, StoreError) as error:
-                raise StoreError(f"{path} (episode {episode}): {error}; {RESTORE}") from error
+                raise StoreError(f"{path} (episode {episode}): {error}; {remedy(self.root)}") from error
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order. Absent cameras have none."""
@@ -483,7 +511,7 @@ class Store:
         """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
         sizes = {c: self.layout.size(c) for c in self.cameras}
         for camera, (height, width) in sizes.items():
-            clip = self._rows[0].clips[camera] if self._rows else None
+            clip = next((row.clips[camera] for row in self._rows if camera in row.clips), None)
             if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
                 sizes[camera] = shown_size(clip.path, (height, width))
         every = tuple(sizes.values())
@@ -558,7 +586,7 @@ class Store:
         except (OSError, StoreError) as error:
             reason = getattr(error, "strerror", None) or error
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
-            raise StoreError(f"{where}: {reason}; {RESTORE}") from error
+            raise StoreError(f"{where}: {reason}; {remedy(self.root)}") from error
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
@@ -575,7 +603,7 @@ class Store:
 
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
-        columns = read_columns(self._rows, features, self._sums)
+        columns = read_columns(self._rows, features, self._sums, self.vectors)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
         self._sums.refuse()
@@ -624,6 +652,14 @@ class Store:
             contents["meta/tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
             contents["meta/info.json"] = _json(self._info)
             checksums.replace(self.root, contents, new=new)
+
+
+def _stated(root: Path, features: Mapping[str, Any]) -> Mapping[str, Sequence[str]]:
+    """The columns that the metadata state to be the state and the actions, where they have no names of their own."""
+    if all(vector in features for vector in OPTIONS.values()):
+        return {}
+    metadata = load_metadata(root)
+    return {} if metadata is None else metadata.columns
 
 
 def _json(content: Any) -> bytes:

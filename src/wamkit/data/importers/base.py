@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from wamkit import files
+from wamkit.data.format.remedy import with_advice
 from wamkit.data.format.schema import Layout
 from wamkit.files import StoreError
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -99,6 +100,10 @@ class Importer(ABC):
     def metadata(self) -> DatasetMetadata:
         """The meaning of dimensions and cameras, as far as the source states it."""
 
+    def dropped(self) -> Sequence[str]:
+        """Columns of numbers in the source that are not stored, as text for a note."""
+        return ()
+
     @abstractmethod
     def episodes(self) -> Sequence[str]:
         """The names of the episodes, in an order that never changes."""
@@ -138,11 +143,10 @@ def _where(path: Path, episode: str) -> str:
 
 def _advised(message: str, episode: str) -> str:
     """`message` in one line of bearable length, with what to do where it does not say so."""
-    message = " ".join(message[:2000].split())
+    again = f"fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+    message = with_advice(" ".join(message[:2000].split()), lambda: again)
     message = message if len(message) < 600 else f"{message[:600]}..."
-    if ";" in message:
-        return message
-    return f"{message}; fetch the file again{', or leave the episode out by --on-error skip' if episode else ''}"
+    return message if ";" in message else f"{message}; {again}"
 
 
 def inside(root: Path, name: str) -> Path:

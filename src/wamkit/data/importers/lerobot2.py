@@ -7,7 +7,8 @@
     data/chunk-000/episode_000000.parquet              numeric columns; "image" features are {"bytes": PNG, "path"}
     videos/chunk-000/observation.images.<camera>/episode_000000.mp4
 
-`observation.state` and `action` become state and action, other vectors extras. A task_index that changes within an
+`observation.state` and `action` become state and action, or the columns that other tools name so (`state`, `actions`);
+other vectors become extras. A task_index that changes within an
 episode becomes spans. Rows and frames are matched by number, because times drift and counts do not. Rows whose times
 are off by half a frame are refused. Depth maps, which are videos too, are left out, as are rewards without
 next.success.
@@ -30,9 +31,20 @@ import pyarrow.compute as pc
 from av.video.reformatter import VideoReformatter
 
 from wamkit.config import Between, Checked
+from wamkit.data.format.columns import doubtful, vectors_of, which
 from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
-from wamkit.data.format.schema import IMAGE_DTYPES, IMAGES, INDEX_COLUMNS, Layout, image_size, is_depth
+from wamkit.data.format.schema import (
+    IMAGE_DTYPES,
+    IMAGES,
+    INDEX_COLUMNS,
+    RESERVED,
+    VERSION,
+    Layout,
+    dimension_names_of,
+    image_size,
+    is_depth,
+)
 from wamkit.data.format.stills import StillImages
 from wamkit.data.format.video import shown_size
 from wamkit.data.importers.base import (
@@ -67,6 +79,7 @@ _TEMPLATE = re.compile(rf"(?:[^{{}}\0]|{_INDEX}|\{{video_key\}}){{1,1000}}")
 """A template of paths. A format such as {episode_index:2000000000} would fill the memory."""
 VECTORS, OUTCOME = ("observation.state", "action"), ("next.success", "next.reward")
 NUMERIC = ("float32", "float64", "int32", "int64", "bool")
+_NUMBERS = ("bool", "int", "uint", "float")
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,10 @@ class LeRobot2Options(Checked):
 
     embodiment: str = ""
     """Name of the robot; robot_type of info.json if empty."""
+    state: tuple[str, ...] = ()
+    """Columns that form the state, side by side, or "none"; if empty, the one whose name tells."""
+    action: tuple[str, ...] = ()
+    """Columns that form the actions, likewise."""
     size: Annotated[tuple[int, int], Between(1, 16_384)] | None = None
     """Height and width of the stored images. Frames are resized until they cover it, and cropped to the middle.
     By default they stay as they are."""
@@ -96,7 +113,7 @@ class LeRobot2(Importer):
             info = read_json(path)
             version = str(entry(info, "codebase_version", str))
             if not version.startswith("v2"):
-                raise SourceError(f"codebase_version is {version[:40]}, not v2.x; wamkit reads v3.0 without an import")
+                raise SourceError(_needs_no_import(self.root, version))
             real(entry(info, "fps"), "fps", 0.01, 1000)
             whole(entry(info, "chunks_size"), "chunks_size", 1, 2**31)
             whole(entry(info, "total_episodes"), "total_episodes", 0, 2**31)
@@ -146,16 +163,36 @@ class LeRobot2(Importer):
             return size
         return shown_size(self._place("video_path", first, key), size)
 
+    @cached_property
+    def _vectors(self) -> dict[str, tuple[str, ...]]:
+        """The columns of the state and of the actions. Raises SourceError where it is in doubt which they are."""
+        features, given = self._info["features"], {"state": self.options.state, "action": self.options.action}
+        stated = {name: () if columns == ("none",) else columns for name, columns in given.items() if columns}
+        with reading(self.root / "meta/info.json"):
+            if found := doubtful(features, stated, RESERVED):
+                option = "--options.{name} followed by the columns, or by none"
+                raise SourceError(which(found, option))
+            return vectors_of(features, stated, RESERVED)
+
     def _width(self, key: str) -> int:
-        return self._info["features"][key]["shape"][0] if key in self._info["features"] else 0
+        return sum(self._info["features"][column]["shape"][0] for column in self._vectors[key])
 
     @cached_property
     def _extras(self) -> list[str]:
-        skip = {*VECTORS, *OUTCOME, "next.done", *INDEX_COLUMNS}
+        skip = {*VECTORS, *OUTCOME, "next.done", *INDEX_COLUMNS, *self._joined}
         features = self._info["features"].items()
         return [
             k for k, f in features if k not in skip and f["dtype"] in NUMERIC and len(f["shape"]) == 1 and "/" not in k
         ]
+
+    def dropped(self) -> Sequence[str]:
+        known = {*RESERVED, *OUTCOME, "next.done", *self._extras, *self._joined}
+        numbers = (k for k, f in self._info["features"].items() if f["dtype"].rstrip("0123456789") in _NUMBERS)
+        return [k for k in numbers if k not in known]
+
+    @property
+    def _joined(self) -> list[str]:
+        return [column for columns in self._vectors.values() for column in columns]
 
     def layout(self) -> Layout:
         with reading(self.root / "meta/info.json"):
@@ -173,10 +210,8 @@ class LeRobot2(Importer):
             )
 
     def _names(self, key: str) -> tuple[str, ...]:
-        names = self._info["features"].get(key, {}).get("names")
-        names = next(iter(names.values()), None) if isinstance(names, dict) else names
-        size = self._width(key)
-        return tuple(map(str, names)) if names and len(names) == size else tuple(f"{key}_{i}" for i in range(size))
+        features = self._info["features"]
+        return tuple(name for column in self._vectors[key] for name in dimension_names_of(features[column], column))
 
     def metadata(self) -> DatasetMetadata:
         path, robot = inside(self.root, MODALITY), self.options.embodiment or self._info.get("robot_type") or ""
@@ -216,7 +251,7 @@ class LeRobot2(Importer):
 
     def _table(self, path: Path, T: int) -> pa.Table:
         """The columns of an episode that are imported; those that are not there are left out."""
-        features, wanted = self._info["features"], {*VECTORS, *OUTCOME, *INDEX_COLUMNS, *self._extras}
+        features, wanted = self._info["features"], {*self._joined, *OUTCOME, *INDEX_COLUMNS, *self._extras}
         size = sum(12 * math.prod(features[k]["shape"]) if k in features else 12 for k in wanted)  # bytes a step
         if T * size > LIMIT:
             raise SourceError(f"it declares {T} steps of {size} bytes, more than an episode ever takes; refused")
@@ -243,8 +278,9 @@ class LeRobot2(Importer):
             texts = [known[i] for i in tasks]
 
             def vector(key: str) -> np.ndarray:
-                size = self._width(key)
-                return checked(column(key), (T, size), key) if size else np.zeros((T, 0), np.float32)
+                features = self._info["features"]
+                parts = [checked(column(k), (T, features[k]["shape"][0]), k) for k in self._vectors[key]]
+                return np.concatenate([np.zeros((T, 0), np.float32), *parts], 1)
 
             outcome = {k: column(k)[:, 0] for k in OUTCOME if k in table.column_names}
             return Recording(
@@ -278,6 +314,12 @@ class LeRobot2(Importer):
                     yield resize_and_crop(image, size, reformatter)
 
         return video if self._info["features"][key]["dtype"] == "video" else images
+
+
+def _needs_no_import(root: Path, version: str) -> str:
+    if version != VERSION:
+        return f"codebase_version is {version[:40]}, not v2.x; convert it with lerobot"
+    return f"it is {VERSION}, which needs no import; the next command is `wamkit validate {root}`"
 
 
 def _check_feature(name: str, feature: Any) -> None:

@@ -22,6 +22,7 @@ from wamkit import config as cfg
 from wamkit.data.format import checksums
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
+from wamkit.data.format.remedy import IMPORTED
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import Encoded, checksum, encode_camera
 from wamkit.data.format.store import Store
@@ -39,7 +40,7 @@ from wamkit.data.importers.base import (
 from wamkit.files import StoreError, check_place, read_json
 from wamkit.types import Episode, Span
 
-FILE = "import.json"
+FILE = IMPORTED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,6 +179,7 @@ def opened_mixture(
     fps = stores[int(np.argmax(shares))].layout.fps
     frames, data = [], []
     for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
+        store.require_vectors()
         metadata = load_metadata(store.root)
         if metadata is None:
             raise StoreError(
