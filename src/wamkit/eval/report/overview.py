@@ -299,7 +299,8 @@ def _origin(e: Evaluated) -> str:
     """Folder, family, step and weights of a run, and the version of wamkit that evaluated it."""
     maker = e.summary.get("made_by", {})
     version = maker.get("commit") or maker.get("wamkit")
-    return f"{e.run}: {e.summary['family']}, step {e.summary['step']}, weights {e.summary['weights'][:12]}, wamkit {version}"
+    weights = str(e.summary["weights"])[:12]
+    return f"{e.run}: {e.summary['family']}, step {e.summary['step']}, weights {weights}, wamkit {version}"
 
 
 def _end(x: float, unbounded: str) -> str:
