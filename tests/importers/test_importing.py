@@ -160,7 +160,7 @@ def test_a_video_that_is_too_short_is_no_episode(made):
 
 def test_other_numbers_do_not_go_into_the_same_store(made):
     run(made)
-    with pytest.raises(StoreError, match="holds data with other metadata"):
+    with pytest.raises(StoreError, match="imported otherwise: options.offset was 0, now 1"):
         run(made, MadeOptions(offset=1))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from wamkit.files import read_json
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, Actor, rollout
-from wamkit.rollout.plan import CollectConfig, Job, plan
+from wamkit.rollout.plan import COUNTS, CollectConfig, Counts, Job, counts_of, plan
 from wamkit.runs.run import Run
 from wamkit.types import Episode, Observation, Snapshot, WamkitError
 from wamkit.workers import run_parallel
@@ -46,6 +46,7 @@ _DEFAULTS = {
     "perturbed_steps": 120,
     "policies": [],
     "policy_episodes": 0,
+    "extended": [],
 }
 """Values of fields that an older collect.json lacks."""
 
@@ -54,13 +55,15 @@ def collect(config: CollectConfig, progress: bool = True) -> Store:
     """Records the planned episodes in worker processes and returns the store; existing episodes are kept.
 
     After an interruption, call it again: it continues where it stopped, and writes nothing if nothing is left to do.
-    The resolved configuration is `collect.json` in the folder.
+    With larger numbers of episodes, and otherwise as before, it extends the data set: the further episodes follow the
+    last one. The resolved configuration is `collect.json` in the folder, with the numbers asked for before as
+    `extended`, unless the same episodes would have been planned at once.
     Raises WamkitError for unknown names, for a folder that was collected with another configuration (naming the
     difference), and when an expert keeps failing.
     """
     config.env_spec.check()
     runs = {path: Run.open(path) for path in config.policies}
-    store, jobs = _open(config, runs), plan(config)
+    store, jobs = _open(config, runs)
     if len(store) > len(jobs):
         raise WamkitError(
             f"{config.out} holds {len(store)} episodes, more than the {len(jobs)} planned: use another folder"
@@ -265,26 +268,53 @@ def _same_policies(before: list[str], runs: Mapping[Path, Run]) -> bool:
     )
 
 
-def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
-    """The store of this configuration: a new one, or an unfinished one of the same configuration."""
+def _extended(config: CollectConfig, before: Mapping[str, Any]) -> list[Counts]:
+    """The numbers of episodes to plan before those of `config`, given the collect.json `before`.
+
+    Raises WamkitError where `config` asks for fewer.
+    """
+    asked: Counts = {name: before[name] for name in COUNTS}
+    stages, now = [{name: counts[name] for name in COUNTS} for counts in before["extended"]], counts_of(config)
+    if any(not 0 <= counts[name] <= asked[name] for counts in stages for name in COUNTS):
+        raise ValueError(f"extended is {stages}")
+    if now == asked:
+        return stages
+    if fewer := [name for name in COUNTS if now[name] < asked[name]]:
+        raise WamkitError(
+            f"{config.out} was collected with {fewer[0]} = {asked[fewer[0]]}, now {now[fewer[0]]}: it can be extended, "
+            "not shortened. Use another folder for it"
+        )
+    recorded = plan(dataclasses.replace(config, **asked), stages)
+    return [] if plan(config)[: len(recorded)] == recorded else [*stages, asked]
+
+
+def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> tuple[Store, tuple[Job, ...]]:
+    """The store of this configuration, a new one or one of the same but fewer episodes, and the plan."""
     resolved = {k: v for k, v in to_dict(config).items() if k not in ("out", "processes")}
     resolved["policies"] = [f"{path} @{runs[path].digest[:8]}" for path in config.policies]
-    path = config.out / "collect.json"
+    path, stages = config.out / "collect.json", list[Counts]()
     if path.exists():
         try:
             before = _DEFAULTS | old_names.collected(read_json(path))
             if _same_policies(before["policies"], runs):
                 resolved["policies"] = before["policies"]
-            changed = [k for k in resolved | before if resolved.get(k) != before.get(k)]
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+            changed = [
+                k for k in resolved | before if resolved.get(k) != before.get(k) and k not in (*COUNTS, "extended")
+            ]
+            stages = [] if changed else _extended(config, before)
+        except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
             raise WamkitError(f"{path} is damaged ({error}): move the folder away, or restore the file") from error
         if changed:
             found = "; ".join(f"{k} was {before.get(k)!r}, now {resolved.get(k)!r}" for k in changed)
             raise WamkitError(
                 f"{config.out} was collected with another configuration: {found}. Use another folder for it"
             )
+        resolved |= {"extended": stages} if stages else {}
         if (config.out / "meta/info.json").exists():
-            return Store.open(config.out)  # of the same environment, which need not be built, nor be able to render
+            store = Store.open(config.out)  # of the same environment, which need not be built, nor be able to render
+            if {k: before.get(k) for k in COUNTS} != counts_of(config):
+                checksums.write(config.out, {"collect.json": to_bytes(resolved)})
+            return store, plan(config, stages)
     if not path.exists() and (config.out / "meta/info.json").exists() and (episodes := len(Store.open(config.out))):
         raise WamkitError(f"{config.out} holds {episodes} episodes but no collect.json: use another folder")
     env = config.env_spec.make(config.tasks[0])
@@ -306,4 +336,4 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> Store:
         save_metadata(config.out, env.dataset_metadata)
     if not path.exists():
         checksums.write(config.out, {"collect.json": to_bytes(resolved)})
-    return store
+    return store, plan(config, stages)

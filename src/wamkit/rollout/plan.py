@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -116,19 +116,36 @@ class Job:
     policy: Path | None = None
 
 
-def plan(config: CollectConfig) -> tuple[Job, ...]:
+COUNTS = ("episodes", "off_expert", "perturbed_experts", "policy_episodes")
+"""Options that a collection may be extended by."""
+
+Counts = Mapping[str, int]
+"""The number of episodes a task of each kind, by the option's name."""
+
+
+def counts_of(config: CollectConfig) -> Counts:
+    """The numbers of episodes that `config` asks for."""
+    return {name: getattr(config, name) for name in COUNTS}
+
+
+def plan(config: CollectConfig, earlier: Sequence[Counts] = ()) -> tuple[Job, ...]:
     """All episodes in the order of the store: tasks in turn and all kinds spread evenly, so every prefix is balanced.
+
+    earlier: what was asked for before, where the collection was extended: each plan begins with the one before it, and
+        what it asks for beyond that follows, spread evenly.
 
     No two jobs share a seed.
     """
-    others = _spread(config.perturbed_experts, ["off-expert"] * config.off_expert, "perturbed-expert")
-    others = _spread(config.policy_episodes, others, "policy")
-    kinds = _spread(len(others), ["expert"] * config.episodes, "")
+    kinds: list[str] = []
+    before: Counts = dict.fromkeys(COUNTS, 0)
+    for counts in (*earlier, counts_of(config)):
+        kinds += _kinds({name: counts[name] - before[name] for name in COUNTS})
+        before = counts
     first = int(np.random.SeedSequence(config.seed).generate_state(1)[0])
     base = VALIDATION_SEED_BASE if config.held_out else 0
     jobs: list[Job] = []
-    remaining, count = iter(others), dict.fromkeys(("expert", "off-expert", "perturbed-expert", "policy"), 0)
-    for kind in (k or next(remaining) for k in kinds):
+    count = dict.fromkeys(("expert", "off-expert", "perturbed-expert", "policy"), 0)
+    for kind in kinds:
         for task in config.tasks:
             start = first + len(jobs) * config.max_attempts
             jobs.append(
@@ -144,6 +161,14 @@ def plan(config: CollectConfig) -> tuple[Job, ...]:
             )
         count[kind] += 1
     return tuple(jobs)
+
+
+def _kinds(counts: Counts) -> list[str]:
+    """The kinds of so many episodes of one task, spread evenly."""
+    others = _spread(counts["perturbed_experts"], ["off-expert"] * counts["off_expert"], "perturbed-expert")
+    others = _spread(counts["policy_episodes"], others, "policy")
+    remaining = iter(others)
+    return [k or next(remaining) for k in _spread(len(others), ["expert"] * counts["episodes"], "")]
 
 
 def _spread(count: int, among: list[str], name: str) -> list[str]:

@@ -28,13 +28,17 @@ class Provenance:
     frames: int = 0
 
     @classmethod
-    def of(cls, store: Store) -> Provenance:
-        """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged."""
+    def of(cls, store: Store, episodes: int | None = None) -> Provenance:
+        """The provenance of a store, from its `collect.json` if it has one. Raises WamkitError if that is damaged.
+
+        episodes: only the first so many are used; None for all.
+        """
         path = store.root / "collect.json"
         try:
             collected = old_names.collected(read_json(path)) if path.exists() else {}
             env = EnvSpec(collected.get("env", ""), tuple(collected.get("tasks", ())), collected.get("options", {}))
         except (ValueError, AttributeError, TypeError) as e:
             raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e
-        seeds = tuple(sorted({m.seed for m in store.episodes}))
-        return cls(env, collected.get("seed", 0), seeds, len(store), store.frames)
+        used = store.episodes[:episodes]
+        seeds = tuple(sorted({m.seed for m in used}))
+        return cls(env, collected.get("seed", 0), seeds, len(used), sum(m.length for m in used))

@@ -19,13 +19,15 @@ from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
 from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
+from wamkit.files import read_json
+from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.training.evidence import check_evidence, evidence_of
 from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
-from wamkit.training.run_folder import RunFolder, check_run_folder
+from wamkit.training.run_folder import CONFIG, RunFolder, check_run_folder
 from wamkit.training.trainer import Trainer, Watch
 from wamkit.types import Query, Spec, WamkitError
 
@@ -71,7 +73,7 @@ def train_run(
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
     check_run_folder(Path(out))
-    opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading)
+    opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out))
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
         config["optional_views"] = optional
@@ -86,8 +88,26 @@ def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> l
     return [c for c, has in zip(spec.cameras, always, strict=True) if not has or drop_view and spec.views > 1]
 
 
-def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
+def _own_episodes(out: Path, store: Store) -> int | None:
+    """The number of first episodes that the run in `out` was begun on, where the data set has grown since."""
+    if not has_checkpoint(out):
+        return None
+    origin, metas = read_json(out / CONFIG).get("provenance", {}), store.episodes
+    number = origin.get("episodes")
+    if not isinstance(number, int) or not 0 < number < len(metas):
+        return None
+    return number if origin.get("frames") == sum(m.length for m in metas[:number]) else None
+
+
+def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
     store = Store.open(path, loading.decoder)
+    own = _own_episodes(out, store)
+    if own is not None:
+        print(
+            f"note: {out} was begun on the first {own} of now {len(store)} episodes of {path}, and goes on with those; "
+            "train a run with another --out to learn from all",
+            flush=True,
+        )
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
     check_memory(run, spec)
@@ -99,6 +119,8 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
         _say_untaught(check_evidence(run, spec, found, path), path)
     frames, _ = open_frames(store, cache_gb=loading.cache_gb)
+    if own is not None:
+        frames = replace(frames, used=np.arange(len(store)) < own)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share
@@ -106,12 +128,12 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions) -> _Trainin
         frames=frames if share is None else divided(frames, share, spec.fps),
         spec=spec,
         statistics=statistics(frames, spec, run.train.normalisation),
-        provenance=Provenance.of(store),
+        provenance=Provenance.of(store, own),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
     )
 
 
-def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions) -> _TrainingData:
+def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
     if family_class(run.family).needs_point_cloud:

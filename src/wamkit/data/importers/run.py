@@ -103,18 +103,19 @@ def import_data(args: Import, options: Any = None) -> Store:
         raise SourceError(f"{args.source}: it contains no episodes")
     if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
         raise StoreError(f"{args.out} holds a data set that `wamkit import` did not write: name another folder")
-    store = Store.open_or_create(args.out, **vars(layout))
-    if (before := load_metadata(args.out)) is not None and before != metadata:
-        raise StoreError(
-            f"{args.out} holds data with other metadata ({before.source}, {before.embodiment}); name another folder"
-        )
-    save_metadata(args.out, metadata)
     facts = {
         "format": args.format,
         "source": str(args.source),
         "options": cfg.to_dict(importer.options),
         "episodes": len(names),
     }
+    _require_same(args.out, facts)
+    store = Store.open_or_create(args.out, **vars(layout))
+    if (before := load_metadata(args.out)) is not None and before != metadata:
+        raise StoreError(
+            f"{args.out} holds data with other metadata ({before.source}, {before.embodiment}); name another folder"
+        )
+    save_metadata(args.out, metadata)
     skipped: dict[str, str] = {}
     _save_state(args.out, facts, False, skipped)
     stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
@@ -138,6 +139,23 @@ def import_data(args: Import, options: Any = None) -> Store:
     store.finalize()
     _save_state(args.out, facts, True, skipped)
     return store
+
+
+def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
+    """Raises StoreError if `out` holds the import of another source, or with other options. It may have fewer episodes.
+
+    Episodes are known by their names, which another source may have too.
+    """
+    if not (path := out / FILE).exists():
+        return
+    with reading(path):
+        before = read_json(path)
+        own = {k: entry(before, k, str) for k in ("format", "source")}
+        given = {f"options.{k}": v for k, v in entry(before, "options", dict).items() if k in facts["options"]}
+    now = {k: facts[k] for k in own} | {k: facts["options"][k.removeprefix("options.")] for k in given}
+    changed = [f"{k} was {was!r}, now {now[k]!r}" for k, was in (own | given).items() if was != now[k]]
+    if changed:
+        raise StoreError(f"{out} was imported otherwise: {'; '.join(changed)}. Name another folder for it")
 
 
 def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:

@@ -1,0 +1,109 @@
+"""Data sets that grow: collections and imports continue after the last episode, and runs keep their own."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from lerobot_folders import Recordings, write_v21
+from recordings import LAYOUT, content, make_episode
+
+from wamkit.cli.main import main
+from wamkit.data.format.store import Store
+from wamkit.rollout.collect import collect
+from wamkit.rollout.plan import CollectConfig, counts_of, plan
+from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
+from wamkit.runs.recipes import RECIPES
+from wamkit.runs.run import Run
+from wamkit.training.launch import train_run
+from wamkit.types import WamkitError
+
+
+def small(out: Path, **changes) -> CollectConfig:
+    more = {"env": "pusht", "tasks": ("push-t",), "episodes": 0, "off_expert": 2, "off_expert_steps": 8}
+    return CollectConfig(**({"out": out, "processes": 1} | more | changes))
+
+
+def test_a_longer_plan_begins_with_the_one_before_it():
+    before = CollectConfig(tasks=("a", "b"), out=Path("x"), episodes=25, off_expert=10)
+    for changes in ({"episodes": 60}, {"off_expert": 30}, {"episodes": 26, "perturbed_experts": 7}):
+        after = dataclasses.replace(before, **changes)
+        jobs = plan(after, [counts_of(before)])
+        assert jobs[: len(plan(before))] == plan(before) and len(jobs) == len(plan(after))
+        assert sorted((j.task, j.kind) for j in jobs) == sorted((j.task, j.kind) for j in plan(after))
+        assert [j.index for j in jobs] == list(range(len(jobs)))
+        assert len({s for j in jobs for s in j.seeds}) == sum(len(j.seeds) for j in jobs)
+    alone = CollectConfig(tasks=("a", "b"), out=Path("x"), episodes=25, off_expert=0)
+    more = dataclasses.replace(alone, episodes=60)
+    assert plan(more, [counts_of(alone)]) == plan(more)
+
+
+def test_a_collection_is_extended(tmp_path):
+    collect(small(tmp_path / "parts"), progress=False)
+    first = content(tmp_path / "parts")
+    collect(small(tmp_path / "parts", off_expert=4), progress=False)
+    collect(small(tmp_path / "whole", off_expert=4), progress=False)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    kept = {k: v for k, v in first.items() if k.startswith(("data/", "videos/", "meta/episodes/"))}
+    assert kept.items() <= content(tmp_path / "parts").items()
+    with pytest.raises(WamkitError, match="off_expert = 4, now 2: it can be extended, not shortened"):
+        collect(small(tmp_path / "parts"), progress=False)
+    with pytest.raises(WamkitError, match="another configuration: off_expert_steps was 8, now 9"):
+        collect(small(tmp_path / "parts", off_expert=6, off_expert_steps=9), progress=False)
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_an_import_is_extended_and_takes_no_episodes_of_another_source_for_its_own(tmp_path, capsys):
+    for name, lengths in (("source", (12, 13, 14)), ("other", (15, 16, 17))):
+        write_v21(tmp_path / name, Recordings(lengths=lengths, height=32, width=32))
+    command = ["import", "lerobot2", str(tmp_path / "source"), "--out"]
+    assert main([*command, str(tmp_path / "parts"), "--limit", "1"]) == 0
+    assert main([*command, str(tmp_path / "parts")]) == 0
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    capsys.readouterr()
+    command[2] = str(tmp_path / "other")
+    assert main([*command, str(tmp_path / "parts")]) != 0
+    assert f"was imported otherwise: source was '{tmp_path / 'source'}', now '" in capsys.readouterr().err
+    command[2] = str(tmp_path / "source")
+    assert main([*command, str(tmp_path / "parts"), "--options.embodiment", "arm"]) != 0
+    assert "options.embodiment was '', now 'arm'" in capsys.readouterr().err
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+
+
+def test_a_run_goes_on_with_the_episodes_it_was_begun_on(tmp_path, capsys):
+    store = Store.create(tmp_path / "data", **LAYOUT)
+    for seed in range(3):
+        store.append(make_episode(seed))
+    store.finalize()
+    recipe = RECIPES.get("metaworld-bc")()
+    model = dataclasses.replace(recipe.model, width=32, depth=1, heads=2)
+    config = RunConfig(
+        "bc",
+        model,
+        WindowConfig(4, (2, 4)),
+        TrainConfig(steps=6, batch_size=4, save_every=2, threads=1, precision="fp32"),
+    )
+
+    def stop(*_):
+        if (tmp_path / "parts/checkpoints/latest").exists():
+            raise KeyboardInterrupt
+        return {}
+
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, store.root, tmp_path / "parts", watch=stop)
+    train_run(config, store.root, tmp_path / "whole")
+    for seed in range(3, 5):
+        store.append(make_episode(seed))
+    store.finalize()
+    capsys.readouterr()
+    train_run(config, store.root, tmp_path / "parts")
+    assert "was begun on the first 3 of now 5 episodes" in capsys.readouterr().out
+    runs = [Run.open(tmp_path / name) for name in ("parts", "whole")]
+    assert [r.provenance.episodes for r in runs] == [3, 3] and runs[0].digest == runs[1].digest
+    weights = [r.weights() for r in runs]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    train_run(config, store.root, tmp_path / "all")
+    assert Run.open(tmp_path / "all").provenance.episodes == 5
