@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import re
@@ -348,6 +349,19 @@ def make_folder(folder: Path) -> None:
                 fsync_folder(part.parent)
         except OSError as error:
             raise write_error(part, error) from error
+
+
+def cache_folder(root: Path) -> Path:
+    """The folder for what can be computed again from the data in `root`.
+
+    It is `.cache` there. Where that cannot be written, it is a folder of its own under $XDG_CACHE_HOME/wamkit, by
+    default ~/.cache/wamkit.
+    """
+    here = inside(root, ".cache")
+    if os.access(here if here.exists() else root, os.W_OK | os.X_OK):
+        return here
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "wamkit" / hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
 
 
 def fsync_folder(folder: Path) -> None:

@@ -29,7 +29,7 @@ def test_codec_keeps_every_frame_in_its_place():
     [
         ({"numbers": [9]}, "frame 9 is missing"),
         ({"shape": (32, 48)}, "16x16 instead of 32x48"),
-        ({"total": 8}, "9 frames instead of 8"),
+        ({"total": 10}, "9 frames instead of 10"),
     ],
 )
 def test_decoding_what_is_not_there(arguments, reason):

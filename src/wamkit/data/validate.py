@@ -6,6 +6,7 @@ frozen cameras, actions recorded at another step, constant or jumping values, du
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.schema import describe
 from wamkit.data.format.store import Store
+from wamkit.data.format.video import Video
 from wamkit.data.importers.run import left_out, require_whole
 from wamkit.data.sanity import faults
 from wamkit.files import StoreError, exclusive, inside, read_json
@@ -100,6 +102,7 @@ def validate(root: Path, *, every_frame: bool = False, progress: bool = True) ->
         lambda: _metadata(store, metadata),
         lambda: _texts(store),
         lambda: _views(store),
+        lambda: _spare(store),
         lambda: _lengths(store),
         lambda: _duplicates(store),
         lambda: (Finding("error", f.episode, f"step {f.step}: {f.message}") for f in faults(store)),
@@ -183,6 +186,20 @@ def _views(store: Store) -> Iterator[Finding]:
     lacking = Counter(camera for m in store.episodes for camera in m.absent)
     for camera, count in sorted(lacking.items()):
         yield Finding("note", None, f"camera {camera} saw nothing of {count} of {len(store)} episodes")
+
+
+def _spare(store: Store) -> Iterator[Finding]:
+    """Videos with more frames than rows. The frames beyond the last row are not used."""
+    rows: Counter[Path] = Counter()
+    first, metas = {}, store.episodes
+    for episode, camera, path, _ in store.videos():
+        rows[path] += metas[episode].length
+        first.setdefault(path, (episode, camera))
+    for path, (episode, camera) in first.items():
+        with contextlib.suppress(StoreError), store.open_video(episode, camera) as video:  # `_images` names its damage
+            if isinstance(video, Video) and video.count > rows[path]:
+                message = f"{path.name} of camera {camera} has {video.count} frames for {rows[path]} rows"
+                yield Finding("note", episode, f"{message}; those after the last row are left alone")
 
 
 def _lengths(store: Store) -> Iterator[Finding]:

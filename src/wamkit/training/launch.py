@@ -19,7 +19,7 @@ from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
 from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
-from wamkit.files import read_json
+from wamkit.files import cache_folder, read_json
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.provenance import Provenance
@@ -182,4 +182,6 @@ def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, mixture: An
     if not gb:
         return None
     data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
-    return FeatureCache(folder / ".cache/latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9))
+    return FeatureCache(
+        cache_folder(folder) / "latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9)
+    )

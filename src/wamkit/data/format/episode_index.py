@@ -124,7 +124,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
         for key, feature in info["features"].items()
         if feature["dtype"] == "video"
         and unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
-        and not is_depth(feature)
+        and not is_depth(key, feature)
     ]
     texts, index = facts.get("tasks") or [""], facts["episode_index"]
     recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction

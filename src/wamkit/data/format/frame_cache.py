@@ -22,6 +22,8 @@ from wamkit.data.format.store import BLOCK_BYTES, Store
 from wamkit.data.format.video import decoder_bytes
 from wamkit.files import (
     StoreError,
+    WriteError,
+    cache_folder,
     exclusive,
     file_size,
     fsync_folder,
@@ -55,7 +57,7 @@ class FrameCache:
     def build_or_open(
         cls, store: Store, size: tuple[int, int] | None = None, episodes: int | None = None
     ) -> FrameCache:
-        """Opens the cache of `store` in `<root>/.cache`. If there is none, decodes all videos first, with a bar.
+        """Opens the cache of `store` in `files.cache_folder`. If there is none, decodes all videos first, with a bar.
 
         size: (H, W) to resize to; None for the recorded size.
         episodes: only the first so many; None for all.
@@ -75,12 +77,19 @@ class FrameCache:
             "shape": [sum(m.length for m in store.episodes[:count]), len(store.cameras), 3, height, width],
         }
         key = hashlib.sha256(json.dumps(header).encode()).hexdigest()[:32]
-        path = inside(store.root, f".cache/{key}-{height}x{width}.frames")
+        name = f"{key}-{height}x{width}.frames"
+        path = inside(store.root, f".cache/{name}")
         if not _intact(path, header):
-            make_folder(path.parent)
-            with exclusive(path.parent, wait=True):
-                if not _intact(path, header):  # another process may have built it meanwhile
-                    _build(store, count, path, header)
+            path = cache_folder(store.root) / name
+            try:
+                make_folder(path.parent)
+                with exclusive(path.parent, wait=True):
+                    if not _intact(path, header):  # another process may have built it meanwhile
+                        _build(store, count, path, header)
+            except WriteError as error:
+                raise WriteError(
+                    f"{error}; or set XDG_CACHE_HOME to another place, or decode frames at each use by --cache-gb 0"
+                ) from error
         return cls(path, np.memmap(path, np.uint8, "r", _HEADER, tuple(header["shape"])).view(np.ndarray))
 
     def __len__(self) -> int:

@@ -197,7 +197,7 @@ class Layout:
         if "action.expert" in features and "action" not in features:
             raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
         images = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in IMAGE_DTYPES]
-        colour = [(k, f) for k, f in images if not is_depth(f)]
+        colour = [(k, f) for k, f in images if not is_depth(k, f)]
         sizes = tuple(image_size(f) for _, f in colour)
         has_points = all(k in features for k in SCENE_FLOW_COLUMNS)
         if has_points and not _fit([features[k]["shape"] for k in SCENE_FLOW_COLUMNS]):
@@ -219,7 +219,7 @@ class Layout:
             rewards="next.reward" in features and "next.success" in features,
             extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in extras.items()),
             stills=tuple(k for k, f in colour if f["dtype"] == "image"),
-            depth=tuple((k, *image_size(f)) for k, f in images if is_depth(f)),
+            depth=tuple((k, *image_size(f)) for k, f in images if is_depth(k, f)),
             optional=tuple(k for k, f in colour if info_of(f).get(OPTIONAL)),
         )
 
@@ -268,8 +268,8 @@ def _unusable(key: str, feature: Any) -> str:
     if dtype in IMAGE_DTYPES:
         if max(shape) > LARGEST_SIDE:
             return f"declares images of more than {LARGEST_SIDE} pixels a side"
-        fits = len(shape) == 3 and (is_depth(feature) or 3 in (shape[0], shape[2]))
-        return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for depth"
+        fits = len(shape) == 3 and {1, 3} & {shape[0], shape[2]}
+        return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for grey images and depth"
     if math.prod(shape) > MOST_VALUES:
         return f"declares more than {MOST_VALUES} values a step"
     kind = np.dtype(dtype).kind if dtype in _DTYPES else "none"
@@ -282,11 +282,18 @@ def _unusable(key: str, feature: Any) -> str:
     return "needs the shape [1]" if key in (*INDEX_COLUMNS, *_REWARDS) and shape != [1] else ""
 
 
-def is_depth(feature: Mapping[str, Any]) -> bool:
-    """True if an "image" or "video" feature holds distances, one value a pixel, rather than colours."""
+def is_depth(name: str, feature: Mapping[str, Any]) -> bool:
+    """True if an "image" or "video" feature holds distances, one value a pixel, rather than colours or greys.
+
+    One channel alone does not say so: grey cameras have one, too. Where no mark does, the unit, the name or a pixel
+    format of more than 8 bits may.
+    """
     info, shape = info_of(feature), feature["shape"]
-    marked = info.get("is_depth_map") or info.get("video.is_depth_map")
-    return bool(marked) or len(shape) == 3 and 1 in (shape[0], shape[2])
+    marks = [info[k] for k in ("is_depth_map", "video.is_depth_map") if k in info]
+    if any(marks) or not (len(shape) == 3 and 1 in (shape[0], shape[2])):
+        return any(marks)
+    deep = re.search(r"gray(9|1\d)|p(9|1\d)", str(info.get("video.pix_fmt", "")))
+    return not marks and ("depth" in name.lower() or "depth_unit" in info or deep is not None)
 
 
 def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:

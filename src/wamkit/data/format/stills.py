@@ -97,6 +97,8 @@ def sample_frames(
             raise StoreError(f"the store has {f'{steps} PNG' if stills else 'MP4'} for this camera")
         if not stills:
             with Video(data, layout.fps, size, steps) as video:
+                if video.count > steps:
+                    raise StoreError(f"it has {video.count} frames instead of {steps}")
                 return video.frames(picked)
         out, rgb = np.empty((len(picked), 3, *size), np.uint8), RgbConverter()
         for row, i in enumerate(picked):

@@ -168,7 +168,8 @@ class Video:
         stream, shape = self._container.streams.video[0], self._shape
         if (stream.height, stream.width) not in (shape, shape[::-1]):
             raise StoreError(f"its frames are {_size((stream.height, stream.width))} instead of {_size(shape)}")
-        if total is not None and stream.frames not in (0, total):
+        self.count = stream.frames
+        if total is not None and 0 < stream.frames < total:  # frames beyond the last row are left alone
             raise StoreError(f"it has {stream.frames} frames instead of {total}")
         rate = float(stream.average_rate or fps)  # computed from the duration, so off by up to one frame
         if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:

@@ -1,9 +1,10 @@
 """ALOHA: a folder of `episode_0.hdf5`, ... (arXiv:2304.13705), simulated or real, plain or compressed.
 
     attrs sim, compress
-    action                    float32 (T, 14): absolute joint positions of both arms, six joints and a gripper each
+    action                    float32 (T, 14): absolute joint positions of both arms, six joints and a gripper each;
+                              (T, 7) of one arm
     base_action               float32 (T, 2): Mobile ALOHA's forward and turning velocity; imported as an extra
-    observations/qpos, qvel, effort                  float32 (T, 14)
+    observations/qpos, qvel, effort                  float32 (T, 14) or (T, 7)
     observations/images/cam_high, cam_low, cam_left_wrist, cam_right_wrist     uint8 (T, 480, 640, 3), or with
                               compress (T, longest): JPEG, padded with zeros (decoders stop at the end of the image)
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +37,7 @@ from wamkit.data.importers.base import (
     inside,
 )
 from wamkit.data.importers.encoded_images import decode_image
-from wamkit.data.importers.hdf5 import array, dataset, has, opened, sorted_by_number, stored_frames
+from wamkit.data.importers.hdf5 import array, columns, dataset, has, opened, sorted_by_number, stored_frames
 from wamkit.data.importers.hdf5 import names as names_in
 from wamkit.files import visible
 from wamkit.metadata import DatasetMetadata, Field
@@ -48,6 +50,14 @@ FIELDS = (
     Field("right_arm", 7, 13, "joint", unit="rad"),
     Field("right_gripper", 13, 14, "gripper", unit="1"),
 )
+ARMS = {
+    7: (
+        tuple(n.removeprefix("left_") for n in NAMES[:7]),
+        (Field("arm", 0, 6, "joint", unit="rad"), Field("gripper", 6, 7, "gripper", unit="1")),
+    ),
+    14: (NAMES, FIELDS),
+}
+"""Names and fields by the number of joints: one arm, two arms."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +89,43 @@ class Aloha(Importer):
                 cameras = {c: name for c in names_in(file, "observations/images")} | cameras
         with opened(inside(self.root, names[0])) as file:
             base = has(file, "base_action")
+        joints, _ = self._arms
         return Layout(
             **camera_layout({c: next(self._images(cameras[c], c)()).shape[:2] for c in sorted(cameras)}),
-            proprio_names=NAMES,
-            action_names=NAMES,
+            proprio_names=joints,
+            action_names=joints,
             fps=self.options.rate,
             robot_type="aloha",
             expert=False,
             rewards=False,
-            extras=(("observation.velocity", "float32", 14), *((("base_action", "float32", 2),) if base else ())),
+            extras=(
+                ("observation.velocity", "float32", len(joints)),
+                *((("base_action", "float32", 2),) if base else ()),
+            ),
         )
 
+    @cached_property
+    def _arms(self) -> tuple[tuple[str, ...], tuple[Field, ...]]:
+        """Names and fields of the joints, those of the first episode."""
+        if not (names := self.episodes()):
+            raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
+        with opened(inside(self.root, names[0])) as file:
+            if (joints := columns(file, "observations/qpos")) not in ARMS:
+                raise SourceError(
+                    f"qpos has {joints} values a step, and ALOHA's arms 7 each, 14 both; describe another robot by an "
+                    "importer of its own (docs/add-an-importer.md)"
+                )
+        return ARMS[joints]
+
     def metadata(self) -> DatasetMetadata:
+        _, fields = self._arms
         return DatasetMetadata(
             source="ALOHA",
             embodiment="aloha",
             control_mode="absolute joints",
             rate=self.options.rate,
-            state=FIELDS,
-            action=FIELDS,
+            state=fields,
+            action=fields,
             cameras=camera_facts(self.layout().cameras),
         )
 
@@ -107,15 +135,15 @@ class Aloha(Importer):
     def read(self, name: str) -> Recording:
         with opened(inside(self.root, name), name) as file:
             action = array(file, "action")
-            T = len(action)
-            extras = {"observation.velocity": checked(array(file, "observations/qvel"), (T, 14), "qvel")}
+            T, n = len(action), len(self._arms[0])
+            extras = {"observation.velocity": checked(array(file, "observations/qvel"), (T, n), "qvel")}
             if has(file, "base_action"):
                 extras["base_action"] = checked(array(file, "base_action"), (T, 2), "base_action")
             return Recording(
                 name=name,
                 text=self.options.text,
-                state=checked(array(file, "observations/qpos"), (T, 14), "qpos"),
-                action=checked(action, (T, 14), "action"),
+                state=checked(array(file, "observations/qpos"), (T, n), "qpos"),
+                action=checked(action, (T, n), "action"),
                 images={c: self._images(name, c, T) for c in names_in(file, "observations/images")},
                 extras=extras,
             )

@@ -25,7 +25,7 @@ from wamkit.registry import Registry
 from wamkit.types import Span, WamkitError
 
 ImageStream = Callable[[], Iterator[UInt8[np.ndarray, "H W 3"]]]
-"""Starts a new pass over a camera's images: RGB, upright, one a step."""
+"""Starts a new pass over a camera's images: RGB, or grey with one channel, upright, one a step."""
 
 LIMIT = 2**29
 """Bytes that an array of an episode may declare. A file with a larger one is taken for a decompression bomb."""
@@ -180,8 +180,8 @@ def checked(array: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
 
 
 def image_size(dtype: np.dtype, shape: Sequence[int], what: str) -> tuple[int, int]:
-    """(H, W) of an image by its declared type and shape. Raises SourceError unless that is uint8 (H, W, 3)."""
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3:
+    """(H, W) of an image by its declared type and shape. Raises SourceError unless that is uint8 (H, W, 3), or grey."""
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] not in (1, 3):
         raise SourceError(f"'{what}' is {dtype} {tuple(shape)} instead of uint8 (H, W, 3)")
     return pixels(shape[0], shape[1], what)
 

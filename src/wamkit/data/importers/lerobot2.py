@@ -152,7 +152,7 @@ class LeRobot2(Importer):
 
     @cached_property
     def _cameras(self) -> dict[str, str]:
-        found = [k for k, f in self._info["features"].items() if f["dtype"] in IMAGE_DTYPES and not is_depth(f)]
+        found = [k for k, f in self._info["features"].items() if f["dtype"] in IMAGE_DTYPES and not is_depth(k, f)]
         return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
@@ -300,7 +300,7 @@ class LeRobot2(Importer):
 
         def video() -> Iterator[np.ndarray]:
             found = probe_video(self._path("video_path", name, key), name)
-            if found.frames != steps or abs(found.fps / fps - 1) > 0.01 + 1 / steps:
+            if found.frames < steps or abs(found.fps / fps - 1) > 0.01 + 1 / steps:
                 raise SourceError(
                     f"{found.path} (episode {name}): {found.frames} frames, {found.fps:g} a second, "
                     f"instead of {steps}, {fps:g} a second"
@@ -332,8 +332,8 @@ def _check_feature(name: str, feature: Any) -> None:
         whole(n, f"the shape of feature {name[:80]!r}", 1, WIDTH)
     if not 1 <= len(shape) <= 8 or dtype not in IMAGE_DTYPES and math.prod(shape) > WIDTH:
         raise SourceError(f"feature {name[:80]!r} has the shape {shape[:8]}, which no step has; correct it")
-    if dtype in IMAGE_DTYPES and not is_depth(feature):
-        if len(shape) != 3 or 3 not in (shape[0], shape[2]):
+    if dtype in IMAGE_DTYPES and not is_depth(name, feature):
+        if len(shape) != 3 or not {1, 3} & {shape[0], shape[2]}:
             raise SourceError(f"{name} has the shape {shape} instead of [height, width, 3]; correct it")
         pixels(*image_size(feature), name)
 

@@ -172,7 +172,8 @@ def _read(importer: Importer, name: str) -> Recording:
     def named(images: ImageStream) -> ImageStream:
         def stream() -> Iterator[np.ndarray]:
             with reading(importer.root, name):
-                yield from images()
+                for image in images():
+                    yield image.repeat(3, 2) if image.ndim == 3 and image.shape[2] == 1 else image
 
         return stream
 

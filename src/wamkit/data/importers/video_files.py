@@ -227,12 +227,12 @@ def _timed(container: Any, stream: Any, video: VideoFile, start: float) -> Itera
 def read_all_frames(
     video: VideoFile, size: tuple[int, int], count: int, episode: str = ""
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """All frames of a video in the order of display, whatever their times, for data with a row for each frame.
+    """The frames of a video in the order of display, whatever their times, for data with a row for each frame.
 
     size: as in `read_frames`.
-    count: how many there must be.
+    count: the number of rows. Frames after the last row are left out: cameras often stop later than the rest.
 
-    Raises SourceError for damage, and for another number of frames.
+    Raises SourceError for damage, and for fewer frames.
     """
     import av
     from av.video.reformatter import VideoReformatter
@@ -245,10 +245,9 @@ def read_all_frames(
             if number >= count:
                 break
             yield resize_and_crop(frame, size, reformatter, video.aspect)
-    if number + 1 != count:
-        has = f"more than {count}" if number >= count else str(number + 1)
+    if number + 1 < count:
         where = f"{video.path} (episode {episode})" if episode else str(video.path)
-        raise SourceError(f"{where}: it shows {has} frames for {count} rows; is it cut off?")
+        raise SourceError(f"{where}: it shows {number + 1} frames for {count} rows; is it cut off?")
 
 
 _EXACT = 1 << 5 | 1 << 18 | 1 << 14

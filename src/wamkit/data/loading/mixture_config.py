@@ -74,13 +74,17 @@ class MixtureConfig(cfg.Checked):
 def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     """The sources described on the command line, as FOLDER:WEIGHT:FIRST-LAST:video. All but the folder is optional.
 
+    A folder's name may contain ":": the longest beginning of a word that exists is the folder.
+
     out: the mixture's file. Folders become relative to it.
 
     Raises ConfigError for malformed words.
     """
     sources = []
     for word in words:
-        folder, *parts = word.split(":")
+        pieces = word.split(":")
+        ends_at = [n for n in range(len(pieces), 0, -1) if Path(":".join(pieces[:n])).exists()]
+        folder, parts = ":".join(pieces[: (ends_at or [1])[0]]), pieces[(ends_at or [1])[0] :]
         options: dict[str, Any] = {}
         for part in parts:
             ends = part.split("-")
