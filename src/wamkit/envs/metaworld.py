@@ -222,7 +222,7 @@ class MetaWorld(Environment):
         return Snapshot(read_state(self._mujoco, sim.model, sim.data), model, attributes)
 
     def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
-        self.check_task("metaworld", snapshot, INSTRUCTIONS)
+        self._check_task(snapshot)
         if not self._was_reset:
             # Only a reset makes the attributes that are views of the simulator's memory, e.g. door-lock's
             # `obj_init_pos`.
