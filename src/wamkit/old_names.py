@@ -14,6 +14,8 @@ MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
 """Fields that a family's configuration has since, with the values that stand for what was there before."""
 TRAIN_ADDED = {"normalisation": "mean_std"}
 """Options of training that there are since, with the values that stand for what was done before."""
+EPISODES_ADDED = {"held_out": 0}
+"""The same of the choice of episodes."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
 ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
@@ -79,7 +81,7 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
     Finished results are keyed by it, and runs are resumed by it.
     """
     out = {k: v for k, v in data.items() if k not in RUN_ADDED}
-    for part, added in (("model", MODEL_ADDED), ("train", TRAIN_ADDED)):
+    for part, added in (("model", MODEL_ADDED), ("train", TRAIN_ADDED), ("episodes", EPISODES_ADDED)):
         if part in out or part == "model":
             out[part] = {k: v for k, v in out.get(part, {}).items() if k not in added or v != added[k]}
     if "embodiments" in out:  # `locked` follows from the data

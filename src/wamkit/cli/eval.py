@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Eval(Options):
-    """Evaluate runs on held-out reset states, in closed loop and in imagination.
+    """Evaluate runs on held-out reset states, in closed loop and in imagination, or on recorded episodes (--data).
 
     Writes eval/report.html, eval/summary.json and eval/episodes.parquet into the run folder. An evaluation with other
     options than one that is there goes to a folder of its own in eval/, which is printed.
@@ -30,6 +30,9 @@ class Eval(Options):
     _: KW_ONLY
     paired: bool = False
     """Compare two runs in closed loop: the better one, the certainty, and the episodes that a decision still needs."""
+    data: Path | None = None
+    """Data set to evaluate on, where there is no environment: its episodes that the run was not trained on, as
+    `wamkit train --episodes.held-out` leaves them out. Actions and imagined frames are compared with recorded ones."""
     protocol: str = ""
     """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
     that are not given."""
@@ -58,7 +61,7 @@ class Eval(Options):
     options: Mapping[str, Any] = field(default_factory=dict)
     """Options of `env` or `protocol`, KEY=VALUE, as for `wamkit collect`: fields of the environment's configuration."""
     embodiment: str = ""
-    """Data set of a mixture whose embodiment acts in `env` or `protocol`."""
+    """Data set of a mixture whose embodiment acts in `env` or `protocol`, or recorded `data`."""
 
 
 @COMMANDS.register("eval")
@@ -68,6 +71,9 @@ def run(args: Eval) -> None:
     from wamkit.runs.config import require_run
 
     _check(args)
+    if args.data is not None:
+        _evaluate_recorded(args, args.data)
+        return
     protocol = _protocol(args)
     for folder in args.runs:
         require_run(folder)
@@ -82,6 +88,23 @@ def run(args: Eval) -> None:
         return
     for opened in runs:
         evaluate(opened, protocol, _options(args))
+
+
+def _evaluate_recorded(args: Eval, data: Path) -> None:
+    """Evaluates each run on the episodes of `data` that it was not trained on."""
+    from wamkit.data.format.episode_index import require_data
+    from wamkit.files import check_place
+    from wamkit.runs.config import require_run
+
+    require_data(data)
+    for folder in args.runs:
+        require_run(folder)
+        check_place(folder / "eval/recorded/summary.json")
+    from wamkit.eval.recorded import evaluate_recorded
+    from wamkit.runs.run import Run
+
+    for folder in args.runs:
+        evaluate_recorded(Run.open(folder), data, args.embodiment, steps=args.steps)
 
 
 def _protocol(args: Eval) -> Protocol:
@@ -112,6 +135,13 @@ def _options(args: Eval) -> EvalOptions:
 def _check(args: Eval) -> None:
     if not args.runs:
         raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
+    if args.data is not None:
+        unused = {"env", "protocol", "paired", "tasks", "options", "episodes", "replan_every", "held_out", "encoder"}
+        if given := sorted(k for k in unused if getattr(args, k)):
+            raise WamkitError(
+                f"--data evaluates on recordings, without an environment: leave out --{given[0].replace('_', '-')}"
+            )
+        return
     if args.env and args.protocol:
         raise WamkitError("--protocol names an environment: leave out --env")
     if not args.env and not args.protocol and (args.tasks or args.options or args.embodiment):

@@ -66,4 +66,17 @@ def run(args: Train) -> None:
     config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
     loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
     train_run(config, args.data, args.out, command=args.command, loading=loading)
-    print(f"trained: {args.out}\nnext: wamkit eval {args.out}")
+    print(f"trained: {args.out}\nnext: {_next(args, config.episodes.held_out)}")
+
+
+def _next(args: Train, held_out: int) -> str:
+    """The command that evaluates the run, or what it still lacks."""
+    from wamkit.runs.run import Run
+
+    run = Run.open(args.out)
+    if run.provenance.env.env:
+        return f"wamkit eval {args.out}"
+    acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""
+    data = args.data if held_out else "DATA"
+    rest = "" if held_out else ", of episodes that it was not trained on (--episodes.held-out leaves some out)"
+    return f"wamkit eval {args.out} --data {data}{acting}{rest}; in an environment, with --env NAME instead of --data"

@@ -50,6 +50,9 @@ class EpisodesConfig(cfg.Checked):
     """With `action_free`: share of all samples that have actions. By default each frame is drawn equally often, so that
     many action-free demonstrations leave few samples to learn actions from."""
 
+    held_out: cfg.Episodes = 0
+    """Episodes at the end of the data set that are not learned from; `wamkit eval RUN --data` evaluates on them."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.labelled_share is not None and not self.action_free:

@@ -121,6 +121,8 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
     frames, _ = open_frames(store, cache_gb=loading.cache_gb)
     if own is not None:
         frames = replace(frames, used=np.arange(len(store)) < own)
+    if run.episodes.held_out:
+        frames = frames.without_last(run.episodes.held_out)
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share

@@ -103,6 +103,13 @@ class Frames:
         """The rows of each episode in use, int64."""
         return np.bincount(self.episode, minlength=len(self.text))[self.chosen()]
 
+    def without_last(self, count: int) -> Frames:
+        """The same frames without the last `count` episodes in use. Raises WamkitError where none would be left."""
+        chosen = self.chosen()
+        if count >= len(chosen):
+            raise WamkitError(f"held_out = {count}: there are {len(chosen)} episodes, so none is left to learn from")
+        return replace(self, used=np.isin(np.arange(len(self.text)), chosen[: len(chosen) - count]))
+
     def labelled(self, labelled: int, action_free: int) -> Frames:
         """The same frames, of which only the first demonstrations are in use.
 
@@ -111,7 +118,7 @@ class Frames:
 
         Raises WamkitError if there are too few.
         """
-        demos = np.flatnonzero(self.is_demonstration & self.has_action)
+        demos = self.chosen()[(self.is_demonstration & self.has_action)[self.chosen()]]
         if labelled < 1 or labelled + action_free > len(demos):
             raise WamkitError(
                 f"{labelled} labelled and {action_free} action-free demonstrations were requested, of which at least 1 "
@@ -268,10 +275,11 @@ class Prefetcher:
 
 
 def window_starts(frames: Frames, reach: int, stride: int) -> np.ndarray:
-    """Every `stride`-th frame of each episode whose window of `reach` steps lies inside the episode, int64."""
+    """Every `stride`-th frame of each episode in use whose window of `reach` steps lies inside the episode, int64."""
     first = np.searchsorted(frames.episode, frames.episode)
     index = np.arange(len(frames))
-    return index[(index + reach < frames.ends()) & ((index - first) % stride == 0)]
+    used = True if frames.used is None else frames.used[frames.episode]
+    return index[used & (index + reach < frames.ends()) & ((index - first) % stride == 0)]
 
 
 def shuffled_within(groups: Sequence[str], seed: int) -> np.ndarray:

@@ -76,7 +76,8 @@ def report_card(
     head.append("closed_loop.latency.median")
     losses = sorted({k for m in metrics for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
     records = evaluated_records(context) if context.acts else []
-    imagined, stills = _imagined(model, context.frames) if context.options.held_out else ((), ())
+    asked = _recordings(model, context.frames) if context.options.held_out else []
+    imagined, stills = imagined_clips(model, context.frames, asked) if asked else ((), ())
     minutes = run.extra.get("elapsed_s", 0.0) / 60
     recorded = sum(source.episodes for source in run.sources.values())
     return Report(
@@ -171,9 +172,8 @@ def _task_result(task: str, records: Sequence[Record]) -> TaskResult:
     return TaskResult(task, len(steps), len(own), float(np.median(steps)) if steps else None, float(p50), float(p95))
 
 
-def _imagined(model: Model, frames: Frames) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
-    """Videos of the first demonstration of every task, and of one off-expert episode, with a still from each."""
-    clips_, stills = [], []
+def _recordings(model: Model, frames: Frames) -> list[tuple[str, int, Query]]:
+    """The first demonstration of every task, and one off-expert episode, with the queries to ask about them."""
     texts = list(dict.fromkeys(frames.text))
     chosen = [(t, next(e for e, x in enumerate(frames.text) if x == t and frames.is_demonstration[e])) for t in texts]
     queries = [q for q in (Query.FORWARD, Query.JOINT) if q in model.queries]
@@ -181,7 +181,18 @@ def _imagined(model: Model, frames: Frames) -> tuple[tuple[Imagined, ...], tuple
     off = np.flatnonzero(~frames.is_demonstration)
     if len(off) and Query.FORWARD in model.queries:
         jobs.append(("random actions", int(off[0]), Query.FORWARD))
-    for text, episode, query in jobs:
+    return jobs
+
+
+def imagined_clips(
+    model: Model, frames: Frames, asked: Sequence[tuple[str, int, Query]]
+) -> tuple[tuple[Imagined, ...], tuple[Still, ...]]:
+    """Videos of imagined episodes, with a still from each.
+
+    asked: title, episode and query of each video; the query must imagine frames.
+    """
+    clips_, stills = [], []
+    for text, episode, query in asked:
         f = query_recording(model, frames, episode, query)
         name = f"{text}: {'given the actions' if query is Query.FORWARD else 'imagined with its own actions'}"
         for k, offset in enumerate(model.spec.frame_offsets):

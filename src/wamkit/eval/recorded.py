@@ -1,0 +1,191 @@
+"""Evaluation on recorded episodes, for data without a simulator: actions and imagined futures against what happened.
+
+It says how well a model fits episodes that it never saw, not how often it would succeed: in closed loop, errors add up
+and lead to states that no recording shows.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from wamkit import config as cfg
+from wamkit.data.format.store import Store
+from wamkit.data.loading.dataset import open_frames
+from wamkit.data.loading.mixture_config import MixtureConfig
+from wamkit.data.loading.windows import Frames, Windows
+from wamkit.eval.held_out import acting_model
+from wamkit.eval.metrics.intervals import paired_ratio
+from wamkit.eval.outputs import results_folder, write_result
+from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.registry import IMAGINING
+from wamkit.eval.report.card import history, imagined_clips
+from wamkit.eval.report.page import write_report
+from wamkit.eval.report.tables import json_row, text_table
+from wamkit.eval.results import ACTION, Curves, Report, Row, Table, Worst, made_by, versions
+from wamkit.eval.suites.open_loop import coupling_table, fidelity_table, imagine, worst_demonstrations
+from wamkit.inference.model import Model
+from wamkit.nn.scaling import is_constant, measured
+from wamkit.runs.run import Run
+from wamkit.types import EvaluationError, Query
+
+
+def evaluate_recorded(
+    run: Run, data: Path, embodiment: str = "", *, steps: int | None = None, stride: int = 4
+) -> dict[str, Any]:
+    """Evaluates `run` on the episodes of the data set `data` that it was not trained on, and returns the summary.
+
+    Prints the tables, and writes summary.json and report.html into run/eval/recorded, or beside it if another data set
+    was evaluated there.
+
+    embodiment: of a mixture, the data set whose robot recorded the episodes.
+    steps: denoising steps a query; None for the model's own number.
+    stride: steps between two windows.
+
+    Raises EvaluationError where no episode is left or long enough, and for cameras or vectors other than the model's.
+    """
+    model, store = acting_model(run, embodiment), Store.open(data)
+    _check_shapes(run, model, store)
+    spec = model.spec
+    frames = _held_out(run, store, embodiment, open_frames(store, (spec.height, spec.width))[0])
+    starts = whole_windows(frames, spec, stride)
+    if not len(starts):
+        raise EvaluationError(
+            f"{data}: no held-out episode is longer than {max(*spec.frame_offsets, spec.chunk)} steps"
+        )
+    episodes = np.unique(frames.episode[starts]).tolist()
+    tables, worst = [], list[Worst]()
+    if Query.POLICY in model.queries:
+        tables.append(_action_table(model, frames, store.layout.action_names, starts, steps))
+    if not model.queries.isdisjoint(IMAGINING):
+        result = imagine(model, frames, stride=stride, steps=steps)
+        tables += [fidelity_table(model, result), coupling_table(result)]
+        worst = worst_demonstrations(model, frames, result)
+    tables = [t for t in tables if t.rows]
+    named = {"embodiment": embodiment} if embodiment else {}
+    given = named | ({} if steps is None else {"steps": steps})
+    words = [word for k, v in given.items() for word in (f"--{k}", str(v))]
+    summary = {
+        "run": str(run.path),
+        "family": model.name,
+        "step": run.step,
+        "training_seconds": run.extra.get("elapsed_s"),
+        "weights": run.digest,
+        "command": shlex.join(["wamkit", "eval", str(run.path), "--data", str(data), *words]),
+        "protocol": {"data": str(data), "episodes": episodes, "stride": stride} | given,
+        "made_by": made_by(),
+        "rows": [json_row(t, r) for t in tables for r in t.rows],
+    }
+    print(text_table(tables))
+    learning, trained = history(run.path)
+    shown = [q for q in (Query.FORWARD, Query.JOINT) if q in model.queries]
+    imagined, stills = imagined_clips(model, frames, [(frames.text[e], e, q) for e in episodes[:4] for q in shown])
+    seedless = {k: v for k, v in asdict(run.provenance).items() if k != "seeds"}
+    page = Report(
+        title=f"{model.name}: {run.name}",
+        subtitle=f"{len(episodes)} held-out episodes of {data}, {run.step} training steps",
+        headline=tuple(r for t in tables for r in t.rows)[:2],
+        tables=tuple(tables),
+        imagined=imagined,
+        stills=stills,
+        worst=tuple(worst),
+        curves=(Curves("Losses", learning, {k: (k,) for k in _losses(learning)}),),
+        commands=tuple(filter(None, (trained, summary["command"]))),
+        versions=versions(),
+        config={**run.described, "provenance": seedless, "weights": run.digest},
+        scale=max(1, 256 // spec.height),
+    )
+    with results_folder(run.path / "eval/recorded", "summary.json", summary["protocol"], store.root.name) as folder:
+        write_result(folder / "summary.json", summary)
+        print(f"report: {write_report(page, folder / 'report.html')}")
+    return summary
+
+
+def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E"]:
+    """True for the episodes of `store` that `run` was not trained on.
+
+    A data set with as many frames in as many first episodes as the run's is taken for the same, and may have grown.
+    """
+    origin = run.sources.get(embodiment, run.provenance) if run.origins else run.provenance
+    lengths = np.array([m.length for m in store.episodes])
+    number = np.arange(len(lengths))
+    if len(lengths) < origin.episodes or lengths[: origin.episodes].sum() != origin.frames:
+        return np.ones(len(lengths), bool)
+    demonstration = np.array([m.is_demonstration for m in store.episodes])
+    if run.embodiments:
+        mixture = cfg.from_dict(MixtureConfig, run.described["mixture"])
+        parts = [s.demonstrations for s in mixture.sources if s.label == embodiment]
+        if not parts or parts[0] is None:
+            return number >= origin.episodes
+        return ~np.isin(number, np.flatnonzero(demonstration)[slice(*parts[0])])
+    chosen = run.config.episodes
+    last = origin.episodes - chosen.held_out
+    if chosen.labelled is not None:
+        demos = np.flatnonzero(demonstration[:last])[: chosen.labelled + chosen.action_free]
+        return ~np.isin(number, demos)
+    return number >= last
+
+
+def _held_out(run: Run, store: Store, embodiment: str, frames: Frames) -> Frames:
+    """The frames of the episodes that the run was not trained on."""
+    left = unseen(run, store, embodiment)
+    if not left.any():
+        raise EvaluationError(
+            f"{run.path} was trained on all {len(left)} episodes of {store.root}: train with --episodes.held-out "
+            f"{max(1, len(left) // 10)} to leave the last ones out, or name other data"
+        )
+    return replace(frames, used=left)
+
+
+def _check_shapes(run: Run, model: Model, store: Store) -> None:
+    if model.embodiment is not None:
+        return  # its own checks name what is missing
+    spec, layout = model.spec, store.layout
+    for what, has, needs in (
+        ("cameras", store.cameras, spec.cameras),
+        ("state dimensions", len(layout.proprio_names), spec.proprio_dim),
+        ("action dimensions", len(layout.action_names), spec.action_dim),
+    ):
+        if has != needs:
+            raise EvaluationError(f"{store.root}: its {what} are {has}, those that {run.path} learned from {needs}")
+
+
+def _losses(rows: list[dict[str, Any]]) -> list[str]:
+    return sorted({k for m in rows for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
+
+
+def _action_table(model: Model, frames: Frames, names: tuple[str, ...], starts: np.ndarray, steps: int | None) -> Table:
+    """Errors of answered chunks over that of the mean action, all together and by dimension."""
+    every = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
+    answered = [
+        query_windows(model, every.rows(torch.from_numpy(rows)), Query.POLICY, window_seeds(starts[rows]), steps=steps)
+        for rows in row_batches(len(starts))
+    ]
+    mean, deviation = measured(frames.action[frames.rows()], "mean_std")
+    still = is_constant(mean, deviation)
+    unit = np.where(still, 1, deviation)
+    executed = every.action.numpy()
+    error = np.square((np.concatenate([a.actions for a in answered]) - executed) / unit).mean(1)
+    usual = np.square((executed - mean) / unit).mean(1)
+    rows = [_ratio("all", "all dimensions", error[:, ~still].mean(1), usual[:, ~still].mean(1), frames.episode[starts])]
+    for i in np.flatnonzero(~still):
+        rows.append(_ratio(f"dimension.{i}", names[i], error[:, i], usual[:, i], frames.episode[starts]))
+    fixed = f" Never moving, and left out: {', '.join(names[i] for i in np.flatnonzero(still))}." if still.any() else ""
+    how = (
+        "Squared error of the policy's chunks on held-out episodes, over that of always giving their mean action: 0 is "
+        f"what was executed, 1 no better than the mean.{fixed} Intervals resample whole episodes."
+    )
+    return Table("recorded", "Does it act as in the recordings?", how, tuple(rows) if not still.all() else (), ACTION)
+
+
+def _ratio(
+    key: str, name: str, error: Float[np.ndarray, " W"], usual: Float[np.ndarray, " W"], episode: np.ndarray
+) -> Row:
+    ratio = paired_ratio(error.astype(np.float64), usual.astype(np.float64), episode, 0)
+    return Row(f"error.{key}", f"{name}: error / mean action", ratio.value, ratio, fmt=".3f")

@@ -1,0 +1,100 @@
+"""Evaluation on recorded episodes: which of them a run has not seen, and figures with known answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lerobot_folders import Recordings, write_v3
+
+from wamkit.cli.main import main
+from wamkit.data.format.store import Store
+from wamkit.eval.recorded import evaluate_recorded, unseen
+from wamkit.runs.run import Run
+from wamkit.types import Sample
+
+SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--train.batch-size", "4"]
+SHORT = ["--train.steps", "4", "--train.threads", "1", "--window.chunk", "4", "--window.frame-offsets", "2", "4"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Six episodes; the fourth dimension never moves."""
+
+    def columns(episode: int, steps: int):
+        action = np.random.default_rng(episode).normal(0, 1, (steps, 4)).astype(np.float32)
+        action[:, 3] = 0.5
+        return {"action": action}
+
+    return write_v3(tmp_path_factory.mktemp("recorded") / "data", Recordings(lengths=(20,) * 6, columns=columns))
+
+
+def train(data: Path, out: Path, *options: str, recipe: str = "metaworld-bc") -> Run:
+    command = ["train", "--recipe", recipe, "--data", str(data), "--out", str(out), *SMALL, *SHORT, *options]
+    assert main(command) == 0
+    return Run.open(out)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory) -> Run:
+    return train(data, tmp_path_factory.mktemp("recorded") / "run", "--episodes.held-out", "2")
+
+
+def test_the_last_episodes_are_not_learned_from(data, run, tmp_path, capsys):
+    store = Store.open(data)
+    assert unseen(run, store).tolist() == [False] * 4 + [True] * 2
+    action = store.numeric()["action"][:80]
+    assert run.statistics["action"]["mean"] == pytest.approx(action.mean(0).tolist(), abs=1e-5)
+    other = Store.open(write_v3(tmp_path / "other", Recordings(lengths=(19, 20, 20, 20, 20, 20))))
+    assert unseen(run, other).all()
+    grown = Store.open(write_v3(tmp_path / "grown", Recordings(lengths=(20,) * 9)))
+    assert unseen(run, grown).tolist() == [False] * 4 + [True] * 5
+    few = train(data, tmp_path / "few", "--episodes.held-out", "1", "--episodes.labelled", "3")
+    assert unseen(few, store).tolist() == [False] * 3 + [True] * 3
+    capsys.readouterr()
+    every = train(data, tmp_path / "all")
+    assert "next: wamkit eval " + str(tmp_path / "all --data DATA, of episodes") in capsys.readouterr().out
+    assert main(["eval", str(every.path), "--data", str(data)]) == 1
+    assert "was trained on all 6 episodes" in capsys.readouterr().err
+    command = ["train", "--recipe", "metaworld-bc", "--data", str(data), "--out", str(tmp_path / "none"), *SMALL]
+    assert main([*command, "--episodes.held-out", "6"]) == 1
+    assert "held_out = 6: there are 6 episodes, so none is left" in capsys.readouterr().err
+
+
+def test_an_answer_is_compared_with_what_was_done_and_with_the_mean(data, run, monkeypatch):
+    """The executed chunk has the error 0, the mean action 1, and a dimension that never moves is left out."""
+    frames = Store.open(data).numeric()["action"][80:]
+    mean = frames.mean(0, np.float64)
+    truth = lambda batch: batch.action.numpy()  # noqa: E731
+    for answer, expected in ((truth, 0.0), (lambda batch: np.broadcast_to(mean, batch.action.shape), 1.0)):
+        monkeypatch.setattr(
+            "wamkit.eval.recorded.query_windows",
+            lambda model, batch, query, seeds, steps=None, answer=answer: Sample(query, answer(batch), None, None, ()),
+        )
+        summary = evaluate_recorded(run, data)
+        figures = {row["key"]: row["value"] for row in summary["rows"]}
+        assert list(figures) == ["recorded.error.all", *(f"recorded.error.dimension.{i}" for i in range(3))]
+        assert all(value == pytest.approx(expected, abs=1e-5) for value in figures.values())
+        assert summary["protocol"]["episodes"] == [4, 5]
+
+
+def test_the_command_writes_a_page_and_a_summary(data, tmp_path, capsys):
+    run = train(data, tmp_path / "run", "--episodes.held-out", "2", recipe="metaworld-unified")
+    capsys.readouterr()
+    assert main(["eval", str(run.path), "--data", str(data), "--steps", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "Does it act as in the recordings?" in said and "skill over copying" in said
+    folder = run.path / "eval/recorded"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["command"] == f"wamkit eval {run.path} --data {data} --steps 2"
+    assert "Never moving, and left out: action_3." in (folder / "report.html").read_text()
+    for options, message in ((["--env", "metaworld"], "leave out --env"), (["--held-out", "3"], "--held-out")):
+        assert main(["eval", str(run.path), "--data", str(data), *options]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    other = write_v3(tmp_path / "other/data", replace(Recordings(), camera="observation.images.wrist"))
+    assert main(["eval", str(run.path), "--data", str(other)]) == 1
+    assert "its cameras are ('wrist',), those that" in capsys.readouterr().err
