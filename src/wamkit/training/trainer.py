@@ -38,6 +38,10 @@ Watch = Callable[[Family], dict[str, float]]
 """Figures by name of the model as a checkpoint would serve it. It must not change the model."""
 
 
+SHOWN = 4
+"""Windows, spread over the data, whose frames TensorBoard shows."""
+
+
 class Trainer:
     """Trains one family on one set of frames and writes a run folder. Calling `run` again continues where it stopped.
 
@@ -78,6 +82,9 @@ class Trainer:
             # Only now: a run that was refused must not leave its options in the folder of another.
             self.folder.save_config()
             with Metrics(self.folder.path, self.step, self.config.steps) as metrics:
+                if not self.step:
+                    shown = np.linspace(0, len(self.windows) - 1, SHOWN).astype(np.int64)
+                    metrics.show_frames(self.windows.gather(shown))
                 for stage, start, end in stage_spans(self.model.stages(), self.config.steps):
                     if self.step < end:
                         self._run_stage(stage, start, end, metrics, stopped, watch)
