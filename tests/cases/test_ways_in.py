@@ -21,7 +21,7 @@ from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.store import Store
 from wamkit.data.loading.mixture_config import parse_sources
 from wamkit.data.validate import validate
-from wamkit.files import WriteError
+from wamkit.files import StoreError, WriteError
 
 SMALL = Recordings(lengths=(12, 13), height=32, width=32)
 
@@ -148,11 +148,30 @@ def test_a_video_longer_than_its_rows_is_read_and_a_shorter_one_is_damage(tmp_pa
         else:
             store = Store.open(root)
             found = [str(f) for f in validate(root, progress=False)]
-            spare = "file-000.mp4 of camera top has 28 frames for 25 rows; those after the last row are left alone"
+            spare = "file-000.mp4 of camera top has 28 frames for 25 rows; those without a row are left alone"
             assert (f"note: episode 0: {spare}" in found) == (not right)
             assert any(f.startswith("error") for f in found) == right
         if not right:
             assert np.abs(store.decode(1, "top")[12].astype(int) - SMALL.images(1)[12].transpose(2, 0, 1)).mean() < 14
+
+
+def test_frames_between_the_episodes_of_a_video_are_left_alone(tmp_path):
+    """As lerobot's converter to v3.0 leaves them, which joins whole videos and places clips by their durations."""
+    root, key = write_v3(tmp_path / "data", SMALL), "observation.images.top"
+    spare = [np.concatenate([SMALL.images(e), np.full((2 + e, 32, 32, 3), 255, np.uint8)]) for e in range(2)]
+    write_video(root / f"videos/{key}/chunk-000/file-000.mp4", np.concatenate(spare), 10, g="2", bf="0")
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table, name = pq.read_table(path), f"videos/{key}/from_timestamp"
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array([0.0, 1.4])), path)
+    store = Store.open(root)
+    for episode in range(2):
+        right = SMALL.images(episode).transpose(0, 3, 1, 2)
+        assert np.abs(store.decode(episode, "top").astype(int) - right).mean() < 14
+    notes = [f.message for f in validate(root, progress=False)]
+    assert any("has 30 frames for 25 rows; those without a row are left alone" in note for note in notes)
+    pq.write_table(table.set_column(table.column_names.index(name), name, pa.array([0.0, 2.4])), path)
+    with pytest.raises(StoreError, match="episode 0, camera top.*it has 30 frames instead of 37"):
+        Store.open(root).decode(0, "top")
 
 
 def test_one_arm_of_aloha(tmp_path, capsys):

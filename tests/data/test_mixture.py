@@ -31,13 +31,15 @@ CHUNK, OFFSETS = 4, (2, 4)
 ARM = DatasetMetadata(
     "test", "arm", "delta",
     state=(Field("hand", 0, 2, "position", unit="m"),),
-    action=(Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1")),
+    action=(
+        Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1", larger="opens"),
+    ),
     cameras={"front": CameraFacts("scene")},
 )  # fmt: skip
 POSE = (
     Field("place", 0, 3, "position", unit="m"),
     Field("turn", 3, 6, "rotation", rotation="axis_angle"),
-    Field("grip", 6, 7, "gripper", unit="1"),
+    Field("grip", 6, 7, "gripper", unit="1", larger="opens"),
 )
 HAND = DatasetMetadata("test", "hand", "absolute", state=POSE, action=POSE, cameras={"eye": CameraFacts("wrist")})
 VIDEO = DatasetMetadata("test", "", cameras={"head": CameraFacts("ego")})
@@ -221,13 +223,13 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
     picture = np.zeros((1, 3, 32, 32), np.uint8)
     obs = Observation(picture, store.numeric()["observation.state"][0], "do hand")
     out = hand.sample(obs, "joint", seed=0)
-    assert out.actions.shape == (1, CHUNK, 7) and out.future.shape == (1, 2, 1, 3, 32, 32)
+    assert out.actions.shape == (CHUNK, 7) and out.future.shape == (2, 1, 3, 32, 32)
     unified = load(tmp_path / "whole").sample(dataclasses.replace(hand.embodiment.observation(obs)), "policy")
-    assert unified.actions.shape == (1, CHUNK, 12)
-    forward = hand.sample(obs, "forward", seed=0, actions=out.actions[0])
+    assert unified.actions.shape == (CHUNK, 12)
+    forward = hand.sample(obs, "forward", seed=0, actions=out.actions)
     assert forward.future.shape == out.future.shape
     seen = np.random.default_rng(0).integers(0, 256, (2, 1, 3, 32, 32), np.uint8)  # by the hand's one camera
-    assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (1, CHUNK, 7)
+    assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (CHUNK, 7)
     with pytest.raises(WamkitError, match="knows no embodiment 'hnad' .did you mean 'hand'.*it knows arm, hand, video"):
         load(tmp_path / "whole", embodiment="hnad")
     with pytest.raises(WamkitError, match="the robot 'hand' has 7 state dimensions, got shape .2,."):

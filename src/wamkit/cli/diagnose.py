@@ -35,14 +35,15 @@ class Diagnose(Options):
 def run(args: Diagnose) -> None:
     """Prints the diagnosis, and writes the files where there is an environment to act in."""
     from wamkit.files import atomic_write, check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
     require_run(args.run)
-    folder = args.run / "diagnose"
+    folder = home(args.run) / "diagnose"
     stem = f"episode-{args.episode}" + (f"-stride-{args.stride}" if args.stride != Diagnose.stride else "")
     for kind in ("json", "mp4"):
         check_place(folder / f"{stem}.{kind}")
     from wamkit.config import without_nan
+    from wamkit.eval.held_out import require_env
     from wamkit.eval.report.symptoms import symptoms, verdict
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
     from wamkit.runs.run import Run
@@ -55,6 +56,7 @@ def run(args: Diagnose) -> None:
     if not env.env:
         print("its data came from no environment of wamkit, so no episode is played")
         return
+    require_env(opened)
     number, task = divmod(args.episode, len(env.tasks))
     env = replace(env, tasks=(env.tasks[task],))
     states = executions(opened, env, first=number, episodes=1, stride=args.stride, processes=1)

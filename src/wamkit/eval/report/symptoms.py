@@ -13,6 +13,7 @@ from typing import Any, Literal
 from wamkit.eval.outputs import read_result
 from wamkit.eval.report.overview import evaluations_of, read_evaluation
 from wamkit.files import StoreError
+from wamkit.runs.config import home
 from wamkit.runs.run import Run
 
 Verdict = Literal["fine", "fault", "undecided", "unknown"]
@@ -48,10 +49,10 @@ def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
     Raises WamkitError for an evaluation of other weights or a damaged one. A run without one is told by its data alone.
     """
     found = [_data(run)]
-    if not evaluations_of(run.path):
+    if not evaluations_of(home(run.path)):
         command = f"wamkit eval {run.path}" + ("" if run.provenance.env.env else " --data DATA")
         return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
-    summary = read_evaluation(run.path, evaluation)
+    summary = read_evaluation(home(run.path), evaluation)
     rows, protocol = summary.figures, summary.summary["protocol"]
     found += [*_images(rows), *_coupling(rows), *_closed_loop(run, rows, protocol)]
     return found
@@ -157,7 +158,7 @@ def _replanned(run: Run, protocol: Mapping[str, Any], low: float, high: float) -
     """Other evaluations of the run that replan more or less often, compared by their intervals."""
     every = int(protocol["replan_every"])
     others = {}
-    for folder in evaluations_of(run.path):
+    for folder in evaluations_of(home(run.path)):
         try:
             other = read_result(folder / "summary.json")
             rows = {r.get("key"): r for r in other["rows"]}
