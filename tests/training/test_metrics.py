@@ -11,7 +11,7 @@ import torch
 from small_runs import trainer
 
 from wamkit.training.metrics import loss_means, read_metrics
-from wamkit.types import WamkitError
+from wamkit.types import Batch, WamkitError
 
 
 def test_damaged_metrics_are_named_and_a_cut_last_line_is_dropped(tmp_path):
