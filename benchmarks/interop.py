@@ -140,10 +140,9 @@ def compare(title: str, root: Path, python: str, folder: Path) -> bool:
     store = Store.open(root)
     with np.load(folder / "read.npz") as file:
         wrong = differences(store, dict(file))
-    print(
-        f"{title}: {len(store)} episodes, {store.frames} frames, {len(store.numeric())} columns, "
-        f"{len(store.cameras)} colour cameras and {len(store.depth_cameras)} depth cameras: {', '.join(wrong) or 'equal'}"
-    )
+    cameras = f"{len(store.cameras)} colour cameras and {len(store.depth_cameras)} depth cameras"
+    size = f"{len(store)} episodes, {store.frames} frames, {len(store.numeric())} columns, {cameras}"
+    print(f"{title}: {size}: {', '.join(wrong) or 'equal'}")
     return not wrong
 
 
