@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit.config import ConfigError
+from wamkit.data.claims import Values, misfits
 from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.schema import describe
@@ -110,6 +111,7 @@ def validate(root: Path, *, every_frame: bool = False, progress: bool = True) ->
         lambda: _times(store),
         lambda: _statistics(store),
         lambda: _offset(store, metadata),
+        lambda: _claims(store, metadata),
         lambda: _images(store, every_frame, progress),
     )
     order = ("error", "warning", "note")
@@ -336,6 +338,20 @@ def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]
         )
     else:
         yield Finding("note", None, f"the robot responds {steps} after its command {shares}")
+
+
+def _claims(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
+    """Labels of the metadata that the values contradict, see `wamkit.data.claims`."""
+    columns = store.numeric()
+    try:
+        if metadata is None or metadata.check(len(store.layout.proprio_names), len(store.layout.action_names)):
+            return
+    except ConfigError:
+        return  # `_metadata` says so
+    for m in misfits(metadata, Values(columns["observation.state"], columns["action"], columns["episode_index"])):
+        advice = f"'{m.fits}' fits: wamkit describe {store.root} --set {m.entry}={m.fits} --write"
+        advice = advice if m.fits else "correct it in meta/wamkit.json"
+        yield Finding("warning", None, f"{m.entry} is '{m.label}', but {m.reason}; {advice}")
 
 
 def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) -> float:
