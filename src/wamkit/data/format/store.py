@@ -49,11 +49,13 @@ from wamkit.data.format.episode_index import (
 from wamkit.data.format.metadata_io import FILE as METADATA
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.remedy import advising, remedy
+from wamkit.data.format.rows import rate_fault
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video, empty_frames, shown_size
+from wamkit.errors import nearest
 from wamkit.files import (
     StoreError,
     atomic_write,
@@ -245,7 +247,7 @@ class Store:
         The columns `schema.SCENE_FLOW_COLUMNS`, where points were recorded; `scene_flow` returns them in shape.
         Further columns in the type that info.json declares.
 
-        Vectors may be stored in any floating-point type. `open` refuses integers, which are choices, not quantities.
+        Vectors may be stored as any numbers that float32 keeps apart; whole numbers are read as quantities.
         Raises StoreError as `open` does.
         """
         if self._columns is None:
@@ -295,7 +297,10 @@ class Store:
         unit or quantisation.
         """
         if camera not in self.depth_cameras:
-            raise StoreError(f"{self.root} has no depth camera {camera!r}; it has {self.depth_cameras or 'none'}")
+            raise StoreError(
+                f"{self.root} has no depth camera {camera!r}{nearest(camera, self.depth_cameras)}; it has "
+                f"{', '.join(self.depth_cameras) or 'none'}"
+            )
         steps = range(self._row(episode).meta.length)
         with self.open_video(episode, camera) as video, self._naming(episode, camera):
             stored = video.depth(steps, self._clip(episode, camera).start)
@@ -571,7 +576,8 @@ class Store:
     def _clip(self, episode: int, camera: str) -> Clip:
         clips = self._row(episode).clips
         if camera not in clips:
-            raise StoreError(f"{self.root} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}")
+            near, known = nearest(camera, self.cameras), ", ".join(self.cameras) or "none"
+            raise StoreError(f"{self.root} has no camera {camera!r}{near}; it has {known}")
         return clips[camera]
 
     @contextlib.contextmanager
@@ -602,6 +608,9 @@ class Store:
         columns = read_columns(self._rows, features, self._sums, self.vectors)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        starts = np.array([row.meta.from_index for row in self._rows], np.int64)
+        if (fault := rate_fault(columns["timestamp"], starts, self.layout.fps)) is not None:
+            raise StoreError(f"{self._rows[fault[0]].data} (episode {fault[0]}): {fault[1]}")
         self._sums.refuse()
         columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():
