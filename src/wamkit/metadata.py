@@ -8,11 +8,12 @@ they do not say stays empty.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
-from wamkit.config import ConfigError
+from wamkit.config import ConfigError, shown
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,15 @@ class CameraFacts:
     intrinsics: tuple[float, ...] = ()
 
 
+def check_action_bounds(bounds: Sequence[tuple[float, float]], action: int) -> None:
+    """Raises ConfigError unless `bounds` are finite, ascending and as many as there are action dimensions."""
+    if len(bounds) != action or not all(-inf < low < high < inf for low, high in bounds):
+        raise ConfigError(
+            f"action_bounds are {shown([list(b) for b in bounds])}: expected one [lowest, highest] for each of the "
+            f"{action} action dimensions; correct the metadata, or leave them out"
+        )
+
+
 @dataclass(frozen=True)
 class DatasetMetadata:
     """Metadata of a whole data set; see the module.
@@ -70,6 +80,8 @@ class DatasetMetadata:
         store, row t was always observed before action t.
     state, action: the fields of both vectors.
     cameras: by name.
+    action_bounds: (lowest, highest) value of each dimension of the action that the robot accepts; empty where unknown.
+        Models trained on the data clip their actions to it.
     columns: "state" and "action" -> the columns of the data files that form them, side by side, where they do not
         have LeRobot's names.
     inferred: entries above that were inferred from names and values rather than stated, as "state.gripper.larger".
@@ -84,6 +96,7 @@ class DatasetMetadata:
     state: tuple[Field, ...] = ()
     action: tuple[Field, ...] = ()
     cameras: Mapping[str, CameraFacts] = field(default_factory=dict)
+    action_bounds: tuple[tuple[float, float], ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inferred: tuple[str, ...] = ()
 
@@ -101,6 +114,8 @@ class DatasetMetadata:
                         "correct the metadata"
                     )
                 at = f.stop
+        if self.action_bounds:
+            check_action_bounds(self.action_bounds, action)
         for name, camera in self.cameras.items():
             K = camera.intrinsics
             if K and not (len(K) == 9 and all(map(math.isfinite, K)) and min(K[0], K[4], K[8]) > 0 and max(K) < 1e6):

@@ -8,14 +8,16 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins", "optional_views")
+RUN_ADDED = ("origins", "image", "optional_views", "plugins")
 """Parts of a run's configuration that it has since, and that others imply."""
-MODEL_ADDED = {"backbone": "transformer", "codec": "frame_codec"}
-"""Fields that a family's configuration has since, with the values that stand for what was there before."""
-TRAIN_ADDED = {"normalisation": "mean_std"}
-"""Options of training that there are since, with the values that stand for what was done before."""
-EPISODES_ADDED = {"held_out": 0}
-"""The same of the choice of episodes."""
+PART_ADDED: Mapping[str, Mapping[str, Any]] = {
+    "model": {"backbone": "transformer", "codec": "frame_codec"},
+    "window": {"size": None},
+    "train": {"normalisation": "mean_std"},
+    "episodes": {"held_out": 0},
+    "provenance": {"action_bounds": []},
+}
+"""Fields that parts of a run's configuration have since, with the values that stand for what was there before."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
 ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
@@ -81,9 +83,9 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
     Finished results are keyed by it, and runs are resumed by it.
     """
     out = {k: v for k, v in data.items() if k not in RUN_ADDED}
-    for part, added in (("model", MODEL_ADDED), ("train", TRAIN_ADDED), ("episodes", EPISODES_ADDED)):
-        if part in out or part == "model":
-            out[part] = {k: v for k, v in out.get(part, {}).items() if k not in added or v != added[k]}
+    for part, added in PART_ADDED.items():
+        if part in out:
+            out[part] = _without(out[part], added)
     if "embodiments" in out:  # `locked` follows from the data
         kept = {n: {k: v for k, v in e.items() if k != "locked"} for n, e in out["embodiments"].items()}
         unlimited = lambda slot: {k: v for k, v in slot.items() if k != "limit" or v}  # noqa: E731
@@ -91,12 +93,17 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _without(part: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """`part` without the fields `added`, where these have the values of before. Empty lists and tuples are equal."""
+    return {k: v for k, v in part.items() if k not in added or not (v == added[k] or (not v and not added[k]))}
+
+
 def source(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """A provenance in the flat form under which finished results are keyed: the inverse of what `run_config` does."""
     env = dict(provenance["env"])
     flat = {"env": env["env"], "options": options(env["options"]), "tasks": env["tasks"]}
     flat |= {"robot": env["embodiment"]} if env["embodiment"] else {}
-    return flat | {k: v for k, v in provenance.items() if k != "env"}
+    return flat | {k: v for k, v in _without(provenance, PART_ADDED["provenance"]).items() if k != "env"}
 
 
 def options(present: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, entry_point_group: str | None = None, package: str | None = None):
         self.kind = kind
-        self._group = entry_point_group
+        self._group = self._announced = entry_point_group
         self._package = package
         self._items: dict[str, T] = {}
         self._origin: dict[str, str] = {}
@@ -72,6 +72,15 @@ class Registry(Generic[T]):
         """All names, sorted."""
         self._load_all()
         return sorted(self._items)
+
+    def maker(self, name: str) -> str:
+        """Name and version of the package whose plug-in registered `name`; "" for an object of wamkit's own."""
+        points = entry_points(group=self._announced) if self._announced else ()
+        if not points or name not in self._items and name not in self.names():
+            return ""
+        top = self._origin[name].partition(".")[0]
+        dists = (point.dist for point in points if point.module.partition(".")[0] == top)
+        return next((f"{dist.name} {dist.version}" for dist in dists if dist is not None), "")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -282,21 +282,26 @@ class Batch:
 
 @dataclass(frozen=True)
 class Sample:
-    """The answer to a query for B observations, in the robot's own units.
+    """The answer to a query, in the robot's own units: for one observation without, for B of them with a first axis B.
 
     query: the query that was asked.
-    actions: float32 (B, A, a); None where `query.wants_action` is false.
-    future: uint8 (B, F, V, 3, H, W), the predicted frames; None where `query.wants_future` is false.
-    point_cloud: float32 (B, F, K, 3), predicted positions of the observed points, in world metres; None for models that
-        predict none.
-    memory: B entries to put into the `past` of later observations; empty for models without memory.
+    actions: float32 (A, a) or (B, A, a); None where `query.wants_action` is false.
+    future: uint8 (F, V, 3, H, W) or (B, F, V, 3, H, W), the predicted frames; None where `query.wants_future` is false.
+    point_cloud: float32 (F, K, 3) or (B, F, K, 3), predicted positions of the observed points, in world metres; None
+        for models that predict none.
+    memory: one entry an observation, to put into the `past` of later ones; empty for models without memory.
     """
 
     query: Query
-    actions: Float32[np.ndarray, "B A a"] | None
-    future: UInt8[np.ndarray, "B F V 3 H W"] | None
-    point_cloud: Float32[np.ndarray, "B F K 3"] | None = None
+    actions: Float32[np.ndarray, "*B A a"] | None
+    future: UInt8[np.ndarray, "*B F V 3 H W"] | None
+    point_cloud: Float32[np.ndarray, "*B F K 3"] | None = None
     memory: tuple[KVMemory, ...] = ()
+
+    def row(self, i: int) -> Sample:
+        """The answer for observation `i` of several, as if it had been asked alone."""
+        actions, future, points = (None if x is None else x[i] for x in (self.actions, self.future, self.point_cloud))
+        return Sample(self.query, actions, future, points, self.memory[i : i + 1])
 
 
 class Answer(NamedTuple):

@@ -151,7 +151,9 @@ def test_the_python_front_door(job):
         rng.integers(0, 256, (1, 3, 64, 64), np.uint8), rng.standard_normal(4, np.float32), "open the drawer"
     )
     out = model.sample(obs, query="joint", seed=0)
-    assert out.actions.shape == (1, 16, 4) and out.future.shape == (1, 2, 1, 3, 64, 64)
+    assert out.actions.shape == (16, 4) and out.future.shape == (2, 1, 3, 64, 64)
+    assert np.abs(out.actions).max() <= 1 and model.action_bounds == ((-1, 1),) * 4  # MetaWorld's, by way of the data
+    assert model.sample([obs], query="joint", seed=0).actions.shape == (1, 16, 4)
     action, session = wamkit.Policy(model, replan_every=8).act(obs, session=None)
     assert action.shape == (4,) and session.used == 1
 

@@ -95,6 +95,32 @@ def test_encoder_backbone_blocks_and_codec_are_declared(name, spec, normalizer, 
         assert model.features(batch, "codec") == {} and model.features(batch, "main").keys()
 
 
+@pytest.mark.parametrize(("name", "query"), queries())
+def test_one_observation_has_no_batch_axis_and_a_list_has_one(name, query, spec, normalizer, batch):
+    model = make(name, spec, normalizer)
+    listed = ask(model, query, batch, slice(0, 1))
+    given = {
+        Query.FORWARD: {"actions": batch.action[0].numpy()},
+        Query.INVERSE: {"future": batch.future[0].numpy()},
+    }.get(query, {})
+    alone = Model(model).sample(observations(batch)[0], query, seed=0, steps=3, **given)
+    for field in ("actions", "future", "point_cloud"):
+        one, several = getattr(alone, field), getattr(listed, field)
+        assert (one is None) == (several is None)
+        assert one is None or (several.shape == (1, *one.shape) and np.array_equal(one, several[0]))
+    assert len(alone.memory) == len(listed.memory)
+
+
+def test_actions_are_clipped_where_their_bounds_are_known(spec, normalizer, batch):
+    family, obs = make("unified", spec, normalizer), observations(batch)
+    free = Model(family).sample(obs, "joint", seed=0)
+    bounds = [(0.9, 1.5), *[(-100.0, 100.0)] * (spec.action_dim - 1)]
+    held = Model(family, action_bounds=bounds).sample(obs, "joint", seed=0)
+    assert free.actions[..., 0].min() < 0.9 and free.actions[..., 0].max() > 1.5
+    assert np.array_equal(held.actions[..., 0], np.clip(free.actions[..., 0], np.float32(0.9), np.float32(1.5)))
+    assert np.array_equal(held.actions[..., 1:], free.actions[..., 1:]) and np.array_equal(held.future, free.future)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_of_a_stage_gets_a_finite_gradient(name, spec, normalizer, batch):
     model = make(name, spec, normalizer)

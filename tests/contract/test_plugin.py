@@ -12,6 +12,13 @@ from pathlib import Path
 import pytest
 
 from conftest import untrained_run
+from wamkit.envs.spec import EnvSpec
+from wamkit.eval.held_out import evaluation_env
+from wamkit.inference.model import load
+from wamkit.registry import RegistryError
+from wamkit.runs.plugins import with_maker
+from wamkit.runs.run import Run
+from wamkit.types import WamkitError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "wamkit-regress"
@@ -66,6 +73,23 @@ def test_the_environment_passes_the_checker_and_is_collected_from(environment, t
     assert "collected: 4 episodes" in wamkit(
         environment, "collect", "--env", "dot", "--tasks", "reach", "--out", out, *small
     )
+
+
+def test_a_run_whose_package_is_gone_names_it(environment, tmp_path):
+    out, run = str(tmp_path / "dot"), tmp_path / "run"
+    wamkit(
+        environment, "collect", "--env", "dot", "--tasks", "reach", "--out", out, "--episodes", "1", "--processes", "1"
+    )
+    train = ["train", "--data", out, "--out", str(run), "--train.steps", "1", "--train.batch-size", "2"]
+    wamkit(environment, *train, "--model.width", "16", "--model.depth", "1", "--model.heads", "2")
+    with pytest.raises(WamkitError, match=r"unknown environment 'dot'.*with the package wamkit-regress 0.1.0: install"):
+        evaluation_env(Run.open(run), EnvSpec())
+    state = next(run.glob("checkpoints/step-*/state.json"))
+    config = json.loads(state.read_text())["config"]
+    assert config["plugins"] == {"environment": "wamkit-regress 0.1.0"} and load(run)
+    gone = RegistryError("unknown family 'regress'")
+    assert with_maker(gone, config).endswith("was trained with the package wamkit-regress 0.1.0: install it")
+    assert "which this run does not note" in with_maker(gone, {})
 
 
 def test_the_evaluation_shows_up_in_the_summary_and_on_the_page(environment, tmp_path):

@@ -221,13 +221,13 @@ def test_a_model_learns_from_all_and_answers_for_each(folder, tmp_path):
     picture = np.zeros((1, 3, 32, 32), np.uint8)
     obs = Observation(picture, store.numeric()["observation.state"][0], "do hand")
     out = hand.sample(obs, "joint", seed=0)
-    assert out.actions.shape == (1, CHUNK, 7) and out.future.shape == (1, 2, 1, 3, 32, 32)
+    assert out.actions.shape == (CHUNK, 7) and out.future.shape == (2, 1, 3, 32, 32)
     unified = load(tmp_path / "whole").sample(dataclasses.replace(hand.embodiment.observation(obs)), "policy")
-    assert unified.actions.shape == (1, CHUNK, 12)
-    forward = hand.sample(obs, "forward", seed=0, actions=out.actions[0])
+    assert unified.actions.shape == (CHUNK, 12)
+    forward = hand.sample(obs, "forward", seed=0, actions=out.actions)
     assert forward.future.shape == out.future.shape
     seen = np.random.default_rng(0).integers(0, 256, (2, 1, 3, 32, 32), np.uint8)  # by the hand's one camera
-    assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (1, CHUNK, 7)
+    assert hand.sample(obs, "inverse", seed=0, future=seen).actions.shape == (CHUNK, 7)
     with pytest.raises(WamkitError, match="knows no embodiment 'hnad' .did you mean 'hand'.*it knows arm, hand, video"):
         load(tmp_path / "whole", embodiment="hnad")
     with pytest.raises(WamkitError, match="the robot 'hand' has 7 state dimensions, got shape .2,."):

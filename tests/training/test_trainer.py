@@ -7,17 +7,18 @@ import json
 
 import numpy as np
 import pytest
-from small_runs import SMALL, SPEC, frames, same, state, trainer
+from small_runs import SMALL, SPEC, frames, same, small_model, state, trainer
 
 from wamkit.config import ConfigError
 from wamkit.families.bc import BCConfig
 from wamkit.families.unified import UnifiedConfig
 from wamkit.files import exclusive
 from wamkit.inference.model import load
-from wamkit.runs.checkpoint import save_checkpoint
+from wamkit.runs.checkpoint import load_checkpoint, save_checkpoint
 from wamkit.runs.config import RunConfig
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, find_device, run_to_dict
+from wamkit.training.trainer import Trainer
 from wamkit.types import WamkitError
 
 
@@ -59,6 +60,46 @@ def test_resumed_equals_uninterrupted(tmp_path, precision):
     assert same(state(tmp_path / "whole"), state(out))
     steps = [json.loads(x)["step"] for x in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
+
+
+def test_a_finished_run_is_trained_further(tmp_path):
+    """From the state that it ended with, over a schedule of its own; cut short, it goes on to the same bits."""
+    more = dataclasses.replace(SMALL, steps=20)
+    for name in ("whole", "parts"):
+        trainer(tmp_path / name).run()
+    assert same(state(tmp_path / "whole"), state(tmp_path / "parts"))
+    first = state(tmp_path / "whole")
+    trainer(tmp_path / "whole", more).run()
+    out, (t, save) = tmp_path / "parts", (trainer(tmp_path / "parts", more), Trainer._save)
+
+    def stop(*arguments):
+        save(t, *arguments)
+        raise KeyboardInterrupt
+
+    t._save = stop
+    with pytest.raises(KeyboardInterrupt):
+        t.run()
+    assert load_checkpoint(out).step == 16 and load_checkpoint(out).extra["began"] == 12
+    trainer(out, more).run()
+    assert same(state(tmp_path / "whole"), state(out)) and not same(first, state(out))
+    rows = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
+    stages = [s.name for s in small_model().stages()]
+    assert [r["step"] for r in rows] == list(range(1, 21)) and [rows[k]["stage"] for k in (12, 19)] == [
+        stages[0],
+        stages[-1],
+    ]
+    assert rows[11]["lr"] < 0.1 * SMALL.lr < rows[-3]["lr"]  # a cosine of its own, not the tail of a longer one
+
+
+def test_training_further_needs_a_finished_run_and_more_steps(tmp_path):
+    trainer(tmp_path).run()
+    with pytest.raises(WamkitError, match=r"at step 12 of 12, so 8 steps are no further training"):
+        trainer(tmp_path, dataclasses.replace(SMALL, steps=8)).run()
+    with pytest.raises(WamkitError, match=r"train.lr was 0.005, now 1.0; train.steps was 12, now 20"):
+        trainer(tmp_path, dataclasses.replace(SMALL, lr=1.0, steps=20)).run()
+    (tmp_path / "checkpoints/latest").write_text("step-00000008\n")
+    with pytest.raises(WamkitError, match=r"at step 8 of 12.*--train.steps 12 finishes it"):
+        trainer(tmp_path, dataclasses.replace(SMALL, steps=20)).run()
 
 
 def test_another_configuration_is_refused(tmp_path):

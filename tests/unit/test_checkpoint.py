@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from wamkit.runs import checkpoint
-from wamkit.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from wamkit.runs.checkpoint import TRAINING, Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
 FILES = ("weights.safetensors", "training.safetensors", "state.json", "manifest.json")
 
@@ -211,11 +211,12 @@ def test_a_missing_or_truncated_file_is_named_with_what_to_do(tmp_path: Path, na
     with pytest.raises(CheckpointError, match=rf"{name} ({sizes}|is damaged).*no other intact checkpoint"):
         load_checkpoint(tmp_path, training=True)
     file.unlink()
-    with pytest.raises(CheckpointError, match=rf"{name} is missing; no other intact checkpoint"):
+    needed = ": the run answers without it, but cannot be trained on" if name == TRAINING else ""
+    with pytest.raises(CheckpointError, match=rf"{name} is missing{needed}; no other intact checkpoint"):
         load_checkpoint(tmp_path / "step-00000002", training=True)
     save(tmp_path, 1)
     (tmp_path / "latest").write_text("step-00000002\n")
-    with pytest.raises(CheckpointError, match=rf"{name} is missing; .*step-00000001 is intact"):
+    with pytest.raises(CheckpointError, match=rf"{name} is missing{needed}; .*step-00000001 is intact"):
         load_checkpoint(tmp_path, training=True)
 
 
@@ -244,7 +245,7 @@ def test_latest_that_names_nothing_is_an_error_and_a_missing_latest_is_not(tmp_p
 def test_a_newer_format_says_which_version_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as future:
         future.setattr(checkpoint, "FORMAT_VERSION", 99)
-        future.setattr(checkpoint, "_wamkit_version", lambda: "7.1.0")
+        future.setattr(checkpoint, "wamkit_version", lambda: "7.1.0")
         save(tmp_path, 1)
     with pytest.raises(CheckpointError, match=r"written by wamkit 7.1.0 in checkpoint format 99; .*: upgrade"):
         load_checkpoint(tmp_path)

@@ -83,9 +83,8 @@ def test_looks_back_at_what_the_session_saw(spec, normalizer):
         if step % 3 == 0:
             past = tuple(all_seen[step + o] if step + o >= 0 else None for o in (-5, -2))
             noise = int(np.random.SeedSequence((0, step // 3)).generate_state(1, np.uint64)[0] >> 1)
-            assert np.array_equal(
-                session.chunk, model.sample(replace(obs, past=past), "policy", seed=[noise]).actions[0]
-            )
+            asked = model.sample(replace(obs, past=past), "policy", seed=[noise])
+            assert np.array_equal(session.chunk, asked.actions)
     assert drawn == [True, True, False] * 3  # 0 3 6 now, 1 4 7 as two (and five) steps ago
     assert len(session.seen) <= 5
     with pytest.raises(WamkitError, match="looks back at step 1"):

@@ -32,14 +32,15 @@ class Diagnose(Options):
 def run(args: Diagnose) -> None:
     """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
     from wamkit.files import atomic_write, check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
     require_run(args.run)
-    folder = args.run / "diagnose"
+    folder = home(args.run) / "diagnose"
     stem = f"episode-{args.episode}" + (f"-stride-{args.stride}" if args.stride != Diagnose.stride else "")
     for kind in ("json", "mp4"):
         check_place(folder / f"{stem}.{kind}")
     from wamkit.config import without_nan
+    from wamkit.eval.held_out import require_env
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
     from wamkit.runs.run import Run
     from wamkit.viz.images import save_video, side_by_side
@@ -48,6 +49,7 @@ def run(args: Diagnose) -> None:
     env = opened.provenance.env
     if not env.env:
         raise WamkitError(f"{args.run}: its data came from no environment of wamkit, so there is none to act in")
+    require_env(opened)
     number, task = divmod(args.episode, len(env.tasks))
     env = replace(env, tasks=(env.tasks[task],))
     states = executions(opened, env, first=number, episodes=1, stride=args.stride, processes=1)

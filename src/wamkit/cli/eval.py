@@ -26,7 +26,7 @@ class Eval(Options):
     """
 
     runs: tuple[Path, ...]
-    """Run folders, each evaluated by itself; two of them with --paired."""
+    """Run folders or files of `wamkit export`, each evaluated by itself; two of them with --paired."""
     _: KW_ONLY
     paired: bool = False
     """Compare two runs in closed loop: the better one, the certainty, and the episodes that a decision still needs."""
@@ -68,7 +68,7 @@ class Eval(Options):
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
     from wamkit.files import check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
     _check(args)
     if args.data is not None:
@@ -77,7 +77,7 @@ def run(args: Eval) -> None:
     protocol = _protocol(args)
     for folder in args.runs:
         require_run(folder)
-        check_place(folder / "eval/summary.json")
+        check_place(home(folder) / "eval/summary.json")
     from wamkit.eval.evaluate import evaluate
     from wamkit.eval.suites.paired import paired
     from wamkit.runs.run import Run

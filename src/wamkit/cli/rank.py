@@ -51,12 +51,12 @@ def run(args: Rank) -> None:
     """Prints the tables and writes the page."""
     from wamkit.eval.ranked import check_policies
     from wamkit.files import check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
     check_policies(args.policies, args.failure_policies)
     for folder in (args.world, *args.policies, *args.failure_policies):
         require_run(folder)
-    check_place(args.world / "eval/rank.html")
+    check_place(home(args.world) / "eval/rank.html")
     from wamkit.eval.report.ranking import write_ranking
     from wamkit.eval.suites import policy_ranking
 

@@ -54,7 +54,7 @@ def run(args: Robustness) -> None:
     from wamkit.envs.spec import EnvSpec
     from wamkit.eval.protocols import Protocol
     from wamkit.files import check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
     from wamkit.types import Query
 
     if not args.env and (args.options or args.embodiment):
@@ -64,7 +64,7 @@ def run(args: Robustness) -> None:
         env.check()
     protocol = Protocol(env, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
     require_run(args.run)
-    check_place(args.run / "eval/robustness.html")
+    check_place(home(args.run) / "eval/robustness.html")
     from wamkit.eval.report.robustness import write_robustness
     from wamkit.eval.suites.robustness import sweep
     from wamkit.runs.run import Run

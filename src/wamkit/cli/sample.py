@@ -20,7 +20,7 @@ class Sample(Options):
     """
 
     run: Path
-    """Run folder."""
+    """Run folder, or file of `wamkit export`."""
     _: KW_ONLY
     query: str = "joint"
     """Query to ask: policy, video, forward, inverse or joint."""
@@ -44,16 +44,16 @@ def run(args: Sample) -> None:
     import numpy as np
 
     from wamkit.files import atomic_write, check_output, make_folder
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
     from wamkit.types import Query, UnsupportedQuery
 
-    query, folder = Query(args.query), args.out or args.run / "samples"
+    query, folder = Query(args.query), args.out or home(args.run) / "samples"
     require_run(args.run)
     asked = "".join(f"-{k}-{getattr(args, k)}" for k in ("stride", "seed") if getattr(args, k) != getattr(Sample, k))
     stem = folder / f"{query}-{args.episode:03d}{asked}"
     check_output(stem.with_suffix(".npz"), _answers)
     check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
-    from wamkit.eval.held_out import validation_frames
+    from wamkit.eval.held_out import require_env, validation_frames
     from wamkit.eval.suites.recording import query_recording
     from wamkit.inference.checks import unsupported
     from wamkit.inference.model import load
@@ -65,7 +65,10 @@ def run(args: Sample) -> None:
     if query not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
     make_folder(folder)
-    frames = validation_frames(args.run, opened.sources, opened.provenance.env, args.run / "eval", 6)
+    env, size = opened.provenance.env, opened.image_size
+    if env.env:
+        require_env(opened)
+    frames = validation_frames(args.run, opened.sources, env, home(args.run) / "eval", 6, size=size)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, peek
-from wamkit.config import Gigabytes
+from wamkit.config import Gigabytes, Side
 
 
 @dataclass(frozen=True)
 class Train(Options):
     """Train a family on a data set.
 
-    The same command continues a run that was cut short. The options of the model and of training start from a recipe:
+    The same command continues a run that was cut short, and with more --train.steps trains a finished one further. The
+    options of the model and of training start from a recipe:
     `wamkit train --recipe NAME --help` lists those of another one.
     """
 
@@ -31,6 +32,9 @@ class Train(Options):
     """Run folder."""
     recipe: str = "metaworld-unified"
     """Recipe that the options below start from; `wamkit list` names all recipes."""
+    size: tuple[Side, Side] | None = None
+    """Height and width that images are resized to, by area averaging; the recorded ones if not given. The run keeps
+    them: it takes images of any size, and resizes them in the same way."""
     cache_gb: Gigabytes = 16.0
     """Size limit of the cache of decoded frames beside the data, in GB. Frames beyond it are decoded at each use."""
     feature_cache_gb: Gigabytes = 0.0
@@ -64,6 +68,8 @@ def run(args: Train) -> None:
     from wamkit.training.launch import LoadingOptions, train_run
 
     config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
+    if args.size is not None:
+        config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
     loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
     train_run(config, args.data, args.out, command=args.command, loading=loading)
     print(f"trained: {args.out}\nnext: {_next(args, config.episodes.held_out)}")

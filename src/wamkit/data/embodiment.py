@@ -99,6 +99,11 @@ class Embodiment:
         """The dimensions of the unified action that this robot has."""
         return _mask(self.action, self.action_size)
 
+    @property
+    def own_action_size(self) -> int:
+        """a, the number of action dimensions of the robot itself."""
+        return max((p.field.stop for p in self.action), default=0)
+
     def has_view(self) -> Bool[np.ndarray, " V"]:
         """The views of the model that this robot has."""
         return np.array([v >= 0 for v in self.views])
@@ -127,8 +132,7 @@ class Embodiment:
         self, unified: Float[np.ndarray, "B A U"], state: Float[np.ndarray, "B s"]
     ) -> Float[np.ndarray, "B A a"]:
         """Chunks of actions in the robot's own units, float32: the inverse of `encode_action`, up to its limits."""
-        size = max((p.field.stop for p in self.action), default=0)
-        out = np.zeros((*unified.shape[:-1], size), np.float32)
+        out = np.zeros((*unified.shape[:-1], self.own_action_size), np.float32)
         for slot in self.action:
             x = np.asarray(unified[..., slot.unified], np.float64)
             if slot.scale:

@@ -60,6 +60,16 @@ class GroundTruth:
             raise WamkitError("areas need masks: read the ground truth with masks=True")
         return self.mask.mean((2, 3))
 
+    def at_size(self, height: int, width: int) -> GroundTruth:
+        """The same with masks of another size: each pixel shows what the nearest one showed."""
+        if self.mask is None or self.mask.shape[2:] == (height, width):
+            return self
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(int)
+            for new, old in zip((height, width), self.mask.shape[2:], strict=True)
+        )
+        return replace(self, mask=self.mask[:, :, rows[:, None], columns])
+
     def at(self, frames: Sequence[int]) -> GroundTruth:
         """The instants `frames` (ascending) alone.
 

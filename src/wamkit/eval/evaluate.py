@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wamkit import old_names
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
@@ -40,7 +41,7 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     requested, options = protocol or Protocol(), options or EvalOptions()
     context = _context(run, requested, options)
     wanted = _wanted(context)
-    learning = history(run.path)
+    learning = ([], None) if run.path.is_file() else history(run.path)  # an exported file keeps no learning curves
     seeds = held_out_seeds(requested.episodes)
     context.check_unseen(seeds, "the evaluation seeds")
     settings = {"seeds": seeds, "held_out": options.held_out, "suite": options.suite}
@@ -86,7 +87,7 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
-    folder = run.path / "eval" / (requested.name or requested.env.env)
+    folder = run.home / "eval" / (requested.name or requested.env.env)
     return Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
 
 
@@ -109,7 +110,7 @@ def _result(context: Context, name: str, evaluation: Evaluation) -> EvalResult:
         return evaluation.run(context)
     key = {
         "weights": context.run.digest,
-        "provenance": asdict(context.provenance),
+        **old_names.without_added({"provenance": asdict(context.provenance)}),
         "protocol": context.protocol.to_dict(),
         "held_out": context.options.held_out,
         **evaluation.settings(context),

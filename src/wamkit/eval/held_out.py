@@ -13,7 +13,9 @@ from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.spec import EnvSpec
 from wamkit.inference.model import Model, opened
+from wamkit.registry import RegistryError
 from wamkit.rollout.collect import CollectConfig, collect, plan
+from wamkit.runs.plugins import with_maker
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
@@ -38,6 +40,7 @@ def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> En
                 f"{run.path} was trained on data that no environment of wamkit made; "
                 f"name one to evaluate it in: --env NAME{acting}"
             )
+        require_env(run)
         return trained
     known = ENVIRONMENTS.get(given.env).tasks()
     if unknown := set(given.tasks) - set(known):
@@ -46,6 +49,14 @@ def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> En
     kept = trained.options if keep_rendering and trained.env == given.env else {}
     options = {**{k: kept[k] for k in RENDERING if k in kept}, **given.options}
     return replace(given, tasks=given.tasks or known, options=options)
+
+
+def require_env(run: Run) -> None:
+    """Raises WamkitError, with the package that it came from, where the environment of the data is not there."""
+    try:
+        ENVIRONMENTS.get(run.provenance.env.env)
+    except RegistryError as e:
+        raise WamkitError(f"{run.path}: {with_maker(e, run.described)}") from e
 
 
 def acting_model(run: Run, embodiment: str = "") -> Model:
@@ -83,8 +94,11 @@ def validation_frames(
     *,
     processes: int = 2,
     seed: int = 0,
+    size: tuple[int, int] | None = None,
 ) -> Frames:
     """Recordings from reset states that training never saw, made once and kept in `folder`.
+
+    size: (H, W) to resize their images to, those of the model; None for the recorded size.
 
     A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
     run, sources: see `check_unseen`.   env: the environment to record in.
@@ -109,4 +123,4 @@ def validation_frames(
     unseen([job.seeds[0] for job in plan(config)])  # before anything is recorded
     store = collect(config)
     unseen([m.seed for m in store.episodes])
-    return open_frames(store.root)[0]
+    return open_frames(store.root, size)[0]

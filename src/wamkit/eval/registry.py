@@ -107,7 +107,14 @@ class Context:
         folder = self.options.recordings or self.folder
         processes = self.options.processes
         return validation_frames(
-            self.run.path, self.run.sources, self.env, folder, episodes, processes=processes, seed=seed
+            self.run.path,
+            self.run.sources,
+            self.env,
+            folder,
+            episodes,
+            processes=processes,
+            seed=seed,
+            size=self.run.image_size,
         )
 
     def shared(self, name: str, make: Callable[[], T]) -> T:

@@ -207,7 +207,13 @@ def _run_job(job: Job, setup: Setup) -> Result:
     if Query.POLICY in family_class(job.config.family).queries and not job.entry.sources:
         provenance = Provenance.of(Store.open(setup.data))
         frames = validation_frames(
-            setup.data, {"": provenance}, provenance.env, recordings, setup.held_out, processes=setup.processes
+            setup.data,
+            {"": provenance},
+            provenance.env,
+            recordings,
+            setup.held_out,
+            processes=setup.processes,
+            size=job.config.window.size,
         )
         watch = partial(_held_out_error, frames)
     train_run(job.config, data, job.folder, watch=watch)
@@ -215,7 +221,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
     options = EvalOptions(setup.held_out, setup.processes, recordings=recordings, report=False)
     summary = evaluate(run, protocol, options)
     model = opened(run, run.provenance.env.embodiment)
-    frames, _ = open_frames(recordings / f"held-out-{setup.held_out}")
+    frames, _ = open_frames(recordings / f"held-out-{setup.held_out}", run.image_size)
     rows = job.config.train.batch_size
     return Result(
         key=job.key,

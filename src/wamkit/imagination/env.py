@@ -12,9 +12,10 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float32, UInt8
 from tqdm import tqdm
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.envs.base import observation_spaces
 from wamkit.imagination.success_classifier import SuccessClassifier
-from wamkit.inference.checks import row_seeds, unsupported
+from wamkit.inference.checks import fitted, row_seeds, unsupported
 from wamkit.inference.model import Model
 from wamkit.types import EvaluationError, Observation, Query, Spec, UnsupportedQuery
 
@@ -52,7 +53,7 @@ class ImaginedEpisodes:
                 f"the world model predicts frames {offsets} steps ahead, not {jump}: use one of these"
             )
         self.world, self.classifier, self.jump, self.step = world, classifier, jump, 0
-        self._starts = tuple(starts)
+        self._starts = starts = tuple(fitted(o, ImageTransform.of(world.spec)) for o in starts)
         self._seen: list[dict[int, Observation]] = [{0: replace(o, past=())} for o in starts]
 
     def observations(self, spec: Spec, copies: int = 1) -> list[Observation]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from wamkit.data.image_transform import LARGEST_SIDE, ImageTransform
 from wamkit.families.base import FAMILIES
 from wamkit.types import Batch, KVMemory, Observation, ObservationError, Query, Spec
 
@@ -80,6 +83,27 @@ def query_batch(
         if all(s is None for s in seen)
         else torch.from_numpy(np.stack([every if s is None else s for s in seen])),
     )
+
+
+def fitted(obs: Observation, image: ImageTransform, where: str = "observation") -> Observation:
+    """`obs` with its images, and those of its past, as the network takes them. Raises ObservationError."""
+    if not isinstance(obs, Observation) or obs.images is None:
+        return obs  # which `check_observation` refuses by name
+    past = tuple(fitted(p, image, f"{where}, past") if isinstance(p, Observation) else p for p in obs.past)
+    return replace(obs, images=fitted_images(obs.images, image, where), past=past)
+
+
+def fitted_images(images: Any, image: ImageTransform, where: str) -> np.ndarray:
+    """Images of any size, uint8 (..., V, 3, h, w) or V arrays (3, h, w), as the network takes them."""
+    if isinstance(images, (tuple, list)):
+        return np.stack([fitted_images(view, image, where) for view in images]) if images else np.zeros(0, np.uint8)
+    shape: tuple[int, ...] = images.shape if isinstance(images, np.ndarray) else ()
+    if shape[-3:-2] != (3,) or images.dtype != np.uint8 or not 1 <= min(shape) <= max(shape) < LARGEST_SIDE:
+        got = f"{images.dtype} {shape}" if isinstance(images, np.ndarray) else type(images).__name__
+        raise ObservationError(
+            f"{where}: images: expected uint8 (V, 3, H, W), colour before height and width, of any size; got {got}"
+        )
+    return image(images)
 
 
 def _seen(obs: Observation) -> np.ndarray:

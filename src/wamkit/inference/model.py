@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from wamkit.data.embodiment import Embodiment
+from wamkit.data.image_transform import ImageTransform
 from wamkit.families.base import Family, Taxonomy
-from wamkit.inference.checks import query_batch, row_seeds, unsupported
+from wamkit.inference.checks import fitted, fitted_images, query_batch, row_seeds, unsupported
 from wamkit.nn.tokens import check_finite
 from wamkit.runs.run import Run
 from wamkit.types import (
@@ -43,12 +44,25 @@ class Model:
     embodiment: for a family trained on a mixture, the embodiment whose observations and actions go in and out.
         None: observations and actions are those that the family was trained on.
     optional_views: views, among `spec.cameras`, that an observation may lack, because training data lacked them too.
+    action_bounds: (lowest, highest) value of each action dimension, in robot units; empty where unknown. Actions that
+        the model gives are clipped to it, and those that it is given are taken as they are.
+    image: resizes images of observations and futures to those of `spec`, as training did; None to take images of that
+        size alone.
     """
 
-    def __init__(self, family: Family, embodiment: Embodiment | None = None, optional_views: Sequence[str] = ()):
+    def __init__(
+        self,
+        family: Family,
+        embodiment: Embodiment | None = None,
+        optional_views: Sequence[str] = (),
+        *,
+        action_bounds: Sequence[tuple[float, float]] = (),
+        image: ImageTransform | None = None,
+    ):
         if not isinstance(family, Family):
             raise WamkitError(f"a model wraps a family, got {type(family).__name__}")
         self.family, self.embodiment, self.optional_views = family, embodiment, tuple(optional_views)
+        self.action_bounds, self.image = tuple(action_bounds), image
 
     @property
     def name(self) -> str:
@@ -96,7 +110,13 @@ class Model:
     ) -> Sample:
         """Answers one of the five queries for one observation or several.
 
-        obs: an Observation, or B of them.
+        Images may have any size if the run knows its image transform (`image`): they are resized as in training. Their
+        views have one size, or come as a tuple of one array (3, h, w) a view.
+
+        One observation gives one answer: actions (A, a), frames (F, V, 3, H, W). A list of B gives answers with a first
+        axis B, also for B = 1. Actions are clipped to `action_bounds`, where these are known.
+
+        obs: an Observation, or a list of B.
         query: 'policy', 'video', 'forward', 'inverse' or 'joint'.
         seed: one for all rows (row i draws from (seed, i)), or one a row. The same seed gives the same sample.
         actions: float (A, a) or (B, A, a) in robot units, for `forward`.
@@ -120,9 +140,10 @@ class Model:
         generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
         try:
             answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
-            return self._sample(answer, query, rows, batch)
+            sample = self._sample(answer, query, rows, batch)
         except NotFinite as error:
             raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
+        return sample.row(0) if isinstance(obs, Observation) else sample
 
     def encode_history(self, obs: Observation) -> KVMemory:
         """Encodes one observation, so that the result can stand for it in the `past` of later ones.
@@ -159,7 +180,10 @@ class Model:
         self, rows: list[Observation], query: Query, actions: np.ndarray | None, future: np.ndarray | None
     ) -> Batch:
         """The inputs of a query, checked, in the units and views of the family."""
-        robot = self.embodiment
+        robot, image = self.embodiment, self.image
+        if image is not None:
+            rows = [fitted(row, image, f"observation {i}") for i, row in enumerate(rows)]
+            future = None if future is None else fitted_images(future, image, "future")
         if robot is None:
             batch = query_batch(rows, query, self.spec, actions, future)
         else:
@@ -194,6 +218,8 @@ class Model:
         for name, values in (("actions", actions), ("scene points", points), ("memory", answer.memory)):
             if values is not None:
                 check_finite(torch.as_tensor(values), name)
+        if actions is not None and self.action_bounds:
+            actions = np.clip(actions, *np.array(self.action_bounds, np.float32).T)
         memory = () if answer.memory is None else tuple(KVMemory(keys, self.family) for keys in answer.memory)
         return Sample(query, actions, future, points, memory)
 
@@ -256,7 +282,8 @@ def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Mo
     """
     run = run if isinstance(run, Run) else Run.open(run)
     acting = run.embodiment(embodiment)
-    return Model(run.family(device), acting, run.optional_views)
+    bounds = run.action_bounds(embodiment)
+    return Model(run.family(device), acting, run.optional_views, action_bounds=bounds, image=run.image)
 
 
 def opened(run: Run, embodiment: str = "") -> Model:

@@ -95,8 +95,8 @@ class Policy:
             looking = replace(obs, past=self._past(session))
             answer = self.model.sample(looking, self.query, seed=[noise], steps=self.steps)
             assert answer.actions is not None  # both queries of a policy return actions
-            chunk, used, queries = answer.actions[0], 0, queries + 1
-            future = None if answer.future is None else answer.future[0]
+            chunk, used, queries = answer.actions, 0, queries + 1
+            future = answer.future
             if answer.memory and self.use_memory:
                 kept = answer.memory[0]
         if self.past_offsets:

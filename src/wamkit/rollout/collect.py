@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 
 from wamkit import old_names
 from wamkit.config import to_bytes, to_dict
@@ -177,7 +178,7 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
     spec, space = model.spec, env.observation_space
     pairs = {
         "cameras": (spec.cameras, tuple(env.cameras)),
-        "height and width": ((spec.height, spec.width), space["images"].shape[-2:]),
+        "height and width": ((spec.height, spec.width), space["images"].shape[-2:]) if run.image is None else (0, 0),
         "dimensions of proprioception": (spec.proprio_dim, space["proprio"].shape[0]),
         "dimensions of actions": (spec.action_dim, env.action_space.shape[0]),
         "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
@@ -260,6 +261,12 @@ def _work(item: tuple[CollectConfig, Job, Run | None]) -> tuple[Episode, dict[st
     return dataclasses.replace(episode, images=None), encoded
 
 
+def _bounds(space: spaces.Box) -> tuple[tuple[float, float], ...]:
+    """(lowest, highest) value of each action dimension; none where one of them is unbounded."""
+    bounded = np.isfinite(space.low).all() and np.isfinite(space.high).all()
+    return tuple(zip(space.low.tolist(), space.high.tolist(), strict=True)) if bounded else ()
+
+
 def _same_policies(before: list[str], runs: Mapping[Path, Run]) -> bool:
     """True if `before`, as collect.json names policies, are these, whichever version wrote it."""
     named = [text.rpartition(" @") for text in before]
@@ -333,7 +340,7 @@ def _open(config: CollectConfig, runs: Mapping[Path, Run]) -> tuple[Store, tuple
     )
     env.close()
     if env.dataset_metadata is not None:
-        save_metadata(config.out, env.dataset_metadata)
+        save_metadata(config.out, dataclasses.replace(env.dataset_metadata, action_bounds=_bounds(env.action_space)))
     if not path.exists():
         checksums.write(config.out, {"collect.json": to_bytes(resolved)})
     return store, plan(config, stages)

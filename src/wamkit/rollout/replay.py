@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.envs.base import Environment, Expert
 from wamkit.rollout.loop import Actor, rollout, transitions
-from wamkit.types import Episode, EvaluationError, Observation, Snapshot, WamkitError
+from wamkit.types import Episode, EvaluationError, Observation, Snapshot, Spec, WamkitError
 
 STILL = "still"
 """Name of the chunk without motion in `off_expert_chunks`."""
@@ -59,6 +60,11 @@ def expert_episode(env: Environment, seed: int) -> Episode:
         )
     rng = np.random.default_rng((seed, 4))
     return rollout(env, ScriptedExpert(expert), seed=seed, session=rng, snapshot=env.snapshot)
+
+
+def shown_at(episode: Episode, spec: Spec) -> Episode:
+    """The episode with its images at the size of `spec`, as a model of it sees them."""
+    return episode if episode.images is None else replace(episode, images=ImageTransform.of(spec)(episode.images))
 
 
 def observed(episode: Episode, step: int, past: Sequence[int] = ()) -> Observation:

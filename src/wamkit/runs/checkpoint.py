@@ -71,6 +71,28 @@ class Manifest:
     digest: str
     files: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def described_in(self) -> Path:
+        """The file that holds the configuration."""
+        return self.path / STATE
+
+    @property
+    def weights_in(self) -> Path:
+        """The file that holds the weights."""
+        return self.path / WEIGHTS
+
+    def state(self) -> State:
+        """See `read_state`."""
+        return read_state(self)
+
+    def layout(self) -> dict[str, Layout]:
+        """See `read_layout`."""
+        return read_layout(self)
+
+    def weights(self) -> dict[str, Tensor]:
+        """See `read_weights`."""
+        return read_weights(self)
+
 
 class Layout(NamedTuple):
     """Type and shape of a tensor."""
@@ -198,11 +220,24 @@ def read_layout(manifest: Manifest) -> dict[str, Layout]:
     """
     with _explained(manifest.path, SERVED):
         header = _header(_sized(manifest, WEIGHTS))
-        named = _json(manifest)["weights"]
-        try:
-            return {name: header[node["__tensor__"]] for name, node in named.items()}
-        except (LookupError, TypeError) as e:
-            raise _Damaged(f"{manifest.path / STATE}: 'weights' names tensors that {WEIGHTS} lacks ({e})") from e
+        return named(_json(manifest)["weights"], header, manifest.path / STATE)
+
+
+def named(nodes: Mapping[str, Any], header: Mapping[str, Layout], where: Path) -> dict[str, Layout]:
+    """The layouts `header` by the model's own names, as the weights' `nodes` in the file `where` give them.
+
+    Raises CheckpointError for a name of a tensor that is not there.
+    """
+    try:
+        return {name: header[node["__tensor__"]] for name, node in nodes.items()}
+    except (LookupError, TypeError) as e:
+        raise _Damaged(f"{where}: 'weights' names tensors that are not there ({e})") from e
+
+
+def served(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content of state.json, and the tensors of the weights by their names there. Raises CheckpointError."""
+    with _explained(manifest.path, SERVED):
+        return _json(manifest), _tensors(manifest, WEIGHTS)
 
 
 def read_weights(manifest: Manifest) -> dict[str, Tensor]:
@@ -239,7 +274,7 @@ def _write(tmp: Path, weights: dict[str, Tensor], training: dict[str, Tensor], s
         save_file(tensors, tmp / name)
         shutil.copymode(tmp / STATE, tmp / name)  # safetensors makes files that only their owner can read
     files = {n: {"size": (tmp / n).stat().st_size, "sha256": _sha256(tmp / n)} for n in (STATE, WEIGHTS, TRAINING)}
-    head = {"format_version": FORMAT_VERSION, "wamkit_version": _wamkit_version(), "files": files}
+    head = {"format_version": FORMAT_VERSION, "wamkit_version": wamkit_version(), "files": files}
     (tmp / MANIFEST).write_text(json.dumps(head | {"sha256": _digest(head)}, indent=2), encoding="utf-8")
     for file in tmp.iterdir():
         with open(file, "rb") as f:
@@ -278,7 +313,7 @@ def _manifest(path: Path) -> Manifest:
     if head["format_version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} was written by wamkit {head.get('wamkit_version')} in checkpoint format {head['format_version']}; "
-            f"this is wamkit {_wamkit_version()}, which reads formats up to {FORMAT_VERSION}: upgrade wamkit"
+            f"this is wamkit {wamkit_version()}, which reads formats up to {FORMAT_VERSION}: upgrade wamkit"
         )
     listed = head.get("files")
     manifest = Manifest(path, hashlib.sha256(raw).hexdigest(), listed if isinstance(listed, dict) else {})
@@ -304,7 +339,8 @@ def _sized(manifest: Manifest, name: str) -> Path:
     """A file of a checkpoint. Raises _Damaged unless it is there, of the size that was written and that is read."""
     file, (size, _) = manifest.path / name, _listed(manifest, name)
     if not file.is_file():
-        raise _Damaged(f"{file} is missing")
+        answers = ": the run answers without it, but cannot be trained on" if name == TRAINING else ""
+        raise _Damaged(f"{file} is missing{answers}")
     if (found := file.stat().st_size) != size:
         raise _Damaged(f"{file} has {found} bytes, {size} were written")
     if size > LIMITS.get(name, size):
@@ -343,7 +379,7 @@ def _restored(
 ) -> Any:
     """A part of state.json as it was given to `save_checkpoint`. Raises _Damaged for one that was made otherwise."""
     try:
-        return _unpack(state[key], tensors or {})
+        return unpack(state[key], tensors or {})
     except (LookupError, TypeError, ValueError) as e:
         raise _Damaged(f"{manifest.path / STATE}: '{key}' is not as wamkit writes it ({e!r})") from e
 
@@ -362,8 +398,13 @@ def _header(file: Path) -> dict[str, Layout]:
         if size > LIMITS["header"]:
             raise _Damaged(f"{file} declares a header of {size} bytes, and at most {LIMITS['header']} are read")
         header = parse_json(f.read(size), str(file))
+    return layouts(header, file)
+
+
+def layouts(header: Mapping[str, Any], file: Path) -> dict[str, Layout]:
+    """Types and shapes of tensors by name, from the header of the safetensors file `file`. Raises CheckpointError."""
     try:
-        header.pop("__metadata__", None)
+        header = {name: t for name, t in header.items() if name != "__metadata__"}
         return {name: Layout(DTYPES[t["dtype"]], tuple(map(operator.index, t["shape"]))) for name, t in header.items()}
     except (LookupError, TypeError, AttributeError) as e:
         raise _Damaged(f"{file} has a header that describes no tensors ({e!r})") from e
@@ -437,9 +478,13 @@ def _pack(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
     raise CheckpointError(f"{where} is a {type(value).__name__}, which cannot be stored there; make it numbers or text")
 
 
-def _unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+def unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """A value as it was given to `save_checkpoint`, from its JSON-able form.
+
+    Raises LookupError, TypeError or ValueError for a form that was made otherwise.
+    """
     if isinstance(node, list):
-        return [_unpack(v, tensors) for v in node]
+        return [unpack(v, tensors) for v in node]
     if not isinstance(node, dict):
         return node
     if "__tensor__" in node:
@@ -451,10 +496,10 @@ def _unpack(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "__float__" in node:
         return float(node["__float__"])
     if "__tuple__" in node:
-        return tuple(_unpack(node["__tuple__"], tensors))
+        return tuple(unpack(node["__tuple__"], tensors))
     if "__items__" in node:
-        return {_unpack(k, tensors): _unpack(v, tensors) for k, v in node["__items__"]}
-    return {k: _unpack(v, tensors) for k, v in node.items()}
+        return {unpack(k, tensors): unpack(v, tensors) for k, v in node["__items__"]}
+    return {k: unpack(v, tensors) for k, v in node.items()}
 
 
 def _dense(shape: Sequence[int], stride: Any) -> list[int]:
@@ -500,7 +545,8 @@ def _digest(head: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(head, sort_keys=True).encode()).hexdigest()
 
 
-def _wamkit_version() -> str:
+def wamkit_version() -> str:
+    """The version of the installed package."""
     try:
         return version("wamkit")
     except PackageNotFoundError:  # run from a source tree that is not installed

@@ -29,6 +29,8 @@ class WindowConfig(cfg.Checked):
     """Steps ahead of predicted frames, ascending, at most `chunk`: later frames depend on later actions."""
     past_offsets: tuple[Annotated[int, cfg.Between(-inf, -1), cfg.Between(-(10**6), inf)], ...] = ()
     """Steps, negative and ascending, of earlier observations in the input: -16 -8 are two of them."""
+    size: tuple[cfg.Side, cfg.Side] | None = None
+    """Height and width that images are resized to; the recorded ones, or those of the mixture, if not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,6 +165,11 @@ def require_run(path: Path) -> None:
     """Raises WamkitError if there is nothing at `path`."""
     if not path.exists():
         raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
+
+
+def home(path: Path) -> Path:
+    """The folder that results of the run at `path` go to: itself, or the one beside an exported file."""
+    return path.with_suffix("") if path.is_file() else path
 
 
 PARTS = ("model", "window", "train", "episodes")

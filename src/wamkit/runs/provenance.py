@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from wamkit import old_names
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.envs.spec import EnvSpec
 from wamkit.files import read_json
+from wamkit.metadata import check_action_bounds
 from wamkit.types import WamkitError
 
 
@@ -19,6 +21,8 @@ class Provenance:
     collect_seed: seed of the collection.
     seeds: reset seeds of all episodes, ascending.
     episodes, frames: how many the data set holds.
+    action_bounds: (lowest, highest) value of each action dimension, in the robot's units, to which answers are clipped;
+        empty where the data do not say.
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
@@ -26,6 +30,7 @@ class Provenance:
     seeds: tuple[int, ...] = ()
     episodes: int = 0
     frames: int = 0
+    action_bounds: tuple[tuple[float, float], ...] = ()
 
     @classmethod
     def of(cls, store: Store, episodes: int | None = None) -> Provenance:
@@ -41,4 +46,8 @@ class Provenance:
             raise WamkitError(f"{path} is damaged ({e}); restore it, or collect into a new folder") from e
         used = store.episodes[:episodes]
         seeds = tuple(sorted({m.seed for m in used}))
-        return cls(env, collected.get("seed", 0), seeds, len(used), sum(m.length for m in used))
+        metadata, actions = load_metadata(store.root), len(store.layout.action_names)
+        bounds = metadata.action_bounds if metadata and actions else ()
+        if bounds:
+            check_action_bounds(bounds, actions)
+        return cls(env, collected.get("seed", 0), seeds, len(used), sum(m.length for m in used), bounds)

@@ -19,20 +19,20 @@ from torch.nn.modules.module import (
 from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.data.embodiment import Embodiment
+from wamkit.data.image_transform import ImageTransform
 from wamkit.families.base import Family
+from wamkit.metadata import check_action_bounds
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.checkpoint import (
-    STATE,
     WEIGHTS,
     CheckpointError,
     Layout,
     Manifest,
-    read_layout,
     read_manifest,
-    read_state,
-    read_weights,
 )
-from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class, require_run
+from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class, home, require_run
+from wamkit.runs.exported import Exported
+from wamkit.runs.plugins import with_maker
 from wamkit.runs.provenance import Provenance
 from wamkit.types import Spec, WamkitError
 
@@ -41,13 +41,15 @@ from wamkit.types import Spec, WamkitError
 class Run:
     """A run folder, opened once and handed on. It pickles to a few kilobytes, so worker processes get it too.
 
-    path: the run folder.
+    path: the run folder, or the file of `wamkit export`.
     digest: see `weights_digest`. It stands for whatever the answers depend on; equal trainings have equal ones.
     step: training steps that the checkpoint has seen.
     config: family, sizes, windows and training.
     spec: shapes and clocks.
     statistics: means and deviations of proprioception and actions, by name.
     provenance: where the training data came from; of a mixture, the data set whose embodiment acts.
+    image: the transform that brings images of any size to that of the network; None for a run of an earlier version,
+        which takes images of its own size alone.
     embodiments: those of a mixture, by the name of their data set; empty for a run trained on one data set.
     origins: where each data set of a mixture came from, by its name; empty for a run trained on one data set, and for
         mixtures of earlier versions, which noted `provenance` alone.
@@ -63,16 +65,17 @@ class Run:
     spec: Spec = field(compare=False, repr=False)
     statistics: Mapping[str, Any] = field(compare=False, repr=False)
     provenance: Provenance = field(compare=False, repr=False)
+    image: ImageTransform | None = field(compare=False, repr=False)
     embodiments: Mapping[str, Embodiment] = field(compare=False, repr=False)
     origins: Mapping[str, Provenance] = field(compare=False, repr=False)
     optional_views: tuple[str, ...] = field(compare=False, repr=False)
     extra: Mapping[str, Any] = field(compare=False, repr=False)
     described: Mapping[str, Any] = field(compare=False, repr=False)
-    manifest: Manifest = field(compare=False, repr=False)
+    manifest: Manifest | Exported = field(compare=False, repr=False)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """The newest checkpoint of the run folder `path`, or the checkpoint folder `path` itself.
+        """The newest checkpoint of the run folder `path`, the checkpoint folder `path` itself, or an exported file.
 
         Reads and verifies the manifest and the configuration. Weights are read and verified when they are asked for,
         the state of training only when training resumes.
@@ -81,28 +84,36 @@ class Run:
         """
         path = Path(path)
         require_run(path)
-        manifest = read_manifest(path)
-        state = read_state(manifest)
+        manifest = Exported.open(path) if path.is_file() else read_manifest(path)
+        state = manifest.state()
         try:
             check_described(state.config)
             described = old_names.run_config(state.config)
             config, spec, statistics = run_from_dict(described)
+            image = cfg.from_dict(ImageTransform, described["image"]) if "image" in described else None
+            if image not in (None, ImageTransform.of(spec)):
+                raise WamkitError(f"{image} does not fit the model's images, {spec.height}x{spec.width}")
             embodiments = {n: cfg.from_dict(Embodiment, e) for n, e in described.get("embodiments", {}).items()}
             for name, embodiment in embodiments.items():
                 check_embodiment(name, embodiment, spec)
             origins = {n: cfg.from_dict(Provenance, o) for n, o in described.get("origins", {}).items()}
             provenance = cfg.from_dict(Provenance, described.get("provenance", {}))
+            for name, origin in (origins or {"": provenance}).items():
+                size = embodiments[name].own_action_size if name in embodiments else spec.action_dim
+                if origin.action_bounds:
+                    check_action_bounds(origin.action_bounds, size)
             optional = _optional_views(described, spec)
         except WamkitError as e:
-            raise WamkitError(f"{manifest.path / STATE}: {e}") from e
+            raise WamkitError(f"{manifest.described_in}: {with_maker(e, state.config)}") from e
         return cls(
             path=path,
-            digest=weights_digest(manifest, state.config),
+            digest=manifest.digest if isinstance(manifest, Exported) else weights_digest(manifest, state.config),
             step=state.step,
             config=config,
             spec=spec,
             statistics=statistics,
             provenance=provenance,
+            image=image,
             embodiments=embodiments,
             origins=origins,
             optional_views=optional,
@@ -110,6 +121,16 @@ class Run:
             described=described,
             manifest=manifest,
         )
+
+    @property
+    def home(self) -> Path:
+        """The folder that results go to: the run folder, or the one beside an exported file, named without suffix."""
+        return home(self.path)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(H, W) of the images that the network takes."""
+        return self.spec.height, self.spec.width
 
     @property
     def name(self) -> str:
@@ -130,7 +151,7 @@ class Run:
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights by the model's own names, on the CPU. Raises CheckpointError if they are damaged."""
-        return read_weights(self.manifest)
+        return self.manifest.weights()
 
     def family(self, device: str = "cpu") -> Family:
         """The trained networks on `device`, in evaluation mode.
@@ -138,11 +159,11 @@ class Run:
         Raises CheckpointError for damaged weights, and WamkitError for weights that do not fit the configuration and
         for a device that cannot be used. Names, types and shapes are compared before any memory is taken.
         """
-        found = read_layout(self.manifest)
+        found = self.manifest.layout()
         try:
             own = layout(self.config, self.spec, self.statistics, most=len(found))
         except WamkitError as e:
-            raise WamkitError(f"{self.manifest.path / STATE}: {e}") from e
+            raise WamkitError(f"{self.manifest.described_in}: {with_maker(e, self.described)}") from e
         if wrong := sorted({k for k, _ in own.items() ^ found.items()}):
             raise WamkitError(
                 f"{self.manifest.path} does not hold what its configuration describes, a '{self.config.family}' of "
@@ -152,7 +173,7 @@ class Run:
         family, weights = build(self.config, self.spec, self.statistics), self.weights()
         if bad := next((n for n, x in weights.items() if x.is_floating_point() and not x.isfinite().all()), ""):
             raise CheckpointError(
-                f"{self.manifest.path / WEIGHTS}: {bad} holds NaN or infinity; use an earlier one, or train again"
+                f"{self.manifest.weights_in}: {bad} holds NaN or infinity; use an earlier one, or train again"
             )
         family.load_state_dict(weights)
         return family.to(find_device(device)).eval()
@@ -172,8 +193,18 @@ class Run:
             )
         return self.embodiments[name] if name else None
 
+    def action_bounds(self, embodiment: str = "") -> tuple[tuple[float, float], ...]:
+        """(lowest, highest) value of each action dimension of `embodiment`; empty where the data did not say.
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views")
+        embodiment: as in the method of that name. The unified actions of a mixture have no bounds.
+        """
+        name = embodiment or self.provenance.env.embodiment
+        if name or not self.embodiments:
+            return self.sources[name].action_bounds if name in self.sources else ()
+        return ()
+
+
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins")
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 
@@ -227,11 +258,23 @@ def layout(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], most: int)
 def run_to_dict(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], provenance: Provenance) -> dict[str, Any]:
     """Everything in a `Run` besides the weights, JSON-able. It goes into every checkpoint and into config.json."""
     facts = {"spec": cfg.to_dict(spec), "statistics": statistics, "provenance": cfg.to_dict(provenance)}
-    return config_to_dict(run) | facts
+    return config_to_dict(run) | facts | {"image": cfg.to_dict(ImageTransform.of(spec))}
 
 
 _DESCRIBED = ("model", "spec", "statistics")
-_GROUPS = (*_DESCRIBED, "window", "train", "episodes", "provenance", "source", "embodiments", "robots", "origins")
+_OPTIONAL = (
+    "image",
+    "plugins",
+    "window",
+    "train",
+    "episodes",
+    "provenance",
+    "source",
+    "embodiments",
+    "robots",
+    "origins",
+)
+_GROUPS = (*_DESCRIBED, *_OPTIONAL)
 _SIDES = {"height": 8192, "width": 8192, "proprio_dim": 8192, "action_dim": 8192, "chunk": 8192, "point_grid": 1024}
 """Largest sizes in the shapes of a run: more than any camera or robot has."""
 

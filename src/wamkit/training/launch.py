@@ -14,6 +14,7 @@ import numpy as np
 from wamkit.config import Checked, Gigabytes, to_dict
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
+from wamkit.data.image_transform import stretch
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
@@ -22,9 +23,11 @@ from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
+from wamkit.runs.plugins import plugins
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import build, run_to_dict
 from wamkit.training.evidence import check_evidence, evidence_of
+from wamkit.training.large_images import large_images
 from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
 from wamkit.training.run_folder import CONFIG, RunFolder, check_run_folder
@@ -77,8 +80,13 @@ def train_run(
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
         config["optional_views"] = optional
+    if needed := plugins(run, opened.provenance.env.env):
+        config["plugins"] = needed
     model = build(run, opened.spec, opened.statistics)
-    return Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache).run(watch)
+    trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache)
+    if note := large_images(run, opened.spec, trainer):
+        print(note, flush=True)
+    return trainer.run(watch)
 
 
 def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:
@@ -100,7 +108,7 @@ def _own_episodes(out: Path, store: Store) -> int | None:
 
 
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
-    store = Store.open(path, loading.decoder)
+    store, size = Store.open(path, loading.decoder), run.window.size
     own = _own_episodes(out, store)
     if own is not None:
         print(
@@ -109,16 +117,18 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
             flush=True,
         )
     needs_point_cloud = family_class(run.family).needs_point_cloud
-    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud)
+    spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud, size)
     check_memory(run, spec)
     store.require_vectors()
     if store.unused():
         print(f"note: training does not use the columns {', '.join(store.unused())}", flush=True)
+    if (factor := stretch(store.layout.image_shape[1:], (spec.height, spec.width))) > 1.05:
+        print(f"note: images of {path} are stretched by {factor - 1:.0%} to {spec.height}x{spec.width}", flush=True)
     if len(store):
         lengths, shows = np.array([(m.length, m.is_demonstration) for m in store.episodes]).T
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
         _say_untaught(check_evidence(run, spec, found, path), path)
-    frames, _ = open_frames(store, cache_gb=loading.cache_gb)
+    frames, _ = open_frames(store, size, loading.cache_gb)
     if own is not None:
         frames = replace(frames, used=np.arange(len(store)) < own)
     if run.episodes.held_out:
@@ -131,7 +141,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
         spec=spec,
         statistics=statistics(frames, spec, run.train.normalisation),
         provenance=Provenance.of(store, own),
-        cache=_feature_cache(store.root, [store], loading.feature_cache_gb),
+        cache=_feature_cache(store.root, [store], loading.feature_cache_gb, size),
     )
 
 
@@ -143,7 +153,9 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
     window = run.window
-    mixture, described = open_mixture(path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation)
+    mixture, described = open_mixture(
+        path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation, window.size
+    )
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [
@@ -179,11 +191,11 @@ def _say_untaught(queries: Sequence[Query], data: Path) -> None:
         print(f"note: {data} teaches nothing about the queries {', '.join(queries)}", flush=True)
 
 
-def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, mixture: Any = None) -> FeatureCache | None:
-    """The cache in `folder`, for windows over `stores` as `mixture` shows them; None for 0 GB."""
+def _feature_cache(folder: Path, stores: Sequence[Store], gb: float, shown: Any = None) -> FeatureCache | None:
+    """The cache in `folder`, for windows over `stores` as `shown` says, by size or mixture; None for 0 GB."""
     if not gb:
         return None
-    data = [mixture, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
+    data = [shown, *((s.frames, s.layout.fps, videos_checksum(s, len(s))) for s in stores)]
     return FeatureCache(
         cache_folder(folder) / "latents", hashlib.sha256(json.dumps(data).encode()).hexdigest(), int(gb * 1e9)
     )

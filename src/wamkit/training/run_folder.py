@@ -76,14 +76,23 @@ class RunFolder:
     def load(self) -> Checkpoint | None:
         """The newest checkpoint with its training state, or None.
 
-        Raises WamkitError if it belongs to another configuration.
+        Raises WamkitError if it belongs to another configuration. More steps are none, once the earlier ones are done:
+        the run is then trained further.
         """
         if not has_checkpoint(self.path):
             return None
         saved = load_checkpoint(self.path, training=True)
         before, now = map(old_names.without_added, (old_names.run_config(saved.config), self.config))
+        (was, steps), given = (c["train"]["steps"] for c in (before, now)), before
+        if was != steps:
+            before = {**before, "train": {**before["train"], "steps": steps}}
+            if before == now and (saved.step < was or steps < was):
+                raise WamkitError(
+                    f"{self.path} is at step {saved.step} of {was}, so {steps} steps are no further training: "
+                    f"--train.steps {was} finishes it, and a number above {was} then trains it further"
+                )
         if before != now:
-            found = sorted(_differences(before, now))
+            found = sorted(_differences(given, now))
             named = [f"{at} was {was}, now {now}" for at, was, now in found[:4]] + ["..."] * (len(found) > 4)
             raise WamkitError(
                 f"{self.path} was trained with another configuration ({'; '.join(named)}): "

@@ -1,5 +1,9 @@
 """The trainer: every family, every stage, from the first step to a checkpoint that resumes bit for bit.
 
+A finished run that is given more steps trains further. It goes on from the state that it ended with, averaged weights
+and the optimiser's moments, and all its stages come again, each with its share of the additional steps: warm-up and
+cosine are laid out anew over these. Windows and noise go on with the step.
+
 All randomness of step k (windows, augmentation, noise, noise levels) is a pure function of (seed, k). A resumed run
 needs no random state but the step, and ends with the same weights as one that was never interrupted.
 """
@@ -40,6 +44,8 @@ Watch = Callable[[Family], dict[str, float]]
 class Trainer:
     """Trains one family on one set of frames and writes a run folder. Calling `run` again continues where it stopped.
 
+    A finished run continues, too, if the configuration has more steps than it took; see the module.
+
     cache: keeps features of frozen encoders on disk.
     Raises ConfigError for an augmentation that does not fit the images, WamkitError for a device that is not there.
     """
@@ -62,7 +68,7 @@ class Trainer:
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
         self.strategy = make_step(self.model, config)
         self.precompute = Precompute(self.model, self.windows, config, self.strategy.map, cache)
-        self.step = 0
+        self.step = self.began = 0  # `began`: the step from which stages and learning rates are laid out
         self.elapsed_s = self.cpu_s = 0.0
 
     def run(self, watch: Watch | None = None) -> Family:
@@ -76,10 +82,13 @@ class Trainer:
             self._resume()
             # Only now: a run that was refused must not leave its options in the folder of another.
             self.folder.save_config()
+            if 0 < self.began == self.step < self.config.steps:
+                more = f"from step {self.began} to {self.config.steps}"
+                print(f"{self.folder.path} is trained further, {more}", flush=True)
             with Metrics(self.folder.path, self.step, self.config.steps) as metrics:
-                for stage, start, end in stage_spans(self.model.stages(), self.config.steps):
-                    if self.step < end:
-                        self._run_stage(stage, start, end, metrics, stopped, watch)
+                for stage, start, end in stage_spans(self.model.stages(), self.config.steps - self.began):
+                    if self.step < self.began + end:
+                        self._run_stage(stage, self.began + start, self.began + end, metrics, stopped, watch)
         self.model.load_state_dict(self.strategy.average.state)
         return self.model.eval()
 
@@ -150,10 +159,13 @@ class Trainer:
         metrics.flush()
         place = {"seed": self.config.seed, "step": self.step}
         times = {"elapsed_s": self.elapsed_s, "cpu_s": self.cpu_s}
-        self.folder.save(step=self.step, rng_state=place, extra=times | {"loader": place}, **self.strategy.state())
+        extra = times | {"loader": place} | ({"began": self.began} if self.began else {})
+        self.folder.save(step=self.step, rng_state=place, extra=extra, **self.strategy.state())
 
     def _resume(self) -> None:
         if (saved := self.folder.load()) is not None:
             self.strategy.load_state(saved)
             self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
             self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s)
+            further = saved.config["train"]["steps"] != self.config.steps
+            self.began = saved.step if further else saved.extra.get("began", 0)

@@ -256,10 +256,16 @@ class RgbConverter:
             return
         # Planes are copied as they are, whereas packed pixels would have to be reordered. Resizing is a separate step:
         # combined with a change of colour space, FFmpeg halves the chroma resolution first, or rounds down.
-        height, width = out.shape[1:]
         if frame.width % 16 and frame.format.name in _CUT_SHORT:
             frame = self._packed.reformat(frame, format="rgb24", threads=1)
-        frame = self._colours.reformat(frame, format="gbrp", threads=1)
+        self._write_planes(self._colours.reformat(frame, format="gbrp", threads=1), out)
+
+    def write_array(self, image: UInt8[np.ndarray, "3 h w"], out: UInt8[np.ndarray, "3 H W"]) -> None:
+        """Writes an RGB image into `out`, with the same bytes as a decoded frame that holds it."""
+        self._write_planes(av.VideoFrame.from_ndarray(np.ascontiguousarray(image.transpose(1, 2, 0)), "gbrp"), out)
+
+    def _write_planes(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
+        height, width = out.shape[1:]
         if (frame.height, frame.width) != (height, width):
             frame = self._sizes.reformat(frame, height=height, width=width, interpolation="AREA", threads=1)
         for channel, plane in zip((1, 2, 0), frame.planes, strict=True):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from wamkit.data.format.store import Store, StoreError
+from wamkit.data.image_transform import nearest_size, sane_size
 from wamkit.data.importers.run import require_whole
 from wamkit.data.loading.lazy_frames import CACHE_GB, open_images
 from wamkit.data.loading.windows import COLLECT_POINTS, Frames, Windows
@@ -68,16 +69,14 @@ def spec_of(
     frame_offsets: tuple[int, ...],
     past_offsets: tuple[int, ...] = (),
     points: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Spec:
-    """Shapes and clocks of windows over `store`, with its scene points if `points`.
+    """Shapes and clocks of windows over `store`, with its scene points if `points`, and with images resized to `size`.
 
     Raises StoreError when images are not a whole number of image tokens, or when there are no points.
     """
-    _, height, width = store.layout.image_shape
-    if height % ImageTokens.stride or width % ImageTokens.stride:
-        raise StoreError(
-            f"{store.root}: images are {height}x{width}; height and width must be multiples of {ImageTokens.stride}"
-        )
+    height, width = size or store.layout.image_shape[1:]
+    check_size(height, width, f"{store.root}: images are {height}x{width}" if size is None else "--size")
     if points and not store.layout.point_grid:
         raise StoreError(
             f"{store.root} has no scene points, which this family needs: {COLLECT_POINTS.format(32)} into a new folder"
@@ -94,6 +93,16 @@ def spec_of(
         fps=store.layout.fps,
         point_grid=store.layout.point_grid if points else 0,
     )
+
+
+def check_size(height: int, width: int, where: str) -> None:
+    """Raises StoreError, with sizes that would do, unless images of this size are a whole number of image tokens."""
+    if height % ImageTokens.stride or width % ImageTokens.stride:
+        sizes = dict.fromkeys((nearest_size(height, width), sane_size(height, width)))
+        fits = " or ".join(f"--size {h} {w}" for h, w in sizes)
+        raise StoreError(
+            f"{where}: height {height} and width {width} must be multiples of {ImageTokens.stride}: train with {fits}"
+        )
 
 
 def statistics(frames: Frames, spec: Spec, how: Normalisation = "mean_std") -> dict[str, Any]:

@@ -22,13 +22,12 @@ from wamkit.data.embodiment import Embodiment, SourceData, fit
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Decoder, Store, StoreError
 from wamkit.data.loading.augment import Augment, augmented
-from wamkit.data.loading.dataset import open_frames
+from wamkit.data.loading.dataset import check_size, open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
 from wamkit.nn.scaling import Normalisation
-from wamkit.nn.tokens import ImageTokens
-from wamkit.types import Batch, Spec, WamkitError
+from wamkit.types import Batch, Spec
 
 _PHI = (np.sqrt(5.0) - 1) / 2
 _BLOCK = 1 << 16  # draws counted at a time
@@ -147,8 +146,11 @@ def open_mixture(
     cache_gb: float = CACHE_GB,
     decoder: Decoder = "pyav",
     normalisation: Normalisation = "mean_std",
+    size: tuple[int, int] | None = None,
 ) -> tuple[Mixture, MixtureConfig]:
     """Opens the mixture described by a file, and its data sets.
+
+    size: (H, W) to resize images to, in place of the size that the file names.
 
     chunk: steps of the action chunks from which statistics are computed.
     cache_gb: budget of the frame caches of all data sets together. Each gets its share of the samples.
@@ -158,6 +160,7 @@ def open_mixture(
     Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
     config = cfg.load_json(MixtureConfig, path)
+    config = config if size is None else replace(config, size=size)
     return opened_mixture(config, path.parent, chunk, cache_gb, decoder, normalisation), config
 
 
@@ -235,8 +238,7 @@ def mixture_spec(
 
     Raises WamkitError when images are not a whole number of image tokens.
     """
-    if any(n % ImageTokens.stride for n in config.size):
-        raise WamkitError(f"size {config.size}: height and width must be multiples of {ImageTokens.stride}")
+    check_size(*config.size, "the mixture")
     embodiment = next(iter(mixture.embodiments.values()))
     return Spec(
         cameras=config.views,

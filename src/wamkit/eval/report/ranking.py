@@ -28,7 +28,7 @@ def write_ranking(ranking: Ranking) -> dict[str, Any]:
     tables = ranking_tables(ranking)
     content = _content(ranking, tables)
     asked = content["protocol"] | {"policies": [str(p) for p in ranking.options.policies]}
-    with results_folder(ranking.world.path / "eval", "rank.json", asked, "rank") as out:
+    with results_folder(ranking.world.home / "eval", "rank.json", asked, "rank") as out:
         write_result(out / "rank.json", content | {"protocol": asked})
     print(text_table(tables))
     options, env = ranking.options, ranking.rollouts.env

@@ -25,7 +25,7 @@ def write_robustness(sweep: RobustnessSweep) -> Path:
     Returns the path of the page.
     """
     run, protocol, seeds = sweep.run, sweep.protocol, held_out_seeds(sweep.protocol.episodes)
-    base = run.path / "eval" / sweep.requested.env.env
+    base = run.home / "eval" / sweep.requested.env.env
     asked = {"factors": list(sweep.factors), "severities": list(sweep.severities)}
     content = {
         "run": str(run.path),

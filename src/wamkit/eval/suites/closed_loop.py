@@ -215,7 +215,7 @@ def _default_steps(run: Run, protocol: Protocol) -> int:
 def _part(job: _Job) -> Path:
     """The file of a piece: that of an earlier version, whose keys hold the digest of the manifest, if there is one."""
     now, before = (
-        job.run.path / "eval" / "parts" / f"{_key(job, d)}.json" for d in (job.run.digest, job.run.manifest.digest)
+        job.run.home / "eval" / "parts" / f"{_key(job, d)}.json" for d in (job.run.digest, job.run.manifest.digest)
     )
     return before if before.is_file() and not now.is_file() else now
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, UInt8
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.envs.base import VALIDATION_SEED_BASE
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metrics.image import TAU
@@ -28,7 +29,7 @@ from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
-from wamkit.rollout.replay import STILL, expert_episode, observed, off_expert_chunks, rollout_from
+from wamkit.rollout.replay import STILL, expert_episode, observed, off_expert_chunks, rollout_from, shown_at
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Observation, Query, Spec, UnsupportedQuery
 from wamkit.viz.images import difference
 from wamkit.workers import run_parallel
@@ -72,7 +73,7 @@ def _work(job: tuple[EnvSpec, Spec, str, int, int]) -> list[Counterfactuals]:
     """`count` evenly spaced states of one episode, whose other chunks are the other on-expert ones."""
     where, spec, task, seed, count = job
     env, rng = where.shared(task), np.random.default_rng((seed, 5))
-    episode = expert_episode(env, seed)
+    episode = shown_at(expert_episode(env, seed), spec)
     last = len(episode) - spec.chunk
     if last < 1 or episode.snapshots is None:
         raise EvaluationError(f"{task}, seed {seed}: {len(episode)} steps, less than a chunk of {spec.chunk}")
@@ -85,6 +86,7 @@ def _work(job: tuple[EnvSpec, Spec, str, int, int]) -> list[Counterfactuals]:
         chunks = on_expert | off_expert_chunks(env, spec.chunk, rng)
         actions = np.stack(list(chunks.values()))
         future, reward = rollout_from(env, episode.snapshots[t], actions, spec.frame_offsets)
+        future = ImageTransform.of(spec)(future)
         expert, obs = np.array([name in on_expert for name in chunks]), observed(episode, t, spec.past_offsets)
         out.append(Counterfactuals(task, seed, t, obs, tuple(chunks), actions, future, reward, expert))
     return out

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from wamkit.config import digest
+from wamkit.data.image_transform import ImageTransform
 from wamkit.envs.base import held_out_seeds, observation
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.cache import cached_arrays
@@ -76,7 +77,8 @@ class PairedRollouts:
 
         def compute() -> dict[str, np.ndarray]:
             episodes = self.simulated_episodes(run, range(len(self.starts)))
-            read = [self.classifier.read(seen)[0].max() >= self.classifier.threshold for _, seen in episodes]
+            image, classifier = ImageTransform.of(self.world.spec), self.classifier
+            read = [classifier.read(image(seen))[0].max() >= classifier.threshold for _, seen in episodes]
             return {"real": np.array([success for success, _ in episodes]), "classified": np.array(read)}
 
         arrays = self._cached("simulated", {"run": run.digest}, compute)

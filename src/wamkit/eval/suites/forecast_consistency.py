@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.image import TAU
 from wamkit.eval.metrics.intervals import bootstrap_ratio, percentile_interval
@@ -53,15 +54,17 @@ class ForecastErrors:
     """Observer of a policy: errors of the frame imagined `offset` steps ahead, once that step is seen.
 
     frame: index of that frame among the policy's imagined ones.   offset: at most the steps between two queries.
+    image: brings what is seen to the size of what is imagined, where these differ.
     """
 
-    def __init__(self, frame: int, offset: int):
-        self.frame, self.offset = frame, offset
+    def __init__(self, frame: int, offset: int, image: ImageTransform | None = None):
+        self.frame, self.offset, self._image = frame, offset, image
         self.pairs: list[tuple[float, float]] = []
         self._forecast: tuple[int, UInt8[np.ndarray, "V 3 H W"], UInt8[np.ndarray, "V 3 H W"]] | None = None
 
     def __call__(self, t: Transition) -> None:
         images, future = t.observation.images, t.next_session.future
+        images = images if images is None or self._image is None else self._image(images)
         if self._forecast is not None and t.step == self._forecast[0] and images is not None:
             self.pairs.append(_errors(self._forecast[1], self._forecast[2], images))
         if t.queried and future is not None:
@@ -82,7 +85,8 @@ LEAST = 5
 def _work(job: tuple[Run, Protocol, str, int]) -> ForecastEpisode:
     run, p, task, seed = job
     policy, env = replace(p, query="joint").make_policy(run), p.env.make(task)
-    errors = ForecastErrors(policy.model.spec.frame_offsets.index(p.replan_every), p.replan_every)
+    spec = policy.model.spec
+    errors = ForecastErrors(spec.frame_offsets.index(p.replan_every), p.replan_every, ImageTransform.of(spec))
     try:
         episode = rollout(env, policy, seed=seed, session=Session(seed), record_images=False, observers=[errors])
     finally:

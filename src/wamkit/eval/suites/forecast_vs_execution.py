@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.held_out import check_unseen
 from wamkit.eval.metrics.image import TAU
@@ -27,7 +28,7 @@ from wamkit.eval.results import ACTION, EvalResult, Row, Table, Worst
 from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.inference.checks import row_seeds
 from wamkit.inference.model import opened
-from wamkit.rollout.replay import expert_episode, observed, rollout_from
+from wamkit.rollout.replay import expert_episode, observed, rollout_from, shown_at
 from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
@@ -74,7 +75,7 @@ def _work(job: tuple[Run, EnvSpec, str, int, int]) -> list[Execution]:
     run, where, task, seed, stride = job
     model, env, spec = opened(run, where.embodiment), where.shared(task), run.spec
     query = Query.JOINT if Query.JOINT in model.queries else Query.POLICY
-    episode, reach, out = expert_episode(env, seed), max(*spec.frame_offsets, spec.chunk), []
+    episode, reach, out = shown_at(expert_episode(env, seed), spec), max(*spec.frame_offsets, spec.chunk), []
     assert episode.images is not None and episode.snapshots is not None  # an expert's episode is recorded whole
     for t in range(0, max(1, len(episode) - reach), stride):
         answer = model.sample([observed(episode, t, spec.past_offsets)], query, seed=row_seeds(7919 * seed + t, 1))
@@ -83,7 +84,8 @@ def _work(job: tuple[Run, EnvSpec, str, int, int]) -> list[Execution]:
         taken = episode.action[t : t + spec.chunk]
         chunk[: len(taken)] = taken  # after success the expert holds still
         chunks = np.stack([chunk, np.clip(answer.actions[0], low, high)])
-        (demonstrated, executed), _ = rollout_from(env, episode.snapshots[t], chunks, spec.frame_offsets)
+        futures, _ = rollout_from(env, episode.snapshots[t], chunks, spec.frame_offsets)
+        demonstrated, executed = ImageTransform.of(spec)(futures)
         imagined = None if answer.future is None else answer.future[0]
         out.append(Execution(task, seed, t, episode.images[t], demonstrated, executed, imagined))
     return out

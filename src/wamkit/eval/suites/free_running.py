@@ -19,8 +19,8 @@ from wamkit.envs.spec import EnvSpec
 from wamkit.eval.suites.counterfactuals import FIRST_SEED
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
-from wamkit.rollout.replay import expert_episode, observed
-from wamkit.types import EvaluationError, Observation, Query, Snapshot, UnsupportedQuery
+from wamkit.rollout.replay import expert_episode, observed, shown_at
+from wamkit.types import EvaluationError, Observation, Query, Snapshot, Spec, UnsupportedQuery
 from wamkit.workers import run_parallel
 
 BATCH = 32
@@ -50,25 +50,35 @@ class ReferenceEpisode:
         return np.stack([self.obs[t].images for t in steps])
 
 
-def _work(job: tuple[EnvSpec, str, int]) -> ReferenceEpisode:
-    where, task, seed = job
+def _work(job: tuple[EnvSpec, str, int, Spec | None]) -> ReferenceEpisode:
+    where, task, seed, spec = job
     env = where.shared(task)
     episode = expert_episode(env, seed)
     assert episode.snapshots is not None  # an expert's episode is recorded with them
     ground_truth = read_ground_truth(env, episode.snapshots)
+    if spec is not None:
+        episode, ground_truth = shown_at(episode, spec), ground_truth.at_size(spec.height, spec.width)
     obs = tuple(observed(episode, t) for t in range(len(episode)))
     return ReferenceEpisode(task, seed, episode.snapshots[0], obs, episode.action, ground_truth)
 
 
 def reference_episodes(
-    env: EnvSpec, *, first: int = 0, episodes: int = 6, processes: int = 2, desc: str = "references"
+    env: EnvSpec,
+    *,
+    first: int = 0,
+    episodes: int = 6,
+    processes: int = 2,
+    desc: str = "references",
+    spec: Spec | None = None,
 ) -> list[ReferenceEpisode]:
     """`episodes` of each task, from the reset states after the first `first` ones.
+
+    spec: images and masks are resized to those of this model; None for the environment's own size.
 
     The same on any number of processes. Raises WamkitError for an environment without ground truth or without an
     expert.
     """
-    jobs = [(env, task, FIRST_SEED + first + i) for task in env.tasks for i in range(episodes)]
+    jobs = [(env, task, FIRST_SEED + first + i, spec) for task in env.tasks for i in range(episodes)]
     work = run_parallel(
         jobs, _work, processes=processes, desc=desc, unit="episode", describe=lambda j: f"{j[1]}, seed {j[2]}"
     )

@@ -80,7 +80,7 @@ def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> Pa
     result = evidence((str(runs[0].path), str(runs[1].path)), *played)
     name = f"paired-with-{runs[0].name}"
     content = asdict(result) | {"weights": [run.digest for run in runs], "protocol": protocol.to_dict()}
-    with results_folder(runs[1].path / "eval", f"{name}.json", protocol.to_dict(), name) as folder:
+    with results_folder(runs[1].home / "eval", f"{name}.json", protocol.to_dict(), name) as folder:
         path = folder / f"{name}.json"
         write_result(path, content)
     print(text(result))

@@ -194,12 +194,13 @@ def measure_physics(
     The result does not depend on the number of processes. Raises UnsupportedQuery, WamkitError and EvaluationError as
     `reference_episodes` and `free_run` do.
     """
-    real = reference_episodes(env, first=0, episodes=episodes, processes=processes)
-    others = reference_episodes(env, first=episodes, episodes=episodes, processes=processes, desc="training references")
+    how = {"episodes": episodes, "processes": processes, "spec": model.spec}
+    real = reference_episodes(env, first=0, **how)
+    others = reference_episodes(env, first=episodes, desc="training references", **how)
     again = []
     if second := ENVIRONMENTS.get(env.env).second_take:
         shaken = replace(env, options={**env.options, **second})
-        again = reference_episodes(shaken, first=0, episodes=episodes, processes=processes, desc="second takes")
+        again = reference_episodes(shaken, first=0, desc="second takes", **how)
     return examine(free_run(model, real, seed=seed), env, reader(others, real, seed=seed), model.spec.fps, again)
 
 

@@ -24,6 +24,7 @@ from wamkit.imagination.success_classifier import SuccessClassifier, train_succe
 from wamkit.inference.checks import unsupported
 from wamkit.inference.model import Model, load, opened
 from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.config import home
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
 
@@ -114,7 +115,7 @@ def rank(options: Rank) -> Ranking:
     training = {"recordings": options.recordings, "classifier_steps": options.classifier_steps}
     weights = {"world": run.digest, "failure_policies": [p.digest for p in failing]}
     rollouts = PairedRollouts(
-        options.world / "eval",
+        home(options.world) / "eval",
         (training, weights, options.episodes, options.replan_every),
         world,
         classifier,
@@ -156,7 +157,8 @@ def _check_world(options: Rank, world: Model) -> None:
 def _check_policy(world_run: Run, world: Model, run: Run) -> None:
     """Raises WamkitError for a policy that cannot act inside `world`: other images, values or tasks."""
     model, name = opened(run), world_run.path
-    for key in ("cameras", "height", "width", "proprio_dim", "action_dim"):
+    shapes = ("proprio_dim", "action_dim") if run.image else ("height", "width", "proprio_dim", "action_dim")
+    for key in ("cameras", *shapes):
         own, other = getattr(model.spec, key), getattr(world.spec, key)
         if own != other:
             raise WamkitError(f"{run.path} cannot act inside of {name}: its {key} is {own}, not {other}")
@@ -170,9 +172,11 @@ def _check_policy(world_run: Run, world: Model, run: Run) -> None:
 
 
 def recorded_outcomes(
-    options: Rank, env: EnvSpec, failing: Sequence[Run], episodes: int, seed: int
+    options: Rank, env: EnvSpec, failing: Sequence[Run], episodes: int, seed: int, size: tuple[int, int] | None = None
 ) -> tuple[Frames, np.ndarray]:
     """Validation episodes, and success after every step, bool (N,).
+
+    size: (H, W) to resize images to; None for the recorded size.
 
     Most are of perturbed experts and of failure policies, so that there is failure to learn from.
     """
@@ -182,7 +186,7 @@ def recorded_outcomes(
             env=env.env,
             options=env.options,
             tasks=env.tasks,
-            out=options.world / "eval" / f"classified-{episodes}-seed-{seed}-{recorded_by}",
+            out=home(options.world) / "eval" / f"classified-{episodes}-seed-{seed}-{recorded_by}",
             episodes=episodes,
             off_expert=0,
             perturbed_experts=episodes,
@@ -193,12 +197,13 @@ def recorded_outcomes(
             processes=options.processes,
         )
     )
-    return open_frames(store.root)[0], store.numeric()["next.success"]
+    return open_frames(store.root, size)[0], store.numeric()["next.success"]
 
 
 def _classifier(options: Rank, env: EnvSpec, failing: Sequence[Run], world: Model) -> SuccessClassifier:
-    train = recorded_outcomes(options, env, failing, options.recordings, seed=11)
-    calibrate = recorded_outcomes(options, env, failing, max(2, options.recordings // 2), seed=12)
+    size = world.spec.height, world.spec.width
+    train = recorded_outcomes(options, env, failing, options.recordings, seed=11, size=size)
+    calibrate = recorded_outcomes(options, env, failing, max(2, options.recordings // 2), seed=12, size=size)
     steps, every = options.classifier_steps, options.replan_every
     return train_success_classifier(*train, *calibrate, world.spec, steps=steps, every=every)
 

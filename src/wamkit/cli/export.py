@@ -1,0 +1,44 @@
+"""`wamkit export`: a run as one file."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from wamkit.cli.parse import COMMANDS, Options
+from wamkit.errors import WamkitError
+
+
+@dataclass(frozen=True)
+class Export(Options):
+    """Write a run as one file for inference.
+
+    It holds weights, configuration, normalisation, image transform and provenance. `wamkit.load` reads it, and so do
+    the commands that take a run, and both give the same answers as for the run folder. It cannot be trained on.
+    """
+
+    run: Path
+    """Run folder."""
+    _: KW_ONLY
+    out: Path
+    """File to write, *.safetensors."""
+
+
+@COMMANDS.register("export")
+def run(args: Export) -> None:
+    """Writes the file and prints its name."""
+    from wamkit.files import check_output, check_place
+    from wamkit.runs.config import require_run
+
+    if args.out.suffix != ".safetensors":
+        raise WamkitError(f"--out {args.out}: the file's name must end in .safetensors")
+    require_run(args.run)
+    check_place(args.out)
+    from wamkit.runs.exported import export, is_export
+    from wamkit.runs.run import Run
+
+    check_output(args.out, is_export)
+    opened = Run.open(args.run)
+    opened.family()  # which verifies the weights
+    export(opened, args.out)
+    print(f"{args.out}: step {opened.step}, digest {opened.digest[:16]}")
