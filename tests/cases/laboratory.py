@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from lerobot_folders import Recordings, square_frames, write_v3, write_v21
 
-LENGTHS = (20, 21, 20)
+LENGTHS = (12, 13, 12)
 HEIGHT, WIDTH = 480, 640
 LEROBOT = Recordings(
     lengths=LENGTHS,
