@@ -23,7 +23,7 @@ class Field:
     name: unique within the vector.
     kind: the physical quantity. A "pose" is a position and a rotation in one.
     representation: for actions, "absolute" targets, "delta" from one step to the next, "relative" to the robot's pose
-        at the start of the chunk, or "velocity".
+        at the start of the chunk, or "velocity"; "" where it is not known.
     rotation: representation of a rotation; "" for other kinds.
     frame: reference frame; "" where the source does not say.
     unit: "m", "rad", "1" for dimensionless values such as a command in [-1, 1]; "" where the source does not say.
@@ -37,7 +37,7 @@ class Field:
     start: int
     stop: int
     kind: Literal["joint", "position", "rotation", "pose", "gripper", "base", "hand", "other"]
-    representation: Literal["absolute", "delta", "relative", "velocity"] = "absolute"
+    representation: Literal["absolute", "delta", "relative", "velocity", ""] = "absolute"
     rotation: Literal["", "quat_xyzw", "quat_wxyz", "axis_angle", "euler_xyz", "rot6d", "matrix"] = ""
     frame: Literal["", "base", "world", "camera", "tool"] = ""
     unit: str = ""

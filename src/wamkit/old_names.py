@@ -77,6 +77,14 @@ def _with_constants(slot: dict[str, Any], own: Mapping[str, str]) -> dict[str, A
     return slot
 
 
+def _without_neutral(slot: Mapping[str, Any]) -> dict[str, Any]:
+    """A slot without the entries that there are since and that say nothing in it."""
+    out = {k: v for k, v in slot.items() if k not in ("limit", "turned") or v}
+    if "field" in out:
+        out["field"] = {k: v for k, v in out["field"].items() if k not in ("larger", "reference") or v}
+    return out
+
+
 def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run without fields that earlier versions lack, where these have the values of before.
 
@@ -88,8 +96,7 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
             out[part] = _without(out[part], added)
     if "embodiments" in out:  # `locked` follows from the data
         kept = {n: {k: v for k, v in e.items() if k != "locked"} for n, e in out["embodiments"].items()}
-        unlimited = lambda slot: {k: v for k, v in slot.items() if k != "limit" or v}  # noqa: E731
-        out["embodiments"] = _slots_changed(kept, unlimited)
+        out["embodiments"] = _slots_changed(kept, _without_neutral)
     return out
 
 

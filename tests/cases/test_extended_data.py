@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lerobot_folders import Recordings, write_v21
@@ -12,6 +13,7 @@ from recordings import LAYOUT, content, make_episode
 
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store
+from wamkit.data.loading.dataset import open_frames
 from wamkit.rollout.collect import collect
 from wamkit.rollout.plan import CollectConfig, counts_of, plan
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
@@ -107,3 +109,17 @@ def test_a_run_goes_on_with_the_episodes_it_was_begun_on(tmp_path, capsys):
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     train_run(config, store.root, tmp_path / "all")
     assert Run.open(tmp_path / "all").provenance.episodes == 5
+
+
+def test_held_out_episodes_of_a_run_stay_held_out(tmp_path):
+    store = Store.create(tmp_path / "data", **LAYOUT)
+    for seed in range(5):
+        store.append(make_episode(seed))
+    frames, _ = open_frames(store)
+    own = dataclasses.replace(frames, used=np.arange(5) < 4)
+    assert own.without_last(1).chosen().tolist() == [0, 1, 2] and frames.without_last(1).chosen().tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from lerobot_folders import Recordings, write_v3, write_v21
 
@@ -89,3 +91,139 @@ def test_damaged_facts_about_the_import_do_not_hide_the_fault(tmp_path):
     assert "file-000.parquet (episode 0) is missing" in message(root)
     (root / "import.json").write_text(json.dumps({"source": ["x"] * 400, "format": None}))
     assert "file-000.parquet (episode 0) is missing" in message(root) and len(message(root)) < 1500
+
+
+def jumping(episode: int, steps: int) -> np.ndarray:
+    """A hardware clock: jitter of 12 ms, and a gap of 0.7 s after step 7."""
+    times = np.arange(steps) / 10 + np.random.default_rng(episode).normal(0, 0.012, steps)
+    times[8:] += 0.7
+    return times
+
+
+CLOCKS = {
+    "jitter": (lambda e, n: np.arange(n) / 10 + np.random.default_rng(e).normal(0, 0.012, n), None),
+    "jump": (jumping, 8),
+    "late": (lambda e, n: np.arange(n) / 10 + 3.2, 0),
+    "unknown": (lambda e, n: np.zeros(n), 1),
+    "backwards": (lambda e, n: np.where(np.arange(n) == 5, 0, np.arange(n) / 10), 5),
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_clock_that_jitters_or_jumps_gets_one_verdict(tmp_path, name):
+    """Rows and frames belong together by number; `validate` says where the clock is off."""
+    clock, step = CLOCKS[name]
+    data = Recordings(clock=clock, lengths=(12, 10))
+    for store in both(tmp_path, data):
+        for e in range(2):
+            assert np.array_equal(store.episode(e).action, data.rows(e)["action"])
+            assert (
+                np.abs(store.decode(e, "top")[:, :, 12].astype(int) - data.images(e)[:, 12].transpose(0, 2, 1)).mean()
+                < 9
+            )
+        found = [str(f) for f in validate(store.root, progress=False) if "timestamp" in str(f)]
+        assert len(found) == (0 if step is None else 2)
+        assert all(f"timestamp of step {step} is" in f and "10 steps a second do not give" in f for f in found)
+
+
+@pytest.mark.parametrize("rate", [5, 30])
+def test_a_clock_of_another_rate_gets_one_verdict(tmp_path, rate):
+    data = Recordings(clock=lambda e, n: np.arange(n) / (rate if e == 1 else 10))
+    reason = (
+        rf"\(episode 0*1\): its rows are not 10 a second, from step \d on, but {rate} by their timestamps; correct fps"
+    )
+    with pytest.raises(StoreError, match=reason):
+        Store.open(write_v3(tmp_path / "v3", data))
+    with pytest.raises(SourceError, match=reason):
+        imported(write_v21(tmp_path / "v21", data), tmp_path / "out")
+
+
+def test_an_import_that_goes_on_keeps_its_notes(tmp_path):
+    source = write_v21(tmp_path / "v21", Recordings(clock=jumping))
+    table = source / "data/chunk-000/episode_000002.parquet"
+    table.rename(tmp_path / "away")
+    with pytest.raises(SourceError, match="it is missing"):
+        imported(source, tmp_path / "out")
+    (tmp_path / "away").rename(table)
+    root = imported(source, tmp_path / "out").root
+    assert sum("timestamp of step 8" in str(f) for f in validate(root, progress=False)) == 3
+    facts = json.loads((root / "import.json").read_text())
+    assert facts["complete"] and list(facts["notes"]) == ["000000", "000001", "000002"]
+
+
+STORED = {
+    "float64": pa.float64(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "bool": pa.bool_(),
+}
+
+
+@pytest.mark.parametrize("dtype", STORED)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_types_of_columns_get_one_verdict(tmp_path, dtype, fixed):
+    """Numbers of any width, in lists of fixed length or not, declared as they are."""
+    numbers = lambda e, n: np.random.default_rng(e).integers(0, 2 if dtype == "bool" else 3000, (n, 4))  # noqa: E731
+    data = Recordings(lengths=(4, 6), action_dtype=dtype, columns=lambda e, n: {"action": numbers(e, n).astype(dtype)})
+    new, old = write_v3(tmp_path / "v3", data), write_v21(tmp_path / "v21", data)
+    for path in [*new.glob("data/*/*"), *old.glob("data/*/*")]:
+        retype(path, pa.list_(STORED[dtype], 4) if fixed else pa.large_list(STORED[dtype]))
+    for store in (Store.open(new), imported(old, tmp_path / "out")):
+        action = store.numeric()["action"]
+        assert action.dtype == np.float32
+        assert np.array_equal(action, np.concatenate([numbers(e, n) for e, n in enumerate(data.lengths)]))
+
+
+def retype(path: Path, action: pa.DataType) -> None:
+    """Stores the indices as int32, times as float64, and the actions as given."""
+    table = pq.read_table(path)
+    kinds = {k: pa.int32() for k in ("frame_index", "episode_index", "index", "task_index")}
+    kinds |= {"timestamp": pa.float64(), "action": action}
+    for name, kind in kinds.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(table[name].to_pylist(), kind))
+    pq.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "values", "reason"),
+    [
+        (
+            "int64",
+            lambda n: np.full((n, 4), 1 << 24) + np.arange(4),
+            "it holds whole numbers that float32 does not keep apart",
+        ),
+        ("int64", lambda n: np.full((n, 4), 0.5), "it holds numbers that are no int64"),
+        ("float32", lambda n: np.full((n, 3), 0.5), "cannot reshape"),
+    ],
+)
+def test_what_a_type_would_lose_gets_one_verdict(tmp_path, dtype, values, reason):
+    data = Recordings(action_dtype="float64", columns=lambda e, n: {"action": values(n)})
+    new, old = write_v3(tmp_path / "v3", data), write_v21(tmp_path / "v21", data)
+    for root in (new, old):
+        info = json.loads((root / "meta/info.json").read_text())
+        info["features"]["action"]["dtype"] = dtype
+        (root / "meta/info.json").write_text(json.dumps(info))
+    with pytest.raises(StoreError, match=f"column 'action': {reason}"):
+        Store.open(new)
+    with pytest.raises(SourceError, match=f"column 'action': {reason}"):
+        imported(old, tmp_path / "out")
+
+
+def test_further_columns_are_read_alike(tmp_path):
+    """Of any type and shape; a matrix becomes a vector."""
+    more = {"observation.ticks": ("int16", (5,)), "level": ("uint8", (1,)), "matrix": ("float32", (2, 3))}
+    draw = lambda e, n, kind, size: np.random.default_rng(e).integers(0, 99, (n, *size)).astype(kind)  # noqa: E731
+    flat = {k: (kind, (int(np.prod(size)),)) for k, (kind, size) in more.items()}
+    data = Recordings(columns=lambda e, n: {k: draw(e, n, *f) for k, f in flat.items()})
+    new, old = write_v3(tmp_path / "v3", data), write_v21(tmp_path / "v21", data)
+    for root in (new, old):
+        info = json.loads((root / "meta/info.json").read_text())
+        info["features"] |= {k: {"dtype": kind, "shape": size, "names": None} for k, (kind, size) in more.items()}
+        (root / "meta/info.json").write_text(json.dumps(info))
+    for store in (Store.open(new), imported(old, tmp_path / "out")):
+        for key, (kind, size) in flat.items():
+            found = store.numeric()[key].reshape(60, *size)
+            assert found.dtype == kind
+            assert np.array_equal(found, np.concatenate([draw(e, 20, kind, size) for e in range(3)]))
+        assert {(k, d, n) for k, d, n in store.layout.extras} == {(k, d, s[0]) for k, (d, s) in flat.items()}

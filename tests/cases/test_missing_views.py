@@ -21,6 +21,7 @@ from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames, spec_of
 from wamkit.data.loading.lazy_frames import VideoFrames
 from wamkit.data.validate import validate
+from wamkit.eval.metrics.image import fidelity
 from wamkit.inference.model import load
 from wamkit.types import Observation, ObservationError
 
@@ -170,3 +171,13 @@ def test_hdf5_episodes_without_a_camera(tmp_path, capsys):
     command[-1] = str(tmp_path / "masked")
     assert main([*command, "--missing-views", "mask"]) == 0
     assert [m.absent for m in Store.open(tmp_path / "masked").episodes] == [("cam_left_wrist",), ()]
+
+
+def test_figures_of_imagined_frames_are_means_over_the_views_that_were_seen(store):
+    frames, _ = open_frames(store)
+    batch = frames.windows(spec_of(store, 4, (2, 4)), seed=0, batch_size=1).gather(np.flatnonzero(frames.episode == 1))
+    wrong = (batch.future.int() + 20).clamp(max=255).to(torch.uint8)
+    wrong[:, :, 1] = 0
+    both = fidelity(batch.obs, batch.future, wrong, (2, 4), batch.frame_valid, view_valid=batch.view_valid)
+    front = fidelity(batch.obs[:, 0], batch.future[:, :, 0], wrong[:, :, 0], (2, 4), batch.frame_valid)
+    assert np.allclose(both.mse, front.mse, equal_nan=True) and np.allclose(both.ssim, front.ssim, equal_nan=True)

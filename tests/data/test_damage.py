@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from damage import (
@@ -42,7 +43,7 @@ from wamkit.data.format.video import encode_video
         (edit_json(video_path=None), "info.json: video_path is None"),
         (edit_feature("action", shape="junk"), "info.json: feature 'action' needs a shape"),
         (edit_feature("action", shape=[2, 1]), "info.json: feature 'action' needs a shape with one number"),
-        (edit_feature("action", dtype="int64"), "info.json: feature 'action' needs a floating-point dtype"),
+        (edit_feature("action", dtype="int64"), r"episode 0\): column 'action': it holds numbers that are no int64"),
         (edit_feature("action", dtype="junk"), "info.json: feature 'action' needs a floating-point dtype"),
         (edit_feature("next.reward", dtype=None), "info.json: feature 'next.reward' has no dtype"),
         (edit_feature("observation.images.front", shape=[32, 32]), r"front' needs the shape \[height, width, 3\]"),
@@ -102,5 +103,12 @@ def test_a_video_of_another_rate_or_length_is_found_without_checksum(copy):
     with pytest.raises(StoreError, match=r"episode 1, camera wrist\): it has 5 frames instead of 8"):
         Store.open(copy).decode(1, "wrist")
     edit_json(fps=10)(copy)
+    with pytest.raises(StoreError, match=r"episode 0\): its rows are not 10 a second, .* but 20 by their timestamps"):
+        Store.open(copy)
+    for path in copy.glob("data/*/*.parquet"):
+        table = pq.read_table(path)
+        times = pa.array([t / 10 for t in range(len(table))], pa.float32())
+        pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", times), path)
+    edit_facts(**{"wamkit/sha256/data": None})(copy)
     with pytest.raises(StoreError, match=r"episode 1, camera front\): it has 20 frames a second, but .* says fps 10"):
         Store.open(copy).decode(1, "front")

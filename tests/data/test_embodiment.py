@@ -41,7 +41,7 @@ def arm(rotation: str, representation: str = "absolute", embodiment: str = "arm"
     fields = (
         Field("position", 0, 3, "position", representation, unit="m"),
         Field("rotation", 3, 3 + n, "rotation", representation, rotation),
-        Field("width", 3 + n, 4 + n, "gripper", unit="m"),
+        Field("width", 3 + n, 4 + n, "gripper", unit="m", larger="opens"),
     )
     state = tuple(replace(f, representation="absolute") for f in fields)
     return DatasetMetadata("test", embodiment, representation, state=state, action=fields, cameras=SCENE | more)
@@ -108,7 +108,8 @@ def test_who_means_the_same_shares_a_place():
     """Two representations of a rotation share their slot, joints get another, and masks mark the dimensions of each."""
     joints = DatasetMetadata(
         "joints", "joints", "absolute", state=(Field("q", 0, 2, "joint", unit="rad"),),
-        action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m")), cameras=SCENE,
+        action=(Field("q", 0, 2, "joint", unit="rad"), Field("width", 2, 3, "gripper", unit="m", larger="opens")),
+        cameras=SCENE,
     )  # fmt: skip
     quaternion, angle = arm("quat_xyzw", embodiment="a"), arm("axis_angle", embodiment="b")
     a, b, c = fit([numbers(quaternion), numbers(angle), numbers(joints)], ("scene",))
@@ -217,7 +218,7 @@ def test_constants_in_files_of_earlier_versions():
     )
     old = to_dict(Embodiment("arm", "absolute", (0,), (), slots, 0, 6))
     for slot in old["action"]:
-        del slot["limit"]
+        del slot["limit"], slot["turned"], slot["field"]["larger"], slot["field"]["reference"]
     del old["locked"]
     data = {"embodiments": {"a": old}, "train": {}, "mixture": {"normalisers": {"turn": "min_max"}}}
     new = from_dict(Embodiment, old_names.run_config(data)["embodiments"]["a"])

@@ -31,13 +31,15 @@ CHUNK, OFFSETS = 4, (2, 4)
 ARM = DatasetMetadata(
     "test", "arm", "delta",
     state=(Field("hand", 0, 2, "position", unit="m"),),
-    action=(Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1")),
+    action=(
+        Field("hand", 0, 2, "position", "delta", unit="1"), Field("grip", 2, 3, "gripper", unit="1", larger="opens"),
+    ),
     cameras={"front": CameraFacts("scene")},
 )  # fmt: skip
 POSE = (
     Field("place", 0, 3, "position", unit="m"),
     Field("turn", 3, 6, "rotation", rotation="axis_angle"),
-    Field("grip", 6, 7, "gripper", unit="1"),
+    Field("grip", 6, 7, "gripper", unit="1", larger="opens"),
 )
 HAND = DatasetMetadata("test", "hand", "absolute", state=POSE, action=POSE, cameras={"eye": CameraFacts("wrist")})
 VIDEO = DatasetMetadata("test", "", cameras={"head": CameraFacts("ego")})

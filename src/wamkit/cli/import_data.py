@@ -70,5 +70,8 @@ def run(args: Import) -> None:
         print(f"note: stored, but not used in training: {', '.join(unused)}")
     if dropped := importers.importer_of(args.format, args.source, options).dropped():
         print(f"note: not stored: {', '.join(dropped)}")
-    if note := importers.describe(importers.left_out(store.root)):
-        print(note, file=sys.stderr)
+    if notes := importers.noted(store.root):
+        name, note = next(iter(notes.items()))
+        print(f"note: episode {name}: {note[0]} ({len(notes)} episodes with notes; {importers.FILE} lists them)")
+    if skipped := importers.describe(importers.left_out(store.root)):
+        print(skipped, file=sys.stderr)

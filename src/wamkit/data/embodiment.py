@@ -1,8 +1,9 @@
 """Embodiments: conversion between the vectors of many robots and one unified space, in training and at run time.
 
 State and actions consist of fields (`wamkit.metadata`). Fields of several robots with the same meaning (kind,
-representation, frame, unit, size) share a slot in the unified vector. Others get slots of their own, and a mask marks
-the dimensions that a robot has, so nothing is supervised towards padding.
+representation, reference, frame, unit, size) share a slot in the unified vector. Others, and those whose meaning is not
+known, get slots of their own, and a mask marks the dimensions that a robot has, so nothing is supervised towards
+padding.
 
 Encoding a field:
 
@@ -10,6 +11,7 @@ Encoding a field:
 - A pose may become relative to the robot's pose at the start of the chunk (UMI, arXiv:2402.10329).
 - Values are normalised by statistics of their (embodiment, control mode). rot6d is not normalised. Grippers, often
   binary, are scaled by their range.
+- A gripper whose larger values do the opposite of those in a slot that it shares changes its sign.
 - A dimension that never moved is encoded as 0. Of an action it comes back exactly as recorded, whatever a model says.
 """
 
@@ -43,6 +45,7 @@ class FieldSlot:
     shift, scale: `size` values each; the encoded value is (x - shift) / scale, and 0 where scale is, in dimensions
         that never moved. Empty without normalisation.
     limit: largest absolute value after normalisation; 0 for none.
+    turned: true for a gripper that is encoded with the opposite sign.
     """
 
     field: Field
@@ -52,6 +55,7 @@ class FieldSlot:
     shift: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
     limit: float = 0.0
+    turned: bool = False
 
     @property
     def is_rot6d(self) -> bool:
@@ -212,6 +216,7 @@ class Embodiment:
 
     def _absolute(self, slot: FieldSlot, x: np.ndarray, state: np.ndarray) -> np.ndarray:
         if not slot.relative:
+            x = -x if slot.turned else x
             return from_matrix(to_matrix(x, "rot6d"), slot.field.rotation) if slot.is_rot6d else x
         p, R = self._start(slot, state)
         if slot.field.kind == "rotation":
@@ -227,7 +232,8 @@ def _mask(slots: Sequence[FieldSlot], size: int) -> np.ndarray:
 
 
 def _written(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
-    """A rotation as rot6d. Other values are unchanged."""
+    """A rotation as rot6d, and a turned gripper with the opposite sign. Other values are unchanged."""
+    x = -x if slot.turned else x
     return from_matrix(to_matrix(x, slot.field.rotation), "rot6d") if slot.is_rot6d else x
 
 
@@ -266,7 +272,7 @@ def fit(
     normalisers: Mapping[str, Normaliser] | None = None,
     normalisation: Normalisation = "mean_std",
 ) -> tuple[Embodiment, ...]:
-    """The embodiment of each source. Sources with the same (embodiment, control mode) share their statistics.
+    """The embodiment of each source. Sources with the same (embodiment, control mode, fields) share their statistics.
 
     views: camera roles ("scene", "wrist", "ego") in the order of the model's views; "scene+ego" takes whichever there
         is. Of several cameras with one role the first is used.
@@ -280,13 +286,13 @@ def fit(
     normalisers = normalisers or {}
     for s in sources:
         _require_metadata(s)
-    groups: dict[tuple[str, str], list[SourceData]] = {}
+    groups: dict[tuple, list[SourceData]] = {}
     for s in sources:
-        groups.setdefault((s.metadata.embodiment, s.metadata.control_mode), []).append(s)
-    taken: dict[str, dict[tuple, tuple[int, int]]] = {"state": {}, "action": {}}
+        groups.setdefault(_robot(s.metadata), []).append(s)
+    taken: dict[str, dict[tuple, tuple[int, int, str]]] = {"state": {}, "action": {}}
     slots = {key: _slots(group[0].metadata, relative, taken) for key, group in groups.items()}
-    sizes = {k: sum(size for _, size in t.values()) for k, t in taken.items()}
-    out: dict[tuple[str, str], Embodiment] = {}
+    sizes = {k: sum(size for _, size, _ in t.values()) for k, t in taken.items()}
+    out: dict[tuple, Embodiment] = {}
     for key, group in groups.items():
         plain = Embodiment(key[0], key[1], (), *slots[key], sizes["state"], sizes["action"])
         state = np.concatenate([plain.encode_state(s.state) for s in group])
@@ -298,9 +304,12 @@ def fit(
             action=tuple(_scaled(p, action[:, p.unified], normalisers, normalisation) for p in plain.action),
             locked=_locked(plain.action, [s.action for s in labelled]),
         )
-    return tuple(
-        replace(out[(s.metadata.embodiment, s.metadata.control_mode)], views=_views(s, views)) for s in sources
-    )
+    return tuple(replace(out[_robot(s.metadata)], views=_views(s, views)) for s in sources)
+
+
+def _robot(metadata: DatasetMetadata) -> tuple:
+    """What data sets that share their statistics agree in."""
+    return metadata.embodiment, metadata.control_mode, metadata.state, metadata.action
 
 
 def _require_metadata(source: SourceData) -> None:
@@ -321,7 +330,8 @@ def _slots(
 ) -> tuple[tuple[FieldSlot, ...], tuple[FieldSlot, ...]]:
     """The slots of a robot's state and of its actions.
 
-    taken: for "state" and "action", meaning -> (first dimension, size) of the slots so far. New meanings are appended.
+    taken: for "state" and "action", meaning -> (first dimension, size, effect of a larger value) of the slots so far.
+        New meanings are appended.
     """
     out: list[tuple[FieldSlot, ...]] = []
     starts = {kind: sum(f.kind == kind for f in metadata.state) for kind in ("position", "rotation")}
@@ -338,12 +348,21 @@ def _slots(
             size = 6 if slot.is_rot6d else f.stop - f.start
             rotation = "" if slot.is_rot6d else f.rotation
             meaning = (f.kind, "relative" if rel else f.representation, "" if rel else f.frame, rotation, f.unit, size)
+            meaning += ("target",) if f.reference == "target" else ()
+            meaning += () if _is_known(f) else (_robot(metadata),)  # what it means elsewhere is anyone's guess
             count[meaning] = count.get(meaning, -1) + 1  # a second arm has a slot of its own
             used = taken[name]
-            at, _ = used.setdefault((*meaning, count[meaning]), (sum(n for _, n in used.values()), size))
-            row.append(replace(slot, at=at, size=size))
+            new = sum(n for _, n, _ in used.values()), size, f.larger
+            at, _, larger = used.setdefault((*meaning, count[meaning]), new)
+            row.append(replace(slot, at=at, size=size, turned=larger != f.larger))
         out.append(tuple(row))
     return out[0], out[1]
+
+
+def _is_known(field: Field) -> bool:
+    """True for a field that states all by which its values can be compared with those of another robot."""
+    stated = field.larger if field.kind == "gripper" else field.rotation or field.kind != "rotation"
+    return field.kind != "other" and bool(field.representation and stated)
 
 
 def _chunks(embodiment: Embodiment, source: SourceData, chunk: int) -> np.ndarray:

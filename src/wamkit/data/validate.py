@@ -18,12 +18,14 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit.config import ConfigError
+from wamkit.data.claims import Values, misfits
 from wamkit.data.format import checksums
 from wamkit.data.format.metadata_io import load_metadata
+from wamkit.data.format.rows import clock_fault
 from wamkit.data.format.schema import describe
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import Video
-from wamkit.data.importers.run import left_out, require_whole
+from wamkit.data.importers.run import left_out, noted, require_whole
 from wamkit.data.sanity import faults
 from wamkit.files import StoreError, exclusive, inside, read_json
 from wamkit.metadata import DatasetMetadata
@@ -110,6 +112,7 @@ def validate(root: Path, *, every_frame: bool = False, progress: bool = True) ->
         lambda: _times(store),
         lambda: _statistics(store),
         lambda: _offset(store, metadata),
+        lambda: _claims(store, metadata),
         lambda: _images(store, every_frame, progress),
     )
     order = ("error", "warning", "note")
@@ -265,18 +268,14 @@ def _jumps(x: np.ndarray, steps: np.ndarray) -> Iterator[tuple[int, float]]:
 
 def _times(store: Store) -> Iterator[Finding]:
     """Times of steps that are not those of `fps`. Subtasks are placed by them."""
-    columns = store.numeric()
-    off = np.abs(columns["timestamp"] - columns["frame_index"] / store.layout.fps)
+    clock = store.numeric()["timestamp"]
     for m in store.episodes:
-        here = slice(m.from_index, m.from_index + m.length)
-        if (wrong := np.flatnonzero(~(off[here] <= 0.5 / store.layout.fps))).size:  # ~, since NaN is not less either
-            said = columns["timestamp"][here][wrong[0]]
-            yield Finding(
-                "warning",
-                m.index,
-                f"timestamp of step {wrong[0]} is {said:g} s, which {store.layout.fps:g} steps a second do not give",
-                "times",
-            )
+        if fault := clock_fault(clock[m.from_index : m.from_index + m.length], store.layout.fps):
+            yield Finding("warning", m.index, fault, "times")
+    notes = noted(store.root)
+    for m in store.episodes:
+        for note in notes.get(m.source, ()):
+            yield Finding("warning", m.index, note, "times")
 
 
 def _statistics(store: Store) -> Iterator[Finding]:
@@ -336,6 +335,20 @@ def _offset(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]
         )
     else:
         yield Finding("note", None, f"the robot responds {steps} after its command {shares}")
+
+
+def _claims(store: Store, metadata: DatasetMetadata | None) -> Iterator[Finding]:
+    """Labels of the metadata that the values contradict, see `wamkit.data.claims`."""
+    columns = store.numeric()
+    try:
+        if metadata is None or metadata.check(len(store.layout.proprio_names), len(store.layout.action_names)):
+            return
+    except ConfigError:
+        return  # `_metadata` says so
+    for m in misfits(metadata, Values(columns["observation.state"], columns["action"], columns["episode_index"])):
+        advice = f"'{m.fits}' fits: wamkit describe {store.root} --set {m.entry}={m.fits} --write"
+        advice = advice if m.fits else "correct it in meta/wamkit.json"
+        yield Finding("warning", None, f"{m.entry} is '{m.label}', but {m.reason}; {advice}")
 
 
 def _explained(store: Store, state: np.ndarray, action: np.ndarray, lag: int) -> float:

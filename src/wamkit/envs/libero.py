@@ -64,12 +64,12 @@ _METADATA = DatasetMetadata(
     state=(
         Field("eef_position", 0, 3, "position", frame="world", unit="m"),
         Field("eef_rotation", 3, 6, "rotation", rotation="axis_angle", frame="world"),
-        Field("gripper", 6, 8, "gripper", unit="m"),
+        Field("gripper", 6, 8, "gripper", unit="m", larger="opens"),
     ),
     action=(
-        Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"),
-        Field("eef_rotation", 3, 6, "rotation", "delta", "axis_angle", frame="base", unit="1"),
-        Field("gripper", 6, 7, "gripper", unit="1"),
+        Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1", reference="state"),
+        Field("eef_rotation", 3, 6, "rotation", "delta", "axis_angle", frame="base", unit="1", reference="state"),
+        Field("gripper", 6, 7, "gripper", unit="1", larger="closes"),
     ),
 )
 

@@ -42,12 +42,12 @@ _METADATA = DatasetMetadata(
     licence="MIT",
     state=(
         Field("hand", 0, 3, "position", frame="world", unit="m"),
-        Field("gripper", 3, 4, "gripper", unit="1"),
+        Field("gripper", 3, 4, "gripper", unit="1", larger="opens"),
     ),
     # Displacement of the hand's target in centimetres, within -1 and 1; the gripper's effort, 1 to close.
     action=(
         Field("hand", 0, 3, "position", "delta", frame="world", unit="cm"),
-        Field("gripper", 3, 4, "gripper", unit="1"),
+        Field("gripper", 3, 4, "gripper", unit="1", larger="closes"),
     ),
 )
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from wamkit.config import from_dict
 from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
 from wamkit.data.format.parquet import RESTORE, parquet_errors, read_parquet
+from wamkit.data.format.rows import column_array
 from wamkit.data.format.schema import (
     ABSENT,
     BODY_POSE,
@@ -329,7 +329,8 @@ def read_columns(
     whole = checksums.files is not None and not any(f["dtype"] in NON_NUMERIC[1:] for f in features.values())
     features = {k: f for k, f in features.items() if f["dtype"] not in NON_NUMERIC}
     joined = {column for columns in vectors.values() for column in columns}
-    features |= {k: features[k] | {"dtype": "float32"} for k in {*VECTORS, *joined} & features.keys()}
+    vector = lambda feature: feature | {"dtype": "float32", "declared": feature["dtype"]}  # noqa: E731
+    features |= {k: vector(features[k]) for k in {*VECTORS, *joined} & features.keys()}
     frames = sum(row.meta.length for row in rows)
     need, have = frames * _step_size(features), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have:
@@ -418,32 +419,9 @@ def read_data(
 
 def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> np.ndarray:
     try:
-        values = column.combine_chunks()
-        while _is_list(values.type):
-            fixed = pa.types.is_fixed_size_list(values.type)
-            if not fixed and pc.count_distinct(pc.list_value_length(values)).as_py() > 1:
-                raise ValueError("its cells are lists of different lengths")
-            values = values.flatten()
-        if values.null_count:
-            raise ValueError("it has empty cells")
-        if not (
-            pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
-        ):
-            raise TypeError(f"it holds {values.type} instead of numbers")
-        found = values.to_numpy(zero_copy_only=False)
-        with np.errstate(invalid="ignore", over="ignore"):
-            out = found.astype(feature["dtype"])
-        if out.dtype.kind != "f" and out.dtype != found.dtype and not np.array_equal(out, found):
-            raise ValueError(f"it holds numbers that are no {feature['dtype']}")
-        return out.reshape(len(column), *feature["shape"])
-    except (ValueError, TypeError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{where}: {error}; info.json says {feature['dtype']} {list(feature['shape'])}; {RESTORE}"
-        ) from error
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
+        return column_array(column, feature)
+    except StoreError as error:
+        raise StoreError(f"{where}: {error}; {RESTORE}") from error
 
 
 def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:

@@ -217,7 +217,7 @@ class Layout:
             sizes=sizes if len(set(sizes)) > 1 else (),
             expert="action.expert" in features,
             rewards="next.reward" in features and "next.success" in features,
-            extras=tuple((k, f["dtype"], f["shape"][0]) for k, f in extras.items()),
+            extras=tuple((k, f["dtype"], math.prod(f["shape"])) for k, f in extras.items()),
             stills=tuple(k for k, f in colour if f["dtype"] == "image"),
             depth=tuple((k, *image_size(f)) for k, f in images if is_depth(k, f)),
             optional=tuple(k for k, f in colour if info_of(f).get(OPTIONAL)),
@@ -272,8 +272,8 @@ def _unusable(key: str, feature: Any) -> str:
         return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for grey images and depth"
     if math.prod(shape) > MOST_VALUES:
         return f"declares more than {MOST_VALUES} values a step"
-    kind = np.dtype(dtype).kind if dtype in _DTYPES else "none"
-    if key in VECTORS and kind != "f":
+    kind = np.dtype(dtype).kind if dtype in DTYPES else "none"
+    if key in VECTORS and kind not in "biuf":
         return "needs a floating-point dtype"
     if kind == "none" or key in INDEX_COLUMNS and kind not in ("f" if key == "timestamp" else "iu"):
         return "needs a numeric dtype" if kind == "none" else f"needs a dtype like {INDEX_COLUMNS[key]}"
@@ -309,7 +309,7 @@ def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     return tuple(shape[1:] if first else shape[:2])
 
 
-_DTYPES = ("bool", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+DTYPES = ("bool", *(f"{u}int{bits}" for u in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
 
 
 def is_whole(value: Any, least: int, most: int) -> bool:

@@ -49,6 +49,7 @@ from wamkit.data.format.episode_index import (
 from wamkit.data.format.metadata_io import FILE as METADATA
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.remedy import advising, remedy
+from wamkit.data.format.rows import rate_fault
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
@@ -245,7 +246,7 @@ class Store:
         The columns `schema.SCENE_FLOW_COLUMNS`, where points were recorded; `scene_flow` returns them in shape.
         Further columns in the type that info.json declares.
 
-        Vectors may be stored in any floating-point type. `open` refuses integers, which are choices, not quantities.
+        Vectors may be stored as any numbers that float32 keeps apart; whole numbers are read as quantities.
         Raises StoreError as `open` does.
         """
         if self._columns is None:
@@ -602,6 +603,9 @@ class Store:
         columns = read_columns(self._rows, features, self._sums, self.vectors)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
+        starts = np.array([row.meta.from_index for row in self._rows], np.int64)
+        if (fault := rate_fault(columns["timestamp"], starts, self.layout.fps)) is not None:
+            raise StoreError(f"{self._rows[fault[0]].data} (episode {fault[0]}): {fault[1]}")
         self._sums.refuse()
         columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
         for values in columns.values():

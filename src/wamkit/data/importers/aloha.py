@@ -46,9 +46,9 @@ JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_ro
 NAMES = tuple(f"{arm}_{joint}" for arm in ("left", "right") for joint in (*JOINTS, "gripper"))
 FIELDS = (
     Field("left_arm", 0, 6, "joint", unit="rad"),
-    Field("left_gripper", 6, 7, "gripper", unit="1"),
+    Field("left_gripper", 6, 7, "gripper", unit="1", larger="opens"),
     Field("right_arm", 7, 13, "joint", unit="rad"),
-    Field("right_gripper", 13, 14, "gripper", unit="1"),
+    Field("right_gripper", 13, 14, "gripper", unit="1", larger="opens"),
 )
 ARMS = {
     7: (

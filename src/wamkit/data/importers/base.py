@@ -58,6 +58,7 @@ class Recording:
     reward: float32 (T,), after the step; None where the source does not say.
     extras: further columns by name, (T, d).
     is_demonstration: true if it shows how the task is done.
+    notes: what someone should look at in it, although it was read.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Recording:
     reward: np.ndarray | None = None
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     is_demonstration: bool = True
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """T, the number of steps."""

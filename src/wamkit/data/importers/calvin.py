@@ -48,20 +48,20 @@ CAMERAS = {"rgb_static": "scene", "rgb_gripper": "wrist"}
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),
     Field("eef_rotation", 3, 6, "rotation", rotation="euler_xyz", frame="world"),
-    Field("width", 6, 7, "gripper", unit="m"),
+    Field("width", 6, 7, "gripper", unit="m", larger="opens"),
     Field("joints", 7, 14, "joint", unit="rad"),
-    Field("gripper", 14, 15, "gripper", unit="1"),
+    Field("gripper", 14, 15, "gripper", unit="1", larger="opens"),
 )
 ACTIONS = {
     "rel_actions": (
         Field("eef_position", 0, 3, "position", "delta", frame="world", unit="2 cm"),
         Field("eef_rotation", 3, 6, "rotation", "delta", "euler_xyz", frame="world", unit="0.05 rad"),
-        Field("gripper", 6, 7, "gripper", unit="1"),
+        Field("gripper", 6, 7, "gripper", unit="1", larger="opens"),
     ),
     "actions": (
         Field("eef_position", 0, 3, "position", frame="world", unit="m"),
         Field("eef_rotation", 3, 6, "rotation", rotation="euler_xyz", frame="world"),
-        Field("gripper", 6, 7, "gripper", unit="1"),
+        Field("gripper", 6, 7, "gripper", unit="1", larger="opens"),
     ),
 }
 

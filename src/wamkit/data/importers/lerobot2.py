@@ -8,10 +8,9 @@
     videos/chunk-000/observation.images.<camera>/episode_000000.mp4
 
 `observation.state` and `action` become state and action, or the columns that other tools name so (`state`, `actions`);
-other vectors become extras. A task_index that changes within an
-episode becomes spans. Rows and frames are matched by number, because times drift and counts do not. Rows whose times
-are off by half a frame are refused. Depth maps, which are videos too, are left out, as are rewards without
-next.success.
+other columns of numbers become extras. A task_index that changes within an episode becomes spans. Rows and frames are
+matched by number, because times drift and counts do not. An episode whose clock has another rate is refused; one that
+jumps is noted. Depth maps, which are videos too, are left out, as are rewards without next.success.
 """
 
 from __future__ import annotations
@@ -27,14 +26,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from av.video.reformatter import VideoReformatter
 
 from wamkit.config import Between, Checked
 from wamkit.data.format.columns import doubtful, vectors_of, which
 from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
+from wamkit.data.format.rows import clock_fault, column_array, rate_fault
 from wamkit.data.format.schema import (
+    DTYPES,
     IMAGE_DTYPES,
     IMAGES,
     INDEX_COLUMNS,
@@ -70,7 +70,7 @@ from wamkit.data.importers.base import (
     words,
 )
 from wamkit.data.importers.video_files import probe_video, read_all_frames, resize_and_crop
-from wamkit.files import read_json
+from wamkit.files import StoreError, read_json
 from wamkit.metadata import DatasetMetadata, Field
 
 STEPS = 10**8  # steps of an episode that is still read
@@ -78,7 +78,6 @@ _INDEX = r"\{episode_(?:chunk|index)(?::0?[1-9]?d)?\}"
 _TEMPLATE = re.compile(rf"(?:[^{{}}\0]|{_INDEX}|\{{video_key\}}){{1,1000}}")
 """A template of paths. A format such as {episode_index:2000000000} would fill the memory."""
 VECTORS, OUTCOME = ("observation.state", "action"), ("next.success", "next.reward")
-NUMERIC = ("float32", "float64", "int32", "int64", "bool")
 _NUMBERS = ("bool", "int", "uint", "float")
 
 
@@ -181,9 +180,7 @@ class LeRobot2(Importer):
     def _extras(self) -> list[str]:
         skip = {*VECTORS, *OUTCOME, "next.done", *INDEX_COLUMNS, *self._joined}
         features = self._info["features"].items()
-        return [
-            k for k, f in features if k not in skip and f["dtype"] in NUMERIC and len(f["shape"]) == 1 and "/" not in k
-        ]
+        return [k for k, f in features if k not in skip and f["dtype"] in DTYPES and "/" not in k]
 
     def dropped(self) -> Sequence[str]:
         known = {*RESERVED, *OUTCOME, "next.done", *self._extras, *self._joined}
@@ -206,7 +203,7 @@ class LeRobot2(Importer):
                 robot_type=self._info.get("robot_type") or "",
                 expert=False,
                 rewards="next.success" in features,
-                extras=tuple((k, features[k]["dtype"], features[k]["shape"][0]) for k in self._extras),
+                extras=tuple((k, features[k]["dtype"], math.prod(features[k]["shape"])) for k in self._extras),
             )
 
     def _names(self, key: str) -> tuple[str, ...]:
@@ -258,20 +255,32 @@ class LeRobot2(Importer):
         dictionaries = len(wanted) << 21  # bytes that a file may spend on each column's own
         return read_parquet(path, wanted, max_rows=T, max_bytes=4 * T * size + dictionaries)
 
+    def _column(self, table: pa.Table, key: str) -> np.ndarray:
+        """A column as an array (T, n). Raises SourceError for one that is missing or does not fit its feature."""
+        if key not in table.column_names:
+            raise SourceError(f"it has no column {key!r}")
+        feature = self._info["features"].get(key, {"dtype": INDEX_COLUMNS.get(key, "float32"), "shape": [1]})
+        if key in self._joined:
+            feature = feature | {"dtype": "float32", "declared": feature["dtype"]}
+        try:
+            return column_array(table[key], feature).reshape(table.num_rows, -1)
+        except StoreError as error:
+            raise SourceError(f"column {key!r}: {error}") from error
+
     def read(self, name: str) -> Recording:
         path, T, known = self._path("data_path", name), self._episodes[name], self._tasks
         with reading(path, name):
             table = self._table(path, T)
             if table.num_rows != T:
                 raise SourceError(f"it has {table.num_rows} rows instead of {T}")
-            column = lambda k: _values(table, k)  # noqa: E731
+            column = lambda k: self._column(table, k)  # noqa: E731
             if not np.array_equal(column("frame_index")[:, 0], np.arange(T)):
                 raise SourceError("its frame_index does not count from 0")
             if (column("episode_index") != int(name)).any():
                 raise SourceError("its episode_index is another episode's")
-            late = np.abs(column("timestamp")[:, 0] * self._info["fps"] - np.arange(T)) > 0.5
-            if late.any():
-                raise SourceError(f"its rows are not {self._info['fps']} a second, from step {int(late.argmax())} on")
+            clock, fps = column("timestamp")[:, 0], float(self._info["fps"])
+            if fault := rate_fault(clock, np.zeros(1, np.int64), fps):
+                raise SourceError(fault[1])
             tasks = column("task_index")[:, 0].tolist()
             if unknown := set(tasks) - set(known):
                 raise SourceError(f"task {min(unknown)} is not in meta/tasks.jsonl")
@@ -293,6 +302,7 @@ class LeRobot2(Importer):
                 success=outcome["next.success"].astype(bool) if "next.success" in outcome else None,
                 reward=outcome.get("next.reward"),
                 extras={k: column(k) for k in self._extras},
+                notes=tuple(filter(None, [clock_fault(clock, fps)])),
             )
 
     def _images(self, name: str, key: str, steps: int) -> ImageStream:
@@ -325,7 +335,7 @@ def _needs_no_import(root: Path, version: str) -> str:
 def _check_feature(name: str, feature: Any) -> None:
     """Raises SourceError for a feature of info.json without a type, or with an absurd shape."""
     dtype = entry(feature, "dtype", str)
-    if dtype not in (*NUMERIC, *IMAGE_DTYPES) and name not in (*VECTORS, *OUTCOME, *INDEX_COLUMNS):
+    if dtype not in (*DTYPES, *IMAGE_DTYPES) and name not in (*VECTORS, *OUTCOME, *INDEX_COLUMNS):
         return  # a text, or a type that is not imported
     shape = entry(feature, "shape", list)
     for n in shape:
@@ -336,22 +346,3 @@ def _check_feature(name: str, feature: Any) -> None:
         if len(shape) != 3 or not {1, 3} & {shape[0], shape[2]}:
             raise SourceError(f"{name} has the shape {shape} instead of [height, width, 3]; correct it")
         pixels(*image_size(feature), name)
-
-
-def _values(table: pa.Table, key: str) -> np.ndarray:
-    """A column as an array (T, n). Raises SourceError for one that is missing, has gaps, or cells of several sizes."""
-    if key not in table.column_names:
-        raise SourceError(f"it has no column {key!r}")
-    column, T = table[key].combine_chunks(), table.num_rows
-    while pa.types.is_nested(column.type):
-        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-            if not pa.types.is_fixed_size_list(column.type):
-                raise SourceError(f"column {key!r} holds {column.type} instead of numbers")
-        elif len(column) and len(pc.unique(pc.list_value_length(column))) > 1:
-            raise SourceError(f"the cells of column {key!r} differ in size")
-        if column.null_count:
-            raise SourceError(f"column {key!r} has empty cells")
-        column = column.flatten()
-    if column.null_count or not (pa.types.is_primitive(column.type) and not pa.types.is_temporal(column.type)):
-        raise SourceError(f"column {key!r} holds {column.type} with {column.null_count} gaps instead of numbers")
-    return column.to_numpy(zero_copy_only=False).reshape(T, -1)

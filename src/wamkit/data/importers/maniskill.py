@@ -172,16 +172,20 @@ def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:
     A gripper has more joints than commands. If there is a command for each of the `joints`, there is thus no gripper.
     """
     delta = "delta" if "delta" in control else "absolute"
-    grip = (Field("gripper", size - 1, size, "gripper", unit="1"),)
+    reference = "" if delta == "absolute" else "target" if "target" in control else "state"
+    control = control.replace("target_", "")
+    grip = (Field("gripper", size - 1, size, "gripper", unit="1", larger="opens"),)
     if "ee_delta_pose" in control and size == 7:
         return (
-            Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"),
-            Field("eef_rotation", 3, 6, "rotation", "delta", "euler_xyz", frame="base", unit="1"),
+            Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1", reference=reference),
+            Field("eef_rotation", 3, 6, "rotation", "delta", "euler_xyz", frame="base", unit="1", reference=reference),
             *grip,
         )
     if "ee_delta_pos" in control and size == 4:
-        return (Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"), *grip)
+        return (Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1", reference=reference), *grip)
     if "joint" in control and "vel" not in control and size > 1:
         arm = size if size == joints else size - 1
-        return (Field("joints", 0, arm, "joint", delta, unit="1" if delta == "delta" else "rad"), *grip[: size - arm])
-    return (Field("action", 0, size, "other"),)
+        unit = "1" if delta == "delta" else "rad"
+        joints_field = Field("joints", 0, arm, "joint", delta, unit=unit, reference=reference)
+        return (joints_field, *grip[: size - arm])
+    return (Field("action", 0, size, "other", representation=""),)

@@ -2,7 +2,9 @@
 
     data                     attrs env_args: JSON with env_name and env_kwargs
     data/demo_0              attrs num_samples
-    data/demo_0/actions      float64 (T, 7): OSC_POSE deltas in [-1, 1] for position and axis-angle, then the gripper
+    data/demo_0/actions      float64 (T, 7): OSC_POSE for position and axis-angle, then the gripper (1 closes);
+                             deltas in [-1, 1], or absolute poses in metres where env_args say so:
+                             control_delta false (robosuite 1.4), input_type absolute (robosuite 1.5)
     data/demo_0/obs/...      observations before each action; images uint8 (T, H, W, 3), upright
     data/demo_0/dones        ends of the episode
     data/demo_0/rewards      1 once the task is done
@@ -15,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
+from wamkit.config import Checked
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -49,24 +53,26 @@ from wamkit.metadata import DatasetMetadata, Field
 STATE = (
     Field("eef_position", 0, 3, "position", frame="world", unit="m"),
     Field("eef_rotation", 3, 7, "rotation", rotation="quat_xyzw", frame="world"),
-    Field("gripper", 7, 9, "gripper", unit="m"),
+    Field("gripper", 7, 9, "gripper", unit="m", larger="opens"),
 )
 KEYS = ("robot0_eef_pos", "robot0_eef_quat", "robot0_gripper_qpos")
 
 
 @dataclass(frozen=True)
-class RobomimicOptions:
+class RobomimicOptions(Checked):
     """Options of the importer `robomimic`."""
 
     text: str = ""
     """The instruction, which the format does not contain; the environment's name if empty."""
     filter: str = ""
     """Import only the demonstrations of this filter key ("train", "20_percent"), one of those in `mask`."""
+    control: Literal["", "delta", "absolute"] = ""
+    """Reference of the actions, where env_args do not state that of the file; robosuite's default is delta."""
 
 
 @IMPORTERS.register("robomimic")
 class Robomimic(Importer):
-    """Demonstrations of robomimic, MimicGen and their like: HDF5, OSC_POSE deltas."""
+    """Demonstrations of robomimic, MimicGen and their like: HDF5, OSC_POSE, deltas or absolute poses."""
 
     Options = RobomimicOptions
     options: RobomimicOptions
@@ -97,7 +103,7 @@ class Robomimic(Importer):
         return Layout(
             **camera_layout(self._cameras()),
             proprio_names=dimension_names(STATE),
-            action_names=dimension_names(_action(actions)),
+            action_names=dimension_names(self._action(actions)),
             fps=rate,
             robot_type=robot,
             expert=False,
@@ -105,16 +111,46 @@ class Robomimic(Importer):
 
     def metadata(self) -> DatasetMetadata:
         env, _ = self._describe()
-        layout = self.layout()
+        layout, (kind, control, _) = self.layout(), self._controller()
         return DatasetMetadata(
             source=f"robomimic, {env.get('env_name', 'unknown environment')}",
             embodiment=layout.robot_type,
-            control_mode="OSC_POSE delta",
+            control_mode=f"{kind} {control}",
             rate=layout.fps,
             state=STATE,
-            action=_action(len(layout.action_names)),
+            action=self._action(len(layout.action_names)),
             cameras=camera_facts(layout.cameras),
         )
+
+    def _controller(self) -> tuple[str, str, str]:
+        """Name of the arm's controller, "delta" or "absolute", and the frame of its targets; see the module."""
+        with opened(self.root) as file:
+            config = arguments(member(file, "data")).get("controller_configs", {})
+        config = config[0] if isinstance(config, list) and config else config
+        parts = config.get("body_parts") if isinstance(config, dict) else None  # robosuite 1.5
+        if isinstance(parts, dict):
+            config = next((part for side in ("right", "left") if isinstance(part := parts.get(side), dict)), {})
+        config = config if isinstance(config, dict) else {}
+        absolute = config.get("control_delta") is False or config.get("input_type") == "absolute"
+        frame = config.get("input_ref_frame")
+        control = self.options.control or ("absolute" if absolute else "delta")
+        known = frame if frame in ("base", "world") else "base" if control == "delta" else "world"
+        return words(config.get("type", "OSC_POSE"), "type in controller_configs"), control, str(known)
+
+    def _action(self, size: int) -> tuple[Field, ...]:
+        """The fields of an action: those of OSC_POSE and OSC_POSITION, else unnamed (two arms, other controllers)."""
+        kind, control, frame = self._controller()
+        absolute = control == "absolute"
+        about: dict[str, Any] = {"representation": control, "frame": frame, "reference": "" if absolute else "state"}
+        gripper = Field("gripper", size - 1, size, "gripper", unit="1", larger="closes")
+        position = Field("eef_position", 0, 3, "position", unit="m" if absolute else "1", **about)
+        if kind in ("OSC_POSE", "IK_POSE") and size == 7:
+            unit = "" if absolute else "1"
+            rotation = Field("eef_rotation", 3, 6, "rotation", rotation="axis_angle", unit=unit, **about)
+            return position, rotation, gripper
+        if kind == "OSC_POSITION" and size == 4:
+            return position, gripper
+        return (Field("action", 0, size, "other", representation=""),)
 
     def episodes(self) -> Sequence[str]:
         with opened(self.root) as file:
@@ -148,14 +184,3 @@ class Robomimic(Importer):
                 success=reward > 0,
                 reward=reward,
             )
-
-
-def _action(size: int) -> tuple[Field, ...]:
-    """The fields of an action: robosuite's OSC_POSE for 7 dimensions, else unnamed (two arms, other controllers)."""
-    if size != 7:
-        return (Field("action", 0, size, "other"),)
-    return (
-        Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1"),
-        Field("eef_rotation", 3, 6, "rotation", "delta", "axis_angle", frame="base", unit="1"),
-        Field("gripper", 6, 7, "gripper", unit="1"),
-    )

@@ -103,11 +103,12 @@ def import_data(args: Import, options: Any = None) -> Store:
         raise SourceError(f"{args.source}: it contains no episodes")
     if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
         raise StoreError(f"{args.out} holds a data set that `wamkit import` did not write: name another folder")
-    facts = {
+    facts: dict[str, Any] = {
         "format": args.format,
         "source": str(args.source),
         "options": cfg.to_dict(importer.options),
         "episodes": len(names),
+        "notes": noted(args.out),
     }
     _require_same(args.out, facts)
     store = Store.open_or_create(args.out, **vars(layout))
@@ -124,6 +125,9 @@ def import_data(args: Import, options: Any = None) -> Store:
             continue
         try:
             recording = _read(importer, name)
+            if recording.notes:
+                facts["notes"][name] = list(recording.notes)
+                _save_state(args.out, facts, False, skipped)
             if metadata.offset:
                 recording = shifted(recording)
             _store(store, recording, layout, fingerprints)
@@ -287,6 +291,14 @@ def left_out(root: Path) -> dict[str, str]:
     with reading(path):
         skipped = entry(read_json(path), "skipped", dict) if path.exists() else {}
         return {name: words(reason, f"the reason for {name[:80]}") for name, reason in skipped.items()}
+
+
+def noted(root: Path) -> dict[str, list[str]]:
+    """The notes on episodes that were imported into `root`, by their names in the source."""
+    path = root / FILE
+    with reading(path):
+        notes = entry(read_json(path), "notes", dict, {}) if path.exists() else {}
+        return {name: [words(note, f"a note on {name[:80]}") for note in each] for name, each in notes.items()}
 
 
 def describe(skipped: Mapping[str, str]) -> str:

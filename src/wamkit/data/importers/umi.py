@@ -106,7 +106,7 @@ class UMI(Importer):
             fields.append(
                 Field(f"hand{h}_rotation", 7 * h + 3, 7 * h + 6, "rotation", rotation="axis_angle", frame="world")
             )
-            fields.append(Field(f"hand{h}_width", 7 * h + 6, 7 * h + 7, "gripper", unit="m"))
+            fields.append(Field(f"hand{h}_width", 7 * h + 6, 7 * h + 7, "gripper", unit="m", larger="opens"))
         return DatasetMetadata(
             source="UMI",
             embodiment="umi" if hands == 1 else f"umi, {hands} hands",

@@ -304,10 +304,12 @@ def fidelity(
     offsets: Sequence[int],
     frame_valid: Bool[Tensor, "B F"] | None = None,
     tau: float = TAU,
+    view_valid: Bool[Tensor, "B V"] | None = None,
 ) -> Fidelity:
     """Scores imagined futures against what happened and against copying the current frame.
 
     offsets: steps ahead of the F frames.   frame_valid: bool (B, F), true where the truth exists (default: all).
+    view_valid: bool (B, V), the views that were seen (default: all); figures are means over these.
     For a tokenizer's ceiling, pass its reconstruction of the truth as `imagined`. Raises EvaluationError for shapes
     that disagree, and as `unit`.
     """
@@ -319,11 +321,13 @@ def fidelity(
         )
     truth, imagined = _pair(truth, imagined)
     valid = _valid(truth, frame_valid)
+    seen = None if view_valid is None else view_valid.double().unsqueeze(1)
     copy = unit(current).unsqueeze(1).expand_as(truth)
     moving = moving_errors(current, truth, [imagined, copy], valid, tau)
 
     def table(per_frame: Float32[Tensor, "B F *V"]) -> Float64[np.ndarray, "B F"]:
-        means = per_frame.double().reshape(*valid.shape, -1).mean(-1)
+        views = per_frame.double().reshape(*valid.shape, -1)
+        means = views.mean(-1) if view_valid is None else (views * seen).sum(-1) / seen.sum(-1)
         return means.masked_fill(~valid, float("nan")).cpu().numpy()
 
     moved = moving_mask(current, truth, tau=tau) & valid.reshape(valid.shape + (1,) * (truth.ndim - 3))

@@ -131,7 +131,7 @@ def imagine(
 
 
 def _score(batch: Batch, future: Tensor, offsets: tuple[int, ...]) -> Fidelity:
-    return fidelity(batch.obs, batch.future, future, offsets, batch.frame_valid)
+    return fidelity(batch.obs, batch.future, future, offsets, batch.frame_valid, view_valid=batch.view_valid)
 
 
 def _point_error(points: np.ndarray, batch: Batch) -> np.ndarray:
