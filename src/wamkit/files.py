@@ -360,8 +360,10 @@ def cache_folder(root: Path) -> Path:
     here = inside(root, ".cache")
     if os.access(here if here.exists() else root, os.W_OK | os.X_OK):
         return here
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "wamkit" / hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
+    homes = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
+    # A user without a home has "~", and a relative path would depend on where the command is run.
+    base = next((home for home in homes if os.path.isabs(home)), tempfile.gettempdir())
+    return Path(base, "wamkit") / hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
 
 
 def fsync_folder(folder: Path) -> None:

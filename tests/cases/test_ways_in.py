@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import av
@@ -21,7 +22,7 @@ from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.store import Store
 from wamkit.data.loading.mixture_config import parse_sources
 from wamkit.data.validate import validate
-from wamkit.files import StoreError, WriteError
+from wamkit.files import StoreError, WriteError, cache_folder
 
 SMALL = Recordings(lengths=(12, 13), height=32, width=32)
 
@@ -61,6 +62,19 @@ def test_where_nothing_can_be_written_the_message_names_both_ways(tmp_path, monk
     read_only(tmp_path)
     with pytest.raises(WriteError, match="XDG_CACHE_HOME.*--cache-gb 0"):
         FrameCache.build_or_open(store)
+
+
+def test_the_place_of_the_users_cache(tmp_path, monkeypatch, read_only):
+    read_only(tmp_path)
+    for cache, home, place in (
+        (str(tmp_path / "user"), "", tmp_path / "user/wamkit"),
+        ("relative", str(tmp_path / "home"), tmp_path / "home/.cache/wamkit"),
+        ("", "~", Path(tempfile.gettempdir(), "wamkit")),
+    ):
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
+        monkeypatch.setenv("HOME", home)
+        assert cache_folder(tmp_path).parent == place
+    assert cache_folder(tmp_path) == cache_folder(tmp_path / "x/..") != cache_folder(tmp_path.parent)
 
 
 def test_the_folder_that_a_hub_download_leaves(tmp_path, capsys):

@@ -117,15 +117,14 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     Frames are numbered as if it were alone in its data file. Raises StoreError for a path that leads out,
     KeyError for a missing column, ValueError, TypeError or OverflowError for one with the wrong content.
     """
-    unplaced = {k for k, v in facts.items() if v is None}
-    facts = {k: v for k, v in facts.items() if v is not None}
-    absent = [
-        key.removeprefix(IMAGES)
-        for key, feature in info["features"].items()
-        if feature["dtype"] == "video"
-        and unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
-        and not is_depth(key, feature)
-    ]
+    absent: list[str] = []
+    if unplaced := {k for k, v in facts.items() if v is None}:
+        facts = {k: v for k, v in facts.items() if v is not None}
+        absent = [
+            key.removeprefix(IMAGES)
+            for key, feature in info["features"].items()
+            if unplaced >= {f"videos/{key}/{name}" for name in _PLACE} and not is_depth(key, feature)
+        ]
     texts, index = facts.get("tasks") or [""], facts["episode_index"]
     recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction
     if not isinstance(texts, list) or recorded and not any(str(t).strip() for t in texts):
@@ -156,7 +155,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
     clips, files = {}, {data: facts.get("wamkit/sha256/data"), snapshots: facts.get("wamkit/sha256/snapshots")}
     for key, feature in info["features"].items():
-        if feature["dtype"] in IMAGE_DTYPES and key.removeprefix(IMAGES) not in absent:
+        if feature["dtype"] in IMAGE_DTYPES and not (absent and key.removeprefix(IMAGES) in absent):
             path, start = data, 0
             if feature["dtype"] == "video":
                 chunk, file = (_whole(facts, f"videos/{key}/{name}") for name in ("chunk_index", "file_index"))
