@@ -31,13 +31,21 @@ docs: $(VENV)/.installed-docs
 
 # Opens what wamkit writes with the lerobot package itself, and the other way round, in an environment of its own.
 LEROBOT := .venv-lerobot/bin
+LEROBOT06 := .venv-lerobot06/bin
+PYTHON312 ?= python3.12
 interop: setup
 	test -x $(LEROBOT)/python || $(PYTHON) -m venv .venv-lerobot
 	echo torch==2.13.0 > .venv-lerobot/constraints.txt
 	$(LEROBOT)/pip install --quiet -c .venv-lerobot/constraints.txt torch==2.13.0 numpy==2.2.6 'datasets>=4,<5' 'pandas<3' 'av>=15,<16' \
 	  pillow draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
 	$(LEROBOT)/pip install --quiet --no-deps lerobot==0.4.4
-	$(BIN)/python benchmarks/interop.py --python $(LEROBOT)/python
+	test -x $(LEROBOT06)/python || $(PYTHON312) -m venv .venv-lerobot06
+	echo torch==2.13.0 > .venv-lerobot06/constraints.txt
+	$(LEROBOT06)/pip install --quiet -c .venv-lerobot06/constraints.txt torch==2.13.0 numpy==2.2.6 'datasets>=4.8,<5' \
+	  'pandas<3' 'av>=15,<16' pillow draccus==0.11.6 einops deepdiff 'packaging<26' jsonlines termcolor gymnasium \
+	  accelerate 'huggingface-hub>=1.6' safetensors requests tqdm
+	$(LEROBOT06)/pip install --quiet --no-deps lerobot==0.6.1
+	$(BIN)/python benchmarks/interop.py --python $(LEROBOT)/python $(LEROBOT06)/python
 
 # Made from what the families declare; a test compares the page with them.
 docs/taxonomy.md: FORCE setup

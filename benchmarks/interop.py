@@ -6,7 +6,10 @@ lerobot runs in an environment of its own (it needs other versions of NumPy and 
     .venv-lerobot/bin/pip install torch==2.13.0 numpy==2.2.6 'datasets>=4,<5' 'pandas<3' 'av>=15,<16' pillow \
         draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
     .venv-lerobot/bin/pip install --no-deps lerobot==0.4.4
-    python benchmarks/interop.py --python .venv-lerobot/bin/python
+    python benchmarks/interop.py --python .venv-lerobot/bin/python .venv-lerobot06/bin/python
+
+`make interop` does so for lerobot 0.4.4 and 0.6.1. Each of them also makes data sets in over 30 variants
+(tests/interop/lerobot_variants.py). What lerobot reads of one, wamkit must read as the same values and frames.
 
 Prints one line a comparison and exits with status 1 if anything differs.
 """
@@ -24,9 +27,12 @@ import numpy as np
 
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import encode_video
+from wamkit.errors import WamkitError
 from wamkit.types import Episode, Snapshot, Span
 
-WITH_LEROBOT = Path(__file__).parents[1] / "tests/interop/with_lerobot.py"
+INTEROP = Path(__file__).parents[1] / "tests/interop"
+UNREAD = ("phase",)
+"""Columns of texts in the variants: wamkit reads numbers, images and instructions."""
 CAMERAS, SIZE = ("front", "wrist"), 64
 TEXTS = ("press the button", "open the drawer")
 
@@ -119,7 +125,11 @@ def stills_and_depth(root: Path) -> None:
 
 
 def lerobot(python: str, *arguments: object) -> None:
-    done = subprocess.run([python, str(WITH_LEROBOT), *map(str, arguments)], capture_output=True, text=True)
+    run(python, "with_lerobot.py", *arguments)
+
+
+def run(python: str, script: str, *arguments: object) -> None:
+    done = subprocess.run([python, str(INTEROP / script), *map(str, arguments)], capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"lerobot failed to {arguments[0]}:\n{done.stderr}")
 
@@ -128,37 +138,80 @@ def compare(title: str, root: Path, python: str, folder: Path) -> bool:
     """Reads `root` with both and prints the differences. Returns true if there are none."""
     lerobot(python, "read", root, folder / "read.npz")
     store = Store.open(root)
-    columns = store.numeric()
     with np.load(folder / "read.npz") as file:
-        theirs = dict(file)
-    # Leave out columns that wamkit fills in: labels equal to the actions, and empty vectors.
-    columns = {k: v for k, v in columns.items() if k in theirs or v.size and k != "action.expert"}
-    wrong = [k for k, v in columns.items() if not np.array_equal(theirs[k].reshape(v.shape), v)]
+        wrong = differences(store, dict(file))
+    cameras = f"{len(store.cameras)} colour cameras and {len(store.depth_cameras)} depth cameras"
+    size = f"{len(store)} episodes, {store.frames} frames, {len(store.numeric())} columns, {cameras}"
+    print(f"{title}: {size}: {', '.join(wrong) or 'equal'}")
+    return not wrong
+
+
+def differences(store: Store, theirs: dict[str, np.ndarray]) -> list[str]:
+    """Columns and cameras in which what wamkit reads is not what lerobot read."""
+    wrong, columns = [], store.numeric()
+    for key, ours in columns.items():
+        # Leave out columns that wamkit fills in: labels equal to the actions, and empty vectors.
+        if key in theirs and not same(theirs[key].reshape(ours.shape), ours):
+            wrong.append(key)
+        elif key not in theirs and ours.size and key != "action.expert":
+            wrong.append(f"{key}, which lerobot lacks")
     texts = np.array(store.texts)[columns["task_index"]]
-    wrong += ["task"] if not np.array_equal(theirs["task"], texts) else []
-    largest = unequal = 0
-    for camera in store.cameras:
-        ours = np.concatenate([store.decode(e.index, camera) for e in store.episodes])
-        difference = np.abs(ours.astype(int) - theirs[f"observation.images.{camera}"])
-        largest, unequal = max(largest, int(difference.max())), unequal + int((difference > 0).sum())
-    for camera in store.depth_cameras:
-        ours = np.concatenate([store.decode_depth(e.index, camera) for e in store.episodes])
-        difference = np.abs(ours.astype(int) - theirs[f"observation.images.{camera}"][:, 0].view(np.uint16))
-        largest, unequal = max(largest, int(difference.max())), unequal + int((difference > 0).sum())
-    print(
-        f"{title}: {len(store)} episodes, {store.frames} frames, {len(columns) + 1} columns, "
-        f"{len(store.cameras)} colour cameras and {len(store.depth_cameras)} depth cameras: "
-        f"{len(wrong)} differ {wrong or ''}; pixels: {unequal} differ, by at most {largest}"
-    )
-    return not wrong and not largest
+    wrong += [] if np.array_equal(theirs["task"], texts) else ["task"]
+    known = {*columns, "task", *UNREAD}
+    for camera in (*store.cameras, *store.depth_cameras):
+        key = camera if camera in theirs else f"observation.images.{camera}"
+        known.add(key)
+        depth = camera in store.depth_cameras
+        decode = store.decode_depth if depth else store.decode
+        ours = np.concatenate([decode(e.index, camera) for e in store.episodes]).astype(int)
+        pixels = theirs[key]
+        if depth:  # 16 bits as lerobot 0.4 returns them are signed
+            pixels = pixels[:, 0].view(np.uint16) if pixels.dtype == np.int16 else np.rint(pixels[:, 0])
+        if unequal := int((np.abs(ours - pixels) > 0).sum()):
+            wrong.append(f"{unequal} pixels of {camera}, by at most {np.abs(ours - pixels).max():g}")
+    return wrong + [f"{key}, which wamkit lacks" for key in theirs if key not in known]
+
+
+def same(theirs: np.ndarray, ours: np.ndarray) -> bool:
+    """True if numbers are equal in the narrower of both types: lerobot reads float64 in matrices as float32."""
+    kind = min(theirs.dtype, ours.dtype, key=lambda dtype: dtype.itemsize)
+    return np.array_equal(theirs.astype(kind), ours.astype(kind))
+
+
+def variants(python: str, folder: Path) -> bool:
+    """Has lerobot make data sets in many variants, and compares what it and wamkit read of each."""
+    version = subprocess.check_output([python, "-c", "import lerobot; print(lerobot.__version__)"], text=True).strip()
+    folder.mkdir()
+    run(python, "lerobot_variants.py", folder)
+    good = True
+    for info in sorted(folder.glob("**/meta/info.json")):
+        root = info.parents[1]
+        name = root.relative_to(folder).as_posix().replace("/", "-")
+        if root.parent.name.endswith("-source") or name.endswith("-source"):
+            continue
+        result, read = "lerobot itself does not read it", folder / f"{name}.npz"
+        if read.exists():
+            try:
+                with np.load(read) as file:
+                    wrong = differences(Store.open(root), dict(file))
+            except WamkitError as error:
+                wrong = [str(error)]
+            result, good = ", ".join(wrong) or "equal", good and not wrong
+        print(f"{name}, made by lerobot {version}: {result}")
+    return good
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--python", required=True, help="the interpreter of an environment with lerobot")
-    python = parser.parse_args().python
+    parser.add_argument("--python", required=True, nargs="+", help="interpreters of environments with lerobot")
+    return 0 if all([exchange(python) for python in parser.parse_args().python]) else 1
+
+
+def exchange(python: str) -> bool:
+    """All comparisons with one lerobot. Returns true if nothing differs."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        good = variants(python, folder / "variants")
         rows = episodes()
         store = Store.create(
             folder / "ours",
@@ -172,7 +225,7 @@ def main() -> int:
         for row in rows:
             store.append(row)
         store.finalize()
-        good = compare("written by wamkit", folder / "ours", python, folder)
+        good &= compare("written by wamkit", folder / "ours", python, folder)
         np.savez(
             folder / "source.npz",
             images=np.concatenate([e.images for e in rows]),
@@ -194,7 +247,7 @@ def main() -> int:
                 root = folder / f"{name}-{tool}"
                 lerobot(python, tool, folder / name, root)
                 good &= compare(f"{name} written by wamkit, then lerobot's {tool}", root, python, folder)
-    return 0 if good else 1
+    return good
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from wamkit.config import check_bounds
 from wamkit.envs import Environment, observation_spaces, register_env
-from wamkit.envs.base import Expert
+from wamkit.envs.base import Expert, check_task
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
@@ -61,8 +61,7 @@ class Dot(Environment):
     )
 
     def __init__(self, config: DotConfig):
-        if config.task not in self.tasks():
-            raise WamkitError(f"unknown task {config.task!r} of dot; known: {', '.join(self.tasks())}")
+        check_task("dot", config.task, self.tasks())
         self.config, self.task, self._disc = config, config.task, None
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.observation_space = observation_spaces(1, config.height, config.width, np.zeros(2), np.ones(2))
@@ -89,10 +88,11 @@ class Dot(Environment):
         return self._observe(render), -away, False, truncated, {"success": self._reached()}
 
     def expert(self) -> Expert:
-        """Moves straight to the square."""
+        """Moves straight to the square. The generator is for experts that draw random numbers."""
         return lambda rng: np.clip((self._square - self._disc) / STEP, -1, 1).astype(np.float32)
 
     def snapshot(self) -> Snapshot:
+        """The physics as a vector, changed arrays of the model (none here), and all else as JSON-able attributes."""
         return Snapshot(np.concatenate([self._disc, self._square]), {}, {"task": self.task, "steps": self._steps})
 
     def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:

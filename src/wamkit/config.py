@@ -7,7 +7,6 @@ the annotated one), the JSON object carries the tag "kind": the class name, or t
 
 from __future__ import annotations
 
-import difflib
 import enum
 import functools
 import hashlib
@@ -15,13 +14,13 @@ import json
 import math
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 from wamkit.files import StoreError, atomic_write, parse_json, read_json
 
 T = TypeVar("T")
@@ -31,12 +30,6 @@ SCALARS = (bool, int, float, str, type(None))
 
 class ConfigError(WamkitError, ValueError):
     """A configuration has an unknown key, a missing key or a wrong value. The message starts with the place."""
-
-
-def nearest(name: object, options: Iterable[str]) -> str:
-    """The end of an error message: " (did you mean 'x'?)" for the option closest to `name`, or "" if none is close."""
-    match = difflib.get_close_matches(str(name), list(options), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def check_bounds(config: Any, **bounds: tuple[float, float]) -> None:

@@ -1,4 +1,10 @@
-"""The base of all errors. It imports nothing, so that a wrong command is answered before torch is loaded."""
+"""The base of all errors, and how they name the nearest. It imports nothing slow, so that a wrong command is answered
+before torch is loaded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class WamkitError(Exception):
@@ -19,3 +25,17 @@ def shortened(message: str) -> str:
     """A message on one line, whatever it quotes, without its middle if it has more than 1,000 characters."""
     line = " ".join(message.splitlines())
     return f"{line[:600]} [...] {line[-300:]}" if len(line) > 1000 else line
+
+
+def nearest(name: object, options: Iterable[str]) -> str:
+    """The end of an error about an unknown name: " (did you mean 'x'?)" for the option closest to it.
+
+    An option that holds the name, or that the name holds, is close: mt10 is metaworld-mt10. Upper and lower case are
+    alike. "" if none is close.
+    """
+    word, known = str(name).lower(), list(options)
+    likeness = {x: difflib.SequenceMatcher(None, word, x.lower()).ratio() for x in known}
+    holding = [x for x in known if min(len(x), len(word)) >= 3 and (word in x.lower() or x.lower() in word)]
+    close = [x for x in known if likeness[x] >= 0.5]
+    best = max([x for x in close if likeness[x] >= 0.8] or holding or close, key=lambda x: likeness[x], default=None)
+    return "" if best is None else f" (did you mean {best!r}?)"

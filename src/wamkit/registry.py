@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from wamkit.config import nearest
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 
 T = TypeVar("T")
 

@@ -16,7 +16,6 @@ dataclasses, never loose dictionaries.
 
 from __future__ import annotations
 
-import difflib
 import enum
 import math
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32, UInt8, UInt16
 
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 
 if TYPE_CHECKING:  # torch takes a second to load, and recordings and wrong options need none of it
     import torch
@@ -63,9 +62,8 @@ class Query(enum.StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Query:
-        match = difflib.get_close_matches(str(value), [q.value for q in cls], n=1)
-        hint = f" (did you mean '{match[0]}'?)" if match else ""
-        raise ObservationError(f"there is no query {value!r}{hint}; there are {', '.join(q.value for q in cls)}")
+        known = [q.value for q in cls]
+        raise ObservationError(f"there is no query {value!r}{nearest(value, known)}; there are {', '.join(known)}")
 
     @property
     def wants_action(self) -> bool:

@@ -66,6 +66,11 @@ def test_the_command_is_found_documented_and_run(environment):
     assert wamkit(environment, "tasks", "metaworld", "--containing", "drawer") == "drawer-close-v3\ndrawer-open-v3\n"
 
 
+def test_the_page_about_environments_shows_the_example_that_is_tested():
+    page = (ROOT / "docs/add-an-environment.md").read_text()
+    assert f"```python\n{(EXAMPLE / 'wamkit_dot.py').read_text().rstrip()}\n```" in page
+
+
 def test_the_environment_passes_the_checker_and_is_collected_from(environment, tmp_path):
     assert "all checks passed" in wamkit(environment, "check-env", "dot")
     out = str(tmp_path / "dot")

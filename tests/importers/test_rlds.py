@@ -59,7 +59,7 @@ def test_which_numbers_and_what_they_mean(tmp_path):
     source = importer(state=("state",), action=("action", "discount"))
     assert source.layout().action_names == (*(f"action_{i}" for i in range(7)), "discount_0")
     with pytest.raises(
-        SourceError, match="its steps have no vector 'observation/qpos'; they have action, observation/state"
+        SourceError, match="its steps have no vector 'observation/qpos'.*; they have action, observation/state"
     ):
         importer(state=("qpos",)).layout()
     metadata = DatasetMetadata("Tiny", "arm", "delta", action=(Field("hand", 0, 7, "position", "delta"),))

@@ -32,7 +32,7 @@ def read(root, out):
     for i in range(len(data)):
         for key, value in data[i].items():
             value = value.numpy() if hasattr(value, "numpy") else np.array(value)
-            if value.ndim == 3 and value.dtype.kind == "f":
+            if key in data.meta.camera_keys and value.dtype.kind == "f" and len(value) == 3:
                 value = np.rint(value * 255).astype(np.uint8)
             columns.setdefault(key, []).append(value)
     np.savez(out, **{key: np.stack(values) for key, values in columns.items()})

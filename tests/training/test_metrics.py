@@ -11,7 +11,7 @@ import torch
 from small_runs import trainer
 
 from wamkit.training.metrics import loss_means, read_metrics
-from wamkit.types import WamkitError
+from wamkit.types import Batch, WamkitError
 
 
 def test_damaged_metrics_are_named_and_a_cut_last_line_is_dropped(tmp_path):
@@ -53,3 +53,18 @@ def test_losses_of_a_mixture_are_also_means_over_each_data_set(tmp_path):
     assert loss_means(losses, batch, ("a", "b", "c")) == {
         "future": mean, "future/a": 2.0, "rows/a": 2.0, "rows/b": 0.0, "future/c": 4.0, "rows/c": 1.0
     }  # fmt: skip
+
+
+def test_tensorboard_shows_what_the_model_is_given(tmp_path, spec):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from wamkit.training.metrics import Metrics
+
+    batch = Batch.random(spec, 4)
+    with Metrics(tmp_path, 0, 1) as metrics:
+        metrics.show_frames(batch)
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert events.Tags()["images"] == [f"windows/view {v}" for v in range(len(spec.cameras))]
+    (image,) = events.Images("windows/view 1")
+    assert (image.height, image.width) == (4 * spec.height, (1 + len(spec.frame_offsets)) * spec.width)
+    assert events.Tags()["tensors"] == ["windows/text/text_summary"]

@@ -256,6 +256,26 @@ def test_several_episodes_in_one_video(tmp_path):
             assert min(map(psnr, seen, truth)) > 35, episode
 
 
+def test_success_is_told_where_it_is_known(tmp_path):
+    """It is read from its column, which other programs write too; a source that never says it has none."""
+    episodes = [make_episode(k, 9, success=np.arange(9) >= 9 - k) for k in range(2)]
+    root = tmp_path / "known"
+    store = Store.create(root, **LAYOUT)
+    for e in episodes:
+        store.append(e)
+    store.finalize()
+    path = without_checksums(root) / "meta/episodes/chunk-000/file-001.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.drop([c for c in table.column_names if c == "wamkit/success"]), path)
+    with served(root) as server:
+        data = tell(server, "/data.json")
+        assert data["rewards"] is True and [r[3] for r in data["episodes"]] == [0, 1]
+    silent = Store.create(tmp_path / "silent", **LAYOUT)
+    silent.append(make_episode(0, 9, success=np.zeros(9, bool), reward=np.zeros(9, np.float32)))
+    with served(tmp_path / "silent") as server:
+        assert tell(server, "/data.json")["rewards"] is False
+
+
 def test_video_alone_numbers_alone_and_nothing(tmp_path):
     one = make_episode(0, 8)
     nothing = {"proprio": np.zeros((8, 0), np.float32), "action": np.zeros((8, 0), np.float32)}

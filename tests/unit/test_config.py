@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 import pytest
 
-from wamkit.config import ConfigError, from_dict, from_json, load_json, nearest, save_json, to_dict, to_json
+from wamkit.config import ConfigError, from_dict, from_json, load_json, save_json, to_dict, to_json
+from wamkit.errors import nearest
 from wamkit.nn.encoders import TextConfig
 from wamkit.nn.objectives import TargetConfig
 from wamkit.runs.config import TrainConfig, WindowConfig
@@ -198,6 +199,13 @@ def test_nearest() -> None:
     options = ["button-press-topdown-v3", "drawer-open-v3", "window-close-v3"]
     assert nearest("drawer-opne-v3", options) == " (did you mean 'drawer-open-v3'?)"
     assert nearest("zzz", options) == ""
+    protocols = ["libero-10", "metaworld-mt10", "metaworld-mt50"]
+    assert [nearest(x, protocols) for x in ("mt10", "MT50", "metaworld")] == [
+        " (did you mean 'metaworld-mt10'?)",
+        " (did you mean 'metaworld-mt50'?)",
+        " (did you mean 'metaworld-mt10'?)",
+    ]
+    assert nearest(None, ["none"]) == " (did you mean 'none'?)" and nearest("a", []) == nearest("", ["b"]) == ""
 
 
 @pytest.mark.parametrize(

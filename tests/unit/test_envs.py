@@ -13,8 +13,10 @@ import pytest
 
 from wamkit.config import ConfigError
 from wamkit.envs import ENVIRONMENTS, HELD_OUT_SEED_BASE, TRAIN_SEEDS, held_out_seeds, make_env, observation
+from wamkit.envs.base import Environment
 from wamkit.envs.check import check_env
 from wamkit.envs.metaworld import INSTRUCTIONS, MetaWorld, MetaWorldConfig, shared_reset_range
+from wamkit.envs.reacher import Reacher, ReacherConfig
 from wamkit.types import ObservationError, WamkitError
 
 DRAWER = functools.partial(make_env, "metaworld", task="drawer-open-v3")
@@ -276,9 +278,16 @@ class Forgetful(MetaWorld):
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (Drifting, "determinism.*another episode"),
+        (
+            Drifting,
+            r"determinism.*another episode: after 0 steps differ images \(\d+ of 12288 values, most at \[0, .*\]: \d+ "
+            r"and \d+\); usual causes: random numbers that self.np_random does not draw",
+        ),
         (Stale, "variety.*same image"),
-        (Forgetful, "snapshot.*restored in"),
+        (
+            Forgetful,
+            "snapshot.*restored in.*after . steps differ .*usual causes: the snapshot lacks a part",
+        ),
     ],
 )
 def test_checker_finds_broken_environments(cls, message):
@@ -288,6 +297,25 @@ def test_checker_finds_broken_environments(cls, message):
 
 def _make(cls):
     return cls(cls.Config(task="drawer-open-v3"))
+
+
+class Bare(Reacher):
+    """A robot without snapshots and without an expert: these methods are left to the base class."""
+
+    expert, snapshot, restore = Environment.expert, Environment.snapshot, Environment.restore
+
+
+def _bare():
+    return Bare(ReacherConfig())
+
+
+def test_an_environment_may_leave_out_snapshots_and_expert():
+    passed = check_env(_bare, steps=4)
+    assert "snapshot" not in passed and passed[-1] == "new process" and len(passed) == 6
+    env = _bare()
+    assert env.expert() is None and not env.takes_snapshots() and Reacher.takes_snapshots()
+    with pytest.raises(WamkitError, match="Bare takes no snapshots, .* without them there are wamkit.Policy"):
+        env.snapshot()
 
 
 def test_coarse_meshes_change_neither_physics_nor_visibly_the_picture():

@@ -135,7 +135,7 @@ def test_anything_but_a_table_of_states_is_refused(tmp_path, content):
 
 def test_tasks_come_from_the_package_in_the_papers_order(stand_in):
     assert tuple(suites()) == tuple(MAX_STEPS) and Libero.tasks()[:2] == ("libero_spatial_a", "libero_spatial_b")
-    with pytest.raises(WamkitError, match=f"unknown libero task 'put_the_bowl' .did you mean '{STOVE}'"):
+    with pytest.raises(WamkitError, match=f"unknown task 'put_the_bowl' of libero .did you mean '{STOVE}'"):
         make_env("libero", task="put_the_bowl")
     with pytest.raises(WamkitError, match="answer it once"):
         make_env("libero", task=STOVE)
@@ -149,7 +149,7 @@ def test_without_the_package_everything_else_works(missing, capsys):
         make_env("libero", task=STOVE)
     assert main(["list"]) == 0
     said = capsys.readouterr().out
-    assert "its package is not installed" in said and "libero-10" in said
+    assert "Its package is not installed." in said and "libero-10" in said
 
 
 @pytest.mark.parametrize(

@@ -170,3 +170,16 @@ def test_a_flipped_bit_in_an_evaluation_is_found(tmp_path, name):
             assert (found.records, found.figures) == (whole.records, whole.figures)
         except WamkitError as error:
             assert f"wamkit eval {run}" in str(error) and "\n" not in str(error)
+
+
+def test_many_runs_stand_below_each_other(tmp_path, capsys):
+    """Runs of a comparison are folders named by hashes: short names with the family, and no table wider than a page."""
+    runs = []
+    for k in range(12):
+        runs.append(evaluated(tmp_path, f"leaves/{hashlib.sha256(bytes([k])).hexdigest()}", [k % 2 == 0] * 12))
+    page = overview(tuple(runs), tmp_path / "page.html").read_text()
+    said = capsys.readouterr().out
+    assert "<h1>12 runs</h1>" in page and max(row.count("<td") for row in page.split("<tr>")) == 2
+    assert f'what">{runs[3].name}' not in page and f'what">&lt;b&gt; {runs[3].name[:8]}</td>' in page
+    figures = said.partition("success of")[0]
+    assert max(map(len, figures.splitlines())) < 90 and f"    <b> {runs[3].name[:8]}  0\n" in figures

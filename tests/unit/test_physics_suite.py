@@ -48,7 +48,7 @@ def still(take, t):
 @pytest.fixture(scope="module")
 def real():
     return [
-        _work((ENV, "push", FIRST_SEED + i)) for i in range(3)
+        _work((ENV, "push", FIRST_SEED + i, None)) for i in range(3)
     ]  # as `reference_episodes`, without starting a process
 
 

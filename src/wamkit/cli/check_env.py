@@ -29,5 +29,7 @@ def run(args: CheckEnv) -> None:
     from wamkit.envs.check import check_env
 
     task = args.task or ENVIRONMENTS.get(args.name).tasks()[0]
-    check_env(partial(make_env, args.name, task=task))
-    print(f"{args.name}, {task}: all checks passed")
+    passed = check_env(partial(make_env, args.name, task=task))
+    print(f"{args.name}, {task}: all checks passed ({', '.join(passed)})")
+    if "snapshot" not in passed:
+        print("note: it takes no snapshots; what compares actions from one state, such as --suite full, leaves it out")

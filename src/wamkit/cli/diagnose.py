@@ -1,4 +1,4 @@
-"""`wamkit diagnose`: forecast error, policy error or inconsistency, in one episode, with three videos side by side."""
+"""`wamkit diagnose`: where a run's fault is, by its evaluations and, in one episode, by three videos side by side."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.config import Count, Episodes
-from wamkit.errors import WamkitError
 
 
 @dataclass(frozen=True)
 class Diagnose(Options):
-    """Tell which is wrong along an expert's episode: the forecast, the policy, or their agreement.
+    """Tell where a run's fault is: in the images, in the coupling, in the closed loop, or in chunk and replan.
 
-    Writes diagnose/episode-N.json and diagnose/episode-N.mp4 into the run folder. The video shows the expert's future,
-    the imagined one, and the one that the model's own actions lead to.
+    First come the figures of `wamkit eval`, judged by their intervals, each with what to try. Where the data came from
+    a simulator, an expert's episode follows: is the forecast wrong, the policy, or their agreement? Writes
+    diagnose/episode-N.json and diagnose/episode-N.mp4 into the run folder. The video shows the expert's future, the
+    imagined one, and the one that the model's own actions lead to.
     """
 
     run: Path
@@ -26,11 +27,13 @@ class Diagnose(Options):
     """Index of the validation episode; episodes take the tasks in turn."""
     stride: Count = 4
     """Steps between two queries."""
+    evaluation: str = ""
+    """Folder in the run's eval/ of the evaluation to read; by default eval/ itself or the only one."""
 
 
 @COMMANDS.register("diagnose")
 def run(args: Diagnose) -> None:
-    """Prints the diagnosis and writes the files. Raises WamkitError where the run's data came from no environment."""
+    """Prints the diagnosis, and writes the files where there is an environment to act in."""
     from wamkit.files import atomic_write, check_place
     from wamkit.runs.config import home, require_run
 
@@ -41,14 +44,18 @@ def run(args: Diagnose) -> None:
         check_place(folder / f"{stem}.{kind}")
     from wamkit.config import without_nan
     from wamkit.eval.held_out import require_env
+    from wamkit.eval.report.symptoms import symptoms, verdict
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
     from wamkit.runs.run import Run
     from wamkit.viz.images import save_video, side_by_side
 
     opened = Run.open(args.run)
+    found = symptoms(opened, args.evaluation)
+    print("\n".join([*map(str, found), "", verdict(found)]), flush=True)
     env = opened.provenance.env
     if not env.env:
-        raise WamkitError(f"{args.run}: its data came from no environment of wamkit, so there is none to act in")
+        print("its data came from no environment of wamkit, so no episode is played")
+        return
     require_env(opened)
     number, task = divmod(args.episode, len(env.tasks))
     env = replace(env, tasks=(env.tasks[task],))
@@ -63,7 +70,7 @@ def run(args: Diagnose) -> None:
         **without_nan(asdict(score)),
     }
     atomic_write(folder / f"{stem}.json", (json.dumps(facts, indent=2) + "\n").encode())
-    print(f"{env.tasks[0]}, {len(states)} states of a validation episode\n")
+    print(f"\n{env.tasks[0]}, {len(states)} states of a validation episode\n")
     for name in ("forecast", "policy", "consistency"):
         figure = getattr(score, name)
         print(f"  {name:<12} {'nothing imagined' if figure.undefined else f'{figure.value:.2f}'}")

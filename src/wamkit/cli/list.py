@@ -6,8 +6,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from wamkit.cli.parse import COMMANDS, Options, first_line
-from wamkit.config import nearest
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 
 AXES = {
     "leaf": "leaf of the survey's taxonomy",
@@ -17,6 +16,9 @@ AXES = {
     "gradient": "path of the gradients",
 }
 """Axes of `Taxonomy`."""
+
+SHOWN = 12
+"""Most tasks of an environment that stand in the line about it."""
 
 QUERIES = {
     "policy": "what should I do?  o, l -> a",
@@ -29,11 +31,13 @@ QUERIES = {
 
 @dataclass(frozen=True)
 class List(Options):
-    """List families, queries, environments, importers, recipes, comparisons and protocols."""
+    """List families, queries, environments and their tasks, importers, recipes, comparisons and protocols."""
 
     _: KW_ONLY
     by: str = ""
     """Axis of the taxonomy to group the families by: leaf, modality, conditioning, decoder or gradient."""
+    tasks: str = ""
+    """Environment whose tasks to name, one a line."""
     table: bool = False
     """Print the families and their places in the taxonomy as a Markdown table: the page docs/taxonomy.md."""
 
@@ -43,6 +47,10 @@ def run(args: List) -> None:
     """Prints a line for each name."""
     if args.table:
         print(taxonomy_page(), end="")
+    elif args.tasks:
+        from wamkit.envs import ENVIRONMENTS
+
+        print("\n".join(ENVIRONMENTS.get(args.tasks).tasks()))
     elif args.by:
         for value, names in families_by(args.by).items():
             print(f"{value}\n  {', '.join(names)}")
@@ -69,7 +77,7 @@ def all_names() -> dict[str, dict[str, str]]:
             for name, family in _families().items()
         },
         "queries": QUERIES,
-        "environments": {name: f"{first_line(env)} ({_tasks(env)})" for name, env in environments.items()},
+        "environments": {name: f"{first_line(env)} {_tasks(name, env)}" for name, env in environments.items()},
         **{
             kind: {name: first_line(registry.get(name)) for name in registry.names()}
             for kind, registry in documented.items()
@@ -112,9 +120,12 @@ def _families() -> dict[str, Any]:
     return {name: FAMILIES.get(name) for name in FAMILIES.names()}
 
 
-def _tasks(environment: Any) -> str:
-    """The number of an environment's tasks, or a note that the package that knows is missing."""
+def _tasks(name: str, environment: Any) -> str:
+    """The tasks of an environment, those of many by their number, or a note that the package that knows is missing."""
     try:
-        return f"{len(environment.tasks())} tasks"
+        tasks = environment.tasks()
     except WamkitError:
-        return "its package is not installed"
+        return "Its package is not installed."
+    if len(tasks) <= SHOWN:
+        return f"{'Task' if len(tasks) == 1 else 'Tasks'}: {', '.join(tasks)}."
+    return f"{len(tasks)} tasks, from {tasks[0]} to {tasks[-1]}: `wamkit list --tasks {name}` names them."

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from wamkit.config import Checked
-from wamkit.errors import shortened
+from wamkit.errors import nearest, shortened
 from wamkit.files import StoreError, parse_json
 from wamkit.registry import Registry
 
@@ -133,8 +133,10 @@ def _one_line(box: str, name: str) -> str:
     rows = [line.strip("│╰─╯ ") for line in lines]
     paragraphs = re.split(r"\n(?:-*\n)+", "\n".join(rows).strip("-\n"))
     message, *others = (" ".join(paragraph.split("\n")) for paragraph in paragraphs)
-    near = re.search(r"(?:Perhaps you meant|Arguments similar to \S+): (--\S+)", " ".join(others))
+    near = re.search(r"(?:Perhaps you meant|Arguments similar to \S+): (--[\w.-]+)", " ".join(others))
     message = message.removeprefix(f"Error parsing {name}: ").rstrip(".")
+    if choice := re.match(r"invalid choice '(.*)' for argument '.*'\. Expected one of \((.*)\)", message):
+        return message + nearest(choice[1], re.findall(r"'([^']*)'", choice[2]))
     return message + (f" (did you mean {near[1]}?)" if near else "")
 
 

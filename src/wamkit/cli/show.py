@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import nearest
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 
 if TYPE_CHECKING:
     from wamkit.families.base import Family

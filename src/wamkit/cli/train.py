@@ -72,7 +72,8 @@ def run(args: Train) -> None:
         config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
     loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
     train_run(config, args.data, args.out, command=args.command, loading=loading)
-    print(f"trained: {args.out}\nnext: {_next(args, config.episodes.held_out)}")
+    print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
+    print(f"next: {_next(args, config.episodes.held_out)}")
 
 
 def _next(args: Train, held_out: int) -> str:

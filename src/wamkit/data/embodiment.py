@@ -24,8 +24,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from wamkit.config import nearest
 from wamkit.data.rotations import from_matrix, to_matrix
+from wamkit.errors import nearest
 from wamkit.metadata import DatasetMetadata, Field
 from wamkit.nn.scaling import LIMIT, Normalisation, is_constant, measured
 from wamkit.types import Observation, ObservationError, WamkitError

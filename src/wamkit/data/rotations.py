@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from wamkit.errors import nearest
+
 SIZES = {"quat_xyzw": 4, "quat_wxyz": 4, "axis_angle": 3, "euler_xyz": 3, "rot6d": 6, "matrix": 9}
 """Values in each representation."""
 
@@ -51,7 +53,8 @@ def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, 
         flat = np.where(np.linalg.norm(flat, axis=1, keepdims=True) > 0, flat, [0.0, 0.0, 0.0, 1.0])
         out = Rotation.from_quat(flat).as_matrix()
     else:
-        raise ValueError(f"there is no representation of rotations '{written}'; there are {', '.join(SIZES)}")
+        near = nearest(written, SIZES)
+        raise ValueError(f"there is no representation of rotations '{written}'{near}; there are {', '.join(SIZES)}")
     return out.reshape(*lead, 3, 3)
 
 
@@ -74,5 +77,6 @@ def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarr
         out = turn.as_quat(canonical=True)
         out = out if written == "quat_xyzw" else np.roll(out, 1, 1)
     else:
-        raise ValueError(f"there is no representation of rotations '{written}'; there are {', '.join(SIZES)}")
+        near = nearest(written, SIZES)
+        raise ValueError(f"there is no representation of rotations '{written}'{near}; there are {', '.join(SIZES)}")
     return out.reshape(*lead, SIZES[written])

@@ -8,7 +8,7 @@ that passes `wamkit.envs.check.check_env` works with collection, evaluation and 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import gymnasium
@@ -17,6 +17,7 @@ from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
 from wamkit.envs.ground_truth import GroundTruth
+from wamkit.errors import nearest
 from wamkit.metadata import DatasetMetadata
 from wamkit.registry import Registry
 from wamkit.types import Observation, ObservationError, Snapshot, WamkitError
@@ -117,17 +118,29 @@ class Environment(gymnasium.Env, abc.ABC):
     def step(self, action: np.ndarray, render: bool = True) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Executes an action and returns (observation, reward, terminated, truncated, info)."""
 
-    @abc.abstractmethod
     def expert(self) -> Expert | None:
-        """Scripted expert for the current task, or None."""
+        """Scripted expert for the current task, or None, as here."""
+        return None
 
-    @abc.abstractmethod
+    @classmethod
+    def takes_snapshots(cls) -> bool:
+        """True for an environment that has `snapshot` and `restore`; those of this class refuse."""
+        return cls.snapshot is not Environment.snapshot and cls.restore is not Environment.restore
+
     def snapshot(self) -> Snapshot:
-        """Everything needed to return to this instant, in any process."""
+        """Everything needed to return to this instant, in any process.
 
-    @abc.abstractmethod
+        An environment without it, such as a robot, is driven and evaluated in closed loop all the same. Raises
+        WamkitError there.
+        """
+        raise WamkitError(
+            f"{type(self).__name__} takes no snapshots, which what compares actions from one state needs; without them "
+            "there are wamkit.Policy, collection without --snapshots, and wamkit eval with its main suite"
+        )
+
     def restore(self, snapshot: Snapshot, render: bool = True) -> dict[str, Any]:
-        """Returns to a snapshot and gives the observation dictionary of that instant."""
+        """Returns to a snapshot and gives the observation dictionary of that instant. Raises as `snapshot`."""
+        raise WamkitError(f"{type(self).__name__} takes no snapshots, so none can be restored")
 
     def ground_truth(self, masks: bool = True) -> GroundTruth:
         """The simulator's state of `tracked_bodies` at this instant (T = 1), which it leaves as it is.
@@ -233,6 +246,13 @@ entry-point group `wamkit.envs`."""
 
 register_env = ENVIRONMENTS.register
 """Class decorator that registers an environment under a name: `@register_env("metaworld")`."""
+
+
+def check_task(env: str, task: str, known: Iterable[str]) -> None:
+    """Raises WamkitError, with the nearest, unless `task` is one of the tasks `known` of the environment `env`."""
+    known = tuple(known)
+    if task not in known:
+        raise WamkitError(f"unknown task {task!r} of {env}{nearest(task, known)}; known: {', '.join(known)}")
 
 
 def make_env(name: str, **options: Any) -> Environment:

@@ -21,15 +21,20 @@ Trace = list[tuple[dict[str, Any], float, bool, np.ndarray]]
 def check_env(factory: Factory, *, seed: int = 0, steps: int = 20) -> list[str]:
     """Runs every check on environments made by `factory`, which must be picklable (it also runs in a new process).
 
-    Returns the names of the checks in the order in which they passed. Raises WamkitError for the first that failed.
+    Returns the names of the checks in the order in which they passed; those of snapshots are left out where the
+    environment takes none. Raises WamkitError for the first that failed, with the values that differ, by how much, and
+    the usual causes.
     """
-    passed = []
+    passed: list[str] = []
     for name, check in _CHECKS.items():
+        if passed and name in _OF_SNAPSHOTS and not _takes_snapshots(factory):
+            continue
         try:
             check(factory, seed, steps)
         except Exception as error:
             detail = error if isinstance(error, _Failed) else f"{type(error).__name__}: {error}"
-            raise WamkitError(f"environment check {name!r} failed: {detail}") from error
+            causes = f"; usual causes: {_CAUSES[name]}" if isinstance(error, _Differs) else ""
+            raise WamkitError(f"environment check {name!r} failed: {detail}{causes}") from error
         passed.append(name)
     return passed
 
@@ -38,9 +43,31 @@ class _Failed(WamkitError):
     """The finding of a check."""
 
 
+class _Differs(_Failed):
+    """The finding that two episodes, which should be one and the same, differ."""
+
+
+def _takes_snapshots(factory: Factory) -> bool:
+    env = factory()
+    try:
+        return env.takes_snapshots()
+    finally:
+        env.close()
+
+
 def _demand(condition: Any, finding: str) -> None:
     if not condition:
         raise _Failed(finding)
+
+
+def _demand_same(a: Trace, b: Trace, what: str, images: bool = True) -> None:
+    found = _difference(a, b, images)
+    if found:
+        raise _Differs(f"{what}: {found}")
+
+
+def _physics(env: Environment) -> np.ndarray:
+    return env.snapshot().physics if env.takes_snapshots() else np.zeros(0)
 
 
 def _play(env: Environment, start: int | Snapshot, actions: np.ndarray, render: bool = True) -> Trace:
@@ -50,14 +77,14 @@ def _play(env: Environment, start: int | Snapshot, actions: np.ndarray, render: 
     else:
         raw, info = env.reset(seed=start, render=render)
         success = info["success"]
-    return [(raw, 0.0, success, env.snapshot().physics), *_play_on(env, actions, render)]
+    return [(raw, 0.0, success, _physics(env)), *_play_on(env, actions, render)]
 
 
 def _play_on(env: Environment, actions: np.ndarray, render: bool = True) -> Trace:
     trace: Trace = []
     for action in actions:
         raw, reward, _, _, info = env.step(action, render=render)
-        trace.append((raw, reward, info["success"], env.snapshot().physics))
+        trace.append((raw, reward, info["success"], _physics(env)))
     return trace
 
 
@@ -68,10 +95,22 @@ def _difference(a: Trace, b: Trace, images: bool = True) -> str:
         parts["proprio"] = (raw_a["proprio"], raw_b["proprio"])
         if images:
             parts["images"] = (raw_a["images"], raw_b["images"])
-        for name, (x, y) in parts.items():
-            if not np.array_equal(x, y):
-                return f"{name} differ at instant {t}"
+        found = [f"{name} {_by_how_much(x, y)}" for name, (x, y) in parts.items() if not np.array_equal(x, y)]
+        if found:
+            return f"after {t} steps differ {', '.join(found)}"
     return ""
+
+
+def _by_how_much(x: Any, y: Any) -> str:
+    """How many values differ, and the two that differ most."""
+    x, y = np.atleast_1d(x), np.atleast_1d(y)
+    if x.shape != y.shape:
+        return f"(shapes {x.shape} and {y.shape})"
+    apart = np.abs(x.astype(float) - y.astype(float))
+    count, at = int((x != y).sum()), np.unravel_index(int(np.nanargmax(apart)), x.shape)
+    place = ", ".join(map(str, at))
+    values = f"{x[at]:.10g} and {y[at]:.10g}" if x.dtype != bool else f"{x[at]} and {y[at]}"
+    return f"({count} of {x.size} values, most at [{place}]: {values})"
 
 
 def _actions(env: Environment, seed: int, n: int) -> np.ndarray:
@@ -119,12 +158,10 @@ def _check_determinism(factory: Factory, seed: int, steps: int) -> None:
     actions = _actions(env, seed, steps)
     first = _play(env, seed, actions)
     _play(env, seed + 1, actions[: steps // 2])
-    found = _difference(first, _play(env, seed, actions))
-    _demand(not found, f"the same seed and actions after another episode: {found}")
+    _demand_same(first, _play(env, seed, actions), "the same seed and actions after another episode")
     env.close()
     again = factory()
-    found = _difference(first, _play(again, seed, actions))
-    _demand(not found, f"the same seed and actions in another instance: {found}")
+    _demand_same(first, _play(again, seed, actions), "the same seed and actions in another instance")
     again.close()
 
 
@@ -143,11 +180,11 @@ def _check_render_switch(factory: Factory, seed: int, steps: int) -> None:
     env = factory()
     actions = _actions(env, seed, steps)
     rendered, blind = _play(env, seed, actions), _play(env, seed, actions, render=False)
-    _demand("images" not in env.restore(env.snapshot(), render=False), "restore(..., render=False) returns images")
+    if env.takes_snapshots():
+        _demand("images" not in env.restore(env.snapshot(), render=False), "restore(..., render=False) returns images")
     env.close()
     _demand(all("images" not in raw for raw, *_ in blind), "observations hold images with render=False")
-    found = _difference(rendered, blind, images=False)
-    _demand(not found, f"with and without rendering: {found}")
+    _demand_same(rendered, blind, "with and without rendering", images=False)
 
 
 def _check_two_at_once(factory: Factory, seed: int, steps: int) -> None:
@@ -163,8 +200,8 @@ def _check_two_at_once(factory: Factory, seed: int, steps: int) -> None:
     for env in pair:
         env.close()
     for k in range(2):
-        found = _difference(alone[k], together[k])
-        _demand(not found, f"environment {k + 1} of two in one process does not show the same as alone: {found}")
+        what = f"environment {k + 1} of two in one process does not show the same as alone"
+        _demand_same(alone[k], together[k], what)
 
 
 def _check_snapshot(factory: Factory, seed: int, steps: int) -> None:
@@ -175,11 +212,11 @@ def _check_snapshot(factory: Factory, seed: int, steps: int) -> None:
     snapshot = env.snapshot()
     on = _play_on(env, actions[steps:])
     _play(env, seed + 1, actions[:2])
-    found = _difference(on, _play(env, snapshot, actions[steps:])[1:])
-    _demand(not found, f"a snapshot restored in the same environment and {steps} actions replayed: {found}")
+    again = f"and {steps} actions replayed"
+    _demand_same(on, _play(env, snapshot, actions[steps:])[1:], f"a snapshot restored in the same environment {again}")
     env.close()
-    found = _difference(on, _play_fresh(factory, snapshot, actions[steps:])[1:])
-    _demand(not found, f"a snapshot restored in a new environment and {steps} actions replayed: {found}")
+    fresh = _play_fresh(factory, snapshot, actions[steps:])
+    _demand_same(on, fresh[1:], f"a snapshot restored in a new environment {again}")
 
 
 def _check_new_process(factory: Factory, seed: int, steps: int) -> None:
@@ -187,16 +224,15 @@ def _check_new_process(factory: Factory, seed: int, steps: int) -> None:
     env = factory()
     actions = _actions(env, seed, 2 * steps)
     started = _play(env, seed, actions[:steps])
-    snapshot = env.snapshot()
+    snapshot = env.snapshot() if env.takes_snapshots() else None
     on = _play_on(env, actions[steps:])
     env.close()
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        restored = pool.submit(_play_fresh, factory, snapshot, actions[steps:]).result()
+        if snapshot is not None:
+            restored = pool.submit(_play_fresh, factory, snapshot, actions[steps:]).result()
+            _demand_same(on, restored[1:], f"a snapshot restored in a new process and {steps} actions replayed")
         same, other = (pool.submit(_play_fresh, factory, seed + k, actions[:steps]).result() for k in range(2))
-    found = _difference(on, restored[1:])
-    _demand(not found, f"a snapshot restored in a new process and {steps} actions replayed: {found}")
-    found = _difference(started, same)
-    _demand(not found, f"the same seed and actions in another process: {found}")
+    _demand_same(started, same, "the same seed and actions in another process")
     shown = [trace[-1][0]["images"] for trace in (started, other)]
     _demand(not np.array_equal(*shown), "another seed in another process shows the same image")
 
@@ -218,3 +254,21 @@ _CHECKS: dict[str, Callable[[Factory, int, int], None]] = {
     "two at once": _check_two_at_once,
     "new process": _check_new_process,
 }
+
+_OF_SNAPSHOTS = ("snapshot",)
+"""Checks that are left out for an environment without snapshots."""
+
+_UNSEEDED = "random numbers that self.np_random does not draw; something of the last episode that reset() keeps (a "
+_UNSEEDED += "controller's target, a counter, a warm start of the solver); the clock of the machine"
+
+_CAUSES = {
+    "determinism": _UNSEEDED,
+    "render switch": "rendering advances the simulator, or draws random numbers of the dynamics",
+    "snapshot": "the snapshot lacks a part of the state (velocities, a controller's target, a counter of steps, the "
+    "state of a random generator, changed parameters of the model: put them into `attributes` or `model`) or shares "
+    "memory with the environment (copy arrays); restore() leaves caches of the simulator as they were (mj_forward)",
+    "two at once": "two environments share an OpenGL context, or variables of their module or class",
+    "new process": "hash() of a text, the order of a set, or a variable of the module that earlier calls changed; "
+    + _UNSEEDED,
+}
+"""Check in which episodes are compared -> causes of a difference, the most frequent first."""

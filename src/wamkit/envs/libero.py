@@ -34,8 +34,15 @@ from typing import Annotated, Any, Literal
 import gymnasium
 import numpy as np
 
-from wamkit.config import AtMost, Between, Checked, ConfigError, Side, nearest
-from wamkit.envs.base import HELD_OUT_SEED_BASE, VALIDATION_SEED_BASE, Environment, observation_spaces, register_env
+from wamkit.config import AtMost, Between, Checked, ConfigError, Side
+from wamkit.envs.base import (
+    HELD_OUT_SEED_BASE,
+    VALIDATION_SEED_BASE,
+    Environment,
+    check_task,
+    observation_spaces,
+    register_env,
+)
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -165,8 +172,7 @@ class Libero(Environment):
 
     def __init__(self, config: LiberoConfig):
         known = {task: suite for suite, tasks in suites().items() for task in tasks}
-        if config.task not in known:
-            raise WamkitError(f"unknown libero task {config.task!r}{nearest(config.task, known)}")
+        check_task("libero", config.task, known)
         self.config, self.task, self.text = config, config.task, instruction(config.task)
         self.cameras, self.suite = tuple(config.cameras), known[config.task]
         roles = {c: CameraFacts(CAMERAS[c], config.turn) for c in self.cameras}

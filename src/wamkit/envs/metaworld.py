@@ -17,8 +17,8 @@ from typing import Annotated, Any, ClassVar
 import gymnasium
 import numpy as np
 
-from wamkit.config import AtMost, Between, ConfigError, Side, nearest
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.config import AtMost, Between, ConfigError, Side
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.depth_points import ScenePoints
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.metaworld_tasks import INSTRUCTIONS
@@ -26,6 +26,7 @@ from wamkit.envs.mujoco_bodies import TrackedBodies
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import Renderer, check_rendered, load_mujoco
 from wamkit.envs.variation import FACTORS, Factors, Variation
+from wamkit.errors import nearest
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
 
@@ -122,7 +123,7 @@ class MetaWorld(Environment):
     factors: ClassVar[Mapping[str, str]] = FACTORS
 
     def __init__(self, config: MetaWorldConfig):
-        _check_task(config.task)
+        check_task("metaworld", config.task, INSTRUCTIONS)
         self.config, self.task, self.cameras = config, config.task, tuple(config.cameras)
         self.text = config.text or INSTRUCTIONS[config.task]
         roles = {c: CameraFacts("wrist" if c == "gripperPOV" else "scene") for c in self.cameras}
@@ -325,7 +326,7 @@ def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[f
     """
     registry, tasks = _load()[1], tuple(tasks)
     for task in tasks:
-        _check_task(task)
+        check_task("metaworld", task, INSTRUCTIONS)
     spaces = [registry[task]()._random_reset_space for task in tasks]
     if len({space.shape for space in spaces}) > 1:
         raise WamkitError(f"the reset ranges of {', '.join(tasks)} have different dimensions")
@@ -333,12 +334,6 @@ def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[f
     if (low > high).any():
         raise WamkitError(f"the reset ranges of {', '.join(tasks)} do not overlap")
     return tuple(low.tolist()), tuple(high.tolist())
-
-
-def _check_task(task: str) -> None:
-    if task not in INSTRUCTIONS:
-        known = ", ".join(INSTRUCTIONS)
-        raise WamkitError(f"unknown metaworld task {task!r}{nearest(task, INSTRUCTIONS)}; known: {known}")
 
 
 def _load() -> tuple[Any, dict[str, type], dict[str, type]]:

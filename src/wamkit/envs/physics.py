@@ -16,7 +16,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, Share, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.ground_truth import GroundTruth
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.physics_scenes import OBJECTS, TEXTS, TIMESTEP, build, sample_scene
@@ -96,8 +96,7 @@ class Physics(Environment):
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: PhysicsConfig):
-        if config.task not in self.tasks():
-            raise WamkitError(f"unknown physics task {config.task!r}; known: {', '.join(self.tasks())}")
+        check_task("physics", config.task, self.tasks())
         self.config, self.task, self.text = config, config.task, TEXTS[config.task]
         self._mujoco, self._scene_of, self._renderer = load_mujoco(), None, None
         self._steps = self._steps_at_rest = 0

@@ -23,7 +23,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.pusht_expert import Planner
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
@@ -75,8 +75,7 @@ class PushT(Environment):
     metadata = {"render_modes": [], "render_fps": 10}
 
     def __init__(self, config: PushTConfig):
-        if config.task not in self.tasks():
-            raise WamkitError(f"unknown pusht task {config.task!r}; known: {', '.join(self.tasks())}")
+        check_task("pusht", config.task, self.tasks())
         self.config, self.task = config, config.task
         size = {"observation_width": config.width, "observation_height": config.height}
         self._sim = _load()(obs_type="state", render_mode="rgb_array", **size)

@@ -15,7 +15,7 @@ import gymnasium
 import numpy as np
 
 from wamkit.config import AtMost, Between, Checked, Side
-from wamkit.envs.base import Environment, Expert, observation_spaces, register_env
+from wamkit.envs.base import Environment, Expert, check_task, observation_spaces, register_env
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import Renderer, check_rendered, load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
@@ -82,8 +82,7 @@ class Reacher(Environment):
     metadata = {"render_modes": [], "render_fps": 50}
 
     def __init__(self, config: ReacherConfig):
-        if config.task not in self.tasks():
-            raise WamkitError(f"unknown reacher task {config.task!r}; known: {', '.join(self.tasks())}")
+        check_task("reacher", config.task, self.tasks())
         self.config, self.task = config, config.task
         self._mujoco = mujoco = load_mujoco()
         scene = Path(gymnasium.__file__).parent / "envs/mujoco/assets/reacher.xml"

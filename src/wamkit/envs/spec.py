@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from wamkit.config import nearest
-from wamkit.envs.base import ENVIRONMENTS, Environment, env_config, make_env
-from wamkit.errors import WamkitError
+from wamkit.envs.base import ENVIRONMENTS, Environment, check_task, env_config, make_env
 
 
 @dataclass(frozen=True)
@@ -44,10 +42,7 @@ class EnvSpec:
         """
         known = ENVIRONMENTS.get(self.env).tasks()
         for task in self.tasks:
-            if task not in known:
-                raise WamkitError(
-                    f"unknown task {task!r} of {self.env}{nearest(task, known)}; known: {', '.join(known)}"
-                )
+            check_task(self.env, task, known)
         env_config(self.env, **{**self.options, "task": (self.tasks or known)[0]})
 
     def make(self, task: str, **more: Any) -> Environment:

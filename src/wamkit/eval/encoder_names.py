@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wamkit.errors import nearest
 from wamkit.types import EvaluationError
 
 
@@ -20,9 +21,10 @@ def encoder_names(named: Sequence[str]) -> list[tuple[str, str]]:
             if not all(weights.partition(",")[::2]):
                 raise EvaluationError(f"LPIPS is two files: {kind}=TRUNK,HEADS, not {text!r}")
         elif not weights or kind not in ("dinov2", "videomae", "i3d"):
+            near = nearest(kind, ("lpips-alex", "lpips-vgg", "dinov2", "videomae", "i3d"))
             raise EvaluationError(
                 "an encoder is named by its kind and weights: lpips-alex=TRUNK,HEADS, lpips-vgg=TRUNK,HEADS, "
-                f"dinov2=MODEL, videomae=MODEL or i3d=FILE, not {text!r}"
+                f"dinov2=MODEL, videomae=MODEL or i3d=FILE, not {text!r}{near if weights else ''}"
             )
         pairs.append((kind, weights))
     return pairs

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from wamkit.config import nearest
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
+from wamkit.envs.base import check_task
 from wamkit.envs.spec import EnvSpec
 from wamkit.inference.model import Model, opened
 from wamkit.registry import RegistryError
@@ -43,9 +43,8 @@ def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> En
         require_env(run)
         return trained
     known = ENVIRONMENTS.get(given.env).tasks()
-    if unknown := set(given.tasks) - set(known):
-        name = min(unknown)
-        raise WamkitError(f"{given.env} has no task '{name}'{nearest(name, known)}; it has {', '.join(known)}")
+    for task in given.tasks:
+        check_task(given.env, task, known)
     kept = trained.options if keep_rendering and trained.env == given.env else {}
     options = {**{k: kept[k] for k in RENDERING if k in kept}, **given.options}
     return replace(given, tasks=given.tasks or known, options=options)

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from wamkit.config import nearest
 from wamkit.data.loading.mixture_config import SourceConfig
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 from wamkit.nn.options import Program
 from wamkit.registry import Registry
 

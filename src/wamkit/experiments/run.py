@@ -24,6 +24,7 @@ from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
+from wamkit.errors import nearest
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import validation_frames
 from wamkit.eval.protocols import Protocol
@@ -167,7 +168,9 @@ def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
     for path, value in options.items():
         part, _, name = path.partition(".")
         if part not in PARTS:
-            raise cfg.ConfigError(f"a run has no part '{part}' ({path}); it has {', '.join(PARTS)}")
+            raise cfg.ConfigError(
+                f"a run has no part '{part}' ({path}){nearest(part, PARTS)}; it has {', '.join(PARTS)}"
+            )
         data[part][name] = value
     return config_from_dict(data)
 

@@ -89,6 +89,7 @@ class HiddenStateConfig(PolicyConfig, CodecConfig, ExpertsConfig):
     denoising_steps: Count = 8
     """Steps of the future, where it is imagined; the actions that follow then take `policy_steps`."""
     policy_steps: Count = 4
+    """Denoising steps of the actions in a policy query, and after the future where it is imagined."""
     inverse_steps: Count = 1
     """One step from pure noise gives the mean of the model's belief about the executed actions."""
 
@@ -134,6 +135,7 @@ class AlignConfig(PolicyConfig, TrunkConfig):
     at: Share = 0.75
     """Depth in the backbone at which the queries are read, as a share of its blocks."""
     teachers: tuple[Teacher, ...] = ("ema",)
+    """Encoders of the future frames that the backbone learns to foresee; one loss each."""
     pretrained: str = ""
     """For the teacher `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads."""
     decay: Share = 0.995
@@ -161,9 +163,11 @@ class CascadeIDMConfig(CodecConfig, TrunkConfig):
     """Options of the family `cascade_idm`."""
 
     codec_share: StageShare = 0.3
+    """Share of all steps that train the codec, first."""
     idm_share: float = 0.25
     """Share of all steps that train the inverse dynamics model, last; the rest trains the planner."""
     idm: Literal["plain", "masked"] = "plain"
+    """Inverse dynamics model: of whole frames, or of the part of them that a learned mask leaves open (Vidar)."""
     mask_weight: NotNegative = 3e-3
     """Price of an open mask (Vidar: 0.1 shuts it and the actions are lost)."""
     on_decodes: Share = 0.5
@@ -175,6 +179,7 @@ class CascadeIDMConfig(CodecConfig, TrunkConfig):
     future_shift: Positive = 3.0
     """Shift of the noise levels towards noise, in training and sampling."""
     denoising_steps: Count = 8
+    """Denoising steps of the future, unless the caller names a number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,6 +196,7 @@ class CascadeGeomConfig(TrunkConfig):
     moving: NotNegative = 0.003
     """Metres from which a point counts as moving: it then weighs `moving_weight` in the loss, and moves an object."""
     moving_weight: NotNegative = 10.0
+    """Weight of a moving point in the loss, where a resting one weighs 1."""
     reach: Annotated[float, Between(1e-3, inf), AtMost(1e6)] = 0.08
     """Metres: deviation of the Gaussian by which a robot's point weighs less with its distance to the hand."""
     carry: Share = 0.5
@@ -202,6 +208,7 @@ class CascadeGeomConfig(TrunkConfig):
     future_shift: Positive = 3.0
     """Shift of the noise levels towards noise, in training and sampling."""
     denoising_steps: Count = 4
+    """Denoising steps of the motion, unless the caller names a number."""
 
 
 @CONFIGS.register("latent_action")
@@ -284,3 +291,4 @@ class WorldModelConfig(ActionConfig, CodecConfig, TrunkConfig):
     future_shift: Positive = 3.0
     """Shift of the noise levels towards noise, in training and sampling."""
     denoising_steps: Count = 8
+    """Denoising steps of the future, unless the caller names a number."""

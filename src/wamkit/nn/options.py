@@ -56,6 +56,7 @@ class TextConfig(Checked):
     """Encoder of instructions."""
 
     kind: Literal["table", "pretrained"] = "table"
+    """A table of hashed words, learned with the rest, or the frozen encoder `model`."""
     buckets: Buckets = 4096
     """Rows of the table, shared by hashed words and word pairs."""
     model: str = ""
@@ -71,6 +72,7 @@ class SizeConfig(Options):
     depth: Depth = 4
     """Blocks."""
     heads: Count = 4
+    """Attention heads, among which the width is divided."""
     proprio_noise: NotNegative = 0.05
     """Deviation, in normalised units, of the noise that training adds to proprioception."""
 
@@ -84,6 +86,7 @@ class ContextConfig(SizeConfig):
     """Options of families that encode observations as `ContextTokens`."""
 
     text: TextConfig = field(default_factory=TextConfig)
+    """Encoder of instructions."""
 
     def build_context(self, spec: Spec) -> ContextTokens:
         """The encoder of observations."""
@@ -151,6 +154,7 @@ class ActionConfig(Options):
     """Options of families that have a chunk of actions as tokens."""
 
     actions_per_token: Count = 4
+    """Consecutive actions that one token holds."""
     denoising_steps: Count = 4
     """Denoising steps of a query, unless the caller names a number."""
 

@@ -20,6 +20,7 @@ from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.data.embodiment import Embodiment
 from wamkit.data.image_transform import ImageTransform
+from wamkit.errors import nearest
 from wamkit.families.base import Family
 from wamkit.metadata import check_action_bounds
 from wamkit.nn.normalizer import Normalizer
@@ -188,7 +189,7 @@ class Run:
             known = f"it knows {', '.join(self.embodiments)}"
             alone = "it was trained on one embodiment alone, and needs no name"
             raise WamkitError(
-                f"this model knows no embodiment '{name}'{cfg.nearest(name, self.embodiments)}; "
+                f"this model knows no embodiment '{name}'{nearest(name, self.embodiments)}; "
                 f"{known if self.embodiments else alone}"
             )
         return self.embodiments[name] if name else None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -51,6 +52,19 @@ class Metrics:
         for key, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(key, value, row["step"])
+
+    def show_frames(self, batch: Batch) -> None:
+        """Shows what the model is given in TensorBoard: a row for each window, the observed frame and its futures.
+
+        Views are one image each. With it come the texts, so that a wrong camera, crop or text is seen at once.
+        """
+        if not batch.obs.numel():
+            return
+        for view in range(batch.obs.shape[1]):
+            frames = torch.cat([batch.obs[:, None, view], batch.future[:, :, view]], 1)  # (B, 1 + F, 3, H, W)
+            sheet = torch.cat(list(torch.cat(list(frames.unbind(1)), -1)), -2)
+            self._board.add_image(f"windows/view {view}", sheet.cpu(), 0)
+        self._board.add_text("windows/text", "  \n".join(text or "(no text)" for text in batch.text), 0)
 
     def show(self, stage: str, losses: Mapping[str, float]) -> None:
         """Shows `losses` beside the bar, those of single data sets left out."""

@@ -18,10 +18,11 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from wamkit.config import ConfigError, nearest
+from wamkit.config import ConfigError
 from wamkit.data.loading.augment import Augment
 from wamkit.data.loading.mixture import Mixture
 from wamkit.data.loading.windows import Frames, Prefetcher
+from wamkit.errors import nearest
 from wamkit.families.base import Family, Stage
 from wamkit.runs.config import TrainConfig
 from wamkit.runs.run import find_device
@@ -39,6 +40,10 @@ _DECODERS = 4  # threads that make batches where videos are decoded for them
 
 Watch = Callable[[Family], dict[str, float]]
 """Figures by name of the model as a checkpoint would serve it. It must not change the model."""
+
+
+SHOWN = 4
+"""Windows, spread over the data, whose frames TensorBoard shows."""
 
 
 class Trainer:
@@ -86,6 +91,9 @@ class Trainer:
                 more = f"from step {self.began} to {self.config.steps}"
                 print(f"{self.folder.path} is trained further, {more}", flush=True)
             with Metrics(self.folder.path, self.step, self.config.steps) as metrics:
+                if not self.step:
+                    shown = np.linspace(0, len(self.windows) - 1, SHOWN).astype(np.int64)
+                    metrics.show_frames(self.windows.gather(shown))
                 for stage, start, end in stage_spans(self.model.stages(), self.config.steps - self.began):
                     if self.step < self.began + end:
                         self._run_stage(stage, self.began + start, self.began + end, metrics, stopped, watch)

@@ -139,6 +139,7 @@ class Site:
 
         episodes: rows of [task, texts, length, success, is_demonstration, source]. Task and texts (that of the episode,
         then those of its spans) are indices into `words`.
+        rewards: false where no step of any episode has a success or a reward: the source does not know them.
         """
         store, layout, metadata = self.store, self.store.layout, self._metadata
         words: dict[str, int] = {text: number for number, text in enumerate(dict.fromkeys(store.texts))}
@@ -147,11 +148,14 @@ class Site:
         rows = np.stack([store.numeric()[k] for k in ("episode_index", "task_index")], 1)
         for owner, text in rows[np.diff(rows, axis=0, prepend=-1).any(1)].tolist():
             spoken[owner].setdefault(number[text])
+        columns = store.numeric()
+        done, reward = (columns.get(k, np.zeros(store.frames)) for k in ("next.success", "next.reward"))
         episodes = []
         for m in store.episodes:
+            success = int(done[m.from_index : m.from_index + m.length].any())
             task, text = (words.setdefault(x, len(words)) for x in (m.task, m.text))
             texts = list({text: None} | spoken[m.index])
-            episodes.append([task, texts, m.length, int(m.success), int(m.is_demonstration), m.source])
+            episodes.append([task, texts, m.length, success, int(m.is_demonstration), m.source])
         cameras = []
         for name in store.cameras:
             size = dict(zip(("height", "width"), layout.size(name), strict=True)) | {"batch": self._batch(name)}
@@ -162,7 +166,7 @@ class Site:
             "fps": layout.fps,
             "frames": store.frames,
             "robot": layout.robot_type,
-            "rewards": layout.rewards,
+            "rewards": bool(done.any() or reward.any()),
             "cameras": cameras,
             "charts": list(self._charts()),
             "metadata": asdict(metadata) if metadata else None,

@@ -22,7 +22,7 @@ h2.axis { font-size:1.7rem; margin:96px 0 -24px; padding-top:20px; border-top:3p
 h2 { font-size:1.2rem; line-height:1.2; letter-spacing:-.01em; font-weight:650; margin:0 0 .5rem; }
 h4 { font-size:.88rem; font-weight:500; color:var(--soft); margin:0 0 .5rem; }
 h3 { font-size:.95rem; font-weight:600; margin:0 0 .6rem; overflow-wrap:anywhere; }
-p { margin:0; } a { color:var(--imagined); }
+p { margin:0; overflow-wrap:anywhere; } a { color:var(--imagined); }
 .sub { color:var(--soft); font-size:1.05rem; margin-top:.9rem; max-width:62ch; }
 .how { color:var(--soft); font-size:.875rem; line-height:1.45; max-width:58ch; }
 .heads { display:grid; grid-template-columns:repeat(auto-fit, minmax(190px, 1fr)); gap:28px 32px; margin:40px 0 0;
@@ -39,7 +39,7 @@ section { border-top:1px solid var(--rule); margin-top:56px; padding-top:24px; d
 .body { display:grid; gap:36px; min-width:0; } .body > * { min-width:0; }
 table { border-collapse:collapse; width:100%; font-size:.95rem; }
 th { text-align:left; font-weight:500; font-size:.8rem; color:var(--soft); padding:0 16px 8px 0;
-  vertical-align:bottom; white-space:nowrap; }
+  vertical-align:bottom; overflow-wrap:anywhere; }
 td { padding:10px 16px 10px 0; border-top:1px solid var(--rule); vertical-align:baseline; }
   tr > :last-child { padding-right:0; }
 td.what { min-width:13rem; } td.what small { display:block; color:var(--soft); font-size:.82rem; line-height:1.4; }

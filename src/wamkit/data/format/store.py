@@ -55,6 +55,7 @@ from wamkit.data.format.snapshots import pack_snapshots, unpack_snapshots
 from wamkit.data.format.stills import Encoded, StillImages
 from wamkit.data.format.torchcodec import TorchcodecVideo, torchcodec_decoders
 from wamkit.data.format.video import Video, empty_frames, shown_size
+from wamkit.errors import nearest
 from wamkit.files import (
     StoreError,
     atomic_write,
@@ -296,7 +297,10 @@ class Store:
         unit or quantisation.
         """
         if camera not in self.depth_cameras:
-            raise StoreError(f"{self.root} has no depth camera {camera!r}; it has {self.depth_cameras or 'none'}")
+            raise StoreError(
+                f"{self.root} has no depth camera {camera!r}{nearest(camera, self.depth_cameras)}; it has "
+                f"{', '.join(self.depth_cameras) or 'none'}"
+            )
         steps = range(self._row(episode).meta.length)
         with self.open_video(episode, camera) as video, self._naming(episode, camera):
             stored = video.depth(steps, self._clip(episode, camera).start)
@@ -572,7 +576,8 @@ class Store:
     def _clip(self, episode: int, camera: str) -> Clip:
         clips = self._row(episode).clips
         if camera not in clips:
-            raise StoreError(f"{self.root} has no camera {camera!r}; it has {', '.join(self.cameras) or 'none'}")
+            near, known = nearest(camera, self.cameras), ", ".join(self.cameras) or "none"
+            raise StoreError(f"{self.root} has no camera {camera!r}{near}; it has {known}")
         return clips[camera]
 
     @contextlib.contextmanager

@@ -43,6 +43,7 @@ from wamkit.data.importers.base import (
 )
 from wamkit.data.importers.encoded_images import decode_image
 from wamkit.data.importers.tfrecord import example, offsets, record
+from wamkit.errors import nearest
 from wamkit.files import read_json, visible
 from wamkit.metadata import DatasetMetadata, Field
 
@@ -100,9 +101,9 @@ class RLDS(Importer):
     def _known(self, names: Sequence[str]) -> list[str]:
         for name in names:
             if name not in self._step or self._step[name]["kind"] != "tensor":
-                raise SourceError(
-                    f"{self.root}: its steps have no vector '{name}'; they have {', '.join(self._vectors(''))}"
-                )
+                known = self._vectors("")
+                near = nearest(name, known)
+                raise SourceError(f"{self.root}: its steps have no vector '{name}'{near}; they have {', '.join(known)}")
         return list(names)
 
     @cached_property
@@ -121,7 +122,9 @@ class RLDS(Importer):
             if (m := pattern.match(p.name))
         }
         if not files:
-            raise SourceError(f"{self.root}: there are no files of the split '{self.options.split}'")
+            splits = {m[1] for p in visible(self.root, "*") if (m := re.match(r".*-(.+)\.tfrecord-", p.name))}
+            near, known = nearest(self.options.split, splits), ", ".join(sorted(splits)) or "none"
+            raise SourceError(f"{self.root}: there are no files of the split '{self.options.split}'{near}; has {known}")
         total = next(iter(files.values()))[1]
         missing = next(i for i in range(len(files) + 1) if i not in files)
         if missing < total:

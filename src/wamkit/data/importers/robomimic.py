@@ -48,6 +48,7 @@ from wamkit.data.importers.hdf5 import (
     sorted_by_number,
     stored_frames,
 )
+from wamkit.errors import nearest
 from wamkit.metadata import DatasetMetadata, Field
 
 STATE = (
@@ -158,7 +159,8 @@ class Robomimic(Importer):
                 return sorted_by_number(names(file, "data"))
             masks = names(file, "mask")
             if self.options.filter not in masks:
-                raise SourceError(f"there is no filter '{self.options.filter}'; there are {', '.join(masks) or 'none'}")
+                near, known = nearest(self.options.filter, masks), ", ".join(masks) or "none"
+                raise SourceError(f"there is no filter '{self.options.filter}'{near}; there are {known}")
             chosen = array(file, f"mask/{self.options.filter}")
             if chosen.dtype.kind != "S":
                 raise SourceError(f"mask/{self.options.filter} holds {chosen.dtype} instead of names")

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from wamkit.errors import nearest
 from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.metrics.motion import Figure
 from wamkit.types import UNDEFINED, EvaluationError, Interval
@@ -312,7 +313,9 @@ class Violations:
     def excess(self, name: str) -> Float[np.ndarray, " B"]:
         """metric - floor of each context; NaN where either is undefined."""
         if name not in self.metric:
-            raise EvaluationError(f"there is no figure {name!r}; there are {sorted(self.metric)}")
+            raise EvaluationError(
+                f"there is no figure {name!r}{nearest(name, self.metric)}; there are {sorted(self.metric)}"
+            )
         return self.metric[name] - self.floor[name]
 
     def interval(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from wamkit import old_names
-from wamkit.config import from_dict, nearest
+from wamkit.config import from_dict
 from wamkit.data.format.parquet import read_parquet
+from wamkit.errors import nearest
 from wamkit.eval.outputs import read_result, write_result
 from wamkit.eval.results import AXES, made_by
 from wamkit.eval.suites.closed_loop import Record
@@ -28,6 +30,12 @@ from wamkit.viz.html import header, page, section, table
 
 SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", "seeds", "held_out")
 """Fields of the protocol that must agree for two evaluations to compare."""
+
+
+SIDE_BY_SIDE = 4
+"""Most runs that stand side by side, a column each; more stand below each other, a row each."""
+
+_HASH = re.compile(r"[0-9a-f]{12,}")
 
 
 @dataclass(frozen=True)
@@ -179,10 +187,14 @@ def _pairs(found: Sequence[Evaluated]) -> list[tuple[Evaluated, Evaluated]]:
 
 
 def _names(found: Sequence[Evaluated]) -> list[str]:
-    """The last parts of the folders that tell them apart."""
+    """The last parts of the folders that tell them apart. Of a hash the beginning, with the family before it."""
     parts = [e.run.resolve().parts for e in found]
     depth = next((d for d in range(1, max(map(len, parts)) + 1) if len({p[-d:] for p in parts}) == len(parts)), 1)
-    return ["/".join(p[-depth:]) for p in parts]
+    names = ["/".join(p[-depth:]) for p in parts]
+    short = [_HASH.sub(lambda m: m[0][:8], n) for n in names]
+    if len(set(short)) < len(short):
+        return names
+    return [n if n == s else f"{e.summary['family']} {s}" for e, n, s in zip(found, names, short, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -221,6 +233,8 @@ def _format(x: float) -> str:
 def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     """Text for a terminal, with the figures that more than one run has."""
     names = _names(found)
+    if len(found) > SIDE_BY_SIDE or sum(map(len, names)) > 60:
+        return _long_text(found, names, pairs)
     wide = [max(8, len(n)) for n in names]
     lines = [" " * 46 + "  ".join(f"{n:>{w}}" for n, w in zip(names, wide, strict=True))]
     for group in _groups(found):
@@ -231,6 +245,19 @@ def text(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
             lines.append(f"  {name:<44}" + "  ".join(cells))
     lines += [""] + [_verdict(p) for p in pairs]
     return "\n".join(lines)
+
+
+def _long_text(found: Sequence[Evaluated], names: Sequence[str], pairs: Sequence[PairedResult]) -> str:
+    """The same for many runs or long names: a line for each run below its figure."""
+    lines, wide = [], max(map(len, names))
+    for group in _groups(found):
+        shared = [(n, rows) for n, rows in group.rows if sum(r is not None for r in rows) > 1]
+        lines += [group.title] if shared else []
+        for figure, rows in shared:
+            lines.append(f"  {figure}")
+            lines += [f"    {n:<{wide}}  {_format(_number(r))}" for n, r in zip(names, rows, strict=True) if r]
+        lines += [""] if shared else []
+    return "\n".join([*lines, *map(_verdict, pairs)])
 
 
 def _verdict(p: PairedResult) -> str:
@@ -248,10 +275,15 @@ def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     for axis, groups in groupby(_groups(found), lambda g: g.axis):
         parts.append(f'<h2 class="axis">{escape(axis)}</h2>' if axis else "")
         for group in groups:
-            rows = [_row(name, row) for name, row in group.rows]
-            parts.append(section(group.title, "", [table(["Figure", *names], rows)]))
+            if len(found) > SIDE_BY_SIDE:
+                tables = [table([name, ""], _rows_of_runs(names, rows)) for name, rows in group.rows]
+            else:
+                tables = [table(["Figure", *names], [_row(name, rows) for name, rows in group.rows])]
+            parts.append(section(group.title, "", tables))
     how = "From the same reset states; may be looked at after any number of episodes (an e-process)."
-    parts.append(section("Against the first run", how, [f"<p>{escape(_verdict(p))}</p>" for p in pairs]))
+    short = dict(zip((str(e.run) for e in found), names, strict=True))
+    said = [_verdict(replace(p, runs=(short[p.runs[0]], short[p.runs[1]]))) for p in pairs]
+    parts.append(section("Against the first run", how, [f"<p>{escape(words)}</p>" for words in said]))
     facts = "".join(f"<dt>{escape(n)}</dt><dd>{escape(_origin(e))}</dd>" for n, e in zip(names, found, strict=True))
     protocol = escape(json.dumps(found[0].summary["protocol"], indent=2))
     details = f"<details><summary>Protocol</summary><pre>{protocol}</pre></details>"
@@ -259,14 +291,16 @@ def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
     how = (
         "Bars are 95 % intervals; a figure has one scale for all runs. There is no overall score: read the axes apart."
     )
-    return page(f"{len(found)} runs", header(", ".join(names), how) + "".join(parts))
+    title = ", ".join(names) if len(found) <= SIDE_BY_SIDE else f"{len(found)} runs"
+    return page(f"{len(found)} runs", header(title, how) + "".join(parts))
 
 
 def _origin(e: Evaluated) -> str:
-    """Family, step and weights of a run, and the version of wamkit that evaluated it."""
+    """Folder, family, step and weights of a run, and the version of wamkit that evaluated it."""
     maker = e.summary.get("made_by", {})
     version = maker.get("commit") or maker.get("wamkit")
-    return f"{e.summary['family']}, step {e.summary['step']}, weights {e.summary['weights'][:12]}, wamkit {version}"
+    weights = str(e.summary["weights"])[:12]
+    return f"{e.run}: {e.summary['family']}, step {e.summary['step']}, weights {weights}, wamkit {version}"
 
 
 def _end(x: float, unbounded: str) -> str:
@@ -274,18 +308,31 @@ def _end(x: float, unbounded: str) -> str:
 
 
 def _row(name: str, rows: Sequence[Mapping[str, Any] | None]) -> str:
+    """A figure as one row of a table, a cell for each run."""
+    return f'<tr><td class="what">{escape(name)}</td>{"".join(_cells(rows))}</tr>'
+
+
+def _rows_of_runs(names: Sequence[str], rows: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """A figure as rows of a table, one for each run that has it."""
+    cells = zip(names, rows, _cells(rows), strict=True)
+    return [f'<tr><td class="what">{escape(n)}</td>{cell}</tr>' for n, row, cell in cells if row is not None]
+
+
+def _cells(rows: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """A cell for each run, the bars on one scale."""
     ends = [x for r in rows for x in (_number(r), _number(r, "low"), _number(r, "high")) if math.isfinite(x)]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
     reach = (high - low) or 1.0
-    cells = ""
+    cells = []
     for r in rows:
         value, a, b = (_number(r, k) for k in ("value", "low", "high"))
         if not math.isfinite(value):
-            cells += "<td></td>"
+            cells.append("<td></td>")
             continue
         wide = math.isfinite(a) or math.isfinite(b)  # one open end: as far as the scale goes
         span = f"<small>{_end(a, '-∞')} to {_end(b, '∞')}</small>" if wide and a != b else ""
         a, b = (x if math.isfinite(x) else end if wide else value for x, end in ((a, low), (b, high)))
         mark = interval_svg(Interval(*((x - low) / reach for x in (value, a, b))))
-        cells += f'<td class="num value">{_format(value)} {escape(r["unit"]) if r else ""}{mark}{span}</td>'
-    return f'<tr><td class="what">{escape(name)}</td>{cells}</tr>'
+        unit = escape(r["unit"]) if r else ""
+        cells.append(f'<td class="num value">{_format(value)} {unit}{mark}{span}</td>')
+    return cells

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
-from wamkit.config import check_bounds, from_dict, nearest
+from wamkit.config import check_bounds, from_dict
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import Environment, held_out_seeds
 from wamkit.envs.spec import EnvSpec
+from wamkit.errors import nearest
 from wamkit.eval.held_out import acting_model, check_unseen, evaluation_env
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar, paired_difference, wilson
 from wamkit.eval.protocols import Protocol

@@ -1,0 +1,182 @@
+"""Faults of a run as its evaluations show them, in the order in which to look: `wamkit diagnose`.
+
+Verdicts come from the intervals of the figures: a figure whose interval holds the value of "no better than nothing" is
+undecided, and more episodes would tell. docs/when-it-does-not-work.md describes the order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wamkit.eval.outputs import read_result
+from wamkit.eval.report.overview import evaluations_of, read_evaluation
+from wamkit.files import StoreError
+from wamkit.runs.config import home
+from wamkit.runs.run import Run
+
+Verdict = Literal["fine", "fault", "undecided", "unknown"]
+
+HALF = 0.5
+"""Share of successful episodes below which a policy is said to fail, where the whole interval is."""
+NARROW = 0.2
+"""Width of an interval around 1 below which a ratio is said to be 1."""
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """One place to look.
+
+    place: data, images, coupling, closed loop, or chunk and replan.
+    finding: the figure and what it means.   remedy: what to try, or the command that would tell; "" if nothing.
+    """
+
+    place: str
+    verdict: Verdict
+    finding: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.place + ':':<17} {self.verdict}: {self.finding}" + (f"; {self.remedy}" if self.remedy else "")
+
+
+def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
+    """The places to look, in order.
+
+    evaluation: as in `read_evaluation`.
+
+    Raises WamkitError for an evaluation of other weights or a damaged one. A run without one is told by its data alone.
+    """
+    found = [_data(run)]
+    if not evaluations_of(home(run.path)):
+        command = f"wamkit eval {run.path}" + ("" if run.provenance.env.env else " --data DATA")
+        return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
+    summary = read_evaluation(home(run.path), evaluation)
+    rows, protocol = summary.figures, summary.summary["protocol"]
+    found += [*_images(rows), *_coupling(rows), *_closed_loop(run, rows, protocol)]
+    return found
+
+
+def verdict(found: list[Symptom]) -> str:
+    """The first fault in words; else what is undecided, or that none was found."""
+    for kind, words in (("fault", "look first at the {}"), ("undecided", "no fault is certain; undecided: the {}")):
+        for symptom in found:
+            if symptom.verdict == kind:
+                return f"{words.format(symptom.place)}: {symptom.finding}; {symptom.remedy}"
+    if any(s.verdict == "fine" for s in found):
+        return "no fault found in the figures that there are"
+    return f"nothing can be told yet: {found[-1].remedy}"
+
+
+def _data(run: Run) -> Symptom:
+    episodes, frames = run.provenance.episodes, run.provenance.frames
+    told = "wamkit validate DATA and wamkit browse DATA show what is in them"
+    return Symptom("data", "unknown", f"{episodes} episodes, {frames} frames", told)
+
+
+def _interval(row: Mapping[str, Any]) -> tuple[float, float, float]:
+    value, low, high = (row.get(k) for k in ("value", "low", "high"))
+    return float(value), float("-inf") if low is None else float(low), float("inf") if high is None else float(high)
+
+
+def _images(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
+    """The skill of imagined frames over a copy of the current one, at the nearest and the farthest horizon."""
+    skills = {k: r for k, r in rows.items() if k.startswith("open_loop.skill.") and r.get("value") is not None}
+    query = next((q for q in ("joint", "video", "forward") if any(f".{q}." in k for k in skills)), "")
+    if not query:
+        return []
+    horizons = sorted((k for k in skills if f".{query}." in k), key=lambda k: int(k.rpartition(".")[2]))
+    out = []
+    for key in dict.fromkeys((horizons[0], horizons[-1])):
+        value, low, high = _interval(skills[key])
+        said = f"skill of {query}, {key.rpartition('.')[2]} steps ahead, {value:.2f} [{low:.2f}, {high:.2f}]"
+        if low > 0:
+            out.append(Symptom("images", "fine", f"{said}: better than a copy of the current frame"))
+        elif high < 0:
+            remedy = "look at wamkit sample RUN --query video; train longer, with more data or a larger model"
+            remedy = "predict less far: --window.frame-offsets" if out and out[0].verdict == "fine" else remedy
+            out.append(Symptom("images", "fault", f"{said}: worse than a copy of the current frame", remedy))
+        else:
+            remedy = "wamkit eval with a larger --held-out would tell"
+            out.append(Symptom("images", "undecided", f"{said}: no better than a copy, as far as it shows", remedy))
+    return out
+
+
+_RATIOS = {
+    "coupling.true_over_shuffled": (
+        "error with true over shuffled actions",
+        "its images follow the actions",
+        "its images ignore the actions",
+        "train on off-expert episodes too (collect --off-expert), longer, or with more weight on the future",
+    ),
+    "coupling.inverse_over_policy": (
+        "error of inverse dynamics over the policy's",
+        "it reads actions off a future",
+        "it reads no more from a future than it knows without one",
+        "train longer; if images are right, its actions do not come from them: try another family",
+    ),
+}
+"""Ratio of two errors -> its name, the meaning of below 1 and of 1 or more, and what to try."""
+
+
+def _coupling(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
+    out = []
+    for key, (name, right, wrong, remedy) in _RATIOS.items():
+        if (row := rows.get(key)) is None or row.get("value") is None:
+            continue
+        value, low, high = _interval(row)
+        said = f"{name} {value:.2f} [{low:.2f}, {high:.2f}]"
+        if high < 1:
+            out.append(Symptom("coupling", "fine", f"{said}: {right}"))
+        elif low > 1 or high - low < NARROW:
+            out.append(Symptom("coupling", "fault", f"{said}: {wrong}", remedy))
+        else:
+            more = "wamkit eval with a larger --held-out would tell"
+            out.append(Symptom("coupling", "undecided", f"{said}: whether {right} does not show", more))
+    return out
+
+
+def _closed_loop(run: Run, rows: Mapping[str, Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[Symptom]:
+    row = rows.get("closed_loop.success")
+    if row is None or row.get("value") is None:
+        return [
+            Symptom("closed loop", "unknown", "it was not played", "wamkit eval RUN --env NAME, or try on the robot")
+        ]
+    value, low, high = _interval(row)
+    said = f"success {value:.0%} [{low:.0%}, {high:.0%}], replanned every {protocol['replan_every']} steps"
+    if low > HALF:
+        return [Symptom("closed loop", "fine", said)]
+    if high >= HALF:
+        more = f"wamkit eval {run.path} --episodes {4 * int(protocol['episodes'])} would tell"
+        return [Symptom("closed loop", "undecided", said, more), *_replanned(run, protocol, low, high)]
+    size = "compare with a run on half of the data (--episodes.labelled): if that is as bad, more data will not help"
+    return [Symptom("closed loop", "fault", said, size), *_replanned(run, protocol, low, high)]
+
+
+def _replanned(run: Run, protocol: Mapping[str, Any], low: float, high: float) -> list[Symptom]:
+    """Other evaluations of the run that replan more or less often, compared by their intervals."""
+    every = int(protocol["replan_every"])
+    others = {}
+    for folder in evaluations_of(home(run.path)):
+        try:
+            other = read_result(folder / "summary.json")
+            rows = {r.get("key"): r for r in other["rows"]}
+            like = {k: v for k, v in other["protocol"].items() if k in ("env", "tasks", "seeds", "query")}
+            if like == {k: protocol.get(k) for k in like} and other["protocol"]["replan_every"] != every:
+                others[int(other["protocol"]["replan_every"])] = _interval(rows["closed_loop.success"])
+        except (StoreError, LookupError, TypeError, ValueError):
+            continue  # one that cannot be read says nothing
+    if not others:
+        half = max(1, every // 2)
+        return [] if half == every else [
+            Symptom("chunk and replan", "unknown", f"only replanning every {every} steps was tried",
+                    f"wamkit eval {run.path} --replan-every {half}")
+        ]  # fmt: skip
+    best, (value, best_low, best_high) = max(others.items(), key=lambda item: item[1][0])
+    said = f"replanning every {best} steps gives {value:.0%} [{best_low:.0%}, {best_high:.0%}]"
+    if best_low > high:
+        return [Symptom("chunk and replan", "fault", said, f"use --replan-every {best}")]
+    if best_high < low:
+        return [Symptom("chunk and replan", "fine", f"{said}, which is worse")]
+    return [Symptom("chunk and replan", "undecided", f"{said}, which is not apart", "more episodes would tell")]
