@@ -55,6 +55,7 @@ class Recordings:
 
     columns: (episode, steps) -> columns that replace the drawn ones, or come beside them.
     features_more: further features of info.json.
+    second_camera: a further camera, which shows the frames of `camera` mirrored; none if empty.
     clock: (episode, steps) -> timestamps in seconds, in place of t / fps.
     info: entries of info.json that replace the usual ones.
     """
@@ -66,6 +67,7 @@ class Recordings:
     height: int = 48
     width: int = 64
     camera: str = "observation.images.top"
+    second_camera: str = ""
     state: str = "observation.state"
     action: str = "action"
     action_dtype: str = "float32"
@@ -79,6 +81,11 @@ class Recordings:
     def texts(self) -> tuple[str, ...]:
         """The instruction of every episode."""
         return self.tasks or ("push the block",) * len(self.lengths)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """All cameras."""
+        return (self.camera, self.second_camera) if self.second_camera else (self.camera,)
 
     @property
     def instructions(self) -> list[str]:
@@ -112,6 +119,10 @@ class Recordings:
         """The frames of one episode, RGB uint8 (T, H, W, 3)."""
         return square_frames(self.lengths[episode], self.height, self.width, episode)
 
+    def shown(self, camera: str, episode: int) -> np.ndarray:
+        """The frames of one episode and camera."""
+        return self.images(episode) if camera == self.camera else self.images(episode)[:, :, ::-1]
+
     def features(self, last_axis: str) -> dict[str, Any]:
         """The features of info.json. last_axis: name of an image's last axis, which differs between versions."""
         wide = lambda dtype: {"dtype": dtype, "shape": [self.dims], "names": None}  # noqa: E731
@@ -119,7 +130,7 @@ class Recordings:
         return {
             self.state: wide("float32"),
             self.action: wide(self.action_dtype),
-            self.camera: {"dtype": "video", "shape": [self.height, self.width, 3], "names": axes},
+            **{c: {"dtype": "video", "shape": [self.height, self.width, 3], "names": axes} for c in self.cameras},
             "timestamp": {"dtype": "float32", "shape": [1], "names": None},
             **{name: {"dtype": "int64", "shape": [1], "names": None} for name in INDICES},
             **self.features_more,
@@ -133,7 +144,7 @@ def write_v3(root: str | Path, data: Recordings = Recordings()) -> Path:  # noqa
     _write_table(root / "data/chunk-000/file-000.parquet", {k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
     place = {
         f"{kind}/{part}_index": 0
-        for kind in ("data", "meta/episodes", f"videos/{data.camera}")
+        for kind in ("data", "meta/episodes", *(f"videos/{c}" for c in data.cameras))
         for part in ("chunk", "file")
     }
     index = [
@@ -143,8 +154,8 @@ def write_v3(root: str | Path, data: Recordings = Recordings()) -> Path:  # noqa
             "length": data.lengths[e],
             "dataset_from_index": data.starts[e],
             "dataset_to_index": data.starts[e] + data.lengths[e],
-            f"videos/{data.camera}/from_timestamp": data.starts[e] / data.fps,
-            f"videos/{data.camera}/to_timestamp": (data.starts[e] + data.lengths[e]) / data.fps,
+            **{f"videos/{c}/from_timestamp": data.starts[e] / data.fps for c in data.cameras},
+            **{f"videos/{c}/to_timestamp": (data.starts[e] + data.lengths[e]) / data.fps for c in data.cameras},
             **place,
         }
         for e in episodes
@@ -154,8 +165,9 @@ def write_v3(root: str | Path, data: Recordings = Recordings()) -> Path:  # noqa
     pq.write_table(pa.Table.from_pylist(index), path)
     texts = data.instructions
     pq.write_table(pa.table({"task_index": range(len(texts)), "__index_level_0__": texts}), root / "meta/tasks.parquet")
-    video = root / f"videos/{data.camera}/chunk-000/file-000.mp4"
-    write_video(video, np.concatenate([data.images(e) for e in episodes]), data.fps, **data.encoder)
+    for camera in data.cameras:
+        video, frames = root / f"videos/{camera}/chunk-000/file-000.mp4", [data.shown(camera, e) for e in episodes]
+        write_video(video, np.concatenate(frames), data.fps, **data.encoder)
     info = {
         "codebase_version": "v3.0",
         "robot_type": "so101",
@@ -173,9 +185,9 @@ def write_v21(root: str | Path, data: Recordings = Recordings()) -> Path:  # noq
     root = Path(root)
     for e in range(len(data.lengths)):
         _write_table(root / f"data/chunk-000/episode_{e:06d}.parquet", data.rows(e))
-        write_video(
-            root / f"videos/chunk-000/{data.camera}/episode_{e:06d}.mp4", data.images(e), data.fps, **data.encoder
-        )
+        for camera in data.cameras:
+            video = root / f"videos/chunk-000/{camera}/episode_{e:06d}.mp4"
+            write_video(video, data.shown(camera, e), data.fps, **data.encoder)
     episodes = [
         {"episode_index": e, "tasks": [t], "length": n}
         for e, (t, n) in enumerate(zip(data.texts, data.lengths, strict=True))
@@ -187,7 +199,7 @@ def write_v21(root: str | Path, data: Recordings = Recordings()) -> Path:  # noq
     info = {
         "codebase_version": "v2.1",
         "robot_type": "so100",
-        "total_videos": len(data.lengths),
+        "total_videos": len(data.lengths) * len(data.cameras),
         "total_chunks": 1,
         "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
         "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
