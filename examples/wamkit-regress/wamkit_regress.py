@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from wamkit.families.base import FAMILIES, Family, Taxonomy
-from wamkit.nn import ImageTokens, Normalizer, QueryStream, canvas, image_positions, masked_mean, uncanvas
+from wamkit.nn import ImageTokens, Normalizer, QueryStream, canvas, image_positions, masked_mean, uncanvas, view_cells
 from wamkit.nn.attention_mask import Segment
 from wamkit.nn.options import ActionConfig, Count, TrunkConfig
 from wamkit.runs.config import RunConfig
@@ -71,6 +71,7 @@ class Regress(Family):
         is_demonstration = batch.is_demonstration.view(-1, 1, 1)
         x = self.action.targets(batch.action_expert, batch, self.normalizer)
         seen = (batch.frame_valid & batch.is_demonstration.view(-1, 1))[..., None, None, None]
+        seen = seen & view_cells(batch, (1, self.spec.width * self.spec.views))[:, None, None, None]
         return {
             "policy": masked_mean((chunk - x).square(), self.action.valid(batch) & is_demonstration),
             "future": masked_mean((future - canvas(batch.future)).square(), seen),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         image_positions,
         step_positions,
         uncanvas,
+        view_cells,
     )
     from wamkit.nn.vocabulary import Vocabulary, from_digits, to_digits
 
@@ -55,6 +56,7 @@ _HOMES = {
         "image_positions",
         "step_positions",
         "uncanvas",
+        "view_cells",
     ),
     "wamkit.nn.vocabulary": ("Vocabulary", "from_digits", "to_digits"),
 }
@@ -102,6 +104,7 @@ __all__ = [
     "step_positions",
     "to_digits",
     "uncanvas",
+    "view_cells",
 ]
 
 
