@@ -54,7 +54,7 @@ def test_a_gripper_that_closes_once_in_a_while_still_can(tmp_path):
 
 def test_one_absurd_action_is_said_where_it_is(tmp_path, capsys):
     data = outlier(tmp_path / "data", 1e6)
-    assert main(["validate", str(data)]) == 1
+    assert main(["validate", str(data), "--out", str(tmp_path / "page.html")]) == 1
     assert "error: episode 1: step 3: action, action_1: 1e+06, which is far from the median" in capsys.readouterr().out
     assert main(["train", "--recipe", "metaworld-bc", "--data", str(data), "--out", str(tmp_path / "run")]) == 1
     assert "(episode 1, step 3): action, " in capsys.readouterr().err

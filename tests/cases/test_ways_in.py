@@ -87,7 +87,7 @@ def test_the_folder_that_a_hub_download_leaves(tmp_path, capsys):
             shutil.move(file, blob)
             place.symlink_to(os.path.relpath(blob, place.parent))
     link = tmp_path / "v3/snapshots/abc"
-    assert main(["validate", str(link)]) == 0
+    assert main(["validate", str(link), "--out", str(tmp_path / "page.html")]) == 0
     assert FrameCache.build_or_open(Store.open(link)).frames.shape[0] == 25
     assert main(["import", "lerobot2", str(tmp_path / "v21/snapshots/abc"), "--out", str(tmp_path / "out")]) == 0
     assert len(Store.open(tmp_path / "out")) == 2
