@@ -116,10 +116,15 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
         facts["policies"] == [f"{r} @{Run.open(r).digest[:8]}" for r in runs]
         and facts["policies"][0] != facts["policies"][1]
     )
-    with pytest.raises(
-        WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"
-    ):
-        collect(dataclasses.replace(config, out=tmp_path / "large"), progress=False)
+    larger = dataclasses.replace(config, out=tmp_path / "larger", options={"max_steps": 20})
+    assert collect(larger, progress=False).layout.image_shape == (3, 64, 64)  # the model resizes them
+    with pytest.MonkeyPatch.context() as patch:
+        opened = Run.open
+        patch.setattr(Run, "open", lambda path: dataclasses.replace(opened(path), image=None))  # as an earlier run's
+        with pytest.raises(
+            WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"
+        ):
+            collect(dataclasses.replace(config, out=tmp_path / "large"), progress=False)
     world = untrained_run(tmp_path / "world", TASKS, {}, "world_model")
     with pytest.raises(WamkitError, match="'world_model' does not model the query 'policy'"):
         collect(dataclasses.replace(config, out=tmp_path / "large", policies=(world,)), progress=False)

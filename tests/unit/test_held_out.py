@@ -97,8 +97,8 @@ def test_a_mixture_notes_the_seeds_of_all_its_sources(tmp_path, capsys):
         collect(CollectConfig(out=tmp_path / name, held_out=held_out, **common), progress=False)
     mixture = MixtureConfig((SourceConfig("a"), SourceConfig("b")), size=(32, 32), views=("scene",))
     save_json(tmp_path / "mixture.json", mixture)
-    config = RunConfig("bc", family_class("bc").Config(width=32, depth=1, heads=2))
-    opened = _open_mixture(config, tmp_path / "mixture.json", LoadingOptions())
+    config = RunConfig("unified", family_class("unified").Config(width=32, depth=1, heads=2))
+    opened = _open_mixture(config, tmp_path / "mixture.json", LoadingOptions(), tmp_path / "run")
     seeds = {name: origin["seeds"] for name, origin in opened.facts["origins"].items()}
     assert len(seeds) == 2 and seeds["a"][0] < 1_000_000 < 2_000_000 <= seeds["b"][0]
     assert dataclasses.asdict(opened.provenance)["seeds"] == tuple(seeds["a"])
