@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
 from tests.cases.lerobot_folders import Recordings, write_v3
+from tests.data.test_validate import empty_store, episode
 
 from wamkit.cli.main import main
 from wamkit.data.validate import Finding, accept, grouped, validate
@@ -57,24 +59,8 @@ def test_findings_of_one_kind_are_one_line() -> None:
 
 
 def test_validate_writes_nothing_into_the_data_and_shows_every_camera(tmp_path, monkeypatch) -> None:
-    import dataclasses
-
-    from tests.data.test_validate import episode
-
-    from wamkit.data.format.store import Store
-
     root = tmp_path / "two"
-    made = Store.create(
-        root,
-        cameras=("front", "wrist"),
-        image_shape=(3, 32, 32),
-        proprio_names=("x", "y"),
-        action_names=("dx", "dy"),
-        fps=10.0,
-        robot_type="arm",
-        expert=False,
-        rewards=False,
-    )
+    made = empty_store(root, ("front", "wrist"))
     one = episode(0)
     made.append(dataclasses.replace(one, cameras=("front", "wrist"), images=np.repeat(one.images, 2, 1)))
     info = (root / "meta/info.json").read_bytes()

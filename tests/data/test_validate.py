@@ -42,10 +42,10 @@ def episode(seed: int, steps: int = 30, shift: int = 0, **changes) -> Episode:
     return dataclasses.replace(whole, **changes)
 
 
-def store(root, episodes, metadata=MEANING) -> Store:
-    made = Store.create(
+def empty_store(root, cameras=("front",)) -> Store:
+    return Store.create(
         root,
-        cameras=("front",),
+        cameras=cameras,
         image_shape=(3, 32, 32),
         proprio_names=("x", "y"),
         action_names=("dx", "dy"),
@@ -54,6 +54,10 @@ def store(root, episodes, metadata=MEANING) -> Store:
         expert=False,
         rewards=False,
     )
+
+
+def store(root, episodes, metadata=MEANING) -> Store:
+    made = empty_store(root)
     for e in episodes:
         made.append(e)
     made.finalize()
