@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 
@@ -13,7 +14,8 @@ from tests.data.recordings import fill
 
 import wamkit
 from wamkit.cli.main import main
-from wamkit.runs.exported import KEY, _digest
+from wamkit.runs.checkpoint import CheckpointError
+from wamkit.runs.exported import KEY, Exported, _digest
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 
@@ -97,6 +99,12 @@ def test_every_flipped_bit_is_noticed(file, tmp_path):
 def test_files_that_were_changed_are_refused(file, tmp_path, change, message):
     with pytest.raises(WamkitError, match=message):
         Run.open(forge(file, tmp_path / "forged.safetensors", change)).family()
+
+
+def test_a_pipe_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="model.safetensors is no run: .* is a pipe"):
+        Exported.open(tmp_path / "model.safetensors")
 
 
 def test_another_programs_safetensors_are_no_run(run, file, tmp_path, capsys):

@@ -91,6 +91,12 @@ def test_the_command_writes_a_page_and_a_summary(data, tmp_path, capsys):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["command"] == f"wamkit eval {run.path} --data {data} --steps 2"
     assert "Never moving, and left out: action_3." in (folder / "report.html").read_text()
+    file = tmp_path / "model.safetensors"
+    assert main(["export", str(run.path), "--out", str(file)]) == 0
+    assert main(["eval", str(file), "--data", str(data), "--steps", "2"]) == 0
+    exported = json.loads((tmp_path / "model/eval/recorded/summary.json").read_text())
+    assert [row["value"] for row in exported["rows"]] == [row["value"] for row in summary["rows"]]
+    capsys.readouterr()
     for options, message in ((["--env", "metaworld"], "leave out --env"), (["--held-out", "3"], "--held-out")):
         assert main(["eval", str(run.path), "--data", str(data), *options]) == 1
         assert message in capsys.readouterr().err

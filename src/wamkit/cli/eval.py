@@ -94,12 +94,12 @@ def _evaluate_recorded(args: Eval, data: Path) -> None:
     """Evaluates each run on the episodes of `data` that it was not trained on."""
     from wamkit.data.format.episode_index import require_data
     from wamkit.files import check_place
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
     require_data(data)
     for folder in args.runs:
         require_run(folder)
-        check_place(folder / "eval/recorded/summary.json")
+        check_place(home(folder) / "eval/recorded/summary.json")
     from wamkit.eval.recorded import evaluate_recorded
     from wamkit.runs.run import Run
 

@@ -41,7 +41,7 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     requested, options = protocol or Protocol(), options or EvalOptions()
     context = _context(run, requested, options)
     wanted = _wanted(context)
-    learning = ([], None) if run.path.is_file() else history(run.path)  # an exported file keeps no learning curves
+    learning = history(run.path)
     seeds = held_out_seeds(requested.episodes)
     context.check_unseen(seeds, "the evaluation seeds")
     settings = {"seeds": seeds, "held_out": options.held_out, "suite": options.suite}

@@ -41,8 +41,8 @@ def evaluate_recorded(
 ) -> dict[str, Any]:
     """Evaluates `run` on the episodes of the data set `data` that it was not trained on, and returns the summary.
 
-    Prints the tables, and writes summary.json and report.html into run/eval/recorded, or beside it if another data set
-    was evaluated there.
+    Prints the tables, and writes summary.json and report.html into eval/recorded of the run, or beside it if another
+    data set was evaluated there.
 
     embodiment: of a mixture, the data set whose robot recorded the episodes.
     steps: denoising steps a query; None for the model's own number.
@@ -101,7 +101,7 @@ def evaluate_recorded(
         config={**run.described, "provenance": seedless, "weights": run.digest},
         scale=max(1, 256 // spec.height),
     )
-    with results_folder(run.path / "eval/recorded", "summary.json", summary["protocol"], store.root.name) as folder:
+    with results_folder(run.home / "eval/recorded", "summary.json", summary["protocol"], store.root.name) as folder:
         write_result(folder / "summary.json", summary)
         print(f"report: {write_report(page, folder / 'report.html')}")
     return summary

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from wamkit.files import StoreError, atomic_write, parse_json
+from wamkit.files import StoreError, atomic_write, file_size, parse_json
 from wamkit.runs import checkpoint
 from wamkit.runs.checkpoint import CheckpointError, Layout, State
 
@@ -60,7 +60,7 @@ class Exported:
     def open(cls, path: Path) -> Exported:
         """Reads the header alone. Raises CheckpointError for a file that `export` did not write, or that is altered."""
         try:
-            size = path.stat().st_size
+            size = file_size(path)
             with open(path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 if not 2 <= length <= min(LARGEST_HEADER, size - 8):

@@ -38,10 +38,12 @@ from wamkit.types import Query, WamkitError
 
 
 def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
-    """Rows of run/metrics.jsonl, and the command that trained the run, from run/config.json.
+    """Rows of run/metrics.jsonl, and the command that trained the run, from run/config.json; none of an exported file.
 
     Raises WamkitError for a file that cannot be read.
     """
+    if run.is_file():
+        return [], None
     path = run / "metrics.jsonl"
     try:
         metrics = [row for _, row in read_metrics(path)]
