@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,11 +19,12 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit import config as cfg
+from wamkit.data.description import answered
 from wamkit.data.format import checksums
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.remedy import IMPORTED
-from wamkit.data.format.schema import Layout
+from wamkit.data.format.schema import Layout, shown
 from wamkit.data.format.stills import Encoded, checksum, encode_camera
 from wamkit.data.format.store import Store
 from wamkit.data.importers.base import (
@@ -38,7 +39,8 @@ from wamkit.data.importers.base import (
     words,
 )
 from wamkit.files import StoreError, check_place, read_json
-from wamkit.types import Episode, Span
+from wamkit.metadata import DatasetMetadata
+from wamkit.types import Episode, Span, WamkitError
 
 FILE = IMPORTED
 
@@ -55,6 +57,8 @@ class Destination:
     """Import only the first so many episodes."""
     missing_views: Literal["refuse", "mask"] = "refuse"
     """Refuse an episode without the images of a camera, or take it without this view."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of the metadata that the source does not state, or states wrongly; see `description.answered`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +102,7 @@ def import_data(args: Import, options: Any = None) -> Store:
             words(name, "the name of an episode")
     if duplicates := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"{args.source}: there are two episodes {min(duplicates)}; rename or remove one")
-    names = names[: args.limit]
+    metadata, names = _stated(metadata, layout, args.set), names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: it contains no episodes")
     if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
@@ -109,14 +113,12 @@ def import_data(args: Import, options: Any = None) -> Store:
         "options": cfg.to_dict(importer.options),
         "episodes": len(names),
         "notes": noted(args.out),
+        "metadata": cfg.to_dict(metadata),
     }
     _require_same(args.out, facts)
     store = Store.open_or_create(args.out, **vars(layout))
-    if (before := load_metadata(args.out)) is not None and before != metadata:
-        raise StoreError(
-            f"{args.out} holds data with other metadata ({before.source}, {before.embodiment}); name another folder"
-        )
-    save_metadata(args.out, metadata)
+    if load_metadata(args.out) is None:
+        save_metadata(args.out, metadata)
     skipped: dict[str, str] = {}
     _save_state(args.out, facts, False, skipped)
     stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
@@ -145,21 +147,54 @@ def import_data(args: Import, options: Any = None) -> Store:
     return store
 
 
-def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
-    """Raises StoreError if `out` holds the import of another source, or with other options. It may have fewer episodes.
+def _stated(metadata: DatasetMetadata, layout: Layout, entries: Mapping[str, Any]) -> DatasetMetadata:
+    """The metadata with the entries that the user states. Raises WamkitError, naming the entry, for an unknown one."""
+    if columns := next((e for e in entries if e.startswith("columns.")), None):
+        raise WamkitError(f"--set {columns}: an import takes columns by options of its format; see its --help")
+    metadata = answered(metadata, entries)
+    metadata.check(len(layout.proprio_names), len(layout.action_names))
+    return metadata
 
-    Episodes are known by their names, which another source may have too.
+
+def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
+    """Raises StoreError if `out` holds the import of another source, with other options, or of other meaning.
+
+    It may have fewer episodes, which are known by their names, and `wamkit describe` may have completed its metadata.
     """
-    if not (path := out / FILE).exists():
+    before: Any = {}
+    if (path := out / FILE).exists():
+        with reading(path):
+            before = read_json(path)
+            own = {k: entry(before, k, str) for k in ("format", "source")}
+            given = {f"options.{k}": v for k, v in entry(before, "options", dict).items() if k in facts["options"]}
+        now = {k: facts[k] for k in own} | {k: facts["options"][k.removeprefix("options.")] for k in given}
+        changed = [f"{k} was {was!r}, now {now[k]!r}" for k, was in (own | given).items() if was != now[k]]
+        if changed:
+            raise StoreError(f"{out} was imported otherwise: {'; '.join(changed)}. Name another folder for it")
+    now, stored = facts["metadata"], load_metadata(out)
+    known = {} if stored is None else {k: v for k, v in cfg.to_dict(stored).items() if k in _SAME}
+    meant = entry(before, "metadata", dict, now | known)
+    was, now = dict(_entries(meant)), dict(_entries(now))
+    for place in (k for k in now | was if was.get(k) != now.get(k)):
+        raise StoreError(
+            f"{out} holds data with other metadata: {place} was {shown(was.get(place))}, now {shown(now.get(place))}. "
+            "Name another folder, or state by --set what was stated before"
+        )
+
+
+_SAME = ("source", "embodiment", "rate", "offset")
+"""Entries of the metadata that imports of an earlier version, which did not note theirs, must agree in."""
+
+
+def _entries(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The single values in nested objects, with their places, as in "action.gripper.larger"."""
+    if isinstance(data, list) and all(isinstance(item, dict) for item in data):
+        data = {str(item.get("name", i)): item for i, item in enumerate(data)}
+    if not isinstance(data, dict):
+        yield path, data
         return
-    with reading(path):
-        before = read_json(path)
-        own = {k: entry(before, k, str) for k in ("format", "source")}
-        given = {f"options.{k}": v for k, v in entry(before, "options", dict).items() if k in facts["options"]}
-    now = {k: facts[k] for k in own} | {k: facts["options"][k.removeprefix("options.")] for k in given}
-    changed = [f"{k} was {was!r}, now {now[k]!r}" for k, was in (own | given).items() if was != now[k]]
-    if changed:
-        raise StoreError(f"{out} was imported otherwise: {'; '.join(changed)}. Name another folder for it")
+    for key, value in data.items():
+        yield from _entries(value, f"{path}.{key}" if path else str(key))
 
 
 def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:
