@@ -175,7 +175,7 @@ class LeRobot2(Importer):
             return vectors_of(features, stated, RESERVED)
 
     def _width(self, key: str) -> int:
-        return sum(self._info["features"][column]["shape"][0] for column in self._vectors[key])
+        return sum(math.prod(self._info["features"][column]["shape"]) for column in self._vectors[key])
 
     @cached_property
     def _extras(self) -> list[str]:
@@ -296,7 +296,7 @@ class LeRobot2(Importer):
 
             def vector(key: str) -> np.ndarray:
                 features = self._info["features"]
-                parts = [checked(column(k), (T, features[k]["shape"][0]), k) for k in self._vectors[key]]
+                parts = [checked(column(k), (T, math.prod(features[k]["shape"])), k) for k in self._vectors[key]]
                 return np.concatenate([np.zeros((T, 0), np.float32), *parts], 1)
 
             outcome = {k: column(k)[:, 0] for k in OUTCOME if k in table.column_names}

@@ -2,15 +2,14 @@
 
     anything/**/*.mp4 (mkv, webm, avi, mov)
     anything/**/name.txt              the caption of name.mp4, or
-    captions.csv, captions.jsonl      columns file, text and, for captions of a part, start and stop in seconds
+    captions.csv, captions.jsonl      columns file, text and, for captions of a part, start and stop in seconds;
+                                      separated by commas, or by semicolons or tabs, where decimals may be commas
 
 The caption of a part becomes a span, that of a whole file its text. Files without captions get `--options.text`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +23,7 @@ from wamkit.data.importers.base import (
     Importer,
     Recording,
     SourceError,
+    csv_table,
     inside,
     json_lines,
     reading,
@@ -110,7 +110,8 @@ class Video(Importer):
         table, lines = inside(self.root, "captions.csv"), inside(self.root, "captions.jsonl")
         if table.exists():
             with reading(table):
-                rows += list(csv.DictReader(io.StringIO(text_of(table), newline="")))
+                found = csv_table(table, ("file", "text"))
+                rows += list(found) if found.reader.dialect.delimiter == "," else [_with_points(row) for row in found]
         if lines.exists():
             with reading(lines):
                 rows += [row for _, row in json_lines(lines)]
@@ -120,3 +121,9 @@ class Video(Importer):
             if not inside(self.root, row["file"]).is_file():
                 raise SourceError(f"{self.root}: the caption '{row['text']}' is of {row['file']}, which does not exist")
         return rows
+
+
+def _with_points(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with points in its seconds, where a spreadsheet wrote 1,5."""
+    seconds = {k: row[k].replace(",", ".") for k in ("start", "stop") if isinstance(row.get(k), str)}
+    return {**row, **seconds}
