@@ -28,14 +28,17 @@ def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndar
     wanted = np.dtype(feature["dtype"])
     declared = np.dtype(feature.get("declared", wanted))
     try:
-        values = column.combine_chunks()
+        values, depth = column.combine_chunks(), 0
         while _is_list(values.type):
+            depth += 1
             fixed = pa.types.is_fixed_size_list(values.type)
             if not fixed and pc.count_distinct(pc.list_value_length(values)).as_py() > 1:
                 raise ValueError("its cells are lists of different lengths")
             values = values.flatten()
         if values.null_count:
             raise ValueError("it has empty cells")
+        if len(feature["shape"]) > 1 and depth != len(feature["shape"]):
+            raise ValueError(f"its cells have {depth} dimensions instead of {len(feature['shape'])}")
         if not (
             pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
         ):

@@ -117,7 +117,7 @@ def import_data(args: Import, options: Any = None) -> Store:
     }
     _require_same(args.out, facts)
     store = Store.open_or_create(args.out, **vars(layout))
-    if load_metadata(args.out) is None:
+    if load_metadata(args.out) in (None, metadata):  # what was described since stays
         save_metadata(args.out, metadata)
     skipped: dict[str, str] = {}
     _save_state(args.out, facts, False, skipped)
