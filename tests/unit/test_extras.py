@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import untrained_run
+from conftest import untrained_run
 from wamkit.errors import EXTRAS, missing_package
 
 ROOT = Path(__file__).parents[2]

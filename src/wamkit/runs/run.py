@@ -234,10 +234,11 @@ def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Answers for the meta device without the values of initial weights: draws, arithmetic, `stack`, `cat`.
+    """Answers for the meta device without the values of initial weights: draws, `arange`, arithmetic,
+    `stack`, `cat`.
 
-    torch's own way is by Python references, of which the first imports torch._dynamo: three times the time of importing
-    torch. What is not listed here still goes that way.
+    torch's own way is by Python references, of which the first imports torch._dynamo and sympy: three times the time of
+    importing torch. What is not listed here still goes that way.
     """
 
     _ELEMENTWISE = (Tensor.add, Tensor.sub, Tensor.mul, Tensor.div)
@@ -248,13 +249,15 @@ class _ShapesAlone(TorchFunctionMode):
             return args[0] if args else kwargs["tensor"]
         if func in (torch.rand, torch.randn):
             return torch.empty(*args, **kwargs)
+        if func is torch.arange and not kwargs and all(isinstance(x, int) for x in args):
+            return torch.empty(len(range(*args)), dtype=torch.int64)
         given = args[0] if func in (torch.stack, torch.cat) else args
         if not all(x.is_meta for x in given if isinstance(x, Tensor)):
             return func(*args, **kwargs)
         if func in self._ELEMENTWISE and len(args) == 2 and not kwargs:
             shapes, kind = [x.shape for x in args if isinstance(x, Tensor)], torch.result_type(*args)
             if kind.is_floating_point or func is not Tensor.div:
-                return torch.empty(torch.broadcast_shapes(*shapes), dtype=kind)
+                return torch.empty(np.broadcast_shapes(*shapes), dtype=kind)
         if func in (torch.stack, torch.cat) and len({(x.ndim, x.dtype) for x in given}) == 1:
             shape, parts, at = list(args[0][0].shape), args[0], kwargs.get("dim", (*args, 0)[1])
             if func is torch.stack:
