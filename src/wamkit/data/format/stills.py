@@ -180,15 +180,16 @@ class StillImages:
         """(number, encoded image) of the images `numbers`."""
         for number in numbers:
             with self._naming(number):
-                cell = self._cell(start + number)
+                cell = self.cell(start + number)
                 if not cell.get("bytes"):
                     named = f", only its name {cell['path']!r}" if cell.get("path") else ""
                     raise StoreError(f"it is not in the file{named}; wamkit reads embedded images only")
             yield number, cell["bytes"]
 
-    def _cell(self, row: int) -> dict[str, Any]:
-        """The cell of a row. Reading goes on where it has come to; it begins anew for another row group, or to go back.
+    def cell(self, row: int) -> dict[str, Any]:
+        """The cell of a row, {} where there is none.
 
+        Reading goes on where it has come to; it begins anew for another row group, or to go back.
         Row groups without a row that is asked for are skipped.
         """
         group = bisect_right(self._ends, row)
@@ -233,6 +234,16 @@ class StillImages:
         self.close()
 
 
+def has_images(path: Path, key: str, total: int) -> bool:
+    """True if one of the `total` rows of a data file has an image, or the name of one, in its column `key`."""
+    with open_parquet(path) as file, _parquet():
+        kinds = [kind for kind, _ in stored_columns(file, file.schema_arrow, (key,))]
+    if not kinds or pa.types.is_null(kinds[0]):
+        return False
+    with StillImages(path, key, (1, 1), total) as images:
+        return any(any(images.cell(row).values()) for row in range(total))
+
+
 def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     """Decodes a PNG or JPEG colour image of the size `shape` (H, W).
 
@@ -241,11 +252,14 @@ def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     if data.startswith(_PNG):
         data, bits, _ = _png(data, shape)
         if bits > 8:
-            raise StoreError(f"it has {bits} bits a channel; meta/info.json must mark depth maps by is_depth_map")
+            raise StoreError(
+                f"it has {bits} bits a channel; if it is a depth map, meta/info.json must mark it by is_depth_map, "
+                "else write it with 8 bits"
+            )
         return _decoded("png", data, shape)
     if data.startswith(_JPEG):
         return _decoded("mjpeg", data, shape)
-    raise StoreError("it is neither PNG nor JPEG")
+    raise StoreError("it is neither PNG nor JPEG; write it as one of these")
 
 
 def depth_map(data: bytes, shape: tuple[int, int]) -> np.ndarray:

@@ -241,7 +241,7 @@ def text_of(path: Path) -> str:
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The number, from 1, and the value of each line of a JSON Lines file; empty lines are skipped."""
-    for number, line in enumerate(text_of(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             yield number, files.parse_json(line, f"{path}, line {number}")
 
@@ -263,6 +263,17 @@ def camera_layout(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
         "image_shape": (3, *(every[0] if every else (1, 1))),
         "sizes": every if differ else (),
     }
+
+
+def first_seen(episodes: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
+    """The first episode that each camera saw, by camera, sorted: an episode may lack cameras that others have.
+
+    episodes: names of episodes, each with its cameras.
+    """
+    found: dict[str, str] = {}
+    for name, cameras in episodes:
+        found = dict.fromkeys(cameras, name) | found
+    return dict(sorted(found.items()))
 
 
 def camera_facts(names: Iterable[str]) -> dict[str, CameraFacts]:
