@@ -234,8 +234,8 @@ def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
 
 
 class _ShapesAlone(TorchFunctionMode):
-    """Answers for the meta device without the values of initial weights: draws, `arange`, arithmetic,
-    `stack`, `cat`.
+    """Answers for the meta device without the values of initial weights: draws, `arange`, arithmetic, `stack`,
+    `cat`.
 
     torch's own way is by Python references, of which the first imports torch._dynamo and sympy: three times the time of
     importing torch. What is not listed here still goes that way.
