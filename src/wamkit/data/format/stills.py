@@ -256,11 +256,14 @@ def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     if data.startswith(_PNG):
         data, bits, _ = _png(data, shape)
         if bits > 8:
-            raise StoreError(f"it has {bits} bits a channel; meta/info.json must mark depth maps by is_depth_map")
+            raise StoreError(
+                f"it has {bits} bits a channel; if it is a depth map, meta/info.json must mark it by is_depth_map, "
+                "else write it with 8 bits"
+            )
         return _decoded("png", data, shape)
     if data.startswith(_JPEG):
         return _decoded("mjpeg", data, shape)
-    raise StoreError("it is neither PNG nor JPEG")
+    raise StoreError("it is neither PNG nor JPEG; write it as one of these")
 
 
 def depth_map(data: bytes, shape: tuple[int, int]) -> np.ndarray:

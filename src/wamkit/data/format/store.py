@@ -539,8 +539,9 @@ class Store:
         return self._rows[episode]
 
     def _key(self, camera: str) -> str:
-        key = schema.IMAGES + camera
-        return key if key in self._info["features"] else camera
+        own = schema.IMAGES + camera
+        features = self._info["features"]
+        return own if own in features else next(key for key in features if schema.camera_name(key) == camera)
 
     def _paths(self, index: int) -> dict[str, Path]:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
@@ -611,9 +612,10 @@ class Store:
         try:
             yield
         except (OSError, StoreError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = str(getattr(error, "strerror", None) or error)
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
-            raise StoreError(f"{where}: {reason}; {remedy(self.root)}") from error
+            advice = "" if ";" in reason else f"; {remedy(self.root)}"  # what is intact needs no other copy
+            raise StoreError(f"{where}: {reason}{advice}") from error
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""

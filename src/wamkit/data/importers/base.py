@@ -244,7 +244,7 @@ def text_of(path: Path) -> str:
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The number, from 1, and the value of each line of a JSON Lines file; empty lines are skipped."""
-    for number, line in enumerate(text_of(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             yield number, files.parse_json(line, f"{path}, line {number}")
 

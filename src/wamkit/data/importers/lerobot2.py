@@ -34,13 +34,14 @@ from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
 from wamkit.data.format.rows import clock_fault, column_array, rate_fault
 from wamkit.data.format.schema import (
+    CHANNELS,
     DTYPES,
     IMAGE_DTYPES,
-    IMAGES,
     INDEX_COLUMNS,
     RESERVED,
     VERSION,
     Layout,
+    camera_name,
     dimension_names_of,
     image_size,
     is_depth,
@@ -152,7 +153,7 @@ class LeRobot2(Importer):
     @cached_property
     def _cameras(self) -> dict[str, str]:
         found = [k for k, f in self._info["features"].items() if f["dtype"] in IMAGE_DTYPES and not is_depth(k, f)]
-        return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
+        return {camera_name(k): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
         """(H, W) of a camera's images, as its first video is shown where that is turned."""
@@ -350,6 +351,6 @@ def _check_feature(name: str, feature: Any) -> None:
     if not 1 <= len(shape) <= 8 or dtype not in IMAGE_DTYPES and math.prod(shape) > WIDTH:
         raise SourceError(f"feature {name[:80]!r} has the shape {shape[:8]}, which no step has; correct it")
     if dtype in IMAGE_DTYPES and not is_depth(name, feature):
-        if len(shape) != 3 or not {1, 3} & {shape[0], shape[2]}:
+        if len(shape) != 3 or not {*CHANNELS} & {shape[0], shape[2]}:
             raise SourceError(f"{name} has the shape {shape} instead of [height, width, 3]; correct it")
         pixels(*image_size(feature), name)
