@@ -164,7 +164,8 @@ def family_names() -> list[str]:
 def require_run(path: Path) -> None:
     """Raises WamkitError if there is nothing at `path`."""
     if not path.exists():
-        raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
+        made = f"export RUN --out {path}" if path.suffix == ".safetensors" else f"train --out {path} ..."
+        raise WamkitError(f"there is no run at {path}: {made.split()[0]} one with `wamkit {made}`")
 
 
 def home(path: Path) -> Path:

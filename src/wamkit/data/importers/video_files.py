@@ -27,7 +27,7 @@ _Side = Annotated[int, Between(1, SIDE)]
 STEPS = 10**7  # frames of an episode; one that declares more is taken for a bomb
 _ASPECT = 100  # times that a pixel may be wider than high
 _SQUARE = Fraction(1)
-ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+ENDINGS = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
