@@ -71,6 +71,14 @@ def test_an_exported_run_answers_to_the_bit_as_its_folder_does(run, file, tmp_pa
     assert main(["export", str(run), "--out", str(moved)]) == 0  # over an export of ours
 
 
+def test_it_is_shown_like_its_folder(run, file, capsys):
+    shown = []
+    for path in (run, file):
+        assert main(["show", str(path)]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "unified" in shown[0]
+
+
 def test_every_flipped_bit_is_noticed(file, tmp_path):
     good, out = file.read_bytes(), tmp_path / "bad.safetensors"
     for bit in random.Random(0).sample(range(len(good) * 8), 60):

@@ -89,9 +89,9 @@ def probe_video(path: Path, episode: str = "") -> VideoFile:
         if not 0.01 <= fps <= 1000:
             raise SourceError(f"{fps:g} frames a second: no video is like that")
         frames, length = _extent(path, s, fps)
-        size = path.stat().st_size
-        if not 0 < frames <= size:
-            raise SourceError(f"it declares {frames} frames in {size} bytes: no video is like that")
+        declared, size = round((container.duration or 0) / av.time_base * fps), path.stat().st_size
+        if not 0 < frames <= size or declared > size:
+            raise SourceError(f"it declares {max(frames, declared)} frames in {size} bytes: no video is like that")
         length += float((s.start_time or 0) * s.time_base) - _beginning(container, s, fps)
         turn, aspect = _as_shown(container, s)
         height, width = turn.size((s.height, round(s.width * aspect)))
