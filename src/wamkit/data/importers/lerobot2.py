@@ -299,6 +299,7 @@ class LeRobot2(Importer):
                 state=vector("observation.state"),
                 action=vector("action"),
                 images={c: self._images(name, key, T) for c, key in self._cameras.items()},
+                videos={c: self._place("video_path", name, k) for c, k in self._cameras.items() if self._is_video(k)},
                 spans=text_spans(texts),
                 success=outcome["next.success"].astype(bool) if "next.success" in outcome else None,
                 reward=outcome.get("next.reward"),
@@ -327,7 +328,10 @@ class LeRobot2(Importer):
                 for image in stored.iter_frames(range(steps)):
                     yield resize_and_crop(image, size, reformatter)
 
-        return video if self._info["features"][key]["dtype"] == "video" else images
+        return video if self._is_video(key) else images
+
+    def _is_video(self, key: str) -> bool:
+        return self._info["features"][key]["dtype"] == "video"
 
 
 def _needs_no_import(root: Path, version: str) -> str:
