@@ -1,6 +1,6 @@
 """A folder of videos, with captions or without: no actions, no proprioception.
 
-    anything/**/*.mp4 (mkv, webm, avi, mov)
+    anything/**/*.mp4 (m4v, mkv, webm, avi, mov)
     anything/**/name.txt              the caption of name.mp4, or
     captions.csv, captions.jsonl      columns file, text and, for captions of a part, start and stop in seconds;
                                       separated by commas, or by semicolons or tabs, where decimals may be commas
@@ -94,7 +94,8 @@ class Video(Importer):
                 text = row["text"]
                 continue
             with reading(self.root, name):
-                times = [float(inf if row.get(k) in (None, "") else row[k]) * fps for k in ("start", "stop")]
+                seconds = [str(inf if row.get(k) in (None, "") else row[k]) for k in ("start", "stop")]
+                times = [float(x.replace(",", ".")) * fps for x in seconds]
                 start, stop = (round(t) if isfinite(t) else -1 for t in times)
             if not 0 <= start < stop or start >= steps:
                 place = f"from {row['start']} to {row.get('stop')} seconds"
@@ -110,8 +111,7 @@ class Video(Importer):
         table, lines = inside(self.root, "captions.csv"), inside(self.root, "captions.jsonl")
         if table.exists():
             with reading(table):
-                found = csv_table(table, ("file", "text"))
-                rows += list(found) if found.reader.dialect.delimiter == "," else [_with_points(row) for row in found]
+                rows += list(csv_table(table, ("file", "text")))
         if lines.exists():
             with reading(lines):
                 rows += [row for _, row in json_lines(lines)]
@@ -121,9 +121,3 @@ class Video(Importer):
             if not inside(self.root, row["file"]).is_file():
                 raise SourceError(f"{self.root}: the caption '{row['text']}' is of {row['file']}, which does not exist")
         return rows
-
-
-def _with_points(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with points in its seconds, where a spreadsheet wrote 1,5."""
-    seconds = {k: row[k].replace(",", ".") for k in ("start", "stop") if isinstance(row.get(k), str)}
-    return {**row, **seconds}
