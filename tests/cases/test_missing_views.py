@@ -38,6 +38,7 @@ from wamkit.eval.suites.open_loop import imagine
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import load
 from wamkit.types import Observation, ObservationError, Query
+from wamkit.viz.dataset_browser import Site
 
 WRIST = "observation.images.wrist"
 
@@ -137,6 +138,11 @@ def test_v3_whose_index_leaves_a_camera_out_is_read(tmp_path):
     assert frames.has_view.tolist() == [[True, True], [True, False], [True, True]]
     square = store.decode(2, "wrist")[3].astype(int) - square_frames(12, 32, 32, 7)[3].transpose(2, 0, 1)
     assert np.abs(square).mean() < 12
+    assert Site(store).respond("/frames/1/wrist/0").status == 200 and main(["describe", str(store.root)]) == 0
+    found = [
+        f.message for f in validate(store.root, progress=False) if f.level == "error" or "saw nothing" in f.message
+    ]
+    assert found == ["camera wrist saw nothing of 1 of 3 episodes"]
     store.finalize()
 
 
