@@ -28,7 +28,8 @@ def launch(out: Path) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(workers._PRELOADED)
     process = context.Process(target=train_sixty_steps, args=(out, out.with_name(f"{out.name}.err")))
-    process.start()
+    with workers._environment(workers._ONE_THREAD):  # as pools start that process, which later tests go on using
+        process.start()
     return process
 
 
