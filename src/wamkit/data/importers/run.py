@@ -26,7 +26,7 @@ from wamkit.data.format.copied import VideoCopy, reason_to_encode
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.remedy import IMPORTED
-from wamkit.data.format.schema import Layout, shown
+from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import Encoded, checksum, encode_camera
 from wamkit.data.format.store import Store
 from wamkit.data.importers.base import (
@@ -119,9 +119,9 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
         "metadata": cfg.to_dict(metadata),
     }
     _require_same(args.out, facts)
+    completed = _completed(args.out, metadata)
     store = Store.open_or_create(args.out, **vars(layout))
-    if load_metadata(args.out) in (None, metadata):  # what was described since stays
-        save_metadata(args.out, metadata)
+    save_metadata(args.out, completed)
     skipped: dict[str, str] = {}
     _save_state(args.out, facts, False, skipped)
     stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
@@ -160,44 +160,68 @@ def _stated(metadata: DatasetMetadata, layout: Layout, entries: Mapping[str, Any
 
 
 def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
-    """Raises StoreError if `out` holds the import of another source, with other options, or of other meaning.
+    """Raises StoreError if `out` holds the import of another source, or with other options. It may have fewer episodes.
 
-    It may have fewer episodes, which are known by their names, and `wamkit describe` may have completed its metadata.
+    Episodes are known by their names, which another source may have too.
     """
-    before: Any = {}
-    if (path := out / FILE).exists():
-        with reading(path):
-            before = read_json(path)
-            own = {k: entry(before, k, str) for k in ("format", "source")}
-            given = {f"options.{k}": v for k, v in entry(before, "options", dict).items() if k in facts["options"]}
-        now = {k: facts[k] for k in own} | {k: facts["options"][k.removeprefix("options.")] for k in given}
-        changed = [f"{k} was {was!r}, now {now[k]!r}" for k, was in (own | given).items() if was != now[k]]
-        if changed:
-            raise StoreError(f"{out} was imported otherwise: {'; '.join(changed)}. Name another folder for it")
-    now, stored = facts["metadata"], load_metadata(out)
-    known = {} if stored is None else {k: v for k, v in cfg.to_dict(stored).items() if k in _SAME}
-    meant = entry(before, "metadata", dict, now | known)
-    was, now = dict(_entries(meant)), dict(_entries(now))
-    for place in (k for k in now | was if was.get(k) != now.get(k)):
-        raise StoreError(
-            f"{out} holds data with other metadata: {place} was {shown(was.get(place))}, now {shown(now.get(place))}. "
-            "Name another folder, or state by --set what was stated before"
-        )
-
-
-_SAME = ("source", "embodiment", "rate", "offset")
-"""Entries of the metadata that imports of an earlier version, which did not note theirs, must agree in."""
-
-
-def _entries(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The single values in nested objects, with their places, as in "action.gripper.larger"."""
-    if isinstance(data, list) and all(isinstance(item, dict) for item in data):
-        data = {str(item.get("name", i)): item for i, item in enumerate(data)}
-    if not isinstance(data, dict):
-        yield path, data
+    if not (path := out / FILE).exists():
         return
-    for key, value in data.items():
-        yield from _entries(value, f"{path}.{key}" if path else str(key))
+    with reading(path):
+        before = read_json(path)
+        own = {k: entry(before, k, str) for k in ("format", "source")}
+        given = {f"options.{k}": v for k, v in entry(before, "options", dict).items() if k in facts["options"]}
+    now = {k: facts[k] for k in own} | {k: facts["options"][k.removeprefix("options.")] for k in given}
+    changed = [f"{k} was {was!r}, now {now[k]!r}" for k, was in (own | given).items() if was != now[k]]
+    if changed:
+        raise StoreError(f"{out} was imported otherwise: {'; '.join(changed)}. Name another folder for it")
+
+
+def _completed(out: Path, metadata: DatasetMetadata) -> DatasetMetadata:
+    """The metadata in `out`, with what an earlier version or `wamkit describe` left open as `metadata` state it.
+
+    Raises StoreError where the import was begun with others. Their state is in import.json; earlier versions kept them
+    in the data set alone.
+    """
+    if (there := load_metadata(out)) is None:
+        return metadata
+    have, now = cfg.to_dict(there), cfg.to_dict(metadata)
+    path = out / FILE
+    with reading(path):
+        before = entry(read_json(path), "metadata", dict, have) if path.exists() else have
+    if changed := [f"{at} was {was!r}, now {is_!r}" for at, was, is_ in _contradictions(before, now)]:
+        raise StoreError(
+            f"{out} was imported with other metadata: {'; '.join(changed[:4])}. Name another folder for it, "
+            "or state by --set what was stated before"
+        )
+    return cfg.from_dict(DatasetMetadata, _filled(have, now))
+
+
+def _is_open(value: Any) -> bool:
+    return value is None or value == "" or isinstance(value, (list, tuple, dict)) and not value
+
+
+def _contradictions(was: Any, now: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(place, value, value) wherever both sides state something, and not the same."""
+    if _is_open(was) or _is_open(now) or was == now:
+        return
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in was.keys() & now.keys():
+            yield from _contradictions(was[key], now[key], f"{at}.{key}" if at else str(key))
+    elif isinstance(was, (list, tuple)) and isinstance(now, (list, tuple)) and len(was) == len(now):
+        for i, pair in enumerate(zip(was, now, strict=True)):
+            yield from _contradictions(*pair, f"{at}.{i}")
+    else:
+        yield at, was, now
+
+
+def _filled(have: Any, now: Any) -> Any:
+    """`have`, with the values of `now` where it is open."""
+    if isinstance(have, Mapping) and isinstance(now, Mapping):
+        return {**now, **{key: _filled(value, now.get(key)) for key, value in have.items()}}
+    lists = isinstance(have, (list, tuple)) and isinstance(now, (list, tuple))
+    if lists and len(have) == len(now) and not any(_contradictions(have, now)):
+        return [_filled(*pair) for pair in zip(have, now, strict=True)]
+    return now if _is_open(have) and now is not None else have
 
 
 def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:
