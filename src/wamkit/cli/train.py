@@ -7,10 +7,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, peek
 from wamkit.config import Gigabytes, Side
+
+if TYPE_CHECKING:
+    from wamkit.runs.config import RunConfig
+    from wamkit.training.launch import LoadingOptions
 
 
 @dataclass(frozen=True)
@@ -59,21 +63,28 @@ def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.episode_index import require_data
     from wamkit.files import check_place
-    from wamkit.runs.config import PARTS
-    from wamkit.runs.recipes import RECIPES
 
     if not args.data.is_file():
         require_data(args.data)
     check_place(args.out / "config.json")
-    from wamkit.training.launch import LoadingOptions, train_run
+    from wamkit.training.launch import train_run
+
+    config, loading = configured(args)
+    train_run(config, args.data, args.out, command=args.command, loading=loading)
+    print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
+    print(f"next: {_next(args, config.episodes.held_out)}")
+
+
+def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
+    """The run that the options describe, and how its data are loaded."""
+    from wamkit.runs.config import PARTS
+    from wamkit.runs.recipes import RECIPES
+    from wamkit.training.launch import LoadingOptions
 
     config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
     if args.size is not None:
         config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
-    loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
-    train_run(config, args.data, args.out, command=args.command, loading=loading)
-    print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
-    print(f"next: {_next(args, config.episodes.held_out)}")
+    return config, LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
 
 
 def _next(args: Train, held_out: int) -> str:

@@ -75,6 +75,18 @@ def train_run(
     of the data and the `command` that asked for the run. `watch`: see `Trainer.run`.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
+    return make_trainer(run, data, out, command=command, loading=loading).run(watch)
+
+
+def make_trainer(
+    run: RunConfig,
+    data: Path,
+    out: Path,
+    *,
+    command: str = "",
+    loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
+) -> Trainer:
+    """The trainer of `train_run`, before its first step. It has written nothing yet."""
     check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out))
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
@@ -86,7 +98,7 @@ def train_run(
     trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache)
     if note := large_images(run, opened.spec, trainer):
         print(note, flush=True)
-    return trainer.run(watch)
+    return trainer
 
 
 def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:
