@@ -133,7 +133,7 @@ class Renderer:
         mujoco, model, n = self._mujoco, self._model, self._supersample
         try:
             if Renderer._context is None:
-                Renderer._context = mujoco.gl_context.GLContext(n * self._width, n * self._height)
+                Renderer._context = mujoco.GLContext(n * self._width, n * self._height)
             Renderer._context.make_current()
             self._scene = mujoco.MjvScene(model, 1000)
             self._target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from types import TracebackType
 
-from wamkit.errors import WamkitError
-
 from lerobot_policy_wamkit.configuration_wamkit import WamkitConfig
 from lerobot_policy_wamkit.environments import WamkitEnvConfig
+from wamkit.errors import WamkitError
 
 __all__ = ["WamkitConfig", "WamkitEnvConfig"]
 

@@ -15,18 +15,16 @@ class WamkitConfig(PreTrainedConfig):
     """Options of `WamkitPolicy`.
 
     run: the run folder, or a file of `wamkit export`. For `lerobot-train`, the run folder to write.
-    embodiment: of a run on a mixture, the data set whose robot acts.
     query: `policy`, or `joint` to imagine the future along with the actions.
     replan_every: actions that are taken of each chunk.
     denoising_steps: of a query; None for the model's own number.
-    seed: of the noise. Row i of a batch draws from seed + i, and a reset goes on after the last row: like the seeds that
-        lerobot-eval gives to environments.
+    seed: of the noise. Row i of a batch draws from seed + i, and a reset goes on after the last row, like the seeds
+        that lerobot-eval gives to environments.
     cameras: for views of the run that LeRobot names otherwise, the key of their images.
     train: for `lerobot-train`, further options of `wamkit train`.
     """
 
     run: str = ""
-    embodiment: str = ""
     query: str = "policy"
     replan_every: int = 8
     denoising_steps: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -44,7 +45,7 @@ class WamkitEnvConfig(EnvConfig):
         """The environment, its tasks and options. Raises WamkitError for what is unknown, and where none is named."""
         spec = EnvSpec(self.name)
         if self.run:
-            require_run(self.run)
+            require_run(Path(self.run))
             spec = Run.open(self.run).provenance.env
         if not spec.env or self.name not in ("", spec.env):
             raise WamkitError("name an environment, --env.name=metaworld, or a run whose data come from one, --env.run")
@@ -55,7 +56,9 @@ class WamkitEnvConfig(EnvConfig):
             raise WamkitError(f"name a task of {spec.env}, --env.task=NAME")
         return spec
 
-    def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gymnasium.vector.VectorEnv]]:
+    def create_envs(
+        self, n_envs: int, use_async_envs: bool = False
+    ) -> dict[str, dict[int, gymnasium.vector.VectorEnv]]:
         """{task: {0: n_envs environments}}. It completes `features` and `fps`, which LeRobot reads afterwards."""
         spec = self.spec()
         first = LeRobotEnv(spec, spec.tasks[0])

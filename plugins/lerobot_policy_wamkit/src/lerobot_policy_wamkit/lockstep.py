@@ -1,8 +1,8 @@
 """wamkit's trainer under LeRobot's training loop: one step of it for each of the loop's.
 
-`lerobot-train` calls `forward`, `backward`, its optimizer and its scheduler in turn. Here `forward` takes a whole step of
-`wamkit.training.trainer.Trainer`, gradients and weights included. What it returns for the loop to differentiate is its
-loss as a function of one parameter, the `anchor`, which no network holds. The gradient of the anchor is the norm of
+`lerobot-train` calls `forward`, `backward`, its optimizer and its scheduler in turn. Here `forward` takes a whole step
+of `wamkit.training.trainer.Trainer`, gradients and weights included. What it returns for the loop to differentiate is
+its loss as a function of one parameter, the `anchor`, which no network holds. The gradient of the anchor is the norm of
 wamkit's gradients, so that the loop logs that; the optimizer leaves it where it is, and the scheduler shows wamkit's
 learning rate. So the loop counts, logs, evaluates and saves, and wamkit learns as `wamkit train` does, to the bit.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from lerobot_policy_wamkit.configuration_wamkit import WamkitConfig
 from lerobot_policy_wamkit.lockstep import Lockstep
-from lerobot_policy_wamkit.observations import IMAGES, observations, view_keys
+from lerobot_policy_wamkit.observations import IMAGE, IMAGES, observations, view_keys
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
 from wamkit.runs.checkpoint import has_checkpoint
@@ -44,6 +45,7 @@ class WamkitPolicy(PreTrainedPolicy):
         self._episodes = 0
         if dataset_meta is None:
             self._serve(run or _opened(config.run))
+            self._compare_features()
         elif not config.run:
             raise WamkitError("name the run folder to write: --policy.run=runs/NAME")
         else:
@@ -80,41 +82,36 @@ class WamkitPolicy(PreTrainedPolicy):
         return cls(config, run=_opened(file)).eval()
 
     def _serve(self, run: Run) -> None:
-        """Loads the model that acts, and completes or compares the features of the configuration."""
-        config = self.config
-        self.run, model = run, load(run, str(config.device), config.embodiment)
-        self.family: nn.Module = model.family
+        """Loads the model that acts."""
+        if run.embodiments:
+            raise WamkitError(
+                f"{run.path} was trained on a mixture of robots, which this policy does not tell apart; train on one"
+            )
+        config, model = self.config, load(run, str(self.config.device))
+        self.run, self.family = run, model.family
         self.policy = Policy(
             model, replan_every=config.replan_every, query=config.query, steps=config.denoising_steps, seed=config.seed
         )
-        robot, spec = model.embodiment, run.spec
-        if run.embodiments:
-            raise WamkitError(
-                f"{run.name} was trained on a mixture; the plug-in takes runs on one data set: wamkit eval plays it"
-            )
-        assert robot is None
-        given = {k for k, f in (config.input_features or {}).items() if f.type is FeatureType.VISUAL}
-        names = config.cameras
-        available = given or {names.get(camera, IMAGES + camera) for camera in spec.cameras}
-        self.keys = view_keys(spec.cameras, available, names, model.optional_views)
+
+    def _compare_features(self) -> None:
+        """Completes the features of the configuration, or compares those that LeRobot took from an environment."""
+        config, spec = self.config, self.run.spec
         image = PolicyFeature(FeatureType.VISUAL, (3, spec.height, spec.width))
-        own = {key: image for key in self.keys if key}
+        own = {config.cameras.get(camera, IMAGES + camera): image for camera in spec.cameras}
         if spec.proprio_dim:
             own[OBS_STATE] = PolicyFeature(FeatureType.STATE, (spec.proprio_dim,))
-        action = PolicyFeature(FeatureType.ACTION, (spec.action_dim,))
-        if self._differ(OBS_STATE, config.input_features, own) or self._differ(
-            ACTION, config.output_features, {ACTION: action}
-        ):
-            raise WamkitError(
-                f"{run.name} was trained on {spec.proprio_dim} values of the state and {spec.action_dim} of the action; "
-                f"here they are {_sizes(config.input_features, OBS_STATE)} and {_sizes(config.output_features, ACTION)}"
-            )
-        config.input_features = config.input_features or own
-        config.output_features = config.output_features or {ACTION: action}
+        action = {ACTION: PolicyFeature(FeatureType.ACTION, (spec.action_dim,))}
+        config.input_features, config.output_features = config.input_features or own, config.output_features or action
+        self._keys(k for k, f in config.input_features.items() if f.type is FeatureType.VISUAL)
+        for key, feature in {**own, **action}.items():
+            given = {**config.input_features, **config.output_features}.get(key, feature)
+            if feature.type is not FeatureType.VISUAL and tuple(given.shape) != feature.shape:
+                raise WamkitError(
+                    f"{self.run.path} was trained on {feature.shape[0]} values of {key}, and here it has {given.shape}"
+                )
 
-    @staticmethod
-    def _differ(key: str, given: Any, own: Any) -> bool:
-        return bool(given) and key in given and key in own and tuple(given[key].shape) != tuple(own[key].shape)
+    def _keys(self, found: Iterable[str]) -> tuple[str | None, ...]:
+        return view_keys(self.run.spec.cameras, set(found), self.config.cameras, self.run.optional_views)
 
     def get_optim_params(self) -> list[nn.Parameter]:
         """The anchor of `Lockstep`. wamkit's trainer moves the weights itself."""
@@ -164,7 +161,8 @@ class WamkitPolicy(PreTrainedPolicy):
 
     def _rows(self, batch: dict[str, Any]) -> list[Any]:
         spec = self.run.spec
-        return observations(batch, self.keys, spec.proprio_dim, (spec.height, spec.width))
+        keys = self._keys(key for key in batch if key == IMAGE or key.startswith(IMAGES))
+        return observations(batch, keys, spec.proprio_dim, (spec.height, spec.width))
 
     def _save_pretrained(self, save_directory: Path, state_dict: Any = None) -> None:
         """Writes config.json and model.safetensors. The features follow from the run, so config.json names none."""
@@ -185,7 +183,3 @@ def _opened(path: str | Path) -> Run:
         raise WamkitError("name the run: --policy.run=runs/NAME, or --policy.path=FOLDER of a policy that was saved")
     require_run(Path(path))
     return Run.open(path)
-
-
-def _sizes(features: Any, key: str) -> object:
-    return tuple(features[key].shape) if features and key in features else "not given"
