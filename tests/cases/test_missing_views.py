@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import shutil
+import struct
+import zipfile
+from pathlib import Path
 
 import av
 import numpy as np
@@ -17,6 +22,9 @@ from wamkit.cli.main import main
 from wamkit.data.embodiment import Embodiment
 from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.store import Store, StoreError
+from wamkit.data.importers import SourceError
+from wamkit.data.importers.run import Import, import_data
+from wamkit.data.importers.tfrecord import crc32c, masked
 from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames, spec_of
 from wamkit.data.loading.lazy_frames import VideoFrames
@@ -155,22 +163,170 @@ def test_a_lost_video_is_refused_and_imported_with_a_mask_that_reaches_the_model
         model.sample(dataclasses.replace(obs, view_valid=np.zeros(2, bool)))
 
 
-def test_hdf5_episodes_without_a_camera(tmp_path, capsys):
-    """ALOHA's files: the union of all cameras, whichever episode comes first."""
+def without(source: Path, pairs: dict[str, str]) -> None:
+    """Removes members of HDF5 files: path of the file -> member."""
     h5py = pytest.importorskip("h5py")
-    for number, cameras in enumerate((["cam_high"], ["cam_high", "cam_left_wrist"])):
-        (tmp_path / "source").mkdir(exist_ok=True)
-        with h5py.File(tmp_path / f"source/episode_{number}.hdf5", "w") as file:
-            for key in ("action", "observations/qpos", "observations/qvel"):
-                file[key] = np.random.default_rng(number).normal(size=(6, 14)).astype(np.float32)
-            for camera in cameras:
-                file[f"observations/images/{camera}"] = square_frames(6, 32, 32, number)
-    command = ["import", "aloha", str(tmp_path / "source"), "--options.text", "push", "--out", str(tmp_path / "data")]
+    for file, member in pairs.items():
+        with h5py.File(source / file, "r+") as content:
+            del content[member]
+
+
+def aloha(source):
+    without(source, {"episode_0.hdf5": "observations/images/cam_left_wrist"})
+    return source, "0", "cam_left_wrist"
+
+
+def robomimic(source):
+    without(source, {"robomimic.hdf5": "data/demo_0/obs/robot0_eye_in_hand_image"})
+    return source / "robomimic.hdf5", "0", "robot0_eye_in_hand"
+
+
+def libero(source):
+    without(source, {"libero_demo.hdf5": "data/demo_0/obs/eye_in_hand_rgb"})
+    return source / "libero_demo.hdf5", "0", "eye_in_hand"
+
+
+def libero_of_empty_arrays(source):
+    without(source, {"libero_demo.hdf5": "data/demo_1/obs/eye_in_hand_rgb"})
+    with pytest.importorskip("h5py").File(source / "libero_demo.hdf5", "r+") as file:
+        file["data/demo_1/obs/eye_in_hand_rgb"] = np.zeros((0, 32, 32, 3), np.uint8)
+    return source / "libero_demo.hdf5", "1", "eye_in_hand"
+
+
+def maniskill(source):
+    without(source, {"maniskill.h5": "traj_0/obs/sensor_data/hand_camera"})
+    return source / "maniskill.h5", "0", "hand_camera"
+
+
+def calvin(source):
+    for step in range(3, 11):
+        path = source / f"episode_{step:07d}.npz"
+        with np.load(path) as arrays:
+            rest = {k: arrays[k] for k in arrays if k != "rgb_gripper"}
+        np.savez_compressed(path, **rest)
+    return source, "0", "rgb_gripper"
+
+
+def rlds_of_empty_texts(source):
+    return rlds(source, b"")
+
+
+def rlds(source, empty=None):
+    """The first record without its wrist images: no such feature, or an empty text in place of each image."""
+    folder = source / "tiny/1.0.0"
+    path = min(folder.glob("*.tfrecord-*"))
+    content, key, out, at = path.read_bytes(), b"steps/observation/wrist_image", b"", 0
+    while at < len(content):
+        (length,) = struct.unpack("<Q", content[at : at + 8])
+        message = content[at + 12 : at + 12 + length]
+        if not at:
+            features = []
+            for number, entry in fields(fields(message)[0][1]):
+                if (name := fields(entry)[0][1]) == key and empty is None:
+                    continue
+                if name == key:
+                    steps = len(fields(fields(fields(entry)[1][1])[0][1]))
+                    images = packed(1, b"".join(packed(1, empty) for _ in range(steps)))
+                    entry = packed(1, key) + packed(2, images)
+                features.append(packed(number, entry))
+            message = packed(1, b"".join(features))
+        head = struct.pack("<Q", len(message))
+        sums = (struct.pack("<I", masked(crc32c(x))) for x in (head, message))
+        out += head + next(sums) + message + next(sums)
+        at += 16 + length
+    path.write_bytes(out)
+    return folder, "0", "wrist_image"
+
+
+def packed(number: int, content: bytes) -> bytes:
+    """A protobuf field of bytes."""
+    size, out = len(content), bytearray([number << 3 | 2])
+    while size > 127:
+        out.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*out, size]) + content
+
+
+def fields(message: bytes) -> list[tuple[int, bytes]]:
+    """The protobuf fields of bytes in a message: number and content."""
+    at, found = 0, []
+    while at < len(message):
+        number, size, shift = message[at] >> 3, 0, 0
+        while True:
+            at += 1
+            size |= (message[at] & 127) << shift
+            shift += 7
+            if message[at] < 128:
+                break
+        found.append((number, message[at + 1 : at + 1 + size]))
+        at += 1 + size
+    return found
+
+
+def umi(source):
+    """A second hand that the second demonstration has no images of: its chunks are not there."""
+    path = source / "session.zarr.zip"
+    with zipfile.ZipFile(path) as old:
+        members = {m: old.read(m) for m in old.namelist()}
+    second = {m.replace("robot0", "robot1").replace("camera0", "camera1"): x for m, x in members.items()}
+    chunk = re.compile(r"data/camera1_rgb/(\d+)\.")
+    with zipfile.ZipFile(path, "w") as new:
+        for member, content in (members | second).items():
+            if not (m := chunk.match(member)) or int(m[1]) < 9:
+                new.writestr(member, content)
+    return path, "1", "camera1"
+
+
+def lerobot2(source):
+    """Images in a table, of which the first episode has none."""
+    path = source / "data/chunk-000/episode_000000.parquet"
+    table = pq.read_table(path)
+    place, column = table.column_names.index(WRIST), table[WRIST]
+    nothing = pa.array([None] * len(column), column.type)
+    pq.write_table(table.set_column(place, table.schema.field(WRIST), nothing), path)
+    return source, "0", "wrist"
+
+
+SOURCES = {
+    "hdf5": (aloha, robomimic, libero, libero_of_empty_arrays, maniskill),
+    "calvin": (calvin,),
+    "rlds": (rlds, rlds_of_empty_texts),
+    "umi": (umi,),
+    "lerobot2": (lerobot2,),
+}
+MAKERS = [(folder, make) for folder, makers in SOURCES.items() for make in makers]
+
+
+@pytest.mark.parametrize(("folder", "make"), MAKERS, ids=[make.__name__ for _, make in MAKERS])
+def test_every_importer_refuses_a_missing_camera_or_masks_it(folder, make, tmp_path, capsys):
+    files = Path(__file__).parents[1] / "importers/data"
+    source, episode, camera = make(Path(shutil.copytree(files / folder, tmp_path / "source")))
+    name = make.__name__.partition("_of_")[0]
+    command = ["import", name, str(source), "--out", str(out := tmp_path / "data")]
+    command += ["--options.text", "push"] if name in ("aloha", "umi") else []
     assert main(command) != 0
-    assert "there are no images of camera cam_left_wrist; fetch them again, or take such" in capsys.readouterr().err
-    command[-1] = str(tmp_path / "masked")
-    assert main([*command, "--missing-views", "mask"]) == 0
-    assert [m.absent for m in Store.open(tmp_path / "masked").episodes] == [("cam_left_wrist",), ()]
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "take such episodes without a view by --missing-views mask" in said, said
+    assert camera in said.splitlines()[-1] and said.splitlines()[-1].startswith("wamkit import: "), said
+    out = tmp_path / "masked"
+    command[4] = str(out)
+    assert main([*command, "--missing-views", "mask"]) == 0, capsys.readouterr().err
+    store = Store.open(out)
+    assert {m.index: m.absent for m in store.episodes if m.absent} == {int(episode): (camera,)}
+    other = next(c for c in store.cameras if c != camera)
+    assert not store.decode(int(episode), camera).any() and store.decode(int(episode), other).any()
+    assert any(store.decode(e, camera).any() for e in range(len(store)) if e != int(episode))
+    assert [f.message for f in validate(out, progress=False) if "saw nothing of" in f.message]
+
+
+def test_a_camera_that_is_there_at_some_steps_alone_is_refused(tmp_path):
+    source = Path(shutil.copytree(Path(__file__).parents[1] / "importers/data/calvin", tmp_path / "source"))
+    path = source / "episode_0000005.npz"
+    with np.load(path) as arrays:
+        rest = {k: arrays[k] for k in arrays if k != "rgb_gripper"}
+    np.savez_compressed(path, **rest)
+    with pytest.raises(SourceError, match=r"episode 3-10\): rgb_gripper is there at some steps of the episode alone"):
+        import_data(Import(format="calvin", source=source, out=tmp_path / "out", missing_views="mask"))
 
 
 def test_figures_of_imagined_frames_are_means_over_the_views_that_were_seen(store):

@@ -124,6 +124,35 @@ def test_a_video_that_begins_after_its_sound(tmp_path):
     assert shown(BY_NUMBER(video, (32, 64))) == list(range(12))
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_video_that_ends_before_its_sound(tmp_path, ending):
+    """Half a second of frames with a second of sound: the last frame is not repeated for the rest."""
+    video = probe_video(write(tmp_path / f"a.{ending}", 5, sound=True))
+    assert (video.frames, round(video.seconds, 2)) == (5, 0.5)
+    assert shown(BY_TIME(video, (32, 64))) == shown(BY_NUMBER(video, (32, 64))) == list(range(5))
+
+
+@pytest.mark.parametrize("times", [None, [0, 2, 4, 5, 6, 7, 8, 12, 14, 16, 18, 20]])
+def test_a_live_recording_that_does_not_say_how_long_it_lasts(tmp_path, times):
+    video = probe_video(write(tmp_path / "a.mkv", times=times, live="1"))
+    assert (video.frames, round(video.seconds, 2)) == (12, 1.2 if times is None else 1.1)
+    assert shown(BY_NUMBER(video, (32, 64))) == list(range(12))
+    assert shown(BY_TIME(video, (32, 64)))[-1] == 11
+
+
+def test_a_cover_before_the_video_is_not_shown(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        streams = [container.add_stream("libx264", rate=10) for _ in range(2)]
+        for stream, size in zip(streams, ((16, 16), (32, 64)), strict=True):
+            stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        frames = [(streams[0], av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24"))]
+        frames += [(streams[1], av.VideoFrame.from_ndarray(image(k), format="rgb24")) for k in range(12)]
+        packets = [p for stream, frame in frames for p in stream.encode(frame)]
+        container.mux([*packets, *(p for stream in streams for p in stream.encode())])
+    video = probe_video(tmp_path / "a.mkv")
+    assert video.size == (32, 64) and shown(BY_TIME(video, (32, 64))) == list(range(12))
+
+
 @pytest.mark.parametrize(("first", "frames"), [(0, 20), (7, 23), (4, 10)])
 def test_what_the_edit_list_leaves_out_is_not_shown(tmp_path, first, frames):
     video = probe_video(trim(write(tmp_path / "a.mp4", 30), first, frames))
@@ -165,12 +194,30 @@ def test_a_photo_that_says_how_it_was_held(tmp_path):
     assert np.array_equal(corners(out.transpose(1, 2, 0)), np.array(TURNS["clockwise"][1]))
 
 
+def _turned(name: str):
+    return lambda path: trim(turn(write(path / "a.mp4", 30), TURNS[name][0]), 7, 20)
+
+
+_UNEVEN = [0, 2, 4, 5, 6, 7, 8, 12, 14, 16, 18, 20]
+OF_FFMPEG = {name: _turned(name) for name in TURNS} | {
+    "uneven.mp4": lambda path: write(path / "a.mp4", times=_UNEVEN),
+    "uneven.mkv": lambda path: write(path / "a.mkv", times=_UNEVEN),
+    "uneven.webm": lambda path: write(path / "a.webm", times=_UNEVEN, codec="libvpx-vp9"),
+    "vp9.webm": lambda path: write(path / "a.webm", codec="libvpx-vp9"),
+    "live.mkv": lambda path: write(path / "a.mkv", live="1"),
+    "after-its-sound.mkv": lambda path: write(path / "a.mkv", times=[2 * k + 10 for k in range(12)], sound=True),
+    "late.webm": lambda path: write(path / "a.webm", times=[2 * k + 10 for k in range(12)], codec="libvpx-vp9"),
+    "turned.mkv": lambda path: remux(turn(write(path / "b.mp4"), TURNS["clockwise"][0]), path / "a.mkv"),
+}
+
+
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="compares with the program ffmpeg, which is not installed")
-@pytest.mark.parametrize("name", TURNS)
+@pytest.mark.parametrize("name", OF_FFMPEG)
 def test_frames_are_those_of_ffmpeg(tmp_path, name):
-    path = trim(turn(write(tmp_path / "a.mp4", 30), TURNS[name][0]), 7, 20)
+    path = OF_FFMPEG[name](tmp_path)
     video = probe_video(path)
     flags = ["-fps_mode", "passthrough", "-sws_flags", "accurate_rnd+full_chroma_inp", "-pix_fmt", "rgb24"]
     done = subprocess.run(["ffmpeg", "-v", "error", "-i", path, *flags, "-f", "rawvideo", "-"], capture_output=True)
     frames = np.frombuffer(done.stdout, np.uint8).reshape(-1, *video.size, 3)
+    assert len(frames) == video.frames
     assert np.abs(np.stack(list(BY_NUMBER(video, video.size))).astype(int) - frames).max() <= 2

@@ -13,7 +13,7 @@ from wamkit import old_names
 from wamkit.cli.main import main
 from wamkit.config import ConfigError
 from wamkit.envs import HELD_OUT_SEED_BASE, make_env
-from wamkit.envs import libero as module
+from wamkit.envs import libero_tasks as module
 from wamkit.envs.check import check_env
 from wamkit.envs.libero import (
     MAX_STEPS,

@@ -8,8 +8,9 @@ that passes `wamkit.envs.check.check_env` works with collection, evaluation and 
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import gymnasium
 import numpy as np
@@ -17,6 +18,7 @@ from gymnasium import spaces
 
 from wamkit.config import ConfigError, from_dict
 from wamkit.envs.ground_truth import GroundTruth
+from wamkit.envs.gymnasium_ids import register_ids
 from wamkit.errors import nearest
 from wamkit.metadata import DatasetMetadata
 from wamkit.registry import Registry
@@ -36,6 +38,8 @@ VALIDATION_SEED_BASE = 2_000_000
 uses."""
 
 _TEXT_CHARS = "".join(chr(code) for code in range(32, 127))
+
+E = TypeVar("E", bound="Environment")
 
 Expert = Callable[[np.random.Generator], np.ndarray]
 """Scripted expert: takes a random generator, returns the clean action float32 (a,) for the environment's present
@@ -110,7 +114,15 @@ class Environment(gymnasium.Env, abc.ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None, render: bool = True
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Starts the episode of `seed` and returns (observation, info). A subclass calls this to seed `np_random`."""
+        """Starts the episode of `seed` and returns (observation, info). A subclass calls this to seed `np_random`.
+
+        options: Gymnasium's; here none are known. Raises WamkitError for any.
+        """
+        if options:
+            raise WamkitError(
+                f"{type(self).__name__}, {self.task}: reset knows no options, found {', '.join(map(repr, options))}; "
+                "options of an environment are given when it is made"
+            )
         super().reset(seed=seed)
         return {}, {}
 
@@ -244,8 +256,21 @@ ENVIRONMENTS: Registry[type[Environment]] = Registry("environment", "wamkit.envs
 """Environment classes by name. A module of `wamkit.envs` registers its own; other packages announce theirs under the
 entry-point group `wamkit.envs`."""
 
-register_env = ENVIRONMENTS.register
-"""Class decorator that registers an environment under a name: `@register_env("metaworld")`."""
+
+def register_env(name: str) -> Callable[[type[E]], type[E]]:
+    """Class decorator that registers an environment under a name, `@register_env("metaworld")`, and its Gymnasium ids.
+
+    A class whose `tasks()` raises WamkitError, since a package is missing, has no ids. Raises RegistryError for a name
+    that is taken.
+    """
+
+    def add(cls: type[E]) -> type[E]:
+        ENVIRONMENTS.register(name)(cls)
+        with contextlib.suppress(WamkitError):
+            register_ids(cls.__name__, name, cls.tasks())
+        return cls
+
+    return add
 
 
 def check_task(env: str, task: str, known: Iterable[str]) -> None:

@@ -21,12 +21,9 @@ No published policy was run here.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
-import runpy
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -43,14 +40,11 @@ from wamkit.envs.base import (
     observation_spaces,
     register_env,
 )
+from wamkit.envs.libero_tasks import INSTALLATION, MAX_STEPS, package, suites
 from wamkit.envs.mujoco_state import read_state, write_state
 from wamkit.envs.rendering import load_mujoco
 from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.types import Snapshot, WamkitError
-
-MAX_STEPS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520, "libero_90": 400}
-"""Steps of an episode by suite, the limits of OpenVLA and openpi: a little more than the longest demonstration
-takes."""
 
 WAIT = 10
 """Steps of `NO_MOTION` before the first observation, not counted."""
@@ -197,7 +191,7 @@ class Libero(Environment):
         """Starts the episode of `seed`; the module's docstring describes the seeds."""
         if seed is None and not self._was_reset:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
         k = seed - HELD_OUT_SEED_BASE if HELD_OUT_SEED_BASE <= seed < VALIDATION_SEED_BASE else None
@@ -275,7 +269,7 @@ class Libero(Environment):
                 bddl_file_name=str(definition), use_camera_obs=False, hard_reset=False, ignore_done=True, **size
             )
         except ImportError as error:
-            raise WamkitError(f"the package hf-libero cannot be imported ({error}); {_ADVICE}") from error
+            raise WamkitError(f"the package hf-libero cannot be imported ({error}); {INSTALLATION}") from error
         except OSError as error:
             raise WamkitError(
                 f"LIBERO cannot build {self.task} ({error}): its meshes and textures must be in {package() / 'assets'}"
@@ -329,24 +323,3 @@ class Libero(Environment):
             large = (self._env.sim.render(camera_name=name, **size) for name in self.cameras)
             raw["images"] = np.stack([upright_image(x, c.height, c.width, c.turn) for x in large])
         return raw
-
-
-_ADVICE = "docs/environments.md describes its installation without another PyTorch"
-
-
-def package() -> Path:
-    """Folder of LIBERO's tasks and initial states, found without importing LIBERO. Raises WamkitError if it is not
-    installed."""
-    found = importlib.util.find_spec("libero")
-    folders = [Path(p) / "libero" for p in (found.submodule_search_locations or ())] if found else []
-    for folder in folders:
-        if (folder / "benchmark/libero_suite_task_map.py").exists():
-            return folder
-    raise WamkitError(f"LIBERO needs the package hf-libero; {_ADVICE}")
-
-
-@lru_cache(maxsize=1)
-def suites() -> dict[str, tuple[str, ...]]:
-    """Task names by suite, in LIBERO's order. Raises WamkitError if LIBERO is not installed."""
-    tasks = runpy.run_path(str(package() / "benchmark/libero_suite_task_map.py"))["libero_task_map"]
-    return {suite: tuple(tasks[suite]) for suite in MAX_STEPS}

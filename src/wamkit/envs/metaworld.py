@@ -166,7 +166,7 @@ class MetaWorld(Environment):
         """Starts the episode of `seed`; without a seed, of the next one in the last seed's stream."""
         if seed is None and not self._was_reset:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
         sim = self._sim

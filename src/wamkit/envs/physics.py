@@ -112,7 +112,7 @@ class Physics(Environment):
         """Starts the scene of `seed`."""
         if seed is None and self._scene_of is None:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._build(seed, self.config.jitter, self.config.take)
         self._mujoco.mj_resetData(self._model, self._data)

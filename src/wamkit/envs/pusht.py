@@ -95,7 +95,7 @@ class PushT(Environment):
         """Starts the episode of `seed`, from gym-pusht's own distribution of initial states."""
         if seed is None and self._start is None:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         self._start, self._actions = int(self.np_random.integers(2**31)) if seed is None else seed, []
         self._sim.reset(seed=self._start)
         return self._observe(render), {"success": self.coverage() > SUCCESS_COVERAGE}

@@ -111,7 +111,7 @@ class Reacher(Environment):
         """Starts the episode of `seed`: the arm anywhere, the ball where the arm can reach."""
         if seed is None and not self._was_reset:
             raise WamkitError("the first reset needs a seed: reset(seed=...)")
-        super().reset(seed=seed)
+        super().reset(seed=seed, options=options)
         self._mujoco.mj_resetData(self._model, self._data)
         angle, away = self.np_random.uniform(0, 2 * np.pi), self.np_random.uniform(0.07, 0.19)
         joints = self.np_random.uniform((-np.pi, 0.5), (np.pi, 2.5))  # bent to one side, as the expert keeps it

@@ -50,9 +50,12 @@ class Renderer:
 
     `mujoco.Renderer` makes a context for each instance, and with two of them alive under OSMesa the second silently
     returns the first one's last image. One context with a frame buffer for each model (MjrContext) gives each its own.
+    A process forked after that has the context, but none of the driver's threads: drawing would wait for ever.
     """
 
     _context: ClassVar[Any] = None
+    _process: ClassVar[int] = 0
+    """The process that made the context."""
 
     def __init__(
         self,
@@ -131,9 +134,15 @@ class Renderer:
 
     def _open(self) -> None:
         mujoco, model, n = self._mujoco, self._model, self._supersample
+        if Renderer._context is not None and Renderer._process != os.getpid():
+            raise WamkitError(
+                "this process was forked from one that had rendered with OpenGL, which does not survive that: start it "
+                "by spawn instead (gymnasium.make_vec: vector_kwargs={'context': 'spawn'}), or before the first image"
+            )
         try:
             if Renderer._context is None:
                 Renderer._context = mujoco.GLContext(n * self._width, n * self._height)
+                Renderer._process = os.getpid()
             Renderer._context.make_current()
             self._scene = mujoco.MjvScene(model, 1000)
             self._target = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)

@@ -48,12 +48,13 @@ class Progress(NamedTuple):
     """A step that was taken.
 
     step: number of steps so far, this one included.   lr: its learning rate.   result: its losses and gradient norm.
-    save: writes a checkpoint of this step; it does nothing where the trainer has done so.
+    saved: whether the trainer has written a checkpoint of it.   save: writes one.
     """
 
     step: int
     lr: float
     result: StepResult
+    saved: bool
     save: Callable[[], None]
 
 
@@ -163,7 +164,7 @@ class Trainer:
                         "the same command continues",
                         signal,
                     )
-                yield Progress(done, lr, result, _nothing if saves else save)
+                yield Progress(done, lr, result, saves, save)
 
     @torch.no_grad()
     def _log(self, metrics: Metrics, stage: Stage, batch: Batch, result: StepResult, figures: dict[str, float]) -> None:
@@ -203,7 +204,3 @@ class Trainer:
             self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s)
             further = saved.config["train"]["steps"] != self.config.steps
             self.began = saved.step if further else saved.extra.get("began", 0)
-
-
-def _nothing() -> None:
-    """Does nothing."""

@@ -115,8 +115,9 @@ class Lockstep:
         """The run as it is now, after a checkpoint of the last step."""
         if self._last is None:
             raise WamkitError(f"{self.run} has taken no step yet")
-        self._last.save()
-        self._last = self._last._replace(save=_nothing)
+        if not self._last.saved:
+            self._last.save()
+            self._last = self._last._replace(saved=True)
         return Run.open(self.run)
 
     def _begin(self, rows: int) -> Trainer:
@@ -125,7 +126,3 @@ class Lockstep:
         args = parse(Train, "train", arguments)
         config, loading = configured(args)
         return make_trainer(config, args.data, args.out, command=args.command, loading=loading)
-
-
-def _nothing() -> None:
-    """Does nothing."""

@@ -180,15 +180,16 @@ class StillImages:
         """(number, encoded image) of the images `numbers`."""
         for number in numbers:
             with self._naming(number):
-                cell = self._cell(start + number)
+                cell = self.cell(start + number)
                 if not cell.get("bytes"):
                     named = f", only its name {cell['path']!r}" if cell.get("path") else ""
                     raise StoreError(f"it is not in the file{named}; wamkit reads embedded images only")
             yield number, cell["bytes"]
 
-    def _cell(self, row: int) -> dict[str, Any]:
-        """The cell of a row. Reading goes on where it has come to; it begins anew for another row group, or to go back.
+    def cell(self, row: int) -> dict[str, Any]:
+        """The cell of a row, {} where there is none.
 
+        Reading goes on where it has come to; it begins anew for another row group, or to go back.
         Row groups without a row that is asked for are skipped.
         """
         group = bisect_right(self._ends, row)
@@ -231,6 +232,16 @@ class StillImages:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def has_images(path: Path, key: str, total: int) -> bool:
+    """True if one of the `total` rows of a data file has an image, or the name of one, in its column `key`."""
+    with open_parquet(path) as file, _parquet():
+        kinds = [kind for kind, _ in stored_columns(file, file.schema_arrow, (key,))]
+    if not kinds or pa.types.is_null(kinds[0]):
+        return False
+    with StillImages(path, key, (1, 1), total) as images:
+        return any(any(images.cell(row).values()) for row in range(total))
 
 
 def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:

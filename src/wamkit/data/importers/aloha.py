@@ -34,6 +34,7 @@ from wamkit.data.importers.base import (
     camera_facts,
     camera_layout,
     checked,
+    first_seen,
     inside,
 )
 from wamkit.data.importers.encoded_images import decode_image
@@ -83,15 +84,12 @@ class Aloha(Importer):
         names = self.episodes()
         if not names:
             raise SourceError(f"{self.root}: there is no episode_0.hdf5 in it; is it ALOHA's?")
-        cameras: dict[str, str] = {}  # with the first episode of each
-        for name in names:
-            with opened(inside(self.root, name), name) as file:
-                cameras = {c: name for c in names_in(file, "observations/images")} | cameras
+        cameras = first_seen((name, self._cameras(name)) for name in names)
         with opened(inside(self.root, names[0])) as file:
             base = has(file, "base_action")
         joints, _ = self._arms
         return Layout(
-            **camera_layout({c: next(self._images(cameras[c], c)()).shape[:2] for c in sorted(cameras)}),
+            **camera_layout({c: next(self._images(name, c)()).shape[:2] for c, name in cameras.items()}),
             proprio_names=joints,
             action_names=joints,
             fps=self.options.rate,
@@ -103,6 +101,10 @@ class Aloha(Importer):
                 *((("base_action", "float32", 2),) if base else ()),
             ),
         )
+
+    def _cameras(self, name: str) -> list[str]:
+        with opened(inside(self.root, name), name) as file:
+            return names_in(file, "observations/images")
 
     @cached_property
     def _arms(self) -> tuple[tuple[str, ...], tuple[Field, ...]]:
@@ -144,7 +146,7 @@ class Aloha(Importer):
                 text=self.options.text,
                 state=checked(array(file, "observations/qpos"), (T, n), "qpos"),
                 action=checked(action, (T, n), "action"),
-                images={c: self._images(name, c, T) for c in names_in(file, "observations/images")},
+                images={c: self._images(name, c, T) for c in self._cameras(name)},
                 extras=extras,
             )
 

@@ -265,6 +265,17 @@ def camera_layout(sizes: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
     }
 
 
+def first_seen(episodes: Iterable[tuple[str, Iterable[str]]]) -> dict[str, str]:
+    """The first episode that each camera saw, by camera, sorted: an episode may lack cameras that others have.
+
+    episodes: names of episodes, each with its cameras.
+    """
+    found: dict[str, str] = {}
+    for name, cameras in episodes:
+        found = dict.fromkeys(cameras, name) | found
+    return dict(sorted(found.items()))
+
+
 def camera_facts(names: Iterable[str]) -> dict[str, CameraFacts]:
     """Metadata of a robot's cameras: role "wrist" for names with "wrist" or "hand" in them, "scene" for others."""
     return {c: CameraFacts("wrist" if "wrist" in c or "hand" in c else "scene") for c in names}

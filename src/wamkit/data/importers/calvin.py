@@ -84,10 +84,8 @@ class Calvin(Importer):
     options: CalvinOptions
 
     def layout(self) -> Layout:
-        first = self._stretches[next(iter(self._stretches), "")][0] if self._stretches else 0
-        step = self._step(first)
         return Layout(
-            **camera_layout({c: step[c].shape[:2] for c in CAMERAS}),
+            **camera_layout(self._sizes),
             proprio_names=dimension_names(STATE),
             action_names=dimension_names(ACTIONS[self.options.action]),
             fps=30.0,
@@ -98,9 +96,20 @@ class Calvin(Importer):
 
     def metadata(self) -> DatasetMetadata:
         control = "end-effector delta" if self.options.action == "rel_actions" else "absolute end-effector"
-        cameras = {c: CameraFacts(role) for c, role in CAMERAS.items()}
+        cameras = {c: CameraFacts(CAMERAS[c]) for c in self._sizes}
         action = ACTIONS[self.options.action]
         return DatasetMetadata("CALVIN", "panda", control, 30.0, "MIT", state=STATE, action=action, cameras=cameras)
+
+    @cached_property
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """(H, W) of each camera, of the first stretch that it saw."""
+        found: dict[str, tuple[int, int]] = {}
+        for first in [a for a, _ in self._stretches.values()] or [0]:
+            step = self._step(first)
+            found = {c: step[c].shape[:2] for c in CAMERAS if c in step} | found
+            if len(found) == len(CAMERAS):
+                break
+        return {c: found[c] for c in CAMERAS if c in found}
 
     @cached_property
     def _annotations(self) -> list[tuple[int, int, str]]:
@@ -131,27 +140,30 @@ class Calvin(Importer):
         return list(self._stretches)
 
     def _step(self, number: int, episode: str = "") -> dict[str, np.ndarray]:
+        """The arrays of a step; without those of cameras that did not see it."""
         path = inside(self.root, f"episode_{number:07d}.npz")
         with reading(path, episode):
             if not path.exists():
                 raise SourceError("it is missing")
-            step = read_npz(path, (*CAMERAS, "robot_obs", self.options.action))
-            for camera in CAMERAS:
+            step = read_npz(path, ("robot_obs", self.options.action), CAMERAS)
+            for camera in CAMERAS.keys() & step:
                 image_size(step[camera].dtype, step[camera].shape, camera)
             return step
 
     def read(self, name: str) -> Recording:
         first, last = self._stretches[name]
-        state, action = [], []
+        state, action, seen = [], [], CAMERAS.keys() & self._step(first, name)
         for number in range(first, last + 1):  # nothing is allocated for steps whose files are not there
             step = self._step(number, name)
             with reading(inside(self.root, f"episode_{number:07d}.npz"), name):
+                if differs := seen ^ (CAMERAS.keys() & step):
+                    raise SourceError(f"{min(differs)} is there at some steps of the episode alone")
                 state.append(checked(step["robot_obs"][None], (1, 15), "robot_obs"))
                 action.append(checked(step[self.options.action][None], (1, 7), self.options.action))
         within = [(max(a, first), min(b, last), text) for a, b, text in self._annotations if a <= last and b >= first]
         spans = tuple(Span(a - first, b - first + 1, text) for a, b, text in within)
         text = spans[0].text if self.options.only_annotated and spans else ""
-        images = {c: self._images(c, first, last, name) for c in CAMERAS}
+        images = {c: self._images(c, first, last, name) for c in CAMERAS if c in seen}
         return Recording(name, text, np.concatenate(state), np.concatenate(action), images, spans)
 
     def _images(self, camera: str, first: int, last: int, name: str) -> ImageStream:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.data.importers.base import LIMIT, WIDTH, SourceError, image_size, reading, whole
+from wamkit.data.importers.base import LIMIT, WIDTH, MissingView, SourceError, image_size, reading, whole
 from wamkit.files import parse_json
 from wamkit.types import WamkitError
 
@@ -133,6 +133,8 @@ def stored_frames(path: Path, name: str, episode: str, steps: int | None = None)
     """
     with opened(path, episode) as file:
         images = images_in(file, name)
+        if not len(images):
+            raise MissingView(f"{path} (episode {episode}): '{name}' has no images; fetch the file again")
         if steps is not None and len(images) != steps:
             raise SourceError(f"'{name}' has {len(images)} images for {steps} steps")
         for i in range(len(images)):

@@ -45,7 +45,7 @@ from wamkit.data.format.schema import (
     image_size,
     is_depth,
 )
-from wamkit.data.format.stills import StillImages
+from wamkit.data.format.stills import StillImages, has_images
 from wamkit.data.format.video import shown_size
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -319,6 +319,9 @@ class LeRobot2(Importer):
 
         def images() -> Iterator[np.ndarray]:
             path, reformatter = self._path("data_path", name), VideoReformatter()
+            with reading(path, name):
+                if not has_images(path, key, steps):
+                    raise MissingView(f"{path} (episode {name}): its column {key!r} has no images; fetch it again")
             with reading(path, name), StillImages(path, key, self._size(key), steps) as stored:
                 for image in stored.iter_frames(range(steps)):
                     yield resize_and_crop(image, size, reformatter)

@@ -15,7 +15,7 @@ mirrors left and right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from wamkit.data.importers.base import (
     camera_layout,
     checked,
     dimension_names,
+    first_seen,
     inside,
     real,
     words,
@@ -93,9 +94,29 @@ class Libero(Importer):
             raise SourceError(f"{self.root}: there are no *.hdf5 files in it")
         return files
 
-    def _cameras(self, demo: Any) -> dict[str, tuple[int, int]]:
-        found = (k for k in names(demo, "obs") if k.endswith("_rgb"))
-        return {k.removesuffix("_rgb"): images_in(demo, f"obs/{k}").shape[1:3] for k in found}
+    def _cameras(self, file: Any, demo: str) -> list[str]:
+        return [k.removesuffix("_rgb") for k in names(file, f"data/{demo}/obs") if k.endswith("_rgb")]
+
+    def _place(self, name: str) -> tuple[Path, str]:
+        """The file of an episode, and the demonstration in it."""
+        file, _, demo = name.rpartition(":")
+        return (inside(self.root, file) if self.root.is_dir() else self.root), demo
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """(H, W) of the cameras of all demonstrations."""
+
+        def seen() -> Iterator[tuple[str, list[str]]]:
+            for path in self._files():
+                with opened(path) as file:
+                    for demo in self._demos(file):
+                        yield f"{path.name}:{demo}", self._cameras(file, demo)
+
+        sizes = {}
+        for camera, name in first_seen(seen()).items():
+            path, demo = self._place(name)
+            with opened(path, demo) as file:
+                sizes[camera] = images_in(file, f"data/{demo}/obs/{camera}_rgb").shape[1:3]
+        return sizes
 
     def _demos(self, file: Any) -> list[str]:
         if not (demos := names(file, "data")):
@@ -103,12 +124,11 @@ class Libero(Importer):
         return sorted_by_number(demos)
 
     def layout(self) -> Layout:
-        path = self._files()[0]
-        with opened(path) as file:
-            cameras = self._cameras(member(file, f"data/{self._demos(file)[0]}"))
+        sizes = self._sizes()
+        with opened(self._files()[0]) as file:
             rate = real(arguments(member(file, "data")).get("control_freq", 20), "control_freq in env_args", 0.01, 1000)
         return Layout(
-            **camera_layout(cameras),
+            **camera_layout(sizes),
             proprio_names=dimension_names(STATE),
             action_names=dimension_names(ACTION),
             fps=rate,
@@ -137,8 +157,7 @@ class Libero(Importer):
         return found
 
     def read(self, name: str) -> Recording:
-        file_name, _, demo_name = name.rpartition(":")
-        path = inside(self.root, file_name) if self.root.is_dir() else self.root
+        path, demo_name = self._place(name)
         with opened(path, demo_name) as file:
             demo, info = member(file, f"data/{demo_name}"), json_attribute(member(file, "data"), "problem_info")
             actions = array(demo, "actions")
@@ -147,14 +166,13 @@ class Libero(Importer):
                 raise SourceError("its problem_info has no language_instruction")
             reward = array(demo, "rewards") if has(demo, "rewards") else np.zeros(T, np.float32)
             reward = checked(reward.reshape(-1), (T,), "rewards")
-            cameras = self._cameras(demo)
             return Recording(
                 name=name,
                 text=text,
                 task=path.stem.removesuffix("_demo"),
                 state=np.concatenate([checked(array(demo, f"obs/{k}"), (T, -1), k) for k in KEYS], 1),
                 action=checked(actions, (T, 7), "actions"),
-                images={c: self._images(path, demo_name, c, T) for c in cameras},
+                images={c: self._images(path, demo_name, c, T) for c in self._cameras(file, demo_name)},
                 success=reward > 0,
                 reward=reward,
             )

@@ -33,6 +33,7 @@ from wamkit.data.importers.base import (
     camera_layout,
     checked,
     entry,
+    first_seen,
     reading,
     words,
 )
@@ -106,7 +107,8 @@ class ManiSkill(Importer):
             first = member(file, episodes[0])
             state = [f"{k.split('/')[-1]}_{i}" for k in self._observed(first) for i in range(columns(first, k))]
             action = columns(first, "actions")
-            sizes = {c: images_in(first, f"obs/sensor_data/{c}/rgb").shape[1:3] for c in self._cameras(first)}
+            seen = first_seen((name, self._cameras(member(file, name))) for name in episodes)
+            sizes = {c: images_in(file, f"{name}/obs/sensor_data/{c}/rgb").shape[1:3] for c, name in seen.items()}
         return Layout(
             **camera_layout(sizes),
             proprio_names=tuple(state),

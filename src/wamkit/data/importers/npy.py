@@ -19,11 +19,14 @@ def read_npy(path: Path) -> np.ndarray:
         return numbers(file, path.stat().st_size, path.name)
 
 
-def read_npz(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Some of the arrays in an npz file, by name. Raises SourceError as `numbers` does."""
+def read_npz(path: Path, names: Iterable[str], optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Some of the arrays in an npz file, by name. Raises SourceError as `numbers` does.
+
+    optional: names of further arrays, which it may lack.
+    """
     with zipfile.ZipFile(path) as file:
         members, out = {m.filename: m for m in file.infolist()}, {}
-        for name in names:
+        for name in (*(name for name in optional if f"{name}.npy" in members), *names):
             if (member := members.get(f"{name}.npy")) is None:
                 raise SourceError(f"it has no '{name}'")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):

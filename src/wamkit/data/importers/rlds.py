@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +113,23 @@ class RLDS(Importer):
         }
 
     @cached_property
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """(H, W) of each camera, of the first episode that it saw."""
+        found: dict[str, tuple[int, int]] = {}
+        for name in self._records:
+            path, data = self._example(name)
+            with reading(path, name):
+                found = {c: _image(data, key, 0).shape[:2] for c, key in self._seen(data).items()} | found
+            if len(found) == len(self._cameras):
+                break
+        return {c: found[c] for c in self._cameras if c in found}
+
+    def _seen(self, data: Mapping[str, Any]) -> dict[str, str]:
+        """The cameras that saw an episode: their images are there, and are not all empty."""
+        stored = {c: (key, data.get(f"steps/{key}", ())) for c, key in self._cameras.items()}
+        return {c: key for c, (key, images) in stored.items() if not isinstance(images, Sequence) or any(images)}
+
+    @cached_property
     def _records(self) -> dict[str, tuple[Path, int]]:
         """The file and byte offset of each episode, by name: number of the file, number of the record in it."""
         pattern = re.compile(rf".*-{re.escape(self.options.split)}\.tfrecord-(\d+)-of-(\d+)$")
@@ -137,11 +154,8 @@ class RLDS(Importer):
         action = self._known(self.options.action)
         if not self._records:
             raise SourceError(f"{self.root}: its files have no records; fetch them again")
-        path, first = self._example(next(iter(self._records)))
-        with reading(path):
-            sizes = {c: _image(first, key, 0).shape[:2] for c, key in self._cameras.items()}
         return Layout(
-            **camera_layout(sizes),
+            **camera_layout(self._sizes),
             proprio_names=self._names(self._state),
             action_names=self._names(action),
             fps=self.options.rate,
@@ -161,7 +175,7 @@ class RLDS(Importer):
         return whole(math.prod(self._step[leaf]["shape"]), f"the size of '{leaf}' in features.json", 1, WIDTH)
 
     def metadata(self) -> DatasetMetadata:
-        cameras = camera_facts(self._cameras)
+        cameras = camera_facts(self._sizes)
         parts = {}
         for name, leaves in (("state", self._state), ("action", list(self.options.action))):
             ends = np.cumsum([0, *(self._size(leaf) for leaf in leaves)]).tolist()
@@ -201,7 +215,8 @@ class RLDS(Importer):
             texts = next((data[f"steps/{k}"] for k in TEXTS if f"steps/{k}" in data), [b""] * T)
             texts = [t.decode("utf-8", "replace").strip() for t in texts]
             reward = checked(np.asarray(data["steps/reward"]), (T,), "reward") if "steps/reward" in data else None
-            for key in self._cameras.values():
+            seen = self._seen(data)
+            for key in seen.values():
                 if len(data[f"steps/{key}"]) != T:
                     raise SourceError(f"{key} has {len(data[f'steps/{key}'])} images for {T} steps")
             empty = np.zeros((T, 0), np.float32)
@@ -210,7 +225,7 @@ class RLDS(Importer):
                 text=texts[0] if len(texts) == T else "",
                 state=np.concatenate([rows(leaf) for leaf in self._state], 1) if self._state else empty,
                 action=np.concatenate([rows(leaf) for leaf in self.options.action], 1),
-                images={c: self._images(path, name, key) for c, key in self._cameras.items()},
+                images={c: self._images(path, name, key) for c, key in seen.items()},
                 spans=text_spans(texts),
                 success=None if reward is None else reward > 0,
                 reward=reward,

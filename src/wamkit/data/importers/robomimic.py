@@ -32,6 +32,7 @@ from wamkit.data.importers.base import (
     camera_layout,
     checked,
     dimension_names,
+    first_seen,
     real,
     words,
 )
@@ -87,11 +88,10 @@ class Robomimic(Importer):
 
     def _cameras(self) -> dict[str, tuple[int, int]]:
         with opened(self.root) as file:
-            found = {}
-            for demo in sorted_by_number(names(file, "data")):
-                new = [k for k in names(file, f"data/{demo}/obs") if k.endswith("_image") and k not in found]
-                found |= {k: images_in(file, f"data/{demo}/obs/{k}").shape[1:3] for k in new}
-            return {k.removesuffix("_image"): found[k] for k in sorted(found)}
+            demos = sorted_by_number(names(file, "data"))
+            found = first_seen((d, [k for k in names(file, f"data/{d}/obs") if k.endswith("_image")]) for d in demos)
+            sizes = {k: images_in(file, f"data/{d}/obs/{k}").shape[1:3] for k, d in found.items()}
+            return {k.removesuffix("_image"): size for k, size in sizes.items()}
 
     def layout(self) -> Layout:
         _, first = self._describe()

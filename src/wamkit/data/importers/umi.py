@@ -146,8 +146,10 @@ class UMI(Importer):
                 raise SourceError(
                     f"{self.root} (episode {name}): {len(parts[0])} row is too short, its action is unknown"
                 )
-            rows, cameras = np.arange(start, stop, self.options.every), self._cameras
-            for camera, stored in cameras.items():
+            rows = np.arange(start, stop, self.options.every)
+            # A demonstration that a camera did not see has none of its chunks.
+            cameras = {c: x for c, x in self._cameras.items() if any(x.holds(row) for row in rows.tolist())}
+            for camera, stored in self._cameras.items():
                 if stored.shape[0] != ends[-1]:
                     raise SourceError(f"{camera} has {stored.shape[0]} images for {ends[-1]} rows")
         pose = np.concatenate(parts, 1)

@@ -83,25 +83,46 @@ def probe_video(path: Path, episode: str = "") -> VideoFile:
 
     with reading(path, episode), av.open(str(path), options=CONTAINERS) as container:
         _refuse_cut_matroska(path)
-        if not container.streams.video:
-            raise SourceError(f"{path}: there is no video in it")
-        s = container.streams.video[0]
+        s = _stream(container)
         fps = float(s.average_rate or s.base_rate or 0)
         pixels(s.height, s.width, "a frame")
         if not 0.01 <= fps <= 1000:
             raise SourceError(f"{fps:g} frames a second: no video is like that")
-        # Matroska states the time of its end, others how long the edit list lasts.
-        length = container.duration / av.time_base if container.duration else 0.0
-        length = float(s.duration * s.time_base) if s.duration else length - float((s.start_time or 0) * s.time_base)
-        frames = round(length * fps)
-        if s.frames and not frames < s.frames:  # fewer are shown where the edit list begins late or ends early
-            frames, length = s.frames, s.frames / fps
-        if not 0 < frames <= (size := path.stat().st_size):
+        frames, length = _extent(path, s, fps)
+        size = path.stat().st_size
+        if not 0 < frames <= size:
             raise SourceError(f"it declares {frames} frames in {size} bytes: no video is like that")
         length += float((s.start_time or 0) * s.time_base) - _beginning(container, s, fps)
         turn, aspect = _as_shown(container, s)
         height, width = turn.size((s.height, round(s.width * aspect)))
         return VideoFile(path, fps, frames, (height, width), length, turn, aspect)
+
+
+def _extent(path: Path, stream: Any, fps: float) -> tuple[int, float]:
+    """The number of frames that are shown, and the seconds from the first to the end of the last."""
+    import av
+
+    if stream.frames:
+        length = float((stream.duration or 0) * stream.time_base)
+        frames = round(length * fps)
+        # Fewer are shown where the edit list begins late or ends early.
+        return (frames, length) if 0 < frames < stream.frames else (stream.frames, stream.frames / fps)
+    # Matroska, and what is streamed, state at most when all of the file ends, which may be its sound.
+    frames, start, end = 0, float("inf"), float("-inf")
+    with av.open(str(path), options=CONTAINERS) as container:
+        for packet in container.demux(_stream(container)):
+            if packet.pts is not None:
+                at = packet.pts * packet.time_base
+                last = at + (packet.duration * packet.time_base if packet.duration else 1 / fps)
+                frames, start, end = frames + 1, min(start, float(at)), max(end, float(last))
+    return frames, max(0.0, end - start)
+
+
+def _stream(container: Any) -> Any:
+    """The stream that a player shows: neither a cover nor a preview. Raises SourceError where there is no video."""
+    if (stream := container.streams.best("video")) is None:
+        raise SourceError("there is no video in it")
+    return stream
 
 
 def _beginning(container: Any, stream: Any, fps: float) -> float:
@@ -185,7 +206,7 @@ def read_frames(
     count, reformatter = frame_count(video, fps, start, stop), VideoReformatter()
     shown = lambda frame: resize_and_crop(frame, size, reformatter, video.aspect)  # noqa: E731
     with reading(video.path, episode), av.open(str(video.path), options=CONTAINERS) as container:
-        stream = container.streams.video[0]
+        stream = _stream(container)
         _careful(stream)
         yielded, before, end = 0, None, video.seconds
         for now, frame in _timed(container, stream, video, start):
@@ -239,7 +260,7 @@ def read_all_frames(
 
     number, reformatter = -1, VideoReformatter()
     with reading(video.path, episode), av.open(str(video.path), options=CONTAINERS) as container:
-        stream = container.streams.video[0]
+        stream = _stream(container)
         _careful(stream)
         for number, frame in enumerate(container.decode(stream)):
             if number >= count:

@@ -146,6 +146,10 @@ class Array:
         for row in numbers.tolist():
             yield self.read(row, row + 1)[0]
 
+    def holds(self, row: int) -> bool:
+        """True if the first chunk of a row is there."""
+        return self.store.has(self._file((row // self.chunks[0], *(0 for _ in self.shape[1:]))))
+
     def _file(self, place: tuple[int, ...]) -> str:
         return f"{self.name}/{self.separator.join(map(str, place))}"
 
