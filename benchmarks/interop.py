@@ -149,14 +149,19 @@ def compare(title: str, root: Path, python: str, folder: Path) -> bool:
 def differences(store: Store, theirs: dict[str, np.ndarray]) -> list[str]:
     """Columns and cameras in which what wamkit reads is not what lerobot read."""
     wrong, columns = [], store.numeric()
+    # wamkit takes subtasks for the texts of their steps; lerobot keeps them beside the task.
+    subtask = theirs.pop("subtask", None)
+    tasks = theirs["task"] if subtask is None else np.where(subtask == "", theirs["task"], subtask)
     for key, ours in columns.items():
+        if key == "task_index" and subtask is not None:
+            continue
         # Leave out columns that wamkit fills in: labels equal to the actions, and empty vectors.
         if key in theirs and not same(theirs[key].reshape(ours.shape), ours):
             wrong.append(key)
         elif key not in theirs and ours.size and key != "action.expert":
             wrong.append(f"{key}, which lerobot lacks")
     texts = np.array(store.texts)[columns["task_index"]]
-    wrong += [] if np.array_equal(theirs["task"], texts) else ["task"]
+    wrong += [] if np.array_equal(tasks, texts) else ["task"]
     known = {*columns, "task", *UNREAD}
     for camera in (*store.cameras, *store.depth_cameras):
         key = camera if camera in theirs else f"observation.images.{camera}"
