@@ -53,17 +53,18 @@ def config(run: Path, **more) -> PreTrainedConfig:
     return PreTrainedConfig.get_choice_class("wamkit")(run=str(run), seed=SEED, device="cpu", **more)
 
 
-def same(theirs: dict, episodes: list) -> None:
-    for i, episode in enumerate(episodes):
-        assert len(episode) == STEPS
-        np.testing.assert_array_equal(theirs["action"][i].numpy(), episode.action)
-        np.testing.assert_array_equal(theirs["reward"][i].numpy().astype(np.float32), episode.reward)
+def same(theirs: dict, episodes: list) -> bool:
+    """True if actions and rewards of all episodes are equal to the bit."""
+    actions, rewards = theirs["action"].numpy(), theirs["reward"].numpy().astype(np.float32)
+    assert [len(episode) for episode in episodes] == [STEPS] * len(actions)
+    pairs = [(x, y) for i, e in enumerate(episodes) for x, y in ((actions[i], e.action), (rewards[i], e.reward))]
+    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def test_actions_and_rewards_are_those_of_wamkit_to_the_bit(trained, episodes):
     """In a batch of two environments, each with the noise of its own seed."""
     torch.set_num_threads(1)
-    same(acted(config(trained), trained, 2), episodes)
+    assert same(acted(config(trained), trained, 2), episodes)
 
 
 def test_a_folder_for_lerobot_acts_like_the_run(folder, trained, episodes):
@@ -76,7 +77,7 @@ def test_a_folder_for_lerobot_acts_like_the_run(folder, trained, episodes):
     read = PreTrainedConfig.from_pretrained(out, cli_overrides=[f"--seed={SEED}", "--device=cpu"])
     read.pretrained_path = out
     torch.set_num_threads(1)
-    same(acted(read, trained, 2), episodes)
+    assert same(acted(read, trained, 2), episodes)
 
 
 def test_lerobot_train_trains_as_wamkit_train_does_to_the_bit(folder, data, trained):
