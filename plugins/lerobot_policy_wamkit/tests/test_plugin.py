@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import SMALL, command
 from lerobot.configs import PreTrainedConfig
 from lerobot.envs import make_env, make_env_config, make_env_pre_post_processors
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 
-from conftest import SMALL, command
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import play
