@@ -1,15 +1,11 @@
 r"""Interoperability with lerobot: each reads what the other writes, and every value and pixel is compared.
 
-lerobot runs in an environment of its own (it needs other versions of NumPy and PyAV than wamkit does):
+lerobot runs in environments of its own, one for each version, which `make interop` sets up:
 
-    python3.11 -m venv .venv-lerobot
-    .venv-lerobot/bin/pip install torch==2.13.0 numpy==2.2.6 'datasets>=4,<5' 'pandas<3' 'av>=15,<16' pillow \
-        draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
-    .venv-lerobot/bin/pip install --no-deps lerobot==0.4.4
     python benchmarks/interop.py --python .venv-lerobot/bin/python .venv-lerobot06/bin/python
 
-`make interop` does so for lerobot 0.4.4 and 0.6.1. Each of them also makes data sets in over 30 variants
-(tests/interop/lerobot_variants.py). What lerobot reads of one, wamkit must read as the same values and frames.
+Each of them also makes data sets in over 30 variants (tests/interop/lerobot_variants.py), with depth maps and
+annotations where it knows these. What lerobot reads of one, wamkit must read as the same values, frames and texts.
 
 Prints one line a comparison and exits with status 1 if anything differs.
 """

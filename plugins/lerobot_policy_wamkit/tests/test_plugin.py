@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, command
+from fake_robot import IMAGE, STATE
 from lerobot.configs import PreTrainedConfig
 from lerobot.envs import make_env, make_env_config, make_env_pre_post_processors
 from lerobot.policies import make_policy, make_pre_post_processors
@@ -20,8 +21,10 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import play
+from wamkit.inference.model import load
+from wamkit.inference.policy import Policy, Session
 from wamkit.runs.run import Run
-from wamkit.types import WamkitError
+from wamkit.types import Observation, WamkitError
 
 SEED, STEPS, TASK = 1_000_000, 30, "drawer-open-v3"
 register_third_party_plugins()
@@ -121,6 +124,34 @@ def test_lerobot_train_trains_as_wamkit_train_does_to_the_bit(folder, data, trai
 
 def _steps(number: int) -> list[object]:
     return ["--train.steps", number, "--train.batch-size", 4]
+
+
+def test_lerobot_rollout_sends_a_robot_the_actions_of_the_policy(folder, trained):
+    done = command("python", "-m", "lerobot_policy_wamkit", trained, folder / "rollout")
+    assert not done.returncode, done.stderr
+    words = [
+        f"--policy.path={folder / 'rollout'}",
+        f"--policy.seed={SEED}",
+        "--policy.device=cpu",
+        "--robot.discover_packages_path=fake_robot",
+        "--robot.type=fake",
+        f"--robot.out={folder / 'told.json'}",
+        "--task=open the drawer",
+        "--fps=10",
+        "--duration=4",
+        "--return_to_initial_position=false",
+    ]
+    here = {"PYTHONPATH": str(Path(__file__).parent), "HF_LEROBOT_HOME": str(folder / "home")}
+    done = command("lerobot-rollout", *words, **here)
+    assert not done.returncode, done.stderr[-3000:]
+    told = np.array(json.loads((folder / "told.json").read_text()), np.float32)
+    assert len(told) > 3
+    torch.set_num_threads(1)
+    policy, session = Policy(load(trained)), Session(SEED)
+    images, state = IMAGE.transpose(2, 0, 1)[None], np.array(list(STATE.values()), np.float32)
+    for action in told:
+        expected, session = policy.act(Observation(images, state, "open the drawer"), session)
+        np.testing.assert_array_equal(action, expected)
 
 
 @pytest.mark.parametrize(
