@@ -1,4 +1,4 @@
-"""A robot that stands still and notes what it is told: `--robot.discover_packages_path=fake_robot --robot.type=fake`."""
+"""A robot that stands still and notes what it is told: `--robot.discover_packages_path=fake_robot`."""
 
 from __future__ import annotations
 
