@@ -93,10 +93,13 @@ def read_text(path: str | Path, max_bytes: int = 64 << 20) -> str:
 def decoded(data: bytes) -> str:
     """The text of a file without its byte order mark: UTF-16 where the mark says so, as Windows writes it, else UTF-8.
 
-    Raises UnicodeDecodeError for anything else.
+    Raises UnicodeDecodeError for anything else: UTF-32, and UTF-16 without a mark, seem to have characters of value 0.
     """
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return data.decode("utf-16" if wide else "utf-8-sig")
+    text = data.decode(encoding := "utf-16" if wide else "utf-8-sig")
+    if (at := text.find("\0")) >= 0:
+        raise UnicodeDecodeError(encoding, data, at, at + 1, "a character of value 0")
+    return text
 
 
 def _depth(text: bytes) -> int:

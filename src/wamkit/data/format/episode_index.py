@@ -46,6 +46,7 @@ _UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in 
 _PAGES = 1 << 22  # bytes of a file's pages beyond the values in them
 _PLACE = ("chunk_index", "file_index", "from_timestamp")  # columns with the place of a clip, null for absent cameras
 _TEXTS = ("task", "__index_level_0__")
+_CORRECT = "correct the values, or leave the episode out"  # as they were recorded, so another copy has them too
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 
@@ -416,7 +417,7 @@ def read_data(
         bad = ~np.isfinite(out[key]).reshape(length, -1).all(1)
         if bad.any():
             at = f"episode {owner[bad][0]}, step {step[bad][0]}"
-            raise StoreError(f"{path} ({at}): {key} is NaN or infinite; {RESTORE}")
+            raise StoreError(f"{path} ({at}): {key} is NaN or infinite; {_CORRECT}")
     return out
 
 
@@ -424,7 +425,7 @@ def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> n
     try:
         return column_array(column, feature)
     except StoreError as error:
-        raise StoreError(f"{where}: {error}; {RESTORE}") from error
+        raise StoreError(f"{where}: {error}; {_CORRECT}") from error
 
 
 def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
