@@ -1,4 +1,4 @@
-"""A job for worker processes. They import it by this name, which no other package has; draccus ships one called tests."""
+"""A job for worker processes, in a module that no other package hides from them: draccus ships one called tests."""
 
 from __future__ import annotations
 
