@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from wamkit.cli.parse import parse
 from wamkit.cli.train import Train, configured
+from wamkit.files import caching_in
 from wamkit.runs.run import Run
 from wamkit.training.launch import make_trainer
 from wamkit.training.trainer import Progress, Trainer
@@ -125,4 +126,5 @@ class Lockstep:
         print(f"LeRobot's loop drives: wamkit train {shlex.join(arguments)}", flush=True)
         args = parse(Train, "train", arguments)
         config, loading = configured(args)
-        return make_trainer(config, args.data, args.out, command=args.command, loading=loading)
+        with caching_in(args.cache_dir):
+            return make_trainer(config, args.data, args.out, command=args.command, loading=loading)
