@@ -32,7 +32,11 @@ class Fake(Robot):
 
     def __init__(self, config: FakeConfig) -> None:
         super().__init__(config)
-        self.config, self.told, self.is_connected = config, [], False
+        self.config, self.told, self._connected = config, [], False
+
+    @property
+    def is_connected(self) -> bool:
+        return self._connected
 
     @property
     def observation_features(self) -> dict:
@@ -43,7 +47,7 @@ class Fake(Robot):
         return dict.fromkeys(JOINTS, float)
 
     def connect(self, calibrate: bool = True) -> None:
-        self.is_connected = True
+        self._connected = True
 
     def calibrate(self) -> None:
         self.told = []
@@ -60,4 +64,4 @@ class Fake(Robot):
 
     def disconnect(self) -> None:
         Path(self.config.out).write_text(json.dumps(self.told))
-        self.is_connected = False
+        self._connected = False
