@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,40 @@ from wamkit.types import Batch, Spec
 POINTS = 16
 """Scene points a side of their grid, in batches for families that look at them."""
 
+LONG = (
+    "cli/test_cli.py",
+    "contract/test_plugin.py",
+    "unit/test_compare.py",
+    "unit/test_policy_ranking.py",
+    "training/test_interruption.py",
+    "contract/test_families.py",
+    "compatibility/test_old_files.py",
+    "cases/test_laboratory.py",
+    "unit/test_evaluate.py",
+)
+"""Files that take longest, the longest first: they begin first, so that no process ends alone with one of them."""
+
 load_package("wamkit.families")
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps pytest-xdist from beginning with the files that have most tests, which are the quick ones."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_outlive_no_power_cut() -> Iterator[None]:
+    """Leaves out fsync: kills lose nothing that was written, and waiting for the disk is most of a small test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        yield
 
 
 @pytest.fixture

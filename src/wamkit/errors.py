@@ -21,6 +21,30 @@ class WamkitError(Exception):
         return shortened(super().__str__())
 
 
+EXTRAS = {
+    "pyarrow": "train",
+    "tensorboard": "train",
+    "tqdm": "train",
+    "metaworld": "metaworld",
+    "mujoco": "metaworld",
+    "gym_pusht": "pusht",
+    "h5py": "import",
+    "imagecodecs": "import",
+    "huggingface_hub": "hub",
+    "transformers": "pretrained",
+    "torchcodec": "torchcodec",
+}
+"""Packages that only a part of wamkit needs, by the name that is imported -> the extra that installs them."""
+
+
+def missing_package(error: ImportError) -> str:
+    """A line with the remedy, where the import of one of EXTRAS failed; "" for any other package."""
+    package = (error.name or "").partition(".")[0]
+    if package not in EXTRAS:
+        return ""
+    return f"the package {package} is missing: pip install 'wamkit[{EXTRAS[package]}]'"
+
+
 def shortened(message: str) -> str:
     """A message on one line, whatever it quotes, without its middle if it has more than 1,000 characters."""
     line = " ".join(message.splitlines())

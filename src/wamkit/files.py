@@ -22,7 +22,7 @@ import stat
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NoReturn
@@ -192,7 +192,34 @@ def atomic_write(path: str | Path, data: bytes) -> None:
 
     Raises WriteError when the disk refuses; `path` is then as it was.
     """
-    path = Path(path)
+    _write_whole(Path(path), (data,))
+
+
+def atomic_copy(path: str | Path, source: Path, sha256: str) -> None:
+    """Writes the content of the file `source` to `path`, as `atomic_write` does.
+
+    sha256: the checksum that the content must have. It is read in blocks.
+
+    Raises StoreError, with `path` as it was, where `source` cannot be read or has other content by now.
+    """
+
+    def blocks() -> Iterator[bytes]:
+        total = hashlib.sha256()
+        try:
+            with open(source, "rb") as file:
+                while block := file.read(1 << 20):
+                    total.update(block)
+                    yield block
+        except OSError as error:
+            raise StoreError(f"{source} cannot be read ({error.strerror}); {RESTORE}") from error
+        if total.hexdigest() != sha256:
+            raise StoreError(f"{source} changed while it was copied; do it again when nothing writes to it")
+
+    _write_whole(Path(path), blocks())
+
+
+def _write_whole(path: Path, blocks: Iterable[bytes]) -> None:
+    """Puts a file of these blocks, one after the other, in place of `path`."""
     make_folder(path.parent)
     if not (path.is_file() or path.is_symlink() or not path.exists()):
         raise WriteError(f"could not write {path}: it is a {kind_of(path)}; name a file")
@@ -202,7 +229,7 @@ def atomic_write(path: str | Path, data: bytes) -> None:
     draft = temporary(path)
     try:
         with open(draft, "wb") as file:
-            file.write(data)
+            file.writelines(blocks)
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)

@@ -97,3 +97,15 @@ def test_columns_that_are_no_state_raise_no_question() -> None:
     }
     two = vectors_of({"state": feature, "proprio": feature, "action": feature})
     assert two == {"observation.state": (), "action": ("action",)}  # asked for, not guessed
+
+
+@WRITERS
+def test_whole_numbers_and_truth_values_are_columns_too(tmp_path, version, capsys) -> None:
+    """Servo ticks under a known name are taken, and a gripper that is a truth value is among those asked for."""
+    ticks = lambda e, T: np.random.default_rng(e).integers(0, 4096, (T, 4))  # noqa: E731
+    data = Recordings(action="actions", action_dtype="int64", columns=lambda e, T: {"actions": ticks(e, T)})
+    assert np.array_equal(vectors(opened(tmp_path, data, version))[1], np.concatenate([ticks(e, 20) for e in range(3)]))
+    feature = lambda dtype, n: {"dtype": dtype, "shape": [n], "names": None}  # noqa: E731
+    found = doubtful({"joints": feature("int32", 6), "gripper": feature("bool", 1), "action": feature("float32", 7)})
+    assert found == {"state": ("joints", "gripper")}
+    assert doubtful({"action_index": feature("int64", 1), "arm_enabled": feature("bool", 1)}) == {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -227,3 +229,101 @@ def test_further_columns_are_read_alike(tmp_path):
             assert found.dtype == kind
             assert np.array_equal(found, np.concatenate([draw(e, 20, kind, size) for e in range(3)]))
         assert {(k, d, n) for k, d, n in store.layout.extras} == {(k, d, s[0]) for k, (d, s) in flat.items()}
+
+
+@pytest.mark.parametrize(("unit", "count"), [("milliseconds", 1_000), ("nanoseconds", 1_000_000_000)])
+def test_a_clock_in_another_unit_is_named(tmp_path, unit, count):
+    data = Recordings(clock=lambda e, n: np.arange(n) / 10 * count)
+    reason = rf"its timestamps count {unit}, and must be seconds; divide them by {count:,}"
+    with pytest.raises(StoreError, match=reason):
+        Store.open(write_v3(tmp_path / "v3", data))
+    with pytest.raises(SourceError, match=reason):
+        imported(write_v21(tmp_path / "v21", data), tmp_path / "out")
+
+
+def test_facts_as_pandas_writes_them(tmp_path):
+    """A camera that episodes lack makes whole numbers floats, and empty cells NaN."""
+    data = Recordings(second_camera="observation.images.wrist")
+    root = write_v3(tmp_path / "v3", data)
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    rows = pq.read_table(path).to_pylist()
+    for key in [k for k in rows[0] if k.startswith("videos/observation.images.wrist/")]:
+        for e, row in enumerate(rows):
+            row[key] = float("nan") if e == 1 else float(row[key])
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    store = Store.open(root)
+    assert [m.absent for m in store.episodes] == [(), ("wrist",), ()]
+    assert store.decode(2, "wrist").std() > 10 and not store.decode(1, "wrist").any()
+
+
+def test_a_camera_with_a_path_for_a_name(tmp_path):
+    """DROID's names. lerobot makes no new data with a "/", and opens what has it."""
+    data = Recordings(lengths=(5, 4), camera="observation/exterior_image_1_left")
+    for store in both(tmp_path, data):
+        assert store.cameras == ("observation.exterior_image_1_left",)
+        difference = store.decode(1, store.cameras[0]).transpose(0, 2, 3, 1).astype(int) - data.images(1)
+        assert np.abs(difference).mean() < 9
+        assert not [f for f in validate(store.root, progress=False) if f.level == "error"]
+
+
+def test_an_empty_cell_is_found(tmp_path):
+    data = Recordings(lengths=(5, 6))
+    new, old = write_v3(tmp_path / "v3", data), write_v21(tmp_path / "v21", data)
+    reason = "column 'observation.state': its cell in row {} is empty, as pandas stores NaN"
+    for path, row in ((new / DATA, 7), (old / "data/chunk-000/episode_000001.parquet", 2)):
+        table = pq.read_table(path)
+        values = table["observation.state"].to_pylist()
+        values[row][1] = None
+        at = table.column_names.index("observation.state")
+        pq.write_table(table.set_column(at, "observation.state", pa.array(values, pa.list_(pa.float32()))), path)
+    with pytest.raises(StoreError, match=reason.format(7)):
+        Store.open(new)
+    with pytest.raises(SourceError, match=reason.format(2)):
+        imported(old, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        (b"RIFF\x24\0\0\0WEBPVP8 ", "it is neither PNG nor JPEG; write it as one of these"),
+        ("gray16be", "it has 16 bits a channel; if it is a depth map, meta/info.json must mark it"),
+        ("rgba", ""),
+    ],
+)
+def test_kinds_of_images_get_one_verdict(tmp_path, data, advice):
+    """What is intact needs no other copy: the advice says what to write instead. Transparency is left out."""
+    shape = (32, 32, 4 if data == "rgba" else 3)
+    frame = np.arange(32 * 32 * 4, dtype=np.uint16).reshape(32, 32, 4)
+    frame = frame[..., 0] * 16 if data == "gray16be" else (frame % 251).astype(np.uint8)
+    cell = data if isinstance(data, bytes) else png(frame, data)
+    recordings = Recordings(lengths=(3, 2), height=32, width=32)
+    for write in (write_v3, write_v21):
+        root = write(tmp_path / write.__name__, recordings)
+        info = json.loads((root / "meta/info.json").read_text())
+        info["features"]["observation.images.top"] |= {"dtype": "image", "shape": shape}
+        (root / "meta/info.json").write_text(json.dumps(info))
+        for path in root.glob("data/*/*"):
+            table = pq.read_table(path)
+            cells = pa.array([{"bytes": cell, "path": "a.png"}] * table.num_rows)
+            pq.write_table(table.append_column("observation.images.top", cells), path)
+        read = lambda root=root: (  # noqa: E731
+            Store.open(root) if root.name == "write_v3" else imported(root, tmp_path / "out")
+        ).decode(1, "top")
+        if advice:
+            with pytest.raises((StoreError, SourceError)) as error:
+                read()
+            assert advice in str(error.value) and "fetch" not in str(error.value)
+        else:
+            difference = np.abs(read()[0].transpose(1, 2, 0).astype(int) - frame[..., :3])
+            assert difference.max() == 0 if root.name == "write_v3" else difference.mean() < 20
+
+
+def png(image: np.ndarray, pixels: str) -> bytes:
+    """A PNG of the pixel format `pixels`, by FFmpeg."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="image2pipe") as container:
+        stream = container.add_stream("png")
+        stream.height, stream.width, stream.pix_fmt = *image.shape[:2], pixels
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, pixels)))
+        container.mux(stream.encode())
+    return out.getvalue()

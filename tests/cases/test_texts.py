@@ -51,6 +51,15 @@ def test_captions_with_a_byte_order_mark(tmp_path, name, text, encoding):
     assert texts_of(tmp_path / "in", tmp_path / "out") == ["ouvre la boîte"]
 
 
+def test_instructions_with_other_line_ends(tmp_path):
+    """JSON writes a line separator, U+2028, and Windows' ellipsis, U+0085, as they are; a line ends at its end."""
+    tasks = ("push\u2028the block", "lift it\u0085", "put it\x0bdown")
+    root = write_v21(tmp_path / "in", Recordings(lengths=(3, 3, 3), tasks=tasks))
+    path = root / "meta/tasks.jsonl"
+    path.write_text("".join(json.dumps(json.loads(x), ensure_ascii=False) + "\r\n" for x in path.open()), "utf-8")
+    assert texts_of(root, tmp_path / "out", "lerobot2") == list(tasks)
+
+
 def test_captions_in_another_encoding_are_named(tmp_path):
     """Nothing tells which of the many encodings it is: the remedy is to save the file, not to fetch it again."""
     write_video(tmp_path / "in/a.mp4", square_frames(5))

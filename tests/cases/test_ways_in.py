@@ -20,7 +20,7 @@ from lerobot_folders import Recordings, square_frames, write_v3, write_v21, writ
 from wamkit.cli.main import main
 from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.store import Store
-from wamkit.data.loading.mixture_config import parse_sources
+from wamkit.data.loading.mixture_config import MixtureConfig, parse_sources
 from wamkit.data.validate import validate
 from wamkit.files import StoreError, WriteError, cache_folder
 
@@ -106,6 +106,16 @@ def test_a_path_with_a_colon_in_a_mixture(tmp_path, monkeypatch):
         parse("plain"), weight=0.5, demonstrations=(0, 10), actions=False
     )
     assert (parse("new:0.5").data, parse("new:0.5").weight) == ("new", 0.5)
+
+
+def test_folders_of_one_name_are_told_apart_in_a_mixture(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("home/pick", "lab/pick", "lab/place"):
+        Path(name).mkdir(parents=True)
+    sources = parse_sources(["home/pick:2", "lab/pick", "lab/place"], Path("mix.json"))
+    assert MixtureConfig(sources).names == ("home-pick", "lab-pick", "place")
+    alone = parse_sources(["lab/place:1:0-5", "lab/place:1:5-9:video"], Path("mix.json"))
+    assert MixtureConfig(alone).names == ("place", "place-video")
 
 
 def grey_png(image: np.ndarray) -> bytes:

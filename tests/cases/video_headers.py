@@ -43,13 +43,14 @@ def write(
     aspect: Fraction | None = None,
     height: int = 32,
     sound: bool = False,
+    pixels: str = "yuv420p",
     **container_options: str,
 ) -> Path:
     """Encodes frames. times: of each frame, in halves of a frame; sound: from second 0 on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container_options) as container:
         stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width, stream.pix_fmt = height, 64, "yuv420p"
+        stream.height, stream.width, stream.pix_fmt = height, 64, pixels
         clock = Fraction(1, 2 * rate if times else rate)
         stream.codec_context.time_base = clock
         if aspect is not None:

@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import same, state
+from small_runs import same, state, train_sixty_steps
 
+from wamkit import workers
 from wamkit.cli.browse import Browse
 from wamkit.cli.main import main
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.training.interruption import Interrupted, stop_signals
 
-SCRIPT = """
-import sys, pathlib
-sys.path.insert(0, {tests!r})
-from small_runs import SMALL, trainer
-import dataclasses
-trainer(pathlib.Path(sys.argv[1]), dataclasses.replace(SMALL, steps=60, save_every=5)).run()
-"""
+
+def launch(out: Path) -> BaseProcess:
+    """A process that trains into `out`, with stderr in a file beside it.
+
+    Forked from the process that workers are forked from, which has imported torch, so it starts at once.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(workers._PRELOADED)
+    process = context.Process(target=train_sixty_steps, args=(out, out.with_name(f"{out.name}.err")))
+    with workers._environment(workers._ONE_THREAD):  # as pools start that process, which later tests go on using
+        process.start()
+    return process
 
 
-def launch(out: Path) -> subprocess.Popen:
-    code = SCRIPT.format(tests=str(Path(__file__).parent))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), *sys.path]))}
-    return subprocess.Popen([sys.executable, "-c", code, str(out)], env=env, stderr=subprocess.PIPE, text=True)
+def ended(process: BaseProcess) -> int | None:
+    """Exit code of the process, once it has ended."""
+    process.join(300)
+    return process.exitcode
 
 
-def wait_for_step(out: Path, process: subprocess.Popen) -> None:
+def wait_for_step(out: Path, process: BaseProcess) -> None:
     deadline = time.time() + 60
-    while not list((out / "checkpoints").glob("step-*")) and process.poll() is None and time.time() < deadline:
+    while not list((out / "checkpoints").glob("step-*")) and process.is_alive() and time.time() < deadline:
         time.sleep(0.01)
 
 
 def test_kill_9_and_again_gives_the_same_weights(tmp_path):
-    assert launch(tmp_path / "whole").wait() == 0
+    assert ended(launch(tmp_path / "whole")) == 0
     rng, kills = np.random.default_rng(0), 0
     while True:
         process = launch(tmp_path / "killed")
         wait_for_step(tmp_path / "killed", process)
         time.sleep(float(rng.uniform(0, 0.4)))
         if kills == 2:
-            assert process.wait() == 0
+            assert ended(process) == 0
             break
         process.kill()
-        process.wait()
+        ended(process)
         kills += 1
     assert same(state(tmp_path / "whole"), state(tmp_path / "killed"))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_saves_and_says_how_to_go_on(tmp_path, name):
-    process = launch(tmp_path)
-    wait_for_step(tmp_path, process)
-    process.send_signal(signal.Signals[name])
-    _, err = process.communicate()
-    if process.returncode:  # it may have finished just before
+    out = tmp_path / "run"
+    process = launch(out)
+    wait_for_step(out, process)
+    os.kill(process.pid, signal.Signals[name])
+    if ended(process):  # it may have finished just before
+        err = (tmp_path / "run.err").read_text()
         assert f"{name}: stopped and saved at step" in err and "the same command continues" in err
-    assert load_checkpoint(tmp_path).step > 0
+    assert load_checkpoint(out).step > 0
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])

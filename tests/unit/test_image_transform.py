@@ -19,7 +19,7 @@ from wamkit.data.loading.dataset import open_frames, spec_of, statistics
 from wamkit.runs.config import TrainConfig
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run, build
-from wamkit.training.large_images import _probe, large_images
+from wamkit.training.large_images import _probe, _resident, large_images
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.trainer import Trainer
 from wamkit.types import ObservationError, WamkitError
@@ -131,13 +131,21 @@ def test_sizes_that_fit_and_sizes_that_are_sane():
 
 def test_large_images_are_told_of_before_training(monkeypatch):
     config = RECIPES.get("metaworld-unified")()
+    """Memory is that of the whole process: what it holds, copies of the weights, frames, activations twice."""
     monkeypatch.setattr("wamkit.training.large_images._probe", lambda run, found: found)
+    monkeypatch.setattr("wamkit.training.large_images._resident", lambda device: 500_000_000)
+    parts = {"weights and gradients": 50_000_000, "frames": 250_000_000, "activations": 100_000_000}
+    monkeypatch.setattr("wamkit.training.large_images.needed", lambda run, spec: parts)
     spec = wamkit.Spec(("front",), 480, 640, 4, 4)
     note = large_images(config, spec, (40.0, 4 * 10**9))
-    assert "images of 480x640 will take about 40 s a step, 33 hours for 3000 steps, and 4.0 GB of memory" in note
-    assert "--size 96 128 would take about 1.6 s and 0.2 GB" in note
+    assert "images of 480x640 will take about 40 s a step, 33 hours for 3000 steps, and 8.8 GB of memory" in note
+    assert "--size 96 128 would take about 1.6 s and 0.9 GB" in note
     assert large_images(config, dataclasses.replace(spec, height=64, width=64), (40.0, 10**9)) == ""
     assert large_images(config, spec, (1.0, 10**9)) == ""
+
+
+def test_the_memory_of_this_process_counts_for_a_model_on_the_cpu():
+    assert 0.05e9 < _resident("cpu") < 50e9 and _resident("cuda") == 0
 
 
 def test_the_probe_measures_what_a_backward_pass_keeps(data):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -185,3 +187,33 @@ def test_episodes_that_were_played_by_an_earlier_version_are_read(folder):
     part.write_text(json.dumps([record]))
     (found,) = closed_loop(run, Protocol(env, episodes=1, steps=4))
     assert found.success and found.text == "x" and to_dict(found) == record | {"outcome": "", "load": None}
+
+
+SHAPES = """
+import sys
+from dataclasses import replace
+from wamkit.families.base import FAMILIES
+from wamkit.runs.config import RunConfig
+from wamkit.runs.run import Layout, build, layout
+from wamkit.types import Spec
+
+own = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
+numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
+built = 0
+for name in FAMILIES.names():
+    family = FAMILIES.get(name)
+    run = RunConfig(name, family.Config(width=32, depth=1, heads=2))
+    spec = replace(own, point_grid=32 if family.needs_point_cloud else 0)
+    found = layout(run, spec, numbers, 1000)
+    assert not {"torch._dynamo", "sympy"} & set(sys.modules), name
+    real = build(run, spec, numbers).state_dict()
+    assert found == {k: Layout(v.dtype, tuple(v.shape)) for k, v in real.items()}, name
+    built += 1
+print(built)
+"""
+
+
+def test_shapes_of_weights_are_known_without_values_and_without_a_compiler():
+    """Loading a model imported torch._dynamo and sympy, which takes three times as long as importing torch."""
+    done = subprocess.run([sys.executable, "-c", SHAPES], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and int(done.stdout) >= 13, done.stderr[-2000:]

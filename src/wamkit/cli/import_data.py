@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from math import inf
@@ -64,8 +65,11 @@ def run(args: Import) -> None:
         limit=args.limit,
         missing_views=args.missing_views,
     )
-    store = importers.import_data(given, options)
+    videos: Counter[str] = Counter()
+    store = importers.import_data(given, options, videos)
     print(f"imported: {len(store)} episodes, {store.frames} frames in {store.root}")
+    if videos:
+        print(importers.describe_videos(videos))
     if unused := store.unused():
         print(f"note: stored, but not used in training: {', '.join(unused)}")
     if dropped := importers.importer_of(args.format, args.source, options).dropped():

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from wamkit.cli.parse import COMMANDS, Options, first_line
-from wamkit.errors import WamkitError, nearest
+from wamkit.errors import WamkitError, missing_package, nearest
 
 AXES = {
     "leaf": "leaf of the survey's taxonomy",
@@ -19,6 +20,14 @@ AXES = {
 
 SHOWN = 12
 """Most tasks of an environment that stand in the line about it."""
+
+DOCUMENTED = {
+    "importers": ("wamkit.data.importers", "IMPORTERS"),
+    "recipes": ("wamkit.runs.recipes", "RECIPES"),
+    "comparisons": ("wamkit.experiments.comparisons", "COMPARISONS"),
+    "protocols": ("wamkit.eval.protocols", "PROTOCOLS"),
+}
+"""Kind -> module and name of its registry."""
 
 QUERIES = {
     "policy": "what should I do?  o, l -> a",
@@ -63,14 +72,9 @@ def run(args: List) -> None:
 
 def all_names() -> dict[str, dict[str, str]]:
     """Kind of thing -> name -> one line about it."""
-    from wamkit.data.importers import IMPORTERS
     from wamkit.envs import ENVIRONMENTS
-    from wamkit.eval.protocols import PROTOCOLS
-    from wamkit.experiments.comparisons import COMPARISONS
-    from wamkit.runs.recipes import RECIPES
 
     environments = {name: ENVIRONMENTS.get(name) for name in ENVIRONMENTS.names()}
-    documented = {"importers": IMPORTERS, "recipes": RECIPES, "comparisons": COMPARISONS, "protocols": PROTOCOLS}
     return {
         "families": {
             name: f"{family.taxonomy.leaf}; supports {', '.join(sorted(family.queries))}"
@@ -78,10 +82,7 @@ def all_names() -> dict[str, dict[str, str]]:
         },
         "queries": QUERIES,
         "environments": {name: f"{first_line(env)} {_tasks(name, env)}" for name, env in environments.items()},
-        **{
-            kind: {name: first_line(registry.get(name)) for name in registry.names()}
-            for kind, registry in documented.items()
-        },
+        **{kind: _documented(*home) for kind, home in DOCUMENTED.items()},
     }
 
 
@@ -112,6 +113,17 @@ def taxonomy_page() -> str:
         place = [getattr(family.taxonomy, axis) for axis in AXES]
         lines.append("| " + " | ".join([f"`{name}`", *place, ", ".join(sorted(family.queries))]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _documented(module: str, registry: str) -> dict[str, str]:
+    """Name -> first line of its description; only a note where an optional package is needed to know them."""
+    try:
+        things = getattr(importlib.import_module(module), registry)
+        return {name: first_line(things.get(name)) for name in things.names()}
+    except ModuleNotFoundError as error:
+        if not (line := missing_package(error)):
+            raise
+        return {"": line}
 
 
 def _families() -> dict[str, Any]:

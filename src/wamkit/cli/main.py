@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from wamkit import __version__
 from wamkit.cli.parse import COMMANDS, first_line, options_of, parse
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, missing_package
 from wamkit.registry import RegistryError
 
 
@@ -59,6 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WamkitError as error:
         print(f"wamkit {name}: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if not (line := missing_package(error)):
+            raise
+        print(f"wamkit {name}: {line}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os._exit(0)
     except KeyboardInterrupt:

@@ -343,7 +343,8 @@ def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         from metaworld.policies import ENV_POLICY_MAP
     except ImportError as error:
-        raise WamkitError(f"the package metaworld cannot be imported ({error}): pip install metaworld") from error
+        advice = "pip install 'wamkit[metaworld]'"
+        raise WamkitError(f"the package metaworld cannot be imported ({error}): {advice}") from error
     # The scripted policies warn at most steps that their actions will be clipped, as is intended.
     warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
     return mujoco, ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP

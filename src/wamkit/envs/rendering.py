@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from wamkit.config import ConfigError
+from wamkit.errors import missing_package
 from wamkit.types import WamkitError
 
 
@@ -23,6 +24,8 @@ def load_mujoco() -> Any:
         os.environ["MUJOCO_GL"] = "osmesa"
     try:
         import mujoco
+    except ModuleNotFoundError as error:
+        raise WamkitError(missing_package(error) or str(error)) from error
     except Exception as error:
         raise _render_error(error) from error
     return mujoco

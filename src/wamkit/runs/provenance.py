@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from wamkit import old_names
-from wamkit.data.format.metadata_io import load_metadata
-from wamkit.data.format.store import Store
 from wamkit.envs.spec import EnvSpec
 from wamkit.files import read_json
 from wamkit.metadata import check_action_bounds
 from wamkit.types import WamkitError
+
+if TYPE_CHECKING:
+    from wamkit.data.format.store import Store
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Provenance:
 
         episodes: only the first so many are used; None for all.
         """
+        from wamkit.data.format.metadata_io import load_metadata  # needs pyarrow, which a model that acts does not
+
         path = store.root / "collect.json"
         try:
             collected = old_names.collected(read_json(path)) if path.exists() else {}

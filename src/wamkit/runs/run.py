@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import (
     register_module_buffer_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from wamkit import config as cfg
 from wamkit import old_names
@@ -222,9 +224,48 @@ def weights_digest(manifest: Manifest, config: Mapping[str, Any]) -> str:
 def build(run: RunConfig, spec: Spec, statistics: Mapping[str, Any]) -> Family:
     """A freshly initialised family: its weights are a pure function of (configuration, seed)."""
     torch.manual_seed(run.train.seed)
-    scales = {k: (torch.tensor(v["mean"]), torch.tensor(v["std"])) for k, v in statistics.items()}
+    # From numpy, so that they hold values under `layout` as well; see `_ShapesAlone`.
+    scales = {
+        k: (torch.from_numpy(np.array(v["mean"], np.float32)), torch.from_numpy(np.array(v["std"], np.float32)))
+        for k, v in statistics.items()
+    }
     normalizer = Normalizer(scales, {k: v["limit"] for k, v in statistics.items() if "limit" in v})
     return family_class(run.family)(run.model, spec, normalizer)
+
+
+class _ShapesAlone(TorchFunctionMode):
+    """Answers for the meta device without the values of initial weights: draws, `arange`, arithmetic, `stack`,
+    `cat`.
+
+    torch's own way is by Python references, of which the first imports torch._dynamo and sympy: three times the time of
+    importing torch. What is not listed here still goes that way.
+    """
+
+    _ELEMENTWISE = (Tensor.add, Tensor.sub, Tensor.mul, Tensor.div)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        if func in (torch.rand, torch.randn):
+            return torch.empty(*args, **kwargs)
+        if func is torch.arange and not kwargs and all(isinstance(x, int) for x in args):
+            return torch.empty(len(range(*args)), dtype=torch.int64)
+        given = args[0] if func in (torch.stack, torch.cat) else args
+        if not all(x.is_meta for x in given if isinstance(x, Tensor)):
+            return func(*args, **kwargs)
+        if func in self._ELEMENTWISE and len(args) == 2 and not kwargs:
+            shapes, kind = [x.shape for x in args if isinstance(x, Tensor)], torch.result_type(*args)
+            if kind.is_floating_point or func is not Tensor.div:
+                return torch.empty(np.broadcast_shapes(*shapes), dtype=kind)
+        if func in (torch.stack, torch.cat) and len({(x.ndim, x.dtype) for x in given}) == 1:
+            shape, parts, at = list(args[0][0].shape), args[0], kwargs.get("dim", (*args, 0)[1])
+            if func is torch.stack:
+                at %= len(shape) + 1
+                return torch.empty([*shape[:at], len(parts), *shape[at:]], dtype=parts[0].dtype)
+            shape[at] = sum(x.shape[at] for x in parts)
+            return torch.empty(shape, dtype=parts[0].dtype)
+        return func(*args, **kwargs)
 
 
 def layout(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], most: int) -> dict[str, Layout]:
@@ -244,7 +285,7 @@ def layout(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], most: int)
 
     hooks = [register_module_parameter_registration_hook(count), register_module_buffer_registration_hook(count)]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _ShapesAlone():
             family = build(run, spec, statistics)
     except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError) as e:
         if isinstance(e, WamkitError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,31 +20,43 @@ from wamkit.workers import one_thread
 
 LARGE = 2 * SANE
 """Pixels of a view beyond which a step is timed."""
-SLOW, HEAVY = 2.0, 2e9
+SLOW, HEAVY = 2.0, 4e9
 """Seconds a step, and bytes of memory, from which images are called large."""
 _BACKWARD = 3  # a backward pass takes about twice as long as the forward pass before it
+_HEAPS = 2  # gradients pass through about as much again, and the heaps of threads hold on to what was freed
 
 
 def large_images(run: RunConfig, spec: Spec, trainer: Trainer) -> str:
     """A line with the expected time and memory of training, and the `--size` that brings them down.
 
     Empty where views have at most `LARGE` pixels, and where a step takes neither long nor much memory. Both are
-    those of a forward pass of two windows, extrapolated.
+    those of a forward pass of two windows, extrapolated; memory is that of the whole process at its peak.
     """
     pixels = spec.height * spec.width
     if pixels <= LARGE:
         return ""
+    parts = {} if is_pretrained(run) else needed(run, spec)
+    fixed = _resident(run.train.device) + parts.get("weights and gradients", 0)
     seconds, kept = _probe(run, trainer)
-    size = kept if is_pretrained(run) else max(kept, sum(needed(run, spec).values()))
-    if seconds < SLOW and size < HEAVY:
+    images = parts.get("frames", 0) + _HEAPS * max(kept, parts.get("activations", 0))
+    if seconds < SLOW and fixed + images < HEAVY:
         return ""
     height, width = sane_size(spec.height, spec.width)
-    share = height * width / pixels
+    share, hours = height * width / pixels, run.train.steps * seconds / 3600
+    memory, less = ((fixed + images * part) / 1e9 for part in (1, share))
     return (
         f"note: images of {spec.height}x{spec.width} will take about {seconds:.2g} s a step, "
-        f"{run.train.steps * seconds / 3600:.2g} hours for {run.train.steps} steps, and {size / 1e9:.1f} GB of memory; "
-        f"--size {height} {width} would take about {seconds * share:.2g} s and {size * share / 1e9:.1f} GB"
+        f"{hours:.2g} hours for {run.train.steps} steps, and {memory:.1f} GB of memory; "
+        f"--size {height} {width} would take about {seconds * share:.2g} s and {less:.1f} GB"
     )
+
+
+def _resident(device: str) -> int:
+    """Bytes of this process in memory; 0 where the model is on another device."""
+    pages = Path("/proc/self/statm")
+    if device != "cpu" or not pages.exists():
+        return 0
+    return int(pages.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _probe(run: RunConfig, trainer: Trainer) -> tuple[float, int]:

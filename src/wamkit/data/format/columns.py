@@ -43,8 +43,8 @@ def vectors_of(
     for name, vector in OPTIONS.items():
         if name in stated:
             for column in stated[name]:
-                if not _is_vector(features.get(column), "biuf"):
-                    has = ", ".join(k for k, f in features.items() if _is_vector(f, "biuf") and k not in taken)
+                if not _is_vector(features.get(column)):
+                    has = ", ".join(k for k, f in features.items() if _is_vector(f) and k not in taken)
                     raise StoreError(f"column '{column}', named as its {name}, is no vector of numbers; it has {has}")
             out[vector] = tuple(stated[name])
         elif vector in features:
@@ -62,13 +62,15 @@ def doubtful(
     out, vectors = {}, vectors_of(features, stated, taken)
     words = {k: set(_plain(k).replace(".", "_").split("_")) for k, f in features.items() if _is_vector(f)}
     used = {*taken, *(c for columns in vectors.values() for c in columns)}
+    # A single whole number may be an index, and a truth value a mark: they join others, and ask nothing alone.
+    is_measured = lambda k: features[k]["dtype"].startswith("float") or features[k]["shape"][0] > 1  # noqa: E731
     for name, vector in OPTIONS.items():
         likely = tuple(
             k
             for k, w in words.items()
             if k not in used and w & _LIKELY[vector] and not (vector == STATE and w & _NOT_STATE)
         )
-        if not vectors[vector] and name not in stated and likely:
+        if not vectors[vector] and name not in stated and any(map(is_measured, likely)):
             out[name] = likely
     return out
 
@@ -91,9 +93,9 @@ def _plain(column: str) -> str:
     return name
 
 
-def _is_vector(feature: Any, kinds: str = "f") -> bool:
-    """True for a feature of numbers with one dimension. kinds: of numpy's types."""
+def _is_vector(feature: Any) -> bool:
+    """True for a feature of numbers, or truth values, with one dimension."""
     try:
-        return np.dtype(feature["dtype"]).kind in kinds and len(feature["shape"]) == 1
+        return np.dtype(feature["dtype"]).kind in "biuf" and len(feature["shape"]) == 1
     except (TypeError, LookupError):
         return False

@@ -29,6 +29,7 @@ from wamkit.data.format.schema import (
     VECTORS,
     VERSION,
     Layout,
+    camera_name,
     check_info,
     is_depth,
     is_whole,
@@ -118,10 +119,10 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     KeyError for a missing column, ValueError, TypeError or OverflowError for one with the wrong content.
     """
     absent: list[str] = []
-    if unplaced := {k for k, v in facts.items() if v is None}:
-        facts = {k: v for k, v in facts.items() if v is not None}
+    if unplaced := {k for k, v in facts.items() if v is None or v != v}:  # pandas writes NaN for none
+        facts = {k: v for k, v in facts.items() if k not in unplaced}
         absent = [
-            key.removeprefix(IMAGES)
+            camera_name(key)
             for key, feature in info["features"].items()
             if unplaced >= {f"videos/{key}/{name}" for name in _PLACE} and not is_depth(key, feature)
         ]
@@ -155,21 +156,24 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
     clips, files = {}, {data: facts.get("wamkit/sha256/data"), snapshots: facts.get("wamkit/sha256/snapshots")}
     for key, feature in info["features"].items():
-        if feature["dtype"] in IMAGE_DTYPES and not (absent and key.removeprefix(IMAGES) in absent):
+        if feature["dtype"] in IMAGE_DTYPES and not (absent and camera_name(key) in absent):
             path, start = data, 0
             if feature["dtype"] == "video":
                 chunk, file = (_whole(facts, f"videos/{key}/{name}") for name in ("chunk_index", "file_index"))
                 path = place(info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file))
                 start = round(facts[f"videos/{key}/from_timestamp"] * info["fps"])
-            clips[key.removeprefix(IMAGES)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
-            files.setdefault(path, clips[key.removeprefix(IMAGES)].sha256)
+            clips[camera_name(key)] = Clip(path, start, facts.get(f"wamkit/sha256/{key}"))
+            files.setdefault(path, clips[camera_name(key)].sha256)
     recorded = {path: digest for path, digest in files.items() if digest}
     return Row(meta, tuple(texts), data, clips, snapshots if facts.get("wamkit/snapshots") else None, recorded)
 
 
 def _whole(facts: Mapping[str, Any], name: str) -> int:
     """The number `name` in the path of a file."""
-    if not is_whole(value := facts[name], 0, _MOST_INDEX):
+    value = facts[name]
+    if isinstance(value, float) and value.is_integer():  # as pandas keeps a column that is empty elsewhere
+        value = int(value)
+    if not is_whole(value, 0, _MOST_INDEX):
         raise ValueError(f"{name} is {shown(value)}, not a whole number of at least 0 and at most {_MOST_INDEX}")
     return value
 

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from wamkit.files import StoreError
 
+_UNITS = {"milliseconds": 1_000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
 _SLACK = 0.25  # fraction of a step by which the usual step of a clock may differ
 
 
@@ -35,7 +36,8 @@ def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndar
                 raise ValueError("its cells are lists of different lengths")
             values = values.flatten()
         if values.null_count:
-            raise ValueError("it has empty cells")
+            row = values.is_null().index(True).as_py() * len(column) // len(values)
+            raise ValueError(f"its cell in row {row} is empty, as pandas stores NaN")
         if not (
             pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
         ):
@@ -91,7 +93,11 @@ def rate_fault(times: np.ndarray, starts: np.ndarray, fps: float) -> tuple[int, 
     episode = int(wrong.argmax())
     rows = slice(starts[episode], starts[episode] + inside[episode] + 1)
     late = ~(np.abs(times[rows] * fps - np.arange(inside[episode] + 1)) <= 0.5)
+    step = np.nanmedian(steps[rows])
+    for unit, count in _UNITS.items():
+        if abs(step / count - 1) < _SLACK:
+            return episode, f"its timestamps count {unit}, and must be seconds; divide them by {count:,}"
     return episode, (
         f"its rows are not {fps:g} a second, from step {int(late.argmax())} on, but "
-        f"{fps / np.nanmedian(steps[rows]):.4g} by their timestamps; correct fps in meta/info.json if these are right"
+        f"{fps / step:.4g} by their timestamps; correct fps in meta/info.json if these are right"
     )

@@ -54,6 +54,8 @@ NON_NUMERIC = (*IMAGE_DTYPES, "string", "language")
 """Types of features without numeric columns in the data files."""
 FPS = (1e-3, 1e5)
 """Bounds of the steps a second."""
+CHANNELS = (1, 3, 4)
+"""Channels of images: grey or depth, RGB, and RGB with transparency, which is left out."""
 LARGEST_SIDE = 16_384
 """Pixels of an image's side; a larger image is taken for a decompression bomb."""
 MOST_VALUES = 1 << 20
@@ -196,7 +198,7 @@ class Layout:
                 raise StoreError(f"feature {key!r} is missing, and wamkit needs it: record or convert the data with it")
         if "action.expert" in features and "action" not in features:
             raise StoreError("feature 'action' is missing beside 'action.expert'; record or convert the data with it")
-        images = [(k.removeprefix(IMAGES), f) for k, f in features.items() if f["dtype"] in IMAGE_DTYPES]
+        images = [(camera_name(k), f) for k, f in features.items() if f["dtype"] in IMAGE_DTYPES]
         colour = [(k, f) for k, f in images if not is_depth(k, f)]
         sizes = tuple(image_size(f) for _, f in colour)
         has_points = all(k in features for k in SCENE_FLOW_COLUMNS)
@@ -268,7 +270,7 @@ def _unusable(key: str, feature: Any) -> str:
     if dtype in IMAGE_DTYPES:
         if max(shape) > LARGEST_SIDE:
             return f"declares images of more than {LARGEST_SIDE} pixels a side"
-        fits = len(shape) == 3 and {1, 3} & {shape[0], shape[2]}
+        fits = len(shape) == 3 and {*CHANNELS} & {shape[0], shape[2]}
         return "" if fits else "needs the shape [height, width, 3], or [height, width, 1] for grey images and depth"
     if math.prod(shape) > MOST_VALUES:
         return f"declares more than {MOST_VALUES} values a step"
@@ -302,10 +304,15 @@ def info_of(feature: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for info in infos for k, v in info.items()}
 
 
+def camera_name(key: str) -> str:
+    """The name of the camera whose images are the feature `key`: without the usual prefix, and "." in place of "/"."""
+    return key.removeprefix(IMAGES).replace("/", ".")
+
+
 def image_size(feature: Mapping[str, Any]) -> tuple[int, int]:
     """(H, W) of an "image" or "video" feature. Old data sets put the channels first."""
     shape, names = feature["shape"], feature.get("names")
-    first = shape[2] not in (1, 3) or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
+    first = shape[2] not in CHANNELS or (isinstance(names, list) and str([*names, ""][0]).startswith("channel"))
     return tuple(shape[1:] if first else shape[:2])
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8, UInt16
 
+from wamkit.data.format.copied import VideoCopy
 from wamkit.data.format.depth import tiff
 from wamkit.data.format.orientation import turn_of
 from wamkit.data.format.parquet import chunks, open_parquet, parquet_errors, stored_columns
@@ -28,8 +29,8 @@ from wamkit.data.format.schema import LARGEST_SIDE, Layout
 from wamkit.data.format.video import RgbConverter, Video, decoding_errors, empty_frames, encode_frames
 from wamkit.files import StoreError
 
-Encoded = bytes | Sequence[bytes]
-"""One camera's images of an episode as they are stored: an MP4 video, or one PNG a step."""
+Encoded = bytes | Sequence[bytes] | VideoCopy
+"""One camera's images of an episode as they are stored: an MP4 video, one PNG a step, or a video file to copy."""
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _CRITICAL = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
@@ -80,6 +81,8 @@ def encode_camera(frames: Iterable[UInt8[np.ndarray, "H W 3"]], layout: Layout, 
 
 def checksum(encoded: Encoded) -> str:
     """The SHA-256 of a video, or of PNG images one after the other."""
+    if isinstance(encoded, VideoCopy):
+        return encoded.sha256
     total = hashlib.sha256()
     for part in [encoded] if isinstance(encoded, bytes) else encoded:
         total.update(part)
@@ -91,13 +94,14 @@ def sample_frames(
 ) -> UInt8[np.ndarray, "n 3 H W"]:
     """A few of the images that are about to be stored, decoded. Raises StoreError where they do not fit the episode."""
     picked = np.unique(np.linspace(0, steps - 1, _SAMPLE).astype(int)).tolist()
-    data, size, stills = encoded[camera], layout.size(camera), camera in layout.stills
+    given, size, stills = encoded[camera], layout.size(camera), camera in layout.stills
+    data = given.path if isinstance(given, VideoCopy) else given
     try:
-        if isinstance(data, bytes) == stills or stills and len(data) != steps:
+        if isinstance(data, bytes | Path) == stills or stills and len(data) != steps:
             raise StoreError(f"the store has {f'{steps} PNG' if stills else 'MP4'} for this camera")
         if not stills:
             with Video(data, layout.fps, size, steps) as video:
-                if video.count > steps:
+                if video.count > steps and isinstance(data, bytes):
                     raise StoreError(f"it has {video.count} frames instead of {steps}")
                 return video.frames(picked)
         out, rgb = np.empty((len(picked), 3, *size), np.uint8), RgbConverter()
@@ -252,11 +256,14 @@ def decode_image(data: bytes, shape: tuple[int, int]) -> av.VideoFrame:
     if data.startswith(_PNG):
         data, bits, _ = _png(data, shape)
         if bits > 8:
-            raise StoreError(f"it has {bits} bits a channel; meta/info.json must mark depth maps by is_depth_map")
+            raise StoreError(
+                f"it has {bits} bits a channel; if it is a depth map, meta/info.json must mark it by is_depth_map, "
+                "else write it with 8 bits"
+            )
         return _decoded("png", data, shape)
     if data.startswith(_JPEG):
         return _decoded("mjpeg", data, shape)
-    raise StoreError("it is neither PNG nor JPEG")
+    raise StoreError("it is neither PNG nor JPEG; write it as one of these")
 
 
 def depth_map(data: bytes, shape: tuple[int, int]) -> np.ndarray:

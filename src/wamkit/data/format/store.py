@@ -32,6 +32,7 @@ from jaxtyping import UInt8, UInt16
 
 from wamkit.data.format import checksums, language, schema, stills
 from wamkit.data.format.columns import OPTIONS, doubtful, vectors_of, which
+from wamkit.data.format.copied import VideoCopy, video_info
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
@@ -58,6 +59,7 @@ from wamkit.data.format.video import Video, empty_frames, shown_size
 from wamkit.errors import nearest
 from wamkit.files import (
     StoreError,
+    atomic_copy,
     atomic_write,
     exclusive,
     file_size,
@@ -111,6 +113,7 @@ class Store:
         self.root, self._decoder, self._stated = root, decoder, stated
         self._info, self._rows, self._texts = info, rows, texts
         self._frames_in: dict[Path, int] = {}  # the end of the last episode in each file of images
+        self._shown: set[str] = set()  # cameras that saw an episode
         for row in rows:
             self._count(row)
         self._columns: dict[str, np.ndarray] | None = None
@@ -489,6 +492,7 @@ class Store:
         facts = facts_of(episode, index, self.frames, layout, {c: stills.checksum(encoded[c]) for c in encoded})
         facts |= {f"stats/{key}/{name}": value for key, each in stats.items() for name, value in each.items()}
         facts |= {f"wamkit/sha256/{k}": checksums.sha256(contents[k]) for k in ("data", "snapshots") if k in contents}
+        self._describe_videos(encoded, episode.absent)
         # Last, because this file commits the episode.
         contents["episodes"] = schema.facts_bytes(facts, sealed=self._sums.files is not None)
         self._commit(index, contents)
@@ -524,6 +528,7 @@ class Store:
         return replace(self.layout, image_shape=(3, *every[0]), sizes=every if len(set(every)) > 1 else ())
 
     def _count(self, row: Row) -> None:
+        self._shown |= row.clips.keys() - {*row.meta.absent}
         for clip in row.clips.values():
             end = clip.start + row.meta.length
             self._frames_in[clip.path] = max(end, self._frames_in.get(clip.path, 0))
@@ -534,8 +539,9 @@ class Store:
         return self._rows[episode]
 
     def _key(self, camera: str) -> str:
-        key = schema.IMAGES + camera
-        return key if key in self._info["features"] else camera
+        own = schema.IMAGES + camera
+        features = self._info["features"]
+        return own if own in features else next(key for key in features if schema.camera_name(key) == camera)
 
     def _paths(self, index: int) -> dict[str, Path]:
         chunk, file = divmod(index, schema.FILES_PER_CHUNK)
@@ -547,7 +553,20 @@ class Store:
         out["snapshots"] = inside(self.root, schema.SNAPSHOTS_PATH.format(**where))
         return out | {"episodes": inside(self.root, schema.EPISODES_PATH.format(**where))}
 
-    def _commit(self, index: int, contents: Mapping[str, bytes]) -> None:
+    def _describe_videos(self, encoded: Mapping[str, Encoded], absent: Sequence[str]) -> None:
+        """Writes into info.json how a camera's first video is encoded, before the episode with it is stored."""
+        features, usual = self._info["features"], self.layout.features()
+        for camera in {*self.cameras} - {*self.layout.stills, *absent, *self._shown}:
+            key, video = self._key(camera), encoded[camera]
+            info = usual[key]["info"]
+            if isinstance(video, VideoCopy):
+                info = video_info(video.path, self.layout.fps) | {k: info[k] for k in (schema.OPTIONAL,) if k in info}
+            features = features | {key: features[key] | {"info": info}}
+        if features != self._info["features"]:
+            self._info["features"] = features
+            self._write_totals()
+
+    def _commit(self, index: int, contents: Mapping[str, bytes | VideoCopy]) -> None:
         """Writes the files of episode `index`, in the given order, or none of them."""
         paths = self._paths(index)
         with exclusive(self.root):
@@ -556,7 +575,10 @@ class Store:
             self._discard(index)
             try:
                 for name, content in contents.items():
-                    atomic_write(paths[name], content)
+                    if isinstance(content, VideoCopy):
+                        atomic_copy(paths[name], content.path, content.sha256)
+                    else:
+                        atomic_write(paths[name], content)
             except BaseException:
                 self._discard(index)
                 raise
@@ -590,9 +612,10 @@ class Store:
         try:
             yield
         except (OSError, StoreError) as error:
-            reason = getattr(error, "strerror", None) or error
+            reason = str(getattr(error, "strerror", None) or error)
             where = f"{self._clip(episode, camera).path} (episode {episode}, camera {camera})"
-            raise StoreError(f"{where}: {reason}; {remedy(self.root)}") from error
+            advice = "" if ";" in reason else f"; {remedy(self.root)}"  # what is intact needs no other copy
+            raise StoreError(f"{where}: {reason}{advice}") from error
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""

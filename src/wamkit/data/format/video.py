@@ -125,7 +125,7 @@ def shown_size(path: Path, size: tuple[int, int]) -> tuple[int, int]:
             stream = container.streams.video[0] if container.streams.video else None
             if stream is None or (stream.height, stream.width) != size:
                 return size
-            _careful(stream, size)
+            careful(stream, size)
             return turn_of(next(container.decode(stream))).size(size)
     except (StoreError, StopIteration):
         return size
@@ -174,7 +174,7 @@ class Video:
         rate = float(stream.average_rate or fps)  # computed from the duration, so off by up to one frame
         if stream.frames and abs(rate / fps - 1) > 0.01 + 1 / stream.frames:
             raise StoreError(f"it has {rate:g} frames a second, but meta/info.json says fps {fps:g}")
-        _careful(stream, shape)
+        careful(stream, shape)
         return stream
 
     def frames(
@@ -277,7 +277,7 @@ def decoder_bytes(size: tuple[int, int]) -> int:
     return _BUFFERS + _REFERENCES * 3 * size[0] * size[1]
 
 
-def _careful(stream: av.VideoStream, shape: tuple[int, int]) -> None:
+def careful(stream: av.VideoStream, shape: tuple[int, int]) -> None:
     """Makes a decoder refuse damage, which FFmpeg otherwise conceals silently, and larger frames than `shape`."""
     most = (shape[0] + 64) * (shape[1] + 64)  # FFmpeg counts whole blocks of up to 64 pixels a side
     stream.codec_context.thread_count = 1

@@ -52,6 +52,8 @@ class Recording:
     state: float32 (T, s).
     action: float32 (T, a). Row t was observed before action t, unless the importer's metadata have `offset` 1.
     images: by camera; each yields T images, uint8 (H, W, 3).
+    videos: by camera, the video file whose first T frames, as they are, one a step, are the images. Where they are
+        also as the layout wants them, the file is copied, and `images` are not asked for.
     spans: steps with another text.
     task: name of the task; the text if empty.
     success: bool (T,), after the step; None where the source does not say.
@@ -73,6 +75,7 @@ class Recording:
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
     is_demonstration: bool = True
     notes: tuple[str, ...] = ()
+    videos: Mapping[str, Path] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """T, the number of steps."""
@@ -241,7 +244,7 @@ def text_of(path: Path) -> str:
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """The number, from 1, and the value of each line of a JSON Lines file; empty lines are skipped."""
-    for number, line in enumerate(text_of(path).splitlines(), 1):
+    for number, line in enumerate(text_of(path).split("\n"), 1):
         if line.strip():
             yield number, files.parse_json(line, f"{path}, line {number}")
 

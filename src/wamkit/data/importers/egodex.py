@@ -95,7 +95,7 @@ class EgoDex(Importer):
             hands = self._hands(file, N) if self.options.hands else np.zeros((N + 1, 0), np.float32)
         state, action = hands[:T], hands[1 : T + 1]
         images = {"head": lambda: islice(read_all_frames(clip, self.options.size, N, name), T)}
-        return Recording(name, text, state, action, images, task=poses.parent.name)
+        return Recording(name, text, state, action, images, task=poses.parent.name, videos={"head": video})
 
     def _hands(self, file: Any, N: int) -> np.ndarray:
         """Positions of the JOINTS relative to the camera at the same frame, float32 (N, 36)."""

@@ -34,13 +34,14 @@ from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
 from wamkit.data.format.rows import clock_fault, column_array, rate_fault
 from wamkit.data.format.schema import (
+    CHANNELS,
     DTYPES,
     IMAGE_DTYPES,
-    IMAGES,
     INDEX_COLUMNS,
     RESERVED,
     VERSION,
     Layout,
+    camera_name,
     dimension_names_of,
     image_size,
     is_depth,
@@ -152,7 +153,7 @@ class LeRobot2(Importer):
     @cached_property
     def _cameras(self) -> dict[str, str]:
         found = [k for k, f in self._info["features"].items() if f["dtype"] in IMAGE_DTYPES and not is_depth(k, f)]
-        return {k.removeprefix(IMAGES).replace("/", "."): k for k in sorted(found)}
+        return {camera_name(k): k for k in sorted(found)}
 
     def _size(self, key: str) -> tuple[int, int]:
         """(H, W) of a camera's images, as its first video is shown where that is turned."""
@@ -298,6 +299,7 @@ class LeRobot2(Importer):
                 state=vector("observation.state"),
                 action=vector("action"),
                 images={c: self._images(name, key, T) for c, key in self._cameras.items()},
+                videos={c: self._place("video_path", name, k) for c, k in self._cameras.items() if self._is_video(k)},
                 spans=text_spans(texts),
                 success=outcome["next.success"].astype(bool) if "next.success" in outcome else None,
                 reward=outcome.get("next.reward"),
@@ -326,7 +328,10 @@ class LeRobot2(Importer):
                 for image in stored.iter_frames(range(steps)):
                     yield resize_and_crop(image, size, reformatter)
 
-        return video if self._info["features"][key]["dtype"] == "video" else images
+        return video if self._is_video(key) else images
+
+    def _is_video(self, key: str) -> bool:
+        return self._info["features"][key]["dtype"] == "video"
 
 
 def _needs_no_import(root: Path, version: str) -> str:
@@ -346,6 +351,6 @@ def _check_feature(name: str, feature: Any) -> None:
     if not 1 <= len(shape) <= 8 or dtype not in IMAGE_DTYPES and math.prod(shape) > WIDTH:
         raise SourceError(f"feature {name[:80]!r} has the shape {shape[:8]}, which no step has; correct it")
     if dtype in IMAGE_DTYPES and not is_depth(name, feature):
-        if len(shape) != 3 or not {1, 3} & {shape[0], shape[2]}:
+        if len(shape) != 3 or not {*CHANNELS} & {shape[0], shape[2]}:
             raise SourceError(f"{name} has the shape {shape} instead of [height, width, 3]; correct it")
         pixels(*image_size(feature), name)

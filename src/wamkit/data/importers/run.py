@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from wamkit import config as cfg
 from wamkit.data.format import checksums
+from wamkit.data.format.checksums import digest_of
+from wamkit.data.format.copied import VideoCopy, reason_to_encode
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.remedy import IMPORTED
@@ -79,10 +81,11 @@ def importer_of(format: str, source: Path, options: Any = None) -> Importer:
     return cls(source, cls.Options() if options is None else options)
 
 
-def import_data(args: Import, options: Any = None) -> Store:
+def import_data(args: Import, options: Any = None, videos: Counter[str] | None = None) -> Store:
     """Imports a data set and returns the store.
 
     options: an instance of the importer's `Options`; None for the defaults.
+    videos: counts the source's videos by the reason for which they were encoded; "" counts those that were copied.
 
     Raises SourceError for a source that cannot be read, and with on_error "fail" for the first such episode. Episodes
     stored before stay, and the same call continues after them. Raises StoreError if `out` contains other data.
@@ -130,7 +133,7 @@ def import_data(args: Import, options: Any = None) -> Store:
                 _save_state(args.out, facts, False, skipped)
             if metadata.offset:
                 recording = shifted(recording)
-            _store(store, recording, layout, fingerprints)
+            _store(store, recording, layout, fingerprints, Counter() if videos is None else videos)
         except (SourceError, StoreError) as error:
             if args.on_error == "fail" or not isinstance(error, SourceError):
                 raise
@@ -217,10 +220,12 @@ def shifted(recording: Recording) -> Recording:
     )
 
 
-def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dict[Any, str]) -> None:
+def _store(
+    store: Store, recording: Recording, layout: Layout, fingerprints: dict[Any, str], videos: Counter[str]
+) -> None:
     """Encodes and appends one recording. Raises SourceError for one that does not fit the layout, or a duplicate."""
     T, name = len(recording), recording.name
-    encoded = _encoded(recording, layout)
+    encoded, reasons = _encoded(recording, layout)
     zeros = np.zeros(T, np.float32)
     episode = Episode(
         task=recording.task or recording.text,
@@ -250,24 +255,42 @@ def _store(store: Store, recording: Recording, layout: Layout, fingerprints: dic
         raise SourceError(f"episode {name}: {error}") from error
     store.append(episode, encoded)
     fingerprints[fingerprint] = name
+    videos.update(reasons)
 
 
-def _encoded(recording: Recording, layout: Layout) -> dict[str, Encoded]:
-    """The images of each camera as they are stored; without those that an episode may lack and lacks."""
-    out, name = {}, recording.name
+def _encoded(recording: Recording, layout: Layout) -> tuple[dict[str, Encoded], list[str]]:
+    """The images of each camera as they are stored, and the reason why each video was encoded, "" for a copy.
+
+    Cameras that an episode may lack and lacks are left out.
+    """
+    out: dict[str, Encoded] = {}
+    reasons: list[str] = []
+    name = recording.name
     if more := set(recording.images) - set(layout.cameras):
         raise SourceError(f"episode {name}: camera {min(more)} is none of {', '.join(layout.cameras)}; correct it")
     for camera in layout.cameras:
         try:
             if camera not in recording.images:
                 raise MissingView(f"episode {name}: there are no images of camera {camera}; fetch them again")
-            out[camera] = encode_camera(recording.images[camera](), layout, camera, len(recording))
+            copy, why = _copy(recording, layout, camera)
+            out[camera] = copy or encode_camera(recording.images[camera](), layout, camera, len(recording))
+            reasons += why
         except MissingView as error:
             if camera not in layout.optional:
                 raise SourceError(f"{error}, or take such episodes without a view by --missing-views mask") from error
         except StoreError as error:
             raise SourceError(f"episode {name}, camera {camera}: {error}") from error
-    return out
+    return out, reasons
+
+
+def _copy(recording: Recording, layout: Layout, camera: str) -> tuple[VideoCopy | None, list[str]]:
+    """The video to copy if there is one, or else the reason, if there is one, why it is encoded."""
+    path = recording.videos.get(camera)
+    if path is None or not path.is_file():  # what is wrong with it, its images say
+        return None, []
+    copy = VideoCopy(path, digest_of(path))
+    reason = reason_to_encode(path, layout.fps, layout.size(camera), len(recording))
+    return (None if reason else copy), [reason]
 
 
 def _fingerprint(state: np.ndarray, action: np.ndarray, video: str | None) -> tuple[Any, ...]:
@@ -299,6 +322,15 @@ def noted(root: Path) -> dict[str, list[str]]:
     with reading(path):
         notes = entry(read_json(path), "notes", dict, {}) if path.exists() else {}
         return {name: [words(note, f"a note on {name[:80]}") for note in each] for name, each in notes.items()}
+
+
+def describe_videos(videos: Counter[str]) -> str:
+    """A line on the videos that were copied and those that were encoded, as `import_data` counts them."""
+    encoded = [(reason, count) for reason, count in videos.most_common() if reason]
+    why = "; ".join(f"{count}: {reason}" for reason, count in encoded[:3])
+    more = f"; {sum(count for _, count in encoded[3:])} for other reasons" if len(encoded) > 3 else ""
+    total = sum(count for _, count in encoded)
+    return f"videos: {videos['']} copied, {total} encoded" + (f" ({why}{more})" if total else "")
 
 
 def describe(skipped: Mapping[str, str]) -> str:

@@ -35,7 +35,7 @@ _TABLE = _table()
 
 
 def crc32c(data: bytes) -> int:
-    """The CRC-32C (RFC 3720) of `data`, by google-crc32c, which zarr depends on, or slowly without it."""
+    """The CRC-32C (RFC 3720) of `data`, by google-crc32c, or slowly without it."""
     try:
         import google_crc32c
     except ImportError:

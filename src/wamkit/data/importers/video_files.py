@@ -353,4 +353,5 @@ def video_recording(
         raise SourceError(f"{video.path} (episode {name}): it declares {steps} frames, more than {STEPS}; refused")
     empty = np.zeros((steps, 0), np.float32)
     images = {camera: lambda: read_frames(video, fps, size, start, stop, name)}
-    return Recording(name=name, text=text, state=empty, action=empty, images=images, **more)
+    videos = {camera: video.path} if start == 0 and stop is None else {}
+    return Recording(name=name, text=text, state=empty, action=empty, images=images, videos=videos, **more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,7 +63,10 @@ class MixtureConfig(cfg.Checked):
             raise cfg.ConfigError("views are empty: name one at least, by the roles of cameras, as in scene wrist")
         names = self.names
         if not names or len(set(names)) < len(names):
-            raise cfg.ConfigError(f"sources {names}: there must be at least one, and their names must differ")
+            raise cfg.ConfigError(
+                f"sources {names}: there must be at least one, and their names must differ; "
+                "name each in the file of the mixture"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,7 +102,15 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
                     how = "as in data/umi:0.3, data/demos:0.5:0-10 or data/demos:0.5:10-60:video"
                     raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
         sources.append(SourceConfig(os.path.relpath(folder, out.parent), **options))
-    return tuple(sources)
+    return tuple(_named_apart(s, sources) for s in sources)
+
+
+def _named_apart(source: SourceConfig, sources: Sequence[SourceConfig]) -> SourceConfig:
+    """The source, with its parent folder in its name where another folder has the same one."""
+    alike = {s.data for s in sources if s.label == source.label}
+    folder = Path(source.data)
+    name = "-".join(part for part in (folder.parent.name, source.label) if part not in ("", ".."))
+    return replace(source, name=name) if len(alike) > 1 else source
 
 
 def is_mixture(path: Path) -> bool:
