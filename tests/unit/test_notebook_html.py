@@ -48,7 +48,7 @@ class Page(HTMLParser):
         self.close()
         assert not self.open
         assert all(source.startswith("data:") for source in self.sources)
-        assert not re.search("href|url|http|@import", re.sub("base64,[^\"]*", "", text), re.I)
+        assert not re.search("href|url|http|@import", re.sub('base64,[^"]*', "", text), re.I)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)

@@ -170,10 +170,7 @@ def _series(values: np.ndarray, name: str) -> str:
     if not values.size:
         return ""
     shown = values[:, :DIMENSIONS].astype(float)
-    rows = [
-        element("tr", *(element("td", x) for x in (f"{name} {i}", _line(v), *map(_number, (v[0], v.min(), v.max())))))
-        for i, v in enumerate(shown.T)
-    ]
+    rows = [_cells(f"{name} {i}", _line(v), *map(_number, (v[0], v.min(), v.max()))) for i, v in enumerate(shown.T)]
     more = _more(values.shape[1] - DIMENSIONS, "dimensions")
     return table(["", f"{len(values)} steps", "first", "least", "largest"], rows) + "".join(more)
 
@@ -195,7 +192,12 @@ def _line(values: np.ndarray) -> str:
 def _facts(facts: dict[str, str]) -> str:
     """Names and texts in two columns; the texts are escaped, and shortened."""
     text = lambda s: escape(s if len(s) <= TEXT else s[: TEXT - 3] + "...")  # noqa: E731
-    return table([], [element("tr", element("td", escape(k)), element("td", text(v) or "-")) for k, v in facts.items()])
+    return table([], [_cells(escape(k), text(v) or "-") for k, v in facts.items()])
+
+
+def _cells(*content: str) -> str:
+    """A row of a table."""
+    return element("tr", *(element("td", x, style="padding:1px 12px 1px 0;text-align:left") for x in content))
 
 
 def _numbers(values: Sequence[float] | np.ndarray) -> str:
