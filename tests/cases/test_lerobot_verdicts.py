@@ -266,6 +266,13 @@ def test_a_camera_with_a_path_for_a_name(tmp_path):
         assert not [f for f in validate(store.root, progress=False) if f.level == "error"]
 
 
+def test_what_another_copy_would_have_too_is_not_to_be_fetched_again(tmp_path):
+    root = write_v3(tmp_path / "v3", Recordings(columns=lambda e, n: {"action": np.full((n, 4), np.nan, np.float32)}))
+    assert message(root).endswith(
+        "(episode 0, step 0): action is NaN or infinite; correct the values, or leave the episode out"
+    )
+
+
 def test_an_empty_cell_is_found(tmp_path):
     data = Recordings(lengths=(5, 6))
     new, old = write_v3(tmp_path / "v3", data), write_v21(tmp_path / "v21", data)
@@ -276,7 +283,7 @@ def test_an_empty_cell_is_found(tmp_path):
         values[row][1] = None
         at = table.column_names.index("observation.state")
         pq.write_table(table.set_column(at, "observation.state", pa.array(values, pa.list_(pa.float32()))), path)
-    with pytest.raises(StoreError, match=reason.format(7)):
+    with pytest.raises(StoreError, match=reason.format(7) + ".*; correct the values, or leave the episode out$"):
         Store.open(new)
     with pytest.raises(SourceError, match=reason.format(2)):
         imported(old, tmp_path / "out")

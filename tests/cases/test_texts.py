@@ -51,6 +51,24 @@ def test_captions_with_a_byte_order_mark(tmp_path, name, text, encoding):
     assert texts_of(tmp_path / "in", tmp_path / "out") == ["ouvre la boîte"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-32", "utf-16-le", "utf-16-be"])
+def test_captions_in_wide_encodings_without_a_known_mark_are_named(tmp_path, encoding):
+    """Each character of "open" is followed by zeros, which decode as characters too."""
+    write_video(tmp_path / "in/a.m4v", square_frames(5))
+    (tmp_path / "in/a.txt").write_bytes("open the box".encode(encoding).replace(b"\xfe\xff", b"", 1))
+    with pytest.raises(SourceError, match=r"a\.txt is not UTF-8 text .*; save it as UTF-8"):
+        texts_of(tmp_path / "in", tmp_path / "out")
+
+
+def test_captions_as_spreadsheets_of_other_countries_write_them(tmp_path):
+    write_video(tmp_path / "in/a.mp4", square_frames(10))
+    (tmp_path / "in/captions.csv").write_text("file;text;start;stop\r\na.mp4;Öffne, bitte;;\r\na.mp4;Zu;0,2;0,5\r\n")
+    store = import_data(
+        Import(format="video", source=tmp_path / "in", out=tmp_path / "out"), IMPORTERS.get("video").Options()
+    )
+    assert store.episode(0).texts() == ["Öffne, bitte"] * 2 + ["Zu"] * 3 + ["Öffne, bitte"] * 5
+
+
 def test_instructions_with_other_line_ends(tmp_path):
     """JSON writes a line separator, U+2028, and Windows' ellipsis, U+0085, as they are; a line ends at its end."""
     tasks = ("push\u2028the block", "lift it\u0085", "put it\x0bdown")

@@ -38,11 +38,13 @@ TRAIN = [
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory) -> Path:
-    """Two tasks, three demonstrations and one off-expert episode each, six training steps."""
+    """Two tasks, three demonstrations and one off-expert episode each, six training steps.
+
+    Small images and episodes just longer than an expert's, since most evaluations render or train on them.
+    """
     root = tmp_path_factory.mktemp("job")
-    assert (
-        main(["collect", "--tasks", *TASKS, "--episodes", "3", "--off-expert", "1", "--out", str(root / "data")]) == 0
-    )
+    recorded = ["--episodes", "3", "--off-expert", "1", "--options", "height=32", "width=32", "max_steps=110"]
+    assert main(["collect", "--tasks", *TASKS, *recorded, "--out", str(root / "data")]) == 0
     assert main(["train", "--data", str(root / "data"), "--out", str(root / "run"), *TRAIN]) == 0
     return root
 
@@ -148,10 +150,10 @@ def test_the_python_front_door(job):
     model = wamkit.load(job / "run")
     rng = np.random.default_rng(0)
     obs = Observation(
-        rng.integers(0, 256, (1, 3, 64, 64), np.uint8), rng.standard_normal(4, np.float32), "open the drawer"
+        rng.integers(0, 256, (1, 3, 32, 32), np.uint8), rng.standard_normal(4, np.float32), "open the drawer"
     )
     out = model.sample(obs, query="joint", seed=0)
-    assert out.actions.shape == (16, 4) and out.future.shape == (2, 1, 3, 64, 64)
+    assert out.actions.shape == (16, 4) and out.future.shape == (2, 1, 3, 32, 32)
     assert np.abs(out.actions).max() <= 1 and model.action_bounds == ((-1, 1),) * 4  # MetaWorld's, by way of the data
     assert model.sample([obs], query="joint", seed=0).actions.shape == (1, 16, 4)
     action, session = wamkit.Policy(model, replan_every=8).act(obs, session=None)

@@ -69,6 +69,7 @@ NAMES = [
     (["validate", "nowhere"], "nowhere: there is no such folder"),
     (["browse", "nowhere"], "nowhere: there is no such folder"),
     (["eval", "nowhere"], "there is no run at nowhere: train one with"),
+    (["eval", "a.safetensors"], "there is no run at a.safetensors: export one with `wamkit export RUN --out a.safet"),
     (["eval", "r", "--protocol", "metaworld-mt11"], "did you mean 'metaworld-mt10'?"),
     (["eval", "r", "--env", "metawrld"], "did you mean 'metaworld'?"),
     (["eval", "r", "--env", "metaworld", "--tasks", "x-v3"], "unknown task 'x-v3' of metaworld"),

@@ -71,6 +71,24 @@ def test_an_exported_run_answers_to_the_bit_as_its_folder_does(run, file, tmp_pa
     assert main(["export", str(run), "--out", str(moved)]) == 0  # over an export of ours
 
 
+def test_it_is_shown_like_its_folder(run, file, capsys):
+    shown = []
+    for path in (run, file):
+        assert main(["show", str(path)]) == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1] and "unified" in shown[0]
+
+
+def test_its_results_do_not_go_into_a_data_set_of_its_name(run, file, tmp_path, capsys):
+    shutil.copytree(run.parent / "data", tmp_path / "pick")
+    shutil.copy(file, tmp_path / "pick.safetensors")
+    before = sorted((tmp_path / "pick").rglob("*"))
+    for command in (["eval"], ["sample"], ["diagnose"]):
+        assert main([*command, str(tmp_path / "pick.safetensors")]) == 1
+        assert "which is a data set: rename the file" in capsys.readouterr().err
+    assert sorted((tmp_path / "pick").rglob("*")) == before
+
+
 def test_every_flipped_bit_is_noticed(file, tmp_path):
     good, out = file.read_bytes(), tmp_path / "bad.safetensors"
     for bit in random.Random(0).sample(range(len(good) * 8), 60):

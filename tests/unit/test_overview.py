@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from conftest import untrained_run
 from wamkit.eval.outputs import results_folder, write_result
 from wamkit.eval.report.overview import overview, read_evaluation
 from wamkit.eval.suites.closed_loop import Record, records_file
+from wamkit.runs.exported import export
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 
@@ -139,6 +141,19 @@ def test_figures_of_replaced_weights_are_not_shown(tmp_path):
     with pytest.raises(WamkitError, match=rf"no longer holds .*: evaluate it again: wamkit eval {run} --episodes 12"):
         overview((run,), tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
+
+
+def test_an_exported_file_is_reported_from_the_folder_beside_it(tmp_path):
+    run, file = sealed_evaluation(tmp_path, "run"), tmp_path / "file.safetensors"
+    export(Run.open(run), file)
+    with pytest.raises(WamkitError, match=rf"{file} was not evaluated: wamkit eval {file}"):
+        overview((file,), tmp_path / "page.html")
+    shutil.copytree(run / "eval", tmp_path / "file/eval")
+    overview((run, file), tmp_path / "page.html")
+    assert "file.safetensors" in (tmp_path / "page.html").read_text()
+    export(Run.open(untrained_run(tmp_path / "other", ["reach"], {}, seed=1)), file)
+    with pytest.raises(WamkitError, match=rf"which {file} no longer holds"):
+        overview((file,), tmp_path / "page.html")
 
 
 def test_evaluations_of_several_protocols_are_kept_and_chosen(tmp_path, capsys):

@@ -35,7 +35,7 @@ class Diagnose(Options):
 def run(args: Diagnose) -> None:
     """Prints the diagnosis, and writes the files where there is an environment to act in."""
     from wamkit.files import atomic_write, check_place
-    from wamkit.runs.config import home, require_run
+    from wamkit.runs.config import family_class, home, require_run
 
     require_run(args.run)
     folder = home(args.run) / "diagnose"
@@ -47,6 +47,7 @@ def run(args: Diagnose) -> None:
     from wamkit.eval.report.symptoms import symptoms, verdict
     from wamkit.eval.suites.forecast_vs_execution import diagnosis, execution_score, execution_videos, executions
     from wamkit.runs.run import Run
+    from wamkit.types import Query
     from wamkit.viz.images import save_video, side_by_side
 
     opened = Run.open(args.run)
@@ -55,6 +56,9 @@ def run(args: Diagnose) -> None:
     env = opened.provenance.env
     if not env.env:
         print("its data came from no environment of wamkit, so no episode is played")
+        return
+    if Query.POLICY not in family_class(opened.config.family).queries:
+        print("it has no policy, so no episode is played")
         return
     require_env(opened)
     number, task = divmod(args.episode, len(env.tasks))

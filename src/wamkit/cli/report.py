@@ -16,7 +16,7 @@ class ReportRuns(Options):
     """
 
     runs: tuple[Path, ...]
-    """Run folders, each with an evaluation by `wamkit eval` under the same protocol."""
+    """Run folders or files of `wamkit export`, each with an evaluation by `wamkit eval` under the same protocol."""
     _: KW_ONLY
     out: Path = Path("report.html")
     """File of the page."""

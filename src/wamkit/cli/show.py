@@ -18,7 +18,7 @@ class Show(Options):
     """Show a family: its place in the taxonomy, queries, parameters and attention layout."""
 
     name: str
-    """Name of a family or a recipe, or a run folder."""
+    """Name of a family or a recipe, or a run: its folder, or a file of `wamkit export`."""
     _: KW_ONLY
     out: Path | None = None
     """File for a drawing of the attention layout, *.svg."""
@@ -42,27 +42,32 @@ def run(args: Show) -> None:
 
 
 def check_name(name: str) -> None:
-    """Raises WamkitError unless `name` is that of a recipe, a family or a folder."""
+    """Raises WamkitError unless `name` is that of a recipe, a family or a run."""
     from wamkit.runs.config import family_names
     from wamkit.runs.recipes import RECIPES
 
     families, recipes = family_names(), RECIPES.names()
-    if not Path(name).is_dir() and name not in (*families, *recipes):
+    if not _is_run(name) and name not in (*families, *recipes):
         near = nearest(name, (*families, *recipes))
         known = f"families: {', '.join(families)}; recipes: {', '.join(recipes)}"
         raise WamkitError(f"'{name}' is no family, recipe or run folder{near}; {known}")
 
 
 def model_of(name: str) -> Family:
-    """The model of a run folder, or that of a recipe or of a family's defaults, without memory behind its weights."""
+    """The model of a run, or that of a recipe or of a family's defaults, without memory behind its weights."""
     check_name(name)
     from wamkit.inference.model import load
     from wamkit.runs.config import RunConfig, config_class
     from wamkit.runs.meta_model import meta_model
     from wamkit.runs.recipes import RECIPES
 
-    if Path(name).is_dir():
+    if _is_run(name):
         return load(name).family
     if name in RECIPES:
         return meta_model(RECIPES.get(name)())
     return meta_model(RunConfig(name, config_class(name)()))
+
+
+def _is_run(name: str) -> bool:
+    path = Path(name)
+    return path.is_dir() or path.suffix == ".safetensors" and path.is_file()

@@ -37,6 +37,8 @@ class Train(Options):
     them: it takes images of any size, and resizes them in the same way."""
     cache_gb: Gigabytes = 16.0
     """Size limit of the cache of decoded frames beside the data, in GB. Frames beyond it are decoded at each use."""
+    cache_dir: Path | None = None
+    """Folder of all caches; beside the data if not given, or in the user's cache where that cannot be written."""
     feature_cache_gb: Gigabytes = 0.0
     """Size limit of the cache of features beside the data, in GB. Further runs with the same frozen encoder read it."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
@@ -58,7 +60,7 @@ class Train(Options):
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.episode_index import require_data
-    from wamkit.files import check_place
+    from wamkit.files import caching_in, check_place
     from wamkit.runs.config import PARTS
     from wamkit.runs.recipes import RECIPES
 
@@ -71,7 +73,8 @@ def run(args: Train) -> None:
     if args.size is not None:
         config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
     loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
-    train_run(config, args.data, args.out, command=args.command, loading=loading)
+    with caching_in(args.cache_dir):
+        train_run(config, args.data, args.out, command=args.command, loading=loading)
     print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
     print(f"next: {_next(args, config.episodes.held_out)}")
 

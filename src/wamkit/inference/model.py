@@ -192,7 +192,9 @@ class Model:
             return codec.decode(codec.encode(batch), batch.obs)
         views = self.embodiment.to_model_views
         obs, future = (torch.from_numpy(views(x.cpu().numpy())).to(x.device) for x in (batch.obs, batch.future))
-        batch = replace(batch, obs=obs, future=future)
+        seen = None if batch.view_valid is None else batch.view_valid.cpu().numpy()
+        mask = None if seen is None else torch.from_numpy(self.embodiment.to_model_mask(seen)).to(obs.device)
+        batch = replace(batch, obs=obs, future=future, view_valid=mask)
         decoded = codec.decode(codec.encode(batch), batch.obs).cpu().numpy()
         return torch.from_numpy(self.embodiment.to_robot_views(decoded))
 

@@ -164,12 +164,21 @@ def family_names() -> list[str]:
 def require_run(path: Path) -> None:
     """Raises WamkitError if there is nothing at `path`."""
     if not path.exists():
-        raise WamkitError(f"there is no run at {path}: train one with `wamkit train --out {path} ...`")
+        made = f"export RUN --out {path}" if path.suffix == ".safetensors" else f"train --out {path} ..."
+        raise WamkitError(f"there is no run at {path}: {made.split()[0]} one with `wamkit {made}`")
 
 
 def home(path: Path) -> Path:
-    """The folder that results of the run at `path` go to: itself, or the one beside an exported file."""
-    return path.with_suffix("") if path.is_file() else path
+    """The folder that results of the run at `path` go to: itself, or the one beside an exported file.
+
+    Raises WamkitError where a data set is in its place.
+    """
+    folder = path.with_suffix("") if path.is_file() else path
+    if path.is_file() and (folder / "meta/info.json").exists():
+        raise WamkitError(
+            f"results of {path} go to {folder}, which is a data set: rename the file, or export it elsewhere"
+        )
+    return folder
 
 
 PARTS = ("model", "window", "train", "episodes")

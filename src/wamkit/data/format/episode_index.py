@@ -31,7 +31,6 @@ from wamkit.data.format.schema import (
     Layout,
     camera_name,
     check_info,
-    is_depth,
     is_whole,
     shown,
 )
@@ -46,6 +45,7 @@ _UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in 
 _PAGES = 1 << 22  # bytes of a file's pages beyond the values in them
 _PLACE = ("chunk_index", "file_index", "from_timestamp")  # columns with the place of a clip, null for absent cameras
 _TEXTS = ("task", "__index_level_0__")
+_CORRECT = "correct the values, or leave the episode out"  # as they were recorded, so another copy has them too
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
 
 
@@ -62,7 +62,7 @@ class EpisodeMeta:
     noise: scale of the action noise.
     from_index: number of its first frame in the store.
     source: name of the episode where it was imported from.
-    absent: cameras that saw nothing of it.
+    absent: cameras that saw nothing of it, depth cameras included.
     """
 
     index: int
@@ -122,9 +122,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     if unplaced := {k for k, v in facts.items() if v is None or v != v}:  # pandas writes NaN for none
         facts = {k: v for k, v in facts.items() if k not in unplaced}
         absent = [
-            camera_name(key)
-            for key, feature in info["features"].items()
-            if unplaced >= {f"videos/{key}/{name}" for name in _PLACE} and not is_depth(key, feature)
+            camera_name(key) for key in info["features"] if unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
         ]
     texts, index = facts.get("tasks") or [""], facts["episode_index"]
     recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction
@@ -416,7 +414,7 @@ def read_data(
         bad = ~np.isfinite(out[key]).reshape(length, -1).all(1)
         if bad.any():
             at = f"episode {owner[bad][0]}, step {step[bad][0]}"
-            raise StoreError(f"{path} ({at}): {key} is NaN or infinite; {RESTORE}")
+            raise StoreError(f"{path} ({at}): {key} is NaN or infinite; {_CORRECT}")
     return out
 
 
@@ -424,7 +422,7 @@ def _array(column: pa.ChunkedArray, feature: Mapping[str, Any], where: str) -> n
     try:
         return column_array(column, feature)
     except StoreError as error:
-        raise StoreError(f"{where}: {error}; {RESTORE}") from error
+        raise StoreError(f"{where}: {error}; {_CORRECT}") from error
 
 
 def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
@@ -448,9 +446,8 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
         shapes |= {"points": (steps, K, 4), "body": (steps, K), "pose": (steps, layout.bodies, 7)}
     more = {name: (steps, size) for name, _, size in layout.extras}
     if set(episode.depth) != set(layout.depth_cameras):
-        problem = (
-            problem or f"its depth maps are of {sorted(episode.depth)}, the store's {sorted(layout.depth_cameras)}"
-        )
+        known = f"its depth maps are of {sorted(episode.depth)}, the store's {sorted(layout.depth_cameras)}"
+        problem = problem or f"{known}; where a depth camera measured nothing, give zeros"
     for name, maps in ((n, m) for n, m in episode.depth.items() if n in layout.depth_cameras):
         if maps.dtype != np.uint16 or maps.shape != (steps, *layout.size(name)):
             wanted = f"uint16 {(steps, *layout.size(name))}"

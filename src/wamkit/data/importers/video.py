@@ -1,8 +1,9 @@
 """A folder of videos, with captions or without: no actions, no proprioception.
 
-    anything/**/*.mp4 (mkv, webm, avi, mov)
+    anything/**/*.mp4 (m4v, mkv, webm, avi, mov)
     anything/**/name.txt              the caption of name.mp4, or
-    captions.csv, captions.jsonl      columns file, text and, for captions of a part, start and stop in seconds
+    captions.csv, captions.jsonl      columns file, text and, for captions of a part, start and stop in seconds;
+                                      separated by commas, semicolons or tabs
 
 The caption of a part becomes a span, that of a whole file its text. Files without captions get `--options.text`.
 """
@@ -94,7 +95,8 @@ class Video(Importer):
                 text = row["text"]
                 continue
             with reading(self.root, name):
-                times = [float(inf if row.get(k) in (None, "") else row[k]) * fps for k in ("start", "stop")]
+                seconds = [str(inf if row.get(k) in (None, "") else row[k]) for k in ("start", "stop")]
+                times = [float(x.replace(",", ".")) * fps for x in seconds]
                 start, stop = (round(t) if isfinite(t) else -1 for t in times)
             if not 0 <= start < stop or start >= steps:
                 place = f"from {row['start']} to {row.get('stop')} seconds"
@@ -110,7 +112,9 @@ class Video(Importer):
         table, lines = inside(self.root, "captions.csv"), inside(self.root, "captions.jsonl")
         if table.exists():
             with reading(table):
-                rows += list(csv.DictReader(io.StringIO(text_of(table), newline="")))
+                content = text_of(table)
+                marks = [c for c in content.partition("\n")[0] if c in ",;\t"]  # spreadsheets separate by the locale
+                rows += list(csv.DictReader(io.StringIO(content, newline=""), delimiter=(marks or [","])[0]))
         if lines.exists():
             with reading(lines):
                 rows += [row for _, row in json_lines(lines)]

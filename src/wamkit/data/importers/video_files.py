@@ -27,7 +27,7 @@ _Side = Annotated[int, Between(1, SIDE)]
 STEPS = 10**7  # frames of an episode; one that declares more is taken for a bomb
 _ASPECT = 100  # times that a pixel may be wider than high
 _SQUARE = Fraction(1)
-ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+ENDINGS = (".mp4", ".m4v", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def probe_video(path: Path, episode: str = "") -> VideoFile:
         if not 0.01 <= fps <= 1000:
             raise SourceError(f"{fps:g} frames a second: no video is like that")
         frames, length = _extent(path, s, fps)
-        size = path.stat().st_size
-        if not 0 < frames <= size:
-            raise SourceError(f"it declares {frames} frames in {size} bytes: no video is like that")
+        declared, size = round((container.duration or 0) / av.time_base * fps), path.stat().st_size
+        if not 0 < frames <= size or declared > size:
+            raise SourceError(f"it declares {max(frames, declared)} frames in {size} bytes: no video is like that")
         length += float((s.start_time or 0) * s.time_base) - _beginning(container, s, fps)
         turn, aspect = _as_shown(container, s)
         height, width = turn.size((s.height, round(s.width * aspect)))

@@ -23,6 +23,7 @@ from wamkit.eval.suites.closed_loop import Record
 from wamkit.eval.suites.paired import PairedResult, evidence
 from wamkit.files import StoreError, atomic_write, inside, read_bytes
 from wamkit.runs.checkpoint import MANIFEST, has_checkpoint
+from wamkit.runs.config import home
 from wamkit.runs.run import Run
 from wamkit.types import Interval, WamkitError
 from wamkit.viz.charts import interval_svg
@@ -58,8 +59,9 @@ class Evaluated:
 
 def evaluations_of(run: Path) -> list[Path]:
     """Folders of all evaluations of `run`, that in run/eval first."""
-    found = [p.parent for pattern in ("", "*/", "*/*/") for p in sorted((run / "eval").glob(f"{pattern}summary.json"))]
-    return [folder for folder in found if inside(run, folder.relative_to(run))]
+    top = home(run)
+    found = [p.parent for pattern in ("", "*/", "*/*/") for p in sorted((top / "eval").glob(f"{pattern}summary.json"))]
+    return [folder for folder in found if inside(top, folder.relative_to(top))]
 
 
 def read_evaluation(run: Path, evaluation: str = "") -> Evaluated:
@@ -70,10 +72,11 @@ def read_evaluation(run: Path, evaluation: str = "") -> Evaluated:
     Raises WamkitError where there is none, where it is damaged, and where the run has other weights by now.
     """
     found = evaluations_of(run)
-    names = ", ".join(str(folder.relative_to(run / "eval")) for folder in found)
+    base = home(run) / "eval"
+    names = ", ".join(str(folder.relative_to(base)) for folder in found)
     if not found:
         raise WamkitError(f"{run} was not evaluated: wamkit eval {run}")
-    folder = run / "eval" / evaluation
+    folder = base / evaluation
     if evaluation and folder not in found:
         raise WamkitError(
             f"{run} has no evaluation '{evaluation}'{nearest(evaluation, names.split(', '))}; it has {names}"
@@ -110,7 +113,7 @@ def _records(path: Path, hashes: Mapping[str, str]) -> tuple[Record, ...]:
 
 def _check_weights(run: Path, folder: Path, evaluated: str, again: str) -> None:
     """Raises WamkitError if the run holds other weights than those that were evaluated. One without any passes."""
-    if has_checkpoint(run) or (run / MANIFEST).exists():
+    if run.is_file() or has_checkpoint(run) or (run / MANIFEST).exists():
         opened = Run.open(run)
         if not opened.is_named(evaluated):
             raise WamkitError(
@@ -138,7 +141,8 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def overview(runs: Sequence[Path], out: Path, evaluation: str = "") -> Path:
     """Writes a page with several evaluated runs side by side, and a JSON file beside it. Returns the page.
 
-    runs: run folders. The others are compared with the first one, episode by episode.   out: file of the page.
+    runs: run folders, or exported files. The others are compared with the first one, episode by episode.
+    out: file of the page.
     evaluation: folder in the first run's eval/ of the evaluation to show, see `read_evaluation`. Of the other runs it
         is the one under the same protocol.
     Prints the figures that the runs share.
