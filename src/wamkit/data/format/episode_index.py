@@ -360,7 +360,8 @@ def read_columns(
 
 
 def _side_by_side(parts: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate([empty, *parts], 1)
+    flat = [x.reshape(len(x), math.prod(x.shape[1:])) for x in parts]  # a matrix a step, row by row
+    return flat[0] if len(flat) == 1 else np.concatenate([empty, *flat], 1)
 
 
 def _step_size(features: Mapping[str, Any]) -> int:

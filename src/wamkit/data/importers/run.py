@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit import config as cfg
+from wamkit.data.description import answered
 from wamkit.data.format import checksums
 from wamkit.data.format.checksums import digest_of
 from wamkit.data.format.copied import VideoCopy, reason_to_encode
@@ -41,7 +42,7 @@ from wamkit.data.importers.base import (
 )
 from wamkit.files import StoreError, check_place, read_json
 from wamkit.metadata import DatasetMetadata
-from wamkit.types import Episode, Span
+from wamkit.types import Episode, Span, WamkitError
 
 FILE = IMPORTED
 
@@ -58,6 +59,8 @@ class Destination:
     """Import only the first so many episodes."""
     missing_views: Literal["refuse", "mask"] = "refuse"
     """Refuse an episode without the images of a camera, or take it without this view."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of the metadata that the source does not state, or states wrongly; see `description.answered`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
             words(name, "the name of an episode")
     if duplicates := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"{args.source}: there are two episodes {min(duplicates)}; rename or remove one")
-    names = names[: args.limit]
+    metadata, names = _stated(metadata, layout, args.set), names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: it contains no episodes")
     if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
@@ -147,6 +150,15 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
     return store
 
 
+def _stated(metadata: DatasetMetadata, layout: Layout, entries: Mapping[str, Any]) -> DatasetMetadata:
+    """The metadata with the entries that the user states. Raises WamkitError, naming the entry, for an unknown one."""
+    if columns := next((e for e in entries if e.startswith("columns.")), None):
+        raise WamkitError(f"--set {columns}: an import takes columns by options of its format; see its --help")
+    metadata = answered(metadata, entries)
+    metadata.check(len(layout.proprio_names), len(layout.action_names))
+    return metadata
+
+
 def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Raises StoreError if `out` holds the import of another source, or with other options. It may have fewer episodes.
 
@@ -178,7 +190,8 @@ def _completed(out: Path, metadata: DatasetMetadata) -> DatasetMetadata:
         before = entry(read_json(path), "metadata", dict, have) if path.exists() else have
     if changed := [f"{at} was {was!r}, now {is_!r}" for at, was, is_ in _contradictions(before, now)]:
         raise StoreError(
-            f"{out} was imported with other metadata: {'; '.join(changed[:4])}. Name another folder for it"
+            f"{out} was imported with other metadata: {'; '.join(changed[:4])}. Name another folder for it, "
+            "or state by --set what was stated before"
         )
     return cfg.from_dict(DatasetMetadata, _filled(have, now))
 
