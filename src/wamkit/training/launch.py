@@ -171,7 +171,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
         lengths, shows = np.array([(m.length, m.is_demonstration) for m in store.episodes]).T
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
         _say_untaught(check_evidence(run, spec, found, path), shown)
-    frames, _ = open_frames(store, size, loading.cache_gb)
+    frames, _ = open_frames(store, size, loading.cache_gb, run.train.normalisation == "quantiles")
     if own is not None:
         frames = replace(frames, used=np.arange(len(store)) < own)
     if run.episodes.held_out:

@@ -205,7 +205,7 @@ def opened_mixture(
         store.require_vectors()
         metadata = described(store)
         _require_meaning(metadata, store)
-        f, _ = open_frames(store, config.size, cache_gb * share)
+        f, _ = open_frames(store, config.size, cache_gb * share, normalisation == "quantiles")
         f = replace(f, used=np.isin(np.arange(len(store)), used), has_action=f.has_action & source.actions)
         acts, rows = bool(f.has_action.any()), f.rows()
         # A step is one action of the robot. In video without actions it is as many frames as take the same time.
