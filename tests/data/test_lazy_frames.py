@@ -12,7 +12,7 @@ import torch
 from recordings import CAMERAS, LAYOUT, SIZE, make_episode
 
 from wamkit.data.format.store import Store, StoreError
-from wamkit.data.format.video import RgbConverter
+from wamkit.data.format.video import RgbConverter, reformatted
 from wamkit.data.loading import lazy_frames as reader
 from wamkit.data.loading.dataset import open_frames, spec_of
 from wamkit.data.loading.lazy_frames import VideoFrames, open_images
@@ -123,7 +123,7 @@ def test_rows_of_any_length_are_read_to_their_end(pixels):
     """FFmpeg's short way to planes leaves up to eight pixels of them unwritten."""
     for width in range(16, 50):
         picture = np.random.default_rng(width).integers(120, 200, (16, width, 3), dtype=np.uint8)
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels, threads=1)
+        frame = reformatted(av.VideoFrame.from_ndarray(picture, format="rgb24"), format=pixels)
         found, small = np.zeros((3, 16, width), np.uint8), np.zeros((3, 8, width), np.uint8)
         for _ in range(2):
             RgbConverter().write(frame, found)
