@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, peek
 from wamkit.config import Gigabytes, Side
+from wamkit.hub.names import named
 
 if TYPE_CHECKING:
     from wamkit.runs.config import RunConfig
@@ -31,7 +32,8 @@ class Train(Options):
 
     _: KW_ONLY
     data: Path
-    """Data set folder, from `wamkit collect` or `wamkit import`, or a mixture of several, from `wamkit mix`."""
+    """Data set folder, from `wamkit collect` or `wamkit import`; a data set on the Hub, hf://USER/NAME, or some of its
+    episodes alone, hf://USER/NAME:0-10; or a mixture of several, from `wamkit mix`."""
     out: Path
     """Run folder."""
     recipe: str = "metaworld-unified"
@@ -63,19 +65,18 @@ class Train(Options):
 @COMMANDS.register("train")
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder
     from wamkit.files import caching_in, check_place
 
-    if not args.data.is_file():
-        require_data(args.data)
+    data = args.data if args.data.is_file() else data_folder(args.data)
     check_place(args.out / "config.json")
     from wamkit.training.launch import train_run
 
     config, loading = configured(args)
     with caching_in(args.cache_dir):
-        train_run(config, args.data, args.out, command=args.command, loading=loading)
+        train_run(config, data, args.out, command=args.command, loading=loading)
     print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
-    print(f"next: {_next(args, config.episodes.held_out)}")
+    print(f"next: {_next(args, data, config.episodes.held_out)}")
 
 
 def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
@@ -90,7 +91,7 @@ def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
     return config, LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
 
 
-def _next(args: Train, held_out: int) -> str:
+def _next(args: Train, data: Path, held_out: int) -> str:
     """The command that evaluates the run, or what it still lacks."""
     from wamkit.runs.run import Run
 
@@ -98,6 +99,8 @@ def _next(args: Train, held_out: int) -> str:
     if run.provenance.env.env:
         return f"wamkit eval {args.out}"
     acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""
-    data = args.data if held_out else "DATA"
+    recorded = named(data) if held_out else "DATA"
     rest = "" if held_out else ", of episodes that it was not trained on (--episodes.held-out leaves some out)"
-    return f"wamkit eval {args.out} --data {data}{acting}{rest}; in an environment, with --env NAME instead of --data"
+    return (
+        f"wamkit eval {args.out} --data {recorded}{acting}{rest}; in an environment, with --env NAME instead of --data"
+    )
