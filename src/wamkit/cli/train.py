@@ -42,6 +42,9 @@ class Train(Options):
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     """Video decoder. torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same frames."""
 
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Trackers of figures, images and videos, beside metrics.jsonl: tensorboard, csv, trackio, wandb, or none."""
+
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
         """Adds the options of the recipe."""
@@ -61,7 +64,9 @@ def run(args: Train) -> None:
     from wamkit.files import check_place
     from wamkit.runs.config import PARTS
     from wamkit.runs.recipes import RECIPES
+    from wamkit.training.trackers.base import TRACKERS, check_trackers
 
+    check_trackers(args.trackers)
     if not args.data.is_file():
         require_data(args.data)
     check_place(args.out / "config.json")
@@ -71,8 +76,10 @@ def run(args: Train) -> None:
     if args.size is not None:
         config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
     loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
-    train_run(config, args.data, args.out, command=args.command, loading=loading)
-    print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
+    train_run(config, args.data, args.out, command=args.command, loading=loading, trackers=args.trackers)
+    print(f"trained: {args.out}")
+    for name in dict.fromkeys(args.trackers):
+        print(f"{name}: {TRACKERS.get(name).opening(args.out)}")
     print(f"next: {_next(args, config.episodes.held_out)}")
 
 
