@@ -29,7 +29,9 @@ docs: $(VENV)/.installed-docs
 	$(BIN)/python tools/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Opens what wamkit writes with the lerobot package itself, and the other way round, in an environment of its own.
+# What wamkit and lerobot make of each other's data, runs and environments, with the lerobot packages themselves: 0.4.4
+# for data alone, and 0.6.1 complete in one environment with wamkit (several GB; no part of `make test`). torch and PyAV
+# there are the newest that lerobot allows, and MuJoCo the one that MetaWorld is made for.
 LEROBOT := .venv-lerobot/bin
 LEROBOT06 := .venv-lerobot06/bin
 PYTHON312 ?= python3.12
@@ -40,11 +42,11 @@ interop: setup
 	  pillow draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
 	$(LEROBOT)/pip install --quiet --no-deps lerobot==0.4.4
 	test -x $(LEROBOT06)/python || $(PYTHON312) -m venv .venv-lerobot06
-	echo torch==2.13.0 > .venv-lerobot06/constraints.txt
-	$(LEROBOT06)/pip install --quiet -c .venv-lerobot06/constraints.txt torch==2.13.0 numpy==2.2.6 'datasets>=4.8,<5' \
-	  'pandas<3' 'av>=15,<16' pillow draccus==0.11.6 einops deepdiff 'packaging<26' jsonlines termcolor gymnasium \
-	  accelerate 'huggingface-hub>=1.6' safetensors requests tqdm
-	$(LEROBOT06)/pip install --quiet --no-deps lerobot==0.6.1
+	$(LEROBOT06)/pip install --quiet -e '.[dev]' -e plugins/lerobot_policy_wamkit 'lerobot[metaworld,training]==0.6.1' deepdiff \
+	  'mujoco==3.3.0'
+	$(LEROBOT06)/python -m pytest tests/unit tests/data tests/contract
+	$(LEROBOT06)/python -m pytest -c plugins/lerobot_policy_wamkit/pyproject.toml plugins/lerobot_policy_wamkit/tests
+	$(LEROBOT06)/python benchmarks/lerobot_eval.py --folder build/lerobot_eval
 	$(BIN)/python benchmarks/interop.py --python $(LEROBOT)/python $(LEROBOT06)/python
 
 # Made from what the families declare; a test compares the page with them.
@@ -56,20 +58,20 @@ setup: $(VENV)/.installed system
 setup-dev: $(VENV)/.installed-dev system
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "wamkit needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "wamkit needs Python 3.11, 3.12 or 3.13: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The marks name what they were made from, so a changed pyproject.toml installs again.
-$(VENV)/.installed: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile -e .
+# The marks name what they were made from, so a changed one of them installs again.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all]'
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $(VENV)/.installed $@
 
-$(VENV)/.installed-docs: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile -e '.[docs]'
+$(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all,docs]'
 	touch $(VENV)/.installed $@
 
 # MuJoCo draws by software through OSMesa, a system library.

@@ -5,6 +5,7 @@ Needs an environment with lerobot:
 python with_lerobot.py ROOT ROUNDS
 """
 
+import importlib.util
 import json
 import os
 import statistics
@@ -13,7 +14,8 @@ import time
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests/interop/stand_in"))
+if not importlib.util.find_spec("torchvision"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests/interop/stand_in"))
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402

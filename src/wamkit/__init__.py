@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from wamkit.inference.model import Model, load
     from wamkit.inference.policy import Policy, Session
-    from wamkit.types import Batch, Observation, Query, Sample, Spec, UnsupportedQuery, WamkitError
+    from wamkit.types import Batch, Embedding, Observation, Query, Sample, Spec, UnsupportedQuery, WamkitError
 
 __version__ = "0.1.0"
 
@@ -21,11 +21,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "wamkit.inference.model": ("Model", "load"),
     "wamkit.inference.policy": ("Policy", "Session"),
-    "wamkit.types": ("Batch", "Observation", "Query", "Sample", "Spec", "UnsupportedQuery", "WamkitError"),
+    "wamkit.types": ("Batch", "Embedding", "Observation", "Query", "Sample", "Spec", "UnsupportedQuery", "WamkitError"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "Batch",
+    "Embedding",
     "Model",
     "Observation",
     "Policy",

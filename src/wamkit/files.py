@@ -381,19 +381,45 @@ def make_folder(folder: Path) -> None:
             raise write_error(part, error) from error
 
 
+CACHE_DIR = "WAMKIT_CACHE_DIR"
+"""Environment variable that names a folder for all caches. Worker processes inherit it."""
+
+
+@contextlib.contextmanager
+def caching_in(folder: Path | None) -> Iterator[None]:
+    """Makes all caches inside the block in `folder`; None leaves their places as they are.
+
+    Raises WriteError, before any work, where none can be made there.
+    """
+    before = os.environ.get(CACHE_DIR)
+    if folder is not None:
+        check_place(folder / "frames")
+        os.environ[CACHE_DIR] = os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(CACHE_DIR, None)
+        else:
+            os.environ[CACHE_DIR] = before
+
+
 def cache_folder(root: Path) -> Path:
     """The folder for what can be computed again from the data in `root`.
 
     It is `.cache` there. Where that cannot be written, it is a folder of its own under $XDG_CACHE_HOME/wamkit, by
-    default ~/.cache/wamkit.
+    default ~/.cache/wamkit. $WAMKIT_CACHE_DIR, see `caching_in`, names another place for all of them.
     """
+    own = hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
+    if chosen := os.environ.get(CACHE_DIR):
+        return Path(chosen, own)
     here = inside(root, ".cache")
     if os.access(here if here.exists() else root, os.W_OK | os.X_OK):
         return here
     homes = os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")
     # A user without a home has "~", and a relative path would depend on where the command is run.
     base = next((home for home in homes if os.path.isabs(home)), tempfile.gettempdir())
-    return Path(base, "wamkit") / hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:16]
+    return Path(base, "wamkit", own)
 
 
 def fsync_folder(folder: Path) -> None:

@@ -105,6 +105,14 @@ def _without(part: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any
     return {k: v for k, v in part.items() if k not in added or not (v == added[k] or (not v and not added[k]))}
 
 
+def is_measured_otherwise(embodiment: Mapping[str, Any]) -> bool:
+    """True for an embodiment of a version that left out the ends of episodes where it measured actions.
+
+    A run that it began goes on with the values that it has.
+    """
+    return "locked" not in embodiment
+
+
 def source(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """A provenance in the flat form under which finished results are keyed: the inverse of what `run_config` does."""
     env = dict(provenance["env"])

@@ -17,6 +17,7 @@ dataclasses, never loose dictionaries.
 from __future__ import annotations
 
 import enum
+import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,8 +77,16 @@ class Query(enum.StrEnum):
         return self in (Query.VIDEO, Query.FORWARD, Query.JOINT)
 
 
+class _InNotebooks:
+    """Base of what notebooks show as HTML. `wamkit.viz`, which stands above, is named and not imported: it is loaded
+    when a notebook asks."""
+
+    def _repr_html_(self) -> str:
+        return importlib.import_module("wamkit.viz.notebook").show(self)
+
+
 @dataclass(frozen=True)
-class Observation:
+class Observation(_InNotebooks):
     """Everything that a robot observes at one instant, in the environment's own units.
 
     images: uint8 (V, 3, H, W), one image a camera. None where rendering was skipped.
@@ -279,7 +288,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(_InNotebooks):
     """The answer to a query, in the robot's own units: for one observation without, for B of them with a first axis B.
 
     query: the query that was asked.
@@ -300,6 +309,20 @@ class Sample:
         """The answer for observation `i` of several, as if it had been asked alone."""
         actions, future, points = (None if x is None else x[i] for x in (self.actions, self.future, self.point_cloud))
         return Sample(self.query, actions, future, points, self.memory[i : i + 1])
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Features of one observation, or of B of them with a first axis B (`Model.embed`).
+
+    vector: float32 (D,) or (B, D), the mean of the tokens.
+    tokens: float32 (L, D) or (B, L, D), one vector for each token that the model reads.
+    kinds: the content of each of the L tokens: "image" for a cell of the images, "proprio", "text", ...
+    """
+
+    vector: Float32[np.ndarray, "*B D"]
+    tokens: Float32[np.ndarray, "*B L D"]
+    kinds: tuple[str, ...]
 
 
 class Answer(NamedTuple):
@@ -374,7 +397,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Episode:
+class Episode(_InNotebooks):
     """One recorded episode of T steps. Row t holds what was observed before `action[t]` was executed.
 
     task: name of the task.

@@ -210,11 +210,15 @@ def write_v21(root: str | Path, data: Recordings = Recordings()) -> Path:  # noq
 
 def _write_table(path: Path, columns: Mapping[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    lists = {
-        k: pa.array(x.tolist(), pa.list_(pa.from_numpy_dtype(x.dtype))) if x.ndim == 2 else pa.array(x)
-        for k, x in columns.items()
-    }
-    pq.write_table(pa.table(lists), path)
+    pq.write_table(pa.table({k: pa.array(x.tolist(), _type(x)) for k, x in columns.items()}), path)
+
+
+def _type(x: np.ndarray) -> pa.DataType:
+    """The type of a column with one item of `x` a row: lists, and lists of lists for matrices."""
+    out = pa.from_numpy_dtype(x.dtype)
+    for _ in range(x.ndim - 1):
+        out = pa.list_(out)
+    return out
 
 
 def _write_info(root: Path, data: Recordings, info: dict[str, Any]) -> Path:

@@ -46,6 +46,28 @@ def test_other_names_are_recognised(tmp_path, version, state, action, camera) ->
     assert store.cameras == (camera.removeprefix("observation.images."),) and store.unused() == ()
 
 
+@WRITERS
+def test_a_matrix_a_step_is_a_vector_of_its_rows(tmp_path, version) -> None:
+    """Two arms of three joints, and an action of two rows: row by row, as numpy flattens."""
+    state = lambda e, T: (e + np.arange(T * 6) / 100).reshape(T, 2, 3).astype(np.float32)  # noqa: E731
+    data = Recordings(
+        action="actions",
+        columns=lambda e, T: {"observation.state": state(e, T), "actions": -state(e, T)},
+        features_more={
+            "observation.state": {"dtype": "float32", "shape": [2, 3], "names": None},
+            "actions": {"dtype": "float32", "shape": [2, 3], "names": ["arm", "joint"]},
+        },
+    )
+    store = opened(tmp_path, data, version)
+    right = np.concatenate([state(e, T).reshape(T, 6) for e, T in enumerate(data.lengths)])
+    for found, sign in zip(vectors(store), (1, -1), strict=True):
+        assert np.array_equal(found, sign * right)
+    assert store.layout.proprio_names[:4] == tuple(f"observation.state.{n}" for n in ("0.0", "0.1", "0.2", "1.0"))
+    assert store.layout.action_names[-1] == "actions.1.2"
+    assert main(["validate", str(store.root), "--out", str(tmp_path / "page.html")]) == 0
+    assert np.array_equal(store.episode(1).action, -state(1, 20).reshape(20, 6))
+
+
 def parts() -> Recordings:
     """A data set with the state in two columns, as DROID has it."""
     columns = lambda e, T: {  # noqa: E731

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import select
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -119,3 +125,47 @@ def test_columns_are_named_by_describe(tmp_path, capsys) -> None:
     assert store.numeric()["observation.state"].shape == (60, 4)
     assert [f.kind for f in load_metadata(root).state] == ["joint", "gripper"]
     assert np.array_equal(store.numeric()["observation.state"][:2, 0], [0, 1])
+
+
+def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
+    """Exit code and output of `describe --write` on a pseudo-terminal. keys: (what it must have printed, the keys)."""
+    pid, terminal = pty.fork()
+    if not pid:  # the child
+        os.execv(sys.executable, [sys.executable, "-m", "wamkit", "describe", str(root), "--write"])
+    said, at, until = "", 0, time.monotonic() + 120
+    for wanted, typed in keys:
+        while wanted not in said[at:]:
+            assert select.select([terminal], [], [], until - time.monotonic())[0], said
+            said += os.read(terminal, 4096).decode()
+        at = len(said)
+        os.write(terminal, typed.encode())
+    with contextlib.suppress(OSError):  # how the end of a terminal reads
+        while chunk := os.read(terminal, 4096):
+            said += chunk.decode()
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
+
+
+def test_questions_on_a_terminal(tmp_path) -> None:
+    root = named(tmp_path / "data", ["motor_0", "motor_1", "elbow", "gripper"], robot="", camera="mystery").root
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    code, said = on_a_terminal(root, [("embodiment (name of the robot): ", "arm\n"), ("state.other.kind", "\x03")])
+    assert code == 130 and {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+    code, said = on_a_terminal(
+        root,
+        [
+            ("embodiment (name of the robot): ", "arm\n"),
+            ("state.other.kind, of motor_0, motor_1 (joint,", "wheel\n"),  # none of these, so it asks again
+            ("state.other.kind, of motor_0, motor_1 (joint,", "joint\n"),
+            ("state.other.unit, of motor_0, motor_1 (rad,", "deg\n"),  # a question that the answer before opened
+            ("state.joints.unit, of elbow (rad,", "\n"),
+            ("state.gripper.larger, of gripper (opens or closes): ", "opens\n"),
+            ("action.other.kind", "\x04"),
+        ],
+    )
+    written = load_metadata(root)
+    assert code == 0 and "kind" in said and str(root / "meta/wamkit.json") in said, said
+    assert written.embodiment == "arm" and [(f.kind, f.unit, f.larger) for f in written.state] == [
+        ("joint", "deg", ""), ("joint", "", ""), ("gripper", "", "opens"),
+    ]  # fmt: skip
+    assert written.action[0].kind == "other" and "unknown: state.joints.unit" in said

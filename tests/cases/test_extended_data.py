@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,18 @@ from lerobot_folders import Recordings, write_v21
 from recordings import LAYOUT, content, make_episode
 
 from wamkit.cli.main import main
+from wamkit.config import save_json
+from wamkit.data.format import checksums
+from wamkit.data.format.metadata_io import load_metadata, save_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
+from wamkit.data.loading.mixture import MixtureConfig, SourceConfig
+from wamkit.data.loading.windows import Windows
+from wamkit.eval.metrics.image import fidelity
+from wamkit.eval.queries import whole_windows
+from wamkit.eval.suites.open_loop import imagine
+from wamkit.inference.model import load
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
 from wamkit.rollout.collect import collect
 from wamkit.rollout.plan import CollectConfig, counts_of, plan
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
@@ -75,6 +86,43 @@ def test_an_import_is_extended_and_takes_no_episodes_of_another_source_for_its_o
     assert content(tmp_path / "parts") == content(tmp_path / "whole")
 
 
+def umi(out: Path) -> list[str]:
+    source = Path(__file__).parents[1] / "importers/data/umi/session.zarr.zip"
+    return ["import", "umi", str(source), "--options.text", "push", "--out", str(out)]
+
+
+def test_an_import_that_an_earlier_version_began_goes_on(tmp_path, capsys):
+    """Its metadata lack the fields that there are since, and its import.json says nothing of them."""
+    assert main([*umi(tmp_path / "parts"), "--limit", "1"]) == 0
+    root, state = tmp_path / "parts", json.loads((tmp_path / "parts/import.json").read_text())
+    metadata = json.loads((root / "meta/wamkit.json").read_text())
+    for new in ("action_bounds", "columns", "inferred"):
+        del metadata[new]
+    for field in (*metadata["state"], *metadata["action"]):
+        del field["larger"], field["reference"]
+    del state["metadata"], state["notes"]
+    state["complete"] = False
+    contents = {"meta/wamkit.json": metadata, "import.json": state}
+    checksums.write(root, {name: json.dumps(content).encode() for name, content in contents.items()})
+    assert load_metadata(root).action[2].larger == ""
+    assert main(umi(root)) == 0 and main(umi(tmp_path / "whole")) == 0
+    assert content(root) == content(tmp_path / "whole") and load_metadata(root).action[2].larger == "opens"
+    metadata["state"][2]["kind"] = "other"
+    checksums.write(root, {name: json.dumps(content).encode() for name, content in contents.items()})
+    before = content(root)
+    assert main(umi(root)) != 0
+    said = "parts was imported with other metadata: state.2.kind was 'other', now 'gripper'. Name another folder"
+    assert said in capsys.readouterr().err and content(root) == before
+
+
+def test_an_import_that_was_described_since_is_extended(tmp_path):
+    assert main([*umi(tmp_path / "data"), "--limit", "1"]) == 0
+    assert main(["describe", str(tmp_path / "data"), "--set", "licence=MIT", "embodiment=mine", "--write"]) == 0
+    assert main(umi(tmp_path / "data")) == 0
+    metadata = load_metadata(tmp_path / "data")
+    assert (metadata.licence, metadata.embodiment) == ("MIT", "mine") and len(Store.open(tmp_path / "data")) == 2
+
+
 def test_a_run_goes_on_with_the_episodes_it_was_begun_on(tmp_path, capsys):
     store = Store.create(tmp_path / "data", **LAYOUT)
     for seed in range(3):
@@ -109,6 +157,56 @@ def test_a_run_goes_on_with_the_episodes_it_was_begun_on(tmp_path, capsys):
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     train_run(config, store.root, tmp_path / "all")
     assert Run.open(tmp_path / "all").provenance.episodes == 5
+
+
+def test_a_run_of_a_mixture_goes_on_with_the_episodes_it_was_begun_on(tmp_path, capsys):
+    metadata = DatasetMetadata(
+        "test",
+        "arm",
+        state=(Field("joints", 0, 3, "joint"),),
+        action=(Field("joints", 0, 2, "joint"),),
+        cameras={"front": CameraFacts("scene"), "wrist": CameraFacts("wrist")},
+    )
+    stores = [Store.create(tmp_path / name, **LAYOUT) for name in ("a", "b")]
+    for number, store in enumerate(stores):
+        for seed in range(2):
+            store.append(make_episode(10 * number + seed))
+        store.finalize()
+        save_metadata(store.root, metadata)
+    sources = (SourceConfig("a"), SourceConfig("b"))
+    save_json(tmp_path / "mixture.json", MixtureConfig(sources, by="episode", size=(32, 32), views=("wrist",)))
+    model = dataclasses.replace(RECIPES.get("unified-mixture")().model, width=32, depth=1, heads=2)
+    config = RunConfig(
+        "unified",
+        model,
+        WindowConfig(4, (2, 4)),
+        TrainConfig(steps=4, batch_size=4, save_every=2, threads=1, precision="fp32"),
+    )
+
+    def stop(*_):
+        if (tmp_path / "parts/checkpoints/latest").exists():
+            raise KeyboardInterrupt
+        return {}
+
+    train = lambda name, watch=None: train_run(config, tmp_path / "mixture.json", tmp_path / name, watch=watch)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", stop)
+    train("whole")
+    stores[0].append(make_episode(30))
+    stores[0].finalize()
+    capsys.readouterr()
+    train("parts")
+    assert f"was begun on the first 2 of now 3 episodes of {tmp_path / 'a'}" in capsys.readouterr().out
+    weights = [Run.open(tmp_path / name).weights() for name in ("parts", "whole")]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    # Its model sees the second camera alone, and no figure counts the first one, which it imagines black.
+    model, (frames, _) = load(tmp_path / "whole", embodiment="b"), open_frames(stores[1])
+    found = imagine(model, frames, stride=2, progress=False).fidelity
+    batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(whole_windows(frames, model.spec, 2))
+    wrist = (batch.obs[:, 1], batch.future[:, :, 1], batch.future[:, :, 1], (2, 4), batch.frame_valid)
+    copied = fidelity(*wrist)
+    assert all(np.allclose(x.mse_copy, copied.mse_copy, equal_nan=True) for x in found.values())
+    assert found["forward"].seen.max() == 0.5
 
 
 def test_held_out_episodes_of_a_run_stay_held_out(tmp_path):

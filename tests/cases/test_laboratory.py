@@ -13,6 +13,7 @@ from laboratory import LENGTHS, write_all
 
 import wamkit
 from wamkit.cli.main import main
+from wamkit.data.format.metadata_io import load_metadata
 
 PAGE = (Path(__file__).parents[2] / "docs/your-data.md").read_text()
 COMMANDS = re.findall(r"^wamkit (.+)$", PAGE, re.M)
@@ -46,7 +47,9 @@ def said(tmp_path_factory):
 
 def test_every_step_is_on_the_page(said):
     _, out = said
-    assert [line.split()[0] for line in out] == ["import"] * 2 + ["validate"] * 3 + ["train"] * 3 + ["eval"] * 3
+    assert [line.split()[0] for line in out] == [
+        *["import"] * 3, *["validate"] * 4, *["describe"] * 3, *["train"] * 4, *["eval"] * 3,
+    ]  # fmt: skip
 
 
 def test_no_warning_is_false_and_none_is_missing(said):
@@ -61,6 +64,17 @@ def test_no_warning_is_false_and_none_is_missing(said):
             assert not found, line
     for line in (x for x in out if not x.startswith("validate")):
         assert "error" not in re.sub(r"error /|action error", "", out[line]) and "warning" not in out[line], line
+
+
+def test_what_the_numbers_mean_is_stated_or_described(said):
+    folder, out = said
+    (table,) = (text for line, text in out.items() if line == "describe data/robomimic")
+    assert "unknown:" not in table and "delta axis_angle base 1 to state" in table and "CC-BY-4.0" in table
+    described = load_metadata(folder / "recordings/v30")
+    assert [(f.name, f.kind, f.unit, f.larger) for f in described.state] == [
+        ("joints", "joint", "rad", ""), ("gripper", "gripper", "", "opens"),
+    ]  # fmt: skip
+    assert [f.larger for f in described.action] == ["", "opens"]
 
 
 def test_each_run_is_trained_without_the_last_episode_and_evaluated_on_it(said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 import struct
@@ -28,10 +29,16 @@ from wamkit.data.importers.tfrecord import crc32c, masked
 from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import open_frames, spec_of
 from wamkit.data.loading.lazy_frames import VideoFrames
+from wamkit.data.loading.windows import Windows
 from wamkit.data.validate import validate
 from wamkit.eval.metrics.image import fidelity
+from wamkit.eval.queries import answerable, query_windows, whole_windows, window_seeds
+from wamkit.eval.suites.clip_distribution import clip_set
+from wamkit.eval.suites.open_loop import imagine
+from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import load
-from wamkit.types import Observation, ObservationError
+from wamkit.types import Observation, ObservationError, Query
+from wamkit.viz.dataset_browser import Site
 
 WRIST = "observation.images.wrist"
 
@@ -131,6 +138,11 @@ def test_v3_whose_index_leaves_a_camera_out_is_read(tmp_path):
     assert frames.has_view.tolist() == [[True, True], [True, False], [True, True]]
     square = store.decode(2, "wrist")[3].astype(int) - square_frames(12, 32, 32, 7)[3].transpose(2, 0, 1)
     assert np.abs(square).mean() < 12
+    assert Site(store).respond("/frames/1/wrist/0").status == 200 and main(["describe", str(store.root)]) == 0
+    found = [
+        f.message for f in validate(store.root, progress=False) if f.level == "error" or "saw nothing" in f.message
+    ]
+    assert found == ["camera wrist saw nothing of 1 of 3 episodes"]
     store.finalize()
 
 
@@ -329,11 +341,77 @@ def test_a_camera_that_is_there_at_some_steps_alone_is_refused(tmp_path):
         import_data(Import(format="calvin", source=source, out=tmp_path / "out", missing_views="mask"))
 
 
-def test_figures_of_imagined_frames_are_means_over_the_views_that_were_seen(store):
+def same(a, b, among=slice(None)):
+    """True if two `Fidelity` have equal figures, of some windows of the first."""
+    names = (f.name for f in dataclasses.fields(a) if f.name not in ("offsets", "pixels", "seen"))
+    return all(np.allclose(getattr(a, k)[among], getattr(b, k), equal_nan=True) for k in names)
+
+
+def test_figures_of_imagined_frames_are_those_of_the_views_that_were_seen(store):
+    """Whatever is imagined for an absent view, as by an autoencoder that does not know: noise counts nowhere."""
     frames, _ = open_frames(store)
     batch = frames.windows(spec_of(store, 4, (2, 4)), seed=0, batch_size=1).gather(np.flatnonzero(frames.episode == 1))
     wrong = (batch.future.int() + 20).clamp(max=255).to(torch.uint8)
-    wrong[:, :, 1] = 0
+    wrong[:, :, 1] = torch.randint(256, wrong[:, :, 1].shape, generator=torch.Generator().manual_seed(0))
     both = fidelity(batch.obs, batch.future, wrong, (2, 4), batch.frame_valid, view_valid=batch.view_valid)
     front = fidelity(batch.obs[:, 0], batch.future[:, :, 0], wrong[:, :, 0], (2, 4), batch.frame_valid)
-    assert np.allclose(both.mse, front.mse, equal_nan=True) and np.allclose(both.ssim, front.ssim, equal_nan=True)
+    assert same(both, front) and front.moving_count.any() and front.edges.any()
+    scores = [x.score(2, np.zeros(len(batch), int), seed=0) for x in (both, front)]
+    assert scores[0] == scores[1]
+
+
+def test_evaluation_counts_the_views_that_an_episode_has(store, tmp_path):
+    """Imagined futures, sets of clips and videos of a model on an episode without its wrist camera."""
+    train = ["--train.steps", "1", "--train.batch-size", "4", "--model.width", "32", "--model.depth", "1"]
+    train += ["--window.chunk", "4", "--window.frame-offsets", "2", "4", "--model.heads", "2"]
+    assert main(["train", "--data", str(store.root), "--out", str(tmp_path / "run"), *train]) == 0
+    model = load(tmp_path / "run")
+    frames, _ = open_frames(store)
+    alone = dataclasses.replace(frames, used=np.array([False, True, False]))
+    found = imagine(model, alone, stride=2, progress=False)
+    starts = whole_windows(alone, model.spec, 2)
+    batch = Windows(alone, model.spec, seed=0, batch_size=1).gather(starts)
+    for query in ("video", "forward"):
+        guess = torch.from_numpy(query_windows(model, batch, Query(query), window_seeds(starts)).future)
+        front = (batch.obs[:, 0], batch.future[:, :, 0], guess[:, :, 0], (2, 4), batch.frame_valid)
+        assert same(found.fidelity[query], fidelity(*front))
+    ceiling = model.reconstruct(batch)
+    front = (batch.obs[:, 0], batch.future[:, :, 0], ceiling[:, :, 0], (2, 4), batch.frame_valid)
+    assert same(found.fidelity["ceiling"], fidelity(*front))
+    clips = clip_set(model, dataclasses.replace(alone, is_demonstration=np.ones(3, bool)))
+    assert clips.truth.shape[:3] == (len(clips.episode), 2, 1) and set(clips.episode) == {1} and clips.truth.any()
+    every = clip_set(model, dataclasses.replace(frames, is_demonstration=np.ones(3, bool)))
+    assert every.truth.shape[2] == 2 and set(every.episode) == {0, 2}
+    assert query_recording(model, frames, 1, Query.JOINT).views == (0,)
+    assert query_recording(model, frames, 0, Query.JOINT).views == (0, 1)
+
+
+def test_cameras_that_a_robot_has_and_its_model_does_not_see(store):
+    frames, _ = open_frames(store)
+    batch = frames.windows(spec_of(store, 4, (2, 4)), seed=0, batch_size=1).gather(np.array([0, 20]))
+    wrist = answerable(batch, Embodiment("r", "", (-1, 1), (), (), 0, 0))
+    assert wrist.view_valid.tolist() == [[False, True]] * 2 and not wrist.obs[:, 0].any()
+    assert torch.equal(wrist.future[:, :, 1], batch.future[:, :, 1])
+    front = answerable(batch, Embodiment("r", "", (0,), (), (), 0, 0))
+    assert front.view_valid is None and torch.equal(front.obs, batch.obs[:, :1])
+    assert answerable(batch, None) is batch
+
+
+def test_a_depth_camera_that_saw_nothing_of_an_episode(tmp_path):
+    store = Store.create(tmp_path / "data", **LAYOUT, depth=(("far", 8, 8),))
+    with pytest.raises(StoreError, match=r"the store's \['far'\]; where a depth camera measured nothing, give zeros"):
+        store.append(make_episode(0))
+    root, key = two_cameras(tmp_path / "foreign", 1, "v3.0"), "observation.images.depth"
+    info = json.loads((root / "meta/info.json").read_text())
+    depth = {"is_depth_map": True, "depth_unit": "mm"}
+    info["features"][key] = info["features"][WRIST] | {"shape": [32, 32, 1], "info": depth}
+    (root / "meta/info.json").write_text(json.dumps(info))
+    path = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    for name in ("chunk_index", "file_index", "from_timestamp"):
+        table = table.append_column(f"videos/{key}/{name}", table[f"videos/{WRIST}/{name}"])
+    pq.write_table(table, path)
+    shutil.copytree(root / f"videos/{WRIST}", root / f"videos/{key}")
+    opened = Store.open(root)
+    assert opened.episodes[1].absent == ("wrist", "depth") and opened.depth_cameras == ("depth",)
+    assert opened.decode_depth(1, "depth").shape == (12, 32, 32) and not opened.decode_depth(1, "depth").any()

@@ -51,6 +51,25 @@ def test_captions_with_a_byte_order_mark(tmp_path, name, text, encoding):
     assert texts_of(tmp_path / "in", tmp_path / "out") == ["ouvre la boîte"]
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_captions_between_other_marks(tmp_path, mark):
+    """Semicolons and tabs between columns; then decimals are commas, and commas in texts need no quotes."""
+    write_video(tmp_path / "in/a.mp4", square_frames(20))
+    rows = [("file", "text", "start", "stop"), ("a.mp4", "ouvre, puis ferme", "0,5", "1,5")]
+    write(tmp_path / "in/captions.csv", "".join(mark.join(row) + "\r\n" for row in rows), "utf-8-sig")
+    options = IMPORTERS.get("video").Options()
+    store = import_data(Import(format="video", source=tmp_path / "in", out=tmp_path / "out"), options)
+    assert store.episode(0).texts() == [""] * 5 + ["ouvre, puis ferme"] * 10 + [""] * 5
+
+
+def test_narrations_of_epic_with_semicolons(tmp_path):
+    write_video(tmp_path / "in/P01_01.mp4", square_frames(20))
+    head = "video_id;start_timestamp;stop_timestamp;narration;narration_id;verb;noun"
+    row = "P01_01;00:00:00,50;00:00:01,50;cut the onion, then stop;P01_01_0;cut;onion"
+    write(tmp_path / "in/EPIC_100_train.csv", f"{head}\n{row}\n", "utf-8")
+    assert texts_of(tmp_path / "in", tmp_path / "out", "epic") == ["cut the onion, then stop"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-32", "utf-16-le", "utf-16-be"])
 def test_captions_in_wide_encodings_without_a_known_mark_are_named(tmp_path, encoding):
     """Each character of "open" is followed by zeros, which decode as characters too."""

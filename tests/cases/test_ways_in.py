@@ -60,7 +60,7 @@ def test_where_nothing_can_be_written_the_message_names_both_ways(tmp_path, monk
     store = Store.open(write_v3(tmp_path / "data", SMALL))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
     read_only(tmp_path)
-    with pytest.raises(WriteError, match="XDG_CACHE_HOME.*--cache-gb 0"):
+    with pytest.raises(WriteError, match="--cache-dir.*--cache-gb 0"):
         FrameCache.build_or_open(store)
 
 

@@ -42,7 +42,7 @@ from wamkit.data.format.video import encode_video
         (edit_json(data_path="data/{nothing}"), "info.json: data_path is 'data/{nothing}'"),
         (edit_json(video_path=None), "info.json: video_path is None"),
         (edit_feature("action", shape="junk"), "info.json: feature 'action' needs a shape"),
-        (edit_feature("action", shape=[2, 1]), "info.json: feature 'action' needs a shape with one number"),
+        (edit_feature("action", shape=[2, 1]), r"column 'action': its cells have 1 dimensions instead of 2; info.json"),
         (edit_feature("action", dtype="int64"), r"episode 0\): column 'action': it holds numbers that are no int64"),
         (edit_feature("action", dtype="junk"), "info.json: feature 'action' needs a floating-point dtype"),
         (edit_feature("next.reward", dtype=None), "info.json: feature 'next.reward' has no dtype"),

@@ -7,11 +7,12 @@ import time
 import numpy as np
 import pytest
 from forks import run
-from recordings import LAYOUT, SIZE, make_episode
+from recordings import LAYOUT, SIZE, fill, make_episode
 
 from wamkit.data.format import frame_cache as cache_module
 from wamkit.data.format.frame_cache import FrameCache
 from wamkit.data.format.store import Store, StoreError
+from wamkit.files import WriteError, cache_folder, caching_in
 
 
 def test_cache_holds_what_is_decoded_and_is_built_once(copy, monkeypatch):
@@ -77,3 +78,14 @@ def test_an_empty_store_has_no_frames(tmp_path):
     assert Store.open(tmp_path / "data").numeric()["action"].shape == (0, 2)
     with pytest.raises(StoreError, match="has no images"):
         FrameCache.build_or_open(store)
+
+
+def test_caches_are_where_the_option_says(tmp_path):
+    store = fill(tmp_path / "data", 1)
+    with caching_in(tmp_path / "fast"):
+        made = FrameCache.build_or_open(store)
+        assert made.path.parent.parent == tmp_path / "fast" and cache_folder(store.root) == made.path.parent
+    assert cache_folder(store.root) == store.root / ".cache" and not (store.root / ".cache").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="file: a file is in the way"), caching_in(tmp_path / "file"):
+        pass

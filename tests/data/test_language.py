@@ -63,6 +63,16 @@ def test_subtasks_are_the_texts_of_their_steps(exact_copy):
         store.append(still_episode(1, 9))
 
 
+def test_a_row_group_for_each_episode_is_read(exact_copy):
+    """As lerobot's own annotation pipeline writes the file: every row group has a dictionary of its own."""
+    path, said = exact_copy / DATA, [entry("subtask", "reach", 0.0), entry("subtask", "push", 0.3)]
+    with_language(exact_copy, [said] * 9, [[]] * 9)
+    pq.write_table(pq.read_table(path), path, row_group_size=7)
+    assert pq.ParquetFile(path).num_row_groups > 1
+    store = Store.open(exact_copy)
+    assert store.episode(1).spans == (Span(0, 6, "reach"), Span(6, 9, "push"))
+
+
 @pytest.mark.parametrize(
     "cells",
     [

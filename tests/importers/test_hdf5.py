@@ -120,7 +120,13 @@ def test_maniskill_drops_what_was_seen_last(tmp_path):
         np.testing.assert_array_equal(store.episode(1).proprio[:, 9:], file["traj_1/obs/agent/qvel"][:-1])
     metadata = load_metadata(store.root)
     assert metadata.control_mode == "pd_ee_delta_pos" and [f.kind for f in metadata.action] == ["position", "gripper"]
-    assert metadata.state[1].representation == "velocity" and metadata.cameras["hand_camera"].role == "wrist"
+    assert [(f.name, f.stop - f.start, f.representation, f.unit) for f in metadata.state] == [
+        ("qpos", 7, "absolute", "rad"),
+        ("qpos_gripper", 2, "absolute", "m"),
+        ("qvel", 7, "velocity", "rad/s"),
+        ("qvel_gripper", 2, "velocity", "m/s"),
+    ]
+    assert metadata.cameras["hand_camera"].role == "wrist"
     shutil.copy(SOURCES["maniskill"], tmp_path / "alone.h5")
     with pytest.raises(SourceError, match="alone.json: it is missing"):
         importer("maniskill", tmp_path / "alone.h5").metadata()

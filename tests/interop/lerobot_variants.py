@@ -8,13 +8,15 @@ writes FOLDER/NAME, a data set, and FOLDER/NAME.npz with every value and pixel t
 FOLDER/NAME.txt with the error that it raises instead.
 """
 
+import importlib.util
 import os
 import sys
 import traceback
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parent / "stand_in"))
+if not importlib.util.find_spec("torchvision"):
+    sys.path.insert(0, str(Path(__file__).parent / "stand_in"))
 
 import lerobot  # noqa: E402
 import numpy as np  # noqa: E402
@@ -122,6 +124,40 @@ def types(kinds, **more):
     return {k: {"dtype": d, "shape": s, "names": None} for k, (d, s) in kinds.items()} | more
 
 
+def annotated(root):
+    """Annotations of all kinds by lerobot's own writer, in two of three episodes."""
+    from lerobot.annotations.steerable_pipeline.reader import iter_episodes
+    from lerobot.annotations.steerable_pipeline.staging import EpisodeStaging
+    from lerobot.annotations.steerable_pipeline.writer import LanguageColumnsWriter, speech_atom
+    from lerobot.datasets.io_utils import load_info, write_info
+    from lerobot.datasets.language import language_feature_info
+
+    record(root, PLAIN | {TOP: VIDEO, "observation.images.depth": DEPTH}, tasks=("push the block", "pull the block"))
+    staged, episodes = root.with_name(f"{root.name}-staged"), list(iter_episodes(root))
+    for episode in episodes[:2]:
+        times = episode.frame_timestamps
+        says = lambda style, text, t, role="assistant", **more: (  # noqa: E731
+            {"role": role, "content": text, "style": style, "timestamp": t} | more
+        )
+        plan = [
+            says("task_aug", "move it", times[0], "user"),
+            says("plan", "1. reach 2. push", times[0]),
+            says("subtask", "reach", times[1]),
+            says("subtask", "push", times[3]),
+            says("motion", "forwards", times[2]),
+            says("memory", "reached", times[3]),
+        ]
+        spoken = [says("interjection", "wait", times[2], "user"), speech_atom(times[2], "waiting")]
+        asked = [says("vqa", "where?", times[1], "user", camera=TOP)]
+        staging = EpisodeStaging(staged, episode.episode_index)
+        for module, rows in (("plan", plan), ("interjections", spoken), ("vqa", asked)):
+            staging.write(module, rows)
+    LanguageColumnsWriter().write_all(episodes, staged, root)
+    info = load_info(root)
+    info.features = {**info.features, **language_feature_info()}
+    write_info(info, root)
+
+
 VARIANTS = {
     "plain": lambda r: record(r, PLAIN | {TOP: VIDEO}),
     "float64": lambda r: record(
@@ -194,6 +230,7 @@ VARIANTS = {
     "appended": appended,
 }
 if NEW:
+    VARIANTS["language-and-depth"] = annotated
     DEPTH = {"dtype": "video", "shape": (48, 64, 1), "names": AXES, "info": {"is_depth_map": True}}
     VARIANTS["depth-video"] = lambda r: record(r, PLAIN | {TOP: VIDEO, "observation.images.depth": DEPTH})
     VARIANTS["depth-images"] = lambda r: record(

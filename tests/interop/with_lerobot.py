@@ -8,12 +8,14 @@ python with_lerobot.py delete ROOT NEW_ROOT       lerobot's editing tool: a copy
 python with_lerobot.py merge ROOT NEW_ROOT        lerobot's editing tool: the data set twice over
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path.insert(0, str(Path(__file__).parent / "stand_in"))
+if not importlib.util.find_spec("torchvision"):
+    sys.path.insert(0, str(Path(__file__).parent / "stand_in"))
 
 import numpy as np  # noqa: E402
 from lerobot.datasets.aggregate import aggregate_datasets  # noqa: E402
@@ -26,16 +28,31 @@ def load(root):
 
 
 def read(root, out):
-    """Writes {column: array} for all frames; pictures as uint8, `task` as text."""
+    """Writes {column: array} for all frames; pictures as uint8, `task` as text.
+
+    Of annotations it writes `subtask`, the one that lerobot takes to be active, "" where none is.
+    """
     data = load(root)
     columns = {}
     for i in range(len(data)):
-        for key, value in data[i].items():
+        item = data[i]
+        if "language_persistent" in item:
+            item["subtask"] = active_subtask(item)
+        for key, value in item.items():
+            if key.startswith("language_"):
+                continue
             value = value.numpy() if hasattr(value, "numpy") else np.array(value)
             if key in data.meta.camera_keys and value.dtype.kind == "f" and len(value) == 3:
                 value = np.rint(value * 255).astype(np.uint8)
             columns.setdefault(key, []).append(value)
     np.savez(out, **{key: np.stack(values) for key, values in columns.items()})
+
+
+def active_subtask(item):
+    from lerobot.datasets.language_render import active_at
+
+    row = active_at(float(item["timestamp"]), persistent=item["language_persistent"], style="subtask")
+    return row["content"] if row else ""
 
 
 def write(root, source, *kinds):

@@ -62,6 +62,32 @@ def test_resumed_equals_uninterrupted(tmp_path, precision):
     assert steps == list(range(1, 13))
 
 
+def test_steps_in_a_loop_of_the_callers_are_those_of_run(tmp_path):
+    """The same bits, and a checkpoint wherever the caller asks for one."""
+    trainer(tmp_path / "whole").run()
+    for progress in trainer(tmp_path / "own").steps():
+        if not progress.saved:
+            progress.save()
+        assert load_checkpoint(tmp_path / "own", training=True).step == progress.step
+    assert progress.step == SMALL.steps
+    assert same(state(tmp_path / "whole"), state(tmp_path / "own"))
+
+
+def test_steps_that_are_not_asked_for_are_not_taken(tmp_path):
+    """A loop that ends early lets go of the folder, and another goes on."""
+    trainer(tmp_path / "whole").run()
+    steps = trainer(tmp_path / "own").steps()
+    next(steps)
+    next(steps).save()
+    with pytest.raises(WamkitError, match="own"), exclusive(tmp_path / "own"):
+        pass
+    steps.close()
+    with exclusive(tmp_path / "own"):
+        assert load_checkpoint(tmp_path / "own", training=True).step == 2
+    trainer(tmp_path / "own").run()
+    assert same(state(tmp_path / "whole"), state(tmp_path / "own"))
+
+
 def test_a_finished_run_is_trained_further(tmp_path):
     """From the state that it ended with, over a schedule of its own; cut short, it goes on to the same bits."""
     more = dataclasses.replace(SMALL, steps=20)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from conftest import untrained_run
+from parallel_jobs import square
 from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
 from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
@@ -204,17 +205,8 @@ def test_unknown_tasks_and_hopeless_experts_are_named(tmp_path):
     env.close()
 
 
-def _square(job):
-    if job < 0:
-        raise ValueError(f"{job} is negative")
-    if job == 99:
-        os._exit(7)
-    time.sleep(0.2 if job == 1 else 0.0)
-    return job * job, os.getpid()
-
-
 def test_parallel_results_come_in_order_from_other_processes():
-    results = list(run_parallel(range(1, 8), _square, processes=2, progress=False))
+    results = list(run_parallel(range(1, 8), square, processes=2, progress=False))
     assert [value for value, _ in results] == [1, 4, 9, 16, 25, 36, 49]
     assert os.getpid() not in {pid for _, pid in results}
 
@@ -225,8 +217,8 @@ def test_parallel_failures_name_the_job_and_leave_no_children():
         ((99,), "job 99 failed.*exit code 7"),
     ):
         with pytest.raises(WorkerError, match=f"(?s){message}"):
-            list(run_parallel(jobs, _square, processes=1, progress=False, describe=lambda job: f"job {job}"))
-    results = run_parallel(range(1, 50), _square, processes=1, progress=False)
+            list(run_parallel(jobs, square, processes=1, progress=False, describe=lambda job: f"job {job}"))
+    results = run_parallel(range(1, 50), square, processes=1, progress=False)
     _, pid = next(results)
     results.close()
     with pytest.raises(ProcessLookupError):

@@ -143,10 +143,29 @@ def executions_of(states, demonstrated, executed, imagined):
 )
 def test_three_comparisons_tell_faults_apart(states, executed, imagined, words, best):
     scored = execution_score(executions_of(states, 0, executed, imagined))
-    assert diagnosis(scored).startswith(words)
+    assert words in diagnosis(scored)  # of two episodes the intervals may decide, or not
+    one = execution_score(executions_of(states[:2], 0, executed, imagined))
+    assert diagnosis(one).startswith("one episode: no interval; the figures alone would say: " + words)
     for name in ("forecast", "policy", "consistency"):
         value = getattr(scored, name)
         assert value.undefined if imagined is None and name != "policy" else (value.value == 1) == (name in best)
+
+
+def test_enough_episodes_decide():
+    """Twelve episodes: the video is right but for a little noise, the arm stays where it is in all but the noise."""
+    rng, shape = np.random.default_rng(0), (2, 1, 3, 16, 16)
+    rows = []
+    for seed in range(12):
+        now = np.full(shape[1:], 100, np.uint8)
+        demonstrated = np.broadcast_to(now, shape).copy()
+        demonstrated[..., 4:10, 4:10] = 200
+        imagined = demonstrated - rng.integers(0, 20, shape).astype(np.uint8)
+        executed = np.broadcast_to(now, shape) - rng.integers(0, 90, shape).astype(np.uint8)
+        rows.append(Execution("t", seed, 0, now, demonstrated, executed, imagined))
+    scored = execution_score(rows)
+    assert scored.episodes == 12 and scored.forecast.low > 0 > scored.policy.high
+    assert diagnosis(scored).startswith("the video is right, the arm is wrong")
+    assert diagnosis(execution_score(rows[:1])).startswith("one episode: no interval; ")
 
 
 def test_where_nothing_moves_there_is_nothing_to_tell(states):

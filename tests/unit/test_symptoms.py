@@ -49,7 +49,7 @@ def run(tmp_path) -> Path:
         (
             {"coupling.true_over_shuffled": (0.9, 0.5, 1.4)},
             "coupling",
-            "whether its images follow the actions",
+            "or its images follow the actions, which lowers the error by 50% at most",
         ),
         ({"coupling.inverse_over_policy": (1.6, 1.3, 2.0)}, "coupling", "its actions do not come from them"),
         ({"closed_loop.success": (0.1, 0.02, 0.3)}, "closed loop", "compare with a run on half of the data"),
@@ -64,6 +64,54 @@ def test_a_known_fault_is_named_with_what_to_try(run, fault, place, words):
     faults = [s for s in found if s.verdict in ("fault", "undecided")]
     assert [s.place for s in faults] == [place] * bool(place)
     assert ("look first at the" in said) == any(s.verdict == "fault" for s in faults)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "words"),
+    [
+        (0.2, 0.8, "fine", "its images follow the actions"),
+        (1.02, 1.1, "fault", "its images ignore the actions"),
+        (0.96, 1.03, "undecided", "lowers the error by 4% at most"),
+        (0.1, 2.5, "undecided", "lowers the error by 90% at most"),
+        (0.0, None, "unknown", "one episode, or few: no interval"),
+    ],
+)
+def test_a_ratio_is_judged_by_its_interval_alone(run, low, high, kind, words):
+    evaluated(run, {"coupling.true_over_shuffled": (0.5 if low < 0.5 else 1.02, low, high)})
+    (found,) = (s for s in symptoms(Run.open(run)) if s.place == "coupling")
+    assert found.verdict == kind and words in str(found)
+
+
+def test_figures_without_an_interval_are_given_and_never_first(run):
+    """One episode: the worst figure of all decides nothing, and what has an interval is named in its place."""
+    open_ended = {"open_loop.skill.joint.8": (-5.0, None, 1.0), "open_loop.skill.joint.16": (-5.0, None, 1.0)}
+    evaluated(run, GOOD | open_ended | {"closed_loop.success": (0.1, 0.02, 0.3)})
+    found = symptoms(Run.open(run))
+    (images, _) = (s for s in found if s.place == "images")
+    assert images.verdict == "unknown" and "-5.00; one episode, or few: no interval" in images.finding
+    assert verdict(found).startswith("look first at the closed loop")
+    assert "fails more often than it succeeds" in verdict(found)
+
+
+@pytest.mark.parametrize(
+    ("forecast", "policy", "consistency", "kind", "words"),
+    [
+        ((0.8, 0.7, 0.9), (0.8, 0.6, 0.9), (0.8, 0.7, 0.9), "fine", "no fault found"),
+        ((0.8, 0.7, 0.9), (0.3, 0.1, 0.5), (0.3, 0.1, 0.5), "fault", "the video is right, the arm is wrong"),
+        ((0.8, 0.7, 0.9), (-0.3, -0.5, -0.1), (0.0, -0.1, 0.2), "fault", "the video is right, the arm is wrong"),
+        ((0.2, 0.1, 0.3), (0.8, 0.6, 0.9), (0.3, 0.1, 0.5), "fault", "forecast error"),
+        ((-0.3, -0.5, -0.1), (-0.2, -0.3, -0.1), (0.8, 0.7, 0.9), "fault", "policy error"),
+        ((-0.3, -0.5, -0.1), (-0.2, -0.3, -0.1), (-0.4, -0.7, -0.1), "fault", "both are wrong"),
+        ((0.3, -0.5, 0.7), (0.8, 0.6, 0.9), (0.5, 0.1, 0.8), "undecided", "does not show"),
+        ((0.3, None, 1.0), (0.8, None, 1.0), (0.5, None, 1.0), "unknown", "no interval"),
+        (None, (0.8, 0.6, 0.9), None, "fine", "its actions do what the expert's did"),
+    ],
+)
+def test_video_and_arm_are_told_apart_by_intervals(run, forecast, policy, consistency, kind, words):
+    told = {"forecast": forecast, "policy": policy, "consistency": consistency}
+    evaluated(run, {f"forecast_vs_execution.{k}": v for k, v in told.items() if v})
+    (found,) = (s for s in symptoms(Run.open(run)) if s.place == "video and arm")
+    assert found.verdict == kind and words in found.finding
 
 
 def test_the_first_fault_in_the_order_comes_first(run):

@@ -37,6 +37,8 @@ class Compare(Options):
     """Validation episodes a task (one more of them off-expert) on which imagination is scored."""
     processes: Processes = 2
     """Worker processes of the evaluation."""
+    cache_dir: Path | None = None
+    """Folder of all caches; beside the data if not given, or in the user's cache where that cannot be written."""
     page: bool = False
     """Write the page from the JSON files that exist, and run nothing."""
 
@@ -46,7 +48,7 @@ def run(args: Compare) -> None:
     """Runs the jobs that are not finished, and writes the page."""
     from wamkit.data.format.episode_index import require_data
     from wamkit.experiments.comparisons import COMPARISONS
-    from wamkit.files import check_output
+    from wamkit.files import caching_in, check_output
 
     COMPARISONS.get(args.name)().check_rows(args.name, args.only)
     require_data(args.data)
@@ -54,7 +56,10 @@ def run(args: Compare) -> None:
     from wamkit.experiments.run import Setup, compare, write_comparison
 
     setup = Setup(args.data, args.out, args.work, args.episodes, args.held_out, args.processes)
-    page = (
-        write_comparison(args.name, setup) if args.page else compare(args.name, setup, only=args.only, seeds=args.seeds)
-    )
+    with caching_in(args.cache_dir):
+        page = (
+            write_comparison(args.name, setup)
+            if args.page
+            else compare(args.name, setup, only=args.only, seeds=args.seeds)
+        )
     print(f"page: {page}")

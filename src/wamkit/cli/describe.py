@@ -6,9 +6,13 @@ import sys
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wamkit.cli.parse import COMMANDS, Options
+
+if TYPE_CHECKING:
+    from wamkit.data.format.store import Store
+    from wamkit.metadata import DatasetMetadata
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,8 @@ class Describe(Options):
     """Print what is known of a data set's vectors and cameras, and complete it.
 
     Entries are stated in meta/wamkit.json, inferred from names and values, or unknown. Nothing is written unless
-    --write or --out is given. With --write, unknown entries are asked for where the command runs on a terminal.
+    --write or --out is given. With --write, unknown entries are asked for where the command runs on a terminal: Enter
+    leaves one open, Ctrl-D the others too, and Ctrl-C writes nothing.
     """
 
     data: Path
@@ -47,10 +52,8 @@ def run(args: Describe) -> None:
     columns = {k: v for k, v in args.set.items() if k.startswith("columns.")}
     store = store.with_columns(answered(described(store), columns).columns) if columns else store
     metadata = answered(described(store, str(args.set.get("embodiment", ""))), args.set)
-    if args.write and sys.stdin.isatty():
-        for entry, options in unknown(metadata, store).items():
-            if answer := input(f"{entry} ({options}; Enter leaves it open): ").strip():
-                metadata = answered(metadata, {entry: answer})
+    if args.write and sys.stdin.isatty() and sys.stdout.isatty():
+        metadata = asked(metadata, store)
     metadata.check(len(store.layout.proprio_names), len(store.layout.action_names))
     print(table(metadata))
     left = unknown(metadata, store)
@@ -64,6 +67,34 @@ def run(args: Describe) -> None:
     if args.write:
         complete_metadata(args.data, metadata)
         print(args.data / "meta/wamkit.json")
+
+
+def asked(metadata: DatasetMetadata, store: Store) -> DatasetMetadata:
+    """The metadata with what the user answers for unknown entries, one after the other.
+
+    A wrong answer is asked for again, Enter leaves an entry open, and the end of the input (Ctrl-D) all that follow.
+    """
+    from wamkit.config import ConfigError
+    from wamkit.data.description import answered, unknown
+
+    done: set[str] = set()
+    names = {"state": store.layout.proprio_names, "action": store.layout.action_names}
+    if unknown(metadata, store):
+        print(table(metadata), "\nEnter leaves an entry open, Ctrl-D all that follow, Ctrl-C writes nothing.", sep="\n")
+    while entry := next((e for e in unknown(metadata, store) if e not in done), ""):
+        part, _, rest = entry.partition(".")
+        of = next((f for f in getattr(metadata, part, ()) if f.name == rest.rpartition(".")[0]), None)
+        place = f", of {', '.join(names[part][of.start : of.stop])}" if part in names and of else ""
+        try:
+            answer = input(f"{entry}{place} ({unknown(metadata, store)[entry]}): ").strip()
+            metadata = answered(metadata, {entry: answer}) if answer else metadata
+            done.add(entry)
+        except ConfigError as error:
+            print(error)
+        except EOFError:
+            print()
+            break
+    return metadata
 
 
 def table(metadata: Any) -> str:

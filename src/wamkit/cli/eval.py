@@ -62,18 +62,28 @@ class Eval(Options):
     """Options of `env` or `protocol`, KEY=VALUE, as for `wamkit collect`: fields of the environment's configuration."""
     embodiment: str = ""
     """Data set of a mixture whose embodiment acts in `env` or `protocol`, or recorded `data`."""
+    cache_dir: Path | None = None
+    """Folder of all caches; beside the data if not given, or in the user's cache where that cannot be written."""
 
 
 @COMMANDS.register("eval")
 def run(args: Eval) -> None:
     """Evaluates each run, or compares two with --paired."""
+    from wamkit.files import caching_in
+
+    _check(args)
+    with caching_in(args.cache_dir):
+        if args.data is not None:
+            _evaluate_recorded(args, args.data)
+        else:
+            _evaluate(args)
+
+
+def _evaluate(args: Eval) -> None:
+    """Evaluates each run in an environment, or compares two."""
     from wamkit.files import check_place
     from wamkit.runs.config import home, require_run
 
-    _check(args)
-    if args.data is not None:
-        _evaluate_recorded(args, args.data)
-        return
     protocol = _protocol(args)
     for folder in args.runs:
         require_run(folder)

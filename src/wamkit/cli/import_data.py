@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +36,9 @@ class Import(Options):
     missing_views: Literal["refuse", "mask"] = "refuse"
     """Action on an episode without the images of a camera: refuse it, or take it without this view. A model then learns
     to do without the view, too."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Metadata that the source does not state, or states wrongly, as in action.gripper.larger=opens
+    action.joints.unit=deg embodiment=so101; `wamkit describe` names the entries of imported data."""
 
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
@@ -54,6 +57,7 @@ class Import(Options):
 @COMMANDS.register("import")
 def run(args: Import) -> None:
     """Imports, and prints the size of the data set and the episodes that were left out."""
+    from wamkit.data.description import described, unknown
     from wamkit.data.importers import run as importers
 
     options: Any = args.options  # type: ignore[attr-defined]  # added by `resolve`
@@ -64,6 +68,7 @@ def run(args: Import) -> None:
         on_error=args.on_error,
         limit=args.limit,
         missing_views=args.missing_views,
+        set=args.set,
     )
     videos: Counter[str] = Counter()
     store = importers.import_data(given, options, videos)
@@ -77,5 +82,8 @@ def run(args: Import) -> None:
     if notes := importers.noted(store.root):
         name, note = next(iter(notes.items()))
         print(f"note: episode {name}: {note[0]} ({len(notes)} episodes with notes; {importers.FILE} lists them)")
+    if left := list(unknown(described(store), store)):
+        listed = ", ".join(left[:3]) + (f" and {len(left) - 3} more" if left[3:] else "")
+        print(f"note: not known: {listed}; `wamkit describe {store.root}` lists and sets them")
     if skipped := importers.describe(importers.left_out(store.root)):
         print(skipped, file=sys.stderr)

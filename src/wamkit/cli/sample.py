@@ -77,7 +77,7 @@ def run(args: Sample) -> None:
     if answers.imagined is not None:
         columns = []
         for horizon in range(answers.real.shape[1]):
-            for view in range(answers.real.shape[2]):
+            for view in answers.views:
                 real, imagined = answers.real[:, horizon, view], answers.imagined[:, horizon, view]
                 columns += [real, imagined, difference(real, imagined)]
         print(save_video(stem.with_suffix(".mp4"), side_by_side(columns), 20 / args.stride, scale=4))

@@ -7,10 +7,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, peek
 from wamkit.config import Gigabytes, Side
+
+if TYPE_CHECKING:
+    from wamkit.runs.config import RunConfig
+    from wamkit.training.launch import LoadingOptions
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ class Train(Options):
     them: it takes images of any size, and resizes them in the same way."""
     cache_gb: Gigabytes = 16.0
     """Size limit of the cache of decoded frames beside the data, in GB. Frames beyond it are decoded at each use."""
+    cache_dir: Path | None = None
+    """Folder of all caches; beside the data if not given, or in the user's cache where that cannot be written."""
     feature_cache_gb: Gigabytes = 0.0
     """Size limit of the cache of features beside the data, in GB. Further runs with the same frozen encoder read it."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     """Video decoder. torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same frames."""
-
     trackers: tuple[str, ...] = ("tensorboard",)
     """Trackers of figures, images and videos, beside metrics.jsonl: tensorboard, csv, trackio, wandb, or none."""
 
@@ -61,26 +66,34 @@ class Train(Options):
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.episode_index import require_data
-    from wamkit.files import check_place
-    from wamkit.runs.config import PARTS
-    from wamkit.runs.recipes import RECIPES
+    from wamkit.files import caching_in, check_place
     from wamkit.training.trackers.base import TRACKERS, check_trackers
 
     check_trackers(args.trackers)
     if not args.data.is_file():
         require_data(args.data)
     check_place(args.out / "config.json")
-    from wamkit.training.launch import LoadingOptions, train_run
+    from wamkit.training.launch import train_run
 
-    config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
-    if args.size is not None:
-        config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
-    loading = LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
-    train_run(config, args.data, args.out, command=args.command, loading=loading, trackers=args.trackers)
+    config, loading = configured(args)
+    with caching_in(args.cache_dir):
+        train_run(config, args.data, args.out, command=args.command, loading=loading, trackers=args.trackers)
     print(f"trained: {args.out}")
     for name in dict.fromkeys(args.trackers):
         print(f"{name}: {TRACKERS.get(name).opening(args.out)}")
     print(f"next: {_next(args, config.episodes.held_out)}")
+
+
+def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
+    """The run that the options describe, and how its data are loaded."""
+    from wamkit.runs.config import PARTS
+    from wamkit.runs.recipes import RECIPES
+    from wamkit.training.launch import LoadingOptions
+
+    config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
+    if args.size is not None:
+        config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
+    return config, LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
 
 
 def _next(args: Train, held_out: int) -> str:

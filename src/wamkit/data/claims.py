@@ -22,8 +22,11 @@ SURE, UNSURE = 0.8, 0.5
 """Fraction of the variance that a label must explain to fit, and of which the other must stay below."""
 LAGS = (1, 2, 4, 8)
 """Steps after which a gripper may have answered its command."""
-MOST = {"rad": 4 * pi, "m": 10.0}
-"""Largest value of a state that its unit makes possible: two turns of a joint, and the reach of a room."""
+MOST = {("joint", "rad"): 4 * pi, ("position", "m"): 10.0, ("gripper", "m"): 1.0, ("rotation", "rad"): 4 * pi}
+"""Largest value that a kind and its unit make possible: two turns, the reach of a room, an opened hand."""
+SMALLER = {"rad": "deg", "m": "mm"}
+LEAST = {("joint", "deg"): (pi, "rad"), ("position", "mm"): (2.0, "m"), ("gripper", "mm"): (0.2, "m")}
+"""Value that a field which moves exceeds in its unit, and the unit that otherwise fits."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,11 @@ def _impossible(entry: str, f: Field, x: np.ndarray) -> Iterator[Misfit]:
     """Values that the unit or the representation of a field makes impossible."""
     if len(x) < ROWS:
         return
-    most = MOST.get(f.unit, np.inf) if f.representation == "absolute" and f.kind in ("joint", "position") else np.inf
-    if (largest := float(np.abs(x).max())) > most:
-        fits = "deg" if f.unit == "rad" else "mm"
-        yield Misfit(f"{entry}.unit", f.unit, fits, f"it reaches {largest:g}")
+    of, largest = (f.kind, f.unit), float(np.abs(x).max())
+    if f.representation == "absolute" and of in MOST and largest > MOST[of]:
+        yield Misfit(f"{entry}.unit", f.unit, SMALLER[f.unit], f"it reaches {largest:g}")
+    elif f.representation == "absolute" and of in LEAST and 0 < largest < LEAST[of][0] and np.ptp(x, 0).all():
+        yield Misfit(f"{entry}.unit", f.unit, LEAST[of][1], f"it stays below {largest:.3g}")
     if f.rotation.startswith("quat") and f.stop - f.start == 4 and f.representation == "absolute":
         length = np.linalg.norm(x, axis=1)
         if np.abs(np.median(length) - 1) > 0.05:

@@ -7,16 +7,17 @@ values do not tell stays open: a wrong guess would be trained without an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
 from wamkit import config as cfg
 from wamkit.config import ConfigError, nearest
 from wamkit.data.claims import Values, gripper_direction, representation
+from wamkit.data.format.camera_roles import camera_by_name
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
-from wamkit.metadata import CameraFacts, DatasetMetadata, Field
+from wamkit.metadata import DatasetMetadata, Field
 
 _GRIPPER = {"gripper", "grip", "jaw", "claw", "pincher"}
 _JOINTS = {
@@ -31,29 +32,11 @@ _ROTATIONS = {
     ("qx", "qy", "qz", "qw"): "quat_xyzw",
     ("qw", "qx", "qy", "qz"): "quat_wxyz",
 }
+_UNITS = {"deg": "deg", "degree": "deg", "degrees": "deg", "rad": "rad", "radian": "rad", "radians": "rad"}
+_UNITS |= {"mm": "mm", "cm": "cm", "m": "m", "meter": "m", "meters": "m", "metre": "m", "metres": "m"}
+_ANGLES, _LENGTHS = ("joint", "rotation"), ("position", "gripper")
 _OPENS = ("so100", "so101", "aloha", "koch")
 """Robots whose grippers are open at their largest value."""
-_ROLES = {
-    "wrist": ("wrist", "hand", "gripper", "palm"),
-    "ego": ("ego", "head"),
-    "scene": (
-        *("scene", "top", "front", "side", "left", "right", "high", "low", "overhead", "exterior", "external", "third"),
-        *(
-            "agentview",
-            "static",
-            "base",
-            "corner",
-            "laptop",
-            "phone",
-            "webcam",
-            "image",
-            "rgb",
-            "primary",
-            "up",
-            "main",
-        ),
-    ),
-}
 
 
 def described(store: Store, embodiment: str = "") -> DatasetMetadata:
@@ -69,20 +52,21 @@ def described(store: Store, embodiment: str = "") -> DatasetMetadata:
     parts: dict[str, tuple[Field, ...]] = {}
     for part, names in (("state", layout.proprio_names), ("action", layout.action_names)):
         known = {i for f in getattr(stated, part) for i in range(f.start, f.stop)}
-        new = _fields(names, known, {f.name for f in getattr(stated, part)})
+        new = fields_by_name(names, known, {f.name for f in getattr(stated, part)})
         inferred += [f"{part}.{f.name}" for f in new]
         parts[part] = (*getattr(stated, part), *new)
     cameras = dict(stated.cameras)
     for camera in layout.cameras:
-        if camera not in cameras and (role := _role(camera, len(layout.cameras))):
-            cameras[camera] = CameraFacts(role)  # type: ignore[arg-type]  # one of its roles
+        if camera not in cameras and (facts := camera_by_name(camera, len(layout.cameras))):
+            cameras[camera] = facts
             inferred.append(f"cameras.{camera}")
-    found = replace(stated, **parts, cameras=cameras, inferred=tuple(inferred))
-    return _by_values(found, store) if found.inferred else found
+    return _by_values(replace(stated, **parts, cameras=cameras, inferred=tuple(inferred)), store)
 
 
 def _by_values(metadata: DatasetMetadata, store: Store) -> DatasetMetadata:
-    """Entries of inferred fields that names leave open and the values, or the robot, tell."""
+    """Entries that the source and the names leave open and the values, or the robot, tell."""
+    if not metadata.inferred and all(f.representation and (f.larger or f.kind != "gripper") for f in metadata.action):
+        return metadata
     columns, inferred = store.numeric(), list(metadata.inferred)
     values = Values(columns["observation.state"], columns["action"], columns["episode_index"])
     same = store.layout.action_names == store.layout.proprio_names  # a follower's targets, as its leader gives them
@@ -98,45 +82,70 @@ def _by_values(metadata: DatasetMetadata, store: Store) -> DatasetMetadata:
     metadata = replace(metadata, action=tuple(told("action", f) for f in metadata.action))
     action, before = [], ""
     for f in metadata.action:
-        if f"action.{f.name}" in metadata.inferred:
-            if not f.representation and f.kind != "other":
-                absolute = "absolute" if same or f.kind == "gripper" else ""
-                follows = before if f.kind == "rotation" else ""
-                told_by = representation(f, metadata, values) or follows or absolute
+        by_name = f"action.{f.name}" in metadata.inferred
+        if not f.representation and f.kind != "other":
+            absolute = "absolute" if by_name and (same or f.kind == "gripper") else ""
+            follows = before if f.kind == "rotation" else ""
+            if told_by := representation(f, metadata, values) or follows or absolute:
                 f = replace(f, representation=told_by)  # type: ignore[arg-type]
-            if (sign := gripper_direction(f, metadata, values)) and not f.larger:
-                f = replace(f, larger=sign[0])  # type: ignore[arg-type]
-                inferred.append(f"action.{f.name}.larger")
+                inferred += [] if by_name else [f"action.{f.name}.representation"]
+        if not f.larger and (sign := gripper_direction(f, metadata, values)):
+            f = replace(f, larger=sign[0])  # type: ignore[arg-type]
+            inferred.append(f"action.{f.name}.larger")
         before = f.representation if f.kind == "position" else before
         action.append(f)
     return replace(metadata, action=tuple(action), inferred=tuple(inferred))
 
 
-def _fields(names: Sequence[str], known: set[int], used: set[str]) -> tuple[Field, ...]:
-    """Fields of the dimensions with these names, but those that are `known`; neighbours of one kind are one field."""
+def fields_by_name(
+    names: Sequence[str], known: Set[int] = frozenset(), used: Set[str] = frozenset()
+) -> tuple[Field, ...]:
+    """Fields of the dimensions with these names; neighbours of one kind are one field.
+
+    known: dimensions that are described already, and are left out.
+    used: names that are taken.
+    """
     runs: list[list[int]] = []
-    kinds = [_kind(name) for name in names]
+    kinds, used = [_kind(name) for name in names], set(used)
     for i in (i for i in range(len(names)) if i not in known):
-        joined = runs and runs[-1][-1] == i - 1 and kinds[i][:3] == kinds[i - 1][:3] and kinds[i][1] != "gripper"
+        joined = runs and runs[-1][-1] == i - 1 and kinds[i][:4] == kinds[i - 1][:4] and kinds[i][1] != "gripper"
         runs[-1].append(i) if joined else runs.append([i])
     out: list[Field] = []
     for run in runs:
-        side, kind, form, larger = kinds[run[0]]
-        rotation = _ROTATIONS.get(tuple(_tokens(names[i])[-1] for i in run), "") if kind == "rotation" else ""
+        side, kind, form, unit, larger = kinds[run[0]]
+        turns = tuple(_tokens(names[i])[0][-1] for i in run) if kind == "rotation" else ()
+        rotation = _ROTATIONS.get(turns, "")
         name = plain = "_".join(w for w in (side, kind if kind != "joint" else "joints") if w)
         number = 1
         while name in used:
             number, name = number + 1, f"{plain}_{number + 1}"
         used.add(name)
         out.append(
-            Field(name, run[0], run[-1] + 1, kind, form, rotation, larger=larger)  # type: ignore[arg-type]
+            Field(name, run[0], run[-1] + 1, kind, form, rotation, unit=unit, larger=larger)  # type: ignore[arg-type]
         )
     return tuple(out)
 
 
-def _kind(name: str) -> tuple[str, str, str, str]:
-    """What a dimension's name tells: side, kind, representation ("" if open), and effect of a larger gripper value."""
-    tokens = _tokens(name)
+def field_by_name(name: str, start: int, stop: int, part: str) -> Field:
+    """The field `name` of the state or the action ("state", "action"), of which only the name as a whole tells."""
+    _, kind, form, unit, larger = _kind(name)
+    known = kind in ("joint", "gripper")  # "x" of six numbers, or "roll", would be the name of one of them
+    form = form or ("absolute" if part == "state" or known and name.lower().endswith("position") else "")
+    if not known:
+        return Field(name, start, stop, "other", form)  # type: ignore[arg-type]
+    return Field(name, start, stop, kind, form, unit=unit, larger=larger)  # type: ignore[arg-type]
+
+
+def _kind(name: str) -> tuple[str, str, str, str, str]:
+    """Meaning that a dimension's name tells: side, kind, representation, unit, effect of a larger gripper value."""
+    tokens, unit = _tokens(name)
+    side, kind, form, larger = _meaning(tokens)
+    fits = kind in (_ANGLES if unit.startswith(("deg", "rad")) else _LENGTHS)
+    return side, kind, form, unit if fits else "", larger
+
+
+def _meaning(tokens: Sequence[str]) -> tuple[str, str, str, str]:
+    """Side, kind, representation, and effect of a larger gripper value, as far as the words of a name tell."""
     words, last = set(tokens), tokens[-1] if tokens else ""
     side = next((s for s in ("left", "right") if s in words), "")
     form = "velocity" if words & {"vel", "velocity"} else "delta" if "delta" in words or last in _DELTAS else ""
@@ -156,18 +165,16 @@ def _kind(name: str) -> tuple[str, str, str, str]:
 _DELTAS = ("dx", "dy", "dz")
 
 
-def _tokens(name: str) -> list[str]:
-    """The words of a name: `left_shoulder_pan.pos` has left, shoulder, pan."""
+def _tokens(name: str) -> tuple[list[str], str]:
+    """The words of a name and its unit: `left_shoulder_pan.pos (rad)` has left, shoulder, pan, and "rad"."""
     words = [w for w in re.split(r"[^a-z0-9]+", name.lower()) if w]
     words = [w for w in words if not w.isdecimal()]
-    return words[:-1] if len(words) > 1 and words[-1] == "pos" else words
-
-
-def _role(camera: str, cameras: int) -> str:
-    """The role that a camera's name tells; "" if none. The only camera of a data set is taken for the scene's."""
-    words = [w for w in re.split(r"[^a-z]+", camera.lower()) if w]
-    found = (role for role, starts in _ROLES.items() if any(w.startswith(starts) for w in words))
-    return next(found, "scene" if cameras == 1 else "")
+    rate = words[2:] and words[-1] == "s" and words[-2] in _UNITS
+    words = words[:-1] if rate else words
+    unit = _UNITS.get(words[-1], "") if words[1:] else ""
+    words = words[:-1] if unit else words
+    words = words[:-1] if words[1:] and words[-1] == "pos" else words
+    return ([*words, "velocity"], f"{unit}/s") if rate else (words, unit)
 
 
 def unknown(metadata: DatasetMetadata, store: Store) -> dict[str, str]:
@@ -185,6 +192,10 @@ def unknown(metadata: DatasetMetadata, store: Store) -> dict[str, str]:
                 out[f"{entry}.larger"] = "opens or closes"
             if f.kind == "rotation" and not f.rotation:
                 out[f"{entry}.rotation"] = "quat_xyzw, quat_wxyz, axis_angle, euler_xyz, rot6d or matrix"
+            if f.kind == "joint" and not f.unit:
+                out[f"{entry}.unit"] = "rad, deg, or 1 for a scale of the recorder's own, as -100 to 100"
+            if f.kind == "position" and not f.unit:
+                out[f"{entry}.unit"] = "m, mm, or 1 for a command in [-1, 1]"
     open_cameras = (c for c in store.layout.cameras if c not in metadata.cameras)
     return out | {f"cameras.{c}.role": "scene, wrist, ego or other" for c in open_cameras}
 

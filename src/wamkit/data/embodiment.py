@@ -112,6 +112,10 @@ class Embodiment:
         """The views of the model that this robot has."""
         return np.array([v >= 0 for v in self.views])
 
+    def seen_cameras(self) -> Bool[np.ndarray, " V"]:
+        """The cameras that the model sees, up to the last of them: those of `to_robot_views`."""
+        return np.isin(np.arange(max(self.views) + 1), self.views)
+
     def encode_state(self, state: Float[np.ndarray, "... s"]) -> Float[np.ndarray, "... S"]:
         """The robot's state in the unified space, float32; 0 in dimensions that it lacks."""
         out = np.zeros((*state.shape[:-1], self.state_size), np.float32)

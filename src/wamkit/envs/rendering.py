@@ -144,7 +144,7 @@ class Renderer:
             )
         try:
             if Renderer._context is None:
-                Renderer._context = mujoco.gl_context.GLContext(n * self._width, n * self._height)
+                Renderer._context = mujoco.GLContext(n * self._width, n * self._height)
                 Renderer._process = os.getpid()
             Renderer._context.make_current()
             self._scene = mujoco.MjvScene(model, 1000)

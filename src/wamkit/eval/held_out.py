@@ -63,7 +63,7 @@ def acting_model(run: Run, embodiment: str = "") -> Model:
     model = opened(run, embodiment)
     if model.embodiment is None and run.embodiments:
         raise WamkitError(
-            f"{run.path} knows several embodiments; say where and which one acts: "
+            f"{run.path} was trained on a mixture; say where it acts, and as which of its embodiments: "
             f"--env NAME --embodiment {'|'.join(run.embodiments)}"
         )
     return model

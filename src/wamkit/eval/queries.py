@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Int64
 
+from wamkit.data.embodiment import Embodiment
 from wamkit.data.loading.windows import Frames, observations, window_starts
 from wamkit.inference.model import Model
 from wamkit.types import Batch, Query, Sample, Spec
@@ -17,6 +20,23 @@ BATCH = 64
 def whole_windows(frames: Frames, spec: Spec, stride: int) -> Int64[np.ndarray, " N"]:
     """First rows of every `stride`-th window whose action chunk and futures end within its episode."""
     return window_starts(frames, max(*spec.frame_offsets, spec.chunk), stride)
+
+
+def answerable(batch: Batch, robot: Embodiment | None) -> Batch:
+    """Windows of recorded episodes with the cameras that a model sees, as its answers have them.
+
+    robot: the embodiment that acts; None for a model whose views are the cameras.
+
+    Of a robot, cameras after the last one that the model sees are left out. Others that it does not see are black, and
+    `view_valid` says so, as it does where the recording lacks a view.
+    """
+    if robot is None:
+        return batch
+    sees = torch.from_numpy(robot.seen_cameras())
+    V = len(sees)
+    valid = sees.repeat(len(batch), 1) if batch.view_valid is None else batch.view_valid[:, :V] & sees
+    images = {k: getattr(batch, k)[..., :V, :, :, :] * sees[:, None, None, None] for k in ("obs", "future", "past")}
+    return replace(batch, **images, view_valid=None if valid.all() else valid)
 
 
 def row_batches(count: int, size: int = BATCH) -> Iterator[np.ndarray]:

@@ -23,7 +23,7 @@ from wamkit.data.loading.windows import Frames, Windows
 from wamkit.eval.held_out import acting_model
 from wamkit.eval.metrics.intervals import paired_ratio
 from wamkit.eval.outputs import results_folder, write_result
-from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.queries import answerable, query_windows, row_batches, whole_windows, window_seeds
 from wamkit.eval.registry import IMAGINING
 from wamkit.eval.report.card import history, imagined_clips
 from wamkit.eval.report.page import write_report
@@ -53,7 +53,7 @@ def evaluate_recorded(
     model, store = acting_model(run, embodiment), Store.open(data)
     _check_shapes(run, model, store)
     spec = model.spec
-    frames = _held_out(run, store, embodiment, open_frames(store, (spec.height, spec.width))[0])
+    frames = _held_out(run, model, store, embodiment, open_frames(store, (spec.height, spec.width))[0])
     starts = whole_windows(frames, spec, stride)
     if not len(starts):
         raise EvaluationError(
@@ -132,15 +132,18 @@ def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E
     return number >= last
 
 
-def _held_out(run: Run, store: Store, embodiment: str, frames: Frames) -> Frames:
-    """The frames of the episodes that the run was not trained on."""
+def _held_out(run: Run, model: Model, store: Store, embodiment: str, frames: Frames) -> Frames:
+    """The frames of the episodes that the run was not trained on, without those that show no view of the model."""
     left = unseen(run, store, embodiment)
     if not left.any():
         raise EvaluationError(
             f"{run.path} was trained on all {len(left)} episodes of {store.root}: train with --episodes.held-out "
             f"{max(1, len(left) // 10)} to leave the last ones out, or name other data"
         )
-    return replace(frames, used=left)
+    if not (shown := left & replace(frames, embodiment=model.embodiment).views_seen().any(1)).any():
+        cameras = ", ".join(model.spec.cameras)
+        raise EvaluationError(f"{store.root}: its held-out episodes show none of the views {cameras}; name other data")
+    return replace(frames, used=shown)
 
 
 def _check_shapes(run: Run, model: Model, store: Store) -> None:
@@ -162,7 +165,7 @@ def _losses(rows: list[dict[str, Any]]) -> list[str]:
 
 def _action_table(model: Model, frames: Frames, names: tuple[str, ...], starts: np.ndarray, steps: int | None) -> Table:
     """Errors of answered chunks over that of the mean action, all together and by dimension."""
-    every = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
+    every = answerable(Windows(frames, model.spec, seed=0, batch_size=1).gather(starts), model.embodiment)
     answered = [
         query_windows(model, every.rows(torch.from_numpy(rows)), Query.POLICY, window_seeds(starts[rows]), steps=steps)
         for rows in row_batches(len(starts))

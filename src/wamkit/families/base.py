@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn import Backbone, FutureCodec, Normalizer
+from wamkit.nn import Backbone, FutureCodec, Normalizer, SequenceBackbone, Tokens
 from wamkit.nn.attention_mask import Segment, expand
 from wamkit.registry import Registry
-from wamkit.types import Answer, Batch, Query, Spec
+from wamkit.types import Answer, Batch, Query, Spec, WamkitError
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,19 @@ class Family(nn.Module, ABC):
         answer does not depend on its neighbours.
         """
 
+    def embed(self, batch: Batch) -> list[Tokens]:
+        """Features of the observations: their tokens as they enter the last block of the main backbone.
+
+        The outputs of that block at these tokens are read by nothing, so no loss trains them. A family overrides this
+        where its backbone is not a `SequenceBackbone`, or where its representation of an observation lies elsewhere.
+        """
+        backbone, context = self.backbones[0], self.context(batch, self.normalizer)
+        if not isinstance(backbone, SequenceBackbone):
+            raise WamkitError(f"the family {self.name!r} does not define `embed`, so it has no features to give")
+        length = sum(map(len, context))
+        mask_LL = self.attention_mask(batch.obs.device)[:length, :length]
+        return replaced(context, backbone.before_last(context, mask_LL))
+
     def default_steps(self, query: Query) -> int:
         """Denoising steps of `query` unless the caller names a number: the configuration's `denoising_steps`."""
         return self.config.denoising_steps
@@ -166,6 +179,11 @@ def codec_stages(family: Family, *prefixes: str, codec: str = "future.codec") ->
     c = family.config
     first = Stage("codec", c.codec_share, (codec,), c.codec_lr, frozenset())
     return first, Stage("main", 1 - c.codec_share, prefixes)
+
+
+def replaced(tokens: Sequence[Tokens], values: Sequence[Tensor]) -> list[Tokens]:
+    """The same runs of tokens with other values, one tensor a run."""
+    return [replace(t, values=v) for t, v in zip(tokens, values, strict=True)]
 
 
 FAMILIES: Registry[type[Family]] = Registry("family", "wamkit.families", package="wamkit.families")

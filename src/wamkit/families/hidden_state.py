@@ -22,8 +22,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
-from wamkit.nn import Cache, Normalizer, flow, masked_mean
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, replaced
+from wamkit.nn import Cache, Normalizer, Tokens, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, table
 from wamkit.nn.family_options import HiddenStateConfig
 from wamkit.types import Batch, Query, Spec
@@ -106,6 +106,11 @@ class HiddenState(Family):
             losses["policy"] = masked_mean(error_a, valid & ~inverse)
             losses["action"] = masked_mean(error_a, valid & inverse)
         return losses
+
+    def embed(self, batch: Batch) -> list[Tokens]:
+        """As everywhere, in the video expert."""
+        context = self.context(batch, self.normalizer)
+        return replaced(context, self.experts.before_last({FUTURE: context}, {FUTURE: None})[FUTURE])
 
     def default_steps(self, query: Query) -> int:
         if self._imagines(query):

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages, replaced
 from wamkit.nn import Cache, Normalizer, Tokens, flow
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, table, visibility
 from wamkit.nn.family_options import MoTConfig
@@ -109,6 +109,14 @@ class MoT(Family):
             return context, self.experts({FUTURE: context}, {FUTURE: None})[1], None
         moments = self.context.moments(batch, self.normalizer, generator)
         return self.history(lambda x, mask: self.experts({FUTURE: x}, {FUTURE: mask})[1], moments, batch)
+
+    def embed(self, batch: Batch) -> list[Tokens]:
+        """As everywhere, in the video expert; the present moment alone where history is read moment by moment."""
+        if self.history:
+            context, mask = self.history.alone(lambda b: self.context.moments(b, self.normalizer), batch)
+        else:
+            context, mask = self.context(batch, self.normalizer), None
+        return replaced(context, self.experts.before_last({FUTURE: context}, {FUTURE: mask})[FUTURE])
 
     def default_steps(self, query: Query) -> int:
         c = self.config

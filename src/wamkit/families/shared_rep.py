@@ -118,6 +118,15 @@ class SharedRep(Family):
         y, _ = self.trunk([*context, Tokens(x.flatten(1, 2), "slots", self.position)])
         return y[-1]
 
+    def embed(self, batch: Batch) -> list[Tokens]:
+        """The shared representation of a future of which nothing is given, one token a frame and cell: what a policy
+        query reads actions off."""
+        slots = batch.proprio.new_zeros(len(batch), len(self.position), self.future.codec.channels)
+        hidden = torch.zeros_like(slots[..., 0], dtype=torch.bool)
+        action = self.action.pack(torch.zeros_like(batch.action), self.normalizer)
+        z = self._represent(self.context(batch, self.normalizer), slots, hidden, action, hidden[:, 0])
+        return [Tokens(z, "slots", self.position)]
+
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """Everyone sees everyone: a hidden value is masked before it becomes a token."""
         segments = [Segment(CONTEXT, self.context.length), Segment("slots", self.future.frames * self.future.cells)]

@@ -28,7 +28,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stages, replaced
 from wamkit.nn import Conditioning, ContextFeatures, Normalizer, Tokens, flow
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Segment, table, visibility
 from wamkit.nn.family_options import UnifiedConfig
@@ -109,6 +109,17 @@ class Unified(Family):
         moments = self.context.moments(batch, self.normalizer, generator)
         image, keys, memory = self.history(partial(self.conditioning.keys, self.trunk), moments, batch)
         return image, ContextFeatures(keys), memory
+
+    def embed(self, batch: Batch) -> list[Tokens]:
+        """As everywhere; the encoder's tokens where no block changes them (`conditioning` other than "prefix"), and the
+        present moment alone where history is read moment by moment."""
+        if self.history:
+            context, mask = self.history.alone(lambda b: self.context.moments(b, self.normalizer), batch)
+        else:
+            context, mask = self.context(batch, self.normalizer), None
+        if self.conditioning.kind != "prefix":
+            return context
+        return replaced(context, self.trunk.before_last(context, mask))
 
     def default_steps(self, query: Query) -> int:
         quick = {Query.POLICY: self.config.policy_steps, Query.INVERSE: self.config.inverse_steps}

@@ -21,6 +21,7 @@ from wamkit.runs.run import Run
 from wamkit.types import (
     Answer,
     Batch,
+    Embedding,
     KVMemory,
     NotFinite,
     Observation,
@@ -145,6 +146,29 @@ class Model:
             raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
         return sample.row(0) if isinstance(obs, Observation) else sample
 
+    @torch.inference_mode()
+    def embed(self, obs: Observation | Sequence[Observation]) -> Embedding:
+        """Features of one observation or several: what the model makes of it before it answers.
+
+        Each token is the input of the last block of the family's main backbone at a token of the observation. Two
+        families differ: `shared_rep` gives its representation of the future, one token a frame and cell, and `unified`
+        the encoder's tokens where `model.conditioning` keeps them out of the backbone. Numbers are as the network has
+        them, not normalised. They do not depend on a seed, and no gradient flows.
+
+        Raises ObservationError and NotFinite as `sample`.
+        """
+        if not isinstance(obs, (Observation, Sequence)):
+            raise ObservationError(f"expected a wamkit.Observation or a list of them, got {type(obs).__name__}")
+        rows = [obs] if isinstance(obs, Observation) else list(obs)
+        parts = self.family.embed(self._batch(rows, Query.POLICY, None, None).to(self._device))
+        tokens = torch.cat([p.values for p in parts], 1).float()
+        check_finite(tokens, "features")
+        kinds = tuple(p.kind for p in parts for _ in range(len(p)))
+        vector, every = tokens.mean(1).cpu().numpy(), tokens.cpu().numpy()
+        if isinstance(obs, Observation):
+            vector, every = vector[0], every[0]
+        return Embedding(vector, every, kinds)
+
     def encode_history(self, obs: Observation) -> KVMemory:
         """Encodes one observation, so that the result can stand for it in the `past` of later ones.
 
@@ -168,7 +192,9 @@ class Model:
             return codec.decode(codec.encode(batch), batch.obs)
         views = self.embodiment.to_model_views
         obs, future = (torch.from_numpy(views(x.cpu().numpy())).to(x.device) for x in (batch.obs, batch.future))
-        batch = replace(batch, obs=obs, future=future)
+        seen = None if batch.view_valid is None else batch.view_valid.cpu().numpy()
+        mask = None if seen is None else torch.from_numpy(self.embodiment.to_model_mask(seen)).to(obs.device)
+        batch = replace(batch, obs=obs, future=future, view_valid=mask)
         decoded = codec.decode(codec.encode(batch), batch.obs).cpu().numpy()
         return torch.from_numpy(self.embodiment.to_robot_views(decoded))
 

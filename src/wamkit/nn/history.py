@@ -65,6 +65,11 @@ class History(nn.Module):
         image = replace(moments[0], values=moments[0].values.unflatten(0, (len(batch), -1))[:, 0])
         return [image], [tuple(kv.unbind(1)) for kv in known.unbind(1)], seen[:, 0]
 
+    def alone(self, moments: Callable[[Batch], list[Tokens]], batch: Batch) -> tuple[list[Tokens], Bool[Tensor, "l l"]]:
+        """The present moment by itself, as a list of tokens, and the mask inside it. moments: as above, of a batch."""
+        now = replace(batch, past=batch.past[:, :0], past_proprio=batch.past_proprio[:, :0], memory=None)
+        return moments(now), visibility(self.segments[:2]).to(batch.obs.device)
+
     def hide(self, mask_LK: Bool[Tensor, "... L K"], batch: Batch) -> Bool[Tensor, "B 1 L K"]:
         """A mask of noisy tokens over context and themselves, without moments from before the episode began."""
         valid = batch.past_valid.repeat_interleave(self.length, 1)

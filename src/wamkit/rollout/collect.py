@@ -174,7 +174,8 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
     """Raises WamkitError, before anything is recorded, for a run that cannot act in this environment."""
     model = _policy(run).model
     if model.embodiment is None and run.embodiments:
-        raise WamkitError(f"{run.path} was trained on several embodiments, and collection has no option to choose one")
+        known = ", ".join(run.embodiments)
+        raise WamkitError(f"{run.path} was trained on a mixture, and collection has no option to choose of {known}")
     spec, space = model.spec, env.observation_space
     pairs = {
         "cameras": (spec.cameras, tuple(env.cameras)),

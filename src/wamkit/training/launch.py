@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wamkit.config import Checked, Gigabytes, to_dict
+from wamkit import old_names
+from wamkit.config import Checked, Gigabytes, from_dict, load_json, to_dict
+from wamkit.data.embodiment import Embodiment
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
 from wamkit.data.image_transform import stretch
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
+from wamkit.data.loading.mixture_config import MixtureConfig
 from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
@@ -78,6 +81,19 @@ def train_run(
     which change nothing that is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
+    return make_trainer(run, data, out, command=command, loading=loading, trackers=trackers).run(watch)
+
+
+def make_trainer(
+    run: RunConfig,
+    data: Path,
+    out: Path,
+    *,
+    command: str = "",
+    loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
+    trackers: Sequence[str] = DEFAULT_TRACKERS,
+) -> Trainer:
+    """The trainer of `train_run`, before its first step. It has written nothing yet."""
     check_trackers(trackers)
     check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out))
@@ -90,7 +106,7 @@ def train_run(
     trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache, trackers)
     if note := large_images(run, opened.spec, trainer):
         print(note, flush=True)
-    return trainer.run(watch)
+    return trainer
 
 
 def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:
@@ -100,26 +116,32 @@ def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> l
     return [c for c, has in zip(spec.cameras, always, strict=True) if not has or drop_view and spec.views > 1]
 
 
-def _own_episodes(out: Path, store: Store) -> int | None:
-    """The number of first episodes that the run in `out` was begun on, where the data set has grown since."""
-    if not has_checkpoint(out):
-        return None
-    origin, metas = read_json(out / CONFIG).get("provenance", {}), store.episodes
-    number = origin.get("episodes")
+def _begun(out: Path) -> Mapping[str, Any]:
+    """The configuration of the run in `out`, under present names; empty where none was begun."""
+    return old_names.run_config(read_json(out / CONFIG)) if has_checkpoint(out) else {}
+
+
+def _own_episodes(origin: Mapping[str, Any], store: Store, out: Path) -> int | None:
+    """The number of first episodes that the run in `out` was begun on, where the data set has grown since, with a note.
+
+    origin: of the run's data, as its configuration has it.
+    """
+    number, metas = origin.get("episodes"), store.episodes
     if not isinstance(number, int) or not 0 < number < len(metas):
         return None
-    return number if origin.get("frames") == sum(m.length for m in metas[:number]) else None
+    if origin.get("frames") != sum(m.length for m in metas[:number]):
+        return None
+    print(
+        f"note: {out} was begun on the first {number} of now {len(metas)} episodes of {store.root}, and goes on with "
+        "those; train a run with another --out to learn from all",
+        flush=True,
+    )
+    return number
 
 
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
     store, size = Store.open(path, loading.decoder), run.window.size
-    own = _own_episodes(out, store)
-    if own is not None:
-        print(
-            f"note: {out} was begun on the first {own} of now {len(store)} episodes of {path}, and goes on with those; "
-            "train a run with another --out to learn from all",
-            flush=True,
-        )
+    own = _own_episodes(_begun(out).get("provenance", {}), store, out)
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud, size)
     check_memory(run, spec)
@@ -156,10 +178,14 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
         raise WamkitError(
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
-    window = run.window
+    window, begun, described = run.window, _begun(out), load_json(MixtureConfig, path)
+    stores = dict(zip(described.names, (Store.open(path.parent / s.data) for s in described.sources), strict=True))
+    known = begun.get("origins", {})
+    own = {n: _own_episodes(known.get(n, {}), store, out) for n, store in stores.items()}
     mixture, described = open_mixture(
-        path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation, window.size
+        path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation, window.size, own
     )
+    mixture = _as_begun(mixture, begun.get("embodiments", {}))
     spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [
@@ -169,8 +195,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
     _say_untaught(check_evidence(run, spec, frozenset().union(*found), path), path)
     # The mixture already brings each embodiment's values to unit scale.
     sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
-    stores = [Store.open(path.parent / s.data) for s in described.sources]
-    origins = dict(zip(mixture.names, map(Provenance.of, stores), strict=True))
+    origins = {name: Provenance.of(store, own[name]) for name, store in stores.items()}
     acting = next((name for name, origin in origins.items() if origin.env.env), "")
     provenance = origins.get(acting) or next(iter(origins.values()))
     facts = {
@@ -185,9 +210,17 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
         spec=spec,
         statistics={k: {"mean": [0.0] * n, "std": [1.0] * n} for k, n in sizes.items()},
         provenance=replace(provenance, env=replace(provenance.env, embodiment=acting)),
-        cache=_feature_cache(path.parent, stores, loading.feature_cache_gb, more),
+        cache=_feature_cache(path.parent, list(stores.values()), loading.feature_cache_gb, more),
         facts=facts,
     )
+
+
+def _as_begun(mixture: Mixture, begun: Mapping[str, Any]) -> Mixture:
+    """The mixture with the embodiments of a run that an earlier version began, which measured them otherwise."""
+    kept = {n: from_dict(Embodiment, e) for n, e in begun.items() if old_names.is_measured_otherwise(e)}
+    own = {n: replace(kept[n], locked=e.locked) for n, e in mixture.embodiments.items() if n in kept}
+    parts = zip(mixture.names, mixture.frames, strict=True)
+    return replace(mixture, frames=tuple(replace(f, embodiment=own.get(n, f.embodiment)) for n, f in parts))
 
 
 def _say_untaught(queries: Sequence[Query], data: Path) -> None:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -43,6 +45,20 @@ _DECODERS = 4  # threads that make batches where videos are decoded for them
 
 Watch = Callable[[Family], dict[str, float]]
 """Figures by name of the model as a checkpoint would serve it. It must not change the model."""
+
+
+class Progress(NamedTuple):
+    """A step that was taken.
+
+    step: number of steps so far, this one included.   lr: its learning rate.   result: its losses and gradient norm.
+    saved: whether the trainer has written a checkpoint of it.   save: writes one.
+    """
+
+    step: int
+    lr: float
+    result: StepResult
+    saved: bool
+    save: Callable[[], None]
 
 
 SHOWN = 4
@@ -87,6 +103,16 @@ class Trainer:
         watch: asked at every checkpoint; its figures join the metrics, as a learning curve.
         Raises TrainingDiverged, or Interrupted after saving when a signal of `SIGNALS` arrived.
         """
+        for _ in self.steps(watch):
+            pass
+        return self.model.eval()
+
+    def steps(self, watch: Watch | None = None) -> Iterator[Progress]:
+        """Trains as `run` does, for a caller that has a loop of its own: every step is taken when it is asked for.
+
+        The weights are the averaged ones once the iterator has ended. Until then, or until it is closed, the run folder
+        is held against other processes, and signals are noted instead of obeyed.
+        """
         with self.folder.writing(), one_thread(), stop_signals() as stopped:
             self._check_loss_weights()
             self._resume()
@@ -101,13 +127,12 @@ class Trainer:
                     metrics.show_frames(self.windows.gather(shown))
                 for stage, start, end in stage_spans(self.model.stages(), self.config.steps - self.began):
                     if self.step < self.began + end:
-                        self._run_stage(stage, self.began + start, self.began + end, metrics, stopped, watch)
+                        yield from self._stage(stage, self.began + start, self.began + end, metrics, stopped, watch)
         self.model.load_state_dict(self.strategy.average.state)
-        return self.model.eval()
 
-    def _run_stage(
+    def _stage(
         self, stage: Stage, start: int, end: int, metrics: Metrics, stopped: list[str], watch: Watch | None
-    ) -> None:
+    ) -> Iterator[Progress]:
         self.strategy.begin(stage)
         self.precompute.prepare(stage, end - start)
         threads = min(_DECODERS, os.cpu_count() or 1) if self.windows.decodes else 1
@@ -137,14 +162,16 @@ class Trainer:
                 metrics.advance()
                 if metrics.tracking and is_shown(done, self.config.steps):
                     self._show_imagined(metrics)
+                save = partial(self._save, stage, metrics, watch)
                 if saves:
-                    self._save(stage, metrics, watch)
+                    save()
                 if signal:
                     raise Interrupted(
                         f"{signal}: stopped and saved at step {done} of {self.config.steps} in {self.folder.path}; "
                         "the same command continues",
                         signal,
                     )
+                yield Progress(done, lr, result, saves, save)
 
     @torch.no_grad()
     def _log(self, metrics: Metrics, stage: Stage, batch: Batch, result: StepResult, figures: dict[str, float]) -> None:

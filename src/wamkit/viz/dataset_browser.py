@@ -207,17 +207,23 @@ class Site:
         size = self._batch(camera)
         steps = range(step, min(self.store.episodes[number].length, step + size))
         try:
-            with self._lock:  # opening a video costs as much as decoding several frames, so it stays open
-                path = self.store.video_path(number, camera)
-                video = self._open.pop(path, None) or self.store.open_video(number, camera)
-                frames = self.store.decode_from(video, number, camera, steps)
-                self._open[path] = video  # the one used last comes last
-                while len(self._open) > max(OPEN_VIDEOS, len(self.store.cameras)):
-                    self._open.popitem(last=False)[1].close()
+            frames = self._decoded(number, camera, steps)
         except StoreError as error:
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR, str(error))
         out = jpegs(frames, quality=1 if size == MAX_FRAMES else 2)  # the fewer the pixels, the larger they are shown
         return Response(HTTPStatus.OK, "image/jpeg", b"".join(out), {"X-Lengths": ",".join(str(len(x)) for x in out)})
+
+    def _decoded(self, number: int, camera: str, steps: range) -> np.ndarray:
+        if not self.store.shows(number, camera):  # there need not be a video; its images are black
+            return self.store.decode_steps(number, camera, steps)
+        with self._lock:  # opening a video costs as much as decoding several frames, so it stays open
+            path = self.store.video_path(number, camera)
+            video = self._open.pop(path, None) or self.store.open_video(number, camera)
+            frames = self.store.decode_from(video, number, camera, steps)
+            self._open[path] = video  # the one used last comes last
+            while len(self._open) > max(OPEN_VIDEOS, len(self.store.cameras)):
+                self._open.popitem(last=False)[1].close()
+            return frames
 
 
 def _plain(status: HTTPStatus, text: str) -> Response:

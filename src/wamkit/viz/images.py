@@ -14,6 +14,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import UInt8
 
 from wamkit.data.format.stills import encode_png
+from wamkit.data.format.video import reformatted
 from wamkit.files import atomic_write, scratch_folder, write_error
 from wamkit.types import EvaluationError
 
@@ -98,11 +99,8 @@ def _encode(file: Path, pixels: UInt8[np.ndarray, "T 3 H W"], rate: Fraction) ->
         context.max_b_frames = 0  # with them, x264's AVX-512 code gives other bytes from run to run
         for image in pixels.transpose(0, 2, 3, 1):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            container.mux(
-                stream.encode(
-                    frame.reformat(format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG", threads=1)
-                )
-            )
+            frame = reformatted(frame, format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG")
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
 
 
@@ -115,9 +113,7 @@ def jpegs(frames: UInt8[np.ndarray, "N 3 H W"], quality: int = 2) -> list[bytes]
     reformatter, out = VideoReformatter(), []
     for number, image in enumerate(frames.transpose(0, 2, 3, 1)):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-        frame = reformatter.reformat(
-            frame, format="yuvj444p", dst_colorspace="ITU601", dst_color_range="JPEG", threads=1
-        )
+        frame = reformatted(frame, reformatter, format="yuvj444p", dst_colorspace="ITU601", dst_color_range="JPEG")
         frame.pts = number
         out += [bytes(packet) for packet in encoder.encode(frame)]
     return out + [bytes(packet) for packet in encoder.encode()]

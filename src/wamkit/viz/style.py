@@ -89,7 +89,7 @@ summary { cursor:pointer; font-weight:600; font-size:.95rem; } details pre { mar
   tr { display:flex; flex-wrap:wrap; gap:2px 16px; padding:12px 0; border-top:1px solid var(--rule); }
   td, tr.pooled td { display:block; padding:0; border:0; } td:empty { display:none; }
     tr.pooled { border-top:2px solid var(--ink); }
-  td.what, td.plot { flex:0 0 100%; } td.plot { padding:6px 0; }
+  td.what, td.plot { flex:0 0 100%; min-width:0; overflow-wrap:anywhere; } td.plot { padding:6px 0; }
   td.task { flex:1 0 60%; min-width:0; overflow-wrap:anywhere; } td.task + td { font-weight:600; }
   td[data-label]::before { content:attr(data-label) " "; color:var(--soft); font-weight:400; }
   .still .three { font-size:.7rem; letter-spacing:-.01em; }

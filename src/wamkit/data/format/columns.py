@@ -43,14 +43,15 @@ def vectors_of(
     for name, vector in OPTIONS.items():
         if name in stated:
             for column in stated[name]:
-                if not _is_vector(features.get(column)):
+                if not _is_vector(features.get(column), matrix=True):
                     has = ", ".join(k for k, f in features.items() if _is_vector(f) and k not in taken)
                     raise StoreError(f"column '{column}', named as its {name}, is no vector of numbers; it has {has}")
             out[vector] = tuple(stated[name])
         elif vector in features:
             out[vector] = (vector,)
         else:
-            found = [k for k, f in features.items() if _is_vector(f) and k not in taken and _plain(k) in _KNOWN[vector]]
+            named = [k for k in features if k not in taken and _plain(k) in _KNOWN[vector]]
+            found = [k for k in named if _is_vector(features[k], matrix=True)]
             out[vector] = tuple(found) if len(found) == 1 else ()
     return out
 
@@ -93,9 +94,9 @@ def _plain(column: str) -> str:
     return name
 
 
-def _is_vector(feature: Any) -> bool:
-    """True for a feature of numbers, or truth values, with one dimension."""
+def _is_vector(feature: Any, matrix: bool = False) -> bool:
+    """True for a feature of numbers, or truth values, with one dimension.   matrix: with more, too."""
     try:
-        return np.dtype(feature["dtype"]).kind in "biuf" and len(feature["shape"]) == 1
+        return np.dtype(feature["dtype"]).kind in "biuf" and (matrix or len(feature["shape"]) == 1)
     except (TypeError, LookupError):
         return False

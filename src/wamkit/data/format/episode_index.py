@@ -31,7 +31,6 @@ from wamkit.data.format.schema import (
     Layout,
     camera_name,
     check_info,
-    is_depth,
     is_whole,
     shown,
 )
@@ -63,7 +62,7 @@ class EpisodeMeta:
     noise: scale of the action noise.
     from_index: number of its first frame in the store.
     source: name of the episode where it was imported from.
-    absent: cameras that saw nothing of it.
+    absent: cameras that saw nothing of it, depth cameras included.
     """
 
     index: int
@@ -123,9 +122,7 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
     if unplaced := {k for k, v in facts.items() if v is None or v != v}:  # pandas writes NaN for none
         facts = {k: v for k, v in facts.items() if k not in unplaced}
         absent = [
-            camera_name(key)
-            for key, feature in info["features"].items()
-            if unplaced >= {f"videos/{key}/{name}" for name in _PLACE} and not is_depth(key, feature)
+            camera_name(key) for key in info["features"] if unplaced >= {f"videos/{key}/{name}" for name in _PLACE}
         ]
     texts, index = facts.get("tasks") or [""], facts["episode_index"]
     recorded = "wamkit/task" in facts and not facts.get("wamkit/source")  # what others made may lack an instruction
@@ -363,7 +360,8 @@ def read_columns(
 
 
 def _side_by_side(parts: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
-    return parts[0] if len(parts) == 1 else np.concatenate([empty, *parts], 1)
+    flat = [x.reshape(len(x), math.prod(x.shape[1:])) for x in parts]  # a matrix a step, row by row
+    return flat[0] if len(flat) == 1 else np.concatenate([empty, *flat], 1)
 
 
 def _step_size(features: Mapping[str, Any]) -> int:
@@ -449,9 +447,8 @@ def check_episode(episode: Episode, layout: Any, with_images: bool) -> None:
         shapes |= {"points": (steps, K, 4), "body": (steps, K), "pose": (steps, layout.bodies, 7)}
     more = {name: (steps, size) for name, _, size in layout.extras}
     if set(episode.depth) != set(layout.depth_cameras):
-        problem = (
-            problem or f"its depth maps are of {sorted(episode.depth)}, the store's {sorted(layout.depth_cameras)}"
-        )
+        known = f"its depth maps are of {sorted(episode.depth)}, the store's {sorted(layout.depth_cameras)}"
+        problem = problem or f"{known}; where a depth camera measured nothing, give zeros"
     for name, maps in ((n, m) for n, m in episode.depth.items() if n in layout.depth_cameras):
         if maps.dtype != np.uint16 or maps.shape != (steps, *layout.size(name)):
             wanted = f"uint16 {(steps, *layout.size(name))}"

@@ -88,7 +88,7 @@ class FrameCache:
                         _build(store, count, path, header)
             except WriteError as error:
                 raise WriteError(
-                    f"{error}; or set XDG_CACHE_HOME to another place, or decode frames at each use by --cache-gb 0"
+                    f"{error}; or name another place by --cache-dir, or decode frames at each use by --cache-gb 0"
                 ) from error
         return cls(path, np.memmap(path, np.uint8, "r", _HEADER, tuple(header["shape"])).view(np.ndarray))
 

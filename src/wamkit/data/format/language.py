@@ -7,6 +7,7 @@ the style "subtask" describes the steps from its time, in seconds, until the nex
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,10 @@ def _subtasks(path: Path, metas: Sequence[EpisodeMeta]) -> list[list[tuple[float
     options = {"buffer_size": 1 << 16, "pre_buffer": False, "read_dictionary": texts}
     with open_parquet(path, **options) as file, parquet_errors(str(path)):
         first, row = metas[0].from_index, 0
-        # Few rows at a time, since every row repeats the list.
-        for batch in file.iter_batches(64, columns=[COLUMN], use_threads=False):
+        # Few rows at a time, since every row repeats the list, and of one row group, which has a dictionary of its own.
+        groups = range(file.num_row_groups)
+        some = (file.iter_batches(64, row_groups=[group], columns=[COLUMN], use_threads=False) for group in groups)
+        for batch in itertools.chain.from_iterable(some):
             while len(out) < len(metas) and metas[len(out)].from_index - first < row + len(batch):
                 cell = batch.column(COLUMN)[metas[len(out)].from_index - first - row]
                 if cell.is_valid and (size := decoded_size(cell.values)) > _LARGEST:

@@ -8,9 +8,10 @@ from typing import Any
 
 from wamkit.config import ConfigError, load_json, to_bytes
 from wamkit.data.format import checksums
+from wamkit.data.format.camera_roles import camera_by_name
 from wamkit.data.format.schema import MOST_VALUES, is_whole, shown
 from wamkit.files import StoreError, inside, read_json
-from wamkit.metadata import CameraFacts, DatasetMetadata, Field
+from wamkit.metadata import DatasetMetadata, Field
 
 FILE = "meta/wamkit.json"
 MODALITY = "meta/modality.json"
@@ -68,8 +69,9 @@ def modality(metadata: DatasetMetadata) -> dict[str, Any]:
 
 
 def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
-    """The fields and cameras described by a modality.json, which does not state the robot or units.
+    """The fields described by a modality.json, and the cameras whose names tell their roles.
 
+    It does not state the robot or units.
     Fields of columns other than `observation.state` and `action` are left out.
     """
     turn = {v: k for k, v in _GROOT.items()}
@@ -91,8 +93,11 @@ def from_modality(data: Mapping[str, Any]) -> DatasetMetadata:
             for name, entry in entries.items()
             if entry.get("original_key", column) == column
         )
-    cameras = {
-        (entry or {}).get("original_key", name).removeprefix("observation.images."): CameraFacts()
+    names = [
+        (entry or {}).get("original_key", name).removeprefix("observation.images.")
         for name, entry in data.get("video", {}).items()
-    }
-    return DatasetMetadata(source="LeRobotDataset with modality.json", embodiment="", cameras=cameras, **parts)
+    ]
+    cameras = {name: facts for name in names if (facts := camera_by_name(name, len(names)))}
+    inferred = tuple(f"cameras.{name}" for name in cameras)
+    source = "LeRobotDataset with modality.json"
+    return DatasetMetadata(source, embodiment="", cameras=cameras, inferred=inferred, **parts)

@@ -65,7 +65,7 @@ def turn_of(frame: av.VideoFrame) -> Turn:
 def _matrix(frame: av.VideoFrame) -> tuple[float, float, float, float]:
     """(a, b, c, d): the stored point (x, y) is shown at (a x + c y, b x + d y); libavutil/display.h."""
     try:
-        found = next((bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"), b"")
+        found = bytes(frame.side_data.get("DISPLAYMATRIX", b""))  # iterating gives values before PyAV 19, keys since
     except ValueError:  # PyAV 18 lists no side data where one is newer than it, such as EXIF; it may be mirrored
         turn = math.radians(-frame.rotation)
         return math.cos(turn), math.sin(turn), -math.sin(turn), math.cos(turn)

@@ -29,8 +29,9 @@ def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndar
     wanted = np.dtype(feature["dtype"])
     declared = np.dtype(feature.get("declared", wanted))
     try:
-        values = column.combine_chunks()
+        values, depth = column.combine_chunks(), 0
         while _is_list(values.type):
+            depth += 1
             fixed = pa.types.is_fixed_size_list(values.type)
             if not fixed and pc.count_distinct(pc.list_value_length(values)).as_py() > 1:
                 raise ValueError("its cells are lists of different lengths")
@@ -38,6 +39,8 @@ def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndar
         if values.null_count:
             row = values.is_null().index(True).as_py() * len(column) // len(values)
             raise ValueError(f"its cell in row {row} is empty, as pandas stores NaN")
+        if len(feature["shape"]) > 1 and depth != len(feature["shape"]):
+            raise ValueError(f"its cells have {depth} dimensions instead of {len(feature['shape'])}")
         if not (
             pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)
         ):

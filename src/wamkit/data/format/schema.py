@@ -279,8 +279,6 @@ def _unusable(key: str, feature: Any) -> str:
         return "needs a floating-point dtype"
     if kind == "none" or key in INDEX_COLUMNS and kind not in ("f" if key == "timestamp" else "iu"):
         return "needs a numeric dtype" if kind == "none" else f"needs a dtype like {INDEX_COLUMNS[key]}"
-    if key in VECTORS and len(shape) != 1:
-        return "needs a shape with one number"
     return "needs the shape [1]" if key in (*INDEX_COLUMNS, *_REWARDS) and shape != [1] else ""
 
 
@@ -339,12 +337,17 @@ def _fit(shapes: Sequence[Any]) -> bool:
 
 
 def dimension_names_of(feature: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """A name for each dimension of a vector: those that the feature states, or else the column's with numbers."""
-    names, size = feature.get("names"), feature["shape"][0]
+    """A name for each dimension of a vector: those that the feature states, or else the column's with numbers.
+
+    A matrix is a vector of its rows, one after the other: `actions.0.0`, `actions.0.1`, ..., `actions.1.0`.
+    """
+    names, shape = feature.get("names"), feature["shape"]
+    size = math.prod(shape)
     if isinstance(names, dict):  # lerobot also writes {"motors": [...]}
         names = next(iter(names.values()), None)
     if not isinstance(names, list) or len(names) != size:
-        names = [f"{column}_{i}" for i in range(size)]
+        numbers = np.ndindex(*shape)
+        names = [f"{column}_{at[0]}" if len(shape) == 1 else ".".join(map(str, (column, *at))) for at in numbers]
     return tuple(str(n) for n in names)
 
 

@@ -300,8 +300,8 @@ class Store:
     def decode_depth(self, episode: int, camera: str) -> UInt16[np.ndarray, "T H W"]:
         """All depth maps of one depth camera in one episode, in millimetres; 0 where nothing was measured.
 
-        Recordings in metres are rounded. Raises StoreError as `decode` does, and where info.json does not state the
-        unit or quantisation.
+        Recordings in metres are rounded, and all is 0 where the camera saw nothing of the episode. Raises StoreError as
+        `decode` does, and where info.json does not state the unit or quantisation.
         """
         if camera not in self.depth_cameras:
             raise StoreError(
@@ -309,6 +309,8 @@ class Store:
                 f"{', '.join(self.depth_cameras) or 'none'}"
             )
         steps = range(self._row(episode).meta.length)
+        if not self.shows(episode, camera):
+            return np.zeros((len(steps), *self.layout.size(camera)), np.uint16)
         with self.open_video(episode, camera) as video, self._naming(episode, camera):
             stored = video.depth(steps, self._clip(episode, camera).start)
             return millimetres(stored, self._info["features"][self._key(camera)])

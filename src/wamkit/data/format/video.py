@@ -35,6 +35,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -93,7 +94,7 @@ def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size
             if image.dtype != np.uint8 or image.shape != (*size, 3):
                 raise StoreError(f"image {number} is {image.dtype} {image.shape} instead of uint8 {(*size, 3)}")
             rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
-            frame = reformatter.reformat(rgb, format=PIXEL_FORMAT, threads=1)
+            frame = reformatted(rgb, reformatter, format=PIXEL_FORMAT)
             frame.pts, frame.time_base = number, 1 / rate
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -241,6 +242,18 @@ class Video:
         self.close()
 
 
+_ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+"""Earlier versions of PyAV know one thread only."""
+
+
+def reformatted(frame: av.VideoFrame, by: VideoReformatter | None = None, **to: Any) -> av.VideoFrame:
+    """A frame with other pixels or another size, converted on one thread. by: keeps FFmpeg's tables for the next one.
+
+    to: arguments of PyAV's `VideoReformatter.reformat`.
+    """
+    return (by or VideoReformatter()).reformat(frame, **to, **_ONE_THREAD)
+
+
 class RgbConverter:
     """Converts decoded frames to RGB. One for all frames of a video, since FFmpeg builds tables for each converter."""
 
@@ -257,8 +270,8 @@ class RgbConverter:
         # Planes are copied as they are, whereas packed pixels would have to be reordered. Resizing is a separate step:
         # combined with a change of colour space, FFmpeg halves the chroma resolution first, or rounds down.
         if frame.width % 16 and frame.format.name in _CUT_SHORT:
-            frame = self._packed.reformat(frame, format="rgb24", threads=1)
-        self._write_planes(self._colours.reformat(frame, format="gbrp", threads=1), out)
+            frame = reformatted(frame, self._packed, format="rgb24")
+        self._write_planes(reformatted(frame, self._colours, format="gbrp"), out)
 
     def write_array(self, image: UInt8[np.ndarray, "3 h w"], out: UInt8[np.ndarray, "3 H W"]) -> None:
         """Writes an RGB image into `out`, with the same bytes as a decoded frame that holds it."""
@@ -267,7 +280,7 @@ class RgbConverter:
     def _write_planes(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
         height, width = out.shape[1:]
         if (frame.height, frame.width) != (height, width):
-            frame = self._sizes.reformat(frame, height=height, width=width, interpolation="AREA", threads=1)
+            frame = reformatted(frame, self._sizes, height=height, width=width, interpolation="AREA")
         for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
             out[channel] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
 

@@ -6,6 +6,8 @@ happens to episodes that cannot be read.
 
 from __future__ import annotations
 
+import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -240,6 +242,17 @@ def entry(content: Any, key: str, kind: type = object, otherwise: Any = None) ->
 def text_of(path: Path) -> str:
     """The text in a file of at most LIMIT bytes; see `wamkit.files.decoded`."""
     return files.read_text(path, LIMIT)
+
+
+def csv_table(path: Path, columns: Iterable[str]) -> csv.DictReader[str]:
+    """The rows of a text file of at most LIMIT bytes, separated by "," ";", tabs or "|".
+
+    columns: those that its first line must have; the first separator that gives them is the file's. "," if none does.
+    """
+    text = text_of(path)
+    header, wanted = text.partition("\n")[0].rstrip("\r"), set(columns)
+    fits = (mark for mark in ",;\t|" if wanted <= set(next(csv.reader([header], delimiter=mark), [])))
+    return csv.DictReader(io.StringIO(text, newline=""), delimiter=next(fits, ","))
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:

@@ -8,7 +8,8 @@
                                          inclusive
 
 `source` is one split, such as `task_D_D/training`. A stretch of play is an episode, and annotations are its spans. Most
-steps have none, and so no text. rel_actions are metres times 50 and radians times 20, clipped to [-1, 1]. Observations
+steps have none, and so no text. rel_actions are the distance of the target from the measured
+pose, metres times 50 and radians times 20, clipped to [-1, 1]. Observations
 come before their actions. The annotations are a pickle, read by `wamkit.data.importers.plain_pickle`.
 """
 
@@ -54,8 +55,8 @@ STATE = (
 )
 ACTIONS = {
     "rel_actions": (
-        Field("eef_position", 0, 3, "position", "delta", frame="world", unit="2 cm"),
-        Field("eef_rotation", 3, 6, "rotation", "delta", "euler_xyz", frame="world", unit="0.05 rad"),
+        Field("eef_position", 0, 3, "position", "delta", frame="world", unit="2 cm", reference="state"),
+        Field("eef_rotation", 3, 6, "rotation", "delta", "euler_xyz", "world", "0.05 rad", reference="state"),
         Field("gripper", 6, 7, "gripper", unit="1", larger="opens"),
     ),
     "actions": (

@@ -10,8 +10,6 @@ hours:minutes:seconds, because the table's frame numbers refer to a re-encoding 
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +17,7 @@ from pathlib import Path
 
 from wamkit.config import Rate
 from wamkit.data.format.schema import Layout
-from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, inside, reading, text_of
+from wamkit.data.importers.base import IMPORTERS, Importer, Recording, SourceError, csv_table, inside, reading
 from wamkit.data.importers.video_files import (
     VideoFileOptions,
     common_rate,
@@ -61,7 +59,7 @@ class Epic(Importer):
         for path in tables:
             with reading(path):
                 path = inside(self.root, str(path.relative_to(self.root)))
-                rows = csv.DictReader(io.StringIO(text_of(path), newline=""))
+                rows = csv_table(path, COLUMNS)
                 if not set(COLUMNS) <= set(rows.fieldnames or ()):
                     continue  # EPIC_100_video_info.csv and others
                 for row in (row for row in rows if row["video_id"] in self._videos):
@@ -104,4 +102,4 @@ class Epic(Importer):
 def seconds(stamp: str) -> float:
     """The seconds of a time as hours:minutes:seconds, with fractions."""
     hours, minutes, rest = stamp.split(":")
-    return 3600 * int(hours) + 60 * int(minutes) + float(rest)
+    return 3600 * int(hours) + 60 * int(minutes) + float(rest.replace(",", "."))

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wamkit.data.importers.base import LIMIT, WIDTH, MissingView, SourceError, image_size, reading, whole
+from wamkit.data.importers.base import LIMIT, WIDTH, MissingView, SourceError, image_size, reading, whole, words
 from wamkit.files import parse_json
 from wamkit.types import WamkitError
 
@@ -155,6 +155,24 @@ def json_attribute(holder: Any, name: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise SourceError(f"its attribute {name} is JSON, but no object with keys")
     return content
+
+
+def control(data: Any) -> tuple[str, str, str]:
+    """The control of robosuite's arm by the attribute env_args of a file: controller, reference, frame; "" if not said.
+
+    The reference is "delta" or "absolute". Where there is a controller whose reference is not said, it is "delta",
+    robosuite's default.
+    """
+    config = arguments(data).get("controller_configs", {})
+    config = config[0] if isinstance(config, list) and config else config
+    parts = config.get("body_parts") if isinstance(config, dict) else None  # robosuite 1.5
+    if isinstance(parts, dict):
+        config = next((part for side in ("right", "left") if isinstance(part := parts.get(side), dict)), {})
+    config = config if isinstance(config, dict) else {}
+    kind, frame = words(config.get("type", ""), "type in controller_configs"), config.get("input_ref_frame")
+    absolute = config.get("control_delta") is False or config.get("input_type") == "absolute"
+    reference = "absolute" if absolute else "delta" if config else ""
+    return kind, reference, frame if frame in ("base", "world") else ""
 
 
 def arguments(data: Any) -> dict[str, Any]:

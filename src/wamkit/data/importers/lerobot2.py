@@ -29,6 +29,8 @@ import pyarrow as pa
 from av.video.reformatter import VideoReformatter
 
 from wamkit.config import Between, Checked
+from wamkit.data.description import fields_by_name
+from wamkit.data.format.camera_roles import camera_by_name
 from wamkit.data.format.columns import doubtful, vectors_of, which
 from wamkit.data.format.metadata_io import MODALITY, from_modality
 from wamkit.data.format.parquet import read_parquet
@@ -57,7 +59,6 @@ from wamkit.data.importers.base import (
     MissingView,
     Recording,
     SourceError,
-    camera_facts,
     camera_layout,
     checked,
     entry,
@@ -72,7 +73,7 @@ from wamkit.data.importers.base import (
 )
 from wamkit.data.importers.video_files import probe_video, read_all_frames, resize_and_crop
 from wamkit.files import StoreError, read_json
-from wamkit.metadata import DatasetMetadata, Field
+from wamkit.metadata import DatasetMetadata
 
 STEPS = 10**8  # steps of an episode that is still read
 _INDEX = r"\{episode_(?:chunk|index)(?::0?[1-9]?d)?\}"
@@ -175,7 +176,7 @@ class LeRobot2(Importer):
             return vectors_of(features, stated, RESERVED)
 
     def _width(self, key: str) -> int:
-        return sum(self._info["features"][column]["shape"][0] for column in self._vectors[key])
+        return sum(math.prod(self._info["features"][column]["shape"]) for column in self._vectors[key])
 
     @cached_property
     def _extras(self) -> list[str]:
@@ -214,15 +215,22 @@ class LeRobot2(Importer):
     def metadata(self) -> DatasetMetadata:
         path, robot = inside(self.root, MODALITY), self.options.embodiment or self._info.get("robot_type") or ""
         whole = {"state": self._width("observation.state"), "action": self._width("action")}
-        parts = {k: (Field(k, 0, n, "other"),) if n else () for k, n in whole.items()}
-        rate, cameras = float(self._info["fps"]), camera_facts(self._cameras)
-        plain = DatasetMetadata("LeRobotDataset v2", robot, rate=rate, cameras=cameras, **parts)
+        with reading(self.root / "meta/info.json"):
+            names = {"state": self._names("observation.state"), "action": self._names("action")}
+        parts = {k: fields_by_name(n) for k, n in names.items()}
+        cameras = {c: facts for c in self._cameras if (facts := camera_by_name(c, len(self._cameras)))}
+        of_fields = (f"{k}.{f.name}" for k, fields in parts.items() for f in fields)
+        inferred = (*of_fields, *(f"cameras.{c}" for c in cameras))
+        rate = float(self._info["fps"])
+        plain = DatasetMetadata("LeRobotDataset v2", robot, rate=rate, cameras=cameras, inferred=inferred, **parts)
         if not path.exists():
             return plain
         with reading(path):
             given = from_modality(read_json(path))
             given.check(*whole.values())
-        return replace(plain, source=f"{plain.source}, with modality.json", state=given.state, action=given.action)
+        left = tuple(e for e in inferred if e.startswith("cameras."))
+        source = f"{plain.source}, with modality.json"
+        return replace(plain, source=source, state=given.state, action=given.action, inferred=left)
 
     def episodes(self) -> Sequence[str]:
         found, total = list(self._episodes), self._info.get("total_episodes")
@@ -289,7 +297,7 @@ class LeRobot2(Importer):
 
             def vector(key: str) -> np.ndarray:
                 features = self._info["features"]
-                parts = [checked(column(k), (T, features[k]["shape"][0]), k) for k in self._vectors[key]]
+                parts = [checked(column(k), (T, math.prod(features[k]["shape"])), k) for k in self._vectors[key]]
                 return np.concatenate([np.zeros((T, 0), np.float32), *parts], 1)
 
             outcome = {k: column(k)[:, 0] for k in OUTCOME if k in table.column_names}

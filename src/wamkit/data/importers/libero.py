@@ -3,7 +3,7 @@
     data                      attrs problem_info: JSON with language_instruction;
                               attrs env_args: JSON with env_kwargs.control_freq
     data/demo_0/actions       float64 (T, 7): OSC_POSE deltas in [-1, 1] for position and axis-angle, then the gripper
-                              (1 closes)
+                              (1 closes); absolute poses where env_args say so, see `robomimic`
     data/demo_0/obs/agentview_rgb, eye_in_hand_rgb      uint8 (T, 128, 128, 3), upside down
     data/demo_0/obs/ee_pos (T, 3), ee_ori (T, 3, axis-angle), gripper_states (T, 2), joint_states (T, 7)
 
@@ -41,6 +41,7 @@ from wamkit.data.importers.base import (
 from wamkit.data.importers.hdf5 import (
     arguments,
     array,
+    control,
     has,
     images_in,
     json_attribute,
@@ -136,16 +137,25 @@ class Libero(Importer):
             expert=False,
         )
 
+    def _action(self) -> tuple[Field, ...]:
+        """The fields of an action. Copies that were made with absolute targets say so in env_args."""
+        with opened(self._files()[0]) as file:
+            _, reference, frame = control(member(file, "data"))
+        if reference != "absolute":
+            return ACTION
+        about = {"representation": "absolute", "frame": frame or "world", "reference": ""}
+        return (replace(ACTION[0], unit="m", **about), replace(ACTION[1], unit="", **about), ACTION[2])
+
     def metadata(self) -> DatasetMetadata:
-        layout = self.layout()
+        layout, action = self.layout(), self._action()
         return DatasetMetadata(
             source="LIBERO",
             embodiment="Panda",
-            control_mode="OSC_POSE delta",
+            control_mode=f"OSC_POSE {action[0].representation}",
             rate=layout.fps,
             offset=self.options.offset,
             state=STATE,
-            action=ACTION,
+            action=action,
             cameras={c: replace(f, turned=self.options.turn) for c, f in camera_facts(layout.cameras).items()},
         )
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Annotated, Any
 
 import numpy as np
@@ -78,7 +78,10 @@ class ManiSkill(Importer):
             about = read_json(path)
             env, episodes = entry(about, "env_info", dict), entry(about, "episodes", list)
             words(entry(env, "env_id"), "env_id")
-            words(entry(episodes[0] if episodes else {}, "control_mode"), "control_mode of the first episode")
+            modes = {words(entry(e, "control_mode"), f"control_mode of episode {i}") for i, e in enumerate(episodes)}
+            if len(modes) != 1:
+                listed = ", ".join(sorted(modes)) or "none"
+                raise SourceError(f"its episodes have the control modes {listed}; keep those of one mode in a file")
             words(entry(env, "env_kwargs", dict, {}).get("robot_uids", "panda"), "robot_uids in env_kwargs")
             return about
 
@@ -123,19 +126,16 @@ class ManiSkill(Importer):
         with opened(self.root) as file:
             first = member(file, self.episodes()[0])
             ends = np.cumsum([0, *(columns(first, k) for k in self._observed(first))]).tolist()
-            kinds = [(k.split("/")[-1], "joint" if k != "obs" else "other") for k in self._observed(first)]
-        joints = next((b - a for (name, _), a, b in zip(kinds, ends, ends[1:], strict=False) if name == "qpos"), 0)
-        state = tuple(
-            Field(name, a, b, kind, "velocity" if name == "qvel" else "absolute", unit="rad" if kind == "joint" else "")
-            for (name, kind), a, b in zip(kinds, ends, ends[1:], strict=False)
-        )
+            parts = dict(zip((k.split("/")[-1] for k in self._observed(first)), pairwise(ends), strict=True))
+        low, high = parts.get("qpos", (0, 0))
+        state = tuple(f for name, (a, b) in parts.items() for f in _state(name, a, b, layout.robot_type))
         return DatasetMetadata(
             source=f"ManiSkill, {self._env}",
             embodiment=layout.robot_type,
             control_mode=control,
             rate=layout.fps,
             state=state,
-            action=_action(control, len(layout.action_names), joints),
+            action=_action(control, len(layout.action_names), high - low, layout.robot_type),
             cameras=camera_facts(layout.cameras),
         )
 
@@ -168,15 +168,35 @@ class ManiSkill(Importer):
         return lambda: islice(stored_frames(self.root, key, name, steps + 1), steps)
 
 
-def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:
+def _is_panda(robot: str, size: int) -> bool:
+    """True for Franka's arm with its own gripper: seven joints and two fingers, which slide."""
+    return robot in ("panda", "panda_wristcam") and size == 9
+
+
+def _state(name: str, a: int, b: int, robot: str) -> tuple[Field, ...]:
+    """The fields of a part of the state. Joints turn or slide, which the file does not say but of known robots."""
+    if name == "obs":
+        return (Field(name, a, b, "other"),)
+    about = "velocity" if name == "qvel" else "absolute"
+    if not _is_panda(robot, b - a):
+        return (Field(name, a, b, "joint", about),)
+    turns, slides = ("rad/s", "m/s") if name == "qvel" else ("rad", "m")
+    fingers = Field(f"{name}_gripper", b - 2, b, "gripper", about, unit=slides, larger="opens")
+    return (Field(name, a, b - 2, "joint", about, unit=turns), fingers)
+
+
+def _action(control: str, size: int, joints: int, robot: str) -> tuple[Field, ...]:
     """The fields of an action by the name of its controller: arms first, the gripper's command last.
 
     A gripper has more joints than commands. If there is a command for each of the `joints`, there is thus no gripper.
+    Its command is a target in [-1, 1], the open end 1, for the panda; other robots' commands differ.
     """
     delta = "delta" if "delta" in control else "absolute"
     reference = "" if delta == "absolute" else "target" if "target" in control else "state"
     control = control.replace("target_", "")
-    grip = (Field("gripper", size - 1, size, "gripper", unit="1", larger="opens"),)
+    known = robot in ("panda", "panda_wristcam")
+    grip = (Field("gripper", size - 1, size, "gripper", "absolute", unit="1", larger="opens"),)
+    grip = grip if known else (Field("gripper", size - 1, size, "gripper", ""),)
     if "ee_delta_pose" in control and size == 7:
         return (
             Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1", reference=reference),
@@ -187,7 +207,7 @@ def _action(control: str, size: int, joints: int) -> tuple[Field, ...]:
         return (Field("eef_position", 0, 3, "position", "delta", frame="base", unit="1", reference=reference), *grip)
     if "joint" in control and "vel" not in control and size > 1:
         arm = size if size == joints else size - 1
-        unit = "1" if delta == "delta" else "rad"
+        unit = "1" if delta == "delta" else "rad" if known else ""
         joints_field = Field("joints", 0, arm, "joint", delta, unit=unit, reference=reference)
         return (joints_field, *grip[: size - arm])
     return (Field("action", 0, size, "other", representation=""),)

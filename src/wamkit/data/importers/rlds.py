@@ -6,9 +6,9 @@
         steps/observation/image              T encoded images (PNG or JPEG)
         steps/language_instruction           T texts;   steps/is_first, is_last, is_terminal, reward, discount
 
-The meaning of action dimensions differs between data sets and is not in the files. The fields are therefore unnamed,
-unless `--options.metadata` names a JSON file with them, in the form of meta/wamkit.json. Observations come before their
-actions.
+The meaning of action dimensions differs between data sets and is not in the files, but for names such as
+`gripper_position`. The rest is open, unless `--options.metadata` names a JSON file with it, in the form of
+meta/wamkit.json, or `wamkit import --set` states it. Observations come before their actions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 
 from wamkit.config import Checked, Rate, load_json
+from wamkit.data.description import field_by_name
+from wamkit.data.format.camera_roles import camera_by_name
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -32,7 +34,6 @@ from wamkit.data.importers.base import (
     Importer,
     Recording,
     SourceError,
-    camera_facts,
     camera_layout,
     checked,
     entry,
@@ -45,7 +46,7 @@ from wamkit.data.importers.encoded_images import decode_image
 from wamkit.data.importers.tfrecord import example, offsets, record
 from wamkit.errors import nearest
 from wamkit.files import read_json, visible
-from wamkit.metadata import DatasetMetadata, Field
+from wamkit.metadata import DatasetMetadata
 
 TEXTS = ("language_instruction", "observation/natural_language_instruction", "observation/language_instruction")
 
@@ -175,16 +176,19 @@ class RLDS(Importer):
         return whole(math.prod(self._step[leaf]["shape"]), f"the size of '{leaf}' in features.json", 1, WIDTH)
 
     def metadata(self) -> DatasetMetadata:
-        cameras = camera_facts(self._sizes)
+        found = {c: camera_by_name(c, len(self._sizes)) for c in self._sizes}
+        cameras = {c: facts for c, facts in found.items() if facts}
         parts = {}
         for name, leaves in (("state", self._state), ("action", list(self.options.action))):
             ends = np.cumsum([0, *(self._size(leaf) for leaf in leaves)]).tolist()
-            parts[name] = tuple(Field(leaf, a, b, "other") for leaf, a, b in zip(leaves, ends, ends[1:], strict=False))
+            parts[name] = tuple(field_by_name(*leaf, name) for leaf in zip(leaves, ends, ends[1:], strict=False))
+        inferred = [f"{k}.{f.name}" for k, fields in parts.items() for f in fields if f.kind != "other"]
         plain = DatasetMetadata(
             f"RLDS, {self.root.parent.name} {self.root.name}",
             self.root.parent.name,
             rate=self.options.rate,
             cameras=cameras,
+            inferred=(*inferred, *(f"cameras.{c}" for c in cameras)),
             **parts,
         )
         if self.options.metadata is None:

@@ -4,7 +4,8 @@
     data/demo_0              attrs num_samples
     data/demo_0/actions      float64 (T, 7): OSC_POSE for position and axis-angle, then the gripper (1 closes);
                              deltas in [-1, 1], or absolute poses in metres where env_args say so:
-                             control_delta false (robosuite 1.4), input_type absolute (robosuite 1.5)
+                             control_delta false (robosuite 1.4), input_type absolute (robosuite 1.5);
+                             where they name no controller, its values tell, or --options.control
     data/demo_0/obs/...      observations before each action; images uint8 (T, H, W, 3), upright
     data/demo_0/dones        ends of the episode
     data/demo_0/rewards      1 once the task is done
@@ -40,6 +41,7 @@ from wamkit.data.importers.hdf5 import (
     arguments,
     array,
     columns,
+    control,
     has,
     images_in,
     json_attribute,
@@ -69,7 +71,7 @@ class RobomimicOptions(Checked):
     filter: str = ""
     """Import only the demonstrations of this filter key ("train", "20_percent"), one of those in `mask`."""
     control: Literal["", "delta", "absolute"] = ""
-    """Reference of the actions, where env_args do not state that of the file; robosuite's default is delta."""
+    """Reference of the actions, where env_args do not state that of the file."""
 
 
 @IMPORTERS.register("robomimic")
@@ -112,11 +114,11 @@ class Robomimic(Importer):
 
     def metadata(self) -> DatasetMetadata:
         env, _ = self._describe()
-        layout, (kind, control, _) = self.layout(), self._controller()
+        layout, (kind, reference, _) = self.layout(), self._controller()
         return DatasetMetadata(
             source=f"robomimic, {env.get('env_name', 'unknown environment')}",
             embodiment=layout.robot_type,
-            control_mode=f"{kind} {control}",
+            control_mode=f"{kind} {reference}".strip(),
             rate=layout.fps,
             state=STATE,
             action=self._action(len(layout.action_names)),
@@ -124,29 +126,22 @@ class Robomimic(Importer):
         )
 
     def _controller(self) -> tuple[str, str, str]:
-        """Name of the arm's controller, "delta" or "absolute", and the frame of its targets; see the module."""
+        """Name of the arm's controller, "delta", "absolute" or "", and the frame of its targets; see the module."""
         with opened(self.root) as file:
-            config = arguments(member(file, "data")).get("controller_configs", {})
-        config = config[0] if isinstance(config, list) and config else config
-        parts = config.get("body_parts") if isinstance(config, dict) else None  # robosuite 1.5
-        if isinstance(parts, dict):
-            config = next((part for side in ("right", "left") if isinstance(part := parts.get(side), dict)), {})
-        config = config if isinstance(config, dict) else {}
-        absolute = config.get("control_delta") is False or config.get("input_type") == "absolute"
-        frame = config.get("input_ref_frame")
-        control = self.options.control or ("absolute" if absolute else "delta")
-        known = frame if frame in ("base", "world") else "base" if control == "delta" else "world"
-        return words(config.get("type", "OSC_POSE"), "type in controller_configs"), control, str(known)
+            kind, reference, frame = control(member(file, "data"))
+        reference = self.options.control or reference
+        usual = {"delta": "base", "absolute": "world", "": ""}[reference]
+        return kind or "OSC_POSE", reference, frame or usual
 
     def _action(self, size: int) -> tuple[Field, ...]:
         """The fields of an action: those of OSC_POSE and OSC_POSITION, else unnamed (two arms, other controllers)."""
-        kind, control, frame = self._controller()
-        absolute = control == "absolute"
-        about: dict[str, Any] = {"representation": control, "frame": frame, "reference": "" if absolute else "state"}
+        kind, representation, frame = self._controller()
+        reference, unit = ("state", "1") if representation == "delta" else ("", "")
+        about: dict[str, Any] = {"representation": representation, "frame": frame, "reference": reference}
         gripper = Field("gripper", size - 1, size, "gripper", unit="1", larger="closes")
-        position = Field("eef_position", 0, 3, "position", unit="m" if absolute else "1", **about)
+        metres = "m" if representation == "absolute" else unit
+        position = Field("eef_position", 0, 3, "position", unit=metres, **about)
         if kind in ("OSC_POSE", "IK_POSE") and size == 7:
-            unit = "" if absolute else "1"
             rotation = Field("eef_rotation", 3, 6, "rotation", rotation="axis_angle", unit=unit, **about)
             return position, rotation, gripper
         if kind == "OSC_POSITION" and size == 4:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wamkit import config as cfg
+from wamkit.data.description import answered
 from wamkit.data.format import checksums
 from wamkit.data.format.checksums import digest_of
 from wamkit.data.format.copied import VideoCopy, reason_to_encode
@@ -40,7 +41,8 @@ from wamkit.data.importers.base import (
     words,
 )
 from wamkit.files import StoreError, check_place, read_json
-from wamkit.types import Episode, Span
+from wamkit.metadata import DatasetMetadata
+from wamkit.types import Episode, Span, WamkitError
 
 FILE = IMPORTED
 
@@ -57,6 +59,8 @@ class Destination:
     """Import only the first so many episodes."""
     missing_views: Literal["refuse", "mask"] = "refuse"
     """Refuse an episode without the images of a camera, or take it without this view."""
+    set: Mapping[str, Any] = field(default_factory=dict)
+    """Entries of the metadata that the source does not state, or states wrongly; see `description.answered`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,7 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
             words(name, "the name of an episode")
     if duplicates := [name for name, count in Counter(names).items() if count > 1]:
         raise SourceError(f"{args.source}: there are two episodes {min(duplicates)}; rename or remove one")
-    names = names[: args.limit]
+    metadata, names = _stated(metadata, layout, args.set), names[: args.limit]
     if not names:
         raise SourceError(f"{args.source}: it contains no episodes")
     if not (args.out / FILE).exists() and (args.out / "meta/info.json").exists() and len(Store.open(args.out)):
@@ -112,14 +116,12 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
         "options": cfg.to_dict(importer.options),
         "episodes": len(names),
         "notes": noted(args.out),
+        "metadata": cfg.to_dict(metadata),
     }
     _require_same(args.out, facts)
+    completed = _completed(args.out, metadata)
     store = Store.open_or_create(args.out, **vars(layout))
-    if (before := load_metadata(args.out)) is not None and before != metadata:
-        raise StoreError(
-            f"{args.out} holds data with other metadata ({before.source}, {before.embodiment}); name another folder"
-        )
-    save_metadata(args.out, metadata)
+    save_metadata(args.out, completed)
     skipped: dict[str, str] = {}
     _save_state(args.out, facts, False, skipped)
     stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
@@ -148,6 +150,15 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
     return store
 
 
+def _stated(metadata: DatasetMetadata, layout: Layout, entries: Mapping[str, Any]) -> DatasetMetadata:
+    """The metadata with the entries that the user states. Raises WamkitError, naming the entry, for an unknown one."""
+    if columns := next((e for e in entries if e.startswith("columns.")), None):
+        raise WamkitError(f"--set {columns}: an import takes columns by options of its format; see its --help")
+    metadata = answered(metadata, entries)
+    metadata.check(len(layout.proprio_names), len(layout.action_names))
+    return metadata
+
+
 def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Raises StoreError if `out` holds the import of another source, or with other options. It may have fewer episodes.
 
@@ -163,6 +174,54 @@ def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
     changed = [f"{k} was {was!r}, now {now[k]!r}" for k, was in (own | given).items() if was != now[k]]
     if changed:
         raise StoreError(f"{out} was imported otherwise: {'; '.join(changed)}. Name another folder for it")
+
+
+def _completed(out: Path, metadata: DatasetMetadata) -> DatasetMetadata:
+    """The metadata in `out`, with what an earlier version or `wamkit describe` left open as `metadata` state it.
+
+    Raises StoreError where the import was begun with others. Their state is in import.json; earlier versions kept them
+    in the data set alone.
+    """
+    if (there := load_metadata(out)) is None:
+        return metadata
+    have, now = cfg.to_dict(there), cfg.to_dict(metadata)
+    path = out / FILE
+    with reading(path):
+        before = entry(read_json(path), "metadata", dict, have) if path.exists() else have
+    if changed := [f"{at} was {was!r}, now {is_!r}" for at, was, is_ in _contradictions(before, now)]:
+        raise StoreError(
+            f"{out} was imported with other metadata: {'; '.join(changed[:4])}. Name another folder for it, "
+            "or state by --set what was stated before"
+        )
+    return cfg.from_dict(DatasetMetadata, _filled(have, now))
+
+
+def _is_open(value: Any) -> bool:
+    return value is None or value == "" or isinstance(value, (list, tuple, dict)) and not value
+
+
+def _contradictions(was: Any, now: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(place, value, value) wherever both sides state something, and not the same."""
+    if _is_open(was) or _is_open(now) or was == now:
+        return
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in was.keys() & now.keys():
+            yield from _contradictions(was[key], now[key], f"{at}.{key}" if at else str(key))
+    elif isinstance(was, (list, tuple)) and isinstance(now, (list, tuple)) and len(was) == len(now):
+        for i, pair in enumerate(zip(was, now, strict=True)):
+            yield from _contradictions(*pair, f"{at}.{i}")
+    else:
+        yield at, was, now
+
+
+def _filled(have: Any, now: Any) -> Any:
+    """`have`, with the values of `now` where it is open."""
+    if isinstance(have, Mapping) and isinstance(now, Mapping):
+        return {**now, **{key: _filled(value, now.get(key)) for key, value in have.items()}}
+    lists = isinstance(have, (list, tuple)) and isinstance(now, (list, tuple))
+    if lists and len(have) == len(now) and not any(_contradictions(have, now)):
+        return [_filled(*pair) for pair in zip(have, now, strict=True)]
+    return now if _is_open(have) and now is not None else have
 
 
 def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:

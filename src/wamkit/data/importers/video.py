@@ -3,15 +3,13 @@
     anything/**/*.mp4 (m4v, mkv, webm, avi, mov)
     anything/**/name.txt              the caption of name.mp4, or
     captions.csv, captions.jsonl      columns file, text and, for captions of a part, start and stop in seconds;
-                                      separated by commas, semicolons or tabs
+                                      separated by commas, or by semicolons or tabs, where decimals may be commas
 
 The caption of a part becomes a span, that of a whole file its text. Files without captions get `--options.text`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +23,7 @@ from wamkit.data.importers.base import (
     Importer,
     Recording,
     SourceError,
+    csv_table,
     inside,
     json_lines,
     reading,
@@ -112,9 +111,7 @@ class Video(Importer):
         table, lines = inside(self.root, "captions.csv"), inside(self.root, "captions.jsonl")
         if table.exists():
             with reading(table):
-                content = text_of(table)
-                marks = [c for c in content.partition("\n")[0] if c in ",;\t"]  # spreadsheets separate by the locale
-                rows += list(csv.DictReader(io.StringIO(content, newline=""), delimiter=(marks or [","])[0]))
+                rows += list(csv_table(table, ("file", "text")))
         if lines.exists():
             with reading(lines):
                 rows += [row for _, row in json_lines(lines)]

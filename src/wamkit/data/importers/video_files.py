@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from wamkit.config import Between, Checked, Rate
 from wamkit.data.format.orientation import AS_STORED, Turn, turn_of
 from wamkit.data.format.schema import Layout
-from wamkit.data.format.video import CONTAINERS
+from wamkit.data.format.video import CONTAINERS, reformatted
 from wamkit.data.importers.base import PIXELS, Recording, SourceError, inside, pixels, reading
 from wamkit.files import visible
 
@@ -291,7 +291,7 @@ def resize_and_crop(
     turn = turn_of(frame)
     H, W, top, left = _cover(turn.size((frame.height, round(frame.width * aspect))), size)
     h, w = turn.size((H, W))
-    rgb = reformatter.reformat(frame, height=h, width=w, format="gbrp", interpolation=_EXACT, threads=1).to_ndarray()
+    rgb = reformatted(frame, reformatter, height=h, width=w, format="gbrp", interpolation=_EXACT).to_ndarray()
     rgb = turn.upright(rgb)
     return np.ascontiguousarray(rgb[top : top + size[0], left : left + size[1]])
 

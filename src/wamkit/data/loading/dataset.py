@@ -58,7 +58,7 @@ def open_frames(
 
 def _views(store: Store) -> np.ndarray | None:
     """The views that each episode has, bool (E, V); None where all have all."""
-    if not any(m.absent for m in store.episodes):
+    if not any(m.absent and set(m.absent) & set(store.cameras) for m in store.episodes):
         return None
     return np.array([[camera not in m.absent for camera in store.cameras] for m in store.episodes])
 

@@ -9,9 +9,10 @@ epoch.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,7 @@ def open_mixture(
     decoder: Decoder = "pyav",
     normalisation: Normalisation = "mean_std",
     size: tuple[int, int] | None = None,
+    episodes: Mapping[str, int | None] = MappingProxyType({}),
 ) -> tuple[Mixture, MixtureConfig]:
     """Opens the mixture described by a file, and its data sets.
 
@@ -157,12 +159,13 @@ def open_mixture(
     cache_gb: budget of the frame caches of all data sets together. Each gets its share of the samples.
     decoder: decodes the videos.
     normalisation: of dimensions without a normaliser of their own.
+    episodes: use only the first so many episodes of a data set, by its name; None for all.
 
     Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
     config = cfg.load_json(MixtureConfig, path)
     config = config if size is None else replace(config, size=size)
-    return opened_mixture(config, path.parent, chunk, cache_gb, decoder, normalisation), config
+    return opened_mixture(config, path.parent, chunk, cache_gb, decoder, normalisation, episodes), config
 
 
 def opened_mixture(
@@ -172,22 +175,26 @@ def opened_mixture(
     cache_gb: float = CACHE_GB,
     decoder: Decoder = "pyav",
     normalisation: Normalisation = "mean_std",
+    episodes: Mapping[str, int | None] = MappingProxyType({}),
 ) -> Mixture:
     """The mixture that `config` describes, with sources relative to `folder`. Other arguments as in `open_mixture`.
 
     Raises StoreError, with the reason, for a data set that cannot be used.
     """
     stores = [Store.open(folder / source.data, decoder) for source in config.sources]
-    chosen = [_chosen(store, source) for store, source in zip(stores, config.sources, strict=True)]
+    chosen = [
+        [e for e in _chosen(store, source) if e < (episodes.get(source.label) or len(store))]
+        for store, source in zip(stores, config.sources, strict=True)
+    ]
     shares = _shares(config, stores, chosen)
     fps = stores[int(np.argmax(shares))].layout.fps
     frames, data = [], []
-    for store, source, episodes, share in zip(stores, config.sources, chosen, shares, strict=True):
+    for store, source, used, share in zip(stores, config.sources, chosen, shares, strict=True):
         store.require_vectors()
         metadata = described(store)
         _require_meaning(metadata, store)
         f, _ = open_frames(store, config.size, cache_gb * share)
-        f = replace(f, used=np.isin(np.arange(len(store)), episodes), has_action=f.has_action & source.actions)
+        f = replace(f, used=np.isin(np.arange(len(store)), used), has_action=f.has_action & source.actions)
         acts, rows = bool(f.has_action.any()), f.rows()
         # A step is one action of the robot. In video without actions it is as many frames as take the same time.
         frames.append(f if acts else replace(f, frame_stride=store.layout.fps / fps))
@@ -201,8 +208,17 @@ def opened_mixture(
         normalisers=config.normalisers,
         normalisation=normalisation,
     )
-    converted = tuple(replace(f, embodiment=e) for f, e in zip(frames, embodiments, strict=True))
+    parts = zip(stores, frames, embodiments, strict=True)
+    converted = tuple(_with_views(store, replace(f, embodiment=e), config.views) for store, f, e in parts)
     return Mixture(config.names, converted, shares, fps)
+
+
+def _with_views(store: Store, frames: Frames, views: Sequence[str]) -> Frames:
+    """The frames without episodes that show none of the model's views. Raises StoreError where none is left."""
+    used = frames.views_seen().any(1) & (True if frames.used is None else frames.used)
+    if not used.any():
+        raise StoreError(f"{store.root}: no episode shows any of the views {', '.join(views)}; mix with other --views")
+    return replace(frames, used=used)
 
 
 def _require_meaning(metadata: DatasetMetadata, store: Store) -> None:

@@ -44,7 +44,7 @@ class EditedFutures:
     ones.
     """
 
-    spec, queries = SQUARE, frozenset({Query.FORWARD, Query.JOINT})
+    spec, queries, embodiment = SQUARE, frozenset({Query.FORWARD, Query.JOINT}), None
 
     def __init__(self, frames: Frames, edit: Callable[[Batch], Tensor]):
         self.edit, self.windows = edit, frames.windows(SQUARE, seed=0, batch_size=1)

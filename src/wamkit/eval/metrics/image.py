@@ -182,15 +182,18 @@ def moving_errors(
     predictions: Sequence[Shaped[Tensor, "B F *V C H W"]],
     frame_valid: Bool[Tensor, "B F"] | None = None,
     tau: float = TAU,
+    view_valid: Bool[Tensor, "B V"] | None = None,
 ) -> Errors:
     """Errors of every prediction on pixels that move in the truth or in any prediction (see `moving_mask`).
+
+    view_valid: bool (B, V), the views that were seen (default: all); others are left out.
 
     For action sensitivity, pass the futures imagined with true and with shuffled actions and give
     `sums[0, :, f]` and `sums[1, :, f]` to `intervals.paired_ratio`.
     """
     valid = _valid(truth, frame_valid)
     mask = moving_mask(current, truth, *predictions, tau=tau)
-    mask &= valid.reshape(valid.shape + (1,) * (mask.ndim - 2))
+    mask &= _evidence(valid, view_valid, mask.ndim)
     sums = [masked_error(truth, p, mask).reshape(*valid.shape, -1).sum(-1) for p in predictions]
     count = mask.reshape(*valid.shape, -1).sum(-1, dtype=torch.float64)
     return Errors(torch.stack(sums).cpu().numpy(), count.cpu().numpy())
@@ -229,8 +232,8 @@ class Fidelity:
 
     All arrays are (B, F): mse and ssim per frame (mean over views), NaN where invalid; moving_* the squared errors
     summed over masked pixels and the number of these, edges* the `edge_strength` on pixels that move in the truth, 0
-    where invalid. *_copy is the copied current frame, *_truth what happened.
-    pixels: how many a frame has, all views together.
+    where invalid. *_copy is the copied current frame, *_truth what happened. Views that were not seen count nowhere.
+    pixels: how many a frame has, all views together.   seen: the share of them in views that were seen.
     """
 
     offsets: tuple[int, ...]
@@ -245,6 +248,7 @@ class Fidelity:
     moving_count: Float64[np.ndarray, "B F"]
     edges: Float64[np.ndarray, "B F"]
     edges_truth: Float64[np.ndarray, "B F"]
+    seen: Float64[np.ndarray, "B F"]
 
     @staticmethod
     def join(parts: Sequence[Fidelity]) -> Fidelity:
@@ -288,7 +292,7 @@ class Fidelity:
             psnr_copy=float(_db(column["mse_copy"].mean())),
             ssim=float(column["ssim"].mean()),
             ssim_copy=float(column["ssim_copy"].mean()),
-            moving_share=float(count / (keep.sum() * self.pixels)),
+            moving_share=float(count / (column["seen"].sum() * self.pixels)),
             moving_psnr=float(_db(column["moving_error"].sum() / count)) if count else float("nan"),
             moving_psnr_copy=float(_db(column["moving_error_copy"].sum() / count)) if count else float("nan"),
             skill=Interval(1 - whole.value, 1 - whole.high, 1 - whole.low, level),
@@ -323,14 +327,14 @@ def fidelity(
     valid = _valid(truth, frame_valid)
     seen = None if view_valid is None else view_valid.double().unsqueeze(1)
     copy = unit(current).unsqueeze(1).expand_as(truth)
-    moving = moving_errors(current, truth, [imagined, copy], valid, tau)
+    moving = moving_errors(current, truth, [imagined, copy], valid, tau, view_valid)
 
     def table(per_frame: Float32[Tensor, "B F *V"]) -> Float64[np.ndarray, "B F"]:
         views = per_frame.double().reshape(*valid.shape, -1)
         means = views.mean(-1) if view_valid is None else (views * seen).sum(-1) / seen.sum(-1)
         return means.masked_fill(~valid, float("nan")).cpu().numpy()
 
-    moved = moving_mask(current, truth, tau=tau) & valid.reshape(valid.shape + (1,) * (truth.ndim - 3))
+    moved = moving_mask(current, truth, tau=tau) & _evidence(valid, view_valid, truth.ndim - 1)
     edges = [edge_strength(x, moved).reshape(*valid.shape, -1).sum(-1).cpu().numpy() for x in (imagined, truth)]
     return Fidelity(
         offsets=tuple(int(o) for o in offsets),
@@ -345,7 +349,15 @@ def fidelity(
         moving_count=moving.count,
         edges=edges[0],
         edges_truth=edges[1],
+        seen=(torch.ones(valid.shape) if seen is None else seen.mean(-1).expand(valid.shape)).double().numpy(),
     )
+
+
+def _evidence(valid: Tensor, view_valid: Tensor | None, axes: int) -> Tensor:
+    """True for frames (B, F) that are valid, in views (B, V) that were seen, with ones for the other `axes`."""
+    if view_valid is None:
+        return valid.reshape(valid.shape + (1,) * (axes - 2))
+    return (valid[:, :, None] & view_valid[:, None]).reshape(*valid.shape, -1, *(1,) * (axes - 3))
 
 
 def _pair(truth: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:

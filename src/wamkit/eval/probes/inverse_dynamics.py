@@ -16,9 +16,10 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from wamkit.data.embodiment import Embodiment
 from wamkit.data.loading.windows import Frames, Windows, shuffled_within
 from wamkit.eval.metrics.intervals import paired_ratio
-from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.queries import answerable, query_windows, row_batches, whole_windows, window_seeds
 from wamkit.inference.model import Model
 from wamkit.nn.conv_reader import conv_reader
 from wamkit.nn.normalizer import Normalizer
@@ -56,19 +57,29 @@ class Inverse(nn.Module):
 
 
 def train_inverse(
-    frames: Frames, spec: Spec, *, seed: int = 0, steps: int = 600, batch: int = 64, progress: bool = True
+    frames: Frames,
+    spec: Spec,
+    *,
+    seed: int = 0,
+    steps: int = 600,
+    batch: int = 64,
+    progress: bool = True,
+    robot: Embodiment | None = None,
 ) -> Inverse:
     """A model of `frames`, none of which the evaluated model was trained on; on one core about a minute. Same seed,
     same weights.
+
+    robot: the embodiment of the evaluated model, whose cameras it reads; None for all cameras.
     """
     torch.manual_seed(seed)
     action = frames.action[frames.rows()]
-    model = Inverse(spec, frames.images.shape[1], action)
+    views = frames.images.shape[1] if robot is None else len(robot.seen_cameras())
+    model = Inverse(spec, views, action)
     windows = Windows(frames, spec, seed=seed, batch_size=batch)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in tqdm(range(steps), desc="inverse dynamics", unit="step", leave=False, disable=not progress):
-        b = windows.batch(step)
+        b = answerable(windows.batch(step), robot)
         # Only where all frames exist: at the end of an episode the last one is repeated.
         valid = (b.action_valid & b.frame_valid.all(1, keepdim=True))[..., None].float()
         error = (model(b.obs, b.future) - model.normalizer.encode("action", b.action)).square() * valid
@@ -115,7 +126,7 @@ def action_recoverability(
     starts = whole_windows(frames, spec, stride)
     if not len(starts):
         raise EvaluationError(f"no episode is longer than {max(*spec.frame_offsets, spec.chunk)} steps")
-    every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
+    every = answerable(Windows(frames, spec, seed=0, batch_size=1).gather(starts), model.embodiment)
     other = every.action[torch.from_numpy(shuffled_within(every.text, seed))]
 
     def error(read: Tensor, actions: Tensor) -> np.ndarray:

@@ -197,10 +197,9 @@ def imagined_clips(
     for text, episode, query in asked:
         f = query_recording(model, frames, episode, query)
         name = f"{text}: {'given the actions' if query is Query.FORWARD else 'imagined with its own actions'}"
+        now, real, guess = (x[..., f.views[0], :, :, :] for x in (f.now, f.real, f.imagined))
         for k, offset in enumerate(model.spec.frame_offsets):
-            clips_.append(Imagined(name, offset, f.real[:, k, 0], f.imagined[:, k, 0]))
-        middle = len(f.now) // 2
-        stills.append(
-            Still(name, f.now[middle, 0], f.real[middle, :, 0], f.imagined[middle, :, 0], model.spec.frame_offsets)
-        )
+            clips_.append(Imagined(name, offset, real[:, k], guess[:, k]))
+        middle = len(now) // 2
+        stills.append(Still(name, now[middle], real[middle], guess[middle], model.spec.frame_offsets))
     return tuple(clips_), tuple(stills)

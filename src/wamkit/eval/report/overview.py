@@ -261,7 +261,13 @@ def _long_text(found: Sequence[Evaluated], names: Sequence[str], pairs: Sequence
             lines.append(f"  {figure}")
             lines += [f"    {n:<{wide}}  {_format(_number(r))}" for n, r in zip(names, rows, strict=True) if r]
         lines += [""] if shared else []
-    return "\n".join([*lines, *map(_verdict, pairs)])
+    return "\n".join([*lines, *map(_verdict, _by_names(found, names, pairs))])
+
+
+def _by_names(found: Sequence[Evaluated], names: Sequence[str], pairs: Sequence[PairedResult]) -> list[PairedResult]:
+    """The comparisons with the short names of the runs in place of their folders."""
+    short = dict(zip((str(e.run) for e in found), names, strict=True))
+    return [replace(p, runs=(short[p.runs[0]], short[p.runs[1]])) for p in pairs]
 
 
 def _verdict(p: PairedResult) -> str:
@@ -280,13 +286,14 @@ def _page(found: Sequence[Evaluated], pairs: Sequence[PairedResult]) -> str:
         parts.append(f'<h2 class="axis">{escape(axis)}</h2>' if axis else "")
         for group in groups:
             if len(found) > SIDE_BY_SIDE:
-                tables = [table([name, ""], _rows_of_runs(names, rows)) for name, rows in group.rows]
+                # A heading, since phones do not show the head of a table.
+                many = ((name, table([], _rows_of_runs(names, rows))) for name, rows in group.rows)
+                tables = [f"<div><h3>{escape(name)}</h3>{rows}</div>" for name, rows in many]
             else:
                 tables = [table(["Figure", *names], [_row(name, rows) for name, rows in group.rows])]
             parts.append(section(group.title, "", tables))
     how = "From the same reset states; may be looked at after any number of episodes (an e-process)."
-    short = dict(zip((str(e.run) for e in found), names, strict=True))
-    said = [_verdict(replace(p, runs=(short[p.runs[0]], short[p.runs[1]]))) for p in pairs]
+    said = [_verdict(p) for p in _by_names(found, names, pairs)]
     parts.append(section("Against the first run", how, [f"<p>{escape(words)}</p>" for words in said]))
     facts = "".join(f"<dt>{escape(n)}</dt><dd>{escape(_origin(e))}</dd>" for n, e in zip(names, found, strict=True))
     protocol = escape(json.dumps(found[0].summary["protocol"], indent=2))

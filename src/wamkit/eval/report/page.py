@@ -126,13 +126,19 @@ def _episodes(report: Report) -> list[str]:
         ),
         section(
             "Episodes",
-            "The policy acting in the simulator, successes and failures; chosen to show both, so not in "
-            "proportion. The table has the rates.",
+            f"The policy acting in the simulator: {_outcomes(report.clips)}. The table has the rates.",
             ['<div class="clips">' + "".join(_clip(c, report.scale) for c in report.clips) + "</div>"]
             if report.clips
             else [],
         ),
     ]
+
+
+def _outcomes(clips: Sequence[Clip]) -> str:
+    kinds = {clip.success for clip in clips}
+    if len(kinds) == 2:
+        return "successes and failures, chosen to show both, so not in proportion"
+    return "successes alone, as no failure was found" if True in kinds else "failures alone, as no success was found"
 
 
 def _worst(case: Worst, scale: int) -> str:

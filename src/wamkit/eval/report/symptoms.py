@@ -1,27 +1,29 @@
 """Faults of a run as its evaluations show them, in the order in which to look: `wamkit diagnose`.
 
 Verdicts come from the intervals of the figures: a figure whose interval holds the value of "no better than nothing" is
-undecided, and more episodes would tell. docs/when-it-does-not-work.md describes the order.
+undecided, and more episodes would tell. A figure of one episode has no interval and no verdict.
+docs/when-it-does-not-work.md describes the order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from wamkit.eval.outputs import read_result
 from wamkit.eval.report.overview import evaluations_of, read_evaluation
+from wamkit.eval.suites.forecast_vs_execution import judged
 from wamkit.files import StoreError
 from wamkit.runs.config import home
 from wamkit.runs.run import Run
+from wamkit.types import UNDEFINED, Interval
 
 Verdict = Literal["fine", "fault", "undecided", "unknown"]
 
 HALF = 0.5
-"""Share of successful episodes below which a policy is said to fail, where the whole interval is."""
-NARROW = 0.2
-"""Width of an interval around 1 below which a ratio is said to be 1."""
+"""Share of successful episodes below which a policy fails more often than it succeeds."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,12 @@ def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
         return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
     summary = read_evaluation(home(run.path), evaluation)
     rows, protocol = summary.figures, summary.summary["protocol"]
-    found += [*_images(rows), *_coupling(rows), *_closed_loop(run, rows, protocol)]
+    found += [*_images(rows), *_coupling(rows), *_execution(rows), *_closed_loop(run, rows, protocol)]
     return found
 
 
 def verdict(found: list[Symptom]) -> str:
-    """The first fault in words; else what is undecided, or that none was found."""
+    """The first fault in words; else what is undecided, or that none was found. Without an interval nothing is told."""
     for kind, words in (("fault", "look first at the {}"), ("undecided", "no fault is certain; undecided: the {}")):
         for symptom in found:
             if symptom.verdict == kind:
@@ -80,6 +82,15 @@ def _interval(row: Mapping[str, Any]) -> tuple[float, float, float]:
     return float(value), float("-inf") if low is None else float(low), float("inf") if high is None else float(high)
 
 
+def _few(place: str, name: str, row: Mapping[str, Any]) -> Symptom | None:
+    """A figure whose interval has an open end: that of one episode, or of a few that agree."""
+    value, low, high = _interval(row)
+    if isfinite(low) and isfinite(high):
+        return None
+    said = f"{name} {value:.2f}; one episode, or few: no interval"
+    return Symptom(place, "unknown", said, "wamkit eval with a larger --held-out would tell")
+
+
 def _images(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
     """The skill of imagined frames over a copy of the current one, at the nearest and the farthest horizon."""
     skills = {k: r for k, r in rows.items() if k.startswith("open_loop.skill.") and r.get("value") is not None}
@@ -90,8 +101,11 @@ def _images(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
     out = []
     for key in dict.fromkeys((horizons[0], horizons[-1])):
         value, low, high = _interval(skills[key])
-        said = f"skill of {query}, {key.rpartition('.')[2]} steps ahead, {value:.2f} [{low:.2f}, {high:.2f}]"
-        if low > 0:
+        name = f"skill of {query}, {key.rpartition('.')[2]} steps ahead,"
+        said = f"{name} {value:.2f} [{low:.2f}, {high:.2f}]"
+        if few := _few("images", name, skills[key]):
+            out.append(few)
+        elif low > 0:
             out.append(Symptom("images", "fine", f"{said}: better than a copy of the current frame"))
         elif high < 0:
             remedy = "look at wamkit sample RUN --query video; train longer, with more data or a larger model"
@@ -127,14 +141,35 @@ def _coupling(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
             continue
         value, low, high = _interval(row)
         said = f"{name} {value:.2f} [{low:.2f}, {high:.2f}]"
-        if high < 1:
+        if few := _few("coupling", name, row):
+            out.append(few)
+        elif high < 1:
             out.append(Symptom("coupling", "fine", f"{said}: {right}"))
-        elif low > 1 or high - low < NARROW:
+        elif low >= 1:
             out.append(Symptom("coupling", "fault", f"{said}: {wrong}", remedy))
         else:
-            more = "wamkit eval with a larger --held-out would tell"
-            out.append(Symptom("coupling", "undecided", f"{said}: whether {right} does not show", more))
+            more = f"wamkit eval with a larger --held-out would tell; if it stays at 1, {remedy}"
+            either = f"{wrong}, or {right}, which lowers the error by {1 - low:.0%} at most"
+            out.append(Symptom("coupling", "undecided", f"{said}: {either}", more))
     return out
+
+
+def _execution(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
+    """The imagined future, the executed one and the expert's, of the suite "full"."""
+    keys = ("forecast", "policy", "consistency")
+    told = {k: r for k in keys if (r := rows.get(f"forecast_vs_execution.{k}")) and r.get("value") is not None}
+    if not told:
+        return []
+    skills = {k: Interval(*_interval(row)) for k, row in told.items()}
+    if not any(isfinite(s.low) for s in skills.values()):
+        said = ", ".join(f"{k} {s.value:.2f}" for k, s in skills.items()) + "; one episode, or few: no interval"
+        more = "wamkit eval --suite full with a larger --held-out would tell"
+        return [Symptom("video and arm", "unknown", said, more)]
+    right, words = judged(*(skills.get(k, UNDEFINED) for k in keys))
+    verdicts: dict[bool | None, Verdict] = {True: "fine", False: "fault", None: "undecided"}
+    said = ", ".join(f"{k} {s.value:.2f} [{s.low:.2f}, {s.high:.2f}]" for k, s in skills.items())
+    remedy = "" if right else "wamkit diagnose RUN --episode N shows the three videos of an episode"
+    return [Symptom("video and arm", verdicts[right], f"{said}: {words}", remedy)]
 
 
 def _closed_loop(run: Run, rows: Mapping[str, Mapping[str, Any]], protocol: Mapping[str, Any]) -> list[Symptom]:
@@ -150,6 +185,7 @@ def _closed_loop(run: Run, rows: Mapping[str, Mapping[str, Any]], protocol: Mapp
     if high >= HALF:
         more = f"wamkit eval {run.path} --episodes {4 * int(protocol['episodes'])} would tell"
         return [Symptom("closed loop", "undecided", said, more), *_replanned(run, protocol, low, high)]
+    said = f"{said}: it fails more often than it succeeds"
     size = "compare with a run on half of the data (--episodes.labelled): if that is as bad, more data will not help"
     return [Symptom("closed loop", "fault", said, size), *_replanned(run, protocol, low, high)]
 

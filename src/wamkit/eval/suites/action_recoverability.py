@@ -15,7 +15,7 @@ from wamkit.types import Query
 def recoverability_table(model: Model, frames: Frames, others: Frames) -> Table:
     """Errors of actions that a probe, trained on `others`, reads off the frames that `model` imagines for `frames`."""
     steps = max(50, min(600, len(others) // 8))  # of 64 windows: eight times each, a minute at most
-    found = action_recoverability(model, train_inverse(others, model.spec, steps=steps), frames)
+    found = action_recoverability(model, train_inverse(others, model.spec, steps=steps, robot=model.embodiment), frames)
     rows = []
     for key, name, top, bottom, note in (
         ("floor", "floor: real frames / another window's actions", "real", "shuffled", "below 1 it can read at all"),

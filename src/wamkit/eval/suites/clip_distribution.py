@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from wamkit.data.loading.windows import Frames, Windows
 from wamkit.eval.metrics.image import unit
 from wamkit.eval.metrics.video_distribution import ClipFeatures, frechet_distance, polynomial_mmd
-from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.queries import answerable, query_windows, row_batches, whole_windows, window_seeds
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import VISUAL, EvalResult, Row, Table
 from wamkit.inference.model import Model
@@ -64,21 +64,31 @@ class ClipSet:
 
 
 def clip_set(model: Model, frames: Frames, *, seed: int = 0) -> ClipSet:
-    """Futures that `model` imagines for up to `WINDOWS` windows of demonstrations. Empty without demonstrations."""
+    """Futures that `model` imagines for up to `WINDOWS` windows of demonstrations. Empty without demonstrations.
+
+    Views that no window has are left out, and so are windows that lack one of the others: a set of clips has one shape.
+    """
     query = next(q for q in (Query.JOINT, Query.VIDEO, Query.FORWARD) if q in model.queries)
     starts = whole_windows(frames, model.spec, 4)
     starts = starts[frames.is_demonstration[frames.episode[starts]]]
     starts = np.sort(np.random.default_rng(seed).permutation(starts)[:WINDOWS])
     windows = Windows(frames, model.spec, seed=0, batch_size=1)
-    current, truth, imagined = [], [], []
+    current, truth, imagined, valid = [], [], [], []
     for rows in row_batches(len(starts)):
-        batch = windows.gather(starts[rows])
+        batch = answerable(windows.gather(starts[rows]), model.embodiment)
         out = query_windows(model, batch, query, window_seeds(starts[rows], seed))
         current.append(batch.obs)
         truth.append(batch.future)
         imagined.append(torch.from_numpy(out.future))
-    none = torch.empty(0)
-    return ClipSet(*(torch.cat(x) if x else none for x in (current, truth, imagined)), episode=frames.episode[starts])
+        every = torch.ones(batch.obs.shape[:2], dtype=torch.bool)
+        valid.append(every if batch.view_valid is None else batch.view_valid)
+    if not len(starts):
+        return ClipSet(*(torch.empty(0) for _ in range(3)), episode=frames.episode[starts])
+    has = torch.cat(valid)
+    views = has.any(0)
+    whole = has[:, views].all(1)
+    now, real, guess = (torch.cat(x)[whole] for x in (current, truth, imagined))
+    return ClipSet(now[:, views], real[:, :, views], guess[:, :, views], episode=frames.episode[starts[whole.numpy()]])
 
 
 def clip_distribution_table(clips: ClipSet, *, encoder: Encoder = pooled, name: str = POOLED, seed: int = 0) -> Table:

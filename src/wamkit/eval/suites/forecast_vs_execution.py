@@ -9,6 +9,7 @@ executed with demonstrated (policy), and predicted with executed (consistency): 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -32,9 +33,6 @@ from wamkit.rollout.replay import expert_episode, observed, rollout_from, shown_
 from wamkit.runs.run import Run
 from wamkit.types import UNDEFINED, EvaluationError, Interval, Query
 from wamkit.workers import run_parallel
-
-GOOD = 0.5
-"""Skill from which `diagnosis` calls a comparison right: half the error of a frame in which nothing moves."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ class ExecutionScore:
     """
 
     states: int
+    episodes: int
     forecast: Interval
     policy: Interval
     consistency: Interval
@@ -126,7 +125,7 @@ def execution_score(states: Sequence[Execution], seed: int = 0) -> ExecutionScor
         r = bootstrap_ratio(rows[:, error], rows[:, still], cluster, seed, bounds=(0.0, inf))
         return Interval(1 - r.value, 1 - r.high, 1 - r.low, r.level)
 
-    return ExecutionScore(len(states), skill(0, 3), skill(1, 3), skill(2, 4))
+    return ExecutionScore(len(states), int(cluster.max()) + 1, skill(0, 3), skill(1, 3), skill(2, 4))
 
 
 def _errors(s: Execution) -> tuple[float, float, float, float, float]:
@@ -143,23 +142,45 @@ def _errors(s: Execution) -> tuple[float, float, float, float, float]:
 
 
 def diagnosis(score: ExecutionScore) -> str:
-    """The fault in words."""
-    forecast, policy, consistency = (x.value for x in (score.forecast, score.policy, score.consistency))
-    if np.isnan(policy):
-        return "nothing moved, so faults cannot be told apart"
-    if np.isnan(forecast):
-        return f"it predicts no frames; its actions {'do' if policy >= GOOD else 'do not do'} what the expert's did"
-    if forecast >= GOOD and policy >= GOOD:
-        return "no fault found: it predicts what the expert did, and does it"
-    if forecast >= GOOD:
-        return (
-            "the video is right, the arm is wrong: it predicts what the expert did, and its actions do something else"
-        )
-    if policy >= GOOD:
-        return "forecast error: the arm is right, the video is wrong"
-    if consistency >= GOOD:
-        return "policy error: it does what it predicts, and that is not what the expert did"
-    return "both are wrong: it predicts something else than the expert did, and does something else again"
+    """The fault in words, by `judged`. Where the intervals do not decide, as those of one episode, it says so first."""
+    skills = score.forecast, score.policy, score.consistency
+    right, words = judged(*skills)
+    if right is not None or score.policy.undefined:
+        return words
+    few = "one episode: no interval" if score.episodes == 1 else f"{score.episodes} episodes do not decide"
+    signs = (math.nan if s.undefined else np.sign(s.value) for s in skills)
+    return f"{few}; the figures alone would say: {judged(*(Interval(x, x, x) for x in signs))[1]}"
+
+
+def judged(forecast: Interval, policy: Interval, consistency: Interval) -> tuple[bool | None, str]:
+    """True if the intervals of the three skills show no fault, False for a fault, None if they do not decide; in words.
+
+    A comparison is right where its interval lies above 0, the skill of frames in which nothing moves, and wrong where
+    it lies below. Of two right ones, one is worse where their intervals do not meet.
+    """
+    if policy.undefined:
+        return None, "nothing moved, so faults cannot be told apart"
+    video, arm = _is_right(forecast), _is_right(policy)
+    if forecast.undefined and arm is not None:
+        return arm, f"it predicts no frames; its actions {'do' if arm else 'do not do'} what the expert's did"
+    if video and (arm is False or policy.high < forecast.low):
+        said = "it predicts what the expert did, and its actions do something else"
+        return False, f"the video is right, the arm is wrong: {said}"
+    if arm and (video is False or forecast.high < policy.low):
+        return False, "forecast error: the arm is right, the video is wrong"
+    if video and arm:
+        return True, "no fault found: it predicts what the expert did, and does it"
+    if video is False and arm is False and _is_right(consistency) is not None:
+        if _is_right(consistency):
+            return False, "policy error: it does what it predicts, and that is not what the expert did"
+        said = "it predicts something else than the expert did, and does something else again"
+        return False, f"both are wrong: {said}"
+    return None, "whether its video or its arm is wrong does not show"
+
+
+def _is_right(skill: Interval) -> bool | None:
+    """True above the skill of no motion, False below; None where the interval holds it."""
+    return True if skill.low > 0 else False if skill.high <= 0 else None
 
 
 def execution_videos(states: Sequence[Execution], view: int = 0) -> dict[str, UInt8[np.ndarray, "T 3 H W"]]:

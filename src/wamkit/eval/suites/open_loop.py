@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 from wamkit.data.loading.windows import Frames, Windows, shuffled_within
 from wamkit.eval.metrics.image import Errors, Fidelity, Score, fidelity, moving_errors
 from wamkit.eval.metrics.intervals import paired_ratio
-from wamkit.eval.queries import query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.queries import answerable, query_windows, row_batches, whole_windows, window_seeds
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import ACTION, VISUAL, EvalResult, Row, Table, Worst
 from wamkit.eval.suites.recording import query_recording
@@ -87,7 +88,7 @@ def imagine(
     """
     spec = model.spec
     starts = whole_windows(frames, spec, stride)
-    every = Windows(frames, spec, seed=0, batch_size=1).gather(starts)
+    every = answerable(Windows(frames, spec, seed=0, batch_size=1).gather(starts), model.embodiment)
     other = shuffled_within(every.text, seed)
     futures: dict[str, list[Fidelity]] = {}
     action_sensitivity: list[Errors] = []
@@ -108,7 +109,7 @@ def imagine(
                     model, batch, query, seeds, steps=steps, actions=every.action.numpy()[other[rows]]
                 )
                 pair = [torch.from_numpy(x.future) for x in (out, wrong)]
-                action_sensitivity.append(moving_errors(batch.obs, batch.future, pair, batch.frame_valid))
+                action_sensitivity.append(_moving(batch, pair))
         ceiling = model.reconstruct(batch)
         if ceiling is not None:
             futures.setdefault("ceiling", []).append(_score(batch, ceiling, spec.frame_offsets))
@@ -132,6 +133,10 @@ def imagine(
 
 def _score(batch: Batch, future: Tensor, offsets: tuple[int, ...]) -> Fidelity:
     return fidelity(batch.obs, batch.future, future, offsets, batch.frame_valid, view_valid=batch.view_valid)
+
+
+def _moving(batch: Batch, futures: Sequence[Tensor]) -> Errors:
+    return moving_errors(batch.obs, batch.future, futures, batch.frame_valid, view_valid=batch.view_valid)
 
 
 def _point_error(points: np.ndarray, batch: Batch) -> np.ndarray:
@@ -227,7 +232,7 @@ def worst_demonstrations(model: Model, frames: Frames, result: Imagination, coun
         if text in out or len(out) == count:
             continue
         f = query_recording(model, frames, int(e), Query(query))
-        real, guess = f.real[:, -1, 0], f.imagined[:, -1, 0]
+        real, guess = f.real[:, -1, f.views[0]], f.imagined[:, -1, f.views[0]]
         columns = {"happened": real, f"imagined +{part.offsets[-1]}": guess, "difference": difference(real, guess)}
         out[text] = Worst(VISUAL, text, columns, 10.0, f"validation episode {e}, skill {skill[e]:.2f}")
     return list(out.values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wamkit.data.loading.windows import Frames, Windows
-from wamkit.eval.queries import query_windows, whole_windows
+from wamkit.eval.queries import answerable, query_windows, whole_windows
 from wamkit.inference.model import Model
 from wamkit.types import Query, WamkitError
 
@@ -18,7 +18,8 @@ class RecordedQuery:
 
     now: uint8 (T, V, 3, H, W), the observed frames.   real, imagined: uint8 (T, F, V, 3, H, W), true and imagined
     futures.   actions, executed: float32 (T, A, a), answered and executed chunks.   point_cloud: (T, F, K, 3), imagined
-    scene points. None where the model does not answer that.
+    scene points. None where the model does not answer that.   views: those that the episode has and the model sees;
+    others are black.
     """
 
     now: np.ndarray
@@ -27,6 +28,7 @@ class RecordedQuery:
     actions: np.ndarray | None
     executed: np.ndarray
     point_cloud: np.ndarray | None = None
+    views: tuple[int, ...] = (0,)
 
 
 def query_recording(
@@ -42,8 +44,8 @@ def query_recording(
             f"episode {episode} of {frames.episode[-1] + 1}, counted from 0, is missing or shorter than a window: "
             f"name another one"
         )
-    batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
+    batch = answerable(Windows(frames, model.spec, seed=0, batch_size=1).gather(starts), model.embodiment)
     out = query_windows(model, batch, query, [seed] * len(starts))
-    return RecordedQuery(
-        batch.obs.numpy(), batch.future.numpy(), out.future, out.actions, batch.action.numpy(), out.point_cloud
-    )
+    views = range(batch.obs.shape[1]) if batch.view_valid is None else np.flatnonzero(batch.view_valid[0]).tolist()
+    now, real, executed = (x.numpy() for x in (batch.obs, batch.future, batch.action))
+    return RecordedQuery(now, real, out.future, out.actions, executed, out.point_cloud, tuple(views))

@@ -103,6 +103,13 @@ class SequenceBackbone(Backbone):
         modulation: scale and shift of both norms of every block, the same for all tokens.
         """
 
+    def before_last(
+        self, parts: Sequence[Tokens], mask_LK: Bool[Tensor, "... L K"] | None = None
+    ) -> list[Float[Tensor, "B L D"]]:
+        """Hidden states before the last block, one tensor a part; for the arguments see `run`."""
+        _, hidden, _ = self.run(parts, mask_LK)
+        return split([joined(parts), *hidden][-2], parts)
+
     @abstractmethod
     def read(self, parts: Sequence[Tokens]) -> Cache:
         """Keys and values of tokens that every block attends to and none changes: cross-attention to an encoder."""

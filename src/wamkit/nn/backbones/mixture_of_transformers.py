@@ -105,9 +105,28 @@ class Mixture(Backbone):
         past: cache of the tokens before these.
         detach: pairs (query, key): that query's stream reads that key's stream without sending gradients back.
         """
+        states, cache = self._run(self._blocks, parts, mask, past, detach)
+        return {s: split(self.norms[s](t), parts[s]) for s, t in states.items()}, cache
+
+    def before_last(
+        self, parts: Mapping[str, Sequence[Tokens]], mask: Mapping[str, Bool[Tensor, "... L K"] | None]
+    ) -> dict[str, list[Float[Tensor, "B L D"]]]:
+        """Hidden states before the last block, by stream, one tensor a part; for the arguments see `forward`."""
+        states, _ = self._run(self._blocks[:-1], parts, mask, None, ())
+        return {s: split(t, parts[s]) for s, t in states.items()}
+
+    def _run(
+        self,
+        blocks: Sequence[nn.Module],
+        parts: Mapping[str, Sequence[Tokens]],
+        mask: Mapping[str, Bool[Tensor, "... L K"] | None],
+        past: Cache | None,
+        detach: Collection[tuple[str, str]],
+    ) -> tuple[dict[str, Tensor], Cache]:
+        """Hidden states after `blocks`, by stream, and the cache; for the arguments see `forward`."""
         bias, cache = {s: attention_bias(m) for s, m in mask.items()}, []
         x = {s: joined(p) for s, p in parts.items()}
-        for i, block in enumerate(self._blocks):
+        for i, block in enumerate(blocks):
             x, kv = block(x, bias, past[i] if past else None, detach)
             cache.append(kv)
-        return {s: split(self.norms[s](t), parts[s]) for s, t in x.items()}, cache
+        return x, cache
