@@ -57,7 +57,7 @@ class Tracker(ABC):
     @abstractmethod
     def text(self, name: str, text: str, step: int) -> None: ...
 
-    def flush(self) -> None:  # noqa: B027 (a hook; trackers that write at once need none)
+    def flush(self) -> None:  # noqa: B027 # house: a hook; trackers that write at once need none
         """Writes what is buffered."""
 
     @abstractmethod
