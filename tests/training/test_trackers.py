@@ -13,8 +13,11 @@ import pytest
 import torch
 from small_runs import SMALL, SPEC, frames, same, small_model, state
 
+from conftest import untrained_run
 from wamkit.cli.main import main
+from wamkit.eval.tracked import track
 from wamkit.registry import RegistryError
+from wamkit.runs.run import Run
 from wamkit.training import imagined
 from wamkit.training.metrics import read_metrics
 from wamkit.training.run_folder import RunFolder
@@ -163,7 +166,7 @@ def test_a_family_that_imagines_nothing_and_one_that_cannot_shows_none(tmp_path,
     monkeypatch.setattr("wamkit.training.trainer.futures", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
     trainer(tmp_path / "run", ["csv"]).run()
     said = capsys.readouterr().err
-    assert "note: a look at imagined frames at step 12 failed (RuntimeError: no memory); training goes on" in said
+    assert "note: a look at imagined frames at step 12 failed (RuntimeError: no memory); the rest goes on" in said
     assert len(table(tmp_path / "run")) == 12
 
 
@@ -286,6 +289,14 @@ def test_trackio_is_local_and_read_back(tmp_path, monkeypatch):
         "windows/view 0": "trackio.image", "imagined/video 0": "trackio.video", "windows/text": "trackio.markdown"
     }  # fmt: skip
     assert SQLiteStorage.get_run_config("wamkit", name)["train"] == {"steps": 2}
+
+
+def test_figures_of_an_evaluation_join_those_of_training(tmp_path):
+    run = Run.open(untrained_run(tmp_path / "run", ["drawer-open-v3"], {}))
+    rows = [{"key": "closed_loop.success", "value": 0.25}, {"key": "open_loop.skill", "value": float("nan")}]
+    track(run, {"rows": rows}, ["csv", "tensorboard"])
+    assert table(run.path) == [{"step": "1", "eval/closed_loop.success": "0.25"}]
+    assert [(e.step, e.value) for e in events(run.path).Scalars("eval/closed_loop.success")] == [(1, 0.25)]
 
 
 def test_an_image_without_pixels_is_not_shown(tmp_path):

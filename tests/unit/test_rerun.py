@@ -108,7 +108,7 @@ def test_a_model_that_imagines_nothing_gives_a_recording_without(job, capsys):
     [
         (["--episode", "9"], "episode 9 of 2, counted from 0, is missing or shorter than a window"),
         (["--query", "jiont"], "there is no query 'jiont' (did you mean 'joint'?)"),
-        (["--query", "video"], "does not support the query 'video'"),
+        (["--query", "video"], "does not model the query 'video'"),
         (["--out", "{job}/mine.rrd"], "mine.rrd: a file that wamkit did not write is there"),
         (["--data", "{job}/bc"], "bc"),
     ],

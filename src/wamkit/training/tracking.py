@@ -77,5 +77,5 @@ def goes_on(what: str) -> Iterator[None]:
         yield
     except Exception as error:  # whatever the package of a tracker may raise
         reason = shortened(f"{type(error).__name__}: {error}")
-        rest = "training goes on without, and metrics.jsonl has all figures"
+        rest = "the rest goes on, and metrics.jsonl has the figures of training"
         tqdm.write(f"note: {what} failed ({reason}); {rest}", file=sys.stderr)
