@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--task", default="drawer-open-v3")
     parser.add_argument("--demonstrations", type=int, default=25)
-    parser.add_argument("--steps", type=int, default=400, help="of training, few enough that some episodes fail")
+    parser.add_argument("--steps", type=int, default=150, help="of training, few enough that some episodes fail")
     parser.add_argument("--episodes", type=int, default=20)
     args = parser.parse_args()
     demos, trained = args.folder / "demos", args.folder / "runs/drawer"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the real Hub
 
 import pytest
 import torch
@@ -95,11 +96,13 @@ def untrained_run(
     family: str = "bc",
     seed: int = 0,
     env: str = "metaworld",
+    width: int = 32,
+    depth: int = 1,
 ) -> Path:
     """A model as it was before its first step, for MetaWorld with 32x32 pixels; `bc` imagines nothing."""
     spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
     numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
-    config = RunConfig(family, family_class(family).Config(width=32, depth=1, heads=2))
+    config = RunConfig(family, family_class(family).Config(width=width, depth=depth, heads=2))
     config = replace(config, train=replace(config.train, seed=seed))
     provenance = Provenance(EnvSpec(env, tuple(tasks), options), seeds=(0,), episodes=1)
     save_checkpoint(

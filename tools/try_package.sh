@@ -2,7 +2,8 @@
 # Installs a wheel or an sdist into a new environment, as its user would, and uses it from an empty folder.
 #
 #   tools/try_package.sh dist/wamkit-0.1.0-py3-none-any.whl python3.12 pip
-#   tools/try_package.sh dist/wamkit-0.1.0-py3-none-any.whl python3.11 uv --resolution lowest-direct
+#   uv pip compile --resolution lowest-direct --extra all pyproject.toml -o "$PWD/lowest.txt"
+#   tools/try_package.sh dist/wamkit-0.1.0-py3-none-any.whl python3.11 uv -c "$PWD/lowest.txt"
 #
 # Everything after the installer (pip or uv) is an option of its `install`. Prints the versions and the seconds of each
 # part. The environment stays where the environment variable KEEP names a folder for it.

@@ -31,6 +31,7 @@ EXTRAS = {
     "h5py": "import",
     "imagecodecs": "import",
     "huggingface_hub": "hub",
+    "yaml": "hub",
     "transformers": "pretrained",
     "torchcodec": "torchcodec",
     "trackio": "trackio",

@@ -336,6 +336,10 @@ def check_place(path: str | Path) -> None:
     A link, a folder, a pipe or a device is in its place, or its folder cannot be made or written.
     """
     path = Path(path)
+    if path.parts[:1] == ("hf:",):
+        raise WriteError(
+            f"could not write {path}: it is on the Hub; name a place of this machine, and `wamkit push` it"
+        )
     if os.path.lexists(path) and (kind := kind_of(path)) != "file":
         raise WriteError(f"could not write {path}: it is a {kind}; name a file, or move it away")
     folder = next(p for p in path.parents if os.path.lexists(p) or p == p.parent)

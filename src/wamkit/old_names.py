@@ -15,7 +15,7 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "window": {"size": None},
     "train": {"normalisation": "mean_std"},
     "episodes": {"held_out": 0},
-    "provenance": {"action_bounds": []},
+    "provenance": {"action_bounds": [], "hub": ""},
 }
 """Fields that parts of a run's configuration have since, with the values that stand for what was there before."""
 SPEC = {"points": "point_grid"}

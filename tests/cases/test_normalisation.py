@@ -57,7 +57,18 @@ def test_one_absurd_action_is_said_where_it_is(tmp_path, capsys):
     assert main(["validate", str(data), "--out", str(tmp_path / "page.html")]) == 1
     assert "error: episode 1: step 3: action, action_1: 1e+06, which is far from the median" in capsys.readouterr().out
     assert main(["train", "--recipe", "metaworld-bc", "--data", str(data), "--out", str(tmp_path / "run")]) == 1
-    assert "(episode 1, step 3): action, " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "(episode 1, step 3): action, " in said and "--train.normalisation quantiles" in said
+
+
+def test_training_by_quantiles_survives_an_absurd_action(tmp_path, capsys):
+    data = outlier(tmp_path / "data", 1e6)
+    trained(data, tmp_path / "run", "--train.normalisation", "quantiles")
+    assert "(episode 1, step 3): action, action_1: 1e+06" in capsys.readouterr().out
+    numbers = json.loads((tmp_path / "run/config.json").read_text())["statistics"]["action"]
+    assert numbers["std"][1] < 1.25 * numbers["std"][0]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert max(row["policy"] for row in rows if "policy" in row) < 10
 
 
 def test_one_far_action_does_not_flatten_the_others(tmp_path):

@@ -136,6 +136,20 @@ def test_what_cannot_be_read_stops_the_import_or_is_left_out(made):
     assert left_out(store) == {"1": f"{made}/1.json: the file is cut off"}
 
 
+def test_an_episode_without_steps_is_left_out(made):
+    write(made, 1, steps=0)
+    with pytest.raises(SourceError, match=r"source: episode 1 has no steps; leave it out by --on-error skip"):
+        run(made)
+    assert [m.source for m in run(made, on_error="skip").episodes] == ["0", "2"]
+
+
+def test_episodes_that_the_source_has_no_more_stay_and_are_told(made, capsys):
+    assert len(run(made)) == 3 and "no longer" not in capsys.readouterr().out
+    (made / "1.json").unlink()
+    assert len(run(made)) == 3
+    assert f"1 episodes of {made.parent / 'store'} are no longer in {made}: 1" in capsys.readouterr().out
+
+
 def test_not_one_readable_episode_is_an_error(made):
     for i in range(3):
         write(made, i, broken="no")

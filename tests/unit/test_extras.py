@@ -34,7 +34,8 @@ sys.meta_path.insert(0, Missing())
 
 def packages(requirements):
     """Names of the requirements, as they are imported."""
-    return {re.match(r"[\w-]+", x)[0].replace("-", "_") for x in requirements}
+    names = (re.match(r"[\w-]+", x)[0].replace("-", "_") for x in requirements)
+    return {"yaml" if name == "pyyaml" else name for name in names}
 
 
 def without_extras(code, *args):

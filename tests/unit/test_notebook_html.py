@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from wamkit.data.format.stills import decode_image
+from wamkit.data.format.video import Video
 from wamkit.types import Episode, Observation, Query, Sample, Span
+from wamkit.viz.notebook import curves, video
 
 EVIL = "<script>alert('x')</script> & \"more\" " + "y" * 5000
 RNG = np.random.default_rng(0)
@@ -159,6 +161,15 @@ def test_values_that_are_not_finite_have_no_line():
     action = np.zeros((5, 1), np.float32)
     action[2] = np.nan
     assert "not finite" in page(episode(action=action)).words
+
+
+def test_videos_and_curves_of_ones_own():
+    shown = page(video(noise(130, 3, 8, 8), 20.0))
+    assert shown.tags == ["video"]
+    with Video(base64.b64decode(shown.sources[0].split(",")[1]), 20 / 3, (8, 8)) as clip:
+        assert clip.count == 44  # every third
+    shown = page(curves({"<loss>": (range(5), [5.0, 4, 3, 2, 1]), "other": (range(5), [1.0] * 5)}))
+    assert shown.tags.count("polyline") == 2 and "<loss>" in shown.words
 
 
 def test_objects_are_what_they_were():

@@ -159,7 +159,7 @@ def test_lerobot_rollout_sends_a_robot_the_actions_of_the_policy(folder, trained
     [
         (["--policy.run=nowhere"], "nowhere"),
         (["--policy.run="], "name the run: --policy.run=runs/NAME"),
-        (["--policy.run={data}"], "no run|is not a run"),
+        (["--policy.run={data}"], "no checkpoint in"),
         (["--policy.run={run}", '--policy.cameras={{"top": "observation.image"}}'], "the run has no view 'top'"),
         (
             ["--policy.run={run}", "--env.options={{cameras: [corner]}}"],

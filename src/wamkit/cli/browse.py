@@ -31,6 +31,7 @@ class Browse(Options):
 @COMMANDS.register("browse")
 def run(args: Browse) -> None:
     """Serves the page until Ctrl-C."""
+    from wamkit.data.format.hub import data_folder
     from wamkit.viz.dataset_browser import browse
 
-    browse(args.data, host=args.host, port=args.port, open_browser=args.open_browser)
+    browse(data_folder(args.data), host=args.host, port=args.port, open_browser=args.open_browser)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from wamkit.cli.parse import COMMANDS, Options, join
 
@@ -30,8 +30,7 @@ def run(args: Collect) -> None:
     config = CollectConfig(**{f.name: getattr(args, f.name) for f in fields(CollectConfig)})
     config.env_spec.check()
     check_place(config.out / "collect.json")
-    for policy in config.policies:
-        require_run(policy)
+    config = replace(config, policies=tuple(require_run(policy) for policy in config.policies))
     from wamkit.rollout.collect import collect
 
     store = collect(config)

@@ -46,16 +46,16 @@ class Compare(Options):
 @COMMANDS.register("compare")
 def run(args: Compare) -> None:
     """Runs the jobs that are not finished, and writes the page."""
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder
     from wamkit.experiments.comparisons import COMPARISONS
     from wamkit.files import caching_in, check_output
 
     COMPARISONS.get(args.name)().check_rows(args.name, args.only)
-    require_data(args.data)
+    data = data_folder(args.data)
     check_output(args.out / f"{args.name}.md")
     from wamkit.experiments.run import Setup, compare, write_comparison
 
-    setup = Setup(args.data, args.out, args.work, args.episodes, args.held_out, args.processes)
+    setup = Setup(data, args.out, args.work, args.episodes, args.held_out, args.processes)
     with caching_in(args.cache_dir):
         page = (
             write_comparison(args.name, setup)

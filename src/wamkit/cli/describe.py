@@ -40,15 +40,17 @@ def run(args: Describe) -> None:
     """Prints the table and the open entries, and writes the metadata where that is asked for."""
     from wamkit.config import to_bytes
     from wamkit.data.description import answered, described, unknown
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder, require_own
     from wamkit.data.format.metadata_io import complete_metadata
     from wamkit.data.format.store import Store
     from wamkit.files import atomic_write, check_output
 
-    require_data(args.data)
+    data = data_folder(args.data)
+    if args.write:
+        require_own(data)
     if args.out:
         check_output(args.out)
-    store = Store.open(args.data, mend=False)
+    store = Store.open(data, mend=False)
     columns = {k: v for k, v in args.set.items() if k.startswith("columns.")}
     store = store.with_columns(answered(described(store), columns).columns) if columns else store
     metadata = answered(described(store, str(args.set.get("embodiment", ""))), args.set)
@@ -65,8 +67,8 @@ def run(args: Describe) -> None:
         atomic_write(args.out, to_bytes(metadata))
         print(args.out)
     if args.write:
-        complete_metadata(args.data, metadata)
-        print(args.data / "meta/wamkit.json")
+        complete_metadata(data, metadata)
+        print(data / "meta/wamkit.json")
 
 
 def asked(metadata: DatasetMetadata, store: Store) -> DatasetMetadata:

@@ -37,8 +37,8 @@ def run(args: Diagnose) -> None:
     from wamkit.files import atomic_write, check_place
     from wamkit.runs.config import family_class, home, require_run
 
-    require_run(args.run)
-    folder = home(args.run) / "diagnose"
+    path = require_run(args.run)
+    folder = home(path) / "diagnose"
     stem = f"episode-{args.episode}" + (f"-stride-{args.stride}" if args.stride != Diagnose.stride else "")
     for kind in ("json", "mp4"):
         check_place(folder / f"{stem}.{kind}")
@@ -50,7 +50,7 @@ def run(args: Diagnose) -> None:
     from wamkit.types import Query
     from wamkit.viz.images import save_video, side_by_side
 
-    opened = Run.open(args.run)
+    opened = Run.open(path)
     found = symptoms(opened, args.evaluation)
     print("\n".join([*map(str, found), "", verdict(found)]), flush=True)
     env = opened.provenance.env

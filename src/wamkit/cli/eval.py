@@ -26,13 +26,15 @@ class Eval(Options):
     """
 
     runs: tuple[Path, ...]
-    """Run folders or files of `wamkit export`, each evaluated by itself; two of them with --paired."""
+    """Run folders, files of `wamkit export`, or runs on the Hub (USER/NAME), each evaluated by itself; two of them with
+    --paired."""
     _: KW_ONLY
     paired: bool = False
     """Compare two runs in closed loop: the better one, the certainty, and the episodes that a decision still needs."""
     data: Path | None = None
-    """Data set to evaluate on, where there is no environment: its episodes that the run was not trained on, as
-    `wamkit train --episodes.held-out` leaves them out. Actions and imagined frames are compared with recorded ones."""
+    """Data set, or hf://USER/NAME, to evaluate on, where there is no environment: its episodes that the run was not
+    trained on, as `wamkit train --episodes.held-out` leaves them out. Actions and imagined frames are compared with
+    recorded ones."""
     protocol: str = ""
     """Named protocol of a benchmark; `wamkit list` names all. Sets the environment, its tasks, and the options below
     that are not given."""
@@ -87,15 +89,15 @@ def _evaluate(args: Eval) -> None:
     from wamkit.runs.config import home, require_run
 
     protocol = _protocol(args)
-    for folder in args.runs:
-        require_run(folder)
+    folders = [require_run(path) for path in args.runs]
+    for folder in folders:
         check_place(home(folder) / "eval/summary.json")
     from wamkit.eval.evaluate import evaluate
     from wamkit.eval.suites.paired import paired
     from wamkit.eval.tracked import track
     from wamkit.runs.run import Run
 
-    runs = [Run.open(folder) for folder in args.runs]
+    runs = [Run.open(folder) for folder in folders]
     if args.paired:
         paired(runs, protocol, processes=args.processes)
         return
@@ -105,19 +107,19 @@ def _evaluate(args: Eval) -> None:
 
 def _evaluate_recorded(args: Eval, data: Path) -> None:
     """Evaluates each run on the episodes of `data` that it was not trained on."""
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder
     from wamkit.files import check_place
     from wamkit.runs.config import home, require_run
 
-    require_data(data)
-    for folder in args.runs:
-        require_run(folder)
+    data = data_folder(data)
+    folders = [require_run(path) for path in args.runs]
+    for folder in folders:
         check_place(home(folder) / "eval/recorded/summary.json")
     from wamkit.eval.recorded import evaluate_recorded
     from wamkit.eval.tracked import track
     from wamkit.runs.run import Run
 
-    for opened in map(Run.open, args.runs):
+    for opened in map(Run.open, folders):
         track(opened, evaluate_recorded(opened, data, args.embodiment, steps=args.steps), args.trackers)
 
 

@@ -32,13 +32,13 @@ def run(args: Export) -> None:
 
     if args.out.suffix != ".safetensors":
         raise WamkitError(f"--out {args.out}: the file's name must end in .safetensors")
-    require_run(args.run)
+    path = require_run(args.run)
     check_place(args.out)
     from wamkit.runs.exported import export, is_export
     from wamkit.runs.run import Run
 
     check_output(args.out, is_export)
-    opened = Run.open(args.run)
+    opened = Run.open(path)
     opened.family()  # which verifies the weights
     export(opened, args.out)
     print(f"{args.out}: step {opened.step}, digest {opened.digest[:16]}")

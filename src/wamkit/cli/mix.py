@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.config import Side
+from wamkit.hub.names import hub_name
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,8 @@ class Mix(Options):
     """Combine data sets into a mixture with weights, and print the share of each."""
 
     sources: tuple[str, ...]
-    """Data sets, each as FOLDER or FOLDER:WEIGHT."""
+    """Data sets, each as FOLDER or FOLDER:WEIGHT. A folder may be hf://USER/NAME, which the mixture then has with its
+    present commit."""
     _: KW_ONLY
     out: Path
     """File of the mixture, *.json."""
@@ -34,14 +36,17 @@ def run(args: Mix) -> None:
     """Writes the file of the mixture and prints the share of each data set."""
     from wamkit.config import save_json
     from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import pinned
     from wamkit.data.loading.mixture_config import MixtureConfig, is_mixture, parse_sources
     from wamkit.files import check_output
 
-    sources = parse_sources(args.sources, args.out)
+    parsed = parse_sources(args.sources, args.out)
+    sources = tuple(replace(s, data=pinned(s.data)) for s in parsed)
     config = MixtureConfig(sources, by=args.by, size=args.size, views=args.views, relative=args.relative)
     check_output(args.out, is_mixture)
     for source in sources:
-        require_data(args.out.parent / source.data)
+        if not hub_name(source.data):  # opening downloads those
+            require_data(args.out.parent / source.data)
     from wamkit.data.loading.mixture import opened_mixture
 
     mixture = opened_mixture(config, args.out.parent, chunk=16)

@@ -54,10 +54,10 @@ def run(args: Rank) -> None:
     from wamkit.runs.config import home, require_run
 
     check_policies(args.policies, args.failure_policies)
-    for folder in (args.world, *args.policies, *args.failure_policies):
-        require_run(folder)
-    check_place(home(args.world) / "eval/rank.html")
+    places = {"world": require_run(args.world)}
+    places |= {k: tuple(require_run(p) for p in getattr(args, k)) for k in ("policies", "failure_policies")}
+    check_place(home(places["world"]) / "eval/rank.html")
     from wamkit.eval.report.ranking import write_ranking
     from wamkit.eval.suites import policy_ranking
 
-    write_ranking(policy_ranking.rank(policy_ranking.Rank(**vars(args))))
+    write_ranking(policy_ranking.rank(policy_ranking.Rank(**{**vars(args), **places})))

@@ -29,12 +29,11 @@ class ReportRuns(Options):
 def run(args: ReportRuns) -> None:
     """Prints the figures that the runs share, and writes the page."""
     from wamkit.files import check_output
-    from wamkit.runs.config import require_run
+    from wamkit.runs.config import home, require_run
 
-    for folder in args.runs:
-        require_run(folder)
+    folders = [home(require_run(path)) for path in args.runs]
     check_output(args.out)
     check_output(args.out.with_suffix(".json"))
     from wamkit.eval.report.overview import overview
 
-    print(f"page: {overview(args.runs, args.out, args.evaluation)}")
+    print(f"page: {overview(folders, args.out, args.evaluation)}")

@@ -49,17 +49,16 @@ def run(args: Rerun) -> None:
     """
     import importlib.util
 
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder
     from wamkit.files import check_output
     from wamkit.runs.config import home, require_run
     from wamkit.types import Query
 
     if args.query:
         Query(args.query)
-    require_run(args.run)
-    if args.data is not None:
-        require_data(args.data)
-    out = args.out or home(args.run) / f"rerun/episode-{args.episode:03d}.rrd"
+    path = require_run(args.run)
+    data = None if args.data is None else data_folder(args.data)
+    out = args.out or home(path) / f"rerun/episode-{args.episode:03d}.rrd"
     check_output(out, _recording)
     if importlib.util.find_spec("rerun") is None:
         raise ModuleNotFoundError("No module named 'rerun'", name="rerun")
@@ -70,18 +69,18 @@ def run(args: Rerun) -> None:
     from wamkit.runs.run import Run
     from wamkit.viz.rerun_recording import save_recording
 
-    opened = Run.open(args.run)
+    opened = Run.open(path)
     model = acting_model(opened, args.embodiment or opened.provenance.env.embodiment)
     query = _query(args.query, model.queries, model.name)
-    if args.data is None:
+    if data is None:
         env = opened.provenance.env
         if env.env:
             require_env(opened)
-        store = validation_store(args.run, opened.sources, env, home(args.run) / "eval", 6)
+        store = validation_store(path, opened.sources, env, opened.home / "eval", 6)
     else:
         from wamkit.data.format.store import Store
 
-        store = Store.open(args.data)
+        store = Store.open(data)
         check_shapes(opened, model, store)
     episode = episode_recording(model, store, opened.image_size, args.episode, query, args.stride, args.seed)
     make_folder(out.parent)

@@ -63,11 +63,11 @@ def run(args: Robustness) -> None:
     if env.env:
         env.check()
     protocol = Protocol(env, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
-    require_run(args.run)
-    check_place(home(args.run) / "eval/robustness.html")
+    path = require_run(args.run)
+    check_place(home(path) / "eval/robustness.html")
     from wamkit.eval.report.robustness import write_robustness
     from wamkit.eval.suites.robustness import sweep
     from wamkit.runs.run import Run
 
     varied = {"factors": args.factors, "severities": args.severities}
-    write_robustness(sweep(Run.open(args.run), protocol, processes=args.processes, **varied))
+    write_robustness(sweep(Run.open(path), protocol, processes=args.processes, **varied))

@@ -47,8 +47,9 @@ def run(args: Sample) -> None:
     from wamkit.runs.config import home, require_run
     from wamkit.types import Query, UnsupportedQuery
 
-    query, folder = Query(args.query), args.out or home(args.run) / "samples"
-    require_run(args.run)
+    query = Query(args.query)
+    path = require_run(args.run)
+    folder = args.out or home(path) / "samples"
     asked = "".join(f"-{k}-{getattr(args, k)}" for k in ("stride", "seed") if getattr(args, k) != getattr(Sample, k))
     stem = folder / f"{query}-{args.episode:03d}{asked}"
     check_output(stem.with_suffix(".npz"), _answers)
@@ -60,7 +61,7 @@ def run(args: Sample) -> None:
     from wamkit.runs.run import Run
     from wamkit.viz.images import difference, save_video, side_by_side
 
-    opened = Run.open(args.run)
+    opened = Run.open(path)
     model = load(opened)
     if query not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
@@ -68,7 +69,7 @@ def run(args: Sample) -> None:
     env, size = opened.provenance.env, opened.image_size
     if env.env:
         require_env(opened)
-    frames = validation_frames(args.run, opened.sources, env, home(args.run) / "eval", 6, size=size)
+    frames = validation_frames(path, opened.sources, env, opened.home / "eval", 6, size=size)
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})

@@ -18,7 +18,7 @@ class Show(Options):
     """Show a family: its place in the taxonomy, queries, parameters and attention layout."""
 
     name: str
-    """Name of a family or a recipe, or a run: its folder, or a file of `wamkit export`."""
+    """Name of a family or a recipe, or a run: its folder, a file of `wamkit export`, or USER/NAME on the Hub."""
     _: KW_ONLY
     out: Path | None = None
     """File for a drawing of the attention layout, *.svg."""
@@ -69,5 +69,9 @@ def model_of(name: str) -> Family:
 
 
 def _is_run(name: str) -> bool:
+    from wamkit.runs.config import require_run
+
     path = Path(name)
+    if "/" in name and not path.exists():
+        path = require_run(path)
     return path.is_dir() or path.suffix == ".safetensors" and path.is_file()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, peek
 from wamkit.config import Gigabytes, Side
+from wamkit.hub.names import named
 
 if TYPE_CHECKING:
     from wamkit.runs.config import RunConfig
@@ -31,7 +32,8 @@ class Train(Options):
 
     _: KW_ONLY
     data: Path
-    """Data set folder, from `wamkit collect` or `wamkit import`, or a mixture of several, from `wamkit mix`."""
+    """Data set folder, from `wamkit collect` or `wamkit import`; a data set on the Hub, hf://USER/NAME, or some of its
+    episodes alone, hf://USER/NAME:0-10; or a mixture of several, from `wamkit mix`."""
     out: Path
     """Run folder."""
     recipe: str = "metaworld-unified"
@@ -65,23 +67,22 @@ class Train(Options):
 @COMMANDS.register("train")
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder
     from wamkit.files import caching_in, check_place
     from wamkit.training.trackers.base import TRACKERS, check_trackers
 
     check_trackers(args.trackers)
-    if not args.data.is_file():
-        require_data(args.data)
+    data = args.data if args.data.is_file() else data_folder(args.data)
     check_place(args.out / "config.json")
     from wamkit.training.launch import train_run
 
     config, loading = configured(args)
     with caching_in(args.cache_dir):
-        train_run(config, args.data, args.out, command=args.command, loading=loading, trackers=args.trackers)
+        train_run(config, data, args.out, command=args.command, loading=loading, trackers=args.trackers)
     print(f"trained: {args.out}")
     for name in dict.fromkeys(args.trackers):
         print(f"{name}: {TRACKERS.get(name).opening(args.out)}")
-    print(f"next: {_next(args, config.episodes.held_out)}")
+    print(f"next: {_next(args, data, config.episodes.held_out)}")
 
 
 def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
@@ -96,7 +97,7 @@ def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
     return config, LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
 
 
-def _next(args: Train, held_out: int) -> str:
+def _next(args: Train, data: Path, held_out: int) -> str:
     """The command that evaluates the run, or what it still lacks."""
     from wamkit.runs.run import Run
 
@@ -104,6 +105,8 @@ def _next(args: Train, held_out: int) -> str:
     if run.provenance.env.env:
         return f"wamkit eval {args.out}"
     acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""
-    data = args.data if held_out else "DATA"
+    recorded = named(data) if held_out else "DATA"
     rest = "" if held_out else ", of episodes that it was not trained on (--episodes.held-out leaves some out)"
-    return f"wamkit eval {args.out} --data {data}{acting}{rest}; in an environment, with --env NAME instead of --data"
+    return (
+        f"wamkit eval {args.out} --data {recorded}{acting}{rest}; in an environment, with --env NAME instead of --data"
+    )

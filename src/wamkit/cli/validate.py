@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.errors import WamkitError
+from wamkit.hub.names import named, origin
 
 
 @dataclass(frozen=True)
@@ -31,21 +32,22 @@ class Validate(Options):
 @COMMANDS.register("validate")
 def run(args: Validate) -> None:
     """Writes the page and prints the findings. Raises WamkitError if one of them is an error."""
-    from wamkit.data.format.episode_index import require_data
+    from wamkit.data.format.hub import data_folder, require_own
     from wamkit.data.format.metadata_io import load_metadata
     from wamkit.data.format.store import Store
     from wamkit.data.validate import accept, grouped, summary, validate
     from wamkit.files import atomic_write, check_output
     from wamkit.viz.dataset_report import dataset_page
 
-    require_data(args.data)
-    page = args.out or _page_of(args.data)
+    data = data_folder(args.data)
+    page = args.out or _page_of(data)
     check_output(page)
     if args.accept:
-        changes = accept(args.data)
+        require_own(data)
+        changes = accept(data)
         print("\n".join(["accepted:", *(f"  {name}" for name in changes)] if changes else ["nothing has changed"]))
-    findings = validate(args.data, every_frame=args.every_frame)
-    store, metadata = Store.open(args.data, mend=False), load_metadata(args.data)
+    findings = validate(data, every_frame=args.every_frame)
+    store, metadata = Store.open(data, mend=False), load_metadata(data)
     atomic_write(page, dataset_page(store, metadata, findings).encode())
     for name, value in summary(store, metadata):
         print(f"  {name:<10} {value}")
@@ -53,10 +55,11 @@ def run(args: Validate) -> None:
         print(finding)
     print(f"page: {page}")
     if errors := sum(f.level == "error" for f in findings):
-        raise WamkitError(f"{errors} errors in {args.data}")
+        raise WamkitError(f"{errors} errors in {named(data)}")
 
 
 def _page_of(data: Path) -> Path:
     """The file of the page, in the current folder, or beside the data set where that is the current folder."""
-    root, here = data.resolve(), Path.cwd()
-    return (root.parent if here.is_relative_to(root) else here) / f"validate-{root.name}.html"
+    root, here, found = data.resolve(), Path.cwd(), origin(data)
+    name = found.repo.replace("/", "--") if found else root.name
+    return (root.parent if here.is_relative_to(root) else here) / f"validate-{name}.html"

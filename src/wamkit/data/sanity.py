@@ -29,20 +29,30 @@ class Fault:
     """A value that cannot be meant, the worst of its column.
 
     episode, step: its place.   message: the value, and what is usual.
+    normalised: True in the state and the actions, where normalisation by quantiles clips it.
     """
 
     episode: int
     step: int
     message: str
+    normalised: bool
 
 
-def require_sane(store: Store) -> None:
-    """Raises StoreError, naming episode and step, if a column that is trained on has values that cannot be meant."""
+def require_sane(store: Store, clipped: bool = False) -> list[str]:
+    """Raises StoreError, naming episode and step, if a column that is trained on has values that cannot be meant.
+
+    clipped: True where they are normalised by quantiles, which makes such values of the state and the actions harmless:
+        the notes that are returned say where they are.
+    """
+    notes = []
     for fault in faults(store):
-        raise StoreError(
-            f"{store.root} (episode {fault.episode}, step {fault.step}): {fault.message}; correct it, or leave the "
-            "episode out"
-        )
+        found = f"{store.root} (episode {fault.episode}, step {fault.step}): {fault.message}"
+        if not clipped or not fault.normalised:
+            remedy = "correct it, or leave the episode out"
+            remedy += "; `train --train.normalisation quantiles` clips it" if fault.normalised else ""
+            raise StoreError(f"{found}; {remedy}")
+        notes.append(f"{found}; normalisation by quantiles clips it")
+    return notes
 
 
 def faults(store: Store) -> Iterator[Fault]:
@@ -57,7 +67,7 @@ def faults(store: Store) -> Iterator[Fault]:
         for i, name in enumerate(dimensions):
             if found := _farthest(values[..., i].reshape(store.frames, -1)):
                 row, message = found
-                yield Fault(*_place(store, row), f"{key}, {name}: {message}")
+                yield Fault(*_place(store, row), f"{key}, {name}: {message}", key in VECTORS)
     if layout.point_grid:
         body, pose = columns[POINT_BODY], columns[BODY_POSE].reshape(store.frames, -1, 7)
         off = np.abs(np.linalg.norm(pose[..., 3:], axis=-1) - 1) > _UNIT
@@ -69,7 +79,7 @@ def faults(store: Store) -> Iterator[Fault]:
             (off, f"{BODY_POSE}: a rotation is no unit quaternion"),
         ):
             if wrong.any():
-                yield Fault(*_place(store, int(np.flatnonzero(wrong.any(1))[0])), message)
+                yield Fault(*_place(store, int(np.flatnonzero(wrong.any(1))[0])), message, False)
 
 
 def _farthest(values: np.ndarray) -> tuple[int, str] | None:

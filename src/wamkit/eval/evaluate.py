@@ -53,12 +53,12 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     targets = targets_under(run, requested, context.env)
     tables = aimed([t for r in results for t in r.tables if t.rows], targets)
     summary = {
-        "run": str(run.path),
+        "run": run.label,
         "family": context.model.name,
         "step": run.step,
         "training_seconds": run.extra.get("elapsed_s"),
         "weights": run.digest,
-        "command": command(run.path, requested, options),
+        "command": command(run.label, requested, options),
         "protocol": context.protocol.to_dict() | settings,
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],

@@ -38,7 +38,7 @@ def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> En
         if not trained.env:
             acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""
             raise WamkitError(
-                f"{run.path} was trained on data that no environment of wamkit made; "
+                f"{run.label} was trained on data that no environment of wamkit made; "
                 f"name one to evaluate it in: --env NAME{acting}"
             )
         require_env(run)
@@ -56,7 +56,7 @@ def require_env(run: Run) -> None:
     try:
         ENVIRONMENTS.get(run.provenance.env.env)
     except RegistryError as e:
-        raise WamkitError(f"{run.path}: {with_maker(e, run.described)}") from e
+        raise WamkitError(f"{run.label}: {with_maker(e, run.described)}") from e
 
 
 def acting_model(run: Run, embodiment: str = "") -> Model:
@@ -64,7 +64,7 @@ def acting_model(run: Run, embodiment: str = "") -> Model:
     model = opened(run, embodiment)
     if model.embodiment is None and run.embodiments:
         raise WamkitError(
-            f"{run.path} was trained on a mixture; say where it acts, and as which of its embodiments: "
+            f"{run.label} was trained on a mixture; say where it acts, and as which of its embodiments: "
             f"--env NAME --embodiment {'|'.join(run.embodiments)}"
         )
     return model

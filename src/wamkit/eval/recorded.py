@@ -30,6 +30,7 @@ from wamkit.eval.report.page import write_report
 from wamkit.eval.report.tables import json_row, text_table
 from wamkit.eval.results import ACTION, Curves, Report, Row, Table, Worst, made_by, versions
 from wamkit.eval.suites.open_loop import coupling_table, fidelity_table, imagine, worst_demonstrations
+from wamkit.hub.names import hub_name, named, origin
 from wamkit.inference.model import Model
 from wamkit.nn.scaling import is_constant, measured
 from wamkit.runs.run import Run
@@ -68,17 +69,17 @@ def evaluate_recorded(
         tables += [fidelity_table(model, result), coupling_table(result)]
         worst = worst_demonstrations(model, frames, result)
     tables = [t for t in tables if t.rows]
-    named = {"embodiment": embodiment} if embodiment else {}
-    given = named | ({} if steps is None else {"steps": steps})
+    acting = {"embodiment": embodiment} if embodiment else {}
+    given = acting | ({} if steps is None else {"steps": steps})
     words = [word for k, v in given.items() for word in (f"--{k}", str(v))]
     summary = {
-        "run": str(run.path),
+        "run": run.label,
         "family": model.name,
         "step": run.step,
         "training_seconds": run.extra.get("elapsed_s"),
         "weights": run.digest,
-        "command": shlex.join(["wamkit", "eval", str(run.path), "--data", str(data), *words]),
-        "protocol": {"data": str(data), "episodes": episodes, "stride": stride} | given,
+        "command": shlex.join(["wamkit", "eval", run.label, "--data", named(data), *words]),
+        "protocol": {"data": named(data), "episodes": episodes, "stride": stride} | given,
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
@@ -89,7 +90,7 @@ def evaluate_recorded(
     seedless = {k: v for k, v in asdict(run.provenance).items() if k != "seeds"}
     page = Report(
         title=f"{model.name}: {run.name}",
-        subtitle=f"{len(episodes)} held-out episodes of {data}, {run.step} training steps",
+        subtitle=f"{len(episodes)} held-out episodes of {named(data)}, {run.step} training steps",
         headline=tuple(r for t in tables for r in t.rows)[:2],
         tables=tuple(tables),
         imagined=imagined,
@@ -101,35 +102,46 @@ def evaluate_recorded(
         config={**run.described, "provenance": seedless, "weights": run.digest},
         scale=max(1, 256 // spec.height),
     )
-    with results_folder(run.home / "eval/recorded", "summary.json", summary["protocol"], store.root.name) as folder:
+    with results_folder(run.home / "eval/recorded", "summary.json", summary["protocol"], _label(store)) as folder:
         write_result(folder / "summary.json", summary)
         print(f"report: {write_report(page, folder / 'report.html')}")
     return summary
 
 
+def _label(store: Store) -> str:
+    found = origin(store.root)
+    return found.repo.replace("/", "--") if found else store.root.name
+
+
 def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E"]:
     """True for the episodes of `store` that `run` was not trained on.
 
-    A data set with as many frames in as many first episodes as the run's is taken for the same, and may have grown.
+    A data set with as many frames in as many first episodes as the run's is taken for the same, and may have grown; one
+    on the Hub is the same by its name.
     """
-    origin = run.sources.get(embodiment, run.provenance) if run.origins else run.provenance
+    trained = run.sources.get(embodiment, run.provenance) if run.origins else run.provenance
     lengths = np.array([m.length for m in store.episodes])
-    number = np.arange(len(lengths))
-    if len(lengths) < origin.episodes or lengths[: origin.episodes].sum() != origin.frames:
+    here, there = origin(store.root), hub_name(trained.hub) if trained.hub else None
+    number = np.arange(len(lengths))  # counted from the first episode that the run had
+    if here is not None and there is not None and here.repo == there.repo:
+        number += (here.episodes or (0, 0))[0] - (there.episodes or (0, 0))[0]
+    elif len(lengths) < trained.episodes or lengths[: trained.episodes].sum() != trained.frames:
         return np.ones(len(lengths), bool)
-    demonstration = np.array([m.is_demonstration for m in store.episodes])
+    demonstration, whole = np.array([m.is_demonstration for m in store.episodes]), len(number) and number[0] <= 0
     if run.embodiments:
         mixture = cfg.from_dict(MixtureConfig, run.described["mixture"])
         parts = [s.demonstrations for s in mixture.sources if s.label == embodiment]
         if not parts or parts[0] is None:
-            return number >= origin.episodes
-        return ~np.isin(number, np.flatnonzero(demonstration)[slice(*parts[0])])
+            return number >= trained.episodes
+        seen = np.flatnonzero(demonstration)[slice(*parts[0])] if whole else np.arange(len(number))
+        return ~np.isin(np.arange(len(number)), seen)
     chosen = run.config.episodes
-    last = origin.episodes - chosen.held_out
-    if chosen.labelled is not None:
-        demos = np.flatnonzero(demonstration[:last])[: chosen.labelled + chosen.action_free]
-        return ~np.isin(number, demos)
-    return number >= last
+    last = trained.episodes - chosen.held_out
+    before = (number >= 0) & (number < last)
+    if chosen.labelled is None or not whole:
+        return ~before
+    demos = np.flatnonzero(demonstration & before)[: chosen.labelled + chosen.action_free]
+    return ~np.isin(np.arange(len(number)), demos)
 
 
 def _held_out(run: Run, model: Model, store: Store, embodiment: str, frames: Frames) -> Frames:
@@ -137,8 +149,8 @@ def _held_out(run: Run, model: Model, store: Store, embodiment: str, frames: Fra
     left = unseen(run, store, embodiment)
     if not left.any():
         raise EvaluationError(
-            f"{run.path} was trained on all {len(left)} episodes of {store.root}: train with --episodes.held-out "
-            f"{max(1, len(left) // 10)} to leave the last ones out, or name other data"
+            f"{run.label} was trained on all {len(left)} episodes of {named(store.root)}: train with "
+            f"--episodes.held-out {max(1, len(left) // 10)} to leave the last ones out, or name other data"
         )
     if not (shown := left & replace(frames, embodiment=model.embodiment).views_seen().any(1)).any():
         cameras = ", ".join(model.spec.cameras)
@@ -157,7 +169,7 @@ def check_shapes(run: Run, model: Model, store: Store) -> None:
         ("action dimensions", len(layout.action_names), spec.action_dim),
     ):
         if has != needs:
-            raise EvaluationError(f"{store.root}: its {what} are {has}, those that {run.path} learned from {needs}")
+            raise EvaluationError(f"{store.root}: its {what} are {has}, those that {run.label} learned from {needs}")
 
 
 def _losses(rows: list[dict[str, Any]]) -> list[str]:

@@ -300,6 +300,8 @@ def _unified(obs: Observation, robot: Embodiment) -> Observation:
 def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Model:
     """The model of a run, or of a run folder, ready to answer queries: averaged weights in evaluation mode.
 
+    run: also the file of `wamkit export`, or a run on the Hub: "USER/NAME" or "USER/NAME@REVISION", where a folder of
+        that name on this machine wins, or "hf://USER/NAME", which always is on the Hub.
     embodiment: for a run trained on a mixture, the data set whose observations and actions go in and out. By default
         the one that an environment exists for; where there is none, observations and actions are the unified ones.
 

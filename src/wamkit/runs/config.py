@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.errors import WamkitError
+from wamkit.hub.names import HubError, hub_name, origin
 from wamkit.nn.family_options import CONFIGS
 from wamkit.nn.scaling import Normalisation
 
@@ -161,18 +162,35 @@ def family_names() -> list[str]:
     return FAMILIES.names()
 
 
-def require_run(path: Path) -> None:
-    """Raises WamkitError if there is nothing at `path`."""
-    if not path.exists():
-        made = f"export RUN --out {path}" if path.suffix == ".safetensors" else f"train --out {path} ..."
-        raise WamkitError(f"there is no run at {path}: {made.split()[0]} one with `wamkit {made}`")
+def require_run(path: Path) -> Path:
+    """The place of the run at `path`: itself, or, for a name on the Hub, the file that was downloaded.
+
+    path: a folder or a file; or hf://USER/NAME, or USER/NAME where this machine has nothing of that name.
+
+    Raises WamkitError if there is none, and HubError for a name with hf:// that cannot be downloaded.
+    """
+    if path.exists():
+        return path
+    made = f"export RUN --out {path}" if path.suffix == ".safetensors" else f"train --out {path} ..."
+    lost = f"there is no run at {path}: {made.split()[0]} one with `wamkit {made}`"
+    if (name := hub_name(path, prefixed=False)) is None:
+        raise WamkitError(lost)
+    from wamkit.runs.hub import downloaded
+
+    try:
+        return downloaded(name)
+    except HubError as error:
+        raise error if hub_name(path) else HubError(f"{lost}; nor can it be had from the Hub: {error}") from error
 
 
 def home(path: Path) -> Path:
     """The folder that results of the run at `path` go to: itself, or the one beside an exported file.
 
+    Those of a run of the Hub go to a folder of its name and commit in the current one.
     Raises WamkitError where a data set is in its place.
     """
+    if (name := origin(path)) is not None:
+        return Path(f"{name.repo.replace('/', '--')}@{name.revision[:12]}")
     folder = path.with_suffix("") if path.is_file() else path
     if path.is_file() and (folder / "meta/info.json").exists():
         raise WamkitError(

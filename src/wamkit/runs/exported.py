@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from wamkit.files import StoreError, atomic_write, file_size, parse_json
+from wamkit.hub.names import origin
 from wamkit.runs import checkpoint
 from wamkit.runs.checkpoint import CheckpointError, Layout, State
 
@@ -69,7 +70,7 @@ class Exported:
             told = parse_json(header["__metadata__"][KEY], str(path))
             run, sealed = told["run"], told["sha256"] == _digest(told["run"])
             if not sealed or any(type(run[key]) is not kind for key, kind in _PARTS.items()):
-                raise CheckpointError(f"{path} is damaged: its metadata are not as they were written; export it again")
+                raise CheckpointError(f"{path} is damaged: its metadata are not as they were written; {_again(path)}")
             if run["format_version"] > checkpoint.FORMAT_VERSION:
                 raise CheckpointError(
                     f"{path} was exported by wamkit {run.get('wamkit_version')} in format {run['format_version']}; "
@@ -107,7 +108,9 @@ class Exported:
         except (OSError, SafetensorError) as e:
             raise CheckpointError(f"{self.path} cannot be read: {e}") from e
         if _content(tensors) != self.run["tensors"]:
-            raise CheckpointError(f"{self.path} is damaged: its weights are not as they were written; export it again")
+            raise CheckpointError(
+                f"{self.path} is damaged: its weights are not as they were written; {_again(self.path)}"
+            )
         return self._restored("weights", tensors)
 
     def _restored(self, key: str, tensors: Mapping[str, Tensor]) -> Any:
@@ -136,6 +139,13 @@ def is_export(path: Path) -> bool:
         return bool(Exported.open(path))
     except CheckpointError:
         return False
+
+
+def _again(path: Path) -> str:
+    """The advice for a damaged file."""
+    if (name := origin(path)) is None:
+        return "export it again"
+    return f"remove {path.resolve()} and load {name} again"
 
 
 def _digest(run: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wamkit import old_names
 from wamkit.envs.spec import EnvSpec
 from wamkit.files import read_json
+from wamkit.hub.names import origin
 from wamkit.metadata import check_action_bounds
 from wamkit.types import WamkitError
 
@@ -23,6 +24,7 @@ class Provenance:
     collect_seed: seed of the collection.
     seeds: reset seeds of all episodes, ascending.
     episodes, frames: how many the data set holds.
+    hub: name of the data set on the Hub, with the commit and the episodes; "" for one that was not downloaded.
     action_bounds: (lowest, highest) value of each action dimension, in the robot's units, to which answers are clipped;
         empty where the data do not say.
     """
@@ -33,6 +35,7 @@ class Provenance:
     episodes: int = 0
     frames: int = 0
     action_bounds: tuple[tuple[float, float], ...] = ()
+    hub: str = ""
 
     @classmethod
     def of(cls, store: Store, episodes: int | None = None) -> Provenance:
@@ -54,4 +57,12 @@ class Provenance:
         bounds = metadata.action_bounds if metadata and actions else ()
         if bounds:
             check_action_bounds(bounds, actions)
-        return cls(env, collected.get("seed", 0), seeds, len(used), sum(m.length for m in used), bounds)
+        return cls(
+            env,
+            collected.get("seed", 0),
+            seeds,
+            len(used),
+            sum(m.length for m in used),
+            bounds,
+            str(origin(store.root) or ""),
+        )

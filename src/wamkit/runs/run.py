@@ -24,6 +24,7 @@ from wamkit.data.embodiment import Embodiment
 from wamkit.data.image_transform import ImageTransform
 from wamkit.errors import nearest
 from wamkit.families.base import Family
+from wamkit.hub.names import named, origin
 from wamkit.metadata import check_action_bounds
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.checkpoint import (
@@ -80,13 +81,14 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """The newest checkpoint of the run folder `path`, the checkpoint folder `path` itself, or an exported file.
 
+        A name on the Hub is downloaded, see `require_run`.
+
         Reads and verifies the manifest and the configuration. Weights are read and verified when they are asked for,
         the state of training only when training resumes.
         Raises WamkitError if there is nothing at `path`, and CheckpointError, naming the file, for what is missing or
         damaged.
         """
-        path = Path(path)
-        require_run(path)
+        path = require_run(Path(path))
         manifest = Exported.open(path) if path.is_file() else read_manifest(path)
         state = manifest.state()
         try:
@@ -137,8 +139,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.name
+        """The folder's name, or that on the Hub."""
+        found = origin(self.path)
+        return found.repo if found else self.path.name
+
+    @property
+    def label(self) -> str:
+        """The run as a command line names it: its path, or its name on the Hub with the commit."""
+        return named(self.path)
 
     def is_named(self, digest: str) -> bool:
         """True if `digest`, as a result or a collection holds it, or its first digits, name these weights.

@@ -12,18 +12,25 @@ from typing import Any
 import numpy as np
 
 from wamkit import old_names
-from wamkit.config import Checked, Gigabytes, from_dict, load_json, to_dict
+from wamkit.config import Checked, Gigabytes, from_dict, to_dict
 from wamkit.data.embodiment import Embodiment
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
 from wamkit.data.image_transform import stretch
 from wamkit.data.loading.dataset import open_frames, spec_of, statistics
 from wamkit.data.loading.lazy_frames import CACHE_GB
-from wamkit.data.loading.mixture import Mixture, divided, mixture_spec, open_mixture
-from wamkit.data.loading.mixture_config import MixtureConfig
+from wamkit.data.loading.mixture import (
+    Mixture,
+    divided,
+    mixture_spec,
+    open_mixture,
+    open_sources,
+    read_mixture,
+)
 from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
+from wamkit.hub.names import hub_name, named, origin
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.plugins import plugins
@@ -139,9 +146,24 @@ def _own_episodes(origin: Mapping[str, Any], store: Store, out: Path) -> int | N
     return number
 
 
+def _check_commit(begun: Mapping[str, Any], store: Store, out: Path) -> None:
+    """Raises WamkitError if the data on the Hub are at another commit than when the run in `out` was begun.
+
+    begun: origin of the run's data, as its configuration has it.
+    """
+    now, before = origin(store.root), hub_name(str(begun.get("hub", "")))
+    if now is not None and before is not None and before.repo == now.repo and before.revision != now.revision:
+        raise WamkitError(
+            f"{out} was begun on {before}, and {now.repo} is at {now.revision} by now: continue it with --data "
+            f"{before}, or choose another --out"
+        )
+
+
 def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
     store, size = Store.open(path, loading.decoder), run.window.size
-    own = _own_episodes(_begun(out).get("provenance", {}), store, out)
+    begun = _begun(out).get("provenance", {})
+    _check_commit(begun, store, out)
+    own, shown = _own_episodes(begun, store, out), named(store.root)
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud, size)
     check_memory(run, spec)
@@ -149,12 +171,12 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
     if store.unused():
         print(f"note: training does not use the columns {', '.join(store.unused())}", flush=True)
     if (factor := stretch(store.layout.image_shape[1:], (spec.height, spec.width))) > 1.05:
-        print(f"note: images of {path} are stretched by {factor - 1:.0%} to {spec.height}x{spec.width}", flush=True)
+        print(f"note: images of {shown} are stretched by {factor - 1:.0%} to {spec.height}x{spec.width}", flush=True)
     if len(store):
         lengths, shows = np.array([(m.length, m.is_demonstration) for m in store.episodes]).T
         found = evidence_of(lengths, np.ones(len(store), bool), shows > 0, spec)
-        _say_untaught(check_evidence(run, spec, found, path), path)
-    frames, _ = open_frames(store, size, loading.cache_gb)
+        _say_untaught(check_evidence(run, spec, found, path), shown)
+    frames, _ = open_frames(store, size, loading.cache_gb, run.train.normalisation == "quantiles")
     if own is not None:
         frames = replace(frames, used=np.arange(len(store)) < own)
     if run.episodes.held_out:
@@ -178,8 +200,8 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
         raise WamkitError(
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
-    window, begun, described = run.window, _begun(out), load_json(MixtureConfig, path)
-    stores = dict(zip(described.names, (Store.open(path.parent / s.data) for s in described.sources), strict=True))
+    window, begun, described = run.window, _begun(out), read_mixture(path)
+    stores = dict(zip(described.names, open_sources(described, path.parent), strict=True))
     known = begun.get("origins", {})
     own = {n: _own_episodes(known.get(n, {}), store, out) for n, store in stores.items()}
     mixture, described = open_mixture(
@@ -223,7 +245,7 @@ def _as_begun(mixture: Mixture, begun: Mapping[str, Any]) -> Mixture:
     return replace(mixture, frames=tuple(replace(f, embodiment=own.get(n, f.embodiment)) for n, f in parts))
 
 
-def _say_untaught(queries: Sequence[Query], data: Path) -> None:
+def _say_untaught(queries: Sequence[Query], data: str | Path) -> None:
     if queries:
         print(f"note: {data} teaches nothing about the queries {', '.join(queries)}", flush=True)
 

@@ -50,9 +50,12 @@ class Shown:
 
 
 def video(frames: UInt8[np.ndarray, "T 3 H W"], fps: float) -> Shown:
-    """Frames as a video that plays in a notebook, at most FRAMES of them. Raises EvaluationError as `images.mp4`."""
+    """Frames as a video that plays in a notebook at their own size, at most FRAMES of them.
+
+    Raises EvaluationError as `images.mp4`.
+    """
     step = max(1, math.ceil(len(frames) / FRAMES))
-    return Shown(_player(mp4(frames[::step], fps / step)))
+    return Shown(_player(mp4(frames[::step], fps / step), "max-width:100%"))
 
 
 def curves(series: Mapping[str, Series]) -> Shown:
@@ -128,9 +131,9 @@ def _video(images: np.ndarray, fps: float) -> str:
     return _player(mp4(_thin(images[::step]), max(fps, 1.0) / step))
 
 
-def _player(content: bytes) -> str:
+def _player(content: bytes, style: str = _PIXELATED) -> str:
     source = data_uri(content, "video/mp4")
-    return f'<video controls loop muted autoplay playsinline style="{_PIXELATED}" src="{source}"></video>'
+    return f'<video controls loop muted autoplay playsinline style="{style}" src="{source}"></video>'
 
 
 def _row(frames: Iterable[np.ndarray], nothing: str) -> str:

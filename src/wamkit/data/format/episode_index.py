@@ -109,6 +109,11 @@ class Row:
     snapshots: Path | None
     sha256: Mapping[Path, str] = field(default_factory=dict)
 
+    def files(self) -> dict[Path, str | None]:
+        """Its files besides that of its facts, with their checksums where these were recorded in the facts."""
+        paths = (self.data, *(clip.path for clip in self.clips.values()), self.snapshots)
+        return {path: self.sha256.get(path) for path in paths if path is not None}
+
 
 def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping[str, Any]) -> Row:
     """The episode described by one row of meta/episodes, or by the facts about to be written there.
@@ -260,9 +265,12 @@ def read_texts(root: Path) -> list[str]:
     return texts
 
 
-def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list[Row]:
-    """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
-    rows, used, found, seen = [], {}, [], set()
+def placed_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list[tuple[Path, Row]]:
+    """All episodes in meta/episodes, in order, and the file of each; their own files need not exist.
+
+    Raises StoreError for one that cannot be read.
+    """
+    found = []
     place = cache(partial(inside, root))  # lerobot's files hold many episodes
     for path, facts in _read_facts(root, max(info["total_episodes"], _UNCOUNTED), checksums):
         try:
@@ -271,7 +279,13 @@ def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list
             raise StoreError(f"{path}: column {error} is missing; {RESTORE}") from error
         except (ValueError, TypeError, OverflowError) as error:
             raise StoreError(f"{path} (episode {shown(facts.get('episode_index'))}): {error}; {RESTORE}") from error
-    for path, row in sorted(found, key=lambda x: x[1].meta.index):
+    return sorted(found, key=lambda x: x[1].meta.index)
+
+
+def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list[Row]:
+    """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
+    rows, used, seen = [], {}, set()
+    for path, row in placed_rows(root, info, checksums):
         index, first = len(rows), rows[-1].meta.from_index + rows[-1].meta.length if rows else 0
         if row.meta.index != index:
             raise StoreError(f"{root}/meta/episodes: episode {index} is missing or duplicated; {RESTORE}")
@@ -289,8 +303,8 @@ def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list
                 reason = f"starts at frame {clip.start} of {clip.path}, but the episodes before it end at {before}"
                 raise StoreError(f"{path} (episode {index}, camera {camera}): {reason}; {RESTORE}")
             used[clip.path] = clip.start + row.meta.length
-        for file in (row.data, row.snapshots, *(c.path for c in row.clips.values())):
-            if file is not None and file not in seen:
+        for file in row.files():
+            if file not in seen:
                 seen.add(file)
                 if not file.exists() or not file_size(file):
                     raise StoreError(f"{file} (episode {index}) is missing or empty; {RESTORE}")

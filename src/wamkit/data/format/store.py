@@ -47,6 +47,7 @@ from wamkit.data.format.episode_index import (
     read_texts,
     row_of,
 )
+from wamkit.data.format.hub import local, require_own
 from wamkit.data.format.metadata_io import FILE as METADATA
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.remedy import advising, remedy
@@ -151,7 +152,7 @@ class Store:
     def open(
         cls, root: str | os.PathLike[str], decoder: Decoder = "pyav", *, compare: bool = True, mend: bool = True
     ) -> Store:
-        """Opens and checks a store. Everything is read but the images: a video is checked when it is decoded.
+        """Opens and checks the store in a folder or on the Hub, hf://USER/NAME. A video is checked when it is decoded.
 
         decoder: decodes the videos.
         compare: compare all files with their recorded checksums, see `checksums`. Without, a file may have any content
@@ -162,7 +163,7 @@ class Store:
         If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
         """
-        root = Path(root)
+        root = local(root)
         if decoder == "torchcodec":
             torchcodec_decoders()
         info = read_info(root)
@@ -434,9 +435,7 @@ class Store:
 
     def files(self, episode: int) -> dict[Path, str | None]:
         """The files of an episode besides that of its facts, with their SHA-256 where it was recorded in the facts."""
-        row = self._row(episode)
-        paths = (row.data, *(clip.path for clip in row.clips.values()), row.snapshots)
-        return {path: row.sha256.get(path) for path in paths if path is not None}
+        return self._row(episode).files()
 
     def verify(self, episode: int) -> None:
         """Compares the files of an episode with their recorded checksums, as reading them does. Raises StoreError."""
@@ -463,6 +462,7 @@ class Store:
         StoreError, with the store as it was, for an episode or video that does not fit the layout, for NaN, and when
         the disk is full.
         """
+        require_own(self.root)
         index, layout = len(self._rows), self.layout
         if not schema.same_features(self._info["features"], layout.features()):
             raise StoreError(f"{self.root} was not recorded by wamkit and is read-only; create a store of your own")

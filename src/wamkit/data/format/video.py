@@ -82,7 +82,6 @@ def encode_frames(frames: Iterable[UInt8[np.ndarray, "H W 3"]], fps: float, size
 
     Raises StoreError for a frame of another type or shape, and for a wrong number of them.
     """
-    # threads=1 below: by default swscale uses all cores, which is much slower for small images on a busy machine.
     rate, buffer, reformatter = Fraction(fps).limit_denominator(100_000), io.BytesIO(), VideoReformatter()
     number = -1
     with av.open(buffer, "w", format="mp4") as container:
@@ -243,7 +242,8 @@ class Video:
 
 
 _ONE_THREAD = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
-"""Earlier versions of PyAV know one thread only."""
+"""By default swscale uses all cores, which is much slower for small images on a busy machine. PyAV before 17 knows one
+thread only."""
 
 
 def reformatted(frame: av.VideoFrame, by: VideoReformatter | None = None, **to: Any) -> av.VideoFrame:

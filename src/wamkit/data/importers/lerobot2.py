@@ -137,7 +137,7 @@ class LeRobot2(Importer):
                 index = whole(entry(row, "episode_index"), f"episode_index of line {number}", 0, 2**31)
                 if index in found:
                     raise SourceError(f"line {number} is episode {index} again; remove one")
-                found[index] = whole(entry(row, "length"), f"length of line {number}", 1, STEPS)
+                found[index] = whole(entry(row, "length"), f"length of line {number}", 0, STEPS)
         return {f"{index:06d}": found[index] for index in sorted(found)}
 
     @cached_property
@@ -279,6 +279,8 @@ class LeRobot2(Importer):
     def read(self, name: str) -> Recording:
         path, T, known = self._path("data_path", name), self._episodes[name], self._tasks
         with reading(path, name):
+            if not T:
+                raise SourceError("it has no steps")
             table = self._table(path, T)
             if table.num_rows != T:
                 raise SourceError(f"it has {table.num_rows} rows instead of {T}")

@@ -145,6 +145,8 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
         raise SourceError(
             f"{args.source}: none of its {len(names)} episodes can be read; the first: {next(iter(skipped.values()))}"
         )
+    if gone := stored.difference(names) if args.limit is None else ():
+        print(f"note: {len(gone)} episodes of {args.out} are no longer in {args.source}: {', '.join(sorted(gone)[:3])}")
     store.finalize()
     _save_state(args.out, facts, True, skipped)
     return store
@@ -234,6 +236,8 @@ def _read(importer: Importer, name: str) -> Recording:
         recording = importer.read(name)
         for text in (recording.text, recording.task, *(span.text for span in recording.spans)):
             words(text, "a text")
+    if not len(recording):
+        raise SourceError(f"{importer.root}: episode {name} has no steps; leave it out by --on-error skip")
 
     def named(images: ImageStream) -> ImageStream:
         def stream() -> Iterator[np.ndarray]:

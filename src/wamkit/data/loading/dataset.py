@@ -19,22 +19,27 @@ from wamkit.types import Spec
 
 
 def open_frames(
-    data: str | Path | Store, size: tuple[int, int] | None = None, cache_gb: float = CACHE_GB
+    data: str | Path | Store,
+    size: tuple[int, int] | None = None,
+    cache_gb: float = CACHE_GB,
+    clipped: bool = False,
 ) -> tuple[Frames, Store]:
     """The frames of a store, with images memory-mapped from its frame cache, which the first call builds.
 
     data: a store, or its folder.
     size: (H, W) to resize images to, by area averaging; None for the recorded size.
     cache_gb: budget of the frame cache. Frames beyond it are decoded for each batch (`lazy_frames`).
+    clipped: True for training with normalisation by quantiles, which prints a note of values that cannot be meant.
 
-    Raises StoreError for an import that was cut off, for a store without episodes, and for values that cannot be meant
-    (`data.sanity`).
+    Raises StoreError for an import that was cut off, for a store without episodes, and otherwise for values that
+    cannot be meant (`data.sanity`).
     """
     store = data if isinstance(data, Store) else Store.open(data)
     require_whole(store.root)
     if not len(store):
         raise StoreError(f"{store.root} holds no episodes: collect some with `wamkit collect --out {store.root} ...`")
-    require_sane(store)
+    for note in require_sane(store, clipped):
+        print(f"note: {note}", flush=True)
     columns = store.numeric()
     metas = store.episodes
     return (

@@ -21,12 +21,14 @@ import torch
 from wamkit import config as cfg
 from wamkit.data.description import described, unknown
 from wamkit.data.embodiment import Embodiment, SourceData, fit
+from wamkit.data.format.hub import downloaded, pinned
 from wamkit.data.format.store import Decoder, Store, StoreError
 from wamkit.data.loading.augment import Augment, augmented
 from wamkit.data.loading.dataset import check_size, open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import PLAIN, Frames, Windows
+from wamkit.hub.names import hub_name
 from wamkit.metadata import DatasetMetadata
 from wamkit.nn.scaling import Normalisation
 from wamkit.types import Batch, Spec
@@ -142,6 +144,15 @@ def _seed(seed: int, source: int) -> int:
     return int(np.random.SeedSequence((seed, source)).generate_state(1, np.uint64)[0] >> 1)
 
 
+def read_mixture(path: Path) -> MixtureConfig:
+    """The mixture that a file describes, with the commits that its data sets on the Hub are at now.
+
+    Raises ConfigError for a damaged file.
+    """
+    config = cfg.load_json(MixtureConfig, path)
+    return replace(config, sources=tuple(replace(s, data=pinned(s.data)) for s in config.sources))
+
+
 def open_mixture(
     path: Path,
     chunk: int,
@@ -155,6 +166,7 @@ def open_mixture(
 
     size: (H, W) to resize images to, in place of the size that the file names.
 
+    The description that is returned names data sets on the Hub with the commits that they are at now.
     chunk: steps of the action chunks from which statistics are computed.
     cache_gb: budget of the frame caches of all data sets together. Each gets its share of the samples.
     decoder: decodes the videos.
@@ -163,7 +175,7 @@ def open_mixture(
 
     Raises ConfigError for a damaged file, and StoreError, with the reason, for a data set that cannot be used.
     """
-    config = cfg.load_json(MixtureConfig, path)
+    config = read_mixture(path)
     config = config if size is None else replace(config, size=size)
     return opened_mixture(config, path.parent, chunk, cache_gb, decoder, normalisation, episodes), config
 
@@ -181,7 +193,7 @@ def opened_mixture(
 
     Raises StoreError, with the reason, for a data set that cannot be used.
     """
-    stores = [Store.open(folder / source.data, decoder) for source in config.sources]
+    stores = open_sources(config, folder, decoder)
     chosen = [
         [e for e in _chosen(store, source) if e < (episodes.get(source.label) or len(store))]
         for store, source in zip(stores, config.sources, strict=True)
@@ -193,7 +205,7 @@ def opened_mixture(
         store.require_vectors()
         metadata = described(store)
         _require_meaning(metadata, store)
-        f, _ = open_frames(store, config.size, cache_gb * share)
+        f, _ = open_frames(store, config.size, cache_gb * share, normalisation == "quantiles")
         f = replace(f, used=np.isin(np.arange(len(store)), used), has_action=f.has_action & source.actions)
         acts, rows = bool(f.has_action.any()), f.rows()
         # A step is one action of the robot. In video without actions it is as many frames as take the same time.
@@ -211,6 +223,15 @@ def opened_mixture(
     parts = zip(stores, frames, embodiments, strict=True)
     converted = tuple(_with_views(store, replace(f, embodiment=e), config.views) for store, f, e in parts)
     return Mixture(config.names, converted, shares, fps)
+
+
+def open_sources(config: MixtureConfig, folder: Path, decoder: Decoder = "pyav") -> list[Store]:
+    """The data sets of a mixture. Of one on the Hub, the demonstrations that its source selects and no others."""
+    places = []
+    for source in config.sources:
+        name = hub_name(source.data)
+        places.append(downloaded(name, source.demonstrations) if name else folder / source.data)
+    return [Store.open(place, decoder) for place in places]
 
 
 def _with_views(store: Store, frames: Frames, views: Sequence[str]) -> Frames:
@@ -234,6 +255,8 @@ def _chosen(store: Store, source: SourceConfig) -> list[int]:
     if source.demonstrations is None:
         return list(range(len(store)))
     (first, last), demos = source.demonstrations, [m.index for m in store.episodes if m.is_demonstration]
+    if hub_name(source.data):  # no other was downloaded
+        return demos
     if last > len(demos):
         raise StoreError(f"{store.root} holds {len(demos)} demonstrations; {first} to {last} were requested")
     return demos[first:last]

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from wamkit import config as cfg
 from wamkit.data.embodiment import Normaliser
+from wamkit.hub.names import hub_name
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class SourceConfig(cfg.Checked):
     """One data set of a mixture."""
 
     data: str
-    """Its folder, relative to the mixture's file."""
+    """Its folder, relative to the mixture's file, or its name on the Hub, hf://USER/NAME@REVISION."""
     weight: Annotated[float, cfg.Between(1e-9, inf), cfg.AtMost(1e9)] = 1.0
     name: str = ""
     """Its name in logs; the folder's name if empty."""
@@ -38,7 +39,8 @@ class SourceConfig(cfg.Checked):
     @property
     def label(self) -> str:
         """Its name, or the folder's."""
-        return self.name or Path(self.data).name + ("" if self.actions else "-video")
+        remote = hub_name(self.data)
+        return self.name or Path(remote.repo if remote else self.data).name + ("" if self.actions else "-video")
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class MixtureConfig(cfg.Checked):
 def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     """The sources described on the command line, as FOLDER:WEIGHT:FIRST-LAST:video. All but the folder is optional.
 
-    A folder's name may contain ":": the longest beginning of a word that exists is the folder.
+    A folder's name may contain ":": the longest beginning of a word that exists is the folder. It may be a name on the
+    Hub, hf://USER/NAME, which stays as it is.
 
     out: the mixture's file. Folders become relative to it.
 
@@ -87,7 +90,8 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     for word in words:
         pieces = word.split(":")
         ends_at = [n for n in range(len(pieces), 0, -1) if Path(":".join(pieces[:n])).exists()]
-        folder, parts = ":".join(pieces[: (ends_at or [1])[0]]), pieces[(ends_at or [1])[0] :]
+        end = 2 if word.startswith("hf://") else (ends_at or [1])[0]
+        folder, parts = ":".join(pieces[:end]), pieces[end:]
         options: dict[str, Any] = {}
         for part in parts:
             ends = part.split("-")
@@ -101,7 +105,8 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
                 except ValueError as error:
                     how = "as in data/umi:0.3, data/demos:0.5:0-10 or data/demos:0.5:10-60:video"
                     raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
-        sources.append(SourceConfig(os.path.relpath(folder, out.parent), **options))
+        place = folder if end == 2 and hub_name(folder) else os.path.relpath(folder, out.parent)
+        sources.append(SourceConfig(place, **options))
     return tuple(_named_apart(s, sources) for s in sources)
 
 

@@ -100,7 +100,7 @@ def report_card(
     )
 
 
-def command(run: Path, requested: Protocol, options: EvalOptions) -> str:
+def command(run: str | Path, requested: Protocol, options: EvalOptions) -> str:
     """The command line that repeats an evaluation exactly; "" for one that no command line describes.
 
     What the figures depend on is written out even where it is the default, which another version may change.

@@ -28,7 +28,7 @@ def write_robustness(sweep: RobustnessSweep) -> Path:
     base = run.home / "eval" / sweep.requested.env.env
     asked = {"factors": list(sweep.factors), "severities": list(sweep.severities)}
     content = {
-        "run": str(run.path),
+        "run": run.label,
         "family": run.config.family,
         "step": run.step,
         "weights": run.digest,
@@ -68,7 +68,7 @@ def write_robustness(sweep: RobustnessSweep) -> Path:
 
 def _command(sweep: RobustnessSweep) -> str:
     p = sweep.requested
-    words = ["wamkit", "robustness", str(sweep.run.path), "--episodes", str(p.episodes)]
+    words = ["wamkit", "robustness", sweep.run.label, "--episodes", str(p.episodes)]
     words += ["--replan-every", str(p.replan_every), "--query", p.query]
     words += ["--steps", str(p.steps)] * (p.steps is not None)
     words += ["--factors", *sweep.factors] if sweep.factors else []

@@ -52,7 +52,7 @@ def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
     """
     found = [_data(run)]
     if not evaluations_of(home(run.path)):
-        command = f"wamkit eval {run.path}" + ("" if run.provenance.env.env else " --data DATA")
+        command = f"wamkit eval {run.label}" + ("" if run.provenance.env.env else " --data DATA")
         return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
     summary = read_evaluation(home(run.path), evaluation)
     rows, protocol = summary.figures, summary.summary["protocol"]
@@ -183,7 +183,7 @@ def _closed_loop(run: Run, rows: Mapping[str, Mapping[str, Any]], protocol: Mapp
     if low > HALF:
         return [Symptom("closed loop", "fine", said)]
     if high >= HALF:
-        more = f"wamkit eval {run.path} --episodes {4 * int(protocol['episodes'])} would tell"
+        more = f"wamkit eval {run.label} --episodes {4 * int(protocol['episodes'])} would tell"
         return [Symptom("closed loop", "undecided", said, more), *_replanned(run, protocol, low, high)]
     said = f"{said}: it fails more often than it succeeds"
     size = "compare with a run on half of the data (--episodes.labelled): if that is as bad, more data will not help"
@@ -207,7 +207,7 @@ def _replanned(run: Run, protocol: Mapping[str, Any], low: float, high: float) -
         half = max(1, every // 2)
         return [] if half == every else [
             Symptom("chunk and replan", "unknown", f"only replanning every {every} steps was tried",
-                    f"wamkit eval {run.path} --replan-every {half}")
+                    f"wamkit eval {run.label} --replan-every {half}")
         ]  # fmt: skip
     best, (value, best_low, best_high) = max(others.items(), key=lambda item: item[1][0])
     said = f"replanning every {best} steps gives {value:.0%} [{best_low:.0%}, {best_high:.0%}]"

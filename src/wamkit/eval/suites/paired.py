@@ -94,7 +94,7 @@ def check_same_env(run: Run, other: Run, fields: Sequence[str]) -> None:
         one, two = (getattr(r.provenance.env, name) for r in (run, other))
         if one != two:
             raise WamkitError(
-                f"{run.path} and {other.path} were made for different environments: {name} is {one!r} and {two!r}"
+                f"{run.label} and {other.label} were made for different environments: {name} is {one!r} and {two!r}"
             )
 
 

@@ -156,18 +156,18 @@ def _check_world(options: Rank, world: Model) -> None:
 
 def _check_policy(world_run: Run, world: Model, run: Run) -> None:
     """Raises WamkitError for a policy that cannot act inside `world`: other images, values or tasks."""
-    model, name = opened(run), world_run.path
+    model, name = opened(run), world_run.label
     shapes = ("proprio_dim", "action_dim") if run.image else ("height", "width", "proprio_dim", "action_dim")
     for key in ("cameras", *shapes):
         own, other = getattr(model.spec, key), getattr(world.spec, key)
         if own != other:
-            raise WamkitError(f"{run.path} cannot act inside of {name}: its {key} is {own}, not {other}")
+            raise WamkitError(f"{run.label} cannot act inside of {name}: its {key} is {own}, not {other}")
     if model.spec.point_grid:
-        raise WamkitError(f"{run.path} needs the point cloud of a depth camera, which {name} does not imagine")
+        raise WamkitError(f"{run.label} needs the point cloud of a depth camera, which {name} does not imagine")
     if Query.POLICY not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, Query.POLICY))
     if model.spec.chunk < world.spec.chunk:
-        raise WamkitError(f"{run.path} gives {model.spec.chunk} actions, and {name} needs {world.spec.chunk}")
+        raise WamkitError(f"{run.label} gives {model.spec.chunk} actions, and {name} needs {world.spec.chunk}")
     check_same_env(run, world_run, ("env", "tasks"))
 
 
