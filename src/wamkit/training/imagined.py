@@ -40,7 +40,7 @@ def shown_windows(windows: Windows | MixedWindows, count: int) -> Int64[np.ndarr
 
 
 def futures(family: Family, batch: Batch) -> UInt8[np.ndarray, "B F V 3 H W"] | None:
-    """What `family` imagines for the windows of `batch`; None for a family that imagines no images.
+    """Futures that `family` imagines for the windows of `batch`; None for a family that imagines no images.
 
     Every draw comes from generators of its own, with the seed 0, so that a look changes nothing that is learned.
     """
