@@ -34,6 +34,9 @@ EXTRAS = {
     "yaml": "hub",
     "transformers": "pretrained",
     "torchcodec": "torchcodec",
+    "trackio": "trackio",
+    "wandb": "wandb",
+    "rerun": "rerun",
 }
 """Packages that only a part of wamkit needs, by the name that is imported -> the extra that installs them."""
 

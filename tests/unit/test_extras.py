@@ -52,7 +52,8 @@ def run(tmp_path_factory):
 def test_every_package_that_is_imported_is_declared_once():
     core, extras = packages(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
     assert len(core) <= 8 and not core & set(EXTRAS)
-    assert all(package in packages(extras[extra]) for package, extra in EXTRAS.items())
+    named = {"rerun": "rerun_sdk"}  # imported under another name than it is installed
+    assert all(named.get(package, package) in packages(extras[extra]) for package, extra in EXTRAS.items())
     imported = set()
     for file in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

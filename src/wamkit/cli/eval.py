@@ -64,6 +64,8 @@ class Eval(Options):
     """Options of `env` or `protocol`, KEY=VALUE, as for `wamkit collect`: fields of the environment's configuration."""
     embodiment: str = ""
     """Data set of a mixture whose embodiment acts in `env` or `protocol`, or recorded `data`."""
+    trackers: tuple[str, ...] = ()
+    """Trackers that show the figures as well, beside those of training: tensorboard, csv, trackio, wandb."""
     cache_dir: Path | None = None
     """Folder of all caches; beside the data if not given, or in the user's cache where that cannot be written."""
 
@@ -92,6 +94,7 @@ def _evaluate(args: Eval) -> None:
         check_place(home(folder) / "eval/summary.json")
     from wamkit.eval.evaluate import evaluate
     from wamkit.eval.suites.paired import paired
+    from wamkit.eval.tracked import track
     from wamkit.runs.run import Run
 
     runs = [Run.open(folder) for folder in folders]
@@ -99,7 +102,7 @@ def _evaluate(args: Eval) -> None:
         paired(runs, protocol, processes=args.processes)
         return
     for opened in runs:
-        evaluate(opened, protocol, _options(args))
+        track(opened, evaluate(opened, protocol, _options(args)), args.trackers)
 
 
 def _evaluate_recorded(args: Eval, data: Path) -> None:
@@ -113,10 +116,11 @@ def _evaluate_recorded(args: Eval, data: Path) -> None:
     for folder in folders:
         check_place(home(folder) / "eval/recorded/summary.json")
     from wamkit.eval.recorded import evaluate_recorded
+    from wamkit.eval.tracked import track
     from wamkit.runs.run import Run
 
-    for folder in folders:
-        evaluate_recorded(Run.open(folder), data, args.embodiment, steps=args.steps)
+    for opened in map(Run.open, folders):
+        track(opened, evaluate_recorded(opened, data, args.embodiment, steps=args.steps), args.trackers)
 
 
 def _protocol(args: Eval) -> Protocol:
@@ -158,6 +162,8 @@ def _check(args: Eval) -> None:
         raise WamkitError("--protocol names an environment: leave out --env")
     if not args.env and not args.protocol and (args.tasks or args.options or args.embodiment):
         raise WamkitError("--tasks, --options and --embodiment describe an environment: name it, --env NAME")
+    if args.paired and args.trackers:
+        raise WamkitError("--paired has no figures of one run alone: leave out --trackers")
     if args.paired and (args.env or args.protocol or args.suite != "main" or args.encoder):
         raise WamkitError(
             "--paired evaluates both runs in the environment of their data; "

@@ -26,6 +26,7 @@ DOCUMENTED = {
     "recipes": ("wamkit.runs.recipes", "RECIPES"),
     "comparisons": ("wamkit.experiments.comparisons", "COMPARISONS"),
     "protocols": ("wamkit.eval.protocols", "PROTOCOLS"),
+    "trackers": ("wamkit.training.trackers.base", "TRACKERS"),
 }
 """Kind -> module and name of its registry."""
 
@@ -40,7 +41,7 @@ QUERIES = {
 
 @dataclass(frozen=True)
 class List(Options):
-    """List families, queries, environments and their tasks, importers, recipes, comparisons and protocols."""
+    """List families, queries, environments and their tasks, importers, recipes, comparisons, protocols and trackers."""
 
     _: KW_ONLY
     by: str = ""

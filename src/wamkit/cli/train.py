@@ -49,6 +49,8 @@ class Train(Options):
     """Size limit of the cache of features beside the data, in GB. Further runs with the same frozen encoder read it."""
     decoder: Literal["pyav", "torchcodec"] = "pyav"
     """Video decoder. torchcodec needs wamkit[torchcodec] and FFmpeg's libraries, and gives the same frames."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Trackers of figures, images and videos, beside metrics.jsonl: tensorboard, csv, trackio, wandb, or none."""
 
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
@@ -67,15 +69,19 @@ def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.hub import data_folder
     from wamkit.files import caching_in, check_place
+    from wamkit.training.trackers.base import TRACKERS, check_trackers
 
+    check_trackers(args.trackers)
     data = args.data if args.data.is_file() else data_folder(args.data)
     check_place(args.out / "config.json")
     from wamkit.training.launch import train_run
 
     config, loading = configured(args)
     with caching_in(args.cache_dir):
-        train_run(config, data, args.out, command=args.command, loading=loading)
-    print(f"trained: {args.out}\ncurves and frames: tensorboard --logdir {args.out}/tensorboard")
+        train_run(config, data, args.out, command=args.command, loading=loading, trackers=args.trackers)
+    print(f"trained: {args.out}")
+    for name in dict.fromkeys(args.trackers):
+        print(f"{name}: {TRACKERS.get(name).opening(args.out)}")
     print(f"next: {_next(args, data, config.episodes.held_out)}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
@@ -95,9 +96,22 @@ def validation_frames(
     seed: int = 0,
     size: tuple[int, int] | None = None,
 ) -> Frames:
-    """Recordings from reset states that training never saw, made once and kept in `folder`.
+    """The frames of `validation_store`, resized to `size`, (H, W), those of the model; None for the recorded size."""
+    store = validation_store(run, sources, env, folder, episodes, processes=processes, seed=seed)
+    return open_frames(store.root, size)[0]
 
-    size: (H, W) to resize their images to, those of the model; None for the recorded size.
+
+def validation_store(
+    run: Path,
+    sources: Mapping[str, Provenance],
+    env: EnvSpec,
+    folder: Path,
+    episodes: int,
+    *,
+    processes: int = 2,
+    seed: int = 0,
+) -> Store:
+    """Recordings from reset states that training never saw, made once and kept in `folder`.
 
     A third of `episodes` each has no, little and much action noise, as in training; one more a task is off-expert.
     run, sources: see `check_unseen`.   env: the environment to record in.
@@ -122,4 +136,4 @@ def validation_frames(
     unseen([job.seeds[0] for job in plan(config)])  # before anything is recorded
     store = collect(config)
     unseen([m.seed for m in store.episodes])
-    return open_frames(store.root, size)[0]
+    return store

@@ -52,7 +52,7 @@ def evaluate_recorded(
     Raises EvaluationError where no episode is left or long enough, and for cameras or vectors other than the model's.
     """
     model, store = acting_model(run, embodiment), Store.open(data)
-    _check_shapes(run, model, store)
+    check_shapes(run, model, store)
     spec = model.spec
     frames = _held_out(run, model, store, embodiment, open_frames(store, (spec.height, spec.width))[0])
     starts = whole_windows(frames, spec, stride)
@@ -158,7 +158,8 @@ def _held_out(run: Run, model: Model, store: Store, embodiment: str, frames: Fra
     return replace(frames, used=shown)
 
 
-def _check_shapes(run: Run, model: Model, store: Store) -> None:
+def check_shapes(run: Run, model: Model, store: Store) -> None:
+    """Raises EvaluationError where `store` has other cameras or vectors than the model of `run`."""
     if model.embodiment is not None:
         return  # its own checks name what is missing
     spec, layout = model.spec, store.layout

@@ -41,6 +41,7 @@ from wamkit.training.large_images import large_images
 from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
 from wamkit.training.run_folder import CONFIG, RunFolder, check_run_folder
+from wamkit.training.trackers.base import DEFAULT_TRACKERS, check_trackers
 from wamkit.training.trainer import Trainer, Watch
 from wamkit.types import Query, Spec, WamkitError
 
@@ -78,14 +79,16 @@ def train_run(
     command: str = "",
     watch: Watch | None = None,
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
+    trackers: Sequence[str] = DEFAULT_TRACKERS,
 ) -> Family:
     """Trains `run` on `data`, a data set's folder or a mixture's file, and writes the run folder `out`.
 
     A run that was begun continues. config.json there holds the resolved configuration, shapes, statistics, the origin
-    of the data and the `command` that asked for the run. `watch`: see `Trainer.run`.
+    of the data and the `command` that asked for the run. `watch`: see `Trainer.run`. `trackers`: names of trackers,
+    which change nothing that is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
-    return make_trainer(run, data, out, command=command, loading=loading).run(watch)
+    return make_trainer(run, data, out, command=command, loading=loading, trackers=trackers).run(watch)
 
 
 def make_trainer(
@@ -95,8 +98,10 @@ def make_trainer(
     *,
     command: str = "",
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
+    trackers: Sequence[str] = DEFAULT_TRACKERS,
 ) -> Trainer:
     """The trainer of `train_run`, before its first step. It has written nothing yet."""
+    check_trackers(trackers)
     check_run_folder(Path(out))
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out))
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
@@ -105,7 +110,7 @@ def make_trainer(
     if needed := plugins(run, opened.provenance.env.env):
         config["plugins"] = needed
     model = build(run, opened.spec, opened.statistics)
-    trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache)
+    trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache, trackers)
     if note := large_images(run, opened.spec, trainer):
         print(note, flush=True)
     return trainer

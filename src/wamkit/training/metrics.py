@@ -1,42 +1,56 @@
-"""Metrics of a training run: metrics.jsonl, TensorBoard and the progress bar."""
+"""Metrics of a training run: metrics.jsonl, trackers and the progress bar."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from tqdm import tqdm
 
 from wamkit.config import sealed, unsealed, without_nan
 from wamkit.files import StoreError, atomic_write, parse_json, read_bytes
+from wamkit.training.trackers.base import DEFAULT_TRACKERS
+from wamkit.training.tracking import Tracking
 from wamkit.types import Batch
+from wamkit.viz.images import side_by_side
 
 METRICS = "metrics.jsonl"
 MAX_BYTES = 1 << 28
 """Size of a metrics.jsonl that is still read."""
 
 
+FPS = 2.0
+"""Frames a second of videos of imagined futures, which are few frames far apart."""
+
+
 class Metrics:
-    """Writes rows of metrics to `out`/metrics.jsonl and TensorBoard, and shows progress on stderr. A context manager.
+    """Writes rows of metrics to `out`/metrics.jsonl and to trackers, and shows progress on stderr. A context manager.
 
     The files are cut back to the rows up to `step`, at which a run resumes, so that no step is logged twice.
-    steps: all steps of the run, the length of the bar.
+    steps: all steps of the run, the length of the bar.   trackers, config: see `Tracking`.
     """
 
-    def __init__(self, out: Path, step: int, steps: int):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only training needs it
-
+    def __init__(
+        self,
+        out: Path,
+        step: int,
+        steps: int,
+        trackers: Sequence[str] = DEFAULT_TRACKERS,
+        config: Mapping[str, Any] = {},  # noqa: B006 (never changed)
+    ):
         path = out / METRICS
         rows = [line for line, row in read_metrics(path) if row["step"] <= step] if path.exists() else []
         atomic_write(path, "".join(line + "\n" for line in rows).encode())
         self._file = path.open("a")
-        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=step + 1)
         self._bar = tqdm(total=steps, initial=step, desc="train", unit="step", dynamic_ncols=True, mininterval=1.0)
+        self.tracking = Tracking(trackers, out, step, config)
 
     def __enter__(self) -> Metrics:
         return self
@@ -44,17 +58,15 @@ class Metrics:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         self._file.close()
-        self._board.close()
+        self.tracking.close()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Appends `row`, JSON-able with a `step`. Its floats become TensorBoard scalars."""
+        """Appends `row`, JSON-able with a `step`. Its floats go to the trackers."""
         self._file.write(json.dumps(sealed(without_nan(row))) + "\n")
-        for key, value in row.items():
-            if isinstance(value, float):
-                self._board.add_scalar(key, value, row["step"])
+        self.tracking.show("scalars", {k: v for k, v in row.items() if isinstance(v, float)}, row["step"])
 
     def show_frames(self, batch: Batch) -> None:
-        """Shows what the model is given in TensorBoard: a row for each window, the observed frame and its futures.
+        """Shows what the model is given in the trackers: a row for each window, the observed frame and its futures.
 
         Views are one image each. With it come the texts, so that a wrong camera, crop or text is seen at once.
         """
@@ -63,8 +75,23 @@ class Metrics:
         for view in range(batch.obs.shape[1]):
             frames = torch.cat([batch.obs[:, None, view], batch.future[:, :, view]], 1)  # (B, 1 + F, 3, H, W)
             sheet = torch.cat(list(torch.cat(list(frames.unbind(1)), -1)), -2)
-            self._board.add_image(f"windows/view {view}", sheet.cpu(), 0)
-        self._board.add_text("windows/text", "  \n".join(text or "(no text)" for text in batch.text), 0)
+            self.tracking.show("image", f"windows/view {view}", sheet.cpu().numpy(), 0)
+        self.tracking.show("text", "windows/text", "  \n".join(text or "(no text)" for text in batch.text), 0)
+
+    def show_imagined(self, batch: Batch, imagined: UInt8[np.ndarray, "B F V 3 H W"], step: int) -> None:
+        """Shows imagined futures beside the real ones: as an image, a row for each window, and as a short video.
+
+        The image has the observed frame, then the real and the imagined frame of each horizon. The video has the real
+        future on the left. Views are one image and one video each.
+        """
+        obs, future = batch.obs.cpu().numpy(), batch.future.cpu().numpy()
+        for view in range(obs.shape[1]):
+            now, real, made = obs[:, view], future[:, :, view], imagined[:, :, view]
+            pairs = [frames[:, f] for f in range(real.shape[1]) for frames in (real, made)]
+            sheet = np.concatenate(list(side_by_side([now, *pairs])), -2)
+            clips = side_by_side([np.concatenate([now[:, None], frames], 1) for frames in (real, made)])
+            self.tracking.show("image", f"imagined/view {view}", sheet, step)
+            self.tracking.show("video", f"imagined/video {view}", np.concatenate(list(clips), -2), FPS, step)
 
     def show(self, stage: str, losses: Mapping[str, float]) -> None:
         """Shows `losses` beside the bar, those of single data sets left out."""
@@ -79,7 +106,7 @@ class Metrics:
         """Makes all rows durable."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._board.flush()
+        self.tracking.flush()
 
 
 def loss_means(losses_B: Mapping[str, Tensor], batch: Batch, names: tuple[str, ...]) -> dict[str, float]:

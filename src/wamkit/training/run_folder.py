@@ -28,7 +28,7 @@ def check_run_folder(path: Path) -> None:
     check_place(path / CONFIG)
     if has_checkpoint(path) or _describes_run(path / CONFIG):
         return
-    for name in (CONFIG, METRICS, "tensorboard", "checkpoints"):
+    for name in (CONFIG, METRICS, "tensorboard", "csv", "checkpoints"):
         if os.path.lexists(path / name):
             raise WriteError(f"{path / name} is no part of a run of wamkit: move it away, or choose another --out")
 
@@ -42,7 +42,7 @@ def _describes_run(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with config.json, metrics.jsonl, tensorboard/ and checkpoints/.
+    """A folder with config.json, metrics.jsonl, checkpoints/ and what trackers write.
 
     config: the resolved configuration of the run, JSON-able. Every checkpoint holds it, and a run resumes only under
     the same one.   command: the command that asked for the run, kept in config.json.

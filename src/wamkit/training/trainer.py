@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import NamedTuple
@@ -29,12 +29,15 @@ from wamkit.families.base import Family, Stage
 from wamkit.runs.config import TrainConfig
 from wamkit.runs.run import find_device
 from wamkit.training.divergence import Taken, check_finite
+from wamkit.training.imagined import futures, is_shown, shown_windows
 from wamkit.training.interruption import Interrupted, stop_signals
 from wamkit.training.metrics import Metrics, loss_means
 from wamkit.training.precompute import FeatureCache, Precompute
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.schedule import learning_rate, stage_spans
 from wamkit.training.step import StepResult, make_step
+from wamkit.training.trackers.base import DEFAULT_TRACKERS
+from wamkit.training.tracking import goes_on
 from wamkit.types import Batch, WamkitError
 from wamkit.workers import one_thread
 
@@ -59,7 +62,7 @@ class Progress(NamedTuple):
 
 
 SHOWN = 4
-"""Windows, spread over the data, whose frames TensorBoard shows."""
+"""Windows, spread over the data, whose frames trackers show."""
 
 
 class Trainer:
@@ -67,7 +70,7 @@ class Trainer:
 
     A finished run continues, too, if the configuration has more steps than it took; see the module.
 
-    cache: keeps features of frozen encoders on disk.
+    cache: keeps features of frozen encoders on disk.   trackers: names of `wamkit.training.trackers.base.TRACKERS`.
     Raises ConfigError for an augmentation that does not fit the images, WamkitError for a device that is not there.
     """
 
@@ -78,6 +81,7 @@ class Trainer:
         config: TrainConfig,
         folder: RunFolder,
         cache: FeatureCache | None = None,
+        trackers: Sequence[str] = DEFAULT_TRACKERS,
     ):
         height, width = model.spec.height, model.spec.width
         if 2 * config.shift >= min(height, width):
@@ -85,6 +89,7 @@ class Trainer:
                 f"train.shift = {config.shift}: images are {height}x{width}; choose less than half of that"
             )
         self.model, self.config, self.folder = model.to(find_device(config.device)), config, folder
+        self.trackers = tuple(trackers)
         augment = Augment(config.shift, config.colour, config.drop_view)
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
         self.strategy = make_step(self.model, config)
@@ -116,7 +121,7 @@ class Trainer:
             if 0 < self.began == self.step < self.config.steps:
                 more = f"from step {self.began} to {self.config.steps}"
                 print(f"{self.folder.path} is trained further, {more}", flush=True)
-            with Metrics(self.folder.path, self.step, self.config.steps) as metrics:
+            with Metrics(self.folder.path, self.step, self.config.steps, self.trackers, self.folder.config) as metrics:
                 if not self.step:
                     shown = np.linspace(0, len(self.windows) - 1, SHOWN).astype(np.int64)
                     metrics.show_frames(self.windows.gather(shown))
@@ -155,6 +160,8 @@ class Trainer:
                     times = {"seconds": seconds, "wait": (batches.waited_s - waited) / seconds}
                     self._log(metrics, stage, batch, result, {"lr": lr, "grad_norm": result.norm.item()} | times)
                 metrics.advance()
+                if metrics.tracking and is_shown(done, self.config.steps):
+                    self._show_imagined(metrics)
                 save = partial(self._save, stage, metrics, watch)
                 if saves:
                     save()
@@ -172,6 +179,13 @@ class Trainer:
         diagnostics = self.model.diagnostics(batch.to(self.config.device), stage.name)
         metrics.write({"step": self.step, "stage": stage.name} | figures | losses | diagnostics)
         metrics.show(stage.name, losses)
+
+    def _show_imagined(self, metrics: Metrics) -> None:
+        """Shows what the averaged weights imagine. No fault in it stops training, and no weight changes."""
+        with goes_on(f"a look at imagined frames at step {self.step}"):
+            batch = self.windows.gather(shown_windows(self.windows, SHOWN))
+            if (imagined := futures(self.strategy.average.served(self.model), batch)) is not None:
+                metrics.show_imagined(batch, imagined, self.step)
 
     def _check_loss_weights(self) -> None:
         """Refuses weights of losses that the family does not return: asks every stage once, on two rows."""
@@ -196,6 +210,7 @@ class Trainer:
         times = {"elapsed_s": self.elapsed_s, "cpu_s": self.cpu_s}
         extra = times | {"loader": place} | ({"began": self.began} if self.began else {})
         self.folder.save(step=self.step, rng_state=place, extra=extra, **self.strategy.state())
+        metrics.tracking.commit()
 
     def _resume(self) -> None:
         if (saved := self.folder.load()) is not None:

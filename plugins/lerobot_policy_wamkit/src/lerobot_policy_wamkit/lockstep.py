@@ -127,4 +127,6 @@ class Lockstep:
         args = parse(Train, "train", arguments)
         config, loading = configured(args)
         with caching_in(args.cache_dir):
-            return make_trainer(config, args.data, args.out, command=args.command, loading=loading)
+            return make_trainer(
+                config, args.data, args.out, command=args.command, loading=loading, trackers=args.trackers
+            )

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wamkit.data.format.store import Store
+from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames, Windows
 from wamkit.eval.queries import answerable, query_windows, whole_windows
 from wamkit.inference.model import Model
 from wamkit.types import Query, WamkitError
+from wamkit.viz.rerun_recording import EpisodeRecording
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,29 @@ def query_recording(
     views = range(batch.obs.shape[1]) if batch.view_valid is None else np.flatnonzero(batch.view_valid[0]).tolist()
     now, real, executed = (x.numpy() for x in (batch.obs, batch.future, batch.action))
     return RecordedQuery(now, real, out.future, out.actions, executed, out.point_cloud, tuple(views))
+
+
+def episode_recording(
+    model: Model, store: Store, size: tuple[int, int], episode: int, query: Query, stride: int, seed: int
+) -> EpisodeRecording:
+    """An episode of `store`, and answers to `query` at every `stride` steps of it, for `viz.rerun_recording`.
+
+    size: (H, W) to resize its images to, those of the model.   Raises as `query_recording`.
+    """
+    frames, layout = open_frames(store, size)[0], store.layout
+    answers = query_recording(model, frames, episode, query, stride=stride, seed=seed)
+    rows = np.flatnonzero(frames.episode == episode)
+    return EpisodeRecording(
+        text=frames.text_at(rows[0]),
+        fps=layout.fps,
+        cameras=store.cameras,
+        state_names=layout.proprio_names,
+        action_names=layout.action_names,
+        images=frames.images[rows],
+        state=frames.proprio[rows],
+        action=frames.action[rows],
+        stride=stride,
+        horizons=model.spec.frame_offsets,
+        imagined=answers.imagined,
+        answered=answers.actions,
+    )
