@@ -171,7 +171,8 @@ def inside(root: str | Path, name: str | Path) -> Path:
     name: relative to `root`.
 
     Raises StoreError where it leads out: an absolute name, "..", or a link to elsewhere. A link may lead to another
-    place in `root`, and to `blobs/` beside the `snapshots/` in which `root` lies: so downloads from a hub are laid out.
+    place in `root`, and to `blobs/` beside the `snapshots/` in which `root` lies, or beside the folder of both: so
+    downloads from a hub are laid out, and what several repositories share.
     """
     path, step = Path(root, name), str(root)
     for part in os.fspath(name).split("/"):
@@ -182,7 +183,8 @@ def inside(root: str | Path, name: str | Path) -> Path:
         if not os.path.isabs(name):
             return path
     top, target = Path(os.path.realpath(root)), Path(os.path.realpath(path))
-    hubs = [p.parent / "blobs" for p in (top, *top.parents) if p.name == "snapshots"]
+    repos = [p.parent for p in (top, *top.parents) if p.name == "snapshots"]
+    hubs = [place / "blobs" for repo in repos for place in (repo, repo.parent)]
     if os.path.isabs(name) or not any(target.is_relative_to(place) for place in (top, *hubs)):
         raise StoreError(
             f"{root}: '{name}' leads out of this folder; correct the name, or put the file in place of a link"

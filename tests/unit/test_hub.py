@@ -404,6 +404,20 @@ def test_of_some_episodes_only_their_files_are_downloaded(hub, data, first, last
     assert len(Store.open(f"hf://{DATA}:{first}-{last}")) == last - first and len(hub.sent()) == asked
 
 
+def test_files_that_repositories_share_in_the_cache_are_read(hub, data, tmp_path):
+    """As the client lays out large files: a link to a link to one place for all repositories."""
+    main(["push", str(data), DATA])
+    root = Store.open(f"hf://{DATA}").root
+    for blob in [p for p in (tmp_path / "cache").glob("datasets--*/blobs/*") if len(p.name) == 64]:
+        shared = tmp_path / "cache/blobs" / blob.name[:2] / blob.name
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        blob.rename(shared)
+        blob.symlink_to(os.path.relpath(shared, blob.parent))
+    whole, part = Store.open(root), Store.open(f"hf://{DATA}:2-4")
+    check_selection(whole, part, 2)
+    assert part.video_path(0, "front").is_symlink()
+
+
 def test_some_episodes_of_files_that_hold_many(hub, tmp_path):
     """As lerobot writes them."""
     root = write_v3(tmp_path / "many", Recordings(lengths=(9, 7, 8, 6)))

@@ -94,7 +94,7 @@ def _link(path: Path, at: Path) -> None:
     make_folder(at.parent)
     target = path.resolve()
     try:
-        if target.parent.name == "blobs":
+        if "blobs" in target.parts:
             at.symlink_to(target)
         else:
             shutil.copyfile(target, at)
