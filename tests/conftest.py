@@ -27,6 +27,7 @@ POINTS = 16
 """Scene points a side of their grid, in batches for families that look at them."""
 
 LONG = (
+    "cli/test_documented_commands.py",
     "cli/test_cli.py",
     "contract/test_plugin.py",
     "unit/test_compare.py",

@@ -108,6 +108,7 @@ def test_answers_make_fields_and_are_checked() -> None:
     for entry, value, said in (
         ("state.gripper.larger", "grows", "larger"),
         ("state.hand.larger", "opens", "there is no such entry"),
+        ("state.griper.larger", "opens", r"\(did you mean 'state.gripper.larger'\?\)"),
         ("embodyment", "x", r"no such entry \(did you mean 'embodiment'"),
         ("state.grip", "5:7", "has 0:6 of these"),
     ):

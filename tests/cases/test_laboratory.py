@@ -91,6 +91,13 @@ def test_each_run_is_trained_without_the_last_episode_and_evaluated_on_it(said):
         assert re.search(rf"next: wamkit eval runs/{name} --data \S+{name}", trained)
 
 
+def test_the_python_of_the_page(said, monkeypatch):
+    monkeypatch.chdir(said[0])
+    names: dict[str, np.ndarray] = {}
+    exec(re.search(r"^```python\n(.*?)^```", PAGE, re.M | re.S)[1], names)
+    assert names["chunk"].shape == (8, 7)
+
+
 def test_the_model_takes_the_cameras_as_they_are(said):
     folder, _ = said
     obs = wamkit.Observation(

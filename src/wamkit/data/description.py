@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from wamkit import config as cfg
@@ -222,7 +222,8 @@ def answered(metadata: DatasetMetadata, answers: Mapping[str, Any]) -> DatasetMe
         elif part == "cameras" and attribute:
             data["cameras"].setdefault(name, {})[attribute] = value
         else:
-            entries = ["embodiment", *(f"{p}.{f['name']}.kind" for p in ("state", "action") for f in data[p])]
+            last = attribute if attribute in {f.name for f in fields(Field)} else "kind"
+            entries = ["embodiment", *(f"{p}.{f['name']}.{last}" for p in ("state", "action") for f in data[p])]
             raise ConfigError(f"--set {entry}: there is no such entry{nearest(entry, entries)}; see docs/data.md")
         data["inferred"] = [e for e in data["inferred"] if e not in (entry, f"{part}.{name}")]
         try:
