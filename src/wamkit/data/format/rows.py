@@ -21,7 +21,7 @@ _SLACK = 0.25  # fraction of a step by which the usual step of a clock may diffe
 def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndarray:
     """The values of a column, (n, *shape), as the feature's dtype.
 
-    feature: "dtype" and "shape"; "declared" is the dtype of info.json where another one is wanted.
+    feature: "dtype" and "shape"; "declared" is the dtype of info.json where another one is wanted, of state and actions.
 
     Lists, fixed or not, and every width of a number are read. Raises StoreError, without naming the column, for cells
     that are empty or of different lengths, and for numbers that the dtype cannot hold.
@@ -39,7 +39,8 @@ def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndar
         if values.null_count:
             row = values.is_null().index(True).as_py() * len(column) // len(values)
             raise ValueError(f"its cell in row {row} is empty, as pandas stores NaN")
-        if len(feature["shape"]) > 1 and depth != len(feature["shape"]):
+        laid_flat = depth == 1 and "declared" not in feature  # further columns, whose values keep their order
+        if len(feature["shape"]) > 1 and depth != len(feature["shape"]) and not laid_flat:
             raise ValueError(f"its cells have {depth} dimensions instead of {len(feature['shape'])}")
         if not (
             pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_boolean(values.type)

@@ -323,6 +323,7 @@ HELPERS: Mapping[str, str] = {
     "suites.counterfactuals.counterfactuals": "replays chunks; no figure",
     "suites.counterfactuals.imagined_by": "queries a model; no figure",
     "suites.forecast_vs_execution.executions": "plays episodes; no figure",
+    "suites.forecast_vs_execution.judged": "a verdict on three intervals; every case in test_symptoms",
     "suites.forecast_vs_execution.diagnosis": "text for `execution_score`; every case in test_counterfactuals",
     "suites.forecast_consistency.forecast_episodes": "plays episodes; no figure",
     "metrics.rank_correlation.drop_one": "another figure without each policy in turn",
