@@ -21,7 +21,7 @@ _SLACK = 0.25  # fraction of a step by which the usual step of a clock may diffe
 def column_array(column: pa.ChunkedArray, feature: Mapping[str, Any]) -> np.ndarray:
     """The values of a column, (n, *shape), as the feature's dtype.
 
-    feature: "dtype" and "shape"; "declared" is the dtype of info.json where another one is wanted, of state and actions.
+    feature: "dtype" and "shape"; "declared" is the dtype of info.json where state and actions are wanted in another.
 
     Lists, fixed or not, and every width of a number are read. Raises StoreError, without naming the column, for cells
     that are empty or of different lengths, and for numbers that the dtype cannot hold.
