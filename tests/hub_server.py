@@ -174,6 +174,14 @@ class _Handler(BaseHTTPRequestHandler):
         siblings = [{"rfilename": name} for name in files]
         self._json({"_id": "0", "id": repo, "sha": commit, "siblings": siblings, "tags": [], "private": False})
 
+    def refs(self, body: bytes, kind: str, repo: str) -> None:
+        found = self._repo(kind, repo)
+        listed = {
+            where: [{"name": n, "ref": f"refs/{at}/{n}", "targetCommit": key} for n, key in refs.items()]
+            for where, at, refs in (("branches", "heads", found.branches), ("tags", "tags", found.tags))
+        }
+        self._json(listed | {"converts": []})
+
     def paths(self, body: bytes, kind: str, repo: str, revision: str) -> None:
         _, files = self._read(kind, repo, revision)
         wanted = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode())["paths"]
@@ -321,6 +329,7 @@ _FILE = rf"/(?:(?P<kind>dataset)s/)?{_REPO}/resolve/(?P<revision>[^/]+)/(?P<name
 _ROUTES = [
     ("GET", "/api/agent-harnesses", _Handler.harnesses),
     ("GET", _API, _Handler.info),
+    ("GET", rf"{_API}/refs", _Handler.refs),
     ("GET", rf"{_API}/revision/(?P<revision>[^/]+)", _Handler.info),
     ("POST", rf"{_API}/paths-info/(?P<revision>[^/]+)", _Handler.paths),
     ("GET", rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>[^/]+))?", _Handler.tree),
