@@ -12,7 +12,8 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from wamkit.eval.held_out import validation_frames
+from wamkit.data.loading.dataset import open_frames
+from wamkit.eval.held_out import validation_store
 from wamkit.eval.suites.recording import query_recording
 from wamkit.inference.model import load
 from wamkit.runs.run import Run
@@ -36,7 +37,9 @@ class Args:
 
 def main(args: Args) -> None:
     run = Run.open(args.run)
-    model, frames = load(run), validation_frames(run.provenance, args.run / "eval", args.held_out)
+    env = run.provenance.env
+    store = validation_store(args.run, run.sources, env, args.run / "eval", args.held_out)
+    model, frames = load(run), open_frames(store.root, run.image_size)[0]
     rows = []
     for text in dict.fromkeys(frames.text):
         episode = next(e for e, t in enumerate(frames.text) if t == text and frames.is_demonstration[e])

@@ -39,6 +39,17 @@ def small(out: Path, **changes) -> CollectConfig:
     return CollectConfig(**({"out": out, "processes": 1} | more | changes))
 
 
+def after_a_checkpoint(run):
+    """A watch that interrupts the training of `run` once it has a checkpoint."""
+
+    def stop(*_):
+        if (run / "checkpoints/latest").exists():
+            raise KeyboardInterrupt
+        return {}
+
+    return stop
+
+
 def test_a_longer_plan_begins_with_the_one_before_it():
     before = CollectConfig(tasks=("a", "b"), out=Path("x"), episodes=25, off_expert=10)
     for changes in ({"episodes": 60}, {"off_expert": 30}, {"episodes": 26, "perturbed_experts": 7}):
@@ -137,11 +148,7 @@ def test_a_run_goes_on_with_the_episodes_it_was_begun_on(tmp_path, capsys):
         TrainConfig(steps=6, batch_size=4, save_every=2, threads=1, precision="fp32"),
     )
 
-    def stop(*_):
-        if (tmp_path / "parts/checkpoints/latest").exists():
-            raise KeyboardInterrupt
-        return {}
-
+    stop = after_a_checkpoint(tmp_path / "parts")
     with pytest.raises(KeyboardInterrupt):
         train_run(config, store.root, tmp_path / "parts", watch=stop)
     train_run(config, store.root, tmp_path / "whole")
@@ -183,11 +190,7 @@ def test_a_run_of_a_mixture_goes_on_with_the_episodes_it_was_begun_on(tmp_path, 
         TrainConfig(steps=4, batch_size=4, save_every=2, threads=1, precision="fp32"),
     )
 
-    def stop(*_):
-        if (tmp_path / "parts/checkpoints/latest").exists():
-            raise KeyboardInterrupt
-        return {}
-
+    stop = after_a_checkpoint(tmp_path / "parts")
     train = lambda name, watch=None: train_run(config, tmp_path / "mixture.json", tmp_path / name, watch=watch)  # noqa: E731
     with pytest.raises(KeyboardInterrupt):
         train("parts", stop)

@@ -54,7 +54,8 @@ def run(args: Sample) -> None:
     stem = folder / f"{query}-{args.episode:03d}{asked}"
     check_output(stem.with_suffix(".npz"), _answers)
     check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
-    from wamkit.eval.held_out import require_env, validation_frames
+    from wamkit.data.loading.dataset import open_frames
+    from wamkit.eval.held_out import require_env, validation_store
     from wamkit.eval.suites.recording import query_recording
     from wamkit.inference.checks import unsupported
     from wamkit.inference.model import load
@@ -69,7 +70,8 @@ def run(args: Sample) -> None:
     env, size = opened.provenance.env, opened.image_size
     if env.env:
         require_env(opened)
-    frames = validation_frames(path, opened.sources, env, opened.home / "eval", 6, size=size)
+    store = validation_store(path, opened.sources, env, opened.home / "eval", 6)
+    frames = open_frames(store.root, size)[0]
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})

@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from wamkit.data.format.store import Store
-from wamkit.data.loading.dataset import open_frames
-from wamkit.data.loading.windows import Frames
 from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import check_task
 from wamkit.envs.spec import EnvSpec
@@ -83,22 +81,6 @@ def check_unseen(run: Path, sources: Mapping[str, Provenance], seeds: Iterable[i
                 f"{what} {shared[:5]} were trained on: {where} has them, so {run} has seen these reset states; train "
                 "without these episodes"
             )
-
-
-def validation_frames(
-    run: Path,
-    sources: Mapping[str, Provenance],
-    env: EnvSpec,
-    folder: Path,
-    episodes: int,
-    *,
-    processes: int = 2,
-    seed: int = 0,
-    size: tuple[int, int] | None = None,
-) -> Frames:
-    """The frames of `validation_store`, resized to `size`, (H, W), those of the model; None for the recorded size."""
-    store = validation_store(run, sources, env, folder, episodes, processes=processes, seed=seed)
-    return open_frames(store.root, size)[0]
 
 
 def validation_store(

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from wamkit.config import Checked, Episodes, Processes
+from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Frames
 from wamkit.envs.spec import EnvSpec
-from wamkit.eval.held_out import check_unseen, validation_frames
+from wamkit.eval.held_out import check_unseen, validation_store
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.results import EvalResult
 from wamkit.inference.model import Model
@@ -105,17 +106,9 @@ class Context:
     def record(self, episodes: int, seed: int = 0) -> Frames:
         """Other validation episodes, `episodes` a task; recorded once and kept. seed: of their reset states."""
         folder = self.options.recordings or self.folder
-        processes = self.options.processes
-        return validation_frames(
-            self.run.path,
-            self.run.sources,
-            self.env,
-            folder,
-            episodes,
-            processes=processes,
-            seed=seed,
-            size=self.run.image_size,
-        )
+        run, processes = self.run, self.options.processes
+        store = validation_store(run.path, run.sources, self.env, folder, episodes, processes=processes, seed=seed)
+        return open_frames(store.root, run.image_size)[0]
 
     def shared(self, name: str, make: Callable[[], T]) -> T:
         """The value of `make`, called once per context, so that evaluations can share it."""

@@ -26,7 +26,7 @@ from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.errors import nearest
 from wamkit.eval.evaluate import evaluate
-from wamkit.eval.held_out import validation_frames
+from wamkit.eval.held_out import validation_store
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
@@ -209,16 +209,15 @@ def _run_job(job: Job, setup: Setup) -> Result:
     # A mixture has no embodiment during training, so there is no action error to watch.
     if Query.POLICY in family_class(job.config.family).queries and not job.entry.sources:
         provenance = Provenance.of(Store.open(setup.data))
-        frames = validation_frames(
+        store = validation_store(
             setup.data,
             {"": provenance},
             provenance.env,
             recordings,
             setup.held_out,
             processes=setup.processes,
-            size=job.config.window.size,
         )
-        watch = partial(_held_out_error, frames)
+        watch = partial(_held_out_error, open_frames(store.root, job.config.window.size)[0])
     train_run(job.config, data, job.folder, watch=watch)
     run, protocol = Run.open(job.folder), Protocol(episodes=setup.episodes)
     options = EvalOptions(setup.held_out, setup.processes, recordings=recordings, report=False)
