@@ -129,7 +129,11 @@ def test_columns_are_named_by_describe(tmp_path, capsys) -> None:
 
 
 def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
-    """Exit code and output of `describe --write` on a pseudo-terminal. keys: (what it must have printed, the keys)."""
+    """Exit code and output of `describe --write` on a pseudo-terminal. keys: (what it must have printed, the keys).
+
+    The last keys are typed again each second until the command ends: Python loses an interrupt that comes between the
+    prompt of `input` and the read behind it, and a person presses Ctrl-C again.
+    """
     pid, terminal = pty.fork()
     if not pid:  # the child
         os.execv(sys.executable, [sys.executable, "-m", "wamkit", "describe", str(root), "--write"])
@@ -141,8 +145,14 @@ def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
         at = len(said)
         os.write(terminal, typed.encode())
     with contextlib.suppress(OSError):  # how the end of a terminal reads
-        while chunk := os.read(terminal, 4096):
-            said += chunk.decode()
+        chunk = b"?"
+        while chunk:
+            if select.select([terminal], [], [], 1)[0]:
+                chunk = os.read(terminal, 4096)
+                said += chunk.decode()
+            else:
+                assert time.monotonic() < until, said
+                os.write(terminal, typed.encode())
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
 
