@@ -249,6 +249,8 @@ def test_overfits_one_batch(name, spec, normalizer):
             total.backward()
             optimizer.step()
             curve.append(total.item())
+            if np.mean(curve[-8:]) < 0.4 * np.mean(curve[:8]):  # has learned; more steps take time alone
+                break
         assert np.mean(curve[-8:]) < 0.5 * np.mean(curve[:8]), (stage.name, curve[0], curve[-1])
 
 
@@ -458,13 +460,13 @@ def same_answer(a, b) -> bool:
 def test_nan_in_any_part_is_an_error_or_changes_nothing(name, query, spec, normalizer, batch):
     """Pixels and codes made of NaN look like any others, so answers are checked before they become that."""
     model, one = make(name, spec, normalizer), slice(0, 1)
-    whole, refused = ask(model, query, batch, one), 0
+    whole, refused = ask(model, query, batch, one, steps=1), 0
     for part, values in model.named_parameters():
         kept = values.detach().clone()
         with torch.no_grad():
             values.fill_(float("nan"))
         try:
-            assert same_answer(ask(model, query, batch, one), whole), part
+            assert same_answer(ask(model, query, batch, one, steps=1), whole), part
         except NotFinite as error:
             assert f"the query '{query}' of this '{name}': " in str(error)
             refused += 1
