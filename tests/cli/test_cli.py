@@ -250,7 +250,8 @@ if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """
     (tmp_path / "go.py").write_text(script)
-    collect = ["collect", "--tasks", TASKS[0], "--episodes", "0", "--off-expert", "2", "--processes", "1", "--out", "d"]
+    collect = ["collect", "--env", "reacher", "--tasks", "reach", "--episodes", "0", "--off-expert", "2"]
+    collect += ["--processes", "1", "--out", "d"]
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         [sys.executable, "go.py", *collect], cwd=tmp_path, env=here, capture_output=True, text=True, timeout=300
