@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from wamkit.errors import WamkitError
 
 J = TypeVar("J")
@@ -84,9 +82,9 @@ def run_parallel(
     done: number of jobs that were finished earlier, for the bar.
 
     Children are forked from a process that holds imports only ("forkserver"). It starts at the first call and keeps the
-    environment variables of that moment. They end with the generator, and also if this process is interrupted,
-    terminated or killed. At most 2 x processes results wait for an earlier one, so memory is bounded however slow the
-    first job is.
+    environment variables of that moment. They end with the generator (see also `kept_workers`), and also if this
+    process is interrupted, terminated or killed. At most 2 x processes results wait for an earlier one, so memory is
+    bounded however slow the first job is.
 
     Raises WorkerError if a job fails or its process dies.
     """
@@ -97,7 +95,7 @@ def run_parallel(
     pool = _Pool(worker, min(processes, len(jobs)))
     ready: dict[int, R] = {}
     window, sent = 2 * processes, 0
-    with contextlib.closing(pool), _bar(len(jobs), done, desc, unit, progress) as bar:
+    with contextlib.closing(pool), _bar(len(jobs), done, desc, unit, progress) as count:
         for wanted in range(len(jobs)):
             while wanted not in ready:
                 while pool.idle and sent < min(len(jobs), wanted + window):
@@ -107,37 +105,78 @@ def run_parallel(
                     if error is not None:
                         raise WorkerError(f"{desc or 'worker'}: {describe(jobs[index])} failed: {error}")
                     ready[index] = result
-                    bar.update()
+                    count()
             yield ready.pop(wanted)
 
 
-def _bar(jobs: int, done: int, desc: str, unit: str, progress: bool) -> tqdm:
-    return tqdm(total=jobs + done, initial=done, desc=desc, unit=unit, disable=not progress, smoothing=0.1)
+@contextlib.contextmanager
+def _bar(jobs: int, done: int, desc: str, unit: str, progress: bool) -> Iterator[Callable[[], Any]]:
+    """A function that counts a finished job on the bar; without a bar it does nothing, and needs no package."""
+    if not progress:
+        yield lambda: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=jobs + done, initial=done, desc=desc, unit=unit, smoothing=0.1) as bar:
+        yield bar.update
+
+
+_Child = tuple[Connection, Any]
+"""A child process, with the pipe to it."""
+
+_waiting: list[_Child] | None = None
+"""Children without a pool, inside of `kept_workers`; None outside."""
+
+
+@contextlib.contextmanager
+def kept_workers() -> Iterator[None]:
+    """Keeps children from one call of `run_parallel` to the next; they end with the block, or the outermost one.
+
+    They have imported what they need, and hold environments and models that the next jobs may need as well. They also
+    keep the working folder in which they started, so it must not change inside.
+    """
+    global _waiting
+    if _waiting is not None:
+        yield
+        return
+    _waiting = []
+    try:
+        yield
+    finally:
+        children, _waiting = _waiting, None
+        _end(children)
 
 
 class _Pool:
     """Child processes with a pipe each. A child runs one job at a time."""
 
     def __init__(self, worker: Callable[[Any], Any], processes: int):
+        self._worker = worker
+        self.idle: list[Connection] = []
+        self.busy: dict[Connection, int] = {}
+        self._children: dict[Connection, Any] = {}
+        while _waiting and len(self._children) < processes:
+            pipe, child = _waiting.pop()
+            if child.is_alive():
+                self._children[pipe] = child
+            else:
+                pipe.close()
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             context.set_forkserver_preload(_PRELOADED)
-        self.idle: list[Connection] = []
-        self.busy: dict[Connection, int] = {}
-        self._children: dict[Connection, Any] = {}
         with _environment(_ONE_THREAD):
-            for _ in range(processes):
+            while len(self._children) < processes:
                 ours, theirs = context.Pipe()
-                child = context.Process(target=_serve, args=(theirs, worker), daemon=True)
+                child = context.Process(target=_serve, args=(theirs,), daemon=True)
                 child.start()
                 theirs.close()
                 self._children[ours] = child
-                self.idle.append(ours)
+        self.idle += self._children
 
     def send(self, index: int, job: Any) -> None:
         pipe = self.idle.pop()
-        pipe.send((index, job))
+        pipe.send((self._worker, job))
         self.busy[pipe] = index
 
     def receive(self) -> Iterator[tuple[int, Any, str | None]]:
@@ -153,17 +192,23 @@ class _Pool:
             yield index, result, error
 
     def close(self) -> None:
-        for pipe, child in self._children.items():
-            pipe.close()
-            child.terminate()
-        for child in self._children.values():
-            child.join(5)
-            if child.is_alive():
-                child.kill()
-                child.join()
+        if _waiting is not None:
+            _waiting.extend((pipe, self._children.pop(pipe)) for pipe in self.idle)
+        _end(list(self._children.items()))
 
 
-def _serve(pipe: Connection, worker: Callable[[Any], Any]) -> None:
+def _end(children: Sequence[_Child]) -> None:
+    for pipe, child in children:
+        pipe.close()
+        child.terminate()
+    for _, child in children:
+        child.join(5)
+        if child.is_alive():
+            child.kill()
+            child.join()
+
+
+def _serve(pipe: Connection) -> None:
     """The loop of a child: it takes jobs and sends results or errors, until the pipe closes or the parent is gone."""
     import torch
 
@@ -175,7 +220,7 @@ def _serve(pipe: Connection, worker: Callable[[Any], Any]) -> None:
     torch.set_num_threads(1)
     while True:
         try:
-            _, job = pipe.recv()
+            worker, job = pipe.recv()
         except (EOFError, OSError):
             return
         try:

@@ -137,7 +137,7 @@ def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
     pid, terminal = pty.fork()
     if not pid:  # the child
         os.execv(sys.executable, [sys.executable, "-m", "wamkit", "describe", str(root), "--write"])
-    said, at, until = "", 0, time.monotonic() + 120
+    said, at, until = "", 0, time.monotonic() + 300
     for wanted, typed in keys:
         while wanted not in said[at:]:
             assert select.select([terminal], [], [], until - time.monotonic())[0], said

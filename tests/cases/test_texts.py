@@ -153,7 +153,7 @@ def test_hidden_hdf5_files(tmp_path, format):  # noqa: A002
 def run(*args: str, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """`python -m wamkit`, as where its console script is not on the path."""
     environment = {**os.environ, **variables}
-    return subprocess.run([sys.executable, "-m", "wamkit", *args], capture_output=True, env=environment, timeout=120)
+    return subprocess.run([sys.executable, "-m", "wamkit", *args], capture_output=True, env=environment, timeout=300)
 
 
 def test_terminals_that_are_not_utf8(tmp_path):

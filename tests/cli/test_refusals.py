@@ -30,7 +30,7 @@ def refusals(commands: list[list[str]], cwd: Path) -> list[tuple[int, str]]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     told = json.dumps(commands)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], input=told, cwd=cwd, env=env, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", SCRIPT], input=told, cwd=cwd, env=env, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]

@@ -26,7 +26,7 @@ def make(name: str, spec, normalizer, seed: int = 0, **options) -> Family:
     cls = FAMILIES.get(name)
     spec = dataclasses.replace(spec, point_grid=POINTS if cls.needs_point_cloud else 0)
     torch.manual_seed(seed)
-    model = cls(cls.Config(width=32, depth=2, heads=2, **options), spec, normalizer)
+    model = cls(cls.Config(**{"width": 32, "depth": 2, "heads": 2} | options), spec, normalizer)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape))
@@ -249,6 +249,8 @@ def test_overfits_one_batch(name, spec, normalizer):
             total.backward()
             optimizer.step()
             curve.append(total.item())
+            if np.mean(curve[-8:]) < 0.4 * np.mean(curve[:8]):  # has learned; more steps take time alone
+                break
         assert np.mean(curve[-8:]) < 0.5 * np.mean(curve[:8]), (stage.name, curve[0], curve[-1])
 
 
@@ -457,14 +459,14 @@ def same_answer(a, b) -> bool:
 @pytest.mark.parametrize(("name", "query"), queries())
 def test_nan_in_any_part_is_an_error_or_changes_nothing(name, query, spec, normalizer, batch):
     """Pixels and codes made of NaN look like any others, so answers are checked before they become that."""
-    model, one = make(name, spec, normalizer), slice(0, 1)
-    whole, refused = ask(model, query, batch, one), 0
+    model, one = make(name, spec, normalizer, depth=1), slice(0, 1)
+    whole, refused = ask(model, query, batch, one, steps=1), 0
     for part, values in model.named_parameters():
         kept = values.detach().clone()
         with torch.no_grad():
             values.fill_(float("nan"))
         try:
-            assert same_answer(ask(model, query, batch, one), whole), part
+            assert same_answer(ask(model, query, batch, one, steps=1), whole), part
         except NotFinite as error:
             assert f"the query '{query}' of this '{name}': " in str(error)
             refused += 1

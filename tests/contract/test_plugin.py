@@ -22,6 +22,7 @@ from wamkit.types import WamkitError
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "wamkit-regress"
+OPTIONS = {"max_steps": 60, "height": 32, "width": 32, "supersample": 1}
 
 
 @pytest.fixture(scope="module")
@@ -40,30 +41,71 @@ def environment(tmp_path_factory):
     return {**os.environ, "PYTHONPATH": paths.rstrip(os.pathsep)}
 
 
-def wamkit(environment, *arguments, cwd=ROOT):
-    command = [sys.executable, "-c", f"from wamkit.cli.main import main; raise SystemExit(main({list(arguments)}))"]
-    result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+COMMANDS = """
+import contextlib, io, json, sys
+import pytest
+from wamkit.cli.main import main
+
+def output(program, *argv):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = {"wamkit": main, "pytest": pytest.main}[program]([*argv])
+        except SystemExit as stop:  # --help
+            code = stop.code
+    assert not code, (argv, out.getvalue())
+    return out.getvalue()
+
+if __name__ == "__main__":
+    print(json.dumps({name: output(*argv) for name, argv in json.loads(sys.argv[1]).items()}))
+"""
 
 
-def test_the_example_passes_the_contract_tests_from_outside(environment):
-    command = [sys.executable, "-m", "pytest", "tests/contract/test_families.py", "-k", "regress", "-x"]
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("plugin")
+
+
+@pytest.fixture(scope="module")
+def said(environment, folder):
+    """What commands print, all in one process in which the example is installed."""
+    acting = untrained_run(folder / "acting", ["reach-v3"], OPTIONS)
+    recorded = ["--episodes", "2", "--off-expert", "1", "--perturbed-experts", "1", "--processes", "1"]
+    sizes = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2"]
+    data, run = str(folder / "dot"), str(folder / "run")
+    commands = {
+        "list": ["list"],
+        "help": ["--help"],
+        "tasks": ["tasks", "dot"],
+        "drawers": ["tasks", "metaworld", "--containing", "drawer"],
+        "check-env": ["check-env", "dot"],
+        "collect": ["collect", "--env", "dot", "--tasks", "reach", "--out", data, *recorded],
+        "train": ["train", "--data", data, "--out", run, "--train.steps", "1", "--train.batch-size", "2", *sizes],
+        "eval": ["eval", str(acting), "--episodes", "1", "--held-out", "1", "--processes", "1"],
+    }
+    commands = {name: ["wamkit", *words] for name, words in commands.items()}
+    commands["contract"] = ["pytest", "tests/contract/test_families.py", "-k", "regress", "-x"]
+    script = folder / "commands.py"
+    script.write_text(COMMANDS)
+    command = [sys.executable, str(script), json.dumps(commands)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0 and " passed" in result.stdout, result.stdout[-3000:]
+    assert result.returncode == 0, result.stdout + result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_example_passes_the_contract_tests_from_outside(said):
+    assert " passed" in said["contract"]
     assert len((EXAMPLE / "wamkit_regress.py").read_text().splitlines()) < 100
 
 
-def test_family_and_environment_are_listed(environment):
-    listed = wamkit(environment, "list")
-    assert "regress" in listed and "An example from outside" in listed
-    assert "dot" in listed and "A disc that moves to a square" in listed
+def test_family_and_environment_are_listed(said):
+    assert "regress" in said["list"] and "An example from outside" in said["list"]
+    assert "dot" in said["list"] and "A disc that moves to a square" in said["list"]
 
 
-def test_the_command_is_found_documented_and_run(environment):
-    assert "tasks       List the tasks of an environment, one a line." in wamkit(environment, "--help")
-    assert wamkit(environment, "tasks", "dot") == "reach\n"
-    assert wamkit(environment, "tasks", "metaworld", "--containing", "drawer") == "drawer-close-v3\ndrawer-open-v3\n"
+def test_the_command_is_found_documented_and_run(said):
+    assert "tasks       List the tasks of an environment, one a line." in said["help"]
+    assert said["tasks"] == "reach\n"
+    assert said["drawers"] == "drawer-close-v3\ndrawer-open-v3\n"
 
 
 def test_the_page_about_environments_shows_the_example_that_is_tested():
@@ -71,22 +113,13 @@ def test_the_page_about_environments_shows_the_example_that_is_tested():
     assert f"```python\n{(EXAMPLE / 'wamkit_dot.py').read_text().rstrip()}\n```" in page
 
 
-def test_the_environment_passes_the_checker_and_is_collected_from(environment, tmp_path):
-    assert "all checks passed" in wamkit(environment, "check-env", "dot")
-    out = str(tmp_path / "dot")
-    small = ["--episodes", "2", "--off-expert", "1", "--perturbed-experts", "1", "--processes", "1"]
-    assert "collected: 4 episodes" in wamkit(
-        environment, "collect", "--env", "dot", "--tasks", "reach", "--out", out, *small
-    )
+def test_the_environment_passes_the_checker_and_is_collected_from(said):
+    assert "all checks passed" in said["check-env"]
+    assert "collected: 4 episodes" in said["collect"]
 
 
-def test_a_run_whose_package_is_gone_names_it(environment, tmp_path):
-    out, run = str(tmp_path / "dot"), tmp_path / "run"
-    wamkit(
-        environment, "collect", "--env", "dot", "--tasks", "reach", "--out", out, "--episodes", "1", "--processes", "1"
-    )
-    train = ["train", "--data", out, "--out", str(run), "--train.steps", "1", "--train.batch-size", "2"]
-    wamkit(environment, *train, "--model.width", "16", "--model.depth", "1", "--model.heads", "2")
+def test_a_run_whose_package_is_gone_names_it(said, folder):
+    run = folder / "run"
     with pytest.raises(WamkitError, match=r"unknown environment 'dot'.*with the package wamkit-regress 0.1.0: install"):
         evaluation_env(Run.open(run), EnvSpec())
     state = next(run.glob("checkpoints/step-*/state.json"))
@@ -97,12 +130,11 @@ def test_a_run_whose_package_is_gone_names_it(environment, tmp_path):
     assert "which this run does not note" in with_maker(gone, {})
 
 
-def test_the_evaluation_shows_up_in_the_summary_and_on_the_page(environment, tmp_path):
-    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {"max_steps": 120, "height": 32, "width": 32})
-    said = wamkit(environment, "eval", str(run), "--episodes", "1", "--held-out", "1", "--processes", "1")
+def test_the_evaluation_shows_up_in_the_summary_and_on_the_page(said, folder):
+    run = folder / "acting"
     rows = {r["key"]: r for r in json.loads((run / "eval/summary.json").read_text())["rows"]}
     change = rows["smoothness.change"]
     assert list(rows)[-1] == "smoothness.change" and 0 < change["low"] <= change["value"] <= change["high"]
     assert change["axis"] == "Action plausibility" and change["note"].startswith("executed actions: 0.")
-    assert "How smooth are its actions?" in said
+    assert "How smooth are its actions?" in said["eval"]
     assert "How smooth are its actions?" in (run / "eval/report.html").read_text()

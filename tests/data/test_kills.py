@@ -81,7 +81,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(copy, tmp_path):
     for name in names:
         answer = PROCESSES.Queue()
         run(append_with_little_room, copy, (tmp_path / "whole" / name).stat().st_size - 1, answer).join()
-        message, episodes = answer.get(timeout=5)
+        message, episodes = answer.get(timeout=60)
         assert "could not write" in message and "free some space" in message and episodes == 3
         assert content(copy) == before
     fill(copy, 4)

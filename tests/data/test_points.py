@@ -24,6 +24,7 @@ from wamkit.types import ObservationError, Query, WamkitError
 
 TASK, SIDE = "drawer-open-v3", 16
 SHAPE = {"task": TASK, "height": 64, "width": 64}
+SMALL = {"max_steps": 120, "height": 32, "width": 32, "supersample": 1}
 
 
 @pytest.mark.parametrize("camera", ["corner2", "topview", "corner3"])  # mounted upside down, upright, upside down
@@ -54,7 +55,7 @@ def recorded(tmp_path_factory) -> tuple[Store, Store]:
     for name, options in (("with", {"point_grid": SIDE}), ("without", {})):
         out = tmp_path_factory.mktemp("points") / name
         config = CollectConfig(
-            tasks=(TASK,), out=out, options={**options, "max_steps": 120}, episodes=1, off_expert=1, processes=1
+            tasks=(TASK,), out=out, options={**options, **SMALL}, episodes=1, off_expert=1, processes=1
         )
         stores.append(collect(dataclasses.replace(config, noise=(0.1,)), progress=False))
     return tuple(stores)

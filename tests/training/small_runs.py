@@ -58,11 +58,11 @@ def trainer(
     return Trainer(small_model(family, config.seed), frames() if data is None else data, config, folder, cache)
 
 
-def train_sixty_steps(out: Path, errors: Path) -> None:
-    """The work of a process of its own: sixty steps, saved every five, with stderr in the file `errors`."""
+def train_thirty_steps(out: Path, errors: Path) -> None:
+    """The work of a process of its own: thirty steps, saved every five, with stderr in the file `errors`."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     torch.set_num_threads(1)
-    trainer(out, dataclasses.replace(SMALL, steps=60, save_every=5)).run()
+    trainer(out, dataclasses.replace(SMALL, steps=30, save_every=5)).run()
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import time
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_runs import same, state, train_sixty_steps
+from small_runs import same, state, train_thirty_steps
 
-from wamkit import workers
+import warm
 from wamkit.cli.browse import Browse
 from wamkit.cli.main import main
 from wamkit.runs.checkpoint import load_checkpoint
@@ -21,16 +20,8 @@ from wamkit.training.interruption import Interrupted, stop_signals
 
 
 def launch(out: Path) -> BaseProcess:
-    """A process that trains into `out`, with stderr in a file beside it.
-
-    Forked from the process that workers are forked from, which has imported torch, so it starts at once.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(workers._PRELOADED)
-    process = context.Process(target=train_sixty_steps, args=(out, out.with_name(f"{out.name}.err")))
-    with workers._environment(workers._ONE_THREAD):  # as pools start that process, which later tests go on using
-        process.start()
-    return process
+    """A process that trains into `out`, with stderr in a file beside it."""
+    return warm.launch(train_thirty_steps, out, out.with_name(f"{out.name}.err"))
 
 
 def ended(process: BaseProcess) -> int | None:
@@ -40,7 +31,7 @@ def ended(process: BaseProcess) -> int | None:
 
 
 def wait_for_step(out: Path, process: BaseProcess) -> None:
-    deadline = time.time() + 60
+    deadline = time.time() + 300
     while not list((out / "checkpoints").glob("step-*")) and process.is_alive() and time.time() < deadline:
         time.sleep(0.01)
 

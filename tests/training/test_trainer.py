@@ -24,7 +24,7 @@ from wamkit.types import WamkitError
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_is_deterministic_and_learns(tmp_path, optimizer):
-    config = dataclasses.replace(SMALL, optimizer=optimizer, steps=60, save_every=60)
+    config = dataclasses.replace(SMALL, optimizer=optimizer, steps=40, save_every=40)
     data = frames()
     data.action_expert[:] = 1.0
     for name in ("a", "b"):

@@ -61,7 +61,7 @@ def served(root: Path) -> Iterator[Server]:
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body; `path` is sent as it is."""
-    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
+    connection = http.client.HTTPConnection(*server.server_address[:2], timeout=120)
     with contextlib.closing(connection):
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -320,7 +320,7 @@ def test_ctrl_c_ends_it_quietly(root, monkeypatch, capsys):
 
     def look(address: str) -> None:
         host, port = re.fullmatch(r"http://(.*):(\d+)/", address).groups()
-        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=30)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=120)) as connection:
             connection.request("GET", "/data.json")
             found.append((address, json.loads(connection.getresponse().read())["name"]))
         os.kill(os.getpid(), signal.SIGINT)

@@ -9,8 +9,6 @@ import random
 import re
 import shutil  # noqa: F401  for the code that runs in subprocesses, like the next two
 import signal  # noqa: F401
-import subprocess
-import sys
 import textwrap
 import time  # noqa: F401
 from pathlib import Path
@@ -20,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import warm
 from wamkit.runs import checkpoint
 from wamkit.runs.checkpoint import TRAINING, Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 
@@ -254,9 +253,12 @@ def test_a_newer_format_says_which_version_to_install(tmp_path: Path, monkeypatc
 # Full disks and kills.
 
 
-def _python(code: str, *args: object) -> list[str]:
+def _output(code: str, *args: object) -> str:
+    """What a process of its own prints that executes `code` with the names of this file."""
     head = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from {Path(__file__).stem} import *\n"
-    return [sys.executable, "-c", head + textwrap.dedent(code), *map(str, args)]
+    status, printed = warm.output(head + textwrap.dedent(code), *args)
+    assert status == 0, printed
+    return printed
 
 
 def test_a_full_disk_is_an_error_and_the_previous_checkpoint_stays(tmp_path: Path) -> None:
@@ -280,9 +282,7 @@ def test_a_full_disk_is_an_error_and_the_previous_checkpoint_stays(tmp_path: Pat
         save(folder, 2)
         assert is_step(load_checkpoint(folder), 2)
     """
-    done = subprocess.run(_python(code, tmp_path), capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = _output(code, tmp_path).splitlines()
     assert len(lines) == 4 and lines[3] == "['latest', 'step-00000001']"
     for line in lines[:3]:
         assert f"could not save step 2 under {tmp_path}" in line and "File too large" in line
@@ -304,8 +304,7 @@ def test_a_full_disk_at_the_last_moment_changes_nothing(tmp_path: Path, monkeypa
 
 
 def test_kill_9_at_random_moments_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
-    # One warm process forks the savers, because importing torch costs seconds and a save costs milliseconds. Each saver
-    # goes on from the checkpoint that its killed predecessor left, and says in a pipe what is surely on disk.
+    # Each saver goes on from the checkpoint that its killed predecessor left, and says in a pipe what is on disk.
     code = """
         folder, moments = Path(sys.argv[1]), random.Random(0)
         torch.set_num_threads(1)
@@ -335,9 +334,8 @@ def test_kill_9_at_random_moments_leaves_a_complete_checkpoint(tmp_path: Path) -
         assert names[0] == "latest" and names[-1] == "step-00010000" and len(names) == 3, names
         print(littered, "kills hit a save in progress")
     """
-    done = subprocess.run(_python(code, tmp_path / "checkpoints"), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout.split()[0]) >= 2, done.stdout
+    printed = _output(code, tmp_path / "checkpoints")
+    assert int(printed.split()[0]) >= 2, printed
 
 
 def test_a_kill_before_any_step_of_a_save_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
@@ -374,9 +372,7 @@ def test_a_kill_before_any_step_of_a_save_leaves_a_complete_checkpoint(tmp_path:
     """
     save(tmp_path / "start", 1)
     save(tmp_path / "start", 2)
-    done = subprocess.run(_python(code, tmp_path / "start"), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 12
+    assert int(_output(code, tmp_path / "start")) > 12
 
 
 def test_json_files_are_plain_text_and_nothing_is_pickled(tmp_path: Path) -> None:

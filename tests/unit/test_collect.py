@@ -16,20 +16,21 @@ import pytest
 
 from conftest import untrained_run
 from parallel_jobs import square
+from wamkit import workers
 from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
 from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
-from wamkit.workers import WorkerError, run_parallel
+from wamkit.workers import WorkerError, kept_workers, run_parallel
 
 TASKS = ("drawer-open-v3", "button-press-topdown-v3")
+SIZE = {"height": 32, "width": 32, "supersample": 1}
 
 
 def _small(out, **changes):
-    return CollectConfig(
-        **({"tasks": TASKS[1:], "out": out, "episodes": 2, "off_expert": 1, "off_expert_steps": 12} | changes)
-    )
+    usual = {"tasks": TASKS[1:], "out": out, "episodes": 2, "off_expert": 1, "off_expert_steps": 12, "options": SIZE}
+    return CollectConfig(**(usual | changes))
 
 
 def _digest(folder):
@@ -82,7 +83,7 @@ def test_seeds_of_all_attempts_are_distinct_training_seeds(seed):
 def test_demonstrations_are_labelled_clean_and_off_expert_episodes_are_not_for_imitation(tmp_path):
     config = _small(tmp_path, noise=(0.3,), off_expert=4, snapshots=True)
     jobs = {(job.kind, job.from_reset): job for job in reversed(plan(config))}
-    env = make_env("metaworld", task=TASKS[1])
+    env = make_env("metaworld", task=TASKS[1], **SIZE)
     demo = record(config, jobs["expert", False], env)
     assert demo.is_demonstration and demo.noise == 0.3 and demo.succeeded
     assert int(np.argmax(demo.success)) == len(demo) - 1 - config.steps_after_success
@@ -110,7 +111,7 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
         tmp_path / "out", tasks=TASKS, episodes=0, off_expert=1, policies=runs, policy_episodes=2, processes=1
     )
     assert [j.policy for j in plan(config) if j.task == TASKS[0] and j.kind == "policy"] == list(runs)
-    store = collect(dataclasses.replace(config, options={"max_steps": 20, "height": 32, "width": 32}), progress=False)
+    store = collect(dataclasses.replace(config, options={"max_steps": 20, **SIZE}), progress=False)
     assert len(store) == 3 * len(TASKS)
     facts = json.loads((tmp_path / "out/collect.json").read_text())
     assert (
@@ -125,7 +126,7 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
         with pytest.raises(
             WamkitError, match=r"a cannot act in metaworld: it was trained with height and width = \(32, 32\)"
         ):
-            collect(dataclasses.replace(config, out=tmp_path / "large"), progress=False)
+            collect(dataclasses.replace(larger, out=tmp_path / "large"), progress=False)
     world = untrained_run(tmp_path / "world", TASKS, {}, "world_model")
     with pytest.raises(WamkitError, match="'world_model' does not model the query 'policy'"):
         collect(dataclasses.replace(config, out=tmp_path / "large", policies=(world,)), progress=False)
@@ -169,7 +170,7 @@ def test_content_depends_neither_on_workers_nor_on_kills(tmp_path, monkeypatch):
     parts, facts = tmp_path / "parts", tmp_path / "parts/meta/episodes"
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     victim = subprocess.Popen([sys.executable, tmp_path / "go.py", parts, Path(__file__).parent], env=here)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(facts.rglob("*.parquet")) and victim.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     victim.send_signal(signal.SIGKILL)
@@ -223,3 +224,27 @@ def test_parallel_failures_name_the_job_and_leave_no_children():
     results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_kept_workers_serve_one_call_after_the_other_and_end():
+    """But for those that are busy when their results are no longer wanted, or that have died."""
+
+    def served(*jobs: int) -> set[int]:
+        return {pid for _, pid in run_parallel(jobs, square, processes=1, progress=False)}
+
+    with kept_workers():
+        first = served(2, 3)
+        with kept_workers():
+            assert served(4) == first
+        assert served(5) == first
+        ((_, child),) = workers._waiting
+        child.kill()
+        child.join()
+        second = served(6)
+        results = run_parallel(range(7, 50), square, processes=1, progress=False)
+        assert {next(results)[1]} == second != first
+        results.close()  # while it works on the next
+        third = served(8)
+    for pid in first | second | third:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

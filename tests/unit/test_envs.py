@@ -81,6 +81,17 @@ def test_reset_depends_on_the_seed_alone(task):
     assert _drive(fresh, 5, render=False) == _drive(used, 5, render=False)
 
 
+def test_environments_of_one_task_share_no_model():
+    """Though it is compiled once."""
+    changed, other = DRAWER(), DRAWER()
+    changed._sim.model.body_pos += 1
+    changed._sim.model.mesh_vert += 1
+    later = DRAWER()
+    for model in (other._sim.model, later._sim.model):
+        assert (changed._sim.model.body_pos == model.body_pos + 1).all()
+        assert (changed._sim.model.mesh_vert == model.mesh_vert + 1).all()
+
+
 def test_first_expert_action_sees_where_the_object_is_now():
     # MetaWorld's own reset leaves the drawer's old place in the first observation.
     env = DRAWER()

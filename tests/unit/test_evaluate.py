@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -25,14 +26,16 @@ from wamkit.eval.suites.closed_loop import OUTCOMES, closed_loop
 from wamkit.runs.run import Run
 from wamkit.runs.targets import Targets
 from wamkit.types import Query, Target, UnsupportedQuery, WamkitError
+from wamkit.workers import kept_workers
 
 TASK = "drawer-open-v3"
-OPTIONS = {"max_steps": 3, "height": 32, "width": 32}
+OPTIONS = {"max_steps": 3, "height": 32, "width": 32, "supersample": 1}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return untrained_run(tmp_path_factory.mktemp("evaluate") / "run", [TASK], OPTIONS)
+def run(tmp_path_factory) -> Iterator[Path]:
+    with kept_workers():
+        yield untrained_run(tmp_path_factory.mktemp("evaluate") / "run", [TASK], OPTIONS)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_a_named_protocol_is_closed_loop_alone_and_reported_apart(run):
     keys = {r["key"] for r in summary["rows"]}
     assert keys == {f"closed_loop.success.{TASK}", "closed_loop.success", "closed_loop.latency.median"}
     assert summary["protocol"]["name"] == name
-    options = {"height": 32, "width": 32, "max_steps": 3, "goal_markers": True}
+    options = OPTIONS | {"goal_markers": True}
     assert summary["protocol"]["options"] == options
     assert summary["rows"][0]["note"] in [f"1 {kind}" for kind in OUTCOMES]
     assert set(pq.read_table(run / "eval" / name / "episodes.parquet")["outcome"].to_pylist()) <= set(OUTCOMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -40,7 +41,7 @@ def packages(requirements):
 
 def without_extras(code, *args):
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_EXTRAS + code, *map(str, args)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WITHOUT_EXTRAS + code, *map(str, args)], capture_output=True, text=True, timeout=300
     )
 
 
@@ -80,25 +81,48 @@ print(model.sample(obs, "policy").actions.shape, action.shape)
     assert done.stdout.split("\n")[0] == "(16, 4) (4,)", done.stderr
 
 
-@pytest.mark.parametrize(
-    "args, extra",
-    [
-        (["validate", "data"], "train"),
-        (["train", "--recipe", "metaworld-unified", "--data", "data", "--out", "run"], "train"),
-        (["check-env", "metaworld"], "metaworld"),
-        (["check-env", "pusht"], "pusht"),
-    ],
-)
-def test_a_command_that_needs_an_extra_names_it_in_one_line(args, extra, tmp_path):
-    done = without_extras("from wamkit.cli.main import entry; entry()", *args)
-    assert done.returncode == 1 and f"pip install 'wamkit[{extra}]'" in done.stderr, done.stderr
-    assert done.stderr.count("\n") == 1 and not done.stdout
+COMMANDS = {
+    "validate data": "train",
+    "train --recipe metaworld-unified --data data --out run": "train",
+    "check-env metaworld": "metaworld",
+    "check-env pusht": "pusht",
+    "list": "",
+}
+"""Commands, and the extra that each needs."""
 
 
-def test_what_can_be_listed_is_listed():
-    done = without_extras("from wamkit.cli.main import entry; entry()", "list")
-    assert done.returncode == 0 and "metaworld-unified" in done.stdout and "unified" in done.stdout
-    assert "pip install 'wamkit[train]'" in done.stdout  # the importers
+@pytest.fixture(scope="module")
+def answers():
+    """Exit code, output and errors of each, all in one process."""
+    done = without_extras(
+        """
+import contextlib, io, json
+from wamkit.cli.main import entry
+for line in sys.argv[1:]:
+    sys.argv = ["wamkit", *line.split()]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            entry()
+        except SystemExit as stop:
+            print(json.dumps([stop.code, out.getvalue(), err.getvalue()]), file=sys.__stdout__)
+""",
+        *COMMANDS,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(COMMANDS, map(json.loads, done.stdout.splitlines()), strict=True))
+
+
+@pytest.mark.parametrize("command", [c for c, extra in COMMANDS.items() if extra])
+def test_a_command_that_needs_an_extra_names_it_in_one_line(command, answers):
+    code, out, err = answers[command]
+    assert code == 1 and f"pip install 'wamkit[{COMMANDS[command]}]'" in err, err
+    assert err.count("\n") == 1 and not out
+
+
+def test_what_can_be_listed_is_listed(answers):
+    code, out, _ = answers["list"]
+    assert not code and "metaworld-unified" in out and "unified" in out
+    assert "pip install 'wamkit[train]'" in out  # the importers
 
 
 def test_another_missing_package_is_an_error_as_ever():

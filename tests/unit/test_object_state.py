@@ -11,7 +11,7 @@ from wamkit.types import EvaluationError
 def _frames(task, seeds, steps):
     """Every fourth frame of the scenes of some seeds, and their states."""
     images, position, area = [], [], []
-    env = make_env("physics", task=task)
+    env = make_env("physics", task=task, height=32, width=32)
     for seed in seeds:
         raw, _ = env.reset(seed=seed)
         for step in range(1, steps + 1):

@@ -24,8 +24,8 @@ from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 
 TASK = "drawer-open-v3"
-OPTIONS = {"max_steps": 120, "height": 32, "width": 32}
-QUICK = {"episodes": 2, "max_steps": 16, "recordings": 2, "classifier_steps": 20, "candidates": 2, "processes": 2}
+OPTIONS = {"max_steps": 100, "height": 32, "width": 32, "supersample": 1}
+QUICK = {"episodes": 2, "max_steps": 16, "recordings": 2, "classifier_steps": 20, "candidates": 2, "processes": 1}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,8 @@ def test_failure_policies_fail_for_the_classifier_to_learn(runs, tmp_path):
         "a demonstration, a perturbed expert, two of the failure policy's"
     )
     lengths = np.bincount(frames.episode)
-    assert (lengths[~frames.is_demonstration] == 120).sum() >= 2 and success.any() and len(success) == len(frames)
+    assert (lengths[~frames.is_demonstration] == OPTIONS["max_steps"]).sum() >= 2
+    assert success.any() and len(success) == len(frames)
 
 
 @pytest.mark.parametrize(

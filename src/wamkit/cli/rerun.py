@@ -32,6 +32,8 @@ class Rerun(Options):
     """Steps between two queries."""
     seed: Seed = 0
     """Seed of the noise."""
+    held_out: Count = 6
+    """Validation episodes a task, as of `wamkit eval`, whose recordings it reads where there are such."""
     data: Path | None = None
     """Data set of the episode; recorded in the environment of the run's data if not given."""
     embodiment: str = ""
@@ -76,7 +78,7 @@ def run(args: Rerun) -> None:
         env = opened.provenance.env
         if env.env:
             require_env(opened)
-        store = validation_store(path, opened.sources, env, opened.home / "eval", 6)
+        store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
     else:
         from wamkit.data.format.store import Store
 

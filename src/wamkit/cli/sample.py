@@ -15,8 +15,8 @@ from wamkit.config import Count, Episodes, Seed
 class Sample(Options):
     """Ask a run one of the five queries along a validation episode.
 
-    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4. Another stride or seed is part of the
-    names.
+    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4. Another stride, seed
+    or number of episodes is part of the names.
     """
 
     run: Path
@@ -30,6 +30,8 @@ class Sample(Options):
     """Steps between two queries."""
     seed: Seed = 0
     """Seed of the noise."""
+    held_out: Count = 6
+    """Validation episodes a task, as of `wamkit eval`, whose recordings it reads where there are such."""
     out: Path | None = None
     """Folder of the files; samples/ in the run folder if not given."""
 
@@ -50,7 +52,8 @@ def run(args: Sample) -> None:
     query = Query(args.query)
     path = require_run(args.run)
     folder = args.out or home(path) / "samples"
-    asked = "".join(f"-{k}-{getattr(args, k)}" for k in ("stride", "seed") if getattr(args, k) != getattr(Sample, k))
+    other = {k: getattr(args, k) for k in ("stride", "seed", "held_out") if getattr(args, k) != getattr(Sample, k)}
+    asked = "".join(f"-{k.replace('_', '-')}-{value}" for k, value in other.items())
     stem = folder / f"{query}-{args.episode:03d}{asked}"
     check_output(stem.with_suffix(".npz"), _answers)
     check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
@@ -70,7 +73,7 @@ def run(args: Sample) -> None:
     env, size = opened.provenance.env, opened.image_size
     if env.env:
         require_env(opened)
-    store = validation_store(path, opened.sources, env, opened.home / "eval", 6)
+    store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
     frames = open_frames(store.root, size)[0]
     answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()

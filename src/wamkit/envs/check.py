@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from gymnasium import spaces
 
 from wamkit.envs.base import Environment, observation
 from wamkit.types import Snapshot, WamkitError
+from wamkit.workers import run_parallel
 
 Factory = Callable[[], Environment]
 Trace = list[tuple[dict[str, Any], float, bool, np.ndarray]]
@@ -215,7 +215,7 @@ def _check_snapshot(factory: Factory, seed: int, steps: int) -> None:
     again = f"and {steps} actions replayed"
     _demand_same(on, _play(env, snapshot, actions[steps:])[1:], f"a snapshot restored in the same environment {again}")
     env.close()
-    fresh = _play_fresh(factory, snapshot, actions[steps:])
+    fresh = _play_fresh(factory, (snapshot, actions[steps:]))
     _demand_same(on, fresh[1:], f"a snapshot restored in a new environment {again}")
 
 
@@ -227,20 +227,22 @@ def _check_new_process(factory: Factory, seed: int, steps: int) -> None:
     snapshot = env.snapshot() if env.takes_snapshots() else None
     on = _play_on(env, actions[steps:])
     env.close()
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        if snapshot is not None:
-            restored = pool.submit(_play_fresh, factory, snapshot, actions[steps:]).result()
-            _demand_same(on, restored[1:], f"a snapshot restored in a new process and {steps} actions replayed")
-        same, other = (pool.submit(_play_fresh, factory, seed + k, actions[:steps]).result() for k in range(2))
+    starts = [] if snapshot is None else [(snapshot, actions[steps:])]
+    starts += [(seed + k, actions[:steps]) for k in range(2)]
+    play, what = partial(_play_fresh, factory), lambda _: "an episode"
+    *restored, same, other = run_parallel(starts, play, processes=1, desc="new process", describe=what, progress=False)
+    for trace in restored:
+        _demand_same(on, trace[1:], f"a snapshot restored in a new process and {steps} actions replayed")
     _demand_same(started, same, "the same seed and actions in another process")
     shown = [trace[-1][0]["images"] for trace in (started, other)]
     _demand(not np.array_equal(*shown), "another seed in another process shows the same image")
 
 
-def _play_fresh(factory: Factory, start: int | Snapshot, actions: np.ndarray) -> Trace:
+def _play_fresh(factory: Factory, episode: tuple[int | Snapshot, np.ndarray]) -> Trace:
+    """Plays from a start (see `_play`) with these actions in a new environment."""
     env = factory()
     try:
-        return _play(env, start, actions)
+        return _play(env, *episode)
     finally:
         env.close()
 

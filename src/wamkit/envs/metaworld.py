@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 from typing import Annotated, Any, ClassVar
 
@@ -327,7 +328,7 @@ def shared_reset_range(tasks: Iterable[str]) -> tuple[tuple[float, ...], tuple[f
     registry, tasks = _load()[1], tuple(tasks)
     for task in tasks:
         check_task("metaworld", task, INSTRUCTIONS)
-    spaces = [registry[task]()._random_reset_space for task in tasks]
+    spaces = [_simulator(registry[task])._random_reset_space for task in tasks]
     if len({space.shape for space in spaces}) > 1:
         raise WamkitError(f"the reset ranges of {', '.join(tasks)} have different dimensions")
     low, high = np.max([s.low for s in spaces], axis=0), np.min([s.high for s in spaces], axis=0)
@@ -350,10 +351,27 @@ def _load() -> tuple[Any, dict[str, type], dict[str, type]]:
     return mujoco, ALL_V3_ENVIRONMENTS, ENV_POLICY_MAP
 
 
+@lru_cache(maxsize=4)
+def _compiled(path: str) -> Any:
+    """The model in a file. Kept, since compiling its meshes is most of the time that making an environment takes."""
+    return load_mujoco().MjModel.from_xml_path(path)
+
+
+def _copied(sim: Any) -> tuple[Any, Any]:
+    """Model and data of a simulator, in place of `MujocoEnv._initialize_simulation`, which compiles the model anew."""
+    model = copy.copy(_compiled(sim.fullpath))
+    return model, load_mujoco().MjData(model)
+
+
+def _simulator(cls: type) -> Any:
+    """A simulator as MetaWorld makes it."""
+    return type(cls.__name__, (cls,), {"_initialize_simulation": _copied})()
+
+
 def _build(cls: type, config: MetaWorldConfig) -> tuple[Any, Any]:
     """The bare simulator, ready for seeded resets, with cheap rendering and the close camera; and its model with full
     meshes."""
-    sim = cls()
+    sim = _simulator(cls)
     sim._freeze_rand_vec, sim.seeded_rand_vec, sim._set_task_called = False, True, True
     # Otherwise the scripted experts get a goal of zeros, because the observation is clipped to this (cached) space.
     sim._partially_observable = False

@@ -23,8 +23,10 @@ from wamkit.eval.suites.closed_loop import evaluated_records, records_file
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
+from wamkit.workers import kept_workers
 
 
+@kept_workers()
 def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | None = None) -> dict[str, Any]:
     """Evaluates `run` and returns the summary.
 

@@ -47,6 +47,7 @@ from wamkit.training.launch import train_run
 from wamkit.training.metrics import read_metrics
 from wamkit.training.schedule import stage_spans
 from wamkit.types import Query, WamkitError
+from wamkit.workers import kept_workers
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Job:
         return f"{self.entry.name}, seed {self.seed}"
 
 
+@kept_workers()
 def compare(name: str, setup: Setup, *, only: Sequence[str] = (), seeds: int | None = None) -> Path:
     """Runs the jobs of comparison `name` that are not finished, and returns its page.
 

@@ -398,8 +398,8 @@ def facts_bytes(facts: Mapping[str, Any], sealed: bool) -> bytes:
 
     sealed: add the file's own checksum, see `checksums`.
     """
-    kinds = {ABSENT: pa.list_(pa.string())}  # that of an empty list could not be told
-    table, sink = pa.table({k: pa.array([v], kinds.get(k)) for k, v in facts.items()}), pa.BufferOutputStream()
+    columns = {k: pa.array([v], pa.list_(pa.string()) if k == ABSENT else _kind(v)) for k, v in facts.items()}
+    table, sink = pa.table(columns), pa.BufferOutputStream()
     options = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
     with pq.ParquetWriter(sink, table.schema, compression="snappy", write_page_checksum=True, **options) as writer:
         writer.write_table(table)
@@ -407,6 +407,17 @@ def facts_bytes(facts: Mapping[str, Any], sealed: bool) -> bytes:
             writer.add_key_value_metadata({checksums.SEAL: checksums.UNSEALED})
     content = sink.getvalue().to_pybytes()
     return checksums.seal(content) if sealed else content
+
+
+def _kind(cell: Any) -> pa.DataType:
+    """The Arrow type of a cell: text, a number, or a list of one of them that isn't empty.
+
+    Named, since pyarrow searches the path for the package dateutil at each type that it infers: most of the time that a
+    short episode takes to store.
+    """
+    if isinstance(cell, list):
+        return pa.list_(_kind(cell[0]))
+    return pa.string() if isinstance(cell, str) else pa.from_numpy_dtype(np.asarray(cell).dtype)
 
 
 def data_columns(

@@ -16,6 +16,7 @@ from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loop
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Interval, WamkitError
+from wamkit.workers import kept_workers
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class PairedResult:
     episodes_left: int | None
 
 
+@kept_workers()
 def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> PairedResult:
     """Plays both runs from the same held-out reset states, in the environment that their data came from.
 

@@ -27,6 +27,7 @@ from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.config import home
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, UnsupportedQuery, WamkitError
+from wamkit.workers import kept_workers
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class Ranking:
     exploits: tuple[Exploit, ...]
 
 
+@kept_workers()
 def rank(options: Rank) -> Ranking:
     """Plays every policy inside the world model and in the simulator.
 
