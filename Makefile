@@ -34,8 +34,12 @@ docs: $(VENV)/.installed-docs
 # there are the newest that lerobot allows, and MuJoCo the one that MetaWorld is made for.
 LEROBOT := .venv-lerobot/bin
 LEROBOT06 := .venv-lerobot06/bin
-PYTHON312 ?= python3.12
+# pyenv has a `python3.12` on PATH that only says that no such version is chosen.
+PYTHON312 ?= $(firstword $(shell for p in python3.12 \
+  $$(ls "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python3.12 2>/dev/null | sort -rV); do \
+  $$p -c "" 2>/dev/null && echo $$p; done))
 interop: setup
+	@test -n "$(PYTHON312)" || { echo "make interop needs Python 3.12: set PYTHON312=/path/to/python3.12"; exit 1; }
 	test -x $(LEROBOT)/python || $(PYTHON) -m venv .venv-lerobot
 	echo torch==2.13.0 > .venv-lerobot/constraints.txt
 	$(LEROBOT)/pip install --quiet -c .venv-lerobot/constraints.txt torch==2.13.0 numpy==2.2.6 'datasets>=4,<5' 'pandas<3' 'av>=15,<16' \
@@ -58,7 +62,7 @@ setup: $(VENV)/.installed system
 setup-dev: $(VENV)/.installed-dev system
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "wamkit needs Python 3.11, 3.12 or 3.13: set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c "" 2>/dev/null || { echo "wamkit needs Python 3.11, 3.12 or 3.13: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 # The marks name what they were made from, so a changed one of them installs again.

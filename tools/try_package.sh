@@ -44,7 +44,8 @@ import wamkit
 
 model = wamkit.load("model.safetensors")
 obs = wamkit.Observation(np.zeros((1, 3, 64, 64), np.uint8), np.zeros(4, np.float32), "open the drawer")
-print(model.sample(obs, "joint", seed=0))
+sample = model.sample(obs, "joint", seed=0)
+print("actions", sample.actions.shape, "future", sample.future.shape)
 END
 say "done with $("$env/bin/python" -c '
 from importlib.metadata import version

@@ -41,6 +41,11 @@ def hub(tmp_path, monkeypatch):
     """An empty Hub whose owner is signed in, an empty cache, and an empty current folder."""
     server = Hub()
     monkeypatch.setenv("HF_ENDPOINT", server.url)
+    # Versions below 1 know the address of the moment when they were imported, whatever a call says, in some places.
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in (constants, huggingface_hub.file_download):
+        monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)

@@ -88,7 +88,7 @@ def test_pictures_come_out_upright_and_averaged():
 
 def test_proprioception_writes_turns_as_robosuite_does():
     rng = np.random.default_rng(0)
-    for turn in Rotation.random(20, rng=rng):
+    for turn in Rotation.random(20, rng):
         q = turn.as_quat()
         out = proprio(np.arange(3.0), q, np.array([0.04, -0.04]))
         assert out.dtype == np.float32 and out[[0, 1, 2, 6, 7]].tolist() == np.float32([0, 1, 2, 0.04, -0.04]).tolist()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from recordings import FPS, fill
 
+from conftest import untrained_run
 from wamkit.cli.main import main
 from wamkit.data.loading.dataset import open_frames
 from wamkit.eval.suites.recording import query_recording
@@ -101,6 +102,21 @@ def test_a_model_that_imagines_nothing_gives_a_recording_without(job, capsys):
     found, *_ = read(job / "bc/rerun/episode-000.rrd")
     assert not [name for name in found if "imagined" in name] and "/action/answered/dx" in found
     assert asked(job, "bc") == 0  # its own file is replaced
+
+
+def test_without_data_the_episode_is_recorded_in_the_environment_of_the_run(tmp_path, capsys):
+    pytest.importorskip("rerun")
+    options = {"height": 32, "width": 32}
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], options, "unified")
+    assert main(["rerun", str(run), "--episode", "1"]) == 0
+    file = run / "rerun/episode-001.rrd"
+    assert capsys.readouterr().out.splitlines()[-1] == f"open it: rerun {file}"
+    frames, _ = open_frames(run / "eval/held-out-6")
+    found, *_ = read(file)
+    rows = np.flatnonzero(frames.episode == 1)
+    for (_, x), row in zip(found["/camera/corner2"], rows, strict=True):
+        assert np.array_equal(image(x[0]), frames.images[row][0])
+    assert [name for name in found if name.startswith("/imagined/")]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -84,14 +85,15 @@ def test_a_folder_for_lerobot_acts_like_the_run(folder, trained, episodes):
 
 
 def test_lerobot_train_trains_as_wamkit_train_does_to_the_bit(folder, data, trained):
-    """With a checkpoint and an evaluation in between, and again after it was resumed with more steps."""
+    """With a checkpoint and an evaluation in between, more trackers, and again after it was resumed with more steps."""
     out, run = folder / "lerobot-train", folder / "runs/lerobot"
+    options = [*SMALL, "--train.log-every", "1", "--trackers", "csv", "tensorboard"]
     words = [
         "--policy.type=wamkit",
         f"--policy.run={run}",
         "--policy.push_to_hub=false",
         "--policy.device=cpu",
-        f"--policy.train={json.dumps(SMALL)}",
+        f"--policy.train={json.dumps(options)}",
         "--dataset.repo_id=local/data",
         f"--dataset.root={data}",
         "--steps=6",
@@ -113,6 +115,8 @@ def test_lerobot_train_trains_as_wamkit_train_does_to_the_bit(folder, data, trai
         saved = out / f"checkpoints/{step:06d}/pretrained_model"
         assert Run.open(saved / "model.safetensors").step == step
     assert Run.open(saved / "model.safetensors").digest == Run.open(trained).digest
+    assert tracked(run) == list(range(1, 7)) and (run / "tensorboard").is_dir()
+    assert f"\ncsv: {run}/csv/metrics.csv, with images and videos beside it\ntensorboard: tensorboard" in done.stdout
 
     further = shutil.copytree(trained, folder / "runs/further")
     done = command("wamkit", "train", "--data", data, "--out", further, *SMALL, *_steps(8))
@@ -120,6 +124,16 @@ def test_lerobot_train_trains_as_wamkit_train_does_to_the_bit(folder, data, trai
     done = command("lerobot-train", f"--config_path={saved / 'train_config.json'}", "--resume=true", "--steps=8")
     assert not done.returncode, done.stderr[-3000:]
     assert Run.open(run).digest == Run.open(further).digest
+    assert tracked(run) == list(range(1, 9))
+
+
+def tracked(run: Path) -> list[int]:
+    """The steps that the tracker csv has, all with the losses of metrics.jsonl."""
+    with (run / "csv/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    noted = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [float(row["grad_norm"]) for row in rows] == [row["grad_norm"] for row in noted]
+    return [int(row["step"]) for row in rows]
 
 
 def _steps(number: int) -> list[object]:
@@ -179,6 +193,14 @@ def test_what_does_not_fit_is_one_line(data, trained, tmp_path, words, message):
     assert "Traceback" not in done.stderr
     assert len(said) == 1
     assert re.search(message, said[0]), said
+
+
+def test_a_missing_package_is_one_line(capsys):
+    import lerobot_policy_wamkit
+
+    error = ModuleNotFoundError("No module named 'trackio'", name="trackio")
+    lerobot_policy_wamkit._print_error(ModuleNotFoundError, error, None)
+    assert capsys.readouterr().err == "wamkit: the package trackio is missing: pip install 'wamkit[trackio]'\n"
 
 
 def test_a_policy_that_acts_does_not_train(trained):

@@ -69,7 +69,7 @@ def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.hub import data_folder
     from wamkit.files import caching_in, check_place
-    from wamkit.training.trackers.base import TRACKERS, check_trackers
+    from wamkit.training.trackers.base import check_trackers, openings
 
     check_trackers(args.trackers)
     data = args.data if args.data.is_file() else data_folder(args.data)
@@ -80,8 +80,8 @@ def run(args: Train) -> None:
     with caching_in(args.cache_dir):
         train_run(config, data, args.out, command=args.command, loading=loading, trackers=args.trackers)
     print(f"trained: {args.out}")
-    for name in dict.fromkeys(args.trackers):
-        print(f"{name}: {TRACKERS.get(name).opening(args.out)}")
+    for line in openings(args.trackers, args.out):
+        print(line)
     print(f"next: {_next(args, data, config.episodes.held_out)}")
 
 

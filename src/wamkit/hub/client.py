@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from wamkit.hub.names import HubError, HubName, Kind
 INSTALL = "pip install 'wamkit[hub]'"
 SIGN_IN = "`hf auth login`, or HF_TOKEN"
 KINDS = {"model": "model", "dataset": "data set"}
+_CUT = ("ChunkedEncodingError", "RemoteProtocolError")
+"""Errors of the packages `requests` and `httpx`, of which the client library uses one, where a connection is cut."""
+_TRIES = 5
 
 
 class Unreachable(HubError):
@@ -67,6 +70,20 @@ def quiet(files: int) -> Iterator[None]:
     finally:
         if hide:
             enable_progress_bars()
+
+
+def uncut(download: Callable[[], str]) -> str:
+    """The result of `download`, called again where its connection is cut: it goes on after what has arrived.
+
+    Only newer versions of the client library do so themselves.
+    """
+    for _ in range(_TRIES - 1):
+        try:
+            return download()
+        except (library().errors.HTTPError, OSError) as error:
+            if type(error).__name__ not in _CUT:
+                raise
+    return download()
 
 
 @contextlib.contextmanager

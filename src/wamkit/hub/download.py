@@ -12,11 +12,12 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from wamkit.files import StoreError, atomic_write, read_text
-from wamkit.hub.client import Unreachable, api, asking, cache, endpoint, library, quiet, require_online
+from wamkit.hub.client import Unreachable, api, asking, cache, endpoint, library, quiet, require_online, uncut
 from wamkit.hub.names import COMMIT, HubError, HubName, Kind, cache_place
 
 AT_ONCE = 8
@@ -128,7 +129,8 @@ class Snapshot:
 
     def _get(self, name: str, file: RemoteFile) -> None:
         with asking(self.name, self.kind):
-            got = library().hf_hub_download(
+            download = partial(
+                library().hf_hub_download,
                 self.name.repo,
                 name,
                 repo_type=self.kind,
@@ -136,6 +138,7 @@ class Snapshot:
                 library_name="wamkit",
                 endpoint=endpoint(),
             )
+            got = uncut(download)
         path = Path(got)
         if path != self.folder / name:
             raise HubError(f"{self.name}: {name} arrived as {path}, of another commit; run the same command again")

@@ -25,6 +25,7 @@ from wamkit.cli.train import Train, configured
 from wamkit.files import caching_in
 from wamkit.runs.run import Run
 from wamkit.training.launch import make_trainer
+from wamkit.training.trackers.base import openings
 from wamkit.training.trainer import Progress, Trainer
 from wamkit.types import WamkitError
 
@@ -110,6 +111,8 @@ class Lockstep:
         if progress.step == self._trainer.config.steps:
             for _ in self._steps:  # ends it, which lets go of the folder
                 pass
+            for line in openings(self._trainer.trackers, self.run):
+                print(line, flush=True)
         return total + (self.anchor - self.anchor.detach()) * progress.result.norm.item(), losses
 
     def saved(self) -> Run:

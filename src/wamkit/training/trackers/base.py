@@ -77,6 +77,11 @@ def check_trackers(names: Iterable[str]) -> None:
             raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
+def openings(names: Iterable[str], out: Path) -> list[str]:
+    """A line for each tracker: how to open what it has of the run in `out`."""
+    return [f"{name}: {TRACKERS.get(name).opening(out)}" for name in dict.fromkeys(names)]
+
+
 def identity(out: Path) -> str:
     """The name of the run in `out` among others: that of its folder, with a mark that no other has.
 
