@@ -10,6 +10,7 @@ from typing import Any
 
 os.environ.setdefault("MUJOCO_GL", "osmesa")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the real Hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: their models are tiny
 
 import pytest
 import torch
