@@ -40,6 +40,16 @@ def _replay(task, snapshot, steps):
     return _drive(env, steps)
 
 
+def test_a_process_that_has_rendered_can_train():
+    """Torch for GPUs imports Triton with its first optimizer, whose LLVM and that of Mesa had ended the process."""
+    pytest.importorskip("triton")
+    code = (
+        "from wamkit.envs.rendering import load_mujoco; load_mujoco(); import torch;"
+        "torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
 def test_checker_passes_metaworld():
     assert check_env(DRAWER, steps=4)[-1] == "new process"
 

@@ -3,6 +3,7 @@ otherwise."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,16 @@ from wamkit.types import WamkitError
 def load_mujoco() -> Any:
     """The package mujoco, set to render in software unless MUJOCO_GL chooses otherwise.
 
+    Triton, which builds of torch for GPUs bring and import with their first optimizer, has an LLVM, and so has Mesa:
+    the process dies where Mesa's is loaded first.
+
     Raises WamkitError, with a remedy, where it cannot render.
     """
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
         os.environ["MUJOCO_GL"] = "osmesa"
     try:
+        if importlib.util.find_spec("triton") is not None:
+            importlib.import_module("triton._C.libtriton")
         import mujoco
     except ModuleNotFoundError as error:
         raise WamkitError(missing_package(error) or str(error)) from error
