@@ -57,6 +57,7 @@ SMALL = {
     "eval": "--episodes 1 --held-out 1 --steps 1 --processes 1",
     "export": "",
     "import": "",
+    "label": "",
     "list": "",
     "mix": "--size 32 32",
     "rank": "--episodes 1 --max-steps 16 --recordings 2 --classifier-steps 4 --candidates 1 --processes 1",
@@ -437,6 +438,18 @@ def in_parts(path: Path) -> None:
     write_v3(path, parts())
 
 
+def video_of(source: str) -> Callable[[Bench, Path], None]:
+    """Makes the videos of a data set alone, without states and actions, as an import of video files has them."""
+
+    def make(bench: Bench, path: Path) -> None:
+        from tests.data.recordings import as_video
+
+        bench.provide(source)
+        as_video(bench.folder / source, path)
+
+    return make
+
+
 FIRST = ("--out data/demos", "--out runs/first", "wamkit eval runs/first --episodes", "wamkit sample runs/first")
 PLACES: dict[str, Callable[[Bench, Path], None]] = {
     "data/demos": of_the_readme("--out data/demos"),
@@ -448,6 +461,7 @@ PLACES: dict[str, Callable[[Bench, Path], None]] = {
     "data/x": copy_of("short/points"),
     **{path: copy_of("data/demos") for path in ("data/teleop", "data/ego")},
     **{f"runs/{name}": untrained("bc", seed) for seed, name in enumerate(("a", "b", "c", "d", "t1", "t2"))},
+    "data/video": video_of("data/demos"),
     "runs/world": untrained("world_model", 0),
     "session.zarr.zip": session,
     "SOURCE": aloha,
