@@ -35,7 +35,11 @@ PAGES = tuple(
 ELSEWHERE = {"docs/your-data.md": "tests/cases/test_laboratory.py::said"}
 """Pages of which another test executes all: file and function."""
 
-OTHER_TESTS = {"--suite full": "tests/cli/test_cli.py::test_the_full_suite_has_all_axes"}
+OTHER_TESTS = {
+    "--suite full": "tests/cli/test_cli.py::test_the_full_suite_has_all_axes",
+    "examples.fetch": "tests/unit/test_gym.py::test_fetch_lifts_and_places",
+    "examples.aloha": "tests/unit/test_gym.py::test_aloha_hands_the_cube_over",
+}
 """Parts of commands that another test executes: file and function."""
 
 PLUGIN_PAGES = ("docs/add-a-family.md", "docs/add-an-environment.md", "examples/wamkit-regress/README.md")
@@ -74,6 +78,7 @@ SMALL = {
 """Options that make a command quick, given after those of the page: the last one counts."""
 
 SMALLER = {
+    "--env gym --episodes 0": "--episodes 0 --off-expert 1",
     "--perturbed-experts": "--perturbed-experts 1 --policy-episodes 2",
     "--episodes.labelled": "--episodes.labelled 1",
     "--protocol": "--held-out 0 --tasks reach-v3",
@@ -86,6 +91,7 @@ OPTIONS = {
     "physics": "height=32 width=32 supersample=1",
     "pusht": "height=32 width=32",
     "dot": "height=32 width=32",
+    "gym": "height=32 width=32 max_steps=20",
 }
 """Options of environments, beside those of the page. Experts succeed within these steps."""
 

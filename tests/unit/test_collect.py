@@ -256,3 +256,13 @@ def test_parallel_failures_name_the_job_and_leave_no_children():
     results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_workers_render_in_software_though_nothing_chose_it_before_they_started(tmp_path):
+    """As where a collection is continued: nothing was rendered in the process that starts them."""
+    code = "from parallel_jobs import opengl; from wamkit.workers import run_parallel\n"
+    code += "if __name__ == '__main__': print(*run_parallel([0], opengl, processes=1, progress=False))"
+    (tmp_path / "start.py").write_text(code)
+    env = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, tmp_path / "start.py"], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "mujoco.osmesa\n", done.stderr

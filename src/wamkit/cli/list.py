@@ -139,6 +139,8 @@ def _tasks(name: str, environment: Any) -> str:
         tasks = environment.tasks()
     except WamkitError:
         return "Its package is not installed."
+    if not tasks:
+        return "Its options name the task."
     if len(tasks) <= SHOWN:
         return f"{'Task' if len(tasks) == 1 else 'Tasks'}: {', '.join(tasks)}."
     return f"{len(tasks)} tasks, from {tasks[0]} to {tasks[-1]}: `wamkit list --tasks {name}` names them."

@@ -10,6 +10,7 @@ from typing import Any
 
 from wamkit import old_names
 from wamkit.envs.base import held_out_seeds
+from wamkit.envs.spec import EnvSpec
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
 from wamkit.eval.outputs import results_folder, weights_of, write_result
@@ -88,7 +89,19 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
     folder = run.home / "eval" / (requested.name or requested.env.env)
-    return Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
+    note = " ".join(filter(None, [requested.note, _limits(env, options)]))
+    return Context(run, acting_model(run, env.embodiment), replace(requested, env=env, note=note), folder, options)
+
+
+def _limits(env: EnvSpec, options: EvalOptions) -> str:
+    """Sentences about what the environment cannot do, and what is therefore left out."""
+    said = []
+    if options.suite == "full" and not env.takes_snapshots:
+        names = [name for name, evaluation in evaluations().items() if evaluation.needs_snapshots]
+        said.append(f"The environment takes no snapshots, so there is no {', '.join(names)}.")
+    if not env.seeded:
+        said.append("Its resets do not follow their seed: each evaluation meets other starts, perhaps trained ones.")
+    return " ".join(said)
 
 
 def _wanted(context: Context) -> dict[str, Evaluation]:
@@ -99,6 +112,8 @@ def _wanted(context: Context) -> dict[str, Evaluation]:
             "held_out = 0 leaves closed loop alone: the full suite, and a model that gives no actions, need recordings"
         )
     wanted = {n: e for n, e in evaluations().items() if (full or e.suite == "main") and e.needs(context)}
+    if not context.env.takes_snapshots:
+        wanted = {n: e for n, e in wanted.items() if not e.needs_snapshots}
     for evaluation in wanted.values():
         evaluation.check(context)
     return {n: e for n, e in wanted.items() if held_out or not e.needs_episodes}
