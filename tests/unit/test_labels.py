@@ -352,3 +352,23 @@ def test_the_reader_learns_motion_and_place_and_ignores_what_it_is_told():
     assert np.array_equal(
         model.sample(observations(blind), "inverse", future=batch.future.numpy()).actions, answer.actions
     )
+
+
+def test_a_reader_that_learned_from_a_mixture_answers_in_the_robots_units(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("demos", "own"):
+        recorded(tmp_path / name, acts=True)
+    video = recorded(tmp_path / "video", acts=False, camera="phone")
+    assert main("mix demos:0.5 own:0.5 --out mixture.json --size 16 16".split()) == 0
+    small = "--train.steps 40 --train.batch-size 8 --train.threads 1 --model.width 16 --model.depth 1 --model.heads 2"
+    window = "--window.chunk 3 --window.frame-offsets 1 2 3 --model.actions-per-token 1"
+    assert main(f"train --recipe metaworld-inverse --data mixture.json --out reader {small} {window}".split()) == 0
+    assert main("label video --with reader --out out".split()) == 0
+    made, known = Store.open("out"), load_metadata(tmp_path / "demos")
+    metadata = load_metadata(made.root)
+    assert (metadata.embodiment, metadata.state, metadata.action) == ("slider", known.state, known.action)
+    assert metadata.labels.state and made.layout.proprio_names == ("level",)
+    true = np.concatenate([levels(s, LENGTHS[s]) for s in (0, 2)])
+    assert np.abs(made.numeric()["observation.state"][:, 0] - true).max() < 40  # levels, not unit scale
+    with pytest.raises(WamkitError, match="knows no embodiment 'other'"):
+        label(Run.open(tmp_path / "reader"), video, tmp_path / "no", LabelOptions(embodiment="other"))

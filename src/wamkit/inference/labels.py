@@ -10,7 +10,6 @@ episodes. Its metadata name the run (`wamkit.metadata.Labels`), and its columns 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,17 +25,15 @@ from wamkit import config as cfg
 from wamkit.data.description import described
 from wamkit.data.embodiment import views_of
 from wamkit.data.format import checksums
-from wamkit.data.format.checksums import digest_of
-from wamkit.data.format.copied import VideoCopy, reason_to_encode
 from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.remedy import IMPORTED, LABELLED
 from wamkit.data.format.schema import Layout
-from wamkit.data.format.stills import Encoded, encode_camera
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import require_same, save_state
 from wamkit.data.labelled import SPREAD, WINDOWS
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Windows, observations
+from wamkit.data.rewriting import files_of_one_episode, images_as_stored
 from wamkit.data.rotations import from_matrix, to_matrix
 from wamkit.errors import nearest
 from wamkit.files import StoreError, check_place
@@ -339,9 +336,9 @@ def label(run: Run, data: Path, out: Path, options: LabelOptions = LabelOptions(
     save_state(out, facts, False, skipped)
     if (data / "collect.json").exists():  # by which evaluation knows the environment
         checksums.write(out, {"collect.json": (data / "collect.json").read_bytes()})
-    alone = _files_of_one_episode(store)
+    alone = files_of_one_episode(store)
     for index in tqdm(long[len(done) :], unit="episode", desc="labelling", leave=False):
-        done.append(_labelled(store, index, reader.read(index)), dict(_images(store, index, layout, alone)))
+        done.append(_labelled(store, index, reader.read(index)), images_as_stored(store, index, layout, alone))
     done.finalize()
     save_state(out, facts, True, skipped)
     return done
@@ -357,27 +354,6 @@ def _labelled(store: Store, index: int, found: StepLabels) -> Episode:
         extras={**episode.extras, SPREAD: found.spread, WINDOWS: found.windows[:, None]},
         depth={camera: store.decode_depth(index, camera) for camera in store.depth_cameras},
     )
-
-
-def _files_of_one_episode(store: Store) -> set[Path]:
-    """The videos that hold one episode alone."""
-    owners = Counter(path for _, _, path, _ in store.videos())
-    return {path for path, episodes in owners.items() if episodes == 1}
-
-
-def _images(store: Store, index: int, layout: Layout, alone: set[Path]) -> Iterator[tuple[str, Encoded]]:
-    """The images of each camera as they are stored: a copy of the video where it holds this episode alone."""
-    steps = store.episodes[index].length
-    for camera in (c for c in store.cameras if store.shows(index, c)):
-        path = store.video_path(index, camera)
-        if camera not in layout.stills and path in alone:
-            recorded = store.checksum(index, camera)
-            copy = VideoCopy(path, recorded or digest_of(path))
-            if recorded or not reason_to_encode(path, layout.fps, layout.size(camera), steps):
-                yield camera, copy
-                continue
-        frames = (frame.transpose(1, 2, 0) for block in store.decode_blocks(index, camera) for frame in block)
-        yield camera, encode_camera(frames, layout, camera, steps)
 
 
 @dataclass(frozen=True)

@@ -180,12 +180,16 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
     if model.embodiment is None and run.embodiments:
         known = ", ".join(run.embodiments)
         raise WamkitError(f"{run.path} was trained on a mixture, and collection has no option to choose of {known}")
-    spec, space = model.spec, env.observation_space
+    spec, space, robot = model.spec, env.observation_space, model.embodiment
+    cameras, state, action = (spec.cameras, tuple(env.cameras)), spec.proprio_dim, spec.action_dim
+    if robot is not None:  # of a mixture: `spec` has the unified sizes, and its views are roles
+        seen = max(robot.views) + 1
+        cameras, state, action = (seen, min(seen, len(env.cameras))), robot.own_state_size, robot.own_action_size
     pairs = {
-        "cameras": (spec.cameras, tuple(env.cameras)),
+        "cameras": cameras,
         "height and width": ((spec.height, spec.width), space["images"].shape[-2:]) if run.image is None else (0, 0),
-        "dimensions of proprioception": (spec.proprio_dim, space["proprio"].shape[0]),
-        "dimensions of actions": (spec.action_dim, env.action_space.shape[0]),
+        "dimensions of proprioception": (state, space["proprio"].shape[0]),
+        "dimensions of actions": (action, env.action_space.shape[0]),
         "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
     }
     for what, (wanted, found) in pairs.items():
