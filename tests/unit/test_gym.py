@@ -184,6 +184,7 @@ def test_it_is_collected_and_evaluated_by_commands(tmp_path, capsys):
     run = Run.open(untrained_run(tmp_path / "run", ["Toy-v0"], given, env="gym"))
     summary = evaluate(run, Protocol(episodes=1), EvalOptions(held_out=0, processes=1, report=False))
     assert "other starts, perhaps trained ones" in summary["protocol"]["note"]
+    assert "note: Its resets do not follow their seed" in capsys.readouterr().out
     assert [r["key"] for r in summary["rows"]][:2] == [f"closed_loop.success{x}" for x in (".Toy-v0", "")]
 
 
