@@ -132,6 +132,7 @@ def test_an_expert_begins_anew_with_every_episode():
         ({"image": {"top": {"lookat": [0, 0], "distance": 1, "azimuth": 0, "elevation": 0}}}, "lookat must be three"),
         ({"success": "info.is_succes"}, r"there is no 'is_succes' \(did you mean 'is_success'\?\)"),
         ({"success": "won"}, "success 'won' is none of info.KEY, terminated, reward>=NUMBER, MODULE:FUNCTION"),
+        ({"expert": "toy_gym:Strait"}, r"option expert: toy_gym has no 'Strait' \(did you mean 'Straight'\?\)"),
         ({"success": "toy_gym:on_marc"}, r"toy_gym has no 'on_marc' \(did you mean 'on_mark'\?\)"),
         ({"text": "to the {sid}"}, r"text: there is no 'sid' \(did you mean 'side'\?\)"),
         ({"kwargs": {"color": 1}}, "it cannot be made .*unexpected keyword argument 'color'"),
@@ -172,8 +173,8 @@ def test_it_is_collected_and_evaluated_by_commands(tmp_path, capsys):
     notes = capsys.readouterr().out
     assert "gym, Toy-v0: all checks passed (contract, variety)" in notes
     assert "its resets do not follow their seed, so these checks are left out: determinism, render switch" in notes
-    collect = ["collect", "--env", "gym", "--episodes", "2", "--off-expert", "1", "--off-expert-steps", "5"]
-    collect += ["--off-expert-skip", "1", "--processes", "1", "--out", str(tmp_path / "data"), "--options", *options]
+    collect = ["collect", "--env", "gym", "--episodes", "2", "--off-expert", "2", "--off-expert-steps", "5"]
+    collect += ["--off-expert-skip", "500", "--processes", "1", "--out", str(tmp_path / "data"), "--options", *options]
     assert main(collect) == 0
     store = Store.open(tmp_path / "data")
     assert {m.task for m in store.episodes} == {"Toy-v0"} and store.layout.fps == 20
@@ -183,6 +184,7 @@ def test_it_is_collected_and_evaluated_by_commands(tmp_path, capsys):
     run = Run.open(untrained_run(tmp_path / "run", ["Toy-v0"], given, env="gym"))
     summary = evaluate(run, Protocol(episodes=1), EvalOptions(held_out=0, processes=1, report=False))
     assert "other starts, perhaps trained ones" in summary["protocol"]["note"]
+    assert "note: Its resets do not follow their seed" in capsys.readouterr().out
     assert [r["key"] for r in summary["rows"]][:2] == [f"closed_loop.success{x}" for x in (".Toy-v0", "")]
 
 

@@ -100,8 +100,10 @@ class Gym(Environment):
     ):
         self.config, self.gym = config, _make(config) if env is None else env
         where = config.id or type(self.gym.unwrapped).__name__
-        self.task = self.robot_type = config.task or config.name or _task_name(where)
-        self._where, self._controller, self._success = f"gym, {where}", expert, success
+        self.robot_type = _task_name(where)
+        self.task = config.task or config.name or self.robot_type
+        self._where, self._success = f"gym, {where}", success
+        self._controller = expert or (named_object(config.expert, "option expert") if config.expert else None)
         self.action_space, self.fps, self._max_steps = self._actions(), self._rate(), self._limit()
         self.noise_range, self.seeded = config.noise_range, config.seeded
         self._steps, self._episode, self._was_reset = 0, 0, False
@@ -151,10 +153,9 @@ class Gym(Environment):
 
     def expert(self) -> Expert | None:
         """The controller that the options or `wrap_gym` name, made anew for every episode."""
-        make = self._controller or (named_object(self.config.expert, "option expert") if self.config.expert else None)
+        make, act, of = self._controller, None, -1
         if make is None:
             return None
-        act, of = None, -1
 
         def expert(rng: np.random.Generator) -> np.ndarray:
             nonlocal act, of

@@ -10,7 +10,6 @@ from typing import Any
 
 from wamkit import old_names
 from wamkit.envs.base import held_out_seeds
-from wamkit.envs.spec import EnvSpec
 from wamkit.eval.cache import cached
 from wamkit.eval.held_out import acting_model, evaluation_env
 from wamkit.eval.outputs import results_folder, weights_of, write_result
@@ -66,6 +65,8 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     }
     folder = _write(context, requested, summary)
     print(text_table(tables))
+    if limits := _limits(context):
+        print(f"note: {limits}")
     if options.report:
         page = report_card(context, summary["command"], learning, tables, [w for r in results for w in r.worst])
         print(f"report: {write_report(page, folder / 'report.html')}")
@@ -89,17 +90,18 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
     folder = run.home / "eval" / (requested.name or requested.env.env)
-    note = " ".join(filter(None, [requested.note, _limits(env, options)]))
-    return Context(run, acting_model(run, env.embodiment), replace(requested, env=env, note=note), folder, options)
+    context = Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
+    note = " ".join(filter(None, [requested.note, _limits(context)]))
+    return replace(context, protocol=replace(context.protocol, note=note))
 
 
-def _limits(env: EnvSpec, options: EvalOptions) -> str:
+def _limits(context: Context) -> str:
     """Sentences about what the environment cannot do, and what is therefore left out."""
-    said = []
-    if options.suite == "full" and not env.takes_snapshots:
-        names = [name for name, evaluation in evaluations().items() if evaluation.needs_snapshots]
-        said.append(f"The environment takes no snapshots, so there is no {', '.join(names)}.")
-    if not env.seeded:
+    said, full = [], context.options.suite == "full"
+    lost = [name for name, e in evaluations().items() if full and e.needs_snapshots and e.needs(context)]
+    if lost and not context.env.takes_snapshots:
+        said.append(f"The environment takes no snapshots, so there is no {' and no '.join(lost)}.")
+    if not context.env.seeded:
         said.append("Its resets do not follow their seed: each evaluation meets other starts, perhaps trained ones.")
     return " ".join(said)
 

@@ -29,7 +29,7 @@ from wamkit.envs.base import Expert
 from wamkit.files import read_json
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
-from wamkit.rollout.loop import Action, Actor, rollout
+from wamkit.rollout.loop import Action, Actor, NothingRecorded, rollout
 from wamkit.rollout.plan import COUNTS, CollectConfig, Counts, Job, counts_of, plan
 from wamkit.runs.run import Run
 from wamkit.types import Episode, Observation, Snapshot, WamkitError
@@ -128,17 +128,21 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
     seed = job.seeds[0]
     rng = np.random.default_rng([seed, 2])
     skip = 0 if expert is None or job.from_reset else int(rng.integers(config.off_expert_skip + 1))
-    return rollout(
-        env,
-        Wanderer(expert, env.action_space.low, env.action_space.high),
-        seed=seed,
-        session=Wandering(rng, rng.standard_normal(env.action_space.shape), skip),
-        max_steps=config.off_expert_steps,
-        skip=skip,
-        steps_after_success=None,
-        snapshot=_snapshot(config, env),
-        is_demonstration=False,
-    )
+    while True:
+        try:
+            return rollout(
+                env,
+                Wanderer(expert, env.action_space.low, env.action_space.high),
+                seed=seed,
+                session=Wandering(rng, rng.standard_normal(env.action_space.shape), skip),
+                max_steps=config.off_expert_steps,
+                skip=skip,
+                steps_after_success=None,
+                snapshot=_snapshot(config, env),
+                is_demonstration=False,
+            )
+        except NothingRecorded:  # the environment's episodes are shorter, or end with success
+            skip //= 2
 
 
 def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:

@@ -50,7 +50,7 @@ class CollectConfig(cfg.Checked):
     """Steps of an off-expert episode."""
     off_expert_skip: _Length0 = 60
     """Most off-expert episodes start after a random number of unrecorded expert steps, at most this many, so that
-    contacts happen."""
+    contacts happen; after half of them, or a quarter, where the episode has ended by then."""
     perturbed_experts: cfg.Episodes = 0
     """Episodes per task of an expert with a constant offset added to its actions: purposeful, yet most of them fail, as
     weak policies do. Training data for world models in which policies are evaluated and for success classifiers; marked
