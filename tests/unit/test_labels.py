@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -281,6 +282,25 @@ def test_another_data_set_in_the_place_is_refused(exact, tmp_path):
     label(exact, video, tmp_path / "out")
     with pytest.raises(StoreError, match="options.steps was None, now 2"):
         label(exact, video, tmp_path / "out", LabelOptions(steps=2))
+
+
+def test_damage_is_answered_with_the_command_that_labels_again(exact, tmp_path):
+    video = recorded(tmp_path / "video", acts=False)
+    made = label(exact, video, tmp_path / "out")
+    (made.root / "data/chunk-000/file-001.parquet").write_bytes(b"damaged")
+    again = f"wamkit label {video} --with {exact.label} --out {made.root}"
+    with pytest.raises(
+        StoreError, match=re.escape(f"it was labelled from {video}: remove {made.root} and run `{again}`")
+    ):
+        Store.open(made.root)
+
+
+def test_weights_elsewhere_continue_and_other_weights_are_refused(exact, tmp_path):
+    video = recorded(tmp_path / "video", acts=False)
+    label(exact, video, tmp_path / "out")
+    label(replace(exact, path=tmp_path / "moved"), video, tmp_path / "out")
+    with pytest.raises(StoreError, match="options.weights was"):
+        label(replace(exact, digest="0" * 64), video, tmp_path / "out")
 
 
 def test_a_camera_is_found_by_its_role(exact, tmp_path):

@@ -291,7 +291,7 @@ def _described(reader: Reader) -> tuple[Layout, DatasetMetadata]:
         control_mode=robot.control_mode or have.control_mode,
         rate=layout.fps,
         offset=0,
-        state=(robot.state if reader.reads_state else have.state) if reader.state_size else (),
+        state=robot.state if reader.reads_state else have.state,
         action=reader.action_fields,
         action_bounds=tuple(reader.model.action_bounds),
         columns={},
@@ -325,9 +325,15 @@ def label(run: Run, data: Path, out: Path, options: LabelOptions = LabelOptions(
         for m in store.episodes
         if m.length <= reader.ahead
     }
-    made = {"run": run.label, "digest": run.digest, "embodiment": options.embodiment, "steps": options.steps}
-    facts: dict[str, Any] = {"format": LABELLED, "source": str(data), "options": made, "episodes": len(store)}
-    facts |= {"notes": {}, "metadata": cfg.to_dict(metadata)}
+    facts: dict[str, Any] = {
+        "format": LABELLED,
+        "source": str(data),
+        "run": run.label,
+        "options": {"weights": run.digest, "embodiment": options.embodiment, "steps": options.steps},
+        "episodes": len(store),
+        "notes": {},
+        "metadata": cfg.to_dict(metadata),
+    }
     if not (out / IMPORTED).exists() and (out / "meta/info.json").exists():
         raise StoreError(f"{out} holds a data set that `wamkit label` did not make: name another folder")
     require_same(out, facts)

@@ -52,11 +52,10 @@ def is_labelled(imported: Mapping[str, Any]) -> bool:
 
 def _command(root: Path, imported: Mapping[str, Any]) -> str:
     """The command that made the data set at `root`. imported: the content of its import.json."""
-    source, kind, options = str(imported.get("source"))[:200], str(imported.get("format"))[:40], imported.get("options")
+    source = str(imported.get("source"))[:200]
     if is_labelled(imported):
-        run = options.get("run") if isinstance(options, Mapping) else None
-        return f"wamkit label {source} --with {str(run)[:200]} --out {root}"
-    return f"wamkit import {kind} {source} --out {root}"
+        return f"wamkit label {source} --with {str(imported.get('run'))[:200]} --out {root}"
+    return f"wamkit import {str(imported.get('format'))[:40]} {source} --out {root}"
 
 
 @contextlib.contextmanager
