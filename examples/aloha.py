@@ -4,14 +4,14 @@
         image=examples.aloha:VIEWS expert=examples.aloha:Transfer ...
 
 docs/environments.md has the whole command. Two things differ from `gym_aloha/AlohaTransferCube-v0`: actions, which are
-the joints' target angles, have the joints' ranges for bounds (there -1 to 1, which excludes the arms' own first pose),
-and a step renders no images (there three of 480x640), since wamkit draws those that it needs. Physics, starts, rewards
-and success are gym-aloha's.
+the joints' target angles, have bounds that hold the arms' first pose and what the task needs (there -1 to 1, which does
+not), and a step renders no images (there three of 480x640), since wamkit draws those that it needs. Physics, starts,
+rewards and success are gym-aloha's.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gym_aloha.constants
 import gymnasium
@@ -21,7 +21,6 @@ from dm_control import mujoco as dm
 from dm_control.rl import control
 from gym_aloha.env import AlohaEnv
 from gym_aloha.tasks.sim import TransferCubeTask
-from scipy.spatial.transform import Rotation, Slerp
 
 VIEWS = {
     "front": {"lookat": [0, 0.5, 0.15], "distance": 0.8, "azimuth": 90, "elevation": -20},
@@ -30,6 +29,8 @@ VIEWS = {
 """Two cameras that see where the cube may lie, and where the arms meet, from nearer than the model's own."""
 
 ARMS = ("left", "right")
+_BOUNDS = ((-1, 1), (-1.3, 0.6), (0, 1.5), (-0.5, 0.5), (-1, 1), (-0.5, 2), (0, 1))
+"""Lowest and highest target of an arm's joints, radians, and of its opening: the part of their range that it needs."""
 _TIP = 0.14  # metres from the frame of a gripper forwards to the middle between its fingers
 _STEP = gym_aloha.constants.DT  # seconds
 _MEET = np.array([0.0, 0.5, 0.25])  # metres: where the arms hand over
@@ -42,10 +43,15 @@ class AlohaTransferCube(AlohaEnv):
         super().__init__("transfer_cube", "pixels_agent_pos", render_mode)
         state = self.observation_space["agent_pos"]
         self.observation_space = gymnasium.spaces.Dict({"agent_pos": state})
-        low, high = self.model.jnt_range[:16].T
-        arms = [0, 1, 2, 3, 4, 5], [8, 9, 10, 11, 12, 13]
-        bounds = [np.concatenate([x[arms[0]], [grip], x[arms[1]], [grip]]) for x, grip in ((low, 0.0), (high, 1.0))]
-        self.action_space = gymnasium.spaces.Box(*(b.astype(np.float32) for b in bounds), dtype=np.float32)
+        bounds = np.array([*_BOUNDS, *_BOUNDS], np.float32).T
+        self.action_space = gymnasium.spaces.Box(*bounds, dtype=np.float32)
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """One step of 20 ms. Where random targets throw the simulation out of balance, the episode ends."""
+        try:
+            return super().step(action)
+        except control.PhysicsError:
+            return {"agent_pos": self._env.task.get_qpos(self._env.physics)}, 0.0, True, False, {"is_success": False}
 
     @property
     def model(self) -> Any:
@@ -83,86 +89,87 @@ class Transfer:
         sim = env.unwrapped
         self._env, self._start = sim, sim.data.time
         cube = sim.data.joint("red_box_joint").qpos[:3].copy()
-        cube[2] = 0.02  # metres: as it lies on the table, on which it is dropped
-        home = {arm: _Pose.of(sim.data, arm) for arm in ARMS}
-        pick = home["right"].turned("y", 60)
-        meet = home["right"].turned("y", 20)
+        cube[2] = 0.03  # metres: it is dropped on the table, and held a little above its middle
+        down, flat = np.radians(60), np.radians(20)
         right = [
-            (0, home["right"], 0.0),
-            (50, pick.at(cube + [0, 0, 0.1]), 1.0),
-            (75, pick.at(cube + [0, 0, 0.01]), 1.0),
-            (85, pick.at(cube + [0, 0, 0.01]), 0.0),
-            (95, pick.at(cube + [0, 0, 0.01]), 0.0),
-            (150, meet.at(_MEET), 0.0),
-            (190, meet.at(_MEET), 0.0),
-            (200, meet.at(_MEET), 1.0),
-            (230, meet.at(_MEET + [0.15, 0, 0]), 1.0),
+            _Pose(0, _tip(sim.data, "right"), -0.1, 0.0, 0.0),
+            _Pose(50, cube + [0, 0, 0.09], down, 0.0, 1.0),
+            _Pose(75, cube, down, 0.0, 1.0),
+            _Pose(85, cube, down, 0.0, 0.0),
+            _Pose(95, cube, down, 0.0, 0.0),
+            _Pose(150, _MEET, flat, 0.0, 0.0),
+            _Pose(190, _MEET, flat, 0.0, 0.0),
+            _Pose(200, _MEET, flat, 0.0, 1.0),
+            _Pose(230, _MEET + [0.15, 0, 0], flat, 0.0, 1.0),
         ]
-        take = home["left"].turned("x", 90)
+        across = np.pi / 2  # its fingers are above and below the cube, those of the right arm beside it
         left = [
-            (0, home["left"], 0.0),
-            (90, take.at(_MEET + [-0.15, 0, 0]), 1.0),
-            (150, take.at(_MEET + [-0.1, 0, 0]), 1.0),
-            (175, take.at(_MEET), 1.0),
-            (185, take.at(_MEET), 0.0),
-            (200, take.at(_MEET), 0.0),
-            (230, take.at(_MEET + [-0.1, 0, 0]), 0.0),
+            _Pose(0, _tip(sim.data, "left"), -0.1, 0.0, 0.0),
+            _Pose(90, _MEET + [-0.15, 0, 0], 0.0, across, 1.0),
+            _Pose(150, _MEET + [-0.1, 0, 0], 0.0, across, 1.0),
+            _Pose(175, _MEET, 0.0, across, 1.0),
+            _Pose(185, _MEET, 0.0, across, 0.0),
+            _Pose(200, _MEET, 0.0, across, 0.0),
+            _Pose(230, _MEET + [-0.1, 0, 0], 0.0, across, 0.0),
         ]
         self._path = np.hstack(
-            [_path(sim.model, sim.data, arm, way) for arm, way in zip(ARMS, (left, right), strict=True)]
+            [_path(sim.model, sim.data, arm, way) for arm, way in (("left", left), ("right", right))]
         )
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        """The action for the present step, float32 (14,): joint angles in radians and openings from 0 to 1, per arm."""
+        """The action for the present step, float32 (14,): per arm six angles, radians, and an opening, 0 to 1."""
         step = round((self._env.data.time - self._start) / _STEP)
         return self._path[min(step, len(self._path) - 1)].astype(np.float32)
 
 
-class _Pose:
-    """A place of the middle between a gripper's fingers, metres (3,), and its orientation."""
+class _Pose(NamedTuple):
+    """The gripper of an arm at a step.
 
-    def __init__(self, place: np.ndarray, rotation: Rotation):
-        self.place, self.rotation = place, rotation
+    place: of the middle between its fingers, metres (3,).   pitch: radians down from the horizontal.
+    roll: radians about its own axis.   opening: 0 to 1.
+    """
 
-    @classmethod
-    def of(cls, data: Any, arm: str) -> _Pose:
-        frame = data.body(f"vx300s_{arm}/gripper_link")
-        rotation = Rotation.from_matrix(frame.xmat.reshape(3, 3))
-        return cls(frame.xpos + rotation.apply([_TIP, 0, 0]), rotation)
-
-    def at(self, place: np.ndarray) -> _Pose:
-        return _Pose(np.asarray(place), self.rotation)
-
-    def turned(self, axis: str, degrees: float) -> _Pose:
-        """Turned about an axis of its own."""
-        return _Pose(self.place, self.rotation * Rotation.from_euler(axis, degrees, degrees=True))
+    step: int
+    place: np.ndarray
+    pitch: float
+    roll: float
+    opening: float
 
 
-def _path(model: Any, data: Any, arm: str, way: list[tuple[int, _Pose, float]]) -> np.ndarray:
-    """Targets (steps, 7) of an arm along `way`: tuples of a step, a pose, and an opening from 0 to 1."""
-    steps, poses, openings = zip(*way, strict=True)
-    at = np.arange(steps[-1] + 1)
-    places = np.stack([np.interp(at, steps, [p.place[k] for p in poses]) for k in range(3)], 1)
-    rotations = Slerp(steps, Rotation.concatenate([p.rotation for p in poses]))(at)
+def _tip(data: Any, arm: str) -> np.ndarray:
+    """The middle between the fingers of an arm, metres (3,)."""
+    frame = data.body(f"vx300s_{arm}/gripper_link")
+    return frame.xpos + _TIP * frame.xmat.reshape(3, 3)[:, 0]
+
+
+def _path(model: Any, data: Any, arm: str, way: list[_Pose]) -> np.ndarray:
+    """Targets (steps, 7) of an arm along `way`: six joint angles and an opening, straight from pose to pose."""
+    steps = np.arange(way[-1].step + 1)
+    known = np.array([[*pose.place, pose.pitch, pose.roll, pose.opening] for pose in way])
+    wanted = np.stack([np.interp(steps, [pose.step for pose in way], column) for column in known.T], 1)
     trial = mujoco.MjData(model)
     trial.qpos[:] = data.qpos
-    angles = [_solved(model, trial, arm, _Pose(p, r)) for p, r in zip(places, rotations, strict=True)]
-    return np.column_stack([angles, np.interp(at, steps, openings)])
+    angles = [_solved(model, trial, arm, x[:3], x[3], x[4]) for x in wanted]
+    return np.column_stack([angles, wanted[:, 5]])
 
 
-def _solved(model: Any, trial: Any, arm: str, pose: _Pose, iterations: int = 6, damping: float = 1e-2) -> np.ndarray:
-    """Angles (6,) of an arm for a pose of its gripper, by damped least squares from those that `trial` holds."""
+def _solved(model: Any, trial: Any, arm: str, place: np.ndarray, pitch: float, roll: float) -> np.ndarray:
+    """Angles (6,) of an arm, by Newton's method from those that `trial` holds.
+
+    The forearm does not roll, so that the arm stays in a vertical plane, in which its pitch is the sum of three angles.
+    """
     first = 8 * ARMS.index(arm)
-    joints, body = slice(first, first + 6), model.body(f"vx300s_{arm}/gripper_link").id
-    to_place, to_turn = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-    for _ in range(iterations):
+    joints, body = first + np.array([0, 1, 2, 4]), model.body(f"vx300s_{arm}/gripper_link").id
+    trial.qpos[first + 3], trial.qpos[first + 5] = 0.0, roll
+    jacobian, moves = np.array([[0.0] * 4] * 3 + [[0, 1, 1, 1]]), np.zeros((3, model.nv))
+    for _ in range(6):
         mujoco.mj_kinematics(model, trial)
         mujoco.mj_comPos(model, trial)
-        now = _Pose.of(trial, arm)
-        mujoco.mj_jac(model, trial, to_place, to_turn, now.place, body)
-        jacobian = np.vstack([to_place[:, joints], 0.2 * to_turn[:, joints]])
-        error = np.concatenate([pose.place - now.place, 0.2 * (pose.rotation * now.rotation.inv()).as_rotvec()])
-        change = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + damping**2 * np.eye(6), error)
+        tip = _tip(trial, arm)
+        mujoco.mj_jac(model, trial, moves, None, tip, body)
+        jacobian[:3] = moves[:, joints]
+        error = np.array([*(place - tip), pitch - trial.qpos[joints[1:]].sum()])
+        change = np.linalg.solve(jacobian.T @ jacobian + 1e-6 * np.eye(4), jacobian.T @ error)
         low, high = model.jnt_range[joints].T
-        trial.qpos[joints] = np.clip(trial.qpos[joints] + change, low, high)
-    return trial.qpos[joints].copy()
+        trial.qpos[joints] = np.clip(trial.qpos[joints] + np.clip(change, -0.2, 0.2), low, high)
+    return trial.qpos[first : first + 6].copy()
