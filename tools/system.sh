@@ -11,5 +11,5 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
   found && exit 0
 fi
 echo "wamkit needs the system library OSMesa to draw: install it (Debian, Ubuntu: sudo apt-get install libosmesa6)," >&2
-echo "or, with a GPU and its driver, run with MUJOCO_GL=egl" >&2
+echo "or run with MUJOCO_GL=egl, which needs a GPU and its driver, or libegl1, and is the way where no libosmesa6 is to be had" >&2
 exit 1

@@ -178,7 +178,7 @@ class Renderer:
 def _render_error(error: Exception) -> WamkitError:
     chosen = os.environ.get("MUJOCO_GL", "")
     software = "install the Debian package libosmesa6"
-    advice = f"To render in software, {software}; with a GPU and its driver set MUJOCO_GL=egl"
+    advice = f"To render in software, {software}; with a GPU and its driver, or with libegl1, set MUJOCO_GL=egl"
     if chosen.lower() != "osmesa":
         advice = f"It needs a GPU and its driver: to render in software set MUJOCO_GL=osmesa and {software}"
     return WamkitError(f"MuJoCo cannot render with MUJOCO_GL={chosen!r} ({type(error).__name__}: {error}). {advice}")
