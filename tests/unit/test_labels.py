@@ -315,6 +315,7 @@ def test_the_command_labels_and_the_page_of_validate_says_so(tmp_path, monkeypat
     small = "--train.steps 2 --train.batch-size 2 --train.threads 1 --model.width 16 --model.depth 1 --model.heads 2"
     window = "--window.chunk 3 --window.frame-offsets 1 2 3 --model.actions-per-token 1"
     assert main(f"train --recipe metaworld-inverse --data {demos} --out reader {small} {window}".split()) == 0
+    assert "next: wamkit label VIDEO --with reader --out LABELLED" in capsys.readouterr().out
     assert main(f"label {video} --with reader --out out".split()) == 0
     said = capsys.readouterr().out
     assert "labelled: 2 episodes, 16 frames in out" in said and "step             windows differ by" in said
