@@ -13,3 +13,10 @@ def square(job):
         os._exit(7)
     time.sleep(0.2 if job == 1 else 0.0)
     return job * job, os.getpid()
+
+
+def opengl(job):
+    """The module of MuJoCo's context, as a worker has it that renders."""
+    from wamkit.envs.rendering import load_mujoco
+
+    return load_mujoco().GLContext.__module__

@@ -28,6 +28,8 @@ EXTRAS = {
     "metaworld": "metaworld",
     "mujoco": "metaworld",
     "gym_pusht": "pusht",
+    "gymnasium_robotics": "gymnasium-robotics",
+    "gym_aloha": "aloha",
     "h5py": "import",
     "imagecodecs": "import",
     "huggingface_hub": "hub",

@@ -69,6 +69,22 @@ def check_action_bounds(bounds: Sequence[tuple[float, float]], action: int) -> N
 
 
 @dataclass(frozen=True)
+class Labels:
+    """The run that read the actions of a data set off its videos (`wamkit label`): they are no recordings.
+
+    Step by step, the data set's columns `action.spread` and `action.windows` say how far to trust them.
+
+    run, digest, family: of the run: its path or name, the digest of its weights, its family.
+    state: true if the state was read off the images as well; false if it was recorded, or there is none.
+    """
+
+    run: str
+    digest: str
+    family: str
+    state: bool = False
+
+
+@dataclass(frozen=True)
 class DatasetMetadata:
     """Metadata of a whole data set; see the module.
 
@@ -85,6 +101,7 @@ class DatasetMetadata:
     columns: "state" and "action" -> the columns of the data files that form them, side by side, where they do not
         have LeRobot's names.
     inferred: entries above that were inferred from names and values rather than stated, as "state.gripper.larger".
+    labels: the run that read the actions off the videos; None where they were recorded.
     """
 
     source: str
@@ -99,6 +116,7 @@ class DatasetMetadata:
     action_bounds: tuple[tuple[float, float], ...] = ()
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     inferred: tuple[str, ...] = ()
+    labels: Labels | None = None
 
     def check(self, state: int, action: int) -> None:
         """Raises ConfigError unless the fields lie within vectors of these sizes and do not overlap.

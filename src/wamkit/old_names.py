@@ -8,7 +8,7 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins", "image", "optional_views", "plugins")
+RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {"backbone": "transformer", "codec": "frame_codec"},

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from types import ModuleType
+from typing import Any, Generic, TypeVar
 
-from wamkit.errors import WamkitError, nearest
+from wamkit.errors import WamkitError, missing_package, nearest
 
 T = TypeVar("T")
 
@@ -112,3 +115,36 @@ def load_package(package: str) -> None:
     """Imports every module of a package, so that each registers its objects; an error in one of them propagates."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         importlib.import_module(f"{package}.{module.name}")
+
+
+def import_named(module: str, what: str) -> ModuleType:
+    """A module that an option names, of an installed package or in the present folder.
+
+    what: the option, for errors.   Raises RegistryError for one that cannot be imported.
+    """
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise RegistryError(f"{what}: {module!r} is no name of a module, such as folder.file")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(module)
+    except ImportError as e:
+        remedy = missing_package(e) or "it is looked for in the present folder and among the installed packages"
+        raise RegistryError(f"{what}: the module {module!r} cannot be imported ({e}); {remedy}") from e
+
+
+def named_object(name: str, what: str) -> Any:
+    """The object that an option names as MODULE:OBJECT. Raises as `import_named`, and for an object that is not there.
+
+    Examples:
+        >>> named_object("math:floor", "option rounding")(2.5)
+        2
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon or not attribute:
+        raise RegistryError(f"{what}: {name!r} is not MODULE:OBJECT")
+    found = import_named(module, what)
+    if not hasattr(found, attribute):
+        near = nearest(attribute, [n for n in vars(found) if not n.startswith("_")])
+        raise RegistryError(f"{what}: {module} has no {attribute!r}{near}")
+    return getattr(found, attribute)

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,10 @@ _PRELOADED = [
 ]
 """Modules that most workers need and that take seconds to import. They are imported once, in the process that workers
 are forked from; modules that are not installed are left out."""
+
+_CHOOSE_OPENGL = ("mujoco", "metaworld")
+"""Those that choose a library to render with when they are imported: left to the workers, which choose it
+(`wamkit.envs.rendering`), unless MUJOCO_GL has chosen."""
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
 """Environment variables of the workers. LP_NUM_THREADS belongs to the software renderer (llvmpipe)."""
@@ -164,7 +169,8 @@ class _Pool:
         forks = "forkserver" in multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
-            context.set_forkserver_preload(_PRELOADED)
+            chosen = os.environ.get("MUJOCO_GL") or sys.platform != "linux"
+            context.set_forkserver_preload([m for m in _PRELOADED if chosen or m not in _CHOOSE_OPENGL])
         with _environment(_ONE_THREAD):
             while len(self._children) < processes:
                 ours, theirs = context.Pipe()

@@ -35,7 +35,11 @@ PAGES = tuple(
 ELSEWHERE = {"docs/your-data.md": "tests/cases/test_laboratory.py::said"}
 """Pages of which another test executes all: file and function."""
 
-OTHER_TESTS = {"--suite full": "tests/cli/test_cli.py::test_the_full_suite_has_all_axes"}
+OTHER_TESTS = {
+    "--suite full": "tests/cli/test_cli.py::test_the_full_suite_has_all_axes",
+    "examples.fetch": "tests/unit/test_gym.py::test_fetch_lifts_and_places",
+    "examples.aloha": "tests/unit/test_gym.py::test_aloha_hands_the_cube_over",
+}
 """Parts of commands that another test executes: file and function."""
 
 PLUGIN_PAGES = ("docs/add-a-family.md", "docs/add-an-environment.md", "examples/wamkit-regress/README.md")
@@ -57,6 +61,7 @@ SMALL = {
     "eval": "--episodes 1 --held-out 1 --steps 1 --processes 1",
     "export": "",
     "import": "",
+    "label": "",
     "list": "",
     "mix": "--size 32 32",
     "rank": "--episodes 1 --max-steps 16 --recordings 2 --classifier-steps 4 --candidates 1 --processes 1",
@@ -73,6 +78,7 @@ SMALL = {
 """Options that make a command quick, given after those of the page: the last one counts."""
 
 SMALLER = {
+    "--env gym --episodes 0": "--episodes 0 --off-expert 1",
     "--perturbed-experts": "--perturbed-experts 1 --policy-episodes 2",
     "--episodes.labelled": "--episodes.labelled 1",
     "--protocol": "--held-out 0 --tasks reach-v3",
@@ -85,6 +91,7 @@ OPTIONS = {
     "physics": "height=32 width=32 supersample=1",
     "pusht": "height=32 width=32",
     "dot": "height=32 width=32",
+    "gym": "height=32 width=32 max_steps=20",
 }
 """Options of environments, beside those of the page. Experts succeed within these steps."""
 
@@ -441,6 +448,18 @@ def in_parts(path: Path) -> None:
     write_v3(path, parts())
 
 
+def video_of(source: str) -> Callable[[Bench, Path], None]:
+    """Makes the videos of a data set alone, without states and actions, as an import of video files has them."""
+
+    def make(bench: Bench, path: Path) -> None:
+        from tests.data.recordings import as_video
+
+        bench.provide(source)
+        as_video(bench.folder / source, path)
+
+    return make
+
+
 FIRST = ("--out data/demos", "--out runs/first", "wamkit eval runs/first --episodes", "wamkit sample runs/first")
 PLACES: dict[str, Callable[[Bench, Path], None]] = {
     "data/demos": of_the_readme("--out data/demos"),
@@ -452,6 +471,7 @@ PLACES: dict[str, Callable[[Bench, Path], None]] = {
     "data/x": copy_of("short/points"),
     **{path: copy_of("data/demos") for path in ("data/teleop", "data/ego")},
     **{f"runs/{name}": untrained("bc", seed) for seed, name in enumerate(("a", "b", "c", "d", "t1", "t2"))},
+    "data/video": video_of("data/demos"),
     "runs/world": untrained("world_model", 0),
     "session.zarr.zip": session,
     "SOURCE": aloha,

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from wamkit.data.description import described
+from wamkit.data.format.metadata_io import save_metadata
 from wamkit.data.format.store import Store
+from wamkit.metadata import DatasetMetadata
 from wamkit.types import Episode, Snapshot
 
 SIZE, FPS, CAMERAS = 32, 20.0, ("front", "wrist")
@@ -63,6 +66,20 @@ def fill(root, count):
         store.append(make_episode(seed, 7 + seed))
     store.finalize()
     return store
+
+
+def as_video(root, out):
+    """The videos of the store in `root` alone, without states and actions, as an import of video files has them."""
+    store = Store.open(root)
+    layout = {**vars(store.layout), "proprio_names": (), "action_names": (), "expert": False, "robot_type": "none"}
+    video = Store.create(out, **layout)
+    for index in range(len(store)):
+        episode, none = store.episode(index), np.zeros((store.episodes[index].length, 0), np.float32)
+        video.append(dataclasses.replace(episode, proprio=none, action=none, action_expert=none))
+    video.finalize()
+    cameras = described(store).cameras
+    save_metadata(out, DatasetMetadata("videos", "", cameras=cameras))
+    return out
 
 
 def without_checksums(root):

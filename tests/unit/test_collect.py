@@ -17,9 +17,21 @@ import pytest
 from conftest import untrained_run
 from parallel_jobs import square
 from wamkit import workers
+from wamkit.data.embodiment import SourceData, fit
 from wamkit.data.format.store import Store
 from wamkit.envs import TRAIN_SEEDS, make_env
-from wamkit.rollout.collect import CollectConfig, NoisyExpert, Wanderer, Wandering, collect, plan, record
+from wamkit.metadata import CameraFacts, DatasetMetadata, Field
+from wamkit.rollout.collect import (
+    CollectConfig,
+    NoisyExpert,
+    Wanderer,
+    Wandering,
+    _check_policy,
+    _policy,
+    collect,
+    plan,
+    record,
+)
 from wamkit.runs.run import Run
 from wamkit.types import WamkitError
 from wamkit.workers import WorkerError, kept_workers, run_parallel
@@ -137,6 +149,27 @@ def test_policies_act_in_turn_and_what_they_do_is_not_for_imitation(tmp_path):
         _small(tmp_path, policy_episodes=1)
 
 
+def test_a_policy_of_a_mixture_may_act_where_its_robot_does(tmp_path):
+    """Its own sizes count, not those of the vector and the views that robots share."""
+    path = untrained_run(tmp_path / "a", TASKS, {})
+    field = (Field("hand", 0, 3, "position"), Field("gripper", 3, 4, "gripper", larger="opens"))
+    metadata = DatasetMetadata("a test", "sawyer", state=field, action=field, cameras={"corner2": CameraFacts("scene")})
+    rows = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    robot = fit([SourceData(metadata, rows, rows, np.zeros(20, np.int64), ("corner2",))], ("scene",))[0]
+    run = dataclasses.replace(Run.open(path), embodiments={"mine": robot}, origins={})
+    run = dataclasses.replace(run, spec=dataclasses.replace(run.spec, cameras=("scene",)))
+    provenance = dataclasses.replace(run.provenance, env=dataclasses.replace(run.provenance.env, embodiment="mine"))
+    run, env = (
+        dataclasses.replace(run, provenance=provenance),
+        make_env("metaworld", task=TASKS[0], height=32, width=32),
+    )
+    _check_policy(run, env, "metaworld")
+    wider = dataclasses.replace(robot, views=(1,))
+    with pytest.raises(WamkitError, match="trained with cameras = 2, found 1"):
+        _policy.cache_clear()
+        _check_policy(dataclasses.replace(run, embodiments={"mine": wider}, digest="other"), env, "metaworld")
+
+
 @pytest.mark.parametrize("changes", [{"processes": 0}, {"noise": (float("nan"),)}, {"episodes": -1}, {"tasks": ()}])
 def test_what_cannot_be_collected_is_an_error_of_wamkit(tmp_path, changes):
     with pytest.raises(WamkitError, match=next(iter(changes))):
@@ -248,3 +281,13 @@ def test_kept_workers_serve_one_call_after_the_other_and_end():
     for pid in first | second | third:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_workers_render_in_software_though_nothing_chose_it_before_they_started(tmp_path):
+    """As where a collection is continued: nothing was rendered in the process that starts them."""
+    code = "from parallel_jobs import opengl; from wamkit.workers import run_parallel\n"
+    code += "if __name__ == '__main__': print(*run_parallel([0], opengl, processes=1, progress=False))"
+    (tmp_path / "start.py").write_text(code)
+    env = {k: v for k, v in os.environ.items() if k != "MUJOCO_GL"} | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, tmp_path / "start.py"], env=env, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "mujoco.osmesa\n", done.stderr

@@ -22,12 +22,13 @@ from wamkit import old_names
 from wamkit.cli.compare import Compare
 from wamkit.cli.parse import parse
 from wamkit.config import ConfigError, from_dict, unsealed
+from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.suites.latency import Load, query_latency
 from wamkit.experiments import run as module
 from wamkit.experiments.comparisons import COMPARISONS, TUNED, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
-from wamkit.experiments.run import Setup, changed, compare, plan, read_result, write_comparison
+from wamkit.experiments.run import Setup, changed, compare, mixture_of, plan, read_result, write_comparison
 from wamkit.inference.model import Model
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.provenance import Provenance
@@ -305,3 +306,21 @@ def test_the_page_names_the_command_that_made_it(setup, page):
     args = parse(Compare, "compare", ["small", *setup.arguments()])
     assert Setup(args.data, args.out, args.work, args.episodes, args.held_out, setup.processes) == setup
     assert f"`wamkit compare small --data {setup.data}" in page
+
+
+def test_each_seed_may_have_data_of_its_own(setup, page):
+    sources = (SourceConfig("data", 0.3), SourceConfig("made/read-{seed}", 0.7))
+    entries = (dataclasses.replace(SMALL.entries[0], name="read", sources=sources),)
+    jobs = plan(dataclasses.replace(SMALL, entries=entries), setup)
+    assert [j.result.name for j in jobs] == ["tiny-bc-data-read-0.json", "tiny-bc-data-read-1.json"]
+    found = [json.loads(mixture_of(job, setup).read_text())["sources"] for job in jobs]
+    assert [Path(s[1]["data"]).name for s in found] == ["read-0", "read-1"]
+    assert len({job.folder for job in jobs}) == 2
+
+
+def test_the_rows_about_labels_differ_in_name_and_file():
+    entries = COMPARISONS.get("labels")().entries
+    assert len({e.name for e in entries}) == len({e.slug for e in entries}) == len(entries)
+    assert all(e.against in {x.name for x in entries} | {""} for e in entries)
+    for entry in entries:
+        MixtureConfig(entry.sources)

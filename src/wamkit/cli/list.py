@@ -21,6 +21,9 @@ AXES = {
 SHOWN = 12
 """Most tasks of an environment that stand in the line about it."""
 
+NAMED_BY_OPTIONS = "Its options name the task."
+"""Said of an environment that has no tasks of its own."""
+
 DOCUMENTED = {
     "importers": ("wamkit.data.importers", "IMPORTERS"),
     "recipes": ("wamkit.runs.recipes", "RECIPES"),
@@ -60,7 +63,7 @@ def run(args: List) -> None:
     elif args.tasks:
         from wamkit.envs import ENVIRONMENTS
 
-        print("\n".join(ENVIRONMENTS.get(args.tasks).tasks()))
+        print("\n".join(ENVIRONMENTS.get(args.tasks).tasks() or [NAMED_BY_OPTIONS]))
     elif args.by:
         for value, names in families_by(args.by).items():
             print(f"{value}\n  {', '.join(names)}")
@@ -139,6 +142,8 @@ def _tasks(name: str, environment: Any) -> str:
         tasks = environment.tasks()
     except WamkitError:
         return "Its package is not installed."
+    if not tasks:
+        return NAMED_BY_OPTIONS
     if len(tasks) <= SHOWN:
         return f"{'Task' if len(tasks) == 1 else 'Tasks'}: {', '.join(tasks)}."
     return f"{len(tasks)} tasks, from {tasks[0]} to {tasks[-1]}: `wamkit list --tasks {name}` names them."

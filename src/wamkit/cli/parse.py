@@ -14,7 +14,8 @@
     def run(args: Greet) -> None: ...
 
 The docstring of the class is the help of the command, the docstrings of its fields that of the options. A field without
-a default is given by its position, unless it is keyword-only. Modules of commands import what is slow inside functions,
+a default is given by its position, unless it is keyword-only. A name that Python reserves has an underscore behind it,
+which the option lacks. Modules of commands import what is slow inside functions,
 so that `wamkit --help` and a wrong command answer at once, and Ctrl-C ends a command cleanly while libraries load.
 """
 
@@ -80,7 +81,7 @@ def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
     try:
         with contextlib.redirect_stderr(errors):
             given = tyro.cli(
-                _with_positionals(resolved), prog=f"wamkit {command}", args=argv, registry=registry, config=markers
+                _with_marks(resolved), prog=f"wamkit {command}", args=argv, registry=registry, config=markers
             )
     except SystemExit as stop:
         if stop.code:
@@ -112,9 +113,9 @@ def join(options: type[O], config: type[Any]) -> type[O]:
     return dataclasses.make_dataclass(options.__name__, [], bases=(options, config), namespace=named, frozen=True)
 
 
-def _with_positionals(options: type[O]) -> type[O]:
-    """The options with tyro's mark on the fields that are given by their position."""
-    from tyro.conf import Positional
+def _with_marks(options: type[O]) -> type[O]:
+    """The options with tyro's marks on the fields that are given by their position, and on those with another name."""
+    from tyro.conf import Positional, arg
 
     hints = typing.get_type_hints(options, include_extras=True)
     required = [
@@ -122,7 +123,12 @@ def _with_positionals(options: type[O]) -> type[O]:
         for f in dataclasses.fields(options)
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and not f.kw_only
     ]
-    fields = [(name, Positional[hints[name]]) for name in required]
+    fields: list[Any] = [(name, Positional[hints[name]]) for name in required]
+    fields += [
+        (f.name, typing.Annotated[hints[f.name], arg(name=f.name.rstrip("_"))], dataclasses.field(kw_only=True))
+        for f in dataclasses.fields(options)
+        if f.name.endswith("_")
+    ]
     named = {"__doc__": options.__doc__}
     return dataclasses.make_dataclass(options.__name__, fields, bases=(options,), namespace=named, frozen=True)
 

@@ -98,10 +98,13 @@ def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
 
 
 def _next(args: Train, data: Path, held_out: int) -> str:
-    """The command that evaluates the run, or what it still lacks."""
+    """The command that uses or evaluates the run, or what it still lacks."""
+    from wamkit.runs.config import family_class
     from wamkit.runs.run import Run
 
     run = Run.open(args.out)
+    if family_class(run.config.family).images_alone:
+        return f"wamkit label VIDEO --with {args.out} --out LABELLED"
     if run.provenance.env.env:
         return f"wamkit eval {args.out}"
     acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""

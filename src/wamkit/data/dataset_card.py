@@ -6,6 +6,7 @@ from collections import Counter
 
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
+from wamkit.data.labelled import in_words
 from wamkit.hub.cards import card, cell, code, table
 
 _SHOWN = 50  # instructions that the card names
@@ -31,6 +32,8 @@ def dataset_card(store: Store, repo: str, licence: str) -> bytes:
         ["action", ", ".join(layout.action_names) or "none"],
         ["recorded in", metadata.source if metadata else "unknown"],
     ]
+    if metadata is not None and metadata.labels is not None:
+        rows.append(["labels", in_words(store, metadata.labels)])
     more = f"\n\nand {len(tasks) - _SHOWN} more" if len(tasks) > _SHOWN else ""
     load = [f"wamkit train --data hf://{repo}{part} --out runs/mine" for part in ("", ":0-10")]
     lerobot = f'from lerobot.datasets.lerobot_dataset import LeRobotDataset\n\ndata = LeRobotDataset("{repo}")'

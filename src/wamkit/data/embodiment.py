@@ -108,6 +108,11 @@ class Embodiment:
         """a, the number of action dimensions of the robot itself."""
         return max((p.field.stop for p in self.action), default=0)
 
+    @property
+    def own_state_size(self) -> int:
+        """s, the number of state dimensions of the robot itself."""
+        return max((p.field.stop for p in self.state), default=0)
+
     def has_view(self) -> Bool[np.ndarray, " V"]:
         """The views of the model that this robot has."""
         return np.array([v >= 0 for v in self.views])
@@ -121,6 +126,13 @@ class Embodiment:
         out = np.zeros((*state.shape[:-1], self.state_size), np.float32)
         for slot in self.state:
             out[..., slot.unified] = _normalised(_written(state[..., slot.own], slot), slot)
+        return out
+
+    def decode_state(self, unified: Float[np.ndarray, "... S"]) -> Float[np.ndarray, "... s"]:
+        """The state in the robot's own units, float32: the inverse of `encode_state`, up to its limits."""
+        out = np.zeros((*unified.shape[:-1], self.own_state_size), np.float32)
+        for slot in self.state:
+            out[..., slot.own] = self._absolute(slot, _unscaled(unified[..., slot.unified], slot), out)
         return out
 
     def encode_action(
@@ -142,10 +154,7 @@ class Embodiment:
         """Chunks of actions in the robot's own units, float32: the inverse of `encode_action`, up to its limits."""
         out = np.zeros((*unified.shape[:-1], self.own_action_size), np.float32)
         for slot in self.action:
-            x = np.asarray(unified[..., slot.unified], np.float64)
-            if slot.scale:
-                x = x * np.array(slot.scale) + np.array(slot.shift)
-            out[..., slot.own] = self._absolute(slot, x, state)
+            out[..., slot.own] = self._absolute(slot, _unscaled(unified[..., slot.unified], slot), state)
         for dimension, value in self.locked:  # poses that are relative to the robot's hold them only roughly
             out[..., dimension] = value
         return out
@@ -179,7 +188,7 @@ class Embodiment:
 
         Raises ObservationError for an observation with the wrong number of state dimensions or cameras.
         """
-        size, cameras = max((p.field.stop for p in self.state), default=0), max(self.views) + 1
+        size, cameras = self.own_state_size, max(self.views) + 1
         if np.shape(obs.proprio) != (size,):
             raise ObservationError(
                 f"proprio: the robot '{self.name}' has {size} state dimensions, got shape {np.shape(obs.proprio)}"
@@ -249,6 +258,12 @@ def _normalised(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
     return out.clip(-slot.limit, slot.limit) if slot.limit else out
 
 
+def _unscaled(x: np.ndarray, slot: FieldSlot) -> np.ndarray:
+    """The inverse of `_normalised`, up to its limit."""
+    x = np.asarray(x, np.float64)
+    return x * np.array(slot.scale) + np.array(slot.shift) if slot.scale else x
+
+
 @dataclass(frozen=True)
 class SourceData:
     """One data set, for `fit`.
@@ -308,7 +323,7 @@ def fit(
             action=tuple(_scaled(p, action[:, p.unified], normalisers, normalisation) for p in plain.action),
             locked=_locked(plain.action, [s.action for s in labelled]),
         )
-    return tuple(replace(out[_robot(s.metadata)], views=_views(s, views)) for s in sources)
+    return tuple(replace(out[_robot(s.metadata)], views=views_of(s.metadata, s.cameras, views)) for s in sources)
 
 
 def _robot(metadata: DatasetMetadata) -> tuple:
@@ -416,11 +431,15 @@ def _locked(slots: Sequence[FieldSlot], actions: Sequence[np.ndarray]) -> tuple[
     return tuple(out)
 
 
-def _views(source: SourceData, views: Sequence[str]) -> tuple[int, ...]:
-    cameras, name = source.metadata.cameras, source.metadata.source
-    roles = [cameras[c].role for c in source.cameras if c in cameras]
-    if len(roles) < len(source.cameras):
-        missing = [c for c in source.cameras if c not in cameras]
+def views_of(metadata: DatasetMetadata, cameras: Sequence[str], views: Sequence[str]) -> tuple[int, ...]:
+    """For each of the `views` of a model, by roles, the index among `cameras` of the one that it shows; -1 for none.
+
+    Raises WamkitError where the role of a camera is not known, and where none is one of `views`.
+    """
+    known, name = metadata.cameras, metadata.source
+    roles = [known[c].role for c in cameras if c in known]
+    if len(roles) < len(cameras):
+        missing = [c for c in cameras if c not in known]
         raise WamkitError(f"{name}: the role of camera {missing[0]} is not known; name it by `wamkit describe`")
     out = tuple(next((roles.index(r) for r in v.split("+") if r in roles), -1) for v in views)
     if all(v < 0 for v in out):

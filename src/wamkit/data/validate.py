@@ -26,6 +26,7 @@ from wamkit.data.format.schema import describe
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import Video
 from wamkit.data.importers.run import left_out, noted, require_whole
+from wamkit.data.labelled import in_words
 from wamkit.data.sanity import faults
 from wamkit.files import StoreError, exclusive, inside, read_json
 from wamkit.metadata import DatasetMetadata
@@ -434,6 +435,8 @@ def summary(store: Store, metadata: DatasetMetadata | None) -> list[tuple[str, s
         ("actions", f"{len(layout.action_names)} dimensions" if layout.action_names else "none: video without actions"),
         ("texts", f"{len(store.texts)}; most often '{texts.most_common(1)[0][0]}'"),
     ]
+    if metadata is not None and metadata.labels is not None:
+        rows.append(("labels", in_words(store, metadata.labels)))
     if metadata is not None:
         rows.append(("robot", f"{metadata.embodiment or 'none'}, {metadata.control_mode or 'control mode not known'}"))
         rows.append(("source", f"{metadata.source}, licence {metadata.licence or 'not known'}"))

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
         register_env,
     )
     from wamkit.envs.ground_truth import GroundTruth, read_ground_truth
+    from wamkit.envs.gym import wrap_gym
 
 # Imported at first use: lists of tasks are read while gymnasium, which the contract needs, is still being imported.
-_IN_GROUND_TRUTH = ("GroundTruth", "read_ground_truth")
+_HOMES = {"GroundTruth": "ground_truth", "read_ground_truth": "ground_truth", "wrap_gym": "gym"}
 __all__ = [
     "ENVIRONMENTS",
     "HELD_OUT_SEED_BASE",
@@ -36,14 +37,14 @@ __all__ = [
     "observation_spaces",
     "read_ground_truth",
     "register_env",
+    "wrap_gym",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "ground_truth" if name in _IN_GROUND_TRUTH else "base"
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES.get(name, 'base')}"), name)
 
 
 def __dir__() -> list[str]:

@@ -98,6 +98,9 @@ class Environment(gymnasium.Env, abc.ABC):
     noise_range: float = 1.0
     """Action noise of 1 in half ranges of the action space: below 1 where actions are positions, of which one step
     covers little."""
+    seeded: bool = True
+    """False for an environment whose reset does not follow its seed, as a real robot's: the checks that repeat an
+    episode are left out, and evaluation says so."""
     dataset_metadata: DatasetMetadata | None = None
     """Units and frames of states and actions. Without it data can be trained on alone, but not mixed with other
     robots'."""
@@ -108,7 +111,12 @@ class Environment(gymnasium.Env, abc.ABC):
     @classmethod
     @abc.abstractmethod
     def tasks(cls) -> tuple[str, ...]:
-        """Names of all tasks."""
+        """Names of all tasks; none for an environment whose options name its task."""
+
+    @classmethod
+    def tasks_under(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of all tasks under `options`, fields of Config: those of `tasks`, unless the options name the task."""
+        return cls.tasks()
 
     @abc.abstractmethod
     def reset(
@@ -280,7 +288,7 @@ def check_task(env: str, task: str, known: Iterable[str]) -> None:
         raise WamkitError(f"unknown task {task!r} of {env}{nearest(task, known)}; known: {', '.join(known)}")
 
 
-def make_env(name: str, **options: Any) -> Environment:
+def make_env(name: str, /, **options: Any) -> Environment:
     """Builds the environment `name` with the given fields of its Config.
 
     Raises RegistryError for an unknown name and ConfigError for an unknown option or a wrong type, with the nearest
@@ -289,7 +297,7 @@ def make_env(name: str, **options: Any) -> Environment:
     return ENVIRONMENTS.get(name)(env_config(name, **options))
 
 
-def env_config(name: str, **options: Any) -> Any:
+def env_config(name: str, /, **options: Any) -> Any:
     """Options of the environment `name`, an instance of its Config. Raises as `make_env`."""
     try:
         return from_dict(ENVIRONMENTS.get(name).Config, options)

@@ -21,13 +21,13 @@ Trace = list[tuple[dict[str, Any], float, bool, np.ndarray]]
 def check_env(factory: Factory, *, seed: int = 0, steps: int = 20) -> list[str]:
     """Runs every check on environments made by `factory`, which must be picklable (it also runs in a new process).
 
-    Returns the names of the checks in the order in which they passed; those of snapshots are left out where the
-    environment takes none. Raises WamkitError for the first that failed, with the values that differ, by how much, and
+    Returns the names of the checks in the order in which they passed. Those of what the environment lacks are left
+    out, see `LEFT_OUT`. Raises WamkitError for the first that failed, with the values that differ, by how much, and
     the usual causes.
     """
     passed: list[str] = []
     for name, check in _CHECKS.items():
-        if passed and name in _OF_SNAPSHOTS and not _takes_snapshots(factory):
+        if passed and name in _left_out(factory):
             continue
         try:
             check(factory, seed, steps)
@@ -47,12 +47,14 @@ class _Differs(_Failed):
     """The finding that two episodes, which should be one and the same, differ."""
 
 
-def _takes_snapshots(factory: Factory) -> bool:
+def _left_out(factory: Factory) -> tuple[str, ...]:
+    """The checks of what the environment lacks."""
     env = factory()
     try:
-        return env.takes_snapshots()
+        lacks = (not env.takes_snapshots(), not env.seeded)
     finally:
         env.close()
+    return tuple(name for lack, (names, _) in zip(lacks, LEFT_OUT.values(), strict=True) if lack for name in names)
 
 
 def _demand(condition: Any, finding: str) -> None:
@@ -130,7 +132,8 @@ def _check_contract(factory: Factory, seed: int, steps: int) -> None:
     state = env.observation_space["proprio"]
     _demand(state.shape == (len(env.proprio_names),), "proprio_names must name every dimension")
     _demand(env.observation_space["images"].shape[0] == len(env.cameras), "cameras must name every view")
-    _demand(env.task in env.tasks(), f"task {env.task!r} is not among tasks()")
+    known = env.tasks()  # none where the options name the task
+    _demand(not known or env.task in known, f"task {env.task!r} is not among tasks()")
     raw, info = env.reset(seed=seed)
     for action in _actions(env, seed, steps):
         _demand(type(info.get("success")) is bool, f"info['success'] must be a bool, found {info.get('success')!r}")
@@ -257,19 +260,30 @@ _CHECKS: dict[str, Callable[[Factory, int, int], None]] = {
     "new process": _check_new_process,
 }
 
-_OF_SNAPSHOTS = ("snapshot",)
-"""Checks that are left out for an environment without snapshots."""
+LEFT_OUT = {
+    "it takes no snapshots": (
+        ("snapshot",),
+        "what compares actions from one state, such as --suite full, leaves it out",
+    ),
+    "its resets do not follow their seed": (
+        ("determinism", "render switch", "two at once", "new process"),
+        "an evaluation cannot be repeated, and may meet starts that were trained on",
+    ),
+}
+"""Lack of an environment, snapshots and seeds in this order -> the checks left out, and what follows from it."""
 
 _UNSEEDED = "random numbers that self.np_random does not draw; something of the last episode that reset() keeps (a "
 _UNSEEDED += "controller's target, a counter, a warm start of the solver); the clock of the machine"
 
 _CAUSES = {
     "determinism": _UNSEEDED,
-    "render switch": "rendering advances the simulator, or draws random numbers of the dynamics",
+    "render switch": "rendering advances the simulator, or draws random numbers of the dynamics (with --env gym: draw "
+    "by camera:NAME or a free camera in place of render, or take render=always)",
     "snapshot": "the snapshot lacks a part of the state (velocities, a controller's target, a counter of steps, the "
     "state of a random generator, changed parameters of the model: put them into `attributes` or `model`) or shares "
     "memory with the environment (copy arrays); restore() leaves caches of the simulator as they were (mj_forward)",
-    "two at once": "two environments share an OpenGL context, or variables of their module or class",
+    "two at once": "two environments share an OpenGL context (with --env gym: draw by camera:NAME or a free camera in "
+    "place of render), or variables of their module or class",
     "new process": "hash() of a text, the order of a set, or a variable of the module that earlier calls changed; "
     + _UNSEEDED,
 }

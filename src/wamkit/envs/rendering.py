@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,8 +24,7 @@ def load_mujoco() -> Any:
 
     Raises WamkitError, with a remedy, where it cannot render.
     """
-    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
-        os.environ["MUJOCO_GL"] = "osmesa"
+    render_in_software()
     try:
         if importlib.util.find_spec("triton") is not None:
             importlib.import_module("triton._C.libtriton")
@@ -35,6 +34,12 @@ def load_mujoco() -> Any:
     except Exception as error:
         raise _render_error(error) from error
     return mujoco
+
+
+def render_in_software() -> None:
+    """Has MuJoCo, which is not imported yet, render in software unless MUJOCO_GL chooses otherwise."""
+    if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
+        os.environ["MUJOCO_GL"] = "osmesa"
 
 
 LARGEST = 16_384
@@ -53,6 +58,8 @@ def check_rendered(height: int, width: int, supersample: int) -> None:
 class Renderer:
     """Renders the cameras of one simulator. All simulators of a process share one OpenGL context.
 
+    cameras: names of the model's, or free ones as {"lookat": (x, y, z), "distance": metres, "azimuth": degrees,
+        "elevation": degrees}.
     supersample: factor by which images are rendered larger and averaged down.   sites: whether MuJoCo's markers are
         shown.
     change: called with each scene (MjvScene) before it is rendered, to change its appearance; never the simulation.
@@ -72,7 +79,7 @@ class Renderer:
         model: Any,
         data: Any,
         *,
-        cameras: Sequence[str],
+        cameras: Sequence[str | Mapping[str, Any]],
         height: int,
         width: int,
         supersample: int = 3,
@@ -85,18 +92,25 @@ class Renderer:
         self._options = mujoco.MjvOption()
         if not sites:
             self._options.sitegroup[:] = 0
-        ids = [model.camera(name).id for name in cameras]
-        self._cameras = [mujoco.MjvCamera() for _ in ids]
-        for camera, index in zip(self._cameras, ids, strict=True):
-            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, index
-        # corner, corner2, corner3 and corner4 are mounted upside down: rotate their images by half a turn.
-        self.turned = [model.cam_bodyid[i] == 0 and data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3 for i in ids]
+        self._cameras, self.turned = [mujoco.MjvCamera() for _ in cameras], list[bool]()
+        for camera, which in zip(self._cameras, cameras, strict=True):
+            if isinstance(which, Mapping):
+                camera.type, camera.lookat[:] = mujoco.mjtCamera.mjCAMERA_FREE, which["lookat"]
+                camera.distance, camera.azimuth, camera.elevation = (
+                    which[k] for k in ("distance", "azimuth", "elevation")
+                )
+                self.turned.append(False)
+                continue
+            i = model.camera(which).id
+            camera.type, camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, i
+            # corner, corner2, corner3 and corner4 are mounted upside down: rotate their images by half a turn.
+            self.turned.append(model.cam_bodyid[i] == 0 and data.cam_xmat[i].reshape(3, 3)[2, 1] < -1e-3)
 
-    def render(self) -> np.ndarray:
-        """The present images, uint8 (V, 3, H, W)."""
+    def render(self, data: Any = None) -> np.ndarray:
+        """The present images, uint8 (V, 3, H, W). data: another state (MjData) of the model than the simulator's."""
         n = self._supersample
         images = np.empty((len(self._cameras), 3, self._height, self._width), np.uint8)
-        for k, large in enumerate(self._large_images()):
+        for k, large in enumerate(self._large_images(data=data)):
             blocks = large.transpose(2, 0, 1).reshape(3, self._height, n, self._width, n).sum((2, 4), np.uint16)
             images[k] = (blocks + n * n // 2) // (n * n)
         return images
@@ -119,7 +133,7 @@ class Renderer:
             ids[k] = np.where(code < len(table), table[np.minimum(code, len(table) - 1)], -1)
         return ids
 
-    def _large_images(self, segment: bool = False) -> Iterator[np.ndarray]:
+    def _large_images(self, segment: bool = False, data: Any = None) -> Iterator[np.ndarray]:
         """Each camera's upright image before averaging, uint8 (n H, n W, 3); with `segment`, colours encode geoms."""
         mujoco, n = self._mujoco, self._supersample
         height, width = n * self._height, n * self._width
@@ -130,7 +144,8 @@ class Renderer:
         rectangle, everything = mujoco.MjrRect(0, 0, width, height), mujoco.mjtCatBit.mjCAT_ALL
         bottom_up, flags = np.empty((height, width, 3), np.uint8), mujoco.mjtRndFlag
         for camera, turned in zip(self._cameras, self.turned, strict=True):
-            mujoco.mjv_updateScene(self._model, self._data, self._options, None, camera, everything, self._scene)
+            state = self._data if data is None else data
+            mujoco.mjv_updateScene(self._model, state, self._options, None, camera, everything, self._scene)
             if self._change is not None and not segment:
                 self._change(self._scene)
             for flag in (flags.mjRND_SHADOW, flags.mjRND_REFLECTION):

@@ -40,10 +40,24 @@ class EnvSpec:
 
         The message names the nearest.
         """
-        known = ENVIRONMENTS.get(self.env).tasks()
+        known = self.known_tasks()
         for task in self.tasks:
             check_task(self.env, task, known)
         env_config(self.env, **{**self.options, "task": (self.tasks or known)[0]})
+
+    def known_tasks(self) -> tuple[str, ...]:
+        """All tasks of the environment. Raises RegistryError for an unknown environment."""
+        return ENVIRONMENTS.get(self.env).tasks_under(self.options)
+
+    @property
+    def takes_snapshots(self) -> bool:
+        """True if the environment has snapshots."""
+        return ENVIRONMENTS.get(self.env).takes_snapshots()
+
+    @property
+    def seeded(self) -> bool:
+        """True if resets follow their seed, which an option `seeded` may deny."""
+        return bool(self.options.get("seeded", ENVIRONMENTS.get(self.env).seeded))
 
     def make(self, task: str, **more: Any) -> Environment:
         """A new environment of `task`. more: options that replace those of the spec.

@@ -67,6 +67,8 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     }
     folder = _write(context, requested, summary)
     print(text_table(tables))
+    if limits := _limits(context):
+        print(f"note: {limits}")
     if options.report:
         page = report_card(context, summary["command"], learning, tables, [w for r in results for w in r.worst])
         print(f"report: {write_report(page, folder / 'report.html')}")
@@ -90,7 +92,20 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
     folder = run.home / "eval" / (requested.name or requested.env.env)
-    return Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
+    context = Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
+    note = " ".join(filter(None, [requested.note, _limits(context)]))
+    return replace(context, protocol=replace(context.protocol, note=note))
+
+
+def _limits(context: Context) -> str:
+    """Sentences about what the environment cannot do, and what is therefore left out."""
+    said, full = [], context.options.suite == "full"
+    lost = [name for name, e in evaluations().items() if full and e.needs_snapshots and e.needs(context)]
+    if lost and not context.env.takes_snapshots:
+        said.append(f"The environment takes no snapshots, so there is no {' and no '.join(lost)}.")
+    if not context.env.seeded:
+        said.append("Its resets do not follow their seed: each evaluation meets other starts, perhaps trained ones.")
+    return " ".join(said)
 
 
 def _wanted(context: Context) -> dict[str, Evaluation]:
@@ -101,6 +116,8 @@ def _wanted(context: Context) -> dict[str, Evaluation]:
             "held_out = 0 leaves closed loop alone: the full suite, and a model that gives no actions, need recordings"
         )
     wanted = {n: e for n, e in evaluations().items() if (full or e.suite == "main") and e.needs(context)}
+    if not context.env.takes_snapshots:
+        wanted = {n: e for n, e in wanted.items() if not e.needs_snapshots}
     for evaluation in wanted.values():
         evaluation.check(context)
     return {n: e for n, e in wanted.items() if held_out or not e.needs_episodes}

@@ -41,7 +41,7 @@ def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> En
             )
         require_env(run)
         return trained
-    known = ENVIRONMENTS.get(given.env).tasks()
+    known = given.known_tasks()
     for task in given.tasks:
         check_task(given.env, task, known)
     kept = trained.options if keep_rendering and trained.env == given.env else {}

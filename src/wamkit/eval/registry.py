@@ -123,12 +123,15 @@ class Evaluation(ABC):
     suite: "main", or "full" for an evaluation that only the full suite has.
     order: evaluations run, and stand on the page, in ascending order; ties by name.
     needs_episodes: whether it needs validation episodes, so that it is left out where there are none.
+    needs_snapshots: whether it compares what follows from one state, so that it is left out where the environment takes
+        no snapshots.
     cached: whether its result is cached. False for an evaluation with a cache of its own.
     """
 
     suite: ClassVar[Literal["main", "full"]] = "main"
     order: ClassVar[int] = 1000
     needs_episodes: ClassVar[bool] = True
+    needs_snapshots: ClassVar[bool] = False
     cached: ClassVar[bool] = True
 
     def needs(self, context: Context) -> bool:

@@ -6,7 +6,7 @@ and are evaluated from the same held-out reset states. Training seeds are fixed 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ class Entry:
 
     options: changes to the recipe by dotted name, as on the command line: {"model.detach": True}.
     against: name of the row to compare with in pairs; the comparison's reference if empty.
-    sources: data sets to mix, folders beside the comparison's data set; that data set alone if empty.
+    sources: data sets to mix, folders beside the comparison's data set; that data set alone if empty. `{seed}` in a
+        folder stands for the training seed, where each seed has data of its own.
     """
 
     name: str
@@ -42,7 +43,7 @@ class Entry:
 
 def _source_slug(source: SourceConfig) -> str:
     episodes = "_{}_{}".format(*source.demonstrations) if source.demonstrations else ""
-    return f"{Path(source.data).name}{episodes}{'' if source.actions else '_video'}"
+    return f"{Path(source.data).name.replace('-{seed}', '')}{episodes}{'' if source.actions else '_video'}"
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,58 @@ def video_sources() -> Comparison:
             entry("+ video of other sources", hand, other, head),
             more,
         ),
+        TUNED,
+    )
+
+
+LABELS = (10, 5, 20)
+"""Numbers of demonstrations, of all tasks together, beside which video is labelled."""
+
+FILMED = 50
+"""Further demonstrations of which the video alone is used."""
+
+LABELLED_FOLDER = "labels"
+"""Folder beside the data set with what benchmarks/labels.py makes for the comparison `labels`."""
+
+
+def _label_rows(few: int) -> Iterator[Entry]:
+    """The rows of `few` demonstrations."""
+    alone = f"{few} demonstrations"
+    shown, more = SourceConfig(DATA, 0.3, demonstrations=(0, few)), (few, few + FILMED)
+
+    def made(what: str, weight: float = 0.7) -> SourceConfig:
+        return SourceConfig(f"{LABELLED_FOLDER}/{what}-{few}-{{seed}}", weight)
+
+    def row(name: str, *further: SourceConfig) -> Entry:
+        return Entry(f"{few}, {name}", "metaworld-bc", THREE, against=alone, sources=(shown, *further))
+
+    yield Entry(alone, "metaworld-bc", THREE, sources=(shown,))
+    yield row(f"{FILMED} videos labelled", made("same"))
+    yield row(f"{FILMED} with true labels", SourceConfig(DATA, 0.7, "more", demonstrations=more))
+    if few == LABELS[0]:
+        yield row(f"{FILMED} videos labelled, no own episodes", made("same_alone"))
+        yield row("80 videos of other tasks labelled", made("tasks"))
+        yield row(f"{FILMED} videos in other light, colours and view labelled", made("elsewhere"))
+    yield row("own successes", made("succeeded"))
+    video = SourceConfig(DATA, 0.5, demonstrations=more, actions=False)
+    options = {"train.batch_size": 32}  # as many labelled samples as the other rows have
+    name = f"{few}, unified with {FILMED} videos unlabelled"
+    yield Entry(name, "metaworld-unified", THREE, options, alone, (replace(shown, weight=0.5), video))
+
+
+@COMPARISONS.register("labels")
+def labels() -> Comparison:
+    """Few demonstrations, with video whose actions a reader labelled."""
+    return Comparison(
+        "Video turned into demonstrations",
+        f"{', '.join(map(str, sorted(LABELS)))} demonstrations of four tasks together, and video of further ones "
+        "without actions and state. The reader `inverse` learned from the same demonstrations and, unless the row says "
+        "otherwise, from 20 episodes a task of the policy of those demonstrations, failures included. It labels the "
+        "video, and behaviour cloning learns from both, 30 % of its samples from the demonstrations. Beside that: the "
+        "true labels of the same video, the successes among the policy's own episodes, and `unified` on the video as "
+        "it is. Each training seed has a policy, own episodes and a reader of its own.",
+        f"{LABELS[0]} demonstrations",
+        tuple(row for few in LABELS for row in _label_rows(few)),
         TUNED,
     )
 

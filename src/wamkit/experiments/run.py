@@ -207,7 +207,7 @@ def _run_jobs(jobs: Sequence[Job], setup: Setup, after_each: Callable[[], Any]) 
 
 def _run_job(job: Job, setup: Setup) -> Result:
     recordings = setup.work / "recordings"
-    data, watch = _mixture(job, setup) if job.entry.sources else setup.data, None
+    data, watch = mixture_of(job, setup) if job.entry.sources else setup.data, None
     # A mixture has no embodiment during training, so there is no action error to watch.
     if Query.POLICY in family_class(job.config.family).queries and not job.entry.sources:
         provenance = Provenance.of(Store.open(setup.data))
@@ -250,10 +250,11 @@ def _run_job(job: Job, setup: Setup) -> Result:
     )
 
 
-def _mixture(job: Job, setup: Setup) -> Path:
+def mixture_of(job: Job, setup: Setup) -> Path:
     """The file of a mixture of the row's sources, which lie beside the data set: its image size, one view."""
     size = Store.open(setup.data).layout.image_shape[1:]
-    sources = tuple(replace(s, data=str((setup.data.parent / s.data).resolve())) for s in job.entry.sources)
+    places = [(setup.data.parent / s.data.replace("{seed}", str(job.seed))).resolve() for s in job.entry.sources]
+    sources = tuple(replace(s, data=str(p)) for s, p in zip(job.entry.sources, places, strict=True))
     path = setup.work / "mixtures" / f"{job.folder.name}.json"
     cfg.save_json(path, MixtureConfig(sources, size=size, views=("scene+ego+wrist",)))
     return path

@@ -71,6 +71,9 @@ class Family(nn.Module, ABC):
     """Queries that are answered with one best guess, whatever the seed."""
     needs_point_cloud: ClassVar[bool] = False
     """True for a family that needs the scene points of a depth camera. Data without them are then refused."""
+    images_alone: ClassVar[bool] = False
+    """True for a family that looks at images alone: it is asked about video, which has no state and perhaps no text,
+    and reads the state off the images (`read_state`)."""
     keeps_memory: bool = False
     """True if `generate` returns memory, which may stand for an observation in later queries (`Sample.memory`)."""
 
@@ -151,6 +154,13 @@ class Family(nn.Module, ABC):
         does not give hold zeros and must not be read. Row i draws its noise from generators[i] alone, so that a row's
         answer does not depend on its neighbours.
         """
+
+    def read_state(self, batch: Batch) -> Float[Tensor, "B s"]:
+        """The robot's state at the present frame, in the units of the training data, read off the images.
+
+        Only families with `images_alone` do that.
+        """
+        raise WamkitError(f"the family {self.name!r} reads no state off images: it is given the state")
 
     def embed(self, batch: Batch) -> list[Tokens]:
         """Features of the observations: their tokens as they enter the last block of the main backbone.

@@ -10,6 +10,7 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float32, UInt8
 from torch import Tensor
 
 from wamkit.data.embodiment import Embodiment
@@ -35,6 +36,8 @@ from wamkit.types import (
 
 MAX_DEVIATIONS = 1e5
 """Deviations from the training mean beyond which an input is taken for a mistake."""
+UNREAD = "unread"
+"""The instruction in an observation of which a family reads the images alone."""
 
 
 @final
@@ -168,6 +171,30 @@ class Model:
         if isinstance(obs, Observation):
             vector, every = vector[0], every[0]
         return Embedding(vector, every, kinds)
+
+    @torch.inference_mode()
+    def read_state(
+        self, images: UInt8[np.ndarray, "B V 3 H W"], view_valid: Bool[np.ndarray, "B V"] | None = None
+    ) -> Float32[np.ndarray, "B s"]:
+        """The robot's state, read off its images, in its own units: for video, which recorded none.
+
+        images: of any size, as those of `sample`.   view_valid: the views that were seen; None for all.
+
+        Raises WamkitError for a family that is given the state, and ObservationError and NotFinite as `sample`.
+        """
+        robot, spec = self.embodiment, self.spec
+        if self.image is not None:
+            images = fitted_images(images, self.image, "images")
+        if robot is not None:
+            seen = np.ones(images.shape[:2], bool) if view_valid is None else view_valid
+            images, view_valid = robot.to_model_views(images), robot.to_model_mask(seen)
+        before, unread = (None,) * len(spec.past_offsets), np.zeros(spec.proprio_dim, np.float32)
+        seen_by = [None] * len(images) if view_valid is None else view_valid
+        rows = [Observation(x, unread, UNREAD, before, None, v) for x, v in zip(images, seen_by, strict=True)]
+        batch = query_batch(rows, Query.POLICY, spec, None, None)
+        state = self.family.read_state(batch.to(self._device)).float().cpu()
+        check_finite(state, "state")
+        return state.numpy() if robot is None else robot.decode_state(state.numpy())
 
     def encode_history(self, obs: Observation) -> KVMemory:
         """Encodes one observation, so that the result can stand for it in the `past` of later ones.

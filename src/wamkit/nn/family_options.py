@@ -25,6 +25,7 @@ from wamkit.nn.options import (
     Options,
     PolicyConfig,
     Positive,
+    ProprioConfig,
     Share,
     SizeConfig,
     StageShare,
@@ -238,7 +239,7 @@ class LatentActionConfig(PolicyConfig, TrunkConfig):
 
 @CONFIGS.register("discrete")
 @dataclass(frozen=True)
-class DiscreteConfig(SizeConfig):
+class DiscreteConfig(ProprioConfig):
     """Options of the family `discrete`."""
 
     backbone: str = "transformer"
@@ -292,3 +293,14 @@ class WorldModelConfig(ActionConfig, CodecConfig, TrunkConfig):
     """Shift of the noise levels towards noise, in training and sampling."""
     denoising_steps: Count = 8
     """Denoising steps of the future, unless the caller names a number."""
+
+
+@CONFIGS.register("inverse")
+@dataclass(frozen=True)
+class InverseConfig(ActionConfig, SizeConfig):
+    """Options of the control `inverse`."""
+
+    backbone: str = "transformer"
+    """Registered name of the backbone (`wamkit.nn.BACKBONES`)."""
+    denoising_steps: Count = 1
+    """Always one pass."""

@@ -65,7 +65,7 @@ class TextConfig(Checked):
 
 @dataclass(frozen=True)
 class SizeConfig(Options):
-    """Sizes of a transformer, and the noise of its proprioception."""
+    """Sizes of a transformer."""
 
     width: Width = 128
     """Width of tokens."""
@@ -73,8 +73,6 @@ class SizeConfig(Options):
     """Blocks."""
     heads: Count = 4
     """Attention heads, among which the width is divided."""
-    proprio_noise: NotNegative = 0.05
-    """Deviation, in normalised units, of the noise that training adds to proprioception."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,7 +80,15 @@ class SizeConfig(Options):
 
 
 @dataclass(frozen=True)
-class ContextConfig(SizeConfig):
+class ProprioConfig(SizeConfig):
+    """Options of transformers that are given the robot's state."""
+
+    proprio_noise: NotNegative = 0.05
+    """Deviation, in normalised units, of the noise that training adds to proprioception."""
+
+
+@dataclass(frozen=True)
+class ContextConfig(ProprioConfig):
     """Options of families that encode observations as `ContextTokens`."""
 
     text: TextConfig = field(default_factory=TextConfig)

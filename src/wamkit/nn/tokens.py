@@ -100,13 +100,16 @@ class Downsample(nn.Module):
 
 
 class ImageTokens(nn.Module):
-    """A frame as a grid of tokens, one a cell of `stride` pixels: (B, 3, H, W) -> (B, H/16 * W/16, D)."""
+    """A frame as a grid of tokens, one a cell of `stride` pixels: (B, 3, H, W) -> (B, H/16 * W/16, D).
+
+    inputs: channels of the frame; 3 for each of several frames that are read as one.
+    """
 
     stride = 16
 
-    def __init__(self, width: int, channels: tuple[int, int] = (48, 96)):
+    def __init__(self, width: int, channels: tuple[int, int] = (48, 96), inputs: int = 3):
         super().__init__()
-        self.patch = nn.Conv2d(3, channels[0], 4, stride=4)
+        self.patch = nn.Conv2d(inputs, channels[0], 4, stride=4)
         self.down = Downsample(*channels)
         self.last = nn.Conv2d(channels[1], width, 3, stride=2, padding=1)
         self.to(memory_format=torch.channels_last)

@@ -29,7 +29,7 @@ from wamkit.envs.base import Expert
 from wamkit.files import read_json
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy, Session
-from wamkit.rollout.loop import Action, Actor, rollout
+from wamkit.rollout.loop import Action, Actor, NothingRecorded, rollout
 from wamkit.rollout.plan import COUNTS, CollectConfig, Counts, Job, counts_of, plan
 from wamkit.runs.run import Run
 from wamkit.types import Episode, Observation, Snapshot, WamkitError
@@ -128,17 +128,21 @@ def _record_off_expert(config: CollectConfig, job: Job, env: Environment, expert
     seed = job.seeds[0]
     rng = np.random.default_rng([seed, 2])
     skip = 0 if expert is None or job.from_reset else int(rng.integers(config.off_expert_skip + 1))
-    return rollout(
-        env,
-        Wanderer(expert, env.action_space.low, env.action_space.high),
-        seed=seed,
-        session=Wandering(rng, rng.standard_normal(env.action_space.shape), skip),
-        max_steps=config.off_expert_steps,
-        skip=skip,
-        steps_after_success=None,
-        snapshot=_snapshot(config, env),
-        is_demonstration=False,
-    )
+    while True:
+        try:
+            return rollout(
+                env,
+                Wanderer(expert, env.action_space.low, env.action_space.high),
+                seed=seed,
+                session=Wandering(rng, rng.standard_normal(env.action_space.shape), skip),
+                max_steps=config.off_expert_steps,
+                skip=skip,
+                steps_after_success=None,
+                snapshot=_snapshot(config, env),
+                is_demonstration=False,
+            )
+        except NothingRecorded:  # the environment's episodes are shorter, or end with success
+            skip //= 2
 
 
 def _record_perturbed_expert(config: CollectConfig, job: Job, env: Environment, expert: Expert) -> Episode:
@@ -176,12 +180,16 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
     if model.embodiment is None and run.embodiments:
         known = ", ".join(run.embodiments)
         raise WamkitError(f"{run.path} was trained on a mixture, and collection has no option to choose of {known}")
-    spec, space = model.spec, env.observation_space
+    spec, space, robot = model.spec, env.observation_space, model.embodiment
+    cameras, state, action = (spec.cameras, tuple(env.cameras)), spec.proprio_dim, spec.action_dim
+    if robot is not None:  # of a mixture: `spec` has the unified sizes, and its views are roles
+        seen = max(robot.views) + 1
+        cameras, state, action = (seen, min(seen, len(env.cameras))), robot.own_state_size, robot.own_action_size
     pairs = {
-        "cameras": (spec.cameras, tuple(env.cameras)),
+        "cameras": cameras,
         "height and width": ((spec.height, spec.width), space["images"].shape[-2:]) if run.image is None else (0, 0),
-        "dimensions of proprioception": (spec.proprio_dim, space["proprio"].shape[0]),
-        "dimensions of actions": (spec.action_dim, env.action_space.shape[0]),
+        "dimensions of proprioception": (state, space["proprio"].shape[0]),
+        "dimensions of actions": (action, env.action_space.shape[0]),
         "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
     }
     for what, (wanted, found) in pairs.items():

@@ -15,6 +15,10 @@ from wamkit.envs.base import observation
 from wamkit.types import Episode, Observation, SceneFlow, Snapshot, WamkitError
 
 
+class NothingRecorded(WamkitError):
+    """An episode ended within its skipped steps."""
+
+
 class Env(Protocol):
     """Anything that can be acted in: a simulator, or a world model in its place (`wamkit.imagination.env`).
 
@@ -177,7 +181,8 @@ def rollout(
     text: an instruction in place of the environment's.
     observers: called with every recorded step.
     `Episode.latency_s` holds the seconds of every call in which the actor looked at images and asked its model.
-    Raises WamkitError for an action with the wrong shape or values that are not finite, and where nothing was recorded.
+    Raises WamkitError for an action with the wrong shape or values that are not finite, and NothingRecorded for an
+    episode that ended within its skipped steps.
     """
     recorder = _Recorder(record_images, bool(env.point_grid))
     remaining = None
@@ -204,7 +209,7 @@ def rollout(
             recorder.ended = "terminated" if t.terminated else "truncated" if t.truncated else ""
             break
     if not recorder.action:
-        raise WamkitError(
+        raise NothingRecorded(
             f"{env.task}, seed {seed}: the episode ended within its {skip} skipped steps, nothing is recorded"
         )
     return recorder.episode(env, seed, is_demonstration, noise, text)

@@ -27,10 +27,10 @@ _FROM_RESET_EVERY = 4
 class CollectConfig(cfg.Checked):
     """Options of `collect`."""
 
-    tasks: tuple[str, ...]
-    """Task names of the environment."""
     out: Path
     """Folder of the data set."""
+    tasks: tuple[str, ...] = ()
+    """Task names of the environment; may be left out where it has but one."""
     env: str = "metaworld"
     """Environment name."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class CollectConfig(cfg.Checked):
     """Steps of an off-expert episode."""
     off_expert_skip: _Length0 = 60
     """Most off-expert episodes start after a random number of unrecorded expert steps, at most this many, so that
-    contacts happen."""
+    contacts happen; after half of them, or a quarter, where the episode has ended by then."""
     perturbed_experts: cfg.Episodes = 0
     """Episodes per task of an expert with a constant offset added to its actions: purposeful, yet most of them fail, as
     weak policies do. Training data for world models in which policies are evaluated and for success classifiers; marked
@@ -78,6 +78,8 @@ class CollectConfig(cfg.Checked):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "options", json.loads(json.dumps(dict(self.options))))
+        if not self.tasks and len(known := self.env_spec.known_tasks()) == 1:
+            object.__setattr__(self, "tasks", known)
         if not self.tasks or len(set(self.tasks)) != len(self.tasks):
             raise ConfigError(f"tasks must be distinct, and at least one; found {self.tasks}")
         super().__post_init__()

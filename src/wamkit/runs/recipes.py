@@ -91,6 +91,12 @@ def metaworld_world_model() -> RunConfig:
     return RunConfig("world_model", _model("world_model"), WindowConfig(), TrainConfig())
 
 
+@RECIPES.register("metaworld-inverse")
+def metaworld_inverse() -> RunConfig:
+    """A reader of video, for `wamkit label`: inverse dynamics alone, and the state, off images (VPT)."""
+    return RunConfig("inverse", _model("inverse"), WindowConfig(), TrainConfig())
+
+
 @RECIPES.register("metaworld-mot")
 def metaworld_mot() -> RunConfig:
     """One expert a stream, one attention (Motus, DUST, LingBot-VA)."""

@@ -25,7 +25,7 @@ from wamkit.data.image_transform import ImageTransform
 from wamkit.errors import nearest
 from wamkit.families.base import Family
 from wamkit.hub.names import named, origin
-from wamkit.metadata import check_action_bounds
+from wamkit.metadata import DatasetMetadata, check_action_bounds
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.checkpoint import (
     WEIGHTS,
@@ -58,6 +58,8 @@ class Run:
     origins: where each data set of a mixture came from, by its name; empty for a run trained on one data set, and for
         mixtures of earlier versions, which noted `provenance` alone.
     optional_views: views that some of the training data lacked; an observation may lack them too.
+    metadata: what each data set's numbers and cameras mean, by the name of the data set, "" for the only one; empty for
+        a run of an earlier version.
     extra: what the trainer noted (`elapsed_s`, `cpu_s`, ...).
     described: the whole configuration as JSON, for reports.
     """
@@ -73,6 +75,7 @@ class Run:
     embodiments: Mapping[str, Embodiment] = field(compare=False, repr=False)
     origins: Mapping[str, Provenance] = field(compare=False, repr=False)
     optional_views: tuple[str, ...] = field(compare=False, repr=False)
+    metadata: Mapping[str, DatasetMetadata] = field(compare=False, repr=False)
     extra: Mapping[str, Any] = field(compare=False, repr=False)
     described: Mapping[str, Any] = field(compare=False, repr=False)
     manifest: Manifest | Exported = field(compare=False, repr=False)
@@ -108,6 +111,7 @@ class Run:
                 if origin.action_bounds:
                     check_action_bounds(origin.action_bounds, size)
             optional = _optional_views(described, spec)
+            metadata = {n: cfg.from_dict(DatasetMetadata, m) for n, m in described.get("metadata", {}).items()}
         except WamkitError as e:
             raise WamkitError(f"{manifest.described_in}: {with_maker(e, state.config)}") from e
         return cls(
@@ -122,6 +126,7 @@ class Run:
             embodiments=embodiments,
             origins=origins,
             optional_views=optional,
+            metadata=metadata,
             extra=state.extra,
             described=described,
             manifest=manifest,
@@ -215,7 +220,7 @@ class Run:
         return ()
 
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins")
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins", "metadata")
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 
@@ -323,6 +328,7 @@ _OPTIONAL = (
     "embodiments",
     "robots",
     "origins",
+    "metadata",
 )
 _GROUPS = (*_DESCRIBED, *_OPTIONAL)
 _SIDES = {"height": 8192, "width": 8192, "proprio_dim": 8192, "action_dim": 8192, "chunk": 8192, "point_grid": 1024}

@@ -13,6 +13,7 @@ import numpy as np
 
 from wamkit import old_names
 from wamkit.config import Checked, Gigabytes, from_dict, to_dict
+from wamkit.data.description import described
 from wamkit.data.embodiment import Embodiment
 from wamkit.data.format.frame_cache import videos_checksum
 from wamkit.data.format.store import Decoder, Store
@@ -190,6 +191,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
         statistics=statistics(frames, spec, run.train.normalisation),
         provenance=Provenance.of(store, own),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb, size),
+        facts={"metadata": {"": to_dict(described(store))}},
     )
 
 
@@ -200,15 +202,15 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
         raise WamkitError(
             f"'{run.family}' needs scene points, which only data sets of one simulator have; train it on one of them"
         )
-    window, begun, described = run.window, _begun(out), read_mixture(path)
-    stores = dict(zip(described.names, open_sources(described, path.parent), strict=True))
+    window, begun, config = run.window, _begun(out), read_mixture(path)
+    stores = dict(zip(config.names, open_sources(config, path.parent), strict=True))
     known = begun.get("origins", {})
     own = {n: _own_episodes(known.get(n, {}), store, out) for n, store in stores.items()}
-    mixture, described = open_mixture(
+    mixture, config = open_mixture(
         path, window.chunk, loading.cache_gb, loading.decoder, run.train.normalisation, window.size, own
     )
     mixture = _as_begun(mixture, begun.get("embodiments", {}))
-    spec = mixture_spec(mixture, described, window.chunk, window.frame_offsets, window.past_offsets)
+    spec = mixture_spec(mixture, config, window.chunk, window.frame_offsets, window.past_offsets)
     check_memory(run, spec)
     found = [
         evidence_of(f.lengths() / f.frame_stride, f.has_action[f.chosen()], f.is_demonstration[f.chosen()], spec)
@@ -221,10 +223,11 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
     acting = next((name for name, origin in origins.items() if origin.env.env), "")
     provenance = origins.get(acting) or next(iter(origins.values()))
     facts = {
-        "mixture": to_dict(described),
+        "mixture": to_dict(config),
         "embodiments": {n: to_dict(e) for n, e in mixture.embodiments.items()},
         "shares": dict(zip(mixture.names, mixture.shares.tolist(), strict=True)),
         "origins": {n: to_dict(o) for n, o in origins.items()},
+        "metadata": {n: to_dict(described(store)) for n, store in stores.items()},
     }
     more = [facts["mixture"], facts["embodiments"]]
     return _TrainingData(

@@ -34,6 +34,7 @@ from wamkit.config import ConfigError
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.format.video import Video
+from wamkit.data.labelled import in_words
 from wamkit.files import StoreError
 from wamkit.metadata import Field
 from wamkit.viz.images import jpegs
@@ -170,6 +171,7 @@ class Site:
             "cameras": cameras,
             "charts": list(self._charts()),
             "metadata": asdict(metadata) if metadata else None,
+            "labels": in_words(store, metadata.labels) if metadata and metadata.labels else "",
             "problem": self._problem,
             "words": list(words),
             "episodes": episodes,

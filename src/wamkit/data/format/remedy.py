@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -29,11 +29,8 @@ def remedy(root: Path) -> str:
     """The advice for the data set at `root`: the command that makes it again, where it is known."""
     imported, info = _content(root / IMPORTED), _content(root / "meta/info.json")
     if imported:
-        source, kind = imported.get("source"), imported.get("format")
-        return (
-            f"it was imported from {str(source)[:200]}: remove {root} and run "
-            f"`wamkit import {str(kind)[:40]} {str(source)[:200]} --out {root}` again"
-        )
+        source, verb = str(imported.get("source"))[:200], "labelled" if is_labelled(imported) else "imported"
+        return f"it was {verb} from {source}: remove {root} and run `{_command(root, imported)}` again"
     if not info or (root / checksums.FILE).exists() or (root / "collect.json").exists():
         return RESTORE
     if name := _HUB.search(f"{root.resolve()}/"):
@@ -42,6 +39,23 @@ def remedy(root: Path) -> str:
         again = "fetch it again where it comes from (of the hub: hf download NAME --repo-type dataset)"
     version = str(info.get("codebase_version"))[:20]
     return f"wamkit did not make this data set (it is LeRobotDataset {version}): {again}, or ask its maker"
+
+
+LABELLED = "label"
+"""The format in import.json of a data set that `wamkit label` made: its episodes come from another data set."""
+
+
+def is_labelled(imported: Mapping[str, Any]) -> bool:
+    """True if `imported`, the content of import.json, is that of a data set that `wamkit label` made."""
+    return imported.get("format") == LABELLED
+
+
+def _command(root: Path, imported: Mapping[str, Any]) -> str:
+    """The command that made the data set at `root`. imported: the content of its import.json."""
+    source = str(imported.get("source"))[:200]
+    if is_labelled(imported):
+        return f"wamkit label {source} --with {str(imported.get('run'))[:200]} --out {root}"
+    return f"wamkit import {str(imported.get('format'))[:40]} {source} --out {root}"
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from wamkit.data.format.checksums import digest_of
 from wamkit.data.format.copied import VideoCopy, reason_to_encode
 from wamkit.data.format.episode_index import check_episode
 from wamkit.data.format.metadata_io import load_metadata, save_metadata
-from wamkit.data.format.remedy import IMPORTED
+from wamkit.data.format.remedy import IMPORTED, is_labelled
 from wamkit.data.format.schema import Layout
 from wamkit.data.format.stills import Encoded, checksum, encode_camera
 from wamkit.data.format.store import Store
@@ -118,12 +118,12 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
         "notes": noted(args.out),
         "metadata": cfg.to_dict(metadata),
     }
-    _require_same(args.out, facts)
+    require_same(args.out, facts)
     completed = _completed(args.out, metadata)
     store = Store.open_or_create(args.out, **vars(layout))
     save_metadata(args.out, completed)
     skipped: dict[str, str] = {}
-    _save_state(args.out, facts, False, skipped)
+    save_state(args.out, facts, False, skipped)
     stored, fingerprints = {m.source for m in store.episodes}, _fingerprints(store)
     for name in tqdm(names, unit="episode", desc="importing", leave=False):
         if name in stored:
@@ -132,7 +132,7 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
             recording = _read(importer, name)
             if recording.notes:
                 facts["notes"][name] = list(recording.notes)
-                _save_state(args.out, facts, False, skipped)
+                save_state(args.out, facts, False, skipped)
             if metadata.offset:
                 recording = shifted(recording)
             _store(store, recording, layout, fingerprints, Counter() if videos is None else videos)
@@ -140,7 +140,7 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
             if args.on_error == "fail" or not isinstance(error, SourceError):
                 raise
             skipped[name] = str(error)
-            _save_state(args.out, facts, False, skipped)
+            save_state(args.out, facts, False, skipped)
     if not len(store):
         raise SourceError(
             f"{args.source}: none of its {len(names)} episodes can be read; the first: {next(iter(skipped.values()))}"
@@ -148,7 +148,7 @@ def import_data(args: Import, options: Any = None, videos: Counter[str] | None =
     if gone := stored.difference(names) if args.limit is None else ():
         print(f"note: {len(gone)} episodes of {args.out} are no longer in {args.source}: {', '.join(sorted(gone)[:3])}")
     store.finalize()
-    _save_state(args.out, facts, True, skipped)
+    save_state(args.out, facts, True, skipped)
     return store
 
 
@@ -161,7 +161,7 @@ def _stated(metadata: DatasetMetadata, layout: Layout, entries: Mapping[str, Any
     return metadata
 
 
-def _require_same(out: Path, facts: Mapping[str, Any]) -> None:
+def require_same(out: Path, facts: Mapping[str, Any]) -> None:
     """Raises StoreError if `out` holds the import of another source, or with other options. It may have fewer episodes.
 
     Episodes are known by their names, which another source may have too.
@@ -226,7 +226,8 @@ def _filled(have: Any, now: Any) -> Any:
     return now if _is_open(have) and now is not None else have
 
 
-def _save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:
+def save_state(out: Path, facts: Mapping[str, Any], complete: bool, skipped: Mapping[str, str]) -> None:
+    """Writes import.json. facts: what it is made from; skipped: reasons for episodes left out, by their names."""
     checksums.write(out, {FILE: cfg.to_bytes({**facts, "complete": complete, "skipped": skipped})})
 
 
@@ -257,7 +258,8 @@ def require_whole(root: Path) -> None:
     if not isinstance(content, dict) or not isinstance(content.get("complete"), bool):
         raise StoreError(f"{path} is damaged: it does not say if the import is complete; run the import again")
     if not content["complete"]:
-        raise StoreError(f"{root}: its import was cut off; run the same `wamkit import` again to continue it")
+        what, command = ("labelling", "label") if is_labelled(content) else ("import", "import")
+        raise StoreError(f"{root}: its {what} was cut off; run the same `wamkit {command}` again to continue it")
 
 
 def shifted(recording: Recording) -> Recording:

@@ -76,7 +76,7 @@ def model_card(run: Run, repo: str, parameters: int, evaluated: Sequence[Mapping
         "## Taxonomy\n\n" + table(("axis", "place"), facts),
         "## Queries\n\n" + table(("query", "answer"), queries),
         "## Inputs and outputs\n\n" + table(("what", "value"), _shapes(run)),
-        "## Training data\n\n" + table(("data", "environment", "episodes", "frames"), _sources(run)),
+        "## Training data\n\n" + table(("data", "environment", "episodes", "frames", "actions"), _sources(run)),
         code(trained),
         *(_evaluation(e) for e in evaluated),
         "" if evaluated else "## Figures\n\nNo evaluation of these weights was pushed.",
@@ -102,7 +102,9 @@ def _sources(run: Run) -> list[list[object]]:
     rows = []
     for name, p in run.sources.items():
         where = f"{p.env.env}: {', '.join(p.env.tasks)}" if p.env.env else "none"
-        rows.append([p.hub or name or "recorded by the author", where, p.episodes, p.frames])
+        labels = run.metadata[name].labels if name in run.metadata else None
+        actions = f"read off video by {labels.run} ({labels.family}, {labels.digest[:16]})" if labels else "recorded"
+        rows.append([p.hub or name or "recorded by the author", where, p.episodes, p.frames, actions])
     return rows
 
 

@@ -290,7 +290,7 @@ def _worst(made: list[tuple[Counterfactuals, np.ndarray]], count: int = 2) -> li
 class CounterfactualBranches(Evaluation):
     """Identification of the future that belongs to an action, among several from one state."""
 
-    suite, order = "full", 50
+    suite, order, needs_snapshots = "full", 50, True
 
     def needs(self, context: Context) -> bool:
         return Query.FORWARD in context.model.queries

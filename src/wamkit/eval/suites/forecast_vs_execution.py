@@ -235,7 +235,7 @@ def _episodes(context: Context) -> int:
 class ForecastVsExecution(Evaluation):
     """Comparison of the imagined future, the executed one, and the expert's."""
 
-    suite, order = "full", 60
+    suite, order, needs_snapshots = "full", 60, True
 
     def needs(self, context: Context) -> bool:
         return context.acts

@@ -339,7 +339,7 @@ def worst_continuations(found: PhysicsMeasurement, count: int = 2) -> list[Worst
 class PhysicsLaws(Evaluation):
     """Violations of physics in free-running rollouts, where an environment tells the truth about its bodies."""
 
-    suite, order = "full", 40
+    suite, order, needs_snapshots = "full", 40, True
 
     def needs(self, context: Context) -> bool:
         return context.imagines and bool(ENVIRONMENTS.get(context.env.env).tracked_bodies)
