@@ -36,6 +36,8 @@ def to_matrix(x: Float[np.ndarray, "... n"], written: str) -> Float[np.ndarray, 
     from scipy.spatial.transform import Rotation  # loads slowly
 
     lead, flat = x.shape[:-1], np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    if written in SIZES and not len(flat):  # scipy before 1.15 takes no empty arrays
+        return np.empty((*lead, 3, 3))
     if written == "rot6d":
         a, b = flat[:, :3], flat[:, 3:]
         a = a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
@@ -68,6 +70,8 @@ def from_matrix(R: Float[np.ndarray, "... 3 3"], written: str) -> Float[np.ndarr
     lead = R.shape[:-2]
     if written in ("rot6d", "matrix"):
         return R[..., : SIZES[written] // 3, :].reshape(*lead, SIZES[written])
+    if written in SIZES and not R.size:
+        return np.empty((*lead, SIZES[written]))
     turn = Rotation.from_matrix(R.reshape(-1, 3, 3))
     if written == "axis_angle":
         out = turn.as_rotvec()

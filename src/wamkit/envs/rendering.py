@@ -19,15 +19,10 @@ from wamkit.types import WamkitError
 def load_mujoco() -> Any:
     """The package mujoco, set to render in software unless MUJOCO_GL chooses otherwise.
 
-    Triton, which builds of torch for GPUs bring and import with their first optimizer, has an LLVM, and so has Mesa:
-    the process dies where Mesa's is loaded first.
-
     Raises WamkitError, with a remedy, where it cannot render.
     """
     render_in_software()
     try:
-        if importlib.util.find_spec("triton") is not None:
-            importlib.import_module("triton._C.libtriton")
         import mujoco
     except ModuleNotFoundError as error:
         raise WamkitError(missing_package(error) or str(error)) from error
@@ -37,7 +32,13 @@ def load_mujoco() -> Any:
 
 
 def render_in_software() -> None:
-    """Has MuJoCo, which is not imported yet, render in software unless MUJOCO_GL chooses otherwise."""
+    """Has MuJoCo, which is not imported yet, render in software unless MUJOCO_GL chooses otherwise.
+
+    Triton, which builds of torch for GPUs bring and import with their first optimizer, has an LLVM, and so has Mesa:
+    the process dies where Mesa's is loaded first.
+    """
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton._C.libtriton")
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
         os.environ["MUJOCO_GL"] = "osmesa"
 
