@@ -24,6 +24,7 @@ R = TypeVar("R")
 
 _PRELOADED = [
     "torch",
+    "triton._C.libtriton",  # before MuJoCo: see `wamkit.envs.rendering`
     "mujoco",
     "metaworld",
     "scipy.stats",

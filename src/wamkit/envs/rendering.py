@@ -35,9 +35,9 @@ def render_in_software() -> None:
     """Has MuJoCo, which is not imported yet, render in software unless MUJOCO_GL chooses otherwise.
 
     Triton, which builds of torch for GPUs bring and import with their first optimizer, has an LLVM, and so has Mesa:
-    the process dies where Mesa's is loaded first.
+    the process dies where Mesa's is loaded first, as it does with an optimizer after an `import mujoco` of one's own.
     """
-    if importlib.util.find_spec("triton") is not None:
+    if "mujoco" not in sys.modules and importlib.util.find_spec("triton") is not None:
         importlib.import_module("triton._C.libtriton")
     if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):  # unset, or set to nothing
         os.environ["MUJOCO_GL"] = "osmesa"
