@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import signal
 import sys
 import time
 
@@ -129,30 +130,25 @@ def test_columns_are_named_by_describe(tmp_path, capsys) -> None:
 
 
 def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
-    """Exit code and output of `describe --write` on a pseudo-terminal. keys: (what it must have printed, the keys).
-
-    The last keys are typed again each second until the command ends: Python loses an interrupt that comes between the
-    prompt of `input` and the read behind it, and a person presses Ctrl-C again.
-    """
+    """Exit code and output of `describe --write` on a pseudo-terminal. keys: (what it must have printed, the keys)."""
     pid, terminal = pty.fork()
     if not pid:  # the child
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # which a shell's background jobs inherit ignored
         os.execv(sys.executable, [sys.executable, "-m", "wamkit", "describe", str(root), "--write"])
-    said, at, until = "", 0, time.monotonic() + 300
+    said, at, until = "", 0, time.monotonic() + 120
+
+    def read() -> str:
+        assert select.select([terminal], [], [], until - time.monotonic())[0], said
+        return os.read(terminal, 4096).decode()
+
     for wanted, typed in keys:
         while wanted not in said[at:]:
-            assert select.select([terminal], [], [], until - time.monotonic())[0], said
-            said += os.read(terminal, 4096).decode()
+            said += read()
         at = len(said)
         os.write(terminal, typed.encode())
     with contextlib.suppress(OSError):  # how the end of a terminal reads
-        chunk = b"?"
-        while chunk:
-            if select.select([terminal], [], [], 1)[0]:
-                chunk = os.read(terminal, 4096)
-                said += chunk.decode()
-            else:
-                assert time.monotonic() < until, said
-                os.write(terminal, typed.encode())
+        while more := read():
+            said += more
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said
 
