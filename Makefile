@@ -48,7 +48,7 @@ interop: setup
 	test -x $(LEROBOT06)/python || $(PYTHON312) -m venv .venv-lerobot06
 	$(LEROBOT06)/pip install --quiet -e '.[dev]' -e plugins/lerobot_policy_wamkit 'lerobot[metaworld,training]==0.6.1' deepdiff \
 	  'mujoco==3.3.0'
-	$(LEROBOT06)/python -m pytest tests/unit tests/data tests/contract
+	$(LEROBOT06)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit tests/data tests/contract
 	$(LEROBOT06)/python -m pytest -c plugins/lerobot_policy_wamkit/pyproject.toml plugins/lerobot_policy_wamkit/tests
 	$(LEROBOT06)/python benchmarks/lerobot_eval.py --folder build/lerobot_eval
 	$(BIN)/python benchmarks/interop.py --python $(LEROBOT)/python $(LEROBOT06)/python
