@@ -9,6 +9,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -120,10 +121,16 @@ def load_package(package: str) -> None:
 def import_named(module: str, what: str) -> ModuleType:
     """A module that an option names, of an installed package or in the present folder.
 
-    what: the option, for errors.   Raises RegistryError for one that cannot be imported.
+    what: the option, for errors.   Raises RegistryError for one that cannot be imported, and for one inside of a data
+    set or a run, from which no code runs.
     """
     if not all(part.isidentifier() for part in module.split(".")):
         raise RegistryError(f"{what}: {module!r} is no name of a module, such as folder.file")
+    place = Path.cwd()
+    for part in module.split("."):
+        place /= part
+        if (place / "meta/info.json").exists() or (place / "checkpoints").exists():
+            raise RegistryError(f"{what}: {module} lies in {place}, a data set or a run: no code is taken from there")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:

@@ -203,6 +203,17 @@ def test_objects_by_name():
             named_object(name, "option x")
 
 
+def test_no_code_is_taken_from_data_or_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("data/theirs/meta", "runs/theirs/checkpoints"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place).with_name("code.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "data/theirs/meta/info.json").write_text("{}")
+    for name in ("data.theirs.code:f", "runs.theirs.code:f"):
+        with pytest.raises(RegistryError, match="a data set or a run: no code is taken from there"):
+            named_object(name, "option success")
+
+
 def test_a_free_camera_looks_at_a_simulation_of_gymnasium():
     view = {"lookat": [0, 0, 0], "distance": 0.6, "azimuth": 90, "elevation": -89}
     options = {"id": "Reacher-v5", "state": "observation[0:4]", "success": "reward>=-0.05", "height": 32, "width": 32}
