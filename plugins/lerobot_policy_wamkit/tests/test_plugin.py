@@ -45,6 +45,9 @@ def acted(policy_config: PreTrainedConfig, trained: Path, rows: int) -> dict:
         env.close()
 
 
+torch.set_num_threads(1)  # from the fixtures on: sums over threads round differently
+
+
 @pytest.fixture(scope="session")
 def episodes(trained) -> list:
     """The same episodes in wamkit's loop."""
@@ -67,7 +70,6 @@ def same(theirs: dict, episodes: list) -> bool:
 
 def test_actions_and_rewards_are_those_of_wamkit_to_the_bit(trained, episodes):
     """In a batch of two environments, each with the noise of its own seed."""
-    torch.set_num_threads(1)
     assert same(acted(config(trained), trained, 2), episodes)
 
 
