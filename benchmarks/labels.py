@@ -28,7 +28,7 @@ from wamkit.data.labelled import WINDOWS
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.rewriting import files_of_one_episode, images_as_stored
 from wamkit.envs.spec import EnvSpec
-from wamkit.experiments.comparisons import COMPARISONS, FILMED, LABELLED_FOLDER
+from wamkit.experiments.comparisons import COMPARISONS, VIDEOS, LABELLED_FOLDER
 from wamkit.experiments.page import table
 from wamkit.experiments.run import Job, Setup, compare, mixture_of, plan, read_result, write_comparison
 from wamkit.files import atomic_write, temporary
@@ -131,7 +131,7 @@ class Bench:
         """The recordings whose videos are labelled, with their actions."""
         if what in ("same", "same_alone"):
             store = Store.open(self.args.data)
-            demonstrations = [m.index for m in store.episodes if m.is_demonstration][few : few + FILMED]
+            demonstrations = [m.index for m in store.episodes if m.is_demonstration][few : few + VIDEOS]
             return Store.open(rewritten(store, demonstrations, self.folder / f"shown-{few}"))
         name, tasks, count, options = {
             "tasks": ("others", OTHERS, self.args.others, {}),

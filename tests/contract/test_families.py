@@ -249,8 +249,6 @@ def test_overfits_one_batch(name, spec, normalizer):
             total.backward()
             optimizer.step()
             curve.append(total.item())
-            if np.mean(curve[-8:]) < 0.4 * np.mean(curve[:8]):  # has learned; more steps take time alone
-                break
         assert np.mean(curve[-8:]) < 0.5 * np.mean(curve[:8]), (stage.name, curve[0], curve[-1])
 
 

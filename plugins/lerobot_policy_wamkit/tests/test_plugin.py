@@ -29,6 +29,7 @@ from wamkit.types import Observation, WamkitError
 
 SEED, STEPS, TASK = 1_000_000, 30, "drawer-open-v3"
 register_third_party_plugins()
+torch.set_num_threads(1)  # from the fixtures on: sums over threads round differently
 
 
 def acted(policy_config: PreTrainedConfig, trained: Path, rows: int) -> dict:
@@ -43,9 +44,6 @@ def acted(policy_config: PreTrainedConfig, trained: Path, rows: int) -> dict:
         return rollout(env, policy, *around, before, after, seeds=seeds)
     finally:
         env.close()
-
-
-torch.set_num_threads(1)  # from the fixtures on: sums over threads round differently
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +80,6 @@ def test_a_folder_for_lerobot_acts_like_the_run(folder, trained, episodes):
     assert all(name.endswith((".json", ".safetensors")) for name in names)
     read = PreTrainedConfig.from_pretrained(out, cli_overrides=[f"--seed={SEED}", "--device=cpu"])
     read.pretrained_path = out
-    torch.set_num_threads(1)
     assert same(acted(read, trained, 2), episodes)
 
 
@@ -162,7 +159,6 @@ def test_lerobot_rollout_sends_a_robot_the_actions_of_the_policy(folder, trained
     assert not done.returncode, done.stderr[-3000:]
     told = np.array(json.loads((folder / "told.json").read_text()), np.float32)
     assert len(told) > 3
-    torch.set_num_threads(1)
     policy, session = Policy(load(trained)), Session(SEED)
     images, state = IMAGE.transpose(2, 0, 1)[None], np.array(list(STATE.values()), np.float32)
     for action in told:

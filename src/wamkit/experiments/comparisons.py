@@ -232,7 +232,7 @@ def video_sources() -> Comparison:
 LABELS = (10, 5, 20)
 """Numbers of demonstrations, of all tasks together, beside which video is labelled."""
 
-FILMED = 50
+VIDEOS = 50
 """Further demonstrations of which the video alone is used."""
 
 LABELLED_FOLDER = "labels"
@@ -242,7 +242,7 @@ LABELLED_FOLDER = "labels"
 def _label_rows(few: int) -> Iterator[Entry]:
     """The rows of `few` demonstrations."""
     alone = f"{few} demonstrations"
-    shown, more = SourceConfig(DATA, 0.3, demonstrations=(0, few)), (few, few + FILMED)
+    shown, more = SourceConfig(DATA, 0.3, demonstrations=(0, few)), (few, few + VIDEOS)
 
     def made(what: str, weight: float = 0.7) -> SourceConfig:
         return SourceConfig(f"{LABELLED_FOLDER}/{what}-{few}-{{seed}}", weight)
@@ -251,16 +251,16 @@ def _label_rows(few: int) -> Iterator[Entry]:
         return Entry(f"{few}, {name}", "metaworld-bc", THREE, against=alone, sources=(shown, *further))
 
     yield Entry(alone, "metaworld-bc", THREE, sources=(shown,))
-    yield row(f"{FILMED} videos labelled", made("same"))
-    yield row(f"{FILMED} with true labels", SourceConfig(DATA, 0.7, "more", demonstrations=more))
+    yield row(f"{VIDEOS} videos labelled", made("same"))
+    yield row(f"{VIDEOS} with true labels", SourceConfig(DATA, 0.7, "more", demonstrations=more))
     if few == LABELS[0]:
-        yield row(f"{FILMED} videos labelled, no own episodes", made("same_alone"))
+        yield row(f"{VIDEOS} videos labelled, no own episodes", made("same_alone"))
         yield row("80 videos of other tasks labelled", made("tasks"))
-        yield row(f"{FILMED} videos in other light, colours and view labelled", made("elsewhere"))
+        yield row(f"{VIDEOS} videos in other light, colours and view labelled", made("elsewhere"))
     yield row("own successes", made("succeeded"))
     video = SourceConfig(DATA, 0.5, demonstrations=more, actions=False)
     options = {"train.batch_size": 32}  # as many labelled samples as the other rows have
-    name = f"{few}, unified with {FILMED} videos unlabelled"
+    name = f"{few}, unified with {VIDEOS} videos unlabelled"
     yield Entry(name, "metaworld-unified", THREE, options, alone, (replace(shown, weight=0.5), video))
 
 
