@@ -28,7 +28,7 @@ from wamkit.data.labelled import WINDOWS
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.rewriting import files_of_one_episode, images_as_stored
 from wamkit.envs.spec import EnvSpec
-from wamkit.experiments.comparisons import COMPARISONS, VIDEOS, LABELLED_FOLDER
+from wamkit.experiments.comparisons import COMPARISONS, LABELLED_FOLDER, VIDEOS
 from wamkit.experiments.page import table
 from wamkit.experiments.run import Job, Setup, compare, mixture_of, plan, read_result, write_comparison
 from wamkit.files import atomic_write, temporary
