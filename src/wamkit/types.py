@@ -157,6 +157,11 @@ class Spec:
         return len(self.cameras)
 
 
+def half_chunk(chunk: int) -> int:
+    """Actions of a chunk that a policy takes before it queries again, unless it is told a number."""
+    return max(1, chunk // 2)
+
+
 @dataclass
 class Batch:
     """B windows of recorded episodes, in raw units: uint8 pixels, the robot's own action units.

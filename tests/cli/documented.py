@@ -261,7 +261,7 @@ class Bench:
 
 def small_recipe(name: str) -> Callable[[], Any]:
     """The recipe of a row of a comparison, with a budget that is quick."""
-    from wamkit.experiments.run import changed
+    from wamkit.runs.config import changed
     from wamkit.runs.recipes import RECIPES
 
     options = shlex.split(SMALL["train"])

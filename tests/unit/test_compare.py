@@ -28,7 +28,7 @@ from wamkit.eval.suites.latency import Load, query_latency
 from wamkit.experiments import run as module
 from wamkit.experiments.comparisons import COMPARISONS, TUNED, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
-from wamkit.experiments.run import Setup, changed, compare, mixture_of, plan, read_result, write_comparison
+from wamkit.experiments.run import Setup, compare, mixture_of, plan, read_result, write_comparison
 from wamkit.inference.model import Model
 from wamkit.rollout.collect import CollectConfig, collect
 from wamkit.runs.provenance import Provenance

@@ -14,6 +14,7 @@ from wamkit.eval.metrics.intervals import (
     clustered_median,
     holm,
     mcnemar,
+    mean_rate,
     paired_difference,
     paired_ratio,
     percentile_interval,
@@ -257,3 +258,15 @@ def test_a_median_of_times_shrugs_off_one_slow_query_and_has_an_interval():
     assert clustered_median(np.array([3.0, 5.0]), np.array([0, 0]), seed=0) == Interval(4.0, 0.0, math.inf)
     with pytest.raises(EvaluationError, match="a median needs finite values"):
         clustered_median(np.array([]), np.array([], int), seed=0)
+
+
+def test_mean_of_rates_covers_where_a_plain_interval_has_no_width():
+    """Of 2,000 draws of four groups, sure ones among them; a normal interval of the mean would cover 0.6 to 0.9."""
+    rng, truth, trials = np.random.default_rng(0), np.array([1.0, 0.98, 0.9, 0.5]), np.array([280, 110, 60, 50])
+    hits = 0
+    for _ in range(2000):
+        mean = mean_rate([wilson(int(k), int(n)) for k, n in zip(rng.binomial(trials, truth), trials, strict=True)])
+        hits += mean.low <= truth.mean() <= mean.high
+    assert 0.93 < hits / 2000 < 0.99
+    alone = mean_rate([clopper_pearson(3, 10)])
+    assert (alone.low, alone.high) == pytest.approx((clopper_pearson(3, 10).low, clopper_pearson(3, 10).high))

@@ -187,6 +187,21 @@ def test_metaworlds_protocols_are_its_own_benchmarks():
     ten, fifty = PROTOCOLS.get("metaworld-mt10")(), PROTOCOLS.get("metaworld-mt50")()
     assert ten.env.tasks == MT10 == tuple(env_dict.MT10_V3) and set(fifty.env.tasks) == set(env_dict.MT50_V3)
     assert ten.env.options["max_steps"] == 500 and (ten.episodes, fifty.episodes) == (50, 10)
+    groups = dict(fifty.groups)
+    assert {k: len(v) for k, v in groups.items()} == {"easy": 28, "medium": 11, "hard": 6, "very hard": 5}
+    assert sorted(t for tasks in groups.values() for t in tasks) == sorted(fifty.env.tasks)
+    assert "groups" not in fifty.to_dict()  # a way of reporting, so no cache depends on it
+
+
+def test_groups_of_tasks_weigh_the_same_whatever_their_size():
+    solved = {"a": (1, 1), "b": (1, 1), "c": (1, 0), "d": (0, 0)}
+    records = [Record(t, k, "go", bool(s), 5, (1.0,)) for t, own in solved.items() for k, s in enumerate(own)]
+    rows = {r.key: r for r in success_table(records, groups=[("easy", ("a", "b", "c")), ("hard", ("d",))]).rows}
+    assert rows["success"].value == 5 / 8 and rows["group_success.easy"].value == 5 / 6
+    mean = rows["group_success"]
+    assert mean.value == pytest.approx(5 / 12) and mean.interval.low < 5 / 12 < mean.interval.high
+    part = {r.key for r in success_table(records, groups=[("easy", ("a", "b")), ("hard", ("d", "e"))]).rows}
+    assert "group_success.easy" in part and not part & {"group_success.hard", "group_success"}  # `e` was not played
 
 
 DEMO = EnvSpec("metaworld", ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3"))

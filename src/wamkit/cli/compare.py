@@ -31,8 +31,8 @@ class Compare(Options):
     """Rows to run; all if not given."""
     seeds: Count | None = None
     """Number of training seeds of each row to run; all if not given."""
-    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
-    """Held-out reset states a task."""
+    episodes: Annotated[int, Between(1, inf), AtMost(10**6)] | None = None
+    """Held-out reset states a task; those of the comparison's protocol if not given, 20 where it has none."""
     held_out: Annotated[int, Between(1, inf), AtMost(10**6)] = 6
     """Validation episodes a task (one more of them off-expert) on which imagination is scored."""
     processes: Processes = 2

@@ -41,7 +41,7 @@ class Eval(Options):
     episodes: Annotated[int, Between(1, inf), AtMost(10**6)] | None = None
     """Held-out reset states a task; 20, or the protocol's."""
     replan_every: Count | None = None
-    """Actions taken of each chunk before the model is queried again; 8, or the protocol's."""
+    """Actions taken of each chunk before the model is queried again; half of the chunk, or the protocol's."""
     steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"

@@ -30,8 +30,8 @@ class Robustness(Options):
     """Severities of each factor, from 0, the plain environment, to 1; 0 is always played."""
     episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
     """Held-out reset states a task, the same at every severity."""
-    replan_every: Count = 8
-    """Actions taken of each chunk before the model is queried again."""
+    replan_every: Count | None = None
+    """Actions taken of each chunk before the model is queried again; half of the chunk if not given."""
     steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"

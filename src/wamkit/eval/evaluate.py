@@ -60,7 +60,7 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
         "step": run.step,
         "training_seconds": run.extra.get("elapsed_s"),
         "weights": run.digest,
-        "command": command(run.label, requested, options),
+        "command": command(run.label, requested.replanning(run), options),
         "protocol": context.protocol.to_dict() | settings,
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
@@ -92,7 +92,7 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
     folder = run.home / "eval" / (requested.name or requested.env.env)
-    context = Context(run, acting_model(run, env.embodiment), replace(requested, env=env), folder, options)
+    context = Context(run, acting_model(run, env.embodiment), replace(requested.replanning(run), env=env), folder, options)
     note = " ".join(filter(None, [requested.note, _limits(context)]))
     return replace(context, protocol=replace(context.protocol, note=note))
 

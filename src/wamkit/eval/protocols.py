@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from wamkit.config import AtMost, Between, Checked, Count
 from wamkit.envs.base import HELD_OUT_SEEDS
 from wamkit.envs.libero import MAX_STEPS, suites
-from wamkit.envs.metaworld_tasks import INSTRUCTIONS
+from wamkit.envs.metaworld_tasks import DIFFICULTY, INSTRUCTIONS
 from wamkit.envs.spec import EnvSpec
 from wamkit.registry import Registry
 from wamkit.runs.recipes import targets_of
 from wamkit.runs.targets import Targets
+from wamkit.types import half_chunk
 
 if TYPE_CHECKING:
     from wamkit.inference.policy import Policy
@@ -32,26 +33,32 @@ class Protocol(Checked):
 
     env: where it acts. Without a name it stands for the environment that a run's data came from; see `evaluation_env`.
     episodes: reset states a task, the first so many held-out seeds.
-    replan_every, query, steps: see `Policy`.
+    replan_every, query, steps: see `Policy`. `replanning` fills in the first.
     text: an instruction in place of each task's own, by task, to test what words do.
     name: of a registered protocol; results then go to run/eval/<name>.
     note: printed with success.
     targets: of figures under this protocol as it is registered; none by default.
+    groups: names of groups of tasks, with their tasks: success is then also given of each, and as their mean.
     """
 
     env: EnvSpec = field(default_factory=EnvSpec)
     episodes: Annotated[int, Between(1, inf), AtMost(HELD_OUT_SEEDS)] = 20
-    replan_every: Count = 8
+    replan_every: Count | None = None
     query: str = "policy"
     steps: Count | None = None
     text: tuple[tuple[str, str], ...] = ()
     name: str = ""
     note: str = ""
     targets: Targets = field(default_factory=Targets)
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able, with the fields of `env` beside the protocol's own, and without its targets."""
-        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k not in ("env", "targets")}
+        """JSON-able, with the fields of `env` beside the protocol's own, and without its targets and groups."""
+        return asdict(self.env) | {k: v for k, v in asdict(self).items() if k not in ("env", "targets", "groups")}
+
+    def replanning(self, run: Run) -> Protocol:
+        """The protocol with what `run` replans after, half of its chunk, if it names nothing itself."""
+        return replace(self, replan_every=self.replan_every or half_chunk(run.config.window.chunk))
 
     def make_policy(self, run: Run) -> Policy:
         """The policy that acts. Raises WamkitError for a query or a horizon that the model does not have."""
@@ -138,9 +145,12 @@ def metaworld_mt10() -> Protocol:
 @PROTOCOLS.register("metaworld-mt50")
 def metaworld_mt50() -> Protocol:
     """All fifty tasks of MetaWorld, 10 unseen goals each, 500 steps."""
-    compares = "LeRobot's evaluation of MT50, as a mean over tasks: 10 episodes each, the same camera and markers"
+    compares = (
+        "LeRobot's evaluation of MT50, 10 episodes a task with the same camera and markers: as a mean over tasks, and as "
+        "the mean of four groups by difficulty, which most papers print"
+    )
     env = EnvSpec("metaworld", tuple(INSTRUCTIONS), _METAWORLD)
-    return Protocol(env, 10, note=_note(compares, _METAWORLD_TRAPS))
+    return Protocol(env, 10, note=_note(compares, _METAWORLD_TRAPS), groups=tuple(DIFFICULTY.items()))
 
 
 _LIBERO_TRAPS = (

@@ -47,11 +47,31 @@ def _source_slug(source: SourceConfig) -> str:
 
 
 @dataclass(frozen=True)
+class Published:
+    """One row that a paper printed.
+
+    success: in percent, of each group of the comparison's protocol; None where the paper has none.
+    mean: in percent, as the paper prints it, and `of`: "groups" or "tasks".
+    source: where it was printed.   note: what differs from the protocol here.
+    """
+
+    name: str
+    success: tuple[float | None, ...]
+    mean: float
+    of: str
+    source: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Rows under one question.
 
     reference: name of the row that all others are compared with in pairs, if any.
     caveat: what its page should warn of, such as the rows that options were tuned for.
+    protocol: name of the registered protocol by which success is measured; the data set's own environment and tasks
+        if empty.
+    published: rows of papers, to stand beside the comparison's own.
     """
 
     title: str
@@ -59,6 +79,8 @@ class Comparison:
     reference: str
     entries: tuple[Entry, ...]
     caveat: str = ""
+    protocol: str = ""
+    published: tuple[Published, ...] = ()
 
     def check_rows(self, name: str, rows: Sequence[str]) -> None:
         """Raises WamkitError unless the comparison, called `name`, has all of these rows."""
@@ -312,3 +334,58 @@ def action_free() -> Comparison:
         tuple(entries),
         TUNED,
     )
+
+
+STRONGEST = ("align", "query_ar", "mot", "hidden_state")
+"""The four leaves that came closest to `unified` and `bc` on the demo's tasks."""
+
+
+@COMPARISONS.register("mt50")
+def mt50() -> Comparison:
+    """The fifty tasks of MetaWorld, one model for all of them."""
+    head = [Entry("unified", "mt50-unified", THREE), Entry("bc", "mt50-bc", THREE)]
+    return Comparison(
+        "Fifty tasks, one model",
+        "One model of at most 10 M parameters for all fifty tasks of MetaWorld, 50 demonstrations a task, trained on two "
+        "CPU cores. Do designs differ on tasks that are not all solved?",
+        "unified",
+        (*head, *(Entry(name, f"mt50-{name}") for name in STRONGEST)),
+        TUNED,
+        protocol="metaworld-mt50",
+        published=PUBLISHED_MT50,
+    )
+
+
+PUBLISHED_MT50 = (
+    Published("Diffusion Policy", (23.1, 10.7, 1.9, 6.1), 10.5, "groups", "TinyVLA, arXiv:2409.12514"),
+    Published("TinyVLA-H", (77.6, 21.5, 11.4, 15.8), 31.6, "groups", "arXiv:2409.12514"),
+    Published("pi0 (3.5 B)", (71.8, 48.2, 41.7, 30.0), 47.9, "groups", "SmolVLA, arXiv:2506.01844"),
+    Published("SmolVLA (2.25 B)", (87.1, 51.8, 70.0, 64.0), 68.2, "groups", "arXiv:2506.01844"),
+    Published(
+        "VPP",
+        (81.8, 49.3, None, None),
+        68.2,
+        "tasks",
+        "arXiv:2412.14803",
+        "hard and very hard are one group of eleven, 52.6",
+    ),
+    Published(
+        "RoboTron-Mani",
+        (85.5, 67.7, 76.7, 81.0),
+        77.7,
+        "groups",
+        "arXiv:2412.07215",
+        "500 demonstrations a task, with action noise",
+    ),
+    Published("Evo-1 (0.77 B)", (89.2, 76.8, 77.2, 79.2), 80.6, "groups", "arXiv:2511.04555"),
+    Published("Evo-Depth", (83.1, 84.7, 87.3, 82.4), 84.4, "groups", "arXiv:2605.14950"),
+    Published(
+        "pi0.5, by reinforcement learning",
+        (91.1, 81.8, 78.3, 92.0),
+        85.8,
+        "groups",
+        "pi-RL, arXiv:2510.25889",
+        "trained further in the simulator",
+    ),
+)
+"""As collected by the leaderboard of MINT-SJTU/Evo-SOTA.io (public/data/metaworld.json)."""

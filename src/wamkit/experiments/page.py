@@ -11,12 +11,16 @@ import numpy as np
 from jaxtyping import Bool
 
 from wamkit.config import ConfigError
-from wamkit.eval.metrics.intervals import bootstrap_ratio, mcnemar
+from wamkit.eval.metrics.intervals import bootstrap_ratio, mcnemar, mean_rate
+from wamkit.eval.protocols import named_protocol
 from wamkit.eval.suites.latency import Load, load_note
-from wamkit.experiments.comparisons import Comparison
+from wamkit.experiments.comparisons import Comparison, Published
 from wamkit.files import atomic_write, make_folder
 from wamkit.types import Interval
 from wamkit.viz.charts import panels_file, rates_file
+
+Groups = Sequence[tuple[str, Sequence[str]]]
+"""Names and tasks of groups of tasks."""
 
 _COLUMNS = {
     "parameters": ("trunk", "all"),
@@ -37,7 +41,8 @@ class Result:
     parameters: number in the "trunk" and in "all".
     samples: rows seen, by training stage.
     training: "cpu_s" and "wall_s", in seconds.
-    episodes: task -> "first_seed", "outcomes" (a character a reset state, "1" is success) and "steps".
+    episodes: task -> "first_seed", "outcomes" (a character a reset state, "1" is success), "steps", and "ends" (the
+        course of each episode, see `eval.suites.closed_loop.outcome`; absent in results of earlier versions).
     figures: key (`eval.results.Table.figure`) -> (value, low, high), those of closed loop left out.
     latency: query -> the fields of `Latency`, in ms.
     curve: columns "step" and "held_out_action_error".
@@ -71,9 +76,9 @@ class Result:
             if missing := [k for k in _COLUMNS[name.split(".")[0]] if k not in row]:
                 raise ConfigError(f"{name}: {missing[0]} is missing")
 
-    def successes(self, task: str | None = None) -> Bool[np.ndarray, " episodes"]:
-        """Success of each episode of `task`, or of all tasks one after the other."""
-        outcomes = "".join(e["outcomes"] for t, e in self.episodes.items() if task in (None, t))
+    def successes(self, *tasks: str) -> Bool[np.ndarray, " episodes"]:
+        """Success of each episode of `tasks`, or of all tasks, one after the other."""
+        outcomes = "".join(e["outcomes"] for t, e in self.episodes.items() if not tasks or t in tasks)
         return np.array([c == "1" for c in outcomes], bool)
 
 
@@ -85,6 +90,7 @@ def write_page(
     rows: name -> results, one a seed, at least one.   planned: number of jobs.   command: that makes the page.
     """
     results = [r for own in rows.values() for r in own]
+    groups = named_protocol(comparison.protocol).groups if comparison.protocol else ()
     media = path.with_suffix("")
     make_folder(media)
     played = {name: own for name, own in rows.items() if own[0].episodes}
@@ -101,9 +107,13 @@ def write_page(
         parts += [
             f"![success]({media.name}/success.svg)",
             "## Success",
-            _success(played),
+            _success(played, groups),
             *_paired(comparison, played),
         ]
+        if comparison.published:
+            parts += ["## Published", _published(comparison.published, groups)]
+        if groups:
+            parts += ["## Every task", _tasks(played, groups)]
     if watched := {name: own for name, own in played.items() if own[0].curve["step"]}:
         error = "held_out_action_error"
         curves = {n: [(r.curve["step"], r.curve[error]) for r in own if r.curve["step"]] for n, own in watched.items()}
@@ -132,31 +142,53 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _pooled(own: Sequence[Result], task: str | None = None) -> Interval:
-    outcomes = np.concatenate([r.successes(task) for r in own])
-    state = np.concatenate([np.arange(len(r.successes(task))) for r in own])
+def _pooled(own: Sequence[Result], *tasks: str) -> Interval:
+    outcomes = np.concatenate([r.successes(*tasks) for r in own])
+    state = np.concatenate([np.arange(len(r.successes(*tasks))) for r in own])
     return bootstrap_ratio(outcomes.astype(float), np.ones(len(outcomes)), state, seed=0, bounds=(0.0, 1.0))
 
 
-def _success(rows: Mapping[str, Sequence[Result]]) -> str:
+def _success(rows: Mapping[str, Sequence[Result]], groups: Groups) -> str:
+    """Success of every row: of all tasks, and of each one, or of groups of them and as the mean over groups."""
     tasks = list(next(iter(rows.values()))[0].episodes)
+    head = ["", "success", "95 %"]
+    head += ["mean over groups", "95 %", *dict(groups)] if groups else [t.removesuffix("-v3") for t in tasks]
     body = []
     for name, own in rows.items():
-        rate = _pooled(own)
+        rates = [_pooled(own)]
+        if groups:
+            parts = [_pooled(own, *group) for _, group in groups]
+            rates.append(mean_rate(parts))
+        else:
+            parts = [_pooled(own, t) for t in tasks]
+        means = [cell for r in rates for cell in (f"**{r.value:.1%}**", f"{r.low:.0%} to {r.high:.0%}")]
         seeds = ", ".join(f"{r.successes().sum()}" for r in own)
-        cells = [f"{_pooled(own, t).value:.0%}" for t in tasks]
-        n = len(own[0].successes())
-        body.append(
-            [
-                name,
-                f"**{rate.value:.1%}**",
-                f"{rate.low:.0%} to {rate.high:.0%}",
-                *cells,
-                f"{seeds} of {n}",
-                own[0].leaf,
-            ]
-        )
-    return table(["", "success", "95 %", *(t.removesuffix("-v3") for t in tasks), "each seed", "leaf"], body)
+        cells = [f"{p.value:.0%}" for p in parts]
+        body.append([name, *means, *cells, f"{seeds} of {len(own[0].successes())}", own[0].leaf])
+    return table([*head, "each seed", "leaf"], body)
+
+
+def _published(published: Sequence[Published], groups: Groups) -> str:
+    how = "Rows of papers, in percent, as they print them; what differs from the protocol here stands beside them."
+    body = [
+        [p.name, *(f"{p.mean:.1f}" if p.of == of else "" for of in ("tasks", "groups"))]
+        + ["" if s is None else f"{s:.1f}" for s in p.success]
+        + ["; ".join(filter(None, [p.source, p.note]))]
+        for p in published
+    ]
+    return how + "\n\n" + table(["", "mean over tasks", "mean over groups", *dict(groups), "source"], body)
+
+
+def _tasks(rows: Mapping[str, Sequence[Result]], groups: Groups) -> str:
+    """Success of every row in every task, and the ends of the first row's failures."""
+    first, body = next(iter(rows.values())), []
+    for group, tasks in groups:
+        for task in tasks:
+            ends = [e for r in first for e in r.episodes[task].get("ends", ()) if e not in ("", "solved")]
+            told = ", ".join(f"{ends.count(e)} {e}" for e in sorted(set(ends), key=ends.count, reverse=True))
+            cells = [f"{_pooled(own, task).value:.0%}" for own in rows.values()]
+            body.append([task.removesuffix("-v3"), group, *cells, told])
+    return table(["task", "group", *rows, f"failures of {next(iter(rows))}"], body)
 
 
 def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> list[str]:

@@ -26,8 +26,8 @@ from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.errors import nearest
 from wamkit.eval.evaluate import evaluate
-from wamkit.eval.held_out import validation_store
-from wamkit.eval.protocols import Protocol
+from wamkit.eval.held_out import evaluation_env, validation_store
+from wamkit.eval.protocols import Protocol, named_protocol
 from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import closed_loop
@@ -38,7 +38,7 @@ from wamkit.experiments.page import Result, write_page
 from wamkit.families.base import Family
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder, read_json
 from wamkit.inference.model import Model, opened
-from wamkit.runs.config import PARTS, RunConfig, config_from_dict, config_to_dict, family_class
+from wamkit.runs.config import RunConfig, changed, config_from_dict, config_to_dict, family_class
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run
@@ -55,14 +55,14 @@ class Setup:
     """Data, protocol and folders that all jobs of a comparison share.
 
     data: data set folder.   out: folder of the page, and in jobs/ of the JSON files.   work: folder of the runs.
-    episodes: held-out reset states a task.   held_out: validation episodes a task, and one more off-expert.
+    episodes: held-out reset states a task; None for those of the comparison's protocol, 20 without one.   held_out: validation episodes a task, and one more off-expert.
     processes: worker processes of the evaluation.
     """
 
     data: Path
     out: Path
     work: Path
-    episodes: int = 20
+    episodes: int | None = None
     held_out: int = 6
     processes: int = 2
 
@@ -80,12 +80,14 @@ class Setup:
 class Job:
     """One training run with its evaluation.
 
+    protocol: without an environment for that of the data.
     key: digest of data and protocol.   result: JSON file of the finished job.   folder: run folder.
     """
 
     entry: Entry
     seed: int
     config: RunConfig
+    protocol: Protocol
     key: str
     result: Path
     folder: Path
@@ -142,7 +144,9 @@ def plan(comparison: Comparison, setup: Setup) -> list[Job]:
         raise StoreError(f"{setup.data} was made by no environment of wamkit, so there is none to evaluate in")
     rounds = range(max(len(e.seeds) for e in comparison.entries))
     pairs = [(entry, entry.seeds[k]) for k in rounds for entry in comparison.entries if k < len(entry.seeds)]
-    return [_job(entry, seed, provenance, setup) for entry, seed in pairs]
+    protocol = named_protocol(comparison.protocol) if comparison.protocol else Protocol()
+    protocol = replace(protocol, episodes=setup.episodes or protocol.episodes)
+    return [_job(entry, seed, provenance, protocol, setup) for entry, seed in pairs]
 
 
 def read_result(job: Job) -> Result | None:
@@ -164,27 +168,15 @@ def read_result(job: Job) -> Result | None:
     return result if (result.key, config) == (job.key, job.config) else None
 
 
-def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
-    """`run` with other values, dotted path -> value, checked as in a file. Raises ConfigError for unknown paths."""
-    data = config_to_dict(run)
-    for path, value in options.items():
-        part, _, name = path.partition(".")
-        if part not in PARTS:
-            raise cfg.ConfigError(
-                f"a run has no part '{part}' ({path}){nearest(part, PARTS)}; it has {', '.join(PARTS)}"
-            )
-        data[part][name] = value
-    return config_from_dict(data)
-
-
-def _job(entry: Entry, seed: int, provenance: Provenance, setup: Setup) -> Job:
+def _job(entry: Entry, seed: int, provenance: Provenance, protocol: Protocol, setup: Setup) -> Job:
     config = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
     sources = [cfg.to_dict(s) for s in entry.sources]
     data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
-    key = cfg.digest([data, setup.episodes, setup.held_out, *([sources] if sources else [])])
+    named = [protocol.to_dict()] if protocol.name else []
+    key = cfg.digest([data, protocol.episodes, setup.held_out, *([sources] if sources else []), *named])
     stem = f"{entry.slug}-{seed}"
     folder = setup.work / f"{stem}-{cfg.digest([key, old_names.without_added(config_to_dict(config))])}"
-    return Job(entry, seed, config, key, setup.out / "jobs" / f"{stem}.json", folder)
+    return Job(entry, seed, config, protocol, key, setup.out / "jobs" / f"{stem}.json", folder)
 
 
 def _run_jobs(jobs: Sequence[Job], setup: Setup, after_each: Callable[[], Any]) -> list[str]:
@@ -221,9 +213,10 @@ def _run_job(job: Job, setup: Setup) -> Result:
         )
         watch = partial(_held_out_error, open_frames(store.root, job.config.window.size)[0])
     train_run(job.config, data, job.folder, watch=watch)
-    run, protocol = Run.open(job.folder), Protocol(episodes=setup.episodes)
+    run = Run.open(job.folder)
     options = EvalOptions(setup.held_out, setup.processes, recordings=recordings, report=False)
-    summary = evaluate(run, protocol, options)
+    summary = evaluate(run, job.protocol, options)
+    env = evaluation_env(run, job.protocol.env, keep_rendering=bool(job.protocol.name))
     model = opened(run, run.provenance.env.embodiment)
     frames, _ = open_frames(recordings / f"held-out-{setup.held_out}", run.image_size)
     rows = job.config.train.batch_size
@@ -240,7 +233,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
             for stage, start, end in stage_spans(model.family.stages(), job.config.train.steps)
         },
         training={"cpu_s": run.extra["cpu_s"], "wall_s": run.extra["elapsed_s"]},
-        episodes=_episodes(run, model, replace(protocol, env=run.provenance.env), setup.processes),
+        episodes=_episodes(run, model, replace(job.protocol, env=env), setup.processes),
         figures={r["key"]: _finite(r) for r in summary["rows"] if not r["key"].startswith("closed_loop.")},
         latency=_latency(model, frames),
         curve=_curve(job.folder),
@@ -266,14 +259,15 @@ def trunk_size(model: Family) -> int:
 
 
 def _episodes(run: Run, model: Model, protocol: Protocol, processes: int) -> dict[str, dict[str, Any]]:
-    """Task -> first held-out seed, outcomes ("1" is success) and steps, in the order of the seeds."""
+    """Task -> first held-out seed, outcomes ("1" is success), steps and ends in words, in the order of the seeds."""
     if Query.POLICY not in model.queries:
         return {}
     out: dict[str, dict[str, Any]] = {}
     for record in closed_loop(run, protocol, processes=processes):
-        row = out.setdefault(record.task, {"first_seed": record.seed, "outcomes": "", "steps": []})
+        row = out.setdefault(record.task, {"first_seed": record.seed, "outcomes": "", "steps": [], "ends": []})
         row["outcomes"] += str(int(record.success))
         row["steps"].append(record.steps)
+        row["ends"].append(record.outcome)
     return out
 
 

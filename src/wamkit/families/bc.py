@@ -35,16 +35,22 @@ class BC(Family):
         self.declare(self.trunk)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
-        segments = [Segment(CONTEXT, self.context.length), Segment(ACTION, self.action.length)]
+        segments = [Segment(CONTEXT, self.context.length)]
+        segments += [Segment(ACTION, self.action.length, problem=k) for k in range(self.config.policy_draws)]
         return segments, table(segments, Program.DECOUPLED)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         x = self.action.targets(self.config.label(batch), batch, self.normalizer)
-        sigma = flow.uniform_sigma(len(batch), generator).to(x.device)
-        noisy, target = flow.corrupt(x, sigma, generator)
+        parts, velocity = [], []
+        for _ in range(self.config.policy_draws):
+            sigma = flow.uniform_sigma(len(batch), generator).to(x.device)
+            noisy, target = flow.corrupt(x, sigma, generator)
+            parts.append(self.action.tokens(noisy, sigma, batch))
+            velocity.append(target)
         context = self.context(batch, self.normalizer, generator)
-        y, _ = self.trunk([*context, self.action.tokens(noisy, sigma, batch)], self.attention_mask(x.device))
-        error = (self.action.stream.velocity(y[-1]) - target).square()
+        y, _ = self.trunk([*context, *parts], self.attention_mask(x.device))
+        predicted = map(self.action.stream.velocity, y[len(context) :])
+        error = sum((v - target).square() for v, target in zip(predicted, velocity, strict=True)) / len(parts)
         return {"policy": masked_mean(error, self.action.valid(batch) & batch.is_demonstration.view(-1, 1, 1))}
 
     def generate(

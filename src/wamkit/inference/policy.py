@@ -8,7 +8,7 @@ import numpy as np
 
 from wamkit.inference.checks import row_seeds, unsupported
 from wamkit.inference.model import Model
-from wamkit.types import KVMemory, Observation, ObservationError, Query, UnsupportedQuery, WamkitError
+from wamkit.types import KVMemory, Observation, ObservationError, Query, UnsupportedQuery, WamkitError, half_chunk
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Session:
 class Policy:
     """Queries `model` for a chunk of actions and returns them one by one; queries again after `replan_every` of them.
 
+    replan_every: half of the chunk if not given.
     query: `policy`, or `joint` to imagine the future along with the actions.
     steps: denoising steps a query; None for the model's own number.
     seed: seed of sessions that this policy starts.
@@ -49,7 +50,7 @@ class Policy:
         self,
         model: Model,
         *,
-        replan_every: int = 8,
+        replan_every: int | None = None,
         query: Query | str = Query.POLICY,
         steps: int | None = None,
         seed: int = 0,
@@ -64,6 +65,7 @@ class Policy:
             raise WamkitError(
                 f"a policy acts on the query 'policy' or 'joint'; '{self.query}' has inputs that a policy does not have"
             )
+        replan_every = half_chunk(model.spec.chunk) if replan_every is None else replan_every
         if not isinstance(replan_every, int) or not 1 <= replan_every <= model.spec.chunk:
             raise WamkitError(
                 f"replan_every must lie in 1 .. {model.spec.chunk}, the length of an action chunk; got {replan_every}"

@@ -283,6 +283,9 @@ class DiscreteConfig(ProprioConfig):
 class BCConfig(PolicyConfig, TrunkConfig):
     """Options of the control `bc`; the same names and defaults as in `unified`."""
 
+    policy_draws: Count = 1
+    """Noise levels at which a row trains its actions. They share the context, whose encoding costs most."""
+
 
 @CONFIGS.register("world_model")
 @dataclass(frozen=True)

@@ -93,13 +93,15 @@ class ContextConfig(ProprioConfig):
 
     text: TextConfig = field(default_factory=TextConfig)
     """Encoder of instructions."""
+    image_stride: Literal[16, 32] = 16
+    """Pixels a side of the cell of an image that one token stands for."""
 
     def build_context(self, spec: Spec) -> ContextTokens:
         """The encoder of observations."""
         from wamkit.nn.encoders import build_text
         from wamkit.nn.tokens import ContextTokens
 
-        return ContextTokens(self.width, spec, build_text(self.text, self.width), self.proprio_noise)
+        return ContextTokens(self.width, spec, build_text(self.text, self.width), self.proprio_noise, self.image_stride)
 
 
 @dataclass(frozen=True)

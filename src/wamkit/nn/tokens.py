@@ -100,23 +100,25 @@ class Downsample(nn.Module):
 
 
 class ImageTokens(nn.Module):
-    """A frame as a grid of tokens, one a cell of `stride` pixels: (B, 3, H, W) -> (B, H/16 * W/16, D).
+    """A frame as a grid of tokens, one a cell of `stride` pixels, 16 or 32: (B, 3, H, W) -> (B, H/16 * W/16, D).
 
     inputs: channels of the frame; 3 for each of several frames that are read as one.
     """
 
     stride = 16
 
-    def __init__(self, width: int, channels: tuple[int, int] = (48, 96), inputs: int = 3):
+    def __init__(self, width: int, stride: int = 16, inputs: int = 3):
         super().__init__()
-        self.patch = nn.Conv2d(inputs, channels[0], 4, stride=4)
-        self.down = Downsample(*channels)
-        self.last = nn.Conv2d(channels[1], width, 3, stride=2, padding=1)
+        self.stride = stride
+        self.patch = nn.Conv2d(inputs, 48, 4, stride=4)
+        self.down = Downsample(48, 96)
+        self.deeper = Downsample(96, 192) if stride == 32 else nn.Identity()
+        self.last = nn.Conv2d(192 if stride == 32 else 96, width, 3, stride=2, padding=1)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, frame_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
         x = F.silu(self.patch(frame_BCHW.contiguous(memory_format=torch.channels_last)))
-        return self.last(self.down(x)).flatten(2).transpose(1, 2)
+        return self.last(self.deeper(self.down(x))).flatten(2).transpose(1, 2)
 
 
 @lru_cache(maxsize=65536)
@@ -154,11 +156,11 @@ class ContextTokens(nn.Module):
         policy reads its own trajectory off the joints and ignores the images.
     """
 
-    def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0):
+    def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0, stride: int = 16):
         super().__init__()
-        self.image, self.text = ImageTokens(width), text
+        self.image, self.text = ImageTokens(width, stride), text
         self.proprio = nn.Linear(spec.proprio_dim, width)
-        rows, columns = self.rows_columns = grid_of(spec, ImageTokens.stride)
+        rows, columns = self.rows_columns = grid_of(spec, stride)
         self.cells, moments = rows * columns, 1 + len(spec.past_offsets)
         self.length = moments * (self.cells + 1) + 1
         self.grid = nn.Parameter(0.5 * torch.randn(self.cells, width))
@@ -167,7 +169,7 @@ class ContextTokens(nn.Module):
             self.age = nn.Parameter(0.5 * torch.randn(len(spec.past_offsets), 1, width))
             self.before = nn.Parameter(torch.zeros(width))  # in place of observations from before the episode began
         times = (0, *spec.past_offsets)
-        image = torch.stack([image_positions(spec, ImageTokens.stride, t) for t in times])
+        image = torch.stack([image_positions(spec, stride, t) for t in times])
         self.register_buffer("image_place", image, persistent=False)
         self.register_buffer("proprio_place", step_positions(times).unsqueeze(1), persistent=False)
 

@@ -199,8 +199,7 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
 
 @functools.lru_cache(maxsize=8)
 def _policy(run: Run) -> Policy:
-    model = load(run)
-    return Policy(model, replan_every=min(8, model.spec.chunk))
+    return Policy(load(run))
 
 
 @dataclass(frozen=True)

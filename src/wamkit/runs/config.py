@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wamkit import config as cfg
 from wamkit import old_names
-from wamkit.errors import WamkitError
+from wamkit.errors import WamkitError, nearest
 from wamkit.hub.names import HubError, hub_name, origin
 from wamkit.nn.family_options import CONFIGS
 from wamkit.nn.scaling import Normalisation
@@ -213,3 +213,16 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
     model: Any = cfg.from_dict(config_class(data["family"]), old_names.renamed(data["model"], old_names.MODEL))
     parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
     return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
+
+
+def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:
+    """`run` with other values, dotted path -> value, checked as in a file. Raises ConfigError for unknown paths."""
+    data = config_to_dict(run)
+    for path, value in options.items():
+        part, _, name = path.partition(".")
+        if part not in PARTS:
+            raise cfg.ConfigError(
+                f"a run has no part '{part}' ({path}){nearest(part, PARTS)}; it has {', '.join(PARTS)}"
+            )
+        data[part][name] = value
+    return config_from_dict(data)

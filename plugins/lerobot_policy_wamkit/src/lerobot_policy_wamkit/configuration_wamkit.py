@@ -16,7 +16,7 @@ class WamkitConfig(PreTrainedConfig):
 
     run: the run folder, or a file of `wamkit export`. For `lerobot-train`, the run folder to write.
     query: `policy`, or `joint` to imagine the future along with the actions.
-    replan_every: actions that are taken of each chunk.
+    replan_every: actions that are taken of each chunk; None for half of it.
     denoising_steps: of a query; None for the model's own number.
     seed: of the noise. Row i of a batch draws from seed + i, and a reset goes on after the last row, like the seeds
         that lerobot-eval gives to environments.
@@ -26,7 +26,7 @@ class WamkitConfig(PreTrainedConfig):
 
     run: str = ""
     query: str = "policy"
-    replan_every: int = 8
+    replan_every: int | None = None
     denoising_steps: int | None = None
     seed: int = 0
     cameras: dict[str, str] = field(default_factory=dict)

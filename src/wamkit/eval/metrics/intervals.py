@@ -9,6 +9,7 @@ states when training seeds share them), never rows. Tests here are decided once,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -37,6 +38,24 @@ def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
     """The exact interval of a success rate in [0, 1] (Clopper and Pearson 1934): covers at least `level`, always."""
     return _binomial(successes, trials, level, "exact")
+
+
+def mean_rate(rates: Sequence[Interval]) -> Interval:
+    """The mean of independent success rates, each with its interval.
+
+    Its ends are as far from it as the root of the squared distances of all ends from their rates, divided by their
+    number (MOVER, Zou and Donner 2008): an interval that keeps its width where every rate is 0 or 1.
+
+    Examples:
+        >>> mean = mean_rate([wilson(20, 20), wilson(10, 20)])
+        >>> round(mean.value, 2), round(mean.low, 2), round(mean.high, 2)
+        (0.75, 0.61, 0.85)
+    """
+    n = len(rates)
+    value = sum(r.value for r in rates) / n
+    below = math.sqrt(sum((r.value - r.low) ** 2 for r in rates)) / n
+    above = math.sqrt(sum((r.high - r.value) ** 2 for r in rates)) / n
+    return Interval(value, value - below, value + above, rates[0].level)
 
 
 def _binomial(successes: int, trials: int, level: float, method: str) -> Interval:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from wamkit import old_names
 from wamkit.config import digest, from_dict, sealed, unsealed
 from wamkit.envs.base import held_out_seeds
-from wamkit.eval.metrics.intervals import clopper_pearson, clustered_median
+from wamkit.eval.metrics.intervals import clopper_pearson, clustered_median, mean_rate
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EVALUATIONS, Context, Evaluation
 from wamkit.eval.results import CLOSED_LOOP, EvalResult, Row, Table
@@ -169,7 +169,9 @@ def closed_loops(
     Finished pieces are kept in run/eval/parts under a key of weights and protocol, so that an evaluation which was cut
     short continues, and a repeated one is read. A damaged piece is played again.
     """
-    protocols = [p if p.steps else replace(p, steps=_default_steps(run, p)) for p in protocols]
+    protocols = [
+        replace(p.replanning(run), steps=p.steps or _default_steps(run, p)) for p in protocols
+    ]
     jobs = [
         _Job(run, p, t, held_out_seeds(p.episodes)[i : i + SEEDS_PER_JOB])
         for p in protocols
@@ -270,10 +272,11 @@ def records_file(records: Sequence[Record]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def success_table(records: Sequence[Record], note: str = "") -> Table:
+def success_table(records: Sequence[Record], note: str = "", groups: Sequence[tuple[str, Sequence[str]]] = ()) -> Table:
     """Success per task and pooled, with intervals and counts of outcomes, and the latency of a query.
 
     note: on the protocol, added to the table's description.
+    groups: names and tasks of groups, each with a row of its own, and a row of their mean where all were played.
     """
     rows = []
     for task in dict.fromkeys(r.task for r in records):
@@ -283,6 +286,7 @@ def success_table(records: Sequence[Record], note: str = "") -> Table:
     rate = clopper_pearson(sum(r.success for r in records), len(records))
     note_pooled = "; ".join(filter(None, [outcomes(records), "intervals are those of Clopper and Pearson"]))
     rows.append(Row("success", "all tasks", rate.value, rate, fmt=".1%", note=note_pooled))
+    rows += _group_rows(records, groups)
     times = np.array([x for r in records for x in r.latency_ms])
     episode = np.arange(len(records)).repeat([len(r.latency_ms) for r in records])
     median = clustered_median(times, episode, seed=0)
@@ -294,6 +298,22 @@ def success_table(records: Sequence[Record], note: str = "") -> Table:
     )
     how = f"{how} {note}" if note else how
     return Table("closed_loop", "Does it solve the tasks?", how, tuple(rows), CLOSED_LOOP)
+
+
+def _group_rows(records: Sequence[Record], groups: Sequence[tuple[str, Sequence[str]]]) -> list[Row]:
+    """Success of each group of which every task was played, and the mean over groups where that is all of them."""
+    rows, played = list[Row](), {r.task for r in records}
+    whole = [(name, tasks) for name, tasks in groups if played.issuperset(tasks)]
+    rates = []
+    for name, tasks in whole:
+        own = [r for r in records if r.task in tasks]
+        rates.append(clopper_pearson(sum(r.success for r in own), len(own)))
+        note = f"{len(tasks)} tasks"
+        rows.append(Row(f"group_success.{name}", f"{name} tasks", rates[-1].value, rates[-1], fmt=".1%", note=note))
+    if rates and len(rates) == len(groups):
+        mean, note = mean_rate(rates), f"each of the {len(groups)} weighs the same, whatever its number of tasks"
+        rows.append(Row("group_success", "mean over groups", mean.value, mean, fmt=".1%", note=note))
+    return rows
 
 
 def evaluated_records(context: Context) -> list[Record]:
@@ -315,4 +335,4 @@ class ClosedLoopSuccess(Evaluation):
         context.protocol.make_policy(context.run)
 
     def run(self, context: Context) -> EvalResult:
-        return EvalResult((success_table(evaluated_records(context), context.protocol.note),))
+        return EvalResult((success_table(evaluated_records(context), context.protocol.note, context.protocol.groups),))

@@ -85,8 +85,8 @@ LEAST = 5
 def _work(job: tuple[Run, Protocol, str, int]) -> ForecastEpisode:
     run, p, task, seed = job
     policy, env = replace(p, query="joint").make_policy(run), p.env.make(task)
-    spec = policy.model.spec
-    errors = ForecastErrors(spec.frame_offsets.index(p.replan_every), p.replan_every, ImageTransform.of(spec))
+    spec, every = policy.model.spec, policy.replan_every
+    errors = ForecastErrors(spec.frame_offsets.index(every), every, ImageTransform.of(spec))
     try:
         episode = rollout(env, policy, seed=seed, session=Session(seed), record_images=False, observers=[errors])
     finally:
@@ -101,7 +101,7 @@ def forecast_episodes(run: Run, protocol: Protocol, *, processes: int = 2) -> li
     The result does not depend on the number of processes. Raises EvaluationError for a model that does not imagine the
     frame `replan_every` steps ahead, which is the next one that it observes.
     """
-    offsets = run.spec.frame_offsets
+    offsets, protocol = run.spec.frame_offsets, protocol.replanning(run)
     if protocol.replan_every not in offsets:
         raise EvaluationError(
             f"the model imagines {offsets} steps ahead, but observes again after {protocol.replan_every}: "
@@ -170,7 +170,7 @@ def auc(x: Float[np.ndarray, " N"], success: Bool[np.ndarray, " N"], task: np.nd
     return better / pairs if pairs else float("nan")
 
 
-def consistency_table(episodes: Sequence[ForecastEpisode], replan_every: int) -> Table:
+def consistency_table(episodes: Sequence[ForecastEpisode], replan_every: int | None) -> Table:
     """Skill of the forecast, and how well it predicts success. replan_every: steps between forecast and observation."""
     prediction, names = success_prediction(episodes), [f"{e.task} {e.seed}" for e in episodes]
     error, motion = (np.array([getattr(e, k).sum() for e in episodes]) for k in ("error", "motion"))

@@ -88,6 +88,7 @@ def sweep(
     that the model does not support, or seeds of the training.
     """
     check_bounds(SimpleNamespace(processes=processes), processes=(1, inf))
+    protocol = protocol.replanning(run)
     env = _env(run, protocol.env)
     if not acting_model(run, env.embodiment).spec.point_grid:
         # The depth option has no effect on this model, and cannot show distractors.

@@ -31,14 +31,15 @@ class FrameCodec(Autoencoder):
 
     def __init__(self, grid: tuple[int, int], channels: int = 8, width: int = 64, noise: float = 0.1, levels: int = 0):
         super().__init__()
-        self.grid, self.channels, self.noise, self.levels = grid, 4 * channels, 0.0 if levels else noise, levels
+        self.grid, self.side, self.levels = grid, self.stride // 8, levels
+        self.channels, self.noise = self.side**2 * channels, 0.0 if levels else noise
         self.patch = nn.Conv2d(6, 48, 4, stride=4)
         self.encoder = nn.Sequential(
             Downsample(48, 64), nn.Conv2d(64, 64, 3, padding=1), nn.SiLU(), nn.Conv2d(64, channels, 1)
         )
         self.now16, self.now8 = nn.Conv2d(3, width, 4, stride=4), Downsample(width, 64)
-        self.place16 = nn.Parameter(torch.zeros(1, width, 4 * grid[0], 4 * grid[1]))
-        self.place8 = nn.Parameter(torch.zeros(1, 64, 2 * grid[0], 2 * grid[1]))
+        self.place16 = nn.Parameter(torch.zeros(1, width, 2 * self.side * grid[0], 2 * self.side * grid[1]))
+        self.place8 = nn.Parameter(torch.zeros(1, 64, self.side * grid[0], self.side * grid[1]))
         self.up8, self.mix8 = nn.Conv2d(channels + 64, 96, 3, padding=1), nn.Conv2d(96, 96, 3, padding=1)
         self.squeeze = nn.Conv2d(96, width // 2, 1)
         self.up16, self.mix16 = (
@@ -57,7 +58,7 @@ class FrameCodec(Autoencoder):
         B, count = future.shape[:2]
         pair = torch.cat([future.flatten(0, 1), current.repeat_interleave(count, 0)], 1)
         pair = pair.contiguous(memory_format=torch.channels_last)
-        z = F.pixel_unshuffle(self.encoder(F.silu(self.patch(pair))).float(), 2)
+        z = F.pixel_unshuffle(self.encoder(F.silu(self.patch(pair))).float(), self.side)
         return self._bounded(z.flatten(2).transpose(1, 2)).unflatten(0, (B, count))
 
     def _bounded(self, z: Float[Tensor, "N L c"]) -> Float[Tensor, "N L c"]:
@@ -74,7 +75,7 @@ class FrameCodec(Autoencoder):
         current = current.repeat_interleave(count, 0)
         now16 = F.silu(self.now16(current.contiguous(memory_format=torch.channels_last)) + self.place16)
         now8 = self.now8(now16) + self.place8
-        z = F.pixel_shuffle(z.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid), 2)
+        z = F.pixel_shuffle(z.flatten(0, 1).transpose(1, 2).unflatten(2, self.grid), self.side)
         x = F.silu(self.norm8(self.up8(torch.cat([z, now8], 1))))
         x = self.squeeze(x + F.silu(self.mix8(x)))
         x = F.silu(self.norm16(self.up16(torch.cat([F.interpolate(x, scale_factor=2), now16], 1))))
@@ -82,3 +83,10 @@ class FrameCodec(Autoencoder):
         redrawn, keep = F.pixel_shuffle(self.out(x).float(), 4).split([3, 1], 1)
         # It starts as a copy of the current frame, which is right for most pixels.
         return torch.lerp(redrawn, current, torch.sigmoid(keep + 2)).unflatten(0, (B, count))
+
+
+@AUTOENCODERS.register("frame_codec_32")
+class CoarseFrameCodec(FrameCodec):
+    """The same with one token for 32x32 pixels: four times fewer tokens, each with four times as many values."""
+
+    stride = 32

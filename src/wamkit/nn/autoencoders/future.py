@@ -17,7 +17,7 @@ from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import row_noise
 from wamkit.nn.heads import NoisyStream, Stream, masked_mean
 from wamkit.nn.options import CodeConfig
-from wamkit.nn.tokens import ImageTokens, canvas, grid_of, image_positions, uncanvas, view_cells
+from wamkit.nn.tokens import canvas, grid_of, image_positions, uncanvas, view_cells
 from wamkit.nn.vocabulary import from_digits, join_digits, split_digits, to_digits
 from wamkit.types import Batch, Spec
 
@@ -32,7 +32,7 @@ class FutureLatents(FutureCodec):
     def __init__(self, spec: Spec, codec: Autoencoder, width: int, stream: type[Stream] | None = NoisyStream):
         super().__init__()
         self.spec, self.codec, self.frames = spec, codec, len(spec.frame_offsets)
-        self.grid, self.image_grid = (grid_of(spec, stride) for stride in (codec.stride, ImageTokens.stride))
+        self.grid = grid_of(spec, codec.stride)
         self.cells, self.channels = math.prod(self.grid), self.frames * codec.channels
         place = image_positions(spec, codec.stride, spec.frame_offsets[-1])
         self.stream = stream(FUTURE, self.channels, place, width) if stream else None
@@ -81,9 +81,10 @@ class FutureLatents(FutureCodec):
     def present(self, context: Sequence[Tokens]) -> Float[Tensor, "B L D"]:
         """The present image's token (the first part of the context) at every cell of the latents."""
         x = context[0].values
-        if self.grid == self.image_grid:
+        if x.shape[1] == self.cells:
             return x
-        x = F.interpolate(x.transpose(1, 2).unflatten(2, self.image_grid), self.grid)
+        finer = math.isqrt(x.shape[1] * self.codec.stride**2 // (self.spec.height * self.spec.width * self.spec.views))
+        x = F.interpolate(x.transpose(1, 2).unflatten(2, grid_of(self.spec, self.codec.stride // finer)), self.grid)
         return x.flatten(2).transpose(1, 2)
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B l c"]:

@@ -1,0 +1,156 @@
+"""Recipes that follow from the data: `--recipe FAMILY` takes windows, sizes and steps from what is to be learned.
+
+A rule gives values and the reason for them, which `wamkit train` prints; options on the command line replace them.
+docs/recipes.md has the rules, and what they were tried on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wamkit.data.format.store import Store, StoreError
+from wamkit.data.image_transform import sane_size
+from wamkit.data.loading.mixture_config import MixtureConfig
+from wamkit.runs.config import PARTS, RunConfig, changed
+
+PER_CHUNK = 6
+"""Chunks that a demonstration is divided into."""
+CELLS = 36
+"""Most cells of 16x16 pixels, of all views; beyond, cells are 32x32."""
+MANY_FRAMES = 100_000
+"""Frames from which the trunk is larger."""
+WIDTHS = ("width", "action_width", "head_width")
+"""Options that are widths of the trunk and of what is beside it."""
+PASSES, LEAST_SAMPLES, STEPS = 6, 100_000, 8000
+"""Passes over all frames, least number of samples, and number of steps that batches are sized for."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What the rules look at.
+
+    demonstrations, frames: their number, and that of the frames of all episodes.
+    steps: median length of a demonstration, in steps.
+    texts: number of different instructions.
+    fps: steps a second.
+    views: number of cameras.   height, width: of their images, in pixels.
+    """
+
+    demonstrations: int
+    frames: int
+    steps: float
+    texts: int
+    fps: float
+    views: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        tasks = f"{self.texts} instruction{'s' * (self.texts != 1)}"
+        seen = f"{self.views} view{'s' * (self.views != 1)} of {self.height}x{self.width}"
+        return f"{self.demonstrations:,} demonstrations, {self.frames:,} frames at {self.fps:g} Hz, {tasks}, {seen}"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Values of options, dotted path -> value, and the reason for them."""
+
+    options: Mapping[str, Any]
+    reason: str
+
+
+def facts_of(data: Path) -> DataFacts:
+    """The facts of a data set, or of all sources of a mixture's file. Reads no images.
+
+    Raises StoreError for bad data, and where there are no demonstrations.
+    """
+    if data.is_file():
+        from wamkit.data.loading.mixture import open_sources, read_mixture
+
+        mixture = read_mixture(data)
+        return _facts(open_sources(mixture, data.parent), data, mixture)
+    return _facts([Store.open(data)], data)
+
+
+def _facts(stores: Sequence[Store], data: Path, mixture: MixtureConfig | None = None) -> DataFacts:
+    metas = [m for store in stores for m in store.episodes]
+    shown = [m for m in metas if m.is_demonstration] or metas
+    if not shown:
+        raise StoreError(f"{data} holds no episodes: collect some with `wamkit collect --out {data} ...`")
+    layout = stores[0].layout
+    height, width = mixture.size if mixture else layout.image_shape[1:]
+    return DataFacts(
+        demonstrations=len(shown),
+        frames=sum(m.length for m in metas),
+        steps=float(np.median([m.length for m in shown])),
+        texts=len({m.text for m in shown}),
+        fps=layout.fps,
+        views=len(mixture.views if mixture else stores[0].cameras),
+        height=height,
+        width=width,
+    )
+
+
+def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
+    """`base` with what follows from the data, and the rules by which it does.
+
+    Values for which `base` has no option are left out.
+    """
+    size = base.window.size or sane_size(facts.height, facts.width)
+    rules = [_window(base, facts), _size(facts, size), _tokens(facts, size), _trunk(base, facts), _budget(facts)]
+    has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
+    rules = [Rule({k: v for k, v in rule.options.items() if k in has}, rule.reason) for rule in rules]
+    rules = [rule for rule in rules if rule.options]
+    return changed(base, {k: v for rule in rules for k, v in rule.options.items()}), rules
+
+
+def _window(base: RunConfig, facts: DataFacts) -> Rule:
+    """Chunks of a share of a demonstration, in steps of 8, and the moments that `base` places within a chunk."""
+    chunk = min(8 * round(facts.steps / PER_CHUNK / 8), 64)
+    chunk = max(chunk, 8 if facts.steps > 8 else 4)  # an action token holds 4
+    options: dict[str, Any] = {"window.chunk": chunk}
+    for name in ("frame_offsets", "past_offsets"):
+        scaled = {round(k * chunk / base.window.chunk) for k in getattr(base.window, name)}
+        options[f"window.{name}"] = tuple(sorted(scaled - {0}))
+    seconds = facts.steps / facts.fps
+    return Rule(options, f"about 1/{PER_CHUNK} of a demonstration; half of them are {facts.steps:g} steps, {seconds:.2g} s")
+
+
+def _size(facts: DataFacts, size: tuple[int, int]) -> Rule:
+    """Images in whole tokens, and no larger than what two CPU cores train on in reasonable time."""
+    recorded = (facts.height, facts.width)
+    if size == recorded:
+        return Rule({}, "")
+    return Rule({"window.size": size}, f"recorded images are {recorded[0]}x{recorded[1]}")
+
+
+def _tokens(facts: DataFacts, size: tuple[int, int]) -> Rule:
+    """Larger cells where cells of 16 pixels would be many: the time of a step grows with them."""
+    cells = facts.views * size[0] * size[1] // 16**2
+    if cells <= CELLS or size[0] % 32 or size[1] % 32:
+        return Rule({}, "")
+    options = {"model.image_stride": 32, "model.codec": "frame_codec_32"}
+    return Rule(options, f"{facts.views} x {size[0]}x{size[1]} pixels are {cells} cells of 16x16, more than {CELLS}")
+
+
+def _trunk(base: RunConfig, facts: DataFacts) -> Rule:
+    """A wider and deeper trunk for many frames."""
+    if facts.frames < MANY_FRAMES:
+        return Rule({}, "")
+    wide = {name: round(1.5 * getattr(base.model, name)) for name in WIDTHS if hasattr(base.model, name)}
+    options = {f"model.{name}": value // 8 * 8 for name, value in wide.items()} | {"model.depth": 6}
+    return Rule(options, f"{facts.frames:,} frames are {MANY_FRAMES:,} or more")
+
+
+def _budget(facts: DataFacts) -> Rule:
+    """Passes over the frames, at least a number of samples, in batches that keep the number of steps moderate."""
+    samples = max(PASSES * facts.frames, LEAST_SAMPLES)
+    batch = 2 ** max(4, min(8, round(math.log2(samples / STEPS))))
+    more = f"{PASSES} passes over {facts.frames:,} frames" if samples > LEAST_SAMPLES else "the least for any data"
+    return Rule({"train.batch_size": batch, "train.steps": math.ceil(samples / batch / 100) * 100}, more)
