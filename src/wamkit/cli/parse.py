@@ -71,13 +71,18 @@ def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
 
     Exits with 0 after printing help, and with 2 after printing one line for wrong options.
     """
+    return parse_resolved(options.resolve(argv), command, argv)
+
+
+def parse_resolved(resolved: type[O], command: str, argv: Sequence[str]) -> O:
+    """The same for options that `Options.resolve` gave, or another choice of defaults for them."""
     import tyro
 
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(_key_values)
     registry.primitive_rule(_path)
     markers = (tyro.conf.EnumChoicesFromValues, tyro.conf.PositionalMetavarFromFieldName)
-    resolved, errors = options.resolve(argv), io.StringIO()
+    errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             given = tyro.cli(
@@ -85,7 +90,7 @@ def parse(options: type[O], command: str, argv: Sequence[str]) -> O:
             )
     except SystemExit as stop:
         if stop.code:
-            message = _one_line(errors.getvalue(), options.__name__)
+            message = _one_line(errors.getvalue(), resolved.__name__)
             print(f"wamkit {command}: {shortened(message)}; see wamkit {command} --help", file=sys.stderr)
         raise
     return resolved(**{f.name: getattr(given, f.name) for f in dataclasses.fields(resolved)})

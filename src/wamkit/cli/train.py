@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from wamkit.cli.parse import COMMANDS, Options, extend, peek
+from wamkit.cli.parse import COMMANDS, Options, extend, parse_resolved, peek
 from wamkit.config import Gigabytes, Side
 from wamkit.hub.names import named
 
@@ -24,11 +24,12 @@ class Train(Options):
 
     The same command continues a run that was cut short, and with more --train.steps trains a finished one further. The
     options of the model and of training start from a recipe:
-    `wamkit train --recipe NAME --help` lists those of another one.
+    `wamkit train --recipe NAME --help` lists those of another one. A recipe that is called as a family is fitted to the
+    data: training begins by printing what follows from them, which stands where no option says otherwise.
     """
 
-    command: ClassVar[str] = "wamkit train"
-    """The command as it was typed, for the report."""
+    argv: ClassVar[tuple[str, ...]] = ()
+    """The words of the command after `wamkit train`, as they were typed."""
 
     _: KW_ONLY
     data: Path
@@ -36,7 +37,7 @@ class Train(Options):
     episodes alone, hf://USER/NAME:0-10; or a mixture of several, from `wamkit mix`."""
     out: Path
     """Run folder."""
-    recipe: str = "metaworld-unified"
+    recipe: str = "unified"
     """Recipe that the options below start from; `wamkit list` names all recipes."""
     size: tuple[Side, Side] | None = None
     """Height and width that images are resized to, by area averaging; the recorded ones if not given. The run keeps
@@ -55,12 +56,17 @@ class Train(Options):
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
         """Adds the options of the recipe."""
-        from wamkit.runs.config import PARTS
         from wamkit.runs.recipes import RECIPES
 
-        config = RECIPES.get(peek(argv, "--recipe", cls.recipe))()
+        return cls.starting_from(RECIPES.get(peek(argv, "--recipe", cls.recipe))(), argv)
+
+    @classmethod
+    def starting_from(cls, config: RunConfig, argv: Sequence[str]) -> type[Train]:
+        """The options with the parts of `config` as defaults."""
+        from wamkit.runs.config import PARTS
+
         options = extend(cls, {part: getattr(config, part) for part in PARTS})
-        options.command = shlex.join(["wamkit", "train", *argv])
+        options.argv = tuple(argv)
         return options
 
 
@@ -76,25 +82,36 @@ def run(args: Train) -> None:
     check_place(args.out / "config.json")
     from wamkit.training.launch import train_run
 
-    config, loading = configured(args)
+    config, loading = configured(args, data)
+    command = shlex.join(["wamkit", "train", *args.argv])
     with caching_in(args.cache_dir):
-        train_run(config, data, args.out, command=args.command, loading=loading, trackers=args.trackers)
+        train_run(config, data, args.out, command=command, loading=loading, trackers=args.trackers)
     print(f"trained: {args.out}")
     for line in openings(args.trackers, args.out):
         print(line)
     print(f"next: {_next(args, data, config.episodes.held_out)}")
 
 
-def configured(args: Train) -> tuple[RunConfig, LoadingOptions]:
-    """The run that the options describe, and how its data are loaded."""
+def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:
+    """The run that the options describe, and how its data are loaded. Says what it fits to the data in `data`."""
     from wamkit.runs.config import PARTS
-    from wamkit.runs.recipes import RECIPES
+    from wamkit.runs.fitted import fitted
+    from wamkit.runs.recipes import RECIPES, FittedRecipe
     from wamkit.training.launch import LoadingOptions
 
-    config = dataclasses.replace(RECIPES.get(args.recipe)(), **{part: getattr(args, part) for part in PARTS})
-    if args.size is not None:
-        config = dataclasses.replace(config, window=dataclasses.replace(config.window, size=args.size))
+    recipe, size = RECIPES.get(args.recipe), args.size or args.window.size
+    config = recipe()
+    if isinstance(recipe, FittedRecipe):
+        config, told = fitted(_resized(config, size), data, args.out)
+        args = parse_resolved(Train.starting_from(config, args.argv), "train", args.argv)
+        print("\n".join(told), flush=True)
+    config = dataclasses.replace(config, **{part: getattr(args, part) for part in PARTS})
+    config = _resized(config, args.size or config.window.size)
     return config, LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
+
+
+def _resized(config: RunConfig, size: tuple[int, int] | None) -> RunConfig:
+    return dataclasses.replace(config, window=dataclasses.replace(config.window, size=size))
 
 
 def _next(args: Train, data: Path, held_out: int) -> str:

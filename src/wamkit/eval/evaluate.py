@@ -92,7 +92,9 @@ def _write(context: Context, requested: Protocol, summary: dict[str, Any]) -> Pa
 def _context(run: Run, requested: Protocol, options: EvalOptions) -> Context:
     env = evaluation_env(run, requested.env, keep_rendering=bool(requested.name))
     folder = run.home / "eval" / (requested.name or requested.env.env)
-    context = Context(run, acting_model(run, env.embodiment), replace(requested.replanning(run), env=env), folder, options)
+    context = Context(
+        run, acting_model(run, env.embodiment), replace(requested.replanning(run), env=env), folder, options
+    )
     note = " ".join(filter(None, [requested.note, _limits(context)]))
     return replace(context, protocol=replace(context.protocol, note=note))
 

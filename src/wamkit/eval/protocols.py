@@ -146,8 +146,8 @@ def metaworld_mt10() -> Protocol:
 def metaworld_mt50() -> Protocol:
     """All fifty tasks of MetaWorld, 10 unseen goals each, 500 steps."""
     compares = (
-        "LeRobot's evaluation of MT50, 10 episodes a task with the same camera and markers: as a mean over tasks, and as "
-        "the mean of four groups by difficulty, which most papers print"
+        "LeRobot's evaluation of MT50, 10 episodes a task with the same camera and markers: as a mean over tasks, and "
+        "as the mean of four groups by difficulty, which most papers print"
     )
     env = EnvSpec("metaworld", tuple(INSTRUCTIONS), _METAWORLD)
     return Protocol(env, 10, note=_note(compares, _METAWORLD_TRAPS), groups=tuple(DIFFICULTY.items()))

@@ -343,13 +343,13 @@ STRONGEST = ("align", "query_ar", "mot", "hidden_state")
 @COMPARISONS.register("mt50")
 def mt50() -> Comparison:
     """The fifty tasks of MetaWorld, one model for all of them."""
-    head = [Entry("unified", "mt50-unified", THREE), Entry("bc", "mt50-bc", THREE)]
+    head = [Entry("unified", "unified", THREE), Entry("bc", "bc", THREE)]
     return Comparison(
         "Fifty tasks, one model",
-        "One model of at most 10 M parameters for all fifty tasks of MetaWorld, 50 demonstrations a task, trained on two "
-        "CPU cores. Do designs differ on tasks that are not all solved?",
+        "One model of at most 10 M parameters for all fifty tasks of MetaWorld, 50 demonstrations a task, trained on "
+        "two CPU cores. Do designs differ on tasks that are not all solved?",
         "unified",
-        (*head, *(Entry(name, f"mt50-{name}") for name in STRONGEST)),
+        (*head, *(Entry(name, name) for name in STRONGEST)),
         TUNED,
         protocol="metaworld-mt50",
         published=PUBLISHED_MT50,

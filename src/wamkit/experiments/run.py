@@ -24,7 +24,6 @@ from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
 from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
-from wamkit.errors import nearest
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import evaluation_env, validation_store
 from wamkit.eval.protocols import Protocol, named_protocol
@@ -39,8 +38,9 @@ from wamkit.families.base import Family
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder, read_json
 from wamkit.inference.model import Model, opened
 from wamkit.runs.config import RunConfig, changed, config_from_dict, config_to_dict, family_class
+from wamkit.runs.fitted import facts_of, fit
 from wamkit.runs.provenance import Provenance
-from wamkit.runs.recipes import RECIPES
+from wamkit.runs.recipes import RECIPES, FittedRecipe
 from wamkit.runs.run import Run
 from wamkit.training.interruption import Interrupted
 from wamkit.training.launch import train_run
@@ -55,8 +55,8 @@ class Setup:
     """Data, protocol and folders that all jobs of a comparison share.
 
     data: data set folder.   out: folder of the page, and in jobs/ of the JSON files.   work: folder of the runs.
-    episodes: held-out reset states a task; None for those of the comparison's protocol, 20 without one.   held_out: validation episodes a task, and one more off-expert.
-    processes: worker processes of the evaluation.
+    episodes: held-out reset states a task; None for those of the comparison's protocol, 20 without one.
+    held_out: validation episodes a task, and one more off-expert.   processes: worker processes of the evaluation.
     """
 
     data: Path
@@ -169,7 +169,7 @@ def read_result(job: Job) -> Result | None:
 
 
 def _job(entry: Entry, seed: int, provenance: Provenance, protocol: Protocol, setup: Setup) -> Job:
-    config = changed(RECIPES.get(entry.recipe)(), {**entry.options, "train.seed": seed})
+    config = changed(_recipe(entry, setup), {**entry.options, "train.seed": seed})
     sources = [cfg.to_dict(s) for s in entry.sources]
     data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
     named = [protocol.to_dict()] if protocol.name else []
@@ -177,6 +177,12 @@ def _job(entry: Entry, seed: int, provenance: Provenance, protocol: Protocol, se
     stem = f"{entry.slug}-{seed}"
     folder = setup.work / f"{stem}-{cfg.digest([key, old_names.without_added(config_to_dict(config))])}"
     return Job(entry, seed, config, protocol, key, setup.out / "jobs" / f"{stem}.json", folder)
+
+
+def _recipe(entry: Entry, setup: Setup) -> RunConfig:
+    """The row's recipe, fitted to the data if it is one that is."""
+    recipe = RECIPES.get(entry.recipe)
+    return fit(recipe(), facts_of(setup.data))[0] if isinstance(recipe, FittedRecipe) else recipe()
 
 
 def _run_jobs(jobs: Sequence[Job], setup: Setup, after_each: Callable[[], Any]) -> list[str]:

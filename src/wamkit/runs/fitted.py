@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from wamkit import old_names
 from wamkit.data.format.store import Store, StoreError
 from wamkit.data.image_transform import sane_size
 from wamkit.data.loading.mixture_config import MixtureConfig
-from wamkit.runs.config import PARTS, RunConfig, changed
+from wamkit.files import read_json
+from wamkit.runs.checkpoint import has_checkpoint
+from wamkit.runs.config import PARTS, RunConfig, changed, config_from_dict
 
 PER_CHUNK = 6
 """Chunks that a demonstration is divided into."""
@@ -65,6 +68,29 @@ class Rule:
     reason: str
 
 
+def fitted(base: RunConfig, data: Path, out: Path) -> tuple[RunConfig, list[str]]:
+    """`base` fitted to a data set, or to a mixture's file, and lines that say what follows from it and why.
+
+    A run that was begun in `out` goes on as it was begun, though the data may have grown or the rules changed since.
+    Raises StoreError for bad data.
+    """
+    if has_checkpoint(out):
+        begun = config_from_dict(old_names.run_config(read_json(out / "config.json")))
+        if begun.family == base.family:
+            return begun, [f"{out} goes on as it was begun"]
+    facts = facts_of(data)
+    config, rules = fit(base, facts)
+    lines = [f"fitted to {facts}; options on the command line replace what follows"]
+    for rule in rules:
+        named = " ".join(f"--{path.replace('_', '-')} {_words(value)}" for path, value in rule.options.items())
+        lines.append(f"  {named}: {rule.reason}")
+    return config, lines
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def facts_of(data: Path) -> DataFacts:
     """The facts of a data set, or of all sources of a mixture's file. Reads no images.
 
@@ -105,7 +131,7 @@ def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
     size = base.window.size or sane_size(facts.height, facts.width)
     rules = [_window(base, facts), _size(facts, size), _tokens(facts, size), _trunk(base, facts), _budget(facts)]
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
-    rules = [Rule({k: v for k, v in rule.options.items() if k in has}, rule.reason) for rule in rules]
+    rules = [Rule({k: v for k, v in rule.options.items() if k in has and v != ()}, rule.reason) for rule in rules]
     rules = [rule for rule in rules if rule.options]
     return changed(base, {k: v for rule in rules for k, v in rule.options.items()}), rules
 
@@ -119,7 +145,9 @@ def _window(base: RunConfig, facts: DataFacts) -> Rule:
         scaled = {round(k * chunk / base.window.chunk) for k in getattr(base.window, name)}
         options[f"window.{name}"] = tuple(sorted(scaled - {0}))
     seconds = facts.steps / facts.fps
-    return Rule(options, f"about 1/{PER_CHUNK} of a demonstration; half of them are {facts.steps:g} steps, {seconds:.2g} s")
+    return Rule(
+        options, f"about 1/{PER_CHUNK} of a demonstration; half of them are {facts.steps:g} steps, {seconds:.2g} s"
+    )
 
 
 def _size(facts: DataFacts, size: tuple[int, int]) -> Rule:

@@ -1,5 +1,6 @@
 """Recipes: functions that return a complete run. `wamkit train --recipe NAME` starts from one; options override it.
 
+`FAMILY` is fitted to the data (`runs.fitted`): windows, sizes and steps follow from it.
 `metaworld-FAMILY` is the budget of the demo on two CPU cores: equal data and steps, backbones of equal size.
 `large-FAMILY` has the sizes at which the literature trains, for one GPU or many (`--train.device`).
 """
@@ -23,6 +24,24 @@ RECIPES: Registry[Recipe] = Registry("recipe", "wamkit.recipes")
 
 FOUR_TASKS = EnvSpec("metaworld", ("button-press-topdown-v3", "drawer-open-v3", "window-close-v3", "door-open-v3"))
 """The tasks of the demo."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedRecipe:
+    """A recipe that is completed by what the data are like, see `runs.fitted`.
+
+    base: name of the recipe with what does not follow from data, such as the weights of losses.
+    """
+
+    base: str
+
+    def __call__(self) -> RunConfig:
+        return RECIPES.get(self.base)()
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return f"{self.base}, but windows, sizes and steps follow from the data."
+
 
 TARGETS = {
     "metaworld-unified": Targets(
@@ -198,6 +217,7 @@ def targets_of(run: RunConfig) -> Targets:
 
 
 for _name in [n for n in RECIPES.names() if n.startswith("metaworld-")]:
+    RECIPES.register(_name.removeprefix("metaworld-"))(FittedRecipe(_name))
 
     def _large(name: str = _name) -> RunConfig:
         return large(name)

@@ -128,8 +128,13 @@ class Lockstep:
         arguments = self.arguments(rows)
         print(f"LeRobot's loop drives: wamkit train {shlex.join(arguments)}", flush=True)
         args = parse(Train, "train", arguments)
-        config, loading = configured(args)
+        config, loading = configured(args, args.data)
         with caching_in(args.cache_dir):
             return make_trainer(
-                config, args.data, args.out, command=args.command, loading=loading, trackers=args.trackers
+                config,
+                args.data,
+                args.out,
+                command=shlex.join(["wamkit", "train", *arguments]),
+                loading=loading,
+                trackers=args.trackers,
             )

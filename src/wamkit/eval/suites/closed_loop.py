@@ -169,9 +169,7 @@ def closed_loops(
     Finished pieces are kept in run/eval/parts under a key of weights and protocol, so that an evaluation which was cut
     short continues, and a repeated one is read. A damaged piece is played again.
     """
-    protocols = [
-        replace(p.replanning(run), steps=p.steps or _default_steps(run, p)) for p in protocols
-    ]
+    protocols = [replace(p.replanning(run), steps=p.steps or _default_steps(run, p)) for p in protocols]
     jobs = [
         _Job(run, p, t, held_out_seeds(p.episodes)[i : i + SEEDS_PER_JOB])
         for p in protocols
