@@ -7,12 +7,20 @@ RUN ?= runs/first
 DATA ?= data/demos
 export MUJOCO_GL ?= osmesa
 
-.PHONY: demo test setup setup-dev system lint bench docs interop clean
+.PHONY: demo mt50 test setup setup-dev system lint bench docs interop clean
 
 demo: setup
 	$(BIN)/wamkit collect --env metaworld --tasks $(TASKS) --episodes 30 --out $(DATA)
 	$(BIN)/wamkit train --recipe metaworld-unified --data $(DATA) --out $(RUN)
 	$(BIN)/wamkit eval $(RUN) --episodes 20
+
+# One model for the fifty tasks of MetaWorld: some hours on two cores. The same command continues.
+MT50 ?= data/mt50
+mt50: setup
+	$(BIN)/wamkit collect --env metaworld --tasks $$($(BIN)/wamkit list --tasks metaworld) --episodes 50 --off-expert 4 \
+	  --options goal_markers=true max_steps=500 height=96 width=96 supersample=2 'cameras=["corner2","gripperPOV"]' \
+	  --out $(MT50)
+	$(BIN)/wamkit compare mt50 --data $(MT50) --only unified bc --held-out 2
 
 test: setup-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

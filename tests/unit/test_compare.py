@@ -31,6 +31,7 @@ from wamkit.experiments.page import Result, write_page
 from wamkit.experiments.run import Setup, compare, mixture_of, plan, read_result, write_comparison
 from wamkit.inference.model import Model
 from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.config import changed
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run

@@ -69,6 +69,7 @@ class MoT(Family):
             segments.append(Segment(name, lengths[name], problem=1))
         if self.first:
             streams[self.first].append(Segment(self.first, lengths[self.first], clean=True, problem=1))
+        streams[ACTION] += self.streams.more_segments()
         segments = streams[FUTURE] + streams[ACTION]
         return segments, table(segments, self.config.program)
 
@@ -91,12 +92,17 @@ class MoT(Family):
             level = level * (self.config.partial if self.first == FUTURE else 0)
             x, _ = flow.corrupt(targets.clean[self.first], level, generator)
             parts[self.first].append(self.streams.tokens(self.first, x, level, context, batch))
+        more = {name: len(parts[ACTION]) + k for k, name in enumerate(self.streams.more)}
+        for name in more:
+            x, sigma = targets.noisy[name], targets.sigma[name]
+            parts[ACTION].append(self.streams.tokens(ACTION, x, sigma, context, batch))
         video, acting = (sum(map(len, parts[s])) for s in (FUTURE, ACTION))
         mask = targets.visible(*self.attention_layout())[..., -video - acting :, :]
         if self.history:
             mask = self.history.hide(mask, batch)
         y, _ = self.experts(parts, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]}, cache)
         outputs = {POLICY: y[ACTION][0], ACTION: y[ACTION][1], FUTURE: y[FUTURE][known]}
+        outputs |= {name: y[ACTION][at] for name, at in more.items()}
         predicted = {n: self.streams.velocity(n, t) for n, t in outputs.items()}
         return targets.losses(predicted, batch, self.future, self.action)
 

@@ -72,6 +72,7 @@ class Unified(Family):
         segments += [Segment(FUTURE, lengths[FUTURE], problem=1), Segment(ACTION, lengths[ACTION], problem=1)]
         if self.first:
             segments.append(Segment(self.first, lengths[self.first], clean=True, problem=1))
+        segments += self.streams.more_segments()
         return segments, table(segments, self.config.program)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
@@ -90,13 +91,17 @@ class Unified(Family):
         if self.first:
             level = torch.zeros(1, device=batch.obs.device)
             parts.append(self.streams.tokens(self.first, targets.clean[self.first], level, context, batch))
+        at = [*range(len(problems)), *range(len(parts), len(parts) + len(self.streams.more))]
+        for name in self.streams.more:
+            problems[name] = ACTION
+            parts.append(self.streams.tokens(ACTION, targets.noisy[name], targets.sigma[name], context, batch))
         mask_LL = targets.visible(*self.attention_layout())
         if self.history:
             rows = self.history.hide(mask_LL[..., -sum(map(len, parts)) :, :], batch)
             y = self.conditioning.denoised(self.trunk, parts, features, rows)
         else:
             y = self.conditioning(self.trunk, parts, context, mask_LL)
-        predicted = {n: self.streams.velocity(s, y[i]) for i, (n, s) in enumerate(problems.items())}
+        predicted = {n: self.streams.velocity(s, y[i]) for i, (n, s) in zip(at, problems.items(), strict=True)}
         return targets.losses(predicted, batch, self.future, self.action)
 
     def _read(

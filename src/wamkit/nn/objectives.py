@@ -31,7 +31,7 @@ WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
 
 @dataclass(frozen=True)
 class TrainingTargets:
-    """One batch's problems, "policy", "future" and "action".
+    """One batch's problems, "policy", "future" and "action", and "policy.1", ... for further draws of the first.
 
     noisy, velocity, sigma: for each problem the network's input, its target, and the noise level.
     clean: "future" and "action", the executed one, without noise, for streams that see them (teacher forcing).
@@ -63,6 +63,8 @@ class TrainingTargets:
     ) -> dict[str, Float[Tensor, " B"]]:
         """Mean squared errors of the predicted velocities, by name, over the values that each row is evidence for."""
         error = {n: (v - self.velocity[n]).square() for n, v in predicted.items()}
+        draws = [error.pop(n) for n in tuple(error) if n.partition(".")[0] == POLICY]
+        error[POLICY] = sum(draws[1:], draws[0]) / len(draws)
         joint, forward, inverse = (self.is_(q) for q in WORLD[:3])
         is_demonstration, action_valid = batch.is_demonstration.view(-1, 1, 1), action.valid(batch)
         valid = {
@@ -94,8 +96,9 @@ def sample_targets(
     config: TargetConfig,
     queries: Collection[Query],
     generator: torch.Generator,
+    more: Sequence[str] = (),
 ) -> TrainingTargets:
-    """Draws the problems of `batch`, with conditionals that are in `queries`."""
+    """Draws the problems of `batch`, with conditionals that are in `queries`. more: names of further policy draws."""
     B, device = len(batch), batch.obs.device
     z = future.targets(batch)
     executed = action.targets(batch.action, batch, normalizer)
@@ -118,6 +121,9 @@ def sample_targets(
     }
     sigma = {POLICY: sigma_p, ACTION: sigma_a, FUTURE: sigma_z}
     pairs = {n: corrupt(t, sigma[n], generator) for n, t in x.items()}
+    for name in more:
+        sigma[name] = uniform_sigma(B, generator).to(device)
+        pairs[name] = corrupt(x[POLICY], sigma[name], generator)
     noisy, velocity = ({n: pair[i] for n, pair in pairs.items()} for i in range(2))
     return TrainingTargets(noisy, velocity, sigma, {FUTURE: z, ACTION: executed}, mode)
 
@@ -149,6 +155,15 @@ class JointStreams:
         """The stream that is denoised before the other one, or None where both are denoised together."""
         return TEACHER_FORCED.get(self.config.program)
 
+    @property
+    def more(self) -> tuple[str, ...]:
+        """Names of the policy's problems beside the first."""
+        return tuple(f"{POLICY}.{k}" for k in range(1, self.config.policy_draws))
+
+    def more_segments(self) -> list[Segment]:
+        """Those of the policy's problems beside the first."""
+        return [Segment(ACTION, self.action.length, problem=2 + k) for k in range(len(self.more))]
+
     def queries(self) -> frozenset[Query]:
         """Queries under the program. Raises ConfigError where the options contradict one another."""
         return supported_queries(self.config.program, self.config.targets)
@@ -156,7 +171,7 @@ class JointStreams:
     def sample_targets(self, batch: Batch, generator: torch.Generator) -> TrainingTargets:
         """Draws the problems of `batch`, among the conditionals that are supported."""
         parts = (self.future, self.action, self.normalizer)
-        return sample_targets(batch, *parts, self.config.targets, self.queries(), generator)
+        return sample_targets(batch, *parts, self.config.targets, self.queries(), generator, self.more)
 
     def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
         """Noisy values of the stream `name` to tokens."""

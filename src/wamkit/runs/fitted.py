@@ -30,6 +30,8 @@ MANY_FRAMES = 100_000
 """Frames from which the trunk is larger."""
 WIDTHS = ("width", "action_width", "head_width")
 """Options that are widths of the trunk and of what is beside it."""
+CODEC_SAMPLES, LEAST_CODEC = 40_000, 0.1
+"""Samples from which the codec of frames learns, and the least share of all that are its."""
 PASSES, LEAST_SAMPLES, STEPS = 6, 100_000, 8000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
@@ -129,7 +131,14 @@ def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
     Values for which `base` has no option are left out.
     """
     size = base.window.size or sane_size(facts.height, facts.width)
-    rules = [_window(base, facts), _size(facts, size), _tokens(facts, size), _trunk(base, facts), _budget(facts)]
+    rules = [
+        _window(base, facts),
+        _size(facts, size),
+        _tokens(facts, size),
+        _trunk(base, facts),
+        _budget(facts),
+        _codec(base, facts),
+    ]
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
     rules = [Rule({k: v for k, v in rule.options.items() if k in has and v != ()}, rule.reason) for rule in rules]
     rules = [rule for rule in rules if rule.options]
@@ -176,9 +185,22 @@ def _trunk(base: RunConfig, facts: DataFacts) -> Rule:
     return Rule(options, f"{facts.frames:,} frames are {MANY_FRAMES:,} or more")
 
 
+def _samples(facts: DataFacts) -> int:
+    return max(PASSES * facts.frames, LEAST_SAMPLES)
+
+
 def _budget(facts: DataFacts) -> Rule:
     """Passes over the frames, at least a number of samples, in batches that keep the number of steps moderate."""
-    samples = max(PASSES * facts.frames, LEAST_SAMPLES)
+    samples = _samples(facts)
     batch = 2 ** max(4, min(8, round(math.log2(samples / STEPS))))
     more = f"{PASSES} passes over {facts.frames:,} frames" if samples > LEAST_SAMPLES else "the least for any data"
     return Rule({"train.batch_size": batch, "train.steps": math.ceil(samples / batch / 100) * 100}, more)
+
+
+def _codec(base: RunConfig, facts: DataFacts) -> Rule:
+    """The codec's stage has its samples, and the main stage all others, where there are more than `base` has."""
+    usual = getattr(base.model, "codec_share", 0.0)
+    share = min(usual, max(LEAST_CODEC, round(CODEC_SAMPLES / _samples(facts), 2)))
+    if share == usual:
+        return Rule({}, "")
+    return Rule({"model.codec_share": share}, f"{CODEC_SAMPLES:,} samples are enough for a codec, or {LEAST_CODEC:.0%}")
