@@ -9,8 +9,9 @@ import pytest
 import torch
 from test_families import ask, losses, make
 
+from conftest import random_batch
 from wamkit.config import ConfigError
-from wamkit.nn.attention_mask import Program
+from wamkit.nn.attention_mask import TEACHER_FORCED, Program
 from wamkit.nn.objectives import TargetConfig, sample_targets
 from wamkit.types import Query
 
@@ -136,3 +137,25 @@ def test_one_noise_level_for_both_streams(name, spec, normalizer, batch):
     assert len(levels) == 3 and all(s["future"] == s["action"] for s in levels)
     with pytest.raises(ConfigError, match="program video_then_action denoises one stream after the other"):
         make(name, spec, normalizer, targets=joint_only, program=Program.VIDEO_THEN_ACTION)
+
+
+DRAWN = [("bc", {}), ("unified", {"chunk_causal": True}), ("mot", {"chunk_causal": True})]
+DRAWN += [("unified", {"program": p}) for p in (Program.JOINT, *TEACHER_FORCED)]
+
+
+@pytest.mark.parametrize(("name", "options"), DRAWN)
+def test_further_draws_estimate_the_same_loss_and_leave_the_others_alone(name, options, spec, normalizer):
+    looking_back = dataclasses.replace(spec, past_offsets=(-8, -4)) if options.get("chunk_causal") else spec
+    one, four = (make(name, looking_back, normalizer, policy_draws=n, proprio_noise=0.0, **options) for n in (1, 4))
+    batch, seen = random_batch(looking_back, 6), {1: [], 4: []}
+    with torch.no_grad():
+        for seed in range(60):
+            found = [m(batch, torch.Generator().manual_seed(seed), "main") for m in (one, four)]
+            assert found[0].keys() == found[1].keys()
+            for other in found[0].keys() - {"policy"}:
+                torch.testing.assert_close(found[0][other], found[1][other])
+            for n, losses in zip(seen, found, strict=True):
+                seen[n].append(losses["policy"].mean().item())
+    few, many = (np.array(x) for x in seen.values())
+    assert abs(few.mean() - many.mean()) < 4 * np.hypot(few.std(), many.std()) / 60**0.5
+    assert many.std() < 0.8 * few.std()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import POINTS, random_batch
 
+from conftest import POINTS, random_batch
 from wamkit.cli.main import main
 from wamkit.cli.parse import parse
 from wamkit.cli.train import Train, configured

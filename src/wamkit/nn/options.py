@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 Depth = Annotated[int, Between(1, inf), AtMost(512)]
 Width = Annotated[int, Between(1, inf, multiple=2), AtMost(2**15)]  # sines and cosines of noise levels
-NotNegativeCount = Annotated[int, Between(0, inf), AtMost(2**12)]
 Buckets = Annotated[int, Between(1, inf), AtMost(2**24)]
 StageShare = Annotated[float, Between(0.01, 0.99)]
 
@@ -96,15 +95,13 @@ class ContextConfig(ProprioConfig):
     """Encoder of instructions."""
     image_stride: Literal[16, 32] = 16
     """Pixels a side of the cell of an image that one token stands for."""
-    keypoints: NotNegativeCount = 0
-    """Learned keypoints a view, whose positions are given beside proprioception (`nn.tokens.Keypoints`); 0 for none."""
 
     def build_context(self, spec: Spec) -> ContextTokens:
         """The encoder of observations."""
         from wamkit.nn.encoders import build_text
         from wamkit.nn.tokens import ContextTokens
 
-        return ContextTokens(self.width, spec, build_text(self.text, self.width), self.proprio_noise, self.image_stride, self.keypoints)
+        return ContextTokens(self.width, spec, build_text(self.text, self.width), self.proprio_noise, self.image_stride)
 
 
 @dataclass(frozen=True)

@@ -117,39 +117,8 @@ class ImageTokens(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, frame_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
-        return self.cells(self.features(frame_BCHW))
-
-    def features(self, frame_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 96 h w"]:
-        """The map of features, one for 8x8 pixels, that cells are made from."""
-        return self.down(F.silu(self.patch(frame_BCHW.contiguous(memory_format=torch.channels_last))))
-
-    def cells(self, features_BChw: Float[Tensor, "B 96 h w"]) -> Float[Tensor, "B L D"]:
-        """One token a cell of `stride` pixels."""
-        return self.last(self.deeper(features_BChw)).flatten(2).transpose(1, 2)
-
-
-class Keypoints(nn.Module):
-    """Places in the image, as the mean position under a softmax of each of `count` learned maps and view (Levine et al.
-    2016, arXiv:1504.00702). They tell where things are more finely than cells do, and from fewer demonstrations.
-
-    (B, 96, h, V*w), features of the canvas, -> (B, 1, D), one embedding of all places.
-    """
-
-    def __init__(self, width: int, views: int, count: int):
-        super().__init__()
-        self.views = views
-        self.maps = nn.Sequential(nn.Conv2d(96, 96, 3, padding=1), nn.SiLU(), nn.Conv2d(96, count, 1))
-        self.embed = nn.Sequential(nn.Linear(2 * views * count, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
-        self.maps.to(memory_format=torch.channels_last)
-        self.sharpness = nn.Parameter(torch.full((count, 1, 1), 8.0))  # flat maps would all be at the centre
-
-    def forward(self, features: Float[Tensor, "B 96 h Vw"]) -> Float[Tensor, "B 1 D"]:
-        maps = self.maps(features).float().unflatten(-1, (self.views, -1)).movedim(-2, 1)  # (B, V, K, h, w)
-        weight = (self.sharpness * maps).flatten(-2).softmax(-1).view_as(maps)
-        rows, columns = (torch.linspace(-1, 1, n, device=maps.device) for n in maps.shape[-2:])
-        places = torch.stack([(weight.sum(-1) * rows).sum(-1), (weight.sum(-2) * columns).sum(-1)], -1)
-        with torch.autocast(maps.device.type, enabled=False):  # bfloat16 would round places to half a pixel
-            return self.embed(places.flatten(1)).unsqueeze(1)
+        x = F.silu(self.patch(frame_BCHW.contiguous(memory_format=torch.channels_last)))
+        return self.last(self.deeper(self.down(x))).flatten(2).transpose(1, 2)
 
 
 @lru_cache(maxsize=65536)
@@ -186,18 +155,9 @@ class ContextTokens(nn.Module):
     proprio_noise: deviation, in normalised units, of the noise that training adds to proprioception. Without it a
         policy reads its own trajectory off the joints and ignores the images.
     stride: pixels a side of an image token's cell.
-    keypoints: number of places a view whose positions are part of the token of proprioception; see `Keypoints`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        spec: Spec,
-        text: nn.Module,
-        proprio_noise: float = 0.0,
-        stride: int = 16,
-        keypoints: int = 0,
-    ):
+    def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0, stride: int = 16):
         super().__init__()
         self.image, self.text = ImageTokens(width, stride), text
         self.proprio = nn.Linear(spec.proprio_dim, width)
@@ -206,7 +166,6 @@ class ContextTokens(nn.Module):
         self.length = moments * (self.cells + 1) + 1
         self.grid = nn.Parameter(0.5 * torch.randn(self.cells, width))
         self.spec, self.proprio_noise = spec, proprio_noise
-        self.keypoints = Keypoints(width, spec.views, keypoints) if keypoints else None
         if spec.past_offsets:
             self.age = nn.Parameter(0.5 * torch.randn(len(spec.past_offsets), 1, width))
             self.before = nn.Parameter(torch.zeros(width))  # in place of observations from before the episode began
@@ -260,7 +219,5 @@ class ContextTokens(nn.Module):
             proprio = proprio + self.proprio_noise * eps
         lead = proprio.shape[:-1]
         frames = canvas(images)
-        features, state = self.image.features(frames.reshape(-1, *frames.shape[-3:])), self.proprio(proprio).unsqueeze(-2)
-        if self.keypoints is not None:
-            state = state + self.keypoints(features).unflatten(0, lead)
-        return self.image.cells(features).unflatten(0, lead) + self.grid, state
+        cells = self.image(frames.reshape(-1, *frames.shape[-3:])).unflatten(0, lead) + self.grid
+        return cells, self.proprio(proprio).unsqueeze(-2)
