@@ -16,13 +16,14 @@ LIFTED = 0.1
 """Metres above where the block lies on the table, from which it counts as lifted."""
 
 VIEWS = {
-    "front": {"lookat": [1.3, 0.75, 0.55], "distance": 1.0, "azimuth": 180, "elevation": -35},
-    "side": {"lookat": [1.34, 0.75, 0.55], "distance": 1.0, "azimuth": 90, "elevation": -15},
+    "left": {"lookat": [1.3, 0.75, 0.6], "distance": 1.15, "azimuth": 135, "elevation": -25},
+    "right": {"lookat": [1.3, 0.75, 0.6], "distance": 1.15, "azimuth": 225, "elevation": -25},
 }
-"""Two cameras that see the table and what is above it. From the environment's own view the block is a pixel or two."""
+"""Two cameras that see the table and what is above it. The arm, which comes from between them, hides the goal from one
+of them at most. From the environment's own view the block is a pixel or two."""
 
 _TABLE = 0.425  # metres: height of the block's centre on the table
-_STEP = 0.075  # metres of distance for an action of 1, which moves the gripper's target by 5 cm
+_STEP = 0.15  # metres of distance for an action of 1, which moves the gripper's target by 5 cm
 _OVER = 0.05  # metres above the block at which the gripper moves sideways
 _GRIPPED = 0.056  # metres between the fingers that hold the block; 0.1 when open
 
@@ -70,5 +71,5 @@ def _site(env: Any, name: str) -> np.ndarray:
 
 
 def _action(way: np.ndarray, gripper: float) -> np.ndarray:
-    """Moves along `way`, metres (3,): two thirds of it at once, or as far as one step allows."""
+    """Moves along `way`, metres (3,): a third of it, or as far as one step allows."""
     return np.clip([*(way / _STEP), gripper], -1.0, 1.0).astype(np.float32)

@@ -32,6 +32,10 @@ WIDTHS = ("width", "action_width", "head_width")
 """Options that are widths of the trunk and of what is beside it."""
 CODEC_SAMPLES, LEAST_CODEC = 40_000, 0.1
 """Samples from which the codec of frames learns, and the least share of all that are its."""
+DRAWS = 8
+"""Noise levels at which a row trains its policy."""
+SHIFTS = 24
+"""Largest shifts of an image in its shorter side."""
 PASSES, LEAST_SAMPLES, STEPS = 6, 100_000, 8000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
@@ -138,6 +142,8 @@ def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
         _trunk(base, facts),
         _budget(facts),
         _codec(base, facts),
+        _draws(),
+        _shift(size),
     ]
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
     rules = [Rule({k: v for k, v in rule.options.items() if k in has and v != ()}, rule.reason) for rule in rules]
@@ -155,7 +161,7 @@ def _window(base: RunConfig, facts: DataFacts) -> Rule:
         options[f"window.{name}"] = tuple(sorted(scaled - {0}))
     seconds = facts.steps / facts.fps
     return Rule(
-        options, f"about 1/{PER_CHUNK} of a demonstration; half of them are {facts.steps:g} steps, {seconds:.2g} s"
+        options, f"about 1/{PER_CHUNK} of a demonstration; their median is {facts.steps:g} steps, {seconds:.2g} s"
     )
 
 
@@ -204,3 +210,14 @@ def _codec(base: RunConfig, facts: DataFacts) -> Rule:
     if share == usual:
         return Rule({}, "")
     return Rule({"model.codec_share": share}, f"{CODEC_SAMPLES:,} samples are enough for a codec, or {LEAST_CODEC:.0%}")
+
+
+def _draws() -> Rule:
+    """Several noise levels a row: a loss with less noise for little time."""
+    return Rule({"model.policy_draws": DRAWS}, "noise levels of a row share its context, which takes most of the time")
+
+
+def _shift(size: tuple[int, int]) -> Rule:
+    """Shifted images (Kostrikov et al. 2020, arXiv:2004.13649): without them few demonstrations are known by heart."""
+    reason = f"1/{SHIFTS} of the image: demonstrations show things in few places, and shifted ones in more"
+    return Rule({"train.shift": max(1, round(min(size) / SHIFTS))}, reason)
