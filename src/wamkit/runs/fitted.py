@@ -42,7 +42,7 @@ PASSES, LEAST_SAMPLES, STEPS = 6, 100_000, 8000
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the rules look at.
+    """Facts of a data set that the rules look at.
 
     demonstrations, frames: their number, and that of the frames of all episodes.
     steps: median length of a demonstration, in steps.

@@ -49,7 +49,7 @@ def mean_rate(rates: Sequence[Interval]) -> Interval:
     Examples:
         >>> mean = mean_rate([wilson(20, 20), wilson(10, 20)])
         >>> round(mean.value, 2), round(mean.low, 2), round(mean.high, 2)
-        (0.75, 0.61, 0.85)
+        (0.75, 0.62, 0.85)
     """
     n = len(rates)
     value = sum(r.value for r in rates) / n
