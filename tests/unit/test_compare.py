@@ -23,6 +23,7 @@ from wamkit.cli.compare import Compare
 from wamkit.cli.parse import parse
 from wamkit.config import ConfigError, from_dict, unsealed
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
+from wamkit.envs.metaworld_tasks import DIFFICULTY
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.suites.latency import Load, query_latency
 from wamkit.experiments import run as module
@@ -214,6 +215,30 @@ def test_rows_that_never_differ_are_not_known_to_be_equal(outcomes, tmp_path):
     text = write_page(comparison, rows, 4, "c", tmp_path / "page.md").read_text()
     assert "| b | a | +0.0 | -18.5 to +18.5 | 0 | 0 | 1 | 2 |" in text  # 18 states, however many seeds
     assert ("| 81% to 100% |" if "1" in outcomes else "| 0% to 19% |") in text
+
+
+def test_groups_of_tasks_weigh_the_same_and_published_rows_stand_beside(tmp_path):
+    """Two of four groups are solved, which hold 33 of the 50 tasks: 66 % of the episodes, 50 % of the groups."""
+    solved = {task for name in ("easy", "very hard") for task in DIFFICULTY[name]}
+    played = {
+        t: {"first_seed": 0, "outcomes": "11" if t in solved else "00", "steps": [], "ends": ["solved"] * 2}
+        for tasks in DIFFICULTY.values()
+        for t in tasks
+    }
+    played["push-v3"] |= {"ends": ["never touched", "nearly"]}
+    comparison = COMPARISONS.get("mt50")()
+    rows = {"unified": [dataclasses.replace(outcome(0, ""), episodes=played)]}
+    lines = write_page(comparison, rows, 4, "c", tmp_path / "page.md").read_text().splitlines()
+    ours = next(x for x in lines if x.startswith("| unified | **66.0%**"))
+    cells = [c.strip() for c in ours.split("|")]
+    assert cells[4] == "**50.0%**" and cells[6:10] == ["100%", "0%", "0%", "100%"] and cells[10] == "66 of 100"
+    task = next(x for x in lines if x.startswith("| push |"))
+    assert "| hard | 0% |" in task and "1 never touched" in task and "1 nearly" in task
+    vpp = next(x for x in lines if x.startswith("| VPP |"))
+    assert [c.strip() for c in vpp.split("|")][2:4] == ["68.2", ""]  # its mean is over tasks
+    for row in comparison.published:
+        if None not in row.success:
+            assert row.mean == pytest.approx(sum(row.success) / 4, abs=0.06) and row.of == "groups"
 
 
 def test_a_caveat_belongs_to_its_comparison_and_times_to_a_load(tmp_path):
