@@ -16,8 +16,8 @@ LIFTED = 0.1
 """Metres above where the block lies on the table, from which it counts as lifted."""
 
 VIEWS = {
-    "left": {"lookat": [1.3, 0.75, 0.6], "distance": 1.15, "azimuth": 135, "elevation": -25},
-    "right": {"lookat": [1.3, 0.75, 0.6], "distance": 1.15, "azimuth": 225, "elevation": -25},
+    "left": {"lookat": [1.3, 0.75, 0.6], "distance": 0.85, "azimuth": 135, "elevation": -25},
+    "right": {"lookat": [1.3, 0.75, 0.6], "distance": 0.85, "azimuth": 225, "elevation": -25},
 }
 """Two cameras that see the table and what is above it. The arm, which comes from between them, hides the goal from one
 of them at most. From the environment's own view the block is a pixel or two."""

@@ -30,7 +30,7 @@ MANY_FRAMES = 100_000
 """Frames from which the trunk is larger."""
 WIDTHS = ("width", "action_width", "head_width")
 """Options that are widths of the trunk and of what is beside it."""
-CODEC_SAMPLES, LEAST_CODEC = 40_000, 0.1
+CODEC_SAMPLES, LEAST_CODEC = 20_000, 0.1
 """Samples from which the codec of frames learns, and the least share of all that are its."""
 DRAWS = 8
 """Noise levels at which a row trains its policy."""
