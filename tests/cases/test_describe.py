@@ -137,8 +137,12 @@ def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
         os.execv(sys.executable, [sys.executable, "-m", "wamkit", "describe", str(root), "--write"])
     said, at, until = "", 0, time.monotonic() + 120
 
-    def read() -> str:
-        assert select.select([terminal], [], [], until - time.monotonic())[0], said
+    def read(again: str = "") -> str:
+        """The next output. again: a key to press every second until there is some."""
+        # Python loses a signal between a prompt and the read that follows: a person, too, would press once more.
+        while not select.select([terminal], [], [], 1)[0]:
+            assert time.monotonic() < until, said
+            os.write(terminal, again.encode())
         return os.read(terminal, 4096).decode()
 
     for wanted, typed in keys:
@@ -147,7 +151,7 @@ def on_a_terminal(root, keys: list[tuple[str, str]]) -> tuple[int, str]:
         at = len(said)
         os.write(terminal, typed.encode())
     with contextlib.suppress(OSError):  # how the end of a terminal reads
-        while more := read():
+        while more := read("\x03" if typed == "\x03" else ""):
             said += more
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), said

@@ -117,10 +117,12 @@ def test_a_size_that_does_not_fit_names_one_that_does(data, tmp_path, capsys):
     images = np.zeros((9, 1, 3, 24, 40), np.uint8)
     store.append(make_episode(0, cameras=("front",), images=images))
     store.finalize()
-    command = ["train", "--data", str(store.root), "--out", str(tmp_path / "r"), *FAST]
+    command = ["train", "--recipe", "metaworld-unified", "--data", str(store.root), "--out", str(tmp_path / "r"), *FAST]
     assert main(command) == 1 and "images are 24x40" in (err := capsys.readouterr().err) and "--size 16 32" in err
     assert main([*command, "--size", "32", "48"]) == 0
     assert "stretched by 11% to 32x48" in capsys.readouterr().out
+    fitted = [*command[:1], *command[3:5], "--out", str(tmp_path / "fitted"), *FAST]
+    assert main(fitted) == 0 and "--window.size 16 32: recorded images are 24x40" in capsys.readouterr().out
 
 
 def test_sizes_that_fit_and_sizes_that_are_sane():

@@ -63,7 +63,8 @@ class DataFacts:
     def __str__(self) -> str:
         tasks = f"{self.texts} instruction{'s' * (self.texts != 1)}"
         seen = f"{self.views} view{'s' * (self.views != 1)} of {self.height}x{self.width}"
-        return f"{self.demonstrations:,} demonstrations, {self.frames:,} frames at {self.fps:g} Hz, {tasks}, {seen}"
+        shown = f"{self.demonstrations:,} demonstration{'s' * (self.demonstrations != 1)}"
+        return f"{shown}, {self.frames:,} frames at {self.fps:g} Hz, {tasks}, {seen}"
 
 
 @dataclass(frozen=True)

@@ -334,6 +334,7 @@ HELPERS: Mapping[str, str] = {
     "metrics.intervals.resample_counts": "draws of a bootstrap",
     "metrics.intervals.percentile_interval": "ends of an interval",
     "metrics.intervals.unseen": "ends of an interval; known answers are in test_intervals",
+    "metrics.intervals.mean_rate": "a mean of rates; its coverage is in test_intervals",
     "metrics.intervals.clustered_median": "a median of times; known answers are in test_intervals",
     "metrics.intervals.holm": "corrects p-values; known answers and its guarantee are in test_intervals",
     "metrics.sequential_tests.outcome_tables": "puts records in order; no figure",

@@ -222,7 +222,7 @@ def _part(job: _Job) -> Path:
 
 def _key(job: _Job, weights: str) -> str:
     """A key of weights, protocol, task and reset states. Other tasks and episodes do not matter to a piece."""
-    p = job.protocol
+    p = job.protocol.replanning(job.run)
     played = {
         "env": p.env.env,
         "tasks": None,

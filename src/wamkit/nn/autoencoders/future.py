@@ -83,8 +83,8 @@ class FutureLatents(FutureCodec):
         x = context[0].values
         if x.shape[1] == self.cells:
             return x
-        finer = math.isqrt(x.shape[1] * self.codec.stride**2 // (self.spec.height * self.spec.width * self.spec.views))
-        x = F.interpolate(x.transpose(1, 2).unflatten(2, grid_of(self.spec, self.codec.stride // finer)), self.grid)
+        stride = math.isqrt(self.spec.height * self.spec.width * self.spec.views // x.shape[1])
+        x = F.interpolate(x.transpose(1, 2).unflatten(2, grid_of(self.spec, stride)), self.grid)
         return x.flatten(2).transpose(1, 2)
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B l c"]:
