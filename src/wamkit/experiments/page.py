@@ -169,7 +169,10 @@ def _success(rows: Mapping[str, Sequence[Result]], groups: Groups) -> str:
 
 
 def _published(published: Sequence[Published], groups: Groups) -> str:
-    how = "Rows of papers, in percent, as they print them; what differs from the protocol here stands beside them."
+    how = (
+        "Rows of papers, in percent, as a public leaderboard has them, not checked at each source; what differs from "
+        "the protocol here stands beside them."
+    )
     body = [
         [p.name, *(f"{p.mean:.1f}" if p.of == of else "" for of in ("tasks", "groups"))]
         + ["" if s is None else f"{s:.1f}" for s in p.success]

@@ -12,7 +12,7 @@ import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from wamkit.families.base import Family
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder, read_json
 from wamkit.inference.model import Model, opened
 from wamkit.runs.config import RunConfig, changed, config_from_dict, config_to_dict, family_class
-from wamkit.runs.fitted import facts_of, fit
+from wamkit.runs.fitted import DataFacts, facts_of, fit
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES, FittedRecipe
 from wamkit.runs.run import Run
@@ -146,7 +146,9 @@ def plan(comparison: Comparison, setup: Setup) -> list[Job]:
     pairs = [(entry, entry.seeds[k]) for k in rounds for entry in comparison.entries if k < len(entry.seeds)]
     protocol = named_protocol(comparison.protocol) if comparison.protocol else Protocol()
     protocol = replace(protocol, episodes=setup.episodes or protocol.episodes)
-    return [_job(entry, seed, provenance, protocol, setup) for entry, seed in pairs]
+    facts = cache(partial(facts_of, setup.data))  # read once, and only where a recipe is fitted
+    recipes = {entry.recipe: _recipe(entry.recipe, facts) for entry in comparison.entries}
+    return [_job(entry, seed, recipes[entry.recipe], provenance, protocol, setup) for entry, seed in pairs]
 
 
 def read_result(job: Job) -> Result | None:
@@ -168,8 +170,8 @@ def read_result(job: Job) -> Result | None:
     return result if (result.key, config) == (job.key, job.config) else None
 
 
-def _job(entry: Entry, seed: int, provenance: Provenance, protocol: Protocol, setup: Setup) -> Job:
-    config = changed(_recipe(entry, setup), {**entry.options, "train.seed": seed})
+def _job(entry: Entry, seed: int, recipe: RunConfig, provenance: Provenance, protocol: Protocol, setup: Setup) -> Job:
+    config = changed(recipe, {**entry.options, "train.seed": seed})
     sources = [cfg.to_dict(s) for s in entry.sources]
     data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
     named = [protocol.to_dict()] if protocol.name else []
@@ -179,10 +181,10 @@ def _job(entry: Entry, seed: int, provenance: Provenance, protocol: Protocol, se
     return Job(entry, seed, config, protocol, key, setup.out / "jobs" / f"{stem}.json", folder)
 
 
-def _recipe(entry: Entry, setup: Setup) -> RunConfig:
-    """The row's recipe, fitted to the data if it is one that is."""
-    recipe = RECIPES.get(entry.recipe)
-    return fit(recipe(), facts_of(setup.data))[0] if isinstance(recipe, FittedRecipe) else recipe()
+def _recipe(name: str, facts: Callable[[], DataFacts]) -> RunConfig:
+    """The recipe called `name`, fitted to the data if it is one that is."""
+    recipe = RECIPES.get(name)
+    return fit(recipe(), facts())[0] if isinstance(recipe, FittedRecipe) else recipe()
 
 
 def _run_jobs(jobs: Sequence[Job], setup: Setup, after_each: Callable[[], Any]) -> list[str]:

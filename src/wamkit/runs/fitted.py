@@ -101,7 +101,7 @@ def _words(value: Any) -> str:
 def facts_of(data: Path) -> DataFacts:
     """The facts of a data set, or of all sources of a mixture's file. Reads no images.
 
-    Raises StoreError for bad data, and where there are no demonstrations.
+    Raises StoreError for bad data, and where there are no episodes.
     """
     if data.is_file():
         from wamkit.data.loading.mixture import open_sources, read_mixture
