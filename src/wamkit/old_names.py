@@ -11,7 +11,13 @@ MODEL = {"draws": "targets"}
 RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
-    "model": {"backbone": "transformer", "codec": "frame_codec", "image_stride": 16, "policy_draws": 1},
+    "model": {
+        "backbone": "transformer",
+        "codec": "frame_codec",
+        "image_stride": 16,
+        "policy_draws": 1,
+        "text_dropout": 0.0,
+    },
     "window": {"size": None},
     "train": {"normalisation": "mean_std"},
     "episodes": {"held_out": 0},

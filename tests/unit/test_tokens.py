@@ -29,6 +29,29 @@ def test_words_and_their_order_matter():
     torch.testing.assert_close(alone[0], rows[2])
 
 
+def test_left_out_words_and_unknown_words_do_not_matter():
+    """With dropout, training sees parts of instructions, and words that it never saw are as if they were not there."""
+    torch.manual_seed(0)
+    table = TextTable(16, dropout=0.5)
+    texts = ["open the drawer", "close the window"]
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.cat([table(["open the drawer"], generator) for _ in range(50)])
+    assert torch.equal(parts, table.project.bias.expand(50, 1, 16))  # nothing is learned yet
+    optimizer = torch.optim.AdamW(table.parameters(), 0.1)
+    for _ in range(30):
+        optimizer.zero_grad()
+        (table(texts, generator) - torch.tensor([1.0, -1.0]).view(2, 1, 1)).square().mean().backward()
+        optimizer.step()
+    known = set(ngram_ids(texts[0], 4096)) | set(ngram_ids(texts[1], 4096))
+    assert set(torch.where(table.table.weight.any(-1))[0].tolist()) == known
+    parts = torch.cat([table(["open the drawer"], generator) for _ in range(50)])
+    assert 5 < len(parts.unique(dim=0)) <= 32  # 2^5 subsets
+    torch.testing.assert_close(table(["kindly open the drawer now"]), table(["open the drawer"]))
+    assert torch.equal(table(["ouvre"]), table([""]))
+    first, second = table(texts).mean((1, 2))
+    assert first > 0.5 and second < -0.5
+
+
 def test_hashes_do_not_depend_on_the_process():
     assert ngram_ids("open the drawer", 4096) == (932, 3558, 3585, 346, 1737)
 

@@ -50,7 +50,8 @@ class PretrainedText(nn.Module):
         )
         self.project = nn.Linear(encoder.config.hidden_size, width)
 
-    def forward(self, texts: list[str]) -> Float[Tensor, "B 1 D"]:
+    def forward(self, texts: list[str], generator: torch.Generator | None = None) -> Float[Tensor, "B 1 D"]:
+        """Embeddings of `texts`; the generator is for encoders that are trained with noise."""
         device = self.project.weight.device
         self.encoder.to(device)
         tokens = self.tokenizer(sorted(set(texts)), padding=True, return_tensors="pt").to(device)
@@ -102,6 +103,6 @@ class VisionTeacher(nn.Module):
         return F.adaptive_avg_pool2d(patches, self.grid).flatten(2).transpose(1, 2)
 
 
-def build_text(config: TextConfig, width: int) -> nn.Module:
-    """The text encoder of `config`: maps a list of B instructions to (B, 1, width)."""
-    return TextTable(width, config.buckets) if config.kind == "table" else PretrainedText(config.model, width)
+def build_text(config: TextConfig, width: int, dropout: float = 0.0) -> nn.Module:
+    """The text encoder of `config`: maps a list of B instructions, and in training a generator, to (B, 1, width)."""
+    return TextTable(width, config.buckets, dropout) if config.kind == "table" else PretrainedText(config.model, width)

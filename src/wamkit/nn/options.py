@@ -93,6 +93,9 @@ class ContextConfig(ProprioConfig):
 
     text: TextConfig = field(default_factory=TextConfig)
     """Encoder of instructions."""
+    text_dropout: Annotated[float, Between(0, 0.9)] = 0.0
+    """Probability that training leaves out each word and word pair of an instruction, for a table of words. A table
+    learned so ignores words that it never learned, and so understands an instruction in partly other words."""
     image_stride: Literal[16, 32] = 16
     """Pixels a side of the cell of an image that one token stands for."""
 
@@ -101,7 +104,8 @@ class ContextConfig(ProprioConfig):
         from wamkit.nn.encoders import build_text
         from wamkit.nn.tokens import ContextTokens
 
-        return ContextTokens(self.width, spec, build_text(self.text, self.width), self.proprio_noise, self.image_stride)
+        text = build_text(self.text, self.width, self.text_dropout)
+        return ContextTokens(self.width, spec, text, self.proprio_noise, self.image_stride)
 
 
 @dataclass(frozen=True)

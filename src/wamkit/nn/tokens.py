@@ -133,19 +133,34 @@ def ngram_ids(text: str, buckets: int) -> tuple[int, ...]:
 
 
 class TextTable(nn.Module):
-    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759)."""
+    """Instructions as one token each: the mean of learned n-gram embeddings (fastText, arXiv:1607.01759).
 
-    def __init__(self, width: int, buckets: int = 4096):
+    dropout: probability that training leaves out each n-gram. With it embeddings begin at 0, so that n-grams which
+        training never saw are known by that, and are left out as well.
+    """
+
+    def __init__(self, width: int, buckets: int = 4096, dropout: float = 0.0):
         super().__init__()
-        self.buckets = buckets
+        self.buckets, self.dropout = buckets, dropout
         self.table = nn.EmbeddingBag(buckets, width, mode="mean")
         self.project = nn.Linear(width, width)
+        if dropout:
+            nn.init.zeros_(self.table.weight)
 
-    def forward(self, texts: list[str]) -> Float[Tensor, "B 1 D"]:
+    def forward(self, texts: list[str], generator: torch.Generator | None = None) -> Float[Tensor, "B 1 D"]:
+        """Embeddings of `texts`. N-grams are left out at random only where a generator is given, as training does."""
         ids = [ngram_ids(t, self.buckets) for t in texts]
-        offsets = torch.tensor([0, *(len(i) for i in ids[:-1])]).cumsum(0)
+        counts = torch.tensor([len(i) for i in ids])
         flat = torch.tensor([j for i in ids for j in i], dtype=torch.int64)
         device = self.table.weight.device
+        if self.dropout:
+            if generator is not None:
+                kept = torch.rand(flat.shape, generator=generator) >= self.dropout
+            else:
+                kept = self.table.weight[flat.to(device)].any(-1).cpu()
+            row = torch.arange(len(texts)).repeat_interleave(counts)[kept]
+            flat, counts = flat[kept], torch.bincount(row, minlength=len(texts))
+        offsets = counts.cumsum(0) - counts
         return self.project(self.table(flat.to(device), offsets.to(device))).unsqueeze(1)
 
 
@@ -180,7 +195,7 @@ class ContextTokens(nn.Module):
         Noise is added to proprioception only where a generator is given, as training does.
         """
         present = self._seen(batch.obs, normalizer, batch.proprio, generator)
-        parts = [*self._moment(0, *present), self._text(self.text(batch.text))]
+        parts = [*self._moment(0, *present), self._text(self.text(batch.text, generator))]
         if not self.spec.past_offsets:
             return parts
         past = torch.cat(self._seen(batch.past, normalizer, batch.past_proprio, generator), -2)
@@ -198,7 +213,7 @@ class ContextTokens(nn.Module):
         if batch.memory is None:
             images, proprio = torch.cat([images, batch.past], 1), torch.cat([proprio, batch.past_proprio], 1)
         seen = self._seen(images, normalizer, proprio, generator)
-        text = self.text(batch.text).unsqueeze(1).expand(-1, images.shape[1], -1, -1)
+        text = self.text(batch.text, generator).unsqueeze(1).expand(-1, images.shape[1], -1, -1)
         return [*self._moment(0, *(x.flatten(0, 1) for x in seen)), self._text(text.flatten(0, 1))]
 
     def _moment(self, i: int, image_BLD: Tensor, proprio_B1D: Tensor) -> list[Tokens]:

@@ -58,7 +58,8 @@ class Vocabulary(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, texts: list[str]) -> Float[Tensor, "B 1 D"]:
+    def forward(self, texts: list[str], generator: torch.Generator | None = None) -> Float[Tensor, "B 1 D"]:
+        """Embeddings of instructions; training leaves out none of their words."""
         ids = [torch.tensor(ngram_ids(t, self.words)) for t in texts]
         return torch.stack([self.table(i.to(self.table.weight.device)).mean(0, keepdim=True) for i in ids])
 

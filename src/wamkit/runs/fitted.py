@@ -32,11 +32,13 @@ WIDTHS = ("width", "action_width", "head_width")
 """Options that are widths of the trunk and of what is beside it."""
 CODEC_SAMPLES, LEAST_CODEC = 20_000, 0.1
 """Samples from which the codec of frames learns, and the least share of all that are its."""
+TEXT_DROPOUT = 0.2
+"""Probability that training leaves out a word, or a pair of words, of an instruction."""
 DRAWS = 8
 """Noise levels at which a row trains its policy."""
 SHIFTS = 24
 """Largest shifts of an image in its shorter side."""
-PASSES, LEAST_SAMPLES, STEPS = 6, 100_000, 8000
+PASSES, LEAST_SAMPLES, STEPS = 4, 100_000, 8000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
 
@@ -145,6 +147,7 @@ def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
         _codec(base, facts),
         _draws(),
         _shift(size),
+        _words_left_out(facts),
     ]
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
     rules = [Rule({k: v for k, v in rule.options.items() if k in has and v != ()}, rule.reason) for rule in rules]
@@ -222,3 +225,10 @@ def _shift(size: tuple[int, int]) -> Rule:
     """Shifted images (Kostrikov et al. 2020, arXiv:2004.13649): without them few demonstrations are known by heart."""
     reason = f"1/{SHIFTS} of the image: demonstrations show things in few places, and shifted ones in more"
     return Rule({"train.shift": max(1, round(min(size) / SHIFTS))}, reason)
+
+
+def _words_left_out(facts: DataFacts) -> Rule:
+    """Words left out of instructions, where instructions differ at all."""
+    if facts.texts < 2:
+        return Rule({}, "")
+    return Rule({"model.text_dropout": TEXT_DROPOUT}, "an instruction should be understood in partly other words")
