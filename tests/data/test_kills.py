@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -90,11 +91,20 @@ def test_a_full_disk_leaves_the_store_as_it_was(copy, tmp_path):
 
 def test_two_writers(copy):
     one, two = Store.open(copy), Store.open(copy)
-    with exclusive(copy), pytest.raises(StoreError, match="another process is writing"):
-        one.append(make_episode(3))
     one.append(make_episode(3))
     with pytest.raises(StoreError, match="another process has stored episode 3"):
         two.append(make_episode(4))
+    assert len(Store.open(copy)) == 4
+
+
+def test_a_reader_does_not_stop_a_writer(copy):
+    """Opening a data set that grows locks it for a moment; the writer waits for that."""
+    writer = Store.open(copy)
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(copy):
+            appended = pool.submit(writer.append, make_episode(3))
+            assert wait([appended], timeout=0.5).not_done
+        appended.result(timeout=60)
     assert len(Store.open(copy)) == 4
 
 

@@ -571,7 +571,8 @@ class Store:
     def _commit(self, index: int, contents: Mapping[str, bytes | VideoCopy]) -> None:
         """Writes the files of episode `index`, in the given order, or none of them."""
         paths = self._paths(index)
-        with exclusive(self.root):
+        # Whoever opens the folder of a data set that grows locks it for a moment, to complete its totals.
+        with exclusive(self.root, wait=True):
             if paths["episodes"].exists():
                 raise StoreError(f"{self.root}: another process has stored episode {index}; open the store again")
             self._discard(index)
