@@ -571,8 +571,7 @@ class Store:
     def _commit(self, index: int, contents: Mapping[str, bytes | VideoCopy]) -> None:
         """Writes the files of episode `index`, in the given order, or none of them."""
         paths = self._paths(index)
-        # Whoever opens the folder of a data set that grows locks it for a moment, to complete its totals.
-        with exclusive(self.root, wait=True):
+        with exclusive(self.root, wait=True):  # readers of a store that grows lock it for a moment, to complete totals
             if paths["episodes"].exists():
                 raise StoreError(f"{self.root}: another process has stored episode {index}; open the store again")
             self._discard(index)
