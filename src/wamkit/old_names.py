@@ -16,6 +16,7 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
         "codec": "frame_codec",
         "image_stride": 16,
         "policy_draws": 1,
+        "joint_share": 1.0,
         "text_dropout": 0.0,
     },
     "window": {"size": None},

@@ -159,3 +159,29 @@ def test_further_draws_estimate_the_same_loss_and_leave_the_others_alone(name, o
     few, many = (np.array(x) for x in seen.values())
     assert abs(few.mean() - many.mean()) < 4 * np.hypot(few.std(), many.std()) / 60**0.5
     assert many.std() < 0.8 * few.std()
+
+
+@pytest.mark.parametrize(("name", "options"), DRAWN[1:])
+def test_rows_spared_the_joint_leave_the_expected_losses_as_they_were(name, options, spec, normalizer):
+    looking_back = dataclasses.replace(spec, past_offsets=(-8, -4)) if options.get("chunk_causal") else spec
+    whole, part = (
+        make(name, looking_back, normalizer, joint_share=n, proprio_noise=0.0, **options) for n in (1.0, 0.4)
+    )
+    batch, means = random_batch(looking_back, 10), {1.0: [], 0.4: []}
+    batch.is_demonstration[:] = torch.arange(10) > 1
+    batch.has_action[:] = torch.arange(10) != 4
+    trained = {n: torch.zeros(10) for n in ("policy", "action", "future")}
+    with torch.no_grad():
+        for seed in range(80):
+            for share, model in zip(means, (whole, part), strict=True):
+                losses = model(batch, torch.Generator().manual_seed(seed), "main")
+                means[share].append([losses[n].mean().item() for n in sorted(losses)])
+            trained = {n: trained[n] + (losses[n] > 0) for n in trained}
+    expected, found = (np.array(x) for x in means.values())
+    error = np.hypot(expected.std(0), found.std(0)) / 80**0.5
+    assert (abs(expected.mean(0) - found.mean(0)) < 4 * error).all()
+
+    both = trained["future"] + trained["action"]
+    assert (trained["policy"][[0, 1, 4]] == 0).all() and (trained["policy"][[2, 3, 5, 6, 7, 8, 9]] == 80).all()
+    assert (both[[0, 1, 4]] >= 80).all()  # no policy to train, so always the joint
+    assert (trained["future"][[2, 3]] < 40).all() and (both[[2, 3]] > 0).all()

@@ -62,13 +62,14 @@ class MoT(Family):
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "history", "future.stream", "action", "experts")
 
-    def attention_layout(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self, joint: bool = True) -> tuple[list[Segment], Tensor]:
         lengths = {FUTURE: self.future.cells, ACTION: self.action.length}
         streams = {FUTURE: [*self.ahead], ACTION: [Segment(ACTION, lengths[ACTION])]}
-        for name, segments in streams.items():
-            segments.append(Segment(name, lengths[name], problem=1))
-        if self.first:
-            streams[self.first].append(Segment(self.first, lengths[self.first], clean=True, problem=1))
+        if joint:
+            for name, segments in streams.items():
+                segments.append(Segment(name, lengths[name], problem=1))
+            if self.first:
+                streams[self.first].append(Segment(self.first, lengths[self.first], clean=True, problem=1))
         streams[ACTION] += self.streams.more_segments()
         segments = streams[FUTURE] + streams[ACTION]
         return segments, table(segments, self.config.program)
@@ -76,7 +77,10 @@ class MoT(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        targets = self.streams.sample_targets(batch, generator)
+        return self.streams.spare_joint(batch, generator, self._losses)
+
+    def _losses(self, batch: Batch, generator: torch.Generator, joint: bool) -> dict[str, Tensor]:
+        targets = self.streams.sample_targets(batch, generator, joint)
         cache = None
         if self.history:
             context, cache, _ = self._read(batch, generator)
@@ -85,9 +89,11 @@ class MoT(Family):
         parts: dict[str, list[Tokens]] = {FUTURE: [] if cache else [*context], ACTION: []}
         known = len(parts[FUTURE])
         for name, stream in ((FUTURE, FUTURE), (POLICY, ACTION), (ACTION, ACTION)):
+            if name not in targets.noisy:
+                continue
             x, sigma = targets.noisy[name], targets.sigma[name]
             parts[stream].append(self.streams.tokens(stream, x, sigma, context, batch))
-        if self.first:  # the clean future is noised up to the level to which a policy query denoises it
+        if self.first and joint:  # the clean future is noised up to the level to which a policy query denoises it
             level = torch.rand(len(batch), generator=generator).to(batch.obs.device)
             level = level * (self.config.partial if self.first == FUTURE else 0)
             x, _ = flow.corrupt(targets.clean[self.first], level, generator)
@@ -97,11 +103,13 @@ class MoT(Family):
             x, sigma = targets.noisy[name], targets.sigma[name]
             parts[ACTION].append(self.streams.tokens(ACTION, x, sigma, context, batch))
         video, acting = (sum(map(len, parts[s])) for s in (FUTURE, ACTION))
-        mask = targets.visible(*self.attention_layout())[..., -video - acting :, :]
+        mask = targets.visible(*self.attention_layout(joint))[..., -video - acting :, :]
         if self.history:
             mask = self.history.hide(mask, batch)
-        y, _ = self.experts(parts, {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]}, cache)
-        outputs = {POLICY: y[ACTION][0], ACTION: y[ACTION][1], FUTURE: y[FUTURE][known]}
+        masks = {FUTURE: mask[..., :video, :], ACTION: mask[..., video:, :]}
+        streams = [name for name in parts if parts[name]]  # remembered context leaves none to read beside the policy
+        y, _ = self.experts({n: parts[n] for n in streams}, {n: masks[n] for n in streams}, cache)
+        outputs = {POLICY: y[ACTION][0]} | ({ACTION: y[ACTION][1], FUTURE: y[FUTURE][known]} if joint else {})
         outputs |= {name: y[ACTION][at] for name, at in more.items()}
         predicted = {n: self.streams.velocity(n, t) for n, t in outputs.items()}
         return targets.losses(predicted, batch, self.future, self.action)

@@ -66,36 +66,40 @@ class Unified(Family):
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "history", "future.stream", "action", "trunk", "conditioning")
 
-    def attention_layout(self) -> tuple[list[Segment], Tensor]:
+    def attention_layout(self, joint: bool = True) -> tuple[list[Segment], Tensor]:
         lengths = {FUTURE: self.future.cells, ACTION: self.action.length}
         segments = [*self.ahead, Segment(ACTION, lengths[ACTION])]
-        segments += [Segment(FUTURE, lengths[FUTURE], problem=1), Segment(ACTION, lengths[ACTION], problem=1)]
-        if self.first:
-            segments.append(Segment(self.first, lengths[self.first], clean=True, problem=1))
+        if joint:
+            segments += [Segment(name, lengths[name], problem=1) for name in (FUTURE, ACTION)]
+            if self.first:
+                segments.append(Segment(self.first, lengths[self.first], clean=True, problem=1))
         segments += self.streams.more_segments()
         return segments, table(segments, self.config.program)
 
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         if stage == "codec":
             return {"codec": self.future.loss(batch, generator)}
-        targets = self.streams.sample_targets(batch, generator)
+        return self.streams.spare_joint(batch, generator, self._losses)
+
+    def _losses(self, batch: Batch, generator: torch.Generator, joint: bool) -> dict[str, Tensor]:
+        targets = self.streams.sample_targets(batch, generator, joint)
         if self.history:
             context, features, _ = self._read(batch, generator)
         else:
             context = self.context(batch, self.normalizer, generator)
-        problems = {POLICY: ACTION, FUTURE: FUTURE, ACTION: ACTION}
+        problems = {POLICY: ACTION} | ({FUTURE: FUTURE, ACTION: ACTION} if joint else {})
         parts = [
             self.streams.tokens(stream, targets.noisy[name], targets.sigma[name], context, batch)
             for name, stream in problems.items()
         ]
-        if self.first:
+        if self.first and joint:
             level = torch.zeros(1, device=batch.obs.device)
             parts.append(self.streams.tokens(self.first, targets.clean[self.first], level, context, batch))
         at = [*range(len(problems)), *range(len(parts), len(parts) + len(self.streams.more))]
         for name in self.streams.more:
             problems[name] = ACTION
             parts.append(self.streams.tokens(ACTION, targets.noisy[name], targets.sigma[name], context, batch))
-        mask_LL = targets.visible(*self.attention_layout())
+        mask_LL = targets.visible(*self.attention_layout(joint))
         if self.history:
             rows = self.history.hide(mask_LL[..., -sum(map(len, parts)) :, :], batch)
             y = self.conditioning.denoised(self.trunk, parts, features, rows)

@@ -3,12 +3,14 @@
 Every row trains two problems that share one context: the policy alone (action tokens only, so that a policy query is
 short), and one conditional of the joint, drawn for each row. The noise levels alone say which conditional it is (UWM,
 arXiv:2504.02792): a given stream is at 0, an absent one at 1. Off-expert rows train only the conditionals that they are
-evidence for, forward and inverse dynamics. Rows without actions train the future alone.
+evidence for, forward and inverse dynamics. Rows without actions train the future alone. The joint may be left to a
+share of the rows (`JointConfig.joint_share`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,9 @@ from wamkit.nn.heads import ActionChunk, masked_mean
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import JointConfig, TargetConfig
 from wamkit.types import Answer, Batch, Query
+
+Losses = Callable[[Batch, torch.Generator, bool], dict[str, Tensor]]
+"""Losses of a batch by name, each (B,), with the joint or of the policy alone."""
 
 POLICY = "policy"
 WORLD = (Query.JOINT, Query.FORWARD, Query.INVERSE, Query.VIDEO)
@@ -75,6 +80,31 @@ class TrainingTargets:
         return {n: masked_mean(error[n], valid[n]) for n in (POLICY, ACTION, FUTURE) if n in error}
 
 
+def spare_joint(batch: Batch, share: float, generator: torch.Generator, losses: Losses) -> dict[str, Tensor]:
+    """Losses of a batch of which only a share of the rows trains the joint.
+
+    losses: gives those of some rows, with the joint (True) or of the policy alone (False). Rows without a policy to
+    train, off-expert ones and video, train the joint in any case. Where the others do, it weighs as much more as they
+    are fewer, so that its mean over rows is expected to be as without `share`.
+    """
+    B = len(batch)
+    always = ~(batch.is_demonstration & batch.has_action).cpu()
+    few = int(always.sum())
+    count = max(math.ceil(share * B), few)
+    if count == B:
+        return losses(batch, generator, True)
+    order = torch.randperm(B, generator=generator)
+    order = order[torch.argsort(always[order], descending=True, stable=True)]
+    both = losses(batch.rows(order[:count]), generator, True)
+    alone = losses(batch.rows(order[count:]), generator, False)
+    weight = torch.ones(count)
+    weight[few:] = (B - few) / max(count - few, 1)
+    weight, back = weight.to(batch.obs.device), torch.argsort(order)
+    blank = torch.zeros(B - count, device=batch.obs.device)
+    joined = {n: [loss if n in alone else loss * weight, alone.get(n, blank)] for n, loss in both.items()}
+    return {n: torch.cat(pair)[back] for n, pair in joined.items()}
+
+
 def supported_queries(program: Program, config: TargetConfig) -> frozenset[Query]:
     """Queries under `program`: dynamics only where it shows one stream to the other.
 
@@ -98,34 +128,37 @@ def sample_targets(
     generator: torch.Generator,
     more: Sequence[str] = (),
 ) -> TrainingTargets:
-    """Draws the problems of `batch`, with conditionals that are in `queries`. more: names of further policy draws."""
+    """Draws the problems of `batch`, with conditionals that are in `queries`. more: names of further policy draws.
+
+    Where `queries` is empty, the policy is the only problem.
+    """
     B, device = len(batch), batch.obs.device
-    z = future.targets(batch)
     executed = action.targets(batch.action, batch, normalizer)
     expert = action.targets(batch.action_expert, batch, normalizer)
-    mode = _modes(batch, config, queries, generator).to(device)
-    joint, forward, inverse, video = (mode == i for i in range(4))
-
-    sigma_p, sigma_a, sigma_z = (uniform_sigma(B, generator).to(device) for _ in range(3))
-    sigma_z = shift_sigma(sigma_z, config.future_shift)
-    sigma_a = torch.where(inverse, shift_sigma(sigma_a, config.inverse_shift), sigma_a)
-    if config.shared_level:
-        sigma_a = torch.where(joint, sigma_z, sigma_a)
-    sigma_a = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
-    sigma_z = sigma_z.masked_fill(inverse, 0)
-    joint_x = expert if config.joint_label == "expert" else executed
-    x = {
-        POLICY: expert if config.policy_label == "expert" else executed,
-        ACTION: torch.where(joint.view(B, 1, 1), joint_x, executed),
-        FUTURE: z,
-    }
-    sigma = {POLICY: sigma_p, ACTION: sigma_a, FUTURE: sigma_z}
+    x = {POLICY: expert if config.policy_label == "expert" else executed}
+    clean, mode = {}, torch.zeros(B, dtype=torch.int64)
+    if queries:
+        clean = {FUTURE: future.targets(batch), ACTION: executed}
+        mode = _modes(batch, config, queries, generator)
+    mode = mode.to(device)
+    sigma = {POLICY: uniform_sigma(B, generator).to(device)}
+    if queries:
+        joint, forward, inverse, video = (mode == i for i in range(4))
+        sigma_a, sigma_z = (uniform_sigma(B, generator).to(device) for _ in range(2))
+        sigma_z = shift_sigma(sigma_z, config.future_shift)
+        sigma_a = torch.where(inverse, shift_sigma(sigma_a, config.inverse_shift), sigma_a)
+        if config.shared_level:
+            sigma_a = torch.where(joint, sigma_z, sigma_a)
+        sigma[ACTION] = sigma_a.masked_fill(forward, 0).masked_fill(video, 1)
+        sigma[FUTURE] = sigma_z.masked_fill(inverse, 0)
+        joint_x = expert if config.joint_label == "expert" else executed
+        x |= {ACTION: torch.where(joint.view(B, 1, 1), joint_x, executed), FUTURE: clean[FUTURE]}
     pairs = {n: corrupt(t, sigma[n], generator) for n, t in x.items()}
     for name in more:
         sigma[name] = uniform_sigma(B, generator).to(device)
         pairs[name] = corrupt(x[POLICY], sigma[name], generator)
     noisy, velocity = ({n: pair[i] for n, pair in pairs.items()} for i in range(2))
-    return TrainingTargets(noisy, velocity, sigma, {FUTURE: z, ACTION: executed}, mode)
+    return TrainingTargets(noisy, velocity, sigma, clean, mode)
 
 
 def _modes(batch: Batch, config: TargetConfig, queries: Collection[Query], generator: torch.Generator) -> Tensor:
@@ -168,10 +201,14 @@ class JointStreams:
         """Queries under the program. Raises ConfigError where the options contradict one another."""
         return supported_queries(self.config.program, self.config.targets)
 
-    def sample_targets(self, batch: Batch, generator: torch.Generator) -> TrainingTargets:
-        """Draws the problems of `batch`, among the conditionals that are supported."""
-        parts = (self.future, self.action, self.normalizer)
-        return sample_targets(batch, *parts, self.config.targets, self.queries(), generator, self.more)
+    def sample_targets(self, batch: Batch, generator: torch.Generator, joint: bool = True) -> TrainingTargets:
+        """Draws the problems of `batch`, among the conditionals that are supported; without `joint` the policy's."""
+        parts, queries = (self.future, self.action, self.normalizer), self.queries() if joint else ()
+        return sample_targets(batch, *parts, self.config.targets, queries, generator, self.more)
+
+    def spare_joint(self, batch: Batch, generator: torch.Generator, losses: Losses) -> dict[str, Tensor]:
+        """As the function of this name, with the configured share."""
+        return spare_joint(batch, self.config.joint_share, generator, losses)
 
     def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
         """Noisy values of the stream `name` to tokens."""

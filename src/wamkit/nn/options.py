@@ -270,6 +270,8 @@ class JointConfig(ActionConfig, CodecConfig):
     """Labels, conditionals and noise levels of the rows of a batch."""
     policy_draws: Count = 1
     """Noise levels at which a row trains its policy. They share the context, whose encoding costs most."""
+    joint_share: Annotated[float, Between(0.01, 1)] = 1.0
+    """Share of the rows of a batch that train a conditional of the joint, beside the policy that all train."""
     denoising_steps: Count = 8
     """Steps of queries that imagine frames."""
     policy_steps: Count = 4

@@ -30,15 +30,17 @@ MANY_FRAMES = 100_000
 """Frames from which the trunk is larger."""
 WIDTHS = ("width", "action_width", "head_width")
 """Options that are widths of the trunk and of what is beside it."""
-CODEC_SAMPLES, LEAST_CODEC = 20_000, 0.1
+CODEC_SAMPLES, LEAST_CODEC = 20_000, 0.05
 """Samples from which the codec of frames learns, and the least share of all that are its."""
 TEXT_DROPOUT = 0.2
 """Probability that training leaves out a word, or a pair of words, of an instruction."""
-DRAWS = 8
+DRAWS = 4
 """Noise levels at which a row trains its policy."""
+JOINT_SHARE = 0.5
+"""Share of the rows that train the joint beside the policy."""
 SHIFTS = 24
 """Largest shifts of an image in its shorter side."""
-PASSES, LEAST_SAMPLES, STEPS = 4, 100_000, 8000
+PASSES, LEAST_SAMPLES, STEPS = 4, 200_000, 8000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
 
@@ -145,7 +147,7 @@ def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
         _trunk(base, facts),
         _budget(facts),
         _codec(base, facts),
-        _draws(),
+        _problems(),
         _shift(size),
         _words_left_out(facts),
     ]
@@ -216,9 +218,12 @@ def _codec(base: RunConfig, facts: DataFacts) -> Rule:
     return Rule({"model.codec_share": share}, f"{CODEC_SAMPLES:,} samples are enough for a codec, or {LEAST_CODEC:.0%}")
 
 
-def _draws() -> Rule:
-    """Several noise levels a row: a loss with less noise for little time."""
-    return Rule({"model.policy_draws": DRAWS}, "noise levels of a row share its context, which takes most of the time")
+def _problems() -> Rule:
+    """Several noise levels a row for the policy, whose loss is less noisy for little time; the joint for fewer rows."""
+    return Rule(
+        {"model.policy_draws": DRAWS, "model.joint_share": JOINT_SHARE},
+        "noise levels of a row share its context, which takes most of the time; the joint would take half of it",
+    )
 
 
 def _shift(size: tuple[int, int]) -> Rule:
