@@ -32,6 +32,7 @@ from wamkit.eval.metatest.expectations_action import (
     ranking_suite,
     recoverability_suite,
 )
+from wamkit.eval.metatest.expectations_recorded import recorded_suite
 from wamkit.eval.metatest.expectations_video import clip_suite
 from wamkit.eval.metatest.judge import BLIND, FAILS, SAME, SEEN, UNDEFINED, VARIES, Judged, Suite, judged
 from wamkit.eval.metatest.reference_clips import clips
@@ -309,7 +310,7 @@ def main(args: Args) -> None:
     spec = Spec(("corner2",), 64, 64, proprio_dim=4, action_dim=4)
     states = counterfactuals(env, spec, episodes=2, moments=2, processes=1)
     suites = [clip_suite(clips(seeds=range(args.seeds))), counterfactual_suite(states), execution_suite(states)]
-    suites += [recoverability_suite(), forecast_suite(), ranking_suite(), difference_suite()]
+    suites += [recoverability_suite(), forecast_suite(), ranking_suite(), difference_suite(), recorded_suite()]
     results = judged(suites)
     every = [j for _, found in results for j in found]
     faults = [fault for j in every for fault in j.faults]

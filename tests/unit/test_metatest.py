@@ -16,6 +16,7 @@ import pytest
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval.metatest import expectations_action as meta_suites
 from wamkit.eval.metatest import expectations_video as meta_clips
+from wamkit.eval.metatest.expectations_recorded import recorded_suite
 from wamkit.eval.metatest.judge import BLIND, FAILS, SEEN, Metric, Suite, judge
 from wamkit.eval.metatest.reference_clips import CLIP_MODELS, clips
 from wamkit.eval.suites.counterfactuals import FIRST_SEED, _work
@@ -46,6 +47,7 @@ def suites(few):
         meta_suites.forecast_suite(),
         meta_suites.ranking_suite(),
         meta_suites.difference_suite(),
+        recorded_suite(500),
     ]
 
 

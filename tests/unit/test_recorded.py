@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lerobot_folders import Recordings, write_v3
 
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store
 from wamkit.eval.recorded import evaluate_recorded, unseen
+from wamkit.inference.model import opened
 from wamkit.runs.run import Run
+from wamkit.training.launch import train_run
+from wamkit.training.metrics import read_metrics
 from wamkit.types import Sample
 
 SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--train.batch-size", "4"]
@@ -64,20 +68,32 @@ def test_the_last_episodes_are_not_learned_from(data, run, tmp_path, capsys):
     assert "held_out = 6: there are 6 episodes, so none is left" in capsys.readouterr().err
 
 
+def test_learning_curves_hold_the_losses_on_what_is_left_out_and_no_weight_depends_on_them(data, run, tmp_path):
+    rows = [row for _, row in read_metrics(run.path / "metrics.jsonl")]
+    assert [row["step"] for row in rows if "held_out/policy" in row] == [4]
+    config = run.config
+    without = train_run(config, data, tmp_path / "without")
+    validated = opened(run, "").family.state_dict()
+    assert all(torch.equal(x, validated[name]) for name, x in without.state_dict().items())
+    assert not any("held_out/policy" in row for _, row in read_metrics(tmp_path / "without/metrics.jsonl"))
+
+
 def test_an_answer_is_compared_with_what_was_done_and_with_the_mean(data, run, monkeypatch):
-    """The executed chunk has the error 0, the mean action 1, and a dimension that never moves is left out."""
-    frames = Store.open(data).numeric()["action"][80:]
-    mean = frames.mean(0, np.float64)
+    """The executed chunk has the error 0, the mean of what training saw 1; a dimension that never moves is left out."""
+    mean = Store.open(data).numeric()["action"][:80].mean(0, np.float64)
     truth = lambda batch: batch.action.numpy()  # noqa: E731
     for answer, expected in ((truth, 0.0), (lambda batch: np.broadcast_to(mean, batch.action.shape), 1.0)):
         monkeypatch.setattr(
-            "wamkit.eval.recorded.query_windows",
+            "wamkit.eval.suites.offline_actions.query_windows",
             lambda model, batch, query, seeds, steps=None, answer=answer: Sample(query, answer(batch), None, None, ()),
         )
         summary = evaluate_recorded(run, data)
         figures = {row["key"]: row["value"] for row in summary["rows"]}
-        assert list(figures) == ["recorded.error.all", *(f"recorded.error.dimension.{i}" for i in range(3))]
-        assert all(value == pytest.approx(expected, abs=1e-5) for value in figures.values())
+        assert figures["recorded.over.mean"] == pytest.approx(expected, abs=1e-5)
+        dimensions = [k for k in figures if k.startswith("recorded_dimensions.")]
+        assert dimensions == [f"recorded_dimensions.dimension.{i}" for i in range(3)]
+        if not expected:
+            assert not any(v for k, v in figures.items() if k.startswith(("recorded.", "recorded_dim", "recorded_hor")))
         assert summary["protocol"]["episodes"] == [4, 5]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,6 +33,9 @@ class Eval(Options):
     _: KW_ONLY
     paired: bool = False
     """Compare two runs in closed loop: the better one, the certainty, and the episodes that a decision still needs."""
+    offline: bool = False
+    """Evaluate on recorded episodes, where there is no environment: those of --data, or those that training left out of
+    its own data."""
     data: Path | None = None
     """Data set, or hf://USER/NAME, to evaluate on, where there is no environment: its episodes that the run was not
     trained on, as `wamkit train --episodes.held-out` leaves them out. Actions and imagined frames are compared with
@@ -77,8 +82,8 @@ def run(args: Eval) -> None:
 
     _check(args)
     with caching_in(args.cache_dir):
-        if args.data is not None:
-            _evaluate_recorded(args, args.data)
+        if args.offline or args.data is not None:
+            _evaluate_recorded(args)
         else:
             _evaluate(args)
 
@@ -105,22 +110,36 @@ def _evaluate(args: Eval) -> None:
         track(opened, evaluate(opened, protocol, _options(args)), args.trackers)
 
 
-def _evaluate_recorded(args: Eval, data: Path) -> None:
-    """Evaluates each run on the episodes of `data` that it was not trained on."""
+def _evaluate_recorded(args: Eval) -> None:
+    """Evaluates each run on the episodes that it was not trained on."""
     from wamkit.data.format.hub import data_folder
     from wamkit.files import check_place
     from wamkit.runs.config import home, require_run
 
-    data = data_folder(data)
     folders = [require_run(path) for path in args.runs]
+    stores = [data_folder(args.data or _trained_on(folder)) for folder in folders]
     for folder in folders:
         check_place(home(folder) / "eval/recorded/summary.json")
     from wamkit.eval.recorded import evaluate_recorded
     from wamkit.eval.tracked import track
     from wamkit.runs.run import Run
 
-    for opened in map(Run.open, folders):
+    for opened, data in zip(map(Run.open, folders), stores, strict=True):
         track(opened, evaluate_recorded(opened, data, args.embodiment, steps=args.steps), args.trackers)
+
+
+def _trained_on(folder: Path) -> Path:
+    """The data set of the command that trained a run. Raises WamkitError where none is known or it is gone."""
+    from wamkit.eval.report.card import history
+
+    words = shlex.split(history(folder)[1] or "")
+    given = [after for word, after in pairwise(words) if word == "--data"]
+    if not given or not (Path(given[-1]) / "meta").is_dir() and not given[-1].startswith("hf://"):
+        where = (
+            f"its data were {given[-1]}, where there is no data set now" if given else "nothing says what its data were"
+        )
+        raise WamkitError(f"{folder}: {where}; name recordings, --data DATA")
+    return Path(given[-1])
 
 
 def _protocol(args: Eval) -> Protocol:
@@ -151,11 +170,12 @@ def _options(args: Eval) -> EvalOptions:
 def _check(args: Eval) -> None:
     if not args.runs:
         raise WamkitError("name the run folder to evaluate: wamkit eval RUN")
-    if args.data is not None:
+    if args.offline or args.data is not None:
         unused = {"env", "protocol", "paired", "tasks", "options", "episodes", "replan_every", "held_out", "encoder"}
         if given := sorted(k for k in unused if getattr(args, k)):
             raise WamkitError(
-                f"--data evaluates on recordings, without an environment: leave out --{given[0].replace('_', '-')}"
+                f"--{'data' if args.data else 'offline'} evaluates on recordings, without an environment: "
+                f"leave out --{given[0].replace('_', '-')}"
             )
         return
     if args.env and args.protocol:

@@ -80,12 +80,14 @@ def run(args: Train) -> None:
     check_trackers(args.trackers)
     data = args.data if args.data.is_file() else data_folder(args.data)
     check_place(args.out / "config.json")
+    from wamkit.eval.validation import held_out_losses
     from wamkit.training.launch import train_run
 
     config, loading = configured(args, data)
     command = shlex.join(["wamkit", "train", *args.argv])
     with caching_in(args.cache_dir):
-        train_run(config, data, args.out, command=command, loading=loading, trackers=args.trackers)
+        more = {"loading": loading, "trackers": args.trackers, "validate": held_out_losses}
+        train_run(config, data, args.out, command=command, **more)
     print(f"trained: {args.out}")
     for line in openings(args.trackers, args.out):
         print(line)

@@ -12,29 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 
 from wamkit import config as cfg
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture_config import MixtureConfig
-from wamkit.data.loading.windows import Frames, Windows
+from wamkit.data.loading.windows import Frames
 from wamkit.eval.held_out import acting_model
-from wamkit.eval.metrics.intervals import paired_ratio
 from wamkit.eval.outputs import results_folder, write_result
-from wamkit.eval.queries import answerable, query_windows, row_batches, whole_windows, window_seeds
+from wamkit.eval.queries import whole_windows
 from wamkit.eval.registry import IMAGINING
 from wamkit.eval.report.card import history, imagined_clips
 from wamkit.eval.report.page import write_report
+from wamkit.eval.report.symptoms import Symptom, action_symptoms
 from wamkit.eval.report.tables import json_row, text_table
-from wamkit.eval.results import ACTION, Curves, Report, Row, Table, Worst, made_by, versions
+from wamkit.eval.results import Curves, Plot, Report, Worst, made_by, versions
+from wamkit.eval.suites.offline_actions import action_tables, answer_actions, worst_actions
 from wamkit.eval.suites.open_loop import coupling_table, fidelity_table, imagine, worst_demonstrations
 from wamkit.hub.names import hub_name, named, origin
 from wamkit.inference.model import Model
-from wamkit.nn.scaling import is_constant, measured
 from wamkit.runs.run import Run
-from wamkit.types import EvaluationError, Query
+from wamkit.types import EvaluationError, Query, Spec
 
 
 def evaluate_recorded(
@@ -54,20 +54,33 @@ def evaluate_recorded(
     model, store = acting_model(run, embodiment), Store.open(data)
     check_shapes(run, model, store)
     spec = model.spec
-    frames = _held_out(run, model, store, embodiment, open_frames(store, (spec.height, spec.width))[0])
+    every = open_frames(store, (spec.height, spec.width))[0]
+    frames = _held_out(run, model, store, embodiment, every)
     starts = whole_windows(frames, spec, stride)
     if not len(starts):
         raise EvaluationError(
             f"{data}: no held-out episode is longer than {max(*spec.frame_offsets, spec.chunk)} steps"
         )
     episodes = np.unique(frames.episode[starts]).tolist()
-    tables, worst = [], list[Worst]()
-    if Query.POLICY in model.queries:
-        tables.append(_action_table(model, frames, store.layout.action_names, starts, steps))
+    tables, worst, plots = [], list[Worst](), list[Plot]()
+    acting = _acting(frames, spec)
+    if Query.POLICY in model.queries and acting is not None:
+        layout, metadata = store.layout, load_metadata(store.root)
+        answers = answer_actions(
+            model,
+            acting,
+            _acting(replace(every, used=~unseen(run, store, embodiment)), spec),
+            names=(layout.action_names, layout.proprio_names),
+            fields=metadata.action if metadata else (),
+            stride=stride,
+            steps=steps,
+        )
+        tables += action_tables(answers, layout.action_names, layout.fps)
+        worst, plots = worst_actions(answers, acting, layout.action_names)
     if not model.queries.isdisjoint(IMAGINING):
         result = imagine(model, frames, stride=stride, steps=steps)
         tables += [fidelity_table(model, result), coupling_table(result)]
-        worst = worst_demonstrations(model, frames, result)
+        worst += worst_demonstrations(model, frames, result)
     tables = [t for t in tables if t.rows]
     acting = {"embodiment": embodiment} if embodiment else {}
     given = acting | ({} if steps is None else {"steps": steps})
@@ -83,7 +96,10 @@ def evaluate_recorded(
         "made_by": made_by(),
         "rows": [json_row(t, r) for t in tables for r in t.rows],
     }
+    found = action_symptoms({r["key"]: r for r in summary["rows"]})
     print(text_table(tables))
+    for symptom in found:
+        print(f"{symptom.verdict}: {symptom.finding}" + (f"; {symptom.remedy}" if symptom.remedy else ""))
     learning, trained = history(run.path)
     shown = [q for q in (Query.FORWARD, Query.JOINT) if q in model.queries]
     imagined, stills = imagined_clips(model, frames, [(frames.text[e], e, q) for e in episodes[:4] for q in shown])
@@ -91,11 +107,13 @@ def evaluate_recorded(
     page = Report(
         title=f"{model.name}: {run.name}",
         subtitle=f"{len(episodes)} held-out episodes of {named(data)}, {run.step} training steps",
-        headline=tuple(r for t in tables for r in t.rows)[:2],
+        verdict=tuple(_sentence(s) for s in found),
+        headline=tuple(r for t in tables for r in t.rows)[:4],
         tables=tuple(tables),
         imagined=imagined,
         stills=stills,
         worst=tuple(worst),
+        plots=tuple(plots),
         curves=(Curves("Losses", learning, {k: (k,) for k in _losses(learning)}),),
         commands=tuple(filter(None, (trained, summary["command"]))),
         versions=versions(),
@@ -106,6 +124,11 @@ def evaluate_recorded(
         write_result(folder / "summary.json", summary)
         print(f"report: {write_report(page, folder / 'report.html')}")
     return summary
+
+
+def _sentence(symptom: Symptom) -> str:
+    words = {"fine": "", "fault": "Fault: ", "undecided": "Undecided: ", "unknown": ""}
+    return words[symptom.verdict] + symptom.finding + (f". {symptom.remedy}" if symptom.remedy else "")
 
 
 def _label(store: Store) -> str:
@@ -144,6 +167,13 @@ def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E
     return ~np.isin(np.arange(len(number)), demos)
 
 
+def _acting(frames: Frames, spec: Spec) -> Frames | None:
+    """The demonstrations with actions among the episodes in use; None where none of them holds a window."""
+    used = np.isin(np.arange(len(frames.text)), frames.chosen()) & frames.is_demonstration & frames.has_action
+    chosen = replace(frames, used=used)
+    return chosen if len(whole_windows(chosen, spec, 1)) else None
+
+
 def _held_out(run: Run, model: Model, store: Store, embodiment: str, frames: Frames) -> Frames:
     """The frames of the episodes that the run was not trained on, without those that show no view of the model."""
     left = unseen(run, store, embodiment)
@@ -174,34 +204,3 @@ def check_shapes(run: Run, model: Model, store: Store) -> None:
 
 def _losses(rows: list[dict[str, Any]]) -> list[str]:
     return sorted({k for m in rows for k in m} - {"step", "stage", "lr", "grad_norm", "seconds", "wait"})
-
-
-def _action_table(model: Model, frames: Frames, names: tuple[str, ...], starts: np.ndarray, steps: int | None) -> Table:
-    """Errors of answered chunks over that of the mean action, all together and by dimension."""
-    every = answerable(Windows(frames, model.spec, seed=0, batch_size=1).gather(starts), model.embodiment)
-    answered = [
-        query_windows(model, every.rows(torch.from_numpy(rows)), Query.POLICY, window_seeds(starts[rows]), steps=steps)
-        for rows in row_batches(len(starts))
-    ]
-    mean, deviation = measured(frames.action[frames.rows()], "mean_std")
-    still = is_constant(mean, deviation)
-    unit = np.where(still, 1, deviation)
-    executed = every.action.numpy()
-    error = np.square((np.concatenate([a.actions for a in answered]) - executed) / unit).mean(1)
-    usual = np.square((executed - mean) / unit).mean(1)
-    rows = [_ratio("all", "all dimensions", error[:, ~still].mean(1), usual[:, ~still].mean(1), frames.episode[starts])]
-    for i in np.flatnonzero(~still):
-        rows.append(_ratio(f"dimension.{i}", names[i], error[:, i], usual[:, i], frames.episode[starts]))
-    fixed = f" Never moving, and left out: {', '.join(names[i] for i in np.flatnonzero(still))}." if still.any() else ""
-    how = (
-        "Squared error of the policy's chunks on held-out episodes, over that of always giving their mean action: 0 is "
-        f"what was executed, 1 no better than the mean.{fixed} Intervals resample whole episodes."
-    )
-    return Table("recorded", "Does it act as in the recordings?", how, tuple(rows) if not still.all() else (), ACTION)
-
-
-def _ratio(
-    key: str, name: str, error: Float[np.ndarray, " W"], usual: Float[np.ndarray, " W"], episode: np.ndarray
-) -> Row:
-    ratio = paired_ratio(error.astype(np.float64), usual.astype(np.float64), episode, 0)
-    return Row(f"error.{key}", f"{name}: error / mean action", ratio.value, ratio, fmt=".3f")

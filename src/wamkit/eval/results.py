@@ -219,12 +219,14 @@ class Sweep:
 class Report:
     """Content of a page.
 
+    verdict: sentences that say what the figures mean, the most important one first.
     headline: up to four figures, shown large.   config: resolved configuration, JSON-serialisable.
     scale: screen pixels per image pixel in videos (3 or 4 suits 64x64).
     """
 
     title: str
     subtitle: str = ""
+    verdict: tuple[str, ...] = ()
     headline: tuple[Row, ...] = ()
     tables: tuple[Table, ...] = ()
     closed_loop: tuple[ClosedLoop, ...] = ()

@@ -16,14 +16,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
-from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import evaluation_env, validation_store
 from wamkit.eval.protocols import Protocol, named_protocol
@@ -31,12 +28,11 @@ from wamkit.eval.registry import EvalOptions
 from wamkit.eval.results import made_by
 from wamkit.eval.suites.closed_loop import closed_loop
 from wamkit.eval.suites.latency import machine_load, query_latency
-from wamkit.eval.suites.open_loop import action_error
+from wamkit.eval.validation import held_out_action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
-from wamkit.families.base import Family
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder, read_json
-from wamkit.inference.model import Model, opened
+from wamkit.inference.model import opened
 from wamkit.runs.config import RunConfig, changed, config_from_dict, config_to_dict, family_class
 from wamkit.runs.fitted import DataFacts, facts_of, fit
 from wamkit.runs.provenance import Provenance
@@ -219,7 +215,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
             setup.held_out,
             processes=setup.processes,
         )
-        watch = partial(_held_out_error, open_frames(store.root, job.config.window.size)[0])
+        watch = partial(held_out_action_error, open_frames(store.root, job.config.window.size)[0])
     train_run(job.config, data, job.folder, watch=watch)
     run = Run.open(job.folder)
     options = EvalOptions(setup.held_out, setup.processes, recordings=recordings, report=False)
@@ -289,16 +285,6 @@ def _latency(model: Model, frames: Frames) -> dict[str, dict[str, float]]:
     obs = observations(Windows(frames, model.spec, seed=0, batch_size=1).gather(starts))
     asked = [q for q in (Query.POLICY, Query.JOINT) if q in model.queries]
     return {q.value: {k: round(v, 3) for k, v in asdict(query_latency(model, obs, q)).items()} for q in asked}
-
-
-def _held_out_error(frames: Frames, family: Family) -> dict[str, float]:
-    """Mean squared action error of the policy on validation demonstrations, in the robot's units."""
-    model = Model(family)
-    starts = window_starts(frames, model.spec.chunk, 8)
-    starts = starts[frames.is_demonstration[frames.episode[starts]]]
-    batch = Windows(frames, model.spec, seed=0, batch_size=1).gather(starts)
-    out = model.sample(observations(batch), Query.POLICY, seed=[int(s) for s in starts])
-    return {"held_out_action_error": float(np.nanmean(action_error(out.actions, batch)))}
 
 
 def _curve(folder: Path) -> dict[str, list[float]]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
 from wamkit.training.run_folder import CONFIG, RunFolder, check_run_folder
 from wamkit.training.trackers.base import DEFAULT_TRACKERS, check_trackers
-from wamkit.training.trainer import Trainer, Watch
+from wamkit.training.trainer import Trainer, Validate, Watch
 from wamkit.types import Query, Spec, WamkitError
 
 
@@ -62,7 +63,11 @@ class LoadingOptions(Checked):
 
 @dataclass(frozen=True)
 class _TrainingData:
-    """Data opened for a run. facts: further entries of the run's configuration that describe the data."""
+    """Data opened for a run.
+
+    facts: further entries of the run's configuration that describe the data.
+    held_out: frames of the episodes that are left out, None if there are none.
+    """
 
     frames: Frames | Mixture
     spec: Spec
@@ -70,6 +75,7 @@ class _TrainingData:
     provenance: Provenance
     cache: FeatureCache | None
     facts: dict[str, Any] = field(default_factory=dict)
+    held_out: Frames | None = None
 
 
 def train_run(
@@ -79,17 +85,22 @@ def train_run(
     *,
     command: str = "",
     watch: Watch | None = None,
+    validate: Validate | None = None,
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
     trackers: Sequence[str] = DEFAULT_TRACKERS,
 ) -> Family:
     """Trains `run` on `data`, a data set's folder or a mixture's file, and writes the run folder `out`.
 
     A run that was begun continues. config.json there holds the resolved configuration, shapes, statistics, the origin
-    of the data and the `command` that asked for the run. `watch`: see `Trainer.run`. `trackers`: names of trackers,
-    which change nothing that is learned.
+    of the data and the `command` that asked for the run. `watch`: see `Trainer.run`. `validate`: asked at every
+    checkpoint in its place, about the episodes that `episodes.held_out` leaves out, if any. `trackers`: names of
+    trackers, which change nothing that is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
-    return make_trainer(run, data, out, command=command, loading=loading, trackers=trackers).run(watch)
+    trainer = make_trainer(run, data, out, command=command, loading=loading, trackers=trackers)
+    if watch is None and validate is not None and trainer.held_out is not None:
+        watch = partial(validate, trainer.held_out)
+    return trainer.run(watch)
 
 
 def make_trainer(
@@ -111,7 +122,8 @@ def make_trainer(
     if needed := plugins(run, opened.provenance.env.env):
         config["plugins"] = needed
     model = build(run, opened.spec, opened.statistics)
-    trainer = Trainer(model, opened.frames, run.train, RunFolder(Path(out), config, command), opened.cache, trackers)
+    folder = RunFolder(Path(out), config, command)
+    trainer = Trainer(model, opened.frames, run.train, folder, opened.cache, trackers, opened.held_out)
     if note := large_images(run, opened.spec, trainer):
         print(note, flush=True)
     return trainer
@@ -180,8 +192,10 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
     frames, _ = open_frames(store, size, loading.cache_gb, run.train.normalisation == "quantiles")
     if own is not None:
         frames = replace(frames, used=np.arange(len(store)) < own)
+    held_out = None
     if run.episodes.held_out:
-        frames = frames.without_last(run.episodes.held_out)
+        every, frames = frames, frames.without_last(run.episodes.held_out)
+        held_out = replace(every, used=np.isin(np.arange(len(store)), every.chosen()[-run.episodes.held_out :]))
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share
@@ -192,6 +206,7 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
         provenance=Provenance.of(store, own),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb, size),
         facts={"metadata": {"": to_dict(described(store))}},
+        held_out=held_out,
     )
 
 

@@ -45,6 +45,8 @@ _DECODERS = 4  # threads that make batches where videos are decoded for them
 
 Watch = Callable[[Family], dict[str, float]]
 """Figures by name of the model as a checkpoint would serve it. It must not change the model."""
+Validate = Callable[[Frames, Family], dict[str, float]]
+"""The same on frames that training leaves out."""
 
 
 class Progress(NamedTuple):
@@ -70,7 +72,8 @@ class Trainer:
 
     A finished run continues, too, if the configuration has more steps than it took; see the module.
 
-    cache: keeps features of frozen encoders on disk.   trackers: names of `wamkit.training.trackers.base.TRACKERS`.
+    cache: keeps features of frozen encoders on disk.   held_out: frames of the episodes that are left out, kept for
+    whoever validates.   trackers: names of `wamkit.training.trackers.base.TRACKERS`.
     Raises ConfigError for an augmentation that does not fit the images, WamkitError for a device that is not there.
     """
 
@@ -82,6 +85,7 @@ class Trainer:
         folder: RunFolder,
         cache: FeatureCache | None = None,
         trackers: Sequence[str] = DEFAULT_TRACKERS,
+        held_out: Frames | None = None,
     ):
         height, width = model.spec.height, model.spec.width
         if 2 * config.shift >= min(height, width):
@@ -89,7 +93,7 @@ class Trainer:
                 f"train.shift = {config.shift}: images are {height}x{width}; choose less than half of that"
             )
         self.model, self.config, self.folder = model.to(find_device(config.device)), config, folder
-        self.trackers = tuple(trackers)
+        self.trackers, self.held_out = tuple(trackers), held_out
         augment = Augment(config.shift, config.colour, config.drop_view)
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
         self.strategy = make_step(self.model, config)

@@ -309,6 +309,11 @@ def difference_suite(states: int = 40) -> Suite:
 
 
 HELPERS: Mapping[str, str] = {
+    "metrics.action_baselines.holding": "says what holds a robot still; known answers in test_offline_actions",
+    "metrics.action_baselines.standing_still": "chunks of a baseline; no figure",
+    "metrics.action_baselines.nearest": "finds a baseline's chunks; known answers in test_offline_actions",
+    "metrics.action_baselines.previous": "finds a baseline's actions; known answers in test_offline_actions",
+    "metrics.action_baselines.nominal": "the best value of `coverage`",
     "metrics.image.unit": "checks and scales images; no figure",
     "metrics.perceptual.read_weights": "reads a file; no figure",
     "metrics.perceptual.clip_features": "features for `polynomial_mmd` and `frechet_distance`; no figure",

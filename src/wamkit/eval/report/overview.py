@@ -31,6 +31,8 @@ from wamkit.viz.html import header, page, section, table
 
 SAME = ("env", "tasks", "options", "episodes", "replan_every", "query", "text", "seeds", "held_out")
 """Fields of the protocol that must agree for two evaluations to compare."""
+RECORDED = ("data", "episodes", "stride")
+"""The same for evaluations on recordings."""
 
 
 SIDE_BY_SIDE = 4
@@ -91,7 +93,7 @@ def _read(run: Path, folder: Path) -> Evaluated:
     try:
         summary = read_result(folder / "summary.json")
         rows, protocol = summary["rows"], summary["protocol"]
-        if not all({"table", "name", "value"} <= r.keys() for r in rows) or not set(SAME) <= protocol.keys():
+        if not all({"table", "name", "value"} <= r.keys() for r in rows) or not set(_same(protocol)) <= protocol.keys():
             raise ValueError("it lacks its figures or its protocol")
         if str(given := summary.get("command", "")).startswith("wamkit eval ") and given.isprintable():
             again = given
@@ -135,7 +137,14 @@ def _alike(run: Path, first: Evaluated) -> Evaluated:
 
 
 def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    return [key for key in SAME if _comparable(a, key) != _comparable(b, key)]
+    if _same(a) != _same(b):
+        return ["data"]
+    return [key for key in _same(a) if _comparable(a, key) != _comparable(b, key)]
+
+
+def _same(protocol: Mapping[str, Any]) -> tuple[str, ...]:
+    """Fields that must agree with those of another evaluation."""
+    return RECORDED if "data" in protocol else SAME
 
 
 def overview(runs: Sequence[Path], out: Path, evaluation: str = "") -> Path:
@@ -180,7 +189,7 @@ def overview(runs: Sequence[Path], out: Path, evaluation: str = "") -> Path:
 
 def _comparable(protocol: Mapping[str, Any], key: str) -> Any:
     """A part of the protocol; options may be written as pairs."""
-    value = protocol[key]
+    value = protocol.get(key)
     return dict(value) if key == "options" else value
 
 

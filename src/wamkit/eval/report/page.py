@@ -161,7 +161,9 @@ def _header(report: Report) -> str:
         for r in report.headline
     )
     figures = f'<dl class="heads">{heads}</dl>' if heads else ""
-    return header(report.title, report.subtitle, tally, figures)
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.verdict)
+    verdict = f'<ul class="verdict">{sentences}</ul>' if sentences else ""
+    return header(report.title, report.subtitle, tally, verdict + figures)
 
 
 def _value(row: Row, unit: str = " {}") -> str:

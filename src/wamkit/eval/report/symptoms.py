@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal
 
 from wamkit.eval.outputs import read_result
@@ -26,11 +26,15 @@ HALF = 0.5
 """Share of successful episodes below which a policy fails more often than it succeeds."""
 
 
+EXACT = 1e-6
+"""Difference up to which two errors count as the same."""
+
+
 @dataclass(frozen=True)
 class Symptom:
     """One place to look.
 
-    place: data, images, coupling, closed loop, or chunk and replan.
+    place: data, actions, images, coupling, closed loop, or chunk and replan.
     finding: the figure and what it means.   remedy: what to try, or the command that would tell; "" if nothing.
     """
 
@@ -56,8 +60,8 @@ def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
         return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
     summary = read_evaluation(home(run.path), evaluation)
     rows, protocol = summary.figures, summary.summary["protocol"]
-    found += [*_images(rows), *_coupling(rows), *_execution(rows), *_closed_loop(run, rows, protocol)]
-    return found
+    found += [*action_symptoms(rows), *_images(rows), *_coupling(rows), *_execution(rows)]
+    return found + _closed_loop(run, rows, protocol)
 
 
 def verdict(found: list[Symptom]) -> str:
@@ -69,6 +73,85 @@ def verdict(found: list[Symptom]) -> str:
     if any(s.verdict == "fine" for s in found):
         return "no fault found in the figures that there are"
     return f"nothing can be told yet: {found[-1].remedy}"
+
+
+def action_symptoms(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
+    """Faults of actions on recordings, by the figures of `suites.offline_actions`, the gravest first."""
+    found = [
+        _still(rows),
+        _against(rows, "recorded.over.mean", "the mean action", _MEAN),
+        _against(rows, "recorded_habits.attention", "its own answers to other moments", _MEAN, 0.75, _UNSEEING),
+        _against(rows, "recorded.over.nearest", "the nearest demonstration", _NEAREST, inf),
+        _habit(rows, "recorded_habits.change", 0.1, "it repeats its last action", _LAST, below=True),
+        _habit(rows, "recorded_habits.unseen", 2.0, "it knows its demonstrations by heart", _HEART),
+        _habit(rows, "recorded_spread.spread", 0.5, "it is too sure of itself", _SURE, below=True, grave=False),
+    ]
+    return [s for s in found if s]
+
+
+_STILL = "check signs, units and the delay of the actions in the data (wamkit browse), then train longer"
+_MEAN = "check that images and actions belong to the same moments (wamkit browse), then train longer"
+_UNSEEING = ", so it hardly depends on what it sees"
+_NEAREST = "train longer or with more data: copying what was done in the most similar moment is as good"
+_LAST = "leave the state out, or blur it (--model.proprio-noise): it tells the last action"
+_HEART = "collect more demonstrations, shift images (--train.shift), or train for fewer steps"
+_SURE = "the policy's draws differ too little: use more demonstrations"
+
+
+def _still(rows: Mapping[str, Mapping[str, Any]]) -> Symptom | None:
+    """The error over that of standing still, and the dimensions in which it is worse."""
+    found = _against(rows, "recorded.over.still", "standing still", _STILL)
+    single = {k: r for k, r in rows.items() if k.startswith("recorded_dimensions.dimension.")}
+    worse = [r["name"].partition(":")[0] for r in single.values() if _interval(r)[1] >= 1]
+    if found is None or not worse or len(single) == 1:
+        return found
+    where = "in every dimension" if len(worse) == len(single) else f"in {', '.join(worse)}"
+    said = found.finding + (", " if found.verdict == "fault" else ", but worse ") + where
+    return Symptom("actions", "fault", said, _STILL)
+
+
+def _against(
+    rows: Mapping[str, Mapping[str, Any]], key: str, other: str, remedy: str, bound: float = 1.0, meaning: str = ""
+) -> Symptom | None:
+    """The policy's error over that of `other`. A fault if the whole interval lies at `bound` or above."""
+    row = rows.get(key)
+    if row is None or row.get("value") is None:
+        return None
+    value, low, high = _interval(row)
+    if abs(value - 1) < EXACT:  # in every window, so that no interval is left
+        return Symptom(
+            "actions", "fault" if bound <= 1 else "undecided", f"its error is that of {other}{meaning}", remedy
+        )
+    if few := _few("actions", f"error over that of {other}", row):
+        return few
+    said = f"error {value:.2f} [{low:.2f}, {high:.2f}] of that of {other}"
+    if low >= bound:
+        return Symptom("actions", "fault", f"{said}: {'worse' if low >= 1 else 'no better'}{meaning}", remedy)
+    if high < 1:
+        return Symptom("actions", "fine", f"{said}: better")
+    return Symptom(
+        "actions", "undecided", f"{said}: {'worse' if low >= 1 else 'no better, as far as it shows'}", remedy
+    )
+
+
+def _habit(
+    rows: Mapping[str, Mapping[str, Any]],
+    key: str,
+    bound: float,
+    words: str,
+    remedy: str,
+    below: bool = False,
+    grave: bool = True,
+) -> Symptom | None:
+    """A fault where the whole interval lies beyond `bound`; None where it does not."""
+    row = rows.get(key)
+    if row is None or row.get("value") is None:
+        return None
+    value, low, high = _interval(row)
+    if not (high < bound or value < EXACT if below else low > bound):
+        return None
+    said = f"{row['name']} {value:.2f} [{low:.2f}, {high:.2f}]: {words}"
+    return Symptom("actions", "fault" if grave else "undecided", said, remedy)
 
 
 def _data(run: Run) -> Symptom:
