@@ -38,7 +38,7 @@ DRAWS = 4
 """Noise levels at which a row trains its policy."""
 JOINT_SHARE = 0.5
 """Share of the rows that train the joint beside the policy."""
-SHIFTS = 24
+SHIFTS = 12
 """Largest shifts of an image in its shorter side."""
 PASSES, LEAST_SAMPLES, STEPS = 4, 200_000, 8000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
