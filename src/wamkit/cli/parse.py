@@ -130,7 +130,11 @@ def _with_marks(options: type[O]) -> type[O]:
     ]
     fields: list[Any] = [(name, Positional[hints[name]]) for name in required]
     fields += [
-        (f.name, typing.Annotated[hints[f.name], arg(name=f.name.rstrip("_"))], dataclasses.field(kw_only=True))
+        (
+            f.name,
+            typing.Annotated[hints[f.name], arg(name=f.name.rstrip("_"))],
+            dataclasses.field(kw_only=True, default=f.default),
+        )
         for f in dataclasses.fields(options)
         if f.name.endswith("_")
     ]

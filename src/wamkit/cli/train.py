@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from wamkit.cli.parse import COMMANDS, Options, extend, parse_resolved, peek
 from wamkit.config import Gigabytes, Side
+from wamkit.errors import WamkitError
 from wamkit.hub.names import named
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Train(Options):
     """Run folder."""
     recipe: str = "unified"
     """Recipe that the options below start from; `wamkit list` names all recipes."""
+    from_: Path | None = None
+    """Run whose weights to start from: its folder, a file of `wamkit export`, or USER/NAME on the Hub. Family and sizes
+    of the model are its own; what does not fit the new data starts anew, and a table says what."""
     size: tuple[Side, Side] | None = None
     """Height and width that images are resized to, by area averaging; the recorded ones if not given. The run keeps
     them: it takes images of any size, and resizes them in the same way."""
@@ -58,6 +62,8 @@ class Train(Options):
         """Adds the options of the recipe."""
         from wamkit.runs.recipes import RECIPES
 
+        if peek(argv, "--from", ""):
+            return cls.starting_from(_started(argv), argv)
         return cls.starting_from(RECIPES.get(peek(argv, "--recipe", cls.recipe))(), argv)
 
     @classmethod
@@ -81,12 +87,13 @@ def run(args: Train) -> None:
     data = args.data if args.data.is_file() else data_folder(args.data)
     check_place(args.out / "config.json")
     from wamkit.eval.validation import held_out_losses
-    from wamkit.training.launch import train_run
+    from wamkit.training.launch import Start, train_run
 
     config, loading = configured(args, data)
+    start = None if args.from_ is None else Start.of(args.from_, args.out)
     command = shlex.join(["wamkit", "train", *args.argv])
     with caching_in(args.cache_dir):
-        more = {"loading": loading, "trackers": args.trackers, "validate": held_out_losses}
+        more = {"loading": loading, "trackers": args.trackers, "validate": held_out_losses, "start": start}
         train_run(config, data, args.out, command=command, **more)
     print(f"trained: {args.out}")
     for line in openings(args.trackers, args.out):
@@ -102,14 +109,43 @@ def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:
     from wamkit.training.launch import LoadingOptions
 
     recipe, size = RECIPES.get(args.recipe), args.size or args.window.size
-    config = recipe()
+    starts = args.from_ is not None
+    config = _started(args.argv) if starts else recipe()
     if isinstance(recipe, FittedRecipe):
-        config, told = fitted(_resized(config, size), data, args.out)
+        config, told = fitted(_resized(config, size), data, args.out, keep_model=starts)
         args = parse_resolved(Train.starting_from(config, args.argv), "train", args.argv)
         print("\n".join(told), flush=True)
     config = dataclasses.replace(config, **{part: getattr(args, part) for part in PARTS})
     config = _resized(config, args.size or config.window.size)
     return config, LoadingOptions(args.cache_gb, args.feature_cache_gb, args.decoder)
+
+
+def _started(argv: Sequence[str]) -> RunConfig:
+    """The configuration to begin with for a run that starts from the weights of another one, as `argv` says.
+
+    Model and windows are those of the other run, all else is that of its family's recipe or of the one that is named.
+    Raises WamkitError for a recipe of another family.
+    """
+    from wamkit import old_names
+    from wamkit.files import read_json
+    from wamkit.runs.checkpoint import has_checkpoint
+    from wamkit.runs.config import config_from_dict, require_run
+    from wamkit.runs.recipes import RECIPES
+    from wamkit.runs.run import Run
+
+    path, out, recipe = (peek(argv, option, "") for option in ("--from", "--out", "--recipe"))
+    if out and has_checkpoint(Path(out)):  # it goes on, though the other run may be gone
+        source = config_from_dict(old_names.run_config(read_json(Path(out) / "config.json")))
+    else:
+        source = Run.open(require_run(Path(path))).config
+    known = recipe or source.family in RECIPES.names()
+    config = RECIPES.get(recipe or source.family)() if known else source
+    if config.family != source.family:
+        raise WamkitError(
+            f"{path} is a '{source.family}', whose weights do not fit a '{config.family}': leave --recipe out, or take "
+            f"--recipe {source.family}"
+        )
+    return dataclasses.replace(config, model=source.model, window=dataclasses.replace(source.window, size=None))
 
 
 def _resized(config: RunConfig, size: tuple[int, int] | None) -> RunConfig:

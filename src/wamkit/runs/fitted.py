@@ -79,8 +79,10 @@ class Rule:
     reason: str
 
 
-def fitted(base: RunConfig, data: Path, out: Path) -> tuple[RunConfig, list[str]]:
+def fitted(base: RunConfig, data: Path, out: Path, keep_model: bool = False) -> tuple[RunConfig, list[str]]:
     """`base` fitted to a data set, or to a mixture's file, and lines that say what follows from it and why.
+
+    keep_model: leave the model's sizes as they are, for one that starts from the weights of another.
 
     A run that was begun in `out` goes on as it was begun, though the data may have grown or the rules changed since.
     Raises StoreError for bad data.
@@ -90,7 +92,7 @@ def fitted(base: RunConfig, data: Path, out: Path) -> tuple[RunConfig, list[str]
         if begun.family == base.family:
             return begun, [f"{out} goes on as it was begun"]
     facts = facts_of(data)
-    config, rules = fit(base, facts)
+    config, rules = fit(base, facts, keep_model)
     lines = [f"fitted to {facts}; options on the command line replace what follows"]
     for rule in rules:
         named = " ".join(f"--{path.replace('_', '-')} {_words(value)}" for path, value in rule.options.items())
@@ -134,10 +136,10 @@ def _facts(stores: Sequence[Store], data: Path, mixture: MixtureConfig | None = 
     )
 
 
-def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
+def fit(base: RunConfig, facts: DataFacts, keep_model: bool = False) -> tuple[RunConfig, list[Rule]]:
     """`base` with what follows from the data, and the rules by which it does.
 
-    Values for which `base` has no option are left out.
+    Values for which `base` has no option are left out; with `keep_model`, sizes of the model too.
     """
     size = base.window.size or sane_size(facts.height, facts.width)
     rules = [
@@ -152,6 +154,8 @@ def fit(base: RunConfig, facts: DataFacts) -> tuple[RunConfig, list[Rule]]:
         _words_left_out(facts),
     ]
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
+    if keep_model:
+        has -= {f"model.{name}" for name in ("image_stride", "codec", *WIDTHS, "depth")}
     rules = [Rule({k: v for k, v in rule.options.items() if k in has and v != ()}, rule.reason) for rule in rules]
     rules = [rule for rule in rules if rule.options]
     return changed(base, {k: v for rule in rules for k, v in rule.options.items()}), rules

@@ -220,7 +220,7 @@ class Run:
         return ()
 
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins", "metadata")
+UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins", "metadata", "start")
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 

@@ -37,7 +37,8 @@ from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
 from wamkit.runs.plugins import plugins
 from wamkit.runs.provenance import Provenance
-from wamkit.runs.run import build, run_to_dict
+from wamkit.runs.run import Run, build, run_to_dict
+from wamkit.runs.transfer import transfer, transfer_table
 from wamkit.training.evidence import check_evidence, evidence_of
 from wamkit.training.large_images import large_images
 from wamkit.training.memory import check_memory
@@ -59,6 +60,27 @@ class LoadingOptions(Checked):
     cache_gb: Gigabytes = CACHE_GB
     feature_cache_gb: Gigabytes = 0.0
     decoder: Decoder = "pyav"
+
+
+@dataclass(frozen=True)
+class Start:
+    """The run whose weights a new run begins with.
+
+    described: its label and the digest of its weights, for the new run's configuration.
+    run: the run; None where the new run was begun already, so that its weights are not needed.
+    """
+
+    described: Mapping[str, str]
+    run: Run | None
+
+    @classmethod
+    def of(cls, path: Path, out: Path) -> Start:
+        """The run at `path`, for one in `out`. Raises WamkitError where there is none, unless `out` was begun."""
+        begun = _begun(out).get("start", {})
+        if has_checkpoint(out) and begun.get("run") == named(path):
+            return cls(begun, None)
+        run = Run.open(path)
+        return cls({"run": run.label, "digest": run.digest}, run)
 
 
 @dataclass(frozen=True)
@@ -86,6 +108,7 @@ def train_run(
     command: str = "",
     watch: Watch | None = None,
     validate: Validate | None = None,
+    start: Start | None = None,
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
     trackers: Sequence[str] = DEFAULT_TRACKERS,
 ) -> Family:
@@ -93,11 +116,11 @@ def train_run(
 
     A run that was begun continues. config.json there holds the resolved configuration, shapes, statistics, the origin
     of the data and the `command` that asked for the run. `watch`: see `Trainer.run`. `validate`: asked at every
-    checkpoint in its place, about the episodes that `episodes.held_out` leaves out, if any. `trackers`: names of
-    trackers, which change nothing that is learned.
+    checkpoint in its place, about the episodes that `episodes.held_out` leaves out, if any. `start`: the run whose
+    weights to begin with. `trackers`: names of trackers, which change nothing that is learned.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
-    trainer = make_trainer(run, data, out, command=command, loading=loading, trackers=trackers)
+    trainer = make_trainer(run, data, out, command=command, start=start, loading=loading, trackers=trackers)
     if watch is None and validate is not None and trainer.held_out is not None:
         watch = partial(validate, trainer.held_out)
     return trainer.run(watch)
@@ -109,6 +132,7 @@ def make_trainer(
     out: Path,
     *,
     command: str = "",
+    start: Start | None = None,
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
     trackers: Sequence[str] = DEFAULT_TRACKERS,
 ) -> Trainer:
@@ -122,6 +146,12 @@ def make_trainer(
     if needed := plugins(run, opened.provenance.env.env):
         config["plugins"] = needed
     model = build(run, opened.spec, opened.statistics)
+    if start is not None:
+        config["start"] = start.described
+        if start.run is not None:
+            embodiments = {n: from_dict(Embodiment, e) for n, e in opened.facts.get("embodiments", {}).items()}
+            taken = transfer(model, start.run, embodiments)
+            print(f"starts from {start.run.label}, step {start.run.step}: {transfer_table(taken)}", flush=True)
     folder = RunFolder(Path(out), config, command)
     trainer = Trainer(model, opened.frames, run.train, folder, opened.cache, trackers, opened.held_out)
     if note := large_images(run, opened.spec, trainer):
