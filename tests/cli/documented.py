@@ -419,6 +419,13 @@ def session(bench: Bench, path: Path) -> None:
     shutil.copy(ROOT / "tests/importers/data/umi/session.zarr.zip", path)
 
 
+def laboratory(bench: Bench, path: Path) -> None:
+    """Writes recordings in a layout of their own."""
+    from tests.importers.test_table import write_groups
+
+    write_groups(path)
+
+
 def aloha(bench: Bench, path: Path) -> None:
     """Copies recordings of ALOHA."""
     path.mkdir()
@@ -474,6 +481,7 @@ PLACES: dict[str, Callable[[Bench, Path], None]] = {
     "data/video": video_of("data/demos"),
     "runs/world": untrained("world_model", 0),
     "session.zarr.zip": session,
+    "lab.h5": laboratory,
     "SOURCE": aloha,
 }
 """Path that a page presupposes, and what makes it there."""

@@ -47,16 +47,53 @@ class Import(Options):
 
         if argv and not argv[0].startswith("-"):
             importer = IMPORTERS.get(argv[0])
-            return extend(cls, {"options": importer.Options()}, doc=importer.__doc__)
+            if argv[0] == "table" and "--suggest" in argv:
+                return Suggest
+            return extend(cls, {"options": importer.Options()}, doc=importer.__doc__, flat=importer.flat)
         if argv and argv[0] not in ("-h", "--help"):
             raise WamkitError("name the format first: wamkit import FORMAT SOURCE --out FOLDER")
         formats = "\n".join(f"  {name:<12} {first_line(IMPORTERS.get(name))}" for name in IMPORTERS.names())
         return extend(cls, {}, doc=f"{cls.__doc__}\nFormats:\n{formats}")
 
 
+@dataclass(frozen=True)
+class Suggest(Options):
+    """Write a first mapping file for recordings in any layout, to be looked through before they are imported."""
+
+    format: Literal["table"]
+    """table."""
+    source: Path
+    """File or folder to look at."""
+    _: KW_ONLY
+    suggest: bool = False
+    """Write the mapping instead of importing."""
+    map: Path = Path("map.toml")
+    """File to write."""
+
+
+def _suggest(args: Suggest) -> None:
+    from wamkit.data.importers.base import reading
+    from wamkit.data.importers.table import suggest_map
+    from wamkit.files import atomic_write, check_place
+
+    if not args.source.exists():
+        raise WamkitError(f"{args.source}: there is no such file or folder; name the one to look at")
+    if args.map.exists():
+        raise WamkitError(f"{args.map} is there already: name another file, --map FILE, or remove it")
+    check_place(args.map)
+    with reading(args.source):
+        text = suggest_map(args.source)
+    atomic_write(args.map, text.encode())
+    print(f"{text}\nwritten: {args.map}; look through it, then\n"
+          f"  wamkit import table {args.source} --map {args.map} --out DATA")  # fmt: skip
+
+
 @COMMANDS.register("import")
 def run(args: Import) -> None:
     """Imports, and prints the size of the data set and the episodes that were left out."""
+    if isinstance(args, Suggest):  # by `Import.resolve`
+        _suggest(args)
+        return
     from wamkit.data.description import described, unknown
     from wamkit.data.importers import run as importers
 

@@ -103,9 +103,20 @@ def peek(argv: Sequence[str], option: str, default: str) -> str:
     return parser.parse_known_args(argv)[0].value
 
 
-def extend(options: type[O], groups: Mapping[str, Any], doc: str | None = None) -> type[O]:
-    """The options with further groups, name -> dataclass instance with the defaults. doc: another help text."""
-    fields = [(name, type(group), dataclasses.field(default=group)) for name, group in groups.items()]
+def extend(options: type[O], groups: Mapping[str, Any], doc: str | None = None, flat: bool = False) -> type[O]:
+    """The options with further groups, name -> dataclass instance with the defaults. doc: another help text.
+
+    flat: whether options of the groups are named without their group.
+    """
+
+    def kind(group: Any) -> Any:
+        if not flat:
+            return type(group)
+        from tyro.conf import OmitArgPrefixes
+
+        return OmitArgPrefixes[type(group)]
+
+    fields = [(name, kind(group), dataclasses.field(default=group)) for name, group in groups.items()]
     named = {"__doc__": doc or options.__doc__}
     return dataclasses.make_dataclass(
         options.__name__, fields, bases=(options,), namespace=named, frozen=True, kw_only=True

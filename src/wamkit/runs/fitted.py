@@ -40,7 +40,7 @@ JOINT_SHARE = 0.5
 """Share of the rows that train the joint beside the policy."""
 SHIFTS = 12
 """Largest shifts of an image in its shorter side."""
-PASSES, LEAST_SAMPLES, STEPS = 4, 200_000, 8000
+PASSES, LEAST_SAMPLES, STEPS = 4, 160_000, 6000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
 

@@ -89,12 +89,14 @@ class Importer(ABC):
 
     root: the source.
     options: an instance of the class's own frozen dataclass `Options`.
+    flat: whether the command line names the options without "options." before them.
 
     Construction reads nothing, and `read` holds the arrays of one episode only. Every method raises SourceError for
     missing, damaged or dangerous files; `reading` turns the errors of libraries into one.
     """
 
     Options: ClassVar[type]
+    flat: ClassVar[bool] = False
 
     def __init__(self, root: Path, options: object):
         self.root, self.options = Path(root), options

@@ -57,6 +57,12 @@ class Zarr:
         found = (re.fullmatch(rf"{re.escape(group)}/([^/]+)/\.zarray", name) for name in self._members)
         return sorted(m[1] for m in found if m)
 
+    def names(self) -> list[str]:
+        """The names of all arrays, with those of their groups, sorted."""
+        if self._zip is None:
+            return [str(p.parent.relative_to(self._path)) for p in _array_files(self._path)]
+        return sorted(name.removesuffix("/.zarray") for name in self._members if name.endswith("/.zarray"))
+
     def has(self, name: str) -> bool:
         """True if there is a file called `name`."""
         return name in self._members if self._zip else inside(self._path, name).exists()
@@ -98,6 +104,12 @@ class Zarr:
                 f"{where}the compressor {codec[:40]!r} is not one of {', '.join((*BYTES, *IMAGES))}; refused"
             )
         return Array(self, name, shape, chunks, np.dtype(dtype), order, separator, codec)
+
+
+def _array_files(root: Path) -> list[Path]:
+    """The files that describe an array in the folder of a store, sorted. Hidden folders are left alone."""
+    found = (p for p in root.rglob(".zarray") if not any(n.startswith(".") for n in p.parent.relative_to(root).parts))
+    return sorted(found)
 
 
 @dataclass(frozen=True)
