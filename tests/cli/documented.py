@@ -72,6 +72,7 @@ SMALL = {
     "tasks": "",
     "train": "--train.steps 2 --train.batch-size 2 --train.threads 1 --model.width 16 --model.depth 1 --model.heads 2",
     "push": "",
+    "record": "--episodes 6 --fps 60 --seconds 0.4",
     "rerun": "--stride 30 --episode 0 --held-out 1",
     "validate": "",
 }

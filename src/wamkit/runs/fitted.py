@@ -40,7 +40,7 @@ JOINT_SHARE = 0.5
 """Share of the rows that train the joint beside the policy."""
 SHIFTS = 12
 """Largest shifts of an image in its shorter side."""
-PASSES, LEAST_SAMPLES, STEPS = 4, 160_000, 6000
+PASSES, LEAST_SAMPLES, STEPS = 4, 240_000, 5000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
 
@@ -208,7 +208,7 @@ def _samples(facts: DataFacts) -> int:
 def _budget(facts: DataFacts) -> Rule:
     """Passes over the frames, at least a number of samples, in batches that keep the number of steps moderate."""
     samples = _samples(facts)
-    batch = 2 ** max(4, min(8, round(math.log2(samples / STEPS))))
+    batch = 2 ** max(4, min(7, round(math.log2(samples / STEPS))))
     more = f"{PASSES} passes over {facts.frames:,} frames" if samples > LEAST_SAMPLES else "the least for any data"
     return Rule({"train.batch_size": batch, "train.steps": math.ceil(samples / batch / 100) * 100}, more)
 
