@@ -23,15 +23,16 @@ HOME = np.array([0.0, -60.0, 60.0, 50.0, 0.0, 50.0])
 _LINK = '<geom type="capsule" fromto="0 0 0 {0}" size="0.014" rgba="0.95 0.75 0.2 1" mass="0.08"/>'
 _MODEL = f"""
 <mujoco>
-  <option timestep="0.005"/>
+  <option timestep="0.005" integrator="implicitfast"/>
   <visual><global offwidth="1280" offheight="1280"/></visual>
   <default>
     <joint damping="0.6" armature="0.02"/>
-    <position kp="12" forcerange="-6 6"/>
+    <geom contype="1" conaffinity="0"/>
+    <position kp="20" forcerange="-8 8"/>
   </default>
   <worldbody>
     <light pos="0.2 -0.4 1.2" dir="-0.1 0.3 -1"/>
-    <geom name="table" type="plane" size="0.6 0.6 0.1" rgba="0.75 0.78 0.8 1"/>
+    <geom name="table" type="plane" size="0.6 0.6 0.1" rgba="0.75 0.78 0.8 1" contype="0" conaffinity="3"/>
     <body name="base" pos="0 0 0.05">
       <geom type="cylinder" size="0.035 0.05" rgba="0.2 0.2 0.25 1"/>
       <body name="pan" pos="0 0 0.05">
@@ -63,7 +64,7 @@ _MODEL = f"""
     </body>
     <body name="block" pos="0.22 0 0.015">
       <freejoint/>
-      <geom type="box" size="0.015 0.015 0.015" rgba="0.8 0.15 0.15 1" mass="0.03"/>
+      <geom type="box" size="0.015 0.015 0.015" rgba="0.8 0.15 0.15 1" mass="0.03" contype="2" conaffinity="1"/>
     </body>
   </worldbody>
   <actuator>{"".join(f'<position name="{j}" joint="{j}"/>' for j in JOINTS)}</actuator>
@@ -157,11 +158,11 @@ class Touch:
         jacobian = np.zeros((3, arm.model.nv))
         arm._mujoco.mj_jacSite(arm.model, plan, jacobian, None, arm.model.site("tip").id)
         J, error = jacobian[:, dofs], place - plan.site("tip").xpos
-        error *= min(1.0, 0.03 / max(np.linalg.norm(error), 1e-9))
+        error *= min(1.0, 0.006 / max(np.linalg.norm(error), 1e-9))
         change = J.T @ np.linalg.solve(J @ J.T + 1e-3 * np.eye(3), error)
-        target = np.array([arm.data.joint(j).qpos[0] for j in JOINTS])
-        target[:4] += 2.5 * change
-        target[4:] = _to_radians(HOME)[4:]
+        # From the last targets, not from where the joints are: they hang a little below them.
+        target = arm.data.ctrl.copy()
+        target[:4] += change
         return {f"{j}.pos": float(x) for j, x in zip(JOINTS, _to_degrees(target), strict=True)}
 
 
