@@ -30,6 +30,7 @@ EXTRAS = {
     "gym_pusht": "pusht",
     "gymnasium_robotics": "gymnasium-robotics",
     "gym_aloha": "aloha",
+    "pygame": "gamepad",
     "h5py": "import",
     "imagecodecs": "import",
     "huggingface_hub": "hub",

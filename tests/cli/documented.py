@@ -168,6 +168,8 @@ def small(words: list[str], text: str) -> list[str]:
     if name == "robustness" or "--protocol" in words:
         words[0] = "runs/first"
     words = [name, *(w for word in words for w in WORDS.get(word, [word]))]
+    if "--offline" in words:
+        return [*words, "--steps", "1"]
     more = shlex.split(SMALL[name]) + shlex.split(next((v for k, v in SMALLER.items() if k in text), ""))
     if name == "compare":
         from wamkit.experiments.comparisons import COMPARISONS
@@ -415,6 +417,13 @@ def trained(bench: Bench, path: Path) -> None:
     bench.command(Step("", 0, f"wamkit train --recipe metaworld-unified --data short/points --out {path}"))
 
 
+def left_out(bench: Bench, path: Path) -> None:
+    """Trains on some of these demonstrations, the last ones left out."""
+    bench.provide("short/points")
+    words = "wamkit train --recipe metaworld-unified --episodes.held-out 4"
+    bench.command(Step("", 0, f"{words} --data short/points --out {path}"))
+
+
 def session(bench: Bench, path: Path) -> None:
     """Copies a session of UMI's."""
     shutil.copy(ROOT / "tests/importers/data/umi/session.zarr.zip", path)
@@ -475,6 +484,7 @@ PLACES: dict[str, Callable[[Bench, Path], None]] = {
     "runs/other": copy_of("runs/first"),
     "short/points": short,
     "runs/x": trained,
+    "runs/left-out": left_out,
     **{path: copy_of("runs/x") for path in ("runs/y", "runs/z")},
     "data/x": copy_of("short/points"),
     **{path: copy_of("data/demos") for path in ("data/teleop", "data/ego")},

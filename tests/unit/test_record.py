@@ -22,7 +22,7 @@ CONFIG = RecordConfig(("push",), episodes=2, fps=10, seconds=1)
 
 
 class Slide:
-    """A cart on a rail that goes where it is told, seen by one camera as a bright column; time passes with its steps."""
+    """A cart on a rail that goes where it is told, seen by a camera as a bright column. Time passes with its steps."""
 
     name = "slide"
     observation_features = {"cart.pos": float, "speed": float, "rail": (32, 48, 3)}
@@ -116,13 +116,15 @@ def test_keys_begin_keep_repeat_drop_and_end(tmp_path):
 
 
 def test_the_longest_time_waits_for_a_key(tmp_path):
-    store, said = recorded(Slide(), tmp_path / "data", RecordConfig(("a",), 1, 10, 0.5), {1: "enter", 9: "x", 12: "enter"})
+    keys = {1: "enter", 9: "x", 12: "enter"}
+    store, said = recorded(Slide(), tmp_path / "data", RecordConfig(("a",), 1, 10, 0.5), keys)
     assert [m.length for m in store.episodes] == [5] and any("longest time" in line for line in said)
 
 
 def test_a_robot_that_stops_answering_loses_nothing(tmp_path):
     config = RecordConfig(("push",), 3, 10, 1, hands_free=True)
-    with pytest.raises(RobotError, match=r"Slide.get_observation failed: the bus is gone; the 4 steps before are episode 1"):
+    words = r"Slide.get_observation failed: the bus is gone; the 4 steps before are episode 1"
+    with pytest.raises(RobotError, match=words):
         recorded(Slide(fails_at=15), tmp_path / "data", config)
     store = Store.open(tmp_path / "data")
     assert [(m.length, m.is_demonstration) for m in store.episodes] == [(10, True), (4, False)]
@@ -172,17 +174,19 @@ def test_keyboard_and_gamepad_move_what_they_should():
 
 def test_the_simulated_arm_is_recorded_by_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    words = ["record", "--robot", "examples.so101:SimulatedArm", "--robot-options", "height=32", "width=48",
-             "--leader", "examples.so101:Touch", "--text", "touch the block", "--out", str(tmp_path / "arm")]  # fmt: skip
+    robot, size = ["record", "--robot", "examples.so101:SimulatedArm"], ["--robot-options", "height=32", "width=48"]
+    rest = ["--leader", "examples.so101:Touch", "--text", "touch the block", "--out", str(tmp_path / "arm")]
+    words = [*robot, *size, *rest]
     assert main([*words, "--episodes", "2"]) == 1  # no terminal here
     assert "take --hands-free" in capsys.readouterr().err
     short = ["--episodes", "2", "--hands-free", "--fps", "200", "--seconds", "1"]
     assert main([*words, *short]) == 0
     store = Store.open(tmp_path / "arm")
-    assert len(store) == 2 and store.cameras == ("front", "wrist") and store.layout.proprio_names[0] == "shoulder_pan.pos"
+    assert len(store) == 2 and store.cameras == ("front", "wrist")
+    assert store.layout.proprio_names[0] == "shoulder_pan.pos"
     assert all(5 < m.length < 150 for m in store.episodes)  # it touched the block, before the longest time
-    assert main(["record", "--robot", "examples.so101:Arm", *words[3:], *short]) == 1
+    assert main(["record", "--robot", "examples.so101:Arm", *rest, *short]) == 1
     assert "has no 'Arm'" in capsys.readouterr().err
-    assert main(["record", "--robot", "examples.so101:SimulatedArm", "--robot-options", "speed=1", *words[6:], *short]) == 1
+    assert main([*robot, "--robot-options", "speed=1", *rest, *short]) == 1
     assert "cannot be made" in capsys.readouterr().err
     sys.modules.pop("examples.so101", None)

@@ -57,14 +57,12 @@ class Import(Options):
 
 
 @dataclass(frozen=True)
-class Suggest(Options):
+class Suggest(Import):
     """Write a first mapping file for recordings in any layout, to be looked through before they are imported."""
 
-    format: Literal["table"]
-    """table."""
-    source: Path
-    """File or folder to look at."""
     _: KW_ONLY
+    out: Path = Path()
+    """Unused."""
     suggest: bool = False
     """Write the mapping instead of importing."""
     map: Path = Path("map.toml")

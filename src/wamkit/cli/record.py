@@ -27,8 +27,8 @@ class Record(Options):
     text: tuple[str, ...]
     """Instruction; several are taken in turn."""
     leader: str = "keyboard"
-    """What moves it: keyboard, gamepad, or MODULE:CLASS with LeRobot's `get_action`. A class that takes an argument
-    `robot` is given the robot."""
+    """Leader: keyboard, gamepad, or MODULE:CLASS with LeRobot's `get_action`. A class that takes an argument `robot` is
+    given the robot."""
     episodes: Count = 10
     """Episodes that the data set shall hold."""
     fps: Rate = 30.0

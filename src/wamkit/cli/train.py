@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Sequence
@@ -63,7 +64,8 @@ class Train(Options):
         from wamkit.runs.recipes import RECIPES
 
         if peek(argv, "--from", ""):
-            return cls.starting_from(_started(argv), argv)
+            with contextlib.suppress(WamkitError):  # `run` says what is wrong
+                return cls.starting_from(_started(argv), argv)
         return cls.starting_from(RECIPES.get(peek(argv, "--recipe", cls.recipe))(), argv)
 
     @classmethod

@@ -21,6 +21,7 @@ from wamkit import old_names
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
+from wamkit.data.loading.windows import Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import evaluation_env, validation_store
 from wamkit.eval.protocols import Protocol, named_protocol

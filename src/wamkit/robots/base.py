@@ -39,7 +39,7 @@ class Robot(Protocol):
 
 @runtime_checkable
 class Leader(Protocol):
-    """What decides the actions of a recording, as LeRobot's `Teleoperator` does.
+    """An object that decides the actions of a recording, as LeRobot's `Teleoperator` does.
 
     `get_action` may take the robot's observation; LeRobot's teleoperators take nothing.
     """
@@ -68,7 +68,7 @@ def make(name: str, what: str, options: Mapping[str, Any], robot: Any = None) ->
 
 
 def call(robot: Any, method: str, *arguments: Any) -> Any:
-    """What a method of a driver returns. Raises RobotError, naming both, for whatever it raises."""
+    """The answer of a driver's method. Raises RobotError, naming both, for whatever it raises."""
     try:
         return getattr(robot, method)(*arguments)
     except WamkitError:

@@ -38,7 +38,7 @@ LATE = 0.05
 
 @dataclass(frozen=True)
 class RecordConfig(Checked):
-    """How episodes are recorded.
+    """Options of a recording.
 
     texts: instructions, which episodes take in turn.   episodes: how many the data set shall hold.
     fps: steps a second.   seconds: longest episode.

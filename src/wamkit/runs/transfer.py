@@ -26,7 +26,7 @@ How = Literal["kept", "resized", "widened", "new"]
 
 @dataclass(frozen=True)
 class Transferred:
-    """What became of one tensor of the new model. old: its shape in the source, () where that lacks it."""
+    """The fate of one tensor of the new model. old: its shape in the source, () where that lacks it."""
 
     name: str
     how: How

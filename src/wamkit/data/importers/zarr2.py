@@ -108,8 +108,7 @@ class Zarr:
 
 def _array_files(root: Path) -> list[Path]:
     """The files that describe an array in the folder of a store, sorted. Hidden folders are left alone."""
-    found = (p for p in root.rglob(".zarray") if not any(n.startswith(".") for n in p.parent.relative_to(root).parts))
-    return sorted(found)
+    return [p / ".zarray" for p in visible(root, "**/*") if (p / ".zarray").is_file()]
 
 
 @dataclass(frozen=True)

@@ -265,10 +265,12 @@ def _by_horizon(a: ActionAnswers, fps: float) -> Table:
 def _habits(a: ActionAnswers) -> Table:
     """Figures by which faults of training show: on shuffled actions, by copying, by heart."""
     own = a.error(a.answer).mean((1, 2))
-    others = [a.error(a.answer[shuffled_within(a.text, seed)]).mean((1, 2)) for seed in range(EXCHANGES)]
-    other = np.mean(others, 0)
+    exchanged = [shuffled_within(a.text, seed) for seed in range(EXCHANGES)]
+    other = np.mean([a.error(a.answer[order]).mean((1, 2)) for order in exchanged], 0)
+    alone = exchanged[0] == np.arange(len(own))  # the only moment under its instruction
     note = "moments under one instruction exchange their answers; 1: what it sees makes no difference"
-    rows = [_ratio(a, own, other, key="attention", name="error / that of another moment's answer", note=note)]
+    errors = (np.where(alone, 0, x) for x in (own, other))
+    rows = [_ratio(a, *errors, key="attention", name="error / that of another moment's answer", note=note)]
     moved = repeats(*(x[..., a.moves] for x in (a.answer, a.last, a.executed, a.unit)))
     note = "0: it repeats its last action; 1: it moves on as the recordings do"
     rows.append(_ratio(a, *moved, key="change", name="change from the last action / recorded change", note=note))
@@ -289,7 +291,7 @@ def _by_heart(own: np.ndarray, episode: np.ndarray, seen: np.ndarray, known: np.
     top, bottom = np.concatenate([own, 0 * seen]), np.concatenate([0 * own, seen * scale])
     found = bootstrap_ratio(top, bottom, both, 0, bounds=(0.0, np.inf))
     note = "1: as good on what it never saw; far above: it knows its demonstrations by heart"
-    return Row("unseen", "error on unseen / on seen episodes", found.value, found, fmt=".2f", note=note)
+    return Row("unseen", "error / that on seen episodes", found.value, found, fmt=".2f", note=note)
 
 
 def _spread(a: ActionAnswers) -> Table:
