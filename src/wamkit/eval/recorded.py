@@ -128,7 +128,8 @@ def evaluate_recorded(
 
 def _sentence(symptom: Symptom) -> str:
     words = {"fine": "", "fault": "Fault: ", "undecided": "Undecided: ", "unknown": ""}
-    return words[symptom.verdict] + symptom.finding + (f". {symptom.remedy}" if symptom.remedy else "")
+    said = words[symptom.verdict] + symptom.finding + (f". {symptom.remedy}" if symptom.remedy else "")
+    return said[0].upper() + said[1:]
 
 
 def _label(store: Store) -> str:

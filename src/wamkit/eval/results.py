@@ -174,11 +174,17 @@ class Clip:
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart as SVG. how: one sentence on how to read it."""
+    """Charts as SVG. how: one sentence on how to read them.
+
+    more: further charts by title, beside the first, whose title is then `name`.   axis: as of a `Table`.
+    """
 
     title: str
     how: str
     svg: str
+    name: str = ""
+    more: Mapping[str, str] = field(default_factory=dict)
+    axis: str = ""
 
 
 @dataclass(frozen=True)

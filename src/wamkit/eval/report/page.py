@@ -28,6 +28,7 @@ from wamkit.eval.results import (
     ClosedLoop,
     Curves,
     Imagined,
+    Plot,
     Report,
     Row,
     Still,
@@ -56,7 +57,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> Path:
 
 def _page(report: Report) -> str:
     free = [section(t.title, t.how, [_table(t.rows)]) for t in report.tables if not t.axis]
-    free += [section(p.title, p.how, [f"<figure>{p.svg}</figure>"]) for p in report.plots]
+    free += [section(p.title, p.how, [_plot(p)]) for p in report.plots if not p.axis]
     last = [
         section(
             "Learning curves",
@@ -85,6 +86,7 @@ def _page(report: Report) -> str:
 def _axis(report: Report, axis: str) -> str:
     """Sections of one axis: figures, images, worst cases. There is never an overall score."""
     sections = [section(t.title, t.how, [_table(t.rows)]) for t in report.tables if t.axis == axis]
+    sections += [section(p.title, p.how, [_plot(p)]) for p in report.plots if p.axis == axis]
     if axis == CLOSED_LOOP:
         sections += _episodes(report)
     if axis == VISUAL:
@@ -93,6 +95,14 @@ def _axis(report: Report, axis: str) -> str:
     sections.append(section("Worst cases", how, [_worst(w, report.scale) for w in report.worst if w.axis == axis]))
     content = "".join(sections)
     return f'\n<h2 class="axis">{escape(axis)}</h2>{content}' if content else ""
+
+
+def _plot(plot: Plot) -> str:
+    if not plot.more:
+        return f"<figure>{plot.svg}</figure>"
+    charts = {plot.name: plot.svg, **plot.more}
+    figures = "".join(f"<figure><h4>{escape(name)}</h4>{svg}</figure>" for name, svg in charts.items())
+    return f'<div class="curves">{figures}</div>'
 
 
 def _imagination(report: Report) -> list[str]:

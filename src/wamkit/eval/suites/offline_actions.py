@@ -331,13 +331,15 @@ def worst_actions(
         images = np.asarray(frames.images[np.arange(row, row + A)])[:, view]
         worst.append(Worst(ACTION, answers.text[w], {"recorded": images}, 10.0, place))
         moving = np.flatnonzero(answers.moves)
+        charts = {}
         for i in moving[np.argsort(-error[w].mean(0))][:SHOWN]:
             lines = {"executed": answers.executed, "answered": answers.answer}
             lines["standing still"] = answers.baselines["still"]
             series = {k: (range(1, A + 1), x[w, :, i].tolist()) for k, x in lines.items()}
-            chart = curve_svg(series, log=False, over="steps ahead")
-            how = "Over steps ahead: blue what was executed, orange the answer, green standing still."
-            plots.append(Plot(f"Worst actions: {place}, {names[i]}", how, chart))
+            charts[names[i]] = curve_svg(series, log=False, over="steps ahead")
+        how = "Over steps ahead: blue what was executed, orange the answer, green standing still."
+        (name, first_chart), *others = charts.items()
+        plots.append(Plot(f"Worst actions: {place}", how, first_chart, name, dict(others), ACTION))
         if len(seen) == SHOWN:
             break
     return worst, plots
