@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
 import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,28 @@ def test_docstrings_are_plain_english(room):
             if NO_BEGINNING.match(text) or re.search(r"\bpictures?\b", text, re.I):
                 found.append(f"{path.relative_to(ROOT)}:{line}: {text.strip().splitlines()[0][:70]}")
     assert not found, "\n".join(found)
+
+
+def test_every_name_is_defined():
+    """Shapes that jaxtyping reads from strings are the only names that ruff may not find."""
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F821",
+        "--output-format",
+        "json",
+        "src",
+    ]
+    found = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout)
+    undefined = []
+    for row in found:
+        at = row["location"]["row"], row["location"]["column"] - 1
+        with tokenize.open(row["filename"]) as file:
+            strings = [t for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.STRING]
+        if not any(t.start <= at < t.end for t in strings):
+            undefined.append(f"{row['filename']}:{at[0]}: {row['message']}")
+    assert not undefined, undefined

@@ -21,7 +21,7 @@ from wamkit import old_names
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.mixture import MixtureConfig
-from wamkit.data.loading.windows import Windows, observations, window_starts
+from wamkit.data.loading.windows import Frames, Windows, observations, window_starts
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import evaluation_env, validation_store
 from wamkit.eval.protocols import Protocol, named_protocol
@@ -32,8 +32,9 @@ from wamkit.eval.suites.latency import machine_load, query_latency
 from wamkit.eval.validation import held_out_action_error
 from wamkit.experiments.comparisons import COMPARISONS, Comparison, Entry
 from wamkit.experiments.page import Result, write_page
+from wamkit.families.base import Family
 from wamkit.files import StoreError, atomic_write, exclusive, make_folder, read_json
-from wamkit.inference.model import opened
+from wamkit.inference.model import Model, opened
 from wamkit.runs.config import RunConfig, changed, config_from_dict, config_to_dict, family_class
 from wamkit.runs.fitted import DataFacts, facts_of, fit
 from wamkit.runs.provenance import Provenance
