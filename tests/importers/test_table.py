@@ -21,6 +21,12 @@ from wamkit.data.loading.dataset import open_frames
 T = 12
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """`wamkit validate` writes its page into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def values(episode: int) -> tuple[np.ndarray, np.ndarray]:
     """State (T, 7) and action (T, 7) of an episode."""
     rng = np.random.default_rng(episode)

@@ -21,6 +21,12 @@ ROOT = Path(__file__).parents[2]
 CONFIG = RecordConfig(("push",), episodes=2, fps=10, seconds=1)
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    """`wamkit validate` writes its page into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Slide:
     """A cart on a rail that goes where it is told, seen by a camera as a bright column. Time passes with its steps."""
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
-from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from wamkit.cli.parse import COMMANDS, Options
+from wamkit.cli.parse import COMMANDS, Options, peek
 from wamkit.config import AtMost, Between, Count, Episodes, Processes
 from wamkit.errors import WamkitError
 
@@ -132,14 +131,11 @@ def _trained_on(folder: Path) -> Path:
     """The data set of the command that trained a run. Raises WamkitError where none is known or it is gone."""
     from wamkit.eval.report.card import history
 
-    words = shlex.split(history(folder)[1] or "")
-    given = [after for word, after in pairwise(words) if word == "--data"]
-    if not given or not (Path(given[-1]) / "meta").is_dir() and not given[-1].startswith("hf://"):
-        where = (
-            f"its data were {given[-1]}, where there is no data set now" if given else "nothing says what its data were"
-        )
+    given = peek(shlex.split(history(folder)[1] or ""), "--data", "")
+    if not given.startswith("hf://") and not (given and (Path(given) / "meta").is_dir()):
+        where = f"its data were {given}, where there is no data set now" if given else "nothing says what its data were"
         raise WamkitError(f"{folder}: {where}; name recordings, --data DATA")
-    return Path(given[-1])
+    return Path(given)
 
 
 def _protocol(args: Eval) -> Protocol:

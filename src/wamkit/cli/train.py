@@ -134,6 +134,7 @@ def _started(argv: Sequence[str]) -> RunConfig:
     from wamkit.runs.config import config_from_dict, require_run
     from wamkit.runs.recipes import RECIPES
     from wamkit.runs.run import Run
+    from wamkit.runs.transfer import check_family
 
     path, out, recipe = (peek(argv, option, "") for option in ("--from", "--out", "--recipe"))
     if out and has_checkpoint(Path(out)):  # it goes on, though the other run may be gone
@@ -142,11 +143,7 @@ def _started(argv: Sequence[str]) -> RunConfig:
         source = Run.open(require_run(Path(path))).config
     known = recipe or source.family in RECIPES.names()
     config = RECIPES.get(recipe or source.family)() if known else source
-    if config.family != source.family:
-        raise WamkitError(
-            f"{path} is a '{source.family}', whose weights do not fit a '{config.family}': leave --recipe out, or take "
-            f"--recipe {source.family}"
-        )
+    check_family(path, source.family, config.family)
     return dataclasses.replace(config, model=source.model, window=dataclasses.replace(source.window, size=None))
 
 

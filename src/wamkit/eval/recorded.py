@@ -55,7 +55,8 @@ def evaluate_recorded(
     check_shapes(run, model, store)
     spec = model.spec
     every = open_frames(store, (spec.height, spec.width))[0]
-    frames = _held_out(run, model, store, embodiment, every)
+    left = unseen(run, store, embodiment)
+    frames = _held_out(run, model, store, left, every)
     starts = whole_windows(frames, spec, stride)
     if not len(starts):
         raise EvaluationError(
@@ -63,20 +64,20 @@ def evaluate_recorded(
         )
     episodes = np.unique(frames.episode[starts]).tolist()
     tables, worst, plots = [], list[Worst](), list[Plot]()
-    acting = _acting(frames, spec)
-    if Query.POLICY in model.queries and acting is not None:
+    demonstrations = _demonstrations(frames, spec)
+    if Query.POLICY in model.queries and demonstrations is not None:
         layout, metadata = store.layout, load_metadata(store.root)
         answers = answer_actions(
             model,
-            acting,
-            _acting(replace(every, used=~unseen(run, store, embodiment)), spec),
+            demonstrations,
+            _demonstrations(replace(every, used=~left), spec),
             names=(layout.action_names, layout.proprio_names),
             fields=metadata.action if metadata else (),
             stride=stride,
             steps=steps,
         )
         tables += action_tables(answers, layout.action_names, layout.fps)
-        worst, plots = worst_actions(answers, acting, layout.action_names)
+        worst, plots = worst_actions(answers, demonstrations, layout.action_names)
     if not model.queries.isdisjoint(IMAGINING):
         result = imagine(model, frames, stride=stride, steps=steps)
         tables += [fidelity_table(model, result), coupling_table(result)]
@@ -168,16 +169,18 @@ def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E
     return ~np.isin(np.arange(len(number)), demos)
 
 
-def _acting(frames: Frames, spec: Spec) -> Frames | None:
+def _demonstrations(frames: Frames, spec: Spec) -> Frames | None:
     """The demonstrations with actions among the episodes in use; None where none of them holds a window."""
     used = np.isin(np.arange(len(frames.text)), frames.chosen()) & frames.is_demonstration & frames.has_action
     chosen = replace(frames, used=used)
     return chosen if len(whole_windows(chosen, spec, 1)) else None
 
 
-def _held_out(run: Run, model: Model, store: Store, embodiment: str, frames: Frames) -> Frames:
-    """The frames of the episodes that the run was not trained on, without those that show no view of the model."""
-    left = unseen(run, store, embodiment)
+def _held_out(run: Run, model: Model, store: Store, left: Bool[np.ndarray, " E"], frames: Frames) -> Frames:
+    """The frames of the episodes that the run was not trained on, without those that show no view of the model.
+
+    left: those episodes, see `unseen`.
+    """
     if not left.any():
         raise EvaluationError(
             f"{run.label} was trained on all {len(left)} episodes of {named(store.root)}: train with "

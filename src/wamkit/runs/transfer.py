@@ -40,11 +40,7 @@ def transfer(model: Family, source: Run, embodiments: Mapping[str, Embodiment] |
     embodiments: those of the new model, if it is one of a mixture.
     Raises WamkitError for a run of another family, and CheckpointError for damaged weights.
     """
-    if source.config.family != model.name:
-        raise WamkitError(
-            f"{source.label} is a '{source.config.family}', whose weights do not fit a '{model.name}': leave --recipe "
-            f"out, or take --recipe {source.config.family}"
-        )
+    check_family(source.label, source.config.family, model.name)
     given, own = source.weights(), model.state_dict()
     aligned = _aligned(source.embodiments, embodiments or {})
     out = []
@@ -58,6 +54,15 @@ def transfer(model: Family, source: Run, embodiments: Mapping[str, Embodiment] |
         out.append(Transferred(name, how, tuple(value.shape), () if old is None else tuple(old.shape)))
     model.load_state_dict(own)
     return out
+
+
+def check_family(label: str, source: str, family: str) -> None:
+    """Raises WamkitError where the run `label`, of the family `source`, cannot be the start of one of `family`."""
+    if source != family:
+        raise WamkitError(
+            f"{label} is a '{source}', whose weights do not fit a '{family}': leave --recipe out, or take "
+            f"--recipe {source}"
+        )
 
 
 def _aligned(old: Mapping[str, Embodiment], new: Mapping[str, Embodiment]) -> bool:
