@@ -75,6 +75,11 @@ class Straight:
         return np.array([*np.clip((self.env.mark - self.env.dot) / 0.1, -1, 1), self.steps / 100, 0])
 
 
+def drawn(env):
+    """The image of another camera, uint8 (48, 64, 3)."""
+    return env.unwrapped._image()
+
+
 def on_mark(env):
     """True if the dot is on its mark."""
     return np.linalg.norm(env.unwrapped.dot - env.unwrapped.mark) < NEAR

@@ -30,6 +30,7 @@ EXTRAS = {
     "gym_pusht": "pusht",
     "gymnasium_robotics": "gymnasium-robotics",
     "gym_aloha": "aloha",
+    "panda_gym": "panda",
     "pygame": "gamepad",
     "h5py": "import",
     "imagecodecs": "import",

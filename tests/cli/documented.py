@@ -39,6 +39,7 @@ OTHER_TESTS = {
     "--suite full": "tests/cli/test_cli.py::test_the_full_suite_has_all_axes",
     "examples.fetch": "tests/unit/test_gym.py::test_fetch_lifts_and_places",
     "examples.aloha": "tests/unit/test_gym.py::test_aloha_hands_the_cube_over",
+    "examples.panda": "tests/unit/test_gym.py::test_panda_places_the_block",
 }
 """Parts of commands that another test executes: file and function."""
 

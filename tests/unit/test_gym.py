@@ -38,6 +38,11 @@ ALOHA = {
     "image": "examples.aloha:VIEWS",
     "width": 96,
 }
+PANDA = {
+    "id": "examples.panda:PandaRedGoal-v0",
+    "state": "observation[0:3],observation[6:7]",
+    "image": "examples.panda:VIEWS",
+}
 
 
 def toy(**options):
@@ -81,6 +86,16 @@ def test_cameras_state_and_text_are_what_the_options_name():
     assert np.abs(top - means).max() <= 0.5 and np.array_equal(top, render)
     assert (wrist == int(255 * inner.dot[0])).all() and raw["images"].shape == (3, 3, 24, 32)
     assert "images" not in env.step(np.zeros(4, np.float32), render=False)[0]
+    drawn = toy(image="toy_gym:drawn", kwargs={"colour": 200})
+    assert drawn.cameras == ("drawn",) and np.array_equal(drawn.reset(seed=3)[0]["images"], raw["images"][[0]])
+    wrapped = wrap_gym(
+        gymnasium.make("toys/Toy-v0", colour=200, disable_env_checker=True),
+        image={"a": toy_gym.drawn},
+        state="agent.pos",
+        height=24,
+        width=32,
+    )
+    assert np.array_equal(wrapped.reset(seed=3)[0]["images"], raw["images"][[0]])
     named = toy(image={"a": "pixels.wrist", "b": "render"}, kwargs={"colour": 200})
     assert named.cameras == ("a", "b") and np.array_equal(named.reset(seed=3)[0]["images"], raw["images"][[1, 2]])
 
@@ -126,6 +141,7 @@ def test_an_expert_begins_anew_with_every_episode():
         ({"state": "agent.pos[0]"}, "neither KEY nor KEY"),
         ({"image": "pixels.topp"}, r"image: there is no 'pixels.topp' \(did you mean 'pixels.top'\?\)"),
         ({"image": "agent.pos"}, r"image 'agent.pos' must be uint8 \(H, W, 3\) or \(3, H, W\), found float64 \(2,\)"),
+        ({"image": "toy_gym:on_mark"}, r"image 'on_mark' must be uint8 \(H, W, 3\) or \(3, H, W\), found bool"),
         ({"image": ""}, "it needs images: --options image=render"),
         ({"image": "camera:top"}, "it has no MuJoCo `model` and `data`"),
         ({"image": {"top": {"lookat": [0, 0, 0], "distanc": 1}}}, r"'distanc' \(did you mean 'distance'\?\)"),
@@ -261,3 +277,15 @@ def test_aloha_hands_the_cube_over(monkeypatch):
     env = make_env("gym", **ALOHA, expert="examples.aloha:Transfer")
     assert env.action_space.high[2] > 1.16  # the elbow's first angle, outside the bounds of gym-aloha
     assert env.fps == 50 and solved(env, range(2)) == 1
+
+
+@needs("panda_gym")
+def test_panda_places_the_block(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    panda = {**PANDA, "expert": "examples.panda:PickPlace"}
+    env = make_env("gym", **panda)
+    assert env.cameras == ("left", "right") and env.fps == 25 and solved(env, range(5)) == 1
+    assert len(check_env(partial(make_env, "gym", **panda), steps=4)) == 6
+    images = env.reset(seed=3)[0]["images"].astype(int)
+    for bright, dark in ((0, 1), (1, 0)):  # the red goal and the green block, each seen by both cameras
+        assert ((images[:, bright] > 100) & (images[:, dark] < 60)).any((1, 2)).all()

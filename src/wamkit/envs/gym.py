@@ -50,7 +50,8 @@ class GymConfig(Checked):
     """Cameras, separated by commas: `render` (the environment's render()), a KEY of images uint8 (H, W, 3) or
     (3, H, W), or `camera:NAME` for a camera of the MuJoCo model behind it. Or names of cameras with their sources in
     JSON, where {"lookat": [x, y, z], "distance": d, "azimuth": a, "elevation": e} is a free camera of that model; or
-    MODULE:OBJECT, where they stand in Python."""
+    MODULE:OBJECT, where they stand in Python: a source may be a function there, which is given the environment and
+    returns such an image."""
     state: str = ""
     """KEYs of the proprioception, separated by commas, KEY[a:b] for a part of one; all if the observation is a vector.
     Leave out what a robot would not know, such as the places of objects."""

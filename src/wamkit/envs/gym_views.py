@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -15,6 +15,7 @@ from wamkit.envs.rendering import Renderer, load_mujoco
 from wamkit.errors import nearest
 from wamkit.registry import named_object
 
+_NAMED = re.compile(r"(?!camera:)[\w.]+:\w+")
 _VIEW = ("lookat", "distance", "azimuth", "elevation")
 _SHOWN = 16
 
@@ -82,7 +83,7 @@ class Views:
         self._sources = sources(image, where)
         self.names = tuple(self._sources)
         """Names of the cameras."""
-        self._drawn = {n: s for n, s in self._sources.items() if isinstance(s, Mapping) or s.startswith("camera:")}
+        self._drawn = {n: s for n, s in self._sources.items() if _is_mujocos(s)}
         self._renderer = self._mujoco_renderer(supersample) if self._drawn else None
 
     def images(self, held: Mapping[str, Any]) -> np.ndarray:
@@ -95,16 +96,19 @@ class Views:
         if self._renderer is not None:
             self._renderer.close()
 
-    def _seen(self, source: str, held: Mapping[str, Any]) -> np.ndarray:
-        """The image of a source that the environment gives."""
-        if source == "render":
+    def _seen(self, source: str | Callable[[Any], Any], held: Mapping[str, Any]) -> np.ndarray:
+        """The image of a source that the environment, or a function of it, gives."""
+        if callable(source):
+            found, advice = source(self._env), ""
+        elif source == "render":
             found, advice = self._env.render(), " (an environment is made with render_mode='rgb_array')"
         else:
             found, advice = part(held, source, f"{self._where}: image"), ""
         image = np.asarray(found)
         if image.dtype != np.uint8 or image.ndim != 3 or 3 not in (image.shape[0], image.shape[-1]):
+            name = getattr(source, "__name__", type(source).__name__) if callable(source) else source
             raise ConfigError(
-                f"{self._where}: image {source!r} must be uint8 (H, W, 3) or (3, H, W), found {kind(found)}{advice}"
+                f"{self._where}: image {name!r} must be uint8 (H, W, 3) or (3, H, W), found {kind(found)}{advice}"
             )
         return _resized(image.transpose(2, 0, 1) if image.shape[-1] == 3 else image, *self._size)
 
@@ -149,8 +153,9 @@ def sources(image: str | Mapping[str, Any], where: str) -> dict[str, Any]:
 
     image: option `image` of `GymConfig`.   where: begins error messages.
     """
-    if isinstance(image, str) and re.fullmatch(r"(?!camera:)[\w.]+:\w+", image):
-        image = named_object(image, "option image")
+    if isinstance(image, str) and _NAMED.fullmatch(image):
+        named = named_object(image, "option image")
+        image = {image.rpartition(":")[2]: named} if callable(named) else named
     if isinstance(image, str):
         given = [s.strip() for s in image.split(",") if s.strip()]
         short = [re.split("[.:]", s)[-1] for s in given]
@@ -162,9 +167,15 @@ def sources(image: str | Mapping[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: camera {name!r}: letters, digits and _ name a camera")
         if isinstance(source, Mapping):
             _check_view(source, f"{where}: camera {name!r}")
-        elif not isinstance(source, str):
-            raise ConfigError(f"{where}: camera {name!r}: its source is a text or a free camera, found {source!r}")
+        elif not isinstance(source, str) and not callable(source):
+            raise ConfigError(
+                f"{where}: camera {name!r}: its source is a text, a free camera or a function, found {source!r}"
+            )
     return {re.sub(r"[^\w-]", "_", name): source for name, source in image.items()}
+
+
+def _is_mujocos(source: Any) -> bool:
+    return isinstance(source, Mapping) or isinstance(source, str) and source.startswith("camera:")
 
 
 def _check_view(view: Mapping[str, Any], where: str) -> None:
