@@ -8,7 +8,7 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
-RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata")
+RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata", "held_out")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {
@@ -21,7 +21,7 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     },
     "window": {"size": None},
     "train": {"normalisation": "mean_std"},
-    "episodes": {"held_out": 0},
+    "episodes": {"held_out": 0, "held_out_seed": 0},
     "provenance": {"action_bounds": [], "hub": ""},
 }
 """Fields that parts of a run's configuration have since, with the values that stand for what was there before."""

@@ -218,9 +218,7 @@ def test_held_out_episodes_of_a_run_stay_held_out(tmp_path):
         store.append(make_episode(seed))
     frames, _ = open_frames(store)
     own = dataclasses.replace(frames, used=np.arange(5) < 4)
-    assert own.without_last(1).chosen().tolist() == [0, 1, 2] and frames.without_last(1).chosen().tolist() == [
-        0,
-        1,
-        2,
-        3,
-    ]
+    assert own.only([1, 3, 4]).chosen().tolist() == [1, 3]
+    drawn = [own.draw(2, seed).tolist() for seed in range(30)]
+    assert drawn == [own.draw(2, seed).tolist() for seed in range(30)] and all(a < b < 4 for a, b in drawn)
+    assert {e for pair in drawn for e in pair} == {0, 1, 2, 3} and frames.draw(4, 0).size == 4

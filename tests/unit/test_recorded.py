@@ -16,7 +16,7 @@ from wamkit.data.format.store import Store
 from wamkit.eval.recorded import evaluate_recorded, unseen
 from wamkit.inference.model import opened
 from wamkit.runs.run import Run
-from wamkit.training.launch import train_run
+from wamkit.training.launch import make_trainer, train_run
 from wamkit.training.metrics import read_metrics
 from wamkit.types import Sample
 
@@ -47,17 +47,32 @@ def run(data, tmp_path_factory) -> Run:
     return train(data, tmp_path_factory.mktemp("recorded") / "run", "--episodes.held-out", "2")
 
 
-def test_the_last_episodes_are_not_learned_from(data, run, tmp_path, capsys):
-    store = Store.open(data)
-    assert unseen(run, store).tolist() == [False] * 4 + [True] * 2
-    action = store.numeric()["action"][:80]
-    assert run.statistics["action"]["mean"] == pytest.approx(action.mean(0).tolist(), abs=1e-5)
+def left_out(run: Run) -> list[int]:
+    return json.loads((run.path / "config.json").read_text())["held_out"]
+
+
+def learned(data: Path, run: Run) -> np.ndarray:
+    """Actions of the episodes that the run learned from."""
+    chosen = np.setdiff1d(range(6), left_out(run))
+    return np.concatenate([Store.open(data).numeric()["action"][20 * e : 20 * e + 20] for e in chosen])
+
+
+def test_the_episodes_drawn_are_not_learned_from(data, run, tmp_path, capsys):
+    store, left = Store.open(data), left_out(run)
+    assert np.flatnonzero(unseen(run, store)).tolist() == left and len(left) == 2
+    assert run.statistics["action"]["mean"] == pytest.approx(learned(data, run).mean(0).tolist(), abs=1e-5)
+    others = [
+        left_out(train(data, tmp_path / f"seed-{k}", "--episodes.held-out", "2", "--episodes.held-out-seed", str(k)))
+        for k in (0, 1)
+    ]
+    assert others[0] == left and others[1] != left
     other = Store.open(write_v3(tmp_path / "other", Recordings(lengths=(19, 20, 20, 20, 20, 20))))
     assert unseen(run, other).all()
     grown = Store.open(write_v3(tmp_path / "grown", Recordings(lengths=(20,) * 9)))
-    assert unseen(run, grown).tolist() == [False] * 4 + [True] * 5
+    assert np.flatnonzero(unseen(run, grown)).tolist() == [*left, 6, 7, 8]
     few = train(data, tmp_path / "few", "--episodes.held-out", "1", "--episodes.labelled", "3")
-    assert unseen(few, store).tolist() == [False] * 3 + [True] * 3
+    kept = [e for e in range(6) if e not in left_out(few)]
+    assert np.flatnonzero(~unseen(few, store)).tolist() == kept[:3]
     capsys.readouterr()
     every = train(data, tmp_path / "all")
     assert "next: wamkit eval " + str(tmp_path / "all --data DATA, of episodes") in capsys.readouterr().out
@@ -66,6 +81,20 @@ def test_the_last_episodes_are_not_learned_from(data, run, tmp_path, capsys):
     command = ["train", "--recipe", "metaworld-bc", "--data", str(data), "--out", str(tmp_path / "none"), *SMALL]
     assert main([*command, "--episodes.held-out", "6"]) == 1
     assert "held_out = 6: there are 6 episodes, so none is left" in capsys.readouterr().err
+
+
+def test_a_run_of_before_episodes_were_drawn_left_out_the_last(data, run, tmp_path):
+    """Also where it goes on, and so does a run whose config lists other episodes than its seed draws now."""
+    described = {k: v for k, v in run.described.items() if k != "held_out"}
+    assert unseen(replace(run, described=described), Store.open(data)).tolist() == [False] * 4 + [True] * 2
+    begun = train(data, tmp_path / "run", "--episodes.held-out", "2").path
+    config = json.loads((begun / "config.json").read_text())
+    for listed, expected in ((None, [4, 5]), ([0, 3], [0, 3])):
+        changed = {k: v for k, v in config.items() if k != "held_out"} | ({"held_out": listed} if listed else {})
+        (begun / "config.json").write_text(json.dumps(changed))
+        trainer = make_trainer(run.config, data, begun)
+        assert trainer.held_out.chosen().tolist() == expected
+        assert trainer.windows.frames.chosen().tolist() == [e for e in range(6) if e not in expected]
 
 
 def test_learning_curves_hold_the_losses_on_what_is_left_out_and_no_weight_depends_on_them(data, run, tmp_path):
@@ -80,7 +109,7 @@ def test_learning_curves_hold_the_losses_on_what_is_left_out_and_no_weight_depen
 
 def test_an_answer_is_compared_with_what_was_done_and_with_the_mean(data, run, monkeypatch):
     """The executed chunk has the error 0, the mean of what training saw 1; a dimension that never moves is left out."""
-    mean = Store.open(data).numeric()["action"][:80].mean(0, np.float64)
+    mean = learned(data, run).mean(0, np.float64)
     truth = lambda batch: batch.action.numpy()  # noqa: E731
     for answer, expected in ((truth, 0.0), (lambda batch: np.broadcast_to(mean, batch.action.shape), 1.0)):
         monkeypatch.setattr(
@@ -94,7 +123,7 @@ def test_an_answer_is_compared_with_what_was_done_and_with_the_mean(data, run, m
         assert dimensions == [f"recorded_dimensions.dimension.{i}" for i in range(3)]
         if not expected:
             assert not any(v for k, v in figures.items() if k.startswith(("recorded.", "recorded_dim", "recorded_hor")))
-        assert summary["protocol"]["episodes"] == [4, 5]
+        assert summary["protocol"]["episodes"] == left_out(run)
 
 
 def test_the_command_writes_a_page_and_a_summary(data, tmp_path, capsys):

@@ -33,6 +33,7 @@ from wamkit.eval.suites.offline_actions import action_tables, answer_actions, wo
 from wamkit.eval.suites.open_loop import coupling_table, fidelity_table, imagine, worst_demonstrations
 from wamkit.hub.names import hub_name, named, origin
 from wamkit.inference.model import Model
+from wamkit.runs.config import held_out_episodes
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, Spec
 
@@ -161,8 +162,7 @@ def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E
         seen = np.flatnonzero(demonstration)[slice(*parts[0])] if whole else np.arange(len(number))
         return ~np.isin(np.arange(len(number)), seen)
     chosen = run.config.episodes
-    last = trained.episodes - chosen.held_out
-    before = (number >= 0) & (number < last)
+    before = (number >= 0) & (number < trained.episodes) & ~np.isin(number, held_out_episodes(run.described))
     if chosen.labelled is None or not whole:
         return ~before
     demos = np.flatnonzero(demonstration & before)[: chosen.labelled + chosen.action_free]
@@ -184,7 +184,7 @@ def _held_out(run: Run, model: Model, store: Store, left: Bool[np.ndarray, " E"]
     if not left.any():
         raise EvaluationError(
             f"{run.label} was trained on all {len(left)} episodes of {named(store.root)}: train with "
-            f"--episodes.held-out {max(1, len(left) // 10)} to leave the last ones out, or name other data"
+            f"--episodes.held-out {max(1, len(left) // 10)} to leave some out, or name other data"
         )
     if not (shown := left & replace(frames, embodiment=model.embodiment).views_seen().any(1)).any():
         cameras = ", ".join(model.spec.cameras)

@@ -54,7 +54,10 @@ class EpisodesConfig(cfg.Checked):
     many action-free demonstrations leave few samples to learn actions from."""
 
     held_out: cfg.Episodes = 0
-    """Episodes at the end of the data set that are not learned from; `wamkit eval RUN --data` evaluates on them."""
+    """Number of episodes that are not learned from, drawn from the data set; `wamkit eval RUN --offline` evaluates on
+    them. The run's config.json lists them."""
+    held_out_seed: cfg.Seed = 0
+    """Seed that draws them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -213,6 +216,18 @@ def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
     model: Any = cfg.from_dict(config_class(data["family"]), old_names.renamed(data["model"], old_names.MODEL))
     parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
     return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
+
+
+def held_out_episodes(described: Mapping[str, Any]) -> tuple[int, ...]:
+    """Numbers of the episodes that a run leaves out; of one that was begun before they were drawn, the last ones.
+
+    described: the run's config.json, under present names.
+    """
+    if "held_out" in described:
+        return tuple(described["held_out"])
+    number = described.get("episodes", {}).get("held_out", 0)
+    last = described.get("provenance", {}).get("episodes", 0)
+    return tuple(range(last - number, last))
 
 
 def changed(run: RunConfig, options: Mapping[str, Any]) -> RunConfig:

@@ -34,7 +34,7 @@ from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
 from wamkit.hub.names import hub_name, named, origin
 from wamkit.runs.checkpoint import has_checkpoint
-from wamkit.runs.config import EpisodesConfig, RunConfig, family_class
+from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
 from wamkit.runs.plugins import plugins
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run, build, run_to_dict
@@ -222,10 +222,12 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
     frames, _ = open_frames(store, size, loading.cache_gb, run.train.normalisation == "quantiles")
     if own is not None:
         frames = replace(frames, used=np.arange(len(store)) < own)
+    facts: dict[str, Any] = {"metadata": {"": to_dict(described(store))}}
     held_out = None
     if run.episodes.held_out:
-        every, frames = frames, frames.without_last(run.episodes.held_out)
-        held_out = replace(every, used=np.isin(np.arange(len(store)), every.chosen()[-run.episodes.held_out :]))
+        left_out = _left_out(run, frames, out)
+        facts["held_out"] = left_out.tolist()
+        held_out, frames = frames.only(left_out), frames.only(np.setdiff1d(frames.chosen(), left_out))
     if run.episodes.labelled is not None:
         frames = frames.labelled(run.episodes.labelled, run.episodes.action_free)
     share = run.episodes.labelled_share
@@ -235,9 +237,17 @@ def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) 
         statistics=statistics(frames, spec, run.train.normalisation),
         provenance=Provenance.of(store, own),
         cache=_feature_cache(store.root, [store], loading.feature_cache_gb, size),
-        facts={"metadata": {"": to_dict(described(store))}},
+        facts=facts,
         held_out=held_out,
     )
+
+
+def _left_out(run: RunConfig, frames: Frames, out: Path) -> np.ndarray:
+    """The episodes that `run` leaves out, int64: those of the run in `out` where one was begun."""
+    begun = _begun(out)
+    if begun:
+        return np.array(held_out_episodes(begun), np.int64)
+    return frames.draw(run.episodes.held_out, run.episodes.held_out_seed)
 
 
 def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:

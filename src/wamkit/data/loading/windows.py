@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -103,12 +103,20 @@ class Frames:
         """The rows of each episode in use, int64."""
         return np.bincount(self.episode, minlength=len(self.text))[self.chosen()]
 
-    def without_last(self, count: int) -> Frames:
-        """The same frames without the last `count` episodes in use. Raises WamkitError where none would be left."""
+    def only(self, episodes: Iterable[int]) -> Frames:
+        """The same frames, of which those episodes that are in use and among `episodes` are in use."""
+        number = np.arange(len(self.text))
+        return replace(self, used=np.isin(number, self.chosen()) & np.isin(number, np.fromiter(episodes, np.int64)))
+
+    def draw(self, count: int, seed: int) -> np.ndarray:
+        """`count` of the episodes in use, drawn without replacement, int64 ascending.
+
+        Raises WamkitError where none would be left.
+        """
         chosen = self.chosen()
         if count >= len(chosen):
             raise WamkitError(f"held_out = {count}: there are {len(chosen)} episodes, so none is left to learn from")
-        return replace(self, used=np.isin(np.arange(len(self.text)), chosen[: len(chosen) - count]))
+        return np.sort(np.random.default_rng(seed).permutation(chosen)[:count])
 
     def labelled(self, labelled: int, action_free: int) -> Frames:
         """The same frames, of which only the first demonstrations are in use.
