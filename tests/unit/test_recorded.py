@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lerobot_folders import Recordings, write_v3
 
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store
+from wamkit.data.loading.dataset import open_frames
 from wamkit.eval.recorded import evaluate_recorded, unseen
 from wamkit.inference.model import opened
 from wamkit.runs.run import Run
@@ -105,6 +107,38 @@ def test_learning_curves_hold_the_losses_on_what_is_left_out_and_no_weight_depen
     validated = opened(run, "").family.state_dict()
     assert all(torch.equal(x, validated[name]) for name, x in without.state_dict().items())
     assert not any("held_out/policy" in row for _, row in read_metrics(tmp_path / "without/metrics.jsonl"))
+
+
+def test_recordings_alone_are_sampled_and_diagnosed(data, tmp_path, capsys):
+    """Without an environment: along the first episode that training left out, of the data that the run knows."""
+    run = train(data, tmp_path / "run", "--episodes.held-out", "2", recipe="metaworld-unified")
+    assert f"next: wamkit eval {run.path} --offline" in capsys.readouterr().out
+    first, trained = left_out(run)[0], next(e for e in range(6) if e not in left_out(run))
+    assert main(["sample", str(run.path)]) == 0
+    saved = np.load(run.path / f"samples/joint-{first:03d}.npz")
+    frames = open_frames(Store.open(data), run.image_size)[0]
+    row = np.flatnonzero(frames.episode == first)[0]
+    assert np.array_equal(saved["now"][0], frames.images[row]) and "note" not in capsys.readouterr().out
+    assert main(["sample", str(run.path), "--data", str(data), "--episode", str(trained), "--query", "inverse"]) == 0
+    assert f"was trained on episode {trained} of {data}" in capsys.readouterr().out
+    assert (run.path / f"samples/inverse-{trained:03d}-of-data.npz").exists()
+    assert main(["diagnose", str(run.path)]) == 0
+    said = capsys.readouterr().out
+    assert f"it was not evaluated; wamkit eval {run.path} --offline" in said
+    assert f"episode {first} of {data}, per camera: what happened, imagined for the recorded actions, " in said
+    assert (run.path / f"diagnose/episode-{first}.mp4").stat().st_size > 500
+    acting = train(data, tmp_path / "acting", "--episodes.held-out", "2")
+    assert main(["diagnose", str(acting.path)]) == 0 and "it imagines no frames" in capsys.readouterr().out
+    assert main(["sample", str(run.path), "--episode", "9"]) == 1
+    assert "episode 9 of 6, counted from 0, is missing" in capsys.readouterr().err
+    shutil.move(data, tmp_path / "elsewhere")
+    try:
+        assert main(["diagnose", str(run.path)]) == 0
+        assert f"no episode is shown: {run.path}: its data were {data}, where there is no" in capsys.readouterr().out
+        assert main(["sample", str(run.path)]) == 1
+        assert "name recordings, --data DATA" in capsys.readouterr().err
+    finally:
+        shutil.move(tmp_path / "elsewhere", data)
 
 
 def test_an_answer_is_compared_with_what_was_done_and_with_the_mean(data, run, monkeypatch):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from wamkit.cli.parse import COMMANDS, Options, peek
+from wamkit.cli.parse import COMMANDS, Options
+from wamkit.cli.recordings import trained_on
 from wamkit.config import AtMost, Between, Count, Episodes, Processes
 from wamkit.errors import WamkitError
 
@@ -116,26 +116,16 @@ def _evaluate_recorded(args: Eval) -> None:
     from wamkit.runs.config import home, require_run
 
     folders = [require_run(path) for path in args.runs]
-    stores = [data_folder(args.data or _trained_on(folder)) for folder in folders]
+    from wamkit.eval.recorded import evaluate_recorded
+
+    stores = [data_folder(args.data or trained_on(folder)) for folder in folders]
     for folder in folders:
         check_place(home(folder) / "eval/recorded/summary.json")
-    from wamkit.eval.recorded import evaluate_recorded
     from wamkit.eval.tracked import track
     from wamkit.runs.run import Run
 
     for opened, data in zip(map(Run.open, folders), stores, strict=True):
         track(opened, evaluate_recorded(opened, data, args.embodiment, steps=args.steps), args.trackers)
-
-
-def _trained_on(folder: Path) -> Path:
-    """The data set of the command that trained a run. Raises WamkitError where none is known or it is gone."""
-    from wamkit.eval.report.card import history
-
-    given = peek(shlex.split(history(folder)[1] or ""), "--data", "")
-    if not given.startswith("hf://") and not (given and (Path(given) / "meta").is_dir()):
-        where = f"its data were {given}, where there is no data set now" if given else "nothing says what its data were"
-        raise WamkitError(f"{folder}: {where}; name recordings, --data DATA")
-    return Path(given)
 
 
 def _protocol(args: Eval) -> Protocol:

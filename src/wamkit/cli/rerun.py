@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.cli.recordings import chosen_episode, recordings
 from wamkit.config import Count, Episodes, Seed
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ class Rerun(Options):
     run: Path
     """Run folder, or file of `wamkit export`."""
     _: KW_ONLY
-    episode: Episodes = 0
-    """Index of the episode."""
+    episode: Episodes | None = None
+    """Index of the episode; if not given, the first, of recordings the first that the run was not trained on."""
     query: str = ""
     """Query to ask: policy, video, forward, inverse or joint; if not given, joint or another that imagines."""
     stride: Count = 4
@@ -35,7 +36,8 @@ class Rerun(Options):
     held_out: Count = 6
     """Validation episodes a task, as of `wamkit eval`, whose recordings it reads where there are such."""
     data: Path | None = None
-    """Data set of the episode; recorded in the environment of the run's data if not given."""
+    """Data set of the episode. If not given, the run's own where no environment made it; else it is recorded in the
+    environment."""
     embodiment: str = ""
     """Data set of a mixture whose robot recorded the episode."""
     out: Path | None = None
@@ -51,7 +53,6 @@ def run(args: Rerun) -> None:
     """
     import importlib.util
 
-    from wamkit.data.format.hub import data_folder
     from wamkit.files import check_output
     from wamkit.runs.config import home, require_run
     from wamkit.types import Query
@@ -59,37 +60,38 @@ def run(args: Rerun) -> None:
     if args.query:
         Query(args.query)
     path = require_run(args.run)
-    data = None if args.data is None else data_folder(args.data)
-    out = args.out or home(path) / f"rerun/episode-{args.episode:03d}.rrd"
-    check_output(out, _recording)
+    check_output(_file(args, home(path), args.episode or 0), _recording)
     if importlib.util.find_spec("rerun") is None:
         raise ModuleNotFoundError("No module named 'rerun'", name="rerun")
     from wamkit.eval.held_out import acting_model, require_env, validation_store
-    from wamkit.eval.recorded import check_shapes
     from wamkit.eval.suites.recording import episode_recording
     from wamkit.files import make_folder
     from wamkit.runs.run import Run
     from wamkit.viz.rerun_recording import save_recording
 
     opened = Run.open(path)
-    model = acting_model(opened, args.embodiment or opened.provenance.env.embodiment)
+    embodiment = args.embodiment or opened.provenance.env.embodiment
+    model = acting_model(opened, embodiment)
     query = _query(args.query, model.queries, model.name)
-    if data is None:
+    store, number = recordings(opened, args.data), args.episode or 0
+    if store is not None:
+        number = chosen_episode(opened, model, store, args.episode, embodiment)
+    out = _file(args, home(path), number)
+    check_output(out, _recording)
+    if store is None:
+        require_env(opened)
         env = opened.provenance.env
-        if env.env:
-            require_env(opened)
         store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
-    else:
-        from wamkit.data.format.store import Store
-
-        store = Store.open(data)
-        check_shapes(opened, model, store)
-    episode = episode_recording(model, store, opened.image_size, args.episode, query, args.stride, args.seed)
+    episode = episode_recording(model, store, opened.image_size, number, query, args.stride, args.seed)
     make_folder(out.parent)
-    save_recording(out, episode, f"{opened.digest[:8]}-{args.episode}-{query}-{args.stride}-{args.seed}")
+    save_recording(out, episode, f"{opened.digest[:8]}-{number}-{query}-{args.stride}-{args.seed}")
     if episode.imagined is None:
         print(f"note: this '{model.name}' imagines no frames when asked '{query}', so the recording has none")
     print(f"{out}\nopen it: rerun {out}")
+
+
+def _file(args: Rerun, folder: Path, episode: int) -> Path:
+    return args.out or folder / f"rerun/episode-{episode:03d}.rrd"
 
 
 def _query(asked: str, known: frozenset[Query], name: str) -> Query:

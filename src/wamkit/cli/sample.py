@@ -8,15 +8,16 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
+from wamkit.cli.recordings import chosen_episode, recordings
 from wamkit.config import Count, Episodes, Seed
 
 
 @dataclass(frozen=True)
 class Sample(Options):
-    """Ask a run one of the five queries along a validation episode.
+    """Ask a run one of the five queries along a validation episode, or along a recorded one (--data).
 
-    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4. Another stride, seed
-    or number of episodes is part of the names.
+    Writes QUERY-EPISODE.npz and, if the query predicts images, QUERY-EPISODE.mp4. Another stride, seed,
+    number of episodes or data set is part of the names.
     """
 
     run: Path
@@ -24,14 +25,19 @@ class Sample(Options):
     _: KW_ONLY
     query: str = "joint"
     """Query to ask: policy, video, forward, inverse or joint."""
-    episode: Episodes = 0
-    """Index of the validation episode."""
+    episode: Episodes | None = None
+    """Index of the episode; if not given, the first, of recordings the first that the run was not trained on."""
     stride: Count = 4
     """Steps between two queries."""
     seed: Seed = 0
     """Seed of the noise."""
     held_out: Count = 6
     """Validation episodes a task, as of `wamkit eval`, whose recordings it reads where there are such."""
+    data: Path | None = None
+    """Data set of the episode. If not given, the run's own where no environment made it; else it is recorded in the
+    environment."""
+    embodiment: str = ""
+    """Data set of a mixture whose robot recorded the episode."""
     out: Path | None = None
     """Folder of the files; samples/ in the run folder if not given."""
 
@@ -45,37 +51,37 @@ def run(args: Sample) -> None:
     """
     import numpy as np
 
-    from wamkit.files import atomic_write, check_output, make_folder
+    from wamkit.files import atomic_write, make_folder
     from wamkit.runs.config import home, require_run
     from wamkit.types import Query, UnsupportedQuery
 
     query = Query(args.query)
     path = require_run(args.run)
     folder = args.out or home(path) / "samples"
-    other = {k: getattr(args, k) for k in ("stride", "seed", "held_out") if getattr(args, k) != getattr(Sample, k)}
-    asked = "".join(f"-{k.replace('_', '-')}-{value}" for k, value in other.items())
-    stem = folder / f"{query}-{args.episode:03d}{asked}"
-    check_output(stem.with_suffix(".npz"), _answers)
-    check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
+    _checked(folder, args, args.episode or 0)
     from wamkit.data.loading.dataset import open_frames
-    from wamkit.eval.held_out import require_env, validation_store
+    from wamkit.eval.held_out import acting_model, require_env, validation_store
     from wamkit.eval.suites.recording import query_recording
     from wamkit.inference.checks import unsupported
-    from wamkit.inference.model import load
     from wamkit.runs.run import Run
     from wamkit.viz.images import difference, save_video, side_by_side
 
     opened = Run.open(path)
-    model = load(opened)
+    embodiment = args.embodiment or opened.provenance.env.embodiment
+    model = acting_model(opened, embodiment)
     if query not in model.queries:
         raise UnsupportedQuery(unsupported(model.name, query))
+    store, episode = recordings(opened, args.data), args.episode or 0
+    if store is not None:
+        episode = chosen_episode(opened, model, store, args.episode, embodiment)
+    stem = _checked(folder, args, episode)
     make_folder(folder)
-    env, size = opened.provenance.env, opened.image_size
-    if env.env:
+    if store is None:
         require_env(opened)
-    store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
-    frames = open_frames(store.root, size)[0]
-    answers = query_recording(model, frames, args.episode, query, stride=args.stride, seed=args.seed)
+        env = opened.provenance.env
+        store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
+    frames = open_frames(store, opened.image_size)[0]
+    answers = query_recording(model, frames, episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()
     np.savez_compressed(archive, **{k: v for k, v in vars(answers).items() if v is not None})
     atomic_write(stem.with_suffix(".npz"), archive.getvalue())
@@ -87,6 +93,19 @@ def run(args: Sample) -> None:
                 real, imagined = answers.real[:, horizon, view], answers.imagined[:, horizon, view]
                 columns += [real, imagined, difference(real, imagined)]
         print(save_video(stem.with_suffix(".mp4"), side_by_side(columns), 20 / args.stride, scale=4))
+
+
+def _checked(folder: Path, args: Sample, episode: int) -> Path:
+    """The files without their endings. Raises WamkitError where one of them could not be written."""
+    from wamkit.files import check_output
+
+    other = {k: getattr(args, k) for k in ("stride", "seed", "held_out") if getattr(args, k) != getattr(Sample, k)}
+    other |= {} if args.data is None else {"of": args.data.name}
+    asked = "".join(f"-{k.replace('_', '-')}-{value}" for k, value in other.items())
+    stem = folder / f"{args.query}-{episode:03d}{asked}"
+    check_output(stem.with_suffix(".npz"), _answers)
+    check_output(stem.with_suffix(".mp4"), lambda path: _answers(path.with_suffix(".npz")))
+    return stem
 
 
 def _answers(path: Path) -> bool:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from wamkit.cli.parse import COMMANDS, Options, extend, parse_resolved, peek
 from wamkit.config import Gigabytes, Side
 from wamkit.errors import WamkitError
-from wamkit.hub.names import named
 
 if TYPE_CHECKING:
     from wamkit.runs.config import RunConfig
@@ -100,7 +99,7 @@ def run(args: Train) -> None:
     print(f"trained: {args.out}")
     for line in openings(args.trackers, args.out):
         print(line)
-    print(f"next: {_next(args, data, config.episodes.held_out)}")
+    print(f"next: {_next(args, config.episodes.held_out)}")
 
 
 def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:
@@ -151,7 +150,7 @@ def _resized(config: RunConfig, size: tuple[int, int] | None) -> RunConfig:
     return dataclasses.replace(config, window=dataclasses.replace(config.window, size=size))
 
 
-def _next(args: Train, data: Path, held_out: int) -> str:
+def _next(args: Train, held_out: int) -> str:
     """The command that uses or evaluates the run, or what it still lacks."""
     from wamkit.runs.config import family_class
     from wamkit.runs.run import Run
@@ -161,9 +160,8 @@ def _next(args: Train, data: Path, held_out: int) -> str:
         return f"wamkit label VIDEO --with {args.out} --out LABELLED"
     if run.provenance.env.env:
         return f"wamkit eval {args.out}"
+    if held_out:
+        return f"wamkit eval {args.out} --offline; in an environment, with --env NAME instead"
     acting = f" --embodiment {'|'.join(run.embodiments)}" if run.embodiments else ""
-    recorded = named(data) if held_out else "DATA"
-    rest = "" if held_out else ", of episodes that it was not trained on (--episodes.held-out leaves some out)"
-    return (
-        f"wamkit eval {args.out} --data {recorded}{acting}{rest}; in an environment, with --env NAME instead of --data"
-    )
+    rest = "of episodes that it was not trained on (--episodes.held-out leaves some out)"
+    return f"wamkit eval {args.out} --data DATA{acting}, {rest}; in an environment, with --env NAME instead of --data"

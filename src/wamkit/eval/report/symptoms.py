@@ -56,7 +56,7 @@ def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
     """
     found = [_data(run)]
     if not evaluations_of(home(run.path)):
-        command = f"wamkit eval {run.label}" + ("" if run.provenance.env.env else " --data DATA")
+        command = f"wamkit eval {run.label}" + ("" if run.provenance.env.env else " --offline")
         return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
     summary = read_evaluation(home(run.path), evaluation)
     rows, protocol = summary.figures, summary.summary["protocol"]
