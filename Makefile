@@ -54,7 +54,7 @@ interop: setup
 	  pillow draccus==0.10.0 einops deepdiff packaging jsonlines termcolor gymnasium accelerate
 	$(LEROBOT)/pip install --quiet --no-deps lerobot==0.4.4
 	test -x $(LEROBOT06)/python || $(PYTHON312) -m venv .venv-lerobot06
-	$(LEROBOT06)/pip install --quiet -e '.[dev]' -e plugins/lerobot_policy_wamkit 'lerobot[metaworld,training]==0.6.1' deepdiff \
+	$(LEROBOT06)/pip install --quiet -e client -e '.[dev]' -e plugins/lerobot_policy_wamkit 'lerobot[metaworld,training]==0.6.1' deepdiff \
 	  'mujoco==3.3.0'
 	$(LEROBOT06)/python -m pytest -n auto --maxprocesses 4 --dist loadfile tests/unit tests/data tests/contract
 	$(LEROBOT06)/python -m pytest -c plugins/lerobot_policy_wamkit/pyproject.toml plugins/lerobot_policy_wamkit/tests
@@ -78,8 +78,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[all]'
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
+$(VENV)/.installed-dev: pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e client -e '.[dev]'
 	touch $(VENV)/.installed $@
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python

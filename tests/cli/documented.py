@@ -32,7 +32,10 @@ PAGES = tuple(
 )
 """All pages but those that tell what once was."""
 
-ELSEWHERE = {"docs/your-data.md": "tests/cases/test_laboratory.py::said"}
+ELSEWHERE = {
+    "docs/your-data.md": "tests/cases/test_laboratory.py::said",
+    "docs/serving.md": "tests/serving/test_guide.py::test_the_guide_is_followed",
+}
 """Pages of which another test executes all: file and function."""
 
 OTHER_TESTS = {
@@ -49,7 +52,7 @@ PLUGIN_PAGES = ("docs/add-a-family.md", "docs/add-an-environment.md", "examples/
 APART = ("docs/data.md", "examples/four-sources/README.md", *PLUGIN_PAGES[1:])
 """Pages that give other contents to names that the README uses too, and so have a folder of their own."""
 
-TREES = ("src/wamkit/\n", "cli\nexperiments\n")
+TREES = ("src/wamkit/\n", "cli\nexperiments | serving\n")
 """Beginnings of blocks that show a folder or the layers rather than commands."""
 
 SMALL = {

@@ -1,0 +1,1 @@
+"""Serving a model to robots: openpi's protocol over WebSocket, sessions, batches."""

@@ -1,0 +1,429 @@
+"""The server over real sockets: equal to `wamkit.Policy`, apart from each other, and unmoved by what is malformed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import wamkit_client
+import websockets
+import websockets.sync.client as websocket
+from frames import MALFORMED
+from servers import ask, serving
+from wamkit_client.protocol import pack, unpack
+
+from wamkit.inference.policy import Policy
+from wamkit.serving.engine import Engine, Refused, Request
+from wamkit.serving.inputs import Inputs
+from wamkit.types import Query
+
+
+@pytest.fixture(scope="module")
+def server(run, model):
+    with serving(run, model) as server:
+        yield server
+
+
+@pytest.fixture
+def robot(server):
+    with wamkit_client.connect(server.url) as robot:
+        yield robot
+
+
+def get(server, path):
+    with urllib.request.urlopen(server.url.replace("ws:", "http:") + path, timeout=10) as answer:
+        return answer.read().decode()
+
+
+def observed(request):
+    return Inputs(("corner2",), (), 4, 4).observation(request)
+
+
+def test_it_answers_what_a_policy_answers(server, robot, model):
+    """The chunks of an episode, the noise of each query included; another instruction begins another episode."""
+    policy, session = Policy(model, replan_every=1), None
+    for k in range(3):
+        answer = robot.infer(ask(k))
+        _, session = policy.act(observed(ask(k)), session)
+        assert np.array_equal(answer["actions"], session.chunk) and answer["actions"].dtype == np.float32
+        assert answer["server_timing"]["infer_ms"] > 0 and set(answer) == {"actions", "server_timing"}
+    _, first = policy.act(observed(ask(0)))
+    for begins in ({"prompt": "close it"}, {"wamkit": {"reset": True}}, {"wamkit": {"session_id": "other"}}):
+        _, new = policy.act(observed(ask(0, **{k: v for k, v in begins.items() if k == "prompt"})))
+        assert np.array_equal(robot.infer(ask(0, **begins))["actions"], new.chunk)
+        robot.infer(ask(0))
+    with wamkit_client.connect(server.url) as another:
+        assert np.array_equal(another.infer(ask(0))["actions"], first.chunk)
+
+
+def test_other_queries_answer_as_the_model_does(robot, model):
+    obs, actions = observed(ask()), np.random.default_rng(1).normal(0, 1, (16, 4)).astype(np.float32)
+    joint = robot.infer(ask(wamkit={"query": "joint", "seed": 5, "steps": 2, "imagined": True}))
+    expected = model.sample([obs], "joint", seed=[5], steps=2)
+    assert np.array_equal(joint["actions"], expected.actions[0])
+    assert np.array_equal(joint["future"], expected.future[0].transpose(0, 1, 3, 4, 2))
+    assert "future" not in robot.infer(ask(wamkit={"query": "joint", "steps": 1}))
+    forward = robot.infer(ask(wamkit={"query": "forward", "seed": 5, "steps": 2, "actions": actions}))
+    expected = model.sample([obs], "forward", seed=[5], steps=2, actions=actions[None])
+    assert np.array_equal(forward["future"], expected.future[0].transpose(0, 1, 3, 4, 2)) and "actions" not in forward
+    inverse = robot.infer(ask(wamkit={"query": "inverse", "seed": 5, "steps": 2, "future": forward["future"]}))
+    assert np.array_equal(
+        inverse["actions"], model.sample([obs], "inverse", seed=[5], steps=2, future=expected.future).actions[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"observation/images/corner2": None}, "observation/images/corner2 is missing"),
+        ({"observation/state": np.zeros(3, np.float32)}, r"expected float32 \(4,\), got 3 values"),
+        ({"observation/state": np.full(4, 1e30, np.float32)}, "are these the robot's units"),
+        ({"wamkit": 3}, "wamkit: expected a mapping, got a int"),
+        ({"wamkit": {"qurey": "joint"}}, "there is no option 'qurey'; there is query, seed"),
+        ({"wamkit": {"query": "video"}}, "'video' is not served; served are policy, joint, forward, inverse"),
+        ({"wamkit": {"query": "x" * 10**6}}, "wamkit.query: 'xxx"),
+        ({"wamkit": {"query": "forward"}}, "the query 'forward' needs actions"),
+        ({"wamkit": {"query": "policy", "actions": np.zeros((16, 4))}}, "the query 'policy' takes no actions"),
+        ({"wamkit": {"query": "forward", "actions": np.zeros((15, 4))}}, r"expected finite float32 \(16, 4\)"),
+        ({"wamkit": {"query": "inverse", "future": np.zeros((2, 1, 4, 4, 3))}}, "expected uint8"),
+        ({"wamkit": {"steps": 0}}, "steps: expected a whole number from 1 to 1000"),
+        ({"wamkit": {"seed": -1}}, "seed: expected a whole number from 0"),
+        ({"wamkit": {"seed": True}}, "seed: expected a whole number from 0"),
+        ({"wamkit": {"deadline_ms": 0}}, "deadline_ms: expected milliseconds above 0"),
+        ({"wamkit": {"deadline_ms": float("nan")}}, "deadline_ms: expected milliseconds above 0"),
+        ({"wamkit": {"imagined": 1}}, "imagined: expected true or false, got a int"),
+        ({"session_id": ""}, "session_id: expected a text of 1 to 200 characters"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(robot, changed, message):
+    request = {k: v for k, v in ask(**changed).items() if v is not None}
+    with pytest.raises(wamkit_client.ServerError, match=message) as caught:
+        robot.infer(request)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) <= 500
+    assert robot.infer(ask())["actions"].shape == (16, 4)
+
+
+def test_malformed_messages_are_refused_and_the_connection_goes_on(server, model):
+    with websocket.connect(server.url, compression=None) as plain:
+        assert "wamkit" in unpack(plain.recv())
+        for name, message in [*MALFORMED.items(), ("a list", pack([1])), ("a text frame", "hello")]:
+            plain.send(message)
+            said = plain.recv(10)
+            assert isinstance(said, str) and "\n" not in said and "Traceback" not in said, name
+            plain.send(pack(ask()))
+            assert unpack(plain.recv(10))["actions"].shape == (16, 4), name
+        plain.send(bytes(server.options.max_bytes + 1))
+        with pytest.raises(websockets.exceptions.ConnectionClosed) as closed:
+            plain.recv(10)
+    assert closed.value.rcvd.code == 1009
+    with wamkit_client.connect(server.url) as robot:
+        assert robot.infer(ask())["actions"].shape == (16, 4)
+
+
+@pytest.mark.parametrize("max_batch", [1, 8])
+def test_eight_robots_at_once_get_what_each_would_get_alone(run, model, max_batch):
+    """To the bit where each is answered alone, and up to rounding in batches."""
+    policy = Policy(model, replan_every=1)
+
+    def alone(robot):
+        session, chunks = None, []
+        for k in range(4):
+            _, session = policy.act(observed(ask(10 * robot + k)), session)
+            chunks.append(session.chunk)
+        return np.stack(chunks)
+
+    def served(robot):
+        with wamkit_client.connect(server.url) as client:
+            start.wait()
+            return np.stack([client.infer(ask(10 * robot + k))["actions"] for k in range(4)])
+
+    start = threading.Barrier(8)
+    with serving(run, model, max_batch=max_batch) as server, ThreadPoolExecutor(8) as pool:
+        found = np.stack(list(pool.map(served, range(8))))
+        rows = [line for line in get(server, "/metrics").splitlines() if line.startswith("wamkit_batch_rows")]
+    expected = np.stack([alone(robot) for robot in range(8)])
+    if max_batch == 1:
+        assert np.array_equal(found, expected)
+    else:
+        assert np.abs(found - expected).max() < 1e-5
+        requests, rows_of_all = (float(line.split()[1]) for line in rows if "_count" in line or "_sum" in line)
+        assert requests == 32 and rows_of_all > 32
+
+
+def test_health_and_others_do_not_wait_for_the_model(run, model, monkeypatch):
+    generate, inside = model.family.generate, threading.Event()
+
+    def slow(*args):
+        inside.set()
+        time.sleep(1.0)
+        return generate(*args)
+
+    monkeypatch.setattr(model.family, "generate", slow)
+    with serving(run, model, max_pending=1) as server, ThreadPoolExecutor(2) as pool:
+        robots = [wamkit_client.connect(server.url) for _ in range(3)]
+        first = pool.submit(robots[0].infer, ask())
+        assert inside.wait(10)
+        start = time.monotonic()
+        assert get(server, "/healthz") == "OK\n" and time.monotonic() - start < 0.5
+        second = pool.submit(robots[1].infer, ask(wamkit={"deadline_ms": 100}))
+        while server.engine.waiting < 1:
+            time.sleep(0.01)
+        with pytest.raises(wamkit_client.ServerError, match="overloaded: 1 requests wait already"):
+            robots[2].infer(ask())
+        with pytest.raises(wamkit_client.ServerError, match="the deadline passed before the request was computed"):
+            second.result(10)
+        assert first.result(10)["actions"].shape == (16, 4)
+        assert 'outcome="refused"} 2.0' in get(server, "/metrics")
+        for robot in robots:
+            robot.close()
+
+
+def test_a_newer_observation_takes_the_place_of_an_older_one(model):
+    """Of the same robot, in the queue; one that is being computed is answered."""
+    engine = Engine(model, max_batch=1)
+    obs = observed(ask())
+    with engine._change:  # nothing is taken out of the queue meanwhile
+        engine._pending["a"] = older = Request("a", obs, Query.POLICY, 1)
+        newer = threading.Thread(target=lambda: answers.append(engine.ask(Request("a", obs, Query.POLICY, 2))))
+        answers: list = []
+        newer.start()
+        time.sleep(0.1)
+    newer.join()
+    with pytest.raises(Refused, match="a newer observation of this session came"):
+        older.answer.result(10)
+    expected = model.sample([obs], "policy", seed=[2]).actions[0]
+    assert np.array_equal(answers[0].result(10).sample.actions, expected)
+    engine.stop()
+    with pytest.raises(Refused, match="the server is stopping"):
+        engine.ask(Request("a", obs, Query.POLICY, 3))
+
+
+def test_a_request_that_fails_does_not_take_others_with_it(model):
+    engine = Engine(model)
+    good, bad = observed(ask()), observed(ask())
+    bad = type(bad)(bad.images, np.full(4, 1e30, np.float32), bad.text)
+    with engine._change:
+        requests = [Request(str(i), bad if i == 1 else good, Query.POLICY, i) for i in range(3)]
+        engine._pending.update({r.session: r for r in requests})
+        engine._change.notify()
+    assert [r.answer.exception(10) is None for r in requests] == [True, False, True]
+    engine.stop()
+
+
+def test_an_answer_that_is_not_finite_is_not_sent(run, model, monkeypatch):
+    def broken(*args):
+        answer = generate(*args)
+        return (answer[0] * float("nan"), *answer[1:])
+
+    generate = model.family.generate
+    monkeypatch.setattr(model.family, "generate", broken)
+    with serving(run, model) as server, wamkit_client.connect(server.url) as robot:
+        with pytest.raises(wamkit_client.ServerError, match="the query 'policy' of this 'unified': actions"):
+            robot.infer(ask())
+        assert 'outcome="not finite"} 1.0' in get(server, "/metrics")
+        monkeypatch.setattr(model.family, "generate", generate)
+        assert robot.infer(ask())["actions"].shape == (16, 4)
+
+
+def test_a_fault_of_the_server_is_named_without_its_inside(run, model, monkeypatch):
+    monkeypatch.setattr(model.family, "generate", lambda *args: 1 / 0)
+    with serving(run, model) as server, wamkit_client.connect(server.url) as robot:
+        with pytest.raises(wamkit_client.ServerError) as caught:
+            robot.infer(ask())
+    assert str(caught.value) == "the server failed (ZeroDivisionError); its log says more"
+
+
+def test_tokens_connections_and_pages_are_checked(run, model):
+    with serving(run, model, token="a" * 20, max_connections=2, origins=("https://lab.example",)) as server:
+        for token in ("", "b" * 20):
+            with pytest.raises(ConnectionError, match="HTTP 401"):
+                wamkit_client.connect(server.url, token=token)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            get(server, "/metrics")
+        assert get(server, "/healthz") == "OK\n"
+        key = {"Authorization": "Api-Key " + "a" * 20}
+        with pytest.raises(websockets.exceptions.InvalidStatus, match="403"):
+            websocket.connect(server.url, additional_headers=key, origin="https://evil.example")
+        with websocket.connect(server.url, additional_headers=key, origin="https://lab.example") as page:
+            assert "wamkit" in unpack(page.recv())
+        robots = [wamkit_client.connect(server.url, token="a" * 20, wait=5) for _ in range(2)]
+        with pytest.raises(ConnectionError, match="HTTP 503"):
+            wamkit_client.connect(server.url, token="a" * 20)
+        robots[0].close()
+        until = time.monotonic() + 5
+        while server.connections > 1 and time.monotonic() < until:
+            time.sleep(0.01)
+        with wamkit_client.connect(server.url, token="a" * 20) as robot:
+            assert robot.infer(ask())["actions"].shape == (16, 4)
+        robots[1].close()
+
+
+def test_sessions_are_few_and_forgotten(run, model):
+    with serving(run, model, max_sessions=2) as server, wamkit_client.connect(server.url) as robot:
+        for name in ("a", "b"):
+            robot.infer(ask(session_id=name))
+        with pytest.raises(wamkit_client.ServerError, match="2 sessions are open already"):
+            robot.infer(ask(session_id="c"))
+        server.sessions._clock = lambda: time.monotonic() + 2 * server.options.session_age
+        assert robot.infer(ask(session_id=np.array([7], np.int32)))["actions"].shape == (16, 4)
+        assert list(server.sessions._sessions) == ["session 7"]
+    with serving(run, model) as server:
+        with wamkit_client.connect(server.url) as robot:
+            robot.infer(ask())
+            assert len(server.sessions) == 1
+        until = time.monotonic() + 5
+        while len(server.sessions) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not len(server.sessions) and not server.connections
+
+
+def test_roboarenas_dialect(run, model):
+    state = "state=observation/joint_position,observation/gripper_position"
+    keys = ("corner2=observation/exterior_image_0_left", state)
+    with serving(run, model, keys=keys, dialect="roboarena") as server:
+        with websocket.connect(server.url, compression=None) as plain:
+            told = unpack(plain.recv())
+            assert told == {
+                "image_resolution": [32, 32],
+                "needs_wrist_camera": False,
+                "n_external_cameras": 1,
+                "needs_stereo_camera": False,
+                "needs_session_id": True,
+                "action_space": "joint_position",
+            }
+            request = {
+                "endpoint": "infer",
+                "session_id": "episode-1",
+                "observation/exterior_image_0_left": np.zeros((32, 32, 3), np.uint8),
+                "observation/joint_position": np.zeros(3),
+                "observation/gripper_position": np.zeros(1),
+                "prompt": "go",
+            }
+            answers = []
+            for _ in range(2):
+                plain.send(pack(request))
+                answers.append(unpack(plain.recv(10)))
+            assert answers[0].shape == (16, 4) and not np.array_equal(*answers)  # the second query has another noise
+            plain.send(pack({"endpoint": "reset", "session_id": "episode-1"}))
+            assert plain.recv(10) == "reset successful"
+            plain.send(pack(request))
+            assert np.array_equal(unpack(plain.recv(10)), answers[0])
+
+
+def test_what_waits_is_answered_when_the_server_stops(run, model, monkeypatch):
+    generate, inside = model.family.generate, threading.Event()
+
+    def slow(*args):
+        inside.set()
+        time.sleep(0.5)
+        return generate(*args)
+
+    monkeypatch.setattr(model.family, "generate", slow)
+    with serving(run, model) as server, ThreadPoolExecutor(1) as pool:
+        robot = wamkit_client.connect(server.url)
+        answer = pool.submit(robot.infer, ask())
+        assert inside.wait(10)
+        server.end()
+        assert answer.result(10)["actions"].shape == (16, 4)
+        with pytest.raises((ConnectionError, wamkit_client.ServerError)):
+            robot.infer(ask())
+        with pytest.raises(ConnectionError, match=r"no server answers|refuses"):
+            wamkit_client.connect(server.url)
+
+
+def test_a_client_that_gives_up_takes_no_late_answer(run, model, monkeypatch):
+    generate = model.family.generate
+    monkeypatch.setattr(model.family, "generate", lambda *args: time.sleep(0.5) or generate(*args))
+    with serving(run, model) as server:
+        robot = wamkit_client.connect(server.url, timeout=0.1)
+        with pytest.raises(TimeoutError, match="did not answer within 0.1 s"):
+            robot.infer(ask())
+        with pytest.raises(ConnectionError, match="call connect"):
+            robot.infer(ask())
+        monkeypatch.setattr(model.family, "generate", generate)
+        robot.timeout = 10
+        robot.connect(wait=5)
+        assert robot.infer(ask())["actions"].shape == (16, 4)
+        robot.close()
+
+
+def test_the_command_serves_until_it_is_told_to_stop(run, tmp_path):
+    """With a token and TLS, as an address needs that others reach. It ends with code 0."""
+    token, cert, key = tmp_path / "token.txt", tmp_path / "cert.pem", tmp_path / "key.pem"
+    token.write_text("0123456789abcdef0123\n")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)],
+        check=True,
+        capture_output=True,
+    )
+    command = [sys.executable, "-m", "wamkit", "serve", str(run), "--port", "0", "--host", "0.0.0.0"]
+    command += ["--token-file", str(token), "--tls", str(cert), str(key), "--queries", "policy", "joint"]
+    environ = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ) as process:
+        try:
+            said = []
+            for line in process.stdout:
+                said.append(line.strip())
+                if line.startswith("serving at"):
+                    break
+            assert "observation/images/corner2: uint8 (any, any, 3)" in said
+            assert said[-1].startswith("serving at wss://0.0.0.0:")
+            url = f"wss://127.0.0.1:{said[-1].rpartition(':')[2]}"
+            trusting = ssl.create_default_context(cafile=str(cert))
+            with wamkit_client.connect(url, token="0123456789abcdef0123", tls=trusting, wait=10) as robot:
+                assert robot.metadata["wamkit"]["queries"] == ["policy", "joint"]
+                assert robot.metadata["wamkit"]["weights"] and robot.infer(ask())["actions"].shape == (16, 4)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "can be reached from other machines: name a file that holds a token, --token-file"),
+        (["--token-file", "missing"], "missing cannot be read"),
+        (["--token-file", "short"], "a token has 16 ASCII characters or more"),
+        (["--tls", "short", "short"], "not a certificate and its key"),
+        (["--queries", "plicy"], "there is no query 'plicy' (did you mean 'policy'?)"),
+        (["--queries"], "name at least one query"),
+        (["--keys", "corner=x", "state=y"], "there is no 'corner' (did you mean 'corner2'?)"),
+        (["--port", "PORT"], "cannot listen on 127.0.0.1:"),
+    ],
+)
+def test_bad_options_are_refused(run, tmp_path, monkeypatch, capsys, options, message):
+    from wamkit.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short").write_text("abc")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert main(["serve", str(run), *(port if word == "PORT" else word for word in options)]) == 1
+    said = capsys.readouterr().err
+    assert message in said and len(said.strip().splitlines()) == 1
+
+
+def test_the_log_is_one_line_of_json_an_event(server, robot, caplog):
+    with caplog.at_level("INFO", "wamkit.serving"):
+        with pytest.raises(wamkit_client.ServerError):
+            robot.infer({})
+        wamkit_client.connect(server.url).close()
+    events = [json.loads(r.message) for r in caplog.records if r.name == "wamkit.serving"]
+    assert {"request malformed", "connected"} <= {e["event"] for e in events}
+    assert all("\n" not in r.message for r in caplog.records)
