@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -14,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -427,3 +429,20 @@ def test_the_log_is_one_line_of_json_an_event(server, robot, caplog):
     events = [json.loads(r.message) for r in caplog.records if r.name == "wamkit.serving"]
     assert {"request malformed", "connected"} <= {e["event"] for e in events}
     assert all("\n" not in r.message for r in caplog.records)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node")
+def test_a_client_of_another_language_gets_the_same_arrays(server):
+    """Written from the protocol alone, in JavaScript."""
+    file = Path(__file__).with_name("client.mjs")
+    command = ["node", "--experimental-websocket", "--no-warnings", str(file), server.url, "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    image = (np.arange(48 * 64 * 3) * 7 % 256).astype(np.uint8).reshape(48, 64, 3)
+    state = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    request = {**ask(), "observation/images/corner2": image, "observation/state": state}
+    with wamkit_client.connect(server.url) as robot:
+        expected = [robot.infer(request)["actions"] for _ in range(5)]
+    assert all(a["shape"] == [16, 4] and a["dtype"] == "<f4" for a in answers)
+    assert np.array_equal([np.float32(a["values"]).reshape(16, 4) for a in answers], expected)
