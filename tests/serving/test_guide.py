@@ -50,7 +50,8 @@ def test_the_guide_is_followed(run, model, tmp_path, monkeypatch):
         )
         assert _token(args) == ("0123456789abcdef" if "0.0.0.0" in words else "")
     with serving(run, model, queries=(Query.POLICY,)) as server:
-        names = asked(blocks("docs/serving.md", "python")[0], server)
+        names = asked("\n".join(blocks("docs/serving.md", "python")), server)
+        assert names["runner"].counts.steps == 3 and names["runner"].counts.held == 3
         assert names["actions"].shape == (16, 4) and names["actions"].dtype == np.float32
         told = names["robot"].metadata["wamkit"]
         assert {"inputs", "actions", "fps", "chunk", "queries", "run"} <= set(told)

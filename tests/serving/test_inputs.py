@@ -107,7 +107,7 @@ def test_keys_are_checked():
 
 
 def test_a_client_is_told_names_and_units():
-    fields = Field("arm", 0, 2, "joint", unit="rad"), Field("grip", 2, 3, "gripper", unit="1")
+    fields = Field("arm", 0, 2, "joint", unit="rad"), Field("grip", 2, 3, "gripper", "velocity", unit="1")
     metadata = DatasetMetadata("here", "arm", state=fields, action=fields[:1])
     spec = Spec(("front", "wrist"), 32, 32, 3, 2, chunk=4, frame_offsets=(2, 4))
     told = inputs(metadata=metadata).described(spec, ((-1, 1), (0, 2)))
@@ -123,6 +123,7 @@ def test_a_client_is_told_names_and_units():
         "dtype": "float32",
         "names": ["arm_0", "arm_1"],
         "units": ["rad", "rad"],
+        "still": [False, False],
         "low": [-1, 0],
         "high": [1, 2],
     }

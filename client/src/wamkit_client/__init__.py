@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from wamkit_client.chunks import Chunks
     from wamkit_client.client import Client, ServerError, connect
     from wamkit_client.protocol import ProtocolError
+    from wamkit_client.runner import Runner
+    from wamkit_client.safety import Guard, Limits, Unsafe
 
-_MODULES = {"Client": "client", "ServerError": "client", "connect": "client", "ProtocolError": "protocol"}
-__all__ = ["Client", "ProtocolError", "ServerError", "connect"]
+_MODULES = {
+    "Chunks": "chunks",
+    "Client": "client",
+    "Guard": "safety",
+    "Limits": "safety",
+    "ProtocolError": "protocol",
+    "Runner": "runner",
+    "ServerError": "client",
+    "Unsafe": "safety",
+    "connect": "client",
+}
+__all__ = ["Chunks", "Client", "Guard", "Limits", "ProtocolError", "Runner", "ServerError", "Unsafe", "connect"]
 
 
 def __getattr__(name: str) -> Any:

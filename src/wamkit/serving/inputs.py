@@ -199,7 +199,7 @@ class Inputs:
         return f"float32 ({self.state},)" if len(self.keys.state) == 1 else f"float32, {self.state} values in all"
 
     def described(self, spec: Spec, bounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-        """The entries "inputs" and "actions" of the server's metadata.
+        """The entries "inputs" and "actions" of the server's metadata. In "still" dimensions stand still at zero.
 
         bounds: (lowest, highest) value of each action dimension; empty where unknown.
         """
@@ -211,6 +211,9 @@ class Inputs:
         inputs[" + ".join(self.keys.state)] = {"shape": [self.state], "dtype": "float32"} | _named(states, self.state)
         inputs[self.keys.prompt] = {"shape": [], "dtype": "str"}
         told = {"shape": [spec.chunk, self.action], "dtype": "float32"} | _named(actions, self.action)
+        if actions:
+            moves = [f for f in actions if f.representation in ("delta", "velocity", "relative")]
+            told["still"] = [any(f.start <= i < f.stop for f in moves) for i in range(self.action)]
         if bounds:
             low, high = zip(*bounds, strict=True)
             told |= {"low": list(map(float, low)), "high": list(map(float, high))}
