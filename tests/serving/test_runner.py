@@ -164,7 +164,7 @@ def test_an_action_that_is_not_finite_stops_the_robot():
 
 
 def test_the_loop_does_not_wait_for_a_slow_model(run, model, monkeypatch):
-    """A model of 0.1 s in a loop of 50 Hz: every step returns at once, and chunks are taken from the present step on."""
+    """A model of 0.1 s in a loop of 50 Hz: every step returns at once, and no chunk is taken from its beginning."""
     generate = model.family.generate
     monkeypatch.setattr(model.family, "generate", lambda *args: time.sleep(0.1) or generate(*args))
     with serving(run, model) as server, wamkit_client.connect(server.url) as robot:

@@ -208,11 +208,15 @@ class Runner:
         return None
 
     def _reconnect(self) -> None:
+        said = ""
         while not self._closing:
             try:
                 self.client.connect(wait=1.0)
                 self.counts.reconnected += 1
+                _LOG.warning("connected to %s again", self.client.url)
                 return
             except (ConnectionError, TimeoutError, ServerError) as error:
-                _LOG.warning("%s", error)
+                if str(error) != said:
+                    said = str(error)
+                    _LOG.warning("%s", said)
                 time.sleep(0.05)
