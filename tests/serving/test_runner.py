@@ -13,7 +13,8 @@ from servers import ask, serving
 from wamkit_client import Chunks, Guard, Limits, Runner, Unsafe
 
 H, SIZE = 8, 2
-METADATA = {"wamkit": {"actions": {"shape": [H, SIZE], "low": [-1000, -1000], "high": [1000, 1000]}}}
+ACTIONS = {"shape": [H, SIZE], "low": [-1000, -1000], "high": [1000, 1000], "still": [False, False]}
+METADATA = {"wamkit": {"actions": ACTIONS, "fps": 16}}
 
 
 class Stub:
@@ -22,7 +23,7 @@ class Stub:
     def __init__(self, metadata=METADATA):
         self.metadata, self.let, self.asked = metadata, threading.Semaphore(0), threading.Semaphore(0)
         self.broken: Exception | None = None
-        self.connected = 0
+        self.closed, self.url, self.executed, self.images = False, "here", [], []
 
     def infer(self, observation):
         self.asked.release()
@@ -30,10 +31,12 @@ class Stub:
         if self.broken is not None:
             raise self.broken
         q = observation["step"]
+        self.executed.append(observation.get("wamkit", {}).get("executed"))
+        self.images.append(observation.get("image", [0])[0])
         return {"actions": np.array([[q + i, q] for i in range(H)], np.float32)}
 
-    def connect(self, wait):
-        self.connected, self.broken = self.connected + 1, None
+    def reconnect(self, wait):
+        self.broken = None
 
 
 class Loop:
@@ -41,7 +44,8 @@ class Loop:
 
     def __init__(self, **options):
         self.now, self.stub = 100.0, Stub(options.pop("metadata", METADATA))
-        self.runner = Runner(self.stub, hz=16, clock=lambda: self.now, **options)
+        options.setdefault("first", np.zeros(SIZE))
+        self.runner = Runner(self.stub, clock=lambda: self.now, **options)
         self.k = -1
 
     def step(self, seconds=0.0625):
@@ -103,14 +107,13 @@ def test_without_answers_the_robot_stands_still_and_then_stops():
 
 
 def test_displacements_stand_still_at_zero():
-    told = {"wamkit": {"actions": {**METADATA["wamkit"]["actions"], "still": [True, False]}}}
+    told = {"wamkit": {"actions": {**ACTIONS, "still": [True, False]}, "fps": 16}}
     loop = Loop(metadata=told, replan_every=8)
     loop.step()
     loop.answer()
     for _ in range(7):
         last = loop.step()
     assert last.tolist() == [7, 0]
-    loop.stub.broken = RuntimeError
     assert loop.step().tolist() == [0, 0]
     loop.runner.close()
 
@@ -131,20 +134,14 @@ def test_plans_of_before_a_gap_are_dropped():
 
 
 def test_actions_stay_within_limits():
-    limits = Limits.of(
-        {"wamkit": {"actions": {"shape": [4, 2], "low": [-1, -2], "high": [1, 2]}}}, high=[0.5, 9], rate=0.4, jerk=0.3
-    )
-    assert limits.low.tolist() == [-1, -2] and limits.high.tolist() == [0.5, 2]
-    guard, path = Guard(limits, np.zeros(2)), []
-    for _ in range(6):
-        path.append(guard(np.array([9.0, 9.0])))
-    x = np.array([np.zeros(2), *path])
-    change = np.diff(x, axis=0)
-    assert np.abs(change).max() <= 0.4 + 1e-6 and np.abs(np.diff(change[:, 1])).max() <= 0.3 + 1e-6
-    assert x[-1].tolist() == pytest.approx([0.5, 0.3 + 5 * 0.4 - 0.3], abs=1e-5) and guard.limited == 6
+    told = {"wamkit": {"actions": {"shape": [4, 2], "low": [-1, -2], "high": [1, 2]}}}
+    limits = Limits.of(told, high=[0.5, 9], rate=0.4, jerk=0.3)
+    assert limits.low.tolist() == [-1, -2] and limits.high.tolist() == [0.5, 2] and limits.still is None
     for bad, message in ((np.array([np.nan, 0]), "value 0 of an action is not finite"), (np.zeros(3), "shape")):
         with pytest.raises(Unsafe, match=message):
-            guard(bad)
+            Guard(limits)(bad)
+        with pytest.raises(Unsafe, match=message):
+            Guard(limits, bad)
     for given, message in (
         ({"low": [3, 3]}, "is above high"),
         ({"rate": 0}, "rate: expected numbers above 0"),
@@ -152,6 +149,80 @@ def test_actions_stay_within_limits():
     ):
         with pytest.raises(ValueError, match=message):
             Limits.of({"wamkit": {"actions": {"shape": [4, 2], "high": [1, 1]}}}, **given)
+
+
+@pytest.mark.parametrize(("rate", "jerk"), [(0.2, 0.02), (0.2, 0.1), (0.5, 0.3), (None, 0.05), (0.1, None)])
+def test_a_target_is_reached_without_passing_it(rate, jerk):
+    """Within the rate and the jerk at every step, up to the target, and it stays there; from outside the bounds too."""
+    limits = Limits.of({}, low=[-1, -1], high=[1, 2], rate=rate and [rate] * 2, jerk=jerk and [jerk] * 2)
+    guard, path = Guard(limits, np.array([0.0, 5.0])), [np.array([0.0, 5.0])]
+    for _ in range(150):
+        path.append(guard(np.array([9.0, -9.0])))
+    x = np.array(path, np.float64)
+    change = np.diff(x, axis=0)
+    assert x[-1].tolist() == pytest.approx([1, -1], abs=1e-6)
+    assert x[:, 0].max() <= 1 + 1e-6 and x[:, 1].min() >= -1 - 1e-6
+    assert rate is None or np.abs(change).max() <= rate + 1e-6
+    assert jerk is None or np.abs(np.diff(change, axis=0, prepend=np.zeros((1, 2)))).max() <= jerk + 1e-6
+
+
+def test_standing_still_moves_nothing():
+    """Neither into the bounds, which an arm may begin outside of, nor along a displacement that is never zero."""
+    limits = Limits(np.array([0.05, 0.0]), np.array([1.0, 1.0]), np.array([0.1, 0.1]), None, np.array([True, False]))
+    guard = Guard(limits, np.array([0.0, 5.0]))
+    assert [guard.hold().tolist() for _ in range(3)] == [[0, 5]] * 3
+    guard(np.array([1.0, 1.0]))
+    assert guard.hold().tolist() == pytest.approx([0, 4.9])
+    for unknown, message in ((Limits(), "give still="), (Limits(still=np.array([True, False])), "give first=")):
+        with pytest.raises(Unsafe, match=message):
+            Guard(unknown).hold()
+    assert Guard(Limits(still=np.array([True, True]))).hold().tolist() == [0, 0]
+
+
+def test_a_runner_asks_for_what_nothing_tells():
+    for metadata, options, message in (
+        ({}, {}, "give replan_every="),
+        ({}, {"replan_every": 4}, "give hz="),
+        ({}, {"replan_every": 4, "hz": 20}, r"give limits=Limits.of\(client.metadata, still="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Runner(Stub(metadata), **options)
+    loop = Loop(first=None)
+    with pytest.raises(Unsafe, match="give first="):
+        loop.step()
+    loop.runner.close(0)
+
+
+def test_the_server_is_told_what_was_executed_and_a_copy_of_what_was_seen():
+    loop, seen = Loop(replan_every=3), {"step": 0, "image": np.zeros(3)}
+    for k in range(8):
+        seen["step"], seen["image"][:] = k, k  # the robot's own buffers
+        loop.now += 0.0625
+        loop.runner.step(seen)
+        if k % 3 == 1:
+            loop.answer()
+    assert loop.stub.executed == [None, 3, 3] and loop.stub.images == [0, 3, 6]
+    assert list(loop.runner.delays) == [2, 2]
+    loop.runner.close()
+
+
+def test_refusals_are_answered_with_patience():
+    """A server that fails in any way is asked after 1, 2, 4, ... steps, and the thread lives on."""
+    loop = Loop(replan_every=2)
+    asked = []
+    for k in range(16):
+        loop.step()
+        if loop.runner._busy:
+            asked.append(k)
+            loop.stub.broken = [ValueError("x"), KeyError("actions"), RuntimeError("overloaded")][len(asked) % 3]
+            loop.answer()
+    assert asked == [0, 1, 3, 7, 15] and loop.runner.counts.failed == 5
+    loop.stub.broken = None
+    while not loop.runner._busy:
+        loop.step()
+    loop.answer()
+    assert loop.step().tolist() != [0, 0] and loop.runner.counts.answered == 1
+    loop.runner.close()
 
 
 def test_an_action_that_is_not_finite_stops_the_robot():
@@ -168,7 +239,8 @@ def test_the_loop_does_not_wait_for_a_slow_model(run, model, monkeypatch):
     generate = model.family.generate
     monkeypatch.setattr(model.family, "generate", lambda *args: time.sleep(0.1) or generate(*args))
     with serving(run, model) as server, wamkit_client.connect(server.url) as robot:
-        with Runner(robot, hz=50, replan_every=4) as runner:
+        limits = Limits.of(robot.metadata, still=[True] * 4)
+        with Runner(robot, hz=50, replan_every=4, limits=limits) as runner:
             took = []
             for _ in range(60):
                 start = time.monotonic()
@@ -185,7 +257,8 @@ def test_a_server_that_is_killed_is_found_again(run, model):
     with ExitStack() as first:
         server = first.enter_context(serving(run, model))
         port, robot = server.port, wamkit_client.connect(server.url, timeout=5)
-        runner = Runner(robot, hz=50, replan_every=4, stop_after=30)
+        still = Limits.of(robot.metadata, still=[False] * 4)
+        runner = Runner(robot, hz=50, replan_every=4, stop_after=30, limits=still, first=np.zeros(4))
 
         def steps(count):
             found = []

@@ -46,6 +46,8 @@ class Client:
         if token:
             self._options["additional_headers"] = {"Authorization": f"Api-Key {token}"}
         self._open = ExitStack()
+        self.closed = False
+        """True after `close`, until `connect` is called."""
         self._socket: ClientConnection | None = None
         self.metadata: dict[str, Any] = {}
         self.connect(wait)
@@ -55,7 +57,14 @@ class Client:
 
         Raises ConnectionError if the server does not answer within `wait` seconds, or refuses the connection.
         """
-        self.close()
+        self.closed = False
+        self.reconnect(wait)
+
+    def reconnect(self, wait: float = 0.0) -> None:
+        """The same for a connection that was lost, unless it was closed on purpose. Raises as `connect`."""
+        self._drop()
+        if self.closed:
+            raise ConnectionError(f"the connection to {self.url} was closed")
         until = time.monotonic() + wait
         while True:
             try:
@@ -86,15 +95,22 @@ class Client:
             self._socket.send(message)
             answer = self._socket.recv(self.timeout)
         except TimeoutError:
-            self.close()
+            self._drop()
             raise TimeoutError(f"{self.url} did not answer within {self.timeout:g} s") from None
         except (ConnectionClosed, OSError) as error:
-            self.close()
+            self._drop()
             raise ConnectionError(f"the connection to {self.url} was lost ({error})") from None
+        except BaseException:  # Ctrl-C: the answer still comes, and would be taken for that to another observation
+            self._drop()
+            raise
         return self._read(answer)
 
     def close(self) -> None:
-        """Closes the connection, if there is one."""
+        """Closes the connection, if there is one. A `Runner` does not make it anew."""
+        self.closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         self._socket = None
         self._open.close()
 
@@ -103,7 +119,7 @@ class Client:
             raise ServerError(answer)
         message = unpack(answer, self._max_bytes)
         if not isinstance(message, dict):
-            self.close()
+            self._drop()
             raise ProtocolError(f"{self.url} answered with a {type(message).__name__}, not with a mapping")
         return message
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from wamkit_client.chunks import Chunks, Joining
-from wamkit_client.client import Client, ServerError
+from wamkit_client.client import Client
 from wamkit_client.protocol import ProtocolError
 from wamkit_client.safety import Guard, Limits, Unsafe
 
@@ -46,25 +46,28 @@ class Counts:
 
 
 class Runner:
-    """Acts at `hz` with the answers of `client`.
+    """Acts with the answers of `client`, a step a period.
 
+    hz: steps a second; those of the data that the model learned from if not given.
     chunking: see `Chunks`.
     replan_every: steps between two queries, or more where the last one is not answered yet; half of a chunk if not
         given.
     limits: `Limits.of(client.metadata)` if not given.
     stop_after: seconds without an action after which the robot is stopped for good.
     on_stop: called once, with the reason, when it is.
-    first: what was commanded before the first step, for the rate limit; None if unknown.
+    first: what was commanded before the first step: where the robot stands still until the first answer, and from where
+        the rate is limited. It may be left out where all dimensions stand still at zero.
     clock: seconds, monotonic.
 
     Use it as a context manager, or call `close`.
+    Raises ValueError where neither the server nor the arguments say what is needed, and Unsafe for a bad `first`.
     """
 
     def __init__(
         self,
         client: Client,
         *,
-        hz: float,
+        hz: float | None = None,
         chunking: Joining = "switch",
         replan_every: int | None = None,
         limits: Limits | None = None,
@@ -74,34 +77,46 @@ class Runner:
         clock: Callable[[], float] = time.monotonic,
     ):
         told = client.metadata.get("wamkit", {})
-        shape = told.get("actions", {}).get("shape")
-        if shape is None and replan_every is None:
-            raise ValueError("the server does not tell the length of a chunk: give replan_every")
-        self.client, self.period, self.stop_after, self.on_stop = client, 1 / hz, stop_after, on_stop
+        shape, fps = told.get("actions", {}).get("shape"), told.get("fps")
+        limits = limits or Limits.of(client.metadata)
+        if replan_every is None and shape is None:
+            raise ValueError("the server does not tell the length of a chunk: give replan_every=")
+        if hz is None and fps is None:
+            raise ValueError("the server does not tell the rate of its data: give hz=")
+        if limits.still is None:
+            raise ValueError(
+                "the server does not tell which dimensions of an action stand still at zero (displacements, "
+                "velocities): give limits=Limits.of(client.metadata, still=[...])"
+            )
+        if hz is not None and fps is not None and abs(hz / fps - 1) > 0.01:
+            _LOG.warning("acting at %g Hz, the data are of %g Hz: motions take %.2g times as long", hz, fps, fps / hz)
+        self.client, self.stop_after, self.on_stop = client, stop_after, on_stop
+        self.period = 1 / (hz or fps)
+        """Seconds of a step."""
         self.replan_every = replan_every or max(1, shape[0] // 2)
-        self.guard = Guard(limits or Limits.of(client.metadata), first)
+        self.guard = Guard(limits, first)
         self.counts, self.stopped = Counts(), ""
         self.delays: deque[int] = deque(maxlen=100)
         """Steps from observation to answer, of the last queries."""
-        self._size = None if shape is None else shape[1]
-        self._chunks, self._clock = Chunks(chunking), clock
+        self._chunks, self._clock, self._counts_steps = Chunks(chunking), clock, bool(told)
         self._step = -1
-        self._asked: int | None = None
         self._before: float | None = None
         self._acted: float | None = None
+        # What follows is shared with the thread.
         self._change = threading.Condition()
-        self._wanted: tuple[int, Mapping[str, Any]] | None = None
+        self._wanted: tuple[int, dict[str, Any]] | None = None
         self._came: deque[tuple[int, np.ndarray]] = deque()
         self._busy, self._closing, self._dropped = False, False, 0
-        self._thread = threading.Thread(target=self._query, name="wamkit-runner", daemon=True)
+        self._next, self._failures = 0, 0
+        self._answered: int | None = None
+        self._thread = threading.Thread(target=self._run, name="wamkit-runner", daemon=True)
         self._thread.start()
 
     def step(self, observation: Mapping[str, Any]) -> np.ndarray:
         """The action for this step, float32 (a,). Returns at once.
 
-        observation: what the server is asked with, if it is asked at this step.
-        Raises Unsafe where nothing is known yet of the action's size: before the first answer, of a server that does
-        not tell it.
+        observation: what the server is asked with, if it is asked at this step. It is copied.
+        Raises Unsafe before the first answer, where the robot is not known to stand still: see `first`.
         """
         now = self._clock()
         self._step += 1
@@ -112,16 +127,16 @@ class Runner:
                 asked, actions = self._came.popleft()
                 self.delays.append(self._step - asked)
                 self._chunks.add(asked, actions)
-            due = self._asked is None or self._step - self._asked >= self.replan_every
-            if not self._busy and due and not self.stopped:
-                self._wanted, self._busy, self._asked = (self._step, observation), True, self._step
+            if not self._busy and self._step >= self._next and not self.stopped:
+                copied = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in observation.items()}
+                self._wanted, self._busy, self._next = (self._step, copied), True, self._step + self.replan_every
                 self.counts.asked += 1
                 self._change.notify()
         action = None if self.stopped else self._chunks.at(self._step)
         if action is not None:
             try:
                 safe = self.guard(action)
-                self.counts.limited, self._acted, self._size = self.guard.limited, now, len(safe)
+                self.counts.limited, self._acted = self.guard.limited, now
                 return safe
             except Unsafe as error:
                 self.stop(f"{error}")
@@ -137,11 +152,12 @@ class Runner:
         if self.on_stop is not None:
             self.on_stop(reason)
 
-    def close(self) -> None:
-        """Ends the thread. The client stays open."""
+    def close(self, seconds: float = 2.0) -> None:
+        """Ends the thread, and waits for up to so many seconds for a query under way. The client stays open."""
         with self._change:
             self._closing = True
             self._change.notify()
+        self._thread.join(seconds)
 
     def __enter__(self) -> Runner:
         return self
@@ -155,10 +171,7 @@ class Runner:
             self._acted = now
         elif now - self._acted > self.stop_after and not self.stopped:
             self.stop(f"no action for {now - self._acted:.1f} s")
-        size = self._size if self.guard.last is None else len(self.guard.last)
-        if size is None:
-            raise Unsafe("nothing is known of the action yet: give first=")
-        return self.guard(self.guard.holding(size))
+        return self.guard.hold()
 
     def _notice_gap(self, now: float) -> None:
         """Drops all plans where the loop, or the clock, was away: the world has moved on since."""
@@ -168,11 +181,12 @@ class Runner:
             self._chunks.clear()
             with self._change:
                 self._came.clear()
-                self._asked = None
-            self._dropped = self._step
+                self._next = self._dropped = self._step
+            if self._acted is not None:
+                self._acted = now  # the server was not asked meanwhile
         self._before = now
 
-    def _query(self) -> None:
+    def _run(self) -> None:
         """Asks, in a thread of its own; makes a lost connection anew."""
         while True:
             with self._change:
@@ -182,40 +196,47 @@ class Runner:
                     return
                 asked, observation = self._wanted
                 self._wanted = None
-            actions = self._answer(observation)
+            actions = self._answer(asked, observation)
             with self._change:
                 self._busy = False
                 if actions is None:
-                    self._asked = None  # ask again at the next step
-                elif asked >= self._dropped:
-                    self._came.append((asked, actions))
+                    self._failures += 1
+                    self._next = self._step + min(2 ** (self._failures - 1), 16)
+                else:
+                    self._failures = 0
+                    if asked >= self._dropped:
+                        self._came.append((asked, actions))
 
-    def _answer(self, observation: Mapping[str, Any]) -> np.ndarray | None:
-        """The chunk for an observation; None where there is none."""
+    def _answer(self, asked: int, observation: dict[str, Any]) -> np.ndarray | None:
+        """The chunk for the observation of step `asked`; None where there is none."""
+        if self._counts_steps and self._answered is not None:
+            options = observation.get("wamkit", {})
+            observation["wamkit"] = {"executed": asked - self._answered, **options}
         try:
-            actions = np.asarray(self.client.infer(dict(observation))["actions"], np.float32)
+            actions = np.asarray(self.client.infer(observation)["actions"], np.float32)
             if actions.ndim != 2 or not len(actions):
                 raise ProtocolError(f"actions of shape {actions.shape}")
             self.counts.answered += 1
+            self._answered = asked
             return actions
-        except (ServerError, ProtocolError, KeyError) as error:
-            self.counts.failed += 1
-            _LOG.warning("no answer: %s", error)
         except (ConnectionError, TimeoutError) as error:
             self.counts.failed += 1
             _LOG.warning("%s", error)
             self._reconnect()
+        except Exception as error:  # a thread that ends would leave the robot without answers
+            self.counts.failed += 1
+            _LOG.warning("no answer: %s", error)
         return None
 
     def _reconnect(self) -> None:
-        said = ""
-        while not self._closing:
+        said, self._answered = "", None
+        while not self._closing and not self.client.closed:
             try:
-                self.client.connect(wait=1.0)
+                self.client.reconnect(wait=1.0)
                 self.counts.reconnected += 1
                 _LOG.warning("connected to %s again", self.client.url)
                 return
-            except (ConnectionError, TimeoutError, ServerError) as error:
+            except Exception as error:
                 if str(error) != said:
                     said = str(error)
                     _LOG.warning("%s", said)
