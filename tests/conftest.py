@@ -103,12 +103,15 @@ def untrained_run(
     env: str = "metaworld",
     width: int = 32,
     depth: int = 1,
+    past_offsets: tuple[int, ...] = (),
+    **model: Any,
 ) -> Path:
     """A model as it was before its first step, for MetaWorld with 32x32 pixels; `bc` imagines nothing."""
-    spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4)
+    spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4, past_offsets=past_offsets)
     numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
-    config = RunConfig(family, family_class(family).Config(width=width, depth=depth, heads=2))
-    config = replace(config, train=replace(config.train, seed=seed))
+    config = RunConfig(family, family_class(family).Config(width=width, depth=depth, heads=2, **model))
+    window = replace(config.window, past_offsets=past_offsets)
+    config = replace(config, train=replace(config.train, seed=seed), window=window)
     provenance = Provenance(EnvSpec(env, tuple(tasks), options), seeds=(0,), episodes=1)
     save_checkpoint(
         out / "checkpoints",

@@ -28,7 +28,7 @@ def ask(seed=0, **more):
 
 
 @contextmanager
-def serving(run, model, max_batch=8, max_pending=64, keys=(), **options):
+def serving(run, model, max_batch=8, max_pending=64, keys=(), prompt="", metadata=None, **options):
     """A `PolicyServer` in a thread of its own. It has stopped when the block ends."""
     engine = Engine(model, max_batch=max_batch, max_pending=max_pending)
     chosen = replace(
@@ -37,7 +37,9 @@ def serving(run, model, max_batch=8, max_pending=64, keys=(), **options):
     started, made = threading.Event(), []
 
     async def main():
-        server = PolicyServer(engine, Inputs.of(Run.open(run), words=keys), chosen, {"run": "here"})
+        inputs = Inputs.of(Run.open(run), words=keys, prompt=prompt)
+        inputs.metadata = metadata
+        server = PolicyServer(engine, inputs, chosen, {"run": "here"})
         async with server:
             made.extend([server, asyncio.get_running_loop()])
             started.set()

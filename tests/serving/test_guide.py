@@ -12,6 +12,7 @@ from servers import serving
 from wamkit.cli.drive import Drive
 from wamkit.cli.parse import parse
 from wamkit.cli.serve import Serve, _token
+from wamkit.metadata import DatasetMetadata, Field
 from wamkit.runs.run import Run
 from wamkit.serving.inputs import Inputs, given_keys
 from wamkit.serving.server import OPTIONS
@@ -51,7 +52,9 @@ def test_the_guide_is_followed(run, model, tmp_path, monkeypatch):
             }[len(args.keys)]
         )
         assert _token(args) == ("0123456789abcdef" if "0.0.0.0" in words else "")
-    with serving(run, model, queries=(Query.POLICY,)) as server:
+    moves = Field("hand", 0, 3, "position", "delta"), Field("gripper", 3, 4, "gripper")
+    metadata = DatasetMetadata("MetaWorld", "sawyer", action=moves)
+    with serving(run, model, queries=(Query.POLICY,), metadata=metadata) as server:
         names = asked("\n".join(blocks("docs/serving.md", "python")), server)
         assert names["runner"].counts.steps == 3 and names["runner"].counts.held == 3
         assert names["actions"].shape == (16, 4) and names["actions"].dtype == np.float32

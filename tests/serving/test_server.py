@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -26,10 +27,15 @@ from frames import MALFORMED
 from servers import ask, serving
 from wamkit_client.protocol import pack, unpack
 
+from conftest import untrained_run
+from wamkit.inference.model import load
 from wamkit.inference.policy import Policy
+from wamkit.metadata import DatasetMetadata, Field
+from wamkit.nn.options import TargetConfig
 from wamkit.serving.engine import Engine, Refused, Request
 from wamkit.serving.inputs import Inputs
-from wamkit.types import Query
+from wamkit.serving.server import example
+from wamkit.types import Query, WamkitError
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +106,16 @@ def test_other_queries_answer_as_the_model_does(robot, model):
         ({"wamkit": {"query": "policy", "actions": np.zeros((16, 4))}}, "the query 'policy' takes no actions"),
         ({"wamkit": {"query": "forward", "actions": np.zeros((15, 4))}}, r"expected finite float32 \(16, 4\)"),
         ({"wamkit": {"query": "inverse", "future": np.zeros((2, 1, 4, 4, 3))}}, "expected uint8"),
-        ({"wamkit": {"steps": 0}}, "steps: expected a whole number from 1 to 1000"),
+        ({"wamkit": {"steps": 0}}, "steps: expected a whole number from 1 to 100"),
         ({"wamkit": {"seed": -1}}, "seed: expected a whole number from 0"),
         ({"wamkit": {"seed": True}}, "seed: expected a whole number from 0"),
         ({"wamkit": {"deadline_ms": 0}}, "deadline_ms: expected milliseconds above 0"),
         ({"wamkit": {"deadline_ms": float("nan")}}, "deadline_ms: expected milliseconds above 0"),
         ({"wamkit": {"imagined": 1}}, "imagined: expected true or false, got a int"),
         ({"session_id": ""}, "session_id: expected a text of 1 to 200 characters"),
+        ({"endpoint": np.zeros(2)}, "endpoint: expected 'infer' or 'reset'"),
+        ({"endpoint": "kill"}, "endpoint: expected 'infer' or 'reset'"),
+        ({"observation/state": np.full(4, 1e300)}, "value 0 is not finite"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(robot, changed, message):
@@ -272,29 +281,122 @@ def test_tokens_connections_and_pages_are_checked(run, model):
         robots[1].close()
 
 
-def test_sessions_are_few_and_forgotten(run, model):
+def test_sessions_are_a_connections_own(run, model):
+    """Names of sessions reach no other client; one too many takes the place of the client's own oldest."""
     with serving(run, model, max_sessions=2) as server, wamkit_client.connect(server.url) as robot:
-        for name in ("a", "b"):
-            robot.infer(ask(session_id=name))
-        with pytest.raises(wamkit_client.ServerError, match="2 sessions are open already"):
-            robot.infer(ask(session_id="c"))
-        server.sessions._clock = lambda: time.monotonic() + 2 * server.options.session_age
-        assert robot.infer(ask(session_id=np.array([7], np.int32)))["actions"].shape == (16, 4)
-        assert list(server.sessions._sessions) == ["session 7"]
+        first = robot.infer(ask(session_id="a"))["actions"]
+        second = robot.infer(ask(session_id="a"))["actions"]
+        assert not np.array_equal(first, second)
+        with wamkit_client.connect(server.url) as other:
+            assert np.array_equal(other.infer(ask(session_id="a"))["actions"], first)
+            with wamkit_client.connect(server.url) as third:
+                with pytest.raises(wamkit_client.ServerError, match="2 sessions are open already"):
+                    third.infer(ask())
+            assert np.array_equal(robot.infer(ask(session_id="b"))["actions"], first)  # in the place of its own "a"
+            assert np.array_equal(robot.infer(ask(session_id="a"))["actions"], first)
+            assert np.array_equal(other.infer(ask(session_id="a"))["actions"], second)
+            server.sessions._clock = lambda: time.monotonic() + 2 * server.options.session_age
+            robot.infer(ask(session_id=np.array([7], np.int32)))
+            assert [name for _, name in server.sessions._sessions] == ["7"]
     with serving(run, model) as server:
         with wamkit_client.connect(server.url) as robot:
-            robot.infer(ask())
-            assert len(server.sessions) == 1
+            for name in "abc":
+                robot.infer(ask(session_id=name))
+            assert len(server.sessions) == 3
         until = time.monotonic() + 5
         while len(server.sessions) and time.monotonic() < until:
             time.sleep(0.01)
         assert not len(server.sessions) and not server.connections
 
 
+@pytest.mark.parametrize("memory", [False, True])
+def test_a_model_with_history_is_shown_what_its_session_saw(tmp_path, memory):
+    """At its own steps, whatever is refused in between, and whether or not requests wait for each other."""
+    options = {"chunk_causal": True, "targets": TargetConfig(shared_level=True)} if memory else {}
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {}, "unified", past_offsets=(-16, -8), **options)
+    model = load(run)
+    seen, expected = [observed(ask(k)) for k in range(4)], []
+    for k in range(4):  # 8 steps pass between two queries
+        past = (seen[k - 2] if k > 1 else None, seen[k - 1] if k else None)
+        noise = int(np.random.SeedSequence((0, k)).generate_state(1, np.uint64)[0] >> 1)
+        expected.append(model.sample(dataclasses.replace(seen[k], past=past), "policy", seed=[noise]).actions)
+    with serving(run, model) as server:
+        Engine(model).warm_up(example(server.inputs, model.spec), Query.POLICY, 4)
+        with wamkit_client.connect(server.url) as robot:
+            for k in range(4):
+                with pytest.raises(wamkit_client.ServerError):
+                    robot.infer(ask(k, wamkit={"executed": 8, "seed": -1}))
+                answer = robot.infer(ask(k, wamkit={"executed": 8}))["actions"]
+                assert np.abs(answer - expected[k]).max() < 1e-4
+        with websocket.connect(server.url, compression=None) as plain:
+            plain.recv()
+            for k in range(2):
+                plain.send(pack(ask(k)))
+            for k in range(2):
+                assert np.abs(unpack(plain.recv(10))["actions"] - expected[k]).max() < 1e-4
+
+
+@pytest.mark.parametrize("query", list(Query))
+def test_any_query_may_be_the_first_that_is_served(model, query):
+    engine = Engine(model)
+    assert engine.warm_up(example(Inputs(("corner2",), (), 4, 4), model.spec), query, 4) > 0
+    engine.stop()
+
+
+def test_what_clients_asked_that_have_left_is_not_computed(run, model, monkeypatch):
+    generate, inside, let, count = model.family.generate, threading.Event(), threading.Event(), []
+
+    def slow(*args):
+        count.append(1)
+        inside.set()
+        let.wait(10)
+        return generate(*args)
+
+    monkeypatch.setattr(model.family, "generate", slow)
+    with serving(run, model, max_batch=1, max_pending=3) as server, ThreadPoolExecutor(2) as pool:
+        busy = wamkit_client.connect(server.url)
+        first = pool.submit(busy.infer, ask())
+        assert inside.wait(10)
+        for _ in range(3):
+            with wamkit_client.connect(server.url, timeout=0.3) as robot:
+                with pytest.raises(TimeoutError):
+                    robot.infer(ask())
+        with wamkit_client.connect(server.url) as robot:
+            last = pool.submit(robot.infer, ask())
+            time.sleep(0.3)
+            let.set()
+            assert last.result(10)["actions"].shape == first.result(10)["actions"].shape == (16, 4)
+        assert len(count) == 2
+        busy.close()
+
+
+def test_requests_without_an_instruction_have_the_servers(run, model):
+    with serving(run, model, prompt="open the drawer") as server, wamkit_client.connect(server.url) as robot:
+        without = {k: v for k, v in ask().items() if k != "prompt"}
+        first = robot.infer(without)["actions"]
+        with wamkit_client.connect(server.url) as other:
+            assert np.array_equal(other.infer(ask())["actions"], first)
+
+
+def test_an_interrupted_client_takes_no_late_answer(server, monkeypatch):
+    robot = wamkit_client.connect(server.url)
+    receive = robot._socket.recv
+    monkeypatch.setattr(robot._socket, "recv", lambda timeout: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        robot.infer(ask())
+    assert receive and robot._socket is None
+    robot.reconnect()
+    assert robot.infer(ask())["actions"].shape == (16, 4)
+    robot.close()
+    with pytest.raises(ConnectionError, match="was closed"):
+        robot.reconnect()
+
+
 def test_roboarenas_dialect(run, model):
     state = "state=observation/joint_position,observation/gripper_position"
     keys = ("corner2=observation/exterior_image_0_left", state)
-    with serving(run, model, keys=keys, dialect="roboarena") as server:
+    joints = DatasetMetadata("here", "arm", action=(Field("arm", 0, 3, "joint"), Field("grip", 3, 4, "gripper")))
+    with serving(run, model, keys=keys, dialect="roboarena", metadata=joints) as server:
         with websocket.connect(server.url, compression=None) as plain:
             told = unpack(plain.recv())
             assert told == {
@@ -322,6 +424,16 @@ def test_roboarenas_dialect(run, model):
             assert plain.recv(10) == "reset successful"
             plain.send(pack(request))
             assert np.array_equal(unpack(plain.recv(10)), answers[0])
+            plain.send(pack({"endpoint": "reset"}))  # all of the connection's
+            assert plain.recv(10) == "reset successful"
+            plain.send(pack(request))
+            assert np.array_equal(unpack(plain.recv(10)), answers[0])
+    for fields, said in (
+        ((), "these actions are not described"),
+        ((Field("arm", 0, 4, "joint", "delta"),), "these actions are joint delta"),
+    ):
+        with pytest.raises(WamkitError, match=said):
+            Inputs((), (), 4, 4, metadata=DatasetMetadata("here", "arm", action=fields)).action_space()
 
 
 def test_what_waits_is_answered_when_the_server_stops(run, model, monkeypatch):

@@ -46,6 +46,10 @@ class Serve(Options):
     """CPU threads of the model; torch's own number if not given."""
     max_batch: Annotated[int, Between(1, 1024)] = 8
     """Sessions that are answered together; 1 answers each alone, equal to the bit."""
+    max_steps: Annotated[int, Between(1, 10_000)] = 100
+    """Most denoising steps that a request may ask for."""
+    prompt: str = ""
+    """Instruction of requests that have none; these are refused if not given."""
     max_sessions: Annotated[Count, AtMost(10**5)] = 64
     """Robots that are served at a time."""
     seed: Seed = 0
@@ -90,7 +94,8 @@ def run(args: Serve) -> None:
     opened = Run.open(path)
     embodiment = args.embodiment or opened.provenance.env.embodiment
     model = acting_model(opened, embodiment) if args.device == "cpu" else load(opened, args.device, embodiment)
-    inputs = Inputs.of(opened, embodiment, args.keys or (("roboarena",) if args.dialect == "roboarena" else ()))
+    keys = args.keys or (("roboarena",) if args.dialect == "roboarena" else ())
+    inputs = Inputs.of(opened, embodiment, keys, args.prompt)
     options = ServerOptions(
         host=args.host,
         port=args.port,
@@ -98,6 +103,7 @@ def run(args: Serve) -> None:
         dialect=args.dialect,
         max_batch=args.max_batch,
         max_sessions=args.max_sessions,
+        max_steps=args.max_steps,
         seed=args.seed,
         token=token,
         tls=tls,
@@ -109,7 +115,7 @@ def run(args: Serve) -> None:
     async def serving() -> None:
         server = PolicyServer(engine, inputs, options, facts)
         spec = model.spec
-        took = engine.warm_up(example(inputs, spec.height, spec.width), queries[0])
+        took = engine.warm_up(example(inputs, spec), queries[0], inputs.action)
         async with server:
             scheme = "ws" if tls is None else "wss"
             print(f"{opened.label}: {model.name}, step {opened.step}, warmed up in {took:.1f} s")
@@ -121,7 +127,8 @@ def run(args: Serve) -> None:
                 )
                 print(f"  {key}: {fits['dtype']}{shape}")
             print(f"  -> actions: float32 ({spec.chunk}, {inputs.action}) at {spec.fps:g} Hz")
-            print(f"serving at {scheme}://{args.host}:{server.port}", flush=True)
+            host = f"[{args.host}]" if ":" in args.host else args.host
+            print(f"serving at {scheme}://{host}:{server.port}", flush=True)
             await server.until_stopped()
         print("stopped")
 

@@ -171,7 +171,7 @@ def still_dimensions(metadata: DatasetMetadata | None, size: int) -> np.ndarray:
     """Dimensions of the action that are displacements or velocities, bool (size,); none where nothing is known."""
     still = np.zeros(size, bool)
     for part in metadata.action if metadata else ():
-        still[part.start : part.stop] = part.representation in ("delta", "velocity", "relative")
+        still[part.start : part.stop] = part.representation in ("delta", "velocity")
     return still
 
 

@@ -83,6 +83,8 @@ class Engine:
                 raise Refused("the server is stopping")
             older = self._pending.get(request.session)
             if older is None and len(self._pending) >= self.max_pending:
+                self._forget_left()
+            if older is None and len(self._pending) >= self.max_pending:
                 raise Refused(f"the server is overloaded: {self.max_pending} requests wait already; ask again later")
             self._pending[request.session] = request
             self._change.notify()
@@ -95,12 +97,23 @@ class Engine:
         """Requests in the queue."""
         return len(self._pending)
 
-    def warm_up(self, obs: Observation, query: Query) -> float:
-        """Answers twice, so that the first client does not wait for what happens once. Returns seconds."""
-        start = time.monotonic()
+    def warm_up(self, obs: Observation, query: Query, actions: int) -> float:
+        """Answers twice, so that the first client does not wait for what happens once. Returns seconds.
+
+        actions: dimensions of the robot's action, for a query that is given some.
+        """
+        start, spec = time.monotonic(), self.model.spec
+        chunk = np.zeros((1, spec.chunk, actions), np.float32) if query is Query.FORWARD else None
+        images = np.asarray(obs.images)
+        future = np.stack([images] * len(spec.frame_offsets))[None] if query is Query.INVERSE else None
         for _ in range(2):
-            self.model.sample([obs], query, seed=[0])
+            self.model.sample([obs], query, seed=[0], actions=chunk, future=future)
         return time.monotonic() - start
+
+    def _forget_left(self) -> None:
+        """Takes requests out of the queue whose clients are gone."""
+        for key in [k for k, request in self._pending.items() if request.answer.cancelled()]:
+            del self._pending[key]
 
     def stop(self, seconds: float = 10.0) -> None:
         """Answers what is in the queue, for up to `seconds`, takes nothing new, and ends."""

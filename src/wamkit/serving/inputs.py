@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.errors import nearest
+from wamkit.inference.checks import fitted_images
 from wamkit.metadata import DatasetMetadata, Field
 from wamkit.runs.run import Run
 from wamkit.types import Observation, ObservationError, Spec, WamkitError
@@ -95,6 +97,8 @@ def given_keys(words: Sequence[str], cameras: Sequence[str]) -> Keys:
             raise WamkitError(f"--keys {word}: expected NAME=KEY, or alone one of {', '.join(EXAMPLES)}")
         if name == "state":
             state = tuple(k for k in key.split(",") if k)
+            if not state:
+                raise WamkitError(f"--keys {word}: it names no entry")
         elif name == "prompt":
             prompt = key
         elif name in cameras:
@@ -111,6 +115,8 @@ class Inputs:
     cameras: names of the model's views.   optional: those that a request may lack.
     state: number of values of the state.   action: of an action.   keys: see `Keys`.
     metadata: of the data that the model learned from, for names and units; None if it is not known.
+    image: resizes images to those of the model as they come, so that nothing larger waits; None to leave them.
+    prompt: instruction of requests that have none; "" to refuse these.
     """
 
     def __init__(
@@ -121,18 +127,20 @@ class Inputs:
         action: int,
         keys: Keys | None = None,
         metadata: DatasetMetadata | None = None,
+        image: ImageTransform | None = None,
+        prompt: str = "",
     ):
         self.cameras, self.optional, self.state, self.action = tuple(cameras), tuple(optional), state, action
-        self.keys, self.metadata = keys or Keys(), metadata
+        self.keys, self.metadata, self.image, self.prompt = keys or Keys(), metadata, image, prompt
         every = [self.keys.image(c) for c in self.cameras] + [*self.keys.state, self.keys.prompt]
         if twice := {k for k in every if every.count(k) > 1}:
             raise WamkitError(f"the entry {min(twice)!r} of a request would hold two things: name others, --keys")
 
     @classmethod
-    def of(cls, run: Run, embodiment: str = "", words: Sequence[str] = ()) -> Inputs:
+    def of(cls, run: Run, embodiment: str = "", words: Sequence[str] = (), prompt: str = "") -> Inputs:
         """The inputs of a run; of a mixture, those of the robot of the data set `embodiment`.
 
-        words: see `given_keys`.   Raises WamkitError where they do not fit.
+        words: see `given_keys`.   prompt: see `Inputs`.   Raises WamkitError where they do not fit.
         """
         metadata = run.metadata.get(embodiment) or run.metadata.get("")
         cameras, state, action = run.spec.cameras, run.spec.proprio_dim, run.spec.action_dim
@@ -144,7 +152,8 @@ class Inputs:
             if len(cameras) != max(robot.views) + 1:
                 raise WamkitError(f"{run.label}: the cameras of {embodiment!r} have no names in its metadata")
             optional = ()
-        return cls(cameras, optional, state, action, given_keys(words, cameras) if words else None, metadata)
+        keys = given_keys(words, cameras) if words else None
+        return cls(cameras, optional, state, action, keys, metadata, run.image, prompt)
 
     def observation(self, request: Mapping[Any, Any]) -> Observation:
         """The observation of a request. Raises ObservationError."""
@@ -163,7 +172,11 @@ class Inputs:
         size = next(x.shape for x in images if x is not None)
         every = tuple(np.zeros(size, np.uint8) if x is None else x for x in images)
         views = np.stack(every) if len({x.shape for x in every}) == 1 else every
+        if self.image is not None:
+            views = fitted_images(views, self.image, "request")
         text = _entry(request, self.keys.prompt)
+        if text is None and self.prompt:
+            text = self.prompt
         if isinstance(text, np.str_) or not isinstance(text, str) or not text.strip() or len(text) > MAX_TEXT:
             raise ObservationError(
                 f"{self.keys.prompt}: expected an instruction of 1 to {MAX_TEXT} characters, got {_said(text)}"
@@ -180,7 +193,8 @@ class Inputs:
             if not isinstance(found, (np.ndarray, np.floating)) or found.dtype.kind != "f" or found.ndim > 1:
                 raise ObservationError(f"{key}: expected {self._fits()}, got {_said(found)}")
             parts.append(np.atleast_1d(found))
-        state = np.concatenate(parts).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large is not finite then
+            state = np.concatenate(parts).astype(np.float32)
         if state.shape != (self.state,):
             named = " and ".join(self.keys.state)
             raise ObservationError(f"{named}: expected {self._fits()}, got {state.size} values")
@@ -199,7 +213,8 @@ class Inputs:
         return f"float32 ({self.state},)" if len(self.keys.state) == 1 else f"float32, {self.state} values in all"
 
     def described(self, spec: Spec, bounds: Sequence[tuple[float, float]]) -> dict[str, Any]:
-        """The entries "inputs" and "actions" of the server's metadata. In "still" dimensions stand still at zero.
+        """The entries "inputs" and "actions" of the server's metadata. "still" says of each dimension whether it
+        stands still at zero; it is left out where the metadata do not say what all of them are.
 
         bounds: (lowest, highest) value of each action dimension; empty where unknown.
         """
@@ -212,12 +227,31 @@ class Inputs:
         inputs[self.keys.prompt] = {"shape": [], "dtype": "str"}
         told = {"shape": [spec.chunk, self.action], "dtype": "float32"} | _named(actions, self.action)
         if actions:
-            moves = [f for f in actions if f.representation in ("delta", "velocity", "relative")]
-            told["still"] = [any(f.start <= i < f.stop for f in moves) for i in range(self.action)]
+            said = {i: f.representation for f in actions for i in range(f.start, f.stop)}
+            kinds = [said.get(i, "") for i in range(self.action)]
+            if all(kind in ("absolute", "delta", "velocity") for kind in kinds):
+                told["still"] = [kind != "absolute" for kind in kinds]
         if bounds:
             low, high = zip(*bounds, strict=True)
             told |= {"low": list(map(float, low)), "high": list(map(float, high))}
         return {"inputs": inputs, "actions": told}
+
+    def action_space(self) -> str:
+        """RoboArena's name for what actions are. Raises WamkitError where it has none, or the metadata do not say."""
+        fields = [f for f in (self.metadata.action if self.metadata else ()) if f.kind != "gripper"]
+        found = {(f.kind, f.representation) for f in fields}
+        joints = {("joint", "absolute"): "joint_position", ("joint", "velocity"): "joint_velocity"}
+        if len(found) == 1 and (name := joints.get(next(iter(found)))):
+            return name
+        if found and {kind for kind, _ in found} <= {"position", "rotation", "pose"}:
+            ways = {representation for _, representation in found}
+            if name := {"absolute": "cartesian_position", "velocity": "cartesian_velocity"}.get("".join(ways)):
+                return name
+        said = ", ".join(sorted(f"{kind} {representation}".strip() for kind, representation in found))
+        raise WamkitError(
+            "RoboArena has joint or cartesian positions or velocities, and these actions are "
+            f"{said or 'not described'}: leave out --dialect roboarena"
+        )
 
 
 def _named(fields: Sequence[Field], size: int) -> dict[str, list[str]]:

@@ -32,14 +32,21 @@ from wamkit.inference.checks import unsupported
 from wamkit.serving.engine import Answer as Answered
 from wamkit.serving.engine import Engine, Refused, Request
 from wamkit.serving.inputs import Inputs
-from wamkit.serving.sessions import Sessions
-from wamkit.types import NotFinite, Observation, ObservationError, Query, UnsupportedQuery, half_chunk
+from wamkit.serving.sessions import Session, Sessions
+from wamkit.types import (
+    NotFinite,
+    Observation,
+    ObservationError,
+    Query,
+    Spec,
+    UnsupportedQuery,
+    WamkitError,
+    half_chunk,
+)
 
 OPTIONS = ("query", "seed", "steps", "executed", "deadline_ms", "imagined", "actions", "future", "reset", "session_id")
 """Options of a request, in its entry `wamkit`."""
-MAX_STEPS = 1000
-"""Most denoising steps that a request may ask for."""
-IN_FLIGHT = 8
+IN_FLIGHT = 2
 """Requests of a connection that are read before an earlier one is answered."""
 _LOG = logging.getLogger("wamkit.serving")
 
@@ -52,6 +59,7 @@ class ServerOptions:
     queries: those that clients may ask, the first if they name none.
     dialect: "openpi", or "roboarena" for its metadata and its bare answers.
     max_batch, max_pending: see `Engine`.   max_sessions, session_age: see `Sessions`.
+    max_steps: most denoising steps that a request may ask for.
     max_connections: beyond which a connection is refused with status 503.
     max_bytes: largest message that is taken.
     seed: of sessions.
@@ -69,6 +77,7 @@ class ServerOptions:
     max_pending: int = 64
     max_sessions: int = 64
     session_age: float = 3600.0
+    max_steps: int = 100
     max_connections: int = 128
     max_bytes: int = MAX_BYTES
     seed: int = 0
@@ -76,6 +85,31 @@ class ServerOptions:
     tls: ssl.SSLContext | None = None
     origins: tuple[str, ...] = ()
     drain: float = 10.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request as it was read. See `Request` and docs/serving.md; bare: answered with the array alone."""
+
+    obs: Observation
+    query: Query
+    session: str
+    reset: bool
+    executed: int
+    seed: int | None
+    steps: int | None
+    until: float | None
+    actions: np.ndarray | None
+    future: np.ndarray | None
+    imagined: bool
+    bare: bool
+
+
+@dataclass(frozen=True)
+class _Reset:
+    """A request that only ends an episode; "" ends all of its connection."""
+
+    session: str
 
 
 class Metrics:
@@ -122,6 +156,8 @@ class PolicyServer:
         for query in options.queries:
             if query not in model.queries:
                 raise UnsupportedQuery(unsupported(model.name, query))
+        if model.spec.point_grid:
+            raise WamkitError(f"this '{model.name}' looks at scene points, for which the protocol has no entry")
         self.engine, self.inputs, self.options = engine, inputs, options
         past = model.spec.past_offsets
         self.sessions = Sessions(past, most=options.max_sessions, age=options.session_age, seed=options.seed)
@@ -148,7 +184,7 @@ class PolicyServer:
             origins=[None, *options.origins],  # type: ignore[list-item]
             compression=None,
             max_size=options.max_bytes,
-            max_queue=4,
+            max_queue=1,
             ssl=options.tls,
             server_header=None,
             ping_interval=20,
@@ -165,8 +201,7 @@ class PolicyServer:
         until = time.monotonic() + self.options.drain
         while any(self._owed.values()) and time.monotonic() < until:
             await asyncio.sleep(0.01)
-        for connection in tuple(self._listening.connections):
-            await connection.close(1001, "the server is stopping")
+        await asyncio.gather(*(c.close(1001, "the server is stopping") for c in self._listening.connections))
         await asyncio.to_thread(self.engine.stop, max(0.0, until - time.monotonic()))
         await self._listening.wait_closed()
 
@@ -195,7 +230,7 @@ class PolicyServer:
                 "n_external_cameras": len(cameras) - len(wrist),
                 "needs_stereo_camera": False,
                 "needs_session_id": True,
-                "action_space": "joint_position",
+                "action_space": self.inputs.action_space(),
             }
         told = self.inputs.described(spec, self.engine.model.action_bounds)
         more = {"fps": spec.fps, "chunk": spec.chunk, "queries": [str(q) for q in self.options.queries]}
@@ -239,11 +274,16 @@ class PolicyServer:
             await connection.send(pack(self.metadata))
             replies: asyncio.Queue[asyncio.Task[str | bytes]] = asyncio.Queue(IN_FLIGHT)
             async with asyncio.TaskGroup() as group:
-                sending = group.create_task(self._send(connection, replies, own))
+                tasks: list[asyncio.Task[Any]] = [group.create_task(self._send(connection, replies, own))]
                 async for message in connection:
                     self._owed[own] += 1
-                    await replies.put(group.create_task(self._reply(message, own)))
-                sending.cancel()
+                    # Reading and resizing large images takes its time, and others wait for this thread.
+                    read = await asyncio.to_thread(self._read, message)
+                    tasks = [task for task in tasks if not task.done()]
+                    tasks.append(group.create_task(self._reply(read, own)))
+                    await replies.put(tasks[-1])
+                for task in tasks:  # nobody waits for what is not sent yet
+                    task.cancel()
         except* ConnectionClosed:
             pass
         finally:
@@ -261,20 +301,19 @@ class PolicyServer:
             await connection.send(await reply)
             self._owed[own] -= 1
 
-    async def _reply(self, message: str | bytes, own: str) -> str | bytes:
-        """The frame that answers a message: bytes for an answer, a line of text for an error."""
+    async def _reply(self, asked: _Asked | _Reset | Exception, own: str) -> str | bytes:
+        """The frame that answers what was read: bytes for an answer, a line of text for an error."""
         try:
-            if isinstance(message, str):
-                raise ProtocolError("a request is a binary frame in MessagePack, got a text frame")
-            request = unpack(message, self.options.max_bytes)
-            if not isinstance(request, dict):
-                raise ProtocolError(f"a request is a mapping, got a {type(request).__name__}")
-            if request.get("endpoint") == "reset":
-                self.sessions.end(_session(request, own))
+            if isinstance(asked, Exception):
+                raise asked
+            if isinstance(asked, _Reset):
+                self.sessions.end(own, asked.session or None)
                 return "reset successful"
-            reply = await self._answer(request, own)
+            if self._stop.is_set():
+                raise Refused("the server is stopping")
+            reply = await self._answer(asked, own)
             self.metrics.requests.labels("answered").inc()
-            return pack(reply["actions"] if "endpoint" in request else reply)
+            return reply
         except (ProtocolError, ObservationError, UnsupportedQuery) as error:
             outcome, said = "malformed", str(error)
         except Refused as error:
@@ -290,31 +329,76 @@ class PolicyServer:
         _event("request " + outcome, client=own, error=line)
         return line
 
-    async def _answer(self, request: dict[Any, Any], own: str) -> dict[str, Any]:
-        if self._stop.is_set():
-            raise Refused("the server is stopping")
-        told = self._told(request)
+    def _read(self, message: str | bytes) -> _Asked | _Reset | Exception:
+        """The request of a message, or what is wrong with it."""
+        try:
+            if isinstance(message, str):
+                raise ProtocolError("a request is a binary frame in MessagePack, got a text frame")
+            return self._parsed(message)
+        except Exception as error:  # answered in its turn
+            return error
+
+    def _parsed(self, message: bytes) -> _Asked | _Reset:
+        """The request of a message. Raises ProtocolError and ObservationError."""
+        request = unpack(message, self.options.max_bytes)
+        if not isinstance(request, dict):
+            raise ProtocolError(f"a request is a mapping, got a {type(request).__name__}")
+        endpoint = request.get("endpoint", "infer")
+        if not isinstance(endpoint, str) or endpoint not in ("infer", "reset"):
+            raise ObservationError("endpoint: expected 'infer' or 'reset'")
+        told, session = self._told(request), _session(request)
+        if endpoint == "reset":
+            return _Reset(session)
         query = self._query(told)
-        obs = self.inputs.observation(request)
-        name = _session(request, own)
-        if told.get("reset"):
-            self.sessions.end(name)
-        session = self.sessions.of(name, obs.text)
-        executed = _number(told, "executed", half_chunk(self.engine.model.spec.chunk), 0, 10**6)
-        looking = self.sessions.observed(session, obs, executed)
-        asked = Request(
-            session=name,
-            obs=looking,
+        if "endpoint" in request and not query.wants_action:
+            raise ObservationError(f"endpoint: it is answered with actions, which the query '{query}' has none of")
+        actions, future = self._given(told, query)
+        return _Asked(
+            obs=self.inputs.observation(request),
             query=query,
-            seed=_number(told, "seed", session.noise(), 0, 2**63 - 1),
-            steps=None if "steps" not in told else _number(told, "steps", 1, 1, MAX_STEPS),
+            session=session,
+            reset=bool(told.get("reset")),
+            executed=_number(told, "executed", half_chunk(self.engine.model.spec.chunk), 0, 10**6),
+            seed=None if "seed" not in told else _number(told, "seed", 0, 0, 2**63 - 1),
+            steps=None if "steps" not in told else _number(told, "steps", 1, 1, self.options.max_steps),
             until=self._until(told),
+            actions=actions,
+            future=future,
+            imagined=bool(told.get("imagined")),
+            bare="endpoint" in request,
         )
-        asked.actions, asked.future = self._given(told, query)
-        answer = await asyncio.wrap_future(self.engine.ask(asked))
-        self.sessions.answered(session, obs, answer.sample)
+
+    async def _answer(self, asked: _Asked, own: str) -> bytes:
+        """The frame of the answer."""
+        if asked.reset:
+            self.sessions.end(own, asked.session)
+        session = self.sessions.of(own, asked.session, asked.obs.text)
+        if not self.sessions.past_offsets:
+            return await self._computed(asked, session, own)
+        async with session.turn:  # what is asked now looks back at what was answered before
+            return await self._computed(asked, session, own)
+
+    async def _computed(self, asked: _Asked, session: Session, own: str) -> bytes:
+        step, looking = self.sessions.observed(session, asked.obs, asked.executed)
+        request = Request(
+            session=f"{own} {asked.session}",
+            obs=looking,
+            query=asked.query,
+            seed=session.noise() if asked.seed is None else asked.seed,
+            steps=asked.steps,
+            actions=asked.actions,
+            future=asked.future,
+            until=asked.until,
+        )
+        session.under_way += 1
+        try:
+            answer = await asyncio.wrap_future(self.engine.ask(request))
+            self.sessions.answered(session, step, asked.obs, answer.sample)
+        finally:
+            session.under_way -= 1
         self._count(answer)
-        return _shown(answer, told)
+        reply = _shown(answer, asked.imagined)
+        return pack(reply["actions"] if asked.bare else reply)
 
     def _told(self, request: Mapping[Any, Any]) -> Mapping[str, Any]:
         told = request.get("wamkit", {})
@@ -380,37 +464,38 @@ class PolicyServer:
         self.metrics.rows.observe(answer.rows)
 
 
-def _shown(answer: Answered, told: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(answer: Answered, imagined: bool) -> dict[str, Any]:
     """The reply: actions, and imagined frames (F, V, H, W, 3) on request alone, since openpi's chunk broker slices
     every array of a reply along its first axis."""
     sample, timing = answer.sample, {"infer_ms": 1e3 * answer.computed, "queue_ms": 1e3 * answer.waited}
     reply: dict[str, Any] = {"server_timing": timing}
     if sample.actions is not None:
         reply["actions"] = np.ascontiguousarray(sample.actions, np.float32)
-    if sample.future is not None and (told.get("imagined") or sample.actions is None):
+    if sample.future is not None and (imagined or sample.actions is None):
         reply["future"] = np.ascontiguousarray(sample.future.transpose(0, 1, 3, 4, 2))
     return reply
 
 
-def example(inputs: Inputs, height: int, width: int) -> Observation:
-    """An observation to warm up with: black images and a state of zeros."""
-    images = np.zeros((len(inputs.cameras), 3, height, width), np.uint8)
-    return Observation(images, np.zeros(inputs.state, np.float32), "warm up")
+def example(inputs: Inputs, spec: Spec) -> Observation:
+    """An observation to warm up with: black images and a state of zeros, at the beginning of an episode."""
+    images = np.zeros((len(inputs.cameras), 3, spec.height, spec.width), np.uint8)
+    before = (None,) * len(spec.past_offsets)
+    return Observation(images, np.zeros(inputs.state, np.float32), "warm up", before)
 
 
-def _session(request: Mapping[Any, Any], own: str) -> str:
-    """The name of a request's session: what the client calls it, or its connection."""
+def _session(request: Mapping[Any, Any]) -> str:
+    """The name of a request's session; "" where the client does not name it."""
     told = request.get("wamkit")
     name = request.get("session_id", told.get("session_id") if isinstance(told, dict) else None)
     if name is None:
-        return own
+        return ""
     if isinstance(name, np.ndarray) and name.size == 1 and name.dtype.kind in "iu":
         name = name.item()
     if isinstance(name, (int, np.integer)) and not isinstance(name, bool):
         name = str(int(name))
     if not isinstance(name, str) or not 0 < len(name) <= 200:
         raise ObservationError("session_id: expected a text of 1 to 200 characters, or a whole number")
-    return f"session {name}"
+    return name
 
 
 def _number(told: Mapping[str, Any], key: str, default: int, low: int, high: int) -> int:
