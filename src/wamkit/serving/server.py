@@ -278,7 +278,8 @@ class PolicyServer:
                 async for message in connection:
                     self._owed[own] += 1
                     # Reading and resizing large images takes its time, and others wait for this thread.
-                    read = await asyncio.to_thread(self._read, message)
+                    read = asyncio.ensure_future(asyncio.to_thread(self._read, message))
+                    await asyncio.wait([read])
                     tasks = [task for task in tasks if not task.done()]
                     tasks.append(group.create_task(self._reply(read, own)))
                     await replies.put(tasks[-1])
@@ -301,11 +302,10 @@ class PolicyServer:
             await connection.send(await reply)
             self._owed[own] -= 1
 
-    async def _reply(self, asked: _Asked | _Reset | Exception, own: str) -> str | bytes:
+    async def _reply(self, read: asyncio.Future[_Asked | _Reset], own: str) -> str | bytes:
         """The frame that answers what was read: bytes for an answer, a line of text for an error."""
         try:
-            if isinstance(asked, Exception):
-                raise asked
+            asked = read.result()
             if isinstance(asked, _Reset):
                 self.sessions.end(own, asked.session or None)
                 return "reset successful"
@@ -329,17 +329,10 @@ class PolicyServer:
         _event("request " + outcome, client=own, error=line)
         return line
 
-    def _read(self, message: str | bytes) -> _Asked | _Reset | Exception:
-        """The request of a message, or what is wrong with it."""
-        try:
-            if isinstance(message, str):
-                raise ProtocolError("a request is a binary frame in MessagePack, got a text frame")
-            return self._parsed(message)
-        except Exception as error:  # answered in its turn
-            return error
-
-    def _parsed(self, message: bytes) -> _Asked | _Reset:
+    def _read(self, message: str | bytes) -> _Asked | _Reset:
         """The request of a message. Raises ProtocolError and ObservationError."""
+        if isinstance(message, str):
+            raise ProtocolError("a request is a binary frame in MessagePack, got a text frame")
         request = unpack(message, self.options.max_bytes)
         if not isinstance(request, dict):
             raise ProtocolError(f"a request is a mapping, got a {type(request).__name__}")
