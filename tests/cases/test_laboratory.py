@@ -91,7 +91,7 @@ def test_each_run_is_trained_without_the_last_episode_and_evaluated_on_it(said):
         assert {"recorded.over.mean", "open_loop.skill.joint.8", "coupling.true_over_shuffled"} <= keys
         assert (run / "eval/recorded/report.html").exists()
         (trained,) = (text for line, text in out.items() if line.startswith("train") and line.endswith(f"runs/{name}"))
-        assert re.search(rf"next: wamkit eval runs/{name} --data \S+{name}", trained)
+        assert re.search(rf"next: wamkit eval runs/{name} --offline", trained)
 
 
 def test_the_python_of_the_page(said, monkeypatch):

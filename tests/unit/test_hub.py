@@ -20,6 +20,7 @@ import wamkit
 from conftest import untrained_run
 from hub_server import READ, WRITE, Hub, Repo
 from wamkit.cli.main import main
+from wamkit.cli.recordings import trained_on
 from wamkit.data.format.store import Store
 from wamkit.eval.outputs import write_result
 from wamkit.eval.recorded import unseen
@@ -447,10 +448,13 @@ def test_a_run_notes_the_commit_of_its_data_and_goes_on_with_that_alone(hub, dat
     assert main(command) == 0
     run = Run.open("trained")
     assert run.provenance.hub == f"hf://{DATA}@{commit}:1-4" and run.provenance.episodes == 3
-    assert f"wamkit eval trained --data hf://{DATA}@{commit}:1-4" in capsys.readouterr().out
-    for at, left in (("", [0, 3, 4, 5]), (":1-4", [2]), (":2-6", [1, 2, 3])):
+    assert "next: wamkit eval trained --offline" in capsys.readouterr().out
+    learned = {1, 2, 3} - {1 + k for k in run.described["held_out"]}
+    for at, first, stop in (("", 0, 6), (":1-4", 1, 4), (":2-6", 2, 6)):
+        left = [k for k in range(stop - first) if first + k not in learned]
         assert np.flatnonzero(unseen(run, Store.open(f"hf://{DATA}{at}"))).tolist() == left, at
     main(["push", str(fill(tmp_path / "more", 7).root), DATA])  # the branch moves
+    assert str(trained_on(run.path)).endswith(f"{DATA}@{commit}:1-4")  # `--offline` stays where it was
     line = refusal(capsys, *command, "--train.steps", "2")
     assert line.startswith(f"wamkit train: trained was begun on hf://{DATA}@{commit}:1-4, and {DATA} is at ")
     assert f"continue it with --data hf://{DATA}@{commit}:1-4" in line

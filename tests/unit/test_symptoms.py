@@ -134,7 +134,8 @@ def test_the_command_on_a_run_without_a_simulator_or_an_evaluation(run, capsys):
     assert main(["diagnose", str(run)]) == 0
     said = capsys.readouterr().out
     assert "data:             unknown: 1 episodes, 0 frames; wamkit validate DATA" in said
-    assert f"nothing can be told yet: wamkit eval {run}" in said and "no episode is played" in said
+    assert f"nothing can be told yet: wamkit eval {run}" in said and "no episode is shown" in said
+    assert "nothing says what its data were; name recordings, --data DATA" in said
     evaluated(run, GOOD | {"closed_loop.success": (0.1, 0.02, 0.3)})
     assert main(["diagnose", str(run)]) == 0
     assert "look first at the closed loop: success 10% [2%, 30%]" in capsys.readouterr().out

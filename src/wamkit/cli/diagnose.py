@@ -34,6 +34,8 @@ class Diagnose(Options):
     in the data set; the first that the run was not trained on if not given."""
     stride: Count = 4
     """Steps between two queries."""
+    data: Path | None = None
+    """Data set of a recorded episode to show; if not given, the run's own where no environment made it."""
     evaluation: str = ""
     """Folder in the run's eval/ of the evaluation to read; by default eval/ itself or the only one."""
 
@@ -59,7 +61,7 @@ def run(args: Diagnose) -> None:
     found = symptoms(opened, args.evaluation)
     print("\n".join([*map(str, found), "", verdict(found)]), flush=True)
     env = opened.provenance.env
-    if not env.env:
+    if args.data is not None or not env.env:
         _show_recording(opened, args, folder)
         return
     if Query.POLICY not in family_class(opened.config.family).queries:
@@ -106,7 +108,7 @@ def _show_recording(run: Run, args: Diagnose, folder: Path) -> None:
     from wamkit.viz.images import save_video, side_by_side
 
     try:
-        store = recordings(run, None)
+        store = recordings(run, args.data)
     except WamkitError as error:
         print(f"no episode is shown: {error}")
         return

@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def trained_on(folder: Path) -> Path:
-    """The data set of the command that trained a run. Raises WamkitError where none is known or it is gone."""
-    from wamkit.eval.report.card import history
+    """The data set of the command that trained a run; of one on the Hub the commit that it learned from.
 
+    Raises WamkitError where none is known or it is gone.
+    """
+    from wamkit.eval.report.card import history
+    from wamkit.runs.run import Run
+
+    if hub := Run.open(folder).provenance.hub:
+        return Path(hub)
     given = peek(shlex.split(history(folder)[1] or ""), "--data", "")
     if not given.startswith("hf://") and not (given and (Path(given) / "meta").is_dir()):
         where = f"its data were {given}, where there is no data set now" if given else "nothing says what its data were"
