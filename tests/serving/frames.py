@@ -58,6 +58,7 @@ MALFORMED: dict[str, bytes] = {
     "truth values of 2": array(data=b"\x02", dtype="|b1", shape=(1,)),
     "scalar of objects": msgpack.packb({"x": {b"__npgeneric__": True, b"data": 1, b"dtype": "|O"}}),
     "scalar out of range": msgpack.packb({"x": {b"__npgeneric__": True, b"data": 300, b"dtype": "|u1"}}),
+    "half out of range": msgpack.packb({"x": {b"__npgeneric__": True, b"data": 1e6, b"dtype": "<f2"}}),
     "scalar of text": msgpack.packb({"x": {b"__npgeneric__": True, b"data": "1", b"dtype": "<f4"}}),
     "NaN as a whole number": msgpack.packb({"x": {b"__npgeneric__": True, b"data": float("nan"), b"dtype": "<i4"}}),
 }

@@ -39,7 +39,7 @@ def pack(message: Any) -> bytes:
 
 
 def unpack(data: bytes | bytearray | memoryview, max_bytes: int = MAX_BYTES) -> Any:
-    """The message of `data`. Arrays are read-only views of it.
+    """The message of `data`. Arrays are read-only.
 
     Raises ProtocolError for what is not a message of the protocol, or larger than `max_bytes`.
     """
@@ -114,10 +114,15 @@ def _array(entries: dict[Any, Any]) -> np.ndarray:
 def _scalar(entries: dict[Any, Any]) -> np.generic:
     if set(entries) != _SCALAR or not isinstance(entries[b"data"], (bool, int, float)):
         raise ProtocolError("a NumPy scalar has the entries __npgeneric__, data (a number) and dtype, and no others")
+    given, out = entries[b"data"], "a NumPy scalar is out of the range of its type"
     try:
-        return _dtype(entries[b"dtype"]).type(entries[b"data"])
-    except OverflowError:
-        raise ProtocolError("a NumPy scalar is out of the range of its type") from None
+        with np.errstate(all="ignore"):
+            value = _dtype(entries[b"dtype"]).type(given)
+    except (OverflowError, ValueError):  # the second for NaN as a whole number
+        raise ProtocolError(out) from None
+    if np.isfinite(given) and not np.isfinite(value):
+        raise ProtocolError(out)
+    return value
 
 
 def _dtype(name: Any) -> np.dtype:
