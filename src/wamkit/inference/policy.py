@@ -33,6 +33,11 @@ class Session:
     future: np.ndarray | None = None
 
 
+def query_seed(seed: int, query: int) -> int:
+    """The seed of a session's `query`-th query, from 0 on; `seed` is the session's."""
+    return int(np.random.SeedSequence((seed, query)).generate_state(1, np.uint64)[0] >> 1)
+
+
 class Policy:
     """Queries `model` for a chunk of actions and returns them one by one; queries again after `replan_every` of them.
 
@@ -93,7 +98,7 @@ class Policy:
         kept: Observation | KVMemory = replace(obs, past=())
         if chunk is None or used >= self.replan_every:
             # One noise a query, the same for the same session seed: a replayed episode takes the same actions.
-            noise = int(np.random.SeedSequence((session.seed, queries)).generate_state(1, np.uint64)[0] >> 1)
+            noise = query_seed(session.seed, queries)
             looking = replace(obs, past=self._past(session))
             answer = self.model.sample(looking, self.query, seed=[noise], steps=self.steps)
             assert answer.actions is not None  # both queries of a policy return actions

@@ -21,7 +21,7 @@ from wamkit.envs.base import held_out_seeds
 from wamkit.eval.metrics.intervals import clopper_pearson
 from wamkit.eval.protocols import Protocol
 from wamkit.files import StoreError, atomic_write, read_json
-from wamkit.inference.policy import Policy
+from wamkit.inference.policy import Policy, query_seed
 from wamkit.metadata import DatasetMetadata
 from wamkit.rollout.loop import Transition, rollout
 from wamkit.runs.run import Run
@@ -85,8 +85,7 @@ class Delayed:
         """The next action, and the session to pass back."""
         now = self._arrived(session)
         if self._asks(now):
-            noise = np.random.SeedSequence((now.seed, now.queries)).generate_state(1, np.uint64)[0] >> 1
-            chunk = self.ask(observation, int(noise))
+            chunk = self.ask(observation, query_seed(now.seed, now.queries))
             ready = now.step + self.delay(now.seed, now.queries)
             now = replace(now, asked=now.step, queries=now.queries + 1, coming=(now.step, ready, chunk))
             now = self._arrived(now)

@@ -8,8 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import numpy as np
-
+from wamkit.inference.policy import query_seed
 from wamkit.serving.engine import Refused
 from wamkit.types import KVMemory, Observation, Sample
 
@@ -37,8 +36,7 @@ class Session:
 
     def noise(self) -> int:
         """The seed of the next query, that of `wamkit.Policy` in a session of the same seed."""
-        number = self.queries + self.under_way
-        return int(np.random.SeedSequence((self.seed, number)).generate_state(1, np.uint64)[0] >> 1)
+        return query_seed(self.seed, self.queries + self.under_way)
 
 
 class Sessions:
