@@ -20,7 +20,7 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
         "text_dropout": 0.0,
     },
     "window": {"size": None},
-    "train": {"normalisation": "mean_std"},
+    "train": {"normalisation": "mean_std", "prefix": 0},
     "episodes": {"held_out": 0, "held_out_seed": 0},
     "provenance": {"action_bounds": [], "hub": ""},
 }

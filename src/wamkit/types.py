@@ -190,6 +190,9 @@ class Batch:
     view_valid: bool (B, V), the views that the row has: images of the others are zeros, and no loss counts them. None
         means all.
     source: int64 (B,), index of the row's data set. Set in mixtures only.
+    prefix: int64 (B,), first steps of `action` that are decided already, so that the policy answers with what comes
+        after them (`inference.realtime`). None means none.
+    guide: float (B, A), weights from 0 to 1 by which a policy's answer is drawn to `action`. None for no guidance.
     """
 
     obs: UInt8[Tensor, "B V 3 H W"]
@@ -212,6 +215,8 @@ class Batch:
     action_dim_valid: Bool[Tensor, "B a"] | None = None
     view_valid: Bool[Tensor, "B V"] | None = None
     source: Int[Tensor, " B"] | None = None
+    prefix: Int[Tensor, " B"] | None = None
+    guide: Float[Tensor, "B A"] | None = None
 
     def __len__(self) -> int:
         """B, the number of rows."""

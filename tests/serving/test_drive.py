@@ -20,11 +20,13 @@ def chunks(count=8):
     """Action i of the answer to step q is (q + i, q); q is the number of `asked` entries' last."""
     asked = []
 
-    def ask(obs, seed):
+    def ask(obs, seed, ahead):
         asked.append(seed)
+        ask.ahead.append(ahead)
         q = ask.step
         return np.array([[q + i, q] for i in range(count)], np.float32)
 
+    ask.ahead = []
     return ask, asked
 
 
@@ -64,6 +66,18 @@ def test_an_answer_is_taken_from_when_it_comes():
     assert found[6] == pytest.approx(mean.tolist(), abs=1e-5)
 
 
+def test_a_real_time_query_is_given_what_is_left_and_how_much_of_it_is_decided():
+    ask, _ = chunks()
+    delays = [2, 3, 1, 1]
+    actor, session = Delayed(ask, lambda seed, query: delays[query], "rtc", 4, np.array([False, False])), Driving(3)
+    for k in range(13):
+        ask.step = k
+        _, session = actor.act(NOW, session)
+    assert ask.ahead[0] is None  # there is no chunk before the first
+    told = [(a.actions[:, 0].tolist(), a.decided) for a in ask.ahead[1:]]
+    assert told == [([4, 5, 6, 7], 2), ([8, 9, 10, 11], 3), ([12, 13, 14, 15], 3)]  # the longest of recent delays
+
+
 def test_where_no_chunk_reaches_the_robot_stands_still():
     """A delay longer than the chunk: displacements are zero, targets stay."""
     found, session, _ = taken("switch", lambda seed, query: 10, 24, still=(True, False))
@@ -86,6 +100,16 @@ def test_displacements_are_known_from_the_metadata():
     assert not still_dimensions(None, 3).any()
 
 
+def test_a_family_that_cannot_run_in_real_time_says_so(tmp_path, capsys):
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {"max_steps": 8, "repeat": 4}, "query_ar")
+    command = ["drive", str(run), "--latency", "50", "--episodes", "1", "--processes", "1"]
+    assert main([*command, "--loops", "rtc"]) == 1
+    assert "does not denoise its actions, so 'rtc' cannot join its chunks: leave it out" in capsys.readouterr().err
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "'rtc' cannot join its chunks" in said and "ensemble      50 ms" in said and "rtc           50" not in said
+
+
 def test_the_command_compares_loops_and_continues(tmp_path, capsys):
     run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {"height": 32, "width": 32, "max_steps": 20})
     command = ["drive", str(run), "--latency", "0", "100", "--loops", "wait", "switch", "--episodes", "2"]
@@ -102,5 +126,8 @@ def test_the_command_compares_loops_and_continues(tmp_path, capsys):
     parts = {p: p.stat().st_mtime_ns for p in (run / "drive/parts").iterdir()}
     assert main([*command, "--processes", "1"]) == 0 and len(parts) == 4
     assert parts == {p: p.stat().st_mtime_ns for p in (run / "drive/parts").iterdir()}
+    assert main([*command[:3], "100", "--loops", "rtc", "--episodes", "2", "--processes", "1"]) == 0
+    (row,) = json.loads((run / "drive/summary.json").read_text())["rows"]
+    assert row["loop"] == "rtc" and row["stood"] == pytest.approx(8 / 20) and row["seam"] >= 0
     capsys.readouterr()
-    assert main(["drive", str(run), "--latency"]) == 1 and "name at least one of each" in capsys.readouterr().err
+    assert main(["drive", str(run), "--latency"]) == 1 and "name at least one delay" in capsys.readouterr().err

@@ -24,6 +24,7 @@ class Stub:
         self.metadata, self.let, self.asked = metadata, threading.Semaphore(0), threading.Semaphore(0)
         self.broken: Exception | None = None
         self.closed, self.url, self.executed, self.images = False, "here", [], []
+        self.told = []
 
     def infer(self, observation):
         self.asked.release()
@@ -31,6 +32,7 @@ class Stub:
         if self.broken is not None:
             raise self.broken
         q = observation["step"]
+        self.told.append(observation.get("wamkit", {}))
         self.executed.append(observation.get("wamkit", {}).get("executed"))
         self.images.append(observation.get("image", [0])[0])
         return {"actions": np.array([[q + i, q] for i in range(H)], np.float32)}
@@ -60,6 +62,21 @@ class Loop:
         while self.runner._busy and time.monotonic() < until:
             time.sleep(0.001)
         assert not self.runner._busy
+
+
+def test_a_real_time_query_is_given_what_the_robot_will_do_meanwhile():
+    loop = Loop(chunking="rtc", replan_every=4, metadata={"wamkit": METADATA["wamkit"] | {"ahead": {"learned": 0}}})
+    for _ in range(3):
+        loop.step()
+    loop.answer()
+    assert "ahead" not in loop.stub.told[0]
+    for _ in range(2):  # the second query begins at step 4, when the first chunk has four actions left
+        loop.step()
+    loop.answer()
+    told = loop.stub.told[1]
+    assert told["ahead"].tolist() == [[4, 0], [5, 0], [6, 0], [7, 0]] and told["decided"] == 3
+    assert told["executed"] == 4  # what models with history count by
+    loop.runner.close()
 
 
 def test_an_answer_is_taken_from_the_step_on_at_which_it_comes():

@@ -30,6 +30,7 @@ from wamkit_client.protocol import pack, unpack
 from conftest import untrained_run
 from wamkit.inference.model import load
 from wamkit.inference.policy import Policy
+from wamkit.inference.realtime import Ahead
 from wamkit.metadata import DatasetMetadata, Field
 from wamkit.nn.options import TargetConfig
 from wamkit.serving.engine import Engine, Refused, Request
@@ -92,9 +93,40 @@ def test_other_queries_answer_as_the_model_does(robot, model):
     )
 
 
+def test_an_answer_goes_on_from_what_the_robot_does_meanwhile(robot, model):
+    left = np.random.default_rng(1).normal(0, 1, (9, 4)).astype(np.float32)
+    given = {"ahead": left, "decided": 3, "seed": 5, "steps": 2}
+    found = robot.infer(ask(wamkit=given))["actions"]
+    expected = model.sample([observed(ask())], "policy", seed=[5], steps=2, ahead=[Ahead(left, 3)])
+    assert np.array_equal(found, expected.actions[0]) and np.array_equal(found[:3], left[:3])
+    assert robot.metadata["wamkit"]["ahead"] == {"learned": 0}  # so it is guided
+    without = robot.infer(ask(wamkit={"seed": 5, "steps": 2}))["actions"]
+    assert not np.allclose(found[3:], without[3:], atol=1e-3)
+    every = robot.infer(ask(wamkit=given | {"decided": 9}))["actions"]
+    assert np.array_equal(every, robot.infer(ask(wamkit={k: v for k, v in given.items() if k != "decided"}))["actions"])
+
+
+def test_a_family_that_cannot_go_on_from_given_actions_says_so(tmp_path):
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {}, "query_ar")
+    with serving(run, load(run), queries=(Query.POLICY,)) as server, wamkit_client.connect(server.url) as robot:
+        assert robot.metadata["wamkit"]["ahead"] is None
+        with pytest.raises(wamkit_client.ServerError, match="this 'query_ar' cannot go on from given actions"):
+            robot.infer(ask(wamkit={"ahead": np.zeros((2, 4), np.float32)}))
+        with pytest.raises(ValueError, match="chunking='rtc' needs: 'ensemble' joins the chunks of any model"):
+            wamkit_client.Runner(robot, chunking="rtc", first=np.zeros(4))
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
+        ({"wamkit": {"decided": 2}}, "wamkit.decided: it says how many of `ahead` are decided, which is missing"),
+        ({"wamkit": {"ahead": 3}}, "wamkit.ahead: expected an array, got a int"),
+        ({"wamkit": {"ahead": np.zeros(4)}}, r"wamkit.ahead: expected float32 \(steps, 4\), got \(4,\)"),
+        ({"wamkit": {"ahead": np.zeros((17, 4))}}, r"actions: expected float \(1 to 16, 4\), got float64 \(17, 4\)"),
+        ({"wamkit": {"ahead": np.full((2, 4), np.inf)}}, "ahead: actions: not all values are finite"),
+        ({"wamkit": {"ahead": np.zeros((2, 4)), "decided": 3}}, "decided: expected a whole number from 0 to 2"),
+        ({"wamkit": {"ahead": np.zeros((0, 4))}}, r"expected float \(1 to 16, 4\)"),
+        ({"wamkit": {"query": "inverse", "ahead": np.zeros((2, 4))}}, "future|takes no actions ahead"),
         ({"observation/images/corner2": None}, "observation/images/corner2 is missing"),
         ({"observation/state": np.zeros(3, np.float32)}, r"expected float32 \(4,\), got 3 values"),
         ({"observation/state": np.full(4, 1e30, np.float32)}, "are these the robot's units"),

@@ -11,8 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-Joining = Literal["switch", "ensemble"]
-"""Ways to join chunks: `switch` takes the newest, `ensemble` a mean of all, the older ones weighing more."""
+Joining = Literal["switch", "ensemble", "rtc"]
+"""Ways to join chunks: `switch` takes the newest, `ensemble` a mean of all, the older ones weighing more, and `rtc`
+(real-time chunking) the newest, which was asked for with what was `ahead`, so that it goes on from there."""
 
 
 @dataclass
@@ -45,10 +46,15 @@ class Chunks:
         reach = [x[step - asked] for asked, x in self._held if asked <= step]
         if not reach:
             return None
-        if self.joining == "switch":
+        if self.joining != "ensemble":
             return reach[-1]
         weights = np.exp(-self.decay * np.arange(len(reach)))
         return np.average(reach, axis=0, weights=weights).astype(reach[-1].dtype)
+
+    def ahead(self, step: int) -> np.ndarray | None:
+        """The actions (P, a) that the newest chunk has for `step` and later ones; None where it has none."""
+        reach = [x[step - asked :] for asked, x in self._held if asked <= step < asked + len(x)]
+        return reach[-1] if reach else None
 
     def left(self, step: int) -> int:
         """Steps from `step` on for which the newest chunk has actions."""

@@ -23,6 +23,8 @@ from wamkit_client.protocol import ProtocolError
 from wamkit_client.safety import Guard, Limits, Unsafe
 
 _LOG = logging.getLogger("wamkit_client")
+RECENT = 20
+"""Queries whose delays say how long the next one will take."""
 
 
 @dataclass
@@ -49,7 +51,7 @@ class Runner:
     """Acts with the answers of `client`, a step a period.
 
     hz: steps a second; those of the data that the model learned from if not given.
-    chunking: see `Chunks`.
+    chunking: see `Chunks`. With "rtc" as many actions are decided as the longest of the last `RECENT` delays had steps.
     replan_every: steps between two queries, or more where the last one is not answered yet; half of a chunk if not
         given.
     limits: `Limits.of(client.metadata)` if not given.
@@ -79,6 +81,11 @@ class Runner:
         told = client.metadata.get("wamkit", {})
         shape, fps = told.get("actions", {}).get("shape"), told.get("fps")
         limits = limits or Limits.of(client.metadata)
+        if chunking == "rtc" and not told.get("ahead"):
+            raise ValueError(
+                "the server's model cannot go on from given actions, which chunking='rtc' needs: 'ensemble' joins the "
+                "chunks of any model"
+            )
         if replan_every is None and shape is None:
             raise ValueError("the server does not tell the length of a chunk: give replan_every=")
         if hz is None and fps is None:
@@ -96,7 +103,7 @@ class Runner:
         self.replan_every = replan_every or max(1, shape[0] // 2)
         self.guard = Guard(limits, first)
         self.counts, self.stopped = Counts(), ""
-        self.delays: deque[int] = deque(maxlen=100)
+        self.delays: deque[int] = deque(maxlen=RECENT)
         """Steps from observation to answer, of the last queries."""
         self._chunks, self._clock, self._counts_steps = Chunks(chunking), clock, bool(told)
         self._step = -1
@@ -129,6 +136,10 @@ class Runner:
                 self._chunks.add(asked, actions)
             if not self._busy and self._step >= self._next and not self.stopped:
                 copied = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in observation.items()}
+                left = self._chunks.ahead(self._step) if self._chunks.joining == "rtc" else None
+                if left is not None:
+                    decided = min(len(left), max(self.delays, default=1))
+                    copied["wamkit"] = {"ahead": left, "decided": decided, **dict(copied.get("wamkit", {}))}
                 self._wanted, self._busy, self._next = (self._step, copied), True, self._step + self.replan_every
                 self.counts.asked += 1
                 self._change.notify()

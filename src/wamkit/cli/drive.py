@@ -20,8 +20,8 @@ class Drive(Options):
     """Measure success while every query takes its time, in a simulator whose time does not wait.
 
     Compares loops under delays, from the same held-out reset states: "wait" stands still during a query, "switch" asks
-    while the arm moves and takes the newest chunk, "ensemble" the mean of all that reach a step. Writes
-    drive/summary.json into the run folder.
+    while the arm moves and takes the newest chunk, "ensemble" the mean of all that reach a step, and "rtc" the newest,
+    asked to go on from what the arm does meanwhile. Writes drive/summary.json into the run folder.
     """
 
     run: Path
@@ -31,8 +31,8 @@ class Drive(Options):
     """Milliseconds that a query takes."""
     jitter: Milliseconds = 0.0
     """Standard deviation of these, in milliseconds."""
-    loops: tuple[Literal["wait", "switch", "ensemble"], ...] = ("wait", "switch", "ensemble")
-    """Loops to compare."""
+    loops: tuple[Literal["wait", "switch", "ensemble", "rtc"], ...] = ()
+    """Loops to compare; all that the model can run in, if not given."""
     episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
     """Held-out reset states a task."""
     replan_every: Count | None = None
@@ -69,8 +69,8 @@ def run(args: Drive) -> None:
 
     if not args.env and (args.options or args.embodiment):
         raise WamkitError("--options and --embodiment describe an environment: name it, --env NAME")
-    if not args.latency or not args.loops:
-        raise WamkitError("name at least one of each: --latency MILLISECONDS --loops LOOP")
+    if not args.latency:
+        raise WamkitError("name at least one delay: --latency MILLISECONDS")
     env = EnvSpec(args.env, args.tasks, args.options, args.embodiment)
     if env.env:
         env.check()
@@ -80,12 +80,20 @@ def run(args: Drive) -> None:
     from wamkit.envs.base import held_out_seeds
     from wamkit.eval.held_out import check_unseen, evaluation_env
     from wamkit.eval.outputs import write_result
+    from wamkit.inference.model import load
     from wamkit.runs.run import Run
     from wamkit.serving.drive import Delay, drives, table
 
     opened = Run.open(path)
     if opened.spec.past_offsets:
         raise WamkitError(f"{opened.label} looks back at earlier steps, which a delayed loop does not have")
+    loops = args.loops or ("wait", "switch", "ensemble", "rtc")
+    if "rtc" in loops and load(opened).family.denoised is None:
+        unable = f"the family {opened.config.family!r} does not denoise its actions, so 'rtc' cannot join its chunks"
+        if args.loops:
+            raise WamkitError(f"{unable}: leave it out of --loops")
+        loops = tuple(loop for loop in loops if loop != "rtc")
+        print(unable)
     where = evaluation_env(opened, env)
     if args.tasks and not args.env:
         where = replace(where, tasks=args.tasks)
@@ -93,13 +101,14 @@ def run(args: Drive) -> None:
     check_unseen(path, opened.sources, held_out_seeds(args.episodes), "the evaluation seeds")
     protocol = Protocol(where, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
     delays = [Delay(ms / 1e3, args.jitter / 1e3) for ms in args.latency]
-    rows = table(drives(opened, protocol, args.loops, delays, processes=args.processes))
-    print(f"{'loop':<10} {'delay':>8} {'success':>8} {'interval':>16} {'stood still':>12} {'largest jump':>13}")
+    rows = table(drives(opened, protocol, loops, delays, processes=args.processes))
+    names = ("success", "interval", "stood still", "largest jump", "at seams")
+    print(f"{'loop':<10} {'delay':>8} {names[0]:>8} {names[1]:>16} {names[2]:>12} {names[3]:>13} {names[4]:>9}")
     for row in rows:
         interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
         print(
             f"{row['loop']:<10} {row['latency_ms']:>5.0f} ms {row['success']:>8.1%} {interval:>16} "
-            f"{row['stood']:>12.0%} {row['jump']:>13.2f}"
+            f"{row['stood']:>12.0%} {row['jump']:>13.2f} {0 if row['seam'] is None else row['seam']:>9.2f}"
         )
     told = {"run": opened.label, "weights": opened.digest, "protocol": protocol.replanning(opened).to_dict()}
     write_result(place, {**told, "rows": rows})

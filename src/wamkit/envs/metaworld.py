@@ -89,7 +89,9 @@ class MetaWorldConfig(Factors):
     reset_high: tuple[float, ...] | None = None
     """Upper corner, likewise."""
     max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
-    """Number of steps after which an episode is truncated."""
+    """Number of MetaWorld's steps, of 1/80 s, after which an episode is truncated."""
+    repeat: Annotated[int, Between(1, inf), AtMost(80)] = 1
+    """MetaWorld's steps that an action lasts: 4 make a loop of 20 Hz, in which the arm is as fast as in one of 80."""
     text: str | None = None
     """Instruction in place of the task's own."""
     sway: Annotated[float, Between(0, 0.3)] = 0.0
@@ -126,9 +128,11 @@ class MetaWorld(Environment):
     def __init__(self, config: MetaWorldConfig):
         check_task("metaworld", config.task, INSTRUCTIONS)
         self.config, self.task, self.cameras = config, config.task, tuple(config.cameras)
+        self.fps = 80 / config.repeat
+        self.metadata = {**self.metadata, "render_fps": round(self.fps)}
         self.text = config.text or INSTRUCTIONS[config.task]
         roles = {c: CameraFacts("wrist" if c == "gripperPOV" else "scene") for c in self.cameras}
-        self.dataset_metadata = replace(_METADATA, cameras=roles)
+        self.dataset_metadata = replace(_METADATA, cameras=roles, rate=self.fps)
         self._mujoco, registry, policies = _load()
         self._sim, solid = _build(registry[config.task], config)
         self._policy = policies[config.task]()
@@ -189,20 +193,24 @@ class MetaWorld(Environment):
         return raw, {"success": False, **points}
 
     def step(self, action: np.ndarray, render: bool = True):
-        """One step of 1/80 s. action: float (4,), hand displacement (1 is 1 cm) and gripper effort, clipped to [-1,
-        1]."""
+        """One step of `repeat` / 80 s. action: float (4,), hand displacement in 1/80 s (1 is 1 cm) and gripper effort,
+        clipped to [-1, 1]. The reward is the sum over these, success that of any."""
         action = self._checked_action(action)
         if not self._was_reset:
             raise WamkitError("step before the first reset: call reset(seed=...)")
-        _, reward, _, _, info = self._sim.step(action)
-        truncated = self._sim.curr_path_length >= self.config.max_steps
+        reward, success = 0.0, False
+        for _ in range(self.config.repeat):
+            _, gained, _, _, info = self._sim.step(action)
+            reward, success = reward + float(gained), success or bool(info["success"])
+            if truncated := self._sim.curr_path_length >= self.config.max_steps:
+                break
         raw, points = self._observe(render)
-        told = {"success": bool(info["success"]), "touched": self._tracked().touched(self._sim.data)}
+        told = {"success": success, "touched": self._tracked().touched(self._sim.data)}
         if self.task.startswith("reach-"):
             del told["touched"]  # there is nothing to touch
         if self.task not in _NO_DISTANCE:
             told["remaining"] = float(info["obj_to_target"])
-        return raw, float(reward), False, truncated, told | points
+        return raw, reward, False, truncated, told | points
 
     def expert(self) -> Expert:
         """MetaWorld's scripted policy, which reads the simulator's full state."""

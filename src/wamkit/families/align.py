@@ -68,7 +68,7 @@ class Align(Family):
         self.say = nn.ModuleDict(
             {t: nn.Sequential(nn.Linear(D, 2 * D), nn.SiLU(), nn.Linear(2 * D, sizes[t])) for t in c.teachers}
         )
-        self.declare(self.trunk)
+        self.declare(self.trunk, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         return (Stage("main", 1.0, ("context", ACTION, "trunk", "ask", "say")),)
@@ -117,7 +117,8 @@ class Align(Family):
     def _tokens(self, x: Tensor, sigma: Tensor, context: list[Tokens], batch: Batch) -> list[Tokens]:
         """Noisy actions, then one query a cell, which starts from the present image's token of that cell."""
         image = context[0]
-        return [self.action.tokens(x, sigma, batch), Tokens(self.ask + image.values, "query", image.position)]
+        actions = self.action.tokens(x, sigma, batch, self.normalizer)
+        return [actions, Tokens(self.ask + image.values, "query", image.position)]
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         """The context sees itself; actions and queries see everything."""
@@ -137,4 +138,4 @@ class Align(Family):
             return self.action.stream.velocity(y[0])
 
         noise = self.action.noise(generators, batch.obs.device)
-        return self.action.unpack(flow.integrate(velocity, noise, flow.denoise(steps)), self.normalizer), None
+        return self.action.denoise(velocity, noise, flow.denoise(steps), batch, self.normalizer), None

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn import Backbone, FutureCodec, Normalizer, SequenceBackbone, Tokens
+from wamkit.nn import ActionChunk, Backbone, FutureCodec, Normalizer, SequenceBackbone, Tokens
 from wamkit.nn.attention_mask import Segment, expand
 from wamkit.registry import Registry
 from wamkit.types import Answer, Batch, Query, Spec, WamkitError
@@ -80,11 +80,14 @@ class Family(nn.Module, ABC):
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
         super().__init__()
         self.config, self.spec, self.normalizer = config, spec, normalizer
-        self._declared: tuple[tuple[Backbone, ...], FutureCodec | None] = ((), None)
+        self._declared: tuple[tuple[Backbone, ...], FutureCodec | None, ActionChunk | None] = ((), None, None)
 
-    def declare(self, *backbones: Backbone, codec: FutureCodec | None = None) -> None:
-        """Names the backbones, the main one first, and the codec of future frames, once they are built."""
-        self._declared = (backbones, codec)  # in a tuple, so that their parameters keep one name
+    def declare(
+        self, *backbones: Backbone, codec: FutureCodec | None = None, denoised: ActionChunk | None = None
+    ) -> None:
+        """Names the backbones, the main one first, the codec of future frames, and the chunk of actions that a policy
+        query denoises, once they are built."""
+        self._declared = (backbones, codec, denoised)  # in a tuple, so that their parameters keep one name
 
     @property
     def backbones(self) -> tuple[Backbone, ...]:
@@ -95,6 +98,12 @@ class Family(nn.Module, ABC):
     def codec(self) -> FutureCodec | None:
         """The codec of future frames, or None for a family that imagines no images."""
         return self._declared[1]
+
+    @property
+    def denoised(self) -> ActionChunk | None:
+        """The chunk of actions that a policy query denoises, which can begin with actions that are decided already.
+        None for a family whose actions come about in another way (regression, codes, geometry)."""
+        return self._declared[2]
 
     def blocks(self) -> list[nn.Module]:
         """All blocks of all backbones: the units of sharding, activation checkpointing and compilation.

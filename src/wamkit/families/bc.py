@@ -32,7 +32,7 @@ class BC(Family):
         self.context = config.build_context(spec)
         self.action = config.build_action(spec, config.width)
         self.trunk = config.build_trunk()
-        self.declare(self.trunk)
+        self.declare(self.trunk, denoised=self.action)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         segments = [Segment(CONTEXT, self.context.length)]
@@ -45,7 +45,7 @@ class BC(Family):
         for _ in range(self.config.policy_draws):
             sigma = flow.uniform_sigma(len(batch), generator).to(x.device)
             noisy, target = flow.corrupt(x, sigma, generator)
-            parts.append(self.action.tokens(noisy, sigma, batch))
+            parts.append(self.action.tokens(noisy, sigma, batch, self.normalizer))
             velocity.append(target)
         context = self.context(batch, self.normalizer, generator)
         y, _ = self.trunk([*context, *parts], self.attention_mask(x.device))
@@ -59,8 +59,8 @@ class BC(Family):
         _, cache = self.trunk(self.context(batch, self.normalizer))
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            y, _ = self.trunk([self.action.tokens(x, sigma, batch)], None, cache)
+            y, _ = self.trunk([self.action.tokens(x, sigma, batch, self.normalizer)], None, cache)
             return self.action.stream.velocity(y[0])
 
         noise = self.action.noise(generators, batch.obs.device)
-        return self.action.unpack(flow.integrate(velocity, noise, flow.denoise(steps)), self.normalizer), None
+        return self.action.denoise(velocity, noise, flow.denoise(steps), batch, self.normalizer), None

@@ -50,7 +50,7 @@ class HiddenState(Family):
         self.future = config.build_future(spec, config.width)
         self.action = config.build_action(spec, config.action_width)
         self.experts = config.build_experts(FUTURE, ACTION)
-        self.declare(self.experts, codec=self.future)
+        self.declare(self.experts, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         c, rest = self.config, 1 - self.config.codec_share
@@ -95,7 +95,7 @@ class HiddenState(Family):
         if stage == "video":
             mask = {FUTURE: mask[FUTURE][:, : -self.action.length]}
         else:
-            parts[ACTION] = [self.action.tokens(noisy_a, sigma_a, batch)]
+            parts[ACTION] = [self.action.tokens(noisy_a, sigma_a, batch, self.normalizer)]
         y, _ = self.experts(parts, mask, detach={(ACTION, FUTURE)} if c.detach else set())
         losses = {}
         if stage != "head":
@@ -143,8 +143,9 @@ class HiddenState(Family):
         _, features = video(self.future.encode(batch) if given else z, level)
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            y, _ = self.experts({ACTION: [self.action.tokens(x, sigma, batch)]}, {ACTION: None}, features)
+            actions = self.action.tokens(x, sigma, batch, self.normalizer)
+            y, _ = self.experts({ACTION: [actions]}, {ACTION: None}, features)
             return self.action.stream.velocity(y[ACTION][0])
 
         path = flow.denoise(c.policy_steps if imagines else steps, c.inverse_shift if given else 1.0)
-        return self.action.unpack(flow.integrate(velocity, noise, path), self.normalizer), future
+        return self.action.denoise(velocity, noise, path, batch, self.normalizer), future

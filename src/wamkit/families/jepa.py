@@ -61,7 +61,7 @@ class Jepa(Family):
         self.bridge, self.head = nn.Linear(D, c.head_width), Trunk(c.head_width, c.head_depth, c.heads)
         place = step_positions([t for t in spec.frame_offsets for _ in range(c.latents)])
         self.register_buffer("place_z", place, persistent=False)
-        self.declare(self.trunk, self.predictor, self.head)
+        self.declare(self.trunk, self.predictor, self.head, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         learned = ("context", "action", "ask", "trunk", "step", "cell", "predictor", "say", "bridge", "head")
@@ -146,7 +146,8 @@ class Jepa(Family):
 
     def _velocity(self, x: Tensor, sigma: Tensor, found: Tensor, batch: Batch) -> Tensor:
         """The velocity of a noisy chunk, whose tokens see each other and the outputs of the action queries."""
-        y, _ = self.head([Tokens(found, "action query"), self.action.tokens(x, sigma, batch)])
+        actions = self.action.tokens(x, sigma, batch, self.normalizer)
+        y, _ = self.head([Tokens(found, "action query"), actions])
         return self.action.stream.velocity(y[1])
 
     def generate(
@@ -154,5 +155,5 @@ class Jepa(Family):
     ) -> tuple[Tensor | None, Tensor | None]:
         _, found = self._found(self.context(batch, self.normalizer))
         noise = self.action.noise(generators, batch.obs.device)
-        x = flow.integrate(lambda x, s: self._velocity(x, s, found, batch), noise, flow.denoise(steps))
-        return self.action.unpack(x, self.normalizer), None
+        velocity = lambda x, s: self._velocity(x, s, found, batch)  # noqa: E731
+        return self.action.denoise(velocity, noise, flow.denoise(steps), batch, self.normalizer), None

@@ -111,7 +111,7 @@ class LatentAction(Family):
         self.given = GivenStream("code word", len(c.levels) + 1, place, D)
         self.action = c.build_action(spec, D)
         self.trunk = c.build_trunk()
-        self.declare(self.trunk)
+        self.declare(self.trunk, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         c = self.config
@@ -167,7 +167,7 @@ class LatentAction(Family):
         # Words of transitions that end beyond the episode were not seen.
         seen = self.latent.words[index].masked_fill(~valid_BN.unsqueeze(2), 0)
         cache = self._give(torch.where(rows, seen, self._expected(logits)), inverse, cache)
-        y, _ = self.trunk([self.action.tokens(noisy, sigma, batch)], None, cache)
+        y, _ = self.trunk([self.action.tokens(noisy, sigma, batch, self.normalizer)], None, cache)
         error, valid = (self.action.stream.velocity(y[0]) - target).square(), self.action.valid(batch)
         return losses | {"policy": masked_mean(error, valid & ~rows), "action": masked_mean(error, valid & rows)}
 
@@ -188,12 +188,12 @@ class LatentAction(Family):
         cache = self._give(word, torch.full((len(batch),), inverse, device=device), cache)
 
         def velocity(x: Tensor, sigma: Tensor) -> Tensor:
-            y, _ = self.trunk([self.action.tokens(x, sigma, batch)], None, cache)
+            y, _ = self.trunk([self.action.tokens(x, sigma, batch, self.normalizer)], None, cache)
             return self.action.stream.velocity(y[0])
 
         path = flow.denoise(steps, self.config.inverse_shift if inverse else 1.0)
-        x = flow.integrate(velocity, self.action.noise(generators, device), path)
-        return self.action.unpack(x, self.normalizer), None
+        noise = self.action.noise(generators, device)
+        return self.action.denoise(velocity, noise, path, batch, self.normalizer), None
 
     def _logits(self, cache: Cache, rows: int) -> Tensor:
         """The predicted code words, given the context: logits (B, words, entries)."""

@@ -57,7 +57,7 @@ class MoT(Family):
         self.ahead = self.history.segments if self.history else [Segment(CONTEXT, self.context.length)]
         self.queries, self.keeps_memory = self.streams.queries(), c.chunk_causal
         self.first = self.streams.first
-        self.declare(self.experts, codec=self.future)
+        self.declare(self.experts, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "history", "future.stream", "action", "experts")
@@ -151,7 +151,8 @@ class MoT(Family):
             paths[FUTURE], paths[ACTION] = flow.one_after_the_other(path, flow.denoise(c.policy_steps))
         context, cache, memory = self._read(batch)
         last = {n: path[-1] for n, path in paths.items()}
-        state = flow.euler(lambda x, s: self._velocity(x, s, last, context, cache, batch), state, paths)
+        guides = self.action.guides(batch, self.normalizer)
+        state = flow.euler(lambda x, s: self._velocity(x, s, last, context, cache, batch), state, paths, guides)
         return self.streams.answer(state, query, batch, memory)
 
     def _velocity(

@@ -84,7 +84,7 @@ class SharedRep(Family):
         self.chunk_head = Trunk(c.head_width, c.head_depth, c.heads)
         position = [image_positions(spec, self.future.codec.stride, t) for t in spec.frame_offsets]
         self.register_buffer("position", torch.cat(position), persistent=False)
-        self.declare(self.trunk, self.chunk_head, codec=self.future)
+        self.declare(self.trunk, self.chunk_head, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         rest = ("context", "action", "known", "masked", "place", "trunk", "slot_head", "bridge", "chunk_head")
@@ -170,7 +170,8 @@ class SharedRep(Family):
 
     def _chunk(self, x: Tensor, sigma: Tensor, z: Tensor, batch: Batch) -> Tensor:
         """The velocity of a whole noisy chunk, whose tokens see each other and the representation."""
-        y, _ = self.chunk_head([Tokens(z, "slots", self.position), self.action.tokens(x, sigma, batch)])
+        actions = self.action.tokens(x, sigma, batch, self.normalizer)
+        y, _ = self.chunk_head([Tokens(z, "slots", self.position), actions])
         return self.action.stream.velocity(y[1])
 
     def default_steps(self, query: Query) -> int:
@@ -200,5 +201,5 @@ class SharedRep(Family):
             return None, future
         z = self.bridge(self._represent(context, slots, visible, action, given))
         path = flow.denoise(steps, self.config.inverse_shift if query is Query.INVERSE else 1.0)
-        x = flow.integrate(lambda x, s: self._chunk(x, s, z, batch), noise_a, path)
-        return self.action.unpack(x, self.normalizer), future
+        velocity = lambda x, s: self._chunk(x, s, z, batch)  # noqa: E731
+        return self.action.denoise(velocity, noise_a, path, batch, self.normalizer), future

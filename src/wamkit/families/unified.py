@@ -61,7 +61,7 @@ class Unified(Family):
         self.ahead = self.history.segments if self.history else [Segment(CONTEXT, self.context.length)]
         self.queries, self.keeps_memory = self.streams.queries(), c.chunk_causal
         self.first = self.streams.first
-        self.declare(self.trunk, codec=self.future)
+        self.declare(self.trunk, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
         return codec_stages(self, "context", "history", "future.stream", "action", "trunk", "conditioning")
@@ -141,7 +141,8 @@ class Unified(Family):
             schedules = dict(zip(order, flow.one_after_the_other(*(schedules[n] for n in order)), strict=True))
         # The context sees no one but itself, so one pass serves every denoising step.
         context, features, memory = self._read(batch)
-        state = flow.euler(lambda x, s: self._velocity(x, s, context, features, batch), state, schedules)
+        guides = self.action.guides(batch, self.normalizer)
+        state = flow.euler(lambda x, s: self._velocity(x, s, context, features, batch), state, schedules, guides)
         return self.streams.answer(state, query, batch, memory)
 
     def _velocity(

@@ -17,6 +17,7 @@ from wamkit.data.embodiment import Embodiment
 from wamkit.data.image_transform import ImageTransform
 from wamkit.families.base import Family, Taxonomy
 from wamkit.inference.checks import fitted, fitted_images, query_batch, row_seeds, unsupported
+from wamkit.inference.realtime import Ahead, begun, checked, padded, with_ahead
 from wamkit.nn.tokens import check_finite
 from wamkit.runs.run import Run
 from wamkit.types import (
@@ -52,6 +53,7 @@ class Model:
         the model gives are clipped to it, and those that it is given are taken as they are.
     image: resizes images of observations and futures to those of `spec`, as training did; None to take images of that
         size alone.
+    prefix: most first actions that training gave (`train.prefix`), for answers that begin with decided actions.
     """
 
     def __init__(
@@ -62,11 +64,12 @@ class Model:
         *,
         action_bounds: Sequence[tuple[float, float]] = (),
         image: ImageTransform | None = None,
+        prefix: int = 0,
     ):
         if not isinstance(family, Family):
             raise WamkitError(f"a model wraps a family, got {type(family).__name__}")
         self.family, self.embodiment, self.optional_views = family, embodiment, tuple(optional_views)
-        self.action_bounds, self.image = tuple(action_bounds), image
+        self.action_bounds, self.image, self.prefix = tuple(action_bounds), image, prefix
 
     @property
     def name(self) -> str:
@@ -101,7 +104,6 @@ class Model:
         """True if the answer to `query` takes denoising steps."""
         return self.family.denoises(query)
 
-    @torch.inference_mode()
     def sample(
         self,
         obs: Observation | Sequence[Observation],
@@ -111,6 +113,7 @@ class Model:
         actions: np.ndarray | None = None,
         future: np.ndarray | None = None,
         steps: int | None = None,
+        ahead: Ahead | Sequence[Ahead | None] | None = None,
     ) -> Sample:
         """Answers one of the five queries for one observation or several.
 
@@ -126,8 +129,10 @@ class Model:
         actions: float (A, a) or (B, A, a) in robot units, for `forward`.
         future: uint8 (F, V, 3, H, W) or (B, F, V, 3, H, W), for `inverse`.
         steps: denoising steps; None for the configuration's default.
+        ahead: actions that the robot takes meanwhile, for `policy` and `joint`: the answer begins with those that are
+            decided, to the bit, and goes on from there (`inference.realtime`). One for one observation, or one a row.
 
-        Raises UnsupportedQuery for a query that the family does not model, ObservationError, which names the field,
+        Raises UnsupportedQuery for what the family does not model, ObservationError, which names the field,
         what was expected and what came, and NotFinite, which names the query and the field, for an answer with NaN or
         infinities.
         """
@@ -140,13 +145,22 @@ class Model:
         if not isinstance(steps, int) or steps < 1:
             raise ObservationError(f"steps = {steps!r}: must be a whole number of denoising steps, at least 1")
         rows = [obs] if isinstance(obs, Observation) else list(obs)
-        batch = self._batch(rows, query, actions, future)
-        generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
-        try:
-            answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
-            sample = self._sample(answer, query, rows, batch)
-        except NotFinite as error:
-            raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
+        left = self._left(ahead, query, rows)
+        # Guidance needs gradients, which inference mode rules out.
+        with torch.no_grad() if left else torch.inference_mode():
+            batch, begins = self._batch(rows, query, actions, future), list[int]()
+            if left:
+                batch.action = torch.from_numpy(self._chunks(padded(left, *self._chunk_shape), rows))
+                self._check_units("action", batch.action)
+                batch, begins = with_ahead(batch, left, self.family, self.prefix)
+            generators = [torch.Generator().manual_seed(s) for s in row_seeds(seed, len(rows))]
+            try:
+                answer = Answer(*self.family.generate(batch.to(self._device), query, generators, steps))
+                sample = self._sample(answer, query, rows, batch)
+            except NotFinite as error:
+                raise NotFinite(f"the query '{query}' of this '{self.name}': {error}") from error
+        if left and sample.actions is not None:
+            sample = replace(sample, actions=begun(sample.actions, left, begins))
         return sample.row(0) if isinstance(obs, Observation) else sample
 
     @torch.inference_mode()
@@ -242,8 +256,7 @@ class Model:
         else:
             if actions is not None:
                 chunks = np.asarray(actions, np.float32)
-                chunks = chunks[None] if chunks.ndim == 2 else chunks
-                actions = robot.encode_action(chunks, np.stack([r.proprio for r in rows]))
+                actions = self._chunks(chunks[None] if chunks.ndim == 2 else chunks, rows)
             future = None if future is None else robot.to_model_views(np.asarray(future))
             rows = [_unified(r, robot) for r in rows]
             batch = query_batch(rows, query, self.spec, actions, future)
@@ -252,8 +265,35 @@ class Model:
             batch.view_valid = seen if batch.view_valid is None else seen & batch.view_valid
         self._check_views(batch)
         batch.memory = self._memory(rows)
-        self._check_units(batch, query)
+        self._check_units("proprio", batch.proprio)
+        self._check_units("proprio", batch.past_proprio)
+        if query is Query.FORWARD:
+            self._check_units("action", batch.action)
         return batch
+
+    @property
+    def _chunk_shape(self) -> tuple[int, int]:
+        """Steps and dimensions of a chunk of the robot's actions."""
+        return self.spec.chunk, self.spec.action_dim if self.embodiment is None else self.embodiment.own_action_size
+
+    def _chunks(self, actions: np.ndarray, rows: Sequence[Observation]) -> np.ndarray:
+        """Chunks (B, A, a) of the robot's actions in the units of the family."""
+        if self.embodiment is None:
+            return actions
+        return self.embodiment.encode_action(actions, np.stack([r.proprio for r in rows]))
+
+    def _left(
+        self, ahead: Ahead | Sequence[Ahead | None] | None, query: Query, rows: Sequence[Observation]
+    ) -> list[Ahead | None]:
+        """What is left of the chunk before, a row each; nothing where no row has any."""
+        given = [ahead] if ahead is None or isinstance(ahead, Ahead) else list(ahead)
+        if not any(g is not None for g in given):
+            return []
+        if not query.wants_action or query is Query.INVERSE:
+            raise ObservationError(f"the query '{query}' takes no actions ahead: 'policy' and 'joint' do")
+        if len(given) != len(rows):
+            raise ObservationError(f"ahead: {len(rows)} observations need as many, or None each; got {len(given)}")
+        return [None if g is None else checked(g, *self._chunk_shape) for g in given]
 
     def _sample(self, answer: Answer, query: Query, rows: Sequence[Observation], batch: Batch) -> Sample:
         """The family's answer as arrays, in the units and views of the embodiment. Raises NotFinite, naming the field.
@@ -306,16 +346,14 @@ class Model:
                     "or train with `--train.drop-view 0.2`, which teaches a model to do without"
                 )
 
-    def _check_units(self, batch: Batch, query: Query) -> None:
+    def _check_units(self, key: str, values: Tensor) -> None:
         """Raises ObservationError for values so far from those of training that their units or order must differ."""
-        given = [("proprio", batch.proprio), ("proprio", batch.past_proprio)]
-        for key, values in given + ([("action", batch.action)] if query is Query.FORWARD else []):
-            far = self.family.normalizer.deviations(key, values.to(self._device))
-            if far.numel() and not far.max() <= MAX_DEVIATIONS:
-                raise ObservationError(
-                    f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from "
-                    "what training saw; are these the robot's units, in the order of training?"
-                )
+        far = self.family.normalizer.deviations(key, values.to(self._device))
+        if far.numel() and not far.max() <= MAX_DEVIATIONS:
+            raise ObservationError(
+                f"{key}: {values.flatten()[far.argmax()].item():.3g} lies {far.max().item():.0e} deviations from "
+                "what training saw; are these the robot's units, in the order of training?"
+            )
 
 
 def _unified(obs: Observation, robot: Embodiment) -> Observation:
@@ -338,7 +376,14 @@ def load(run: Run | str | Path, device: str = "cpu", embodiment: str = "") -> Mo
     run = run if isinstance(run, Run) else Run.open(run)
     acting = run.embodiment(embodiment)
     bounds = run.action_bounds(embodiment)
-    return Model(run.family(device), acting, run.optional_views, action_bounds=bounds, image=run.image)
+    return Model(
+        run.family(device),
+        acting,
+        run.optional_views,
+        action_bounds=bounds,
+        image=run.image,
+        prefix=run.config.train.prefix,
+    )
 
 
 def opened(run: Run, embodiment: str = "") -> Model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +12,7 @@ from wamkit.config import check_multiple
 from wamkit.nn.attention_mask import ACTION
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.backbones.transformer import sigma_features
-from wamkit.nn.flow import row_noise
+from wamkit.nn.flow import Guide, euler, row_noise
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.tokens import step_positions
 from wamkit.types import Batch, Spec
@@ -26,9 +26,9 @@ class Stream(nn.Module):
         self.kind, self.channels, self.length = kind, channels, len(place_L3)
         self.register_buffer("place", place_L3, persistent=False)
 
-    def run(self, values_BLD: Float[Tensor, "B L D"], sigma_B: Tensor | None = None) -> Tokens:
+    def run(self, values_BLD: Float[Tensor, "B L D"], sigma: Tensor | None = None) -> Tokens:
         """Embedded values as tokens of this stream."""
-        return Tokens(values_BLD, self.kind, self.place, sigma_B)
+        return Tokens(values_BLD, self.kind, self.place, sigma)
 
 
 class GivenStream(Stream):
@@ -74,10 +74,10 @@ class NoisyStream(Stream):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"]) -> Tokens:
-        """Noisy values to tokens. sigma_B: their noise level in [0, 1], one a row or one for all."""
-        level = self.level(sigma_features(sigma_B, self.width)).unsqueeze(1)
-        return self.run(self.embed(x_BLc) + self.position + level, sigma_B)
+    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma: Float[Tensor, " b"] | Float[Tensor, "b L"]) -> Tokens:
+        """Noisy values to tokens. sigma: their noise level in [0, 1], one a row or one for all, or one a token."""
+        level = self.level(sigma_features(sigma.flatten(), self.width)).unflatten(0, sigma.shape)
+        return self.run(self.embed(x_BLc) + self.position + (level if sigma.dim() == 2 else level.unsqueeze(1)), sigma)
 
     def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
         """Outputs of the backbone to velocities eps - x, in float32 whatever the backbone's precision."""
@@ -95,7 +95,7 @@ class ActionChunk(nn.Module):
     def __init__(self, spec: Spec, width: int, per_token: int, stream: type[Stream] = NoisyStream):
         super().__init__()
         check_multiple("window.chunk", spec.chunk, "actions_per_token", per_token)
-        self.shape = (spec.chunk, spec.action_dim)
+        self.shape, self.per_token = (spec.chunk, spec.action_dim), per_token
         self.length, self.channels = spec.chunk // per_token, per_token * spec.action_dim
         place = step_positions([(i + 0.5) * per_token for i in range(self.length)])
         self.stream = stream(ACTION, self.channels, place, width)
@@ -107,16 +107,52 @@ class ActionChunk(nn.Module):
     def targets(
         self, action_BAa: Float[Tensor, "B A a"], batch: Batch, normalizer: Normalizer
     ) -> Float[Tensor, "B L c"]:
-        """`pack`, with zeros (the mean) where `valid` is false, so that padding has no influence."""
-        return self.pack(action_BAa, normalizer).masked_fill(~self.valid(batch), 0)
+        """`pack`, with zeros (the mean) where there is no evidence, so that padding has no influence."""
+        return self.pack(action_BAa, normalizer).masked_fill(~self._evidence(batch), 0)
 
-    def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch) -> Tokens:
-        """Noisy actions to tokens, for a denoised stream. Dimensions that a row's robot lacks are 0, neither noise nor
-        data."""
+    def tokens(
+        self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch, normalizer: Normalizer
+    ) -> Tokens:
+        """Noisy actions to tokens, for a denoised stream. Those of `batch.prefix` are the executed actions, without
+        noise. Dimensions that a row's robot lacks are 0, neither noise nor data."""
+        sigma = sigma_B
+        if (decided_BL := self.decided(batch)) is not None:
+            x_BLc = torch.where(decided_BL.unsqueeze(2), self.targets(batch.action, batch, normalizer), x_BLc)
+            sigma = sigma_B.unsqueeze(1).masked_fill(decided_BL, 0)
         if batch.action_dim_valid is not None:
             has = batch.action_dim_valid.repeat(1, self.channels // self.shape[1]).unsqueeze(1)
             x_BLc = x_BLc.masked_fill(~has, 0)
-        return self.stream.tokens(x_BLc, sigma_B)
+        return self.stream.tokens(x_BLc, sigma)
+
+    def decided(self, batch: Batch) -> Bool[Tensor, "B L"] | None:
+        """True for tokens that hold steps of `batch.prefix`, whole tokens each; None where there is no prefix."""
+        if batch.prefix is None:
+            return None
+        first_L = self.per_token * torch.arange(self.length, device=batch.prefix.device)
+        return first_L < batch.prefix.unsqueeze(1)
+
+    def denoise(
+        self,
+        velocity: Callable[[Tensor, Tensor], Tensor],
+        noise: Float[Tensor, "B L c"],
+        schedule: tuple[float, ...],
+        batch: Batch,
+        normalizer: Normalizer,
+    ) -> Float[Tensor, "B A a"]:
+        """Actions in robot units from noise, by integrating `velocity(state, noise level)` along `schedule`."""
+
+        def alone(x: Mapping[str, Tensor], sigma: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {ACTION: velocity(x[ACTION], sigma[ACTION])}
+
+        state = euler(alone, {ACTION: noise}, {ACTION: schedule}, self.guides(batch, normalizer))
+        return self.unpack(state[ACTION], normalizer)
+
+    def guides(self, batch: Batch, normalizer: Normalizer) -> dict[str, Guide]:
+        """The guidance of this stream by `batch.guide`, by name of the stream; none where the batch has none."""
+        if batch.guide is None:
+            return {}
+        weight_BAa = batch.guide.unsqueeze(2) * batch.action_mask()
+        return {ACTION: Guide(self.pack(batch.action, normalizer), weight_BAa.reshape(len(batch), self.length, -1))}
 
     def noise(self, generators: Sequence[torch.Generator], device: torch.device) -> Float[Tensor, "B L c"]:
         """The start of sampling."""
@@ -128,7 +164,11 @@ class ActionChunk(nn.Module):
 
     def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
         """True for values of `pack` that are evidence: steps inside the episode, of rows with actions, in dimensions
-        that the row's robot has."""
+        that the row's robot has, after `batch.prefix`."""
+        decided_BL = self.decided(batch)
+        return self._evidence(batch) if decided_BL is None else self._evidence(batch) & ~decided_BL.unsqueeze(2)
+
+    def _evidence(self, batch: Batch) -> Bool[Tensor, "B L c"]:
         return batch.action_mask().reshape(len(batch), self.length, self.channels)
 
 

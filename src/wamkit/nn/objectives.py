@@ -212,7 +212,9 @@ class JointStreams:
 
     def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
         """Noisy values of the stream `name` to tokens."""
-        return self.future.tokens(x, sigma, context) if name == FUTURE else self.action.tokens(x, sigma, batch)
+        if name == FUTURE:
+            return self.future.tokens(x, sigma, context)
+        return self.action.tokens(x, sigma, batch, self.normalizer)
 
     def velocity(self, name: str, y: Tensor) -> Tensor:
         """Outputs of the backbone to velocities of the stream `name`."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from wamkit_client.chunks import Chunks, Joining
+from wamkit_client.runner import RECENT
 
 from wamkit.config import digest, from_dict, sealed, unsealed
 from wamkit.envs.base import held_out_seeds
@@ -22,13 +23,14 @@ from wamkit.eval.metrics.intervals import clopper_pearson
 from wamkit.eval.protocols import Protocol
 from wamkit.files import StoreError, atomic_write, read_json
 from wamkit.inference.policy import Policy, query_seed
+from wamkit.inference.realtime import Ahead
 from wamkit.metadata import DatasetMetadata
 from wamkit.rollout.loop import Transition, rollout
 from wamkit.runs.run import Run
 from wamkit.types import Observation
 from wamkit.workers import run_parallel
 
-Loop = Literal["wait", "switch", "ensemble"]
+Loop = Literal["wait", "switch", "ensemble", "rtc"]
 SEEDS_PER_JOB = 5
 
 
@@ -39,6 +41,7 @@ class Driving:
     seed: of noise and delays.   step: of the next action.   queries: begun so far.
     asked: step of the last query; None before the first.
     coming: (step at which it was asked, step from which it is there, chunk) of the query under way.
+    delays: steps that the last queries took.
     held: (step of its first action, chunk) of those that came.
     last: the last action; None before the first.
     stood: steps at which the robot stood still.
@@ -49,6 +52,7 @@ class Driving:
     queries: int = 0
     asked: int | None = None
     coming: tuple[int, int, np.ndarray] | None = None
+    delays: tuple[int, ...] = ()
     held: tuple[tuple[int, np.ndarray], ...] = ()
     last: np.ndarray | None = None
     stood: int = 0
@@ -57,7 +61,7 @@ class Driving:
 class Delayed:
     """An actor that gets each answer some steps after it asked.
 
-    ask: gives the chunk (A, a) for an observation and the seed of its noise.
+    ask: gives the chunk (A, a) for an observation, the seed of its noise, and what is ahead, if the loop says so.
     delay: steps that a query takes, by (seed of the episode, number of the query).
     loop: see `Loop`.   replan_every: steps between two queries, if the last one is answered by then.
     still: bool (a,), dimensions that stand still at zero; the others do where they are, at first at zero too.
@@ -65,7 +69,7 @@ class Delayed:
 
     def __init__(
         self,
-        ask: Callable[[Observation, int], np.ndarray],
+        ask: Callable[[Observation, int, Ahead | None], np.ndarray],
         delay: Callable[[int, int], int],
         loop: Loop,
         replan_every: int,
@@ -85,11 +89,12 @@ class Delayed:
         """The next action, and the session to pass back."""
         now = self._arrived(session)
         if self._asks(now):
-            chunk = self.ask(observation, query_seed(now.seed, now.queries))
-            ready = now.step + self.delay(now.seed, now.queries)
-            now = replace(now, asked=now.step, queries=now.queries + 1, coming=(now.step, ready, chunk))
+            chunk = self.ask(observation, query_seed(now.seed, now.queries), self._ahead(now))
+            took = self.delay(now.seed, now.queries)
+            ready, delays = now.step + took, (*now.delays, took)[-RECENT:]
+            now = replace(now, asked=now.step, queries=now.queries + 1, coming=(now.step, ready, chunk), delays=delays)
             now = self._arrived(now)
-        joining: Joining = "ensemble" if self.loop == "ensemble" else "switch"
+        joining: Joining = "switch" if self.loop == "wait" else self.loop
         waiting = self.loop == "wait" and now.coming is not None
         action = None if waiting else Chunks(joining, _held=list(now.held)).at(now.step)
         stood = now.stood + (action is None)
@@ -97,6 +102,10 @@ class Delayed:
             last = np.zeros(len(self.still), np.float32) if now.last is None else now.last
             action = np.where(self.still, 0, last).astype(np.float32)
         return action, replace(now, step=now.step + 1, last=action, stood=stood)
+
+    def _ahead(self, session: Driving) -> Ahead | None:
+        left = Chunks("rtc", _held=list(session.held)).ahead(session.step) if self.loop == "rtc" else None
+        return None if left is None else Ahead(left, min(len(left), max(session.delays)))
 
     def _arrived(self, session: Driving) -> Driving:
         """The session with the answer that has come by now."""
@@ -139,6 +148,7 @@ class Drive:
 
     steps: up to the first success, or all.   stood: of them, those at which the robot stood still.
     jump: largest change of any dimension of the action from one step to the next, in half ranges of the action space.
+    seam: the same at steps at which one chunk took over from another, mean over them; None without any.
     """
 
     task: str
@@ -147,6 +157,7 @@ class Drive:
     steps: int
     stood: int
     jump: float
+    seam: float | None = None
 
 
 @dataclass(frozen=True)
@@ -188,19 +199,21 @@ def play(job: _Job) -> list[Drive]:
             start = Driving(seed)
             episode = rollout(env, actor, seed=seed, session=start, record_images=False, observers=[seen.append])
             steps = int(episode.success.argmax()) + 1 if episode.succeeded else len(episode)
-            change = np.abs(np.diff(episode.action[:steps], axis=0)) / scale
-            jump = float(change.max()) if change.size else 0.0
-            found.append(
-                Drive(job.task, seed, bool(episode.succeeded), steps, seen[steps - 1].next_session.stood, jump)
-            )
+            change_T = (np.abs(np.diff(episode.action[:steps], axis=0)) / scale).max(1)
+            jump = float(change_T.max(initial=0))
+            newest = [t.next_session.held[-1][0] if t.next_session.held else -1 for t in seen[:steps]]
+            took_over = [i for i in range(1, steps) if 0 <= newest[i - 1] < newest[i]]
+            seam = float(change_T[np.array(took_over) - 1].mean()) if took_over else None
+            stood = seen[steps - 1].next_session.stood
+            found.append(Drive(job.task, seed, bool(episode.succeeded), steps, stood, jump, seam))
         return found
     finally:
         env.close()
 
 
-def _asking(policy: Policy) -> Callable[[Observation, int], np.ndarray]:
-    def ask(obs: Observation, seed: int) -> np.ndarray:
-        actions = policy.model.sample(obs, policy.query, seed=[seed], steps=policy.steps).actions
+def _asking(policy: Policy) -> Callable[[Observation, int, Ahead | None], np.ndarray]:
+    def ask(obs: Observation, seed: int, ahead: Ahead | None) -> np.ndarray:
+        actions = policy.model.sample(obs, policy.query, seed=[seed], steps=policy.steps, ahead=ahead).actions
         assert actions is not None  # both queries of a policy return actions
         return actions
 
@@ -241,8 +254,13 @@ def _read(path: Any) -> list[Drive] | None:
         return None
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
 def table(found: dict[tuple[Loop, Delay], list[Drive]]) -> list[dict[str, Any]]:
-    """A row for each loop and delay: success with its interval, share of steps stood still, largest jumps."""
+    """A row for each loop and delay: success with its interval, share of steps stood still, largest jumps, and jumps
+    from chunk to chunk."""
     rows = []
     for (loop, delay), episodes in found.items():
         rate = clopper_pearson(sum(d.success for d in episodes), len(episodes))
@@ -257,6 +275,7 @@ def table(found: dict[tuple[Loop, Delay], list[Drive]]) -> list[dict[str, Any]]:
                 "high": rate.high,
                 "stood": sum(d.stood for d in episodes) / max(1, sum(d.steps for d in episodes)),
                 "jump": float(np.mean([d.jump for d in episodes])),
+                "seam": _mean([d.seam for d in episodes if d.seam is not None]),
             }
         )
     return rows

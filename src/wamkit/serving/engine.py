@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from wamkit.inference.model import Model
+from wamkit.inference.realtime import Ahead
 from wamkit.types import Observation, Query, Sample, WamkitError
 
 
@@ -27,7 +28,8 @@ class Refused(WamkitError):
 class Request:
     """One query of a session.
 
-    seed, steps, actions, future: see `Model.sample`; `actions` (A, a) and `future` (F, V, 3, H, W) are of one row.
+    seed, steps, actions, future, ahead: see `Model.sample`; `actions` (A, a) and `future` (F, V, 3, H, W) are of one
+        row.
     until: `time.monotonic()` after which the answer is of no use; None for never.
     answer: receives the `Answer`, or the error.
     """
@@ -39,14 +41,19 @@ class Request:
     steps: int | None = None
     actions: np.ndarray | None = None
     future: np.ndarray | None = None
+    ahead: Ahead | None = None
     until: float | None = None
     asked: float = field(default_factory=time.monotonic)
     answer: Future[Answer] = field(default_factory=Future)
 
     def fits(self, other: Request) -> bool:
         """True if both can be rows of one batch."""
-        mine, theirs = ((r.query, r.steps, _shape(r.actions), _shape(r.future)) for r in (self, other))
+        mine, theirs = ((r.query, r.steps, _shape(r.actions), _shape(r.future), r._left()) for r in (self, other))
         return mine == theirs
+
+    def _left(self) -> tuple[int, int | None] | None:
+        """Lengths of what is ahead: rows that are guided and rows that are not never share a batch."""
+        return None if self.ahead is None else (len(self.ahead.actions), self.ahead.decided)
 
 
 @dataclass(frozen=True)
@@ -173,8 +180,15 @@ class Engine:
             name: None if getattr(first, name) is None else np.stack([getattr(r, name) for r in batch])
             for name in ("actions", "future")
         }
-        rows = [r.obs for r in batch]
-        answer = self.model.sample(rows, first.query, seed=[r.seed for r in batch], steps=first.steps, **stacked)
+        answer = self.model.sample(
+            [r.obs for r in batch],
+            first.query,
+            seed=[r.seed for r in batch],
+            steps=first.steps,
+            actions=stacked["actions"],
+            future=stacked["future"],
+            ahead=[r.ahead for r in batch],
+        )
         return [answer.row(i) for i in range(len(batch))]
 
 

@@ -29,6 +29,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from wamkit.inference.checks import unsupported
+from wamkit.inference.realtime import Ahead, checked
 from wamkit.serving.engine import Answer as Answered
 from wamkit.serving.engine import Engine, Refused, Request
 from wamkit.serving.inputs import Inputs
@@ -44,7 +45,20 @@ from wamkit.types import (
     half_chunk,
 )
 
-OPTIONS = ("query", "seed", "steps", "executed", "deadline_ms", "imagined", "actions", "future", "reset", "session_id")
+OPTIONS = (
+    "query",
+    "seed",
+    "steps",
+    "executed",
+    "deadline_ms",
+    "imagined",
+    "actions",
+    "future",
+    "ahead",
+    "decided",
+    "reset",
+    "session_id",
+)
 """Options of a request, in its entry `wamkit`."""
 IN_FLIGHT = 2
 """Requests of a connection that are read before an earlier one is answered."""
@@ -101,6 +115,7 @@ class _Asked:
     until: float | None
     actions: np.ndarray | None
     future: np.ndarray | None
+    ahead: Ahead | None
     imagined: bool
     bare: bool
 
@@ -233,7 +248,9 @@ class PolicyServer:
                 "action_space": self.inputs.action_space(),
             }
         told = self.inputs.described(spec, self.engine.model.action_bounds)
+        model = self.engine.model
         more = {"fps": spec.fps, "chunk": spec.chunk, "queries": [str(q) for q in self.options.queries]}
+        more["ahead"] = None if model.family.denoised is None else {"learned": model.prefix}
         return {"wamkit": {**told, **more, **facts}}
 
     def _http(self, connection: ServerConnection, request: HttpRequest) -> Response | None:
@@ -357,6 +374,7 @@ class PolicyServer:
             until=self._until(told),
             actions=actions,
             future=future,
+            ahead=self._ahead(told, query),
             imagined=bool(told.get("imagined")),
             bare="endpoint" in request,
         )
@@ -381,6 +399,7 @@ class PolicyServer:
             steps=asked.steps,
             actions=asked.actions,
             future=asked.future,
+            ahead=asked.ahead,
             until=asked.until,
         )
         session.under_way += 1
@@ -450,6 +469,24 @@ class PolicyServer:
                 )
             return None, np.ascontiguousarray(future.transpose(0, 1, 4, 2, 3))
         return None, None
+
+    def _ahead(self, told: Mapping[str, Any], query: Query) -> Ahead | None:
+        """What is left of the client's chunk, for a query that acts. Raises ObservationError and UnsupportedQuery."""
+        model, actions = self.engine.model, told.get("ahead")
+        if actions is None:
+            if "decided" in told:
+                raise ObservationError("wamkit.decided: it says how many of `ahead` are decided, which is missing")
+            return None
+        if query not in (Query.POLICY, Query.JOINT):
+            raise ObservationError(f"wamkit.ahead: the query '{query}' takes no actions ahead")
+        if model.family.denoised is None:
+            raise UnsupportedQuery(f"wamkit.ahead: this '{model.name}' cannot go on from given actions")
+        if not isinstance(actions, np.ndarray):
+            raise ObservationError(f"wamkit.ahead: expected an array, got a {type(actions).__name__}")
+        if actions.ndim != 2:
+            raise ObservationError(f"wamkit.ahead: expected float32 (steps, {self.inputs.action}), got {actions.shape}")
+        decided = _number(told, "decided", len(actions), 0, len(actions))
+        return checked(Ahead(actions, decided), model.spec.chunk, self.inputs.action)
 
     def _count(self, answer: Answered) -> None:
         self.metrics.waited.observe(answer.waited)

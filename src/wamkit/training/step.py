@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wamkit.config import ConfigError
 from wamkit.families.base import Family, Stage
 from wamkit.runs.checkpoint import Checkpoint
 from wamkit.runs.config import TrainConfig
@@ -70,6 +72,28 @@ def make_step(model: Family, config: TrainConfig) -> Step:
     return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
 
 
+def check_prefix(model: Family, longest: int) -> None:
+    """Raises ConfigError unless `model` can learn with prefixes of up to `longest` steps."""
+    if longest and model.denoised is None:
+        raise ConfigError(
+            f"train.prefix = {longest}: the family {model.name!r} does not denoise its actions, so they cannot begin "
+            "with given ones; leave it out, and join its chunks by ensembling"
+        )
+    if model.denoised is not None and longest > (most := model.spec.chunk - model.denoised.per_token):
+        raise ConfigError(
+            f"train.prefix = {longest}: a chunk has {model.spec.chunk} actions, {model.denoised.per_token} a token; "
+            f"choose at most {most}"
+        )
+
+
+def with_prefix(batch: Batch, longest: int, generator: torch.Generator) -> Batch:
+    """`batch`, of which half of the rows begin with 1 to `longest` executed actions, which they are given."""
+    B = len(batch)
+    given = torch.rand(B, generator=generator) < 0.5
+    steps = torch.randint(1, longest + 1, (B,), generator=generator)
+    return replace(batch, prefix=(steps * given).to(batch.obs.device))
+
+
 class _Strategy:
     """State and losses that all strategies here share."""
 
@@ -108,8 +132,11 @@ class _Strategy:
     def losses(self, batch: Batch, step: int, part: int, rows: int) -> tuple[dict[str, Tensor], Tensor]:
         """Losses by name of part number `part` of a batch of `rows` rows, and their weighted sum divided by `rows`."""
         seed = np.random.SeedSequence((self.config.seed, step, part)).generate_state(1, np.uint64)[0] >> 1
+        generator = torch.Generator().manual_seed(int(seed))
+        if self.config.prefix:
+            batch = with_prefix(batch, self.config.prefix, generator)
         with autocast(self.config):
-            losses_B = self.model(batch, torch.Generator().manual_seed(int(seed)), self.stage.name)
+            losses_B = self.model(batch, generator, self.stage.name)
         total = sum(self._weights.get(name, 1.0) * loss_B.sum() for name, loss_B in losses_B.items()) / rows
         return {name: loss_B.detach() for name, loss_B in losses_B.items()}, total
 

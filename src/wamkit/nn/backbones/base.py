@@ -31,13 +31,14 @@ class Tokens:
     kind: content of the run, for example "image", "text", "action" or "future".
     position: time in steps from now, row and column in pixels of the canvas; rows and columns are -1 outside the image.
         None for tokens without a position.
-    sigma: noise level in [0, 1], one a row (b = B) or one for all (b = 1). None for clean tokens.
+    sigma: noise level in [0, 1], one a row (b = B) or one for all (b = 1), or one a token, (b, L). None for clean
+        tokens.
     """
 
     values: Float[Tensor, "B L D"]
     kind: str
     position: Float[Tensor, "L 3"] | None = None
-    sigma: Float[Tensor, " b"] | None = None
+    sigma: Float[Tensor, " b"] | Float[Tensor, "b L"] | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
