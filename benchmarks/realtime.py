@@ -1,0 +1,162 @@
+"""Success under delay, by how chunks are joined: docs/results/realtime.md.
+
+Usage: python benchmarks/realtime.py [--seeds 3]   (what was collected, trained and played is kept)
+
+The demo's four tasks on a loop of 20 Hz: each action is held for four of MetaWorld's steps. Two models a seed, with and
+without prefixes in training, act under delays in simulated time, from the same held-out reset states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from wamkit.eval.metrics.intervals import clopper_pearson, paired_difference
+from wamkit.eval.protocols import Protocol
+from wamkit.experiments.page import table
+from wamkit.files import atomic_write
+from wamkit.rollout.collect import CollectConfig, collect
+from wamkit.runs.checkpoint import has_checkpoint
+from wamkit.runs.config import changed
+from wamkit.runs.recipes import FOUR_TASKS, RECIPES
+from wamkit.runs.run import Run
+from wamkit.serving.drive import Delay, Drive, Loop, drives
+from wamkit.training.launch import train_run
+from wamkit.types import Interval
+
+DELAYS = (0, 50, 100, 200, 400)
+"""Milliseconds that a query takes."""
+LONGEST = 8
+"""Steps that training gives at most: 400 ms."""
+ROWS: Mapping[str, tuple[str, Loop]] = {
+    "wait: stands still during a query": ("plain", "wait"),
+    "switch: the newest chunk": ("plain", "switch"),
+    "ensemble: mean of all chunks": ("plain", "ensemble"),
+    "real-time chunking, guided": ("plain", "rtc"),
+    "real-time chunking, learned prefix": ("prefix", "rtc"),
+    "switch, by the model that learned prefixes": ("prefix", "switch"),
+}
+"""Rows of the page: which model, in which loop."""
+PLAIN, LEARNED = "switch: the newest chunk", "real-time chunking, learned prefix"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Sizes, and places."""
+
+    seeds: int = 3
+    """Training seeds."""
+    episodes: int = 20
+    """Held-out reset states a task."""
+    steps: int = 3000
+    """Training steps."""
+    demonstrations: int = 30
+    """Demonstrations a task."""
+    data: Path = Path("data/realtime")
+    work: Path = Path("runs/realtime")
+    out: Path = Path("docs/results/realtime.md")
+    processes: int = 2
+    """Worker processes."""
+
+
+def main(args: Args) -> None:
+    collect(
+        CollectConfig(
+            out=args.data,
+            tasks=FOUR_TASKS.tasks,
+            options={"repeat": 4},
+            episodes=args.demonstrations,
+            off_expert_steps=15,
+            off_expert_skip=15,
+            processes=args.processes,
+        )
+    )
+    found: dict[str, dict[int, list[Drive]]] = {row: {ms: [] for ms in DELAYS} for row in ROWS}
+    for seed in range(args.seeds):
+        runs = {name: trained(args, name, seed) for name in ("plain", "prefix")}
+        for name, run in runs.items():
+            protocol = Protocol(FOUR_TASKS_AT_20_HZ, args.episodes, replan_every=4)
+            loops = [loop for which, loop in ROWS.values() if which == name]
+            delays = {ms: Delay(ms / 1e3) for ms in DELAYS}
+            played = drives(run, protocol, loops, list(delays.values()), processes=args.processes)
+            for row, (which, loop) in ROWS.items():
+                for ms in DELAYS if which == name else ():
+                    found[row][ms] += played[loop, delays[ms]]
+        atomic_write(args.out, page(args, found, seed + 1).encode())
+    print(args.out)
+
+
+FOUR_TASKS_AT_20_HZ = replace(FOUR_TASKS, options={**FOUR_TASKS.options, "repeat": 4})
+
+
+def trained(args: Args, name: str, seed: int) -> Run:
+    """The run of a model, trained if it is not there."""
+    out = args.work / f"{name}-{seed}"
+    if not has_checkpoint(out):
+        options = {"train.seed": seed, "train.steps": args.steps, "train.prefix": LONGEST if name == "prefix" else 0}
+        train_run(changed(RECIPES.get("metaworld-unified")(), options), args.data, out)
+    return Run.open(out)
+
+
+def page(args: Args, found: Mapping[str, Mapping[int, Sequence[Drive]]], seeds: int) -> str:
+    """The page in Markdown."""
+    head = ["", *(f"{ms} ms" for ms in DELAYS)]
+    success = [[row, *(cell(rate(by[ms])) for ms in DELAYS)] for row, by in found.items()]
+    calm = np.array([d.success for d in found[PLAIN][0]])
+    lost = [
+        [row, *(cell(paired_difference(calm, np.array([d.success for d in by[ms]])), "+.1f") for ms in DELAYS)]
+        for row, by in found.items()
+    ]
+    seams = [[row, *(seam(by[ms]) for ms in DELAYS)] for row, by in found.items()]
+    stood = [[row, *(f"{share(by[ms]):.0%}" for ms in DELAYS)] for row, by in found.items()]
+    count = len(found[PLAIN][0])
+    return f"""# What a delay costs, and how chunks are joined
+
+The demo's four MetaWorld tasks, with a loop of 20 Hz: every action lasts 50 ms. `unified`, {args.demonstrations} demonstrations a task,
+{args.steps:,} steps, chunks of 16 actions, a query every 4 steps or as soon as the last one is answered; {seeds} training
+seeds and {args.episodes} held-out reset states a task each, {count} episodes a cell. Time is simulated: a query takes the delay, whatever
+the machine. Brackets: 95 %. Made by `python benchmarks/realtime.py`; [what the loops are](../serving.md#how-much-delay-a-policy-bears).
+
+## Success, in percent
+
+{table(head, success)}
+
+## Success less that of the same states without delay (switch at 0 ms), in points
+
+{table(head, lost)}
+
+## Change of the action where one chunk takes over from another, in half ranges
+
+The largest of the four dimensions, mean over such steps. The gripper, which opens or closes by the whole range, counts.
+
+{table(head, seams)}
+
+## Share of steps at which the arm stood still for want of an action
+
+{table(head, stood)}
+"""
+
+
+def rate(episodes: Sequence[Drive]) -> Interval:
+    return clopper_pearson(sum(d.success for d in episodes), len(episodes))
+
+
+def cell(x: Interval, form: str = ".1f") -> str:
+    return f"{100 * x.value:{form}} [{100 * x.low:{form}}, {100 * x.high:{form}}]"
+
+
+def seam(episodes: Sequence[Drive]) -> str:
+    values = [d.seam for d in episodes if d.seam is not None]
+    return f"{np.mean(values):.2f}" if values else ""
+
+
+def share(episodes: Sequence[Drive]) -> float:
+    return sum(d.stood for d in episodes) / max(1, sum(d.steps for d in episodes))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
