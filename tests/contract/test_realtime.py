@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-
 from test_families import NAMES, make
+
 from wamkit.config import ConfigError
 from wamkit.data.loading.windows import observations
 from wamkit.families.base import FAMILIES

@@ -1,4 +1,4 @@
-"""`wamkit drive`: a run in its simulator as on a robot, where time goes on while the model computes."""
+"""`wamkit drive`: a run on a robot, or in its simulator as on one, where time goes on while the model computes."""
 
 from __future__ import annotations
 
@@ -6,27 +6,59 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import AtMost, Between, Count, Processes
+from wamkit.config import AtMost, Between, Count, Positive, Processes, Rate
 from wamkit.errors import WamkitError
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack
+
+    from wamkit.types import Query
 
 Milliseconds = Annotated[float, Between(0, 60_000)]
 
 
 @dataclass(frozen=True)
 class Drive(Options):
-    """Measure success while every query takes its time, in a simulator whose time does not wait.
+    """Drive a robot by a run, or measure what a delay costs in a simulator whose time does not wait.
 
-    Compares loops under delays, from the same held-out reset states: "wait" stands still during a query, "switch" asks
-    while the arm moves and takes the newest chunk, "ensemble" the mean of all that reach a step, and "rtc" the newest,
-    asked to go on from what the arm does meanwhile. Writes drive/summary.json into the run folder.
+    With `--robot`, any object with LeRobot's `get_observation` and `send_action`, the model leads it, and every episode
+    is recorded into `--out`: keys as in `wamkit record`.
+
+    Without, compares loops under delays, from the same held-out reset states: "wait" stands still during a query,
+    "switch" asks while the arm moves and takes the newest chunk, "ensemble" the mean of all that reach a step, and
+    "rtc" the newest, asked to go on from what the arm does meanwhile. Writes drive/summary.json into the run folder.
     """
 
-    run: Path
-    """Run folder, or file of `wamkit export`."""
+    run: str
+    """Run folder, or file of `wamkit export`; for a robot also the address of a server, ws://HOST:8000."""
     _: KW_ONLY
+    robot: str = ""
+    """The robot to drive, as MODULE:CLASS."""
+    out: Path | None = None
+    """Folder of the data set that a robot's episodes are recorded into."""
+    text: tuple[str, ...] = ()
+    """Instruction of a robot's episodes; several are taken in turn."""
+    fps: Rate | None = None
+    """Steps a second of a robot; those of the data that the model learned from if not given."""
+    seconds: Positive = 60.0
+    """Longest episode of a robot."""
+    hands_free: bool = False
+    """Begin and keep a robot's episodes without a key."""
+    chunking: Literal["switch", "ensemble", "rtc"] = "switch"
+    """How a robot's chunks are joined, as the loops of these names."""
+    rate: Positive | None = None
+    """Most that any value of a robot's action changes from one step to the next, in its units."""
+    jerk: Positive | None = None
+    """Most that this change changes from one step to the next."""
+    stop_after: Positive = 2.0
+    """Seconds without an action after which a robot's episode ends with an error."""
+    robot_options: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the robot's class, KEY=VALUE."""
+    token_file: Path | None = None
+    """File that holds the token of the server."""
     latency: tuple[Milliseconds, ...] = (0.0, 50.0, 100.0, 200.0)
     """Milliseconds that a query takes."""
     jitter: Milliseconds = 0.0
@@ -34,13 +66,14 @@ class Drive(Options):
     loops: tuple[Literal["wait", "switch", "ensemble", "rtc"], ...] = ()
     """Loops to compare; all that the model can run in, if not given."""
     episodes: Annotated[int, Between(1, inf), AtMost(10**6)] = 20
-    """Held-out reset states a task."""
+    """Held-out reset states a task; of a robot, episodes that the data set shall hold."""
     replan_every: Count | None = None
     """Steps between two queries; half of the chunk if not given."""
     steps: Count | None = None
     """Denoising steps a query; the model's own number if not given."""
     query: str = "policy"
-    """Query that the policy asks: policy or joint."""
+    """Query that the policy asks: policy or joint. A robot's recording then also holds what was imagined, as cameras
+    of their own."""
     processes: Processes = 2
     """Worker processes."""
     env: str = ""
@@ -55,9 +88,10 @@ class Drive(Options):
 
 @COMMANDS.register("drive")
 def run(args: Drive) -> None:
-    """Plays the loops under the delays, prints the table and writes it.
+    """Drives the robot and records it; or plays the loops under the delays, prints the table and writes it.
 
-    Raises WamkitError for a model with history, whose earlier observations come at other steps under a delay.
+    Raises WamkitError for options of the other of these two, and in a simulator
+    for a model with history, whose earlier observations come at other steps under a delay.
     """
     from dataclasses import replace
 
@@ -67,6 +101,12 @@ def run(args: Drive) -> None:
     from wamkit.runs.config import home, require_run
     from wamkit.types import Query
 
+    if args.robot:
+        _on_robot(args)
+        return
+    for name in ("out", "text", "hands_free", "rate", "jerk", "fps", "robot_options", "token_file"):
+        if getattr(args, name):
+            raise WamkitError(f"--{name.replace('_', '-')} is of a robot: name it, --robot MODULE:CLASS")
     if not args.env and (args.options or args.embodiment):
         raise WamkitError("--options and --embodiment describe an environment: name it, --env NAME")
     if not args.latency:
@@ -74,7 +114,7 @@ def run(args: Drive) -> None:
     env = EnvSpec(args.env, args.tasks, args.options, args.embodiment)
     if env.env:
         env.check()
-    path = require_run(args.run)
+    path = require_run(Path(args.run))
     place = home(path) / "drive/summary.json"
     check_place(place)
     from wamkit.envs.base import held_out_seeds
@@ -113,3 +153,82 @@ def run(args: Drive) -> None:
     told = {"run": opened.label, "weights": opened.digest, "protocol": protocol.replanning(opened).to_dict()}
     write_result(place, {**told, "rows": rows})
     print(place)
+
+
+def _on_robot(args: Drive) -> None:
+    """Connects to the robot, lets the model lead it, records, and prints the size of the data set."""
+    from contextlib import ExitStack
+
+    import wamkit_client
+
+    from wamkit.files import check_place
+    from wamkit.robots.base import connected, make
+    from wamkit.robots.keys import NoKeys, terminal_keys
+    from wamkit.robots.record import RecordConfig, record
+    from wamkit.serving.on_robot import Imagining, ModelLeader
+    from wamkit.types import Query
+
+    if args.out is None or not args.text:
+        raise WamkitError('say where to record to and what the robot is told: --out DATA --text "put the cube away"')
+    for name in ("env", "tasks", "options", "jitter", "loops"):
+        if getattr(args, name):
+            raise WamkitError(f"--{name} is of a simulator: leave it out, or --robot")
+    check_place(args.out / "meta/info.json")
+    query = Query(args.query)
+    if query not in (Query.POLICY, Query.JOINT):
+        raise WamkitError(f"--query {query}: a robot acts on policy or joint")
+    with ExitStack() as stack:
+        keys = stack.enter_context(terminal_keys())
+        if not args.hands_free and isinstance(keys, NoKeys):
+            raise WamkitError("standard input is no terminal, so no key can keep an episode: take --hands-free")
+        robot = make(args.robot, "robot", args.robot_options)
+        url, token = _server(args, query, stack)
+        try:
+            client = stack.enter_context(wamkit_client.connect(url, token=token, wait=10))
+        except OSError as error:
+            raise WamkitError(f"{url}: {error}") from error
+        fps = args.fps or client.metadata.get("wamkit", {}).get("fps")
+        if fps is None:
+            raise WamkitError("the server does not tell the rate of its data: give --fps")
+        leader = ModelLeader(
+            client,
+            robot,
+            args.text[0],
+            hz=fps,
+            chunking=args.chunking,
+            replan_every=args.replan_every,
+            query=query,
+            rate=args.rate,
+            jerk=args.jerk,
+            stop_after=args.stop_after,
+        )
+        stack.callback(leader.close)
+        config = RecordConfig(args.text, args.episodes, fps, args.seconds, args.hands_free, demonstration=False)
+        stack.callback(connected, robot, "disconnect")
+        connected(robot, "connect")
+        seen = Imagining(robot, leader) if query is Query.JOINT else robot
+        store = record(seen, leader, args.out, config, keys=keys)
+    print(f"recorded: {len(store)} episodes, {store.frames} frames in {store.root}")
+
+
+def _server(args: Drive, query: Query, stack: ExitStack) -> tuple[str, str]:
+    """Address and token of the server that is asked: the one that is named, or one in this process that serves the
+    run."""
+    if args.run.startswith(("ws://", "wss://")):
+        return args.run, "" if args.token_file is None else args.token_file.read_text().strip()
+    from wamkit.eval.held_out import acting_model
+    from wamkit.runs.config import require_run
+    from wamkit.runs.run import Run
+    from wamkit.serving.background import in_background
+    from wamkit.serving.engine import Engine
+    from wamkit.serving.inputs import Inputs
+    from wamkit.serving.server import PolicyServer, ServerOptions, example
+
+    opened = Run.open(require_run(Path(args.run)))
+    model = acting_model(opened, args.embodiment)
+    inputs, engine = Inputs.of(opened, args.embodiment), Engine(model, max_batch=1)
+    options = ServerOptions(host="127.0.0.1", port=0, queries=(query,))
+    took = engine.warm_up(example(inputs, model.spec), query, inputs.action)
+    print(f"{opened.label}: {model.name}, step {opened.step}, warmed up in {took:.1f} s")
+    server = stack.enter_context(in_background(lambda: PolicyServer(engine, inputs, options, {"run": opened.label})))
+    return f"ws://127.0.0.1:{server.port}", ""

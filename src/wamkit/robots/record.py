@@ -43,6 +43,7 @@ class RecordConfig(Checked):
     texts: instructions, which episodes take in turn.   episodes: how many the data set shall hold.
     fps: steps a second.   seconds: longest episode.
     hands_free: begin and keep every episode without a key; it ends after `seconds`, or when the leader is done.
+    demonstration: whether kept episodes show how the task is done, as those of a person do.
     """
 
     texts: tuple[str, ...]
@@ -50,6 +51,7 @@ class RecordConfig(Checked):
     fps: Rate = 30.0
     seconds: Positive = 60.0
     hands_free: bool = False
+    demonstration: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def record(
 ) -> Store:
     """Records until the data set in `out` holds `config.episodes`, or a key ends the session; returns the store.
 
-    The same call continues. The robot and its leader are connected by the caller.
+    The same call continues. The robot and its leader are connected by the caller. A leader may have `begin`, which is
+    called with the instruction of each episode, and `rest`, in place of leading between episodes.
 
     keys: of the operator; none with `hands_free`.   say: shows a line.
 
@@ -128,11 +131,13 @@ def record(
         folder = Path(tempfile.mkdtemp(prefix=".recording-", dir=out))
         take = _Take(folder, features)
         try:
+            if hasattr(leader, "begin"):
+                leader.begin(text)
             decision = session.take(take)
             if decision == STOP:
                 break
             if decision == KEEP and take.action:
-                _append(store, take, text, config, True)
+                _append(store, take, text, config, config.demonstration)
                 say(f"  kept: {len(take.action)} steps{_rate_note(take, config.fps)}")
             elif config.hands_free:
                 raise RobotError("the leader was done before the first step, so there is nothing to keep")
@@ -165,15 +170,19 @@ class _Session:
     clock: Clock
 
     def until(self, wanted: Sequence[str]) -> str:
-        """Lets the leader move the robot, unrecorded, until one of the keys is typed; returns it."""
+        """Lets the leader move the robot, unrecorded, until one of the keys is typed; returns it. A leader with `rest`
+        leaves it alone."""
         while True:
             began = self.clock.now()
             pressed = self._pressed()
             if found := next((k for k in pressed if k in wanted), ""):
                 return found
-            observation = call(self.robot, "get_observation")
-            if (action := self._lead(observation)) is not None:
-                call(self.robot, "send_action", action)
+            if hasattr(self.leader, "rest"):
+                self.leader.rest()
+            else:
+                observation = call(self.robot, "get_observation")
+                if (action := self._lead(observation)) is not None:
+                    call(self.robot, "send_action", action)
             self.clock.sleep(max(0.0, began + 1 / self.config.fps - self.clock.now()))
 
     def take(self, take: _Take) -> str:

@@ -226,13 +226,17 @@ class PolicyServer:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         try:
-            await self._stop.wait()
+            await self.until_told()
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
 
+    async def until_told(self) -> None:
+        """Returns after `stop`."""
+        await self._stop.wait()
+
     def stop(self) -> None:
-        """Asks `until_stopped` to return. From here on nothing new is computed."""
+        """Asks `until_stopped` and `until_told` to return. From here on nothing new is computed."""
         self._stop.set()
 
     def _metadata(self, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,6 +254,7 @@ class PolicyServer:
         told = self.inputs.described(spec, self.engine.model.action_bounds)
         model = self.engine.model
         more = {"fps": spec.fps, "chunk": spec.chunk, "queries": [str(q) for q in self.options.queries]}
+        more |= {"frame_offsets": list(spec.frame_offsets), "image_size": [spec.height, spec.width]}
         more["ahead"] = None if model.family.denoised is None else {"learned": model.prefix}
         return {"wamkit": {**told, **more, **facts}}
 

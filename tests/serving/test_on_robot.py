@@ -1,0 +1,184 @@
+"""A model that leads a robot: what it is asked with, what is sent, and what is recorded."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import pytest
+import wamkit_client
+from servers import serving
+
+from wamkit.cli.main import main
+from wamkit.data.format.store import Store
+from wamkit.data.loading.dataset import open_frames
+from wamkit.robots.base import RobotError
+from wamkit.robots.record import RecordConfig, record
+from wamkit.serving.on_robot import ModelLeader
+from wamkit.types import WamkitError
+
+NAMES = ("x.pos", "y.pos", "z.pos", "spin.vel")
+
+
+class Crane:
+    """A hook that goes where it is told, seen by a camera as a bright square."""
+
+    name = "crane"
+    observation_features = {**dict.fromkeys(NAMES, float), "corner2": (40, 60, 3)}
+    action_features = dict.fromkeys(NAMES, float)
+    made: list[Crane] = []
+
+    def __init__(self, fails_at: int = -1):
+        self.at, self.sent, self.fails_at = dict.fromkeys(NAMES, 0.5), [], fails_at
+        self.connections: list[str] = []
+        Crane.made.append(self)
+
+    def connect(self):
+        self.connections.append("connected")
+
+    def disconnect(self):
+        self.connections.append("disconnected")
+
+    def get_observation(self):
+        if len(self.sent) == self.fails_at:
+            raise OSError("the bus is gone")
+        image = np.zeros((40, 60, 3), np.uint8)
+        image[10:20, 10 + round(self.at["x.pos"]) :][:, :10] = 250
+        return {**self.at, "corner2": image}
+
+    def send_action(self, action):
+        self.sent.append(dict(action))
+        self.at = {n: float(np.clip(x, -2, 2)) for n, x in action.items()}
+        return action
+
+
+sys.modules.setdefault("crane_of_tests", sys.modules[__name__])
+
+
+def drive(run, out, *options):
+    return main(
+        [
+            *("drive", str(run), "--robot", "crane_of_tests:Crane", "--out", str(out), "--text", "lift it"),
+            *("--hands-free", "--seconds", "2", "--fps", "10", "--episodes", "2", "--stop-after", "60", *options),
+        ]
+    )
+
+
+def test_a_run_drives_a_robot_and_the_drive_is_a_data_set(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Crane.made.clear()
+    assert drive(run, tmp_path / "driven", "--query", "joint", "--rate", "0.25") == 0
+    assert "recorded: 2 episodes, 40 frames" in capsys.readouterr().out
+    (crane,) = Crane.made
+    assert crane.connections == ["connected", "disconnected"] and len(crane.sent) == 40
+    store = Store.open(tmp_path / "driven")
+    assert store.cameras == ("corner2", "imagined_corner2") and store.layout.fps == 10
+    assert [(m.text, m.is_demonstration) for m in store.episodes] == [("lift it", False)] * 2
+    first = store.episode(0)
+    sent = np.array([[a[n] for n in NAMES] for a in crane.sent], np.float32)
+    assert np.array_equal(first.action, sent[:20]) and np.abs(np.diff(sent[:20], axis=0)).max() <= 0.2501
+    assert sent[0].tolist() == [0.5, 0.5, 0.5, 0.0]  # until the first answer targets stay and velocities are zero
+    assert first.images.shape[1] == 2 and first.images[:, 0].max() > 200
+    assert first.images[0, 1].max() < 20 < first.images[-1, 1].max()  # black until something was imagined
+    assert main(["validate", str(tmp_path / "driven")]) == 0
+    frames, *_ = open_frames(tmp_path / "driven")  # a model may learn from it
+    assert len(frames.proprio) == 40
+    assert drive(run, tmp_path / "driven", "--query", "joint") == 0  # it holds as many episodes already
+    assert len(Crane.made[-1].sent) == 0
+
+
+def test_the_model_sees_what_the_robot_sees(run, model):
+    asked = []
+
+    class Listening(wamkit_client.Client):
+        def infer(self, observation):
+            answer = super().infer(observation)
+            asked.append((observation, answer))
+            return answer
+
+    with serving(run, model) as server, Listening(server.url) as client:
+        crane = Crane()
+        leader = ModelLeader(client, crane, "lift it", hz=10, chunking="rtc", replan_every=4, stop_after=60)
+        leader.begin("lift it higher")
+        seen = crane.get_observation()
+        until = time.monotonic() + 20
+        while len(asked) < 3 and time.monotonic() < until:  # a busy machine may lose plans to a gap
+            crane.send_action(leader.get_action(seen))
+            time.sleep(0.1)
+        leader.close()
+    request, answer = asked[0]
+    assert np.array_equal(request["observation/images/corner2"], seen["corner2"])
+    assert request["observation/state"].tolist() == [0.5] * 4 and request["prompt"] == "lift it higher"
+    assert request["wamkit"]["reset"] is True and "drive/step" not in request
+    later = [r["wamkit"] for r, _ in asked[1:]]
+    assert all("reset" not in told for told in later)
+    (told,) = [t for t in later if "ahead" in t][:1]
+    assert told["ahead"].shape[0] <= 12 and told["ahead"].shape[1] == 4 and told["decided"] >= 1
+    taken = [list(a.values()) for a in crane.sent]
+    assert any(np.allclose(answer["actions"][k], taken[k]) for k in range(1, 5))
+
+
+def test_what_does_not_fit_is_named_before_anything_moves(run, tmp_path, capsys):
+    Crane.made.clear()
+    for options, said in (
+        (["--query", "forward"], "a robot acts on policy or joint"),
+        (["--env", "metaworld"], "--env is of a simulator"),
+        (["--robot-options", "colour=red"], "robot crane_of_tests:Crane cannot be made"),
+    ):
+        assert drive(run, tmp_path / "x", *options) == 1 and said in capsys.readouterr().err
+    assert main(["drive", str(run), "--out", str(tmp_path / "x")]) == 1
+    assert "--out is of a robot" in capsys.readouterr().err
+    assert main(["drive", str(run), "--robot", "crane_of_tests:Crane", "--hands-free"]) == 1
+    assert "say where to record to" in capsys.readouterr().err
+    assert main(["drive", "ws://127.0.0.1:9", "--robot", "crane_of_tests:Crane", "--hands-free", "--text", "a",
+                 "--out", str(tmp_path / "x")]) == 1  # fmt: skip
+    assert "no server answers at ws://127.0.0.1:9" in capsys.readouterr().err
+    assert all(not c.sent and "connected" not in c.connections for c in Crane.made) and not (tmp_path / "x").exists()
+
+
+def test_a_robot_of_other_cameras_or_values_is_refused(run, model):
+    with serving(run, model) as server, wamkit_client.connect(server.url) as client:
+        blind = Crane()
+        blind.observation_features = {**dict.fromkeys(NAMES, float), "top": (40, 60, 3)}
+        with pytest.raises(WamkitError, match="the model sees the camera corner2; the robot's cameras: top"):
+            ModelLeader(client, blind, "go", hz=20)
+        short = Crane()
+        short.action_features = {"x.pos": float}
+        with pytest.raises(WamkitError, match="the model's action has 4 values, the robot's 1: x.pos"):
+            ModelLeader(client, short, "go", hz=20)
+        with pytest.raises(WamkitError, match="limits: rate: expected numbers above 0"):
+            ModelLeader(client, Crane(), "go", hz=20, rate=-1.0)
+
+
+def test_a_robot_that_fails_keeps_what_was_recorded(run, tmp_path, capsys):
+    assert drive(run, tmp_path / "d", "--robot-options", "fails_at=7") == 1
+    assert "Crane.get_observation failed: the bus is gone; the 7 steps before are episode 0" in capsys.readouterr().err
+    assert Store.open(tmp_path / "d").frames == 7 and Crane.made[-1].connections[-1] == "disconnected"
+
+
+def test_a_lost_server_stops_the_robot_and_the_recording_says_why(run, model, tmp_path):
+    crane = Crane()
+    with serving(run, model) as server:
+        client = wamkit_client.connect(server.url)
+    leader = ModelLeader(client, crane, "go", hz=20)
+    with pytest.raises(RobotError, match=r"the robot was stopped: no action for 2\.. s; the 4. steps before"):
+        record(crane, leader, tmp_path / "d", RecordConfig(("go",), fps=20, seconds=5, hands_free=True))
+    leader.close()
+    client.close()
+    assert all(a == dict(zip(NAMES, (0.5, 0.5, 0.5, 0), strict=True)) for a in crane.sent)  # it stood still
+
+
+def test_between_episodes_the_model_leaves_the_robot_alone(run, model, tmp_path):
+    crane, typed = Crane(), iter([(), (), ("enter",), *[()] * 5, ("enter",), (), ("q",)])
+
+    class Keys:
+        def pressed(self):
+            return next(typed)
+
+    with serving(run, model) as server, wamkit_client.connect(server.url) as client:
+        leader = ModelLeader(client, crane, "go", hz=20)
+        config = RecordConfig(("go",), fps=20, demonstration=False)
+        store = record(crane, leader, tmp_path / "d", config, keys=Keys(), say=lambda line: None)
+        leader.close()
+    assert len(crane.sent) == 5 == store.frames
