@@ -113,13 +113,16 @@ def page(args: Args, found: Mapping[str, Mapping[int, Sequence[Drive]]], seeds: 
     ]
     seams = [[row, *(seam(by[ms]) for ms in DELAYS)] for row, by in found.items()]
     stood = [[row, *(f"{share(by[ms]):.0%}" for ms in DELAYS)] for row, by in found.items()]
-    count = len(found[PLAIN][0])
+    many = f"{args.demonstrations} demonstrations a task, {args.steps:,} steps"
+    size = (
+        f"{seeds} training seeds, {args.episodes} held-out reset states a task: {len(found[PLAIN][0])} episodes a cell"
+    )
     return f"""# What a delay costs, and how chunks are joined
 
-The demo's four MetaWorld tasks, with a loop of 20 Hz: every action lasts 50 ms. `unified`, {args.demonstrations} demonstrations a task,
-{args.steps:,} steps, chunks of 16 actions, a query every 4 steps or as soon as the last one is answered; {seeds} training
-seeds and {args.episodes} held-out reset states a task each, {count} episodes a cell. Time is simulated: a query takes the delay, whatever
-the machine. Brackets: 95 %. Made by `python benchmarks/realtime.py`; [what the loops are](../serving.md#how-much-delay-a-policy-bears).
+The demo's four MetaWorld tasks, with a loop of 20 Hz: every action lasts 50 ms. `unified`, {many},
+chunks of 16 actions, a query every 4 steps or as soon as the last one is answered; {size}.
+Time is simulated: a query takes the delay, whatever the machine. Brackets: 95 %. Made by `python benchmarks/realtime.py`;
+[what the loops are](../serving.md#how-much-delay-a-policy-bears).
 
 ## Success, in percent
 

@@ -48,7 +48,7 @@ class Drive(Options):
     hands_free: bool = False
     """Begin and keep a robot's episodes without a key."""
     chunking: Literal["switch", "ensemble", "rtc"] = "switch"
-    """How a robot's chunks are joined, as the loops of these names."""
+    """Way in which a robot's chunks are joined, as the loops of these names."""
     rate: Positive | None = None
     """Most that any value of a robot's action changes from one step to the next, in its units."""
     jerk: Positive | None = None

@@ -285,7 +285,7 @@ class Model:
     def _left(
         self, ahead: Ahead | Sequence[Ahead | None] | None, query: Query, rows: Sequence[Observation]
     ) -> list[Ahead | None]:
-        """What is left of the chunk before, a row each; nothing where no row has any."""
+        """Actions that are left of the chunk before, a row each; nothing where no row has any."""
         given = [ahead] if ahead is None or isinstance(ahead, Ahead) else list(ahead)
         if not any(g is not None for g in given):
             return []

@@ -24,7 +24,7 @@ from wamkit.types import Batch, ObservationError, UnsupportedQuery
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is left of the chunk before, from the step of the observation on.
+    """Actions that are left of the chunk before, from the step of the observation on.
 
     actions: float (P, a), P from 1 up to the length of a chunk, in the robot's units.
     decided: how many of them will be taken before the answer is there; all, if not given.
@@ -97,8 +97,8 @@ def soft_weights(left: int, decided: int, chunk: int) -> np.ndarray:
     Source: arXiv:2506.07339, eq. 5.
 
     Examples:
-        >>> soft_weights(4, 2, 6).round(2).tolist()
-        [1.0, 1.0, 0.37, 0.08, 0.0, 0.0]
+        >>> (100 * soft_weights(4, 2, 6)).round().tolist()
+        [100.0, 100.0, 37.0, 8.0, 0.0, 0.0]
     """
     at = np.arange(chunk)
     c = np.clip((left - at) / (left - decided + 1), 0, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -156,7 +156,12 @@ class Inputs:
         return cls(cameras, optional, state, action, keys, metadata, run.image, prompt)
 
     def observation(self, request: Mapping[Any, Any]) -> Observation:
-        """The observation of a request. Raises ObservationError."""
+        """The observation of a request, its images as the network takes them. Raises ObservationError."""
+        obs = self.read(request)
+        return obs if self.image is None else replace(obs, images=fitted_images(obs.images, self.image, "request"))
+
+    def read(self, request: Mapping[Any, Any]) -> Observation:
+        """The observation of a request, its images as they came. Raises ObservationError."""
         images, seen = [], []
         for camera in self.cameras:
             key = self.keys.image(camera)
@@ -172,8 +177,6 @@ class Inputs:
         size = next(x.shape for x in images if x is not None)
         every = tuple(np.zeros(size, np.uint8) if x is None else x for x in images)
         views = np.stack(every) if len({x.shape for x in every}) == 1 else every
-        if self.image is not None:
-            views = fitted_images(views, self.image, "request")
         text = _entry(request, self.keys.prompt)
         if text is None and self.prompt:
             text = self.prompt

@@ -139,7 +139,7 @@ class ModelLeader:
         return self.features.named(action)
 
     def imagined(self) -> dict[str, np.ndarray]:
-        """What was imagined of the next moment, uint8 (H, W, 3) by camera; the nearest moment that frames are of."""
+        """Imagined images of the next step, uint8 (H, W, 3) by camera: frames of the nearest step that there are."""
         newest = self._client.imagined() if self.runner else None
         if newest is None:
             return {}

@@ -15,6 +15,7 @@ from wamkit.config import unsealed
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.protocols import PROTOCOLS, Protocol
 from wamkit.eval.registry import Context, EvalOptions
+from wamkit.eval.report import latency
 from wamkit.eval.results import (
     Clip,
     ClosedLoop,
@@ -87,7 +88,7 @@ def report_card(
         subtitle=f"{recorded} recorded episodes of {len(protocol.env.tasks)} tasks, "
         f"{run.step} training steps in {minutes:.1f} minutes",
         headline=tuple(rows[key] for key in head if key in rows),
-        tables=tuple(tables),
+        tables=(*tables, *latency.tables(run.home, run.digest)),
         closed_loop=_closed_loop(protocol, records, rows),
         imagined=imagined,
         stills=stills,
