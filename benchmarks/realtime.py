@@ -68,7 +68,7 @@ def main(args: Args) -> None:
         CollectConfig(
             out=args.data,
             tasks=FOUR_TASKS.tasks,
-            options={"repeat": 4},
+            options={"repeat": 4, "max_steps": 400},
             episodes=args.demonstrations,
             off_expert_steps=15,
             off_expert_skip=15,
@@ -90,14 +90,14 @@ def main(args: Args) -> None:
     print(args.out)
 
 
-FOUR_TASKS_AT_20_HZ = replace(FOUR_TASKS, options={**FOUR_TASKS.options, "repeat": 4})
+FOUR_TASKS_AT_20_HZ = replace(FOUR_TASKS, options={**FOUR_TASKS.options, "repeat": 4, "max_steps": 400})
 
 
 def trained(args: Args, name: str, seed: int) -> Run:
     """The run of a model, trained if it is not there."""
     out = args.work / f"{name}-{seed}"
     if not has_checkpoint(out):
-        options = {"train.seed": seed, "train.steps": args.steps, "train.prefix": LONGEST if name == "prefix" else 0}
+        options = {"model.actions_per_token": 1, "train.seed": seed, "train.steps": args.steps, "train.prefix": LONGEST if name == "prefix" else 0}
         train_run(changed(RECIPES.get("metaworld-unified")(), options), args.data, out)
     return Run.open(out)
 

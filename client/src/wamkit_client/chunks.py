@@ -1,7 +1,8 @@
 """Action chunks that overlap: which action to take at a step, when several answers have one for it.
 
-Steps are counted by the robot's loop. An answer to the observation of step q holds actions for the steps q, q + 1, ...;
-by the time it comes, some of them have passed, and those are never taken.
+Steps are those that the robot took: while it stands still for want of an action, none passes. An answer to an
+observation before step q holds actions for the steps q, q + 1, ...; by the time it comes, some of them have passed, and
+those are never taken. So an answer to a robot that stood meanwhile is taken from its beginning.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class Chunks:
     _held: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
     def add(self, asked: int, actions: np.ndarray) -> None:
-        """An answer (H, a) to the observation of step `asked`. One that comes after a newer one is left out."""
-        if not self._held or asked > self._held[-1][0]:
+        """An answer (H, a) to the observation before step `asked`. One that comes after a newer one is left out."""
+        if not self._held or asked >= self._held[-1][0]:
             self._held.append((asked, actions))
 
     def at(self, step: int) -> np.ndarray | None:

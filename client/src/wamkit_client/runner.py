@@ -106,9 +106,10 @@ class Runner:
         self.delays: deque[int] = deque(maxlen=RECENT)
         """Steps from observation to answer, of the last queries."""
         self._chunks, self._clock, self._counts_steps = Chunks(chunking), clock, bool(told)
-        self._step = -1
+        self._step, self._taken = -1, 0
         self._before: float | None = None
         self._acted: float | None = None
+        self._asked = 0
         # What follows is shared with the thread.
         self._change = threading.Condition()
         self._wanted: tuple[int, dict[str, Any]] | None = None
@@ -133,21 +134,23 @@ class Runner:
             while self._came:
                 asked, actions = self._came.popleft()
                 self.delays.append(self._step - asked)
-                self._chunks.add(asked, actions)
+                self._chunks.add(self._asked, actions)
             if not self._busy and self._step >= self._next and not self.stopped:
                 copied = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in observation.items()}
-                left = self._chunks.ahead(self._step) if self._chunks.joining == "rtc" else None
+                left = self._chunks.ahead(self._taken) if self._chunks.joining == "rtc" else None
                 if left is not None:
                     decided = min(len(left), max(self.delays, default=1))
                     copied["wamkit"] = {"ahead": left, "decided": decided, **dict(copied.get("wamkit", {}))}
                 self._wanted, self._busy, self._next = (self._step, copied), True, self._step + self.replan_every
+                self._asked = self._taken
                 self.counts.asked += 1
                 self._change.notify()
-        action = None if self.stopped else self._chunks.at(self._step)
+        action = None if self.stopped else self._chunks.at(self._taken)
         if action is not None:
             try:
                 safe = self.guard(action)
                 self.counts.limited, self._acted = self.guard.limited, now
+                self._taken += 1
                 return safe
             except Unsafe as error:
                 self.stop(f"{error}")

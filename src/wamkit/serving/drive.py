@@ -40,9 +40,9 @@ class Driving:
 
     seed: of noise and delays.   step: of the next action.   queries: begun so far.
     asked: step of the last query; None before the first.
-    coming: (step at which it was asked, step from which it is there, chunk) of the query under way.
+    coming: (actions taken before it was asked, step from which it is there, chunk) of the query under way.
     delays: steps that the last queries took.
-    held: (step of its first action, chunk) of those that came.
+    held: (actions taken before it was asked, chunk) of those that came.
     last: the last action; None before the first.
     stood: steps at which the robot stood still.
     """
@@ -56,6 +56,11 @@ class Driving:
     held: tuple[tuple[int, np.ndarray], ...] = ()
     last: np.ndarray | None = None
     stood: int = 0
+
+    @property
+    def taken(self) -> int:
+        """Actions taken so far: a step at which the robot stood still is none."""
+        return self.step - self.stood
 
 
 class Delayed:
@@ -92,11 +97,11 @@ class Delayed:
             chunk = self.ask(observation, query_seed(now.seed, now.queries), self._ahead(now))
             took = self.delay(now.seed, now.queries)
             ready, delays = now.step + took, (*now.delays, took)[-RECENT:]
-            now = replace(now, asked=now.step, queries=now.queries + 1, coming=(now.step, ready, chunk), delays=delays)
+            now = replace(now, asked=now.step, queries=now.queries + 1, coming=(now.taken, ready, chunk), delays=delays)
             now = self._arrived(now)
         joining: Joining = "switch" if self.loop == "wait" else self.loop
         waiting = self.loop == "wait" and now.coming is not None
-        action = None if waiting else Chunks(joining, _held=list(now.held)).at(now.step)
+        action = None if waiting else Chunks(joining, _held=list(now.held)).at(now.taken)
         stood = now.stood + (action is None)
         if action is None:
             last = np.zeros(len(self.still), np.float32) if now.last is None else now.last
@@ -104,16 +109,15 @@ class Delayed:
         return action, replace(now, step=now.step + 1, last=action, stood=stood)
 
     def _ahead(self, session: Driving) -> Ahead | None:
-        left = Chunks("rtc", _held=list(session.held)).ahead(session.step) if self.loop == "rtc" else None
+        left = Chunks("rtc", _held=list(session.held)).ahead(session.taken) if self.loop == "rtc" else None
         return None if left is None else Ahead(left, min(len(left), max(session.delays)))
 
     def _arrived(self, session: Driving) -> Driving:
         """The session with the answer that has come by now."""
         if session.coming is None or session.coming[1] > session.step:
             return session
-        asked, ready, chunk = session.coming
-        first = ready if self.loop == "wait" else asked
-        held = (*(h for h in session.held if h[0] + len(h[1]) > session.step), (first, chunk))
+        asked, _, chunk = session.coming
+        held = (*(h for h in session.held if h[0] + len(h[1]) > session.taken), (asked, chunk))
         return replace(session, coming=None, held=held)
 
     def _asks(self, session: Driving) -> bool:
@@ -121,8 +125,9 @@ class Delayed:
             return False
         if session.asked is None:
             return True
-        since = session.held[-1][0] if self.loop == "wait" else session.asked
-        return session.step - since >= self.replan_every
+        if self.loop == "wait":
+            return session.taken - session.held[-1][0] >= self.replan_every
+        return session.step - session.asked >= self.replan_every
 
 
 @dataclass(frozen=True)
