@@ -97,7 +97,12 @@ def trained(args: Args, name: str, seed: int) -> Run:
     """The run of a model, trained if it is not there."""
     out = args.work / f"{name}-{seed}"
     if not has_checkpoint(out):
-        options = {"model.actions_per_token": 1, "train.seed": seed, "train.steps": args.steps, "train.prefix": LONGEST if name == "prefix" else 0}
+        options = {
+            "model.actions_per_token": 1,
+            "train.seed": seed,
+            "train.steps": args.steps,
+            "train.prefix": LONGEST if name == "prefix" else 0,
+        }
         train_run(changed(RECIPES.get("metaworld-unified")(), options), args.data, out)
     return Run.open(out)
 
@@ -121,8 +126,8 @@ def page(args: Args, found: Mapping[str, Mapping[int, Sequence[Drive]]], seeds: 
 
 The demo's four MetaWorld tasks, with a loop of 20 Hz: every action lasts 50 ms. `unified`, {many},
 chunks of 16 actions, a query every 4 steps or as soon as the last one is answered; {size}.
-Time is simulated: a query takes the delay, whatever the machine. Brackets: 95 %. Made by `python benchmarks/realtime.py`;
-[what the loops are](../serving.md#how-much-delay-a-policy-bears).
+Time is simulated: a query takes the delay, whatever the machine. Brackets: 95 %. Made by
+`python benchmarks/realtime.py`; [what the loops are](../serving.md#how-much-delay-a-policy-bears).
 
 ## Success, in percent
 

@@ -62,6 +62,7 @@ SMALL = {
     "compare": "--data short/points --seeds 1 --episodes 1 --held-out 1 --processes 1",
     "describe": "",
     "diagnose": "--stride 30 --episode 0",
+    "drive": "--episodes 2 --fps 60 --seconds 0.4 --stop-after 60",
     "eval": "--episodes 1 --held-out 1 --steps 1 --processes 1",
     "export": "",
     "import": "",

@@ -52,16 +52,17 @@ def test_without_delay_all_loops_act_as_a_policy_does():
 
 
 def test_an_answer_is_taken_from_when_it_comes():
-    """Three steps of delay. `switch` has skipped the first three of each chunk, `wait` has stood and begins at 0."""
+    """Three steps of delay. Where the robot moved meanwhile, the first three of a chunk have passed; where it stood, as
+    before the first answer and always in `wait`, none has."""
     found, session, _ = taken("switch", lambda seed, query: 3, 12)
-    assert found == [[0, 0]] * 3 + [[3, 0], [4, 0], [5, 0], [6, 0], [7, 4], [8, 4], [9, 4], [10, 4], [11, 8]]
+    assert found == [[0, 0]] * 3 + [[0, 0], [1, 0], [2, 0], [3, 0], [7, 4], [8, 4], [9, 4], [10, 4], [11, 8]]
     assert session.stood == 3
     found, session, _ = taken("wait", lambda seed, query: 3, 14)
     chunk = [[0, 0], [1, 0], [2, 0], [3, 0]]
     assert found == [[0, 0]] * 3 + chunk + [[3, 0]] * 3 + [[7, 7], [8, 7], [9, 7], [10, 7]] and session.stood == 6
     found, _, _ = taken("ensemble", lambda seed, query: 2, 8)
-    first, second = np.array([6, 0]), np.array([6, 4])
-    assert found[5] == [5, 0]
+    first, second = np.array([4, 0]), np.array([6, 4])
+    assert found[5] == [3, 0]
     mean = (first + np.exp(-0.01) * second) / (1 + np.exp(-0.01))
     assert found[6] == pytest.approx(mean.tolist(), abs=1e-5)
 
@@ -75,15 +76,17 @@ def test_a_real_time_query_is_given_what_is_left_and_how_much_of_it_is_decided()
         _, session = actor.act(NOW, session)
     assert ask.ahead[0] is None  # there is no chunk before the first
     told = [(a.actions[:, 0].tolist(), a.decided) for a in ask.ahead[1:]]
-    assert told == [([4, 5, 6, 7], 2), ([8, 9, 10, 11], 3), ([12, 13, 14, 15], 3)]  # the longest of recent delays
+    assert told == [([2, 3, 4, 5, 6, 7], 2), ([8, 9, 10, 11], 3), ([12, 13, 14, 15], 3)]  # the longest of recent delays
 
 
 def test_where_no_chunk_reaches_the_robot_stands_still():
-    """A delay longer than the chunk: displacements are zero, targets stay."""
-    found, session, _ = taken("switch", lambda seed, query: 10, 24, still=(True, False))
-    assert found == [[0, 0]] * 24 and session.stood == 24
+    """A delay longer than the chunk: displacements are zero, targets stay, and what has passed is not taken."""
+    found, session, _ = taken("switch", lambda seed, query: 10, 34, still=(True, False))
+    chunk = [[k, 0] for k in range(8)]
+    assert found[:30] == [[0, 0]] * 10 + chunk + [[0, 0]] * 12 and session.stood == 10 + 12
+    assert found[30:] == [[20, 20], [21, 20], [22, 20], [23, 20]]  # that of step 10 had passed at step 20
     found, session, _ = taken("switch", lambda seed, query: 6, 12, replan_every=6, still=(True, False))
-    assert found == [[0, 0]] * 6 + [[6, 0], [7, 0]] + [[0, 0]] * 4 and session.stood == 10
+    assert found == [[0, 0]] * 6 + chunk[:6] and session.stood == 6
 
 
 def test_delays_are_whole_steps_and_the_same_every_time():

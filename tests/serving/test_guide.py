@@ -10,6 +10,7 @@ import numpy as np
 from servers import serving
 
 from wamkit.cli.drive import Drive
+from wamkit.cli.latency import Latency
 from wamkit.cli.parse import parse
 from wamkit.cli.serve import Serve, _token
 from wamkit.metadata import DatasetMetadata, Field
@@ -36,10 +37,13 @@ def asked(code, server):
 
 def test_the_guide_is_followed(run, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    commands = [line for block in blocks("docs/serving.md", "") for line in block.splitlines()]
+    every = [block.replace("\\\n", " ") for block in blocks("docs/serving.md", "")]
+    commands = [line for block in every for line in block.splitlines()]
     served = [shlex.split(line)[2:] for line in commands if line.startswith("wamkit serve")]
     driven = [parse(Drive, "drive", shlex.split(line)[2:]) for line in commands if line.startswith("wamkit drive")]
-    assert len(served) == 5 and len(driven) == 1 and len(commands) == 7  # with that of pip
+    timed = [parse(Latency, "latency", shlex.split(line)[2:]) for line in commands if line.startswith("wamkit latency")]
+    assert (len(served), len(driven), len(timed), len(commands)) == (5, 2, 1, 10)  # with those of pip and browse
+    assert [bool(d.robot) for d in driven] == [False, True] and timed[0].queries == ("policy", "joint")
     (tmp_path / "token.txt").write_text("0123456789abcdef")
     for words in served:
         args = parse(Serve, "serve", words)

@@ -70,17 +70,17 @@ def test_a_real_time_query_is_given_what_the_robot_will_do_meanwhile():
         loop.step()
     loop.answer()
     assert "ahead" not in loop.stub.told[0]
-    for _ in range(2):  # the second query begins at step 4, when the first chunk has four actions left
+    for _ in range(2):  # the second query begins at step 4, when one action of the first chunk was taken
         loop.step()
     loop.answer()
     told = loop.stub.told[1]
-    assert told["ahead"].tolist() == [[4, 0], [5, 0], [6, 0], [7, 0]] and told["decided"] == 3
+    assert told["ahead"].tolist() == [[k, 0] for k in range(1, 8)] and told["decided"] == 3
     assert told["executed"] == 4  # what models with history count by
     loop.runner.close()
 
 
 def test_an_answer_is_taken_from_the_step_on_at_which_it_comes():
-    """Delay of 3 steps: the first 3 actions of each chunk have passed and are never taken."""
+    """Delays of 3 and 2 steps: where the robot moved meanwhile, as many actions have passed and are never taken."""
     loop = Loop(first=np.array([-5.0, 7.0]), replan_every=4)
     for _ in range(3):
         assert loop.step().tolist() == [-5, 7]  # it stands where it was
@@ -88,7 +88,7 @@ def test_an_answer_is_taken_from_the_step_on_at_which_it_comes():
     taken = [loop.step().tolist() for _ in range(3)]  # the next query begins at step 4
     loop.answer()
     taken += [loop.step().tolist() for _ in range(4)]
-    assert taken == [[3, 0], [4, 0], [5, 0], [6, 4], [7, 4], [8, 4], [9, 4]]
+    assert taken == [[0, 0], [1, 0], [2, 0], [6, 4], [7, 4], [8, 4], [9, 4]]
     assert list(loop.runner.delays) == [3, 2]
     counts = loop.runner.counts
     assert (counts.steps, counts.held, counts.asked, counts.answered, counts.failed) == (10, 3, 3, 2, 0)
@@ -112,7 +112,7 @@ def test_without_answers_the_robot_stands_still_and_then_stops():
     loop = Loop(stop_after=1.0, on_stop=stopped.append, replan_every=4)
     loop.step()
     loop.answer()
-    moved = [loop.step().tolist() for _ in range(7)]
+    moved = [loop.step().tolist() for _ in range(8)]
     assert moved[-1] == [7, 0]
     held = [loop.step().tolist() for _ in range(16)]  # one second
     assert held == [[7, 0]] * 16 and not stopped
@@ -128,7 +128,7 @@ def test_displacements_stand_still_at_zero():
     loop = Loop(metadata=told, replan_every=8)
     loop.step()
     loop.answer()
-    for _ in range(7):
+    for _ in range(8):
         last = loop.step()
     assert last.tolist() == [7, 0]
     assert loop.step().tolist() == [0, 0]
@@ -141,12 +141,12 @@ def test_plans_of_before_a_gap_are_dropped():
         loop = Loop(replan_every=2, first=np.zeros(SIZE))
         loop.step()
         loop.answer()
-        assert loop.step().tolist() == [1, 0] and loop.step().tolist() == [2, 0]
-        assert loop.step(gap).tolist() == [2, 0]
+        assert loop.step().tolist() == [0, 0] and loop.step().tolist() == [1, 0]
+        assert loop.step(gap).tolist() == [1, 0]
         loop.answer()  # asked at step 2
-        assert loop.step().tolist() == [2, 0] and loop.runner.counts.gaps == 1
+        assert loop.step().tolist() == [1, 0] and loop.runner.counts.gaps == 1
         loop.answer()
-        assert loop.step().tolist() == [5, 4]
+        assert loop.step().tolist() == [4, 4]
         loop.runner.close()
 
 
@@ -252,7 +252,7 @@ def test_an_action_that_is_not_finite_stops_the_robot():
 
 
 def test_the_loop_does_not_wait_for_a_slow_model(run, model, monkeypatch):
-    """A model of 0.1 s in a loop of 50 Hz: every step returns at once, and no chunk is taken from its beginning."""
+    """A model of 0.1 s in a loop of 50 Hz: every step returns at once."""
     generate = model.family.generate
     monkeypatch.setattr(model.family, "generate", lambda *args: time.sleep(0.1) or generate(*args))
     with serving(run, model) as server, wamkit_client.connect(server.url) as robot:

@@ -206,8 +206,8 @@ def play(job: _Job) -> list[Drive]:
             steps = int(episode.success.argmax()) + 1 if episode.succeeded else len(episode)
             change_T = (np.abs(np.diff(episode.action[:steps], axis=0)) / scale).max(1)
             jump = float(change_T.max(initial=0))
-            newest = [t.next_session.held[-1][0] if t.next_session.held else -1 for t in seen[:steps]]
-            took_over = [i for i in range(1, steps) if 0 <= newest[i - 1] < newest[i]]
+            came = [t.next_session.queries - (t.next_session.coming is not None) for t in seen[:steps]]
+            took_over = [i for i in range(1, steps) if 0 < came[i - 1] < came[i]]
             seam = float(change_T[np.array(took_over) - 1].mean()) if took_over else None
             stood = seen[steps - 1].next_session.stood
             found.append(Drive(job.task, seed, bool(episode.succeeded), steps, stood, jump, seam))

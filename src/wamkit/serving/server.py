@@ -476,7 +476,10 @@ class PolicyServer:
         return None, None
 
     def _ahead(self, told: Mapping[str, Any], query: Query) -> Ahead | None:
-        """Actions that are left of the client's chunk, for a query that acts. Raises ObservationError and UnsupportedQuery."""
+        """Actions that are left of the client's chunk, for a query that acts.
+
+        Raises ObservationError and UnsupportedQuery.
+        """
         model, actions = self.engine.model, told.get("ahead")
         if actions is None:
             if "decided" in told:
