@@ -99,6 +99,10 @@ def trained(args: Args, name: str, seed: int) -> Run:
     if not has_checkpoint(out):
         options = {
             "model.actions_per_token": 1,
+            "model.policy_draws": 4,
+            "model.joint_share": 0.5,
+            "train.batch_size": 32,
+            "train.shift": 4,
             "train.seed": seed,
             "train.steps": args.steps,
             "train.prefix": LONGEST if name == "prefix" else 0,

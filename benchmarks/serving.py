@@ -149,7 +149,7 @@ def at_rate(args: Args, url: str, seed: int, hz: float, seconds: float) -> list[
 
 def health(args: Args) -> Iterator[tuple[str, str]]:
     """GET /healthz while the model computes for seconds: many denoising steps."""
-    with served(args.run) as (_, port), connect(f"ws://127.0.0.1:{port}") as client:
+    with served(args.run, "--max-steps", "1000") as (_, port), connect(f"ws://127.0.0.1:{port}") as client:
         one = client.infer(request(args.run) | {"wamkit": {"steps": 20}})["server_timing"]["infer_ms"] / 20
         steps = int(np.clip(3000 / one, 1, 1000))
         waits: list[float] = []
@@ -321,8 +321,7 @@ def kills(args: Args) -> Iterator[tuple[str, str]]:
     def act(steps: int) -> None:
         nonlocal wrong, last
         for _ in range(steps):
-            action = runner.step(asked)
-            step = runner._step
+            step, action = runner._taken, runner.step(asked)
             planned = [x[step - q] for q, x in list(answers.items()) if 0 <= step - q < len(x)]
             still = runner.guard.holding(size)
             wrong += not any(np.allclose(action, x, atol=1e-6) for x in [*planned, last, still])
