@@ -64,6 +64,12 @@ def test_the_joint_is_for_a_share_of_the_rows_where_a_family_trains_one():
     assert "model.joint_share" not in given(DEMO, "bc") and given(DEMO, "bc")["model.policy_draws"] == 4
 
 
+def test_what_comes_often_is_shifted_further_and_at_fewer_noise_levels_each_time():
+    for frames, shift, draws in ((2_400, 5, 4), (13_000, 5, 4), (29_000, 5, 4), (31_000, 3, 8), (240_000, 3, 8)):
+        found = given(dataclasses.replace(DEMO, frames=frames))
+        assert (found["train.shift"], found["model.policy_draws"]) == (shift, draws), frames
+
+
 def test_words_are_left_out_where_instructions_differ():
     assert given(DEMO)["model.text_dropout"] == 0.2
     assert "model.text_dropout" not in given(dataclasses.replace(DEMO, texts=1))

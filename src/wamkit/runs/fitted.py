@@ -34,12 +34,13 @@ CODEC_SAMPLES, LEAST_CODEC = 20_000, 0.05
 """Samples from which the codec of frames learns, and the least share of all that are its."""
 TEXT_DROPOUT = 0.2
 """Probability that training leaves out a word, or a pair of words, of an instruction."""
-DRAWS = 4
-"""Noise levels at which a row trains its policy."""
+MANY_PASSES = 8
+"""Passes over the frames from which a window comes back often: in other shifts, and at other noise levels."""
+DRAWS, SHIFTS = (8, 4), (24, 12)
+"""Noise levels at which a row trains its policy, and largest shifts of an image in its shorter side, with few and with
+many passes."""
 JOINT_SHARE = 0.5
 """Share of the rows that train the joint beside the policy."""
-SHIFTS = 12
-"""Largest shifts of an image in its shorter side."""
 PASSES, LEAST_SAMPLES, STEPS = 4, 240_000, 5000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
 
@@ -149,8 +150,8 @@ def fit(base: RunConfig, facts: DataFacts, keep_model: bool = False) -> tuple[Ru
         _trunk(base, facts),
         _budget(facts),
         _codec(base, facts),
-        _problems(),
-        _shift(size),
+        _problems(facts),
+        _shift(facts, size),
         _words_left_out(facts),
     ]
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
@@ -205,6 +206,12 @@ def _samples(facts: DataFacts) -> int:
     return max(PASSES * facts.frames, LEAST_SAMPLES)
 
 
+def _by_passes(facts: DataFacts, choices: tuple[int, int]) -> tuple[int, str]:
+    """The first of two values where passes over the frames are few, else the second; and the passes in words."""
+    passes = _samples(facts) / facts.frames
+    return choices[passes >= MANY_PASSES], f"{passes:.0f} passes over the frames"
+
+
 def _budget(facts: DataFacts) -> Rule:
     """Passes over the frames, at least a number of samples, in batches that keep the number of steps moderate."""
     samples = _samples(facts)
@@ -222,18 +229,20 @@ def _codec(base: RunConfig, facts: DataFacts) -> Rule:
     return Rule({"model.codec_share": share}, f"{CODEC_SAMPLES:,} samples are enough for a codec, or {LEAST_CODEC:.0%}")
 
 
-def _problems() -> Rule:
+def _problems(facts: DataFacts) -> Rule:
     """Several noise levels a row for the policy, whose loss is less noisy for little time; the joint for fewer rows."""
+    draws, passes = _by_passes(facts, DRAWS)
     return Rule(
-        {"model.policy_draws": DRAWS, "model.joint_share": JOINT_SHARE},
-        "noise levels of a row share its context, which takes most of the time; the joint would take half of it",
+        {"model.policy_draws": draws, "model.joint_share": JOINT_SHARE},
+        f"{passes}; noise levels of a row share its context, which takes most of the time, and the joint half of it",
     )
 
 
-def _shift(size: tuple[int, int]) -> Rule:
+def _shift(facts: DataFacts, size: tuple[int, int]) -> Rule:
     """Shifted images (Kostrikov et al. 2020, arXiv:2004.13649): without them few demonstrations are known by heart."""
-    reason = f"1/{SHIFTS} of the image: demonstrations show things in few places, and shifted ones in more"
-    return Rule({"train.shift": max(1, round(min(size) / SHIFTS))}, reason)
+    part, passes = _by_passes(facts, SHIFTS)
+    reason = f"1/{part} of the image, {passes}: the more often an image comes, the more its shifts add"
+    return Rule({"train.shift": max(1, round(min(size) / part))}, reason)
 
 
 def _words_left_out(facts: DataFacts) -> Rule:
