@@ -36,8 +36,12 @@ def test_features_are_kept_on_disk_for_the_next_run_with_the_same_encoder(tmp_pa
     plain.precompute.prepare(stage, 12)
     folder = tmp_path / "kept"
 
-    def prepared(name, data="d", changed=False, limit=10**8, made=True):
+    def prepared(name, data="d", changed=False, limit=10**8, made=True, apart=None):
         new = trainer(tmp_path / name, cache=FeatureCache(folder, data, limit))
+        if apart is not None:  # as pretrained encoders are held: outside of the parameters
+            encoder = torch.nn.Linear(2, 2)
+            torch.nn.init.constant_(encoder.weight, apart), torch.nn.init.zeros_(encoder.bias)
+            object.__setattr__(new.model.context.image, "encoder", encoder)
         if changed:
             with torch.no_grad():
                 for n, p in new.model.named_parameters():
@@ -56,6 +60,8 @@ def test_features_are_kept_on_disk_for_the_next_run_with_the_same_encoder(tmp_pa
     assert not np.array_equal(prepared("c", changed=True)["latents"], first)
     prepared("d", data="other")
     assert len(list(folder.iterdir())) == 3
+    prepared("d1", apart=0.5), prepared("d2", apart=0.5, made=False), prepared("d3", apart=0.25)
+    assert len(list(folder.iterdir())) == 5, "a pretrained encoder with other weights has features of its own"
     file = next(folder.glob("*/latents.npy"))
     content = bytearray(file.read_bytes())
     content[-1] ^= 1

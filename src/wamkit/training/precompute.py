@@ -88,8 +88,17 @@ class Precompute:
         facts = [data, self.model.name, stage.name, str(self.model.spec), uses_bf16(self.config), self.config.device]
         total = hashlib.sha256(json.dumps(facts).encode())
         trained = {n for n, _ in self.model.named_parameters() if n.startswith(stage.prefixes)}
-        for name, x in self.model.state_dict().items():
+        for name, x in (*self.model.state_dict().items(), *_kept_apart(self.model)):
             if name not in trained:
                 raw = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 total.update(name.encode() + raw.tobytes())
         return total.hexdigest()[:32]
+
+
+def _kept_apart(model: Family) -> Iterator[tuple[str, torch.Tensor]]:
+    """Weights and buffers, by name, of pretrained encoders, which modules hold outside of their parameters."""
+    for name, module in model.named_modules():
+        for attribute, held in vars(module).items():
+            if isinstance(held, torch.nn.Module):
+                tensors = (*held.named_parameters(), *held.named_buffers())
+                yield from ((f"{name}.{attribute}.{n}", x) for n, x in tensors)
