@@ -71,7 +71,7 @@ class Rope(SequenceBackbone):
         for p in parts:
             B, L, _ = p.values.shape
             sigma = torch.zeros(1, device=p.values.device) if p.sigma is None else p.sigma
-            level.append(sigma_features(sigma, self.width).unsqueeze(1).expand(B, L, -1))
+            level.append(sigma_features(sigma.view(len(sigma), -1), self.width).expand(B, L, -1))
             position.append(torch.zeros(L, 3, device=p.values.device) if p.position is None else p.position)
         return torch.cat(level, 1), torch.cat(position) / torch.tensor([1.0, 16.0, 16.0])
 
