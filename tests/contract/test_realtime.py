@@ -59,6 +59,23 @@ def test_held_actions_alone_matter_to_a_model_that_learned_prefixes(name, spec, 
     assert np.array_equal(first, second) and np.array_equal(first[0, :4], given[:4])  # a token holds four
 
 
+@pytest.mark.parametrize(
+    ("count", "decided", "learned", "held"),
+    [(3, 3, 0, 0), (2, 1, 0, 0), (3, 3, 8, 0), (7, 7, 8, 0), (8, 7, 8, 8), (8, 0, 0, 0), (8, 0, 8, 0), (4, 4, 2, 4)],
+)
+def test_whatever_is_left_the_answer_begins_with_it(count, decided, learned, held, spec, normalizer, batch):
+    """Where a token would be held in part, and where nothing was learned, it is guided: never left to chance."""
+    family, given = make("bc", spec, normalizer).eval(), left(batch, count)
+    one = batch.rows(torch.tensor([0]))
+    found = answers(family, one, learned, ahead=[Ahead(given, decided)])[0]
+    assert np.array_equal(found[: max(decided, held)], given[: max(decided, held)])
+    free = answers(family, one, learned)[0]
+    if held < spec.chunk:
+        assert np.allclose(found[held:], free[held:], atol=1e-5) == (learned > 0 and decided == 0)
+    with torch.inference_mode():
+        assert np.array_equal(answers(family, one, learned, ahead=[Ahead(given, decided)])[0], found)
+
+
 @pytest.mark.parametrize("name", [n for n in ACTING if n not in DENOISING])
 def test_other_families_say_that_they_cannot(name, spec, normalizer, batch):
     family = make(name, spec, normalizer).eval()

@@ -53,6 +53,16 @@ def test_a_part_that_takes_long_is_the_one_that_is_said_to(run, monkeypatch):
     assert found["text"]["p50"] >= 30 > found["encode"]["p50"] - plain["encode"]["p50"]
 
 
+@pytest.mark.parametrize("family", ["jepa", "shared_rep", "unified"])
+def test_denoising_steps_are_no_part_of_the_prefill(family, tmp_path):
+    """In families whose steps run a backbone without a cache, too."""
+    more = {"conditioning": "adaln"} if family == "unified" else {}
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {}, family, **more)
+    model, (_, obs) = load(run), observations(run)
+    few, many = (query_parts(model, obs, Query.POLICY, steps=n, repeats=10)["parts"] for n in (2, 60))
+    assert many["prefill"]["p50"] < 4 * few["prefill"]["p50"] + 1 < many["denoise"]["p50"]
+
+
 def test_percentiles_are_those_of_the_queries():
     assert Times.of(list(range(101))) == Times(50, 95, 99)
 

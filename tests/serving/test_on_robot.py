@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 
@@ -13,10 +14,11 @@ from servers import serving
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
+from wamkit.metadata import DatasetMetadata, Field
 from wamkit.robots.base import RobotError
 from wamkit.robots.record import RecordConfig, record
 from wamkit.serving.on_robot import ModelLeader
-from wamkit.types import WamkitError
+from wamkit.types import Query, WamkitError
 
 NAMES = ("x.pos", "y.pos", "z.pos", "spin.vel")
 
@@ -71,7 +73,7 @@ def test_a_run_drives_a_robot_and_the_drive_is_a_data_set(run, tmp_path, monkeyp
     assert drive(run, tmp_path / "driven", "--query", "joint", "--rate", "0.25") == 0
     assert "recorded: 2 episodes, 40 frames" in capsys.readouterr().out
     (crane,) = Crane.made
-    assert crane.connections == ["connected", "disconnected"] and len(crane.sent) == 40
+    assert crane.connections == ["connected", "disconnected"] and len(crane.sent) == 2 * (20 + 1)
     store = Store.open(tmp_path / "driven")
     assert store.cameras == ("corner2", "imagined_corner2") and store.layout.fps == 10
     assert [(m.text, m.is_demonstration) for m in store.episodes] == [("lift it", False)] * 2
@@ -107,21 +109,24 @@ def test_the_model_sees_what_the_robot_sees(run, model):
             crane.send_action(leader.get_action(seen))
             time.sleep(0.1)
         leader.close()
-    request, answer = asked[0]
+    request, _ = asked[0]
     assert np.array_equal(request["observation/images/corner2"], seen["corner2"])
     assert request["observation/state"].tolist() == [0.5] * 4 and request["prompt"] == "lift it higher"
     assert request["wamkit"]["reset"] is True and "drive/step" not in request
     later = [r["wamkit"] for r, _ in asked[1:]]
     assert all("reset" not in told for told in later)
     (told,) = [t for t in later if "ahead" in t][:1]
-    assert told["ahead"].shape[0] <= 12 and told["ahead"].shape[1] == 4 and told["decided"] >= 1
+    assert 1 <= len(told["ahead"]) <= 16 and told["ahead"].shape[1] == 4 and told["decided"] >= 1
     taken = [list(a.values()) for a in crane.sent]
-    assert any(np.allclose(answer["actions"][k], taken[k]) for k in range(1, 5))
+    planned = [action for _, answer in asked for action in answer["actions"]]
+    assert any(np.allclose(action, t, atol=1e-5) for action in planned for t in taken)
 
 
 def test_what_does_not_fit_is_named_before_anything_moves(run, tmp_path, capsys):
     Crane.made.clear()
     for options, said in (
+        (["--latency", "50"], "--latency is of a simulator"),
+        (["--token-file", "x"], "--token-file is of a server, and"),
         (["--query", "forward"], "a robot acts on policy or joint"),
         (["--env", "metaworld"], "--env is of a simulator"),
         (["--robot-options", "colour=red"], "robot crane_of_tests:Crane cannot be made"),
@@ -129,6 +134,8 @@ def test_what_does_not_fit_is_named_before_anything_moves(run, tmp_path, capsys)
         assert drive(run, tmp_path / "x", *options) == 1 and said in capsys.readouterr().err
     assert main(["drive", str(run), "--out", str(tmp_path / "x")]) == 1
     assert "--out is of a robot" in capsys.readouterr().err
+    assert main(["drive", str(run), "--chunking", "rtc"]) == 1
+    assert "--chunking is of a robot" in capsys.readouterr().err
     assert main(["drive", str(run), "--robot", "crane_of_tests:Crane", "--hands-free"]) == 1
     assert "say where to record to" in capsys.readouterr().err
     assert main(["drive", "ws://127.0.0.1:9", "--robot", "crane_of_tests:Crane", "--hands-free", "--text", "a",
@@ -149,6 +156,28 @@ def test_a_robot_of_other_cameras_or_values_is_refused(run, model):
             ModelLeader(client, short, "go", hz=20)
         with pytest.raises(WamkitError, match="limits: rate: expected numbers above 0"):
             ModelLeader(client, Crane(), "go", hz=20, rate=-1.0)
+        unseen = Crane()
+        unseen.action_features = {f"{n}.target": float for n in "abcd"}
+        with pytest.raises(WamkitError, match=r"does not tell where its target 'a.target' is"):
+            ModelLeader(client, unseen, "go", hz=20)
+    with serving(run, model, queries=(Query.POLICY,)) as server, wamkit_client.connect(server.url) as client:
+        with pytest.raises(WamkitError, match="the server answers policy, not 'joint'"):
+            ModelLeader(client, Crane(), "go", hz=20, query=Query.JOINT)
+    with serving(run, model, keys=["corner2=images/top"]) as server, wamkit_client.connect(server.url) as client:
+        with pytest.raises(WamkitError, match="the model sees the camera none"):
+            ModelLeader(client, Crane(), "go", hz=20)
+    with serving(run, model, keys=["state=joints"]) as server, wamkit_client.connect(server.url) as client:
+        with pytest.raises(WamkitError, match="entries are not wamkit's own, but .*joints"):
+            ModelLeader(client, Crane(), "go", hz=20)
+    fields = [Field(n, i, i + 1, "joint") for i, n in enumerate(NAMES)]
+    swapped = DatasetMetadata("x", "crane", state=(fields[1], fields[0], *fields[2:]))
+    swapped = dataclasses.replace(swapped, state=tuple(
+        dataclasses.replace(f, start=i, stop=i + 1) for i, f in enumerate(swapped.state)))  # fmt: skip
+    with serving(run, model, metadata=swapped) as server, wamkit_client.connect(server.url) as client:
+        with pytest.raises(
+            WamkitError, match=r"the model's state is y.pos, x.pos, .*, the robot's in another order: x.pos"
+        ):
+            ModelLeader(client, Crane(), "go", hz=20)
 
 
 def test_a_robot_that_fails_keeps_what_was_recorded(run, tmp_path, capsys):
@@ -167,6 +196,7 @@ def test_a_lost_server_stops_the_robot_and_the_recording_says_why(run, model, tm
     leader.close()
     client.close()
     assert all(a == dict(zip(NAMES, (0.5, 0.5, 0.5, 0), strict=True)) for a in crane.sent)  # it stood still
+    assert len(crane.sent) == 1 + Store.open(tmp_path / "d").frames
 
 
 def test_between_episodes_the_model_leaves_the_robot_alone(run, model, tmp_path):
@@ -181,4 +211,57 @@ def test_between_episodes_the_model_leaves_the_robot_alone(run, model, tmp_path)
         config = RecordConfig(("go",), fps=20, demonstration=False)
         store = record(crane, leader, tmp_path / "d", config, keys=Keys(), say=lambda line: None)
         leader.close()
-    assert len(crane.sent) == 5 == store.frames
+    assert store.frames == 5 and len(crane.sent) == 6
+    last, stop = crane.sent[-2:]
+    assert stop == {**last, "spin.vel": 0.0}  # when the episode ended, its targets stayed and its velocity went
+
+
+def asked_once(run, model, crane, seconds=20.0, **options):
+    """A leader whose first answer has come, with what it sent then."""
+    server = serving(run, model)
+    url = server.__enter__().url
+    client = wamkit_client.connect(url)
+    leader = ModelLeader(client, crane, "go", hz=10, stop_after=60, **options)
+    until = time.monotonic() + seconds
+    while not (leader.runner and leader.runner.counts.answered) and time.monotonic() < until:
+        crane.send_action(leader.get_action(crane.get_observation()))
+        time.sleep(0.1)
+    return server, client, leader
+
+
+def test_an_action_that_stops_the_robot_leaves_it_standing(run, model):
+    crane = Crane()
+    server, client, leader = asked_once(run, model, crane)
+    for _ in range(3):
+        crane.send_action({**leader.get_action(crane.get_observation()), "spin.vel": 0.5})
+    leader.runner.stop("a test")
+    with pytest.raises(RobotError, match="the robot was stopped: a test"):
+        leader.get_action(crane.get_observation())
+    leader.rest()
+    assert crane.sent[-1]["spin.vel"] == 0.0 and leader.runner is None
+    leader.rest()  # once is enough
+    sent = len(crane.sent)
+    leader.close(), client.close(), server.__exit__(None, None, None)
+    assert len(crane.sent) == sent
+
+
+def test_an_episode_shows_nothing_that_the_one_before_imagined(run, model):
+    crane = Crane()
+    server, client, leader = asked_once(run, model, crane, query=Query.JOINT)
+    assert set(leader.imagined()) == {"corner2"}
+    leader.begin("go again")
+    leader._step, leader.runner = 0, object()  # an episode whose first answer has not come
+    assert leader.imagined() == {}
+    leader.runner = None
+    client.close(), server.__exit__(None, None, None)
+
+
+def test_a_robot_stands_still_as_the_server_tells(run, model):
+    deltas = Field("hand", 0, 3, "position", "delta"), Field("spin", 3, 4, "gripper", "absolute")
+    told = DatasetMetadata("x", "crane", action=deltas)
+    with serving(run, model, metadata=told) as server, wamkit_client.connect(server.url) as client:
+        leader = ModelLeader(client, Crane(), "go", hz=10)
+        assert leader._options["limits"].still.tolist() == [True] * 4  # three by the server, one by its name
+        action = leader.get_action(Crane().get_observation())
+        leader.close()
+    assert set(action.values()) == {0.0}

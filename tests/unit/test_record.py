@@ -121,6 +121,53 @@ def test_keys_begin_keep_repeat_drop_and_end(tmp_path):
     assert store.numeric()["action"][4:, 0].tolist() == [39, 40, 40, 40]
 
 
+def test_a_robot_that_stalled_does_not_catch_up_in_a_burst(tmp_path):
+    """Half a second at step 5 of 10 Hz: of the five steps that were missed, one is made up for."""
+    robot, times = Slide(), []
+
+    class Stalling(Right):
+        def get_action(self):
+            times.append(robot.time)
+            if len(times) == 5:
+                robot.time += 0.5
+            return super().get_action()
+
+    recorded(robot, tmp_path / "data", RecordConfig(("a",), 1, 10, 1, hands_free=True), leader=Stalling())
+    gaps = np.diff(times)
+    assert gaps[:4].tolist() == pytest.approx([0.1] * 4) and gaps[4] == pytest.approx(0.5)
+    assert gaps[5] == pytest.approx(0) and gaps[6:].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_an_interruption_keeps_what_was_recorded(tmp_path):
+    class Interrupted(Right):
+        def get_action(self):
+            if self.at == 6:
+                raise KeyboardInterrupt
+            return super().get_action()
+
+    with pytest.raises(KeyboardInterrupt):
+        recorded(Slide(), tmp_path / "data", leader=Interrupted(), keys={1: "enter"})
+    (kept,) = Store.open(tmp_path / "data").episodes
+    assert kept.length == 6 and not kept.is_demonstration
+
+
+def test_a_leader_is_told_when_episodes_begin_and_end(tmp_path):
+    told = []
+
+    class Told(Right):
+        def begin(self, text):
+            told.append(text)
+
+        def rest(self):
+            told.append("rest")
+
+    robot = Slide()
+    keys = {3: "enter", 8: "enter", 10: "q"}
+    store, _ = recorded(robot, tmp_path / "data", leader=Told(), keys=keys)
+    assert len(robot.sent) == 4 == store.frames  # between episodes it does not lead
+    assert told == ["rest", "rest", "push", "rest", "rest"]
+
+
 def test_the_longest_time_waits_for_a_key(tmp_path):
     keys = {1: "enter", 9: "x", 12: "enter"}
     store, said = recorded(Slide(), tmp_path / "data", RecordConfig(("a",), 1, 10, 0.5), keys)

@@ -23,8 +23,8 @@ from wamkit_client.protocol import ProtocolError
 from wamkit_client.safety import Guard, Limits, Unsafe
 
 _LOG = logging.getLogger("wamkit_client")
-RECENT = 20
-"""Queries whose delays say how long the next one will take."""
+RECENT = 5
+"""Queries whose delays say how long the next one will take: one that took long is forgotten soon."""
 
 
 @dataclass

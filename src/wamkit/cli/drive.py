@@ -86,6 +86,21 @@ class Drive(Options):
     """Data set of a mixture whose embodiment acts in `env`."""
 
 
+OF_A_ROBOT = (
+    *("out", "text", "fps", "seconds", "hands_free", "chunking", "rate", "jerk", "stop_after", "robot_options"),
+    "token_file",
+)
+OF_A_SIMULATOR = ("latency", "jitter", "loops", "env", "tasks", "options", "processes")
+"""Options of either kind alone."""
+
+
+def _given(args: Drive, names: tuple[str, ...]) -> str:
+    """The first of these options that has not its default, as on the command line; "" for none."""
+    defaults = Drive(args.run)
+    changed = (n for n in names if getattr(args, n) != getattr(defaults, n))
+    return next((f"--{n.replace('_', '-')}" for n in changed), "")
+
+
 @COMMANDS.register("drive")
 def run(args: Drive) -> None:
     """Drives the robot and records it; or plays the loops under the delays, prints the table and writes it.
@@ -104,9 +119,8 @@ def run(args: Drive) -> None:
     if args.robot:
         _on_robot(args)
         return
-    for name in ("out", "text", "hands_free", "rate", "jerk", "fps", "robot_options", "token_file"):
-        if getattr(args, name):
-            raise WamkitError(f"--{name.replace('_', '-')} is of a robot: name it, --robot MODULE:CLASS")
+    if given := _given(args, OF_A_ROBOT):
+        raise WamkitError(f"{given} is of a robot: name it, --robot MODULE:CLASS")
     if not args.env and (args.options or args.embodiment):
         raise WamkitError("--options and --embodiment describe an environment: name it, --env NAME")
     if not args.latency:
@@ -170,9 +184,11 @@ def _on_robot(args: Drive) -> None:
 
     if args.out is None or not args.text:
         raise WamkitError('say where to record to and what the robot is told: --out DATA --text "put the cube away"')
-    for name in ("env", "tasks", "options", "jitter", "loops"):
-        if getattr(args, name):
-            raise WamkitError(f"--{name} is of a simulator: leave it out, or --robot")
+    if given := _given(args, OF_A_SIMULATOR):
+        raise WamkitError(f"{given} is of a simulator: leave it out, or --robot")
+    remote = args.run.startswith(("ws://", "wss://"))
+    if given := _given(args, ("embodiment",) if remote else ("token_file",)):
+        raise WamkitError(f"{given} is of a {'run' if remote else 'server'}, and {args.run} is none")
     check_place(args.out / "meta/info.json")
     query = Query(args.query)
     if query not in (Query.POLICY, Query.JOINT):
@@ -198,14 +214,15 @@ def _on_robot(args: Drive) -> None:
             chunking=args.chunking,
             replan_every=args.replan_every,
             query=query,
+            steps=args.steps,
             rate=args.rate,
             jerk=args.jerk,
             stop_after=args.stop_after,
         )
-        stack.callback(leader.close)
         config = RecordConfig(args.text, args.episodes, fps, args.seconds, args.hands_free, demonstration=False)
-        stack.callback(connected, robot, "disconnect")
         connected(robot, "connect")
+        stack.callback(connected, robot, "disconnect")
+        stack.callback(leader.close)
         seen = Imagining(robot, leader) if query is Query.JOINT else robot
         store = record(seen, leader, args.out, config, keys=keys)
     print(f"recorded: {len(store)} episodes, {store.frames} frames in {store.root}")
@@ -225,8 +242,9 @@ def _server(args: Drive, query: Query, stack: ExitStack) -> tuple[str, str]:
     from wamkit.serving.server import PolicyServer, ServerOptions, example
 
     opened = Run.open(require_run(Path(args.run)))
-    model = acting_model(opened, args.embodiment)
-    inputs, engine = Inputs.of(opened, args.embodiment), Engine(model, max_batch=1)
+    embodiment = args.embodiment or opened.provenance.env.embodiment
+    model = acting_model(opened, embodiment)
+    inputs, engine = Inputs.of(opened, embodiment), Engine(model, max_batch=1)
     options = ServerOptions(host="127.0.0.1", port=0, queries=(query,))
     took = engine.warm_up(example(inputs, model.spec), query, inputs.action)
     print(f"{opened.label}: {model.name}, step {opened.step}, warmed up in {took:.1f} s")

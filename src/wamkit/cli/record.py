@@ -46,6 +46,8 @@ class Record(Options):
 @COMMANDS.register("record")
 def run(args: Record) -> None:
     """Connects, records, disconnects, and prints the size of the data set."""
+    from contextlib import ExitStack
+
     from wamkit.errors import WamkitError
     from wamkit.files import check_place
     from wamkit.robots.base import Features, connected, make
@@ -66,11 +68,9 @@ def run(args: Record) -> None:
     with terminal_keys() as keys:
         if not args.hands_free and isinstance(keys, NoKeys):
             raise WamkitError("standard input is no terminal, so no key can keep an episode: take --hands-free")
-        try:
+        with ExitStack() as stack:
             for part in (robot, leader):
                 connected(part, "connect")
+                stack.callback(connected, part, "disconnect")
             store = record(robot, leader, args.out, config, keys=keys)
-        finally:
-            for part in (leader, robot):
-                connected(part, "disconnect")
     print(f"recorded: {len(store)} episodes, {store.frames} frames in {store.root}")

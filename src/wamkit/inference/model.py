@@ -147,7 +147,7 @@ class Model:
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         left = self._left(ahead, query, rows)
         # Guidance needs gradients, which inference mode rules out.
-        with torch.no_grad() if left else torch.inference_mode():
+        with torch.inference_mode(not left), torch.no_grad():
             batch, begins = self._batch(rows, query, actions, future), list[int]()
             if left:
                 batch.action = torch.from_numpy(self._chunks(padded(left, *self._chunk_shape), rows))

@@ -65,7 +65,8 @@ def with_ahead(batch: Batch, ahead: Sequence[Ahead | None], family: Family, lear
     """A query's batch whose answers begin with given actions, and the number of these in each row, for `begun`.
 
     batch: its `action` holds them, as of `padded`.
-    learned: longest prefix that training gave (`train.prefix`). Where a row has more decided, all rows are guided.
+    learned: longest prefix that training gave (`train.prefix`). All rows are guided where it gave none, and where a row
+        has more decided, or ends within a token.
     Raises UnsupportedQuery for a family that does not denoise its actions.
     """
     if family.denoised is None:
@@ -75,8 +76,9 @@ def with_ahead(batch: Batch, ahead: Sequence[Ahead | None], family: Family, lear
         )
     size = family.denoised.per_token
     steps = [0 if g is None else whole_tokens(g, size) for g in ahead]
-    longest = -(-learned // size) * size if learned else 0
-    if max(steps) <= longest:
+    longest = -(-learned // size) * size
+    held = all(g is None or (g.decided or 0) <= n <= longest for g, n in zip(ahead, steps, strict=True))
+    if learned and held:
         return replace(batch, prefix=torch.tensor(steps)), steps
     left = [(0, 0) if g is None else (len(g.actions), g.decided or 0) for g in ahead]
     weights = [soft_weights(*row, batch.action.shape[1]) for row in left]

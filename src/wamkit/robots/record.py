@@ -133,7 +133,11 @@ def record(
         try:
             if hasattr(leader, "begin"):
                 leader.begin(text)
-            decision = session.take(take)
+            try:
+                decision = session.take(take)
+            finally:
+                if hasattr(leader, "rest"):
+                    leader.rest()
             if decision == STOP:
                 break
             if decision == KEEP and take.action:
@@ -143,6 +147,12 @@ def record(
                 raise RobotError("the leader was done before the first step, so there is nothing to keep")
             else:
                 say("  again" if decision == REPEAT else "  dropped")
+        except KeyboardInterrupt:
+            if take.action:
+                _append(store, take, text, config, False)
+                store.finalize()
+                say(f"  interrupted: {len(take.action)} steps are kept, marked as no demonstration")
+            raise
         except RobotError as error:
             if take.action:
                 _append(store, take, text, config, False)
@@ -187,8 +197,9 @@ class _Session:
 
     def take(self, take: _Take) -> str:
         """Records until a key, the longest time, or the leader ends the episode; returns the key that was meant."""
-        began, steps = self.clock.now(), math.ceil(self.config.seconds * self.config.fps)
-        for t in range(steps):
+        began, period = self.clock.now(), 1 / self.config.fps
+        due = began
+        for _ in range(math.ceil(self.config.seconds * self.config.fps)):
             if found := next((k for k in self._pressed() if k in (KEEP, REPEAT, DROP, STOP)), ""):
                 return found
             observation = call(self.robot, "get_observation")
@@ -198,7 +209,9 @@ class _Session:
                 break
             sent = call(self.robot, "send_action", action)
             take.add(state, images, self.features.vector(sent if isinstance(sent, Mapping) else action), seconds)
-            self.clock.sleep(max(0.0, began + (t + 1) / self.config.fps - self.clock.now()))
+            # A step that came late makes the next one earlier, but a robot that stalled does not catch up in a burst.
+            due = max(due + period, self.clock.now() - period)
+            self.clock.sleep(max(0.0, due - self.clock.now()))
         if self.config.hands_free:
             return KEEP
         self.say("  that was the longest time: enter keeps it")

@@ -32,6 +32,8 @@ from wamkit.workers import run_parallel
 
 Loop = Literal["wait", "switch", "ensemble", "rtc"]
 SEEDS_PER_JOB = 5
+_LOOPS = 2
+"""Version of the loops' rules, which finished pieces are kept by."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ class _Job:
         p = self.protocol
         played = {"env": p.env.env, "options": list(p.env.options.items()), "robot": p.env.embodiment}
         asked = {"replan_every": p.replan_every, "query": p.query, "steps": p.steps}
-        return digest([self.run.digest, played, asked, self.loop, asdict(self.delay), self.task, self.seeds])
+        return digest([_LOOPS, self.run.digest, played, asked, self.loop, asdict(self.delay), self.task, self.seeds])
 
 
 def still_dimensions(metadata: DatasetMetadata | None, size: int) -> np.ndarray:

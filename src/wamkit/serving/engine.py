@@ -105,7 +105,8 @@ class Engine:
         return len(self._pending)
 
     def warm_up(self, obs: Observation, query: Query, actions: int) -> float:
-        """Answers twice, so that the first client does not wait for what happens once. Returns seconds.
+        """Answers twice, and once more with actions ahead, so that no client waits for what happens once. Returns
+        seconds.
 
         actions: dimensions of the robot's action, for a query that is given some.
         """
@@ -114,7 +115,9 @@ class Engine:
         images = np.asarray(obs.images)
         future = np.stack([images] * len(spec.frame_offsets))[None] if query is Query.INVERSE else None
         for _ in range(2):
-            self.model.sample([obs], query, seed=[0], actions=chunk, future=future)
+            found = self.model.sample([obs], query, seed=[0], actions=chunk, future=future).actions
+        if self.model.family.denoised is not None and query in (Query.POLICY, Query.JOINT) and found is not None:
+            self.model.sample([obs], query, seed=[0], ahead=[Ahead(found[0], 1)])
         return time.monotonic() - start
 
     def _forget_left(self) -> None:

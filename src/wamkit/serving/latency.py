@@ -7,7 +7,7 @@ them add up. Transport is measured over a socket of this machine, by a client an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -18,6 +18,7 @@ import wamkit_client
 
 from wamkit.eval.suites.latency import machine_load
 from wamkit.inference.model import Model
+from wamkit.nn import SequenceBackbone, flow, heads
 from wamkit.serving.background import in_background
 from wamkit.serving.engine import Engine
 from wamkit.serving.inputs import Inputs
@@ -48,7 +49,7 @@ def query_parts(
     """Times of one query, batch 1: of each of `PARTS`, of a denoising step, and of the whole; and what was measured.
 
     preprocess: checks, resizing of images, and the batch.   text: the instruction's encoder.   encode: images and state
-    to tokens.   prefill: passes of the backbones without a cache.   denoise: all denoising steps, and whatever else is
+    to tokens.   prefill: passes of the backbones before denoising.   denoise: all denoising steps, and whatever else is
     left.   decode: actions and frames to the robot's units.
 
     observations: asked about in turn.   first: the first query, before anything was warm.
@@ -99,7 +100,8 @@ class _Clock:
 
     def __init__(self, model: Model):
         self.spent: dict[str, float] = {}
-        self._wrapped: list[tuple[Any, str]] = []
+        self._wrapped: list[tuple[Any, str, Any]] = []
+        self._denoising = False
         family = model.family
         self._device = next(family.parameters()).device
         self._wrap(model, "_batch", "preprocess")
@@ -108,7 +110,11 @@ class _Clock:
         if hasattr(family.context, "text"):
             self._wrap(family.context.text, "forward", "text")
         for backbone in family.backbones:
-            self._wrap(backbone, "forward", "prefill", _reads_no_cache)
+            self._wrap(backbone, "forward", "prefill")
+            if isinstance(backbone, SequenceBackbone):
+                self._wrap(backbone, "read", "prefill")
+        for module in (flow, heads):
+            self._wrap(module, "euler", "")
         if family.denoised is not None:
             self._wrap(family.denoised, "unpack", "decode")
         if family.codec is not None:
@@ -120,31 +126,33 @@ class _Clock:
             torch.cuda.synchronize(self._device)
         return 1000 * time.perf_counter()
 
-    def _wrap(
-        self, owner: Any, name: str, part: str, counts: Callable[[tuple, dict], bool] = lambda args, kw: True
-    ) -> None:
-        method = getattr(owner, name)
+    def _wrap(self, owner: Any, name: str, part: str) -> None:
+        """Times a method or function. part: "" for one inside of which nothing counts for another part."""
+        method, own = getattr(owner, name), name in vars(owner)
 
         @wraps(method)
         def timed(*args: Any, **kw: Any) -> Any:
-            if not counts(args, kw):
+            if self._denoising:
                 return method(*args, **kw)
+            self._denoising = not part
             began = self.now()
-            out = method(*args, **kw)
-            self.spent[part] += self.now() - began
-            return out
+            try:
+                return method(*args, **kw)
+            finally:
+                self._denoising = False
+                if part:
+                    self.spent[part] += self.now() - began
 
         object.__setattr__(owner, name, timed)
-        self._wrapped.append((owner, name))
+        self._wrapped.append((owner, name, method if own else None))
 
     def remove(self) -> None:
-        """Puts the methods of the classes back."""
-        for owner, name in self._wrapped:
-            object.__delattr__(owner, name)
-
-
-def _reads_no_cache(args: tuple, kw: dict) -> bool:
-    return not (kw.get("past") or len(args) > 2 and args[2])
+        """Puts everything back."""
+        for owner, name, method in self._wrapped:
+            if method is None:
+                object.__delattr__(owner, name)
+            else:
+                object.__setattr__(owner, name, method)
 
 
 def transport(model: Model, inputs: Inputs, query: Query, image: tuple[int, int], repeats: int = 100) -> Times:

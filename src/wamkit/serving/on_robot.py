@@ -6,6 +6,7 @@ sent, and with the query `joint` what the model imagined, as cameras named `imag
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from wamkit.robots.base import Features, Robot, RobotError
 from wamkit.serving.inputs import IMAGES, PROMPT, STATE
 from wamkit.types import Query, WamkitError
 
+_LOG = logging.getLogger("wamkit.serving")
 IMAGINED = "imagined_"
 """Prefix of cameras that hold what was imagined."""
 _STEP = "drive/step"
@@ -63,12 +65,14 @@ class ModelLeader:
     """Leads `robot` by the model that `client` asks, with the targets of one step a call.
 
     text: instruction.   hz: steps a second.   chunking, replan_every: see `Runner`.
-    query: `policy`, or `joint` to imagine as well.
+    query: `policy`, or `joint` to imagine as well.   steps: denoising steps; the model's own number if not given.
     rate, jerk: limits of what is sent, in the robot's units a step, as of `Limits`; its bounds are the server's.
     stop_after: seconds without an action after which the episode ends with an error.
 
-    Values named `.vel`, as of LeRobot's bases, stand still at zero; all others are targets and stand where they are.
-    Raises WamkitError where the robot's cameras, state or action are not those of the model.
+    Values named `.vel`, as of LeRobot's bases, stand still at zero, and so do those that the server tells; all others
+    are targets and stand where they are. When an episode ends, however it does, the robot is told to stand still.
+    Raises WamkitError where the robot's cameras, state or action are not those of the model, or where it is not known
+    where a target is before the first answer.
     """
 
     def __init__(
@@ -81,13 +85,25 @@ class ModelLeader:
         chunking: Joining = "switch",
         replan_every: int | None = None,
         query: Query = Query.POLICY,
+        steps: int | None = None,
         rate: float | None = None,
         jerk: float | None = None,
         stop_after: float = 2.0,
     ):
-        self.features, self.text, self.query = Features.of(robot), text, query
-        self._client, self.cameras = _Watched(client), _check(client.metadata, self.features)
-        still = [name.endswith(".vel") for name in self.features.action]
+        self.features, self.text, self.query, self.steps = Features.of(robot), text, query, steps
+        self._robot, self._given, self.cameras = robot, client, _check(client.metadata, self.features, query)
+        self._client, told = _Watched(client), client.metadata["wamkit"]
+        names = self.features.action
+        known = told["actions"].get("still", [False] * len(names))
+        still = [bool(k) or name.endswith(".vel") for k, name in zip(known, names, strict=True)]
+        lost = [n for n, s in zip(names, still, strict=True) if not s and n not in self.features.state]
+        if lost:
+            raise WamkitError(
+                f"the robot's state does not tell where its target '{lost[0]}' is, so it could not stand still before "
+                "the first answer: name values of state and action alike"
+            )
+        if chunking == "rtc" and not told.get("ahead"):
+            raise WamkitError("the model cannot go on from given actions: choose --chunking ensemble")
         try:
             limits = Limits.of(client.metadata, still=still, rate=rate, jerk=jerk)
         except ValueError as error:
@@ -99,7 +115,7 @@ class ModelLeader:
             "limits": limits,
             "stop_after": stop_after,
         }
-        self.image_size: Sequence[int] = client.metadata["wamkit"]["image_size"]
+        self.image_size: Sequence[int] = told.get("image_size", ())
         """Height and width of imagined frames."""
         self.runner: Runner | None = None
         self._step = -1
@@ -107,10 +123,10 @@ class ModelLeader:
     def begin(self, text: str) -> None:
         """An episode begins: nothing of the one before is used."""
         self.close()
-        self.text, self._step = text, -1
+        self._client, self.text, self._step = _Watched(self._given), text, -1
 
     def rest(self) -> None:
-        """Nothing is asked and nothing sent between episodes."""
+        """An episode has ended: the robot is told to stand still, and nothing is asked or sent until the next."""
         self.close()
 
     def get_action(self, observation: Mapping[str, Any]) -> dict[str, float]:
@@ -118,13 +134,15 @@ class ModelLeader:
         state, images = self.features.observed(observation)
         self._step += 1
         if self.runner is None:
-            still = self._options["limits"].still
-            first = np.array([float(observation.get(name, 0.0)) for name in self.features.action]) * ~still
+            first = np.array([float(observation.get(name, 0.0)) for name in self.features.action])
+            first = np.where(self._options["limits"].still, 0, first)
             try:
                 self.runner = Runner(self._client, first=first, **self._options)  # type: ignore[arg-type]
             except ValueError as error:
                 raise RobotError(str(error)) from error
         told: dict[str, Any] = {"query": str(self.query)}
+        if self.steps is not None:
+            told["steps"] = self.steps
         if self.query is Query.JOINT:
             told["imagined"] = True
         if self._step == 0:
@@ -148,10 +166,17 @@ class ModelLeader:
         return dict(zip(self.cameras, frames[int(np.argmin(away))], strict=True))
 
     def close(self) -> None:
-        """Ends the runner of an episode."""
-        if self.runner is not None:
-            self.runner.close()
-            self.runner = None
+        """Tells the robot to stand still, and ends the runner of an episode."""
+        if self.runner is None:
+            return
+        runner, self.runner = self.runner, None
+        if runner.guard.last is not None:
+            still = np.where(self._options["limits"].still, 0, runner.guard.last).astype(np.float32)
+            try:
+                self._robot.send_action(self.features.named(still))
+            except Exception as error:  # a robot that fails is told elsewhere, and this must not hide it
+                _LOG.warning("%s does not take the command to stand still: %s", type(self._robot).__name__, error)
+        runner.close(10.0)
 
 
 class Imagining:
@@ -175,23 +200,27 @@ class Imagining:
         return self._robot.send_action(action)
 
 
-def _check(metadata: Mapping[str, Any], features: Features) -> list[str]:
+def _check(metadata: Mapping[str, Any], features: Features, query: Query) -> list[str]:
     """The model's cameras, which the robot has, but for optional ones. Raises WamkitError, naming what differs."""
     told = metadata.get("wamkit")
     if not told:
         raise WamkitError("the server tells nothing of its model, so it is not known whether it fits the robot")
+    if str(query) not in told["queries"]:
+        raise WamkitError(f"the server answers {' and '.join(told['queries'])}, not '{query}'")
     inputs = told["inputs"]
+    if STATE not in inputs or PROMPT not in inputs:
+        raise WamkitError(f"the server's entries are not wamkit's own, but {', '.join(inputs)}: serve without --keys")
     wanted = {key.removeprefix(IMAGES): facts for key, facts in inputs.items() if key.startswith(IMAGES)}
     lacking = [c for c, facts in wanted.items() if c not in features.cameras and not facts.get("optional")]
-    if lacking or STATE not in inputs:
+    if lacking or not wanted:
         has = ", ".join(features.cameras) or "none"
-        raise WamkitError(f"the model sees the camera {' and '.join(lacking) or wanted}; the robot's cameras: {has}")
-    for what, names, shape in (
-        ("state", features.state, inputs[STATE]["shape"]),
-        ("action", features.action, told["actions"]["shape"]),
-    ):
-        if shape[-1] != len(names):
+        raise WamkitError(f"the model sees the camera {' and '.join(lacking) or 'none'}; the robot's cameras: {has}")
+    for what, own, facts in (("state", features.state, inputs[STATE]), ("action", features.action, told["actions"])):
+        size, names = facts["shape"][-1], facts.get("names", ())
+        if size != len(own):
+            raise WamkitError(f"the model's {what} has {size} values, the robot's {len(own)}: {', '.join(own)}")
+        if sorted(names) == sorted(own) and tuple(names) != own:
             raise WamkitError(
-                f"the model's {what} has {shape[-1]} values, the robot's {len(names)}: {', '.join(names)}"
+                f"the model's {what} is {', '.join(names)}, the robot's in another order: {', '.join(own)}"
             )
     return list(wanted)
