@@ -52,7 +52,7 @@ class Args:
     """Training seeds."""
     episodes: int = 20
     """Held-out reset states a task."""
-    steps: int = 3000
+    steps: int = 2400
     """Training steps."""
     demonstrations: int = 30
     """Demonstrations a task."""
@@ -100,9 +100,8 @@ def trained(args: Args, name: str, seed: int) -> Run:
         options = {
             "model.actions_per_token": 1,
             "model.policy_draws": 4,
-            "model.joint_share": 0.5,
+            "model.joint_share": 0.25,
             "train.batch_size": 32,
-            "train.shift": 4,
             "train.seed": seed,
             "train.steps": args.steps,
             "train.prefix": LONGEST if name == "prefix" else 0,
