@@ -1,0 +1,252 @@
+"""Pretrained video transformers as backbones: one layer loop over the blocks of a model of `diffusers`.
+
+The blocks keep their classes, names and weights, so that released weights load as they are; the loop over them is ours,
+because theirs has no mask between streams, no key-value cache, and no tokens but a video's. Against the model itself it
+is equal to the bit (`tests/numerics/test_video_dit.py`).
+
+A model is described by `Parts`, about eighty lines each (`wan`). What its tokens are:
+
+* video (kinds "image" and "future"): latents in patches, as they are. The model embeds them, and its head gives
+  velocities of the same size. The present is at noise level 0.
+* all others (actions, state): embedded to the model's width by streams of their own, which also read the outputs.
+* text: features of the text encoder. They are no tokens of the sequence: every block reads them by cross-attention, and
+  their keys are kept with those of the context.
+
+Noise levels and positions are those of `Tokens`; a position may lie between frames, where actions do.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from wamkit.nn.attention_mask import FUTURE, TEXT
+from wamkit.nn.backbones.base import Cache, SequenceBackbone, Tokens
+from wamkit.nn.backbones.transformer import attention_bias
+from wamkit.types import WamkitError
+
+VIDEO = ("image", FUTURE)
+"""Kinds of tokens that hold latents."""
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines (B, L, 1, d) that keys and queries are turned by."""
+
+
+class Keys(NamedTuple):
+    """State of one block that later tokens read.
+
+    k, v: keys and values of self-attention, (B, K, heads, d).
+    text: keys and values of cross-attention, by stream.
+    shown: bool (K',), over all tokens read so far, text included: those that are keys of self-attention.
+    """
+
+    k: Tensor
+    v: Tensor
+    text: Mapping[str, tuple[Tensor, Tensor]]
+    shown: Tensor
+
+
+@dataclass(frozen=True)
+class Times:
+    """Noise levels of tokens, embedded: `temb` (B, L, D) for the head, `block` as the blocks of the model take it."""
+
+    temb: Tensor
+    block: Any
+
+
+class Parts(nn.Module, ABC):
+    """The pieces of one pretrained model that the loop calls, in the order of a forward pass.
+
+    width: D, of tokens.   heads: of attention.   channels: values of a latent patch.   text_dim: of the text's
+        features.
+    """
+
+    width: int
+    heads: int
+    channels: int
+    text_dim: int
+
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The model's blocks."""
+
+    @abstractmethod
+    def embed(self, patches_BLc: Tensor) -> Float[Tensor, "B L D"]:
+        """Latent patches to tokens."""
+
+    @abstractmethod
+    def times(self, sigma_BL: Float[Tensor, "B L"]) -> Times:
+        """Noise levels in [0, 1], one a token."""
+
+    @abstractmethod
+    def rope(self, position_BL3: Float[Tensor, "B L 3"]) -> Rope:
+        """Positions: latent frames, and rows and columns of patches; -1 for tokens outside of the image."""
+
+    @abstractmethod
+    def text(self, features_BTc: Tensor) -> Float[Tensor, "B T D"]:
+        """Features of the text encoder, as the blocks read them."""
+
+    @abstractmethod
+    def text_keys(self, block: nn.Module, text_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, T, heads, d) of a block's cross-attention."""
+
+    @abstractmethod
+    def qkv(self, block: nn.Module, x_BLD: Tensor, times: Times, rope: Rope) -> tuple[Tensor, Tensor, Tensor, Any]:
+        """Queries, keys and values (B, L, heads, d) of a block, turned, and what `rest` needs besides."""
+
+    @abstractmethod
+    def rest(
+        self, block: nn.Module, x_BLD: Tensor, y_BLD: Tensor, kept: Any, text: tuple[Tensor, Tensor]
+    ) -> Float[Tensor, "B L D"]:
+        """The block after its attention, whose heads gave `y`."""
+
+    @abstractmethod
+    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
+        """Tokens after the last block, normed: what heads read."""
+
+    @abstractmethod
+    def head(self, x_BLD: Tensor) -> Float[Tensor, "B L c"]:
+        """Normed tokens of a video to velocities of their patches."""
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Float[Tensor, "B L D"]:
+    """Attention of (B, L, heads, d); the heads side by side."""
+    y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=bias)
+    return y.transpose(1, 2).flatten(2)
+
+
+class Layer(nn.Module):
+    """One block a stream, and one attention over all of them: the unit of sharding and activation checkpointing.
+
+    It shares the blocks and owns none.
+    """
+
+    def __init__(self, parts: Mapping[str, Parts], blocks: Mapping[str, nn.Module]):
+        super().__init__()
+        self._parts, self.of = dict(parts), nn.ModuleDict(blocks)
+
+    def forward(
+        self,
+        x: Mapping[str, Tensor],
+        times: Mapping[str, Times],
+        rope: Mapping[str, Rope],
+        text: Mapping[str, Tensor],
+        bias: Mapping[str, Tensor | None],
+        past: Keys | None,
+        detach: Collection[tuple[str, str]] = (),
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor, Mapping[str, tuple[Tensor, Tensor]]]:
+        """Tokens of every stream after the block; keys and values, those of `past` first; and the text's.
+
+        text: empty where `past` holds its keys.   bias, detach: as in `Mixture`.
+        """
+        parts, block = self._parts, self.of
+        qkv = {s: parts[s].qkv(block[s], t, times[s], rope[s]) for s, t in x.items()}
+        keys = {s: parts[s].text_keys(block[s], t) for s, t in text.items()} if text else past.text  # type: ignore[union-attr]
+        ahead, out = [] if past is None else [(past.k, past.v)], {}
+        for s, t in x.items():
+            seen = [(k.detach(), v.detach()) if (s, o) in detach else (k, v) for o, (_, k, v, _) in qkv.items()]
+            k, v = (torch.cat(p, 1) for p in zip(*ahead, *seen, strict=True))
+            y = attention(qkv[s][0], k, v, bias.get(s))
+            out[s] = parts[s].rest(block[s], t, y, qkv[s][3], keys[s])
+        k, v = (torch.cat(p, 1) for p in zip(*ahead, *[(k, v) for _, k, v, _ in qkv.values()], strict=True))
+        return out, k, v, keys
+
+
+class VideoTrunk(SequenceBackbone):
+    """A pretrained video transformer for one sequence, in which all tokens share its weights.
+
+    A part of kind "text" is read by cross-attention: its rows and columns of a mask are left out, and its output is
+    zeros. Outputs of a video are velocities of patches, those of other parts the normed tokens.
+    """
+
+    def __init__(self, parts: Parts):
+        super().__init__()
+        self.parts = parts
+        # In a list, where a module does not register them: the blocks, and their names in files, are the model's.
+        self._layers = [Layer({_ALL: parts}, {_ALL: block}) for block in parts.blocks()]
+
+    def layers(self) -> list[nn.Module]:
+        return list(self._layers)
+
+    def run(
+        self,
+        parts: Sequence[Tokens],
+        mask_LK: Bool[Tensor, "... L K"] | None = None,
+        past: Cache | None = None,
+        modulation: Float[Tensor, "B N 4 D"] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor], Cache]:
+        """See `SequenceBackbone.run`; hidden states are without the text.
+
+        Raises WamkitError for a modulation, and unless the text comes once, with the first tokens.
+        """
+        if modulation is not None:
+            raise WamkitError(
+                "a pretrained backbone is modulated by noise levels alone: it has no conditioning 'adaln'"
+            )
+        kept = cast("list[Keys] | None", past)
+        own, text = [p for p in parts if p.kind != TEXT], [p for p in parts if p.kind == TEXT]
+        if (len(text) != 1) if kept is None else text:
+            raise WamkitError("a pretrained backbone reads one instruction, with the context and before all else")
+        x = torch.cat([self.parts.embed(p.values) if p.kind in VIDEO else p.values for p in own], 1)
+        times, rope = self.parts.times(levels(own)), self.parts.rope(positions(own))
+        words = {_ALL: self.parts.text(text[0].values)} if text else {}
+        new = shown_keys(parts, x.device)
+        shown = new if kept is None else torch.cat([kept[0].shown, new])
+        bias, hidden, cache = _bias(mask_LK, new, shown), [], list[Keys]()
+        for i, layer in enumerate(self._layers):
+            before = kept[i] if kept else None
+            out, k, v, keys = layer({_ALL: x}, {_ALL: times}, {_ALL: rope}, words, {_ALL: bias}, before)
+            x = out[_ALL]
+            hidden.append(x)
+            cache.append(Keys(k, v, keys, shown))
+        y = iter(self.parts.norm(x, times).split([len(p) for p in own], 1))
+        outputs = []
+        for p in parts:
+            if p.kind == TEXT:
+                outputs.append(x.new_zeros(len(x), len(p), x.shape[-1]))
+            else:
+                outputs.append(self.parts.head(next(y)) if p.kind in VIDEO else next(y))
+        return outputs, hidden, cast(Cache, cache)
+
+    def read(self, parts: Sequence[Tokens]) -> Cache:
+        raise WamkitError("a pretrained backbone's blocks attend to one sequence: it has no conditioning 'cross'")
+
+
+_ALL = "all"
+"""The only stream of a `VideoTrunk`."""
+
+
+def _bias(mask_LK: Tensor | None, new_L: Tensor, shown_K: Tensor) -> Tensor | None:
+    """A mask without its rows and columns of text, as a bias; None where everything is visible."""
+    if mask_LK is None:
+        return None
+    mask_LK = mask_LK[..., new_L, :][..., shown_K]
+    return None if bool(mask_LK.all()) else attention_bias(mask_LK)
+
+
+def shown_keys(parts: Sequence[Tokens], device: torch.device) -> Bool[Tensor, " L"]:
+    """True for tokens of a sequence that are keys of self-attention: all but the text."""
+    return torch.cat([torch.full((len(p),), p.kind != TEXT, device=device) for p in parts])
+
+
+def levels(parts: Sequence[Tokens]) -> Float[Tensor, "B L"]:
+    """Noise levels of a sequence, one a token; 0 for clean ones."""
+    found = []
+    for p in parts:
+        B, L, _ = p.values.shape
+        sigma = p.values.new_zeros(1, dtype=torch.float32) if p.sigma is None else p.sigma.float()
+        found.append(sigma.view(len(sigma), -1).expand(B, L))
+    return torch.cat(found, 1)
+
+
+def positions(parts: Sequence[Tokens]) -> Float[Tensor, "B L 3"]:
+    """Positions of a sequence; zeros for tokens without."""
+    found = [p.values.new_zeros(len(p), 3, dtype=torch.float32) if p.position is None else p.position for p in parts]
+    return torch.cat(found).expand(len(parts[0].values), -1, -1)

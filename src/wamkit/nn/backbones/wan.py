@@ -1,0 +1,112 @@
+"""Wan2.1 and Wan2.2 (`diffusers.WanTransformer3DModel`) as `Parts` of the layer loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wamkit.nn.backbones.video_dit import Parts, Rope, Times, attention
+
+
+class WanParts(Parts):
+    """The pieces of a Wan transformer. Its time is 1000 times our noise level, its velocity ours.
+
+    model: a `WanTransformer3DModel` without an image branch (text to video, and TI2V-5B).
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        c = model.config
+        self.model = model
+        self.heads, head = c.num_attention_heads, c.attention_head_dim
+        self.width, self.text_dim = self.heads * head, c.text_dim
+        self.patch = tuple(c.patch_size)
+        self.channels = c.in_channels * self.patch[0] * self.patch[1] * self.patch[2]
+        side = head // 6 * 2
+        self.axes = (head - 2 * side, side, side)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.blocks)
+
+    def embed(self, patches_BLc: Tensor) -> Float[Tensor, "B L D"]:
+        weight = self.model.patch_embedding.weight.flatten(1)
+        return F.linear(patches_BLc.to(weight.dtype), weight, self.model.patch_embedding.bias)
+
+    def times(self, sigma_BL: Float[Tensor, "B L"]) -> Times:
+        m = self.model.condition_embedder
+        t = m.timesteps_proj((1000 * sigma_BL).flatten()).unflatten(0, sigma_BL.shape)
+        temb = m.time_embedder(t.to(m.time_embedder.linear_1.weight.dtype))
+        return Times(temb, m.time_proj(m.act_fn(temb)).unflatten(2, (6, -1)))
+
+    def rope(self, position_BL3: Float[Tensor, "B L 3"]) -> Rope:
+        angles = []
+        for i, size in enumerate(self.axes):
+            step = torch.arange(0, size, 2, dtype=torch.float64, device=position_BL3.device) / size
+            angles.append(position_BL3[..., i : i + 1].double() / 10_000.0**step)
+        angle = torch.cat(angles, -1).repeat_interleave(2, -1).unsqueeze(2)
+        return angle.cos().float(), angle.sin().float()
+
+    def text(self, features_BTc: Tensor) -> Float[Tensor, "B T D"]:
+        embedder = self.model.condition_embedder.text_embedder
+        return embedder(features_BTc.to(embedder.linear_1.weight.dtype))
+
+    def text_keys(self, block: nn.Module, text_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        a: Any = block.attn2
+        k, v = a.norm_k(a.to_k(text_BTD)), a.to_v(text_BTD)
+        return k.unflatten(2, (a.heads, -1)), v.unflatten(2, (a.heads, -1))
+
+    def qkv(self, block: Any, x_BLD: Tensor, times: Times, rope: Rope) -> tuple[Tensor, Tensor, Tensor, Any]:
+        a = block.attn1
+        mod = [p.squeeze(2) for p in (block.scale_shift_table.unsqueeze(0) + times.block.float()).chunk(6, 2)]
+        h = (block.norm1(x_BLD.float()) * (1 + mod[1]) + mod[0]).type_as(x_BLD)
+        q, k, v = (t.unflatten(2, (a.heads, -1)) for t in (a.norm_q(a.to_q(h)), a.norm_k(a.to_k(h)), a.to_v(h)))
+        return turned(q, rope), turned(k, rope), v, mod
+
+    def rest(self, block: Any, x_BLD: Tensor, y_BLD: Tensor, kept: Any, text: tuple[Tensor, Tensor]) -> Tensor:
+        x, mod, cross = x_BLD, kept, block.attn2
+        x = (x.float() + block.attn1.to_out[0](y_BLD.type_as(x)) * mod[2]).type_as(x)
+        h = block.norm2(x.float()).type_as(x)
+        q = cross.norm_q(cross.to_q(h)).unflatten(2, (cross.heads, -1))
+        x = x + cross.to_out[0](attention(q, *text).type_as(x))
+        h = (block.norm3(x.float()) * (1 + mod[4]) + mod[3]).type_as(x)
+        return (x.float() + block.ffn(h).float() * mod[5]).type_as(x)
+
+    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
+        table = self.model.scale_shift_table.unsqueeze(0) + times.temb.unsqueeze(2)
+        shift, scale = (p.squeeze(2) for p in table.chunk(2, 2))
+        return (self.model.norm_out(x_BLD.float()) * (1 + scale) + shift).type_as(x_BLD)
+
+    def head(self, x_BLD: Tensor) -> Float[Tensor, "B L c"]:
+        # The head's order is (patch, channel), that of patches (channel, patch).
+        return self.model.proj_out(x_BLD).unflatten(-1, (*self.patch, -1)).movedim(-1, -4).flatten(-4)
+
+
+def turned(x: Tensor, rope: Rope) -> Tensor:
+    """Queries or keys (B, L, heads, d), turned by pairs."""
+    a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = rope[0][..., 0::2], rope[1][..., 1::2]
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).type_as(x)
+
+
+def patches(z_BcFHW: Tensor, patch: tuple[int, int, int]) -> Float[Tensor, "B L c"]:
+    """Latents of a video to patches, frame by frame and row by row; the values of a patch in the order (c, t, y, x)."""
+    B, c, *size = z_BcFHW.shape
+    (f, h, w), (a, b, d) = (n // p for n, p in zip(size, patch, strict=True)), patch
+    return z_BcFHW.view(B, c, f, a, h, b, w, d).permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
+
+
+def unpatched(x_BLc: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int]) -> Tensor:
+    """The inverse of `patches`. grid: frames, rows and columns of patches."""
+    x = x_BLc.view(len(x_BLc), *grid, -1, *patch).permute(0, 4, 1, 5, 2, 6, 3, 7)
+    return x.flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def grid_positions(frames: Tensor, rows: int, columns: int) -> Float[Tensor, "L 3"]:
+    """Positions of the patches of latent frames at the times `frames`."""
+    axes = (frames.float(), torch.arange(rows).float(), torch.arange(columns).float())
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 2)

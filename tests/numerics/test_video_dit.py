@@ -1,0 +1,130 @@
+"""The layer loop over pretrained video transformers, against diffusers' own models with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from wamkit.nn.attention_mask import ACTION, FUTURE, TEXT
+from wamkit.nn.backbones.base import Tokens
+from wamkit.nn.backbones.video_dit import VideoTrunk, attention
+from wamkit.nn.backbones.wan import WanParts, grid_positions, patches, unpatched
+from wamkit.types import WamkitError
+
+diffusers = pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
+
+B, F, H, W, Z, T = 2, 3, 4, 6, 4, 5
+"""Rows; latent frames, rows and columns; channels of a latent; tokens of the text."""
+
+
+@pytest.fixture(scope="module")
+def wan():
+    """A tiny Wan2.2-TI2V-5B: the class, the options and the layout of the real one."""
+    torch.manual_seed(0)
+    model = diffusers.WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=Z,
+        out_channels=Z,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=48,
+        num_layers=3,
+        cross_attn_norm=True,
+        rope_max_seq_len=64,
+    ).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape))
+    return model
+
+
+def clip(seed: int = 0):
+    g = torch.Generator().manual_seed(seed)
+    z, text = torch.randn(B, Z, F, H, W, generator=g), torch.randn(B, T, 32, generator=g)
+    return z, text, torch.rand(B, F, generator=g)
+
+
+def video(z, sigma_BF, frames=range(F)):
+    """The tokens of some latent frames."""
+    per = H // 2 * (W // 2)
+    values = patches(z[:, :, list(frames)], (1, 2, 2))
+    sigma = sigma_BF[:, list(frames)].repeat_interleave(per, 1)
+    return Tokens(values, FUTURE, grid_positions(torch.tensor(list(frames)), H // 2, W // 2), sigma)
+
+
+def test_patches_and_back():
+    z, _, _ = clip()
+    x = patches(z, (1, 2, 2))
+    assert x.shape == (B, F * H * W // 4, 4 * Z) and torch.equal(unpatched(x, (F, H // 2, W // 2), (1, 2, 2)), z)
+    assert x[0, 1, :4].tolist() == z[0, 0, 0, :2, 2:4].flatten().tolist()  # the second patch of the first row
+
+
+@torch.no_grad()
+def test_a_video_alone_is_what_diffusers_makes_of_it(wan):
+    z, text, sigma = clip()
+    per = H // 2 * (W // 2)
+    expected = wan(z, 1000 * sigma.repeat_interleave(per, 1), text, return_dict=False)[0]
+    (found, words), _ = VideoTrunk(WanParts(wan))([video(z, sigma), Tokens(text, TEXT)])
+    assert words.shape == (B, T, 24) and not words.any()
+    assert (unpatched(found, (F, H // 2, W // 2), (1, 2, 2)) - expected).abs().max() < 1e-5 < expected.std()
+
+
+@torch.no_grad()
+def test_a_block_is_diffusers_block_to_the_bit(wan):
+    z, text, sigma = clip()
+    parts = WanParts(wan)
+    tokens = video(z, sigma)
+    x, times, rope = parts.embed(tokens.values), parts.times(tokens.sigma), parts.rope(tokens.position.expand(B, -1, 3))
+    words = parts.text(text)
+    for block in wan.blocks:
+        expected = block(x, words, times.block, wan.rope(z))
+        q, k, v, kept = parts.qkv(block, x, times, rope)
+        x = parts.rest(block, x, attention(q, k, v), kept, parts.text_keys(block, words))
+        assert torch.equal(x, expected)
+
+
+@torch.no_grad()
+def test_a_kept_context_is_as_good_as_one_pass_and_masks_hold(wan):
+    """A clean first frame, which sees itself alone, and noisy actions and frames that see it and one another."""
+    z, text, sigma = clip()
+    sigma = torch.cat([torch.zeros(B, 1), sigma[:, 1:]], 1)
+    trunk, per = VideoTrunk(WanParts(wan)), H // 2 * (W // 2)
+    now, then = video(z, sigma, [0]), video(z, sigma, [1, 2])
+    place = torch.tensor([[0.5, -1, -1], [1.5, -1, -1]])
+    noise = torch.randn(B, 2, 24, generator=torch.Generator().manual_seed(4))
+    acts = Tokens(noise, ACTION, place, torch.tensor([0.3, 0.8]))
+    length = per + T
+    mask = torch.ones(length + 2 + 2 * per, length + 2 + 2 * per, dtype=torch.bool)
+    mask[:length, length:] = False
+    whole, _ = trunk([now, Tokens(text, TEXT), acts, then], mask)
+    _, cache = trunk([now, Tokens(text, TEXT)])
+    kept, _ = trunk([acts, then], None, cache)
+    for a, b in zip(whole[2:], kept, strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+    changed = [now, Tokens(text, TEXT), acts.plus(noise.flip(2)), then]
+    assert torch.equal(trunk(changed, mask)[0][0], whole[0])  # the context does not see them
+    assert not torch.allclose(trunk(changed, mask)[0][3], whole[3], atol=1e-4)  # the frames do
+    other = [now, Tokens(text + 1, TEXT), acts, then]
+    assert not torch.allclose(trunk(other, mask)[0][2], whole[2], atol=1e-4)  # and all read the text
+
+
+def test_what_it_cannot_do_it_says(wan):
+    z, text, sigma = clip()
+    trunk = VideoTrunk(WanParts(wan))
+    with pytest.raises(WamkitError, match="reads one instruction, with the context"):
+        trunk([video(z, sigma)])
+    with pytest.raises(WamkitError, match="it has no conditioning 'adaln'"):
+        trunk([video(z, sigma), Tokens(text, TEXT)], modulation=torch.zeros(B, 3, 4, 24))
+
+
+def test_gradients_reach_every_weight(wan):
+    z, text, sigma = clip()
+    trunk = VideoTrunk(WanParts(wan))
+    acts = Tokens(torch.randn(B, 2, 24), ACTION, torch.zeros(2, 3), torch.tensor([0.5]))
+    outputs, _ = trunk([video(z, sigma), Tokens(text, TEXT), acts])
+    sum(y.square().sum() for y in outputs).backward()
+    lost = [n for n, p in wan.named_parameters() if p.grad is None]
+    assert lost == [] and {id(p) for p in trunk.parameters()} == {id(p) for p in wan.parameters()}
+    wan.zero_grad()
