@@ -7,6 +7,7 @@ import torch
 
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEXT
 from wamkit.nn.backbones.base import Tokens
+from wamkit.nn.backbones.cosmos import CosmosParts
 from wamkit.nn.backbones.video_dit import VideoTrunk, attention
 from wamkit.nn.backbones.wan import WanParts, grid_positions, patches, unpatched
 from wamkit.types import WamkitError
@@ -33,6 +34,31 @@ def wan():
         num_layers=3,
         cross_attn_norm=True,
         rope_max_seq_len=64,
+    ).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn(p.shape))
+    return model
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["", "padding"])
+def cosmos(request):
+    """A tiny Cosmos-Predict2."""
+    torch.manual_seed(0)
+    model = diffusers.CosmosTransformer3DModel(
+        in_channels=Z + request.param,
+        out_channels=Z,
+        num_attention_heads=2,
+        attention_head_dim=24,
+        num_layers=3,
+        mlp_ratio=2,
+        text_embed_dim=32,
+        adaln_lora_dim=4,
+        max_size=(8, 32, 32),
+        patch_size=(1, 2, 2),
+        rope_scale=(2.0, 1.0, 1.0),
+        concat_padding_mask=False,
+        extra_pos_embed_type=None,
     ).eval()
     with torch.no_grad():
         for p in model.parameters():
@@ -72,6 +98,32 @@ def test_a_video_alone_is_what_diffusers_makes_of_it(wan):
 
 
 @torch.no_grad()
+def test_a_second_model_fits_the_same_loop(cosmos):
+    """Cosmos-Predict2 with a noise level a frame; with a mask of padding, as its released weights take it, or not."""
+    z, text, sigma = clip()
+    padded = cosmos.config.in_channels > Z
+    given = torch.cat([z, torch.zeros(B, 1, F, H, W)], 1) if padded else z
+    expected = cosmos(given, sigma.view(B, 1, F, 1, 1), text, fps=16, return_dict=False)[0]
+    parts = CosmosParts(cosmos)
+    parts.padding = 4 if padded else 0  # diffusers adds that channel itself, with a package that we do without
+    (found, _), _ = VideoTrunk(parts)([video(z, sigma), Tokens(text, TEXT)])
+    assert (unpatched(found, (F, H // 2, W // 2), (1, 2, 2)) - expected).abs().max() < 1e-5 < expected.std()
+    place, per = torch.tensor([[0.5, -1, -1]]), H // 2 * (W // 2)
+    acts = Tokens(torch.randn(B, 1, parts.width), ACTION, place, torch.tensor([0.3]))
+    whole, _ = VideoTrunk(parts)([video(z, sigma), Tokens(text, TEXT), acts], mask_of(F * per + T, 1))
+    _, cache = VideoTrunk(parts)([video(z, sigma), Tokens(text, TEXT)])
+    (kept,), _ = VideoTrunk(parts)([acts], None, cache)
+    torch.testing.assert_close(kept, whole[2], atol=2e-5, rtol=1e-4)
+
+
+def mask_of(context: int, rest: int) -> torch.Tensor:
+    """All see all, but for the context, which sees itself alone."""
+    mask = torch.ones(context + rest, context + rest, dtype=torch.bool)
+    mask[:context, context:] = False
+    return mask
+
+
+@torch.no_grad()
 def test_a_block_is_diffusers_block_to_the_bit(wan):
     z, text, sigma = clip()
     parts = WanParts(wan)
@@ -96,8 +148,7 @@ def test_a_kept_context_is_as_good_as_one_pass_and_masks_hold(wan):
     noise = torch.randn(B, 2, 24, generator=torch.Generator().manual_seed(4))
     acts = Tokens(noise, ACTION, place, torch.tensor([0.3, 0.8]))
     length = per + T
-    mask = torch.ones(length + 2 + 2 * per, length + 2 + 2 * per, dtype=torch.bool)
-    mask[:length, length:] = False
+    mask = mask_of(length, 2 + 2 * per)
     whole, _ = trunk([now, Tokens(text, TEXT), acts, then], mask)
     _, cache = trunk([now, Tokens(text, TEXT)])
     kept, _ = trunk([acts, then], None, cache)
