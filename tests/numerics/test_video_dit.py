@@ -8,8 +8,8 @@ import torch
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEXT
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.backbones.cosmos import CosmosParts
-from wamkit.nn.backbones.video_dit import VideoTrunk, attention
-from wamkit.nn.backbones.wan import WanParts, grid_positions, patches, unpatched
+from wamkit.nn.backbones.video_dit import VideoMixture, VideoTrunk, attention
+from wamkit.nn.backbones.wan import WanExpert, WanParts, grid_positions, patches, unpatched
 from wamkit.types import WamkitError
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
@@ -159,6 +159,59 @@ def test_a_kept_context_is_as_good_as_one_pass_and_masks_hold(wan):
     assert not torch.allclose(trunk(changed, mask)[0][3], whole[3], atol=1e-4)  # the frames do
     other = [now, Tokens(text + 1, TEXT), acts, then]
     assert not torch.allclose(trunk(other, mask)[0][2], whole[2], atol=1e-4)  # and all read the text
+
+
+def mixture(wan):
+    torch.manual_seed(2)
+    expert = WanExpert(WanParts(wan), 16, 32)
+    with torch.no_grad():
+        for p in expert.parameters():
+            p.add_(0.05 * torch.randn(p.shape))
+    return VideoMixture({FUTURE: WanParts(wan), ACTION: expert}).eval()
+
+
+@torch.no_grad()
+def test_an_expert_shares_the_attention_of_the_video(wan):
+    """Actions of another width see a clean first frame and noisy later ones, which see the first frame alone."""
+    z, text, sigma = clip()
+    sigma = torch.cat([torch.zeros(B, 1), sigma[:, 1:]], 1)
+    both, per = mixture(wan), H // 2 * (W // 2)
+    known, then = [video(z, sigma, [0]), Tokens(text, TEXT)], video(z, sigma, [1, 2])
+    g = torch.Generator().manual_seed(3)
+    acts = Tokens(torch.randn(B, 2, 16, generator=g), ACTION, torch.tensor([[0.5, -1, -1], [1.5, -1, -1]]), sigma[:, 1])
+    video_mask = mask_of(per + T, 2 * per)
+    masks = {
+        FUTURE: torch.cat([video_mask, torch.zeros(len(video_mask), 2, dtype=torch.bool)], 1),
+        ACTION: torch.ones(2, len(video_mask) + 2, dtype=torch.bool),
+    }
+    whole, _ = both({FUTURE: [*known, then], ACTION: [acts]}, masks)
+    assert whole[ACTION][0].shape == (B, 2, 16)
+    alone, _ = VideoTrunk(WanParts(wan))([*known, then], video_mask)
+    for a, b in zip(whole[FUTURE], alone, strict=True):  # the video is as without the expert
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
+    _, cache = both({FUTURE: known}, {FUTURE: None})
+    kept, _ = both({FUTURE: [then], ACTION: [acts]}, {FUTURE: masks[FUTURE][per + T :], ACTION: None}, cache)
+    torch.testing.assert_close(kept[ACTION][0], whole[ACTION][0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(kept[FUTURE][0], whole[FUTURE][2], atol=2e-5, rtol=1e-4)
+    other = video(z.flip(1), sigma, [1, 2])
+    moved, _ = both({FUTURE: [*known, other], ACTION: [acts]}, masks)
+    assert not torch.allclose(moved[ACTION][0], whole[ACTION][0], atol=1e-4)
+
+
+def test_a_detached_stream_sends_no_gradients(wan):
+    z, text, sigma = clip()
+    both = mixture(wan)
+    acts = Tokens(torch.randn(B, 2, 16), ACTION, torch.zeros(2, 3), torch.tensor([0.5]))
+    given = {FUTURE: [video(z, sigma), Tokens(text, TEXT)], ACTION: [acts]}
+    for detach in (set(), {(ACTION, FUTURE)}):
+        outputs, _ = both(given, {}, None, detach)
+        outputs[ACTION][0].square().sum().backward()
+        prefix = both.prefixes(FUTURE)[0]
+        sent = [p.grad for n, p in both.named_parameters() if n.startswith(prefix) and p.grad is not None]
+        assert bool(sent) != bool(detach)
+        own = [n for n, p in both.named_parameters() if n.startswith(both.prefixes(ACTION)[0]) and p.grad is None]
+        assert own == []
+        both.zero_grad(set_to_none=True)
 
 
 def test_what_it_cannot_do_it_says(wan):

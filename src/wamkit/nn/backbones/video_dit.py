@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.nn.attention_mask import FUTURE, TEXT
-from wamkit.nn.backbones.base import Cache, SequenceBackbone, Tokens
+from wamkit.nn.backbones.base import Backbone, Cache, SequenceBackbone, Tokens
 from wamkit.nn.backbones.transformer import attention_bias
 from wamkit.types import WamkitError
 
@@ -159,21 +159,86 @@ class Layer(nn.Module):
         return out, k, v, keys
 
 
-class VideoTrunk(SequenceBackbone):
-    """A pretrained video transformer for one sequence, in which all tokens share its weights.
+class VideoMixture(Backbone):
+    """Streams over a pretrained video transformer: its own, and experts beside it, with one attention over all of them.
 
-    A part of kind "text" is read by cross-attention: its rows and columns of a mask are left out, and its output is
-    zeros. Outputs of a video are velocities of patches, those of other parts the normed tokens.
+    In place of `Mixture`: the stream of `FUTURE` holds the context, its text among it, and the video.
+
+    parts: of every stream; the pretrained model's first.
     """
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Mapping[str, Parts]):
         super().__init__()
-        self.parts = parts
-        # In a list, where a module does not register them: the blocks, and their names in files, are the model's.
-        self._layers = [Layer({_ALL: parts}, {_ALL: block}) for block in parts.blocks()]
+        self.parts = nn.ModuleDict(parts)
+        # In a list, where a module does not register them: the blocks, and their names in files, are the parts'.
+        self._layers = [
+            Layer(parts, dict(zip(parts, blocks, strict=True)))
+            for blocks in zip(*(p.blocks() for p in parts.values()), strict=True)
+        ]
 
     def layers(self) -> list[nn.Module]:
         return list(self._layers)
+
+    def prefixes(self, stream: str) -> tuple[str, ...]:
+        """Prefixes of the parameters of one stream, inside of this module."""
+        return (f"parts.{stream}",)
+
+    def forward(
+        self,
+        parts: Mapping[str, Sequence[Tokens]],
+        mask: Mapping[str, Bool[Tensor, "... L K"] | None],
+        past: Cache | None = None,
+        detach: Collection[tuple[str, str]] = (),
+    ) -> tuple[dict[str, list[Tensor]], Cache]:
+        """Outputs of every stream, one a part, and the cache; for the arguments see `Mixture`.
+
+        A part of kind "text" is read by cross-attention: its rows and columns of a mask are left out, and its output is
+        zeros. Outputs of a video are velocities of patches, those of other parts the normed tokens. Raises WamkitError
+        unless the text comes once, with the first tokens.
+        """
+        outputs, _, cache = self.run(parts, mask, past, detach)
+        return outputs, cache
+
+    def run(
+        self,
+        parts: Mapping[str, Sequence[Tokens]],
+        mask: Mapping[str, Bool[Tensor, "... L K"] | None],
+        past: Cache | None = None,
+        detach: Collection[tuple[str, str]] = (),
+    ) -> tuple[dict[str, list[Tensor]], list[dict[str, Tensor]], Cache]:
+        """`forward`, and the hidden states of every stream after each block, without the text."""
+        own = {s: [p for p in every if p.kind != TEXT] for s, every in parts.items()}
+        text = [p for every in parts.values() for p in every if p.kind == TEXT]
+        if len(text) != (past is None):
+            raise WamkitError("a pretrained backbone reads one instruction, with the context and before all else")
+        of = {s: cast(Parts, p) for s, p in self.parts.items()}
+        x = {s: torch.cat([of[s].embed(p.values) if p.kind in VIDEO else p.values for p in own[s]], 1) for s in own}
+        times = {s: of[s].times(levels(own[s])) for s in own}
+        rope = {s: of[s].rope(positions(own[s])) for s in own}
+        # Streams that come later read the same text, so its keys are kept for all.
+        words = {s: part.text(text[0].values) for s, part in of.items()} if text else {}
+        kept = cast("list[Keys] | None", past)
+        new = {s: shown_keys(every, every[0].values.device) for s, every in parts.items()}
+        shown = torch.cat([*([kept[0].shown] if kept else []), *new.values()])
+        bias = {s: _bias(mask.get(s), new[s], shown) for s in own}
+        hidden, cache = list[dict[str, Tensor]](), list[Keys]()
+        for i, layer in enumerate(self._layers):
+            x, k, v, keys = layer(x, times, rope, words, bias, kept[i] if kept else None, detach)
+            hidden.append(x)
+            cache.append(Keys(k, v, keys, shown))
+        outputs = {s: _outputs(of[s], every, x[s], times[s]) for s, every in parts.items()}
+        return outputs, hidden, cast(Cache, cache)
+
+
+class VideoTrunk(SequenceBackbone):
+    """A pretrained video transformer for one sequence, whose tokens share its weights: a mixture of one stream."""
+
+    def __init__(self, parts: Parts):
+        super().__init__()
+        self._all = VideoMixture({FUTURE: parts})
+
+    def layers(self) -> list[nn.Module]:
+        return self._all.layers()
 
     def run(
         self,
@@ -182,45 +247,26 @@ class VideoTrunk(SequenceBackbone):
         past: Cache | None = None,
         modulation: Float[Tensor, "B N 4 D"] | None = None,
     ) -> tuple[list[Tensor], list[Tensor], Cache]:
-        """See `SequenceBackbone.run`; hidden states are without the text.
-
-        Raises WamkitError for a modulation, and unless the text comes once, with the first tokens.
-        """
+        """See `SequenceBackbone.run` and `VideoMixture`. Raises WamkitError for a modulation too."""
         if modulation is not None:
-            raise WamkitError(
-                "a pretrained backbone is modulated by noise levels alone: it has no conditioning 'adaln'"
-            )
-        kept = cast("list[Keys] | None", past)
-        own, text = [p for p in parts if p.kind != TEXT], [p for p in parts if p.kind == TEXT]
-        if (len(text) != 1) if kept is None else text:
-            raise WamkitError("a pretrained backbone reads one instruction, with the context and before all else")
-        x = torch.cat([self.parts.embed(p.values) if p.kind in VIDEO else p.values for p in own], 1)
-        times, rope = self.parts.times(levels(own)), self.parts.rope(positions(own))
-        words = {_ALL: self.parts.text(text[0].values)} if text else {}
-        new = shown_keys(parts, x.device)
-        shown = new if kept is None else torch.cat([kept[0].shown, new])
-        bias, hidden, cache = _bias(mask_LK, new, shown), [], list[Keys]()
-        for i, layer in enumerate(self._layers):
-            before = kept[i] if kept else None
-            out, k, v, keys = layer({_ALL: x}, {_ALL: times}, {_ALL: rope}, words, {_ALL: bias}, before)
-            x = out[_ALL]
-            hidden.append(x)
-            cache.append(Keys(k, v, keys, shown))
-        y = iter(self.parts.norm(x, times).split([len(p) for p in own], 1))
-        outputs = []
-        for p in parts:
-            if p.kind == TEXT:
-                outputs.append(x.new_zeros(len(x), len(p), x.shape[-1]))
-            else:
-                outputs.append(self.parts.head(next(y)) if p.kind in VIDEO else next(y))
-        return outputs, hidden, cast(Cache, cache)
+            raise WamkitError("a pretrained backbone is modulated by noise levels: it has no conditioning 'adaln'")
+        outputs, hidden, cache = self._all.run({FUTURE: parts}, {FUTURE: mask_LK}, past)
+        return outputs[FUTURE], [x[FUTURE] for x in hidden], cache
 
     def read(self, parts: Sequence[Tokens]) -> Cache:
         raise WamkitError("a pretrained backbone's blocks attend to one sequence: it has no conditioning 'cross'")
 
 
-_ALL = "all"
-"""The only stream of a `VideoTrunk`."""
+def _outputs(part: Parts, every: Sequence[Tokens], x: Tensor, times: Times) -> list[Tensor]:
+    """Outputs of a stream, one a part."""
+    y = iter(part.norm(x, times).split([len(p) for p in every if p.kind != TEXT], 1))
+    found = []
+    for p in every:
+        if p.kind == TEXT:
+            found.append(x.new_zeros(len(x), len(p), x.shape[-1]))
+        else:
+            found.append(part.head(next(y)) if p.kind in VIDEO else next(y))
+    return found
 
 
 def _bias(mask_LK: Tensor | None, new_L: Tensor, shown_K: Tensor) -> Tensor | None:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wamkit.nn.backbones.video_dit import Parts, Rope, Times, attention
+from wamkit.types import WamkitError
 
 
 class WanParts(Parts):
@@ -30,6 +31,10 @@ class WanParts(Parts):
         side = head // 6 * 2
         self.axes = (head - 2 * side, side, side)
 
+    @property
+    def _embedder(self) -> Any:
+        return self.model.condition_embedder
+
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.blocks)
 
@@ -38,7 +43,7 @@ class WanParts(Parts):
         return F.linear(patches_BLc.to(weight.dtype), weight, self.model.patch_embedding.bias)
 
     def times(self, sigma_BL: Float[Tensor, "B L"]) -> Times:
-        m = self.model.condition_embedder
+        m = self._embedder
         t = m.timesteps_proj((1000 * sigma_BL).flatten()).unflatten(0, sigma_BL.shape)
         temb = m.time_embedder(t.to(m.time_embedder.linear_1.weight.dtype))
         return Times(temb, m.time_proj(m.act_fn(temb)).unflatten(2, (6, -1)))
@@ -52,7 +57,7 @@ class WanParts(Parts):
         return angle.cos().float(), angle.sin().float()
 
     def text(self, features_BTc: Tensor) -> Float[Tensor, "B T D"]:
-        embedder = self.model.condition_embedder.text_embedder
+        embedder = self._embedder.text_embedder
         return embedder(features_BTc.to(embedder.linear_1.weight.dtype))
 
     def text_keys(self, block: nn.Module, text_BTD: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,6 +89,52 @@ class WanParts(Parts):
     def head(self, x_BLD: Tensor) -> Float[Tensor, "B L c"]:
         # The head's order is (patch, channel), that of patches (channel, patch).
         return self.model.proj_out(x_BLD).unflatten(-1, (*self.patch, -1)).movedim(-1, -4).flatten(-4)
+
+
+class WanExpert(WanParts):
+    """A narrower expert beside a Wan transformer, whose attention it shares: its tokens are no video.
+
+    Blocks are Wan's own, with projections to the shared attention; freshly initialised.
+    width: D of its tokens.   ffn: width inside its blocks.
+    """
+
+    def __init__(self, beside: WanParts, width: int, ffn: int):
+        from diffusers.models.transformers.transformer_wan import (
+            WanAttention,
+            WanTimeTextImageEmbedding,
+            WanTransformerBlock,
+        )
+
+        super(WanParts, self).__init__()
+        c = beside.model.config
+        self.heads, self.width, self.text_dim, self.axes = beside.heads, width, beside.text_dim, beside.axes
+        shared: dict[str, Any] = {"heads": self.heads, "dim_head": c.attention_head_dim, "eps": c.eps}
+        blocks = []
+        for _ in range(c.num_layers):
+            block = WanTransformerBlock(width, ffn, 1, c.qk_norm, c.cross_attn_norm, c.eps)
+            block.attn1 = WanAttention(width, **shared)
+            block.attn2 = WanAttention(width, cross_attention_dim_head=c.attention_head_dim, **shared)
+            blocks.append(block)
+        self.model = nn.ModuleDict(
+            {
+                "blocks": nn.ModuleList(blocks),
+                "condition_embedder": WanTimeTextImageEmbedding(width, c.freq_dim, 6 * width, c.text_dim),
+            }
+        )
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model["blocks"])
+
+    def embed(self, patches_BLc: Tensor) -> Tensor:
+        raise WamkitError("an expert beside a video transformer has no tokens of a video")
+
+    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
+        """The tokens themselves: their own head reads them, as FastWAM's does."""
+        return x_BLD
+
+    @property
+    def _embedder(self) -> Any:
+        return self.model["condition_embedder"]
 
 
 def turned(x: Tensor, rope: Rope) -> Tensor:
