@@ -323,7 +323,7 @@ def kills(args: Args) -> Iterator[tuple[str, str]]:
         for _ in range(steps):
             step, action = runner._taken, runner.step(asked)
             planned = [x[step - q] for q, x in list(answers.items()) if 0 <= step - q < len(x)]
-            still = runner.guard.holding(size)
+            still = np.where(runner.guard.limits.still, 0, last)
             wrong += not any(np.allclose(action, x, atol=1e-6) for x in [*planned, last, still])
             last = action
             time.sleep(0.05)
