@@ -41,6 +41,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "yaml": "hub",
     "transformers": "pretrained",
+    "diffusers": "pretrained",
     "torchcodec": "torchcodec",
     "trackio": "trackio",
     "wandb": "wandb",
