@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 
-from wamkit.eval.metrics.intervals import clopper_pearson, paired_difference
+from wamkit.eval.metrics.intervals import paired_difference
 from wamkit.eval.protocols import Protocol
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
@@ -25,6 +26,7 @@ from wamkit.runs.config import changed
 from wamkit.runs.recipes import FOUR_TASKS, RECIPES
 from wamkit.runs.run import Run
 from wamkit.serving.drive import Delay, Drive, Loop, drives
+from wamkit.serving.drive import table as figures
 from wamkit.training.launch import train_run
 from wamkit.types import Interval
 
@@ -41,7 +43,9 @@ ROWS: Mapping[str, tuple[str, Loop]] = {
     "switch, by the model that learned prefixes": ("prefix", "switch"),
 }
 """Rows of the page: which model, in which loop."""
-PLAIN, LEARNED = "switch: the newest chunk", "real-time chunking, learned prefix"
+PLAIN = "switch: the newest chunk"
+"""Row that others are compared with, at no delay."""
+AT_20_HZ = replace(FOUR_TASKS, options={**FOUR_TASKS.options, "repeat": 4, "max_steps": 400})
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,8 @@ def main(args: Args) -> None:
     collect(
         CollectConfig(
             out=args.data,
-            tasks=FOUR_TASKS.tasks,
-            options={"repeat": 4, "max_steps": 400},
+            tasks=AT_20_HZ.tasks,
+            options=AT_20_HZ.options,
             episodes=args.demonstrations,
             off_expert_steps=15,
             off_expert_skip=15,
@@ -79,7 +83,7 @@ def main(args: Args) -> None:
     for seed in range(args.seeds):
         runs = {name: trained(args, name, seed) for name in ("plain", "prefix")}
         for name, run in runs.items():
-            protocol = Protocol(FOUR_TASKS_AT_20_HZ, args.episodes, replan_every=4)
+            protocol = Protocol(AT_20_HZ, args.episodes, replan_every=4)
             loops = [loop for which, loop in ROWS.values() if which == name]
             delays = {ms: Delay(ms / 1e3) for ms in DELAYS}
             played = drives(run, protocol, loops, list(delays.values()), processes=args.processes)
@@ -88,9 +92,6 @@ def main(args: Args) -> None:
                     found[row][ms] += played[loop, delays[ms]]
         atomic_write(args.out, page(args, found, seed + 1).encode())
     print(args.out)
-
-
-FOUR_TASKS_AT_20_HZ = replace(FOUR_TASKS, options={**FOUR_TASKS.options, "repeat": 4, "max_steps": 400})
 
 
 def trained(args: Args, name: str, seed: int) -> Run:
@@ -120,7 +121,7 @@ def page(args: Args, found: Mapping[str, Mapping[int, Sequence[Drive]]], seeds: 
         for row, by in found.items()
     ]
     seams = [[row, *(seam(by[ms]) for ms in DELAYS)] for row, by in found.items()]
-    stood = [[row, *(f"{share(by[ms]):.0%}" for ms in DELAYS)] for row, by in found.items()]
+    stood = [[row, *(f"{figure(by[ms])['stood']:.0%}" for ms in DELAYS)] for row, by in found.items()]
     many = f"{args.demonstrations} demonstrations a task, {args.steps:,} steps"
     size = (
         f"{seeds} training seeds, {args.episodes} held-out reset states a task: {len(found[PLAIN][0])} episodes a cell"
@@ -152,8 +153,13 @@ The largest of the four dimensions, mean over such steps. The gripper, which ope
 """
 
 
+def figure(episodes: Sequence[Drive]) -> dict[str, Any]:
+    """Figures of the episodes of one cell, as `wamkit drive` gives them."""
+    return figures({("switch", Delay(0)): list(episodes)})[0]
+
+
 def rate(episodes: Sequence[Drive]) -> Interval:
-    return clopper_pearson(sum(d.success for d in episodes), len(episodes))
+    return Interval(*(figure(episodes)[k] for k in ("success", "low", "high")), 0.95)
 
 
 def cell(x: Interval, form: str = ".1f") -> str:
@@ -161,12 +167,8 @@ def cell(x: Interval, form: str = ".1f") -> str:
 
 
 def seam(episodes: Sequence[Drive]) -> str:
-    values = [d.seam for d in episodes if d.seam is not None]
-    return f"{np.mean(values):.2f}" if values else ""
-
-
-def share(episodes: Sequence[Drive]) -> float:
-    return sum(d.stood for d in episodes) / max(1, sum(d.steps for d in episodes))
+    found = figure(episodes)["seam"]
+    return "" if found is None else f"{found:.2f}"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from wamkit_client.chunks import Joining
+from wamkit_client.client import Client
 from wamkit_client.runner import Runner
 from wamkit_client.safety import Limits, Unsafe
 
@@ -26,20 +27,10 @@ IMAGINED = "imagined_"
 _STEP = "drive/step"
 
 
-class Server(Protocol):
-    """The part of `wamkit_client.Client` that is used here."""
-
-    metadata: Mapping[str, Any]
-    url: str
-
-    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a request."""
-
-
 class _Watched:
     """A client whose imagined frames are kept, with the step that they were asked at."""
 
-    def __init__(self, client: Any):
+    def __init__(self, client: Client):
         self._client, self._lock = client, threading.Lock()
         self._newest: tuple[int, np.ndarray] | None = None
 
@@ -77,7 +68,7 @@ class ModelLeader:
 
     def __init__(
         self,
-        client: Server,
+        client: Client,
         robot: Robot,
         text: str,
         *,
