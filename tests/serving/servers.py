@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 
 from wamkit.runs.run import Run
+from wamkit.serving.background import in_background
 from wamkit.serving.engine import Engine
 from wamkit.serving.inputs import Inputs
 from wamkit.serving.server import PolicyServer, ServerOptions
@@ -34,26 +34,14 @@ def serving(run, model, max_batch=8, max_pending=64, keys=(), prompt="", metadat
     chosen = replace(
         ServerOptions(port=0, queries=(Query.POLICY, Query.JOINT, Query.FORWARD, Query.INVERSE)), **options
     )
-    started, made = threading.Event(), []
 
-    async def main():
+    def make():
         inputs = Inputs.of(Run.open(run), words=keys, prompt=prompt)
         inputs.metadata = metadata
-        server = PolicyServer(engine, inputs, chosen, {"run": "here"})
-        async with server:
-            made.extend([server, asyncio.get_running_loop()])
-            started.set()
-            await server._stop.wait()
+        server, loop = PolicyServer(engine, inputs, chosen, {"run": "here"}), asyncio.get_running_loop()
+        server.end = lambda: loop.call_soon_threadsafe(server.stop)
+        return server
 
-    thread = threading.Thread(target=asyncio.run, args=(main(),))
-    thread.start()
-    assert started.wait(30)
-    server, loop = made
-    server.url = f"ws://127.0.0.1:{server.port}"
-    server.end = lambda: loop.call_soon_threadsafe(server.stop)
-    try:
+    with in_background(make) as server:
+        server.url = f"ws://127.0.0.1:{server.port}"
         yield server
-    finally:
-        server.end()
-        thread.join(30)
-        assert not thread.is_alive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from wamkit.serving.server import PolicyServer
 
@@ -46,6 +46,7 @@ def in_background(make: Callable[[], PolicyServer]) -> Iterator[PolicyServer]:
     try:
         yield servers[0]
     finally:
-        loops[0].call_soon_threadsafe(servers[0].stop)
+        with suppress(RuntimeError):  # its loop has ended already
+            loops[0].call_soon_threadsafe(servers[0].stop)
         thread.join()
         servers[0].engine.stop(0)
