@@ -36,7 +36,7 @@ class Entry:
 
     @property
     def slug(self) -> str:
-        """Name of the trained model in file names, the same in every comparison."""
+        """Name of the trained model in file names, the same in every comparison of one protocol."""
         options = "".join(f"-{k.split('.')[-1]}-{v}" for k, v in self.options.items())
         return self.recipe.removeprefix("metaworld-") + options + "".join(f"-{_source_slug(s)}" for s in self.sources)
 

@@ -174,7 +174,7 @@ def _job(entry: Entry, seed: int, recipe: RunConfig, provenance: Provenance, pro
     data = {**old_names.source(cfg.to_dict(provenance)), "seeds": None}
     named = [protocol.to_dict()] if protocol.name else []
     key = cfg.digest([data, protocol.episodes, setup.held_out, *([sources] if sources else []), *named])
-    stem = f"{entry.slug}-{seed}"
+    stem = "-".join([*([protocol.name] if protocol.name else []), entry.slug, str(seed)])
     folder = setup.work / f"{stem}-{cfg.digest([key, old_names.without_added(config_to_dict(config))])}"
     return Job(entry, seed, config, protocol, key, setup.out / "jobs" / f"{stem}.json", folder)
 
