@@ -8,11 +8,23 @@ from typing import Any
 
 MODEL = {"draws": "targets"}
 """Fields of a family's configuration."""
+BACKBONE: Mapping[str, Any] = {
+    "name": "transformer",
+    "path": "",
+    "freeze": False,
+    "lora": {"rank": 0, "alpha": 0.0},
+    "text_length": 128,
+    "prompt": "{}",
+    "state": "token",
+    "action_rope": "grid",
+    "expert_mlp": 4096,
+}
+"""The backbone of all families before one could be chosen. Earlier versions wrote its name alone."""
 RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata", "held_out")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {
-        "backbone": "transformer",
+        "backbone": BACKBONE,
         "codec": "frame_codec",
         "image_stride": 16,
         "policy_draws": 1,
@@ -48,12 +60,19 @@ def collected(data: Mapping[str, Any]) -> dict[str, Any]:
     return data | {"options": renamed(data["options"], ENV_OPTIONS)} if "options" in data else data
 
 
+def model(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A family's configuration under present names."""
+    data = renamed(data, MODEL)
+    return data | {"backbone": {"name": data["backbone"]}} if isinstance(data.get("backbone"), str) else data
+
+
 def run_config(data: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a run, as a checkpoint and config.json hold it, under present names."""
     data = renamed(data, {"robots": "embodiments"})
-    for part, table in (("model", MODEL), ("spec", SPEC)):
-        if part in data:
-            data[part] = renamed(data[part], table)
+    if "model" in data:
+        data["model"] = model(data["model"])
+    if "spec" in data:
+        data["spec"] = renamed(data["spec"], SPEC)
     if (source := data.pop("source", None)) is not None:
         data["provenance"] = _provenance(source)
     if "embodiments" in data and "normalisation" not in data.get("train", {}):

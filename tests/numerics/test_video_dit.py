@@ -128,7 +128,11 @@ def test_a_block_is_diffusers_block_to_the_bit(wan):
     z, text, sigma = clip()
     parts = WanParts(wan)
     tokens = video(z, sigma)
-    x, times, rope = parts.embed(tokens.values), parts.times(tokens.sigma), parts.rope(tokens.position.expand(B, -1, 3))
+    x, times, rope = (
+        parts.embed(tokens.values),
+        parts.times(tokens.sigma, torch.zeros(len(tokens), dtype=torch.bool)),
+        parts.rope(tokens.position.expand(B, -1, 3)),
+    )
     words = parts.text(text)
     for block in wan.blocks:
         expected = block(x, words, times.block, wan.rope(z))

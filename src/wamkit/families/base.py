@@ -7,6 +7,7 @@ and caches are passed in. `wamkit.inference.Model` puts checks, units and memory
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -105,6 +106,40 @@ class Family(nn.Module, ABC):
         None for a family whose actions come about in another way (regression, codes, geometry)."""
         return self._declared[2]
 
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Names of parameters that no stage trains: released weights of a backbone that stay as they are.
+
+        They are in no checkpoint, whose run names the model that has them instead.
+        """
+        kept = {id(p) for backbone in self.backbones for p in backbone.frozen()}
+        return frozenset(name for name, p in self.named_parameters() if id(p) in kept)
+
+    def learns(self, name: str, stage: Stage) -> bool:
+        """True if `stage` trains the parameter called `name`."""
+        return name.startswith(stage.prefixes) and name not in self.frozen
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Family:
+        memo |= {id(p): p for backbone in self.backbones for p in backbone.frozen()}  # shared: they never change
+        memo[id(self)] = new = self.__class__.__new__(self.__class__)
+        vars(new).update(copy.deepcopy(vars(self), memo))
+        return new
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Parameters and buffers by name, without `frozen` ones."""
+        state, frozen = super().state_dict(*args, **kwargs), self.frozen
+        return {name: x for name, x in state.items() if name not in frozen} if frozen else state
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As torch's, without `frozen` parameters."""
+        if not (frozen := self.frozen):
+            return super().load_state_dict(state_dict, strict, assign)
+        found = super().load_state_dict(state_dict, False, assign)
+        missing = [name for name in found.missing_keys if name not in frozen]
+        if strict and (missing or found.unexpected_keys):
+            raise RuntimeError(f"weights do not fit: {missing} are missing, {found.unexpected_keys} are unknown")
+        return found
+
     def blocks(self) -> list[nn.Module]:
         """All blocks of all backbones: the units of sharding, activation checkpointing and compilation.
 
@@ -193,11 +228,18 @@ class Family(nn.Module, ABC):
         return query not in self.deterministic
 
 
-def codec_stages(family: Family, *prefixes: str, codec: str = "future.codec") -> tuple[Stage, Stage]:
-    """The stages of a family that first trains its codec (parameters `codec`), then the parameters of `prefixes`."""
+def codec_stage(family: Family, codec: str = "future.codec") -> tuple[Stage, ...]:
+    """The first stage of a family, which trains its codec (parameters `codec`); none for a pretrained codec."""
     c = family.config
-    first = Stage("codec", c.codec_share, (codec,), c.codec_lr, frozenset())
-    return first, Stage("main", 1 - c.codec_share, prefixes)
+    if family.codec is not None and family.codec.pretrained:
+        return ()
+    return (Stage("codec", c.codec_share, (codec,), c.codec_lr, frozenset()),)
+
+
+def codec_stages(family: Family, *prefixes: str, codec: str = "future.codec") -> tuple[Stage, ...]:
+    """The stages of a family that first trains its codec (parameters `codec`), then the parameters of `prefixes`."""
+    first = codec_stage(family, codec)
+    return *first, Stage("main", 1 - sum(s.share for s in first), prefixes)
 
 
 def replaced(tokens: Sequence[Tokens], values: Sequence[Tensor]) -> list[Tokens]:

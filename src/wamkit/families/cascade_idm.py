@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stage
 from wamkit.nn import Cache, Downsample, Normalizer, Tokens, canvas, flow, grid_of, masked_mean, uncanvas
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, Program, Segment, table
 from wamkit.nn.family_options import CascadeIDMConfig
@@ -114,11 +114,13 @@ class CascadeIDM(Family):
         self.declare(self.trunk, codec=self.future)
 
     def stages(self) -> tuple[Stage, ...]:
-        c, planner = self.config, ("context", "future.stream", "trunk")
+        planner, idm = ("context", "future.stream", "trunk"), self.config.idm_share
+        codec = codec_stage(self)
+        rest = 1 - sum(stage.share for stage in codec) - idm
         return (
-            Stage("codec", c.codec_share, ("future.codec",), c.codec_lr, frozenset()),
-            Stage("planner", 1 - c.codec_share - c.idm_share, planner, teaches=frozenset({Query.VIDEO})),
-            Stage("idm", c.idm_share, ("idm",), teaches=frozenset({Query.INVERSE})),
+            *codec,
+            Stage("planner", rest, planner, teaches=frozenset({Query.VIDEO})),
+            Stage("idm", idm, ("idm",), teaches=frozenset({Query.INVERSE})),
         )
 
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:

@@ -64,7 +64,7 @@ class Discrete(Family):
         vocabulary = Vocabulary(D, c.words, {FUTURE: c.codes.size, ACTION: c.bins})
         self.context = ContextTokens(D, spec, vocabulary, c.proprio_noise)
         self.future = FutureCodes(spec, c.codes)
-        self.trunk = BACKBONES.get(c.backbone)(D, c.depth, c.heads)
+        self.trunk = BACKBONES.get(c.backbone.name)(D, c.depth, c.heads)
         self.num_markers = 1 if c.decode == "ar" else 0  # at the start of a block
         self.shape = {ACTION: (spec.chunk, spec.action_dim), FUTURE: (len(spec.frame_offsets), self.future.length)}
         self.length = {n: blocks * (self.num_markers + size) for n, (blocks, size) in self.shape.items()}

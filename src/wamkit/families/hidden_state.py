@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, replaced
+from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy, codec_stage, replaced
 from wamkit.nn import Cache, Normalizer, Tokens, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, FUTURE, Program, Segment, table
 from wamkit.nn.family_options import HiddenStateConfig
@@ -53,18 +53,18 @@ class HiddenState(Family):
         self.declare(self.experts, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
-        c, rest = self.config, 1 - self.config.codec_share
+        codec = codec_stage(self)
+        rest = 1 - sum(stage.share for stage in codec)
         expert = {s: tuple(f"experts.{prefix}" for prefix in self.experts.prefixes(s)) for s in (FUTURE, ACTION)}
-        codec = Stage("codec", c.codec_share, ("future.codec",), c.codec_lr, frozenset())
         video, head = ("context", "future.stream", *expert[FUTURE]), ("action", *expert[ACTION])
-        if c.detach:
+        if self.config.detach:
             acts = frozenset({Query.POLICY, Query.INVERSE})
             return (
-                codec,
+                *codec,
                 Stage("video", rest / 2, video, teaches=frozenset({Query.VIDEO})),
                 Stage("head", rest / 2, head, teaches=acts),
             )
-        return codec, Stage("main", rest, video + head)
+        return *codec, Stage("main", rest, video + head)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
         lengths = {CONTEXT: self.context.length, FUTURE: self.future.cells, ACTION: self.action.length}

@@ -66,7 +66,7 @@ class Inverse(Family):
         self.grid = nn.Parameter(0.5 * torch.randn(self.context.cells, width))
         self.action = config.build_action(spec, width, QueryStream)
         self.state = QueryStream("state", spec.proprio_dim, step_positions([0.0]), width) if spec.proprio_dim else None
-        self.trunk = BACKBONES.get(config.backbone)(width, config.depth, config.heads)
+        self.trunk = BACKBONES.get(config.backbone.name)(width, config.depth, config.heads)
         self.declare(self.trunk)
         shown_A = [min(sum(o <= t for o in spec.frame_offsets), frames - 1) for t in range(spec.chunk)]
         self.register_buffer("shown_A", torch.tensor(shown_A), persistent=False)

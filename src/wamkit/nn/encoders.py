@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from torch import Tensor, nn
 from wamkit.nn.options import TextConfig
 from wamkit.nn.tokens import TextTable
 from wamkit.types import WamkitError
+
+KNOWN_TEXTS = 10_000
+"""Instructions whose features are kept in memory."""
 
 
 def _transformers(what: str, model: str, option: str) -> Any:
@@ -25,10 +30,10 @@ def _transformers(what: str, model: str, option: str) -> Any:
     return transformers
 
 
-def _loaded(kind: Any, model: str) -> Any:
+def _loaded(kind: Any, model: str, **options: Any) -> Any:
     """The object that `transformers` loads from a local path or hub id. Raises WamkitError if it cannot."""
     try:
-        return kind.from_pretrained(model)
+        return kind.from_pretrained(model, **options)
     except (OSError, ValueError) as error:
         raise WamkitError(f"{model!r} cannot be loaded, as a local folder or a hub id: {error}") from error
 
@@ -61,6 +66,49 @@ class PretrainedText(nn.Module):
         mean = (hidden * mask).sum(1) / mask.sum(1)
         row = {t: i for i, t in enumerate(sorted(set(texts)))}
         return self.project(mean[[row[t] for t in texts]]).unsqueeze(1)
+
+
+class PromptEncoder:
+    """The frozen text encoder of a released video model, token by token: UMT5 of Wan, T5 of Cosmos.
+
+    Features of padding are zeros, which a video model attends to like all others, as it was trained to. It is no
+    module, so that it is in no checkpoint and never copied.
+
+    folder: of the model, with tokenizer/ and text_encoder/.   length: tokens; longer texts are cut.
+    template: text with {} where an instruction stands.
+    """
+
+    def __init__(self, folder: Path, length: int, template: str = "{}"):
+        transformers = _transformers("a pretrained video model", str(folder), "model.backbone.path")
+        self.length, self._template = length, template
+        self.tokenizer = _loaded(transformers.AutoTokenizer, str(folder / "tokenizer"))
+        name = (transformers.AutoConfig.from_pretrained(folder / "text_encoder").architectures or ["T5EncoderModel"])[0]
+        encoder = _loaded(getattr(transformers, name), str(folder / "text_encoder"), dtype="auto")
+        self.model: Any = encoder.eval().requires_grad_(False)
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str], device: torch.device) -> Float[Tensor, "B T c"]:
+        """Features of instructions, in float32. Each instruction is encoded once."""
+        for text in dict.fromkeys(texts):
+            if text not in self._known:
+                if len(self._known) >= KNOWN_TEXTS:
+                    self._known.clear()
+                self._known[text] = self._features(text, device)
+        return torch.stack([self._known[text] for text in texts]).to(device)
+
+    def _features(self, text: str, device: torch.device) -> Float[Tensor, "T c"]:
+        """Features of one text by itself, so that they depend on no other."""
+        tokens = self.tokenizer(
+            " ".join(self._template.format(text).split()),
+            padding="max_length",
+            truncation=True,
+            max_length=self.length,
+            return_tensors="pt",
+        ).to(device)
+        with torch.autocast(device.type, enabled=False):
+            hidden = self.model.to(device)(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        return (hidden * tokens.attention_mask.unsqueeze(-1))[0].float().cpu()
 
 
 def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tensor, Tensor]:

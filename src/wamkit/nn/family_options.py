@@ -14,6 +14,7 @@ from wamkit.config import AtMost, Between, ConfigError, check_bounds
 from wamkit.nn.options import (
     ActionConfig,
     ActionHeadConfig,
+    BackboneOption,
     CodecConfig,
     CodeConfig,
     Count,
@@ -45,6 +46,7 @@ Teacher = Literal["ema", "pixels", "pretrained"]
 class UnifiedConfig(JointConfig, TrunkConfig):
     """Options of the family `unified`."""
 
+    takes_video_models = True
     conditioning: Kind = "prefix"
     """Conditioning of the noisy tokens on the context (`nn.conditioning`)."""
 
@@ -55,6 +57,8 @@ class UnifiedConfig(JointConfig, TrunkConfig):
                 f"chunk_causal keeps the keys of earlier moments; conditioning {self.conditioning} has none: "
                 "prefix or cross would fit"
             )
+        if self.backbone.path and self.conditioning != "prefix":
+            raise ConfigError(f"conditioning {self.conditioning}: a pretrained video model reads its context as prefix")
 
 
 @CONFIGS.register("mot")
@@ -62,6 +66,7 @@ class UnifiedConfig(JointConfig, TrunkConfig):
 class MoTConfig(JointConfig, ExpertsConfig):
     """Options of the family `mot`."""
 
+    takes_video_models = True
     imagine: bool = False
     """True: a policy query imagines the future along with its actions. False: it leaves the future out."""
     partial: Share = 0.4
@@ -75,6 +80,7 @@ class MoTConfig(JointConfig, ExpertsConfig):
 class HiddenStateConfig(PolicyConfig, CodecConfig, ExpertsConfig):
     """Options of the family `hidden_state`."""
 
+    takes_video_models = True
     detach: bool = False
     """True: the action head only reads the video expert, which is trained first, in a stage of its own."""
     imagine: bool = False
@@ -163,6 +169,7 @@ class JepaConfig(PolicyConfig, ActionHeadConfig, TrunkConfig):
 class CascadeIDMConfig(CodecConfig, TrunkConfig):
     """Options of the family `cascade_idm`."""
 
+    takes_video_models = True
     codec_share: StageShare = 0.3
     """Share of all steps that train the codec, first."""
     idm_share: float = 0.25
@@ -239,11 +246,9 @@ class LatentActionConfig(PolicyConfig, TrunkConfig):
 
 @CONFIGS.register("discrete")
 @dataclass(frozen=True)
-class DiscreteConfig(ProprioConfig):
+class DiscreteConfig(ProprioConfig, BackboneOption):
     """Options of the family `discrete`."""
 
-    backbone: str = "transformer"
-    """Registered name of the backbone (`wamkit.nn.BACKBONES`)."""
     codes: CodeConfig = field(default_factory=CodeConfig)
     """Image tokens."""
     bins: Annotated[int, Between(2, inf), AtMost(2**16)] = 256
@@ -283,6 +288,7 @@ class DiscreteConfig(ProprioConfig):
 class BCConfig(PolicyConfig, TrunkConfig):
     """Options of the control `bc`; the same names and defaults as in `unified`."""
 
+    takes_video_models = True
     policy_draws: Count = 1
     """Noise levels at which a row trains its actions. They share the context, whose encoding costs most."""
 
@@ -292,6 +298,7 @@ class BCConfig(PolicyConfig, TrunkConfig):
 class WorldModelConfig(ActionConfig, CodecConfig, TrunkConfig):
     """Options of the control `world_model`."""
 
+    takes_video_models = True
     future_shift: Positive = 3.0
     """Shift of the noise levels towards noise, in training and sampling."""
     denoising_steps: Count = 8
@@ -303,7 +310,5 @@ class WorldModelConfig(ActionConfig, CodecConfig, TrunkConfig):
 class InverseConfig(ActionConfig, SizeConfig):
     """Options of the control `inverse`."""
 
-    backbone: str = "transformer"
-    """Registered name of the backbone (`wamkit.nn.BACKBONES`)."""
     denoising_steps: Count = 1
     """Always one pass."""

@@ -9,7 +9,7 @@ import enum
 import math
 from dataclasses import dataclass, field
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from wamkit.config import AtMost, Between, Checked, ConfigError, Count, check_declared, check_multiple
 from wamkit.config import NotNegative as NotNegative  # families declare their options with it, and with the next two
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from wamkit.nn.autoencoders.future import FutureLatents
     from wamkit.nn.backbones.base import SequenceBackbone
     from wamkit.nn.backbones.mixture_of_transformers import Mixture
+    from wamkit.nn.backbones.video_dit import VideoMixture
     from wamkit.nn.heads import ActionChunk, Stream
     from wamkit.nn.history import History
     from wamkit.nn.tokens import ContextTokens
+    from wamkit.nn.video_tokens import VideoContext, VideoHistory, VideoLatents
 
 Depth = Annotated[int, Between(1, inf), AtMost(512)]
 Width = Annotated[int, Between(1, inf, multiple=2), AtMost(2**15)]  # sines and cosines of noise levels
@@ -64,6 +66,65 @@ class TextConfig(Checked):
 
 
 @dataclass(frozen=True)
+class LoraConfig(Checked):
+    """Low-rank adapters (arXiv:2106.09685) on the attention and the MLPs of a pretrained backbone."""
+
+    rank: Annotated[int, Between(0, inf), AtMost(4096)] = 0
+    """Rank; 0 for none. With adapters all other weights of the backbone stay as they were released."""
+    alpha: NotNegative = 0.0
+    """Scale: what an adapter adds counts alpha / rank times; 0 stands for `rank`."""
+
+
+@dataclass(frozen=True)
+class BackboneConfig(Checked):
+    """The backbone: a transformer from scratch, or a pretrained video model with its autoencoder and text encoder."""
+
+    name: str = "transformer"
+    """Registered name: of `wamkit.nn.BACKBONES`, or of `wamkit.nn.VIDEO_MODELS` for a pretrained one."""
+    path: str = ""
+    """Of a pretrained one: its folder in the layout of `diffusers`, or its hub id."""
+    freeze: bool = False
+    """True: the released weights stay as they are, and what stands beside them learns alone."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Adapters on a pretrained one."""
+    text_length: Count = 128
+    """Tokens of an instruction that a pretrained one reads: shorter ones are padded, longer ones cut."""
+    prompt: str = "{}"
+    """Text that a pretrained one reads, with the instruction in place of the braces."""
+    state: Literal["token", "text"] = "token"
+    """Place of the robot's state: a token beside the image, or one after those of the text (Fast-WAM)."""
+    action_rope: Literal["grid", "index"] = "grid"
+    """Positions of actions: their time among the latent frames (LingBot-VA), or their number (Fast-WAM)."""
+    expert_mlp: Width = 4096
+    """Width inside the blocks of an expert for actions beside a pretrained one."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt.count("{}") != 1:
+            raise ConfigError(f"prompt = {self.prompt!r}: must hold {{}} once, where the instruction stands")
+        if self.lora.rank and self.freeze:
+            raise ConfigError("freeze leaves a backbone as it is, lora.rank adds adapters to it: use one of them")
+
+
+@dataclass(frozen=True)
+class BackboneOption(Options):
+    """Options of families that have a backbone."""
+
+    takes_video_models: ClassVar[bool] = False
+    """True for families that may be built on a pretrained video model."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    """The backbone."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone.path and not self.takes_video_models:
+            raise ConfigError(
+                f"backbone.path = {self.backbone.path!r}: this family is not built on a pretrained video model; "
+                "unified, mot, hidden_state, world_model, cascade_idm and bc are"
+            )
+
+
+@dataclass(frozen=True)
 class SizeConfig(Options):
     """Sizes of a transformer."""
 
@@ -88,7 +149,7 @@ class ProprioConfig(SizeConfig):
 
 
 @dataclass(frozen=True)
-class ContextConfig(ProprioConfig):
+class ContextConfig(ProprioConfig, BackboneOption):
     """Options of families that encode observations as `ContextTokens`."""
 
     text: TextConfig = field(default_factory=TextConfig)
@@ -99,8 +160,13 @@ class ContextConfig(ProprioConfig):
     image_stride: Literal[16, 32] = 16
     """Pixels a side of the cell of an image that one token stands for."""
 
-    def build_context(self, spec: Spec) -> ContextTokens:
+    def build_context(self, spec: Spec) -> ContextTokens | VideoContext:
         """The encoder of observations."""
+        if self.backbone.path:
+            from wamkit.nn.backbones.video_model import video_model
+            from wamkit.nn.video_tokens import VideoContext
+
+            return VideoContext(spec, self.backbone, video_model(self.backbone).width, self.proprio_noise)
         from wamkit.nn.encoders import build_text
         from wamkit.nn.tokens import ContextTokens
 
@@ -112,14 +178,17 @@ class ContextConfig(ProprioConfig):
 class TrunkConfig(ContextConfig):
     """Options of families with one backbone over one sequence."""
 
-    backbone: str = "transformer"
-    """Registered name of the backbone (`wamkit.nn.BACKBONES`)."""
-
     def build_trunk(self) -> SequenceBackbone:
-        """The backbone, freshly initialised."""
+        """The backbone, freshly initialised unless it is a pretrained one."""
+        if self.backbone.path:
+            from wamkit.nn.backbones.video_dit import VideoTrunk
+            from wamkit.nn.backbones.video_model import video_model
+
+            acts = isinstance(self, ActionConfig)  # actions are tokens of the video model itself
+            return VideoTrunk(video_model(self.backbone).parts(self.backbone, acts))
         from wamkit.nn.backbones.base import BACKBONES
 
-        return BACKBONES.get(self.backbone)(self.width, self.depth, self.heads)
+        return BACKBONES.get(self.backbone.name)(self.width, self.depth, self.heads)
 
 
 @dataclass(frozen=True)
@@ -131,16 +200,35 @@ class ExpertsConfig(ContextConfig):
     action_width: Width = 56
     """Width of the action expert."""
 
-    def build_experts(self, video: str, action: str) -> Mixture:
-        """The experts of the two streams, freshly initialised."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone.name != "transformer" and not self.backbone.path:
+            raise ConfigError(
+                f"backbone.name = {self.backbone.name!r}: this family has one expert a stream, its own or "
+                "those of a pretrained video model: add backbone.path"
+            )
+
+    def build_experts(self, video: str, action: str) -> Mixture | VideoMixture:
+        """The experts of the two streams, freshly initialised, but for a video expert that is pretrained."""
+        if self.backbone.path:
+            from wamkit.nn.backbones.video_dit import VideoMixture
+            from wamkit.nn.backbones.video_model import video_model
+
+            model = video_model(self.backbone)
+            parts = model.parts(self.backbone)
+            expert = model.expert(parts, self.action_width, self.backbone)
+            return VideoMixture({video: parts, action: expert})
         from wamkit.nn.backbones.mixture_of_transformers import Mixture
 
         return Mixture({video: self.width, action: self.action_width}, self.depth, self.heads, self.width)
 
 
 @dataclass(frozen=True)
-class CodecConfig(Options):
-    """Options of families whose future is latents of an autoencoder, trained in a stage of its own before all else."""
+class CodecConfig(BackboneOption):
+    """Options of families whose future is latents of an autoencoder, trained in a stage of its own before all else.
+
+    A pretrained video model has an autoencoder, and there is no such stage.
+    """
 
     codec: str = "frame_codec"
     """Registered name of the autoencoder (`wamkit.nn.AUTOENCODERS`)."""
@@ -151,8 +239,12 @@ class CodecConfig(Options):
     codec_share: StageShare = 0.4
     """Share of all steps that train the codec."""
 
-    def build_future(self, spec: Spec, width: int, *stream: type[Stream] | None) -> FutureLatents:
+    def build_future(self, spec: Spec, width: int, *stream: type[Stream] | None) -> FutureLatents | VideoLatents:
         """The future's latents, and how they become tokens of `width`. stream: as in `FutureLatents`."""
+        if self.backbone.path:
+            from wamkit.nn.video_tokens import VideoLatents
+
+            return VideoLatents(spec, self.backbone)
         from wamkit.nn.autoencoders.base import AUTOENCODERS
         from wamkit.nn.autoencoders.future import FutureLatents
         from wamkit.nn.tokens import grid_of
@@ -162,7 +254,7 @@ class CodecConfig(Options):
 
 
 @dataclass(frozen=True)
-class ActionConfig(Options):
+class ActionConfig(BackboneOption):
     """Options of families that have a chunk of actions as tokens."""
 
     actions_per_token: Count = 4
@@ -172,6 +264,14 @@ class ActionConfig(Options):
 
     def build_action(self, spec: Spec, width: int, *stream: type[Stream]) -> ActionChunk:
         """The chunk, as tokens of `width`. stream: as in `ActionChunk`."""
+        if self.backbone.path:
+            from wamkit.nn.backbones.video_model import video_model
+            from wamkit.nn.heads import GivenStream
+            from wamkit.nn.video_tokens import video_actions
+
+            if not isinstance(self, ExpertsConfig):  # actions are tokens of the video model itself
+                width = video_model(self.backbone).width
+            return video_actions(spec, self.backbone, width, self.actions_per_token, GivenStream in stream)
         from wamkit.nn.heads import ActionChunk
 
         return ActionChunk(spec, width, self.actions_per_token, *stream)
@@ -283,13 +383,17 @@ class JointConfig(ActionConfig, CodecConfig):
 
     def build_parts(
         self, spec: Spec, sizes: ContextConfig, action_width: int
-    ) -> tuple[ContextTokens, History | None, FutureLatents, ActionChunk]:
+    ) -> tuple[ContextTokens | VideoContext, History | VideoHistory | None, FutureLatents | VideoLatents, ActionChunk]:
         """The encoder of observations, the reader of earlier moments (None where they are read with the present), and
         the streams of future and action."""
         from wamkit.nn.history import History, present
 
         context, history = sizes.build_context(present(spec) if self.chunk_causal else spec), None
-        if self.chunk_causal:
+        if self.chunk_causal and self.backbone.path:
+            from wamkit.nn.video_tokens import VideoHistory
+
+            history = VideoHistory(spec, context)
+        elif self.chunk_causal:
             history = History(spec, context.cells + 1, sizes.depth, sizes.heads, sizes.width)
         return context, history, self.build_future(spec, sizes.width), self.build_action(spec, action_width)
 

@@ -87,6 +87,16 @@ def step_positions(times: Sequence[float]) -> Float[Tensor, "L 3"]:
     return torch.tensor([[float(t), -1.0, -1.0] for t in times])
 
 
+def noisy_state(
+    proprio: Float[Tensor, "... s"], normalizer: Normalizer, noise: float, generator: torch.Generator | None
+) -> Float[Tensor, "... s"]:
+    """Proprioception, normalised, with noise of deviation `noise` where a generator is given, as training does."""
+    proprio = normalizer.encode("proprio", proprio)
+    if generator is None or not noise:
+        return proprio
+    return proprio + noise * torch.randn(proprio.shape, generator=generator).to(proprio.device)
+
+
 class Downsample(nn.Module):
     """A 3x3 convolution of stride 2, group norm and SiLU: (B, c_in, H, W) -> (B, c_out, H/2, W/2)."""
 
@@ -228,10 +238,7 @@ class ContextTokens(nn.Module):
         self, images: Tensor, normalizer: Normalizer, proprio: Tensor, generator: torch.Generator | None
     ) -> tuple[Float[Tensor, "... L D"], Float[Tensor, "... 1 D"]]:
         """Images (..., V, 3, H, W) and proprioception (..., s), embedded."""
-        proprio = normalizer.encode("proprio", proprio)
-        if generator is not None and self.proprio_noise > 0:
-            eps = torch.randn(proprio.shape, generator=generator).to(proprio.device)
-            proprio = proprio + self.proprio_noise * eps
+        proprio = noisy_state(proprio, normalizer, self.proprio_noise, generator)
         lead = proprio.shape[:-1]
         frames = canvas(images)
         cells = self.image(frames.reshape(-1, *frames.shape[-3:])).unflatten(0, lead) + self.grid

@@ -216,7 +216,7 @@ def config_to_dict(run: RunConfig) -> dict[str, Any]:
 
 def config_from_dict(data: Mapping[str, Any]) -> RunConfig:
     """The inverse of `config_to_dict`. Missing fields take their present defaults; unknown ones raise ConfigError."""
-    model: Any = cfg.from_dict(config_class(data["family"]), old_names.renamed(data["model"], old_names.MODEL))
+    model: Any = cfg.from_dict(config_class(data["family"]), old_names.model(data["model"]))
     parts = {"window": WindowConfig, "train": TrainConfig, "episodes": EpisodesConfig}
     return RunConfig(data["family"], model, **{k: cfg.from_dict(c, data.get(k, {})) for k, c in parts.items()})
 

@@ -10,6 +10,7 @@ from wamkit.errors import WamkitError
 from wamkit.families.base import FAMILIES
 from wamkit.nn.autoencoders.base import AUTOENCODERS
 from wamkit.nn.backbones.base import BACKBONES
+from wamkit.nn.backbones.video_model import VIDEO_MODELS
 from wamkit.registry import Registry, RegistryError
 from wamkit.runs.config import RunConfig
 
@@ -19,10 +20,12 @@ def plugins(run: RunConfig, env: str) -> dict[str, str]:
 
     env: name of the environment of its data; "" where there is none.
     """
+    backbone = getattr(run.model, "backbone", "")
+    pretrained = bool(getattr(backbone, "path", ""))
     parts: dict[str, tuple[Registry[Any], Any]] = {
         "family": (FAMILIES, run.family),
         "environment": (ENVIRONMENTS, env),
-        "backbone": (BACKBONES, getattr(run.model, "backbone", "")),
+        "backbone": (VIDEO_MODELS if pretrained else BACKBONES, getattr(backbone, "name", backbone)),
         "autoencoder": (AUTOENCODERS, getattr(run.model, "codec", "")),
     }
     found = {kind: registry.maker(name) for kind, (registry, name) in parts.items() if isinstance(name, str) and name}

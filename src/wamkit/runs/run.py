@@ -27,6 +27,7 @@ from wamkit.families.base import Family
 from wamkit.hub.names import named, origin
 from wamkit.metadata import DatasetMetadata, check_action_bounds
 from wamkit.nn.normalizer import Normalizer
+from wamkit.runs.base_model import check_base
 from wamkit.runs.checkpoint import (
     WEIGHTS,
     CheckpointError,
@@ -186,6 +187,7 @@ class Run:
                 f"these sizes: {len(wrong)} of its tensors do not fit, {wrong[0]} among them. The configuration was "
                 "changed after training, or belongs to another family"
             )
+        check_base(self.config.model, self.described)
         family, weights = build(self.config, self.spec, self.statistics), self.weights()
         if bad := next((n for n, x in weights.items() if x.is_floating_point() and not x.isfinite().all()), ""):
             raise CheckpointError(
@@ -287,7 +289,7 @@ def layout(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], most: int)
     most: tensors that are expected. Raises WamkitError where the configuration asks for far more, as soon as it does,
     and for one that no model can be built of.
     """
-    left = iter(range(2 * most + 100))  # with buffers that are not saved
+    left = iter(range(4 * most + 100))  # with buffers, and weights of a pretrained model, that are not saved
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         if tensor is not None and next(left, None) is None:
@@ -329,6 +331,7 @@ _OPTIONAL = (
     "robots",
     "origins",
     "metadata",
+    "base",
 )
 _GROUPS = (*_DESCRIBED, *_OPTIONAL)
 _SIDES = {"height": 8192, "width": 8192, "proprio_dim": 8192, "action_dim": 8192, "chunk": 8192, "point_grid": 1024}

@@ -20,7 +20,7 @@ class MovingAverage:
     def __init__(self, model: Family, decay: float):
         self.state = {name: x.detach().clone() for name, x in model.state_dict().items()}
         self._decay = decay
-        self._average = {p: self.state[name] for name, p in model.named_parameters()}
+        self._average = {p: self.state[name] for name, p in model.named_parameters() if name in self.state}
 
     @torch.no_grad()
     def follow(self, moved: list[Tensor], step: int) -> None:
@@ -33,14 +33,14 @@ class MovingAverage:
     def adopt(self, model: Family, stage: Stage) -> None:
         """Sets the parameters that `stage` trained to their averages, so that later stages build on what is served."""
         for name, p in model.named_parameters():
-            if name.startswith(stage.prefixes):
+            if name in self.state and name.startswith(stage.prefixes):
                 p.copy_(self.state[name])
 
     @torch.no_grad()
     def copy_frozen(self, model: Family) -> None:
         """Copies the parameters that do not learn now: frozen parts, and targets that follow learned weights."""
         for name, p in model.named_parameters():
-            if not p.requires_grad:
+            if name in self.state and not p.requires_grad:
                 self.state[name].copy_(p)
 
     def served(self, model: Family) -> Family:

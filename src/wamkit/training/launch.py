@@ -33,6 +33,7 @@ from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
 from wamkit.hub.names import hub_name, named, origin
+from wamkit.runs.base_model import base_of
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
 from wamkit.runs.plugins import plugins
@@ -145,6 +146,8 @@ def make_trainer(
         config["optional_views"] = optional
     if needed := plugins(run, opened.provenance.env.env):
         config["plugins"] = needed
+    if base := base_of(run.model):
+        config["base"] = base
     model = build(run, opened.spec, opened.statistics)
     if start is not None:
         config["start"] = start.described

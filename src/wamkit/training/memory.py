@@ -11,6 +11,7 @@ import torch
 
 from wamkit.config import to_dict
 from wamkit.errors import WamkitError
+from wamkit.nn.options import BackboneConfig
 from wamkit.runs.config import RunConfig
 from wamkit.runs.meta_model import meta_model
 from wamkit.runs.run import find_device
@@ -37,7 +38,8 @@ def check_memory(run: RunConfig, spec: Spec) -> None:
 
 def is_pretrained(run: RunConfig) -> bool:
     """True for a model with a pretrained part, whose size is known only once it is loaded."""
-    return '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
+    has_path = isinstance(backbone := getattr(run.model, "backbone", None), BackboneConfig) and bool(backbone.path)
+    return has_path or '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
 
 
 def needed(run: RunConfig, spec: Spec) -> dict[str, int]:

@@ -17,6 +17,7 @@ from wamkit.data.loading.feature_cache import cached_features
 from wamkit.data.loading.mixture import MixedWindows
 from wamkit.data.loading.windows import Windows
 from wamkit.families.base import Family, Stage
+from wamkit.runs.base_model import base_of
 from wamkit.runs.config import TrainConfig
 from wamkit.training.precision import autocast, uses_bf16
 
@@ -84,9 +85,11 @@ class Precompute:
             yield from self.map(batch, starts[i : i + _GROUP])
 
     def _key(self, stage: Stage, data: str) -> str:
-        """A hash of everything that features of `stage` depend on: frozen weights, data, windows, precision."""
+        """A hash of everything that features of `stage` depend on: frozen weights, files of a pretrained model, data,
+        windows, precision."""
         facts = [data, self.model.name, stage.name, str(self.model.spec), uses_bf16(self.config), self.config.device]
         total = hashlib.sha256(json.dumps(facts).encode())
+        total.update(json.dumps(base_of(self.model.config)).encode())
         trained = {n for n, _ in self.model.named_parameters() if n.startswith(stage.prefixes)}
         for name, x in (*self.model.state_dict().items(), *_kept_apart(self.model)):
             if name not in trained:

@@ -113,8 +113,9 @@ class _Strategy:
     def begin(self, stage: Stage) -> None:
         self.stage = stage
         self.model.train()
+        frozen = self.model.frozen
         for name, p in self.model.named_parameters():
-            p.requires_grad_(name.startswith(stage.prefixes))
+            p.requires_grad_(name.startswith(stage.prefixes) and name not in frozen)
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
 
     def state(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -45,7 +46,12 @@ class Autoencoder(nn.Module, ABC):
 
 
 class FutureCodec(nn.Module, ABC):
-    """Future frames as targets that a family predicts: latents or codes. Trained by `loss`, then frozen."""
+    """Future frames as targets that a family predicts: latents or codes. Trained by `loss`, then frozen.
+
+    pretrained: True for one that no stage trains.
+    """
+
+    pretrained: ClassVar[bool] = False
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> Float[Tensor, " B"]:

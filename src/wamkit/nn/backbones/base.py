@@ -10,14 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wamkit.registry import Registry
-from wamkit.types import WamkitError
 
 Cache = list[tuple[Tensor, Tensor]]
 """Keys and values of the tokens read so far, one pair a block, each (B, heads, K, D / heads)."""
@@ -69,10 +67,9 @@ class Backbone(nn.Module, ABC):
         the optimizer Muon orthogonalises.
         """
 
-    @classmethod
-    def from_pretrained(cls, path: str) -> Self:
-        """A backbone with released weights, from a local folder or a hub id. Raises WamkitError if there are none."""
-        raise WamkitError(f"{cls.__name__} has no released weights, so there is nothing to load from {path!r}")
+    def frozen(self) -> Sequence[nn.Parameter]:
+        """Parameters that stay as they were released, whatever is trained."""
+        return ()
 
 
 class SequenceBackbone(Backbone):

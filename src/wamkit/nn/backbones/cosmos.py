@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wamkit.config import ConfigError
 from wamkit.nn.backbones.video_dit import Parts, Rope, Times, attention
+from wamkit.nn.backbones.video_model import VIDEO_MODELS, VideoModel
+from wamkit.nn.options import BackboneConfig
+from wamkit.types import WamkitError
 
 
 class CosmosParts(Parts):
@@ -21,18 +26,24 @@ class CosmosParts(Parts):
     to x.
 
     model: a `CosmosTransformer3DModel`, of Predict2's kind: text read as it is, no learned positions.
-    fps: latent frames a second, by which its positions in time are scaled.
+    acts: as in `WanParts`.
     """
 
-    def __init__(self, model: Any, fps: float = 16.0):
+    def __init__(self, model: Any, acts: bool = False):
         super().__init__()
         c = model.config
-        self.model, self.fps = model, fps
+        self.model = model
         self.heads, self.width = c.num_attention_heads, c.num_attention_heads * c.attention_head_dim
         self.patch, self.text_dim = tuple(c.patch_size), c.text_embed_dim
         cell = self.patch[0] * self.patch[1] * self.patch[2]
         # Released weights also take a mask of padding, of which there is none.
         self.channels, self.padding = c.out_channels * cell, cell if c.concat_padding_mask else 0
+        self.rotary = model.rope
+        self.acting = copy.deepcopy(model.time_embed).requires_grad_(True) if acts else None
+
+    @property
+    def embedder(self) -> Any:
+        return self.model.time_embed
 
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.transformer_blocks)
@@ -41,24 +52,16 @@ class CosmosParts(Parts):
         weight = self.model.patch_embed.proj.weight
         return self.model.patch_embed.proj(F.pad(patches_BLc.to(weight.dtype), (0, self.padding)))
 
-    def times(self, sigma_BL: Float[Tensor, "B L"]) -> Times:
-        weight = self.model.time_embed.t_embedder.linear_1.weight
-        temb, embedded = self.model.time_embed(weight.new_zeros(1), sigma_BL.flatten())
+    def embed_levels(self, embedder: Any, sigma_BL: Float[Tensor, "B L"]) -> Times:
+        weight = embedder.t_embedder.linear_1.weight
+        temb, embedded = embedder(weight.new_zeros(1), sigma_BL.flatten())
         return Times(*(x.unflatten(0, sigma_BL.shape) for x in (temb, embedded)))
 
     def rope(self, position_BL3: Float[Tensor, "B L 3"]) -> Rope:
-        table = self.model.rope
-        axes = ((table.dim_t, table.t_ntk_factor), (table.dim_h, table.h_ntk_factor), (table.dim_w, table.w_ntk_factor))
-        angles = []
-        for i, (size, factor) in enumerate(axes):
-            step = torch.arange(0, size, 2, dtype=torch.float32, device=position_BL3.device) / size
-            at = position_BL3[..., i : i + 1]
-            angles.append((at / self.fps * table.base_fps if i == 0 else at) * (1.0 / (10_000.0 * factor) ** step))
-        angle = torch.cat(angles * 2, -1).unsqueeze(2)
-        return angle.cos(), angle.sin()
+        return cosmos_rope(position_BL3, self.rotary)
 
     def text(self, features_BTc: Tensor) -> Tensor:
-        return features_BTc.to(self.model.proj_out.weight.dtype)
+        return features_BTc.to(self.embedder.t_embedder.linear_1.weight.dtype)
 
     def text_keys(self, block: Any, text_BTD: Tensor) -> tuple[Tensor, Tensor]:
         a = block.attn2
@@ -89,7 +92,92 @@ class CosmosParts(Parts):
         return y.movedim((-1, -2), (-4, -3)).flatten(-4)
 
 
+class CosmosExpert(CosmosParts):
+    """A narrower expert beside a Cosmos transformer, whose attention it shares: its tokens are no video.
+
+    Blocks are Cosmos' own, with projections to the shared attention; freshly initialised.
+    width: D of its tokens.   mlp: width inside its blocks.
+    """
+
+    def __init__(self, beside: CosmosParts, width: int, mlp: int):
+        from diffusers.models.attention_processor import Attention
+        from diffusers.models.transformers.transformer_cosmos import CosmosEmbedding, CosmosTransformerBlock
+
+        super(CosmosParts, self).__init__()
+        c = beside.model.config
+        self.heads, self.width, self.text_dim, self.rotary = beside.heads, width, beside.text_dim, beside.rotary
+        self.acting = None
+        shared: dict[str, Any] = {
+            "heads": self.heads,
+            "dim_head": c.attention_head_dim,
+            "qk_norm": "rms_norm",
+            "elementwise_affine": True,
+            "out_bias": False,
+        }
+        blocks = []
+        for _ in range(c.num_layers):
+            block = CosmosTransformerBlock(1, width, c.text_embed_dim, mlp / width, c.adaln_lora_dim)
+            block.attn1 = Attention(width, **shared)
+            block.attn2 = Attention(width, cross_attention_dim=c.text_embed_dim, **shared)
+            blocks.append(block)
+        self.model = nn.ModuleDict({"blocks": nn.ModuleList(blocks), "time_embed": CosmosEmbedding(width, width)})
+
+    @property
+    def embedder(self) -> Any:
+        return self.model["time_embed"]
+
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model["blocks"])
+
+    def embed(self, patches_BLc: Tensor) -> Tensor:
+        raise WamkitError("an expert beside a video transformer has no tokens of a video")
+
+    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
+        """The tokens themselves: their own head reads them."""
+        return x_BLD
+
+
+@VIDEO_MODELS.register("cosmos")
+class CosmosModel(VideoModel):
+    """Cosmos-Predict2, with the autoencoder of Wan2.1 and T5."""
+
+    kind = "CosmosTransformer3DModel"
+
+    def describe(self, model: nn.Module, acts: bool = False) -> CosmosParts:
+        return CosmosParts(model, acts)
+
+    def expert(self, beside: Parts, width: int, config: BackboneConfig) -> CosmosExpert:
+        if config.action_rope == "index":
+            raise ConfigError("action_rope index is Fast-WAM's, beside Wan: choose grid beside Cosmos")
+        return CosmosExpert(cast(CosmosParts, beside), width, config.expert_mlp)
+
+    def rope(self, position: Float[Tensor, "... L 3"]) -> Rope:
+        from diffusers.models.transformers.transformer_cosmos import CosmosRotaryPosEmbed
+
+        scale = tuple(self.config["rope_scale"])
+        return cosmos_rope(position, CosmosRotaryPosEmbed(self.config["attention_head_dim"], rope_scale=scale))
+
+    def turn(self, x: Tensor, rope: Rope) -> Tensor:
+        return turned(x, rope)
+
+
+FPS = 16.0
+"""Frames a second by which positions in time are scaled: those that its sampler takes by default."""
+
+
+def cosmos_rope(position: Float[Tensor, "... L 3"], table: Any) -> Rope:
+    """The rotary embedding of Cosmos at any real position. table: a `CosmosRotaryPosEmbed`."""
+    axes = ((table.dim_t, table.t_ntk_factor), (table.dim_h, table.h_ntk_factor), (table.dim_w, table.w_ntk_factor))
+    angles = []
+    for i, (size, factor) in enumerate(axes):
+        step = torch.arange(0, size, 2, dtype=torch.float32, device=position.device) / size
+        at = position[..., i : i + 1]
+        angles.append((at / FPS * table.base_fps if i == 0 else at) * (1.0 / (10_000.0 * factor) ** step))
+    angle = torch.cat(angles * 2, -1).unsqueeze(-2)
+    return angle.cos(), angle.sin()
+
+
 def turned(x: Tensor, rope: Rope) -> Tensor:
-    """Queries or keys (B, L, heads, d), turned by halves."""
+    """Queries or keys (..., L, heads, d), turned by halves."""
     a, b = x.chunk(2, -1)
     return (x.float() * rope[0] + torch.cat([-b, a], -1).float() * rope[1]).to(x.dtype)

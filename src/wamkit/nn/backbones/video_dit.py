@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from wamkit.nn.attention_mask import FUTURE, TEXT
+from wamkit.nn.attention_mask import ACTION, FUTURE, TEXT
 from wamkit.nn.backbones.base import Backbone, Cache, SequenceBackbone, Tokens
 from wamkit.nn.backbones.transformer import attention_bias
 from wamkit.types import WamkitError
@@ -58,7 +58,7 @@ class Times:
     """Noise levels of tokens, embedded: `temb` (B, L, D) for the head, `block` as the blocks of the model take it."""
 
     temb: Tensor
-    block: Any
+    block: Tensor
 
 
 class Parts(nn.Module, ABC):
@@ -66,12 +66,14 @@ class Parts(nn.Module, ABC):
 
     width: D, of tokens.   heads: of attention.   channels: values of a latent patch.   text_dim: of the text's
         features.
+    acting: an embedding of the noise levels of actions, where these are among the tokens of a video (LingBot-VA).
     """
 
     width: int
     heads: int
     channels: int
     text_dim: int
+    acting: nn.Module | None
 
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
@@ -81,9 +83,24 @@ class Parts(nn.Module, ABC):
     def embed(self, patches_BLc: Tensor) -> Float[Tensor, "B L D"]:
         """Latent patches to tokens."""
 
+    @property
     @abstractmethod
-    def times(self, sigma_BL: Float[Tensor, "B L"]) -> Times:
-        """Noise levels in [0, 1], one a token."""
+    def embedder(self) -> nn.Module:
+        """The embedding of noise levels."""
+
+    @abstractmethod
+    def embed_levels(self, embedder: nn.Module, sigma_BL: Float[Tensor, "B L"]) -> Times:
+        """Noise levels in [0, 1], one a token, as `embedder` has them."""
+
+    def times(self, sigma_BL: Float[Tensor, "B L"], acting_L: Bool[Tensor, " L"]) -> Times:
+        """Noise levels in [0, 1], one a token. acting: true for tokens of actions."""
+        if self.acting is None or not acting_L.any():
+            return self.embed_levels(self.embedder, sigma_BL)
+        acts = self.embed_levels(self.acting, sigma_BL)
+        if acting_L.all():
+            return acts
+        video = self.embed_levels(self.embedder, sigma_BL)
+        return Times(*(_chosen(acting_L, a, b) for a, b in ((acts.temb, video.temb), (acts.block, video.block))))
 
     @abstractmethod
     def rope(self, position_BL3: Float[Tensor, "B L 3"]) -> Rope:
@@ -176,8 +193,13 @@ class VideoMixture(Backbone):
             for blocks in zip(*(p.blocks() for p in parts.values()), strict=True)
         ]
 
+        self._frozen = [p for p in self.parameters() if not p.requires_grad]
+
     def layers(self) -> list[nn.Module]:
         return list(self._layers)
+
+    def frozen(self) -> Sequence[nn.Parameter]:
+        return self._frozen
 
     def prefixes(self, stream: str) -> tuple[str, ...]:
         """Prefixes of the parameters of one stream, inside of this module."""
@@ -199,6 +221,13 @@ class VideoMixture(Backbone):
         outputs, _, cache = self.run(parts, mask, past, detach)
         return outputs, cache
 
+    def before_last(
+        self, parts: Mapping[str, Sequence[Tokens]], mask: Mapping[str, Bool[Tensor, "... L K"] | None]
+    ) -> dict[str, list[Float[Tensor, "B L D"]]]:
+        """Hidden states before the last block, by stream, one tensor a part, zeros for the text; see `forward`."""
+        _, hidden, _ = self.run(parts, mask)
+        return {s: _divided(every, hidden[-2][s]) for s, every in parts.items()}
+
     def run(
         self,
         parts: Mapping[str, Sequence[Tokens]],
@@ -213,7 +242,7 @@ class VideoMixture(Backbone):
             raise WamkitError("a pretrained backbone reads one instruction, with the context and before all else")
         of = {s: cast(Parts, p) for s, p in self.parts.items()}
         x = {s: torch.cat([of[s].embed(p.values) if p.kind in VIDEO else p.values for p in own[s]], 1) for s in own}
-        times = {s: of[s].times(levels(own[s])) for s in own}
+        times = {s: of[s].times(levels(own[s]), of_kind(own[s], ACTION)) for s in own}
         rope = {s: of[s].rope(positions(own[s])) for s in own}
         # Streams that come later read the same text, so its keys are kept for all.
         words = {s: part.text(text[0].values) for s, part in of.items()} if text else {}
@@ -240,6 +269,15 @@ class VideoTrunk(SequenceBackbone):
     def layers(self) -> list[nn.Module]:
         return self._all.layers()
 
+    def frozen(self) -> Sequence[nn.Parameter]:
+        return self._all.frozen()
+
+    def before_last(
+        self, parts: Sequence[Tokens], mask_LK: Bool[Tensor, "... L K"] | None = None
+    ) -> list[Float[Tensor, "B L D"]]:
+        """As `SequenceBackbone.before_last`; zeros for the text."""
+        return self._all.before_last({FUTURE: parts}, {FUTURE: mask_LK})[FUTURE]
+
     def run(
         self,
         parts: Sequence[Tokens],
@@ -259,14 +297,14 @@ class VideoTrunk(SequenceBackbone):
 
 def _outputs(part: Parts, every: Sequence[Tokens], x: Tensor, times: Times) -> list[Tensor]:
     """Outputs of a stream, one a part."""
-    y = iter(part.norm(x, times).split([len(p) for p in every if p.kind != TEXT], 1))
-    found = []
-    for p in every:
-        if p.kind == TEXT:
-            found.append(x.new_zeros(len(x), len(p), x.shape[-1]))
-        else:
-            found.append(part.head(next(y)) if p.kind in VIDEO else next(y))
-    return found
+    divided = zip(every, _divided(every, part.norm(x, times)), strict=True)
+    return [part.head(y) if p.kind in VIDEO else y for p, y in divided]
+
+
+def _divided(every: Sequence[Tokens], x: Float[Tensor, "B L D"]) -> list[Tensor]:
+    """Tokens of a stream without its text, one tensor a part; zeros for the text."""
+    own = iter(x.split([len(p) for p in every if p.kind != TEXT], 1))
+    return [x.new_zeros(len(x), len(p), x.shape[-1]) if p.kind == TEXT else next(own) for p in every]
 
 
 def _bias(mask_LK: Tensor | None, new_L: Tensor, shown_K: Tensor) -> Tensor | None:
@@ -280,6 +318,17 @@ def _bias(mask_LK: Tensor | None, new_L: Tensor, shown_K: Tensor) -> Tensor | No
 def shown_keys(parts: Sequence[Tokens], device: torch.device) -> Bool[Tensor, " L"]:
     """True for tokens of a sequence that are keys of self-attention: all but the text."""
     return torch.cat([torch.full((len(p),), p.kind != TEXT, device=device) for p in parts])
+
+
+def _chosen(acting_L: Tensor, acts: Tensor, video: Tensor) -> Tensor:
+    """Values (B, L, ...) of actions and of all other tokens."""
+    return torch.where(acting_L.view(1, -1, *[1] * (video.dim() - 2)), acts, video)
+
+
+def of_kind(parts: Sequence[Tokens], kind: str) -> Bool[Tensor, " L"]:
+    """True for tokens of one kind."""
+    device = parts[0].values.device
+    return torch.cat([torch.full((len(p),), p.kind == kind, device=device) for p in parts])
 
 
 def levels(parts: Sequence[Tokens]) -> Float[Tensor, "B L"]:

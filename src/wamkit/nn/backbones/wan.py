@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wamkit.nn.backbones.video_dit import Parts, Rope, Times, attention
+from wamkit.nn.backbones.video_model import VIDEO_MODELS, VideoModel
+from wamkit.nn.options import BackboneConfig
 from wamkit.types import WamkitError
 
 
@@ -18,9 +21,11 @@ class WanParts(Parts):
     """The pieces of a Wan transformer. Its time is 1000 times our noise level, its velocity ours.
 
     model: a `WanTransformer3DModel` without an image branch (text to video, and TI2V-5B).
+    acts: actions are among its tokens. Their noise levels then have an embedding of their own, which begins as a copy
+        (LingBot-VA).
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, acts: bool = False):
         super().__init__()
         c = model.config
         self.model = model
@@ -28,11 +33,15 @@ class WanParts(Parts):
         self.width, self.text_dim = self.heads * head, c.text_dim
         self.patch = tuple(c.patch_size)
         self.channels = c.in_channels * self.patch[0] * self.patch[1] * self.patch[2]
-        side = head // 6 * 2
-        self.axes = (head - 2 * side, side, side)
+        self.axes = rope_axes(head)
+        self.acting: Any = None
+        if acts:
+            self.acting = copy.deepcopy(self.embedder)
+            del self.acting.text_embedder
+            self.acting.requires_grad_(True)
 
     @property
-    def _embedder(self) -> Any:
+    def embedder(self) -> Any:
         return self.model.condition_embedder
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -42,22 +51,16 @@ class WanParts(Parts):
         weight = self.model.patch_embedding.weight.flatten(1)
         return F.linear(patches_BLc.to(weight.dtype), weight, self.model.patch_embedding.bias)
 
-    def times(self, sigma_BL: Float[Tensor, "B L"]) -> Times:
-        m = self._embedder
-        t = m.timesteps_proj((1000 * sigma_BL).flatten()).unflatten(0, sigma_BL.shape)
-        temb = m.time_embedder(t.to(m.time_embedder.linear_1.weight.dtype))
-        return Times(temb, m.time_proj(m.act_fn(temb)).unflatten(2, (6, -1)))
+    def embed_levels(self, embedder: Any, sigma_BL: Float[Tensor, "B L"]) -> Times:
+        t = embedder.timesteps_proj((1000 * sigma_BL).flatten()).unflatten(0, sigma_BL.shape)
+        temb = embedder.time_embedder(t.to(embedder.time_embedder.linear_1.weight.dtype))
+        return Times(temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(2, (6, -1)))
 
     def rope(self, position_BL3: Float[Tensor, "B L 3"]) -> Rope:
-        angles = []
-        for i, size in enumerate(self.axes):
-            step = torch.arange(0, size, 2, dtype=torch.float64, device=position_BL3.device) / size
-            angles.append(position_BL3[..., i : i + 1].double() / 10_000.0**step)
-        angle = torch.cat(angles, -1).repeat_interleave(2, -1).unsqueeze(2)
-        return angle.cos().float(), angle.sin().float()
+        return wan_rope(position_BL3, self.axes)
 
     def text(self, features_BTc: Tensor) -> Float[Tensor, "B T D"]:
-        embedder = self._embedder.text_embedder
+        embedder = self.embedder.text_embedder
         return embedder(features_BTc.to(embedder.linear_1.weight.dtype))
 
     def text_keys(self, block: nn.Module, text_BTD: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,9 +99,10 @@ class WanExpert(WanParts):
 
     Blocks are Wan's own, with projections to the shared attention; freshly initialised.
     width: D of its tokens.   ffn: width inside its blocks.
+    index: positions are numbers, and turn the whole head by one axis (Fast-WAM).
     """
 
-    def __init__(self, beside: WanParts, width: int, ffn: int):
+    def __init__(self, beside: WanParts, width: int, ffn: int, index: bool = False):
         from diffusers.models.transformers.transformer_wan import (
             WanAttention,
             WanTimeTextImageEmbedding,
@@ -107,7 +111,8 @@ class WanExpert(WanParts):
 
         super(WanParts, self).__init__()
         c = beside.model.config
-        self.heads, self.width, self.text_dim, self.axes = beside.heads, width, beside.text_dim, beside.axes
+        self.heads, self.width, self.text_dim, self.acting = beside.heads, width, beside.text_dim, None
+        self.axes = (c.attention_head_dim,) if index else beside.axes
         shared: dict[str, Any] = {"heads": self.heads, "dim_head": c.attention_head_dim, "eps": c.eps}
         blocks = []
         for _ in range(c.num_layers):
@@ -133,12 +138,47 @@ class WanExpert(WanParts):
         return x_BLD
 
     @property
-    def _embedder(self) -> Any:
+    def embedder(self) -> Any:
         return self.model["condition_embedder"]
 
 
+@VIDEO_MODELS.register("wan")
+class WanModel(VideoModel):
+    """Wan2.1 text to video, and Wan2.2-TI2V-5B."""
+
+    kind = "WanTransformer3DModel"
+
+    def describe(self, model: nn.Module, acts: bool = False) -> WanParts:
+        return WanParts(model, acts)
+
+    def expert(self, beside: Parts, width: int, config: BackboneConfig) -> WanExpert:
+        return WanExpert(cast(WanParts, beside), width, config.expert_mlp, config.action_rope == "index")
+
+    def rope(self, position: Float[Tensor, "... L 3"]) -> Rope:
+        return wan_rope(position, rope_axes(self.config["attention_head_dim"]))
+
+    def turn(self, x: Tensor, rope: Rope) -> Tensor:
+        return turned(x, rope)
+
+
+def rope_axes(head: int) -> tuple[int, int, int]:
+    """Sizes of the parts of a head that frames, rows and columns turn."""
+    side = head // 6 * 2
+    return head - 2 * side, side, side
+
+
+def wan_rope(position: Float[Tensor, "... L 3"], axes: Sequence[int]) -> Rope:
+    """Wan's rotary embedding at any real position. axes: sizes of the parts of a head, for the first positions."""
+    angles = []
+    for i, size in enumerate(axes):
+        step = torch.arange(0, size, 2, dtype=torch.float64, device=position.device) / size
+        angles.append(position[..., i : i + 1].double() / 10_000.0**step)
+    angle = torch.cat(angles, -1).repeat_interleave(2, -1).unsqueeze(-2)
+    return angle.cos().float(), angle.sin().float()
+
+
 def turned(x: Tensor, rope: Rope) -> Tensor:
-    """Queries or keys (B, L, heads, d), turned by pairs."""
+    """Queries or keys (..., L, heads, d), turned by pairs."""
     a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = rope[0][..., 0::2], rope[1][..., 1::2]
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).type_as(x)

@@ -1,0 +1,210 @@
+"""Released video models: a transformer, with the autoencoder and text encoder of its training, in one folder.
+
+The folder has the layout of `diffusers`: transformer/, vae/, text_encoder/ and tokenizer/, each with a config.json and
+weights in safetensors. Nothing in it is unpickled, and no code of it runs. Autoencoder and text encoder never learn:
+they are loaded when they are first used, once a process, and are in no checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wamkit.config import ConfigError
+from wamkit.errors import nearest
+from wamkit.files import StoreError, read_json
+from wamkit.hub.names import HubName, hub_name
+from wamkit.nn.autoencoders.wan import WanAutoencoder
+from wamkit.nn.backbones.lora import add_adapters
+from wamkit.nn.backbones.video_dit import Parts, Rope
+from wamkit.nn.encoders import PromptEncoder
+from wamkit.nn.options import BackboneConfig
+from wamkit.registry import Registry
+from wamkit.types import WamkitError
+
+COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer")
+PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
+"""Endings of files that are never read."""
+
+
+class VideoModel(ABC):
+    """A released video model.
+
+    path: its folder, or its id on the Hub.   kind: the class of its transformer in `diffusers`.
+    """
+
+    kind: str
+
+    def __init__(self, path: str):
+        self.path = path
+        self.folder = _folder(path)
+        for name in COMPONENTS[:3]:
+            if not (self.folder / name / "config.json").is_file():
+                listed = ", ".join(f"{n}/" for n in COMPONENTS)
+                raise WamkitError(f"{path} is no video model: it lacks {name}/config.json. Expected are {listed}")
+        self.config = self._read("transformer")
+        found = self.config.get("_class_name")
+        if found != self.kind:
+            fits = [n for n in VIDEO_MODELS.names() if VIDEO_MODELS.get(n).kind == found]
+            more = f": choose --model.backbone.name {fits[0]}" if fits else f"; it should be a {self.kind}"
+            raise WamkitError(f"{path}: its transformer is a {found}{more}")
+        self._sizes = self._read("vae")
+
+    @property
+    def patch(self) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of a patch."""
+        frames, *sides = self.config["patch_size"]
+        return frames, sides[0], sides[-1]
+
+    @property
+    def text_dim(self) -> int:
+        """Size of a feature of the text encoder."""
+        encoder = self._read("text_encoder")
+        return encoder.get("d_model") or encoder["hidden_size"]
+
+    @property
+    def patch_channels(self) -> int:
+        """Values of a latent patch."""
+        a, b, c = self.patch
+        return self._sizes["z_dim"] * a * b * c
+
+    @property
+    def stride(self) -> int:
+        """Pixels a side of the cell of an image that one token stands for."""
+        return self._sizes.get("scale_factor_spatial", 8) * self.patch[1]
+
+    @property
+    def frames_a_latent(self) -> int:
+        """Frames of a video that one latent frame holds, all but the first, which holds one."""
+        return self._sizes.get("scale_factor_temporal", 4)
+
+    @property
+    def width(self) -> int:
+        """D, of tokens."""
+        return self.config["num_attention_heads"] * self.config["attention_head_dim"]
+
+    @cached_property
+    def autoencoder(self) -> WanAutoencoder:
+        """The frozen autoencoder."""
+        return WanAutoencoder(self.folder / "vae")
+
+    @lru_cache(maxsize=4)  # noqa: B019 (a model lives as long as the process)
+    def prompts(self, length: int, template: str) -> PromptEncoder:
+        """The frozen text encoder, for `length` tokens of `template` with an instruction in it."""
+        return PromptEncoder(self.folder, length, template)
+
+    def parts(self, config: BackboneConfig, acts: bool = False) -> Parts:
+        """The transformer with its released weights, and adapters where `config` has some; new for every call.
+
+        acts: actions are tokens of this transformer, not of an expert beside it.
+        On torch's meta device, from its configuration alone. Raises WamkitError where its weights cannot be read.
+        """
+        kind = getattr(_diffusers(), self.kind)
+        if torch.empty(0).is_meta:
+            model = kind.from_config(self.config)
+        else:
+            try:
+                model = kind.from_pretrained(self.folder, subfolder="transformer", torch_dtype=torch.float32)
+            except (OSError, ValueError, RuntimeError) as error:
+                first = str(error).strip().splitlines()[0]
+                raise WamkitError(f"{self.path}: the weights in transformer/ do not load: {first}") from error
+        if config.freeze or config.lora.rank:
+            model.requires_grad_(False)
+        if config.lora.rank:
+            add_adapters(model, config.lora)
+        return self.describe(model, acts)
+
+    @abstractmethod
+    def describe(self, model: nn.Module, acts: bool = False) -> Parts:
+        """The pieces of a transformer of this kind. acts: as above."""
+
+    @abstractmethod
+    def expert(self, beside: Parts, width: int, config: BackboneConfig) -> Parts:
+        """An expert of another width for tokens outside of the video, which shares the attention of `beside`."""
+
+    @abstractmethod
+    def rope(self, position: Float[Tensor, "... L 3"]) -> Rope:
+        """As `Parts.rope`."""
+
+    @abstractmethod
+    def turn(self, x: Tensor, rope: Rope) -> Tensor:
+        """Queries or keys (..., L, heads, d), turned."""
+
+    def __deepcopy__(self, memo: Any) -> VideoModel:
+        return self  # it never changes, and its encoders are large
+
+    @cached_property
+    def identity(self) -> Mapping[str, str]:
+        """SHA-256 of each component: of the names and contents of its files."""
+        return {name: _digest(self.folder / name) for name in COMPONENTS}
+
+    def _read(self, component: str) -> dict[str, Any]:
+        try:
+            return read_json(self.folder / component / "config.json")
+        except StoreError as error:
+            raise WamkitError(f"{self.path}: {error}") from error
+
+
+VIDEO_MODELS: Registry[type[VideoModel]] = Registry("video model", "wamkit.video_models", package="wamkit.nn.backbones")
+"""Released video models by name. Packages add theirs under the entry-point group `wamkit.video_models`."""
+
+
+@lru_cache(maxsize=8)
+def _opened(name: str, path: str) -> VideoModel:
+    return VIDEO_MODELS.get(name)(path)
+
+
+def video_model(config: BackboneConfig) -> VideoModel:
+    """The video model that `config` names. Raises WamkitError, naming what is wrong, for a folder that is none."""
+    if config.name not in VIDEO_MODELS.names():
+        known = ", ".join(VIDEO_MODELS.names())
+        raise ConfigError(
+            f"backbone.path names a pretrained video model, and backbone.name is {config.name!r}"
+            f"{nearest(config.name, VIDEO_MODELS.names())}: choose one of {known}"
+        )
+    return _opened(config.name, config.path)
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError as error:
+        raise WamkitError("a pretrained video model needs diffusers: pip install 'wamkit[pretrained]'") from error
+    return diffusers
+
+
+def _folder(path: str) -> Path:
+    """The folder of a model, downloaded where `path` is a name on the Hub."""
+    if Path(path).is_dir():
+        return Path(path)
+    if Path(path).exists() or (name := hub_name(path, prefixed=False)) is None:
+        raise WamkitError(f"there is no folder {path}, and it is no name on the Hub, USER/NAME, either")
+    return _downloaded(name)
+
+
+def _downloaded(name: HubName) -> Path:
+    from wamkit.hub.download import snapshot
+
+    found = snapshot(name, "model")
+    if found.reached:
+        files = [file for component in COMPONENTS for file in found.listing(component)]
+        found.fetch([file for file in files if not file.endswith(PICKLES)])
+        found.remember()
+    return found.folder
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for file in sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")):
+        with open(file, "rb") as f:
+            content = hashlib.file_digest(f, "sha256").hexdigest()
+        total.update(f"{file.relative_to(folder).as_posix()} {content}\n".encode())
+    return total.hexdigest()

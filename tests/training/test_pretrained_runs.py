@@ -1,0 +1,172 @@
+"""Runs on a pretrained video model, from the command line on: adapters, resuming, and the files that they stand on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recordings import fill
+
+from tiny_video_models import make_folder
+from wamkit.cli.main import main
+from wamkit.data.loading.dataset import open_frames
+from wamkit.data.loading.windows import Windows, observations
+from wamkit.inference.model import load
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.run import Run
+from wamkit.training.launch import LoadingOptions, make_trainer
+from wamkit.types import WamkitError
+
+pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
+pytest.importorskip("peft", reason="the extra `pretrained` is not installed")
+
+WINDOW = ["--window.chunk", "4", "--window.frame-offsets", "1", "2", "3", "4"]
+SHORT = ["--train.batch-size", "2", "--train.threads", "1", "--train.save-every", "2", "--train.optimizer", "adamw"]
+ADAPTED = ["--model.backbone.lora.rank", "4"]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("pretrained")
+    make_folder("wan", home / "wan")
+    fill(home / "data", 3)
+    return home
+
+
+def train(home: Path, out: str, *words: str, family: str = "unified", steps: int = 4, path: str = "wan") -> int:
+    backbone = ["--model.backbone.name", "wan", "--model.backbone.path", str(home / path)]
+    more = ["--model.action-width", "16", "--model.backbone.expert-mlp", "24"] if family == "mot" else []
+    size = ["--model.backbone.text-length", "6", "--train.steps", str(steps)]
+    recipe = ["--recipe", f"metaworld-{family}", "--data", str(home / "data"), "--out", str(home / out)]
+    return main(["train", *recipe, *backbone, *size, *more, *WINDOW, *SHORT, *words])
+
+
+@pytest.fixture(scope="module")
+def adapted(home) -> Path:
+    assert train(home, "adapted", *ADAPTED) == 0
+    return home / "adapted"
+
+
+def asked(run: Path, home: Path):
+    model = load(run)
+    frames, _ = open_frames(home / "data", (32, 32))
+    batch = Windows(frames, model.spec, seed=0, batch_size=2).batch(0)
+    return model.sample(observations(batch), "joint", seed=0, steps=2)
+
+
+def test_a_checkpoint_holds_what_was_learned_alone_and_the_released_weights_stay(home, adapted):
+    run = Run.open(adapted)
+    saved, base = run.weights(), run.described["base"]
+    assert set(base) == {"transformer", "vae", "text_encoder", "tokenizer"} and all(len(x) == 64 for x in base.values())
+    assert any("lora_B" in n and x.abs().sum() > 0 for n, x in saved.items())
+    assert not any("base_layer" in n or "norm_out" in n for n in saved)
+    family = run.family()
+    released = make_parts(home)
+    for name, p in family.named_parameters():
+        if name in family.frozen:
+            own = name.removeprefix("trunk._all.parts.future.model.").replace(".base_layer", "")
+            assert torch.equal(p, released[own]), name
+    assert len(family.frozen) == len(released)
+    state = load_checkpoint(adapted, training=True)
+    assert set(state.model_state) == set(saved)
+
+
+def make_parts(home: Path) -> dict[str, torch.Tensor]:
+    from diffusers import WanTransformer3DModel
+
+    return dict(WanTransformer3DModel.from_pretrained(home / "wan" / "transformer").named_parameters())
+
+
+def test_a_run_that_stopped_goes_on_to_the_same_bits(home, adapted):
+    assert train(home, "halves", *ADAPTED, steps=2) == 0
+    whole, trainer = Run.open(adapted).weights(), None
+    assert train(home, "twice", *ADAPTED) == 0
+    again = Run.open(home / "twice").weights()
+    assert whole.keys() == again.keys() and all(torch.equal(whole[k], again[k]) for k in whole)
+    config = Run.open(adapted).config
+    trainer = make_trainer(config, home / "data", home / "cut")
+    for progress in trainer.steps():
+        if progress.step == 2:
+            break
+    assert train(home, "cut", *ADAPTED) == 0
+    cut = Run.open(home / "cut").weights()
+    assert all(torch.equal(whole[k], cut[k]) for k in whole)
+
+
+def test_another_model_under_the_adapters_is_refused(home, adapted, tmp_path, capsys):
+    shutil.move(home / "wan", home / "kept")
+    try:
+        with pytest.raises(WamkitError, match="there is no folder"):
+            fresh(adapted)
+        make_folder("wan", home / "wan", seed=3)
+        with pytest.raises(WamkitError, match="its transformer has SHA-256 .*, the run notes"):
+            fresh(adapted)
+        shutil.rmtree(home / "wan" / "transformer")
+        shutil.copytree(home / "kept" / "transformer", home / "wan" / "transformer")
+        with pytest.raises(WamkitError, match="its vae has SHA-256"):
+            fresh(adapted)
+    finally:
+        shutil.rmtree(home / "wan", ignore_errors=True)
+        shutil.move(home / "kept", home / "wan")
+    fresh(adapted)
+
+
+def fresh(run: Path):
+    """The family of a run as another process opens it."""
+    from wamkit.nn.backbones import video_model
+
+    video_model._opened.cache_clear()
+    return Run.open(run).family()
+
+
+@pytest.mark.parametrize("family", ["unified", "mot"])
+def test_a_whole_model_learns_and_answers_after_it_is_opened_again(home, family, tmp_path):
+    assert train(home, f"whole-{family}", family=family) == 0
+    first, second = asked(home / f"whole-{family}", home), asked(home / f"whole-{family}", home)
+    assert np.array_equal(first.actions, second.actions) and first.future.shape == (2, 4, 2, 3, 32, 32)
+    assert main(["export", str(home / f"whole-{family}"), "--out", str(tmp_path / "one.safetensors")]) == 0
+    assert np.array_equal(asked(tmp_path / "one.safetensors", home).actions, first.actions)
+
+
+def test_latents_that_are_kept_are_those_of_these_files(home, adapted, tmp_path):
+    """The autoencoder is in no state dict: it counts by its files."""
+    config, data = Run.open(adapted).config, home / "data"
+
+    def key(out: str) -> str:
+        from wamkit.nn.backbones import video_model
+
+        video_model._opened.cache_clear()
+        trainer = make_trainer(config, data, tmp_path / out, loading=LoadingOptions(feature_cache_gb=0.1))
+        return trainer.precompute._key(trainer.model.stages()[0], "data")
+
+    before = key("a")
+    assert key("b") == before
+    file = home / "wan" / "vae" / "diffusion_pytorch_model.safetensors"
+    content = file.read_bytes()
+    changed = bytearray(content)
+    changed[-3] ^= 1
+    try:
+        file.write_bytes(changed)
+        assert key("c") != before
+    finally:
+        file.write_bytes(content)
+    assert key("d") == before
+
+
+def test_what_a_run_lacks_is_said_in_a_line(home, capsys):
+    shutil.copytree(home / "wan", home / "lame")
+    (home / "lame/transformer/diffusion_pytorch_model.safetensors").unlink()
+    assert train(home, "none", path="lame") == 1
+    message = capsys.readouterr().err
+    assert "the weights in transformer/ do not load" in message and len(message.strip().splitlines()) == 1
+    config = json.loads((home / "lame/transformer/config.json").read_text())
+    (home / "lame/transformer/config.json").write_text(json.dumps({**config, "ffn_dim": 64}))
+    shutil.copy(home / "wan/transformer/diffusion_pytorch_model.safetensors", home / "lame/transformer")
+    assert train(home, "none", path="lame") == 1
+    message = capsys.readouterr().err
+    assert "do not load" in message and "48" in message and "64" in message, message
+    assert not (home / "none").exists()
