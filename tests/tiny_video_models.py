@@ -10,7 +10,7 @@ HEADS, LAYERS, Z, TEXT = 2, 2, 4, 32
 """Attention heads, blocks, channels of a latent, size of a text feature."""
 
 
-def wan_transformer(layers: int = LAYERS):
+def wan_transformer(layers: int = LAYERS, z: int = Z):
     """Of the kind of Wan2.2-TI2V-5B."""
     from diffusers import WanTransformer3DModel
 
@@ -18,8 +18,8 @@ def wan_transformer(layers: int = LAYERS):
         patch_size=(1, 2, 2),
         num_attention_heads=HEADS,
         attention_head_dim=12,
-        in_channels=Z,
-        out_channels=Z,
+        in_channels=z,
+        out_channels=z,
         text_dim=TEXT,
         freq_dim=32,
         ffn_dim=48,
@@ -50,22 +50,22 @@ def cosmos_transformer(layers: int = LAYERS):
     )
 
 
-def autoencoder(residual: bool):
+def autoencoder(residual: bool, z: int = Z):
     """That of Wan2.2-TI2V-5B, 16x16x4, or that of Wan2.1, 8x8x4."""
     from diffusers import AutoencoderKLWan
 
     more = {"is_residual": True, "in_channels": 12, "out_channels": 12, "patch_size": 2, "decoder_base_dim": 4}
     return AutoencoderKLWan(
         base_dim=4,
-        z_dim=Z,
+        z_dim=z,
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         attn_scales=[],
         temperal_downsample=[False, True, True],
         scale_factor_temporal=4,
         scale_factor_spatial=16 if residual else 8,
-        latents_mean=[0.1] * Z,
-        latents_std=[1.5] * Z,
+        latents_mean=[0.1] * z,
+        latents_std=[1.5] * z,
         **(more if residual else {}),
     )
 
@@ -89,15 +89,15 @@ def save_texts(root: Path, name: str) -> None:
     ).save_pretrained(root / "tokenizer")
 
 
-def make_folder(kind: str, root: Path, seed: int = 0) -> Path:
-    """A folder with a tiny model, "wan" or "cosmos", as the Hub has the real ones."""
+def make_folder(kind: str, root: Path, seed: int = 0, z: int = Z) -> Path:
+    """A folder with a tiny model, "wan" or "cosmos", as the Hub has the real ones. z: channels of Wan's latents."""
     torch.manual_seed(seed)
     wan = kind == "wan"
-    transformer = wan_transformer() if wan else cosmos_transformer()
+    transformer = wan_transformer(z=z) if wan else cosmos_transformer()
     with torch.no_grad():
         for p in transformer.parameters():
             p.add_(0.05 * torch.randn(p.shape))
     transformer.save_pretrained(root / "transformer")
-    autoencoder(residual=wan).save_pretrained(root / "vae")
+    autoencoder(residual=wan, z=z).save_pretrained(root / "vae")
     save_texts(root, "UMT5" if wan else "T5")
     return root

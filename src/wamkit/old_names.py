@@ -37,6 +37,8 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "provenance": {"action_bounds": [], "hub": ""},
 }
 """Fields that parts of a run's configuration have since, with the values that stand for what was there before."""
+TARGETS_ADDED = {"policy_shift": 1.0}
+"""Fields that `targets` in a family's configuration has since."""
 SPEC = {"points": "point_grid"}
 """Fields of `wamkit.Spec`."""
 ENV_OPTIONS = {"points": "point_grid", "drawn": "render_size"}
@@ -120,6 +122,8 @@ def without_added(data: Mapping[str, Any]) -> dict[str, Any]:
     for part, added in PART_ADDED.items():
         if part in out:
             out[part] = _without(out[part], added)
+    if "targets" in out.get("model", {}):
+        out["model"] = {**out["model"], "targets": _without(out["model"]["targets"], TARGETS_ADDED)}
     if "embodiments" in out:  # `locked` follows from the data
         kept = {n: {k: v for k, v in e.items() if k != "locked"} for n, e in out["embodiments"].items()}
         out["embodiments"] = _slots_changed(kept, _without_neutral)

@@ -141,7 +141,8 @@ def sample_targets(
         clean = {FUTURE: future.targets(batch), ACTION: executed}
         mode = _modes(batch, config, queries, generator)
     mode = mode.to(device)
-    sigma = {POLICY: uniform_sigma(B, generator).to(device)}
+    level = lambda: shift_sigma(uniform_sigma(B, generator), config.policy_shift).to(device)  # noqa: E731
+    sigma = {POLICY: level()}
     if queries:
         joint, forward, inverse, video = (mode == i for i in range(4))
         sigma_a, sigma_z = (uniform_sigma(B, generator).to(device) for _ in range(2))
@@ -155,7 +156,7 @@ def sample_targets(
         x |= {ACTION: torch.where(joint.view(B, 1, 1), joint_x, executed), FUTURE: clean[FUTURE]}
     pairs = {n: corrupt(t, sigma[n], generator) for n, t in x.items()}
     for name in more:
-        sigma[name] = uniform_sigma(B, generator).to(device)
+        sigma[name] = level()
         pairs[name] = corrupt(x[POLICY], sigma[name], generator)
     noisy, velocity = ({n: pair[i] for n, pair in pairs.items()} for i in range(2))
     return TrainingTargets(noisy, velocity, sigma, clean, mode)

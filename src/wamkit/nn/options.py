@@ -91,10 +91,12 @@ class BackboneConfig(Checked):
     """Tokens of an instruction that a pretrained one reads: shorter ones are padded, longer ones cut."""
     prompt: str = "{}"
     """Text that a pretrained one reads, with the instruction in place of the braces."""
-    state: Literal["token", "text"] = "token"
-    """Place of the robot's state: a token beside the image, or one after those of the text (Fast-WAM)."""
-    action_rope: Literal["grid", "index"] = "grid"
-    """Positions of actions: their time among the latent frames (LingBot-VA), or their number (Fast-WAM)."""
+    state: Literal["token", "text", "none"] = "token"
+    """Place of the robot's state: a token beside the image, one after those of the text (Fast-WAM), or none at all
+    (LingBot-VA)."""
+    action_rope: Literal["grid", "frame", "index"] = "grid"
+    """Positions of actions: their time among the latent frames; their place within a latent frame, without its ends
+    (LingBot-VA); or their number (Fast-WAM)."""
     expert_mlp: Width = 4096
     """Width inside the blocks of an expert for actions beside a pretrained one."""
 
@@ -344,6 +346,8 @@ class TargetConfig:
     that events are decided at high noise, and below it only appearance."""
     inverse_shift: Positive = 9.0
     """The same for the actions of inverse rows: trained where they are sampled, with one step from pure noise."""
+    policy_shift: Positive = 1.0
+    """The same for the actions of a policy query."""
     shared_level: bool = False
     """One noise level for future and action of joint rows, in training and sampling (PAD, VideoVLA, DreamZero)."""
 
@@ -355,6 +359,8 @@ class TargetConfig:
         """Shift of the levels of actions towards noise when `query` is sampled."""
         if query is Query.INVERSE:
             return self.inverse_shift
+        if query is Query.POLICY:
+            return self.policy_shift
         return self.future_shift if query is Query.JOINT and self.shared_level else 1.0
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
-from wamkit.config import ConfigError
+from wamkit.config import ConfigError, check_multiple
 from wamkit.nn.attention_mask import CONTEXT, FUTURE, TEXT, Segment, visibility
 from wamkit.nn.autoencoders.base import FutureCodec
 from wamkit.nn.backbones.base import Cache, Tokens
@@ -44,10 +44,10 @@ class VideoContext(nn.Module):
         self.model = model = video_model(config)
         self.spec, self.config, self.proprio_noise = spec, config, proprio_noise
         self.rows_columns = rows, columns = grid_of(spec, model.stride)
-        self.state_in_text, self.cells = config.state == "text", rows * columns
-        self.texts = config.text_length + self.state_in_text
-        self.length = self.cells + 1 + config.text_length
-        self.proprio = nn.Linear(spec.proprio_dim, model.text_dim if self.state_in_text else width)
+        self.cells, self.texts = rows * columns, config.text_length + (config.state == "text")
+        self.length = self.cells + self.texts + (config.state == "token")
+        if config.state != "none":
+            self.proprio = nn.Linear(spec.proprio_dim, model.text_dim if config.state == "text" else width)
         self.register_buffer("place", grid_positions(torch.zeros(1), rows, columns), persistent=False)
         self.register_buffer("outside", torch.tensor([[0.0, -1.0, -1.0]]), persistent=False)
 
@@ -82,10 +82,12 @@ class VideoContext(nn.Module):
         normalizer: Normalizer,
         generator: torch.Generator | None,
     ) -> list[Tokens]:
-        state = self.proprio(noisy_state(proprio, normalizer, self.proprio_noise, generator)).unsqueeze(1)
         words = self.model.prompts(self.config.text_length, self.config.prompt)(texts, z_BLc.device)
         image = Tokens(z_BLc, IMAGE, self.place)
-        if self.state_in_text:
+        if self.config.state == "none":
+            return [image, Tokens(words, TEXT)]
+        state = self.proprio(noisy_state(proprio, normalizer, self.proprio_noise, generator)).unsqueeze(1)
+        if self.config.state == "text":
             return [image, Tokens(torch.cat([words, state.to(words.dtype)], 1), TEXT)]
         return [image, Tokens(state, PROPRIO, self.outside), Tokens(words, TEXT)]
 
@@ -206,13 +208,17 @@ class GivenVideoActions(Stream):
 
 
 def video_actions(spec: Spec, config: BackboneConfig, width: int, per_token: int, given: bool) -> ActionChunk:
-    """A chunk of actions beside a video, each at the end of its steps: in latent frames, or by its number."""
+    """A chunk of actions beside a video. Raises ConfigError for places within frames that actions do not fill."""
     chunk = ActionChunk(spec, width, per_token, GivenVideoActions if given else VideoActions)
-    number = torch.arange(chunk.length) + 1.0
+    number, count = torch.arange(chunk.length).float(), len(spec.frame_offsets) // video_model(config).frames_a_latent
     if config.action_rope == "index":
-        time = number - 1
-    else:
-        time = number * per_token * latents_a_step(spec, video_model(config))
+        time = number
+    elif config.action_rope == "frame":
+        check_multiple("the number of action tokens", chunk.length, "the number of latent frames", max(count, 1))
+        each = chunk.length // max(count, 1)
+        time = number // each + (number % each + 1) / (each + 1)
+    else:  # the end of its steps
+        time = (number + 1) * per_token * latents_a_step(spec, video_model(config))
     place = torch.stack([time, *[torch.full_like(time, -1.0)] * 2], 1)
     chunk.stream.register_buffer("place", place, persistent=False)
     return chunk

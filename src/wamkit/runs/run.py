@@ -26,6 +26,7 @@ from wamkit.errors import nearest
 from wamkit.families.base import Family
 from wamkit.hub.names import named, origin
 from wamkit.metadata import DatasetMetadata, check_action_bounds
+from wamkit.nn.backbones.video_model import other_weights
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.base_model import check_base
 from wamkit.runs.checkpoint import (
@@ -188,7 +189,8 @@ class Run:
                 "changed after training, or belongs to another family"
             )
         check_base(self.config.model, self.described)
-        family, weights = build(self.config, self.spec, self.statistics), self.weights()
+        with other_weights():
+            family, weights = build(self.config, self.spec, self.statistics), self.weights()
         if bad := next((n for n, x in weights.items() if x.is_floating_point() and not x.isfinite().all()), ""):
             raise CheckpointError(
                 f"{self.manifest.weights_in}: {bad} holds NaN or infinity; use an earlier one, or train again"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,10 +107,12 @@ class VideoModel(ABC):
         """The transformer with its released weights, and adapters where `config` has some; new for every call.
 
         acts: actions are tokens of this transformer, not of an expert beside it.
-        On torch's meta device, from its configuration alone. Raises WamkitError where its weights cannot be read.
+        On torch's meta device, and inside of `other_weights`, it is built from its configuration alone. Raises
+        WamkitError where its weights cannot be read.
         """
         kind = getattr(_diffusers(), self.kind)
-        if torch.empty(0).is_meta:
+        frozen = config.freeze or config.lora.rank
+        if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
             model = kind.from_config(self.config)
         else:
             try:
@@ -116,7 +120,7 @@ class VideoModel(ABC):
             except (OSError, ValueError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
                 raise WamkitError(f"{self.path}: the weights in transformer/ do not load: {first}") from error
-        if config.freeze or config.lora.rank:
+        if frozen:
             model.requires_grad_(False)
         if config.lora.rank:
             add_adapters(model, config.lora)
@@ -155,6 +159,19 @@ class VideoModel(ABC):
 
 VIDEO_MODELS: Registry[type[VideoModel]] = Registry("video model", "wamkit.video_models", package="wamkit.nn.backbones")
 """Released video models by name. Packages add theirs under the entry-point group `wamkit.video_models`."""
+
+
+_LOADS = ContextVar("loads", default=True)
+
+
+@contextmanager
+def other_weights() -> Iterator[None]:
+    """A block in which transformers are built for weights that are loaded after it, so that released ones are not."""
+    token = _LOADS.set(False)
+    try:
+        yield
+    finally:
+        _LOADS.reset(token)
 
 
 @lru_cache(maxsize=8)

@@ -1,0 +1,59 @@
+"""`wamkit import-weights`: a released checkpoint of another program as a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+
+from wamkit.cli.parse import COMMANDS, Options
+from wamkit.config import Rate
+
+
+@dataclass(frozen=True)
+class ImportWeights(Options):
+    """Write released weights of another program as a run: eval, serve, diagnose and train --from work on it."""
+
+    name: str
+    """Name of the model: fastwam, lingbot_va."""
+    source: str
+    """Folder with its safetensors and config.json, as LeRobot writes them, or its name on the Hub, USER/NAME."""
+    _: KW_ONLY
+    out: Path
+    """Run folder to write."""
+    base: str = ""
+    """Folder or hub id of the video model that it stands on, in the layout of diffusers: its autoencoder and text
+    encoder are read there. That of its authors if not given."""
+    cameras: tuple[str, ...] = ()
+    """Names of the robot's cameras, from left to right; those of its config.json if not given."""
+    fps: Rate = 20.0
+    """Steps a second of the robot."""
+
+    @classmethod
+    def resolve(cls, argv: Sequence[str]) -> type[Options]:
+        """Keeps the command for the run's config.json."""
+        cls.argv = tuple(argv)  # type: ignore[attr-defined]
+        return cls
+
+
+@COMMANDS.register("import-weights")
+def run(args: ImportWeights) -> None:
+    """Writes the run, says what differs from the program that it is from, and names the next commands."""
+    from wamkit.files import WriteError
+    from wamkit.runs.checkpoint import has_checkpoint
+    from wamkit.runs.foreign.base import FOREIGN, Source
+    from wamkit.training.imported import import_weights
+    from wamkit.training.run_folder import check_run_folder
+
+    importer = FOREIGN.get(args.name)
+    check_run_folder(args.out)
+    if has_checkpoint(args.out):
+        raise WriteError(f"{args.out} holds a run: choose another --out")
+    foreign = importer(Source.of(args.source, base=args.base, cameras=args.cameras, fps=args.fps))
+    family = import_weights(foreign, args.out, shlex.join(["wamkit", "import-weights", *getattr(args, "argv", ())]))
+    sizes = sum(p.numel() for p in family.parameters())
+    print(f"{args.out}: the family {family.name}, {len(foreign.weights)} tensors, {sizes:,} parameters")
+    for line in foreign.differs:
+        print(f"note: {line}")
+    print(f"next: wamkit serve {args.out}; wamkit train --from {args.out} --data DATA --out RUN")

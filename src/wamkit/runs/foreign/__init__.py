@@ -1,0 +1,1 @@
+"""Released checkpoints of other programs as runs."""
