@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_named(network, wan, tmp_path, capsys):
         released(network, tmp_path / "c"), base=make_folder("wan", tmp_path / "other", z=6)
     )
     assert "not LingBot-VA" in refused(other_type(released(network, tmp_path / "d")), "lingbot_va")
-    assert "unknown released model 'fastvam'; did you mean 'fastwam'" in refused(tmp_path / "c", "fastvam")
+    assert "unknown released model 'fastvam' (did you mean 'fastwam'?)" in refused(tmp_path / "c", "fastvam")
     assert "there is no folder" in refused(tmp_path / "nothing")
 
 

@@ -132,6 +132,23 @@ def test_a_whole_model_learns_and_answers_after_it_is_opened_again(home, family,
     assert np.array_equal(asked(tmp_path / "one.safetensors", home).actions, first.actions)
 
 
+def test_merged_adapters_answer_as_they_did(home, adapted, tmp_path, capsys):
+    out = tmp_path / "merged.safetensors"
+    assert main(["export", str(adapted), "--out", str(out), "--merge"]) == 0
+    before, after = asked(adapted, home), asked(out, home)
+    assert np.abs(before.actions - after.actions).max() < 1e-5 * np.abs(before.actions).max() + 1e-5
+    assert np.abs(before.future.astype(int) - after.future).max() <= 1
+    merged = Run.open(out)
+    assert not merged.family().frozen and merged.config.model.backbone.lora.rank == 0
+    assert any(
+        x.ndim == 2 and not torch.equal(x, make_parts(home)[n.partition("future.model.")[2]])
+        for n, x in merged.weights().items()
+        if "attn1.to_q.weight" in n
+    )
+    assert main(["export", str(out), "--out", str(tmp_path / "again.safetensors"), "--merge"]) == 1
+    assert "has no adapters to merge" in capsys.readouterr().err
+
+
 def test_latents_that_are_kept_are_those_of_these_files(home, adapted, tmp_path):
     """The autoencoder is in no state dict: it counts by its files."""
     config, data = Run.open(adapted).config, home / "data"

@@ -12,7 +12,9 @@ from wamkit.experiments.run import trunk_size
 from wamkit.families.base import FAMILIES, Family
 from wamkit.nn.normalizer import Normalizer
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, family_class
-from wamkit.runs.recipes import RECIPES
+from wamkit.runs.meta_model import meta_model
+from wamkit.runs.recipes import ON_VIDEO_MODELS, RECIPES, VIDEO_MODELS
+from wamkit.runs.sizing import lines, sizes_of
 from wamkit.types import Spec
 
 SMALL = Spec(cameras=("corner",), height=64, width=64, proprio_dim=4, action_dim=4)
@@ -30,11 +32,11 @@ def on_meta(run: RunConfig, spec: Spec) -> Family:
         return family_class(run.family)(run.model, spec, numbers)
 
 
-def test_every_family_has_both_recipes():
+def test_every_family_has_a_recipe_for_two_cores_and_a_fitted_one():
     families = {RECIPES.get(n)().family for n in RECIPES.names()}
     assert families >= {f for f in FAMILIES.names() if FAMILIES.get(f).__module__.startswith("wamkit.")}
     small = {n.removeprefix("metaworld-") for n in RECIPES.names() if n.startswith("metaworld-")}
-    assert small == {n.removeprefix("large-") for n in RECIPES.names() if n.startswith("large-")}
+    assert small <= set(RECIPES.names())
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES.names() if n.startswith("metaworld-")])
@@ -43,12 +45,29 @@ def test_trunks_of_the_small_recipes_are_equal_within_five_percent(name):
     assert trunk_size(on_meta(RECIPES.get(name)(), SMALL)) == pytest.approx(reference, rel=0.05)
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES.names() if n.startswith("large-")])
-def test_large_recipes_build_and_come_back_from_json(name):
+@pytest.mark.parametrize("name", [f"{base}-{family}" for base in VIDEO_MODELS for family in ON_VIDEO_MODELS])
+def test_recipes_on_video_models_build_and_come_back_from_json(name):
+    pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
     run = RECIPES.get(name)()
-    model = on_meta(run, BIG)
-    assert sum(p.numel() for p in model.parameters()) > 3e8
+    assert sum(p.numel() for p in meta_model(run).parameters()) > 1e9
     assert from_dict(type(run.model), to_dict(run.model)) == run.model
     assert from_dict(TrainConfig, to_dict(run.train)) == run.train
     assert from_dict(WindowConfig, to_dict(run.window)) == run.window
     assert RECIPES.get(name).__doc__
+
+
+def test_sizes_are_those_that_were_published():
+    """Fast-WAM's windows of LIBERO: parameters of the transformer, and arithmetic as counted elsewhere (TFLOP)."""
+    pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
+    model = meta_model(RECIPES.get("wan2.2-ti2v-5b-mot")())
+    sizes = sizes_of(model)
+    assert sizes.parameters["backbone"] == 4_999_787_712
+    assert sizes.encode == pytest.approx(3.27, rel=0.01) and sizes.encode_one == pytest.approx(0.47, rel=0.02)
+    assert sizes.decode == pytest.approx(17.1, rel=0.01)
+    video, expert = 2.79, 0.10  # of each of the two problems with actions
+    assert sizes.forward == pytest.approx(video + 2 * expert, rel=0.02)
+    assert 1.02 + 0.47 < sizes.query < 2.1
+    assert sizes.adapters == 30 * 128 * (8 * (3072 + 3072) + 2 * (3072 + 14336))
+    assert sizes.fits(24) == 0 < sizes.fits(80, adapted=True) < sizes.fits(141, adapted=True)
+    page = "\n".join(lines(sizes))
+    assert "backbone 5,000 M" in page and "TFLOP" in page and "H200" in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ class Export(Options):
     _: KW_ONLY
     out: Path
     """File to write, *.safetensors."""
+    merge: bool = False
+    """Of a run with adapters: add them to the pretrained weights that they stand beside, which the file then holds."""
 
 
 @COMMANDS.register("export")
@@ -39,6 +42,13 @@ def run(args: Export) -> None:
 
     check_output(args.out, is_export)
     opened = Run.open(path)
-    opened.family()  # which verifies the weights
-    export(opened, args.out)
+    if args.merge:
+        from wamkit.runs.merged import merged
+
+        with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
+            opened = merged(opened, Path(folder))
+            export(opened, args.out)
+    else:
+        opened.family()  # which verifies the weights
+        export(opened, args.out)
     print(f"{args.out}: step {opened.step}, digest {opened.digest[:16]}")

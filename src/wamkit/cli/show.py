@@ -32,10 +32,17 @@ def run(args: Show) -> None:
     check_name(args.name)
     if args.out is not None:
         check_output(args.out)
+    from wamkit.nn.video_tokens import VideoContext
     from wamkit.viz.family_page import layout_file, text
 
     model = model_of(args.name)
     print(text(model))
+    if isinstance(model.context, VideoContext) and next(model.parameters()).is_meta:
+        from wamkit.runs.sizing import lines, sizes_of
+
+        print("\non a pretrained video model, two cameras (counted without its weights, which takes some seconds)")
+        for line in lines(sizes_of(model)):
+            print(line, flush=True)
     if args.out is not None:
         atomic_write(args.out, layout_file(model).encode())
         print(args.out)

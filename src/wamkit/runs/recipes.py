@@ -2,7 +2,7 @@
 
 `FAMILY` is fitted to the data (`runs.fitted`): windows, sizes and steps follow from it.
 `metaworld-FAMILY` is the budget of the demo on two CPU cores: equal data and steps, backbones of equal size.
-`large-FAMILY` has the sizes at which the literature trains, for one GPU or many (`--train.device`).
+`wan2.2-ti2v-5b-FAMILY`, and the like, stand on a pretrained video model, for a GPU.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wamkit.envs.spec import EnvSpec
-from wamkit.nn.options import Program
+from wamkit.nn.options import BackboneConfig, Program
 from wamkit.registry import Registry
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, config_class
 from wamkit.runs.targets import Targets
@@ -71,8 +71,28 @@ FUTURE_2 = TrainConfig(weights=(("future", 2.0),))
 HISTORY = WindowConfig(past_offsets=(-32, -24, -16, -8))
 """Four earlier moments, as far apart as the queries of a policy."""
 
-LARGE = {"width": 1024, "depth": 24, "heads": 16, "action_width": 512, "head_width": 512, "codec_channels": 16}
-LARGE_TRAIN = TrainConfig(steps=200_000, batch_size=256, lr=2e-4, warmup=2000, ema=0.9999, save_every=5000)
+VIDEO_MODELS = {
+    "wan2.2-ti2v-5b": ("wan", "Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
+    "wan2.1-t2v-1.3b": ("wan", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+    "cosmos-predict2-2b": ("cosmos", "nvidia/Cosmos-Predict2-2B-Video2World"),
+}
+"""Pretrained video models of recipes: their kind, and their id on the Hub."""
+ON_VIDEO_MODELS = ("unified", "mot", "hidden_state", "world_model", "cascade_idm", "bc")
+"""Families that have a recipe on each of them."""
+VIDEO_WINDOW = WindowConfig(chunk=32, frame_offsets=tuple(range(4, 33, 4)), size=(224, 224))
+"""Windows of Fast-WAM: eight frames ahead, four actions a frame."""
+VIDEO_TRAIN = TrainConfig(
+    steps=20_000,
+    batch_size=16,
+    lr=1e-4,
+    warmup=1000,
+    ema=0.9999,
+    optimizer="adamw",
+    precision="bf16",
+    device="cuda",
+    save_every=1000,
+)
+"""Training of a pretrained video model on one GPU."""
 
 
 def _model(family: str, **options: Any) -> Any:
@@ -198,12 +218,14 @@ def metaworld_discrete_parallel() -> RunConfig:
     return RunConfig("discrete", _model("discrete", decode="parallel"), WindowConfig(), TrainConfig())
 
 
-def large(name: str) -> RunConfig:
-    """The recipe `name` at the sizes of the literature."""
-    run = RECIPES.get(name)()
-    sizes = {k: v for k, v in LARGE.items() if hasattr(run.model, k)}
-    train = dataclasses.replace(LARGE_TRAIN, weights=run.train.weights)
-    return dataclasses.replace(run, model=dataclasses.replace(run.model, **sizes), train=train)
+def on_video_model(family: str, name: str) -> RunConfig:
+    """A family on the pretrained video model called `name`."""
+    kind, path = VIDEO_MODELS[name]
+    options: dict[str, Any] = {"backbone": BackboneConfig(kind, path), "actions_per_token": 1}
+    known = config_class(family).__dataclass_fields__
+    options |= {"action_width": 1024} if "action_width" in known else {}
+    model = _model(family, **{k: v for k, v in options.items() if k in known})
+    return RunConfig(family, model, VIDEO_WINDOW, VIDEO_TRAIN)
 
 
 def targets_of(run: RunConfig) -> Targets:
@@ -219,8 +241,11 @@ def targets_of(run: RunConfig) -> Targets:
 for _name in [n for n in RECIPES.names() if n.startswith("metaworld-")]:
     RECIPES.register(_name.removeprefix("metaworld-"))(FittedRecipe(_name))
 
-    def _large(name: str = _name) -> RunConfig:
-        return large(name)
+for _base in VIDEO_MODELS:
+    for _family in ON_VIDEO_MODELS:
 
-    _large.__doc__ = f"{_name} at the sizes of the literature, for a GPU."
-    RECIPES.register(_name.replace("metaworld-", "large-"))(_large)
+        def _on_video_model(family: str = _family, name: str = _base) -> RunConfig:
+            return on_video_model(family, name)
+
+        _on_video_model.__doc__ = f"{_family} on {VIDEO_MODELS[_base][1]}, for a GPU."
+        RECIPES.register(f"{_base}-{_family}")(_on_video_model)

@@ -38,6 +38,7 @@ class CosmosParts(Parts):
         cell = self.patch[0] * self.patch[1] * self.patch[2]
         # Released weights also take a mask of padding, of which there is none.
         self.channels, self.padding = c.out_channels * cell, cell if c.concat_padding_mask else 0
+        self.told = (c.in_channels - c.out_channels) * cell
         self.rotary = model.rope
         self.acting = copy.deepcopy(model.time_embed).requires_grad_(True) if acts else None
 
@@ -48,9 +49,10 @@ class CosmosParts(Parts):
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.transformer_blocks)
 
-    def embed(self, patches_BLc: Tensor) -> Float[Tensor, "B L D"]:
-        weight = self.model.patch_embed.proj.weight
-        return self.model.patch_embed.proj(F.pad(patches_BLc.to(weight.dtype), (0, self.padding)))
+    def embed(self, patches_BLc: Tensor, given: bool = False) -> Float[Tensor, "B L D"]:
+        x = patches_BLc.to(self.model.patch_embed.proj.weight.dtype)
+        x = F.pad(x, (0, self.told), value=float(given))
+        return self.model.patch_embed.proj(F.pad(x, (0, self.padding)))
 
     def embed_levels(self, embedder: Any, sigma_BL: Float[Tensor, "B L"]) -> Times:
         weight = embedder.t_embedder.linear_1.weight
@@ -129,7 +131,7 @@ class CosmosExpert(CosmosParts):
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model["blocks"])
 
-    def embed(self, patches_BLc: Tensor) -> Tensor:
+    def embed(self, patches_BLc: Tensor, given: bool = False) -> Tensor:
         raise WamkitError("an expert beside a video transformer has no tokens of a video")
 
     def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
@@ -142,6 +144,7 @@ class CosmosModel(VideoModel):
     """Cosmos-Predict2, with the autoencoder of Wan2.1 and T5."""
 
     kind = "CosmosTransformer3DModel"
+    more_channels = (0, 1)  # Video2World is told which frames are given
 
     def describe(self, model: nn.Module, acts: bool = False) -> CosmosParts:
         return CosmosParts(model, acts)

@@ -32,7 +32,8 @@ from wamkit.nn.backbones.base import Backbone, Cache, SequenceBackbone, Tokens
 from wamkit.nn.backbones.transformer import attention_bias
 from wamkit.types import WamkitError
 
-VIDEO = ("image", FUTURE)
+IMAGE = "image"
+VIDEO = (IMAGE, FUTURE)
 """Kinds of tokens that hold latents."""
 
 Rope = tuple[Tensor, Tensor]
@@ -80,8 +81,8 @@ class Parts(nn.Module, ABC):
         """The model's blocks."""
 
     @abstractmethod
-    def embed(self, patches_BLc: Tensor) -> Float[Tensor, "B L D"]:
-        """Latent patches to tokens."""
+    def embed(self, patches_BLc: Tensor, given: bool = False) -> Float[Tensor, "B L D"]:
+        """Latent patches to tokens. given: they are an observation, not a prediction."""
 
     @property
     @abstractmethod
@@ -241,7 +242,7 @@ class VideoMixture(Backbone):
         if len(text) != (past is None):
             raise WamkitError("a pretrained backbone reads one instruction, with the context and before all else")
         of = {s: cast(Parts, p) for s, p in self.parts.items()}
-        x = {s: torch.cat([of[s].embed(p.values) if p.kind in VIDEO else p.values for p in own[s]], 1) for s in own}
+        x = {s: torch.cat([_embedded(of[s], p) for p in own[s]], 1) for s in own}
         times = {s: of[s].times(levels(own[s]), of_kind(own[s], ACTION)) for s in own}
         rope = {s: of[s].rope(positions(own[s])) for s in own}
         # Streams that come later read the same text, so its keys are kept for all.
@@ -295,6 +296,11 @@ class VideoTrunk(SequenceBackbone):
         raise WamkitError("a pretrained backbone's blocks attend to one sequence: it has no conditioning 'cross'")
 
 
+def _embedded(part: Parts, run: Tokens) -> Float[Tensor, "B L D"]:
+    """A run of tokens, of the model's width."""
+    return part.embed(run.values, run.kind == IMAGE) if run.kind in VIDEO else run.values
+
+
 def _outputs(part: Parts, every: Sequence[Tokens], x: Tensor, times: Times) -> list[Tensor]:
     """Outputs of a stream, one a part."""
     divided = zip(every, _divided(every, part.norm(x, times)), strict=True)
@@ -322,13 +328,12 @@ def shown_keys(parts: Sequence[Tokens], device: torch.device) -> Bool[Tensor, " 
 
 def _chosen(acting_L: Tensor, acts: Tensor, video: Tensor) -> Tensor:
     """Values (B, L, ...) of actions and of all other tokens."""
-    return torch.where(acting_L.view(1, -1, *[1] * (video.dim() - 2)), acts, video)
+    return torch.where(acting_L.to(video.device).view(1, -1, *[1] * (video.dim() - 2)), acts, video)
 
 
 def of_kind(parts: Sequence[Tokens], kind: str) -> Bool[Tensor, " L"]:
-    """True for tokens of one kind."""
-    device = parts[0].values.device
-    return torch.cat([torch.full((len(p),), p.kind == kind, device=device) for p in parts])
+    """True for tokens of one kind; on the CPU, where it is asked about before a step."""
+    return torch.cat([torch.full((len(p),), p.kind == kind, device="cpu") for p in parts])
 
 
 def levels(parts: Sequence[Tokens]) -> Float[Tensor, "B L"]:

@@ -26,6 +26,7 @@ from wamkit.files import StoreError, read_json
 from wamkit.hub.names import HubName, hub_name
 from wamkit.nn.autoencoders.wan import WanAutoencoder
 from wamkit.nn.backbones.lora import add_adapters
+from wamkit.nn.backbones.released import RELEASED
 from wamkit.nn.backbones.video_dit import Parts, Rope
 from wamkit.nn.encoders import PromptEncoder
 from wamkit.nn.options import BackboneConfig
@@ -41,24 +42,30 @@ class VideoModel(ABC):
     """A released video model.
 
     path: its folder, or its id on the Hub.   kind: the class of its transformer in `diffusers`.
+    sizes: config.json of its parts, for a model whose files are not read.
     """
 
     kind: str
 
-    def __init__(self, path: str):
+    def __init__(self, path: str, sizes: Mapping[str, Mapping[str, Any]] | None = None):
         self.path = path
-        self.folder = _folder(path)
-        for name in COMPONENTS[:3]:
-            if not (self.folder / name / "config.json").is_file():
-                listed = ", ".join(f"{n}/" for n in COMPONENTS)
-                raise WamkitError(f"{path} is no video model: it lacks {name}/config.json. Expected are {listed}")
-        self.config = self._read("transformer")
+        self.folder = _folder(path) if sizes is None else Path(path)
+        self._sizes = sizes if sizes is not None else {name: self._read(name) for name in COMPONENTS[:3]}
+        self.config = self._sizes["transformer"]
         found = self.config.get("_class_name")
         if found != self.kind:
             fits = [n for n in VIDEO_MODELS.names() if VIDEO_MODELS.get(n).kind == found]
             more = f": choose --model.backbone.name {fits[0]}" if fits else f"; it should be a {self.kind}"
             raise WamkitError(f"{path}: its transformer is a {found}{more}")
-        self._sizes = self._read("vae")
+        channels, latents = self.config["in_channels"], self._sizes["vae"]["z_dim"]
+        if channels - latents not in self.more_channels:
+            raise WamkitError(
+                f"{path}: its transformer reads {channels} channels, and its autoencoder gives {latents}: a model for "
+                "images to video with an image branch is not known here"
+            )
+
+    more_channels: tuple[int, ...] = (0,)
+    """Numbers of channels that a transformer of this kind may read beside those of latents."""
 
     @property
     def patch(self) -> tuple[int, int, int]:
@@ -69,24 +76,24 @@ class VideoModel(ABC):
     @property
     def text_dim(self) -> int:
         """Size of a feature of the text encoder."""
-        encoder = self._read("text_encoder")
+        encoder = self._sizes["text_encoder"]
         return encoder.get("d_model") or encoder["hidden_size"]
 
     @property
     def patch_channels(self) -> int:
         """Values of a latent patch."""
         a, b, c = self.patch
-        return self._sizes["z_dim"] * a * b * c
+        return self._sizes["vae"]["z_dim"] * a * b * c
 
     @property
     def stride(self) -> int:
         """Pixels a side of the cell of an image that one token stands for."""
-        return self._sizes.get("scale_factor_spatial", 8) * self.patch[1]
+        return self._sizes["vae"].get("scale_factor_spatial", 8) * self.patch[1]
 
     @property
     def frames_a_latent(self) -> int:
         """Frames of a video that one latent frame holds, all but the first, which holds one."""
-        return self._sizes.get("scale_factor_temporal", 4)
+        return self._sizes["vae"].get("scale_factor_temporal", 4)
 
     @property
     def width(self) -> int:
@@ -97,6 +104,10 @@ class VideoModel(ABC):
     def autoencoder(self) -> WanAutoencoder:
         """The frozen autoencoder."""
         return WanAutoencoder(self.folder / "vae")
+
+    def autoencoder_shapes(self) -> nn.Module:
+        """The autoencoder's network from its configuration alone, for torch's meta device."""
+        return _diffusers().AutoencoderKLWan.from_config(dict(self._sizes["vae"]))
 
     @lru_cache(maxsize=4)  # noqa: B019 (a model lives as long as the process)
     def prompts(self, length: int, template: str) -> PromptEncoder:
@@ -113,7 +124,7 @@ class VideoModel(ABC):
         kind = getattr(_diffusers(), self.kind)
         frozen = config.freeze or config.lora.rank
         if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
-            model = kind.from_config(self.config)
+            model = kind.from_config(dict(self.config))
         else:
             try:
                 model = kind.from_pretrained(self.folder, subfolder="transformer", torch_dtype=torch.float32)
@@ -151,8 +162,12 @@ class VideoModel(ABC):
         return {name: _digest(self.folder / name) for name in COMPONENTS}
 
     def _read(self, component: str) -> dict[str, Any]:
+        file = self.folder / component / "config.json"
+        if not file.is_file():
+            listed = ", ".join(f"{name}/" for name in COMPONENTS)
+            raise WamkitError(f"{self.path} is no video model: it lacks {component}/config.json. Expected are {listed}")
         try:
-            return read_json(self.folder / component / "config.json")
+            return read_json(file)
         except StoreError as error:
             raise WamkitError(f"{self.path}: {error}") from error
 
@@ -179,14 +194,24 @@ def _opened(name: str, path: str) -> VideoModel:
     return VIDEO_MODELS.get(name)(path)
 
 
+@lru_cache(maxsize=8)
+def _planned(name: str, path: str) -> VideoModel:
+    return VIDEO_MODELS.get(name)(path, RELEASED[path])
+
+
 def video_model(config: BackboneConfig) -> VideoModel:
-    """The video model that `config` names. Raises WamkitError, naming what is wrong, for a folder that is none."""
+    """The video model that `config` names; on torch's meta device its sizes alone, where it is one of `RELEASED`.
+
+    Raises WamkitError, naming what is wrong, for a folder that is none.
+    """
     if config.name not in VIDEO_MODELS.names():
         known = ", ".join(VIDEO_MODELS.names())
         raise ConfigError(
             f"backbone.path names a pretrained video model, and backbone.name is {config.name!r}"
             f"{nearest(config.name, VIDEO_MODELS.names())}: choose one of {known}"
         )
+    if torch.empty(0).is_meta and config.path in RELEASED and not Path(config.path).is_dir():
+        return _planned(config.name, config.path)
     return _opened(config.name, config.path)
 
 

@@ -47,7 +47,7 @@ class WanParts(Parts):
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model.blocks)
 
-    def embed(self, patches_BLc: Tensor) -> Float[Tensor, "B L D"]:
+    def embed(self, patches_BLc: Tensor, given: bool = False) -> Float[Tensor, "B L D"]:
         weight = self.model.patch_embedding.weight.flatten(1)
         return F.linear(patches_BLc.to(weight.dtype), weight, self.model.patch_embedding.bias)
 
@@ -130,7 +130,7 @@ class WanExpert(WanParts):
     def blocks(self) -> Sequence[nn.Module]:
         return list(self.model["blocks"])
 
-    def embed(self, patches_BLc: Tensor) -> Tensor:
+    def embed(self, patches_BLc: Tensor, given: bool = False) -> Tensor:
         raise WamkitError("an expert beside a video transformer has no tokens of a video")
 
     def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
