@@ -29,12 +29,12 @@ def wan_transformer(layers: int = LAYERS, z: int = Z):
     )
 
 
-def cosmos_transformer(layers: int = LAYERS):
+def cosmos_transformer(layers: int = LAYERS, in_channels: int = Z, **options: bool):
     """Of the kind of Cosmos-Predict2; its released weights also take a mask of padding."""
     from diffusers import CosmosTransformer3DModel
 
     return CosmosTransformer3DModel(
-        in_channels=Z,
+        in_channels=in_channels,
         out_channels=Z,
         num_attention_heads=HEADS,
         attention_head_dim=24,
@@ -45,7 +45,7 @@ def cosmos_transformer(layers: int = LAYERS):
         max_size=(8, 32, 32),
         patch_size=(1, 2, 2),
         rope_scale=(2.0, 1.0, 1.0),
-        concat_padding_mask=True,
+        concat_padding_mask=options.get("padding", True),
         extra_pos_embed_type=None,
     )
 

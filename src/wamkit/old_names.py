@@ -26,6 +26,7 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
     "model": {
         "backbone": BACKBONE,
         "codec": "frame_codec",
+        "image": {"kind": "cells", "model": ""},
         "image_stride": 16,
         "policy_draws": 1,
         "joint_share": 1.0,

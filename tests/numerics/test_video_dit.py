@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from tiny_video_models import cosmos_transformer
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEXT
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.backbones.cosmos import CosmosParts
@@ -105,7 +108,7 @@ def test_a_second_model_fits_the_same_loop(cosmos):
     given = torch.cat([z, torch.zeros(B, 1, F, H, W)], 1) if padded else z
     expected = cosmos(given, sigma.view(B, 1, F, 1, 1), text, fps=16, return_dict=False)[0]
     parts = CosmosParts(cosmos)
-    parts.padding = 4 if padded else 0  # diffusers adds that channel itself, with a package that we do without
+    parts.padding, parts.told = 4 if padded else 0, 0  # diffusers adds it itself, with a package that we do without
     (found, _), _ = VideoTrunk(parts)([video(z, sigma), Tokens(text, TEXT)])
     assert (unpatched(found, (F, H // 2, W // 2), (1, 2, 2)) - expected).abs().max() < 1e-5 < expected.std()
     place, per = torch.tensor([[0.5, -1, -1]]), H // 2 * (W // 2)
@@ -114,6 +117,22 @@ def test_a_second_model_fits_the_same_loop(cosmos):
     _, cache = VideoTrunk(parts)([video(z, sigma), Tokens(text, TEXT)])
     (kept,), _ = VideoTrunk(parts)([acts], None, cache)
     torch.testing.assert_close(kept, whole[2], atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_cosmos_video2world_is_told_which_frames_are_given():
+    """Its released weights read one channel more: 1 where a frame is an observation."""
+    torch.manual_seed(0)
+    model = cosmos_transformer(in_channels=Z + 1, padding=False).eval()
+    z, text, sigma = clip()
+    sigma = torch.cat([torch.zeros(B, 1), sigma[:, 1:]], 1)
+    told = torch.zeros(B, 1, F, H, W)
+    told[:, :, 0] = 1
+    expected = model(z, sigma.view(B, 1, F, 1, 1), text, fps=16, condition_mask=told, return_dict=False)[0]
+    now = dataclasses.replace(video(z, sigma, [0]), kind="image", sigma=None)
+    (first, _, rest), _ = VideoTrunk(CosmosParts(model))([now, Tokens(text, TEXT), video(z, sigma, [1, 2])])
+    found = unpatched(torch.cat([first, rest], 1), (F, H // 2, W // 2), (1, 2, 2))
+    assert (found - expected).abs().max() < 1e-5 < expected.std()
 
 
 def mask_of(context: int, rest: int) -> torch.Tensor:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import ImageTokens, Normalizer, Tokens, VisionTeacher, canvas, flow, masked_mean
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Segment
+from wamkit.nn.encoders import PretrainedImage
 from wamkit.nn.family_options import AlignConfig
 from wamkit.nn.tokens import view_cells
 from wamkit.types import Batch, Query, Spec
@@ -63,8 +64,11 @@ class Align(Family):
             self.teacher = copy.deepcopy(self.context.image).requires_grad_(False)
             sizes["ema"] = D
         if "pretrained" in c.teachers:
-            self.vision = VisionTeacher(c.pretrained, self.context.rows_columns)
-            sizes["pretrained"] = self.vision.channels
+            image = self.context.image
+            self.one_encoder = isinstance(image, PretrainedImage) and c.pretrained in ("", c.image.model)
+            if not self.one_encoder:
+                self.vision = VisionTeacher(c.pretrained, self.context.rows_columns)
+            sizes["pretrained"] = (image.vision if self.one_encoder else self.vision).channels
         self.say = nn.ModuleDict(
             {t: nn.Sequential(nn.Linear(D, 2 * D), nn.SiLU(), nn.Linear(2 * D, sizes[t])) for t in c.teachers}
         )
@@ -87,7 +91,7 @@ class Align(Family):
         teachers = {
             "ema": lambda: self.teacher(frame),
             "pixels": lambda: F.unfold(F.avg_pool2d(frame, ImageTokens.stride // POINTS), POINTS, stride=POINTS).mT,
-            "pretrained": lambda: self.vision(frame),
+            "pretrained": lambda: self.context.image.features(frame) if self.one_encoder else self.vision(frame),
         }
         return {name: teachers[name]().float() for name in self.config.teachers}
 

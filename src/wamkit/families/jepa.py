@@ -12,6 +12,8 @@ It imagines no frames; `roll_out` gives the predicted embeddings. Departures fro
 * views are tiled into one image, so that rows cannot be paired with other rows' views;
 * all rows weigh the same, whether they have actions or not;
 * a spread penalty on the learned encoder, and diagnostics of the target's spread, since a moving target may collapse.
+
+With a pretrained encoder of images (`model.image`) its frozen features are context and target, and nothing moves.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from torch import Tensor, nn
 from wamkit.families.base import FAMILIES, Family, Stage, Taxonomy
 from wamkit.nn import Normalizer, Tokens, Trunk, canvas, flow, masked_mean, step_positions
 from wamkit.nn.attention_mask import CONTEXT, Segment
+from wamkit.nn.encoders import PretrainedImage
 from wamkit.nn.family_options import JepaConfig
 from wamkit.nn.tokens import view_cells
 from wamkit.types import Batch, Query, Spec
@@ -50,33 +53,42 @@ class Jepa(Family):
         super().__init__(config, spec, normalizer)
         c, D, frames = config, config.width, len(spec.frame_offsets)
         self.context = c.build_context(spec)
-        self.target = copy.deepcopy(self.context.image).requires_grad_(False)
+        image, size = self.context.image, D
+        self.frozen_target = isinstance(image, PretrainedImage)
+        if isinstance(image, PretrainedImage):
+            size = image.vision.channels
+            self.enter = nn.Linear(size, D)
+        else:
+            self.target = copy.deepcopy(image).requires_grad_(False)
         self.action = c.build_action(spec, c.head_width)
         self.ask_z = nn.Parameter(0.5 * torch.randn(frames * c.latents, D))
         self.ask_a = nn.Parameter(0.5 * torch.randn(self.action.length, D))
         self.trunk = c.build_trunk()
         self.step = nn.Parameter(0.5 * torch.randn(frames, 1, D))
         self.cell = nn.Parameter(0.5 * torch.randn(self.context.cells, D))
-        self.predictor, self.say = Trunk(D, c.predictor_depth, c.heads), nn.Linear(D, D)
+        self.predictor, self.say = Trunk(D, c.predictor_depth, c.heads), nn.Linear(D, size)
         self.bridge, self.head = nn.Linear(D, c.head_width), Trunk(c.head_width, c.head_depth, c.heads)
         place = step_positions([t for t in spec.frame_offsets for _ in range(c.latents)])
         self.register_buffer("place_z", place, persistent=False)
         self.declare(self.trunk, self.predictor, self.head, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
-        learned = ("context", "action", "ask", "trunk", "step", "cell", "predictor", "say", "bridge", "head")
+        learned = ("context", "action", "ask", "trunk", "step", "cell", "predictor", "say", "bridge", "head", "enter")
         return (Stage("main", 1.0, learned),)
 
     @torch.no_grad()
     def after_step(self) -> None:
+        if self.frozen_target:
+            return
         for target, source in zip(self.target.parameters(), self.context.image.parameters(), strict=True):
             target.lerp_(source, 1 - self.config.decay)
 
     @torch.no_grad()
     def targets(self, batch: Batch) -> Tensor:
-        """Embeddings of the present and every future frame, each by itself, normalised a cell: (B, 1 + F, cells, D)."""
+        """Embeddings of the present and every future frame, each by itself, normalised a cell: (B, 1 + F, cells, c)."""
         frames = torch.cat([batch.obs.unsqueeze(1), batch.future], 1)
-        s = self.target(canvas(frames).flatten(0, 1)).float()
+        encode = self.context.image.features if self.frozen_target else self.target
+        s = encode(canvas(frames).flatten(0, 1)).float()
         return F.layer_norm(s, s.shape[-1:]).unflatten(0, frames.shape[:2])
 
     def diagnostics(self, batch: Batch, stage: str) -> dict[str, float]:
@@ -120,12 +132,13 @@ class Jepa(Family):
         return y[-2].unflatten(1, (len(self.spec.frame_offsets), -1)), self.bridge(y[-1])
 
     def _roll(self, s_BFLD: Tensor, z_BFKD: Tensor) -> Tensor:
-        """The embedding after each transition (B, F, cells, D), given those before it and their latents.
+        """The embedding after each transition (B, F, cells, c), given those before it and their latents.
 
         Causal in blocks: block i holds frame i and the latents of the transition from it, and sees no later block.
         """
         F_, cells = s_BFLD.shape[1:3]
-        blocks = torch.cat([s_BFLD + self.cell, z_BFKD], 2) + self.step
+        seen = self.enter(s_BFLD) if self.frozen_target else s_BFLD
+        blocks = torch.cat([seen + self.cell, z_BFKD], 2) + self.step
         block_L = torch.arange(F_, device=blocks.device).repeat_interleave(blocks.shape[2])
         y, _ = self.predictor([Tokens(blocks.flatten(1, 2), "embedding")], block_L.unsqueeze(1) >= block_L)
         return self.say(y[0].unflatten(1, (F_, -1))[:, :, :cells]).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wamkit.nn.options import TextConfig
-from wamkit.nn.tokens import TextTable
-from wamkit.types import WamkitError
+from wamkit.nn.backbones.released import ENCODERS
+from wamkit.nn.options import ImageConfig, TextConfig
+from wamkit.nn.tokens import ImageTokens, TextTable, grid_of
+from wamkit.types import Spec, WamkitError
 
 KNOWN_TEXTS = 10_000
 """Instructions whose features are kept in memory."""
@@ -38,6 +40,21 @@ def _loaded(kind: Any, model: str, **options: Any) -> Any:
         raise WamkitError(f"{model!r} cannot be loaded, as a local folder or a hub id: {error}") from error
 
 
+def _text_encoder(transformers: Any, model: str, **options: Any) -> Any:
+    """The encoder of a model. `AutoModel` would add a decoder, without weights, to an encoder that is saved alone."""
+    name = (_loaded(transformers.AutoConfig, model).architectures or [""])[0]
+    alone = name.endswith("EncoderModel")
+    return _loaded(getattr(transformers, name) if alone else transformers.AutoModel, model, **options)
+
+
+def _planned(transformers: Any, model: str) -> Any:
+    """On torch's meta device, a model of `ENCODERS` without its weights; None for all others."""
+    if not torch.empty(0).is_meta or model not in ENCODERS or Path(model).is_dir():
+        return None
+    kind, sizes = ENCODERS[model]
+    return transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **sizes))
+
+
 class PretrainedText(nn.Module):
     """A frozen pretrained encoder, averaged over the instruction's tokens and projected: (B, 1, D).
 
@@ -47,8 +64,9 @@ class PretrainedText(nn.Module):
     def __init__(self, model: str, width: int):
         super().__init__()
         transformers = _transformers("text.kind=pretrained", model, "text.model")
-        self.tokenizer = _loaded(transformers.AutoTokenizer, model)
-        encoder = _loaded(transformers.AutoModel, model).eval().requires_grad_(False)
+        planned = _planned(transformers, model)
+        self.tokenizer = None if planned else _loaded(transformers.AutoTokenizer, model)
+        encoder = (planned or _text_encoder(transformers, model)).eval().requires_grad_(False)
         # Kept out of the module's parameters on purpose, see the docstring.
         object.__setattr__(
             self, "encoder", getattr(encoder, "encoder", encoder) if encoder.config.is_encoder_decoder else encoder
@@ -82,8 +100,7 @@ class PromptEncoder:
         transformers = _transformers("a pretrained video model", str(folder), "model.backbone.path")
         self.length, self._template = length, template
         self.tokenizer = _loaded(transformers.AutoTokenizer, str(folder / "tokenizer"))
-        name = (transformers.AutoConfig.from_pretrained(folder / "text_encoder").architectures or ["T5EncoderModel"])[0]
-        encoder = _loaded(getattr(transformers, name), str(folder / "text_encoder"), dtype="auto")
+        encoder = _text_encoder(transformers, str(folder / "text_encoder"), dtype="auto")
         self.model: Any = encoder.eval().requires_grad_(False)
         self._known: dict[str, Tensor] = {}
 
@@ -118,6 +135,8 @@ def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tenso
     what, option: for the error if the package or the name is missing: its user, and the option that names the model.
     """
     transformers = _transformers(what, model, option)
+    if (planned := _planned(transformers, model)) is not None:
+        return planned, torch.zeros(3), torch.ones(3)
     encoder = _loaded(transformers.AutoModel, model)
     encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
     processor = _loaded(transformers.AutoImageProcessor, model)
@@ -125,20 +144,27 @@ def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tenso
 
 
 class VisionTeacher(nn.Module):
-    """A frozen pretrained vision encoder (DINOv2, SigLIP, CLIP, ViT ...), with patch tokens pooled to a grid of cells.
+    """A frozen pretrained vision encoder (DINO, SigLIP, CLIP, ViT ...), with patch tokens pooled to a grid of cells.
 
     forward: images (B, 3, H, W) in [-1, 1] -> (B, rows * columns, channels). Not part of the checkpoint, as above.
+    option: that names the model, for the error if it is missing.
     """
 
-    def __init__(self, model: str, grid: tuple[int, int]):
+    def __init__(self, model: str, grid: tuple[int, int], option: str = "model.pretrained"):
         super().__init__()
-        encoder, mean, std = vision_encoder(model, "a pretrained teacher", "model.pretrained")
+        encoder, mean, std = vision_encoder(model, "a pretrained encoder of images", option)
         object.__setattr__(self, "encoder", encoder)
         self.grid, self.channels = grid, encoder.config.hidden_size
         size = encoder.config.image_size
         self.size: tuple[int, int] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionTeacher:
+        memo[id(self.encoder)] = self.encoder  # shared: it never changes
+        memo[id(self)] = new = self.__class__.__new__(self.__class__)
+        vars(new).update(copy.deepcopy(vars(self), memo))
+        return new
 
     @torch.no_grad()
     def forward(self, image_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
@@ -149,6 +175,35 @@ class VisionTeacher(nn.Module):
         # Class and register tokens come first.
         patches = tokens[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
         return F.adaptive_avg_pool2d(patches, self.grid).flatten(2).transpose(1, 2)
+
+
+class PretrainedImage(nn.Module):
+    """A frozen vision encoder of the views of a canvas, each by itself, and a learned projection to tokens.
+
+    grid: rows and columns of cells of the canvas, of `views` views side by side.
+    """
+
+    def __init__(self, model: str, grid: tuple[int, int], views: int, width: int):
+        super().__init__()
+        self.views = views
+        self.vision = VisionTeacher(model, (grid[0], grid[1] // views), "model.image.model")
+        self.project = nn.Linear(self.vision.channels, width)
+
+    def features(self, frame_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
+        """The encoder's features, cell by cell in the order of the canvas."""
+        alone = frame_BCHW.unflatten(-1, (self.views, -1)).movedim(-2, 1)
+        found = self.vision(alone.flatten(0, 1)).unflatten(1, self.vision.grid)
+        return found.unflatten(0, (-1, self.views)).transpose(1, 2).flatten(1, 3)
+
+    def forward(self, frame_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L D"]:
+        return self.project(self.features(frame_BCHW))
+
+
+def build_image(config: ImageConfig, spec: Spec, width: int, stride: int) -> nn.Module:
+    """The encoder of images of `config`: frames on the canvas (B, 3, H, W) to one token a cell of `stride` pixels."""
+    if config.kind == "cells":
+        return ImageTokens(width, stride)
+    return PretrainedImage(config.model, grid_of(spec, stride), spec.views, width)
 
 
 def build_text(config: TextConfig, width: int, dropout: float = 0.0) -> nn.Module:

@@ -144,7 +144,8 @@ class AlignConfig(PolicyConfig, TrunkConfig):
     teachers: tuple[Teacher, ...] = ("ema",)
     """Encoders of the future frames that the backbone learns to foresee; one loss each."""
     pretrained: str = ""
-    """For the teacher `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads."""
+    """For the teacher `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads.
+    That of `image` if not given."""
     decay: Share = 0.995
     """Decay of the moving average that is the teacher `ema`."""
 

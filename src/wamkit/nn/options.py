@@ -66,6 +66,16 @@ class TextConfig(Checked):
 
 
 @dataclass(frozen=True)
+class ImageConfig(Checked):
+    """Encoder of images."""
+
+    kind: Literal["cells", "pretrained"] = "cells"
+    """Convolutions over cells, learned with the rest, or the frozen encoder `model`, view by view, and a projection."""
+    model: str = ""
+    """For `pretrained`: a local path or hub id of a vision encoder that `transformers.AutoModel` loads: DINO."""
+
+
+@dataclass(frozen=True)
 class LoraConfig(Checked):
     """Low-rank adapters (arXiv:2106.09685) on the attention and the MLPs of a pretrained backbone."""
 
@@ -159,6 +169,8 @@ class ContextConfig(ProprioConfig, BackboneOption):
     text_dropout: Annotated[float, Between(0, 0.9)] = 0.0
     """Probability that training leaves out each word and word pair of an instruction, for a table of words. A table
     learned so ignores words that it never learned, and so understands an instruction in partly other words."""
+    image: ImageConfig = field(default_factory=ImageConfig)
+    """Encoder of images."""
     image_stride: Literal[16, 32] = 16
     """Pixels a side of the cell of an image that one token stands for."""
 
@@ -169,11 +181,12 @@ class ContextConfig(ProprioConfig, BackboneOption):
             from wamkit.nn.video_tokens import VideoContext
 
             return VideoContext(spec, self.backbone, video_model(self.backbone).width, self.proprio_noise)
-        from wamkit.nn.encoders import build_text
+        from wamkit.nn.encoders import build_image, build_text
         from wamkit.nn.tokens import ContextTokens
 
         text = build_text(self.text, self.width, self.text_dropout)
-        return ContextTokens(self.width, spec, text, self.proprio_noise, self.image_stride)
+        image = build_image(self.image, spec, self.width, self.image_stride)
+        return ContextTokens(self.width, spec, text, self.proprio_noise, self.image_stride, image)
 
 
 @dataclass(frozen=True)

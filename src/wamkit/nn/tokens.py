@@ -180,11 +180,20 @@ class ContextTokens(nn.Module):
     proprio_noise: deviation, in normalised units, of the noise that training adds to proprioception. Without it a
         policy reads its own trajectory off the joints and ignores the images.
     stride: pixels a side of an image token's cell.
+    image: the encoder of frames on the canvas, to one token a cell; `ImageTokens` if not given.
     """
 
-    def __init__(self, width: int, spec: Spec, text: nn.Module, proprio_noise: float = 0.0, stride: int = 16):
+    def __init__(
+        self,
+        width: int,
+        spec: Spec,
+        text: nn.Module,
+        proprio_noise: float = 0.0,
+        stride: int = 16,
+        image: nn.Module | None = None,
+    ):
         super().__init__()
-        self.image, self.text = ImageTokens(width, stride), text
+        self.image, self.text = image or ImageTokens(width, stride), text
         self.proprio = nn.Linear(spec.proprio_dim, width)
         rows, columns = self.rows_columns = grid_of(spec, stride)
         self.cells, moments = rows * columns, 1 + len(spec.past_offsets)

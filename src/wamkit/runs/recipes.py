@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wamkit.envs.spec import EnvSpec
-from wamkit.nn.options import BackboneConfig, Program
+from wamkit.nn.options import BackboneConfig, ImageConfig, Program, TextConfig
 from wamkit.registry import Registry
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig, config_class
 from wamkit.runs.targets import Targets
@@ -240,6 +240,26 @@ def targets_of(run: RunConfig) -> Targets:
 
 for _name in [n for n in RECIPES.names() if n.startswith("metaworld-")]:
     RECIPES.register(_name.removeprefix("metaworld-"))(FittedRecipe(_name))
+
+
+@RECIPES.register("dinov3-align")
+def dinov3_align() -> RunConfig:
+    """Frozen DINOv3 features as context and as what is foreseen, 33 M parameters, for a GPU (as GAWM-S)."""
+    model = _model(
+        "align",
+        width=512,
+        depth=10,
+        heads=8,
+        image=ImageConfig("pretrained", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+        image_stride=32,
+        text=TextConfig("pretrained", model="sentence-transformers/all-MiniLM-L6-v2"),
+        teachers=("pretrained",),
+        actions_per_token=1,
+    )
+    train = dataclasses.replace(VIDEO_TRAIN, batch_size=64, lr=1e-3, weights=(("align_pretrained", 0.2),))
+    window = WindowConfig(chunk=16, frame_offsets=(8, 16), size=(224, 224))
+    return RunConfig("align", model, window, dataclasses.replace(train, steps=60_000, optimizer="muon"))
+
 
 for _base in VIDEO_MODELS:
     for _family in ON_VIDEO_MODELS:

@@ -1,4 +1,4 @@
-"""Sizes of released video models, so that a model can be planned before anything is downloaded.
+"""Sizes of released models, so that a model can be planned before anything is downloaded.
 
 They are the entries of the config.json of each part that sizes follow from, as `diffusers` has them.
 """
@@ -77,3 +77,12 @@ RELEASED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     },
 }
 """By hub id, the config.json of each part. Means and deviations of latents are left out: no size follows from them."""
+
+ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "facebook/dinov3-vits16-pretrain-lvd1689m": ("dinov3_vit", {}),
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "bert",
+        {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    ),
+}
+"""Encoders of images and texts by hub id: the kind of model in `transformers`, and what differs from its defaults."""
