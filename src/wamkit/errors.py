@@ -42,6 +42,7 @@ EXTRAS = {
     "yaml": "hub",
     "transformers": "pretrained",
     "diffusers": "pretrained",
+    "peft": "pretrained",
     "torchcodec": "torchcodec",
     "trackio": "trackio",
     "wandb": "wandb",

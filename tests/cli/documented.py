@@ -34,6 +34,7 @@ PAGES = tuple(
 
 ELSEWHERE = {
     "docs/your-data.md": "tests/cases/test_laboratory.py::said",
+    "docs/pretrained.md": "tests/training/test_imported.py::test_the_guide_is_followed",
     "docs/serving.md": "tests/serving/test_guide.py::test_the_guide_is_followed",
 }
 """Pages of which another test executes all: file and function."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -157,6 +159,39 @@ def test_a_pickle_is_never_read_and_the_converter_runs_no_code(network, wan, tmp
     (tmp_path / "evil.pt").write_bytes(pickle.dumps({"x": Evil()}))
     done = subprocess.run([*tool, str(tmp_path / "evil.pt")], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and "evil.pt is refused" in done.stderr and not (tmp_path / "pwned").exists()
+
+
+def test_the_guide_is_followed(network, wan, tmp_path, monkeypatch):
+    """Its commands, with tiny models in place of those on the Hub."""
+    from recordings import fill
+
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "data" / "mine", 3)
+    released(network, tmp_path / "theirs")
+    page = (Path(__file__).parents[2] / "docs/pretrained.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```", page, re.M | re.S)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("wamkit ")]
+    small = f"--model.backbone.path {wan} --model.backbone.text-length 6 --model.action-width 16 --train.steps 2 "
+    small += "--model.backbone.expert-mlp 24 --train.batch-size 2 --train.threads 1 --train.device cpu --size 32 32 "
+    small += "--window.chunk 4 --window.frame-offsets 1 2 3 4"
+    done = []
+    for line in commands:
+        words = shlex.split(line)[1:]
+        if words[0] == "train":
+            words += small.split()
+        if words[0] == "show":
+            continue  # tests/unit/test_recipes.py has what it says
+        if words[1] == "lingbot_va":
+            continue  # tests/numerics/test_released_models.py, where the code of its release is
+        if words[0] == "import-weights":
+            words = [*words[:2], str(tmp_path / "theirs"), *words[3:], "--base", str(wan)]
+        assert main(words) == 0, line
+        done.append(words[0])
+    assert done == ["train", "train", "export", "import-weights"]
+    assert Run.open("adapted.safetensors").config.model.backbone.lora.rank == 0
+    options = {f"--model.backbone.{name.replace('_', '-')}" for name in BackboneConfig.__dataclass_fields__}
+    named = set(re.findall(r"--model\.backbone\.[a-z-]+", page))
+    assert named == options, "an option is missing in the guide, or not there"
 
 
 def test_names_of_lingbot_that_no_forward_pass_reads_are_known():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -70,4 +71,9 @@ def test_sizes_are_those_that_were_published():
     assert sizes.adapters == 30 * 128 * (8 * (3072 + 3072) + 2 * (3072 + 14336))
     assert sizes.fits(24) == 0 < sizes.fits(80, adapted=True) < sizes.fits(141, adapted=True)
     page = "\n".join(lines(sizes))
-    assert "backbone 5,000 M" in page and "TFLOP" in page and "H200" in page
+    assert "backbone 5,000 M" in page and "H200" in page
+    guide = (Path(__file__).parents[2] / "docs/pretrained.md").read_text()
+    shown = [
+        line for line in guide.splitlines() if line.startswith(("  arithmetic", "  autoencoder", "  policy query"))
+    ]
+    assert len(shown) == 3 and all(line in page for line in shown)

@@ -24,7 +24,7 @@ class Export(Options):
     out: Path
     """File to write, *.safetensors."""
     merge: bool = False
-    """Of a run with adapters: add them to the pretrained weights that they stand beside, which the file then holds."""
+    """Add the adapters of a run to the pretrained weights that they stand beside, which the file then holds."""
 
 
 @COMMANDS.register("export")

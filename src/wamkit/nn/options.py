@@ -92,7 +92,7 @@ class BackboneConfig(Checked):
     name: str = "transformer"
     """Registered name: of `wamkit.nn.BACKBONES`, or of `wamkit.nn.VIDEO_MODELS` for a pretrained one."""
     path: str = ""
-    """Of a pretrained one: its folder in the layout of `diffusers`, or its hub id."""
+    """Folder of a pretrained one in the layout of `diffusers`, or its hub id."""
     freeze: bool = False
     """True: the released weights stay as they are, and what stands beside them learns alone."""
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -89,10 +89,9 @@ VIDEO_TRAIN = TrainConfig(
     ema=0.9999,
     optimizer="adamw",
     precision="bf16",
-    device="cuda",
     save_every=1000,
 )
-"""Training of a pretrained video model on one GPU."""
+"""Training of a pretrained video model, on one GPU: `--train.device` names it."""
 
 
 def _model(family: str, **options: Any) -> Any:

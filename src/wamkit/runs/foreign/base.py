@@ -1,4 +1,4 @@
-"""What an importer of released weights returns, and how their files are read: safetensors and JSON, never a pickle."""
+"""Importers of released weights: what they return, and how files are read, which are safetensors and JSON alone."""
 
 from __future__ import annotations
 
