@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
 from small_runs import SMALL, trainer
 
+from wamkit.data.loading.feature_cache import cached_features
 from wamkit.training.precompute import FeatureCache
 
 
@@ -72,3 +77,48 @@ def test_features_are_kept_on_disk_for_the_next_run_with_the_same_encoder(tmp_pa
     prepared("f", limit=room, made=False)
     assert len(list(folder.iterdir())) == 1  # what was used longest ago has gone
     assert prepared("g", limit=100)["latents"].base is None  # too large for the disk: in memory
+
+
+def rows_of(first: int, last: int) -> np.ndarray:
+    return np.arange(first, last, dtype=np.float32)[:, None] * [1, 10]
+
+
+def test_what_was_made_before_an_interruption_is_not_made_again(tmp_path):
+    asked = []
+
+    def parts(first, last, fails=False):
+        for at in range(first, last, 2):
+            if fails and at == 14:
+                raise KeyboardInterrupt
+            asked.append(at)
+            yield {"x": rows_of(at, min(at + 2, last))}
+
+    with pytest.raises(KeyboardInterrupt):
+        cached_features(tmp_path, "key", 19, lambda a, b: parts(a, b, fails=True), 10**6, shard=4)
+    assert asked == [0, 2, 4, 6, 8, 10, 12] and not (tmp_path / "key").exists()
+    content = bytearray((tmp_path / ".key.draft/x.npy").read_bytes())
+    content[-19 * 16 + 5 * 16] ^= 1  # a row of the second shard, on the disk
+    (tmp_path / ".key.draft/x.npy").write_bytes(content)
+    asked.clear()
+    found = cached_features(tmp_path, "key", 19, parts, 10**6, shard=4)
+    assert asked == [4, 6, 12, 14, 16, 18] and np.array_equal(found["x"], rows_of(0, 19))
+    assert sorted(p.name for p in (tmp_path / "key").iterdir()) == ["checksums.json", "x.npy"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "key"]
+    asked.clear()
+    assert np.array_equal(cached_features(tmp_path, "key", 19, parts, 10**6)["x"], rows_of(0, 19)) and not asked
+
+
+def test_processes_that_want_the_same_features_divide_them(tmp_path):
+    """Locks are of open files, so threads stand in for processes."""
+    asked, lock = [], threading.Lock()
+
+    def parts(first, last):
+        with lock:
+            asked.append(first)
+        time.sleep(0.01)
+        yield {"x": rows_of(first, last)}
+
+    with ThreadPoolExecutor(3) as pool:
+        every = list(pool.map(lambda _: cached_features(tmp_path, "key", 40, parts, 10**6, shard=4), range(3)))
+    assert sorted(asked) == list(range(0, 40, 4))
+    assert all(np.array_equal(found["x"], rows_of(0, 40)) for found in every)

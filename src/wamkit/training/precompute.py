@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from wamkit.data.loading.feature_cache import cached_features
 from wamkit.data.loading.mixture import MixedWindows
@@ -24,6 +23,7 @@ from wamkit.training.precision import autocast, uses_bf16
 FEATURE_BYTES = 2**30
 """Most memory that the features of all windows may take."""
 _GROUP = 16  # batches in flight: a pool's own `map` would begin all at once
+_SHARD = 64  # batches that are kept on disk at a time
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class Precompute:
         (first,) = self.map(batch, [0])
         size = sum(v.nbytes / len(v) for v in first.values()) * count
         if first and self.cache is not None and size <= self.cache.limit:
-            every = lambda: self._in_groups(batch, range(0, count, rows))  # noqa: E731
-            key = self._key(stage, self.cache.data)
-            self.windows.features = cached_features(self.cache.folder, key, count, every, self.cache.limit)
+            some = lambda low, high: self._in_groups(batch, range(low, high, rows))  # noqa: E731
+            key, shard = self._key(stage, self.cache.data), _SHARD * rows
+            self.windows.features = cached_features(self.cache.folder, key, count, some, self.cache.limit, shard)
         elif first and size <= FEATURE_BYTES:
             batches = [first, *self.map(batch, range(rows, count, rows))]
             self.windows.features = {k: np.concatenate([b[k] for b in batches]) for k in first}
@@ -81,7 +81,7 @@ class Precompute:
             return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
 
     def _in_groups(self, batch: Callable[[int], Any], starts: range) -> Iterator[dict[str, np.ndarray]]:
-        for i in tqdm(range(0, len(starts), _GROUP), unit="group", desc="encoding", leave=False):
+        for i in range(0, len(starts), _GROUP):
             yield from self.map(batch, starts[i : i + _GROUP])
 
     def _key(self, stage: Stage, data: str) -> str:
