@@ -89,11 +89,11 @@ def save_texts(root: Path, name: str) -> None:
     ).save_pretrained(root / "tokenizer")
 
 
-def make_folder(kind: str, root: Path, seed: int = 0, z: int = Z) -> Path:
+def make_folder(kind: str, root: Path, seed: int = 0, z: int = Z, layers: int = LAYERS) -> Path:
     """A folder with a tiny model, "wan" or "cosmos", as the Hub has the real ones. z: channels of Wan's latents."""
     torch.manual_seed(seed)
     wan = kind == "wan"
-    transformer = wan_transformer(z=z) if wan else cosmos_transformer()
+    transformer = wan_transformer(layers, z) if wan else cosmos_transformer()
     with torch.no_grad():
         for p in transformer.parameters():
             p.add_(0.05 * torch.randn(p.shape))

@@ -66,7 +66,8 @@ def collected(data: Mapping[str, Any]) -> dict[str, Any]:
 def model(data: Mapping[str, Any]) -> dict[str, Any]:
     """A family's configuration under present names."""
     data = renamed(data, MODEL)
-    return data | {"backbone": {"name": data["backbone"]}} if isinstance(data.get("backbone"), str) else data
+    name = data.get("backbone")
+    return data | {"backbone": {**BACKBONE, "name": name}} if isinstance(name, str) else data
 
 
 def run_config(data: Mapping[str, Any]) -> dict[str, Any]:

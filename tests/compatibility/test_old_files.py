@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 import wamkit
+from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.cli.main import main
 from wamkit.data.format.store import Store
 from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run, build, run_from_dict, run_to_dict
 from wamkit.training.launch import LoadingOptions, _open_mixture
 
@@ -134,3 +136,20 @@ def test_every_old_name_is_out_of_use():
     """A name that means something else today could not be told from the old one."""
     for table in (old_names.MODEL, old_names.SPEC, old_names.ENV_OPTIONS, old_names.COLLECT):
         assert not table.keys() & set(table.values())
+
+
+def test_a_backbone_that_was_a_name_is_the_same_configuration():
+    """Runs begun with it resume, and finished results are found."""
+    from wamkit.nn.options import BackboneConfig
+    from wamkit.runs.config import config_from_dict, config_to_dict
+
+    assert old_names.BACKBONE == json.loads(json.dumps(cfg.to_dict(BackboneConfig())))
+    for family in ("unified", "mot", "bc", "discrete", "inverse"):
+        now = config_to_dict(RECIPES.get(f"metaworld-{family}")())
+        for name in ("transformer", "another"):
+            then = {**now, "model": {**now["model"], "backbone": name}}
+            then["model"].pop("image", None)
+            present = {**now, "model": {**now["model"], "backbone": {**now["model"]["backbone"], "name": name}}}
+            assert old_names.without_added(old_names.run_config(then)) == old_names.without_added(present)
+            if name == "transformer" or family != "mot":
+                assert config_from_dict(then).model.backbone.name == name

@@ -100,7 +100,7 @@ def test_every_query_is_answered_and_a_row_does_not_depend_on_its_neighbours(fol
 
 
 @pytest.mark.parametrize(("kind", "method"), EVERY)
-def test_every_parameter_that_learns_gets_a_gradient_and_no_other(folders, kind, method, normalizer, batch):
+def test_every_parameter_gets_a_gradient(folders, kind, method, normalizer, batch):
     model = make(folders, kind, method, normalizer)
     assert "codec" not in [stage.name for stage in model.stages()]
     assert sum(stage.share for stage in model.stages()) == pytest.approx(1)
@@ -163,8 +163,8 @@ def test_history_that_is_remembered_is_as_good_as_read_again(folders, kind, meth
     now = dataclasses.replace(now, past=tuple(dataclasses.replace(o, text=now.text) for o in now.past))
     policy = lambda past: whole.sample(dataclasses.replace(now, past=past), "policy", seed=0, steps=2).actions  # noqa: E731
     read, remembered = policy(now.past), policy(tuple(whole.encode_history(o) for o in now.past))
-    np.testing.assert_allclose(remembered, read, atol=1e-4)
-    assert np.abs(policy((None, None)) - read).max() > 1e-3 < np.abs(policy(now.past[::-1]) - read).max()
+    np.testing.assert_allclose(remembered, read, atol=2e-5, rtol=1e-5)
+    assert np.abs(policy((None, None)) - read).max() > 2e-4 < np.abs(policy(now.past[::-1]) - read).max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -184,7 +184,14 @@ def test_a_few_windows_are_learned_by_heart(folders, kind, method, normalizer, b
 
 
 def test_adapters_alone_learn_and_nothing_is_changed_by_them_at_first(folders, normalizer, batch):
+    unified = FAMILIES.get("unified")
     for kind in KINDS:
+        answers = []
+        for options in ({}, {"lora": LoraConfig(4)}):
+            torch.manual_seed(1)
+            model = unified(unified.Config(backbone=backbone(folders, kind, **options)), SPEC, normalizer).eval()
+            answers.append(ask(model, Query.VIDEO, batch).future.astype(int))
+        assert np.abs(answers[0] - answers[1]).max() <= 1
         plain = make(folders, kind, "unified", normalizer)
         lora = make(folders, kind, "unified", normalizer, options={"lora": LoraConfig(4)})
         learned = [n for n, p in lora.named_parameters() if n not in lora.frozen]

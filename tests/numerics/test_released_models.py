@@ -262,9 +262,17 @@ def test_chunks_of_lingbot_are_lerobots(lerobot, wan, tmp_path):
         {f"transformer.{n}": x.contiguous().clone() for n, x in them.state_dict().items()}, folder / "model.safetensors"
     )
     told = {"type": "lingbot_va", "frame_chunk_size": 2, "action_per_frame": 4, "height": 64, "width": 32}
-    (folder / "config.json").write_text(json.dumps({**told, "max_sequence_length": 5, "wan_pretrained_path": str(wan)}))
+    told |= {"used_action_channel_ids": [2, 0], "max_sequence_length": 5, "wan_pretrained_path": str(wan)}
+    (folder / "config.json").write_text(json.dumps(told))
+    low, high = torch.tensor([-1.0, 0.0]), torch.tensor([3.0, 1.0])
+    save_file(
+        {"action.q01": low, "action.q99": high},
+        folder / "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
+    )
     assert main(["import-weights", "lingbot_va", str(folder), "--out", str(tmp_path / "run")]) == 0
     family = Run.open(tmp_path / "run").family()
+    assert family.normalizer.mean_action.tolist() == [0.5, 0.0, 1.0, 0.0]  # of the dimensions that its robot uses
+    assert family.normalizer.std_action.tolist() == [0.5, 1.0, 2.0, 1.0]
     B, f, h, w, n = 2, 2, 2, 2, 4
     z0, z1 = torch.randn(B, Z, f, 2 * h, 2 * w), torch.randn(B, Z, f, 2 * h, 2 * w)
     acts, text = torch.randn(B, A, f, n, 1), torch.randn(B, 5, TEXT)
@@ -286,7 +294,7 @@ def test_chunks_of_lingbot_are_lerobots(lerobot, wan, tmp_path):
 
     with torch.no_grad():
         them.create_empty_cache("pos", 8, f * h * w, f * n, "cpu", torch.float32, B)
-        want = ask(z0, 0.0, 0, False, 2), ask(acts, 600.0, 0, True, 0), ask(z1, 300.0, f, False, 0)
+        want = ask(z0, 0.0, 0, False, 2), ask(acts, 600.0, 1, True, 0), ask(z1, 300.0, f, False, 0)
         (first, _), cache = family.trunk([video(z0, 0.0, 0), Tokens(text, WORDS)])
         flat = acts.permute(0, 2, 3, 4, 1).flatten(1, 3)
         (ours,), _ = family.trunk([family.action.stream.tokens(flat, torch.tensor([0.6]))], None, cache)

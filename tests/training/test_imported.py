@@ -133,6 +133,10 @@ def test_what_does_not_fit_is_named(network, wan, tmp_path, capsys):
     assert "not LingBot-VA" in refused(other_type(released(network, tmp_path / "d")), "lingbot_va")
     assert "unknown released model 'fastvam' (did you mean 'fastwam'?)" in refused(tmp_path / "c", "fastvam")
     assert "there is no folder" in refused(tmp_path / "nothing")
+    for number, wrong in enumerate(({"action_video_freq_ratio": 0}, {"image_size": None}, {"action_horizon": "8"})):
+        folder = released(network, tmp_path / f"wrong{number}")
+        (folder / "config.json").write_text(json.dumps({**TOLD, **wrong}))
+        assert str(folder) in refused(folder)
 
 
 def other_type(folder: Path) -> Path:

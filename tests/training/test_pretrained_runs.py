@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ from wamkit.cli.main import main
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Windows, observations
 from wamkit.inference.model import load
+from wamkit.nn.encoders import PromptEncoder
+from wamkit.nn.options import BackboneConfig
 from wamkit.runs.checkpoint import load_checkpoint
-from wamkit.runs.run import Run
+from wamkit.runs.config import RunConfig, family_class
+from wamkit.runs.run import Run, build, layout
 from wamkit.training.launch import LoadingOptions, make_trainer
-from wamkit.types import WamkitError
+from wamkit.types import Spec, WamkitError
 
 pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
 pytest.importorskip("peft", reason="the extra `pretrained` is not installed")
@@ -82,8 +86,7 @@ def make_parts(home: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_run_that_stopped_goes_on_to_the_same_bits(home, adapted):
-    assert train(home, "halves", *ADAPTED, steps=2) == 0
-    whole, trainer = Run.open(adapted).weights(), None
+    whole = Run.open(adapted).weights()
     assert train(home, "twice", *ADAPTED) == 0
     again = Run.open(home / "twice").weights()
     assert whole.keys() == again.keys() and all(torch.equal(whole[k], again[k]) for k in whole)
@@ -121,6 +124,53 @@ def fresh(run: Path):
 
     video_model._opened.cache_clear()
     return Run.open(run).family()
+
+
+def test_a_frozen_backbone_trains_what_stands_beside_it_and_opens_again(home):
+    assert train(home, "frozen", "--model.backbone.freeze", family="mot") == 0
+    family, released = fresh(home / "frozen"), make_parts(home)
+    assert len(family.frozen) == len(released) and asked(home / "frozen", home).actions.shape == (2, 4, 2)
+    assert not any(".future.model." in n for n in Run.open(home / "frozen").weights())
+
+
+def test_a_deep_backbone_that_is_frozen_opens_again(home):
+    """Its tensors are many times those of the run."""
+    make_folder("wan", home / "deep", layers=24)
+    backbone = BackboneConfig("wan", str(home / "deep"), text_length=6, freeze=True)
+    model = family_class("bc").Config(backbone=backbone)
+    spec = Spec(("front", "wrist"), 32, 32, 3, 2, chunk=4, frame_offsets=(1, 2, 3, 4), fps=20.0)
+    numbers = {key: {"mean": [0.0] * n, "std": [1.0] * n} for key, n in (("proprio", 3), ("action", 2))}
+    run = RunConfig("bc", model)
+    saved = build(run, spec, numbers).state_dict()
+    assert len(layout(run, spec, numbers, most=len(saved))) == len(saved) < 40
+
+
+def test_threads_that_share_the_autoencoder_get_what_one_alone_gets(home):
+    from wamkit.nn.autoencoders.wan import WanAutoencoder
+
+    coder = WanAutoencoder(home / "wan" / "vae")
+    clips = [torch.rand(2, 3, 9, 32, 32, generator=torch.Generator().manual_seed(k)) * 2 - 1 for k in range(8)]
+    alone = [coder.encode(clip) for clip in clips]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(coder.encode, clips))
+        frames = list(pool.map(coder.decode, together))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert all(torch.equal(coder.decode(z), x) for z, x in zip(alone, frames, strict=True))
+
+
+def test_a_stage_without_anything_to_learn_is_refused_by_name(home, capsys):
+    words = ["--model.backbone.freeze", "--model.backbone.state", "none"]
+    assert train(home, "nothing", *words, family="cascade_idm") == 1
+    assert "nothing learns in the stage 'planner' of 'cascade_idm'" in capsys.readouterr().err
+
+
+def test_a_run_that_starts_from_another_loses_no_weights_of_the_backbone(home, adapted, tmp_path, capsys):
+    words = ["train", "--from", str(adapted), "--data", str(home / "data"), "--train.steps", "2"]
+    assert main([*words, "--out", str(tmp_path / "same"), "--train.threads", "2"]) == 0
+    run = Run.open(tmp_path / "same")
+    assert run.config.window == Run.open(adapted).config.window and run.config.train.optimizer == "adamw"
+    assert main([*words, "--out", str(tmp_path / "whole"), "--model.backbone.lora.rank", "0"]) == 1
+    assert "weights of their pretrained backbone would be lost" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", ["unified", "mot"])
@@ -187,3 +237,29 @@ def test_what_a_run_lacks_is_said_in_a_line(home, capsys):
     message = capsys.readouterr().err
     assert "do not load" in message and "48" in message and "64" in message, message
     assert not (home / "none").exists()
+
+
+def test_features_of_texts_are_kept_and_need_no_encoder_then(home, tmp_path, monkeypatch):
+    texts, cpu = ["open the drawer", "push the red button"], torch.device("cpu")
+    first = PromptEncoder(home / "wan", 6, "A video: {} {x}")
+    first.keep_in(tmp_path, "files")
+    found = first(texts, cpu)
+    assert found.shape == (2, 6, 32) and len(list(tmp_path.glob("*/*.npy"))) == 2
+    second = PromptEncoder(home / "nowhere", 6, "A video: {} {x}")
+    second.keep_in(tmp_path, "files")
+    assert torch.equal(second(texts[::-1], cpu), found.flip(0))
+    file = next(tmp_path.glob("*/*.npy"))
+    file.write_bytes(file.read_bytes()[:-9] + b"damage___")
+    again = PromptEncoder(home / "wan", 6, "A video: {} {x}")
+    again.keep_in(tmp_path, "files")
+    assert torch.equal(again(texts, cpu), found)
+    other = PromptEncoder(home / "nowhere", 6, "A video: {} {x}")
+    other.keep_in(tmp_path, "other files")
+    with pytest.raises(WamkitError, match="cannot be loaded"):
+        other(texts, cpu)
+
+
+def test_training_keeps_latents_and_texts_beside_the_data(home):
+    assert train(home, "kept", *ADAPTED, "--feature-cache-gb", "0.1", steps=20) == 0
+    kept = {p.name for p in (home / "data/.cache").iterdir()} if (home / "data/.cache").exists() else set()
+    assert {"latents", "texts"} <= kept, kept

@@ -30,7 +30,7 @@ class Export(Options):
 @COMMANDS.register("export")
 def run(args: Export) -> None:
     """Writes the file and prints its name."""
-    from wamkit.files import check_output, check_place
+    from wamkit.files import check_output, check_place, make_folder
     from wamkit.runs.config import require_run
 
     if args.out.suffix != ".safetensors":
@@ -45,6 +45,7 @@ def run(args: Export) -> None:
     if args.merge:
         from wamkit.runs.merged import merged
 
+        make_folder(args.out.parent)
         with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
             opened = merged(opened, Path(folder))
             export(opened, args.out)

@@ -40,6 +40,7 @@ class ImportWeights(Options):
 @COMMANDS.register("import-weights")
 def run(args: ImportWeights) -> None:
     """Writes the run, says what differs from the program that it is from, and names the next commands."""
+    from wamkit.errors import WamkitError
     from wamkit.files import WriteError
     from wamkit.runs.checkpoint import has_checkpoint
     from wamkit.runs.foreign.base import FOREIGN, Source
@@ -50,7 +51,13 @@ def run(args: ImportWeights) -> None:
     check_run_folder(args.out)
     if has_checkpoint(args.out):
         raise WriteError(f"{args.out} holds a run: choose another --out")
-    foreign = importer(Source.of(args.source, base=args.base, cameras=args.cameras, fps=args.fps))
+    source = Source.of(args.source, base=args.base, cameras=args.cameras, fps=args.fps)
+    try:
+        foreign = importer(source)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, WamkitError):
+            raise
+        raise WamkitError(f"{source.folder / 'config.json'} is not as that of {args.name} is ({error})") from error
     family = import_weights(foreign, args.out, shlex.join(["wamkit", "import-weights", *getattr(args, "argv", ())]))
     sizes = sum(p.numel() for p in family.parameters())
     print(f"{args.out}: the family {family.name}, {len(foreign.weights)} tensors, {sizes:,} parameters")

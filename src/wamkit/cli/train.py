@@ -104,6 +104,7 @@ def run(args: Train) -> None:
 
 def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:
     """The run that the options describe, and how its data are loaded. Says what it fits to the data in `data`."""
+    from wamkit.runs.base_model import video_backbone
     from wamkit.runs.config import PARTS
     from wamkit.runs.fitted import fitted
     from wamkit.runs.recipes import RECIPES, FittedRecipe
@@ -112,7 +113,7 @@ def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:
     recipe, size = RECIPES.get(args.recipe), args.size or args.window.size
     starts = args.from_ is not None
     config = _started(args.argv) if starts else recipe()
-    if isinstance(recipe, FittedRecipe):
+    if isinstance(recipe, FittedRecipe) and not (starts and video_backbone(config.model) is not None):
         config, told = fitted(_resized(config, size), data, args.out, keep_model=starts)
         args = parse_resolved(Train.starting_from(config, args.argv), "train", args.argv)
         print("\n".join(told), flush=True)
@@ -129,6 +130,7 @@ def _started(argv: Sequence[str]) -> RunConfig:
     """
     from wamkit import old_names
     from wamkit.files import read_json
+    from wamkit.runs.base_model import video_backbone
     from wamkit.runs.checkpoint import has_checkpoint
     from wamkit.runs.config import config_from_dict, require_run
     from wamkit.runs.recipes import RECIPES
@@ -140,6 +142,8 @@ def _started(argv: Sequence[str]) -> RunConfig:
         source = config_from_dict(old_names.run_config(read_json(Path(out) / "config.json")))
     else:
         source = Run.open(require_run(Path(path))).config
+    if video_backbone(source.model) is not None and not recipe:
+        return source  # no recipe of two cores: its own training, windows and size
     known = recipe or source.family in RECIPES.names()
     config = RECIPES.get(recipe or source.family)() if known else source
     check_family(path, source.family, config.family)

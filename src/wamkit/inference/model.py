@@ -18,7 +18,9 @@ from wamkit.data.image_transform import ImageTransform
 from wamkit.families.base import Family, Taxonomy
 from wamkit.inference.checks import fitted, fitted_images, query_batch, row_seeds, unsupported
 from wamkit.inference.realtime import Ahead, begun, checked, padded, with_ahead
+from wamkit.nn.attention_mask import TEXT
 from wamkit.nn.tokens import check_finite
+from wamkit.nn.video_tokens import VideoContext
 from wamkit.runs.run import Run
 from wamkit.types import (
     Answer,
@@ -178,6 +180,8 @@ class Model:
             raise ObservationError(f"expected a wamkit.Observation or a list of them, got {type(obs).__name__}")
         rows = [obs] if isinstance(obs, Observation) else list(obs)
         parts = self.family.embed(self._batch(rows, Query.POLICY, None, None).to(self._device))
+        if isinstance(self.family.context, VideoContext):  # whose text passes through no block
+            parts = [p for p in parts if p.kind != TEXT]
         tokens = torch.cat([p.values for p in parts], 1).float()
         check_finite(tokens, "features")
         kinds = tuple(p.kind for p in parts for _ in range(len(p)))

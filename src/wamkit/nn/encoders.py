@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
+import json
+import threading
+import zlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wamkit.files import StoreError, atomic_write, read_bytes
 from wamkit.nn.backbones.released import ENCODERS
 from wamkit.nn.options import ImageConfig, TextConfig
 from wamkit.nn.tokens import ImageTokens, TextTable, grid_of
 from wamkit.types import Spec, WamkitError
 
-KNOWN_TEXTS = 10_000
-"""Instructions whose features are kept in memory."""
+KNOWN_BYTES = 2**30
+"""Memory that features of instructions may take."""
 
 
 def _transformers(what: str, model: str, option: str) -> Any:
@@ -35,7 +43,7 @@ def _transformers(what: str, model: str, option: str) -> Any:
 def _loaded(kind: Any, model: str, **options: Any) -> Any:
     """The object that `transformers` loads from a local path or hub id. Raises WamkitError if it cannot."""
     try:
-        return kind.from_pretrained(model, **options)
+        return kind.from_pretrained(model, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise WamkitError(f"{model!r} cannot be loaded, as a local folder or a hub id: {error}") from error
 
@@ -43,8 +51,10 @@ def _loaded(kind: Any, model: str, **options: Any) -> Any:
 def _text_encoder(transformers: Any, model: str, **options: Any) -> Any:
     """The encoder of a model. `AutoModel` would add a decoder, without weights, to an encoder that is saved alone."""
     name = (_loaded(transformers.AutoConfig, model).architectures or [""])[0]
-    alone = name.endswith("EncoderModel")
-    return _loaded(getattr(transformers, name) if alone else transformers.AutoModel, model, **options)
+    kind = getattr(transformers, name, None) if name.endswith("EncoderModel") else transformers.AutoModel
+    if kind is None:
+        raise WamkitError(f"{model!r} holds a {name}, which transformers does not know")
+    return _loaded(kind, model, use_safetensors=True, **options)
 
 
 def _planned(transformers: Any, model: str) -> Any:
@@ -97,27 +107,60 @@ class PromptEncoder:
     """
 
     def __init__(self, folder: Path, length: int, template: str = "{}"):
-        transformers = _transformers("a pretrained video model", str(folder), "model.backbone.path")
-        self.length, self._template = length, template
-        self.tokenizer = _loaded(transformers.AutoTokenizer, str(folder / "tokenizer"))
-        encoder = _text_encoder(transformers, str(folder / "text_encoder"), dtype="auto")
-        self.model: Any = encoder.eval().requires_grad_(False)
+        self.length, self._template, self._folder = length, template, folder
         self._known: dict[str, Tensor] = {}
+        self._kept: Path | None = None
+        self._alone = threading.Lock()  # training asks from several threads
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer, loaded when it is first needed."""
+        transformers = _transformers("a pretrained video model", str(self._folder), "model.backbone.path")
+        return _loaded(transformers.AutoTokenizer, str(self._folder / "tokenizer"))
+
+    @cached_property
+    def model(self) -> Any:
+        """The encoder, in the precision of its file, loaded when it is first needed."""
+        transformers = _transformers("a pretrained video model", str(self._folder), "model.backbone.path")
+        return (
+            _text_encoder(transformers, str(self._folder / "text_encoder"), dtype="auto").eval().requires_grad_(False)
+        )
+
+    def keep_in(self, folder: Path, identity: str) -> None:
+        """Keeps features on disk, below `folder`: texts that are there need no encoder at all.
+
+        identity: digest of the files of tokenizer and encoder.
+        """
+        key = hashlib.sha256(json.dumps([identity, self.length, self._template]).encode()).hexdigest()[:32]
+        self._kept = folder / key
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str], device: torch.device) -> Float[Tensor, "B T c"]:
         """Features of instructions, in float32. Each instruction is encoded once."""
-        for text in dict.fromkeys(texts):
-            if text not in self._known:
-                if len(self._known) >= KNOWN_TEXTS:
+        with self._alone:
+            asked = {text: self._known.get(text) for text in dict.fromkeys(texts)}
+            for text, features in asked.items():
+                asked[text] = found = self._features(text, device) if features is None else features
+                if len(self._known) * found.nbytes > KNOWN_BYTES:
                     self._known.clear()
-                self._known[text] = self._features(text, device)
-        return torch.stack([self._known[text] for text in texts]).to(device)
+                self._known[text] = found
+        return torch.stack([asked[text] for text in texts]).to(device)
 
     def _features(self, text: str, device: torch.device) -> Float[Tensor, "T c"]:
-        """Features of one text by itself, so that they depend on no other."""
+        """Features of one text by itself, so that they depend on no other; from the disk if they are kept there."""
+        file = self._kept and self._kept / f"{hashlib.sha256(text.encode()).hexdigest()}.npy"
+        if file and (kept := _read_kept(file, self.length)) is not None:
+            return kept
+        found = self._encoded(text, device)
+        if file:
+            content = io.BytesIO()
+            np.save(content, found.numpy())
+            atomic_write(file, content.getvalue() + zlib.crc32(content.getvalue()).to_bytes(4, "little"))
+        return found
+
+    def _encoded(self, text: str, device: torch.device) -> Float[Tensor, "T c"]:
         tokens = self.tokenizer(
-            " ".join(self._template.format(text).split()),
+            " ".join(self._template.replace("{}", text).split()),
             padding="max_length",
             truncation=True,
             max_length=self.length,
@@ -126,6 +169,18 @@ class PromptEncoder:
         with torch.autocast(device.type, enabled=False):
             hidden = self.model.to(device)(tokens.input_ids, tokens.attention_mask).last_hidden_state
         return (hidden * tokens.attention_mask.unsqueeze(-1))[0].float().cpu()
+
+
+def _read_kept(file: Path, length: int) -> Tensor | None:
+    """Kept features; None where there are none, or damaged ones."""
+    try:
+        content = read_bytes(file)
+        if zlib.crc32(content[:-4]).to_bytes(4, "little") != content[-4:]:
+            return None
+        found = np.load(io.BytesIO(content[:-4]), allow_pickle=False)
+    except (StoreError, ValueError, EOFError):
+        return None
+    return torch.from_numpy(found) if found.ndim == 2 and len(found) == length else None
 
 
 def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tensor, Tensor]:
@@ -137,7 +192,7 @@ def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tenso
     transformers = _transformers(what, model, option)
     if (planned := _planned(transformers, model)) is not None:
         return planned, torch.zeros(3), torch.ones(3)
-    encoder = _loaded(transformers.AutoModel, model)
+    encoder = _loaded(transformers.AutoModel, model, use_safetensors=True)
     encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
     processor = _loaded(transformers.AutoImageProcessor, model)
     return encoder, torch.tensor(processor.image_mean), torch.tensor(processor.image_std)

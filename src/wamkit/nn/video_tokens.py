@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -69,6 +70,11 @@ class VideoContext(nn.Module):
             images, proprio = torch.cat([images, batch.past], 1), torch.cat([proprio, batch.past_proprio], 1)
         texts = [text for text in batch.text for _ in range(images.shape[1])]
         return self._moment(self.latents(images.flatten(0, 1)), proprio.flatten(0, 1), texts, normalizer, generator)
+
+    def keep_texts(self, folder: Path) -> None:
+        """Keeps features of instructions on disk, below `folder`, from run to run."""
+        prompts = self.model.prompts(self.config.text_length, self.config.prompt)
+        prompts.keep_in(folder, self.model.digest("text_encoder") + self.model.digest("tokenizer"))
 
     def latents(self, images: UInt8[Tensor, "B V 3 H W"]) -> Float[Tensor, "B L c"]:
         """Patches of the latents of single images."""
@@ -134,6 +140,10 @@ class VideoLatents(FutureCodec):
     def place_of_present(self) -> range:
         """Rows of the present image among the patches of a clip."""
         return range(self.grid[1] * self.grid[2])
+
+    def digest(self) -> str:
+        """SHA-256 of the files of the autoencoder."""
+        return self._model.digest("vae")
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         z, now = self._latents(batch), len(self.place_of_present)
@@ -216,7 +226,7 @@ def video_actions(spec: Spec, config: BackboneConfig, width: int, per_token: int
     elif config.action_rope == "frame":
         check_multiple("the number of action tokens", chunk.length, "the number of latent frames", max(count, 1))
         each = chunk.length // max(count, 1)
-        time = number // each + (number % each + 1) / (each + 1)
+        time = 1 + number // each + (number % each + 1) / (each + 1)  # those of frame 0 are executed already
     else:  # the end of its steps
         time = (number + 1) * per_token * latents_a_step(spec, video_model(config))
     place = torch.stack([time, *[torch.full_like(time, -1.0)] * 2], 1)

@@ -28,7 +28,7 @@ from wamkit.hub.names import named, origin
 from wamkit.metadata import DatasetMetadata, check_action_bounds
 from wamkit.nn.backbones.video_model import other_weights
 from wamkit.nn.normalizer import Normalizer
-from wamkit.runs.base_model import check_base
+from wamkit.runs.base_model import check_base, released_tensors
 from wamkit.runs.checkpoint import (
     WEIGHTS,
     CheckpointError,
@@ -291,7 +291,7 @@ def layout(run: RunConfig, spec: Spec, statistics: Mapping[str, Any], most: int)
     most: tensors that are expected. Raises WamkitError where the configuration asks for far more, as soon as it does,
     and for one that no model can be built of.
     """
-    left = iter(range(4 * most + 100))  # with buffers, and weights of a pretrained model, that are not saved
+    left = iter(range(2 * most + 100 + released_tensors(run.model)))  # with what is not saved
 
     def count(module: nn.Module, name: str, tensor: Tensor | None) -> None:
         if tensor is not None and next(left, None) is None:

@@ -129,7 +129,7 @@ def lines(sizes: Sizes) -> Iterator[str]:
         yield f"  policy query      {sizes.query:.2f} TFLOP, one image encoded"
     yield (
         f"  memory            {sizes.fixed() / 1e9:.1f} GB for weights, gradients, AdamW and the average in float32, "
-        f"about {sizes.kept / 1e9:.1f} GB of activations a sample in bfloat16"
+        f"about {sizes.kept / 1e9:.1f} GB of activations a sample in bfloat16; latents and texts are kept on disk"
     )
     yield f"  rows that fit     {_fits(sizes)}"
     if sizes.adapters:

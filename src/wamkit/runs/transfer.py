@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from wamkit.data.embodiment import Embodiment
 from wamkit.families.base import Family
+from wamkit.runs.base_model import check_base, video_backbone
 from wamkit.runs.run import Run
 from wamkit.types import Spec, WamkitError
 
@@ -41,6 +42,7 @@ def transfer(model: Family, source: Run, embodiments: Mapping[str, Embodiment] |
     Raises WamkitError for a run of another family, and CheckpointError for damaged weights.
     """
     check_family(source.label, source.config.family, model.name)
+    _check_backbone(source, model.config)
     given, own = source.weights(), model.state_dict()
     aligned = _aligned(source.embodiments, embodiments or {})
     out = []
@@ -63,6 +65,21 @@ def check_family(label: str, source: str, family: str) -> None:
             f"{label} is a '{source}', whose weights do not fit a '{family}': leave --recipe out, or take "
             f"--recipe {source}"
         )
+
+
+def _check_backbone(source: Run, config: Any) -> None:
+    """Raises WamkitError where weights of a pretrained backbone would be lost, since not both runs list them."""
+    was, now = video_backbone(source.config.model), video_backbone(config)
+    if was is None and now is None:
+        return
+    lists = [b and (b.freeze, b.lora.rank) for b in (was, now)]
+    if lists[0] != lists[1]:
+        raise WamkitError(
+            f"{source.label} and the new run differ in backbone.freeze or backbone.lora.rank, so that weights of their "
+            "pretrained backbone would be lost: give both the same, or start from what `wamkit export --merge` writes"
+        )
+    if was and now and (was.freeze or was.lora.rank):
+        check_base(config, source.described)
 
 
 def _aligned(old: Mapping[str, Embodiment], new: Mapping[str, Embodiment]) -> bool:

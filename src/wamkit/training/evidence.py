@@ -11,6 +11,7 @@ import numpy as np
 
 from wamkit.errors import WamkitError
 from wamkit.families.base import Stage
+from wamkit.runs.base_model import video_backbone
 from wamkit.runs.config import RunConfig, family_class
 from wamkit.runs.meta_model import meta_model
 from wamkit.training.memory import is_pretrained
@@ -47,7 +48,8 @@ def check_evidence(run: RunConfig, spec: Spec, found: frozenset[Query], data: Pa
     Raises WamkitError, naming the stage and what it needs, for a stage of `run` that can learn nothing at all.
     """
     queries = family_class(run.family).queries
-    stages = (Stage("main", 1.0, ("",)),) if is_pretrained(run) else meta_model(run, spec).stages()
+    unknown = is_pretrained(run) and video_backbone(run.model) is None
+    stages = (Stage("main", 1.0, ("",)),) if unknown else meta_model(run, spec).stages()
     for stage in stages:
         taught = queries if stage.teaches is None else stage.teaches
         if taught and not taught & found:

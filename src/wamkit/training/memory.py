@@ -11,7 +11,7 @@ import torch
 
 from wamkit.config import to_dict
 from wamkit.errors import WamkitError
-from wamkit.nn.options import BackboneConfig
+from wamkit.runs.base_model import video_backbone
 from wamkit.runs.config import RunConfig
 from wamkit.runs.meta_model import meta_model
 from wamkit.runs.run import find_device
@@ -38,8 +38,7 @@ def check_memory(run: RunConfig, spec: Spec) -> None:
 
 def is_pretrained(run: RunConfig) -> bool:
     """True for a model with a pretrained part, whose size is known only once it is loaded."""
-    has_path = isinstance(backbone := getattr(run.model, "backbone", None), BackboneConfig) and bool(backbone.path)
-    return has_path or '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
+    return video_backbone(run.model) is not None or '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
 
 
 def needed(run: RunConfig, spec: Spec) -> dict[str, int]:

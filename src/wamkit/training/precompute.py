@@ -16,7 +16,7 @@ from wamkit.data.loading.feature_cache import cached_features
 from wamkit.data.loading.mixture import MixedWindows
 from wamkit.data.loading.windows import Windows
 from wamkit.families.base import Family, Stage
-from wamkit.runs.base_model import base_of
+from wamkit.nn.video_tokens import VideoContext, VideoLatents
 from wamkit.runs.config import TrainConfig
 from wamkit.training.precision import autocast, uses_bf16
 
@@ -58,6 +58,8 @@ class Precompute:
         sees fewer windows than there are, or where features would take more than FEATURE_BYTES of memory.
         """
         self.windows.features, count, rows = {}, len(self.windows), self.config.batch_size
+        if self.cache is not None and isinstance(self.model.context, VideoContext):
+            self.model.context.keep_texts(self.cache.folder.with_name("texts"))
         if self.windows.augment or count > steps * rows:
             return
 
@@ -87,9 +89,11 @@ class Precompute:
     def _key(self, stage: Stage, data: str) -> str:
         """A hash of everything that features of `stage` depend on: frozen weights, files of a pretrained model, data,
         windows, precision."""
+        if isinstance(self.model.codec, VideoLatents):  # nothing else than its files: stages and families share them
+            latents = [data, str(self.model.spec), self.config.device, self.model.codec.digest()]
+            return hashlib.sha256(json.dumps(latents).encode()).hexdigest()[:32]
         facts = [data, self.model.name, stage.name, str(self.model.spec), uses_bf16(self.config), self.config.device]
         total = hashlib.sha256(json.dumps(facts).encode())
-        total.update(json.dumps(base_of(self.model.config)).encode())
         trained = {n for n, _ in self.model.named_parameters() if n.startswith(stage.prefixes)}
         for name, x in (*self.model.state_dict().items(), *_kept_apart(self.model)):
             if name not in trained:

@@ -72,6 +72,17 @@ def make_step(model: Family, config: TrainConfig) -> Step:
     return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
 
 
+def check_learns(model: Family) -> None:
+    """Raises ConfigError, naming the stage, where nothing in a stage learns."""
+    names, frozen = [n for n, _ in model.named_parameters()], model.frozen
+    for stage in model.stages():
+        if not any(n.startswith(stage.prefixes) and n not in frozen for n in names):
+            raise ConfigError(
+                f"nothing learns in the stage '{stage.name}' of '{model.name}': backbone.freeze leaves it no weights; "
+                "choose adapters, or another family"
+            )
+
+
 def check_prefix(model: Family, longest: int) -> None:
     """Raises ConfigError unless `model` can learn with prefixes of up to `longest` steps."""
     if longest and model.denoised is None:

@@ -35,7 +35,7 @@ from wamkit.training.metrics import Metrics, loss_means
 from wamkit.training.precompute import FeatureCache, Precompute
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.schedule import learning_rate, stage_spans
-from wamkit.training.step import StepResult, check_prefix, make_step
+from wamkit.training.step import StepResult, check_learns, check_prefix, make_step
 from wamkit.training.trackers.base import DEFAULT_TRACKERS
 from wamkit.training.tracking import goes_on
 from wamkit.types import Batch, WamkitError
@@ -93,6 +93,7 @@ class Trainer:
                 f"train.shift = {config.shift}: images are {height}x{width}; choose less than half of that"
             )
         check_prefix(model, config.prefix)
+        check_learns(model)
         self.model, self.config, self.folder = model.to(find_device(config.device)), config, folder
         self.trackers, self.held_out = tuple(trackers), held_out
         augment = Augment(config.shift, config.colour, config.drop_view)

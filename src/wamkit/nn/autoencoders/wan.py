@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,27 @@ class WanAutoencoder:
     """A frozen autoencoder of videos: the first frame is a latent frame of its own, each next one holds several.
 
     It is causal in time: the latent of the first frame is the same whatever follows. It is no module, so that it is in
-    no checkpoint and never copied.
+    no checkpoint and never copied. Threads take turns, since the network keeps what it has seen of a clip.
     """
 
     def __init__(self, folder: Path):
         from diffusers import AutoencoderKLWan
 
         try:
-            model = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32)
+            model = AutoencoderKLWan.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError, RuntimeError) as error:
             first = str(error).strip().splitlines()[0]
             raise WamkitError(f"{folder}: the autoencoder does not load: {first}") from error
         self.model: nn.Module = model.eval().requires_grad_(False)
         config: Any = model.config
         self._mean, self._std = (torch.tensor(v) for v in (config.latents_mean, config.latents_std))
+        self._alone = threading.Lock()
 
     @torch.no_grad()
     def encode(self, clip: Float[Tensor, "B 3 F H W"]) -> Float[Tensor, "B c f h w"]:
         """A clip in [-1, 1] to latents of unit scale: their mode, in float32 whatever the precision of training."""
         model: Any = self.model.to(clip.device)
-        with torch.autocast(clip.device.type, enabled=False):
+        with self._alone, torch.autocast(clip.device.type, enabled=False):
             z = model.encode(clip.float()).latent_dist.mode()
         return (z - self._scale(self._mean, z)) / self._scale(self._std, z)
 
@@ -43,7 +45,7 @@ class WanAutoencoder:
     def decode(self, z: Float[Tensor, "B c f h w"]) -> Float[Tensor, "B 3 F H W"]:
         """The inverse of `encode`, in [-1, 1]."""
         model: Any = self.model.to(z.device)
-        with torch.autocast(z.device.type, enabled=False):
+        with self._alone, torch.autocast(z.device.type, enabled=False):
             z = z.float()
             return model.decode(z * self._scale(self._std, z) + self._scale(self._mean, z)).sample
 

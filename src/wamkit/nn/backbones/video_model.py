@@ -8,6 +8,7 @@ they are loaded when they are first used, once a process, and are in no checkpoi
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,8 @@ class VideoModel(ABC):
 
     def __init__(self, path: str, sizes: Mapping[str, Mapping[str, Any]] | None = None):
         self.path = path
+        self._alone, self._digests = threading.Lock(), dict[str, str]()
+        self._prompts: dict[tuple[int, str], PromptEncoder] = {}
         self.folder = _folder(path) if sizes is None else Path(path)
         self._sizes = sizes if sizes is not None else {name: self._read(name) for name in COMPONENTS[:3]}
         self.config = self._sizes["transformer"]
@@ -57,7 +60,11 @@ class VideoModel(ABC):
             fits = [n for n in VIDEO_MODELS.names() if VIDEO_MODELS.get(n).kind == found]
             more = f": choose --model.backbone.name {fits[0]}" if fits else f"; it should be a {self.kind}"
             raise WamkitError(f"{path}: its transformer is a {found}{more}")
-        channels, latents = self.config["in_channels"], self._sizes["vae"]["z_dim"]
+        channels, latents = self.config.get("in_channels"), self._sizes["vae"].get("z_dim")
+        if not isinstance(channels, int) or not isinstance(latents, int):
+            raise WamkitError(
+                f"{path}: its config.json files name no channels of latents; another kind of autoencoder?"
+            )
         if channels - latents not in self.more_channels:
             raise WamkitError(
                 f"{path}: its transformer reads {channels} channels, and its autoencoder gives {latents}: a model for "
@@ -96,23 +103,33 @@ class VideoModel(ABC):
         return self._sizes["vae"].get("scale_factor_temporal", 4)
 
     @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return self.config["num_layers"]
+
+    @property
     def width(self) -> int:
         """D, of tokens."""
         return self.config["num_attention_heads"] * self.config["attention_head_dim"]
 
-    @cached_property
+    @property
     def autoencoder(self) -> WanAutoencoder:
-        """The frozen autoencoder."""
+        """The frozen autoencoder, loaded when it is first needed."""
+        with self._alone:
+            return self._autoencoder
+
+    @cached_property
+    def _autoencoder(self) -> WanAutoencoder:
         return WanAutoencoder(self.folder / "vae")
 
     def autoencoder_shapes(self) -> nn.Module:
         """The autoencoder's network from its configuration alone, for torch's meta device."""
         return _diffusers().AutoencoderKLWan.from_config(dict(self._sizes["vae"]))
 
-    @lru_cache(maxsize=4)  # noqa: B019 (a model lives as long as the process)
     def prompts(self, length: int, template: str) -> PromptEncoder:
         """The frozen text encoder, for `length` tokens of `template` with an instruction in it."""
-        return PromptEncoder(self.folder, length, template)
+        with self._alone:
+            return self._prompts.setdefault((length, template), PromptEncoder(self.folder, length, template))
 
     def parts(self, config: BackboneConfig, acts: bool = False) -> Parts:
         """The transformer with its released weights, and adapters where `config` has some; new for every call.
@@ -127,7 +144,8 @@ class VideoModel(ABC):
             model = kind.from_config(dict(self.config))
         else:
             try:
-                model = kind.from_pretrained(self.folder, subfolder="transformer", torch_dtype=torch.float32)
+                options = {"torch_dtype": torch.float32, "use_safetensors": True}
+                model = kind.from_pretrained(self.folder, subfolder="transformer", **options)
             except (OSError, ValueError, RuntimeError) as error:
                 first = str(error).strip().splitlines()[0]
                 raise WamkitError(f"{self.path}: the weights in transformer/ do not load: {first}") from error
@@ -156,10 +174,12 @@ class VideoModel(ABC):
     def __deepcopy__(self, memo: Any) -> VideoModel:
         return self  # it never changes, and its encoders are large
 
-    @cached_property
-    def identity(self) -> Mapping[str, str]:
-        """SHA-256 of each component: of the names and contents of its files."""
-        return {name: _digest(self.folder / name) for name in COMPONENTS}
+    def digest(self, component: str) -> str:
+        """SHA-256 of a component: of the names and contents of its files, which are read once a process."""
+        with self._alone:
+            if component not in self._digests:
+                self._digests[component] = _digest(self.folder / component)
+            return self._digests[component]
 
     def _read(self, component: str) -> dict[str, Any]:
         file = self.folder / component / "config.json"
@@ -167,9 +187,12 @@ class VideoModel(ABC):
             listed = ", ".join(f"{name}/" for name in COMPONENTS)
             raise WamkitError(f"{self.path} is no video model: it lacks {component}/config.json. Expected are {listed}")
         try:
-            return read_json(file)
+            found = read_json(file)
         except StoreError as error:
             raise WamkitError(f"{self.path}: {error}") from error
+        if not isinstance(found, dict):
+            raise WamkitError(f"{file} holds no settings; is it of another program?")
+        return found
 
 
 VIDEO_MODELS: Registry[type[VideoModel]] = Registry("video model", "wamkit.video_models", package="wamkit.nn.backbones")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ class Source:
 
         found = snapshot(name, "model")
         if found.reached:
-            found.fetch([file for file in found.listing() if file.endswith((".json", ".safetensors"))])
+            files = [*found.listing(), *found.listing("transformer")]
+            found.fetch([file for file in files if file.endswith((".json", ".safetensors"))])
             found.remember()
         return cls(found.folder, **options)
 
@@ -80,6 +81,7 @@ class Source:
     def tensors(self) -> dict[str, Tensor]:
         """All weights by name. Raises WamkitError where there are none, with advice for pickles."""
         files = [f for f in sorted(self.folder.glob("*.safetensors")) if PROCESSOR not in f.name]
+        files = files or sorted((self.folder / "transformer").glob("*.safetensors"))
         if not files:
             pickles = [f.name for f in sorted(self.folder.iterdir()) if f.suffix in PICKLES]
             if pickles:
@@ -103,10 +105,13 @@ def _load(file: Path) -> dict[str, Tensor]:
         raise WamkitError(f"{file} cannot be read: {error}") from error
 
 
-def scales(statistics: Mapping[str, Tensor], feature: str, mode: str, size: int) -> dict[str, list[float]]:
+def scales(
+    statistics: Mapping[str, Tensor], feature: str, mode: str, size: int, used: Sequence[int] = ()
+) -> dict[str, list[float]]:
     """Mean and deviation as which LeRobot's normalisation of a feature can be written.
 
-    mode: its name of the kind, such as MIN_MAX. Raises WamkitError for a kind that is no scale and shift, or without
+    mode: its name of the kind, such as MIN_MAX.   used: the dimensions that statistics are of, where these are some of
+    all; others are left as they are. Raises WamkitError for a kind that is no scale and shift, or without
     its statistics.
     """
     pairs = {"MEAN_STD": ("mean", "std"), "MIN_MAX": ("min", "max"), "QUANTILES": ("q01", "q99")}
@@ -120,9 +125,13 @@ def scales(statistics: Mapping[str, Tensor], feature: str, mode: str, size: int)
     low, high = (statistics[name].double().flatten() for name in names)
     if mode != "MEAN_STD":
         low, high = (high + low) / 2, (high - low) / 2
-    if len(low) != size:
+    places = list(used) if len(low) == len(used) else list(range(size))
+    if len(low) != len(places) or not all(0 <= k < size for k in places):
         raise WamkitError(f"{feature} has {size} dimensions, and its statistics {len(low)}")
-    return {"mean": low.tolist(), "std": high.tolist()}
+    mean, std = [0.0] * size, [1.0] * size
+    for k, m, s in zip(places, low.tolist(), high.tolist(), strict=True):
+        mean[k], std[k] = m, s
+    return {"mean": mean, "std": std}
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Callable[[str], str | None]) -> Iterator[tuple[str, Tensor]]:

@@ -120,8 +120,10 @@ def fastwam(source: Source) -> Foreign:
         policy_steps=steps,
         targets=TargetConfig(future_shift=schedules[0], policy_shift=schedules[1]),
     )
+    if not 0 < every <= frames <= 10_000:
+        raise WamkitError(f"{source.folder}: {frames} frames, every {every}th of them, are no window")
     offsets = tuple(range(every, frames, every))
-    window = WindowConfig(chunk=horizon, frame_offsets=offsets)
+    window = WindowConfig(chunk=horizon, frame_offsets=offsets, size=(height, width // len(cameras)))
     spec = Spec(
         cameras=cameras,
         height=height,

@@ -10,6 +10,7 @@ import re
 
 from torch import Tensor
 
+from wamkit.config import check_multiple
 from wamkit.nn.family_options import UnifiedConfig
 from wamkit.nn.options import BackboneConfig, Program, TargetConfig
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
@@ -59,9 +60,12 @@ def lingbot_va(source: Source) -> Foreign:
     patch = f"{PARTS}model.patch_embedding.weight"
     sides = tuple(told.get("patch_size", (1, 2, 2)))
     weights[patch] = _as_convolution(weights[patch], sides)
-    size = weights["action.stream.embed.weight"].shape[1]
+    size, used = weights["action.stream.embed.weight"].shape[1], told.get("used_action_channel_ids", [])
+    if (layout := told.get("camera_layout", "width_concat")) != "width_concat" or told.get("image_hflip"):
+        raise WamkitError(f"{source.folder} has its cameras in the layout {layout!r}, or mirrored: not known here")
     count, each = told.get("frame_chunk_size", 4), told.get("action_per_frame", 4)
-    chunk, every = count * each, max(1, each // FRAMES)
+    check_multiple("action_per_frame", each, "the frames of a latent frame", FRAMES)
+    chunk, every = count * each, each // FRAMES
     offsets = tuple(range(every, chunk + 1, every))
     cameras = source.cameras or tuple(re.sub(r"^observation\.images\.", "", c) for c in told.get("obs_cam_keys", ()))
     cameras = cameras or ("image", "image2")
@@ -95,16 +99,17 @@ def lingbot_va(source: Source) -> Foreign:
     )
     found = {
         "proprio": {"mean": [0.0], "std": [1.0]},
-        "action": scales(source.processor_statistics(), "action", "QUANTILES", size),
+        "action": scales(source.processor_statistics(), "action", "QUANTILES", size, used),
     }
     differs = (
-        f"actions are all {size} dimensions of its own; a robot uses some: {told.get('used_action_channel_ids', [])}",
+        f"actions are all {size} dimensions of its own; a robot uses some: {used}",
+        "it decides actions after the video: ask `joint` for that, whose actions take as many steps as the video does",
         "no guidance by a text: LingBot-VA denoises video at a guidance scale of "
         f"{told.get('guidance_scale', 5.0):g} against an empty text",
         "kept of earlier moments are observations, not the actions between them",
         "an observation needs a state of one number, which is not read",
     )
-    window = WindowConfig(chunk=chunk, frame_offsets=offsets, past_offsets=past)
+    window = WindowConfig(chunk=chunk, frame_offsets=offsets, past_offsets=past, size=(spec.height, spec.width))
     train = TrainConfig(optimizer="adamw", lr=1e-5, warmup=1000, batch_size=16, steps=20_000)
     return Foreign(RunConfig("unified", model, window, train), spec, found, weights, differs)
 
