@@ -126,7 +126,8 @@ class VideoLatents(FutureCodec):
             )
         self.frames, (rows, columns) = count // self._held, grid_of(spec, model.stride)
         self.grid = (self.frames // model.patch[0], rows, columns)
-        self.cells, self.channels = self.grid[0] * rows * columns, model.patch_channels
+        self._now = rows * columns  # patches of the present image, which come first
+        self.cells, self.channels = self.grid[0] * self._now, model.patch_channels
         place = grid_positions(torch.arange(1, self.grid[0] + 1), rows, columns)
         self.stream = _Velocities(FUTURE, self.channels, place)
 
@@ -134,20 +135,15 @@ class VideoLatents(FutureCodec):
         raise WamkitError("a pretrained autoencoder is not trained")
 
     def encode(self, batch: Batch) -> Float[Tensor, "B L c"]:
-        return self._latents(batch)[:, len(self.place_of_present) :]
-
-    @property
-    def place_of_present(self) -> range:
-        """Rows of the present image among the patches of a clip."""
-        return range(self.grid[1] * self.grid[2])
+        return self._latents(batch)[:, self._now :]
 
     def digest(self) -> str:
         """SHA-256 of the files of the autoencoder."""
         return self._model.digest("vae")
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        z, now = self._latents(batch), len(self.place_of_present)
-        return {"latents": z[:, now:], "present": z[:, :now]}
+        z = self._latents(batch)
+        return {"latents": z[:, self._now :], "present": z[:, : self._now]}
 
     def _latents(self, batch: Batch) -> Float[Tensor, "B L c"]:
         """Patches of the present image, then of the future."""
