@@ -161,26 +161,20 @@ def save_fastwam(weights: dict[str, torch.Tensor], folder: Path) -> dict[str, to
     return statistics
 
 
+def imported_fastwam(wan: Path, home: Path):
+    """LeRobot's network and statistics; the run made of them is in the folder `run`."""
+    core = fastwam_core(wan)
+    kept = {n: x for n, x in core.state_dict().items() if not n.startswith(("vae", "text_encoder"))}
+    statistics = save_fastwam(kept, home / "released")
+    words = ["import-weights", "fastwam", str(home / "released"), "--out", str(home / "run"), "--base", str(wan)]
+    assert main(words) == 0
+    return core, statistics
+
+
 @needs_lerobot
 def test_a_whole_policy_of_fastwam_acts_as_lerobot_has_it(lerobot, wan, tmp_path):
     """From images to actions in the robot's units: the same weights, the same seed."""
-    core = fastwam_core(wan)
-    kept = {n: x for n, x in core.state_dict().items() if not n.startswith(("vae", "text_encoder"))}
-    statistics = save_fastwam(kept, tmp_path / "released")
-    assert (
-        main(
-            [
-                "import-weights",
-                "fastwam",
-                str(tmp_path / "released"),
-                "--out",
-                str(tmp_path / "run"),
-                "--base",
-                str(wan),
-            ]
-        )
-        == 0
-    )
+    core, statistics = imported_fastwam(wan, tmp_path)
     rng = np.random.default_rng(0)
     images, state = rng.integers(0, 256, (2, 3, 32, 32), np.uint8), rng.standard_normal(S).astype(np.float32)
     ours = load(tmp_path / "run").sample(Observation(images, state, "push the red button"), "policy", seed=42)
@@ -201,23 +195,7 @@ def test_a_whole_policy_of_fastwam_acts_as_lerobot_has_it(lerobot, wan, tmp_path
 @needs_lerobot
 def test_a_training_pass_of_fastwam_is_lerobots(lerobot, wan, tmp_path):
     """Velocities of a noisy future, and of noisy actions beside it."""
-    core = fastwam_core(wan)
-    kept = {n: x for n, x in core.state_dict().items() if not n.startswith(("vae", "text_encoder"))}
-    save_fastwam(kept, tmp_path / "released")
-    assert (
-        main(
-            [
-                "import-weights",
-                "fastwam",
-                str(tmp_path / "released"),
-                "--out",
-                str(tmp_path / "run"),
-                "--base",
-                str(wan),
-            ]
-        )
-        == 0
-    )
+    core, _ = imported_fastwam(wan, tmp_path)
     family = Run.open(tmp_path / "run").family()
     B, F, h, w = 2, 3, 1, 2
     z, acts = torch.randn(B, Z, F, 2 * h, 2 * w), torch.randn(B, H, A)

@@ -318,7 +318,7 @@ def test_committed_results_are_recognised_whatever_names_have_changed(monkeypatc
 def test_every_committed_result_is_read_under_keys():
     """Results of earlier versions have names in place of keys."""
     for path in (Path(__file__).parents[2] / "docs/results/jobs").glob("*.json"):
-        result = from_dict(Result, old_names.job(json.loads(path.read_bytes())))
+        result = from_dict(Result, old_names.job(unsealed(json.loads(path.read_bytes()), path)))
         tables = {key.partition(".")[0] for key in result.figures}
         assert tables <= {"open_loop", "coupling"} and not any(" " in key for key in result.figures), path.name
 

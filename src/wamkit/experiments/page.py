@@ -188,7 +188,7 @@ def _tasks(rows: Mapping[str, Sequence[Result]], groups: Groups) -> str:
     for group, tasks in groups:
         for task in tasks:
             ends = [e for r in first for e in r.episodes[task].get("ends", ()) if e not in ("", "solved")]
-            told = ", ".join(f"{ends.count(e)} {e}" for e in sorted(set(ends), key=ends.count, reverse=True))
+            told = ", ".join(f"{ends.count(e)} {e}" for e in sorted(set(ends), key=lambda e: (-ends.count(e), e)))
             cells = [f"{_pooled(own, task).value:.0%}" for own in rows.values()]
             body.append([task.removesuffix("-v3"), group, *cells, told])
     return table(["task", "group", *rows, f"failures of {next(iter(rows))}"], body)
