@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -103,7 +104,7 @@ def test_family_and_environment_are_listed(said):
 
 
 def test_the_command_is_found_documented_and_run(said):
-    assert "tasks       List the tasks of an environment, one a line." in said["help"]
+    assert re.search(r"^  tasks +List the tasks of an environment, one a line\.$", said["help"], re.M)
     assert said["tasks"] == "reach\n"
     assert said["drawers"] == "drawer-close-v3\ndrawer-open-v3\n"
 
