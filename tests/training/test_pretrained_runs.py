@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from recordings import fill
+from safetensors.torch import load_file, save_file
 
-from tiny_video_models import make_folder
+from tiny_video_models import make_folder, wan_transformer
 from wamkit.cli.main import main
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.loading.windows import Windows, observations
 from wamkit.inference.model import load
+from wamkit.nn.backbones.video_model import video_model
 from wamkit.nn.encoders import PromptEncoder
 from wamkit.nn.options import BackboneConfig
 from wamkit.runs.checkpoint import load_checkpoint
@@ -224,18 +226,41 @@ def test_latents_that_are_kept_are_those_of_these_files(home, adapted, tmp_path)
     assert key("d") == before
 
 
+def test_a_missing_or_damaged_shard_is_named(home, tmp_path):
+    folder = make_folder("wan", tmp_path / "wan")
+    shutil.rmtree(folder / "transformer")
+    wan_transformer().save_pretrained(folder / "transformer", max_shard_size="40KB")
+    _, second, *_ = sorted((folder / "transformer").glob("*.safetensors"))
+    model, config = video_model(BackboneConfig("wan", str(folder))), BackboneConfig("wan", str(folder))
+    model.parts(config)
+    content = second.read_bytes()
+    for damage in (lambda: second.unlink(), lambda: second.write_bytes(content[: len(content) // 2])):
+        damage()
+        with pytest.raises(WamkitError, match=f"the weights in transformer/ do not load: .*{second.name}"):
+            model.parts(config)
+
+
 def test_what_a_run_lacks_is_said_in_a_line(home, capsys):
     shutil.copytree(home / "wan", home / "lame")
     (home / "lame/transformer/diffusion_pytorch_model.safetensors").unlink()
     assert train(home, "none", path="lame") == 1
-    message = capsys.readouterr().err
-    assert "the weights in transformer/ do not load" in message and len(message.strip().splitlines()) == 1
+    *bars, message = capsys.readouterr().err.strip().splitlines()
+    assert "the weights in transformer/ do not load" in message and all("decoding" in bar for bar in bars if bar)
     config = json.loads((home / "lame/transformer/config.json").read_text())
     (home / "lame/transformer/config.json").write_text(json.dumps({**config, "ffn_dim": 64}))
     shutil.copy(home / "wan/transformer/diffusion_pytorch_model.safetensors", home / "lame/transformer")
     assert train(home, "none", path="lame") == 1
     message = capsys.readouterr().err
     assert "do not load" in message and "48" in message and "64" in message, message
+    file = home / "lame/transformer/diffusion_pytorch_model.safetensors"
+    (home / "lame/transformer/config.json").write_text(json.dumps(config))
+    tensors = load_file(file)
+    del tensors["blocks.1.ffn.net.2.bias"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert train(home, "none", path="lame") == 1
+    assert "lack blocks.1.ffn.net.2.bias, one of 1 tensors" in capsys.readouterr().err
+    assert train(home, "none", path="data") == 1
+    assert "it lacks transformer/config.json" in capsys.readouterr().err
     assert not (home / "none").exists()
 
 

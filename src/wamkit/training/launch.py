@@ -33,7 +33,8 @@ from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
 from wamkit.hub.names import hub_name, named, origin
-from wamkit.runs.base_model import base_of
+from wamkit.nn.backbones.video_model import video_model
+from wamkit.runs.base_model import base_of, video_backbone
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
 from wamkit.runs.plugins import plugins
@@ -140,6 +141,8 @@ def make_trainer(
     """The trainer of `train_run`, before its first step. It has written nothing yet."""
     check_trackers(trackers)
     check_run_folder(Path(out))
+    if (backbone := video_backbone(run.model)) is not None:
+        video_model(backbone)  # a folder that is none is refused before images are decoded
     opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out))
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):

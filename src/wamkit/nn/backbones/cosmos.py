@@ -12,10 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError
-from wamkit.nn.backbones.video_dit import Parts, Rope, Times, attention
+from wamkit.nn.backbones.video_dit import Beside, Parts, Rope, Times, attention
 from wamkit.nn.backbones.video_model import VIDEO_MODELS, VideoModel
 from wamkit.nn.options import BackboneConfig
-from wamkit.types import WamkitError
 
 
 class CosmosParts(Parts):
@@ -94,7 +93,7 @@ class CosmosParts(Parts):
         return y.movedim((-1, -2), (-4, -3)).flatten(-4)
 
 
-class CosmosExpert(CosmosParts):
+class CosmosExpert(Beside, CosmosParts):
     """A narrower expert beside a Cosmos transformer, whose attention it shares: its tokens are no video.
 
     Blocks are Cosmos' own, with projections to the shared attention; freshly initialised.
@@ -105,7 +104,7 @@ class CosmosExpert(CosmosParts):
         from diffusers.models.attention_processor import Attention
         from diffusers.models.transformers.transformer_cosmos import CosmosEmbedding, CosmosTransformerBlock
 
-        super(CosmosParts, self).__init__()
+        nn.Module.__init__(self)
         c = beside.model.config
         self.heads, self.width, self.text_dim, self.rotary = beside.heads, width, beside.text_dim, beside.rotary
         self.acting = None
@@ -127,16 +126,6 @@ class CosmosExpert(CosmosParts):
     @property
     def embedder(self) -> Any:
         return self.model["time_embed"]
-
-    def blocks(self) -> Sequence[nn.Module]:
-        return list(self.model["blocks"])
-
-    def embed(self, patches_BLc: Tensor, given: bool = False) -> Tensor:
-        raise WamkitError("an expert beside a video transformer has no tokens of a video")
-
-    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
-        """The tokens themselves: their own head reads them."""
-        return x_BLD
 
 
 @VIDEO_MODELS.register("cosmos")

@@ -134,6 +134,27 @@ class Parts(nn.Module, ABC):
         """Normed tokens of a video to velocities of their patches."""
 
 
+class Beside:
+    """Pieces that experts beside a video transformer share: their tokens are no video.
+
+    model: its blocks under "blocks", freshly initialised.
+    """
+
+    model: Any
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks."""
+        return list(self.model["blocks"])
+
+    def embed(self, patches_BLc: Tensor, given: bool = False) -> Tensor:
+        """None to embed. Raises WamkitError."""
+        raise WamkitError("an expert beside a video transformer has no tokens of a video")
+
+    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
+        """The tokens themselves: their own head reads them, as Fast-WAM's does."""
+        return x_BLD
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Float[Tensor, "B L D"]:
     """Attention of (B, L, heads, d); the heads side by side."""
     y = F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (q, k, v)), attn_mask=bias)

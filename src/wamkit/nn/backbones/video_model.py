@@ -25,7 +25,7 @@ from wamkit.config import ConfigError
 from wamkit.errors import nearest
 from wamkit.files import StoreError, read_json
 from wamkit.hub.names import HubName, hub_name
-from wamkit.nn.autoencoders.wan import WanAutoencoder
+from wamkit.nn.autoencoders.wan import WanAutoencoder, load_weights
 from wamkit.nn.backbones.lora import add_adapters
 from wamkit.nn.backbones.released import RELEASED
 from wamkit.nn.backbones.video_dit import Parts, Rope
@@ -143,12 +143,7 @@ class VideoModel(ABC):
         if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
             model = kind.from_config(dict(self.config))
         else:
-            try:
-                options = {"torch_dtype": torch.float32, "use_safetensors": True}
-                model = kind.from_pretrained(self.folder, subfolder="transformer", **options)
-            except (OSError, ValueError, RuntimeError) as error:
-                first = str(error).strip().splitlines()[0]
-                raise WamkitError(f"{self.path}: the weights in transformer/ do not load: {first}") from error
+            model = load_weights(kind, self.folder / "transformer", f"{self.path}: the weights in transformer/")
         if frozen:
             model.requires_grad_(False)
         if config.lora.rank:

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wamkit.nn.backbones.video_dit import Parts, Rope, Times, attention
+from wamkit.nn.backbones.video_dit import Beside, Parts, Rope, Times, attention
 from wamkit.nn.backbones.video_model import VIDEO_MODELS, VideoModel
 from wamkit.nn.options import BackboneConfig
-from wamkit.types import WamkitError
 
 
 class WanParts(Parts):
@@ -94,7 +93,7 @@ class WanParts(Parts):
         return self.model.proj_out(x_BLD).unflatten(-1, (*self.patch, -1)).movedim(-1, -4).flatten(-4)
 
 
-class WanExpert(WanParts):
+class WanExpert(Beside, WanParts):
     """A narrower expert beside a Wan transformer, whose attention it shares: its tokens are no video.
 
     Blocks are Wan's own, with projections to the shared attention; freshly initialised.
@@ -109,7 +108,7 @@ class WanExpert(WanParts):
             WanTransformerBlock,
         )
 
-        super(WanParts, self).__init__()
+        nn.Module.__init__(self)
         c = beside.model.config
         self.heads, self.width, self.text_dim, self.acting = beside.heads, width, beside.text_dim, None
         self.axes = (c.attention_head_dim,) if index else beside.axes
@@ -126,16 +125,6 @@ class WanExpert(WanParts):
                 "condition_embedder": WanTimeTextImageEmbedding(width, c.freq_dim, 6 * width, c.text_dim),
             }
         )
-
-    def blocks(self) -> Sequence[nn.Module]:
-        return list(self.model["blocks"])
-
-    def embed(self, patches_BLc: Tensor, given: bool = False) -> Tensor:
-        raise WamkitError("an expert beside a video transformer has no tokens of a video")
-
-    def norm(self, x_BLD: Tensor, times: Times) -> Float[Tensor, "B L D"]:
-        """The tokens themselves: their own head reads them, as FastWAM's does."""
-        return x_BLD
 
     @property
     def embedder(self) -> Any:
