@@ -18,6 +18,7 @@ BACKBONE: Mapping[str, Any] = {
     "state": "token",
     "action_rope": "grid",
     "expert_mlp": 4096,
+    "projector": 0,
 }
 """The backbone of all families before one could be chosen. Earlier versions wrote its name alone."""
 RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata", "held_out")

@@ -43,7 +43,12 @@ def wan(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def network(wan):
     """Fast-WAM's network as wamkit has it, with random weights."""
-    backbone = BackboneConfig("wan", str(wan), text_length=6, state="text", action_rope="index", expert_mlp=24)
+    return made(wan)
+
+
+def made(wan: Path, projector: int = 0):
+    options = {"text_length": 6, "state": "text", "action_rope": "index", "expert_mlp": 24, "projector": projector}
+    backbone = BackboneConfig("wan", str(wan), **options)
     config = MoTConfig(backbone=backbone, program=Program.DECOUPLED, actions_per_token=1, action_width=16)
     numbers = {"proprio": (torch.zeros(5), torch.ones(5)), "action": (torch.zeros(4), torch.ones(4))}
     torch.manual_seed(3)
@@ -99,6 +104,25 @@ def test_every_tensor_of_either_layout_finds_its_place(network, wan, tmp_path, b
     sample = model.sample(Observation(image, state, "open the drawer"), "policy", seed=1)
     assert sample.actions.shape == (8, 4) and np.isfinite(sample.actions).all()
     assert {"policy", "video", "joint"} <= {str(q) for q in model.queries}
+
+
+def test_easywam_embeds_actions_and_state_by_two_layers(wan, tmp_path, monkeypatch):
+    """By the names of its public code, which was not run."""
+    network = made(wan, projector=10)
+    names = their_names(RELEASE)
+    del names["context.proprio"], names["action.stream.embed"], names["action.stream.head"]
+    for k in "02":
+        names |= {f"context.proprio.{k}": f"state_encoder.net.{k}"}
+        names |= {f"action.stream.embed.{k}": f"mot.mixtures.action.action_encoder.net.{k}"}
+        names |= {f"action.stream.head.{k}": f"mot.mixtures.action.action_decoder.net.{k}"}
+    monkeypatch.setattr(sys.modules[__name__], "their_names", lambda block: names)
+    assert imported(released(network, tmp_path / "theirs"), wan, tmp_path / "run", "easywam") == 0
+    run = Run.open(tmp_path / "run")
+    own = {n: x for n, x in network.state_dict().items() if not n.startswith("normalizer.")}
+    assert all(torch.equal(run.weights()[n], x) for n, x in own.items())
+    assert run.config.model.backbone.projector == 10 and run.config.model.action_width == 16
+    image, state = np.zeros((1, 3, 32, 32), np.uint8), np.zeros(5, np.float32)
+    assert load(tmp_path / "run").sample(Observation(image, state, "open"), "policy", seed=1).actions.shape == (8, 4)
 
 
 def test_a_run_of_released_weights_is_where_training_starts(network, wan, tmp_path):

@@ -16,7 +16,7 @@ class ImportWeights(Options):
     """Write released weights of another program as a run: eval, serve, diagnose and train --from work on it."""
 
     name: str
-    """Name of the model: fastwam, lingbot_va."""
+    """Name of the model: fastwam, easywam, lingbot_va."""
     source: str
     """Folder with its safetensors and config.json, as LeRobot writes them, or its name on the Hub, USER/NAME."""
     _: KW_ONLY

@@ -92,7 +92,7 @@ class ActionChunk(nn.Module):
     Raises ConfigError where the chunk is not a multiple of `per_token`.
     """
 
-    def __init__(self, spec: Spec, width: int, per_token: int, stream: type[Stream] = NoisyStream):
+    def __init__(self, spec: Spec, width: int, per_token: int, stream: Callable[..., Stream] = NoisyStream):
         super().__init__()
         check_multiple("window.chunk", spec.chunk, "actions_per_token", per_token)
         self.shape, self.per_token = (spec.chunk, spec.action_dim), per_token

@@ -109,6 +109,9 @@ class BackboneConfig(Checked):
     (LingBot-VA); or their number (Fast-WAM)."""
     expert_mlp: Width = 4096
     """Width inside the blocks of an expert for actions beside a pretrained one."""
+    projector: Annotated[int, Between(0, inf), AtMost(2**15)] = 0
+    """Width of a hidden layer in the embeddings of actions and state and in the head of actions (EasyWAM); 0 for
+    none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

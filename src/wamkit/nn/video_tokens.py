@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -48,7 +49,8 @@ class VideoContext(nn.Module):
         self.cells, self.texts = rows * columns, config.text_length + (config.state == "text")
         self.length = self.cells + self.texts + (config.state == "token")
         if config.state != "none":
-            self.proprio = nn.Linear(spec.proprio_dim, model.text_dim if config.state == "text" else width)
+            size = model.text_dim if config.state == "text" else width
+            self.proprio = projection(spec.proprio_dim, size, config.projector)
         self.register_buffer("place", grid_positions(torch.zeros(1), rows, columns), persistent=False)
         self.register_buffer("outside", torch.tensor([[0.0, -1.0, -1.0]]), persistent=False)
 
@@ -96,6 +98,13 @@ class VideoContext(nn.Module):
         if self.config.state == "text":
             return [image, Tokens(torch.cat([words, state.to(words.dtype)], 1), TEXT)]
         return [image, Tokens(state, PROPRIO, self.outside), Tokens(words, TEXT)]
+
+
+def projection(inputs: int, outputs: int, hidden: int) -> nn.Module:
+    """A linear map, or two with a GELU between them where `hidden` is not 0."""
+    if not hidden:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, outputs))
 
 
 class _Velocities(Stream):
@@ -186,11 +195,11 @@ class VideoLatents(FutureCodec):
 class VideoActions(Stream):
     """Actions beside a video: an embedding and a head; the backbone knows their noise levels and times."""
 
-    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int):
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int, hidden: int = 0):
         super().__init__(kind, channels, place_L3)
-        self.embed, self.head = nn.Linear(channels, width), nn.Linear(width, channels)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.embed, self.head = projection(channels, width, hidden), projection(width, channels, hidden)
+        for p in (self.head[-1] if isinstance(self.head, nn.Sequential) else self.head).parameters():
+            nn.init.zeros_(p)
 
     def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma: Float[Tensor, " b"] | Float[Tensor, "b L"]) -> Tokens:
         """Noisy values to tokens. sigma: as in `NoisyStream.tokens`."""
@@ -204,9 +213,9 @@ class VideoActions(Stream):
 class GivenVideoActions(Stream):
     """Actions beside a video that are always given, never noisy."""
 
-    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int):
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int, hidden: int = 0):
         super().__init__(kind, channels, place_L3)
-        self.embed = nn.Linear(channels, width)
+        self.embed = projection(channels, width, hidden)
 
     def tokens(self, x_BLc: Float[Tensor, "B L c"]) -> Tokens:
         """Values to tokens."""
@@ -215,7 +224,8 @@ class GivenVideoActions(Stream):
 
 def video_actions(spec: Spec, config: BackboneConfig, width: int, per_token: int, given: bool) -> ActionChunk:
     """A chunk of actions beside a video. Raises ConfigError for places within frames that actions do not fill."""
-    chunk = ActionChunk(spec, width, per_token, GivenVideoActions if given else VideoActions)
+    stream = partial(GivenVideoActions if given else VideoActions, hidden=config.projector)
+    chunk = ActionChunk(spec, width, per_token, stream)
     number, count = torch.arange(chunk.length).float(), len(spec.frame_offsets) // video_model(config).frames_a_latent
     if config.action_rope == "index":
         time = number

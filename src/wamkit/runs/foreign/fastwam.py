@@ -1,7 +1,7 @@
-"""Fast-WAM: a mixture over Wan2.2-TI2V-5B whose action expert sees the present frame alone.
+"""Fast-WAM and EasyWAM-MoT: mixtures over Wan2.2-TI2V-5B whose action expert sees the present frame alone.
 
-It is `mot` with the program `decoupled`. Known are LeRobot's folders, and the authors' own weights once converted,
-whose names differ in the order of two parts.
+Both are `mot` with the program `decoupled`. Known are LeRobot's folders, and the authors' own weights once converted,
+whose names differ in the order of two parts. EasyWAM embeds actions and state by two layers each.
 """
 
 from __future__ import annotations
@@ -69,6 +69,10 @@ def our_name(name: str) -> str | None:
     stem, end = (name[: ending.start()], ending[0]) if ending else (name, "")
     if stem == "proprio_encoder":
         return f"context.proprio{end}"
+    if layer := re.fullmatch(r"state_encoder\.net\.([02])", stem):
+        return f"context.proprio.{layer[1]}{end}"
+    if layer := re.fullmatch(r"mot\.mixtures\.action\.action_(encoder|decoder)\.net\.([02])", stem):
+        return f"action.stream.{'embed' if layer[1] == 'encoder' else 'head'}.{layer[2]}{end}"
     for layout in _LAYOUTS:
         if (found := re.fullmatch(layout, stem)) and found["part"] in BLOCK:
             return f"experts.parts.{STREAMS[found['s']]}.model.blocks.{found['i']}.{BLOCK[found['part']]}{end}"
@@ -85,15 +89,25 @@ def our_name(name: str) -> str | None:
 @FOREIGN.register("fastwam")
 def fastwam(source: Source) -> Foreign:
     """A run with the weights of Fast-WAM. Raises WamkitError, naming the tensor, for weights of another model."""
+    return _mixture(source, "Fast-WAM", "")
+
+
+@FOREIGN.register("easywam")
+def easywam(source: Source) -> Foreign:
+    """A run with the weights of EasyWAM-MoT on Wan2.2. Raises WamkitError as `fastwam`."""
+    return _mixture(source, "EasyWAM-MoT", ".0")
+
+
+def _mixture(source: Source, title: str, first: str) -> Foreign:
+    """The run of either. title: for errors.   first: ending of the names of the first layers of embeddings."""
     told, tensors = source.settings(), source.tensors()
     if told.get("type", "fastwam") != "fastwam":
-        raise WamkitError(f"{source.folder} holds a {told['type']!r} of LeRobot, not Fast-WAM")
+        raise WamkitError(f"{source.folder} holds a {told['type']!r} of LeRobot, not {title}")
     weights = dict(renamed(tensors, our_name))
-    action = _tensor(weights, "action.stream.embed.weight")
-    mlp = _tensor(weights, "experts.parts.action.model.blocks.0.ffn.net.0.proj.weight").shape[0]
-    if "context.proprio.weight" not in weights:
-        raise WamkitError(f"{source.folder} has no proprio_encoder: Fast-WAM without a state is not known")
-    size = {"proprio": weights["context.proprio.weight"].shape[1], "action": action.shape[1]}
+    action = _tensor(weights, f"action.stream.embed{first}.weight", title)
+    up = _tensor(weights, "experts.parts.action.model.blocks.0.ffn.net.0.proj.weight", title)
+    state = _tensor(weights, f"context.proprio{first}.weight", title)
+    size = {"proprio": state.shape[1], "action": action.shape[1]}
     horizon, every = told.get("action_horizon", 32), told.get("action_video_freq_ratio", 4)
     frames = told.get("num_video_frames", horizon + 1)
     cameras = source.cameras or tuple(sorted(_images(told))) or ("image",)
@@ -109,13 +123,14 @@ def fastwam(source: Source) -> Foreign:
         prompt=told.get("prompt_template", PROMPT).replace("{task}", "{}"),
         state="text",
         action_rope="index",
-        expert_mlp=mlp,
+        expert_mlp=up.shape[0],
+        projector=len(action) if first else 0,
     )
     model = MoTConfig(
         backbone=backbone,
         program=Program.DECOUPLED,
         actions_per_token=1,
-        action_width=action.shape[0],
+        action_width=up.shape[1],
         denoising_steps=steps,
         policy_steps=steps,
         targets=TargetConfig(future_shift=schedules[0], policy_shift=schedules[1]),
@@ -149,9 +164,9 @@ def fastwam(source: Source) -> Foreign:
     return Foreign(RunConfig("mot", model, window, train), spec, found, weights, tuple(differs))
 
 
-def _tensor(weights: dict[str, Tensor], name: str) -> Tensor:
+def _tensor(weights: dict[str, Tensor], name: str, title: str) -> Tensor:
     if name not in weights:
-        raise WamkitError(f"these weights hold no {name}: they are not Fast-WAM's, or not all of them")
+        raise WamkitError(f"these weights hold no {name}: they are not {title}'s, or not all of them")
     return weights[name]
 
 
