@@ -125,3 +125,18 @@ def test_the_recipe_is_small():
     learned = sum(p.numel() for p in model.parameters())
     assert learned < 4e7 and isinstance(model.context.image, PretrainedImage)
     assert sum(p.numel() for p in model.context.image.vision.encoder.parameters()) == pytest.approx(21.6e6, rel=0.02)
+
+
+def test_siglip_has_no_class_token(tmp_path):
+    """Patches alone: a view's cells keep their place in it, too."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.SiglipVisionConfig(**sizes, image_size=32, patch_size=8)
+    transformers.SiglipVisionModel(config).save_pretrained(tmp_path)
+    transformers.SiglipImageProcessor().save_pretrained(tmp_path)
+    image = PretrainedImage(str(tmp_path), (2, 4), 2, 20)
+    frames = torch.rand(2, 3, 32, 64) * 2 - 1
+    moved = frames.clone()
+    moved[:, :, :16, 48:] *= -1  # the last cell of the first row
+    assert image(frames).shape == (2, 8, 20)
+    assert (image.features(moved) - image.features(frames)).abs().mean((0, 2)).argmax() == 3
