@@ -115,9 +115,9 @@ class Family(nn.Module, ABC):
         kept = {id(p) for backbone in self.backbones for p in backbone.frozen()}
         return frozenset(name for name, p in self.named_parameters() if id(p) in kept)
 
-    def learns(self, name: str, stage: Stage) -> bool:
-        """True if `stage` trains the parameter called `name`."""
-        return name.startswith(stage.prefixes) and name not in self.frozen
+    def learning(self, stage: Stage) -> frozenset[str]:
+        """Names of the parameters that `stage` trains."""
+        return frozenset(n for n, _ in self.named_parameters() if n.startswith(stage.prefixes)) - self.frozen
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Family:
         memo |= {id(p): p for backbone in self.backbones for p in backbone.frozen()}  # shared: they never change

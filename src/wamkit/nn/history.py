@@ -32,7 +32,35 @@ def present(spec: Spec) -> Spec:
     return replace(spec, past_offsets=())
 
 
-class History(nn.Module):
+class Moments(nn.Module):
+    """Moments that are read one by one: their places in a sequence, for the histories of all backbones.
+
+    length, texts: tokens of a moment without its instruction, and of the instruction.
+    """
+
+    def __init__(self, spec: Spec, length: int, texts: int):
+        super().__init__()
+        if not spec.past_offsets:
+            raise ConfigError("chunk_causal looks back at window.past_offsets, which are empty: -16 -8 for example")
+        self.length, self.texts, self.moments = length, texts, len(spec.past_offsets)
+        self.segments = [Segment(CONTEXT, length), Segment(TEXT, texts)]
+        self.segments += [Segment(CONTEXT, length, moment=offset) for offset in spec.past_offsets]
+
+    def alone(self, moments: Callable[[Batch], list[Tokens]], batch: Batch) -> tuple[list[Tokens], Bool[Tensor, "l l"]]:
+        """The present moment by itself, as a list of tokens, and the mask inside it. moments: as above, of a batch."""
+        now = replace(batch, past=batch.past[:, :0], past_proprio=batch.past_proprio[:, :0], memory=None)
+        return moments(now), visibility(self.segments[:2]).to(batch.obs.device)
+
+    def hide(self, mask_LK: Bool[Tensor, "... L K"], batch: Batch) -> Bool[Tensor, "B 1 L K"]:
+        """A mask of noisy tokens over context and themselves, without moments from before the episode began."""
+        valid = batch.past_valid.repeat_interleave(self.length, 1)
+        ahead = self.length + self.texts
+        rest = mask_LK.shape[-1] - ahead - valid.shape[1]
+        ones = lambda n: valid.new_ones(len(valid), n)  # noqa: E731
+        return mask_LK & torch.cat([ones(ahead), valid, ones(rest)], 1)[:, None, None]
+
+
+class History(Moments):
     """Reads moments and serves their keys and values to generated tokens.
 
     length: tokens of a moment, without its instruction.
@@ -40,12 +68,7 @@ class History(nn.Module):
     """
 
     def __init__(self, spec: Spec, length: int, depth: int, heads: int, width: int):
-        super().__init__()
-        if not spec.past_offsets:
-            raise ConfigError("chunk_causal looks back at window.past_offsets, which are empty: -16 -8 for example")
-        self.length, self.moments = length, len(spec.past_offsets)
-        self.segments = [Segment(CONTEXT, self.length), Segment(TEXT, 1)]
-        self.segments += [Segment(CONTEXT, self.length, moment=offset) for offset in spec.past_offsets]
+        super().__init__(spec, length, 1)
         self.age = nn.Parameter(torch.zeros(self.moments, depth, 2, heads, 1, width // heads))
 
     def forward(
@@ -64,15 +87,3 @@ class History(nn.Module):
         known = torch.cat([keys[:, 0], past.permute(0, 2, 3, 4, 1, 5, 6).flatten(4, 5)], -2)
         image = replace(moments[0], values=moments[0].values.unflatten(0, (len(batch), -1))[:, 0])
         return [image], [tuple(kv.unbind(1)) for kv in known.unbind(1)], seen[:, 0]
-
-    def alone(self, moments: Callable[[Batch], list[Tokens]], batch: Batch) -> tuple[list[Tokens], Bool[Tensor, "l l"]]:
-        """The present moment by itself, as a list of tokens, and the mask inside it. moments: as above, of a batch."""
-        now = replace(batch, past=batch.past[:, :0], past_proprio=batch.past_proprio[:, :0], memory=None)
-        return moments(now), visibility(self.segments[:2]).to(batch.obs.device)
-
-    def hide(self, mask_LK: Bool[Tensor, "... L K"], batch: Batch) -> Bool[Tensor, "B 1 L K"]:
-        """A mask of noisy tokens over context and themselves, without moments from before the episode began."""
-        valid = batch.past_valid.repeat_interleave(self.length, 1)
-        ahead, rest = self.length + 1, mask_LK.shape[-1] - self.length - 1 - valid.shape[1]
-        ones = lambda n: valid.new_ones(len(valid), n)  # noqa: E731
-        return mask_LK & torch.cat([ones(ahead), valid, ones(rest)], 1)[:, None, None]

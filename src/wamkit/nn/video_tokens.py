@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError, check_multiple
-from wamkit.nn.attention_mask import CONTEXT, FUTURE, TEXT, Segment, visibility
+from wamkit.nn.attention_mask import FUTURE, TEXT, visibility
 from wamkit.nn.autoencoders.base import FutureCodec
 from wamkit.nn.backbones.base import Cache, Tokens
 from wamkit.nn.backbones.video_dit import Keys
@@ -26,6 +26,7 @@ from wamkit.nn.backbones.video_model import VideoModel, video_model
 from wamkit.nn.backbones.wan import grid_positions, patches, unpatched
 from wamkit.nn.flow import row_noise
 from wamkit.nn.heads import ActionChunk, Stream
+from wamkit.nn.history import Moments
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import BackboneConfig
 from wamkit.nn.tokens import IMAGE, PROPRIO, canvas, grid_of, noisy_state, uncanvas, view_cells
@@ -245,20 +246,15 @@ def latents_a_step(spec: Spec, model: VideoModel) -> float:
     return len(spec.frame_offsets) / model.frames_a_latent / spec.frame_offsets[-1]
 
 
-class VideoHistory(nn.Module):
+class VideoHistory(Moments):
     """`History` for a pretrained video model: keys of a moment are turned by its age, as if they were read there.
 
     context: the encoder of one moment.
     """
 
     def __init__(self, spec: Spec, context: VideoContext):
-        super().__init__()
-        if not spec.past_offsets:
-            raise ConfigError("chunk_causal looks back at window.past_offsets, which are empty: -16 -8 for example")
-        self.length, self.texts = context.length - context.texts, context.texts
-        self.moments, self._model = len(spec.past_offsets), context.model
-        self.segments = [Segment(CONTEXT, self.length), Segment(TEXT, self.texts)]
-        self.segments += [Segment(CONTEXT, self.length, moment=offset) for offset in spec.past_offsets]
+        super().__init__(spec, context.length - context.texts, context.texts)
+        self._model = context.model
         age = torch.tensor([[k * latents_a_step(spec, context.model), 0.0, 0.0] for k in spec.past_offsets])
         self.register_buffer("age", age, persistent=False)
 
@@ -284,16 +280,3 @@ class VideoHistory(nn.Module):
             kept.append(torch.stack([k[:, 0], v[:, 0]], 1).transpose(2, 3))
         image = replace(moments[0], values=moments[0].values.unflatten(0, (B, -1))[:, 0])
         return [image], cast(Cache, cache), torch.stack(kept, 1)
-
-    def alone(self, moments: Callable[[Batch], list[Tokens]], batch: Batch) -> tuple[list[Tokens], Bool[Tensor, "l l"]]:
-        """As `History.alone`."""
-        now = replace(batch, past=batch.past[:, :0], past_proprio=batch.past_proprio[:, :0], memory=None)
-        return moments(now), visibility(self.segments[:2]).to(batch.obs.device)
-
-    def hide(self, mask_LK: Bool[Tensor, "... L K"], batch: Batch) -> Bool[Tensor, "B 1 L K"]:
-        """As `History.hide`."""
-        valid = batch.past_valid.repeat_interleave(self.length, 1)
-        ahead = self.length + self.texts
-        rest = mask_LK.shape[-1] - ahead - valid.shape[1]
-        ones = lambda n: valid.new_ones(len(valid), n)  # noqa: E731
-        return mask_LK & torch.cat([ones(ahead), valid, ones(rest)], 1)[:, None, None]

@@ -165,7 +165,7 @@ class _Passes:
 
     def __init__(self, model: Family, context: VideoContext):
         self.model, self.backbone, self.context = model, model.backbones[0], context
-        segments, _ = model.attention_layout()
+        segments, self.seen_SS = model.attention_layout()
         self.segments = list(segments)
         self.mixture = isinstance(self.backbone, VideoMixture)
         self.action_width = context.model.width
@@ -183,13 +183,14 @@ class _Passes:
         return sum((y.float().sum() for y in outputs), torch.zeros(()))
 
     def policy(self) -> None:
-        """One policy query, after its image was encoded: the context, then the actions in all steps."""
+        """One policy query, after its image was encoded: the context, the future where actions see it, then the
+        actions in all steps."""
         with torch.no_grad():
             _, cache = self._pass(self._context(), None)
-            if self.model.name == "hidden_state":
-                future = next(s for s in self.segments if s.stream == FUTURE)
-                _, cache = self._pass([self._tokens(future)], cache)
-            action = next(s for s in self.segments if s.stream == ACTION)
+            row, action = next((i, s) for i, s in enumerate(self.segments) if s.stream == ACTION)
+            for future, seen in zip(self.segments, self.seen_SS[row], strict=True):
+                if future.stream == FUTURE and seen:
+                    _, cache = self._pass([self._tokens(future)], cache)
             for _ in range(self.model.default_steps(Query.POLICY)):
                 self._pass([self._tokens(action)], cache)
 

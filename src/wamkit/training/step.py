@@ -74,9 +74,8 @@ def make_step(model: Family, config: TrainConfig) -> Step:
 
 def check_learns(model: Family) -> None:
     """Raises ConfigError, naming the stage, where nothing in a stage learns."""
-    names, frozen = [n for n, _ in model.named_parameters()], model.frozen
     for stage in model.stages():
-        if not any(n.startswith(stage.prefixes) and n not in frozen for n in names):
+        if not model.learning(stage):
             raise ConfigError(
                 f"nothing learns in the stage '{stage.name}' of '{model.name}': backbone.freeze leaves it no weights; "
                 "choose adapters, or another family"
@@ -124,9 +123,9 @@ class _Strategy:
     def begin(self, stage: Stage) -> None:
         self.stage = stage
         self.model.train()
-        frozen = self.model.frozen
+        learning = self.model.learning(stage)
         for name, p in self.model.named_parameters():
-            p.requires_grad_(name.startswith(stage.prefixes) and name not in frozen)
+            p.requires_grad_(name in learning)
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
 
     def state(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -11,28 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wamkit.types import WamkitError
-
-
-def load_weights(kind: Any, folder: Path, what: str) -> Any:
-    """A network of diffusers' class `kind` with the weights in a folder, in float32.
-
-    what: they are called in errors. Raises WamkitError for weights that are damaged, of another size, or not all there.
-    """
-    log = logging.getLogger("diffusers")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # it would say the same in lines of its own
-    try:
-        options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-        model, told = kind.from_pretrained(folder, **options)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise WamkitError(f"{what} do not load: {first}") from error
-    finally:
-        log.setLevel(level)
-    if missing := sorted(told["missing_keys"]):
-        raise WamkitError(f"{what} lack {missing[0]}, one of {len(missing)} tensors of a {kind.__name__}")
-    return model
+from wamkit.nn.diffusers_weights import diffusers, load_weights
 
 
 class WanAutoencoder:
@@ -43,9 +21,7 @@ class WanAutoencoder:
     """
 
     def __init__(self, folder: Path):
-        from diffusers import AutoencoderKLWan
-
-        model = load_weights(AutoencoderKLWan, folder, f"the weights in {folder}")
+        model = load_weights(diffusers().AutoencoderKLWan, folder, f"the weights in {folder}")
         self.model: nn.Module = model.eval().requires_grad_(False)
         config: Any = model.config
         self._mean, self._std = (torch.tensor(v) for v in (config.latents_mean, config.latents_std))

@@ -189,13 +189,17 @@ class Layer(nn.Module):
         qkv = {s: parts[s].qkv(block[s], t, times[s], rope[s]) for s, t in x.items()}
         keys = {s: parts[s].text_keys(block[s], t) for s, t in text.items()} if text else past.text  # type: ignore[union-attr]
         ahead, out = [] if past is None else [(past.k, past.v)], {}
-        for s, t in x.items():
-            seen = [(k.detach(), v.detach()) if (s, o) in detach else (k, v) for o, (_, k, v, _) in qkv.items()]
+
+        def joined(reader: str | None) -> tuple[Tensor, Tensor]:
+            seen = [(k.detach(), v.detach()) if (reader, o) in detach else (k, v) for o, (_, k, v, _) in qkv.items()]
             k, v = (torch.cat(p, 1) for p in zip(*ahead, *seen, strict=True))
-            y = attention(qkv[s][0], k, v, bias.get(s))
+            return k, v
+
+        whole, apart = joined(None), {reader for reader, _ in detach}
+        for s, t in x.items():
+            y = attention(qkv[s][0], *(joined(s) if s in apart else whole), bias.get(s))
             out[s] = parts[s].rest(block[s], t, y, qkv[s][3], keys[s])
-        k, v = (torch.cat(p, 1) for p in zip(*ahead, *[(k, v) for _, k, v, _ in qkv.values()], strict=True))
-        return out, k, v, keys
+        return out, *whole, keys
 
 
 class VideoMixture(Backbone):
@@ -214,7 +218,6 @@ class VideoMixture(Backbone):
             Layer(parts, dict(zip(parts, blocks, strict=True)))
             for blocks in zip(*(p.blocks() for p in parts.values()), strict=True)
         ]
-
         self._frozen = [p for p in self.parameters() if not p.requires_grad]
 
     def layers(self) -> list[nn.Module]:

@@ -24,19 +24,18 @@ from torch import Tensor, nn
 from wamkit.config import ConfigError
 from wamkit.errors import nearest
 from wamkit.files import StoreError, read_json
-from wamkit.hub.names import HubName, hub_name
-from wamkit.nn.autoencoders.wan import WanAutoencoder, load_weights
+from wamkit.hub.folders import PICKLES, model_folder
+from wamkit.nn.autoencoders.wan import WanAutoencoder
 from wamkit.nn.backbones.lora import add_adapters
 from wamkit.nn.backbones.released import RELEASED
 from wamkit.nn.backbones.video_dit import Parts, Rope
+from wamkit.nn.diffusers_weights import diffusers, load_weights
 from wamkit.nn.encoders import PromptEncoder
 from wamkit.nn.options import BackboneConfig
 from wamkit.registry import Registry
 from wamkit.types import WamkitError
 
 COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer")
-PICKLES = (".bin", ".ckpt", ".pkl", ".pt", ".pth")
-"""Endings of files that are never read."""
 
 
 class VideoModel(ABC):
@@ -52,7 +51,9 @@ class VideoModel(ABC):
         self.path = path
         self._alone, self._digests = threading.Lock(), dict[str, str]()
         self._prompts: dict[tuple[int, str], PromptEncoder] = {}
-        self.folder = _folder(path) if sizes is None else Path(path)
+        self.folder = Path(path)
+        if sizes is None:
+            self.folder = model_folder(path, COMPONENTS, lambda file: not file.endswith(PICKLES))
         self._sizes = sizes if sizes is not None else {name: self._read(name) for name in COMPONENTS[:3]}
         self.config = self._sizes["transformer"]
         found = self.config.get("_class_name")
@@ -124,7 +125,7 @@ class VideoModel(ABC):
 
     def autoencoder_shapes(self) -> nn.Module:
         """The autoencoder's network from its configuration alone, for torch's meta device."""
-        return _diffusers().AutoencoderKLWan.from_config(dict(self._sizes["vae"]))
+        return diffusers().AutoencoderKLWan.from_config(dict(self._sizes["vae"]))
 
     def prompts(self, length: int, template: str) -> PromptEncoder:
         """The frozen text encoder, for `length` tokens of `template` with an instruction in it."""
@@ -138,7 +139,7 @@ class VideoModel(ABC):
         On torch's meta device, and inside of `other_weights`, it is built from its configuration alone. Raises
         WamkitError where its weights cannot be read.
         """
-        kind = getattr(_diffusers(), self.kind)
+        kind = getattr(diffusers(), self.kind)
         frozen = config.freeze or config.lora.rank
         if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
             model = kind.from_config(dict(self.config))
@@ -231,34 +232,6 @@ def video_model(config: BackboneConfig) -> VideoModel:
     if torch.empty(0).is_meta and config.path in RELEASED and not Path(config.path).is_dir():
         return _planned(config.name, config.path)
     return _opened(config.name, config.path)
-
-
-def _diffusers() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise WamkitError("a pretrained video model needs diffusers: pip install 'wamkit[pretrained]'") from error
-    return diffusers
-
-
-def _folder(path: str) -> Path:
-    """The folder of a model, downloaded where `path` is a name on the Hub."""
-    if Path(path).is_dir():
-        return Path(path)
-    if Path(path).exists() or (name := hub_name(path, prefixed=False)) is None:
-        raise WamkitError(f"there is no folder {path}, and it is no name on the Hub, USER/NAME, either")
-    return _downloaded(name)
-
-
-def _downloaded(name: HubName) -> Path:
-    from wamkit.hub.download import snapshot
-
-    found = snapshot(name, "model")
-    if found.reached:
-        files = [file for component in COMPONENTS for file in found.listing(component)]
-        found.fetch([file for file in files if not file.endswith(PICKLES)])
-        found.remember()
-    return found.folder
 
 
 def _digest(folder: Path) -> str:

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from wamkit.errors import nearest
 from wamkit.files import StoreError, read_json
-from wamkit.hub.names import hub_name
+from wamkit.hub.folders import PICKLES, model_folder
 from wamkit.registry import Registry
 from wamkit.runs.config import RunConfig
 from wamkit.types import Spec, WamkitError
 
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 PROCESSOR = "processor"
 """Part of the names of LeRobot's files with statistics."""
 
@@ -54,18 +53,8 @@ class Source:
     @classmethod
     def of(cls, path: str, **options: Any) -> Source:
         """The files in a folder, or of a name on the Hub. Raises WamkitError where there are none."""
-        if Path(path).is_dir():
-            return cls(Path(path), **options)
-        if Path(path).exists() or (name := hub_name(path, prefixed=False)) is None:
-            raise WamkitError(f"there is no folder {path}, and it is no name on the Hub, USER/NAME, either")
-        from wamkit.hub.download import snapshot
-
-        found = snapshot(name, "model")
-        if found.reached:
-            files = [*found.listing(), *found.listing("transformer")]
-            found.fetch([file for file in files if file.endswith((".json", ".safetensors"))])
-            found.remember()
-        return cls(found.folder, **options)
+        wanted = lambda file: file.endswith((".json", ".safetensors"))  # noqa: E731
+        return cls(model_folder(path, ("", "transformer"), wanted), **options)
 
     def settings(self) -> dict[str, Any]:
         """config.json; empty where there is none. Raises WamkitError for a damaged one."""

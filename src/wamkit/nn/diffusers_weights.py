@@ -1,0 +1,41 @@
+"""Networks of `diffusers` with released weights: loaded whole or refused, never unpickled."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wamkit.types import WamkitError
+
+
+def diffusers() -> Any:
+    """The package. Raises WamkitError if it is missing."""
+    try:
+        import diffusers as package
+    except ImportError as error:
+        raise WamkitError("a pretrained video model needs diffusers: pip install 'wamkit[pretrained]'") from error
+    return package
+
+
+def load_weights(kind: Any, folder: Path, what: str) -> Any:
+    """A network of diffusers' class `kind` with the weights in a folder, in float32.
+
+    what: they are called in errors. Raises WamkitError for weights that are damaged, of another size, or not all there.
+    """
+    log = logging.getLogger("diffusers")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it would say the same in lines of its own
+    try:
+        options = {"torch_dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+        model, told = kind.from_pretrained(folder, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise WamkitError(f"{what} do not load: {first}") from error
+    finally:
+        log.setLevel(level)
+    if missing := sorted(told["missing_keys"]):
+        raise WamkitError(f"{what} lack {missing[0]}, one of {len(missing)} tensors of a {kind.__name__}")
+    return model
