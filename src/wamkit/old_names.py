@@ -15,8 +15,10 @@ BACKBONE: Mapping[str, Any] = {
     "lora": {"rank": 0, "alpha": 0.0},
     "text_length": 128,
     "prompt": "{}",
+    "image_encoder": "",
     "state": "token",
     "action_rope": "grid",
+    "action_encoder": "linear",
     "expert_mlp": 4096,
     "projector": 0,
 }

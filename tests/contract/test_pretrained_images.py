@@ -140,3 +140,27 @@ def test_siglip_has_no_class_token(tmp_path):
     moved[:, :, :16, 48:] *= -1  # the last cell of the first row
     assert image(frames).shape == (2, 8, 20)
     assert (image.features(moved) - image.features(frames)).abs().mean((0, 2)).argmax() == 3
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_v_jepa_encodes_an_image_by_itself(name, home, tmp_path, spec, normalizer):
+    """Context and targets of V-JEPA 2: cells in their place, and those that `transformers` has for a still clip."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 24, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, "frames_per_clip": 4}
+    predictor = {"pred_hidden_size": 24, "pred_num_hidden_layers": 1, "pred_num_attention_heads": 2}
+    encoder = transformers.VJEPA2Model(transformers.VJEPA2Config(crop_size=32, patch_size=8, **sizes, **predictor))
+    encoder.eval().save_pretrained(tmp_path)
+    image = PretrainedImage(str(tmp_path), (4, 8), 2, 20)
+    frames = torch.rand(2, 3, 32, 64) * 2 - 1
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    clip = (((frames[..., :32] + 1) / 2 - mean) / std).unsqueeze(1).repeat(1, 2, 1, 1, 1)
+    want = encoder(clip, skip_predictor=True).last_hidden_state.unflatten(1, (4, 4))
+    found = image.features(frames)
+    assert torch.allclose(found.unflatten(1, (4, 8))[:, :, :4], want, atol=1e-5)  # the left view
+    cls, text = FAMILIES.get(name), TextConfig("pretrained", model=str(home / "text_encoder"))
+    options = {"width": 32, "depth": 2, "heads": 2, "text": text} | OPTIONS[name]
+    model = cls(cls.Config(image=ImageConfig("pretrained", str(tmp_path)), **options), spec, normalizer)
+    stage, batch = model.stages()[-1], random_batch(spec, 4)
+    sum(v.sum() for v in model(batch, torch.Generator().manual_seed(1), stage.name).values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert not any("vision" in n for n in model.state_dict())

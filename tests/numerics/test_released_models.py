@@ -6,7 +6,6 @@ That code is LeRobot's, which needs another Python and another torch than wamkit
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 import types
@@ -17,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lerobot_code import needs_lerobot, site
 from tiny_video_models import HEADS, LAYERS, TEXT, make_folder
 from wamkit.cli.main import main
 from wamkit.inference.model import load
@@ -32,19 +32,6 @@ pytest.importorskip("transformers", reason="the extra `pretrained` is not instal
 
 HEAD, Z, A, S, H = 12, 48, 4, 5, 8
 """Size of a head, channels of a latent, dimensions of an action and of the state, actions of a chunk."""
-
-
-def site() -> Path:
-    spec = importlib.util.find_spec("lerobot")
-    if spec and spec.submodule_search_locations:
-        return Path(spec.submodule_search_locations[0]).parent
-    return Path(__file__).parents[2] / "build" / "lerobot"
-
-
-needs_lerobot = pytest.mark.skipif(
-    not (site() / "lerobot/policies/fastwam").is_dir(),
-    reason="the code of LeRobot 0.6.1 is not here: the head of this file has the command",
-)
 
 
 @pytest.fixture

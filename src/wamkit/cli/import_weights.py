@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from math import inf
 from pathlib import Path
+from typing import Annotated
 
 from wamkit.cli.parse import COMMANDS, Options
-from wamkit.config import Rate
+from wamkit.config import Between, Rate
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class ImportWeights(Options):
     """Write released weights of another program as a run: eval, serve, diagnose and train --from work on it."""
 
     name: str
-    """Name of the model: fastwam, easywam, lingbot_va."""
+    """Name of the model: fastwam, easywam, lingbot_va, dreamzero."""
     source: str
     """Folder with its safetensors and config.json, as LeRobot writes them, or its name on the Hub, USER/NAME."""
     _: KW_ONLY
@@ -25,6 +27,10 @@ class ImportWeights(Options):
     base: str = ""
     """Folder or hub id of the video model that it stands on, in the layout of diffusers: its autoencoder and text
     encoder are read there. That of its authors if not given."""
+    image_encoder: str = ""
+    """Folder or hub id of a model with image_encoder/, the CLIP that DreamZero reads images with."""
+    robot: Annotated[int, Between(0, inf)] = 0
+    """Number of the robot whose weights are taken, where each has its own."""
     cameras: tuple[str, ...] = ()
     """Names of the robot's cameras, from left to right; those of its config.json if not given."""
     fps: Rate = 20.0
@@ -51,7 +57,8 @@ def run(args: ImportWeights) -> None:
     check_run_folder(args.out)
     if has_checkpoint(args.out):
         raise WriteError(f"{args.out} holds a run: choose another --out")
-    source = Source.of(args.source, base=args.base, cameras=args.cameras, fps=args.fps)
+    options = {"base": args.base, "image_encoder": args.image_encoder, "robot": args.robot}
+    source = Source.of(args.source, cameras=args.cameras, fps=args.fps, **options)
     try:
         foreign = importer(source)
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wamkit.files import StoreError, atomic_write, read_bytes
+from wamkit.files import StoreError, atomic_write, read_bytes, read_json
+from wamkit.hub.folders import PICKLES, model_folder
 from wamkit.nn.backbones.released import ENCODERS
 from wamkit.nn.options import ImageConfig, TextConfig
 from wamkit.nn.tokens import ImageTokens, TextTable, grid_of
@@ -27,6 +28,11 @@ from wamkit.types import Spec, WamkitError
 
 KNOWN_BYTES = 2**30
 """Memory that features of instructions may take."""
+
+
+V_JEPA = "vjepa2"
+"""The type of V-JEPA 2 in `transformers`."""
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def _transformers(what: str, model: str, option: str) -> Any:
@@ -171,6 +177,48 @@ class PromptEncoder:
         return (hidden * tokens.attention_mask.unsqueeze(-1))[0].float().cpu()
 
 
+IMAGE_ENCODER = "image_encoder"
+"""Folder of a model of the layout of `diffusers` with an encoder of images."""
+
+
+class ClipFeatures:
+    """The frozen CLIP of a video model with an image branch: what the last block but one of its encoder gives.
+
+    It is no module, as `PromptEncoder` is none.
+
+    path: folder with image_encoder/, or its id on the Hub. Raises WamkitError where there is none.
+    """
+
+    MEAN = (0.48145466, 0.4578275, 0.40821073)
+    STD = (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(self, path: str):
+        self.folder = model_folder(path, (IMAGE_ENCODER,), lambda file: not file.endswith(PICKLES))
+        file = self.folder / IMAGE_ENCODER / "config.json"
+        try:
+            told = read_json(file)
+            self.size, self._side = int(told["hidden_size"]), int(told["image_size"])
+            self.length = (self._side // int(told["patch_size"])) ** 2 + 1
+        except (StoreError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise WamkitError(f"{path}: {IMAGE_ENCODER}/config.json is not that of a CLIP ({error})") from error
+        self._alone = threading.Lock()
+
+    @cached_property
+    def model(self) -> Any:
+        """The encoder, loaded when it is first needed."""
+        kind = _transformers("an image branch", str(self.folder), "model.backbone.image_encoder").CLIPVisionModel
+        return _loaded(kind, str(self.folder / IMAGE_ENCODER), use_safetensors=True).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, image_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B T c"]:
+        """Features of images in [-1, 1], in float32: of the class first, then of patches."""
+        x = F.interpolate(image_BCHW.float(), (self._side, self._side), mode="bicubic", align_corners=False)
+        mean, std = (x.new_tensor(v).view(1, 3, 1, 1) for v in (self.MEAN, self.STD))
+        with self._alone, torch.autocast(x.device.type, enabled=False):
+            found = self.model.to(x.device)(((x + 1) / 2 - mean) / std, output_hidden_states=True)
+        return found.hidden_states[-2].float()
+
+
 def _read_kept(file: Path, length: int) -> Tensor | None:
     """Kept features; None where there are none, or damaged ones."""
     try:
@@ -194,12 +242,17 @@ def vision_encoder(model: str, what: str, option: str) -> tuple[nn.Module, Tenso
         return planned, torch.zeros(3), torch.ones(3)
     encoder = _loaded(transformers.AutoModel, model, use_safetensors=True)
     encoder = getattr(encoder, "vision_model", encoder).eval().requires_grad_(False)
+    if encoder.config.model_type == V_JEPA:  # its own processor of videos needs torchvision
+        return encoder, torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     processor = _loaded(transformers.AutoImageProcessor, model)
     return encoder, torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
 
 
 class VisionTeacher(nn.Module):
     """A frozen pretrained vision encoder (DINO, SigLIP, CLIP, ViT ...), with patch tokens pooled to a grid of cells.
+
+    V-JEPA 2 encodes clips: it is shown an image as a clip that stands still, as long as one of its tokens, so that it
+    sees no other moment.
 
     forward: images (B, 3, H, W) in [-1, 1] -> (B, rows * columns, channels). Not part of the checkpoint, as above.
     option: that names the model, for the error if it is missing.
@@ -210,10 +263,15 @@ class VisionTeacher(nn.Module):
         encoder, mean, std = vision_encoder(model, "a pretrained encoder of images", option)
         object.__setattr__(self, "encoder", encoder)
         self.grid, self.channels = grid, encoder.config.hidden_size
-        size = encoder.config.image_size
+        size = encoder.config.crop_size if self.of_clips else encoder.config.image_size
         self.size: tuple[int, int] = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", std.view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def of_clips(self) -> bool:
+        """True for an encoder of clips."""
+        return self.encoder.config.model_type == V_JEPA
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VisionTeacher:
         memo[id(self.encoder)] = self.encoder  # shared: it never changes
@@ -225,7 +283,12 @@ class VisionTeacher(nn.Module):
     def forward(self, image_BCHW: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B L c"]:
         self.encoder.to(image_BCHW.device)
         x = F.interpolate((image_BCHW + 1) / 2, self.size, mode="bilinear", antialias=True)
-        tokens = self.encoder(pixel_values=(x - self.mean) / self.std).last_hidden_state
+        x = (x - self.mean) / self.std
+        if self.of_clips:
+            still = x.unsqueeze(1).expand(-1, self.encoder.config.tubelet_size, -1, -1, -1)
+            tokens = self.encoder(pixel_values_videos=still, skip_predictor=True).last_hidden_state
+        else:
+            tokens = self.encoder(pixel_values=x).last_hidden_state
         rows, columns = (n // self.encoder.config.patch_size for n in self.size)
         # Class and register tokens come first.
         patches = tokens[:, -rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))

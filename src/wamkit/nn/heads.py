@@ -96,13 +96,14 @@ class ActionChunk(nn.Module):
         super().__init__()
         check_multiple("window.chunk", spec.chunk, "actions_per_token", per_token)
         self.shape, self.per_token = (spec.chunk, spec.action_dim), per_token
-        self.length, self.channels = spec.chunk // per_token, per_token * spec.action_dim
-        place = step_positions([(i + 0.5) * per_token for i in range(self.length)])
+        self.count, self.channels = spec.chunk // per_token, per_token * spec.action_dim
+        self.length = self.count  # in a sequence, where more than the actions may stand
+        place = step_positions([(i + 0.5) * per_token for i in range(self.count)])
         self.stream = stream(ACTION, self.channels, place, width)
 
     def pack(self, action_BAa: Float[Tensor, "B A a"], normalizer: Normalizer) -> Float[Tensor, "B L c"]:
         """Actions in robot units to normalised values, one row a token."""
-        return normalizer.encode("action", action_BAa).reshape(len(action_BAa), self.length, self.channels)
+        return normalizer.encode("action", action_BAa).reshape(len(action_BAa), self.count, self.channels)
 
     def targets(
         self, action_BAa: Float[Tensor, "B A a"], batch: Batch, normalizer: Normalizer
@@ -128,7 +129,7 @@ class ActionChunk(nn.Module):
         """True for tokens that hold steps of `batch.prefix`, whole tokens each; None where there is no prefix."""
         if batch.prefix is None:
             return None
-        first_L = self.per_token * torch.arange(self.length, device=batch.prefix.device)
+        first_L = self.per_token * torch.arange(self.count, device=batch.prefix.device)
         return first_L < batch.prefix.unsqueeze(1)
 
     def denoise(
@@ -152,11 +153,11 @@ class ActionChunk(nn.Module):
         if batch.guide is None:
             return {}
         weight_BAa = batch.guide.unsqueeze(2) * batch.action_mask()
-        return {ACTION: Guide(self.pack(batch.action, normalizer), weight_BAa.reshape(len(batch), self.length, -1))}
+        return {ACTION: Guide(self.pack(batch.action, normalizer), weight_BAa.reshape(len(batch), self.count, -1))}
 
     def noise(self, generators: Sequence[torch.Generator], device: torch.device) -> Float[Tensor, "B L c"]:
         """The start of sampling."""
-        return row_noise(generators, (self.length, self.channels), device)
+        return row_noise(generators, (self.count, self.channels), device)
 
     def unpack(self, x_BLc: Float[Tensor, "B L c"], normalizer: Normalizer) -> Float[Tensor, "B A a"]:
         """The inverse of `pack`."""
@@ -169,7 +170,7 @@ class ActionChunk(nn.Module):
         return self._evidence(batch) if decided_BL is None else self._evidence(batch) & ~decided_BL.unsqueeze(2)
 
     def _evidence(self, batch: Batch) -> Bool[Tensor, "B L c"]:
-        return batch.action_mask().reshape(len(batch), self.length, self.channels)
+        return batch.action_mask().reshape(len(batch), self.count, self.channels)
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:

@@ -101,24 +101,33 @@ class BackboneConfig(Checked):
     """Tokens of an instruction that a pretrained one reads: shorter ones are padded, longer ones cut."""
     prompt: str = "{}"
     """Text that a pretrained one reads, with the instruction in place of the braces."""
-    state: Literal["token", "text", "none"] = "token"
-    """Place of the robot's state: a token beside the image, one after those of the text (Fast-WAM), or none at all
-    (LingBot-VA)."""
+    image_encoder: str = ""
+    """Folder or hub id with image_encoder/, a CLIP: its features of the present image are read by cross-attention
+    beside the text. For imported weights that have such a branch (DreamZero-5B)."""
+    state: Literal["token", "text", "action", "none"] = "token"
+    """Place of the robot's state: a token beside the image, one after those of the text (Fast-WAM), one after those of
+    the actions and at their noise level (DreamZero), or none at all (LingBot-VA)."""
     action_rope: Literal["grid", "frame", "index"] = "grid"
     """Positions of actions: their time among the latent frames; their place within a latent frame, without its ends
-    (LingBot-VA); or their number (Fast-WAM)."""
+    (LingBot-VA); or their number, which turns the whole head (Fast-WAM, DreamZero)."""
+    action_encoder: Literal["linear", "groot"] = "linear"
+    """Embedding of actions: a linear map, and noise levels that the backbone embeds by itself; or that of GR00T N1
+    (arXiv:2503.14734), which reads noise levels with the actions. Among the tokens of a video, the video's embedding of
+    levels then serves both, and the head reads tokens that are not normed (DreamZero)."""
     expert_mlp: Width = 4096
     """Width inside the blocks of an expert for actions beside a pretrained one."""
     projector: Annotated[int, Between(0, inf), AtMost(2**15)] = 0
     """Width of a hidden layer in the embeddings of actions and state and in the head of actions (EasyWAM); 0 for
-    none."""
+    none. Under action_encoder groot it is that of state and head."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prompt.count("{}") != 1:
-            raise ConfigError(f"prompt = {self.prompt!r}: must hold {{}} once, where the instruction stands")
+        if "{}" not in self.prompt:
+            raise ConfigError(f"prompt = {self.prompt!r}: must hold {{}}, where the instruction stands")
         if self.lora.rank and self.freeze:
             raise ConfigError("freeze leaves a backbone as it is, lora.rank adds adapters to it: use one of them")
+        if self.action_encoder == "groot" and not self.projector:
+            raise ConfigError("action_encoder groot has a hidden layer in its head: choose projector, such as 1024")
 
 
 @dataclass(frozen=True)
@@ -183,6 +192,8 @@ class ContextConfig(ProprioConfig, BackboneOption):
             from wamkit.nn.backbones.video_model import video_model
             from wamkit.nn.video_tokens import VideoContext
 
+            if self.backbone.state == "action" and self.proprio_noise:
+                raise ConfigError("backbone.state action adds no noise to the state: choose proprio_noise 0")
             return VideoContext(spec, self.backbone, video_model(self.backbone).width, self.proprio_noise)
         from wamkit.nn.encoders import build_image, build_text
         from wamkit.nn.tokens import ContextTokens

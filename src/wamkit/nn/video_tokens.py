@@ -7,6 +7,7 @@ patches: the model embeds both (`nn.backbones.video_dit`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
@@ -36,6 +38,8 @@ from wamkit.types import Batch, Spec, WamkitError
 class VideoContext(nn.Module):
     """The encoder of observations: the present image's latents, the robot's state, and the instruction.
 
+    Where the video model has an image branch, CLIP's features of the image stand before those of the instruction.
+
     width: D, of the state's token.   proprio_noise: as in `ContextTokens`.
     Raises ConfigError for images that are no whole number of cells.
     """
@@ -47,11 +51,11 @@ class VideoContext(nn.Module):
         self.model = model = video_model(config)
         self.spec, self.config, self.proprio_noise = spec, config, proprio_noise
         self.rows_columns = rows, columns = grid_of(spec, model.stride)
-        self.cells, self.texts = rows * columns, config.text_length + (config.state == "text")
+        self.cells, self.texts = rows * columns, model.image_tokens + config.text_length + (config.state == "text")
         self.length = self.cells + self.texts + (config.state == "token")
-        if config.state != "none":
+        if config.state in ("token", "text"):
             size = model.text_dim if config.state == "text" else width
-            self.proprio = projection(spec.proprio_dim, size, config.projector)
+            self.proprio = projection(spec.proprio_dim, size, config)
         self.register_buffer("place", grid_positions(torch.zeros(1), rows, columns), persistent=False)
         self.register_buffer("outside", torch.tensor([[0.0, -1.0, -1.0]]), persistent=False)
 
@@ -60,8 +64,10 @@ class VideoContext(nn.Module):
 
         Noise is added to the state only where a generator is given, as training does.
         """
-        z = batch.features["present"] if "present" in batch.features else self.latents(batch.obs)
-        return self._moment(z, batch.proprio, batch.text, normalizer, generator)
+        kept = batch.features
+        z = kept["present"] if "present" in kept else self.latents(batch.obs)
+        clip = kept["clip"] if "clip" in kept else self.model.image_features(batch.obs)
+        return self._moment(z, clip, batch.proprio, batch.text, normalizer, generator)
 
     def moments(self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None) -> list[Tokens]:
         """Every moment by itself, in B * M rows: the present first, then the past unless it is remembered.
@@ -72,7 +78,9 @@ class VideoContext(nn.Module):
         if batch.memory is None:
             images, proprio = torch.cat([images, batch.past], 1), torch.cat([proprio, batch.past_proprio], 1)
         texts = [text for text in batch.text for _ in range(images.shape[1])]
-        return self._moment(self.latents(images.flatten(0, 1)), proprio.flatten(0, 1), texts, normalizer, generator)
+        every = images.flatten(0, 1)
+        z, clip = self.latents(every), self.model.image_features(every)
+        return self._moment(z, clip, proprio.flatten(0, 1), texts, normalizer, generator)
 
     def keep_texts(self, folder: Path) -> None:
         """Keeps features of instructions on disk, below `folder`, from run to run."""
@@ -86,6 +94,7 @@ class VideoContext(nn.Module):
     def _moment(
         self,
         z_BLc: Tensor,
+        clip: Tensor | None,
         proprio: Tensor,
         texts: Sequence[str],
         normalizer: Normalizer,
@@ -93,7 +102,10 @@ class VideoContext(nn.Module):
     ) -> list[Tokens]:
         words = self.model.prompts(self.config.text_length, self.config.prompt)(texts, z_BLc.device)
         image = Tokens(z_BLc, IMAGE, self.place)
-        if self.config.state == "none":
+        if clip is not None:
+            size = max(clip.shape[2], words.shape[2])
+            words = torch.cat([F.pad(x, (0, size - x.shape[2])) for x in (clip, words)], 1)
+        if self.config.state in ("action", "none"):
             return [image, Tokens(words, TEXT)]
         state = self.proprio(noisy_state(proprio, normalizer, self.proprio_noise, generator)).unsqueeze(1)
         if self.config.state == "text":
@@ -101,11 +113,12 @@ class VideoContext(nn.Module):
         return [image, Tokens(state, PROPRIO, self.outside), Tokens(words, TEXT)]
 
 
-def projection(inputs: int, outputs: int, hidden: int) -> nn.Module:
-    """A linear map, or two with a GELU between them where `hidden` is not 0."""
-    if not hidden:
+def projection(inputs: int, outputs: int, config: BackboneConfig) -> nn.Module:
+    """A linear map, or two with a GELU between them where there is a hidden layer; with a ReLU, as GR00T has it."""
+    if not (hidden := config.projector):
         return nn.Linear(inputs, outputs)
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, outputs))
+    between = nn.ReLU() if config.action_encoder == "groot" else nn.GELU(approximate="tanh")
+    return nn.Sequential(nn.Linear(inputs, hidden), between, nn.Linear(hidden, outputs))
 
 
 class _Velocities(Stream):
@@ -152,8 +165,9 @@ class VideoLatents(FutureCodec):
         return self._model.digest("vae")
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        z = self._latents(batch)
-        return {"latents": z[:, self._now :], "present": z[:, : self._now]}
+        z, clip = self._latents(batch), self._model.image_features(batch.obs)
+        found = {"latents": z[:, self._now :], "present": z[:, : self._now]}
+        return found if clip is None else found | {"clip": clip}
 
     def _latents(self, batch: Batch) -> Float[Tensor, "B L c"]:
         """Patches of the present image, then of the future."""
@@ -193,46 +207,93 @@ class VideoLatents(FutureCodec):
         )
 
 
+class LevelledActions(nn.Module):
+    """GR00T's embedding of actions (arXiv:2503.14734): values and noise levels, then two layers over both."""
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.width = width
+        self.values, self.both = nn.Linear(channels, width), nn.Linear(2 * width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BLc: Float[Tensor, "B L c"], sigma: Tensor) -> Float[Tensor, "B L D"]:
+        """sigma: noise levels in [0, 1], as of a stream's tokens."""
+        x = self.values(x_BLc)
+        steps = torch.arange(self.width // 2, device=x.device) * (math.log(10_000.0) / (self.width // 2))
+        angle = 1000 * sigma.reshape(len(sigma), -1, 1) * torch.exp(-steps)
+        levels = torch.cat([angle.sin(), angle.cos()], -1).to(x.dtype)
+        return self.out(F.silu(self.both(torch.cat([x, levels.expand(*x.shape[:2], -1)], -1))))
+
+
 class VideoActions(Stream):
     """Actions beside a video: an embedding and a head; the backbone knows their noise levels and times."""
 
-    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int, hidden: int = 0):
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int, config: BackboneConfig):
         super().__init__(kind, channels, place_L3)
-        self.embed, self.head = projection(channels, width, hidden), projection(width, channels, hidden)
+        self.levelled = config.action_encoder == "groot"
+        self.embed = LevelledActions(channels, width) if self.levelled else projection(channels, width, config)
+        self.head = projection(width, channels, config)
         for p in (self.head[-1] if isinstance(self.head, nn.Sequential) else self.head).parameters():
             nn.init.zeros_(p)
 
     def tokens(self, x_BLc: Float[Tensor, "B L c"], sigma: Float[Tensor, " b"] | Float[Tensor, "b L"]) -> Tokens:
         """Noisy values to tokens. sigma: as in `NoisyStream.tokens`."""
-        return self.run(self.embed(x_BLc), sigma)
+        return self.run(self.embed(x_BLc, sigma) if self.levelled else self.embed(x_BLc), sigma)
 
-    def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B L c"]:
-        """Outputs of the backbone to velocities, in float32."""
-        return self.head(y_BLD).float()
+    def velocity(self, y_BLD: Float[Tensor, "B L D"]) -> Float[Tensor, "B l c"]:
+        """Outputs of the backbone to velocities, in float32; those of tokens after the actions' are left out."""
+        return self.head(y_BLD[:, : self.length]).float()
 
 
 class GivenVideoActions(Stream):
     """Actions beside a video that are always given, never noisy."""
 
-    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int, hidden: int = 0):
+    def __init__(self, kind: str, channels: int, place_L3: Float[Tensor, "L 3"], width: int, config: BackboneConfig):
         super().__init__(kind, channels, place_L3)
-        self.embed = projection(channels, width, hidden)
+        self.embed = projection(channels, width, config)
 
     def tokens(self, x_BLc: Float[Tensor, "B L c"]) -> Tokens:
         """Values to tokens."""
         return self.run(self.embed(x_BLc))
 
 
+class ChunkAndState(ActionChunk):
+    """A chunk of noisy actions, and the robot's state in one more token at their noise level."""
+
+    def __init__(self, spec: Spec, config: BackboneConfig, width: int, per_token: int):
+        super().__init__(spec, width, per_token, partial(VideoActions, config=config))
+        self.length = self.count + 1
+        self.proprio = projection(spec.proprio_dim, width, config)
+        self.register_buffer("outside", torch.tensor([[0.0, -1.0, -1.0]]), persistent=False)
+
+    def tokens(
+        self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch, normalizer: Normalizer
+    ) -> Tokens:
+        """As `ActionChunk.tokens`, the state's token last."""
+        run = super().tokens(x_BLc, sigma_B, batch, normalizer)
+        state = self.proprio(normalizer.encode("proprio", batch.proprio)).unsqueeze(1)
+        sigma = run.sigma
+        if sigma is not None and sigma.dim() == 2:  # the executed ones among the actions are at 0
+            sigma = torch.cat([sigma, sigma_B.expand(len(sigma)).unsqueeze(1)], 1)
+        return Tokens(torch.cat([run.values, state], 1), run.kind, torch.cat([run.position, self.outside]), sigma)
+
+
 def video_actions(spec: Spec, config: BackboneConfig, width: int, per_token: int, given: bool) -> ActionChunk:
-    """A chunk of actions beside a video. Raises ConfigError for places within frames that actions do not fill."""
-    stream = partial(GivenVideoActions if given else VideoActions, hidden=config.projector)
-    chunk = ActionChunk(spec, width, per_token, stream)
-    number, count = torch.arange(chunk.length).float(), len(spec.frame_offsets) // video_model(config).frames_a_latent
+    """A chunk of actions beside a video. Raises ConfigError for places within frames that actions do not fill, and for
+    a state or levels that given actions have not."""
+    if given and (config.state == "action" or config.action_encoder == "groot"):
+        raise ConfigError("backbone.state action and action_encoder groot go with noisy actions, and these are given")
+    if config.state == "action":
+        chunk: ActionChunk = ChunkAndState(spec, config, width, per_token)
+    else:
+        kind = GivenVideoActions if given else VideoActions
+        chunk = ActionChunk(spec, width, per_token, partial(kind, config=config))
+    number, count = torch.arange(chunk.count).float(), len(spec.frame_offsets) // video_model(config).frames_a_latent
     if config.action_rope == "index":
         time = number
     elif config.action_rope == "frame":
-        check_multiple("the number of action tokens", chunk.length, "the number of latent frames", max(count, 1))
-        each = chunk.length // max(count, 1)
+        check_multiple("the number of action tokens", chunk.count, "the number of latent frames", max(count, 1))
+        each = chunk.count // max(count, 1)
         time = 1 + number // each + (number % each + 1) / (each + 1)  # those of frame 0 are executed already
     else:  # the end of its steps
         time = (number + 1) * per_token * latents_a_step(spec, video_model(config))

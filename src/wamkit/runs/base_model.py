@@ -26,9 +26,11 @@ def base_of(model: Any) -> dict[str, str]:
     if (backbone := video_backbone(model)) is None:
         return {}
     from wamkit.nn.backbones.video_model import COMPONENTS, video_model
+    from wamkit.nn.encoders import IMAGE_ENCODER
 
     own = not (backbone.freeze or backbone.lora.rank)
     used = [name for name in COMPONENTS if not (own and name == "transformer")]
+    used += [IMAGE_ENCODER] if backbone.image_encoder else []
     return {name: video_model(backbone).digest(name) for name in used}
 
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from wamkit.families.base import Family
@@ -239,6 +241,29 @@ def _tflop(work: Callable[[], Any]) -> float:
     return counter.get_total_flops() / 1e12
 
 
+class _Fused(torch.autograd.Function):
+    """Attention of the shapes of its arguments, which keeps them and its output alone."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # type: ignore[override]
+        y = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, None, None  # sizes are counted forwards
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention as fused kernels have it: no matrix of weights is kept, as it is on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return _Fused.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
 def _kept(run: _Passes) -> int:
     """Bytes that the backward pass of one training sample keeps, weights apart, in bfloat16."""
     run.backbone.to(torch.bfloat16)
@@ -256,7 +281,7 @@ def _kept(run: _Passes) -> int:
     was = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.bfloat16)
-        with saved_tensors_hooks(pack, lambda x: x):
+        with saved_tensors_hooks(pack, lambda x: x), _FusedAttention():
             run.train()
     finally:
         torch.set_default_dtype(was)

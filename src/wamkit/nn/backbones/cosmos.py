@@ -135,8 +135,12 @@ class CosmosModel(VideoModel):
     kind = "CosmosTransformer3DModel"
     more_channels = (0, 1)  # Video2World is told which frames are given
 
-    def describe(self, model: nn.Module, acts: bool = False) -> CosmosParts:
-        return CosmosParts(model, acts)
+    def describe(self, model: nn.Module, config: BackboneConfig, acts: bool = False) -> CosmosParts:
+        if acts and config.action_rope == "index":
+            raise ConfigError("action_rope index is Wan's: choose grid or frame on Cosmos")
+        parts = CosmosParts(model, acts and config.action_encoder == "linear")
+        parts.plain = acts and config.action_encoder == "groot"
+        return parts
 
     def expert(self, beside: Parts, width: int, config: BackboneConfig) -> CosmosExpert:
         if config.action_rope == "index":

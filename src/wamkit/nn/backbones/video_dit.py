@@ -68,6 +68,7 @@ class Parts(nn.Module, ABC):
     width: D, of tokens.   heads: of attention.   channels: values of a latent patch.   text_dim: of the text's
         features.
     acting: an embedding of the noise levels of actions, where these are among the tokens of a video (LingBot-VA).
+    plain: outputs of tokens beside a video's are those of the last block, not normed (DreamZero).
     """
 
     width: int
@@ -75,6 +76,7 @@ class Parts(nn.Module, ABC):
     channels: int
     text_dim: int
     acting: nn.Module | None
+    plain: bool = False
 
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
@@ -327,8 +329,9 @@ def _embedded(part: Parts, run: Tokens) -> Float[Tensor, "B L D"]:
 
 def _outputs(part: Parts, every: Sequence[Tokens], x: Tensor, times: Times) -> list[Tensor]:
     """Outputs of a stream, one a part."""
-    divided = zip(every, _divided(every, part.norm(x, times)), strict=True)
-    return [part.head(y) if p.kind in VIDEO else y for p, y in divided]
+    normed = _divided(every, part.norm(x, times))
+    others = _divided(every, x) if part.plain else normed
+    return [part.head(y) if p.kind in VIDEO else z for p, y, z in zip(every, normed, others, strict=True)]
 
 
 def _divided(every: Sequence[Tokens], x: Float[Tensor, "B L D"]) -> list[Tensor]:

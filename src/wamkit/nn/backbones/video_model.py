@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from wamkit.config import ConfigError
@@ -30,8 +30,9 @@ from wamkit.nn.backbones.lora import add_adapters
 from wamkit.nn.backbones.released import RELEASED
 from wamkit.nn.backbones.video_dit import Parts, Rope
 from wamkit.nn.diffusers_weights import diffusers, load_weights
-from wamkit.nn.encoders import PromptEncoder
+from wamkit.nn.encoders import IMAGE_ENCODER, ClipFeatures, PromptEncoder
 from wamkit.nn.options import BackboneConfig
+from wamkit.nn.tokens import canvas
 from wamkit.registry import Registry
 from wamkit.types import WamkitError
 
@@ -43,12 +44,14 @@ class VideoModel(ABC):
 
     path: its folder, or its id on the Hub.   kind: the class of its transformer in `diffusers`.
     sizes: config.json of its parts, for a model whose files are not read.
+    image_encoder: folder or id of a model with image_encoder/, for a transformer with an image branch; "" for none.
     """
 
     kind: str
 
-    def __init__(self, path: str, sizes: Mapping[str, Mapping[str, Any]] | None = None):
+    def __init__(self, path: str, sizes: Mapping[str, Mapping[str, Any]] | None = None, image_encoder: str = ""):
         self.path = path
+        self._images = ClipFeatures(image_encoder) if image_encoder else None
         self._alone, self._digests = threading.Lock(), dict[str, str]()
         self._prompts: dict[tuple[int, str], PromptEncoder] = {}
         self.folder = Path(path)
@@ -123,6 +126,20 @@ class VideoModel(ABC):
     def _autoencoder(self) -> WanAutoencoder:
         return WanAutoencoder(self.folder / "vae")
 
+    @property
+    def image_tokens(self) -> int:
+        """Number of CLIP's features of an image; 0 without an image branch."""
+        return self._images.length if self._images else 0
+
+    @property
+    def image_dim(self) -> int:
+        """Size of one of CLIP's features; 0 without an image branch."""
+        return self._images.size if self._images else 0
+
+    def image_features(self, images: UInt8[Tensor, "B V 3 H W"]) -> Float[Tensor, "B T c"] | None:
+        """CLIP's features of images, views side by side as one; None without an image branch."""
+        return self._images(canvas(images)) if self._images else None
+
     def autoencoder_shapes(self) -> nn.Module:
         """The autoencoder's network from its configuration alone, for torch's meta device."""
         return diffusers().AutoencoderKLWan.from_config(dict(self._sizes["vae"]))
@@ -142,17 +159,25 @@ class VideoModel(ABC):
         kind = getattr(diffusers(), self.kind)
         frozen = config.freeze or config.lora.rank
         if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
-            model = kind.from_config(dict(self.config))
+            model = kind.from_config(dict(self.config) | self.image_branch())
+        elif self._images:
+            raise WamkitError(f"{self.path} was released without an image branch: leave out backbone.image_encoder")
         else:
             model = load_weights(kind, self.folder / "transformer", f"{self.path}: the weights in transformer/")
         if frozen:
             model.requires_grad_(False)
         if config.lora.rank:
             add_adapters(model, config.lora)
-        return self.describe(model, acts)
+        return self.describe(model, config, acts)
+
+    def image_branch(self) -> dict[str, Any]:
+        """Entries of the transformer's configuration for its image branch. Raises ConfigError for a kind without."""
+        if self._images:
+            raise ConfigError(f"a {self.kind} has no image branch: leave out backbone.image_encoder")
+        return {}
 
     @abstractmethod
-    def describe(self, model: nn.Module, acts: bool = False) -> Parts:
+    def describe(self, model: nn.Module, config: BackboneConfig, acts: bool = False) -> Parts:
         """The pieces of a transformer of this kind. acts: as above."""
 
     @abstractmethod
@@ -174,7 +199,8 @@ class VideoModel(ABC):
         """SHA-256 of a component: of the names and contents of its files, which are read once a process."""
         with self._alone:
             if component not in self._digests:
-                self._digests[component] = _digest(self.folder / component)
+                place = self._images.folder if self._images and component == IMAGE_ENCODER else self.folder
+                self._digests[component] = _digest(place / component)
             return self._digests[component]
 
     def _read(self, component: str) -> dict[str, Any]:
@@ -209,13 +235,13 @@ def other_weights() -> Iterator[None]:
 
 
 @lru_cache(maxsize=8)
-def _opened(name: str, path: str) -> VideoModel:
-    return VIDEO_MODELS.get(name)(path)
+def _opened(name: str, path: str, image_encoder: str) -> VideoModel:
+    return VIDEO_MODELS.get(name)(path, image_encoder=image_encoder)
 
 
 @lru_cache(maxsize=8)
-def _planned(name: str, path: str) -> VideoModel:
-    return VIDEO_MODELS.get(name)(path, RELEASED[path])
+def _planned(name: str, path: str, image_encoder: str) -> VideoModel:
+    return VIDEO_MODELS.get(name)(path, RELEASED[path], image_encoder)
 
 
 def video_model(config: BackboneConfig) -> VideoModel:
@@ -230,8 +256,8 @@ def video_model(config: BackboneConfig) -> VideoModel:
             f"{nearest(config.name, VIDEO_MODELS.names())}: choose one of {known}"
         )
     if torch.empty(0).is_meta and config.path in RELEASED and not Path(config.path).is_dir():
-        return _planned(config.name, config.path)
-    return _opened(config.name, config.path)
+        return _planned(config.name, config.path, config.image_encoder)
+    return _opened(config.name, config.path, config.image_encoder)
 
 
 def _digest(folder: Path) -> str:

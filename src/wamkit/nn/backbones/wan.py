@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from wamkit.config import ConfigError
 from wamkit.nn.backbones.video_dit import Beside, Parts, Rope, Times, attention
 from wamkit.nn.backbones.video_model import VIDEO_MODELS, VideoModel
 from wamkit.nn.options import BackboneConfig
@@ -19,12 +20,14 @@ from wamkit.nn.options import BackboneConfig
 class WanParts(Parts):
     """The pieces of a Wan transformer. Its time is 1000 times our noise level, its velocity ours.
 
-    model: a `WanTransformer3DModel` without an image branch (text to video, and TI2V-5B).
-    acts: actions are among its tokens. Their noise levels then have an embedding of their own, which begins as a copy
+    model: a `WanTransformer3DModel` for text to video, or TI2V-5B.
+    acts: noise levels of actions, which are among its tokens, have an embedding of their own, which begins as a copy
         (LingBot-VA).
+    numbers: positions of actions are numbers, and turn the whole head by one axis (DreamZero).
+    images: features of an image that stand before those of a text, where the model has an image branch.
     """
 
-    def __init__(self, model: Any, acts: bool = False):
+    def __init__(self, model: Any, acts: bool = False, numbers: bool = False, images: int = 0):
         super().__init__()
         c = model.config
         self.model = model
@@ -32,7 +35,7 @@ class WanParts(Parts):
         self.width, self.text_dim = self.heads * head, c.text_dim
         self.patch = tuple(c.patch_size)
         self.channels = c.in_channels * self.patch[0] * self.patch[1] * self.patch[2]
-        self.axes = rope_axes(head)
+        self.axes, self.numbers, self.images = rope_axes(head), numbers, images
         self.acting: Any = None
         if acts:
             self.acting = copy.deepcopy(self.embedder)
@@ -56,15 +59,29 @@ class WanParts(Parts):
         return Times(temb, embedder.time_proj(embedder.act_fn(temb)).unflatten(2, (6, -1)))
 
     def rope(self, position_BL3: Float[Tensor, "B L 3"]) -> Rope:
-        return wan_rope(position_BL3, self.axes)
+        grid = wan_rope(position_BL3, self.axes)
+        if not self.numbers:
+            return grid
+        alone = (position_BL3[..., 1:2] < 0).unsqueeze(-1)
+        number = wan_rope(position_BL3, (sum(self.axes),))
+        return torch.where(alone, number[0], grid[0]), torch.where(alone, number[1], grid[1])
 
     def text(self, features_BTc: Tensor) -> Float[Tensor, "B T D"]:
         embedder = self.embedder.text_embedder
-        return embedder(features_BTc.to(embedder.linear_1.weight.dtype))
+        features = features_BTc.to(embedder.linear_1.weight.dtype)
+        if not self.images:
+            return embedder(features)
+        image, words = features[:, : self.images], features[:, self.images :]
+        size = self.model.config.image_dim
+        return torch.cat([self.embedder.image_embedder(image[..., :size]), embedder(words[..., : self.text_dim])], 1)
 
     def text_keys(self, block: nn.Module, text_BTD: Tensor) -> tuple[Tensor, Tensor]:
         a: Any = block.attn2
-        k, v = a.norm_k(a.to_k(text_BTD)), a.to_v(text_BTD)
+        image, words = text_BTD[:, : self.images], text_BTD[:, self.images :]
+        k, v = a.norm_k(a.to_k(words)), a.to_v(words)
+        if self.images:
+            k = torch.cat([a.norm_added_k(a.add_k_proj(image)), k], 1)
+            v = torch.cat([a.add_v_proj(image), v], 1)
         return k.unflatten(2, (a.heads, -1)), v.unflatten(2, (a.heads, -1))
 
     def qkv(self, block: Any, x_BLD: Tensor, times: Times, rope: Rope) -> tuple[Tensor, Tensor, Tensor, Any]:
@@ -79,7 +96,10 @@ class WanParts(Parts):
         x = (x.float() + block.attn1.to_out[0](y_BLD.type_as(x)) * mod[2]).type_as(x)
         h = block.norm2(x.float()).type_as(x)
         q = cross.norm_q(cross.to_q(h)).unflatten(2, (cross.heads, -1))
-        x = x + cross.to_out[0](attention(q, *text).type_as(x))
+        read = attention(q, *(t[:, self.images :] for t in text))
+        if self.images:
+            read = read + attention(q, *(t[:, : self.images] for t in text))
+        x = x + cross.to_out[0](read.type_as(x))
         h = (block.norm3(x.float()) * (1 + mod[4]) + mod[3]).type_as(x)
         return (x.float() + block.ffn(h).float() * mod[5]).type_as(x)
 
@@ -111,7 +131,7 @@ class WanExpert(Beside, WanParts):
         nn.Module.__init__(self)
         c = beside.model.config
         self.heads, self.width, self.text_dim, self.acting = beside.heads, width, beside.text_dim, None
-        self.axes = (c.attention_head_dim,) if index else beside.axes
+        self.axes, self.numbers, self.images = (c.attention_head_dim,) if index else beside.axes, False, 0
         shared: dict[str, Any] = {"heads": self.heads, "dim_head": c.attention_head_dim, "eps": c.eps}
         blocks = []
         for _ in range(c.num_layers):
@@ -137,10 +157,18 @@ class WanModel(VideoModel):
 
     kind = "WanTransformer3DModel"
 
-    def describe(self, model: nn.Module, acts: bool = False) -> WanParts:
-        return WanParts(model, acts)
+    def image_branch(self) -> dict[str, Any]:
+        return {"image_dim": self.image_dim, "added_kv_proj_dim": self.width} if self.image_tokens else {}
+
+    def describe(self, model: nn.Module, config: BackboneConfig, acts: bool = False) -> WanParts:
+        own = acts and config.action_encoder == "linear"
+        parts = WanParts(model, own, acts and config.action_rope == "index", self.image_tokens)
+        parts.plain = acts and not own
+        return parts
 
     def expert(self, beside: Parts, width: int, config: BackboneConfig) -> WanExpert:
+        if config.image_encoder:
+            raise ConfigError("an expert beside a video model has no image branch: leave out backbone.image_encoder")
         return WanExpert(cast(WanParts, beside), width, config.expert_mlp, config.action_rope == "index")
 
     def rope(self, position: Float[Tensor, "... L 3"]) -> Rope:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wamkit.errors import nearest
@@ -43,18 +42,22 @@ class Source:
 
     folder: where they are.   base: folder or hub id of the video model that it stands on; "" for the importer's own.
     fps: steps a second of its robot.   cameras: names of its views; those of its configuration if empty.
+    image_encoder: folder or hub id of the model whose CLIP it reads images with; "" for the importer's own.
+    robot: number of the robot whose weights are taken, of those that have each their own.
     """
 
     folder: Path
     base: str = ""
     fps: float = 20.0
     cameras: tuple[str, ...] = field(default=())
+    image_encoder: str = ""
+    robot: int = 0
 
     @classmethod
     def of(cls, path: str, **options: Any) -> Source:
         """The files in a folder, or of a name on the Hub. Raises WamkitError where there are none."""
         wanted = lambda file: file.endswith((".json", ".safetensors"))  # noqa: E731
-        return cls(model_folder(path, ("", "transformer"), wanted), **options)
+        return cls(model_folder(path, ("", "transformer", "experiment_cfg"), wanted), **options)
 
     def settings(self) -> dict[str, Any]:
         """config.json; empty where there is none. Raises WamkitError for a damaged one."""
@@ -67,8 +70,11 @@ class Source:
             raise WamkitError(f"{file} holds no settings; it is of another program")
         return found
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All weights by name. Raises WamkitError where there are none, with advice for pickles."""
+    def tensors(self, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """Weights by name, but for those whose names begin with one of `without`.
+
+        Raises WamkitError where there are none, with advice for pickles.
+        """
         files = [f for f in sorted(self.folder.glob("*.safetensors")) if PROCESSOR not in f.name]
         files = files or sorted((self.folder / "transformer").glob("*.safetensors"))
         if not files:
@@ -79,7 +85,7 @@ class Source:
                     "repository writes safetensors beside it"
                 )
             raise WamkitError(f"{self.folder} holds no weights in safetensors")
-        return {name: x for file in files for name, x in _load(file).items()}
+        return {name: x for file in files for name, x in _load(file, without).items()}
 
     def processor_statistics(self) -> dict[str, Tensor]:
         """Statistics of LeRobot's processors by feature and kind, such as "action.mean"; empty without any."""
@@ -87,9 +93,10 @@ class Source:
         return {name: x for file in files for name, x in _load(file).items()}
 
 
-def _load(file: Path) -> dict[str, Tensor]:
+def _load(file: Path, without: tuple[str, ...] = ()) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        with safe_open(file, "pt") as content:
+            return {name: content.get_tensor(name) for name in content.keys() if not name.startswith(without)}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise WamkitError(f"{file} cannot be read: {error}") from error
 

@@ -15,37 +15,12 @@ from wamkit.nn.family_options import MoTConfig
 from wamkit.nn.options import BackboneConfig, Program, TargetConfig
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
 from wamkit.runs.foreign.base import FOREIGN, Foreign, Source, renamed, scales
+from wamkit.runs.foreign.wan_names import BLOCK, OUTER
 from wamkit.types import Spec, WamkitError
 
 BASE = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
 PROMPT = "A video recorded from a robot's point of view executing the following instruction: {}"
 STREAMS = {"video": "future", "action": "action"}
-BLOCK = {
-    "self_attn.q": "attn1.to_q",
-    "self_attn.k": "attn1.to_k",
-    "self_attn.v": "attn1.to_v",
-    "self_attn.o": "attn1.to_out.0",
-    "self_attn.norm_q": "attn1.norm_q",
-    "self_attn.norm_k": "attn1.norm_k",
-    "cross_attn.q": "attn2.to_q",
-    "cross_attn.k": "attn2.to_k",
-    "cross_attn.v": "attn2.to_v",
-    "cross_attn.o": "attn2.to_out.0",
-    "cross_attn.norm_q": "attn2.norm_q",
-    "cross_attn.norm_k": "attn2.norm_k",
-    "norm3": "norm2",
-    "ffn.0": "ffn.net.0.proj",
-    "ffn.2": "ffn.net.2",
-    "modulation": "scale_shift_table",
-}
-"""Parts of a block, by the names of Wan's own code -> those of diffusers."""
-OUTER = {
-    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
-    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
-    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
-    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
-    "time_projection.1": "condition_embedder.time_proj",
-}
 HEADS = {
     "future": {"patch_embedding": "patch_embedding", "head.head": "proj_out", "head.modulation": "scale_shift_table"},
     "action": {"action_encoder": "action.stream.embed", "head": "action.stream.head"},
