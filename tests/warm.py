@@ -19,7 +19,7 @@ def launch(function: Callable[..., Any], *args: Any) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(workers._PRELOADED)
     process = context.Process(target=function, args=args)
-    with workers._environment(workers._ONE_THREAD):  # as pools start that process, which later tests go on using
+    with workers.environment(workers.ONE_THREAD):  # as pools start that process, which later tests go on using
         process.start()
     return process
 

@@ -47,6 +47,7 @@ EXTRAS = {
     "trackio": "trackio",
     "wandb": "wandb",
     "rerun": "rerun",
+    "ray": "ray",
 }
 """Packages that only a part of wamkit needs, by the name that is imported -> the extra that installs them."""
 

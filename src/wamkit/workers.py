@@ -1,7 +1,9 @@
 """Independent jobs in worker processes, one thread each, with results in order.
 
 Processes, because a simulator renders with one OpenGL context a process. One thread in each, because libraries that
-start a thread a core in each of several processes are many times slower.
+start a thread a core in each of several processes are many times slower. An `Executor` has the processes: children of
+this one, unless `executed_by` gives another (see `wamkit.executors`). A job is a pure function of its description, so
+results do not depend on where it ran.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from wamkit.errors import WamkitError
 
@@ -40,7 +42,7 @@ _CHOOSE_OPENGL = ("mujoco", "metaworld")
 """Those that choose a library to render with when they are imported: left to the workers, which choose it
 (`wamkit.envs.rendering`), unless MUJOCO_GL has chosen."""
 
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
+ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")}
 """Environment variables of the workers. LP_NUM_THREADS belongs to the software renderer (llvmpipe)."""
 
 
@@ -65,6 +67,59 @@ class WorkerError(WamkitError):
     """A job failed in its worker process. The message names the job and holds the traceback of the worker."""
 
 
+class Pool(Protocol):
+    """The workers of one call of `run_parallel`, each with one job at a time."""
+
+    @property
+    def full(self) -> bool:
+        """True if no worker is free: a job that finishes frees one."""
+
+    def send(self, index: int, job: Any) -> None:
+        """Has a free worker start on a job. index: its place among the jobs."""
+
+    def receive(self) -> Iterable[tuple[int, Any, str | None]]:
+        """Waits until a job is done, and gives (index, result, error) of all that are; an error is None or a text."""
+
+    def close(self) -> None:
+        """Ends the jobs that are not done."""
+
+
+class Executor(Protocol):
+    """Processes that jobs run in. Order, progress, and naming the job that failed are left to `run_parallel`."""
+
+    def pool(self, worker: Callable[[Any], Any], processes: int, jobs: int) -> Pool:
+        """Workers for so many jobs, at most `processes` at a time. Each computes `answer(worker, job)`."""
+
+    def close(self) -> None:
+        """Ends all processes that it started."""
+
+
+class LocalProcesses:
+    """Child processes on this machine."""
+
+    def pool(self, worker: Callable[[Any], Any], processes: int, jobs: int) -> Pool:
+        """Children, or those that `kept_workers` keeps."""
+        return _Pool(worker, min(processes, jobs))
+
+    def close(self) -> None:
+        """Does nothing: children end with their pool, or with `kept_workers`."""
+        return None
+
+
+_executor: Executor = LocalProcesses()
+
+
+@contextlib.contextmanager
+def executed_by(executor: Executor) -> Iterator[None]:
+    """Has `executor` run the jobs of every `run_parallel` inside."""
+    global _executor
+    before, _executor = _executor, executor
+    try:
+        yield
+    finally:
+        _executor = before
+
+
 def run_parallel(
     jobs: Sequence[J],
     worker: Callable[[J], R],
@@ -76,21 +131,21 @@ def run_parallel(
     progress: bool = True,
     done: int = 0,
 ) -> Iterator[R]:
-    """Yields worker(job) for every job, in the order of `jobs`, computed by `processes` child processes.
+    """Yields worker(job) for every job, in the order of `jobs`, computed by `processes` worker processes.
 
     worker: a module-level function. It and the jobs are sent to new processes, so both must be picklable, and the
         calling script needs the usual `if __name__ == "__main__":`.
-    processes: number of children, at least 1. Even a single job runs in a child, so that the caller's process keeps its
+    processes: number of workers, at least 1. Even a single job runs in a worker, so that the caller's process keeps its
         threads and has no render context.
     desc, unit: label and unit of the progress bar.
     describe: name of a job in errors.
     progress: show a bar on stderr, with rate and time left.
     done: number of jobs that were finished earlier, for the bar.
 
-    Children are forked from a process that holds imports only ("forkserver"). It starts at the first call and keeps the
-    environment variables of that moment. They end with the generator (see also `kept_workers`), and also if this
-    process is interrupted, terminated or killed. At most 2 x processes results wait for an earlier one, so memory is
-    bounded however slow the first job is.
+    Workers are children of this process, unless `executed_by` says otherwise. Children are forked from a process that
+    holds imports only ("forkserver"). It starts at the first call and keeps the environment variables of that moment.
+    They end with the generator (see also `kept_workers`), and also if this process is interrupted, terminated or
+    killed. At most 2 x processes results wait for an earlier one, so memory is bounded however slow the first job is.
 
     Raises WorkerError if a job fails or its process dies.
     """
@@ -98,13 +153,13 @@ def run_parallel(
         raise WamkitError(f"processes must be at least 1, found {processes}")
     if not jobs:
         return
-    pool = _Pool(worker, min(processes, len(jobs)))
+    pool = _executor.pool(worker, processes, len(jobs))
     ready: dict[int, R] = {}
     window, sent = 2 * processes, 0
     with contextlib.closing(pool), _bar(len(jobs), done, desc, unit, progress) as count:
         for wanted in range(len(jobs)):
             while wanted not in ready:
-                while pool.idle and sent < min(len(jobs), wanted + window):
+                while not pool.full and sent < min(len(jobs), wanted + window):
                     pool.send(sent, jobs[sent])
                     sent += 1
                 for index, result, error in pool.receive():
@@ -172,7 +227,7 @@ class _Pool:
         if forks:
             chosen = os.environ.get("MUJOCO_GL") or sys.platform != "linux"
             context.set_forkserver_preload([m for m in _PRELOADED if chosen or m not in _CHOOSE_OPENGL])
-        with _environment(_ONE_THREAD):
+        with environment(ONE_THREAD):
             while len(self._children) < processes:
                 ours, theirs = context.Pipe()
                 child = context.Process(target=_serve, args=(theirs,), daemon=True)
@@ -180,6 +235,10 @@ class _Pool:
                 theirs.close()
                 self._children[ours] = child
         self.idle += self._children
+
+    @property
+    def full(self) -> bool:
+        return not self.idle
 
     def send(self, index: int, job: Any) -> None:
         pipe = self.idle.pop()
@@ -230,12 +289,15 @@ def _serve(pipe: Connection) -> None:
             worker, job = pipe.recv()
         except (EOFError, OSError):
             return
-        try:
-            answer = (worker(job), None)
-        except Exception as error:
-            detail = str(error) if isinstance(error, WamkitError) else traceback.format_exc()
-            answer = (None, detail)
-        pipe.send(answer)
+        pipe.send(answer(worker, job))
+
+
+def answer(worker: Callable[[J], R], job: J) -> tuple[R | None, str | None]:
+    """worker(job) and None, or None and the text of its error: the traceback, but for errors raised on purpose."""
+    try:
+        return worker(job), None
+    except Exception as error:
+        return None, str(error) if isinstance(error, WamkitError) else traceback.format_exc()
 
 
 def _end_with_parent() -> None:
@@ -246,7 +308,7 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
+def environment(values: dict[str, str]) -> Iterator[None]:
     """Sets environment variables for the children that start inside: libraries read thread counts when they load."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

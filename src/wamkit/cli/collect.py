@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 
 from wamkit.cli.parse import COMMANDS, Options, join
 
@@ -11,6 +11,11 @@ from wamkit.cli.parse import COMMANDS, Options, join
 @dataclass(frozen=True)
 class Collect(Options):
     """Record demonstrations of scripted experts, and off-expert episodes."""
+
+    _: KW_ONLY
+    executor: str = "local"
+    """Executor of the jobs: local, processes of this machine; or ray, the cluster that RAY_ADDRESS names, else one
+    that is started on this machine. The recordings are the same."""
 
     @classmethod
     def resolve(cls, argv: Sequence[str]) -> type[Options]:
@@ -23,6 +28,7 @@ class Collect(Options):
 @COMMANDS.register("collect")
 def run(args: Collect) -> None:
     """Collects, and prints the size of the data set."""
+    from wamkit.executors.base import executing_on
     from wamkit.files import check_place
     from wamkit.rollout.plan import CollectConfig
     from wamkit.runs.config import require_run
@@ -31,7 +37,8 @@ def run(args: Collect) -> None:
     config.env_spec.check()
     check_place(config.out / "collect.json")
     config = replace(config, policies=tuple(require_run(policy) for policy in config.policies))
-    from wamkit.rollout.collect import collect
+    with executing_on(args.executor):
+        from wamkit.rollout.collect import collect
 
-    store = collect(config)
+        store = collect(config)
     print(f"collected: {len(store)} episodes, {store.frames} frames in {store.root}")

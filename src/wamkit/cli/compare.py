@@ -37,6 +37,9 @@ class Compare(Options):
     """Validation episodes a task (one more of them off-expert) on which imagination is scored."""
     processes: Processes = 2
     """Worker processes of the evaluation."""
+    executor: str = "local"
+    """Executor of the jobs: local, processes of this machine; or ray, the cluster that RAY_ADDRESS names, else one
+    that is started on this machine. The figures are the same."""
     cache_dir: Path | None = None
     """Folder of all caches; beside the data if not given, or in the user's cache where that cannot be written."""
     page: bool = False
@@ -47,16 +50,17 @@ class Compare(Options):
 def run(args: Compare) -> None:
     """Runs the jobs that are not finished, and writes the page."""
     from wamkit.data.format.hub import data_folder
+    from wamkit.executors.base import executing_on
     from wamkit.experiments.comparisons import COMPARISONS
     from wamkit.files import caching_in, check_output
 
     COMPARISONS.get(args.name)().check_rows(args.name, args.only)
     data = data_folder(args.data)
     check_output(args.out / f"{args.name}.md")
-    from wamkit.experiments.run import Setup, compare, write_comparison
+    with caching_in(args.cache_dir), executing_on(args.executor):
+        from wamkit.experiments.run import Setup, compare, write_comparison
 
-    setup = Setup(data, args.out, args.work, args.episodes, args.held_out, args.processes)
-    with caching_in(args.cache_dir):
+        setup = Setup(data, args.out, args.work, args.episodes, args.held_out, args.processes)
         page = (
             write_comparison(args.name, setup)
             if args.page

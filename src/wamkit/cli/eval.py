@@ -55,6 +55,9 @@ class Eval(Options):
     which is closed loop only."""
     processes: Processes = 2
     """Worker processes."""
+    executor: str = "local"
+    """Executor of the jobs: local, processes of this machine; or ray, the cluster that RAY_ADDRESS names, else one
+    that is started on this machine. The figures are the same."""
     suite: Literal["main", "full"] = "main"
     """Set of evaluations. full adds physics, counterfactuals, and forecast against execution."""
     encoder: tuple[str, ...] = ()
@@ -89,6 +92,7 @@ def run(args: Eval) -> None:
 
 def _evaluate(args: Eval) -> None:
     """Evaluates each run in an environment, or compares two."""
+    from wamkit.executors.base import executing_on
     from wamkit.files import check_place
     from wamkit.runs.config import home, require_run
 
@@ -96,17 +100,18 @@ def _evaluate(args: Eval) -> None:
     folders = [require_run(path) for path in args.runs]
     for folder in folders:
         check_place(home(folder) / "eval/summary.json")
-    from wamkit.eval.evaluate import evaluate
-    from wamkit.eval.suites.paired import paired
-    from wamkit.eval.tracked import track
-    from wamkit.runs.run import Run
+    with executing_on(args.executor):
+        from wamkit.eval.evaluate import evaluate
+        from wamkit.eval.suites.paired import paired
+        from wamkit.eval.tracked import track
+        from wamkit.runs.run import Run
 
-    runs = [Run.open(folder) for folder in folders]
-    if args.paired:
-        paired(runs, protocol, processes=args.processes)
-        return
-    for opened in runs:
-        track(opened, evaluate(opened, protocol, _options(args)), args.trackers)
+        runs = [Run.open(folder) for folder in folders]
+        if args.paired:
+            paired(runs, protocol, processes=args.processes)
+            return
+        for opened in runs:
+            track(opened, evaluate(opened, protocol, _options(args)), args.trackers)
 
 
 def _evaluate_recorded(args: Eval) -> None:

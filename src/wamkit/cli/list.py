@@ -30,6 +30,7 @@ DOCUMENTED = {
     "comparisons": ("wamkit.experiments.comparisons", "COMPARISONS"),
     "protocols": ("wamkit.eval.protocols", "PROTOCOLS"),
     "trackers": ("wamkit.training.trackers.base", "TRACKERS"),
+    "executors": ("wamkit.executors.base", "EXECUTORS"),
 }
 """Kind -> module and name of its registry."""
 
@@ -44,7 +45,7 @@ QUERIES = {
 
 @dataclass(frozen=True)
 class List(Options):
-    """List families, queries, environments and their tasks, importers, recipes, comparisons, protocols and trackers."""
+    """List families, queries, environments, tasks, importers, recipes, comparisons, protocols, trackers, executors."""
 
     _: KW_ONLY
     by: str = ""

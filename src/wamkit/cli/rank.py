@@ -44,12 +44,16 @@ class Rank(Options):
     """Spread of these candidates, in standard deviations of the actions."""
     processes: Processes = 2
     """Worker processes."""
+    executor: str = "local"
+    """Executor of the jobs: local, processes of this machine; or ray, the cluster that RAY_ADDRESS names, else one
+    that is started on this machine. The figures are the same."""
 
 
 @COMMANDS.register("rank")
 def run(args: Rank) -> None:
     """Prints the tables and writes the page."""
     from wamkit.eval.ranked import check_policies
+    from wamkit.executors.base import executing_on
     from wamkit.files import check_place
     from wamkit.runs.config import home, require_run
 
@@ -57,7 +61,9 @@ def run(args: Rank) -> None:
     places = {"world": require_run(args.world)}
     places |= {k: tuple(require_run(p) for p in getattr(args, k)) for k in ("policies", "failure_policies")}
     check_place(home(places["world"]) / "eval/rank.html")
-    from wamkit.eval.report.ranking import write_ranking
-    from wamkit.eval.suites import policy_ranking
+    options = {k: v for k, v in vars(args).items() if k != "executor"} | places
+    with executing_on(args.executor):
+        from wamkit.eval.report.ranking import write_ranking
+        from wamkit.eval.suites import policy_ranking
 
-    write_ranking(policy_ranking.rank(policy_ranking.Rank(**{**vars(args), **places})))
+        write_ranking(policy_ranking.rank(policy_ranking.Rank(**options)))

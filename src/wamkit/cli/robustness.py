@@ -38,6 +38,9 @@ class Robustness(Options):
     """Query that the policy asks: policy or joint."""
     processes: Processes = 2
     """Worker processes."""
+    executor: str = "local"
+    """Executor of the jobs: local, processes of this machine; or ray, the cluster that RAY_ADDRESS names, else one
+    that is started on this machine. The figures are the same."""
     env: str = ""
     """Environment to play in, if not the one of the data; `tasks`, `options` and `embodiment` as in `wamkit eval`."""
     tasks: tuple[str, ...] = ()
@@ -53,6 +56,7 @@ def run(args: Robustness) -> None:
     """Plays the variations, prints the table and writes the page."""
     from wamkit.envs.spec import EnvSpec
     from wamkit.eval.protocols import Protocol
+    from wamkit.executors.base import executing_on
     from wamkit.files import check_place
     from wamkit.runs.config import home, require_run
     from wamkit.types import Query
@@ -65,9 +69,10 @@ def run(args: Robustness) -> None:
     protocol = Protocol(env, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
     path = require_run(args.run)
     check_place(home(path) / "eval/robustness.html")
-    from wamkit.eval.report.robustness import write_robustness
-    from wamkit.eval.suites.robustness import sweep
-    from wamkit.runs.run import Run
-
     varied = {"factors": args.factors, "severities": args.severities}
-    write_robustness(sweep(Run.open(path), protocol, processes=args.processes, **varied))
+    with executing_on(args.executor):
+        from wamkit.eval.report.robustness import write_robustness
+        from wamkit.eval.suites.robustness import sweep
+        from wamkit.runs.run import Run
+
+        write_robustness(sweep(Run.open(path), protocol, processes=args.processes, **varied))

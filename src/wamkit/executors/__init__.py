@@ -1,0 +1,1 @@
+"""Places where jobs run in worker processes: this machine, or a cluster."""
