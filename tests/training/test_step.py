@@ -15,6 +15,7 @@ from wamkit.training.metrics import read_metrics
 from wamkit.training.optim import muon_matrices
 from wamkit.training.precision import native_bf16
 from wamkit.training.step import CpuThreads, SingleDevice, make_step
+from wamkit.types import WamkitError
 
 
 def test_loss_weights_scale_gradients(tmp_path):
@@ -130,3 +131,14 @@ def test_muon_moves_convolutions_and_matrices_of_blocks(name, spec, normalizer):
     shapes = {n: p.ndim for n, p in model.named_parameters()}
     expected = {n for n, ndim in shapes.items() if ndim == 4 or (".blocks." in n and ndim == 2)}
     assert set(muon_matrices(model)) == expected and any(".blocks." in n for n in expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_stage_that_learns_nothing_is_refused(device, monkeypatch):
+    """No gradient at all is an error, for the model would stay as it is in silence."""
+    model = small_model()
+    monkeypatch.setattr(model, "forward", lambda batch, *_: {"policy": torch.zeros(len(batch), requires_grad=True)})
+    step = make_step(model, dataclasses.replace(SMALL, device=device))
+    step.begin(model.stages()[-1])
+    with pytest.raises(WamkitError, match="no parameter of the stage 'main' of 'unified' has a gradient"):
+        step(frames().windows(model.spec, seed=0, batch_size=8).batch(0), 0, 1e-3)

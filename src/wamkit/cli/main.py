@@ -54,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RegistryError as error:
         print(f"wamkit: {error}", file=sys.stderr)
         return 2
+    if (rank := os.environ.get("RANK", "0")) != "0":  # one of several processes of a torchrun
+        name = f"{name}, rank {rank}"
     try:
-        run(parse(options_of(run), name, rest))
+        run(parse(options_of(run), name.partition(",")[0], rest))
     except WamkitError as error:
         print(f"wamkit {name}: {error}", file=sys.stderr)
         return error.exit_code

@@ -81,25 +81,35 @@ class Train(Options):
 def run(args: Train) -> None:
     """Trains, and prints the next command."""
     from wamkit.data.format.hub import data_folder
-    from wamkit.files import caching_in, check_place
-    from wamkit.training.trackers.base import check_trackers, openings
+    from wamkit.files import check_place
+    from wamkit.training.trackers.base import check_trackers
 
     check_trackers(args.trackers)
     data = args.data if args.data.is_file() else data_folder(args.data)
     check_place(args.out / "config.json")
+    from wamkit.training.world import first_speaks
+
+    with first_speaks():
+        _train(args, data)
+
+
+def _train(args: Train, data: Path) -> None:
     from wamkit.eval.validation import held_out_losses
+    from wamkit.files import caching_in
     from wamkit.training.launch import Start, train_run
+    from wamkit.training.trackers.base import openings
+    from wamkit.training.world import joined
 
     config, loading = configured(args, data)
     start = None if args.from_ is None else Start.of(args.from_, args.out)
     command = shlex.join(["wamkit", "train", *args.argv])
-    with caching_in(args.cache_dir):
+    with caching_in(args.cache_dir), joined(config.train.device) as world:
         more = {"loading": loading, "trackers": args.trackers, "validate": held_out_losses, "start": start}
-        train_run(config, data, args.out, command=command, **more)
-    print(f"trained: {args.out}")
-    for line in openings(args.trackers, args.out):
-        print(line)
-    print(f"next: {_next(args, config.episodes.held_out)}")
+        train_run(config, data, args.out, command=command, world=world, **more)
+        print(f"trained: {args.out}")
+        for line in openings(args.trackers, args.out):
+            print(line)
+        print(f"next: {_next(args, config.episodes.held_out)}")
 
 
 def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:

@@ -45,9 +45,10 @@ from wamkit.training.evidence import check_evidence, evidence_of
 from wamkit.training.large_images import large_images
 from wamkit.training.memory import check_memory
 from wamkit.training.precompute import FeatureCache
-from wamkit.training.run_folder import CONFIG, RunFolder, check_run_folder
+from wamkit.training.run_folder import CONFIG, PROCESSES, RunFolder, check_run_folder
 from wamkit.training.trackers.base import DEFAULT_TRACKERS, check_trackers
 from wamkit.training.trainer import Trainer, Validate, Watch
+from wamkit.training.world import World
 from wamkit.types import Query, Spec, WamkitError
 
 
@@ -113,16 +114,20 @@ def train_run(
     start: Start | None = None,
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
     trackers: Sequence[str] = DEFAULT_TRACKERS,
+    world: World = World(),  # noqa: B008 (frozen)
 ) -> Family:
     """Trains `run` on `data`, a data set's folder or a mixture's file, and writes the run folder `out`.
 
     A run that was begun continues. config.json there holds the resolved configuration, shapes, statistics, the origin
     of the data and the `command` that asked for the run. `watch`: see `Trainer.run`. `validate`: asked at every
     checkpoint in its place, about the episodes that `episodes.held_out` leaves out, if any. `start`: the run whose
-    weights to begin with. `trackers`: names of trackers, which change nothing that is learned.
+    weights to begin with. `trackers`: names of trackers, which change nothing that is learned. `world`: the processes
+    that train together.
     Raises StoreError for bad data, WamkitError if `out` belongs to another configuration, and as `Trainer.run`.
     """
-    trainer = make_trainer(run, data, out, command=command, start=start, loading=loading, trackers=trackers)
+    trainer = make_trainer(
+        run, data, out, command=command, start=start, loading=loading, trackers=trackers, world=world
+    )
     if watch is None and validate is not None and trainer.held_out is not None:
         watch = partial(validate, trainer.held_out)
     return trainer.run(watch)
@@ -137,6 +142,7 @@ def make_trainer(
     start: Start | None = None,
     loading: LoadingOptions = LoadingOptions(),  # noqa: B008 (frozen)
     trackers: Sequence[str] = DEFAULT_TRACKERS,
+    world: World = World(),  # noqa: B008 (frozen)
 ) -> Trainer:
     """The trainer of `train_run`, before its first step. It has written nothing yet."""
     check_trackers(trackers)
@@ -151,6 +157,8 @@ def make_trainer(
         config["plugins"] = needed
     if base := base_of(run.model):
         config["base"] = base
+    if world.size > 1:
+        config[PROCESSES] = world.size
     model = build(run, opened.spec, opened.statistics)
     if start is not None:
         config["start"] = start.described
@@ -159,7 +167,7 @@ def make_trainer(
             taken = transfer(model, start.run, embodiments)
             print(f"starts from {start.run.label}, step {start.run.step}: {transfer_table(taken)}", flush=True)
     folder = RunFolder(Path(out), config, command)
-    trainer = Trainer(model, opened.frames, run.train, folder, opened.cache, trackers, opened.held_out)
+    trainer = Trainer(model, opened.frames, run.train, folder, opened.cache, trackers, opened.held_out, world)
     if note := large_images(run, opened.spec, trainer):
         print(note, flush=True)
     return trainer

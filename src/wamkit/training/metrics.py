@@ -109,6 +109,23 @@ class Metrics:
         self.tracking.flush()
 
 
+class NoMetrics:
+    """In place of `Metrics` in processes that write and show nothing."""
+
+    tracking = False
+
+    def __enter__(self) -> NoMetrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def _nothing(self, *_: object) -> None:
+        return None
+
+    write = show_frames = show_imagined = show = advance = flush = _nothing
+
+
 def loss_means(losses_B: Mapping[str, Tensor], batch: Batch, names: tuple[str, ...]) -> dict[str, float]:
     """Means of the losses over the rows of a batch, by name.
 

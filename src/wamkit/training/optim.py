@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from wamkit.families.base import Family
 
@@ -33,6 +34,11 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
+def local(x: Tensor | None) -> Any:
+    """The part of a tensor that this process holds, where it is divided among processes."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised updates, scaled to the size of AdamW's (arXiv:2502.16982, eq. 4).
 
@@ -49,14 +55,17 @@ class Muon(torch.optim.Optimizer):
             for p in (p for p in group["params"] if p.grad is not None):
                 by_shape.setdefault(p.shape, []).append(p)
             for shape, ps in by_shape.items():
-                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in ps]
-                torch._foreach_lerp_(buffers, [p.grad for p in ps], 1 - group["momentum"])
-                nesterov = torch._foreach_lerp([p.grad for p in ps], buffers, group["momentum"])
-                update = orthogonalise(torch.stack(list(nesterov)).flatten(2)).view(-1, *shape)
-                torch._foreach_mul_(ps, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(
-                    ps, list(update.unbind()), alpha=-group["lr"] * 0.2 * max(shape[0], shape[1:].numel()) ** 0.5
-                )
+                buffers = [local(self.state[p].setdefault("momentum", torch.zeros_like(p))) for p in ps]
+                mine, gradients = ([local(x) for x in every] for every in (ps, [p.grad for p in ps]))
+                torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+                nesterov = torch._foreach_lerp(gradients, buffers, group["momentum"])
+                update = self.orthogonal(list(nesterov), shape)
+                torch._foreach_mul_(mine, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(mine, update, alpha=-group["lr"] * 0.2 * max(shape[0], shape[1:].numel()) ** 0.5)
+
+    def orthogonal(self, updates: Sequence[Tensor], shape: torch.Size) -> list[Tensor]:
+        """Orthogonalised updates of parameters of one shape."""
+        return list(orthogonalise(torch.stack(list(updates)).flatten(2)).view(-1, *shape).unbind())
 
 
 class AdamW(torch.optim.AdamW):
@@ -78,21 +87,28 @@ class Optimizer:
     """Muon for parameters named by `matrices`, AdamW for the others.
 
     parts: the torch optimisers that it consists of: AdamW, then one Muon for each of `shards` shards of equal work, so
-    that threads can step them side by side. The division changes no result.
+    that threads can step them side by side. The division changes no result.   muon: the class of these.
     """
 
     def __init__(
-        self, model: nn.Module, *, lr: float, weight_decay: float, matrices: Iterable[str] = (), shards: int = 1
+        self,
+        model: nn.Module,
+        *,
+        lr: float,
+        weight_decay: float,
+        matrices: Iterable[str] = (),
+        shards: int = 1,
+        muon: type[Muon] = Muon,
     ):
         chosen = set(matrices)
         named = list(model.named_parameters())
-        rest, muon = [p for n, p in named if n not in chosen], [p for n, p in named if n in chosen]
+        rest, hidden = [p for n, p in named if n not in chosen], [p for n, p in named if n in chosen]
         self.parts: list[torch.optim.Optimizer] = [
             AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         ]
-        muon.sort(key=lambda p: tuple(p.shape))  # each shard gets some of every shape
-        divided = [muon[i::shards] for i in range(shards)]
-        self.parts += [Muon(shard, lr, weight_decay=weight_decay) for shard in divided if shard]
+        hidden.sort(key=lambda p: tuple(p.shape))  # each shard gets some of every shape
+        divided = [hidden[i::shards] for i in range(shards)]
+        self.parts += [muon(shard, lr, weight_decay=weight_decay) for shard in divided if shard]
 
     def step(
         self,
@@ -129,9 +145,20 @@ class Optimizer:
         return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restores what `state_dict` gave, of an optimiser with any number of shards."""
         for i, part in enumerate(self.parts):
-            part.load_state_dict(state[str(i)])
+            part.load_state_dict(state["0"] if i == 0 else self._dealt(state, i))
+
+    def _dealt(self, state: Mapping[str, Any], number: int) -> dict[str, Any]:
+        """The state of a shard of Muon, whatever shards the state was divided into."""
+        before, now = len(state) - 1, len(self.parts) - 1
+        own = self.parts[number].state_dict()
+        found = {}
+        for i in range(len(own["param_groups"][0]["params"])):
+            place = i * now + number - 1  # among all matrices
+            if (kept := state[str(place % before + 1)]["state"].get(place // before)) is not None:
+                found[i] = kept
+        return {"state": found, "param_groups": own["param_groups"]}
 
 
 def muon_matrices(model: Family) -> list[str]:

@@ -42,10 +42,11 @@ class FeatureCache:
 class Precompute:
     """Computes `Family.features` of all `windows`, in memory or in `cache`.
 
+    unchanged: gives a model with the present weights of all that a stage does not train; a strategy's `Step.unchanged`.
     map: applies a function to batches, in order; a strategy's `Step.map`.
     """
 
-    model: Family
+    unchanged: Callable[[Stage], Family]
     windows: Windows | MixedWindows
     config: TrainConfig
     map: Callable[[Callable[[int], dict[str, np.ndarray]], Iterable[int]], Iterable[dict[str, np.ndarray]]]
@@ -58,13 +59,14 @@ class Precompute:
         sees fewer windows than there are, or where features would take more than FEATURE_BYTES of memory.
         """
         self.windows.features, count, rows = {}, len(self.windows), self.config.batch_size
-        if self.cache is not None and isinstance(self.model.context, VideoContext):
-            self.model.context.keep_texts(self.cache.folder.with_name("texts"))
+        model = self.unchanged(stage)
+        if self.cache is not None and isinstance(model.context, VideoContext):
+            model.context.keep_texts(self.cache.folder.with_name("texts"))
         if self.windows.augment or count > steps * rows:
             return
 
         def batch(low: int) -> dict[str, np.ndarray]:
-            return self._features(np.arange(low, min(low + rows, count)), stage)
+            return self._features(model, np.arange(low, min(low + rows, count)), stage)
 
         (first,) = self.map(batch, [0])
         size = sum(v.nbytes / len(v) for v in first.values()) * count
@@ -77,10 +79,10 @@ class Precompute:
             self.windows.features = {k: np.concatenate([b[k] for b in batches]) for k in first}
 
     @torch.no_grad()
-    def _features(self, rows: np.ndarray, stage: Stage) -> dict[str, np.ndarray]:
+    def _features(self, model: Family, rows: np.ndarray, stage: Stage) -> dict[str, np.ndarray]:
         batch = self.windows.gather(rows).to(self.config.device)
         with autocast(self.config):
-            return {k: v.float().cpu().numpy() for k, v in self.model.features(batch, stage.name).items()}
+            return {k: v.float().cpu().numpy() for k, v in model.features(batch, stage.name).items()}
 
     def _in_groups(self, batch: Callable[[int], Any], starts: range) -> Iterator[dict[str, np.ndarray]]:
         for i in range(0, len(starts), _GROUP):
@@ -89,13 +91,14 @@ class Precompute:
     def _key(self, stage: Stage, data: str) -> str:
         """A hash of everything that features of `stage` depend on: frozen weights, files of a pretrained model, data,
         windows, precision."""
-        if isinstance(self.model.codec, VideoLatents):  # nothing else than its files: stages and families share them
-            latents = [data, str(self.model.spec), self.config.device, self.model.codec.digest()]
+        model = self.unchanged(stage)
+        if isinstance(model.codec, VideoLatents):  # nothing else than its files: stages and families share them
+            latents = [data, str(model.spec), self.config.device, model.codec.digest()]
             return hashlib.sha256(json.dumps(latents).encode()).hexdigest()[:32]
-        facts = [data, self.model.name, stage.name, str(self.model.spec), uses_bf16(self.config), self.config.device]
+        facts = [data, model.name, stage.name, str(model.spec), uses_bf16(self.config), self.config.device]
         total = hashlib.sha256(json.dumps(facts).encode())
-        trained = {n for n, _ in self.model.named_parameters() if n.startswith(stage.prefixes)}
-        for name, x in (*self.model.state_dict().items(), *_kept_apart(self.model)):
+        trained = {n for n, _ in model.named_parameters() if n.startswith(stage.prefixes)}
+        for name, x in (*model.state_dict().items(), *_kept_apart(model)):
             if name not in trained:
                 raw = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
                 total.update(name.encode() + raw.tobytes())

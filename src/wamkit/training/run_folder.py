@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from wamkit.training.metrics import METRICS
 from wamkit.types import WamkitError
 
 CONFIG = "config.json"
+PROCESSES = "processes"
+"""Entry of a run's configuration: the number of processes that train it, where there are several."""
 
 
 def check_run_folder(path: Path) -> None:
@@ -83,6 +87,12 @@ class RunFolder:
             return None
         saved = load_checkpoint(self.path, training=True)
         before, now = map(old_names.without_added, (old_names.run_config(saved.config), self.config))
+        if (then := before.pop(PROCESSES, 1)) != (count := now.pop(PROCESSES, 1)):
+            print(
+                f"note: {self.path} was trained by {then} processes so far, and is by {count} from here: the weights "
+                "are the same, sums are in another order",
+                flush=True,
+            )
         (was, steps), given = (c["train"]["steps"] for c in (before, now)), before
         if was != steps:
             before = {**before, "train": {**before["train"], "steps": steps}}
@@ -99,6 +109,11 @@ class RunFolder:
                 "choose another --out, or the same options"
             )
         return saved
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """The first digits of the SHA-256 of a configuration."""
+    return hashlib.sha256(json.dumps(sealed(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _differences(a: object, b: object, path: str = "") -> Iterator[tuple[str, str, str]]:

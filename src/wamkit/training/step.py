@@ -2,8 +2,9 @@
 
     CpuThreads      a CPU: the batch is divided among threads with one core each
     SingleDevice    any device of torch: one batch, one backward pass
+    Sharded         several processes of a torchrun, with weights divided among them (`training.sharded`)
 
-Nothing outside this module touches gradients, so another strategy (sharded over processes, say) is one more class here.
+Nothing outside of a strategy touches gradients, so another one is one more class.
 The noise of a step is a pure function of (seed, step, part of the batch): a resumed run needs no random state.
 """
 
@@ -25,9 +26,10 @@ from wamkit.families.base import Family, Stage
 from wamkit.runs.checkpoint import Checkpoint
 from wamkit.runs.config import TrainConfig
 from wamkit.training.ema import MovingAverage
-from wamkit.training.optim import Optimizer, muon_matrices
+from wamkit.training.optim import Muon, Optimizer, muon_matrices
 from wamkit.training.precision import autocast
-from wamkit.types import Batch
+from wamkit.training.world import World
+from wamkit.types import Batch, WamkitError
 
 
 class StepResult(NamedTuple):
@@ -60,15 +62,26 @@ class Step(Protocol):
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         """The results of `function` for `items`, in order, computed where the strategy computes."""
 
+    def unchanged(self, stage: Stage) -> Family:
+        """A model with the present weights of all that `stage` does not train, which a process can use by itself."""
+
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that this strategy owns, as arguments of `runs.checkpoint.save_checkpoint`."""
 
     def load_state(self, saved: Checkpoint) -> None:
         """Restores what `state` gave, to the bit."""
 
+    def finish(self) -> None:
+        """Gives the model its averaged weights."""
 
-def make_step(model: Family, config: TrainConfig) -> Step:
-    """The strategy for `config.device`: threads for "cpu", one plain pass for every other, "cpu:0" among them."""
+
+def make_step(model: Family, config: TrainConfig, world: World = World()) -> Step:  # noqa: B008 (frozen)
+    """The strategy for `config.device`: threads for "cpu", one plain pass for every other, "cpu:0" among them; that of
+    several processes in a larger world."""
+    if world.size > 1:
+        from wamkit.training.sharded import Sharded
+
+        return Sharded(model, config, world)
     return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
 
 
@@ -104,10 +117,10 @@ def with_prefix(batch: Batch, longest: int, generator: torch.Generator) -> Batch
     return replace(batch, prefix=(steps * given).to(batch.obs.device))
 
 
-class _Strategy:
-    """State and losses that all strategies here share."""
+class Strategy:
+    """State and losses that all strategies share."""
 
-    def __init__(self, model: Family, config: TrainConfig, shards: int = 1):
+    def __init__(self, model: Family, config: TrainConfig, shards: int = 1, muon: type[Muon] = Muon):
         self.model, self.config = model, config
         self.optimizer = Optimizer(
             model,
@@ -115,18 +128,51 @@ class _Strategy:
             weight_decay=config.weight_decay,
             matrices=muon_matrices(model) if config.optimizer == "muon" else (),
             shards=shards,
+            muon=muon,
         )
-        self.average = MovingAverage(model, config.ema)
+        self.average = self.moving_average()
         self.learning: list[Tensor] = []
         self._weights = dict(config.weights)
 
+    def moving_average(self) -> MovingAverage:
+        """The average of the model's weights, new."""
+        return MovingAverage(self.model, self.config.ema)
+
     def begin(self, stage: Stage) -> None:
-        self.stage = stage
+        self.stage, self._unchecked = stage, True
         self.model.train()
         learning = self.model.learning(stage)
         for name, p in self.model.named_parameters():
             p.requires_grad_(name in learning)
         self.learning = [p for p in self.model.parameters() if p.requires_grad]
+
+    def unchanged(self, stage: Stage) -> Family:
+        return self.model
+
+    def finish(self) -> None:
+        self.model.load_state_dict(self.average.state)
+
+    def check_gradients(self, without: set[int]) -> None:
+        """Looks at the first step of a stage: names learning parameters that got no gradient, since no loss depends on
+        them. Raises WamkitError where none got one. A gradient of zero is one.
+
+        without: their places in `learning`.
+        """
+        self._unchecked, first = False, self._unchecked
+        if not first or not without:
+            return
+        names = [name for name, p in self.model.named_parameters() if p.requires_grad]
+        found = ", ".join(names[i] for i in sorted(without)[:4])
+        if len(without) == len(names):
+            raise WamkitError(
+                f"no parameter of the stage '{self.stage.name}' of '{self.model.name}' has a gradient: it would learn "
+                "nothing"
+            )
+        print(
+            f"note: {len(without)} of {len(names)} parameters of the stage '{self.stage.name}' have no gradient, "
+            f"{found} among them: no loss depends on them",
+            flush=True,
+        )
 
     def state(self) -> dict[str, Any]:
         return {
@@ -152,7 +198,7 @@ class _Strategy:
         return {name: loss_B.detach() for name, loss_B in losses_B.items()}, total
 
 
-class CpuThreads(_Strategy):
+class CpuThreads(Strategy):
     """Divides each batch among `config.threads` threads with one core each, and sums their gradients.
 
     Operators release the interpreter's lock, and two such threads are twice as fast as one, while two threads inside
@@ -162,21 +208,23 @@ class CpuThreads(_Strategy):
     def __init__(self, model: Family, config: TrainConfig):
         self.threads = min(config.threads, config.batch_size)
         super().__init__(model, config, shards=self.threads)
+        self._without: dict[int, set[int]] = {}  # by part, the parameters without influence on its losses
         self._pool = ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, batch: Batch, step: int, lr: float) -> StepResult:
         parts = [batch.rows(rows) for rows in torch.arange(len(batch)).tensor_split(self.threads)]
         results = list(self.map(lambda i: self.gradients(parts[i], step, i, len(batch)), range(self.threads)))
         losses_B = {name: torch.cat([losses[name] for losses, _ in results]) for name in results[0][0]}
+        self.check_gradients(set.intersection(*self._without.values()))
         norm = self._sum_gradients([gradients for _, gradients in results])
-        finite = _finite(losses_B, norm)
-        if finite:
+        is_finite = finite(losses_B, norm)
+        if is_finite:
             # As torch.nn.utils.clip_grads_with_norm_, but on the pool's threads.
             scale = self.config.clip / (norm + 1e-6) if norm.item() > self.config.clip else None
             self.optimizer.step(lr, self.map, partial(self.average.follow, step=step), scale)
             self.model.after_step()
         self.optimizer.zero_grad()
-        return StepResult(losses_B, norm, finite)
+        return StepResult(losses_B, norm, is_finite)
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         return self._pool.map(function, items)
@@ -186,6 +234,7 @@ class CpuThreads(_Strategy):
         losses_B, total = self.losses(batch, step, part, rows)
         gradients = torch.autograd.grad(total, self.learning, allow_unused=True)
         pairs = zip(self.learning, gradients, strict=True)
+        self._without[part] = {i for i, g in enumerate(gradients) if g is None}
         return losses_B, tuple(torch.zeros_like(p) if g is None else g for p, g in pairs)
 
     def _sum_gradients(self, gradients: list[tuple[Tensor, ...]]) -> Tensor:
@@ -203,7 +252,7 @@ class CpuThreads(_Strategy):
         return torch.linalg.vector_norm(torch.stack([norms[i] for i in range(count)]))
 
 
-class SingleDevice(_Strategy):
+class SingleDevice(Strategy):
     """One forward and backward pass a batch, on any device of torch; the host never waits for the device.
 
     A step that is not finite spoils the weights in memory. The trainer notices before it saves.
@@ -212,6 +261,7 @@ class SingleDevice(_Strategy):
     def __call__(self, batch: Batch, step: int, lr: float) -> StepResult:
         losses_B, total = self.losses(batch.to(self.config.device), step, 0, len(batch))
         total.backward()
+        self.check_gradients({i for i, p in enumerate(self.learning) if p.grad is None})
         for p in self.learning:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
@@ -219,11 +269,12 @@ class SingleDevice(_Strategy):
         self.optimizer.step(lr, after=partial(self.average.follow, step=step))
         self.model.after_step()
         self.optimizer.zero_grad()
-        return StepResult(losses_B, norm, _finite(losses_B, norm))
+        return StepResult(losses_B, norm, finite(losses_B, norm))
 
     def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         return map(function, items)
 
 
-def _finite(losses_B: dict[str, Tensor], norm: Tensor) -> Tensor:
+def finite(losses_B: dict[str, Tensor], norm: Tensor) -> Tensor:
+    """True, bool (), if all losses and the gradient norm are finite."""
     return torch.stack([torch.isfinite(x).all() for x in (*losses_B.values(), norm)]).all()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -31,13 +32,14 @@ from wamkit.runs.run import find_device
 from wamkit.training.divergence import Taken, check_finite
 from wamkit.training.imagined import futures, is_shown, shown_windows
 from wamkit.training.interruption import Interrupted, stop_signals
-from wamkit.training.metrics import Metrics, loss_means
+from wamkit.training.metrics import Metrics, NoMetrics, loss_means
 from wamkit.training.precompute import FeatureCache, Precompute
-from wamkit.training.run_folder import RunFolder
+from wamkit.training.run_folder import RunFolder, digest
 from wamkit.training.schedule import learning_rate, stage_spans
 from wamkit.training.step import StepResult, check_learns, check_prefix, make_step
 from wamkit.training.trackers.base import DEFAULT_TRACKERS
 from wamkit.training.tracking import goes_on
+from wamkit.training.world import World
 from wamkit.types import Batch, WamkitError
 from wamkit.workers import one_thread
 
@@ -73,7 +75,8 @@ class Trainer:
     A finished run continues, too, if the configuration has more steps than it took; see the module.
 
     cache: keeps features of frozen encoders on disk.   held_out: frames of the episodes that are left out, kept for
-    whoever validates.   trackers: names of `wamkit.training.trackers.base.TRACKERS`.
+    whoever validates.   trackers: names of `wamkit.training.trackers.base.TRACKERS`.   world: the processes that train
+    together; the first writes the run folder.
     Raises ConfigError for an augmentation that does not fit the images, WamkitError for a device that is not there.
     """
 
@@ -86,6 +89,7 @@ class Trainer:
         cache: FeatureCache | None = None,
         trackers: Sequence[str] = DEFAULT_TRACKERS,
         held_out: Frames | None = None,
+        world: World = World(),  # noqa: B008 (frozen)
     ):
         height, width = model.spec.height, model.spec.width
         if 2 * config.shift >= min(height, width):
@@ -95,11 +99,11 @@ class Trainer:
         check_prefix(model, config.prefix)
         check_learns(model)
         self.model, self.config, self.folder = model.to(find_device(config.device)), config, folder
-        self.trackers, self.held_out = tuple(trackers), held_out
+        self.trackers, self.held_out, self.world = tuple(trackers), held_out, world
         augment = Augment(config.shift, config.colour, config.drop_view)
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
-        self.strategy = make_step(self.model, config)
-        self.precompute = Precompute(self.model, self.windows, config, self.strategy.map, cache)
+        self.strategy = make_step(self.model, config, world)
+        self.precompute = Precompute(self.strategy.unchanged, self.windows, config, self.strategy.map, cache)
         self.step = self.began = 0  # `began`: the step from which stages and learning rates are laid out
         self.elapsed_s = self.cpu_s = 0.0
 
@@ -119,38 +123,45 @@ class Trainer:
         The weights are the averaged ones once the iterator has ended. Until then, or until it is closed, the run folder
         is held against other processes, and signals are noted instead of obeyed.
         """
-        with self.folder.writing(), one_thread(), stop_signals() as stopped:
+        with self._writing(), one_thread(), stop_signals() as stopped:
+            self.world.check_same({"configuration": digest(self.folder.config), "PyTorch": torch.__version__})
             self._check_loss_weights()
             self._resume()
             # Only now: a run that was refused must not leave its options in the folder of another.
-            self.folder.save_config()
+            if self.world.first:
+                self.folder.save_config()
             if 0 < self.began == self.step < self.config.steps:
                 more = f"from step {self.began} to {self.config.steps}"
                 print(f"{self.folder.path} is trained further, {more}", flush=True)
-            with Metrics(self.folder.path, self.step, self.config.steps, self.trackers, self.folder.config) as metrics:
+            place = (self.folder.path, self.step, self.config.steps, self.trackers, self.folder.config)
+            with Metrics(*place) if self.world.first else NoMetrics() as metrics:
                 if not self.step:
                     shown = np.linspace(0, len(self.windows) - 1, SHOWN).astype(np.int64)
                     metrics.show_frames(self.windows.gather(shown))
                 for stage, start, end in stage_spans(self.model.stages(), self.config.steps - self.began):
                     if self.step < self.began + end:
                         yield from self._stage(stage, self.began + start, self.began + end, metrics, stopped, watch)
-        self.model.load_state_dict(self.strategy.average.state)
+        self.strategy.finish()
+
+    def _writing(self) -> AbstractContextManager[None]:
+        return self.folder.writing() if self.world.first else nullcontext()
 
     def _stage(
-        self, stage: Stage, start: int, end: int, metrics: Metrics, stopped: list[str], watch: Watch | None
+        self, stage: Stage, start: int, end: int, metrics: Metrics | NoMetrics, stopped: list[str], watch: Watch | None
     ) -> Iterator[Progress]:
         self.strategy.begin(stage)
         self.precompute.prepare(stage, end - start)
         threads = min(_DECODERS, os.cpu_count() or 1) if self.windows.decodes else 1
         taken: list[Taken] = []
-        with closing(Prefetcher(self.windows.batch, self.step, end, threads=threads)) as batches:
+        draw = partial(self.windows.batch, rows=self.world.rows(self.config.batch_size))
+        with closing(Prefetcher(draw, self.step, end, threads=threads)) as batches:
             while self.step < end:
                 began, waited, cpu = time.perf_counter(), batches.waited_s, time.process_time()
                 batch = next(batches)
                 lr = stage.lr * learning_rate(self.step, start, end, self.config)
                 result = self.strategy(batch, self.step, lr)
                 taken.append(Taken(self.step, lr, result))
-                signal, done = next(iter(stopped), ""), self.step + 1
+                signal, done = self.world.agreed(next(iter(stopped), "")), self.step + 1
                 logs = done % self.config.log_every == 0 or done == end
                 saves = done % self.config.save_every == 0 or done == self.config.steps or bool(signal)
                 if self.config.device == "cpu" or logs or saves:  # other devices would have to be waited for
@@ -166,7 +177,7 @@ class Trainer:
                     times = {"seconds": seconds, "wait": (batches.waited_s - waited) / seconds}
                     self._log(metrics, stage, batch, result, {"lr": lr, "grad_norm": result.norm.item()} | times)
                 metrics.advance()
-                if metrics.tracking and is_shown(done, self.config.steps):
+                if self.trackers and is_shown(done, self.config.steps):
                     self._show_imagined(metrics)
                 save = partial(self._save, stage, metrics, watch)
                 if saves:
@@ -180,17 +191,23 @@ class Trainer:
                 yield Progress(done, lr, result, saves, save)
 
     @torch.no_grad()
-    def _log(self, metrics: Metrics, stage: Stage, batch: Batch, result: StepResult, figures: dict[str, float]) -> None:
-        losses = loss_means(result.losses_B, batch, self.windows.names)
+    def _log(
+        self, metrics: Metrics | NoMetrics, stage: Stage, batch: Batch, result: StepResult, figures: dict[str, float]
+    ) -> None:
+        every = replace(batch, source=self.world.gather(batch.source)) if self.windows.names else batch
+        losses = loss_means(result.losses_B, every, self.windows.names)
         diagnostics = self.model.diagnostics(batch.to(self.config.device), stage.name)
         metrics.write({"step": self.step, "stage": stage.name} | figures | losses | diagnostics)
         metrics.show(stage.name, losses)
 
-    def _show_imagined(self, metrics: Metrics) -> None:
+    def _show_imagined(self, metrics: Metrics | NoMetrics) -> None:
         """Shows what the averaged weights imagine. No fault in it stops training, and no weight changes."""
+        served = self.strategy.average.served(self.model)
+        if not metrics.tracking:
+            return
         with goes_on(f"a look at imagined frames at step {self.step}"):
             batch = self.windows.gather(shown_windows(self.windows, SHOWN))
-            if (imagined := futures(self.strategy.average.served(self.model), batch)) is not None:
+            if (imagined := futures(served, batch)) is not None:
                 metrics.show_imagined(batch, imagined, self.step)
 
     def _check_loss_weights(self) -> None:
@@ -206,17 +223,22 @@ class Trainer:
                     f"{', '.join(names)}"
                 )
 
-    def _save(self, stage: Stage, metrics: Metrics, watch: Watch | None) -> None:
+    def _save(self, stage: Stage, metrics: Metrics | NoMetrics, watch: Watch | None) -> None:
         average = self.strategy.average
         average.copy_frozen(self.model)
         if watch is not None:
-            metrics.write({"step": self.step, "stage": stage.name, **watch(average.served(self.model))})
+            served = average.served(self.model)
+            if self.world.first:
+                metrics.write({"step": self.step, "stage": stage.name, **watch(served)})
         metrics.flush()
         place = {"seed": self.config.seed, "step": self.step}
         times = {"elapsed_s": self.elapsed_s, "cpu_s": self.cpu_s}
         extra = times | {"loader": place} | ({"began": self.began} if self.began else {})
-        self.folder.save(step=self.step, rng_state=place, extra=extra, **self.strategy.state())
-        metrics.tracking.commit()
+        state = self.strategy.state()
+        if self.world.first:
+            self.folder.save(step=self.step, rng_state=place, extra=extra, **state)
+            metrics.tracking.commit()
+        self.world.wait()
 
     def _resume(self) -> None:
         if (saved := self.folder.load()) is not None:

@@ -41,23 +41,25 @@ class Augment:
         return bool(self.shift or self.colour or self.drop_view)
 
 
-def augmented(batch: Batch, config: Augment, rng: np.random.Generator) -> Batch:
+def augmented(
+    batch: Batch, config: Augment, rng: np.random.Generator, size: int | None = None, rows: slice = slice(None)
+) -> Batch:
     """A copy of `batch` with augmented images. The present, past and future of a row are augmented alike.
 
-    Absent views stay black.
+    Absent views stay black. size, rows: `batch` is these rows of one of `size` rows, and they are augmented as there.
     """
-    B, views = batch.obs.shape[:2]
+    B, views = size or len(batch), batch.obs.shape[1]
     parts = {"past": batch.past, "obs": batch.obs.unsqueeze(1), "future": batch.future}
     images = torch.cat(list(parts.values()), 1)
     if config.shift:
-        images = translated(images, torch.from_numpy(rng.integers(-config.shift, config.shift + 1, (B, 2))))
+        images = translated(images, torch.from_numpy(rng.integers(-config.shift, config.shift + 1, (B, 2))[rows]))
     if config.colour:
-        factors = torch.from_numpy(1 + config.colour * rng.uniform(-1, 1, (3, B))).float()
+        factors = torch.from_numpy(1 + config.colour * rng.uniform(-1, 1, (3, B))[:, rows]).float()
         images = coloured(images, *factors)
     if config.drop_view and views > 1:
-        dropped = torch.from_numpy(rng.random((B, views)) < config.drop_view)
+        dropped = torch.from_numpy(rng.random((B, views))[rows] < config.drop_view)
         dropped[dropped.all(1), 0] = False
-        seen = torch.ones(B, views, dtype=torch.bool) if batch.view_valid is None else batch.view_valid
+        seen = torch.ones(len(batch), views, dtype=torch.bool) if batch.view_valid is None else batch.view_valid
         dropped[(dropped | ~seen).all(1)] = False
         batch = replace(batch, view_valid=seen & ~dropped)
     if batch.view_valid is not None:

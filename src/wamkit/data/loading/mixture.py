@@ -23,11 +23,11 @@ from wamkit.data.description import described, unknown
 from wamkit.data.embodiment import Embodiment, SourceData, fit
 from wamkit.data.format.hub import downloaded, pinned
 from wamkit.data.format.store import Decoder, Store, StoreError
-from wamkit.data.loading.augment import Augment, augmented
+from wamkit.data.loading.augment import Augment
 from wamkit.data.loading.dataset import check_size, open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
-from wamkit.data.loading.windows import PLAIN, Frames, Windows
+from wamkit.data.loading.windows import ALL, PLAIN, Frames, Windows, drawn
 from wamkit.hub.names import hub_name
 from wamkit.metadata import DatasetMetadata
 from wamkit.nn.scaling import Normalisation
@@ -119,10 +119,9 @@ class MixedWindows:
             out[here] = self._starts[i] + part.nth(number[-self.batch_size :][here])
         return out
 
-    def batch(self, step: int) -> Batch:
-        """Batch number `step`, always the same for the same seed."""
-        batch = self.gather(self.indices(step))
-        return augmented(batch, self.augment, np.random.default_rng((self.seed, 1, step))) if self.augment else batch
+    def batch(self, step: int, rows: slice = ALL) -> Batch:
+        """Batch number `step`, always the same for the same seed; or some `rows` of it, as they are in the whole."""
+        return drawn(self, step, rows)
 
     def gather(self, now: np.ndarray) -> Batch:
         """The windows with current frames `now`, int64 (B,), numbered through all data sets."""

@@ -22,6 +22,7 @@ from wamkit.data.loading.augment import Augment, augmented
 from wamkit.types import Batch, Observation, SceneFlow, Spec, WamkitError
 
 PLAIN = Augment()
+ALL = slice(None)
 COLLECT_POINTS = "collect them with `wamkit collect --options point_grid={}`"
 
 
@@ -191,10 +192,9 @@ class Windows:
         epoch, place = np.divmod(k, len(self._rows))
         return np.array([self._order(int(e))[p] for e, p in zip(epoch, place, strict=True)])
 
-    def batch(self, step: int) -> Batch:
-        """Batch number `step`, always the same for the same seed."""
-        batch = self.gather(self.indices(step))
-        return augmented(batch, self.augment, np.random.default_rng((self.seed, 1, step))) if self.augment else batch
+    def batch(self, step: int, rows: slice = ALL) -> Batch:
+        """Batch number `step`, always the same for the same seed; or some `rows` of it, as they are in the whole."""
+        return drawn(self, step, rows)
 
     def gather(self, now: np.ndarray) -> Batch:
         """The windows with current frames `now`, int64 (B,), without augmentation."""
@@ -240,6 +240,14 @@ class Windows:
             features={k: tensor(v[now]) for k, v in self.features.items()},
             **more,
         )
+
+
+def drawn(windows: Any, step: int, rows: slice) -> Batch:
+    """Rows of batch number `step`, augmented, of windows or of a mixture of them."""
+    batch = windows.gather(windows.indices(step)[rows])
+    if not windows.augment:
+        return batch
+    return augmented(batch, windows.augment, np.random.default_rng((windows.seed, 1, step)), windows.batch_size, rows)
 
 
 def _rows(offsets: Sequence[int], frame_stride: float) -> np.ndarray:

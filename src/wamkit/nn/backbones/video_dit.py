@@ -220,13 +220,14 @@ class VideoMixture(Backbone):
             Layer(parts, dict(zip(parts, blocks, strict=True)))
             for blocks in zip(*(p.blocks() for p in parts.values()), strict=True)
         ]
-        self._frozen = [p for p in self.parameters() if not p.requires_grad]
+        self._frozen = [name for name, p in self.named_parameters() if not p.requires_grad]
 
     def layers(self) -> list[nn.Module]:
         return list(self._layers)
 
     def frozen(self) -> Sequence[nn.Parameter]:
-        return self._frozen
+        own = dict(self.named_parameters()) if self._frozen else {}
+        return [own[name] for name in self._frozen]
 
     def prefixes(self, stream: str) -> tuple[str, ...]:
         """Prefixes of the parameters of one stream, inside of this module."""

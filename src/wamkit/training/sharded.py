@@ -1,0 +1,245 @@
+"""Weights, gradients and optimiser states divided among the processes of a torchrun (FSDP2).
+
+The model is divided from outside: its blocks one by one, the rest as one more unit. A process computes the losses of
+its rows of each batch. Losses are sums divided by the rows of the whole batch, so gradients are summed, never averaged.
+The gradients of N processes are those of N threads, to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from wamkit.config import ConfigError
+from wamkit.families.base import Family, Stage
+from wamkit.runs.checkpoint import Checkpoint
+from wamkit.runs.config import TrainConfig
+from wamkit.training.ema import MovingAverage
+from wamkit.training.optim import Muon, Optimizer, orthogonalise
+from wamkit.training.precision import uses_bf16
+from wamkit.training.step import StepResult, Strategy, finite
+from wamkit.training.world import World
+from wamkit.types import Batch
+
+METHODS = ("generate", "diagnostics", "embed")
+"""Methods of a family, beside `forward`, that compute with its weights and that are not called by it."""
+
+
+class _Units(nn.ModuleList):
+    """Units of sharding that own none of their weights: nothing of them is in a state dict."""
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        return {} if destination is None else destination
+
+
+def parallelise(model: Family, mesh: DeviceMesh, config: TrainConfig) -> None:
+    """Divides the weights of `model` among the processes of `mesh`, in place.
+
+    Raises ConfigError for a model whose blocks are used otherwise than by calling them.
+    """
+    if getattr(model.config, "conditioning", "prefix") == "cross":
+        raise ConfigError("conditioning cross reads weights inside of blocks, which are divided among processes here")
+    # Blocks return keys and values as views, which nothing changes in place.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 refuses channels_last weights
+    policy = MixedPrecisionPolicy()
+    if uses_bf16(config) and mesh.device_type != "cpu":  # a CPU's norms take float32 weights, and autocast casts them
+        # Inputs stay as they are, since positions and noise levels are float32.
+        policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    for backbone in model.backbones:
+        own = {id(m) for m in backbone.modules()}
+        if units := [layer for layer in backbone.layers() if id(layer) not in own]:
+            backbone.add_module("_units", _Units(units))
+        for layer in backbone.layers():
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+    divided = {p for backbone in model.backbones for layer in backbone.layers() for p in layer.parameters()}
+    # By default the rest would stay whole after a forward pass, and a stage that begins then would change the copies.
+    fully_shard(model, mesh=mesh, ignored_params=divided, reshard_after_forward=True)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(mesh.device_type == "cpu")  # gloo has no other product of sums
+    for name in METHODS:
+        register_fsdp_forward_method(model, name)
+
+
+def blank(model: Family) -> Family:
+    """A copy of `model` without the memory of its learned weights."""
+    copied = copy.deepcopy(model).cpu()
+    frozen = copied.frozen
+    for name, p in list(copied.named_parameters()):
+        if name not in frozen:
+            _set(copied, name, p.detach().to("meta"))
+    return copied
+
+
+def _set(model: nn.Module, name: str, value: Tensor) -> None:
+    place, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(place), leaf, nn.Parameter(value, requires_grad=False))
+
+
+def whole(x: Any) -> Any:
+    """All of a divided tensor, in all processes."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def divided(x: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which all processes have, divided as `like` is."""
+    if not isinstance(like, DTensor):
+        return x
+    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+class ShardedMuon(Muon):
+    """`Muon` on divided matrices: each is orthogonalised by one process, which gets it whole and sends it back.
+
+    Of matrices of one shape, process i takes every size-th one, starting with number i. The result is that of `Muon`.
+    """
+
+    def orthogonal(self, updates: Sequence[Tensor], shape: torch.Size) -> list[Tensor]:
+        rank, size = dist.get_rank(), dist.get_world_size()
+        columns, cuts = shape[1:].numel(), [len(c) for c in torch.arange(shape[0]).chunk(size)]
+        cuts += [0] * (size - len(cuts))
+        out = []
+        for at in range(0, len(updates), size):
+            some = updates[at : at + size]
+            own = [cuts[rank] * columns if i < len(some) else 0 for i in range(size)]  # of each matrix, here
+            theirs = [n * columns if rank < len(some) else 0 for n in cuts]  # of this process' matrix, elsewhere
+            matrix = _exchanged(torch.cat([x.reshape(-1) for x in some]), own, theirs)
+            if rank < len(some):
+                matrix = orthogonalise(matrix.view(1, shape[0], columns)).reshape(-1)
+            home = _exchanged(matrix, theirs, own).split(own)
+            out += [x.view_as(y) for x, y in zip(home, some, strict=False)]
+        return out
+
+
+def _exchanged(x: Tensor, sent: Sequence[int], got: Sequence[int]) -> Tensor:
+    """What all processes sent to this one, joined. sent, got: numbers of values, by process."""
+    out = x.new_empty(sum(got))
+    dist.all_to_all_single(out, x, list(got), list(sent))
+    return out
+
+
+class ShardedAverage(MovingAverage):
+    """A moving average whose tensors are divided as the weights are.
+
+    blank: the model as it was built, for serving whole weights.
+    """
+
+    def __init__(self, model: Family, decay: float, blank: Family):
+        super().__init__(model, decay)
+        self._blank = blank
+
+    def whole(self) -> dict[str, Tensor]:
+        """All averaged weights, whole, in all processes."""
+        return {name: whole(x).cpu() for name, x in self.state.items()}
+
+    def served(self, model: Family) -> Family:
+        served = copy.deepcopy(self._blank)
+        served.load_state_dict(self.whole(), assign=True)
+        return served.to(next(model.parameters()).device).eval()
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        for name, x in state.items():
+            self.state[name].copy_(divided(x, self.state[name]))
+
+
+class Sharded(Strategy):
+    """A step of several processes, each with its rows of the batch and its part of every weight."""
+
+    def __init__(self, model: Family, config: TrainConfig, world: World):
+        if config.batch_size < world.size:
+            raise ConfigError(
+                f"train.batch_size = {config.batch_size}: fewer rows than the {world.size} processes; choose more "
+                "rows, or start fewer processes"
+            )
+        self.world, self._blank = world, blank(model)
+        kind = torch.device(config.device).type
+        parallelise(model, init_device_mesh(kind, (world.size,)), config)
+        super().__init__(model, config, muon=ShardedMuon)
+
+    def moving_average(self) -> MovingAverage:
+        return ShardedAverage(self.model, self.config.ema, self._blank)
+
+    def __call__(self, batch: Batch, step: int, lr: float) -> StepResult:
+        losses_B, total = self.losses(batch.to(self.config.device), step, self.world.rank, self.config.batch_size)
+        total.backward()
+        self.check_gradients({i for i, p in enumerate(self.learning) if p.grad is None})
+        for p in self.learning:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        losses_B = {name: self.world.gather(x) for name, x in losses_B.items()}
+        norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.learning if p.grad is not None]))
+        result = StepResult(losses_B, norm, finite(losses_B, norm))
+        if result.finite:
+            torch.nn.utils.clip_grads_with_norm_(self.learning, self.config.clip, norm)
+            self.optimizer.step(lr, after=partial(self.average.follow, step=step))
+            self.model.after_step()
+        self.optimizer.zero_grad()
+        return result
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+        return map(function, items)
+
+    def unchanged(self, stage: Stage) -> Family:
+        found = copy.deepcopy(self._blank)
+        for name, x in self.model.named_parameters():
+            if not name.startswith(stage.prefixes):
+                _set(found, name, whole(x.detach()))
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """As of every strategy, in whole tensors; other processes than the first have part of the work, and drop it."""
+        return {
+            "model_state": {name: whole(x).cpu() for name, x in self.model.state_dict().items()},
+            "ema_state": self.average.whole(),  # type: ignore[attr-defined]
+            "optimizer_state": _mapped(self.optimizer.state_dict(), whole),
+        }
+
+    @torch.no_grad()
+    def load_state(self, saved: Checkpoint) -> None:
+        own = self.model.state_dict()
+        for name, x in saved.model_state.items():
+            own[name].copy_(divided(x, own[name]))
+        self.average.load_state(saved.ema_state)
+        self.optimizer.load_state_dict(dict(_divided_states(self.optimizer, saved.optimizer_state)))
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        own = self.model.state_dict()
+        for name, x in self.average.state.items():
+            own[name].copy_(x)
+
+
+def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Nested dictionaries and lists with every tensor replaced by what `function` makes of it."""
+    if isinstance(value, Mapping):
+        return {key: _mapped(x, function) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_mapped(x, function) for x in value)
+    return function(value) if isinstance(value, Tensor) else value
+
+
+def _divided_states(optimizer: Optimizer, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """States of an optimiser's parts with tensors divided as their parameters are."""
+    for name, part in state.items():
+        params = [p for group in optimizer.parts[int(name)].param_groups for p in group["params"]]
+        every = {
+            i: {
+                k: divided(x, params[i]) if isinstance(x, Tensor) and x.shape == params[i].shape else x
+                for k, x in s.items()
+            }
+            for i, s in part["state"].items()
+        }
+        yield name, {**part, "state": every}

@@ -1,0 +1,121 @@
+"""The processes of one training: one by default, those of a `torchrun` otherwise, and what they tell one another."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from wamkit.config import ConfigError
+from wamkit.types import WamkitError
+
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which torchrun tells a process its place."""
+TIMEOUT = timedelta(minutes=10)
+"""Longest wait for another process, after which a process ends with an error."""
+
+
+@dataclass(frozen=True)
+class World:
+    """One of `size` processes of a training, number `rank`. Its methods are called by all of them, in one order."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True for the process that writes files and shows progress."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """This process' rows of a batch of `count`: parts of equal size, the first ones a row longer."""
+        each, more = divmod(count, self.size)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
+    def agreed(self, said: str) -> str:
+        """The first text, in order of ranks, that is not empty."""
+        return next((text for text in self.all(said) if text), "")
+
+    def all(self, x: Any) -> list[Any]:
+        """Values that the processes gave, in order of ranks."""
+        if self.size == 1:
+            return [x]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, x)
+        return found
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, in order of ranks. Their numbers may differ."""
+        if self.size == 1:
+            return rows
+        lengths = self.all(len(rows))
+        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        found = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(found, padded)
+        return torch.cat([x[:n] for x, n in zip(found, lengths, strict=True)])
+
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def check_same(self, facts: Mapping[str, str]) -> None:
+        """Raises WamkitError, naming the process and the fact, unless these are the same in all processes."""
+        for rank, theirs in enumerate(told := self.all(dict(facts))):
+            for name, value in told[0].items():
+                if theirs.get(name) != value:
+                    raise WamkitError(
+                        f"the processes of this training differ: rank {rank} has {name} {theirs.get(name)}, rank 0 "
+                        f"has {value}; give all of them the same data, options and versions"
+                    )
+
+
+@contextmanager
+def joined(device: str) -> Iterator[World]:
+    """The world that the environment of this process describes: itself alone, or all that a torchrun started.
+
+    device: of the training, "cpu" or "cuda"; on GPUs each process takes that of its local rank. Raises ConfigError
+    where that cannot be.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+        yield World()
+        return
+    if missing := [name for name in VARIABLES if name not in os.environ]:
+        raise ConfigError(f"WORLD_SIZE is set, {', '.join(missing)} not: start the processes with torchrun")
+    if device not in ("cpu", "cuda"):
+        raise ConfigError(f"train.device = {device!r} under torchrun: choose cpu, or cuda for a GPU a process")
+    if device == "cuda":
+        _take_gpu(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    world = World(dist.get_rank(), dist.get_world_size())
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_speaks() -> Iterator[None]:
+    """A block in which all processes of a torchrun but the first print nothing to stdout."""
+    if os.environ.get("RANK", "0") == "0":
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _take_gpu(number: int) -> None:
+    if not torch.cuda.is_available() or not dist.is_nccl_available():
+        raise ConfigError("train.device = cuda under torchrun needs GPUs and NCCL, and they are not here: choose cpu")
+    if number >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"there are {count} GPUs, and process {number} of this machine would have none: start fewer")
+    torch.cuda.set_device(number)

@@ -1,0 +1,133 @@
+"""Work of one of several processes that train together, for `test_sharded`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from small_runs import SMALL, frames, small_model
+
+from conftest import random_batch
+from wamkit.families.base import FAMILIES, Family
+from wamkit.nn.normalizer import Normalizer
+from wamkit.runs.config import TrainConfig
+from wamkit.training.run_folder import RunFolder
+from wamkit.training.sharded import Sharded, whole
+from wamkit.training.step import CpuThreads
+from wamkit.training.trainer import Trainer
+from wamkit.training.world import World, joined
+from wamkit.types import Spec
+
+LONGER = dataclasses.replace(SMALL, steps=12, save_every=100)
+VIEWS = Spec(
+    ("left", "right"), 32, 32, 5, 4, chunk=8, frame_offsets=(4, 8), fps=20.0, past_offsets=(-4,), point_grid=16
+)
+
+
+def trainer(out: Path, world: World, config: TrainConfig = LONGER, **facts: Any) -> Trainer:
+    folder = RunFolder(out, {"train": dataclasses.asdict(config), "processes": world.size, **facts})
+    return Trainer(small_model("unified", config.seed), frames(), config, folder, trackers=(), world=world)
+
+
+def train(world: World, out: Path) -> None:
+    """All steps, or up to a signal that the last process alone gets, at the step that a file names."""
+    at = out / "stop"
+    stop = int(at.read_text()) if at.exists() else 0
+    for progress in trainer(out / "run", world).steps():
+        if progress.step == stop and world.rank == world.size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def slowly(world: World, out: Path) -> None:
+    """Thirty steps, saved every five; the process number of each rank in a file."""
+    config = dataclasses.replace(LONGER, steps=30, save_every=5)
+    (out / f"pid{world.rank}").write_text(str(os.getpid()))
+    trainer(out / "run", world, config).run()
+
+
+def differ(world: World, out: Path) -> None:
+    """Two processes with two seeds of their data."""
+    trainer(out / "run", world, provenance=f"data {world.rank}").run()
+
+
+def few(world: World, out: Path) -> None:
+    """Fewer rows than processes."""
+    trainer(out / "run", world, dataclasses.replace(LONGER, batch_size=1))
+
+
+def load(world: World, out: Path) -> None:
+    """Loads the newest checkpoint of the run, and writes the tensors that this world has of it."""
+    other = trainer(out / "run", world)
+    other._resume()
+    state = other.strategy.state()
+    if world.first:
+        found = {f"model.{k}": v for k, v in state["model_state"].items()}
+        found |= {f"ema.{k}": v for k, v in state["ema_state"].items()}
+        for part, content in state["optimizer_state"].items():
+            for number, entries in content["state"].items():
+                found |= {f"{part}.{number}.{k}": v for k, v in entries.items()}
+        save_file({k: v.clone().contiguous() for k, v in found.items()}, out / f"of{world.size}.safetensors")
+
+
+def family_of(name: str) -> Family:
+    cls, sizes = FAMILIES.get(name), {"proprio": VIEWS.proprio_dim, "action": VIEWS.action_dim, "point_flow": 3}
+    spec = VIEWS if cls.needs_point_cloud else dataclasses.replace(VIEWS, point_grid=0)
+    normalizer = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
+    torch.manual_seed(0)
+    model = cls(cls.Config(width=32, depth=2, heads=2), spec, normalizer)
+    return model.to(memory_format=torch.contiguous_format)
+
+
+def families(world: World, out: Path) -> None:
+    """Gradients of every family and stage, against those of threads in one process; then a step, and the average."""
+    found = {}
+    config = dataclasses.replace(SMALL, threads=world.size, batch_size=5)
+    for name, number in [(n, i) for n in FAMILIES.names() for i in range(len(family_of(n).stages()))]:
+        alone, together = CpuThreads(family_of(name), config), Sharded(family_of(name), config, world)
+        batch, stage = random_batch(alone.model.spec, 5), alone.model.stages()[number]
+        mine = batch.rows(torch.arange(5)[world.rows(5)])
+        alone.begin(stage)
+        together.begin(stage)
+        parts = torch.arange(5).tensor_split(world.size)
+        gradients = [alone.gradients(batch.rows(rows), 0, i, 5)[1] for i, rows in enumerate(parts)]
+        _, total = together.losses(mine, 0, world.rank, 5)
+        total.backward()
+        sums = [sum(of[1:], of[0]) for of in zip(*gradients, strict=True)]
+        same = [
+            torch.equal(x, torch.zeros_like(x) if p.grad is None else whole(p.grad))
+            for x, p in zip(sums, together.learning, strict=True)
+        ]
+        together.optimizer.zero_grad()
+        a, b = alone(batch, 1, 1e-3), together(mine, 1, 1e-3)
+        losses = max((a.losses_B[k] - b.losses_B[k]).abs().max().item() for k in a.losses_B)
+        weights = together.state()["model_state"]
+        served = together.average.served(together.model).state_dict()
+        found[f"{name} {stage.name}"] = {
+            "equal": all(same),
+            "losses": losses,
+            "norm": abs(float(a.norm / b.norm - 1)),
+            "weights": max((x - weights[n]).abs().max().item() for n, x in alone.model.state_dict().items()),
+            "average": max((x - served[n]).abs().max().item() for n, x in alone.average.state.items()),
+        }
+    if world.first:
+        (out / "families.json").write_text(json.dumps(found))
+
+
+def work(job: str, out: Path, rank: int, size: int, port: int, said: Path) -> None:
+    """Job number `rank` of `size`. What it prints is in the file `said`."""
+    sys.stdout = sys.stderr = said.open("a", buffering=1)
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ |= {k: str(v) for k, v in told.items()}
+    torch.set_num_threads(1)
+    with joined("cpu") as world:
+        JOBS[job](world, out)
+
+
+JOBS = {f.__name__: f for f in (train, slowly, differ, few, load, families)}

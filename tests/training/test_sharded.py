@@ -1,0 +1,231 @@
+"""Several processes that train together on gloo, against threads of one process."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recordings import fill
+from safetensors.torch import load_file
+from sharded_jobs import work
+from small_runs import SMALL, frames, same, state, trainer
+
+from wamkit.cli.main import main
+from wamkit.data.loading.augment import Augment
+from wamkit.data.loading.mixture import MixedWindows
+from wamkit.families.base import FAMILIES
+from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.training.optim import Optimizer
+from wamkit.training.world import World
+
+
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {**os.environ, **{k: str(v) for k, v in told.items()}, "OMP_NUM_THREADS": "1"}
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def start(size: int, job: str, out: Path) -> list[tuple[BaseProcess, Path]]:
+    """The processes of a job, and the files of what they say."""
+    port, mark = free_port(), uuid.uuid4().hex
+    files = [out / f"said-{mark}-{rank}" for rank in range(size)]
+    fork = multiprocessing.get_context("fork")  # of this process, which has imported what they need
+    processes = [fork.Process(target=work, args=(job, out, rank, size, port, files[rank])) for rank in range(size)]
+    for process in processes:
+        process.start()
+    return list(zip(processes, files, strict=True))
+
+
+def ended(processes: list[tuple[BaseProcess, Path]]) -> list[tuple[int | None, str]]:
+    """Exit codes and outputs."""
+    for process, _ in processes:
+        process.join(240)
+    return [(process.exitcode, file.read_text() if file.exists() else "") for process, file in processes]
+
+
+def together(size: int, job: str, out: Path) -> list[tuple[int | None, str]]:
+    return ended(start(size, job, out))
+
+
+def commands(size: int, words: list[str]) -> list[tuple[int, str, str]]:
+    """Exit codes, stdout and stderr of a command in several processes, as torchrun starts them."""
+    port, pipes = free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen([sys.executable, *words], env=environment(rank, size, port), **pipes) for rank in range(size)
+    ]
+    outputs = [p.communicate(timeout=240) for p in processes]
+    return [(p.returncode, *texts) for p, texts in zip(processes, outputs, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory) -> Path:
+    """Twelve steps of two processes, from the first to the last."""
+    out = tmp_path_factory.mktemp("whole")
+    assert [code for code, _ in together(2, "train", out)] == [0, 0]
+    return out / "run"
+
+
+def test_gradients_of_every_family_are_those_of_threads(tmp_path):
+    """To the bit, in every stage; and after a step losses, weights and averages but for rounding of the norm."""
+    (code, said), _ = together(2, "families", tmp_path)
+    assert code == 0, said
+    found = json.loads((tmp_path / "families.json").read_text())
+    assert {name.split()[0] for name in found} == set(FAMILIES.names())
+    for name, figures in found.items():
+        assert figures.pop("equal") is True, name
+        assert max(figures.values()) < 1e-5, (name, figures)
+        assert figures["losses"] == 0.0, name
+
+
+def test_a_run_of_two_processes_stops_together_and_resumes_to_the_bit(whole_run, tmp_path):
+    """A signal that one process alone gets: all save the same step, and go on from it as if nothing had been."""
+    (tmp_path / "stop").write_text("5")
+    first = together(2, "train", tmp_path)
+    assert all("SIGTERM: stopped and saved at step 6 of 12" in said for _, said in first)
+    (tmp_path / "stop").unlink()
+    assert [code for code, _ in together(2, "train", tmp_path)] == [0, 0]
+    assert same(state(tmp_path / "run"), state(whole_run))
+
+
+def test_losses_of_a_run_are_those_of_one_process(whole_run, tmp_path):
+    """One with two parts of each batch. They differ by the rounding of norms alone."""
+    trainer(tmp_path / "run", SMALL).run()
+    rows = [
+        [json.loads(line) for line in (r / "metrics.jsonl").read_text().splitlines()]
+        for r in (whole_run, tmp_path / "run")
+    ]
+    for ours, theirs in zip(*rows, strict=True):
+        assert ours["step"] == theirs["step"] and ours.keys() == theirs.keys()
+        for name in ("codec", "policy", "future", "action"):
+            assert (name in ours) == (name in theirs)
+            assert ours.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-4)
+
+
+def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
+    for size in (1, 2, 3):
+        codes, said = zip(*together(size, "load", tmp_path), strict=True)
+        assert set(codes) == {0}
+        assert (f"trained by 2 processes so far, and is by {size} from here" in said[0]) == (size != 2)
+    first, second, third = (load_file(tmp_path / f"of{size}.safetensors") for size in (1, 2, 3))
+    assert same(second, third)
+    saved = load_checkpoint(whole_run, training=True)
+    for name, x in saved.model_state.items():
+        assert torch.equal(first[f"model.{name}"], x) and torch.equal(second[f"model.{name}"], x)
+    momenta = lambda f: sorted(float(x.sum()) for k, x in f.items() if k.endswith("momentum"))  # noqa: E731
+    assert momenta(first) == pytest.approx(momenta(second)) and len(momenta(first)) > 4
+
+
+def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_bit(tmp_path):
+    """kill -9 of one process while both train."""
+    assert [code for code, _ in together(2, "slowly", tmp_path)] == [0, 0]
+    whole = state(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run")
+    processes = start(2, "slowly", tmp_path)
+    metrics = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    processes[1][0].kill()
+    began = time.monotonic()
+    ended(processes)
+    assert time.monotonic() - began < 30  # the other one noticed, and did not wait for its time-out
+    assert [code for code, _ in together(2, "slowly", tmp_path)] == [0, 0]
+    assert same(state(tmp_path / "run"), whole)
+
+
+def test_processes_that_differ_are_refused(tmp_path):
+    for code, said in together(2, "differ", tmp_path):
+        assert code != 0 and "the processes of this training differ: rank 1 has configuration" in said
+    assert all("fewer rows than the 2 processes" in said for _, said in together(2, "few", tmp_path))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_command_is_the_same_under_torchrun(tmp_path):
+    """From a data set to a run that answers, by processes of which the first alone speaks."""
+    fill(tmp_path / "data", 3)
+    words = f"-m wamkit train --recipe bc --data {tmp_path / 'data'} --out {tmp_path / 'run'} --train.steps 4"
+    words += " --train.batch-size 4 --model.width 32 --model.depth 2 --window.chunk 4 --window.frame-offsets 2 4"
+    (code, said, error), (other, silence, problem) = commands(2, shlex.split(words))
+    assert (code, other) == (0, 0), error + problem
+    assert f"trained: {tmp_path / 'run'}" in said and silence == ""
+    assert main(["validate", str(tmp_path / "data")]) in (0, 1)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["processes"] == 2 and load_checkpoint(tmp_path / "run").step == 4
+
+
+def test_a_device_that_no_process_can_take_is_refused(tmp_path, monkeypatch, capsys):
+    fill(tmp_path / "data", 3)
+    for name, value in environment(0, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    words = ["train", "--recipe", "bc", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    assert main([*words, "--train.device", "cuda:1"]) == 1
+    assert "choose cpu, or cuda for a GPU a process" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main([*words, "--train.device", "cuda"]) == 1
+        assert "needs GPUs and NCCL" in capsys.readouterr().err
+    monkeypatch.delenv("MASTER_PORT")
+    assert main(words) == 1
+    assert "MASTER_PORT not: start the processes with torchrun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 5, 8, 9])
+def test_rows_are_divided_without_overlap_or_gap(count):
+    for size in range(1, count + 1):
+        parts = [list(range(count))[World(rank, size).rows(count)] for rank in range(size)]
+        assert sum(parts, []) == list(range(count))
+        assert [len(p) for p in parts] == [len(p) for p in torch.arange(count).tensor_split(size)]
+
+
+def test_rows_of_a_batch_are_those_of_the_whole():
+    """Images are augmented in a part as they are in the whole batch."""
+    augment = Augment(shift=3, colour=0.3)
+    windows = frames().windows(trainer(Path("unused")).model.spec, seed=4, batch_size=8, augment=augment)
+    whole = windows.batch(3)
+    for rows in (slice(0, 3), slice(3, 8)):
+        part = windows.batch(3, rows)
+        for name in ("obs", "future", "action", "proprio"):
+            assert torch.equal(getattr(part, name), getattr(whole, name)[rows]), name
+        assert part.text == whole.text[rows]
+    assert MixedWindows.batch.__doc__ == type(windows).batch.__doc__
+
+
+def test_states_of_an_optimiser_are_dealt_anew_to_other_shards():
+    """Momenta follow their matrices, whatever number of shards they were divided into."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(*[torch.nn.Linear(6, n) for n in (6, 6, 6, 5, 6)])
+    names = [n for n, p in net.named_parameters() if p.ndim == 2]
+    one, two, three = (Optimizer(net, lr=0.1, weight_decay=0.0, matrices=names, shards=shards) for shards in (1, 2, 3))
+    for i, p in enumerate(net.parameters()):
+        p.grad = torch.full_like(p, i + 1.0)
+    two.step(0.0)
+
+    def momenta(optimizer: Optimizer) -> dict[int, float]:
+        found = {}
+        for part in optimizer.parts[1:]:
+            found |= {id(p): float(s["momentum"].mean()) for p, s in part.state.items()}
+        return found
+
+    for other in (one, three):
+        other.load_state_dict(two.state_dict())
+        assert momenta(other) == momenta(two) and len(momenta(other)) == 5
+    assert len(np.unique(list(momenta(two).values()))) == 5
