@@ -57,6 +57,12 @@ def differ(world: World, out: Path) -> None:
     trainer(out / "run", world, provenance=f"data {world.rank}").run()
 
 
+def replicated(world: World, out: Path) -> None:
+    """All steps, with a copy of the weights in each process, and activations that are computed again."""
+    config = dataclasses.replace(LONGER, replicas=world.size, checkpoint_activations=True)
+    trainer(out / "run", world, config).run()
+
+
 def few(world: World, out: Path) -> None:
     """Fewer rows than processes."""
     trainer(out / "run", world, dataclasses.replace(LONGER, batch_size=1))
@@ -130,4 +136,4 @@ def work(job: str, out: Path, rank: int, size: int, port: int, said: Path) -> No
         JOBS[job](world, out)
 
 
-JOBS = {f.__name__: f for f in (train, slowly, differ, few, load, families)}
+JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, few, load, families)}

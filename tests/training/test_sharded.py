@@ -135,6 +135,15 @@ def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(whole_run, tm
     assert momenta(first) == pytest.approx(momenta(second)) and len(momenta(first)) > 4
 
 
+def test_replicas_learn_the_same(whole_run, tmp_path):
+    """Each process with all weights, and activations that are computed again: only norms are rounded otherwise."""
+    assert [code for code, _ in together(2, "replicated", tmp_path)] == [0, 0]
+    a, b = state(whole_run), state(tmp_path / "run")
+    assert a.keys() == b.keys()
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-4)
+
+
 def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_bit(tmp_path):
     """kill -9 of one process while both train."""
     assert [code for code, _ in together(2, "slowly", tmp_path)] == [0, 0]
@@ -168,7 +177,6 @@ def test_the_command_is_the_same_under_torchrun(tmp_path):
     (code, said, error), (other, silence, problem) = commands(2, shlex.split(words))
     assert (code, other) == (0, 0), error + problem
     assert f"trained: {tmp_path / 'run'}" in said and silence == ""
-    assert main(["validate", str(tmp_path / "data")]) in (0, 1)
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["processes"] == 2 and load_checkpoint(tmp_path / "run").step == 4
 

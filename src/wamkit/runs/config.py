@@ -114,6 +114,12 @@ class TrainConfig(cfg.Checked):
     """Name of a torch device: cpu, cuda, cuda:1, mps."""
     threads: cfg.Processes = 2
     """On a CPU: parts of each batch, with a thread and a core each. The result depends on it."""
+    checkpoint_activations: bool = False
+    """Backward passes compute the activations of a block again, in place of keeping them: less memory, a third more
+    arithmetic, the same gradients."""
+    replicas: cfg.Count = 1
+    """Under torchrun: groups of processes that each hold all weights (HSDP), so that weights travel within a group
+    alone. 1: all processes divide one copy."""
     seed: cfg.Seed = 0
     """Seed of initial weights, windows and noise."""
     save_every: cfg.Steps = 200

@@ -98,7 +98,7 @@ class Optimizer:
         weight_decay: float,
         matrices: Iterable[str] = (),
         shards: int = 1,
-        muon: type[Muon] = Muon,
+        muon: Callable[..., Muon] = Muon,
     ):
         chosen = set(matrices)
         named = list(model.named_parameters())

@@ -20,7 +20,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from wamkit.config import ConfigError
+from wamkit.config import ConfigError, check_multiple
 from wamkit.families.base import Family, Stage
 from wamkit.runs.checkpoint import Checkpoint
 from wamkit.runs.config import TrainConfig
@@ -33,6 +33,15 @@ from wamkit.types import Batch
 
 METHODS = ("generate", "diagnostics", "embed")
 """Methods of a family, beside `forward`, that compute with its weights and that are not called by it."""
+
+
+def make_mesh(config: TrainConfig, world: World) -> DeviceMesh:
+    """The processes as replicas, each of so many processes as divide one copy of the weights."""
+    sizes = {"replicate": config.replicas, "shard": world.size // config.replicas}
+    if config.replicas == 1:
+        del sizes["replicate"]
+    kind = torch.device(config.device).type
+    return init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
 
 
 class _Units(nn.ModuleList):
@@ -104,10 +113,15 @@ class ShardedMuon(Muon):
     """`Muon` on divided matrices: each is orthogonalised by one process, which gets it whole and sends it back.
 
     Of matrices of one shape, process i takes every size-th one, starting with number i. The result is that of `Muon`.
+    group: the processes that divide one copy of the weights.
     """
 
+    def __init__(self, params: Iterable[Tensor], lr: float, *, group: dist.ProcessGroup, **options: float):
+        super().__init__(params, lr, **options)
+        self._group = group
+
     def orthogonal(self, updates: Sequence[Tensor], shape: torch.Size) -> list[Tensor]:
-        rank, size = dist.get_rank(), dist.get_world_size()
+        rank, size = dist.get_rank(self._group), dist.get_world_size(self._group)
         columns, cuts = shape[1:].numel(), [len(c) for c in torch.arange(shape[0]).chunk(size)]
         cuts += [0] * (size - len(cuts))
         out = []
@@ -115,19 +129,18 @@ class ShardedMuon(Muon):
             some = updates[at : at + size]
             own = [cuts[rank] * columns if i < len(some) else 0 for i in range(size)]  # of each matrix, here
             theirs = [n * columns if rank < len(some) else 0 for n in cuts]  # of this process' matrix, elsewhere
-            matrix = _exchanged(torch.cat([x.reshape(-1) for x in some]), own, theirs)
+            matrix = self._exchanged(torch.cat([x.reshape(-1) for x in some]), own, theirs)
             if rank < len(some):
                 matrix = orthogonalise(matrix.view(1, shape[0], columns)).reshape(-1)
-            home = _exchanged(matrix, theirs, own).split(own)
+            home = self._exchanged(matrix, theirs, own).split(own)
             out += [x.view_as(y) for x, y in zip(home, some, strict=False)]
         return out
 
-
-def _exchanged(x: Tensor, sent: Sequence[int], got: Sequence[int]) -> Tensor:
-    """What all processes sent to this one, joined. sent, got: numbers of values, by process."""
-    out = x.new_empty(sum(got))
-    dist.all_to_all_single(out, x, list(got), list(sent))
-    return out
+    def _exchanged(self, x: Tensor, sent: Sequence[int], got: Sequence[int]) -> Tensor:
+        """Values that all processes sent to this one, joined. sent, got: their numbers, by process."""
+        out = x.new_empty(sum(got))
+        dist.all_to_all_single(out, x, list(got), list(sent), group=self._group)
+        return out
 
 
 class ShardedAverage(MovingAverage):
@@ -164,10 +177,11 @@ class Sharded(Strategy):
                 f"train.batch_size = {config.batch_size}: fewer rows than the {world.size} processes; choose more "
                 "rows, or start fewer processes"
             )
+        check_multiple("the number of processes", world.size, "train.replicas", config.replicas)
         self.world, self._blank = world, blank(model)
-        kind = torch.device(config.device).type
-        parallelise(model, init_device_mesh(kind, (world.size,)), config)
-        super().__init__(model, config, muon=ShardedMuon)
+        mesh = make_mesh(config, world)
+        parallelise(model, mesh, config)
+        super().__init__(model, config, muon=partial(ShardedMuon, group=mesh["shard"].get_group()))
 
     def moving_average(self) -> MovingAverage:
         return ShardedAverage(self.model, self.config.ema, self._blank)

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from wamkit.config import ConfigError
 from wamkit.families.base import Family, Stage
@@ -78,11 +79,21 @@ class Step(Protocol):
 def make_step(model: Family, config: TrainConfig, world: World = World()) -> Step:  # noqa: B008 (frozen)
     """The strategy for `config.device`: threads for "cpu", one plain pass for every other, "cpu:0" among them; that of
     several processes in a larger world."""
+    if config.checkpoint_activations:
+        _recompute(model)
     if world.size > 1:
         from wamkit.training.sharded import Sharded
 
         return Sharded(model, config, world)
     return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
+
+
+def _recompute(model: Family) -> None:
+    """Has the blocks of the backbones compute their activations again in backward passes."""
+    for backbone in model.backbones:
+        for layer in backbone.layers():  # nothing in them is random, so no state of a generator is kept either
+            again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            layer.forward = partial(again, layer.forward)  # type: ignore[method-assign]
 
 
 def check_learns(model: Family) -> None:
@@ -120,7 +131,7 @@ def with_prefix(batch: Batch, longest: int, generator: torch.Generator) -> Batch
 class Strategy:
     """State and losses that all strategies share."""
 
-    def __init__(self, model: Family, config: TrainConfig, shards: int = 1, muon: type[Muon] = Muon):
+    def __init__(self, model: Family, config: TrainConfig, shards: int = 1, muon: Callable[..., Muon] = Muon):
         self.model, self.config = model, config
         self.optimizer = Optimizer(
             model,
