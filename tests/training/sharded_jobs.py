@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from small_runs import SMALL, frames, small_model
 from conftest import random_batch
 from wamkit.families.base import FAMILIES, Family
 from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.options import BackboneConfig, LoraConfig
 from wamkit.runs.config import TrainConfig
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.sharded import Sharded, whole
@@ -91,39 +94,70 @@ def family_of(name: str) -> Family:
     return model.to(memory_format=torch.contiguous_format)
 
 
-def families(world: World, out: Path) -> None:
-    """Gradients of every family and stage, against those of threads in one process; then a step, and the average."""
-    found = {}
+def compared(world: World, build: Callable[[], Family], number: int) -> dict[str, float]:
+    """Gradients of stage `number` against those of threads in one process; then a step of both, and their averages."""
     config = dataclasses.replace(SMALL, threads=world.size, batch_size=5)
-    for name, number in [(n, i) for n in FAMILIES.names() for i in range(len(family_of(n).stages()))]:
-        alone, together = CpuThreads(family_of(name), config), Sharded(family_of(name), config, world)
-        batch, stage = random_batch(alone.model.spec, 5), alone.model.stages()[number]
-        mine = batch.rows(torch.arange(5)[world.rows(5)])
-        alone.begin(stage)
-        together.begin(stage)
-        parts = torch.arange(5).tensor_split(world.size)
-        gradients = [alone.gradients(batch.rows(rows), 0, i, 5)[1] for i, rows in enumerate(parts)]
-        _, total = together.losses(mine, 0, world.rank, 5)
-        total.backward()
-        sums = [sum(of[1:], of[0]) for of in zip(*gradients, strict=True)]
-        same = [
-            torch.equal(x, torch.zeros_like(x) if p.grad is None else whole(p.grad))
-            for x, p in zip(sums, together.learning, strict=True)
-        ]
-        together.optimizer.zero_grad()
-        a, b = alone(batch, 1, 1e-3), together(mine, 1, 1e-3)
-        losses = max((a.losses_B[k] - b.losses_B[k]).abs().max().item() for k in a.losses_B)
-        weights = together.state()["model_state"]
-        served = together.average.served(together.model).state_dict()
-        found[f"{name} {stage.name}"] = {
-            "equal": all(same),
-            "losses": losses,
-            "norm": abs(float(a.norm / b.norm - 1)),
-            "weights": max((x - weights[n]).abs().max().item() for n, x in alone.model.state_dict().items()),
-            "average": max((x - served[n]).abs().max().item() for n, x in alone.average.state.items()),
-        }
+    alone, together = CpuThreads(build(), config), Sharded(build(), config, world)
+    batch, stage = random_batch(alone.model.spec, 5), alone.model.stages()[number]
+    mine = batch.rows(torch.arange(5)[world.rows(5)])
+    alone.begin(stage)
+    together.begin(stage)
+    parts = torch.arange(5).tensor_split(world.size)
+    gradients = [alone.gradients(batch.rows(rows), 0, i, 5)[1] for i, rows in enumerate(parts)]
+    _, total = together.losses(mine, 0, world.rank, 5)
+    total.backward()
+    sums = [sum(of[1:], of[0]) for of in zip(*gradients, strict=True)]
+    differ = [
+        (x - (torch.zeros_like(x) if p.grad is None else whole(p.grad))).abs().max().item()
+        for x, p in zip(sums, together.learning, strict=True)
+    ]
+    together.optimizer.zero_grad()
+    a, b = alone(batch, 1, 1e-3), together(mine, 1, 1e-3)
+    weights, served = together.state()["model_state"], together.average.served(together.model).state_dict()
+    if not world.first:
+        return {}
+    return {
+        "gradients": max(differ),
+        "losses": max((a.losses_B[k] - b.losses_B[k]).abs().max().item() for k in a.losses_B),
+        "norm": abs(float(a.norm / b.norm - 1)),
+        "weights": max((x - weights[n]).abs().max().item() for n, x in alone.model.state_dict().items()),
+        "average": max((x - served[n]).abs().max().item() for n, x in alone.average.state.items()),
+    }
+
+
+def families(world: World, out: Path) -> None:
+    """Every stage of every family."""
+    found = {}
+    for name in FAMILIES.names():
+        for number, stage in enumerate(family_of(name).stages()):
+            found[f"{name} {stage.name}"] = compared(world, partial(family_of, name), number)
     if world.first:
         (out / "families.json").write_text(json.dumps(found))
+
+
+def on_wan(folder: Path, name: str, rank: int) -> Family:
+    """A family on the tiny Wan in `folder`, with adapters of a rank, or none."""
+    cls, spec = (
+        FAMILIES.get(name),
+        dataclasses.replace(VIEWS, point_grid=0, past_offsets=(), frame_offsets=(2, 4, 6, 8)),
+    )
+    backbone = BackboneConfig("wan", str(folder), text_length=6, expert_mlp=24, lora=LoraConfig(rank))
+    narrow = {"action_width": 16} if name == "mot" else {}
+    torch.manual_seed(0)
+    sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
+    normalizer = Normalizer({k: (torch.zeros(n), torch.ones(n)) for k, n in sizes.items()})
+    model = cls(cls.Config(backbone=backbone, **narrow), spec, normalizer)
+    return model.to(memory_format=torch.contiguous_format)
+
+
+def video(world: World, out: Path) -> None:
+    """Families on a pretrained video model, whole and with adapters."""
+    found = {}
+    for name, rank in (("unified", 0), ("unified", 2), ("mot", 0), ("mot", 2), ("hidden_state", 0)):
+        build = partial(on_wan, out / "wan", name, rank)
+        found[f"{name} {rank}"] = compared(world, build, len(build().stages()) - 1)
+    if world.first:
+        (out / "video.json").write_text(json.dumps(found))
 
 
 def work(job: str, out: Path, rank: int, size: int, port: int, said: Path) -> None:
@@ -136,4 +170,4 @@ def work(job: str, out: Path, rank: int, size: int, port: int, said: Path) -> No
         JOBS[job](world, out)
 
 
-JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, few, load, families)}
+JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, few, load, families, video)}

@@ -102,6 +102,14 @@ def whole(x: Any) -> Any:
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
+def gathered(x: Any, first: bool) -> Any:
+    """All of a divided tensor on the CPU in the `first` process; an empty one in others, which do not keep it."""
+    full = whole(x)
+    if not isinstance(full, Tensor):
+        return full
+    return full.cpu() if first else torch.empty(0)
+
+
 def divided(x: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which all processes have, divided as `like` is."""
     if not isinstance(like, DTensor):
@@ -153,13 +161,17 @@ class ShardedAverage(MovingAverage):
         super().__init__(model, decay)
         self._blank = blank
 
-    def whole(self) -> dict[str, Tensor]:
-        """All averaged weights, whole, in all processes."""
-        return {name: whole(x).cpu() for name, x in self.state.items()}
+    def whole(self, first: bool) -> dict[str, Tensor]:
+        """All averaged weights, whole. first: for the process that keeps them."""
+        return {name: gathered(x, first) for name, x in self.state.items()}
 
     def served(self, model: Family) -> Family:
-        served = copy.deepcopy(self._blank)
-        served.load_state_dict(self.whole(), assign=True)
+        """As `MovingAverage.served`, in the first process; a model without weights in all others."""
+        served, first = copy.deepcopy(self._blank), dist.get_rank() == 0
+        state = self.whole(first)
+        if not first:
+            return served
+        served.load_state_dict(state, assign=True)
         return served.to(next(model.parameters()).device).eval()
 
     @torch.no_grad()
@@ -214,11 +226,12 @@ class Sharded(Strategy):
         return found
 
     def state(self) -> dict[str, Any]:
-        """As of every strategy, in whole tensors; other processes than the first have part of the work, and drop it."""
+        """As of every strategy, in whole tensors, in the first process; others help, and have empty ones."""
+        first = self.world.first
         return {
-            "model_state": {name: whole(x).cpu() for name, x in self.model.state_dict().items()},
-            "ema_state": self.average.whole(),  # type: ignore[attr-defined]
-            "optimizer_state": _mapped(self.optimizer.state_dict(), whole),
+            "model_state": {name: gathered(x, first) for name, x in self.model.state_dict().items()},
+            "ema_state": self.average.whole(first),  # type: ignore[attr-defined]
+            "optimizer_state": _mapped(self.optimizer.state_dict(), partial(gathered, first=first)),
         }
 
     @torch.no_grad()
