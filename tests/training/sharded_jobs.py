@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from small_runs import SMALL, frames, small_model
 
 from conftest import random_batch
+from wamkit.data.loading.mixture import divided
 from wamkit.families.base import FAMILIES, Family
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import BackboneConfig, LoraConfig
@@ -64,6 +65,13 @@ def replicated(world: World, out: Path) -> None:
     """All steps, with a copy of the weights in each process, and activations that are computed again."""
     config = dataclasses.replace(LONGER, replicas=world.size, checkpoint_activations=True)
     trainer(out / "run", world, config).run()
+
+
+def mixed(world: World, out: Path) -> None:
+    """A mixture: whose rows a process has differs from step to step."""
+    config, data = dataclasses.replace(LONGER, steps=4, shift=2), divided(frames().labelled(2, 1), 0.5, 10.0)
+    folder = RunFolder(out / f"of{world.size}", {"train": dataclasses.asdict(config)})
+    Trainer(small_model("unified", config.seed), data, config, folder, trackers=(), world=world).run()
 
 
 def few(world: World, out: Path) -> None:
@@ -170,4 +178,4 @@ def work(job: str, out: Path, rank: int, size: int, port: int, said: Path) -> No
         JOBS[job](world, out)
 
 
-JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, few, load, families, video)}
+JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, mixed, few, load, families, video)}

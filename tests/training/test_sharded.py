@@ -130,6 +130,20 @@ def test_losses_of_a_run_are_those_of_one_process(whole_run, tmp_path):
             assert ours.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-4)
 
 
+def test_a_mixture_is_divided_too(tmp_path):
+    """Losses by data set are those of one process, with images that are augmented row by row."""
+    for size in (1, 2):
+        assert [code for code, _ in together(size, "mixed", tmp_path)] == [0] * size
+    one, two = (
+        [json.loads(line) for line in (tmp_path / f"of{size}/metrics.jsonl").read_text().splitlines()]
+        for size in (1, 2)
+    )
+    for a, b in zip(one, two, strict=True):
+        figures = [k for k in a if "/" in k]
+        assert {"rows/labelled", "rows/action_free"} <= set(figures)
+        assert {k: b[k] for k in figures} == pytest.approx({k: a[k] for k in figures}, rel=1e-4)
+
+
 def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(whole_run, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2

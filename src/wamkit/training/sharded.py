@@ -205,7 +205,8 @@ class Sharded(Strategy):
         for p in self.learning:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        losses_B = {name: self.world.gather(x) for name, x in losses_B.items()}
+        every = self.world.gather(torch.stack(list(losses_B.values()), 1), self.config.batch_size)
+        losses_B = dict(zip(losses_B, every.unbind(1), strict=True))
         norm = whole(torch.nn.utils.get_total_norm([p.grad for p in self.learning if p.grad is not None]))
         result = StepResult(losses_B, norm, finite(losses_B, norm))
         if result.finite:

@@ -194,7 +194,9 @@ class Trainer:
     def _log(
         self, metrics: Metrics | NoMetrics, stage: Stage, batch: Batch, result: StepResult, figures: dict[str, float]
     ) -> None:
-        every = replace(batch, source=self.world.gather(batch.source)) if self.windows.names else batch
+        every = batch
+        if self.windows.names:
+            every = replace(batch, source=self.world.gather(batch.source, self.config.batch_size))
         losses = loss_means(result.losses_B, every, self.windows.names)
         diagnostics = self.model.diagnostics(batch.to(self.config.device), stage.name)
         metrics.write({"step": self.step, "stage": stage.name} | figures | losses | diagnostics)

@@ -42,7 +42,11 @@ class World:
 
     def agreed(self, said: str) -> str:
         """The first text, in order of ranks, that is not empty."""
-        return next((text for text in self.all(said) if text), "")
+        if self.size == 1:
+            return said
+        found = torch.tensor(bool(said), dtype=torch.uint8)
+        dist.all_reduce(found, dist.ReduceOp.MAX)  # most often nobody says anything
+        return next(text for text in self.all(said) if text) if found else ""
 
     def all(self, x: Any) -> list[Any]:
         """Values that the processes gave, in order of ranks."""
@@ -52,13 +56,14 @@ class World:
         dist.all_gather_object(found, x)
         return found
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all processes, in order of ranks. Their numbers may differ."""
+    def gather(self, mine: Tensor, count: int) -> Tensor:
+        """The `count` rows of a batch, of which this process has its own (`rows`)."""
         if self.size == 1:
-            return rows
-        lengths = self.all(len(rows))
-        padded = rows.new_zeros(max(lengths), *rows.shape[1:])
-        padded[: len(rows)] = rows
+            return mine
+        parts = [World(rank, self.size).rows(count) for rank in range(self.size)]
+        lengths = [part.stop - part.start for part in parts]
+        padded = mine.new_zeros(max(lengths), *mine.shape[1:])
+        padded[: len(mine)] = mine
         found = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(found, padded)
         return torch.cat([x[:n] for x, n in zip(found, lengths, strict=True)])
