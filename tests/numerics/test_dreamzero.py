@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from recordings import fill
 from safetensors.torch import save_file
 
 from conftest import random_batch
 from lerobot_code import needs_lerobot, site
 from tiny_video_models import HEADS, LAYERS, TEXT, Z, make_folder
 from wamkit.cli.main import main
+from wamkit.config import ConfigError
 from wamkit.inference.model import load
 from wamkit.nn.attention_mask import ACTION, FUTURE
+from wamkit.nn.family_options import CascadeIDMConfig, UnifiedConfig
+from wamkit.nn.options import BackboneConfig
 from wamkit.runs.run import Run
 from wamkit.types import Observation, Query
 
@@ -323,3 +329,34 @@ def test_a_folder_without_clip_is_refused(released, base, tmp_path, capsys):
     (tmp_path / "other").mkdir()
     assert main(words(released, base, tmp_path / "run", "--image-encoder", str(tmp_path / "other"))) == 1
     assert "image_encoder/config.json" in capsys.readouterr().err
+
+
+def test_a_run_is_trained_on_from_it(run, tmp_path, capsys):
+    """Its weights are those of the run, and released ones, which have no image branch, are not asked for."""
+    fill(tmp_path / "data", 3)
+    words = ["train", "--from", str(run), "--data", str(tmp_path / "data"), "--out", str(tmp_path / "tuned")]
+    assert main([*words, "--train.steps", "1", "--train.batch-size", "2", "--train.threads", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "starts from" in said
+    before, after = Run.open(run).family(), Run.open(tmp_path / "tuned").family()
+    name = "trunk._all.parts.future.model.blocks.0.attn2.add_k_proj.weight"
+    assert (before.get_parameter(name) - after.get_parameter(name)).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("options", [{"state": "action"}, {"action_encoder": "groot", "projector": 8}])
+def test_families_without_actions_beside_the_video_have_no_embeddings_of_them(base, options):
+    backbone = BackboneConfig("wan", str(base), **options)
+    for name, kind in (("cascade_idm", CascadeIDMConfig), ("unified", UnifiedConfig)):
+        given = backbone if name == "cascade_idm" else dataclasses.replace(backbone, path="")
+        with pytest.raises(ConfigError, match="are for actions beside a pretrained video model"):
+            kind(backbone=given)
+
+
+def test_damaged_statistics_are_named(released, base, tmp_path, capsys):
+    shutil.copytree(released, tmp_path / "theirs")
+    file = tmp_path / "theirs" / "experiment_cfg" / "metadata.json"
+    told = json.loads(file.read_text())
+    told["libero_sim"]["statistics"]["state"]["joints"]["q01"] = [0.0] * 9
+    file.write_text(json.dumps(told))
+    assert main(words(tmp_path / "theirs", base, tmp_path / "run", "--image-encoder", str(base))) == 1
+    assert "metadata.json" in capsys.readouterr().err

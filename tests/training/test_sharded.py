@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -28,6 +30,10 @@ from wamkit.cli.main import main
 from wamkit.data.loading.augment import Augment
 from wamkit.data.loading.mixture import MixedWindows
 from wamkit.families.base import FAMILIES
+from wamkit.families.cascade_idm import CascadeIDM
+from wamkit.nn.family_options import CascadeIDMConfig
+from wamkit.nn.normalizer import Normalizer
+from wamkit.nn.objectives import spare_joint
 from wamkit.runs.checkpoint import load_checkpoint
 from wamkit.training.optim import Optimizer
 from wamkit.training.world import World
@@ -262,3 +268,61 @@ def test_states_of_an_optimiser_are_dealt_anew_to_other_shards():
         other.load_state_dict(two.state_dict())
         assert momenta(other) == momenta(two) and len(momenta(other)) == 5
     assert len(np.unique(list(momenta(two).values()))) == 5
+
+
+def test_moments_take_the_layout_of_their_weights():
+    """Divided weights are contiguous, and fused AdamW on a CPU computes nonsense where layouts differ."""
+
+    def net(layout: torch.memory_format) -> torch.nn.Conv2d:
+        torch.manual_seed(0)
+        return torch.nn.Conv2d(3, 4, 3).to(memory_format=layout)
+
+    def stepped(model: torch.nn.Conv2d, optimizer: Optimizer) -> torch.Tensor:
+        for i, p in enumerate(model.parameters()):
+            p.grad = torch.sin(torch.arange(p.numel()).float() + i).view(p.shape).clone()
+        optimizer.step(0.1)
+        return model.weight.detach().contiguous()
+
+    flat, last = net(torch.contiguous_format), net(torch.channels_last)
+    first, second = (Optimizer(m, lr=0.1, weight_decay=0.0) for m in (flat, last))
+    stepped(flat, first)
+    last.load_state_dict(flat.state_dict())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    torch.testing.assert_close(stepped(flat, first), stepped(last, second), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("expert", [[True] * 3, [False] * 3, [True, False, False]])
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.99])
+def test_a_step_makes_as_many_passes_whatever_its_rows_are(expert, share):
+    """Else processes would wait for one another: each pass gathers the weights of every block."""
+    batch = frames().windows(trainer(Path("unused")).model.spec, seed=0, batch_size=3).batch(0)
+    batch = dataclasses.replace(batch, is_demonstration=torch.tensor(expert))
+    for rows in (batch, batch.rows(torch.tensor([0])), batch.rows(torch.tensor([2]))):
+        passes = []
+
+        def losses(part, generator, joint, passes=passes):
+            passes.append(joint)
+            return {"policy": torch.ones(len(part), requires_grad=True)}
+
+        found = spare_joint(rows, share, torch.Generator().manual_seed(0), losses)
+        assert sorted(passes) == [False, True] and len(found["policy"]) == len(rows)
+
+
+def test_planned_frames_are_made_whatever_was_drawn(monkeypatch):
+    """The inverse dynamics of `cascade_idm` makes a pass of the planner where no row draws one, too."""
+    spec = trainer(Path("unused")).model.spec
+    normalizer = Normalizer({k: (torch.zeros(2), torch.ones(2)) for k in ("proprio", "action")})
+    for share in (0.0, 1.0):
+        config = CascadeIDMConfig(width=32, depth=1, heads=2, on_decodes=share)
+        model, passes = CascadeIDM(config, spec, normalizer), []
+        monkeypatch.setattr(model.trunk, "forward", lambda *a, f=model.trunk.forward, p=passes: p.append(1) or f(*a))
+        batch = frames().windows(spec, seed=0, batch_size=2).batch(0)
+        model(batch, torch.Generator().manual_seed(0), "idm")
+        assert len(passes) == 1 + config.decode_steps
+
+
+def test_the_division_of_a_training_is_no_part_of_what_it_is(tmp_path):
+    """A run goes on with activations that are computed again, and with other replicas."""
+    trainer(tmp_path / "run", dataclasses.replace(SMALL, steps=8)).run()
+    other = dataclasses.replace(SMALL, steps=8, checkpoint_activations=True, replicas=2)
+    assert trainer(tmp_path / "run", other).folder.load().step == 8

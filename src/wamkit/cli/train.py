@@ -106,10 +106,11 @@ def _train(args: Train, data: Path) -> None:
     with caching_in(args.cache_dir), joined(config.train.device) as world:
         more = {"loading": loading, "trackers": args.trackers, "validate": held_out_losses, "start": start}
         train_run(config, data, args.out, command=command, world=world, **more)
-        print(f"trained: {args.out}")
-        for line in openings(args.trackers, args.out):
-            print(line)
-        print(f"next: {_next(args, config.episodes.held_out)}")
+        if world.first:
+            print(f"trained: {args.out}")
+            for line in openings(args.trackers, args.out):
+                print(line)
+            print(f"next: {_next(args, config.episodes.held_out)}")
 
 
 def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:

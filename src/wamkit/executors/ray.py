@@ -80,6 +80,8 @@ class Ray:
 
         if not self._ray.is_initialized():
             self._start(processes)
+        elif self._ray.cluster_resources().get("CPU", 0) < 1:
+            raise WamkitError("the Ray cluster has no CPU for jobs: add a node, or start it with --num-cpus")
         self._travels = Run
         self._ray.util.register_serializer(Run, serializer=self._travelling, deserializer=_arrived)
         return Tasks(self._ray, worker, processes, {} if self._started else _variables())
@@ -102,6 +104,11 @@ class Ray:
 
     def _start(self, processes: int) -> None:
         """Starts a cluster whose workers have the environment and the module path of this process."""
+        if os.environ.get("RAY_AUTH_MODE") != "token":
+            raise WamkitError(
+                "ray was imported before, so that the cluster that starts here would have no secret: set "
+                "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or connect with ray.init"
+            )
         here = ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         self._started = True
         try:

@@ -150,8 +150,10 @@ class CascadeIDM(Family):
     def _inverse_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         frames, device = canvas(batch.future), batch.obs.device
         rows = (torch.rand(len(batch), generator=generator) < self.config.on_decodes).nonzero().squeeze(1)
-        if len(rows):
-            frames[rows.to(device)] = self._imagined(batch.rows(rows.to(device)), generator)
+        # A pass in any case: processes that train together make as many, whatever their rows are.
+        chosen, own = (rows, generator) if len(rows) else (rows.new_zeros(1), torch.Generator().manual_seed(0))
+        imagined = self._imagined(batch.rows(chosen.to(device)), own)
+        frames[rows.to(device)] = imagined[: len(rows)]
         action, opening = self._extract(frames, batch, generator)
         # A pair is evidence only where both its frames lie inside the episode.
         pair_BF = batch.frame_valid.long().cumprod(1).bool() & batch.has_action.unsqueeze(1)

@@ -91,8 +91,12 @@ def spare_joint(batch: Batch, share: float, generator: torch.Generator, losses: 
     always = ~(batch.is_demonstration & batch.has_action).cpu()
     few = int(always.sum())
     count = max(math.ceil(share * B), few)
-    if count == B:
+    if count == B and share == 1:
         return losses(batch, generator, True)
+    if count == B:  # two passes all the same: processes that train together make as many, whatever their rows are
+        spare = losses(batch.rows(torch.zeros(1, dtype=torch.int64)), torch.Generator().manual_seed(0), False)
+        none = sum(loss.sum() for loss in spare.values()) * 0
+        return {n: loss + none for n, loss in losses(batch, generator, True).items()}
     order = torch.randperm(B, generator=generator)
     order = order[torch.argsort(always[order], descending=True, stable=True)]
     both = losses(batch.rows(order[:count]), generator, True)

@@ -146,6 +146,12 @@ class BackboneOption(Options):
                 f"backbone.path = {self.backbone.path!r}: this family is not built on a pretrained video model; "
                 "unified, mot, hidden_state, world_model, cascade_idm and bc are"
             )
+        acts = self.backbone.state == "action" or self.backbone.action_encoder == "groot"
+        if acts and not (self.backbone.path and isinstance(self, ActionConfig)):
+            raise ConfigError(
+                "backbone.state action and backbone.action_encoder groot are for actions beside a pretrained video "
+                "model, which this family does not have here"
+            )
 
 
 @dataclass(frozen=True)

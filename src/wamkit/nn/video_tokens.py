@@ -26,6 +26,7 @@ from wamkit.nn.backbones.base import Cache, Tokens
 from wamkit.nn.backbones.video_dit import Keys
 from wamkit.nn.backbones.video_model import VideoModel, video_model
 from wamkit.nn.backbones.wan import grid_positions, patches, unpatched
+from wamkit.nn.encoders import IMAGE_ENCODER
 from wamkit.nn.flow import row_noise
 from wamkit.nn.heads import ActionChunk, Stream
 from wamkit.nn.history import Moments
@@ -66,7 +67,9 @@ class VideoContext(nn.Module):
         """
         kept = batch.features
         z = kept["present"] if "present" in kept else self.latents(batch.obs)
-        clip = kept["clip"] if "clip" in kept else self.model.image_features(batch.obs)
+        clip = kept.get("clip")
+        if clip is None:
+            clip = self.model.image_features(batch.obs)
         return self._moment(z, clip, batch.proprio, batch.text, normalizer, generator)
 
     def moments(self, batch: Batch, normalizer: Normalizer, generator: torch.Generator | None = None) -> list[Tokens]:
@@ -161,8 +164,8 @@ class VideoLatents(FutureCodec):
         return self._latents(batch)[:, self._now :]
 
     def digest(self) -> str:
-        """SHA-256 of the files of the autoencoder."""
-        return self._model.digest("vae")
+        """SHA-256 of the files of the autoencoder, and of CLIP where it is read too."""
+        return self._model.digest("vae") + (self._model.digest(IMAGE_ENCODER) if self._model.image_tokens else "")
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         z, clip = self._latents(batch), self._model.image_features(batch.obs)

@@ -224,7 +224,10 @@ class Run:
         return ()
 
 
-UNANSWERED = ("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins", "metadata", "start")
+UNANSWERED = (
+    *("train", "episodes", "mixture", "shares", "origins", "optional_views", "plugins", "metadata", "start"),
+    "processes",
+)
 """Parts of a run's configuration that change its answers by way of the weights alone."""
 
 

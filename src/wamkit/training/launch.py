@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,7 @@ from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
 from wamkit.hub.names import hub_name, named, origin
-from wamkit.nn.backbones.video_model import video_model
+from wamkit.nn.backbones.video_model import other_weights, video_model
 from wamkit.runs.base_model import base_of, video_backbone
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
@@ -159,7 +160,9 @@ def make_trainer(
         config["base"] = base
     if world.size > 1:
         config[PROCESSES] = world.size
-    model = build(run, opened.spec, opened.statistics)
+    # Released weights are not read where those of another run, or of this one's checkpoint, come in their place.
+    with other_weights() if start is not None or has_checkpoint(Path(out)) else nullcontext():
+        model = build(run, opened.spec, opened.statistics)
     if start is not None:
         config["start"] = start.described
         if start.run is not None:
@@ -168,7 +171,7 @@ def make_trainer(
             print(f"starts from {start.run.label}, step {start.run.step}: {transfer_table(taken)}", flush=True)
     folder = RunFolder(Path(out), config, command)
     trainer = Trainer(model, opened.frames, run.train, folder, opened.cache, trackers, opened.held_out, world)
-    if note := large_images(run, opened.spec, trainer):
+    if world.size == 1 and (note := large_images(run, opened.spec, trainer)):
         print(note, flush=True)
     return trainer
 

@@ -148,6 +148,10 @@ class Optimizer:
         """Restores what `state_dict` gave, of an optimiser with any number of shards."""
         for i, part in enumerate(self.parts):
             part.load_state_dict(state["0"] if i == 0 else self._dealt(state, i))
+            for p, kept in part.state.items():
+                for name, x in kept.items():
+                    if isinstance(x, Tensor) and x.shape == p.shape and x.stride() != p.stride():
+                        kept[name] = torch.empty_like(p).copy_(x)  # see AdamW
 
     def _dealt(self, state: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The state of a shard of Muon, whatever shards the state was divided into."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from wamkit.families.base import Family, Stage
 from wamkit.nn.video_tokens import VideoContext, VideoLatents
 from wamkit.runs.config import TrainConfig
 from wamkit.training.precision import autocast, uses_bf16
+from wamkit.training.step import Step
 
 FEATURE_BYTES = 2**30
 """Most memory that the features of all windows may take."""
@@ -42,14 +43,13 @@ class FeatureCache:
 class Precompute:
     """Computes `Family.features` of all `windows`, in memory or in `cache`.
 
-    unchanged: gives a model with the present weights of all that a stage does not train; a strategy's `Step.unchanged`.
-    map: applies a function to batches, in order; a strategy's `Step.map`.
+    strategy: gives the weights that a stage does not train, and applies functions to batches.
     """
 
-    unchanged: Callable[[Stage], Family]
+    model: Family
     windows: Windows | MixedWindows
     config: TrainConfig
-    map: Callable[[Callable[[int], dict[str, np.ndarray]], Iterable[int]], Iterable[dict[str, np.ndarray]]]
+    strategy: Step
     cache: FeatureCache | None = None
 
     def prepare(self, stage: Stage, steps: int) -> None:
@@ -59,23 +59,23 @@ class Precompute:
         sees fewer windows than there are, or where features would take more than FEATURE_BYTES of memory.
         """
         self.windows.features, count, rows = {}, len(self.windows), self.config.batch_size
-        model = self.unchanged(stage)
-        if self.cache is not None and isinstance(model.context, VideoContext):
-            model.context.keep_texts(self.cache.folder.with_name("texts"))
+        if self.cache is not None and isinstance(self.model.context, VideoContext):
+            self.model.context.keep_texts(self.cache.folder.with_name("texts"))
         if self.windows.augment or count > steps * rows:
             return
+        model = self.strategy.unchanged(stage)
 
         def batch(low: int) -> dict[str, np.ndarray]:
             return self._features(model, np.arange(low, min(low + rows, count)), stage)
 
-        (first,) = self.map(batch, [0])
+        (first,) = self.strategy.map(batch, [0])
         size = sum(v.nbytes / len(v) for v in first.values()) * count
         if first and self.cache is not None and size <= self.cache.limit:
             some = lambda low, high: self._in_groups(batch, range(low, high, rows))  # noqa: E731
-            key, shard = self._key(stage, self.cache.data), _SHARD * rows
+            key, shard = self._key(stage, self.cache.data, model), _SHARD * rows
             self.windows.features = cached_features(self.cache.folder, key, count, some, self.cache.limit, shard)
         elif first and size <= FEATURE_BYTES:
-            batches = [first, *self.map(batch, range(rows, count, rows))]
+            batches = [first, *self.strategy.map(batch, range(rows, count, rows))]
             self.windows.features = {k: np.concatenate([b[k] for b in batches]) for k in first}
 
     @torch.no_grad()
@@ -86,12 +86,12 @@ class Precompute:
 
     def _in_groups(self, batch: Callable[[int], Any], starts: range) -> Iterator[dict[str, np.ndarray]]:
         for i in range(0, len(starts), _GROUP):
-            yield from self.map(batch, starts[i : i + _GROUP])
+            yield from self.strategy.map(batch, starts[i : i + _GROUP])
 
-    def _key(self, stage: Stage, data: str) -> str:
+    def _key(self, stage: Stage, data: str, model: Family | None = None) -> str:
         """A hash of everything that features of `stage` depend on: frozen weights, files of a pretrained model, data,
         windows, precision."""
-        model = self.unchanged(stage)
+        model = model or self.strategy.unchanged(stage)
         if isinstance(model.codec, VideoLatents):  # nothing else than its files: stages and families share them
             latents = [data, str(model.spec), self.config.device, model.codec.digest()]
             return hashlib.sha256(json.dumps(latents).encode()).hexdigest()[:32]

@@ -20,6 +20,8 @@ from wamkit.training.metrics import METRICS
 from wamkit.types import WamkitError
 
 CONFIG = "config.json"
+DIVISION = ("replicas", "checkpoint_activations")
+"""Options of training that may change from one start of a run to the next."""
 PROCESSES = "processes"
 """Entry of a run's configuration: the number of processes that train it, where there are several."""
 
@@ -93,6 +95,8 @@ class RunFolder:
                 "are the same, sums are in another order",
                 flush=True,
             )
+        for config in (before, now):  # how a training is divided changes nothing that is learned
+            config["train"] = {k: v for k, v in config["train"].items() if k not in DIVISION}
         (was, steps), given = (c["train"]["steps"] for c in (before, now)), before
         if was != steps:
             before = {**before, "train": {**before["train"], "steps": steps}}

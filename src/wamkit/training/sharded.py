@@ -83,12 +83,11 @@ def parallelise(model: Family, mesh: DeviceMesh, config: TrainConfig) -> None:
 
 
 def blank(model: Family) -> Family:
-    """A copy of `model` without the memory of its learned weights."""
-    copied = copy.deepcopy(model).cpu()
-    frozen = copied.frozen
-    for name, p in list(copied.named_parameters()):
-        if name not in frozen:
-            _set(copied, name, p.detach().to("meta"))
+    """A copy of `model` without the memory of its weights."""
+    shapes = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.parameters()}
+    copied = copy.deepcopy(model, shapes)
+    for name in copied.frozen:  # which a copy shares
+        _set(copied, name, copied.get_parameter(name).detach().to("meta"))
     return copied
 
 
@@ -168,9 +167,12 @@ class ShardedAverage(MovingAverage):
     def served(self, model: Family) -> Family:
         """As `MovingAverage.served`, in the first process; a model without weights in all others."""
         served, first = copy.deepcopy(self._blank), dist.get_rank() == 0
-        state = self.whole(first)
+        state, frozen = self.whole(first), model.frozen
+        released = {name: gathered(p.detach(), first) for name, p in model.named_parameters() if name in frozen}
         if not first:
             return served
+        for name, x in released.items():
+            _set(served, name, x)
         served.load_state_dict(state, assign=True)
         return served.to(next(model.parameters()).device).eval()
 
@@ -221,9 +223,10 @@ class Sharded(Strategy):
 
     def unchanged(self, stage: Stage) -> Family:
         found = copy.deepcopy(self._blank)
-        for name, x in self.model.named_parameters():
-            if not name.startswith(stage.prefixes):
-                _set(found, name, whole(x.detach()))
+        if self.model.codec is None or not self.model.codec.pretrained:
+            for name, x in self.model.named_parameters():
+                if not name.startswith(stage.prefixes):
+                    _set(found, name, whole(x.detach()))
         return found
 
     def state(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from wamkit.training.divergence import Taken, check_finite
 from wamkit.training.imagined import futures, is_shown, shown_windows
 from wamkit.training.interruption import Interrupted, stop_signals
 from wamkit.training.metrics import Metrics, NoMetrics, loss_means
+from wamkit.training.precision import autocast
 from wamkit.training.precompute import FeatureCache, Precompute
 from wamkit.training.run_folder import RunFolder, digest
 from wamkit.training.schedule import learning_rate, stage_spans
@@ -103,7 +104,7 @@ class Trainer:
         augment = Augment(config.shift, config.colour, config.drop_view)
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
         self.strategy = make_step(self.model, config, world)
-        self.precompute = Precompute(self.strategy.unchanged, self.windows, config, self.strategy.map, cache)
+        self.precompute = Precompute(self.model, self.windows, config, self.strategy, cache)
         self.step = self.began = 0  # `began`: the step from which stages and learning rates are laid out
         self.elapsed_s = self.cpu_s = 0.0
 
@@ -127,6 +128,7 @@ class Trainer:
             self.world.check_same({"configuration": digest(self.folder.config), "PyTorch": torch.__version__})
             self._check_loss_weights()
             self._resume()
+            self.world.check_same({"step": str(self.step)})  # of the checkpoint that each of them sees
             # Only now: a run that was refused must not leave its options in the folder of another.
             if self.world.first:
                 self.folder.save_config()
@@ -198,16 +200,20 @@ class Trainer:
         if self.windows.names:
             every = replace(batch, source=self.world.gather(batch.source, self.config.batch_size))
         losses = loss_means(result.losses_B, every, self.windows.names)
-        diagnostics = self.model.diagnostics(batch.to(self.config.device), stage.name)
+        # Divided weights are bfloat16 where a GPU trains in it, and need autocast.
+        with autocast(self.config) if self.world.size > 1 else nullcontext():
+            diagnostics = self.model.diagnostics(batch.to(self.config.device), stage.name)
         metrics.write({"step": self.step, "stage": stage.name} | figures | losses | diagnostics)
         metrics.show(stage.name, losses)
 
     def _show_imagined(self, metrics: Metrics | NoMetrics) -> None:
         """Shows what the averaged weights imagine. No fault in it stops training, and no weight changes."""
-        served = self.strategy.average.served(self.model)
-        if not metrics.tracking:
+        if self.world.size == 1 and not metrics.tracking:
             return
         with goes_on(f"a look at imagined frames at step {self.step}"):
+            served = self.strategy.average.served(self.model)
+            if not metrics.tracking:  # another process shows it
+                return
             batch = self.windows.gather(shown_windows(self.windows, SHOWN))
             if (imagined := futures(served, batch)) is not None:
                 metrics.show_imagined(batch, imagined, self.step)
@@ -215,7 +221,7 @@ class Trainer:
     def _check_loss_weights(self) -> None:
         """Refuses weights of losses that the family does not return: asks every stage once, on two rows."""
         batch = self.windows.gather(np.zeros(2, np.int64)).to(self.config.device)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(self.config):
             losses = [self.model(batch, torch.Generator().manual_seed(0), s.name) for s in self.model.stages()]
         names = sorted({name for stage in losses for name in stage})
         for name, _ in self.config.weights:
@@ -234,7 +240,7 @@ class Trainer:
                 metrics.write({"step": self.step, "stage": stage.name, **watch(served)})
         metrics.flush()
         place = {"seed": self.config.seed, "step": self.step}
-        times = {"elapsed_s": self.elapsed_s, "cpu_s": self.cpu_s}
+        times = {"elapsed_s": self.elapsed_s, "cpu_s": sum(self.world.all(self.cpu_s))}
         extra = times | {"loader": place} | ({"began": self.began} if self.began else {})
         state = self.strategy.state()
         if self.world.first:
@@ -246,6 +252,6 @@ class Trainer:
         if (saved := self.folder.load()) is not None:
             self.strategy.load_state(saved)
             self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
-            self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s)
+            self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s) if self.world.first else 0.0  # their sum is saved
             further = saved.config["train"]["steps"] != self.config.steps
             self.began = saved.step if further else saved.extra.get("began", 0)

@@ -18,8 +18,9 @@ from wamkit.types import WamkitError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which torchrun tells a process its place."""
-TIMEOUT = timedelta(minutes=10)
-"""Longest wait for another process, after which a process ends with an error."""
+TIMEOUT = timedelta(hours=2)
+"""Longest wait for another process, which validates or saves alone; then a process ends with an error. One that dies is
+noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def joined(device: str) -> Iterator[World]:
     device: of the training, "cpu" or "cuda"; on GPUs each process takes that of its local rank. Raises ConfigError
     where that cannot be.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
+    if not _several():
         yield World()
         return
     if missing := [name for name in VARIABLES if name not in os.environ]:
@@ -111,11 +112,15 @@ def joined(device: str) -> Iterator[World]:
 @contextmanager
 def first_speaks() -> Iterator[None]:
     """A block in which all processes of a torchrun but the first print nothing to stdout."""
-    if os.environ.get("RANK", "0") == "0":
+    if not _several() or os.environ.get("RANK", "0") == "0":
         yield
         return
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         yield
+
+
+def _several() -> bool:
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _take_gpu(number: int) -> None:

@@ -161,7 +161,10 @@ class VideoModel(ABC):
         if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
             model = kind.from_config(dict(self.config) | self.image_branch())
         elif self._images:
-            raise WamkitError(f"{self.path} was released without an image branch: leave out backbone.image_encoder")
+            raise WamkitError(
+                f"{self.path} was released without an image branch, so neither it nor adapters can stand on it: leave "
+                "out backbone.image_encoder, or backbone.lora.rank and backbone.freeze"
+            )
         else:
             model = load_weights(kind, self.folder / "transformer", f"{self.path}: the weights in transformer/")
         if frozen:

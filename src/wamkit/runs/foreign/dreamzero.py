@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wamkit.files import StoreError, read_json
+from wamkit.files import read_json
 from wamkit.nn.family_options import UnifiedConfig
 from wamkit.nn.options import BackboneConfig, TargetConfig
 from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
@@ -164,9 +164,10 @@ def _settings(source: Source) -> dict[str, Any]:
     def gather(entry: Any) -> None:
         if isinstance(entry, Mapping):
             for key, value in entry.items():
-                gather(value)
                 if isinstance(value, int) and not isinstance(value, bool):
                     found.setdefault(key, value)
+            for value in entry.values():
+                gather(value)
 
     gather(source.settings())
     return found
@@ -193,7 +194,7 @@ def _statistics(source: Source, sizes: Mapping[str, int]) -> tuple[dict[str, dic
                 f"{name}.q99": Tensor([1.0 if s else v for s, v in zip(same, high, strict=True)]),
             }
             found[name] = scales(ends, name, "QUANTILES", sizes[name], range(len(low)))
-    except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (WamkitError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise WamkitError(f"{file} is not as DreamZero writes it ({error})") from error
     return found, (
         f"of {sizes['action']} dimensions of actions its robot uses the first, as many as its statistics have; those "
