@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +178,20 @@ def work(job: str, out: Path, rank: int, size: int, port: int, said: Path) -> No
     torch.set_num_threads(1)
     with joined("cpu") as world:
         JOBS[job](world, out)
+
+
+def serve(pipe: Connection) -> None:
+    """Starts jobs until it is told None: sends the numbers of their processes, then their exit codes."""
+    fork = multiprocessing.get_context("fork")
+    while (asked := pipe.recv()) is not None:
+        job, out, size, port, files = asked
+        processes = [fork.Process(target=work, args=(job, out, rank, size, port, files[rank])) for rank in range(size)]
+        for process in processes:
+            process.start()
+        pipe.send([process.pid for process in processes])
+        for process in processes:
+            process.join(200)
+        pipe.send([process.exitcode for process in processes])
 
 
 JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, mixed, few, load, families, video)}

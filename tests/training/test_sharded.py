@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ import pytest
 import torch
 from recordings import fill
 from safetensors.torch import load_file
-from sharded_jobs import work
+from sharded_jobs import serve
 from small_runs import SMALL, frames, same, state, trainer
 
 from tiny_video_models import make_folder
@@ -50,26 +50,42 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def start(size: int, job: str, out: Path) -> list[tuple[BaseProcess, Path]]:
-    """The processes of a job, and the files of what they say."""
-    port, mark = free_port(), uuid.uuid4().hex
-    files = [out / f"said-{mark}-{rank}" for rank in range(size)]
-    fork = multiprocessing.get_context("fork")  # of this process, which has imported what they need
-    processes = [fork.Process(target=work, args=(job, out, rank, size, port, files[rank])) for rank in range(size)]
-    for process in processes:
-        process.start()
-    return list(zip(processes, files, strict=True))
+class Jobs:
+    """A process that has imported what jobs need, and starts them: they fork from it, which has computed nothing."""
+
+    def __init__(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=serve, args=(theirs,), daemon=False)
+        self._process.start()
+
+    def start(self, size: int, job: str, out: Path) -> list[int]:
+        """Process numbers of a job, by rank."""
+        mark = uuid.uuid4().hex
+        self._files = [out / f"said-{mark}-{rank}" for rank in range(size)]
+        self._pipe.send((job, out, size, free_port(), self._files))
+        return self._pipe.recv()
+
+    def ended(self) -> list[tuple[int | None, str]]:
+        """Exit codes and outputs of the job that was started last."""
+        assert self._pipe.poll(240)
+        texts = [file.read_text() if file.exists() else "" for file in self._files]
+        return list(zip(self._pipe.recv(), texts, strict=True))
+
+    def __call__(self, size: int, job: str, out: Path) -> list[tuple[int | None, str]]:
+        self.start(size, job, out)
+        return self.ended()
+
+    def close(self) -> None:
+        self._pipe.send(None)
+        self._process.join(60)
 
 
-def ended(processes: list[tuple[BaseProcess, Path]]) -> list[tuple[int | None, str]]:
-    """Exit codes and outputs."""
-    for process, _ in processes:
-        process.join(240)
-    return [(process.exitcode, file.read_text() if file.exists() else "") for process, file in processes]
-
-
-def together(size: int, job: str, out: Path) -> list[tuple[int | None, str]]:
-    return ended(start(size, job, out))
+@pytest.fixture(scope="module")
+def together():
+    jobs = Jobs()
+    yield jobs
+    jobs.close()
 
 
 def commands(size: int, words: list[str]) -> list[tuple[int, str, str]]:
@@ -83,14 +99,14 @@ def commands(size: int, words: list[str]) -> list[tuple[int, str, str]]:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory) -> Path:
+def whole_run(together, tmp_path_factory) -> Path:
     """Twelve steps of two processes, from the first to the last."""
     out = tmp_path_factory.mktemp("whole")
     assert [code for code, _ in together(2, "train", out)] == [0, 0]
     return out / "run"
 
 
-def test_gradients_of_every_family_are_those_of_threads(tmp_path):
+def test_gradients_of_every_family_are_those_of_threads(together, tmp_path):
     """To the bit, in every stage; and after a step losses, weights and averages but for rounding of the norm."""
     (code, said), _ = together(2, "families", tmp_path)
     assert code == 0, said
@@ -101,7 +117,7 @@ def test_gradients_of_every_family_are_those_of_threads(tmp_path):
         assert max(figures.values()) < 1e-5, (name, figures)
 
 
-def test_gradients_on_a_video_model_are_those_of_threads(tmp_path):
+def test_gradients_on_a_video_model_are_those_of_threads(together, tmp_path):
     """Of its own weights and of adapters, whose released weights are divided too, and do not learn."""
     pytest.importorskip("diffusers", reason="the extra `pretrained` is not installed")
     make_folder("wan", tmp_path / "wan")
@@ -112,7 +128,7 @@ def test_gradients_on_a_video_model_are_those_of_threads(tmp_path):
         assert max(figures.values()) < 1e-5, (name, figures)
 
 
-def test_a_run_of_two_processes_stops_together_and_resumes_to_the_bit(whole_run, tmp_path):
+def test_a_run_of_two_processes_stops_together_and_resumes_to_the_bit(together, whole_run, tmp_path):
     """A signal that one process alone gets: all save the same step, and go on from it as if nothing had been."""
     (tmp_path / "stop").write_text("5")
     first = together(2, "train", tmp_path)
@@ -136,7 +152,7 @@ def test_losses_of_a_run_are_those_of_one_process(whole_run, tmp_path):
             assert ours.get(name, 0.0) == pytest.approx(theirs.get(name, 0.0), rel=1e-4)
 
 
-def test_a_mixture_is_divided_too(tmp_path):
+def test_a_mixture_is_divided_too(together, tmp_path):
     """Losses by data set are those of one process, with images that are augmented row by row."""
     for size in (1, 2):
         assert [code for code, _ in together(size, "mixed", tmp_path)] == [0] * size
@@ -150,7 +166,7 @@ def test_a_mixture_is_divided_too(tmp_path):
         assert {k: b[k] for k in figures} == pytest.approx({k: a[k] for k in figures}, rel=1e-4)
 
 
-def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(whole_run, tmp_path):
+def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(together, whole_run, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
     for size in (1, 2, 3):
@@ -166,7 +182,7 @@ def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(whole_run, tm
     assert momenta(first) == pytest.approx(momenta(second)) and len(momenta(first)) > 4
 
 
-def test_replicas_learn_the_same(whole_run, tmp_path):
+def test_replicas_learn_the_same(together, whole_run, tmp_path):
     """Each process with all weights, and activations that are computed again: only norms are rounded otherwise."""
     assert [code for code, _ in together(2, "replicated", tmp_path)] == [0, 0]
     a, b = state(whole_run), state(tmp_path / "run")
@@ -175,25 +191,25 @@ def test_replicas_learn_the_same(whole_run, tmp_path):
         torch.testing.assert_close(a[name], b[name], rtol=1e-2, atol=1e-4)
 
 
-def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_bit(tmp_path):
+def test_a_killed_process_ends_the_others_and_the_run_resumes_to_the_bit(together, tmp_path):
     """kill -9 of one process while both train."""
     assert [code for code, _ in together(2, "slowly", tmp_path)] == [0, 0]
     whole = state(tmp_path / "run")
     shutil.rmtree(tmp_path / "run")
-    processes = start(2, "slowly", tmp_path)
+    numbers = together.start(2, "slowly", tmp_path)
     metrics = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 120
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    processes[1][0].kill()
+    os.kill(numbers[1], signal.SIGKILL)
     began = time.monotonic()
-    ended(processes)
+    together.ended()
     assert time.monotonic() - began < 30  # the other one noticed, and did not wait for its time-out
     assert [code for code, _ in together(2, "slowly", tmp_path)] == [0, 0]
     assert same(state(tmp_path / "run"), whole)
 
 
-def test_processes_that_differ_are_refused(tmp_path):
+def test_processes_that_differ_are_refused(together, tmp_path):
     for code, said in together(2, "differ", tmp_path):
         assert code != 0 and "the processes of this training differ: rank 1 has configuration" in said
     assert all("fewer rows than the 2 processes" in said for _, said in together(2, "few", tmp_path))
