@@ -40,6 +40,7 @@ EXTRAS = {
     "imagecodecs": "import",
     "huggingface_hub": "hub",
     "yaml": "hub",
+    "s3fs": "cloud",
     "transformers": "pretrained",
     "diffusers": "pretrained",
     "peft": "pretrained",

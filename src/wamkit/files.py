@@ -342,6 +342,10 @@ def check_place(path: str | Path) -> None:
         raise WriteError(
             f"could not write {path}: it is on the Hub; name a place of this machine, and `wamkit push` it"
         )
+    if re.fullmatch("[a-z][a-z0-9+.-]+:", path.parts[0] if path.parts else "") and not os.path.lexists(path.parts[0]):
+        raise WriteError(
+            f"could not write {path}: it is in an object store; name a place of this machine, and upload it"
+        )
     if os.path.lexists(path) and (kind := kind_of(path)) != "file":
         raise WriteError(f"could not write {path}: it is a {kind}; name a file, or move it away")
     folder = next(p for p in path.parents if os.path.lexists(p) or p == p.parent)

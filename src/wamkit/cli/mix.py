@@ -8,7 +8,7 @@ from typing import Literal
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.config import Side
-from wamkit.hub.names import hub_name
+from wamkit.hub.names import remote_name
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Mix(Options):
 
     sources: tuple[str, ...]
     """Data sets, each as FOLDER or FOLDER:WEIGHT. A folder may be hf://USER/NAME, which the mixture then has with its
-    present commit."""
+    present commit, or s3://BUCKET/FOLDER."""
     _: KW_ONLY
     out: Path
     """File of the mixture, *.json."""
@@ -45,7 +45,7 @@ def run(args: Mix) -> None:
     config = MixtureConfig(sources, by=args.by, size=args.size, views=args.views, relative=args.relative)
     check_output(args.out, is_mixture)
     for source in sources:
-        if not hub_name(source.data):  # opening downloads those
+        if not remote_name(source.data):  # opening downloads those
             require_data(args.out.parent / source.data)
     from wamkit.data.loading.mixture import opened_mixture
 

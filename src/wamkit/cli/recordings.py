@@ -21,12 +21,13 @@ def trained_on(folder: Path) -> Path:
     Raises WamkitError where none is known or it is gone.
     """
     from wamkit.eval.report.card import history
+    from wamkit.hub.names import remote_name
     from wamkit.runs.run import Run
 
     if hub := Run.open(folder).provenance.hub:
         return Path(hub)
     given = peek(shlex.split(history(folder)[1] or ""), "--data", "")
-    if not given.startswith("hf://") and not (given and (Path(given) / "meta").is_dir()):
+    if remote_name(given) is None and not (given and (Path(given) / "meta").is_dir()):
         where = f"its data were {given}, where there is no data set now" if given else "nothing says what its data were"
         raise WamkitError(f"{folder}: {where}; name recordings, --data DATA")
     return Path(given)

@@ -35,7 +35,8 @@ class Train(Options):
     _: KW_ONLY
     data: Path
     """Data set folder, from `wamkit collect` or `wamkit import`; a data set on the Hub, hf://USER/NAME, or some of its
-    episodes alone, hf://USER/NAME:0-10; or a mixture of several, from `wamkit mix`."""
+    episodes alone, hf://USER/NAME:0-10; in an object store, s3://BUCKET/FOLDER; or a mixture of several, from
+    `wamkit mix`."""
     out: Path
     """Run folder."""
     recipe: str = "unified"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from wamkit.cli.parse import COMMANDS, Options
 from wamkit.errors import WamkitError
-from wamkit.hub.names import named, origin
+from wamkit.hub.names import HubName, named, object_origin, origin
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ def run(args: Validate) -> None:
 
 def _page_of(data: Path) -> Path:
     """The file of the page, in the current folder, or beside the data set where that is the current folder."""
-    root, here, found = data.resolve(), Path.cwd(), origin(data)
-    name = found.repo.replace("/", "--") if found else root.name
+    root, here, found = data.resolve(), Path.cwd(), origin(data) or object_origin(data)
+    place = found.repo if isinstance(found, HubName) else found.path if found else root.name
+    name = place.replace("/", "--")
     return (root.parent if here.is_relative_to(root) else here) / f"validate-{name}.html"

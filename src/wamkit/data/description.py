@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 from wamkit import config as cfg
@@ -17,6 +18,7 @@ from wamkit.data.claims import Values, gripper_direction, representation
 from wamkit.data.format.camera_roles import camera_by_name
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
+from wamkit.hub.names import object_origin
 from wamkit.metadata import DatasetMetadata, Field
 
 _GRIPPER = {"gripper", "grip", "jaw", "claw", "pincher"}
@@ -45,7 +47,9 @@ def described(store: Store, embodiment: str = "") -> DatasetMetadata:
     embodiment: the robot, where the files do not state it.
     """
     given, layout = load_metadata(store.root), store.layout
-    stated = given or DatasetMetadata(f"LeRobotDataset, {store.root.name}", layout.robot_type, rate=layout.fps)
+    place = object_origin(store.root)
+    label = Path(place.path).name if place else store.root.name
+    stated = given or DatasetMetadata(f"LeRobotDataset, {label}", layout.robot_type, rate=layout.fps)
     robot = stated.embodiment or layout.robot_type or embodiment
     stated = replace(stated, embodiment=robot, rate=stated.rate or layout.fps)
     inferred = list(stated.inferred)

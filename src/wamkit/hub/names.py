@@ -1,8 +1,9 @@
-"""Names of repositories on the Hub, and the folders of its cache that they are downloaded to.
+"""Names of repositories on the Hub, and the folders of its cache that they are downloaded to; URLs of object stores.
 
     hf://USER/NAME              the branch main
     hf://USER/NAME@REVISION     a branch, a tag or a commit
     hf://USER/NAME:FIRST-LAST   of a data set, the episodes from FIRST up to, but excluding, LAST
+    s3://BUCKET/FOLDER          and :FIRST-LAST; so gs://, and other schemes that fsspec knows
 
 A run may be named without `hf://` where no file or folder has that name.
 """
@@ -25,7 +26,11 @@ _NAME = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?(?::(?P<episodes>\d+-\d+))?", re.A
 )
 _PREFIX = re.compile("hf:/{1,2}")  # a Path has one slash
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]+):/{1,3}(?P<path>[^/].*?)/*(?::(?P<episodes>\d+-\d+))?")
 _CACHED = re.compile(r".*/(model|dataset)s--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)(.*)")
+URL_FILE = "url.txt"
+"""File of the cache of `hub.objects` that holds a URL."""
+_KEPT = re.compile(r"(.*)/snapshots/([0-9a-f]{32})(?:/.*)?")
 _EPISODES = re.compile(r"\.cache/episodes-(\d+)-(\d+)(?:/|$)")
 
 
@@ -78,10 +83,53 @@ def hub_name(word: str | Path, *, prefixed: bool = True) -> HubName | None:
         if prefix is None:
             return None
         raise HubError(f"'{text}' names nothing on the Hub: write hf://USER/NAME, hf://USER/NAME@REVISION")
-    episodes = tuple(map(int, found["episodes"].split("-"))) if found["episodes"] else None
-    if episodes is not None and not episodes[0] < episodes[1]:
-        raise HubError(f"'{text}': the first episode must be below the last, as in hf://{found['repo']}:0-10")
-    return HubName(found["repo"], found["revision"] or "main", episodes)  # type: ignore[arg-type]
+    return HubName(found["repo"], found["revision"] or "main", _first_last(found["episodes"], text))
+
+
+@dataclass(frozen=True)
+class ObjectName:
+    """The place of a data set or a run in an object store.
+
+    scheme: "s3", "gs" or another one that fsspec knows.
+    path: the bucket and what is in it, or however the scheme names a place.
+    episodes: as in `HubName`.
+    """
+
+    scheme: str
+    path: str
+    episodes: tuple[int, int] | None = None
+
+    def __str__(self) -> str:
+        """The URL as it is written."""
+        return f"{self.scheme}://{self.path}" + (":{}-{}".format(*self.episodes) if self.episodes else "")
+
+
+def object_name(word: str | Path) -> ObjectName | None:
+    """The place in an object store that `word` names; None for a name on the Hub or of this machine.
+
+    Raises HubError for a malformed one.
+    """
+    text = str(word)
+    if (found := _URL.fullmatch(text)) is None or found["scheme"] in ("hf", "file", "local") or Path(text).exists():
+        return None
+    path, parts = found["path"], found["path"].split("/")
+    if not all(parts) or {".", ".."} & set(parts) or not path.isprintable() or set(path) & set("*?[\\"):
+        raise HubError(f"'{text}' names no folder of an object store: write {found['scheme']}://BUCKET/FOLDER")
+    return ObjectName(found["scheme"], path, _first_last(found["episodes"], text))
+
+
+def remote_name(word: str | Path) -> HubName | ObjectName | None:
+    """The data set on the Hub or in an object store that `word` names; None if it names a folder of this machine."""
+    return hub_name(word) or object_name(word)
+
+
+def _first_last(episodes: str | None, text: str) -> tuple[int, int] | None:
+    if not episodes:
+        return None
+    first, last = map(int, episodes.split("-"))
+    if not first < last:
+        raise HubError(f"'{text}': the first episode must be below the last, as in {text.rpartition(':')[0]}:0-10")
+    return first, last
 
 
 def _may_be_remote(path: Path) -> bool:
@@ -102,6 +150,19 @@ def origin(path: str | Path) -> HubName | None:
     return HubName(f"{found[2]}/{found[3]}", found[4], (int(episodes[1]), int(episodes[2])) if episodes else None)
 
 
+def object_origin(path: str | Path) -> ObjectName | None:
+    """The place in an object store of what lies at `path` in the cache of `hub.objects`; None elsewhere."""
+    found = _KEPT.fullmatch(place := Path(path).absolute().as_posix())
+    try:
+        url = None if found is None else Path(found[1], URL_FILE).read_text()
+    except OSError:
+        return None
+    if url is None or (name := object_name(url)) is None:
+        return None
+    episodes = _EPISODES.match(place.removeprefix(found[0][: found.end(2)]).strip("/"))  # type: ignore[index]
+    return replace(name, episodes=(int(episodes[1]), int(episodes[2])) if episodes else None)
+
+
 def named(path: str | Path) -> str:
-    """The path as a command line names it: what was downloaded by its pinned name on the Hub."""
-    return str(origin(path) or path)
+    """The path as a command line names it: what was downloaded by its pinned name on the Hub, or by its URL."""
+    return str(origin(path) or object_origin(path) or path)

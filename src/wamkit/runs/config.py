@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from wamkit import config as cfg
 from wamkit import old_names
 from wamkit.errors import WamkitError, nearest
-from wamkit.hub.names import HubError, hub_name, origin
+from wamkit.hub.names import HubError, hub_name, object_name, object_origin, origin
 from wamkit.nn.family_options import CONFIGS
 from wamkit.nn.scaling import Normalisation
 
@@ -175,14 +175,19 @@ def family_names() -> list[str]:
 
 
 def require_run(path: Path) -> Path:
-    """The place of the run at `path`: itself, or, for a name on the Hub, the file that was downloaded.
+    """The place of the run at `path`: itself, or, for a name on the Hub or in an object store, what was downloaded.
 
-    path: a folder or a file; or hf://USER/NAME, or USER/NAME where this machine has nothing of that name.
+    path: a folder or a file; or hf://USER/NAME, or USER/NAME where this machine has nothing of that name; or
+    s3://BUCKET/FOLDER.
 
-    Raises WamkitError if there is none, and HubError for a name with hf:// that cannot be downloaded.
+    Raises WamkitError if there is none, and HubError for a name with hf:// or s3:// that cannot be downloaded.
     """
     if path.exists():
         return path
+    if (place := object_name(path)) is not None:
+        from wamkit.hub.objects import fetched
+
+        return fetched(place)
     made = f"export RUN --out {path}" if path.suffix == ".safetensors" else f"train --out {path} ..."
     lost = f"there is no run at {path}: {made.split()[0]} one with `wamkit {made}`"
     if (name := hub_name(path, prefixed=False)) is None:
@@ -198,11 +203,14 @@ def require_run(path: Path) -> Path:
 def home(path: Path) -> Path:
     """The folder that results of the run at `path` go to: itself, or the one beside an exported file.
 
-    Those of a run of the Hub go to a folder of its name and commit in the current one.
+    Those of a run of the Hub go to a folder of its name and commit in the current one, those of a run in an object
+    store to one named after its place.
     Raises WamkitError where a data set is in its place.
     """
     if (name := origin(path)) is not None:
         return Path(f"{name.repo.replace('/', '--')}@{name.revision[:12]}")
+    if (place := object_origin(path)) is not None:
+        return Path(place.path.replace("/", "--")).with_suffix("")
     folder = path.with_suffix("") if path.is_file() else path
     if path.is_file() and (folder / "meta/info.json").exists():
         raise WamkitError(

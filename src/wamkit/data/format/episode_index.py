@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,15 @@ import pyarrow as pa
 
 from wamkit.config import from_dict
 from wamkit.data.format.checksums import SEAL, Checksums, is_sealed
+from wamkit.data.format.episodes import (
+    MOST_INDEX,
+    MOST_STEPS,
+    Clip,
+    EpisodeMeta,
+    Row,
+    Rows,
+    columns_of,
+)
 from wamkit.data.format.parquet import RESTORE, parquet_errors, read_parquet
 from wamkit.data.format.rows import column_array
 from wamkit.data.format.schema import (
@@ -39,80 +48,13 @@ from wamkit.types import Episode
 
 _AT_ONCE = 1000  # episodes whose facts are Python objects at a time
 _MOST = 1 << 30  # bytes of a file that is read whole
-_MOST_INDEX = 10**9  # in the name of a file
-_MOST_STEPS, _MOST_TEXTS = 1 << 40, 1_000_000
+_MOST_TEXTS = 1_000_000
 _UNCOUNTED = 10_000  # episodes that a killed writer may have left uncounted in info.json
 _PAGES = 1 << 22  # bytes of a file's pages beyond the values in them
 _PLACE = ("chunk_index", "file_index", "from_timestamp")  # columns with the place of a clip, null for absent cameras
 _TEXTS = ("task", "__index_level_0__")
 _CORRECT = "correct the values, or leave the episode out"  # as they were recorded, so another copy has them too
 _FINITE = (*VECTORS, "next.reward", POINTS, BODY_POSE)
-
-
-@dataclass(frozen=True)
-class EpisodeMeta:
-    """The facts of a stored episode that are known without reading its frames.
-
-    index: number of the episode in the store.
-    task, text: name and instruction; the text is empty where only spans of the episode have one.
-    length: number of frames.
-    seed: seed of the reset; -1 where unknown.
-    success: true if the task was successful at any step.
-    is_demonstration: false for episodes that show what actions do rather than how the task is done.
-    noise: scale of the action noise.
-    from_index: number of its first frame in the store.
-    source: name of the episode where it was imported from.
-    absent: cameras that saw nothing of it, depth cameras included.
-    """
-
-    index: int
-    task: str
-    text: str
-    length: int
-    seed: int
-    success: bool
-    is_demonstration: bool
-    noise: float
-    from_index: int
-    source: str = ""
-    absent: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The place of one camera's frames of an episode: file `path`, from frame `start` on.
-
-    path: a video, or the data file, whose rows are the frames.
-    sha256: of the video, or of the PNG images one after the other; None where none was recorded.
-    """
-
-    path: Path
-    start: int
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A stored episode: its facts and its files.
-
-    texts: the episode's text and all others that its steps refer to.
-    data: the parquet file of its numeric columns.
-    clips: by camera, depth cameras included. Other programs leave out those of absent cameras.
-    snapshots: the file of simulator states, or None.
-    sha256: checksums of its files, as far as they were recorded with it.
-    """
-
-    meta: EpisodeMeta
-    texts: tuple[str, ...]
-    data: Path
-    clips: Mapping[str, Clip]
-    snapshots: Path | None
-    sha256: Mapping[Path, str] = field(default_factory=dict)
-
-    def files(self) -> dict[Path, str | None]:
-        """Its files besides that of its facts, with their checksums where these were recorded in the facts."""
-        paths = (self.data, *(clip.path for clip in self.clips.values()), self.snapshots)
-        return {path: self.sha256.get(path) for path in paths if path is not None}
 
 
 def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping[str, Any]) -> Row:
@@ -152,8 +94,8 @@ def row_of(facts: Mapping[str, Any], place: Callable[[str], Path], info: Mapping
         },
     )
     for name, value in (("episode_index", index), ("length", meta.length), ("dataset_from_index", meta.from_index)):
-        if not 0 <= value <= _MOST_STEPS:
-            raise ValueError(f"{name} is {value}, not a whole number of at least 0 and at most {_MOST_STEPS}")
+        if not 0 <= value <= MOST_STEPS:
+            raise ValueError(f"{name} is {value}, not a whole number of at least 0 and at most {MOST_STEPS}")
     chunk, file = _whole(facts, "data/chunk_index"), _whole(facts, "data/file_index")
     snapshots = place(SNAPSHOTS_PATH.format(chunk_index=chunk, episode_index=index))
     data = place(info["data_path"].format(chunk_index=chunk, file_index=file))
@@ -176,8 +118,8 @@ def _whole(facts: Mapping[str, Any], name: str) -> int:
     value = facts[name]
     if isinstance(value, float) and value.is_integer():  # as pandas keeps a column that is empty elsewhere
         value = int(value)
-    if not is_whole(value, 0, _MOST_INDEX):
-        raise ValueError(f"{name} is {shown(value)}, not a whole number of at least 0 and at most {_MOST_INDEX}")
+    if not is_whole(value, 0, MOST_INDEX):
+        raise ValueError(f"{name} is {shown(value)}, not a whole number of at least 0 and at most {MOST_INDEX}")
     return value
 
 
@@ -270,9 +212,14 @@ def placed_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> li
 
     Raises StoreError for one that cannot be read.
     """
+    return _judged(root, info, _read_tables(root, info, checksums))
+
+
+def _judged(root: Path, info: Mapping[str, Any], tables: Iterable[tuple[Path, pa.Table]]) -> list[tuple[Path, Row]]:
+    """As `placed_rows`, from the tables of meta/episodes."""
     found = []
     place = cache(partial(inside, root))  # lerobot's files hold many episodes
-    for path, facts in _read_facts(root, max(info["total_episodes"], _UNCOUNTED), checksums):
+    for path, facts in _facts(tables):
         try:
             found.append((path, row_of(facts, place, info)))
         except KeyError as error:
@@ -282,11 +229,24 @@ def placed_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> li
     return sorted(found, key=lambda x: x[1].meta.index)
 
 
-def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list[Row]:
+def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> Rows:
     """All episodes in meta/episodes, in order. Raises StoreError where they or their files do not fit together."""
-    rows, used, seen = [], {}, set()
-    for path, row in placed_rows(root, info, checksums):
-        index, first = len(rows), rows[-1].meta.from_index + rows[-1].meta.length if rows else 0
+    tables: Iterable[tuple[Path, pa.Table]] = _read_tables(root, info, checksums)
+    if info["total_episodes"] > len(_index_files(root)):  # many episodes a file
+        tables = list(tables)
+        columns = columns_of([table for _, table in tables], info, cache(partial(inside, root))) if tables else None
+        if columns is not None:
+            for file, index in columns.users().items():
+                _require_file(file, index)
+            return Rows(columns=columns)
+    return _fitted(root, _judged(root, info, tables))
+
+
+def _fitted(root: Path, found: Iterable[tuple[Path, Row]]) -> Rows:
+    """The episodes of `_judged` as those of one data set."""
+    rows, used, seen = Rows(), dict[Path, int](), set[Path]()
+    for path, row in found:
+        index, first = len(rows), rows.frames
         if row.meta.index != index:
             raise StoreError(f"{root}/meta/episodes: episode {index} is missing or duplicated; {RESTORE}")
         if row.meta.from_index != first or row.meta.length < 1:
@@ -306,15 +266,24 @@ def read_rows(root: Path, info: Mapping[str, Any], checksums: Checksums) -> list
         for file in row.files():
             if file not in seen:
                 seen.add(file)
-                if not file.exists() or not file_size(file):
-                    raise StoreError(f"{file} (episode {index}) is missing or empty; {RESTORE}")
+                _require_file(file, index)
         rows.append(row)
     return rows
 
 
-def _read_facts(root: Path, most: int, checksums: Checksums) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The rows of meta/episodes, and the file of each. most: rows of a file that is still read."""
-    for path in sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet")):
+def _require_file(file: Path, episode: int) -> None:
+    if not file.exists() or not file_size(file):
+        raise StoreError(f"{file} (episode {episode}) is missing or empty; {RESTORE}")
+
+
+def _index_files(root: Path) -> list[Path]:
+    return sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+
+
+def _read_tables(root: Path, info: Mapping[str, Any], checksums: Checksums) -> Iterator[tuple[Path, pa.Table]]:
+    """The files of meta/episodes as tables."""
+    most = max(info["total_episodes"], _UNCOUNTED)  # rows of a file that is still read
+    for path in _index_files(root):
         path = inside(root, path.relative_to(root))
         content = None if checksums.files is None else read_bytes(path, _MOST)
         table = read_parquet(path, leave_out="stats/", max_rows=most, content=content)
@@ -325,6 +294,12 @@ def _read_facts(root: Path, most: int, checksums: Checksums) -> Iterator[tuple[P
         if table.num_rows > 1:  # lerobot's tools rewrite files and copy our columns, which no longer hold
             copied = [n for n in table.column_names if n.startswith(("wamkit/sha256/", "wamkit/snapshots"))]
             table = table.drop_columns(copied)
+        yield path, table
+
+
+def _facts(tables: Iterable[tuple[Path, pa.Table]]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The rows of these tables, and the file of each."""
+    for path, table in tables:
         for batch in table.to_batches(max_chunksize=_AT_ONCE):
             with parquet_errors(str(path)):
                 facts = batch.to_pylist()
@@ -332,7 +307,7 @@ def _read_facts(root: Path, most: int, checksums: Checksums) -> Iterator[tuple[P
 
 
 def read_columns(
-    rows: Sequence[Row], features: Mapping[str, Any], checksums: Checksums, vectors: Mapping[str, Sequence[str]]
+    rows: Rows, features: Mapping[str, Any], checksums: Checksums, vectors: Mapping[str, Sequence[str]]
 ) -> dict[str, np.ndarray]:
     """The numeric columns of all frames, as in `Store.numeric`. Columns of images and texts are not read.
 
@@ -346,25 +321,23 @@ def read_columns(
     joined = {column for columns in vectors.values() for column in columns}
     vector = lambda feature: feature | {"dtype": "float32", "declared": feature["dtype"]}  # noqa: E731
     features |= {k: vector(features[k]) for k in {*VECTORS, *joined} & features.keys()}
-    frames = sum(row.meta.length for row in rows)
-    need, have = frames * _step_size(features), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    frames = rows.frames
+    need, have = numeric_bytes(features, frames), os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if need > have:
         raise StoreError(
             f"{frames} frames declare {need / 1e9:.1f} GB of numeric columns, and this machine has {have / 1e9:.1f} GB "
             "of memory; divide the data set, or use a larger machine"
         )
-    parts: dict[str, list[np.ndarray]] = {key: [] for key in features}
+    out = {key: np.empty((frames, *feature["shape"]), feature["dtype"]) for key, feature in features.items()}
     finite = (*_FINITE, *joined)
     for path, metas in by_file(rows).items():
         content = read_bytes(path, _MOST) if whole and file_size(path) <= _MOST else None
         if whole:
             checksums.compare(path, content, recorded[path])
+        here = slice(metas[0].from_index, metas[-1].from_index + metas[-1].length)
         for key, values in read_data(path, metas, features, content, finite).items():
-            parts[key].append(values)
-    out = {}
+            out[key][here] = values
     for key, feature in features.items():
-        empty = np.empty((0, *feature["shape"]), feature["dtype"])
-        out[key] = np.concatenate(parts[key]) if parts[key] else empty
         if key not in {*VECTORS, *joined} and tuple(feature["shape"]) == (1,):
             out[key] = out[key].reshape(-1)
     empty = np.empty((frames, 0), np.float32)
@@ -378,9 +351,10 @@ def _side_by_side(parts: Sequence[np.ndarray], empty: np.ndarray) -> np.ndarray:
     return flat[0] if len(flat) == 1 else np.concatenate([empty, *flat], 1)
 
 
-def _step_size(features: Mapping[str, Any]) -> int:
-    """Bytes of the numeric columns in a step."""
-    return sum(math.prod(f["shape"]) * np.dtype(f["dtype"]).itemsize for f in features.values())
+def numeric_bytes(features: Mapping[str, Any], frames: int) -> int:
+    """Bytes of the numeric columns of so many frames."""
+    numeric = (f for f in features.values() if f["dtype"] not in NON_NUMERIC)
+    return frames * sum(math.prod(f["shape"]) * np.dtype(f["dtype"]).itemsize for f in numeric)
 
 
 def by_file(rows: Sequence[Row]) -> dict[Path, list[EpisodeMeta]]:

@@ -74,7 +74,7 @@ class FrameCache:
         header = {
             "format": _FORMAT,
             "videos": videos_checksum(store, count),
-            "shape": [sum(m.length for m in store.episodes[:count]), len(store.cameras), 3, height, width],
+            "shape": [int(store.rows.lengths()[:count].sum()), len(store.cameras), 3, height, width],
         }
         key = hashlib.sha256(json.dumps(header).encode()).hexdigest()[:32]
         name = f"{key}-{height}x{width}.frames"
@@ -103,12 +103,12 @@ def videos_checksum(store: Store, episodes: int) -> str:
     """The SHA-256 of the first episodes' videos: the content of all files and the place of each clip in them."""
     digests: dict[Path, str] = {}
     total = hashlib.sha256()
-    metas, clips = store.episodes, itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
+    lengths, clips = store.rows.lengths(), itertools.takewhile(lambda clip: clip[0] < episodes, store.videos())
     for episode, camera, path, start in clips:
         if path not in digests:
             digests[path] = digest_of(path)
-        total.update(f"{camera} {digests[path]} {start} {metas[episode].length}\n".encode())
-    for meta in (m for m in metas[:episodes] if m.absent):
+        total.update(f"{camera} {digests[path]} {start} {lengths[episode]}\n".encode())
+    for meta in (row.meta for row in itertools.islice(store.rows, episodes) if row.meta.absent):
         total.update(f"{meta.index} {meta.length} without {sorted(meta.absent)}\n".encode())
     return total.hexdigest()
 

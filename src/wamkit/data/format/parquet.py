@@ -51,15 +51,19 @@ def read_parquet(
             raise StoreError(f"{where} has several columns of one name; {RESTORE}")
         texts = _checked(file, schema, set(names), where, max_rows, max_bytes)
         if not texts:
-            return _read(file, names)
+            return _selected(file.read(names, use_threads=False), names)
     with open_parquet(path, where, content, pre_buffer=False, read_dictionary=texts) as file, parquet_errors(where):
-        table = _read(file, names)  # each text once, however often it occurs
-        _refuse(where, sum(decoded_size(chunk) for c in table.columns for chunk in c.chunks), max_bytes)
-        return table.cast(pa.schema([schema.field(n) for n in names]))
+        parts, size, plain = [], 0, pa.schema([schema.field(n) for n in names])
+        for group in range(file.num_row_groups):  # pyarrow reads no lists of texts of several groups at once
+            part = _selected(file.read_row_group(group, names, use_threads=False), names)
+            # Each text is there once, however often it occurs.
+            size += sum(decoded_size(chunk) for c in part.columns for chunk in c.chunks)
+            _refuse(where, size, max_bytes)
+            parts.append(part.cast(plain))
+        return pa.concat_tables(parts)
 
 
-def _read(file: pq.ParquetFile, names: list[str]) -> pa.Table:
-    table = file.read(names, use_threads=False)
+def _selected(table: pa.Table, names: list[str]) -> pa.Table:
     return table if table.num_columns == len(names) else table.select(names)  # pyarrow reads "a.b" along with "a"
 
 

@@ -36,17 +36,16 @@ from wamkit.data.format.copied import VideoCopy, video_info
 from wamkit.data.format.depth import millimetres
 from wamkit.data.format.episode_index import (
     RESTORE,
-    Clip,
-    EpisodeMeta,
-    Row,
     check_episode,
     facts_of,
+    numeric_bytes,
     read_columns,
     read_info,
     read_rows,
     read_texts,
     row_of,
 )
+from wamkit.data.format.episodes import Clip, EpisodeMeta, Row, Rows
 from wamkit.data.format.hub import local, require_own
 from wamkit.data.format.metadata_io import FILE as METADATA
 from wamkit.data.format.metadata_io import load_metadata
@@ -85,6 +84,9 @@ _BEGUN = re.compile(
 BLOCK_BYTES = 1 << 22
 """Approximate bytes of the frames that `Store.decode_blocks` yields at a time."""
 
+READ_AT_ONCE = 1 << 30
+"""Bytes of numeric columns that are read when a data set is opened; larger ones are when they are first asked for."""
+
 _SMALL_VIDEO, _LARGEST_SNAPSHOTS = 1 << 20, 1 << 30  # bytes of a file of one episode that is read into memory
 _SAMPLE = 256  # frames a camera from which the image statistics of stats.json are computed
 
@@ -92,14 +94,14 @@ _SAMPLE = 256  # frames a camera from which the image statistics of stats.json a
 class Store:
     """A data set on disk. One process writes at a time, any number of them read.
 
-    Use `create`, `open` or `open_or_create` to get one.
+    Use `create`, `open` or `open_or_create` to get one. `rows` has the facts of all episodes as columns, too.
     """
 
     def __init__(
         self,
         root: Path,
         info: dict[str, Any],
-        rows: list[Row],
+        rows: Rows,
         texts: list[str],
         decoder: Decoder = "pyav",
         sums: checksums.Checksums | None = None,
@@ -112,11 +114,7 @@ class Store:
         except StoreError as error:
             raise StoreError(f"{root / METADATA}: {error}; correct `columns`") from error
         self.root, self._decoder, self._stated = root, decoder, stated
-        self._info, self._rows, self._texts = info, rows, texts
-        self._frames_in: dict[Path, int] = {}  # the end of the last episode in each file of images
-        self._shown: set[str] = set()  # cameras that saw an episode
-        for row in rows:
-            self._count(row)
+        self._info, self.rows, self._texts = info, rows, texts
         self._columns: dict[str, np.ndarray] | None = None
         self._step_texts = texts
 
@@ -142,7 +140,7 @@ class Store:
         layout = Layout(tuple(cameras), tuple(image_shape), *names, float(fps), robot_type, **more)
         if root.is_dir() and not all(_BEGUN.fullmatch(p.name) for p in root.rglob("*")):
             raise StoreError(f"{root} is not empty; open the store that is in it, or name another folder")
-        store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), [], [])
+        store = cls(root, schema.info_json(layout, layout.features(), 0, 0, 0), Rows(), [])
         store._write_totals(new=True)
         store._sums = checksums.load(root)
         return store
@@ -160,6 +158,8 @@ class Store:
 
         mend: bring the totals up to date if a writer was killed. Without, nothing is written.
 
+        Numeric columns of more than a gigabyte are read, and judged, when they are first asked for.
+
         If a writer was killed, the totals are brought up to date; the next `finalize` updates `stats.json`.
         Raises StoreError, naming file, episode, reason and remedy, for anything missing, damaged or contradictory.
         """
@@ -170,11 +170,12 @@ class Store:
         sums = checksums.load(root, compare=compare)
         rows = read_rows(root, info, sums)
         texts = read_texts(root)
+        known = set(texts)
         store = cls(
             root,
             info,
             rows,
-            texts + [t for t in dict.fromkeys(t for r in rows for t in r.texts) if t not in texts],
+            texts + [text for text in rows.texts() if text not in known],
             decoder,
             sums,
             _stated(root, info["features"]),
@@ -182,7 +183,9 @@ class Store:
         store.layout = store._shown_layout()
         store._check_totals()
         sums.compare_small()
-        store.numeric()
+        if numeric_bytes(info["features"], store.frames) <= READ_AT_ONCE:
+            store.numeric()
+        sums.refuse()
         if compare and mend:
             store._mend_totals()
         return store
@@ -208,11 +211,11 @@ class Store:
     @property
     def episodes(self) -> tuple[EpisodeMeta, ...]:
         """The facts of all episodes, in order."""
-        return tuple(row.meta for row in self._rows)
+        return self.rows.metas()
 
     def with_columns(self, stated: Mapping[str, Sequence[str]]) -> Store:
         """The store with other columns for the state and the actions, see `columns.vectors_of`."""
-        return Store(self.root, self._info, self._rows, self._texts, self._decoder, self._sums, stated)
+        return Store(self.root, self._info, self.rows, self._texts, self._decoder, self._sums, stated)
 
     def unused(self) -> tuple[str, ...]:
         """Numeric columns that nothing trains on, as text: name and size."""
@@ -237,11 +240,11 @@ class Store:
     @property
     def frames(self) -> int:
         """N, the number of frames, that is steps, of all episodes."""
-        return sum(row.meta.length for row in self._rows)
+        return self.rows.frames
 
     def __len__(self) -> int:
         """The number of episodes."""
-        return len(self._rows)
+        return len(self.rows)
 
     def numeric(self) -> dict[str, np.ndarray]:
         """The numeric columns of all N frames, episode after episode, as read-only arrays by name.
@@ -330,14 +333,14 @@ class Store:
             if not at_once:
                 self._sums.verify(clip.path, row.sha256.get(clip.path))
             if clip.path == row.data:
-                return StillImages(clip.path, self._key(camera), self.layout.size(camera), self._frames_in[clip.path])
+                return StillImages(clip.path, self._key(camera), self.layout.size(camera), self.rows.ends[clip.path])
             source: Path | bytes = clip.path
             if at_once:
                 source = read_bytes(clip.path, _SMALL_VIDEO)
                 if checksums.sha256(source) not in known:
                     raise checksums.changed(self.root)
             opened = TorchcodecVideo if self._decoder == "torchcodec" else Video
-            return opened(source, self.layout.fps, self.layout.size(camera), self._frames_in[clip.path])
+            return opened(source, self.layout.fps, self.layout.size(camera), self.rows.ends[clip.path])
 
     def decode_from(
         self,
@@ -447,7 +450,7 @@ class Store:
 
     def videos(self) -> Iterator[tuple[int, str, Path, int]]:
         """(episode, camera, file, first frame in that file) of every clip, in order. Absent cameras have none."""
-        for row in self._rows:
+        for row in self.rows:
             for camera in (c for c in self.cameras if c not in row.meta.absent):
                 clip = row.clips[camera]
                 yield row.meta.index, camera, clip.path, clip.start
@@ -463,7 +466,7 @@ class Store:
         the disk is full.
         """
         require_own(self.root)
-        index, layout = len(self._rows), self.layout
+        index, layout = len(self.rows), self.layout
         if not schema.same_features(self._info["features"], layout.features()):
             raise StoreError(f"{self.root} was not recorded by wamkit and is read-only; create a store of your own")
         check_episode(episode, layout, with_images=encoded is None)
@@ -498,10 +501,9 @@ class Store:
         # Last, because this file commits the episode.
         contents["episodes"] = schema.facts_bytes(facts, sealed=self._sums.files is not None)
         self._commit(index, contents)
-        self._rows.append(row_of(facts, partial(inside, self.root), self._info))
-        self._count(self._rows[-1])
+        self.rows.append(row_of(facts, partial(inside, self.root), self._info))
         self._texts, self._step_texts, self._columns = texts, texts, None
-        return self._rows[-1].meta
+        return self.rows[-1].meta
 
     def finalize(self) -> None:
         """Brings `info.json`, `tasks.parquet` and `stats.json` up to date and removes leftovers of killed writers.
@@ -511,7 +513,7 @@ class Store:
         if self._is_final():
             return
         stats = {}
-        if self._rows:
+        if self.rows:
             described = self._info["features"].keys() - set(schema.SCENE_FLOW_COLUMNS)
             stats = {k: schema.describe(v) for k, v in self.numeric().items() if k in described}
             stats |= {self._key(c): schema.describe_images(self._sample(c)) for c in self.cameras}
@@ -521,7 +523,7 @@ class Store:
         """The layout with the sizes at which videos of others are shown, where info.json has those of stored frames."""
         sizes = {c: self.layout.size(c) for c in self.cameras}
         for camera, (height, width) in sizes.items():
-            clip = next((row.clips[camera] for row in self._rows if camera in row.clips), None)
+            clip = next((row.clips[camera] for row in self.rows if camera in row.clips), None)
             if clip and camera not in self.layout.stills and not clip.sha256 and height != width:
                 sizes[camera] = shown_size(clip.path, (height, width))
         every = tuple(sizes.values())
@@ -529,16 +531,10 @@ class Store:
             return self.layout
         return replace(self.layout, image_shape=(3, *every[0]), sizes=every if len(set(every)) > 1 else ())
 
-    def _count(self, row: Row) -> None:
-        self._shown |= row.clips.keys() - {*row.meta.absent}
-        for clip in row.clips.values():
-            end = clip.start + row.meta.length
-            self._frames_in[clip.path] = max(end, self._frames_in.get(clip.path, 0))
-
     def _row(self, episode: int) -> Row:
-        if not 0 <= episode < len(self._rows):
-            raise StoreError(f"{self.root} has no episode {episode}; it has {len(self._rows)}, numbered from 0")
-        return self._rows[episode]
+        if not 0 <= episode < len(self.rows):
+            raise StoreError(f"{self.root} has no episode {episode}; it has {len(self.rows)}, numbered from 0")
+        return self.rows[episode]
 
     def _key(self, camera: str) -> str:
         own = schema.IMAGES + camera
@@ -558,7 +554,7 @@ class Store:
     def _describe_videos(self, encoded: Mapping[str, Encoded], absent: Sequence[str]) -> None:
         """Writes into info.json how a camera's first video is encoded, before the episode with it is stored."""
         features, usual = self._info["features"], self.layout.features()
-        for camera in {*self.cameras} - {*self.layout.stills, *absent, *self._shown}:
+        for camera in {*self.cameras} - {*self.layout.stills, *absent, *self.rows.shown}:
             key, video = self._key(camera), encoded[camera]
             info = usual[key]["info"]
             if isinstance(video, VideoCopy):
@@ -621,10 +617,9 @@ class Store:
 
     def _sample(self, camera: str) -> Iterator[np.ndarray]:
         """A fixed random sample of the camera's frames in the whole store, uint8 (3, H, W) each."""
-        seen = np.repeat([camera not in row.meta.absent for row in self._rows], [row.meta.length for row in self._rows])
-        rows = np.flatnonzero(seen)
+        rows = np.flatnonzero(np.repeat(self.rows.seen(camera), self.rows.lengths()))
         picked = np.sort(rows[np.random.default_rng(0).permutation(len(rows))[:_SAMPLE]])
-        starts = np.array([row.meta.from_index for row in self._rows])
+        starts = self.rows.starts()
         owner = np.searchsorted(starts, picked, side="right") - 1
         frames = {e: (picked[owner == e] - starts[e]).tolist() for e in np.unique(owner).tolist()}
         for e, numbers in frames.items():
@@ -634,14 +629,13 @@ class Store:
 
     def _read_columns(self) -> dict[str, np.ndarray]:
         features = self._info["features"]
-        columns = read_columns(self._rows, features, self._sums, self.vectors)
+        columns = read_columns(self.rows, features, self._sums, self.vectors)
         if ((columns["task_index"] < 0) | (columns["task_index"] >= len(self._texts))).any():
             raise StoreError(f"{self.root}/meta/tasks.parquet lacks instructions that the frames refer to; {RESTORE}")
-        starts = np.array([row.meta.from_index for row in self._rows], np.int64)
-        if (fault := rate_fault(columns["timestamp"], starts, self.layout.fps)) is not None:
-            raise StoreError(f"{self._rows[fault[0]].data} (episode {fault[0]}): {fault[1]}")
+        if (fault := rate_fault(columns["timestamp"], self.rows.starts(), self.layout.fps)) is not None:
+            raise StoreError(f"{self.rows[fault[0]].data} (episode {fault[0]}): {fault[1]}")
         self._sums.refuse()
-        columns["task_index"], self._step_texts = language.step_texts(self._rows, features, columns, self._texts)
+        columns["task_index"], self._step_texts = language.step_texts(self.rows, features, columns, self._texts)
         for values in columns.values():
             values.setflags(write=False)
         return columns
@@ -658,18 +652,18 @@ class Store:
     def _check_totals(self) -> None:
         """Compares the totals with the episodes."""
         promised = self._info["total_episodes"]
-        lengths = [row.meta.length for row in self._rows]
+        lengths = self.rows.lengths()
         if promised > len(lengths):
             lost = f"{promised} episodes are promised but meta/episodes has {len(lengths)}"
             raise StoreError(f"{self.root}/meta/info.json: {lost}, files are lost; {RESTORE}")
-        if self._info["total_frames"] != sum(lengths[:promised]):
-            have = f"{promised} episodes have {sum(lengths[:promised])}"
+        if self._info["total_frames"] != (have := int(lengths[:promised].sum())):
+            have = f"{promised} episodes have {have}"
             wrong = f"{self._info['total_frames']} frames are promised but {have}"
             raise StoreError(f"{self.root}/meta/info.json: {wrong}; {RESTORE}")
 
     def _mend_totals(self) -> None:
         """Completes totals that miss the last episodes, as a kill leaves them."""
-        if self._info["total_episodes"] < len(self._rows) and os.access(self.root, os.W_OK):
+        if self._info["total_episodes"] < len(self.rows) and os.access(self.root, os.W_OK):
             self._write_totals()
 
     def _write_totals(self, stats: Mapping[str, Any] | None = None, *, new: bool = False) -> None:
@@ -677,11 +671,11 @@ class Store:
 
         new: begin the checksums of a new store.
         """
-        info = schema.info_json(self.layout, self._info["features"], len(self._rows), self.frames, len(self._texts))
+        info = schema.info_json(self.layout, self._info["features"], len(self.rows), self.frames, len(self._texts))
         self._info |= {k: info[k] for k in ("total_episodes", "total_frames", "total_tasks", "splits")}
         make_folder(self.root)
         with exclusive(self.root, wait=True):
-            self._discard(len(self._rows))
+            self._discard(len(self.rows))
             contents = {} if stats is None else {"meta/stats.json": _json(stats)}
             contents["meta/tasks.parquet"] = schema.parquet_bytes(schema.tasks_table(self._texts))
             contents["meta/info.json"] = _json(self._info)

@@ -41,7 +41,6 @@ def open_frames(
     for note in require_sane(store, clipped):
         print(f"note: {note}", flush=True)
     columns = store.numeric()
-    metas = store.episodes
     return (
         Frames(
             images=open_images(store, size, cache_gb),
@@ -49,9 +48,9 @@ def open_frames(
             action=columns["action"],
             action_expert=columns["action.expert"],
             episode=columns["episode_index"],
-            text=tuple(m.text for m in metas),
-            is_demonstration=np.array([m.is_demonstration for m in metas]),
-            has_action=np.full(len(metas), bool(store.layout.action_names)),
+            text=tuple(store.rows.instructions()),
+            is_demonstration=store.rows.demonstrations(),
+            has_action=np.full(len(store), bool(store.layout.action_names)),
             scene_flow=store.scene_flow(),
             text_index=columns["task_index"],
             texts=store.texts,
@@ -63,9 +62,8 @@ def open_frames(
 
 def _views(store: Store) -> np.ndarray | None:
     """The views that each episode has, bool (E, V); None where all have all."""
-    if not any(m.absent and set(m.absent) & set(store.cameras) for m in store.episodes):
-        return None
-    return np.array([[camera not in m.absent for camera in store.cameras] for m in store.episodes])
+    seen = [store.rows.seen(camera) for camera in store.cameras]
+    return None if all(x.all() for x in seen) else np.stack(seen, 1)
 
 
 def spec_of(

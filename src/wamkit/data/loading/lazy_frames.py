@@ -38,7 +38,7 @@ def open_images(store: Store, size: tuple[int, int] | None = None, cache_gb: flo
     """
     height, width = size or store.layout.image_shape[1:]
     room = int(cache_gb * 1e9) // max(1, len(store.cameras) * 3 * height * width)
-    ends = np.cumsum([m.length for m in store.episodes])
+    ends = np.cumsum(store.rows.lengths())
     cached = int(np.searchsorted(ends, room, side="right"))
     if cached == len(store):
         return FrameCache.build_or_open(store, size).frames
@@ -57,7 +57,7 @@ class VideoFrames:
         height, width = size or store.layout.image_shape[1:]
         self._store, self._size = store, (height, width)
         self.shape = (store.frames, len(store.cameras), 3, height, width)
-        self._starts = np.array([m.from_index for m in store.episodes])
+        self._starts = store.rows.starts()
         self._open: OrderedDict[tuple[Path, str], list[Video | StillImages]] = OrderedDict()
         self._lock = threading.Lock()
         largest = max((decoder_bytes(store.layout.size(c)) for c in store.cameras), default=1)

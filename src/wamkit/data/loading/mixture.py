@@ -28,7 +28,7 @@ from wamkit.data.loading.dataset import check_size, open_frames
 from wamkit.data.loading.lazy_frames import CACHE_GB
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.data.loading.windows import ALL, PLAIN, Frames, Windows, drawn
-from wamkit.hub.names import hub_name
+from wamkit.hub.names import remote_name
 from wamkit.metadata import DatasetMetadata
 from wamkit.nn.scaling import Normalisation
 from wamkit.types import Batch, Spec
@@ -225,10 +225,10 @@ def opened_mixture(
 
 
 def open_sources(config: MixtureConfig, folder: Path, decoder: Decoder = "pyav") -> list[Store]:
-    """The data sets of a mixture. Of one on the Hub, the demonstrations that its source selects and no others."""
+    """The data sets of a mixture. Of one that is downloaded, the demonstrations that its source selects, no others."""
     places = []
     for source in config.sources:
-        name = hub_name(source.data)
+        name = remote_name(source.data)
         places.append(downloaded(name, source.demonstrations) if name else folder / source.data)
     return [Store.open(place, decoder) for place in places]
 
@@ -254,7 +254,7 @@ def _chosen(store: Store, source: SourceConfig) -> list[int]:
     if source.demonstrations is None:
         return list(range(len(store)))
     (first, last), demos = source.demonstrations, [m.index for m in store.episodes if m.is_demonstration]
-    if hub_name(source.data):  # no other was downloaded
+    if remote_name(source.data):  # no other was downloaded
         return demos
     if last > len(demos):
         raise StoreError(f"{store.root} holds {len(demos)} demonstrations; {first} to {last} were requested")

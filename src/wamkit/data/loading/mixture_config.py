@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from wamkit import config as cfg
 from wamkit.data.embodiment import Normaliser
-from wamkit.hub.names import hub_name
+from wamkit.hub.names import HubName, remote_name
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class SourceConfig(cfg.Checked):
     """One data set of a mixture."""
 
     data: str
-    """Its folder, relative to the mixture's file, or its name on the Hub, hf://USER/NAME@REVISION."""
+    """Its folder, relative to the mixture's file, its name on the Hub, hf://USER/NAME@REVISION, or a URL, s3://BUCKET/FOLDER."""
     weight: Annotated[float, cfg.Between(1e-9, inf), cfg.AtMost(1e9)] = 1.0
     name: str = ""
     """Its name in logs; the folder's name if empty."""
@@ -39,8 +39,9 @@ class SourceConfig(cfg.Checked):
     @property
     def label(self) -> str:
         """Its name, or the folder's."""
-        remote = hub_name(self.data)
-        return self.name or Path(remote.repo if remote else self.data).name + ("" if self.actions else "-video")
+        remote = remote_name(self.data)
+        place = remote.repo if isinstance(remote, HubName) else remote.path if remote else self.data
+        return self.name or Path(place).name + ("" if self.actions else "-video")
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     """The sources described on the command line, as FOLDER:WEIGHT:FIRST-LAST:video. All but the folder is optional.
 
     A folder's name may contain ":": the longest beginning of a word that exists is the folder. It may be a name on the
-    Hub, hf://USER/NAME, which stays as it is.
+    Hub, hf://USER/NAME, or a URL, s3://BUCKET/FOLDER, which stays as it is.
 
     out: the mixture's file. Folders become relative to it.
 
@@ -90,7 +91,7 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
     for word in words:
         pieces = word.split(":")
         ends_at = [n for n in range(len(pieces), 0, -1) if Path(":".join(pieces[:n])).exists()]
-        end = 2 if word.startswith("hf://") else (ends_at or [1])[0]
+        end = (ends_at or [2 if "://" in word else 1])[0]
         folder, parts = ":".join(pieces[:end]), pieces[end:]
         options: dict[str, Any] = {}
         for part in parts:
@@ -105,7 +106,7 @@ def parse_sources(words: Sequence[str], out: Path) -> tuple[SourceConfig, ...]:
                 except ValueError as error:
                     how = "as in data/umi:0.3, data/demos:0.5:0-10 or data/demos:0.5:10-60:video"
                     raise cfg.ConfigError(f"'{word}' is not FOLDER:WEIGHT:FIRST-LAST:video, {how}") from error
-        place = folder if end == 2 and hub_name(folder) else os.path.relpath(folder, out.parent)
+        place = folder if remote_name(folder) else os.path.relpath(folder, out.parent)
         sources.append(SourceConfig(place, **options))
     return tuple(_named_apart(s, sources) for s in sources)
 

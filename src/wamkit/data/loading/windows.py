@@ -84,8 +84,12 @@ class Frames:
 
     def ends(self) -> np.ndarray:
         """int64 (N,): one past the last row of each row's episode."""
-        last = np.flatnonzero(np.diff(self.episode, append=-1))
+        last = self.last_rows()
         return last[np.searchsorted(last, np.arange(len(self)))] + 1
+
+    def last_rows(self) -> np.ndarray:
+        """int64, ascending: the last row of each episode that has any."""
+        return np.flatnonzero(np.diff(self.episode, append=-1))
 
     def views_seen(self) -> np.ndarray:
         """The views of the model that each episode shows, bool (E, V)."""
@@ -163,8 +167,8 @@ class Windows:
             )
         self.frames, self.spec, self.seed, self.batch_size, self.augment = frames, spec, seed, batch_size, augment
         self.features: dict[str, np.ndarray] = {}
-        self._end, self._seen = frames.ends(), frames.views_seen()
-        self._first = np.searchsorted(frames.episode, frames.episode)
+        self._seen = frames.views_seen()
+        self._last = frames.last_rows()
         self._order = lru_cache(maxsize=2)(self._permutation)
         self._ago, self._ahead = (_rows(o, frames.frame_stride) for o in (spec.past_offsets, (0, *spec.frame_offsets)))
 
@@ -198,8 +202,8 @@ class Windows:
 
     def gather(self, now: np.ndarray) -> Batch:
         """The windows with current frames `now`, int64 (B,), without augmentation."""
-        f, end = self.frames, self._end[now][:, None]
-        first = self._first[now][:, None]
+        f, end = self.frames, self._last[np.searchsorted(self._last, now)][:, None] + 1
+        first = np.searchsorted(f.episode, f.episode[now])[:, None]
         ago, at = now[:, None] + self._ago, now[:, None] + self._ahead
         steps = now[:, None] + np.arange(self.spec.chunk)
         earlier, P = np.maximum(ago, first), len(self.spec.past_offsets)
