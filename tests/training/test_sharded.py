@@ -243,6 +243,19 @@ def test_a_device_that_no_process_can_take_is_refused(tmp_path, monkeypatch, cap
     assert "MASTER_PORT not: start the processes with torchrun" in capsys.readouterr().err
 
 
+def test_a_checkpoint_of_one_process_is_read_by_two(together, tmp_path):
+    """One with two threads, among which Muon's matrices are dealt: its momenta are all there, and divided."""
+    assert together(1, "train", tmp_path)[0][0] == 0
+    for size in (1, 2):
+        codes, said = zip(*together(size, "load", tmp_path), strict=True)
+        assert set(codes) == {0}, said
+    one, two = (load_file(tmp_path / f"of{size}.safetensors") for size in (1, 2))
+    for name in (n for n in one if n.startswith(("model.", "ema.", "0."))):
+        assert torch.equal(one[name], two[name]), name
+    momenta = lambda f: sorted(float(x.abs().sum()) for k, x in f.items() if k.endswith("momentum"))  # noqa: E731
+    assert momenta(one) == pytest.approx(momenta(two)) and len(momenta(two)) > 4
+
+
 @pytest.mark.parametrize("count", [1, 5, 8, 9])
 def test_rows_are_divided_without_overlap_or_gap(count):
     for size in range(1, count + 1):

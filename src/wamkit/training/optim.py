@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from wamkit.families.base import Family
 
@@ -37,6 +37,13 @@ def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
 def local(x: Tensor | None) -> Any:
     """The part of a tensor that this process holds, where it is divided among processes."""
     return x.to_local() if isinstance(x, DTensor) else x
+
+
+def divided(x: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, which all processes have, divided among them and laid out as `like` is."""
+    if isinstance(like, DTensor):
+        return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 
 class Muon(torch.optim.Optimizer):
@@ -150,8 +157,8 @@ class Optimizer:
             part.load_state_dict(state["0"] if i == 0 else self._dealt(state, i))
             for p, kept in part.state.items():
                 for name, x in kept.items():
-                    if isinstance(x, Tensor) and x.shape == p.shape and x.stride() != p.stride():
-                        kept[name] = torch.empty_like(p).copy_(x)  # see AdamW
+                    if isinstance(x, Tensor) and x.shape == p.shape:
+                        kept[name] = divided(x, p)  # in the layout of the weights, see AdamW
 
     def _dealt(self, state: Mapping[str, Any], number: int) -> dict[str, Any]:
         """The state of a shard of Muon, whatever shards the state was divided into."""

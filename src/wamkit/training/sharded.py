@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,14 +18,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from wamkit.config import ConfigError, check_multiple
 from wamkit.families.base import Family, Stage
 from wamkit.runs.checkpoint import Checkpoint
 from wamkit.runs.config import TrainConfig
 from wamkit.training.ema import MovingAverage
-from wamkit.training.optim import Muon, Optimizer, orthogonalise
+from wamkit.training.optim import Muon, divided, orthogonalise
 from wamkit.training.precision import uses_bf16
 from wamkit.training.step import StepResult, Strategy, finite
 from wamkit.training.world import World
@@ -107,13 +107,6 @@ def gathered(x: Any, first: bool) -> Any:
     if not isinstance(full, Tensor):
         return full
     return full.cpu() if first else torch.empty(0)
-
-
-def divided(x: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which all processes have, divided as `like` is."""
-    if not isinstance(like, DTensor):
-        return x
-    return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 class ShardedMuon(Muon):
@@ -244,7 +237,7 @@ class Sharded(Strategy):
         for name, x in saved.model_state.items():
             own[name].copy_(divided(x, own[name]))
         self.average.load_state(saved.ema_state)
-        self.optimizer.load_state_dict(dict(_divided_states(self.optimizer, saved.optimizer_state)))
+        self.optimizer.load_state_dict(saved.optimizer_state)
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -260,17 +253,3 @@ def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_mapped(x, function) for x in value)
     return function(value) if isinstance(value, Tensor) else value
-
-
-def _divided_states(optimizer: Optimizer, state: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """States of an optimiser's parts with tensors divided as their parameters are."""
-    for name, part in state.items():
-        params = [p for group in optimizer.parts[int(name)].param_groups for p in group["params"]]
-        every = {
-            i: {
-                k: divided(x, params[i]) if isinstance(x, Tensor) and x.shape == params[i].shape else x
-                for k, x in s.items()
-            }
-            for i, s in part["state"].items()
-        }
-        yield name, {**part, "state": every}
