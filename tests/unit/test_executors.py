@@ -37,6 +37,10 @@ from wamkit.workers import WorkerError, executed_by, kept_workers, run_parallel
 TASK = "drawer-open-v3"
 OPTIONS = {"max_steps": 3, "height": 32, "width": 32, "supersample": 1}
 
+takes_long = pytest.mark.skipif(
+    not os.environ.get("WAMKIT_LONG_TESTS"), reason="starts Ray's workers many times: set WAMKIT_LONG_TESTS=1"
+)
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[workers.Executor]:
@@ -207,11 +211,13 @@ def test_a_killed_worker_is_tried_again(on_ray, tmp_path):
     assert (tmp_path / "died").exists()
 
 
+@takes_long
 def test_a_job_that_kills_every_worker_is_named(on_ray):
     with pytest.raises(WorkerError, match="^worker: job 99 failed: its process ended, in each of 3 attempts$"):
         list(run_parallel((99,), square, processes=1, progress=False, describe=lambda job: f"job {job}"))
 
 
+@takes_long
 def test_jobs_that_are_no_longer_wanted_end(on_ray, tmp_path):
     results = run_parallel([None, tmp_path / "pid"], hang, processes=2, progress=False)
     next(results)
@@ -267,12 +273,14 @@ if __name__ == "__main__":
 """
 
 
+@takes_long
 def test_a_signal_ends_all_that_was_started_here(tmp_path):
     """Ctrl-C, which reaches all processes of a terminal, and SIGTERM to this one alone."""
     pytest.importorskip("ray", reason="the extra ray is not installed")
     (tmp_path / "start.py").write_text(START)
     env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     argv, quiet = [sys.executable, tmp_path / "start.py"], {"env": env, "stderr": subprocess.DEVNULL}
+    quiet["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a job of a shell ignores it
     sent = {signal.SIGINT: os.killpg, signal.SIGTERM: os.kill}
     started = {n: subprocess.Popen([*argv, tmp_path / f"{n}"], start_new_session=True, **quiet) for n in sent}
     try:
