@@ -161,6 +161,26 @@ def test_a_block_is_diffusers_block_to_the_bit(wan):
 
 
 @torch.no_grad()
+def test_a_block_of_cosmos_is_diffusers_block_to_the_bit(cosmos):
+    """At the same positions and noise levels, as its own rotary embedding has them."""
+    z, text, sigma = clip()
+    parts = CosmosParts(cosmos)
+    parts.padding, parts.told = 4 * (cosmos.config.in_channels > Z), 0
+    tokens = video(z, sigma)
+    x, times, rope = (
+        parts.embed(tokens.values),
+        parts.times(tokens.sigma, torch.zeros(len(tokens), dtype=torch.bool)),
+        parts.rope(tokens.position.expand(B, -1, 3)),
+    )
+    words = parts.text(text)
+    for block in cosmos.transformer_blocks:
+        expected = block(x, words, times.block, times.temb, tuple(r[0, :, 0] for r in rope))
+        q, k, v, kept = parts.qkv(block, x, times, rope)
+        x = parts.rest(block, x, attention(q, k, v), kept, parts.text_keys(block, words))
+        assert torch.equal(x, expected)
+
+
+@torch.no_grad()
 def test_a_kept_context_is_as_good_as_one_pass_and_masks_hold(wan):
     """A clean first frame, which sees itself alone, and noisy actions and frames that see it and one another."""
     z, text, sigma = clip()

@@ -54,22 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RegistryError as error:
         print(f"wamkit: {error}", file=sys.stderr)
         return 2
-    if (rank := os.environ.get("RANK", "0")) != "0":  # one of several processes of a torchrun
-        name = f"{name}, rank {rank}"
+    rank = os.environ.get("RANK", "0")  # of one of several processes of a torchrun
+    said_by = name if rank == "0" else f"{name}, rank {rank}"
     try:
-        run(parse(options_of(run), name.partition(",")[0], rest))
+        run(parse(options_of(run), name, rest))
     except WamkitError as error:
-        print(f"wamkit {name}: {error}", file=sys.stderr)
+        print(f"wamkit {said_by}: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         if not (line := missing_package(error)):
             raise
-        print(f"wamkit {name}: {line}", file=sys.stderr)
+        print(f"wamkit {said_by}: {line}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os._exit(0)
     except KeyboardInterrupt:
-        print(f"\nwamkit {name}: interrupted; the same command continues", file=sys.stderr)
+        print(f"\nwamkit {said_by}: interrupted; the same command continues", file=sys.stderr)
         return 130
     return 0
 

@@ -114,8 +114,8 @@ class Optimizer:
             AdamW(rest, lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
         ]
         hidden.sort(key=lambda p: tuple(p.shape))  # each shard gets some of every shape
-        divided = [hidden[i::shards] for i in range(shards)]
-        self.parts += [muon(shard, lr, weight_decay=weight_decay) for shard in divided if shard]
+        dealt = [hidden[i::shards] for i in range(shards)]
+        self.parts += [muon(shard, lr, weight_decay=weight_decay) for shard in dealt if shard]
 
     def step(
         self,
