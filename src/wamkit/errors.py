@@ -41,6 +41,7 @@ EXTRAS = {
     "huggingface_hub": "hub",
     "yaml": "hub",
     "s3fs": "cloud",
+    "accelerate": "pretrained",
     "transformers": "pretrained",
     "diffusers": "pretrained",
     "peft": "pretrained",

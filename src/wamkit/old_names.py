@@ -36,7 +36,13 @@ PART_ADDED: Mapping[str, Mapping[str, Any]] = {
         "text_dropout": 0.0,
     },
     "window": {"size": None},
-    "train": {"normalisation": "mean_std", "prefix": 0, "checkpoint_activations": False, "replicas": 1},
+    "train": {
+        "normalisation": "mean_std",
+        "prefix": 0,
+        "checkpoint_activations": False,
+        "compile": False,
+        "replicas": 1,
+    },
     "episodes": {"held_out": 0, "held_out_seed": 0},
     "provenance": {"action_bounds": [], "hub": ""},
 }

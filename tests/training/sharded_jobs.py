@@ -6,6 +6,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -17,13 +18,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from small_runs import SMALL, frames, small_model
+from torch.distributed.tensor import DTensor
 
 from conftest import random_batch
 from wamkit.data.loading.mixture import divided
 from wamkit.families.base import FAMILIES, Family
+from wamkit.families.unified import UnifiedConfig
+from wamkit.nn.backbones.video_dit import Parts
+from wamkit.nn.backbones.video_model import weights_later
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import BackboneConfig, LoraConfig
-from wamkit.runs.config import TrainConfig
+from wamkit.runs.config import RunConfig, TrainConfig, WindowConfig
+from wamkit.training.launch import make_trainer
 from wamkit.training.run_folder import RunFolder
 from wamkit.training.sharded import Sharded, whole
 from wamkit.training.step import CpuThreads
@@ -86,13 +92,14 @@ def load(world: World, out: Path) -> None:
     other = trainer(out / "run", world)
     other._resume()
     state = other.strategy.state()
+    found = {f"model.{k}": v for k, v in state["model_state"].items()}
+    found |= {f"ema.{k}": v for k, v in state["ema_state"].items()}
+    for part, content in state["optimizer_state"].items():
+        for number, entries in content["state"].items():
+            found |= {f"{part}.{number}.{k}": v for k, v in entries.items()}
+    found = {k: whole(v).clone().contiguous() for k, v in found.items()}
     if world.first:
-        found = {f"model.{k}": v for k, v in state["model_state"].items()}
-        found |= {f"ema.{k}": v for k, v in state["ema_state"].items()}
-        for part, content in state["optimizer_state"].items():
-            for number, entries in content["state"].items():
-                found |= {f"{part}.{number}.{k}": v for k, v in entries.items()}
-        save_file({k: v.clone().contiguous() for k, v in found.items()}, out / f"of{world.size}.safetensors")
+        save_file(found, out / f"of{world.size}.safetensors")
 
 
 def family_of(name: str) -> Family:
@@ -107,7 +114,11 @@ def family_of(name: str) -> Family:
 def compared(world: World, build: Callable[[], Family], number: int) -> dict[str, float]:
     """Gradients of stage `number` against those of threads in one process; then a step of both, and their averages."""
     config = dataclasses.replace(SMALL, threads=world.size, batch_size=5)
-    alone, together = CpuThreads(build(), config), Sharded(build(), config, world)
+    alone = CpuThreads(build(), config)
+    with weights_later():
+        model = build()
+    assert any(isinstance(m, Parts) for m in model.modules()) == any(p.is_meta for p in model.parameters())
+    together = Sharded(model, config, world)
     batch, stage = random_batch(alone.model.spec, 5), alone.model.stages()[number]
     mine = batch.rows(torch.arange(5)[world.rows(5)])
     alone.begin(stage)
@@ -123,7 +134,8 @@ def compared(world: World, build: Callable[[], Family], number: int) -> dict[str
     ]
     together.optimizer.zero_grad()
     a, b = alone(batch, 1, 1e-3), together(mine, 1, 1e-3)
-    weights, served = together.state()["model_state"], together.average.served(together.model).state_dict()
+    weights = {name: whole(x) for name, x in together.state()["model_state"].items()}
+    served = together.average.served(together.model).state_dict()
     if not world.first:
         return {}
     return {
@@ -161,6 +173,32 @@ def on_wan(folder: Path, name: str, rank: int) -> Family:
     return model.to(memory_format=torch.contiguous_format)
 
 
+def adapted(world: World, out: Path) -> None:
+    """Four steps of adapters on the tiny Wan; stopped after two of them where a file says so."""
+    backbone = BackboneConfig("wan", str(out / "wan"), text_length=6, lora=LoraConfig(2))
+    config = RunConfig(
+        "unified",
+        UnifiedConfig(backbone=backbone),
+        WindowConfig(chunk=4, frame_offsets=(1, 2, 3, 4)),
+        dataclasses.replace(SMALL, steps=4, batch_size=2, optimizer="adamw", save_every=100),
+    )
+    place = out / (out / "place").read_text()
+    trainer = make_trainer(config, out / "data", place, trackers=(), world=world)
+    released = [p for name, p in trainer.model.named_parameters() if name in trainer.model.frozen]
+    assert released and all(isinstance(p, DTensor) == (world.size > 1) for p in released)
+    for progress in trainer.steps():
+        if progress.step == 2 and (out / "stop").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def full(world: World, out: Path) -> None:
+    """A run whose process number `rank` of the file `full` may write small files alone after its first checkpoint."""
+    config = dataclasses.replace(LONGER, save_every=6)
+    for progress in trainer(out / "run", world, config).steps():
+        if progress.step == 6 and world.rank == int((out / "full").read_text()):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
+
+
 def video(world: World, out: Path) -> None:
     """Families on a pretrained video model, whole and with adapters."""
     found = {}
@@ -195,4 +233,4 @@ def serve(pipe: Connection) -> None:
         pipe.send([process.exitcode for process in processes])
 
 
-JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, mixed, few, load, families, video)}
+JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, mixed, few, load, families, video, adapted, full)}

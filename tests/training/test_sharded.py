@@ -36,9 +36,10 @@ from wamkit.families.cascade_idm import CascadeIDM
 from wamkit.nn.family_options import CascadeIDMConfig
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.objectives import spare_joint
-from wamkit.runs.checkpoint import load_checkpoint
+from wamkit.runs.checkpoint import load_checkpoint, read_manifest
 from wamkit.training.optim import Optimizer
 from wamkit.training.world import World
+from wamkit.types import WamkitError
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:
@@ -184,6 +185,71 @@ def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(together, who
         assert torch.equal(first[f"model.{name}"], x) and torch.equal(second[f"model.{name}"], x)
     momenta = lambda f: sorted(float(x.sum()) for k, x in f.items() if k.endswith("momentum"))  # noqa: E731
     assert momenta(first) == pytest.approx(momenta(second)) and len(momenta(first)) > 4
+
+
+def test_each_process_writes_its_part(whole_run):
+    """Of all that training goes on from; the weights for inference are one file, as those of one process."""
+    manifest = read_manifest(whole_run)
+    parts = [manifest.path / name for name in manifest.parts]
+    assert [p.parent.name for p in parts] == ["training", "training"]
+    sizes = [p.stat().st_size for p in parts]
+    assert 0.8 < sizes[0] / sizes[1] < 1.5  # what is not divided is the first one's
+    assert json.loads((manifest.path / "manifest.json").read_text())["format_version"] == 2
+    saved = load_checkpoint(whole_run, training=True)
+    weights = load_file(manifest.path / "weights.safetensors")
+    assert same(weights, saved.weights) and same({k: weights[k] for k in saved.ema_state}, saved.ema_state)
+    assert manifest.layout() == {name: (x.dtype, x.shape) for name, x in saved.weights.items()}
+    assert {p.stat().st_mode for p in parts} == {(manifest.path / "state.json").stat().st_mode}
+
+
+def test_a_damaged_part_is_refused_by_all_processes(together, whole_run, tmp_path):
+    """Each verifies some of the files; inference needs none of the parts."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    manifest = read_manifest(tmp_path / "run")
+    part = manifest.path / manifest.parts[1]
+    good = part.read_bytes()
+    part.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    for code, said in together(2, "load", tmp_path):
+        assert code != 0 and f"{part} is damaged: its SHA-256 is not the one in manifest.json" in said
+    assert load_checkpoint(tmp_path / "run").step == 12
+    with pytest.raises(WamkitError, match="is damaged"):
+        load_checkpoint(tmp_path / "run", training=True)
+    part.unlink()
+    with pytest.raises(WamkitError, match="the run answers without it, but cannot be trained on"):
+        load_checkpoint(tmp_path / "run", training=True)
+    part.write_bytes(good)
+    (part.parent / "another.safetensors").write_bytes(good)
+    with pytest.raises(WamkitError, match=r"another.safetensors, which manifest.json does not list"):
+        load_checkpoint(tmp_path / "run", training=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_full_disk_of_one_process_ends_all_and_leaves_the_earlier_checkpoint(together, tmp_path, rank):
+    (tmp_path / "full").write_text(str(rank))
+    for code, said in together(2, "full", tmp_path):
+        assert code != 0 and "CheckpointError: " in said and "File too large" in said
+    assert load_checkpoint(tmp_path / "run", training=True).step == 6
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000006"]
+
+
+def test_adapters_go_on_to_the_same_bits(together, tmp_path):
+    """On released weights that are read in parts, also where a checkpoint has the rest; as one process learns them."""
+    pytest.importorskip("peft", reason="the extra `pretrained` is not installed")
+    make_folder("wan", tmp_path / "wan")
+    fill(tmp_path / "data", 3)
+    for size, place in ((1, "one"), (2, "two")):
+        (tmp_path / "place").write_text(place)
+        codes, said = zip(*together(size, "adapted", tmp_path), strict=True)
+        assert set(codes) == {0}, said
+    (tmp_path / "place").write_text("cut")
+    (tmp_path / "stop").touch()
+    assert "stopped and saved at step 3" in together(2, "adapted", tmp_path)[0][1]
+    (tmp_path / "stop").unlink()
+    assert [code for code, _ in together(2, "adapted", tmp_path)] == [0, 0]
+    one, two, cut = (state(tmp_path / place) for place in ("one", "two", "cut"))
+    assert same(two, cut) and any("lora_B" in name and x.abs().sum() > 0 for name, x in two.items())
+    for name, x in one.items():
+        torch.testing.assert_close(two[name], x, rtol=1e-3, atol=1e-4)
 
 
 def test_replicas_learn_the_same(together, whole_run, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,13 @@ def diffusers() -> Any:
     except ImportError as error:
         raise WamkitError("a pretrained video model needs diffusers: pip install 'wamkit[pretrained]'") from error
     return package
+
+
+def empty_weights() -> AbstractContextManager[None]:
+    """A block in which networks have no memory for their parameters, which are on torch's meta device."""
+    from accelerate import init_empty_weights
+
+    return init_empty_weights()
 
 
 def load_weights(kind: Any, folder: Path, what: str) -> Any:

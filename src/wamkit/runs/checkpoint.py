@@ -6,6 +6,9 @@
                          state.json             step, configuration, extras, optimizer scalars
                          manifest.json          versions, and size and SHA-256 of every file
 
+Where several processes train (format 2), the folder training/ is in place of training.safetensors: each process writes
+its part of all tensors there, and reads its part of them later (`runs.parts`).
+
 A checkpoint is built in a hidden sibling folder, made durable, and renamed into place; then `latest` moves to it, and
 old ones go. So a kill or a power cut at any moment leaves `latest` at a complete checkpoint, the old one or the new.
 One process writes to a folder at a time.
@@ -25,7 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -35,7 +38,7 @@ from torch import Tensor
 from wamkit.files import StoreError, advice_for, atomic_write, fsync_folder, parse_json, read_bytes, read_json
 from wamkit.types import WamkitError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION, NEWEST_FORMAT = 1, 2
 WEIGHTS, TRAINING, STATE, MANIFEST = "weights.safetensors", "training.safetensors", "state.json", "manifest.json"
 SERVED = (STATE, WEIGHTS)
 """Files that inference needs."""
@@ -48,6 +51,9 @@ DTYPES = {
 """Types of tensors by their names in safetensors, as far as models have them."""
 SHA256 = re.compile("[0-9a-f]{64}")
 NAME = re.compile(r"step-(\d{8,})(?:\.(\d+))?")  # ".1" when the step was saved before
+PARTS = "training"
+"""Folder of a training state in parts."""
+PART = re.compile(PARTS + r"/[\w-]{1,100}\.safetensors")
 
 
 class CheckpointError(WamkitError):
@@ -81,6 +87,15 @@ class Manifest:
         """The file that holds the weights."""
         return self.path / WEIGHTS
 
+    @property
+    def parts(self) -> list[str]:
+        """Files of a training state in parts; none where it is in one."""
+        return sorted(name for name in self.files if PART.fullmatch(name))
+
+    def names(self, training: bool) -> list[str]:
+        """Files that inference needs, or that training goes on from."""
+        return [*SERVED, *((self.parts or [TRAINING]) if training else ())]
+
     def state(self) -> State:
         """See `read_state`."""
         return read_state(self)
@@ -109,9 +124,16 @@ class State(NamedTuple):
     extra: dict[str, Any]
 
 
+class Place(Protocol):
+    """A function that makes an empty tensor to read a saved one into, whole or divided among processes."""
+
+    def __call__(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A tensor for the one that was saved as `name`: model.NAME, ema.NAME, optimizer.PART.state.NUMBER.KEY."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """One loaded checkpoint, tensors on the CPU.
+    """One loaded checkpoint, tensors on the CPU unless they were placed elsewhere.
 
     weights: for inference, by the model's own names.
     config, extra: as they were given to `save_checkpoint`.
@@ -152,8 +174,53 @@ def save_checkpoint(
     """
     if keep < 1 or step < 0:
         raise CheckpointError(f"keep must be at least 1 and step at least 0, got keep={keep}, step={step}")
+    content = packed(
+        step=step,
+        model_state=model_state,
+        ema_state=ema_state,
+        optimizer_state=optimizer_state,
+        rng_state=rng_state,
+        config=config,
+        extra=extra,
+    )
+    folder = Path(folder)
+    with saving(folder, step):
+        tmp = begin(folder, step)
+        try:
+            for file, tensors in ((WEIGHTS, content.weights), (TRAINING, content.training)):
+                copies = {k: torch.clone(x.cpu(), memory_format=torch.contiguous_format) for k, x in tensors.items()}
+                save_file(copies, tmp / file)
+            files = {name: described(tmp / name) for name in (WEIGHTS, TRAINING)}
+            return finish(tmp, content.state, files, FORMAT_VERSION, keep)
+        finally:
+            shutil.rmtree(tmp, ignore_errors=True)
+
+
+class Packed(NamedTuple):
+    """The content of a checkpoint, before it is written.
+
+    state: that of state.json.   weights, training: tensors as they were given, by the names that `state` has for them.
+    """
+
+    state: dict[str, Any]
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor]
+
+
+def packed(
+    *,
+    step: int,
+    model_state: Mapping[str, Tensor],
+    ema_state: Mapping[str, Tensor] | None,
+    optimizer_state: Mapping[str, Any],
+    rng_state: Mapping[str, Any],
+    config: Mapping[str, Any],
+    extra: Mapping[str, Any],
+) -> Packed:
+    """The content of a checkpoint; for the arguments see `save_checkpoint`. Raises CheckpointError."""
     if unknown := sorted(set(ema_state or ()) - set(model_state)):
         raise CheckpointError(f"ema_state has {unknown[:3]}, which model_state lacks; use the model's own names")
+    weights: dict[str, Tensor] = {}
     training: dict[str, Tensor] = {}
     state = {
         "step": step,
@@ -163,31 +230,63 @@ def save_checkpoint(
         "model_state": _pack(dict(model_state), training, "model"),
         "optimizer_state": _pack(dict(optimizer_state), training, "optimizer"),
         "rng_state": _pack(dict(rng_state), training, "rng"),
+        "weights": _pack({**model_state, **(ema_state or {})}, weights, ""),
     }
-    weights: dict[str, Tensor] = {}
-    state["weights"] = _pack({**model_state, **(ema_state or {})}, weights, "")
-    folder = Path(folder)
-    again = [number + 1 for at, number in map(_order, _checkpoints(folder)) if at == step]
-    name = f"step-{step:08d}" + (f".{max(again)}" if again else "")  # never over the one that `latest` names
-    tmp = folder / f".tmp-{name}"
+    return Packed(state, weights, training)
+
+
+@contextmanager
+def saving(folder: Path, step: int) -> Iterator[None]:
+    """A block that writes a checkpoint. Raises CheckpointError for what the disk refuses."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _clean(folder)
-        _write(tmp, weights, training, state)
-        os.rename(tmp, folder / name)
-        fsync_folder(folder)
-        atomic_write(folder / "latest", f"{name}\n".encode())
-        for old in [p for p in _checkpoints(folder) if p.name != name][keep - 1 :]:
-            os.rename(old, folder / f".tmp-old-{old.name}")  # a half-deleted folder must not look like a checkpoint
-        _clean(folder)
+        yield
     except (OSError, SafetensorError) as e:
         advice = advice_for(e) if isinstance(e, OSError) else "free space, then run the same command again"
         raise CheckpointError(
             f"could not save step {step} under {folder}: {e}. Earlier checkpoints are untouched; {advice}"
         ) from e
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-    return folder / name
+
+
+def begin(folder: Path, step: int) -> Path:
+    """A new hidden folder for the checkpoint of `step`, which `finish` then moves into place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _clean(folder)
+    again = [number + 1 for at, number in map(_order, _checkpoints(folder)) if at == step]
+    name = f"step-{step:08d}" + (f".{max(again)}" if again else "")  # never over the one that `latest` names
+    tmp = folder / f".tmp-{name}"
+    tmp.mkdir()
+    return tmp
+
+
+def finish(tmp: Path, state: Mapping[str, Any], files: Mapping[str, Any], version: int, keep: int) -> Path:
+    """Completes a checkpoint that `begin` began, moves it into place, and keeps the `keep` newest. Returns its folder.
+
+    state: content of state.json.   files: size and SHA-256 of every other file, by name (`described`).
+    """
+    folder, final = tmp.parent, tmp.parent / tmp.name.removeprefix(".tmp-")
+    (tmp / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
+    listed = {STATE: described(tmp / STATE), **files}
+    head = {"format_version": version, "wamkit_version": wamkit_version(), "files": listed}
+    (tmp / MANIFEST).write_text(json.dumps(head | {"sha256": _digest(head)}, indent=2), encoding="utf-8")
+    for name in listed:
+        shutil.copymode(tmp / STATE, tmp / name)  # safetensors makes files that only their owner can read
+    for file in (p for p in tmp.rglob("*") if p.is_file()):
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())
+    for at in {(tmp / name).parent for name in listed}:
+        fsync_folder(at)
+    os.rename(tmp, final)
+    fsync_folder(folder)
+    atomic_write(folder / "latest", f"{final.name}\n".encode())
+    for old in [p for p in _checkpoints(folder) if p != final][keep - 1 :]:
+        os.rename(old, folder / f".tmp-old-{old.name}")  # a half-deleted folder must not look like a checkpoint
+    _clean(folder)
+    return final
+
+
+def described(file: Path) -> dict[str, Any]:
+    """Size and SHA-256 of a file, as a manifest has them."""
+    return {"size": file.stat().st_size, "sha256": _sha256(file)}
 
 
 def has_checkpoint(folder: str | Path) -> bool:
@@ -202,13 +301,13 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises CheckpointError if there is no checkpoint, if the manifest is damaged, and for one that a newer wamkit wrote.
     """
     path = _locate(Path(folder))
-    with _explained(path, SERVED):
+    with _explained(path):
         return _manifest(path)
 
 
 def read_state(manifest: Manifest) -> State:
     """Step, configuration and extras. Raises CheckpointError if their file is missing or altered."""
-    with _explained(manifest.path, SERVED):
+    with _explained(manifest.path):
         state = _json(manifest)
         return State(state["step"], *(_restored(manifest, state, key) for key in ("config", "extra")))
 
@@ -218,7 +317,7 @@ def read_layout(manifest: Manifest) -> dict[str, Layout]:
 
     Raises CheckpointError if the file is missing, of another size than the manifest has, or no file of weights.
     """
-    with _explained(manifest.path, SERVED):
+    with _explained(manifest.path):
         header = _header(_sized(manifest, WEIGHTS))
         return named(_json(manifest)["weights"], header, manifest.path / STATE)
 
@@ -236,30 +335,43 @@ def named(nodes: Mapping[str, Any], header: Mapping[str, Layout], where: Path) -
 
 def served(manifest: Manifest) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The content of state.json, and the tensors of the weights by their names there. Raises CheckpointError."""
-    with _explained(manifest.path, SERVED):
+    with _explained(manifest.path):
         return _json(manifest), _tensors(manifest, WEIGHTS)
 
 
 def read_weights(manifest: Manifest) -> dict[str, Tensor]:
     """The weights for inference, by the model's own names. Raises CheckpointError if they are missing or altered."""
-    with _explained(manifest.path, SERVED):
+    with _explained(manifest.path):
         return _restored(manifest, _json(manifest), "weights", _tensors(manifest, WEIGHTS))
 
 
-def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint:
+def verify(manifest: Manifest, rank: int, size: int) -> None:
+    """Verifies every file of a checkpoint and its training state whose turn is that of process `rank` of `size`.
+
+    Raises CheckpointError for one that is missing or altered.
+    """
+    with _explained(manifest.path, training=True):
+        for name in manifest.names(training=True)[rank::size]:
+            _verify(manifest, name)
+
+
+def load_checkpoint(folder: str | Path, *, training: bool = False, place: Place | None = None) -> Checkpoint:
     """Reads and verifies a checkpoint, found as by `read_manifest`. With `training` the state for resuming is read too.
 
+    place: makes tensors for a training state in parts, of which several processes read their parts together, when each
+    has verified its share of the files (`verify`).
     Raises CheckpointError for a missing, truncated or altered file, naming it and the newest intact checkpoint beside
     it, and for one that a newer wamkit wrote. The training state is neither read nor verified unless asked for.
     """
     path = _locate(Path(folder))
-    with _explained(path, (*SERVED, TRAINING) if training else SERVED):
+    with _explained(path, training):
         manifest = _manifest(path)
         state = _json(manifest)
-        weights = _restored(manifest, state, "weights", _tensors(manifest, WEIGHTS))
+        together = place if training and manifest.parts else None
+        weights = _restored(manifest, state, "weights", _weights(manifest, together))
         resume = {}
         if training:
-            tensors = _tensors(manifest, TRAINING)
+            tensors = _training(manifest, together)
             keys = ("model_state", "optimizer_state", "rng_state")
             resume = {key: _restored(manifest, state, key, tensors) for key in keys}
             resume["ema_state"] = None if state.get("ema") is None else _picked(manifest, weights, state["ema"])
@@ -267,28 +379,35 @@ def load_checkpoint(folder: str | Path, *, training: bool = False) -> Checkpoint
     return Checkpoint(path, state["step"], weights, config, extra, **resume)
 
 
-def _write(tmp: Path, weights: dict[str, Tensor], training: dict[str, Tensor], state: dict[str, Any]) -> None:
-    tmp.mkdir()
-    (tmp / STATE).write_text(json.dumps(state, allow_nan=False), encoding="utf-8")
-    for name, tensors in ((WEIGHTS, weights), (TRAINING, training)):
-        save_file(tensors, tmp / name)
-        shutil.copymode(tmp / STATE, tmp / name)  # safetensors makes files that only their owner can read
-    files = {n: {"size": (tmp / n).stat().st_size, "sha256": _sha256(tmp / n)} for n in (STATE, WEIGHTS, TRAINING)}
-    head = {"format_version": FORMAT_VERSION, "wamkit_version": wamkit_version(), "files": files}
-    (tmp / MANIFEST).write_text(json.dumps(head | {"sha256": _digest(head)}, indent=2), encoding="utf-8")
-    for file in tmp.iterdir():
-        with open(file, "rb") as f:
-            os.fsync(f.fileno())
-    fsync_folder(tmp)
+def _weights(manifest: Manifest, place: Place | None) -> dict[str, Tensor]:
+    if place is None:
+        return _tensors(manifest, WEIGHTS)
+    from wamkit.runs.parts import read_parts
+
+    return read_parts(_sized(manifest, WEIGHTS).parent, lambda name, *kind: place(f"ema.{name}", *kind))
+
+
+def _training(manifest: Manifest, place: Place | None) -> dict[str, Tensor]:
+    if not manifest.parts:
+        return _tensors(manifest, TRAINING)
+    from wamkit.runs.parts import read_parts
+
+    files = [(_verify if place is None else _sized)(manifest, name) for name in manifest.parts]
+    if unlisted := sorted({p.name for p in files[0].parent.iterdir()} - {p.name for p in files}):
+        raise _Damaged(f"{files[0].parent} holds {unlisted[0]}, which {MANIFEST} does not list")
+    return read_parts(files[0].parent, place)
 
 
 @contextmanager
-def _explained(path: Path, names: Sequence[str]) -> Iterator[None]:
-    """Adds to errors about the checkpoint `path` what to do; `names` are the files that another one needs to help."""
+def _explained(path: Path, training: bool = False) -> Iterator[None]:
+    """Adds to errors about the checkpoint `path` what to do.
+
+    training: another one helps only if training can go on from it.
+    """
     try:
         yield
     except _Damaged as e:
-        raise CheckpointError(f"{e}{_advice(path.parent, path.name, names)}") from None
+        raise CheckpointError(f"{e}{_advice(path.parent, path.name, training)}") from None
     except StoreError as e:
         raise CheckpointError(str(e)) from e
     except (OSError, SafetensorError) as e:
@@ -310,10 +429,10 @@ def _manifest(path: Path) -> Manifest:
         raise _Damaged(f"{path / MANIFEST} is damaged: its own checksum does not match")
     if not isinstance(head.get("format_version"), int):
         raise _Damaged(f"{path / MANIFEST}: format_version is {head.get('format_version')!r}, not a number")
-    if head["format_version"] > FORMAT_VERSION:
+    if head["format_version"] > NEWEST_FORMAT:
         raise CheckpointError(
             f"{path} was written by wamkit {head.get('wamkit_version')} in checkpoint format {head['format_version']}; "
-            f"this is wamkit {wamkit_version()}, which reads formats up to {FORMAT_VERSION}: upgrade wamkit"
+            f"this is wamkit {wamkit_version()}, which reads formats up to {NEWEST_FORMAT}: upgrade wamkit"
         )
     listed = head.get("files")
     manifest = Manifest(path, hashlib.sha256(raw).hexdigest(), listed if isinstance(listed, dict) else {})
@@ -339,7 +458,8 @@ def _sized(manifest: Manifest, name: str) -> Path:
     """A file of a checkpoint. Raises _Damaged unless it is there, of the size that was written and that is read."""
     file, (size, _) = manifest.path / name, _listed(manifest, name)
     if not file.is_file():
-        answers = ": the run answers without it, but cannot be trained on" if name == TRAINING else ""
+        training = name == TRAINING or PART.fullmatch(name)
+        answers = ": the run answers without it, but cannot be trained on" if training else ""
         raise _Damaged(f"{file} is missing{answers}")
     if (found := file.stat().st_size) != size:
         raise _Damaged(f"{file} has {found} bytes, {size} were written")
@@ -415,18 +535,18 @@ def _tensors(manifest: Manifest, name: str) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in load_file(file).items()}  # a copy: load_file maps the file, which may change
 
 
-def _advice(folder: Path, bad: str, names: Sequence[str] = SERVED) -> str:
+def _advice(folder: Path, bad: str, training: bool = False) -> str:
     """Advice about a damaged checkpoint: the newest intact one beside it, if there is any."""
     for other in _checkpoints(folder):
-        if other.name != bad and _usable(other, names):
+        if other.name != bad and _usable(other, training):
             return f"; {other} is intact: load that, or write {other.name!r} into {folder / 'latest'} to go on from it"
     return "; no other intact checkpoint stands beside it: restore the file from a copy, or train again"
 
 
-def _usable(path: Path, names: Sequence[str]) -> bool:
+def _usable(path: Path, training: bool) -> bool:
     try:
         manifest = _manifest(path)
-        for name in names:
+        for name in manifest.names(training):
             _verify(manifest, name)
     except (CheckpointError, StoreError, OSError):
         return False
@@ -442,7 +562,7 @@ def _locate(given: Path) -> Path:
         if not found:
             raise CheckpointError(f"no checkpoint in {given}: expected a file `latest` or a folder step-00000000 in it")
         return found[0]
-    with _explained(folder, SERVED):
+    with _explained(folder):
         name = read_bytes(folder / "latest", 4096).decode(errors="replace").strip()
     if not NAME.fullmatch(name) or not (folder / name).is_dir():
         raise CheckpointError(
@@ -456,7 +576,7 @@ def _pack(value: Any, tensors: dict[str, Tensor] | None, where: str) -> Any:
     if isinstance(value, Tensor) and tensors is not None:
         while where in tensors:  # {"a.b": x, "a": {"b": y}}
             where += "'"
-        tensors[where] = torch.clone(value.detach().cpu(), memory_format=torch.contiguous_format)
+        tensors[where] = value.detach()
         node: dict[str, Any] = {"__tensor__": where}
         if not value.is_contiguous():
             # safetensors keeps no memory layout, and fused AdamW on the CPU silently computes nonsense when the layouts

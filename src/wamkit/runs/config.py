@@ -117,6 +117,9 @@ class TrainConfig(cfg.Checked):
     checkpoint_activations: bool = False
     """Backward passes compute the activations of a block again, in place of keeping them: less memory, a third more
     arithmetic, the same gradients."""
+    compile: bool = False
+    """Blocks of the backbones are compiled (torch.compile), one by one: faster on GPUs after minutes of waiting, with
+    sums in another order. Needs a C++ compiler; several threads of a CPU wait for one another while it works."""
     replicas: cfg.Count = 1
     """Under torchrun: groups of processes that each hold all weights (HSDP), so that weights travel within a group
     alone. 1: all processes divide one copy."""

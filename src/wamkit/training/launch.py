@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from wamkit.data.loading.windows import Frames
 from wamkit.families.base import Family
 from wamkit.files import cache_folder, read_json
 from wamkit.hub.names import hub_name, named, origin
-from wamkit.nn.backbones.video_model import other_weights, video_model
+from wamkit.nn.backbones.video_model import other_weights, video_model, weights_later
 from wamkit.runs.base_model import base_of, video_backbone
 from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
@@ -160,8 +160,7 @@ def make_trainer(
         config["base"] = base
     if world.size > 1:
         config[PROCESSES] = world.size
-    # Released weights are not read where those of another run, or of this one's checkpoint, come in their place.
-    with other_weights() if start is not None or has_checkpoint(Path(out)) else nullcontext():
+    with _weights(start, has_checkpoint(Path(out)), world):
         model = build(run, opened.spec, opened.statistics)
     if start is not None:
         config["start"] = start.described
@@ -174,6 +173,15 @@ def make_trainer(
     if world.size == 1 and (note := large_images(run, opened.spec, trainer)):
         print(note, flush=True)
     return trainer
+
+
+def _weights(start: Start | None, begun: bool, world: World) -> AbstractContextManager[None]:
+    """The block in which a model is built: released weights are not read where those of another run, or of this one's
+    checkpoint, come in their place, and several processes read each its part."""
+    later = world.size > 1 and (start is None or start.run is None)
+    if start is not None or begun:
+        return other_weights(later)
+    return weights_later() if later else nullcontext()
 
 
 def _optional_views(frames: Frames | Mixture, spec: Spec, drop_view: float) -> list[str]:

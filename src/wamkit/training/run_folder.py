@@ -15,8 +15,18 @@ from typing import Any
 from wamkit import old_names
 from wamkit.config import save_json, sealed
 from wamkit.files import StoreError, WriteError, check_place, exclusive, read_json, write_error
-from wamkit.runs.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, save_checkpoint
+from wamkit.runs.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    Place,
+    has_checkpoint,
+    load_checkpoint,
+    read_manifest,
+    save_checkpoint,
+    verify,
+)
 from wamkit.training.metrics import METRICS
+from wamkit.training.world import World
 from wamkit.types import WamkitError
 
 CONFIG = "config.json"
@@ -75,19 +85,31 @@ class RunFolder:
         """Writes config.json."""
         save_json(self.path / CONFIG, sealed({"command": self.command} | self.config))
 
-    def save(self, **state: Any) -> None:
-        """Adds a checkpoint; `state` are further arguments of `save_checkpoint`."""
-        save_checkpoint(self.path / "checkpoints", config=self.config, **state)
+    def save(self, world: World = World(), **state: Any) -> None:  # noqa: B008 (frozen)
+        """Adds a checkpoint; `state` are further arguments of `save_checkpoint`.
 
-    def load(self) -> Checkpoint | None:
+        world: the processes that call this, each with its part of the state.
+        """
+        folder = self.path / "checkpoints"
+        if world.size == 1:
+            save_checkpoint(folder, config=self.config, **state)
+        else:
+            from wamkit.training.sharded_checkpoint import save_sharded
+
+            save_sharded(folder, world, config=self.config, **state)
+
+    def load(self, world: World = World(), place: Place | None = None) -> Checkpoint | None:  # noqa: B008 (frozen)
         """The newest checkpoint with its training state, or None.
 
+        world: the processes that call this.   place: makes tensors that each of them reads its part into.
         Raises WamkitError if it belongs to another configuration. More steps are none, once the earlier ones are done:
         the run is then trained further.
         """
         if not has_checkpoint(self.path):
             return None
-        saved = load_checkpoint(self.path, training=True)
+        if world.size > 1:
+            self._verify(world)
+        saved = load_checkpoint(self.path, training=True, place=place)
         before, now = map(old_names.without_added, (old_names.run_config(saved.config), self.config))
         if (then := before.pop(PROCESSES, 1)) != (count := now.pop(PROCESSES, 1)):
             print(
@@ -113,6 +135,16 @@ class RunFolder:
                 "choose another --out, or the same options"
             )
         return saved
+
+    def _verify(self, world: World) -> None:
+        """Raises CheckpointError in all processes if a file of the newest checkpoint is damaged. Each looks at some."""
+        problem = ""
+        try:
+            verify(read_manifest(self.path), world.rank, world.size)
+        except CheckpointError as error:
+            problem = str(error)
+        if problem := world.agreed(problem):
+            raise CheckpointError(problem)
 
 
 def digest(config: Mapping[str, Any]) -> str:

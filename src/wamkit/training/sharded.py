@@ -22,11 +22,16 @@ from torch.distributed.tensor import DTensor
 
 from wamkit.config import ConfigError, check_multiple
 from wamkit.families.base import Family, Stage
+from wamkit.nn.backbones.video_dit import Parts
+from wamkit.nn.parameters import set_parameter
 from wamkit.runs.checkpoint import Checkpoint
 from wamkit.runs.config import TrainConfig
+from wamkit.runs.parts import read_into
+from wamkit.runs.run import find_device
 from wamkit.training.ema import MovingAverage
 from wamkit.training.optim import Muon, divided, orthogonalise
 from wamkit.training.precision import uses_bf16
+from wamkit.training.sharded_checkpoint import whole
 from wamkit.training.step import StepResult, Strategy, finite
 from wamkit.training.world import World
 from wamkit.types import Batch
@@ -82,23 +87,34 @@ def parallelise(model: Family, mesh: DeviceMesh, config: TrainConfig) -> None:
         register_fsdp_forward_method(model, name)
 
 
+def materialise(model: Family, device: torch.device) -> None:
+    """Gives memory to divided weights that were built without, and reads this process' part of released ones.
+
+    Raises WamkitError for files that lack some of them.
+    """
+    for parts in [m for m in model.modules() if isinstance(m, Parts)]:
+        own = {name: p for name, p in parts.named_parameters() if p.is_meta}
+        for name, p in own.items():
+            own[name] = set_parameter(parts, name, torch.empty_like(p, device=device), p.requires_grad)
+        if parts.unread is None:
+            continue
+        wanted: dict[str, list[Tensor]] = {}
+        for name, of in parts.unread.names.items():
+            wanted.setdefault(of, []).append(own[name].detach())
+        folder, parts.unread = parts.unread.folder, None
+        read_into({of: every[0] for of, every in wanted.items()}, folder)
+        for first, *others in wanted.values():
+            for other in others:
+                other.copy_(first)
+
+
 def blank(model: Family) -> Family:
     """A copy of `model` without the memory of its weights."""
     shapes = {id(p): nn.Parameter(p.detach().to("meta"), requires_grad=False) for p in model.parameters()}
     copied = copy.deepcopy(model, shapes)
     for name in copied.frozen:  # which a copy shares
-        _set(copied, name, copied.get_parameter(name).detach().to("meta"))
+        set_parameter(copied, name, copied.get_parameter(name).detach().to("meta"))
     return copied
-
-
-def _set(model: nn.Module, name: str, value: Tensor) -> None:
-    place, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(place), leaf, nn.Parameter(value, requires_grad=False))
-
-
-def whole(x: Any) -> Any:
-    """All of a divided tensor, in all processes."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def gathered(x: Any, first: bool) -> Any:
@@ -165,7 +181,7 @@ class ShardedAverage(MovingAverage):
         if not first:
             return served
         for name, x in released.items():
-            _set(served, name, x)
+            set_parameter(served, name, x)
         served.load_state_dict(state, assign=True)
         return served.to(next(model.parameters()).device).eval()
 
@@ -188,7 +204,9 @@ class Sharded(Strategy):
         self.world, self._blank = world, blank(model)
         mesh = make_mesh(config, world)
         parallelise(model, mesh, config)
+        materialise(model, find_device(config.device))
         super().__init__(model, config, muon=partial(ShardedMuon, group=mesh["shard"].get_group()))
+        self.place, self._own = self._placed, model.state_dict()
 
     def moving_average(self) -> MovingAverage:
         return ShardedAverage(self.model, self.config.ema, self._blank)
@@ -219,17 +237,19 @@ class Sharded(Strategy):
         if self.model.codec is None or not self.model.codec.pretrained:
             for name, x in self.model.named_parameters():
                 if not name.startswith(stage.prefixes):
-                    _set(found, name, whole(x.detach()))
+                    set_parameter(found, name, whole(x.detach()))
         return found
 
-    def state(self) -> dict[str, Any]:
-        """As of every strategy, in whole tensors, in the first process; others help, and have empty ones."""
-        first = self.world.first
-        return {
-            "model_state": {name: gathered(x, first) for name, x in self.model.state_dict().items()},
-            "ema_state": self.average.whole(first),  # type: ignore[attr-defined]
-            "optimizer_state": _mapped(self.optimizer.state_dict(), partial(gathered, first=first)),
-        }
+    def _placed(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """An empty tensor, divided as the weight is that the saved tensor belongs to. See `runs.checkpoint.Place`."""
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            part, _, number, _ = rest.split(".")
+            like = self.optimizer.parts[int(part)].param_groups[0]["params"][int(number)]
+        else:
+            like = self._own.get(rest)
+        divided = isinstance(like, DTensor) and like.shape == shape
+        return torch.empty_like(like, dtype=dtype) if divided else torch.empty(shape, dtype=dtype)
 
     @torch.no_grad()
     def load_state(self, saved: Checkpoint) -> None:
@@ -244,12 +264,3 @@ class Sharded(Strategy):
         own = self.model.state_dict()
         for name, x in self.average.state.items():
             own[name].copy_(x)
-
-
-def _mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Nested dictionaries and lists with every tensor replaced by what `function` makes of it."""
-    if isinstance(value, Mapping):
-        return {key: _mapped(x, function) for key, x in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_mapped(x, function) for x in value)
-    return function(value) if isinstance(value, Tensor) else value

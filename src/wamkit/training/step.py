@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from wamkit.config import ConfigError
 from wamkit.families.base import Family, Stage
-from wamkit.runs.checkpoint import Checkpoint
+from wamkit.runs.checkpoint import Checkpoint, Place
 from wamkit.runs.config import TrainConfig
+from wamkit.training.blocks import change_blocks
 from wamkit.training.ema import MovingAverage
 from wamkit.training.optim import Muon, Optimizer, muon_matrices
 from wamkit.training.precision import autocast
@@ -69,6 +69,9 @@ class Step(Protocol):
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that this strategy owns, as arguments of `runs.checkpoint.save_checkpoint`."""
 
+    place: Place | None
+    """Makes tensors for a process' part of a checkpoint; None where a process has all of it."""
+
     def load_state(self, saved: Checkpoint) -> None:
         """Restores what `state` gave, to the bit."""
 
@@ -79,21 +82,12 @@ class Step(Protocol):
 def make_step(model: Family, config: TrainConfig, world: World = World()) -> Step:  # noqa: B008 (frozen)
     """The strategy for `config.device`: threads for "cpu", one plain pass for every other, "cpu:0" among them; that of
     several processes in a larger world."""
-    if config.checkpoint_activations:
-        _recompute(model)
+    change_blocks(model, config)
     if world.size > 1:
         from wamkit.training.sharded import Sharded
 
         return Sharded(model, config, world)
     return (CpuThreads if config.device == "cpu" else SingleDevice)(model, config)
-
-
-def _recompute(model: Family) -> None:
-    """Has the blocks of the backbones compute their activations again in backward passes."""
-    for backbone in model.backbones:
-        for layer in backbone.layers():  # nothing in them is random, so no state of a generator is kept either
-            again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
-            layer.forward = partial(again, layer.forward)  # type: ignore[method-assign]
 
 
 def check_learns(model: Family) -> None:
@@ -130,6 +124,8 @@ def with_prefix(batch: Batch, longest: int, generator: torch.Generator) -> Batch
 
 class Strategy:
     """State and losses that all strategies share."""
+
+    place: Place | None = None
 
     def __init__(self, model: Family, config: TrainConfig, shards: int = 1, muon: Callable[..., Muon] = Muon):
         self.model, self.config = model, config

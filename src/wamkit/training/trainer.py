@@ -99,7 +99,9 @@ class Trainer:
             )
         check_prefix(model, config.prefix)
         check_learns(model)
-        self.model, self.config, self.folder = model.to(find_device(config.device)), config, folder
+        device = find_device(config.device)
+        # Of a model that is divided, no process has room for more than its part.
+        self.model, self.config, self.folder = model.to(device) if world.size == 1 else model, config, folder
         self.trackers, self.held_out, self.world = tuple(trackers), held_out, world
         augment = Augment(config.shift, config.colour, config.drop_view)
         self.windows = frames.windows(model.spec, seed=config.seed, batch_size=config.batch_size, augment=augment)
@@ -242,14 +244,13 @@ class Trainer:
         place = {"seed": self.config.seed, "step": self.step}
         times = {"elapsed_s": self.elapsed_s, "cpu_s": sum(self.world.all(self.cpu_s))}
         extra = times | {"loader": place} | ({"began": self.began} if self.began else {})
-        state = self.strategy.state()
+        self.folder.save(self.world, step=self.step, rng_state=place, extra=extra, **self.strategy.state())
         if self.world.first:
-            self.folder.save(step=self.step, rng_state=place, extra=extra, **state)
             metrics.tracking.commit()
         self.world.wait()
 
     def _resume(self) -> None:
-        if (saved := self.folder.load()) is not None:
+        if (saved := self.folder.load(self.world, self.strategy.place)) is not None:
             self.strategy.load_state(saved)
             self.step, self.elapsed_s = saved.step, saved.extra["elapsed_s"]
             self.cpu_s = saved.extra.get("cpu_s", self.elapsed_s) if self.world.first else 0.0  # their sum is saved

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 TIMEOUT = timedelta(hours=2)
 """Longest wait for another process, which validates or saves alone; then a process ends with an error. One that dies is
 noticed at once."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,21 @@ class World:
         found = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(found, padded)
         return torch.cat([x[:n] for x, n in zip(found, lengths, strict=True)])
+
+    def by_first(self, function: Callable[[], T]) -> T:
+        """The result of `function` in the first process. An OSError or WamkitError of it is raised in all processes."""
+        if self.size == 1:
+            return function()
+        told: list[Any] = [None, None]
+        if self.first:
+            try:
+                told[0] = function()
+            except (OSError, WamkitError) as error:
+                told[1] = error
+        dist.broadcast_object_list(told)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
 
     def wait(self) -> None:
         """Waits until all processes are here."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from wamkit.nn.options import LoraConfig
+from wamkit.nn.parameters import set_parameter
 from wamkit.types import WamkitError
 
 TARGETS = r".*blocks\.\d+\.(attn[12]\.to_(q|k|v|out\.0)|ffn?\.net\.(0\.proj|2))"
@@ -20,9 +22,15 @@ def add_adapters(model: nn.Module, config: LoraConfig) -> None:
         from peft import inject_adapter_in_model
     except ImportError as error:
         raise WamkitError("backbone.lora needs peft: pip install 'wamkit[pretrained]'") from error
-    inject_adapter_in_model(
-        PeftConfig(r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=TARGETS), model
-    )
+    options = PeftConfig(r=config.rank, lora_alpha=config.alpha or config.rank, target_modules=TARGETS)
+    # Adapters are made where the weights beside them are. Those without memory are stood in for by one number.
+    empty = {name: p for name, p in model.named_parameters() if p.is_meta}
+    for name, p in empty.items():
+        set_parameter(model, name, torch.empty(()).expand(p.shape))
+    inject_adapter_in_model(options, model)
+    for name in [name for name, _ in model.named_parameters()]:
+        if (before := name.replace(".base_layer.", ".")) in empty and ADAPTER not in name:
+            set_parameter(model, name, empty[before])
 
 
 def merge_adapters(model: nn.Module) -> None:

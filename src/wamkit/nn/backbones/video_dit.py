@@ -20,6 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from wamkit.nn.attention_mask import ACTION, FUTURE, TEXT
 from wamkit.nn.backbones.base import Backbone, Cache, SequenceBackbone, Tokens
+from wamkit.nn.backbones.lora import ADAPTER
 from wamkit.nn.backbones.transformer import attention_bias
 from wamkit.types import WamkitError
 
@@ -62,6 +64,16 @@ class Times:
     block: Tensor
 
 
+class Unread(NamedTuple):
+    """Released weights that a model begins with, and that were not read yet.
+
+    folder: of the files.   names: of tensors in them, by the names of `Parts`' parameters.
+    """
+
+    folder: Path
+    names: Mapping[str, str]
+
+
 class Parts(nn.Module, ABC):
     """The pieces of one pretrained model that the loop calls, in the order of a forward pass.
 
@@ -69,14 +81,26 @@ class Parts(nn.Module, ABC):
         features.
     acting: an embedding of the noise levels of actions, where these are among the tokens of a video (LingBot-VA).
     plain: outputs of tokens beside a video's are those of the last block, not normed (DreamZero).
+    model: the network of `diffusers`.   unread: its weights, where it was built without.
     """
 
+    model: Any
+    unread: Unread | None = None
     width: int
     heads: int
     channels: int
     text_dim: int
     acting: nn.Module | None
     plain: bool = False
+
+    def released_names(self) -> dict[str, str]:
+        """Names of tensors in released files, by those of the parameters here that begin as they are."""
+        modules, names = dict(self.named_modules()), [name for name, _ in self.named_parameters()]
+        found = {name: name for name in names if name.startswith("model.") and ADAPTER not in name}
+        if self.acting is not None:
+            begins = next(name for name, module in modules.items() if module is self.embedder)
+            found |= {n: n.replace("acting", begins, 1) for n in names if n.startswith("acting.")}
+        return {n: of.removeprefix("model.").replace(".base_layer.", ".") for n, of in found.items()}
 
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:

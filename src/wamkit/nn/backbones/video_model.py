@@ -11,11 +11,11 @@ import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -28,8 +28,8 @@ from wamkit.hub.folders import PICKLES, model_folder
 from wamkit.nn.autoencoders.wan import WanAutoencoder
 from wamkit.nn.backbones.lora import add_adapters
 from wamkit.nn.backbones.released import RELEASED
-from wamkit.nn.backbones.video_dit import Parts, Rope
-from wamkit.nn.diffusers_weights import diffusers, load_weights
+from wamkit.nn.backbones.video_dit import Parts, Rope, Unread
+from wamkit.nn.diffusers_weights import diffusers, empty_weights, load_weights
 from wamkit.nn.encoders import IMAGE_ENCODER, ClipFeatures, PromptEncoder
 from wamkit.nn.options import BackboneConfig
 from wamkit.nn.tokens import canvas
@@ -153,25 +153,34 @@ class VideoModel(ABC):
         """The transformer with its released weights, and adapters where `config` has some; new for every call.
 
         acts: actions are tokens of this transformer, not of an expert beside it.
-        On torch's meta device, and inside of `other_weights`, it is built from its configuration alone. Raises
-        WamkitError where its weights cannot be read.
+        On torch's meta device, and inside of `other_weights`, it is built from its configuration alone; inside of
+        `weights_later` without memory for its weights. Raises WamkitError where its weights cannot be read.
         """
-        kind = getattr(diffusers(), self.kind)
-        frozen = config.freeze or config.lora.rank
-        if torch.empty(0).is_meta or not (_LOADS.get() or frozen):
-            model = kind.from_config(dict(self.config) | self.image_branch())
-        elif self._images:
+        kind, weights = getattr(diffusers(), self.kind), _WEIGHTS.get()
+        frozen = bool(config.freeze or config.lora.rank)
+        begins = weights.begins or frozen  # with released weights
+        if torch.empty(0).is_meta:
+            begins = False
+        elif self._images and begins:
             raise WamkitError(
                 f"{self.path} was released without an image branch, so neither it nor adapters can stand on it: leave "
                 "out backbone.image_encoder, or backbone.lora.rank and backbone.freeze"
             )
-        else:
+        if begins and not weights.later:
             model = load_weights(kind, self.folder / "transformer", f"{self.path}: the weights in transformer/")
+        else:
+            with empty_weights() if weights.later else nullcontext():
+                model = kind.from_config(dict(self.config) | self.image_branch())
         if frozen:
             model.requires_grad_(False)
         if config.lora.rank:
             add_adapters(model, config.lora)
-        return self.describe(model, config, acts)
+        parts = self.describe(model, config, acts)
+        if begins and weights.later:
+            released = parts.released_names()
+            own = {name for name, p in parts.named_parameters() if weights.begins or not p.requires_grad}
+            parts.unread = Unread(self.folder / "transformer", {n: of for n, of in released.items() if n in own})
+        return parts
 
     def image_branch(self) -> dict[str, Any]:
         """Entries of the transformer's configuration for its image branch. Raises ConfigError for a kind without."""
@@ -224,17 +233,42 @@ VIDEO_MODELS: Registry[type[VideoModel]] = Registry("video model", "wamkit.video
 """Released video models by name. Packages add theirs under the entry-point group `wamkit.video_models`."""
 
 
-_LOADS = ContextVar("loads", default=True)
+class _Weights(NamedTuple):
+    """Weights that transformers are built with.
+
+    begins: with released ones; others replace them after building otherwise.
+    later: without memory for any, which `Parts.unread` names, or others replace.
+    """
+
+    begins: bool = True
+    later: bool = False
+
+
+_WEIGHTS = ContextVar("weights", default=_Weights())  # noqa: B039 (a tuple)
 
 
 @contextmanager
-def other_weights() -> Iterator[None]:
-    """A block in which transformers are built for weights that are loaded after it, so that released ones are not."""
-    token = _LOADS.set(False)
+def other_weights(later: bool = False) -> Iterator[None]:
+    """A block in which transformers are built for weights that are loaded after it, so that released ones are not.
+
+    later: as in `weights_later`.
+    """
+    token = _WEIGHTS.set(_Weights(False, later))
     try:
         yield
     finally:
-        _LOADS.reset(token)
+        _WEIGHTS.reset(token)
+
+
+@contextmanager
+def weights_later() -> Iterator[None]:
+    """A block in which transformers are built on torch's meta device: several processes then divide them, and read
+    released weights each in its part (`Parts.unread`)."""
+    token = _WEIGHTS.set(_Weights(True, True))
+    try:
+        yield
+    finally:
+        _WEIGHTS.reset(token)
 
 
 @lru_cache(maxsize=8)
