@@ -51,6 +51,15 @@ def test_images_give_the_bytes_that_the_loader_makes_of_a_recording(size):
     assert np.array_equal(ImageTransform(*size)(recorded), decode_video(video, 10, [0, 1, 2], (48, 48), size))
 
 
+def test_images_of_any_memory_layout_give_the_same_bytes():
+    """Cameras and messages have colour last."""
+    image = grainy_frames(1, 3, 48)
+    flat = np.ascontiguousarray(image)
+    last = np.ascontiguousarray(np.moveaxis(flat, -3, -1))
+    for size in ((16, 16), (17, 23), (96, 128)):
+        assert np.array_equal(ImageTransform(*size)(np.moveaxis(last, -1, -3)), ImageTransform(*size)(flat))
+
+
 def test_resizing_averages_areas_and_leaves_images_of_the_size_alone():
     image = np.zeros((2, 1, 3, 4, 8), np.uint8)
     image[..., :2, :] = 200

@@ -157,11 +157,17 @@ class Inputs:
 
     def observation(self, request: Mapping[Any, Any]) -> Observation:
         """The observation of a request, its images as the network takes them. Raises ObservationError."""
-        obs = self.read(request)
-        return obs if self.image is None else replace(obs, images=fitted_images(obs.images, self.image, "request"))
+        views, obs = self._read(request)
+        images = _stacked(views) if self.image is None else fitted_images(views, self.image, "request")
+        return replace(obs, images=images)
 
     def read(self, request: Mapping[Any, Any]) -> Observation:
         """The observation of a request, its images as they came. Raises ObservationError."""
+        views, obs = self._read(request)
+        return replace(obs, images=_stacked(views))
+
+    def _read(self, request: Mapping[Any, Any]) -> tuple[tuple[np.ndarray, ...], Observation]:
+        """The images as they came, and an observation without them. Raises ObservationError."""
         images, seen = [], []
         for camera in self.cameras:
             key = self.keys.image(camera)
@@ -175,8 +181,7 @@ class Inputs:
                 f"there is no image: expected one of {', '.join(map(self.keys.image, self.cameras))}"
             )
         size = next(x.shape for x in images if x is not None)
-        every = tuple(np.zeros(size, np.uint8) if x is None else x for x in images)
-        views = np.stack(every) if len({x.shape for x in every}) == 1 else every
+        views = tuple(np.zeros(size, np.uint8) if x is None else x for x in images)
         text = _entry(request, self.keys.prompt)
         if text is None and self.prompt:
             text = self.prompt
@@ -185,7 +190,7 @@ class Inputs:
                 f"{self.keys.prompt}: expected an instruction of 1 to {MAX_TEXT} characters, got {_said(text)}"
             )
         valid = None if all(seen) else np.array(seen)
-        return Observation(views, self._state(request), text, view_valid=valid)  # type: ignore[arg-type]
+        return views, Observation(np.zeros(0, np.uint8), self._state(request), text, view_valid=valid)
 
     def _state(self, request: Mapping[Any, Any]) -> np.ndarray:
         parts = []
@@ -277,14 +282,19 @@ def _entry(request: Mapping[Any, Any], key: str) -> Any:
 
 
 def _image(key: str, value: Any) -> np.ndarray:
-    """An image as uint8 (3, H, W), from (H, W, 3) or (3, H, W)."""
+    """A view of an image as uint8 (3, H, W), from (H, W, 3) or (3, H, W)."""
     good = isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3
     if not good or 3 not in (value.shape[0], value.shape[-1]):
         raise ObservationError(f"{key}: expected uint8 (H, W, 3), got {_said(value)}")
     image = value.transpose(2, 0, 1) if value.shape[-1] == 3 else value
     if not all(1 <= side <= MAX_SIDE for side in image.shape[1:]):
         raise ObservationError(f"{key}: sides of 1 to {MAX_SIDE} pixels are taken, got {_said(value)}")
-    return np.ascontiguousarray(image)
+    return image
+
+
+def _stacked(views: Sequence[np.ndarray]) -> Any:
+    """Copies of images, as one array where they have one size."""
+    return np.stack(views) if len({x.shape for x in views}) == 1 else tuple(map(np.ascontiguousarray, views))
 
 
 def _said(value: Any) -> str:

@@ -15,8 +15,9 @@ import logging
 import signal
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,8 @@ OPTIONS = (
 """Options of a request, in its entry `wamkit`."""
 IN_FLIGHT = 2
 """Requests of a connection that are read before an earlier one is answered."""
+AT_ONCE = 1 << 20
+"""Bytes of a message that is read where it arrives, in less time than another thread takes to begin with it."""
 _LOG = logging.getLogger("wamkit.serving")
 
 
@@ -299,9 +302,11 @@ class PolicyServer:
                 tasks: list[asyncio.Task[Any]] = [group.create_task(self._send(connection, replies, own))]
                 async for message in connection:
                     self._owed[own] += 1
-                    # Reading and resizing large images takes its time, and others wait for this thread.
-                    read = asyncio.ensure_future(asyncio.to_thread(self._read, message))
-                    await asyncio.wait([read])
+                    read: Callable[[], _Asked | _Reset] = partial(self._read, message)
+                    if len(message) > AT_ONCE:  # it takes its time, and others wait for this thread
+                        elsewhere = asyncio.ensure_future(asyncio.to_thread(read))
+                        await asyncio.wait([elsewhere])
+                        read = elsewhere.result
                     tasks = [task for task in tasks if not task.done()]
                     tasks.append(group.create_task(self._reply(read, own)))
                     await replies.put(tasks[-1])
@@ -324,10 +329,10 @@ class PolicyServer:
             await connection.send(await reply)
             self._owed[own] -= 1
 
-    async def _reply(self, read: asyncio.Future[_Asked | _Reset], own: str) -> str | bytes:
-        """The frame that answers what was read: bytes for an answer, a line of text for an error."""
+    async def _reply(self, read: Callable[[], _Asked | _Reset], own: str) -> str | bytes:
+        """The frame that answers what `read` gives: bytes for an answer, a line of text for an error."""
         try:
-            asked = read.result()
+            asked = read()
             if isinstance(asked, _Reset):
                 self.sessions.end(own, asked.session or None)
                 return "reset successful"

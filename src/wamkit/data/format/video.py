@@ -275,14 +275,24 @@ class RgbConverter:
 
     def write_array(self, image: UInt8[np.ndarray, "3 h w"], out: UInt8[np.ndarray, "3 H W"]) -> None:
         """Writes an RGB image into `out`, with the same bytes as a decoded frame that holds it."""
-        self._write_planes(av.VideoFrame.from_ndarray(np.ascontiguousarray(image.transpose(1, 2, 0)), "gbrp"), out)
+        height, width = image.shape[1:]
+        frame = av.VideoFrame(width, height, "gbrp")
+        for channel, rows in zip((1, 2, 0), _planes(frame), strict=True):  # four times as fast as `from_ndarray`
+            rows[:] = image[channel]
+        self._write_planes(frame, out)
 
     def _write_planes(self, frame: av.VideoFrame, out: UInt8[np.ndarray, "3 H W"]) -> None:
         height, width = out.shape[1:]
         if (frame.height, frame.width) != (height, width):
             frame = reformatted(frame, self._sizes, height=height, width=width, interpolation="AREA")
-        for channel, plane in zip((1, 2, 0), frame.planes, strict=True):
-            out[channel] = np.frombuffer(plane, np.uint8).reshape(height, plane.line_size)[:, :width]
+        for channel, rows in zip((1, 2, 0), _planes(frame), strict=True):
+            out[channel] = rows
+
+
+def _planes(frame: av.VideoFrame) -> list[UInt8[np.ndarray, "H W"]]:
+    """The memory of the planes of a frame, green, blue and red."""
+    memory = [np.frombuffer(plane, np.uint8).reshape(frame.height, plane.line_size) for plane in frame.planes]  # type: ignore[call-overload]
+    return [rows[:, : frame.width] for rows in memory]
 
 
 def decoder_bytes(size: tuple[int, int]) -> int:
