@@ -175,14 +175,15 @@ def killed(args: Args, out: Path) -> dict[str, float]:
                 time.sleep(0.02)
             time.sleep(rng.random() * 3)
             victim, other = rng.sample(processes, 2)
-            if kills < args.kills and victim.is_alive():
+            if hit := kills < args.kills and victim.is_alive():
                 victim.kill()
                 began = time.monotonic()
                 other.join()
                 lived.append(time.monotonic() - began)
                 kills += 1
-            if set(ended(processes)) == {0}:
+            if set(codes := ended(processes)) == {0}:
                 break
+            assert hit, f"processes that nobody killed ended with {codes}"
         runs += 1
         found = load_checkpoint(folder / "run", training=True)
         same += all(torch.equal(x, found.model_state[n]) for n, x in whole_run.model_state.items())

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -191,6 +192,24 @@ def adapted(world: World, out: Path) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def further(world: World, out: Path) -> None:
+    """Twelve steps of AdamW, by however many processes; a call takes three where a file says so."""
+    config = dataclasses.replace(LONGER, optimizer="adamw")
+    for progress in trainer(out / "run", world, config).steps():
+        if progress.step % 3 == 2 and (out / "stop").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def changed(world: World, out: Path) -> None:
+    """A run of two processes with another optimiser."""
+    trainer(out / "run", world, dataclasses.replace(LONGER, optimizer="adamw")).run()
+
+
+def apart(world: World, out: Path) -> None:
+    """Processes with a run folder each, as on machines that share none."""
+    trainer(out / f"own{world.rank}", world).run()
+
+
 def full(world: World, out: Path) -> None:
     """A run whose process number `rank` of the file `full` may write small files alone after its first checkpoint."""
     config = dataclasses.replace(LONGER, save_every=6)
@@ -224,6 +243,8 @@ def serve(pipe: Connection) -> None:
     fork = multiprocessing.get_context("fork")
     while (asked := pipe.recv()) is not None:
         job, out, size, port, files = asked
+        if job in ("video", "adapted"):  # once, not in every process
+            import_module("diffusers").WanTransformer3DModel, import_module("peft")
         processes = [fork.Process(target=work, args=(job, out, rank, size, port, files[rank])) for rank in range(size)]
         for process in processes:
             process.start()
@@ -233,4 +254,5 @@ def serve(pipe: Connection) -> None:
         pipe.send([process.exitcode for process in processes])
 
 
-JOBS = {f.__name__: f for f in (train, slowly, differ, replicated, mixed, few, load, families, video, adapted, full)}
+_ALL = (train, slowly, differ, replicated, mixed, few, load, families, video, adapted, full, further, changed, apart)
+JOBS = {f.__name__: f for f in _ALL}

@@ -13,24 +13,26 @@ from wamkit.runs.checkpoint import CheckpointError
 from wamkit.runs.parts import read_into, read_parts
 
 
-def write(folder: Path, *parts: tuple[dict[str, torch.Tensor], dict[str, list[int]]]) -> Path:
+def write(folder: Path, *parts: tuple[dict[str, torch.Tensor], dict[str, list[int]]]) -> list[Path]:
     """Files of tensors, with the places where their parts begin."""
     folder.mkdir()
     for number, (tensors, offsets) in enumerate(parts):
         told = json.dumps({name: {"saved_offsets": at} for name, at in offsets.items()})
         save_file(tensors, folder / f"shard-{number}.safetensors", {"DCP_SHARDING_INFO": told})
-    return folder
+    return sorted(folder.iterdir())
 
 
 X = torch.arange(12.0).view(4, 3)
 
 
 def test_parts_make_the_whole(tmp_path):
-    folder = write(tmp_path / "a", ({"x": X[:3].clone()}, {"x": [0, 0]}), ({"x": X[3:].clone()}, {"x": [3, 0]}))
-    assert torch.equal(read_parts(folder)["x"], X)
+    files = write(tmp_path / "a", ({"x": X[:3].clone()}, {"x": [0, 0]}), ({"x": X[3:].clone()}, {"x": [3, 0]}))
+    assert torch.equal(read_parts(files)["x"], X)
     into = torch.zeros(4, 3, dtype=torch.bfloat16)
-    read_into({"x": into}, folder)
+    read_into({"x": into}, files)
     assert torch.equal(into, X.bfloat16())
+    with pytest.raises(CheckpointError, match="the parts of x do not make"):
+        read_into({"x": into}, files[1:])  # a file is missing: half of the tensor would stay as it was
 
 
 @pytest.mark.parametrize(
@@ -47,17 +49,17 @@ def test_parts_make_the_whole(tmp_path):
     ],
 )
 def test_what_a_header_declares_is_compared(tmp_path, offsets, said):
-    folder = write(tmp_path / "a", ({"x": X[:3].clone()}, {"x": [0, 0]}), ({"x": X[3:].clone()}, offsets))
+    files = write(tmp_path / "a", ({"x": X[:3].clone()}, {"x": [0, 0]}), ({"x": X[3:].clone()}, offsets))
     with pytest.raises(CheckpointError, match=said):
-        read_parts(folder)
+        read_parts(files)
 
 
 def test_lost_tensors_and_other_shapes_are_refused(tmp_path):
-    folder = write(tmp_path / "a", ({"x": X}, {"x": [0, 0]}))
-    with pytest.raises(CheckpointError, match="lack y, one of 1 tensors"):
-        read_into({"x": torch.zeros(4, 3), "y": torch.zeros(1)}, folder)
+    files = write(tmp_path / "a", ({"x": X}, {"x": [0, 0]}))
+    with pytest.raises(CheckpointError, match="lack y, one of 1 of 2 tensors"):
+        read_into({"x": torch.zeros(4, 3), "y": torch.zeros(1)}, files)
     with pytest.raises(CheckpointError, match=r"Size mismatch between saved"):
-        read_into({"x": torch.zeros(3, 4)}, folder)
-    (folder / "shard-0.safetensors").write_bytes(b"\xff" * 64)
+        read_into({"x": torch.zeros(3, 4)}, files)
+    files[0].write_bytes(b"\xff" * 64)
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_parts(folder)
+        read_parts(files)

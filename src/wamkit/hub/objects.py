@@ -53,7 +53,7 @@ _SIGN_IN = {
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or FSSPEC_S3='{\"anon\": true}'",
     "gs": "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
 }
-_DENIED = re.compile("denied|forbidden|credential|unauthorized|signature|access key|401|403", re.IGNORECASE)
+_DENIED = re.compile("denied|forbidden|credential|unauthorized|signature|access key|\\b40[13]\\b", re.IGNORECASE)
 
 
 class Unreached(HubError):
@@ -123,6 +123,7 @@ class ObjectFolder:
         make_folder(at.parent)
         up = "/".join([".."] * (len(Path(name).parts) + 1))
         try:
+            at.unlink(missing_ok=True)  # a link to what was cleaned away
             at.symlink_to(f"{up}/blobs/{self._blob(name).name}")
         except OSError as error:
             raise write_error(at, error) from error

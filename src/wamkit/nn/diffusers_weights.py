@@ -9,7 +9,11 @@ from typing import Any
 
 import torch
 
+from wamkit.files import read_json
 from wamkit.types import WamkitError
+
+WEIGHTS = "diffusion_pytorch_model"
+"""Name of files of weights, before their endings."""
 
 
 def diffusers() -> Any:
@@ -26,6 +30,23 @@ def empty_weights() -> AbstractContextManager[None]:
     from accelerate import init_empty_weights
 
     return init_empty_weights()
+
+
+def weight_files(folder: Path, what: str) -> list[Path]:
+    """The files of a network's weights in a folder, as diffusers names them: one, or those of an index.
+
+    what: they are called in errors. Raises WamkitError where they are not there.
+    """
+    index = folder / f"{WEIGHTS}.safetensors.index.json"
+    names = {f"{WEIGHTS}.safetensors"}
+    if index.is_file():
+        listed = read_json(index)
+        names = set(listed["weight_map"].values()) if isinstance(listed, dict) and listed.get("weight_map") else set()
+    files = [folder / name for name in sorted(map(str, names))]
+    if not files or any(file.name not in names or not file.is_file() for file in files):
+        missing = next((file.name for file in files if not file.is_file()), index.name)
+        raise WamkitError(f"{what} do not load: {missing} is missing in {folder}, or no list of its files")
+    return files
 
 
 def load_weights(kind: Any, folder: Path, what: str) -> Any:

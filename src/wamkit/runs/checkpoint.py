@@ -295,6 +295,11 @@ def has_checkpoint(folder: str | Path) -> bool:
     return any((f / "latest").is_file() or bool(_checkpoints(f)) for f in (Path(folder), at))
 
 
+def newest(folder: str | Path) -> str:
+    """The name of the newest checkpoint in `folder` or its `checkpoints/`, "none" where there is none."""
+    return _locate(Path(folder)).name if has_checkpoint(folder) else "none"
+
+
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a checkpoint, given its folder, the one with `latest`, or the run with that in `checkpoints/`.
 
@@ -384,7 +389,7 @@ def _weights(manifest: Manifest, place: Place | None) -> dict[str, Tensor]:
         return _tensors(manifest, WEIGHTS)
     from wamkit.runs.parts import read_parts
 
-    return read_parts(_sized(manifest, WEIGHTS).parent, lambda name, *kind: place(f"ema.{name}", *kind))
+    return read_parts([_sized(manifest, WEIGHTS)], lambda name, *kind: place(f"ema.{name}", *kind))
 
 
 def _training(manifest: Manifest, place: Place | None) -> dict[str, Tensor]:
@@ -392,10 +397,7 @@ def _training(manifest: Manifest, place: Place | None) -> dict[str, Tensor]:
         return _tensors(manifest, TRAINING)
     from wamkit.runs.parts import read_parts
 
-    files = [(_verify if place is None else _sized)(manifest, name) for name in manifest.parts]
-    if unlisted := sorted({p.name for p in files[0].parent.iterdir()} - {p.name for p in files}):
-        raise _Damaged(f"{files[0].parent} holds {unlisted[0]}, which {MANIFEST} does not list")
-    return read_parts(files[0].parent, place)
+    return read_parts([(_verify if place is None else _sized)(manifest, name) for name in manifest.parts], place)
 
 
 @contextmanager

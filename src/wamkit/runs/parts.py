@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -38,36 +39,42 @@ def part_of(rank: int) -> str:
     return f"shard-{rank + 1:05d}-model-00001-of-00001.safetensors"
 
 
-def read_parts(folder: Path, place: Place | None = None) -> dict[str, Tensor]:
-    """All tensors in the safetensors files of a `folder`, by name.
+def read_parts(files: Sequence[Path], place: Place | None = None) -> dict[str, Tensor]:
+    """All tensors in safetensors files of one folder, by name.
 
     place: makes a tensor to read one into, divided among the processes that call this together; None to read whole ones
     in this process. Raises CheckpointError for files that lack some of a tensor, or declare more than they hold.
     """
-    with _problems(f"{folder} cannot be read"):
-        reader = HuggingFaceStorageReader(str(folder))
-        kinds = reader.read_metadata().state_dict_metadata
-        found = {}
-        for name, kept in kinds.items():
-            assert isinstance(kept, TensorStorageMetadata)
-            if sum(math.prod(chunk.sizes) for chunk in kept.chunks) != math.prod(kept.size):
-                raise CheckpointError(f"{folder}: the parts of {name} do not make {tuple(kept.size)}")
-            found[name] = (place or _whole)(name, kept.size, kept.properties.dtype)
+    with _problems(f"{files[0].parent} cannot be read"):
+        reader, there = _opened(files)
+        found = {name: (place or _whole)(name, kept.size, kept.properties.dtype) for name, kept in there.items()}
         _read(found, reader, alone=place is None)
         return found
 
 
-def read_into(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Reads tensors by name from the safetensors files of a `folder` into `tensors`, which are divided among processes.
+def read_into(tensors: Mapping[str, Tensor], files: Sequence[Path]) -> None:
+    """Reads tensors by name from safetensors files of one folder into `tensors`, which are divided among processes.
 
     All processes call it. Raises CheckpointError for files that lack one, or have it in another shape.
     """
-    with _problems(f"{folder} cannot be read"):
-        reader = HuggingFaceStorageReader(str(folder))
-        there = reader.read_metadata().state_dict_metadata
+    with _problems(f"{files[0].parent} cannot be read"):
+        reader, there = _opened(files)
         if missing := sorted(tensors.keys() - there.keys()):
-            raise CheckpointError(f"the weights in {folder} lack {missing[0]}, one of {len(missing)} tensors")
+            raise CheckpointError(
+                f"the weights in {files[0].parent} lack {missing[0]}, one of {len(missing)} of {len(tensors)} tensors"
+            )
         _read(dict(tensors), reader, alone=False)
+
+
+def _opened(files: Sequence[Path]) -> tuple[HuggingFaceStorageReader, dict[str, TensorStorageMetadata]]:
+    """A reader of these files alone, and what they hold. Raises CheckpointError where parts do not make a whole."""
+    reader = HuggingFaceStorageReader(str(files[0].parent))
+    reader.fs.ls = lambda path: list(map(str, files))  # type: ignore[method-assign]
+    there = cast("dict[str, TensorStorageMetadata]", reader.read_metadata().state_dict_metadata)
+    for name, kept in there.items():
+        if sum(math.prod(chunk.sizes) for chunk in kept.chunks) != math.prod(kept.size):
+            raise CheckpointError(f"{files[0].parent}: the parts of {name} do not make {tuple(kept.size)}")
+    return reader, there
 
 
 def _read(tensors: dict[str, Tensor], reader: HuggingFaceStorageReader, alone: bool) -> None:

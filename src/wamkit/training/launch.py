@@ -36,7 +36,7 @@ from wamkit.files import cache_folder, read_json
 from wamkit.hub.names import hub_name, named, origin
 from wamkit.nn.backbones.video_model import other_weights, video_model, weights_later
 from wamkit.runs.base_model import base_of, video_backbone
-from wamkit.runs.checkpoint import has_checkpoint
+from wamkit.runs.checkpoint import has_checkpoint, newest
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
 from wamkit.runs.plugins import plugins
 from wamkit.runs.provenance import Provenance
@@ -148,9 +148,11 @@ def make_trainer(
     """The trainer of `train_run`, before its first step. It has written nothing yet."""
     check_trackers(trackers)
     check_run_folder(Path(out))
+    if world.size > 1:
+        world.check_same({"newest checkpoint": newest(Path(out))})
     if (backbone := video_backbone(run.model)) is not None:
         video_model(backbone)  # a folder that is none is refused before images are decoded
-    opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out))
+    opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out), world)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
         config["optional_views"] = optional
@@ -227,14 +229,14 @@ def _check_commit(begun: Mapping[str, Any], store: Store, out: Path) -> None:
         )
 
 
-def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
+def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path, world: World) -> _TrainingData:
     store, size = Store.open(path, loading.decoder), run.window.size
     begun = _begun(out).get("provenance", {})
     _check_commit(begun, store, out)
     own, shown = _own_episodes(begun, store, out), named(store.root)
     needs_point_cloud = family_class(run.family).needs_point_cloud
     spec = spec_of(store, run.window.chunk, run.window.frame_offsets, run.window.past_offsets, needs_point_cloud, size)
-    check_memory(run, spec)
+    check_memory(run, spec, world.size)
     store.require_vectors()
     if store.unused():
         print(f"note: training does not use the columns {', '.join(store.unused())}", flush=True)
@@ -275,7 +277,7 @@ def _left_out(run: RunConfig, frames: Frames, out: Path) -> np.ndarray:
     return frames.draw(run.episodes.held_out, run.episodes.held_out_seed)
 
 
-def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path) -> _TrainingData:
+def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path, world: World) -> _TrainingData:
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
     if family_class(run.family).needs_point_cloud:
@@ -291,7 +293,7 @@ def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path
     )
     mixture = _as_begun(mixture, begun.get("embodiments", {}))
     spec = mixture_spec(mixture, config, window.chunk, window.frame_offsets, window.past_offsets)
-    check_memory(run, spec)
+    check_memory(run, spec, world.size)
     found = [
         evidence_of(f.lengths() / f.frame_stride, f.has_action[f.chosen()], f.is_demonstration[f.chosen()], spec)
         for f in mixture.frames

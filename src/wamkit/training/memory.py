@@ -20,14 +20,14 @@ from wamkit.types import Spec
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
-def check_memory(run: RunConfig, spec: Spec) -> None:
+def check_memory(run: RunConfig, spec: Spec, processes: int = 1) -> None:
     """Raises WamkitError, with the parts, where training needs more memory than its device has. Builds no weights.
 
-    A model with a pretrained part is not judged.
+    A model with a pretrained part is not judged. processes: that train together, on a device each.
     """
     if is_pretrained(run):
         return
-    parts, limit = needed(run, spec), _limit(run.train.device)
+    parts, limit = needed(run, spec, processes), _limit(run.train.device)
     if (total := sum(parts.values())) > limit:
         listed = ", ".join(f"{name} {size / 1e9:.1f} GB" for name, size in parts.items())
         raise WamkitError(
@@ -41,11 +41,16 @@ def is_pretrained(run: RunConfig) -> bool:
     return video_backbone(run.model) is not None or '"pretrained"' in repr(to_dict(run.model)).replace("'", '"')
 
 
-def needed(run: RunConfig, spec: Spec) -> dict[str, int]:
-    """Bytes by part, a lower bound: weights with all that accompanies them, a batch of frames, and activations."""
-    model, rows = meta_model(run, spec), run.train.batch_size
-    copies = 3 + min(run.train.threads, rows)  # weights, their average, one moment, and a gradient a thread
+def needed(run: RunConfig, spec: Spec, processes: int = 1) -> dict[str, int]:
+    """Bytes by part, a lower bound: weights with all that accompanies them, a batch of frames, and activations.
+
+    processes: that divide them.
+    """
+    model, rows = meta_model(run, spec), max(1, run.train.batch_size // processes)
+    # Weights, their average, one moment, and a gradient for each thread of a CPU.
+    copies = 3 + (min(run.train.threads, rows) if processes == 1 and run.train.device == "cpu" else 1)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    weights //= max(1, processes // run.train.replicas)
     frames = 1 + len(spec.past_offsets) + len(spec.frame_offsets)
     pixels = rows * frames * spec.views * 3 * spec.height * spec.width
     tokens = sum(segment.length for segment in model.attention_layout()[0])

@@ -41,8 +41,11 @@ def local(x: Tensor | None) -> Any:
 
 def divided(x: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which all processes have, divided among them and laid out as `like` is."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    if isinstance(x, DTensor):
+        return x
+    if isinstance(like, DTensor):  # whose parts are contiguous; those of x would have its layout
+        whole = x.to(like.device).contiguous()
+        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
     return x if x.stride() == like.stride() else torch.empty_like(like).copy_(x)
 
 

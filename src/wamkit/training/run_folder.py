@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from wamkit.files import StoreError, WriteError, check_place, exclusive, read_js
 from wamkit.runs.checkpoint import (
     Checkpoint,
     CheckpointError,
+    Manifest,
     Place,
+    State,
     has_checkpoint,
     load_checkpoint,
     read_manifest,
@@ -81,6 +84,25 @@ class RunFolder:
         except OSError as e:
             raise e if isinstance(e, WamkitError) else write_error(self.path, e) from e
 
+    def check_shared(self, world: World) -> None:
+        """Raises WamkitError in all processes unless all see this folder, which the first has made."""
+        if world.size == 1:
+            return
+        mark = self.path / world.by_first(self._mark)
+        seen = world.all(mark.exists())
+        if world.first:
+            mark.unlink()
+        if not all(seen):
+            raise WamkitError(
+                f"the process of rank {seen.index(False)} does not see {self.path} of rank 0: give all of them one "
+                "--out in a file system that they share"
+            )
+
+    def _mark(self) -> str:
+        mark = self.path / f".seen-{secrets.token_hex(8)}"
+        mark.touch()
+        return mark.name
+
     def save_config(self) -> None:
         """Writes config.json."""
         save_json(self.path / CONFIG, sealed({"command": self.command} | self.config))
@@ -107,9 +129,14 @@ class RunFolder:
         """
         if not has_checkpoint(self.path):
             return None
+        manifest = read_manifest(self.path)
+        self._check(manifest.state())
         if world.size > 1:
-            self._verify(world)
-        saved = load_checkpoint(self.path, training=True, place=place)
+            _verify(manifest, world)
+        return load_checkpoint(manifest.path, training=True, place=place)
+
+    def _check(self, saved: State) -> None:
+        """Raises WamkitError unless the run goes on from a checkpoint of this configuration."""
         before, now = map(old_names.without_added, (old_names.run_config(saved.config), self.config))
         if (then := before.pop(PROCESSES, 1)) != (count := now.pop(PROCESSES, 1)):
             print(
@@ -134,17 +161,17 @@ class RunFolder:
                 f"{self.path} was trained with another configuration ({'; '.join(named)}): "
                 "choose another --out, or the same options"
             )
-        return saved
 
-    def _verify(self, world: World) -> None:
-        """Raises CheckpointError in all processes if a file of the newest checkpoint is damaged. Each looks at some."""
-        problem = ""
-        try:
-            verify(read_manifest(self.path), world.rank, world.size)
-        except CheckpointError as error:
-            problem = str(error)
-        if problem := world.agreed(problem):
-            raise CheckpointError(problem)
+
+def _verify(manifest: Manifest, world: World) -> None:
+    """Raises CheckpointError in all processes if a file of a checkpoint is damaged. Each looks at some."""
+    problem = ""
+    try:
+        verify(manifest, world.rank, world.size)
+    except CheckpointError as error:
+        problem = str(error)
+    if problem := world.agreed(problem):
+        raise CheckpointError(problem)
 
 
 def digest(config: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -24,7 +25,7 @@ from wamkit.config import ConfigError, check_multiple
 from wamkit.families.base import Family, Stage
 from wamkit.nn.backbones.video_dit import Parts
 from wamkit.nn.parameters import set_parameter
-from wamkit.runs.checkpoint import Checkpoint
+from wamkit.runs.checkpoint import Checkpoint, CheckpointError
 from wamkit.runs.config import TrainConfig
 from wamkit.runs.parts import read_into
 from wamkit.runs.run import find_device
@@ -33,7 +34,7 @@ from wamkit.training.optim import Muon, divided, orthogonalise
 from wamkit.training.precision import uses_bf16
 from wamkit.training.sharded_checkpoint import whole
 from wamkit.training.step import StepResult, Strategy, finite
-from wamkit.training.world import World
+from wamkit.training.world import TIMEOUT, World
 from wamkit.types import Batch
 
 METHODS = ("generate", "diagnostics", "embed")
@@ -46,7 +47,10 @@ def make_mesh(config: TrainConfig, world: World) -> DeviceMesh:
     if config.replicas == 1:
         del sizes["replicate"]
     kind = torch.device(config.device).type
-    return init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    mesh = init_device_mesh(kind, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    for name in sizes:
+        _set_pg_timeout(TIMEOUT, mesh.get_group(name))  # groups of a mesh have one of minutes
+    return mesh
 
 
 class _Units(nn.ModuleList):
@@ -101,8 +105,8 @@ def materialise(model: Family, device: torch.device) -> None:
         wanted: dict[str, list[Tensor]] = {}
         for name, of in parts.unread.names.items():
             wanted.setdefault(of, []).append(own[name].detach())
-        folder, parts.unread = parts.unread.folder, None
-        read_into({of: every[0] for of, every in wanted.items()}, folder)
+        files, parts.unread = parts.unread.files, None
+        read_into({of: every[0] for of, every in wanted.items()}, files)
         for first, *others in wanted.values():
             for other in others:
                 other.copy_(first)
@@ -238,6 +242,8 @@ class Sharded(Strategy):
             for name, x in self.model.named_parameters():
                 if not name.startswith(stage.prefixes):
                     set_parameter(found, name, whole(x.detach()))
+        for buffer in found.buffers():
+            buffer.data = buffer.data.to(find_device(self.config.device))
         return found
 
     def _placed(self, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -254,6 +260,8 @@ class Sharded(Strategy):
     @torch.no_grad()
     def load_state(self, saved: Checkpoint) -> None:
         own = self.model.state_dict()
+        if differ := sorted(own.keys() ^ saved.model_state.keys()):
+            raise CheckpointError(f"{saved.path} has other weights than this model: {differ[0]}, one of {len(differ)}")
         for name, x in saved.model_state.items():
             own[name].copy_(divided(x, own[name]))
         self.average.load_state(saved.ema_state)

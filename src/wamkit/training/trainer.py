@@ -127,6 +127,7 @@ class Trainer:
         is held against other processes, and signals are noted instead of obeyed.
         """
         with self._writing(), one_thread(), stop_signals() as stopped:
+            self.folder.check_shared(self.world)
             self.world.check_same({"configuration": digest(self.folder.config), "PyTorch": torch.__version__})
             self._check_loss_weights()
             self._resume()
@@ -212,10 +213,10 @@ class Trainer:
         """Shows what the averaged weights imagine. No fault in it stops training, and no weight changes."""
         if self.world.size == 1 and not metrics.tracking:
             return
+        served = self.strategy.average.served(self.model)
+        if not metrics.tracking:  # another process shows it
+            return
         with goes_on(f"a look at imagined frames at step {self.step}"):
-            served = self.strategy.average.served(self.model)
-            if not metrics.tracking:  # another process shows it
-                return
             batch = self.windows.gather(shown_windows(self.windows, SHOWN))
             if (imagined := futures(served, batch)) is not None:
                 metrics.show_imagined(batch, imagined, self.step)

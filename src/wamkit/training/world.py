@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wamkit.config import ConfigError
+from wamkit.training.interruption import Interrupted
 from wamkit.types import WamkitError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -119,11 +120,13 @@ def joined(device: str) -> Iterator[World]:
     if device == "cuda":
         _take_gpu(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
-    world = World(dist.get_rank(), dist.get_world_size())
     try:
-        yield world
-    finally:
+        yield World(dist.get_rank(), dist.get_world_size())
+    except Interrupted:  # all of them stopped
         dist.destroy_process_group()
+        raise
+    # Not after another error: this process would wait for others that wait for it. They notice when it ends.
+    dist.destroy_process_group()
 
 
 @contextmanager

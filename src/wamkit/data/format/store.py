@@ -430,6 +430,7 @@ class Store:
     @property
     def texts(self) -> tuple[str, ...]:
         """All texts, instructions and subtasks. The column "task_index" is the index of each step's text."""
+        self.numeric()  # subtasks are found with the columns
         return tuple(self._step_texts)
 
     def checksum(self, episode: int, camera: str) -> str | None:

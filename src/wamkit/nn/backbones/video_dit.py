@@ -67,10 +67,10 @@ class Times:
 class Unread(NamedTuple):
     """Released weights that a model begins with, and that were not read yet.
 
-    folder: of the files.   names: of tensors in them, by the names of `Parts`' parameters.
+    files: safetensors.   names: of tensors in them, by the names of `Parts`' parameters.
     """
 
-    folder: Path
+    files: Sequence[Path]
     names: Mapping[str, str]
 
 

@@ -29,7 +29,7 @@ from wamkit.nn.autoencoders.wan import WanAutoencoder
 from wamkit.nn.backbones.lora import add_adapters
 from wamkit.nn.backbones.released import RELEASED
 from wamkit.nn.backbones.video_dit import Parts, Rope, Unread
-from wamkit.nn.diffusers_weights import diffusers, empty_weights, load_weights
+from wamkit.nn.diffusers_weights import diffusers, empty_weights, load_weights, weight_files
 from wamkit.nn.encoders import IMAGE_ENCODER, ClipFeatures, PromptEncoder
 from wamkit.nn.options import BackboneConfig
 from wamkit.nn.tokens import canvas
@@ -179,7 +179,8 @@ class VideoModel(ABC):
         if begins and weights.later:
             released = parts.released_names()
             own = {name for name, p in parts.named_parameters() if weights.begins or not p.requires_grad}
-            parts.unread = Unread(self.folder / "transformer", {n: of for n, of in released.items() if n in own})
+            files = weight_files(self.folder / "transformer", f"{self.path}: the weights in transformer/")
+            parts.unread = Unread(files, {n: of for n, of in released.items() if n in own})
         return parts
 
     def image_branch(self) -> dict[str, Any]:
