@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -39,10 +39,12 @@ MANY_PASSES = 8
 DRAWS, SHIFTS = (8, 4), (24, 12)
 """Noise levels at which a row trains its policy, and largest shifts of an image in its shorter side, with few and with
 many passes."""
-JOINT_SHARE = 0.5
-"""Share of the rows that train the joint beside the policy."""
-PASSES, LEAST_SAMPLES, STEPS = 4, 240_000, 5000
+JOINT_SHARES = (1.0, 0.5)
+"""Shares of the rows that train the joint beside the policy, with few and with many passes."""
+PASSES, LEAST_SAMPLES, STEPS = 3.2, 240_000, 5000
 """Passes over all frames, least number of samples, and number of steps that batches are sized for."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -203,13 +205,13 @@ def _trunk(base: RunConfig, facts: DataFacts) -> Rule:
 
 
 def _samples(facts: DataFacts) -> int:
-    return max(PASSES * facts.frames, LEAST_SAMPLES)
+    return max(round(PASSES * facts.frames), LEAST_SAMPLES)
 
 
-def _by_passes(facts: DataFacts, choices: tuple[int, int]) -> tuple[int, str]:
+def _by_passes(facts: DataFacts, choices: tuple[T, T]) -> tuple[T, str]:
     """The first of two values where passes over the frames are few, else the second; and the passes in words."""
     passes = _samples(facts) / facts.frames
-    return choices[passes >= MANY_PASSES], f"{passes:.0f} passes over the frames"
+    return choices[passes >= MANY_PASSES], f"{round(passes, 1):g} passes over the frames"
 
 
 def _budget(facts: DataFacts) -> Rule:
@@ -231,10 +233,10 @@ def _codec(base: RunConfig, facts: DataFacts) -> Rule:
 
 def _problems(facts: DataFacts) -> Rule:
     """Several noise levels a row for the policy, whose loss is less noisy for little time; the joint for fewer rows."""
-    draws, passes = _by_passes(facts, DRAWS)
+    (draws, passes), (share, _) = _by_passes(facts, DRAWS), _by_passes(facts, JOINT_SHARES)
     return Rule(
-        {"model.policy_draws": draws, "model.joint_share": JOINT_SHARE},
-        f"{passes}; noise levels of a row share its context, which takes most of the time, and the joint half of it",
+        {"model.policy_draws": draws, "model.joint_share": share},
+        f"{passes}; noise levels of a row share its context, and the joint would take half of the time",
     )
 
 
