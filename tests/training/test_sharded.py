@@ -171,15 +171,15 @@ def test_a_mixture_is_divided_too(together, tmp_path):
         assert {k: b[k] for k in figures} == pytest.approx({k: a[k] for k in figures}, rel=1e-4)
 
 
-def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_three(together, whole_run, tmp_path):
+def test_a_checkpoint_of_two_processes_is_read_by_one_and_by_four(together, whole_run, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["processes"] == 2
-    for size in (1, 2, 3):
+    for size in (1, 2, 4):
         codes, said = zip(*together(size, "load", tmp_path), strict=True)
         assert set(codes) == {0}
         assert (f"trained by 2 processes so far, and is by {size} from here" in said[0]) == (size != 2)
-    first, second, third = (load_file(tmp_path / f"of{size}.safetensors") for size in (1, 2, 3))
-    assert same(second, third)
+    first, second, fourth = (load_file(tmp_path / f"of{size}.safetensors") for size in (1, 2, 4))
+    assert same(second, fourth)
     saved = load_checkpoint(whole_run, training=True)
     for name, x in saved.model_state.items():
         assert torch.equal(first[f"model.{name}"], x) and torch.equal(second[f"model.{name}"], x)
