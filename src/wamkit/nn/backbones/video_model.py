@@ -158,10 +158,8 @@ class VideoModel(ABC):
         """
         kind, weights = getattr(diffusers(), self.kind), _WEIGHTS.get()
         frozen = bool(config.freeze or config.lora.rank)
-        begins = weights.begins or frozen  # with released weights
-        if torch.empty(0).is_meta:
-            begins = False
-        elif self._images and begins:
+        begins = (weights.begins or frozen) and not torch.empty(0).is_meta  # with released weights
+        if self._images and begins:
             raise WamkitError(
                 f"{self.path} was released without an image branch, so neither it nor adapters can stand on it: leave "
                 "out backbone.image_encoder, or backbone.lora.rank and backbone.freeze"
