@@ -37,6 +37,9 @@ from wamkit.runs.run import Run
 from wamkit.training.metrics import read_metrics
 from wamkit.types import Query, WamkitError
 
+_ALONE = {"closed_loop.success": "success, all tasks"}
+"""Names of figures outside of their tables, which would not say what is counted."""
+
 
 def history(run: Path) -> tuple[list[dict[str, Any]], str | None]:
     """Rows of run/metrics.jsonl, and the command that trained the run, from run/config.json; none of an exported file.
@@ -87,7 +90,7 @@ def report_card(
         title=f"{model.name}: {run.name}",
         subtitle=f"{recorded} recorded episodes of {len(protocol.env.tasks)} tasks, "
         f"{run.step} training steps in {minutes:.1f} minutes",
-        headline=tuple(rows[key] for key in head if key in rows),
+        headline=tuple(replace(rows[key], name=_ALONE.get(key, rows[key].name)) for key in head if key in rows),
         tables=(*tables, *latency.tables(run.home, run.digest)),
         closed_loop=_closed_loop(protocol, records, rows),
         imagined=imagined,
