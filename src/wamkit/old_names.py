@@ -22,7 +22,7 @@ BACKBONE: Mapping[str, Any] = {
     "expert_mlp": 4096,
     "projector": 0,
 }
-"""The backbone of all families before one could be chosen. Earlier versions wrote its name alone."""
+"""The backbone of all families before one could be chosen. Earlier versions wrote its name alone, or some fields."""
 RUN_ADDED = ("origins", "image", "optional_views", "plugins", "metadata", "held_out")
 """Parts of a run's configuration that it has since, and that others imply."""
 PART_ADDED: Mapping[str, Mapping[str, Any]] = {
@@ -75,8 +75,9 @@ def collected(data: Mapping[str, Any]) -> dict[str, Any]:
 def model(data: Mapping[str, Any]) -> dict[str, Any]:
     """A family's configuration under present names."""
     data = renamed(data, MODEL)
-    name = data.get("backbone")
-    return data | {"backbone": {**BACKBONE, "name": name}} if isinstance(name, str) else data
+    if (backbone := data.get("backbone")) is None:
+        return data
+    return data | {"backbone": {**BACKBONE, **({"name": backbone} if isinstance(backbone, str) else backbone)}}
 
 
 def run_config(data: Mapping[str, Any]) -> dict[str, Any]:

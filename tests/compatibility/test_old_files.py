@@ -138,7 +138,8 @@ def test_every_old_name_is_out_of_use():
         assert not table.keys() & set(table.values())
 
 
-def test_a_backbone_that_was_a_name_is_the_same_configuration():
+@pytest.mark.parametrize("more", [None, {"path": "", "freeze": False, "lora": {"rank": 0, "alpha": 0.0}}])
+def test_a_backbone_that_was_a_name_or_had_fewer_options_is_the_same_configuration(more):
     """Runs begun with it resume, and finished results are found."""
     from wamkit.nn.options import BackboneConfig
     from wamkit.runs.config import config_from_dict, config_to_dict
@@ -147,7 +148,7 @@ def test_a_backbone_that_was_a_name_is_the_same_configuration():
     for family in ("unified", "mot", "bc", "discrete", "inverse"):
         now = config_to_dict(RECIPES.get(f"metaworld-{family}")())
         for name in ("transformer", "another"):
-            then = {**now, "model": {**now["model"], "backbone": name}}
+            then = {**now, "model": {**now["model"], "backbone": name if more is None else {"name": name, **more}}}
             then["model"].pop("image", None)
             present = {**now, "model": {**now["model"], "backbone": {**now["model"]["backbone"], "name": name}}}
             assert old_names.without_added(old_names.run_config(then)) == old_names.without_added(present)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +14,23 @@ from small_runs import SMALL, small_model, state, trainer
 
 from wamkit.training.blocks import Forward, change_blocks
 
+COMPILED = {"compile": True, "device": "cpu:0"}
+LONG = pytest.mark.skipif(
+    not os.environ.get("WAMKIT_LONG_TESTS") or not shutil.which("g++"),
+    reason="compiles C++ for twenty seconds: set WAMKIT_LONG_TESTS=1",
+)
 
-@pytest.mark.parametrize("changes", [{"checkpoint_activations": True}, {"compile": True, "device": "cpu:0"}])
-def test_a_run_learns_the_same_but_for_rounding(tmp_path, changes):
-    if changes.get("compile") and not shutil.which("g++"):
-        pytest.skip("there is no C++ compiler")
+
+@pytest.mark.parametrize(
+    ("changes", "backend"),
+    [
+        ({"checkpoint_activations": True}, ""),
+        (COMPILED, "aot_eager"),  # traced, and run by PyTorch's own kernels
+        pytest.param(COMPILED, "inductor", marks=LONG),
+    ],
+)
+def test_a_run_learns_the_same_but_for_rounding(tmp_path, monkeypatch, changes, backend):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     plain = {k: v for k, v in changes.items() if k == "device"}
     for name, options in (("plain", plain), ("changed", changes)):
         trainer(tmp_path / name, dataclasses.replace(SMALL, steps=4, **options), "bc").run()

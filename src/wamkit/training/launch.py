@@ -229,7 +229,13 @@ def _check_commit(begun: Mapping[str, Any], store: Store, out: Path) -> None:
         )
 
 
-def _open_store(run: RunConfig, path: Path, loading: LoadingOptions, out: Path, world: World) -> _TrainingData:
+def _open_store(
+    run: RunConfig,
+    path: Path,
+    loading: LoadingOptions,
+    out: Path,
+    world: World = World(),  # noqa: B008 (frozen)
+) -> _TrainingData:
     store, size = Store.open(path, loading.decoder), run.window.size
     begun = _begun(out).get("provenance", {})
     _check_commit(begun, store, out)
@@ -277,7 +283,13 @@ def _left_out(run: RunConfig, frames: Frames, out: Path) -> np.ndarray:
     return frames.draw(run.episodes.held_out, run.episodes.held_out_seed)
 
 
-def _open_mixture(run: RunConfig, path: Path, loading: LoadingOptions, out: Path, world: World) -> _TrainingData:
+def _open_mixture(
+    run: RunConfig,
+    path: Path,
+    loading: LoadingOptions,
+    out: Path,
+    world: World = World(),  # noqa: B008 (frozen)
+) -> _TrainingData:
     if run.episodes != EpisodesConfig():
         raise WamkitError("`episodes` chooses among one data set's; in a mixture leave out what is not wanted")
     if family_class(run.family).needs_point_cloud:
