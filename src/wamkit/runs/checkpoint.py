@@ -152,46 +152,25 @@ class Checkpoint:
     rng_state: dict[str, Any] | None = None
 
 
-def save_checkpoint(
-    folder: str | Path,
-    *,
-    step: int,
-    model_state: Mapping[str, Tensor],
-    ema_state: Mapping[str, Tensor] | None,
-    optimizer_state: Mapping[str, Any],
-    rng_state: Mapping[str, Any],
-    config: Mapping[str, Any],
-    extra: Mapping[str, Any],
-    keep: int = 2,
-) -> Path:
+def save_checkpoint(folder: str | Path, *, step: int, keep: int = 2, **content: Any) -> Path:
     """Writes one complete checkpoint under `folder`, points `latest` to it, and keeps the `keep` newest.
 
-    ema_state: averaged weights by the names of `model_state`; a name it lacks (a buffer) is taken from there.
-    optimizer_state, rng_state: nested dicts, lists and tuples of tensors, numbers, text and None; restored exactly.
-    config, extra: the same without tensors (loader position, normalisation, ...).
+    content: the further arguments of `packed`: model_state, ema_state, optimizer_state, rng_state, config, extra.
     Returns the checkpoint's folder. Raises CheckpointError when it cannot be written (disk full) or something in it
     cannot be stored; the earlier checkpoints then stand untouched.
     """
     if keep < 1 or step < 0:
         raise CheckpointError(f"keep must be at least 1 and step at least 0, got keep={keep}, step={step}")
-    content = packed(
-        step=step,
-        model_state=model_state,
-        ema_state=ema_state,
-        optimizer_state=optimizer_state,
-        rng_state=rng_state,
-        config=config,
-        extra=extra,
-    )
+    state, weights, training = packed(step=step, **content)
     folder = Path(folder)
     with saving(folder, step):
         tmp = begin(folder, step)
         try:
-            for file, tensors in ((WEIGHTS, content.weights), (TRAINING, content.training)):
+            for file, tensors in ((WEIGHTS, weights), (TRAINING, training)):
                 copies = {k: torch.clone(x.cpu(), memory_format=torch.contiguous_format) for k, x in tensors.items()}
                 save_file(copies, tmp / file)
             files = {name: described(tmp / name) for name in (WEIGHTS, TRAINING)}
-            return finish(tmp, content.state, files, FORMAT_VERSION, keep)
+            return finish(tmp, state, files, FORMAT_VERSION, keep)
         finally:
             shutil.rmtree(tmp, ignore_errors=True)
 
@@ -217,7 +196,13 @@ def packed(
     config: Mapping[str, Any],
     extra: Mapping[str, Any],
 ) -> Packed:
-    """The content of a checkpoint; for the arguments see `save_checkpoint`. Raises CheckpointError."""
+    """The content of a checkpoint.
+
+    ema_state: averaged weights by the names of `model_state`; a name it lacks (a buffer) is taken from there.
+    optimizer_state, rng_state: nested dicts, lists and tuples of tensors, numbers, text and None.
+    config, extra: the same without tensors (loader position, normalisation, ...).
+    Raises CheckpointError for an average of nothing in the model, and for what cannot be stored.
+    """
     if unknown := sorted(set(ema_state or ()) - set(model_state)):
         raise CheckpointError(f"ema_state has {unknown[:3]}, which model_state lacks; use the model's own names")
     weights: dict[str, Tensor] = {}
