@@ -120,7 +120,9 @@ def page(args: Args, found: Mapping[str, Mapping[int, Sequence[Drive]]], seeds: 
         [row, *(cell(paired_difference(calm, np.array([d.success for d in by[ms]])), "+.1f") for ms in DELAYS)]
         for row, by in found.items()
     ]
-    seams = [[row, *(seam(by[ms]) for ms in DELAYS)] for row, by in found.items()]
+    seams, inside = (
+        [[row, *(mean(by[ms], k) for ms in DELAYS)] for row, by in found.items()] for k in ("seam", "inside")
+    )
     stood = [[row, *(f"{figure(by[ms])['stood']:.0%}" for ms in DELAYS)] for row, by in found.items()]
     many = f"{args.demonstrations} demonstrations a task, {args.steps:,} steps"
     size = (
@@ -147,6 +149,10 @@ The largest of the four dimensions, mean over such steps. The gripper, which ope
 
 {table(head, seams)}
 
+## The same at all other steps: how much these motions change by themselves
+
+{table(head, inside)}
+
 ## Share of steps at which the arm stood still for want of an action
 
 {table(head, stood)}
@@ -166,8 +172,8 @@ def cell(x: Interval, form: str = ".1f") -> str:
     return f"{100 * x.value:{form}} [{100 * x.low:{form}}, {100 * x.high:{form}}]"
 
 
-def seam(episodes: Sequence[Drive]) -> str:
-    found = figure(episodes)["seam"]
+def mean(episodes: Sequence[Drive], name: str) -> str:
+    found = figure(episodes)[name]
     return "" if found is None else f"{found:.2f}"
 
 

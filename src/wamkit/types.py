@@ -191,7 +191,7 @@ class Batch:
         means all.
     source: int64 (B,), index of the row's data set. Set in mixtures only.
     prefix: int64 (B,), first steps of `action` that are decided already, so that the policy answers with what comes
-        after them (`inference.realtime`). None means none.
+        after them (`inference.realtime`). In training (B, P), a number for each of `Family.problems`. None means none.
     guide: float (B, A), weights from 0 to 1 by which a policy's answer is drawn to `action`. None for no guidance.
     """
 
@@ -215,7 +215,7 @@ class Batch:
     action_dim_valid: Bool[Tensor, "B a"] | None = None
     view_valid: Bool[Tensor, "B V"] | None = None
     source: Int[Tensor, " B"] | None = None
-    prefix: Int[Tensor, " B"] | None = None
+    prefix: Int[Tensor, " B"] | Int[Tensor, "B P"] | None = None
     guide: Float[Tensor, "B A"] | None = None
 
     def __len__(self) -> int:

@@ -129,12 +129,47 @@ def test_a_given_action_is_no_label(name, spec, normalizer, batch):
     assert not torch.allclose(loss(changed("action", slice(0, 4))), first, atol=1e-4)
 
 
-def test_half_of_the_rows_are_given_from_one_to_the_longest(spec):
+@pytest.mark.parametrize("name", ["bc", "mot", "unified"])
+def test_every_chunk_of_a_row_has_a_prefix_of_its_own(name, spec, normalizer, batch):
+    """A row learns to act with given actions and without, at several noise levels and in the joint."""
+    family = make(name, spec, normalizer, policy_draws=3)
+    stage = family.stages()[-1].name
+    assert family.problems == (3 if name == "bc" else 4)
+
+    def losses(b: Batch) -> dict[str, torch.Tensor]:
+        return family(b, torch.Generator().manual_seed(1), stage)
+
+    def given(b: Batch, problem: int) -> Batch:
+        prefix = torch.zeros(len(b), family.problems, dtype=torch.int64)
+        prefix[:, problem] = 4
+        return dataclasses.replace(b, prefix=prefix)
+
+    def changed(field: str) -> Batch:
+        values = getattr(batch, field).clone()
+        values[:, :4] += 1
+        return dataclasses.replace(batch, **{field: values})
+
+    none, other = losses(batch), changed("action")
+    assert torch.allclose(losses(other)["policy"], none["policy"], atol=1e-6)
+    for draw in range(3):
+        found = losses(given(batch, draw))["policy"]
+        assert not torch.allclose(losses(given(other, draw))["policy"], found, atol=1e-4)
+        assert not torch.allclose(losses(given(changed("action_expert"), draw))["policy"], found, atol=1e-4)
+    if name != "bc":
+        joint = losses(given(batch, 3))
+        assert torch.equal(joint["policy"], none["policy"]) and not torch.equal(joint["action"], none["action"])
+
+
+def test_half_of_the_chunks_are_given_from_one_to_the_longest(spec):
     batch = Batch.random(spec, 4000)
-    steps = with_prefix(batch, 5, torch.Generator().manual_seed(0)).prefix
-    shares = torch.bincount(steps, minlength=6) / 4000
-    assert shares[0].item() == pytest.approx(0.5, abs=0.03) and len(shares) == 6
-    assert shares[1:].tolist() == pytest.approx([0.1] * 5, abs=0.02)
+    steps = with_prefix(batch, 5, torch.Generator().manual_seed(0), problems=3).prefix
+    assert steps.shape == (4000, 3)
+    for of in steps.T:
+        shares = torch.bincount(of, minlength=6) / 4000
+        assert shares[0].item() == pytest.approx(0.5, abs=0.03) and len(shares) == 6
+        assert shares[1:].tolist() == pytest.approx([0.1] * 5, abs=0.02)
+    both = (steps > 0).sum(1)
+    assert torch.bincount(both).div(4000).tolist() == pytest.approx([1 / 8, 3 / 8, 3 / 8, 1 / 8], abs=0.03)
 
 
 def two_ways(spec, normalizer, prefix: int):

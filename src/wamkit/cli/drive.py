@@ -156,13 +156,14 @@ def run(args: Drive) -> None:
     protocol = Protocol(where, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
     delays = [Delay(ms / 1e3, args.jitter / 1e3) for ms in args.latency]
     rows = table(drives(opened, protocol, loops, delays, processes=args.processes))
-    names = ("success", "interval", "stood still", "largest jump", "at seams")
-    print(f"{'loop':<10} {'delay':>8} {names[0]:>8} {names[1]:>16} {names[2]:>12} {names[3]:>13} {names[4]:>9}")
+    names = ("success", "interval", "stood still", "largest jump", "at seams", "inside")
+    widths = (8, 16, 12, 13, 9, 7)
+    print(f"{'loop':<10} {'delay':>8}", *(f"{name:>{width}}" for name, width in zip(names, widths, strict=True)))
     for row in rows:
         interval = f"[{row['low']:.1%}, {row['high']:.1%}]"
         print(
             f"{row['loop']:<10} {row['latency_ms']:>5.0f} ms {row['success']:>8.1%} {interval:>16} "
-            f"{row['stood']:>12.0%} {row['jump']:>13.2f} {0 if row['seam'] is None else row['seam']:>9.2f}"
+            f"{row['stood']:>12.0%} {row['jump']:>13.2f} {row['seam'] or 0:>9.2f} {row['inside'] or 0:>7.2f}"
         )
     told = {"run": opened.label, "weights": opened.digest, "protocol": protocol.replanning(opened).to_dict()}
     write_result(place, {**told, "rows": rows})

@@ -77,6 +77,8 @@ class Family(nn.Module, ABC):
     and reads the state off the images (`read_state`)."""
     keeps_memory: bool = False
     """True if `generate` returns memory, which may stand for an observation in later queries (`Sample.memory`)."""
+    problems: int = 1
+    """Chunks of actions that a row denoises in training, each of which may begin with given ones (`Batch.prefix`)."""
 
     def __init__(self, config: Any, spec: Spec, normalizer: Normalizer):
         super().__init__()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from wamkit.families.base import FAMILIES, Family, Taxonomy
-from wamkit.nn import Normalizer, flow, masked_mean
+from wamkit.nn import Normalizer, flow, masked_mean, mean_over_draws
 from wamkit.nn.attention_mask import ACTION, CONTEXT, Program, Segment, table
 from wamkit.nn.family_options import BCConfig
 from wamkit.types import Batch, Query, Spec
@@ -32,6 +32,7 @@ class BC(Family):
         self.context = config.build_context(spec)
         self.action = config.build_action(spec, config.width)
         self.trunk = config.build_trunk()
+        self.problems = config.policy_draws
         self.declare(self.trunk, denoised=self.action)
 
     def attention_layout(self) -> tuple[list[Segment], Tensor]:
@@ -42,16 +43,17 @@ class BC(Family):
     def forward(self, batch: Batch, generator: torch.Generator, stage: str = "main") -> dict[str, Tensor]:
         x = self.action.targets(self.config.label(batch), batch, self.normalizer)
         parts, velocity = [], []
-        for _ in range(self.config.policy_draws):
+        for k in range(self.problems):
             sigma = flow.uniform_sigma(len(batch), generator).to(x.device)
             noisy, target = flow.corrupt(x, sigma, generator)
-            parts.append(self.action.tokens(noisy, sigma, batch, self.normalizer))
+            parts.append(self.action.tokens(noisy, sigma, batch, self.normalizer, k))
             velocity.append(target)
         context = self.context(batch, self.normalizer, generator)
         y, _ = self.trunk([*context, *parts], self.attention_mask(x.device))
         predicted = map(self.action.stream.velocity, y[len(context) :])
-        error = sum((v - target).square() for v, target in zip(predicted, velocity, strict=True)) / len(parts)
-        return {"policy": masked_mean(error, self.action.valid(batch) & batch.is_demonstration.view(-1, 1, 1))}
+        errors = [(v - target).square() for v, target in zip(predicted, velocity, strict=True)]
+        error, valid = mean_over_draws(errors, [self.action.valid(batch, k) for k in range(self.problems)])
+        return {"policy": masked_mean(error, valid & batch.is_demonstration.view(-1, 1, 1))}
 
     def generate(
         self, batch: Batch, query: Query, generators: Sequence[torch.Generator], steps: int

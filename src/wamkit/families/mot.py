@@ -56,7 +56,7 @@ class MoT(Family):
         self.streams = JointStreams(c, self.future, self.action, normalizer)
         self.ahead = self.history.segments if self.history else [Segment(CONTEXT, self.context.length)]
         self.queries, self.keeps_memory = self.streams.queries(), c.chunk_causal
-        self.first = self.streams.first
+        self.first, self.problems = self.streams.first, self.streams.problems
         self.declare(self.experts, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -92,16 +92,16 @@ class MoT(Family):
             if name not in targets.noisy:
                 continue
             x, sigma = targets.noisy[name], targets.sigma[name]
-            parts[stream].append(self.streams.tokens(stream, x, sigma, context, batch))
+            parts[stream].append(self.streams.tokens(stream, x, sigma, context, batch, name))
         if self.first and joint:  # the clean future is noised up to the level to which a policy query denoises it
             level = torch.rand(len(batch), generator=generator).to(batch.obs.device)
             level = level * (self.config.partial if self.first == FUTURE else 0)
             x, _ = flow.corrupt(targets.clean[self.first], level, generator)
-            parts[self.first].append(self.streams.tokens(self.first, x, level, context, batch))
+            parts[self.first].append(self.streams.tokens(self.first, x, level, context, batch, ACTION))
         more = {name: len(parts[ACTION]) + k for k, name in enumerate(self.streams.more)}
         for name in more:
             x, sigma = targets.noisy[name], targets.sigma[name]
-            parts[ACTION].append(self.streams.tokens(ACTION, x, sigma, context, batch))
+            parts[ACTION].append(self.streams.tokens(ACTION, x, sigma, context, batch, name))
         video, acting = (sum(map(len, parts[s])) for s in (FUTURE, ACTION))
         mask = targets.visible(*self.attention_layout(joint))[..., -video - acting :, :]
         if self.history:

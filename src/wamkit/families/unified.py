@@ -60,7 +60,7 @@ class Unified(Family):
         self.streams = JointStreams(c, self.future, self.action, normalizer)
         self.ahead = self.history.segments if self.history else [Segment(CONTEXT, self.context.length)]
         self.queries, self.keeps_memory = self.streams.queries(), c.chunk_causal
-        self.first = self.streams.first
+        self.first, self.problems = self.streams.first, self.streams.problems
         self.declare(self.trunk, codec=self.future, denoised=self.action)
 
     def stages(self) -> tuple[Stage, ...]:
@@ -89,16 +89,16 @@ class Unified(Family):
             context = self.context(batch, self.normalizer, generator)
         problems = {POLICY: ACTION} | ({FUTURE: FUTURE, ACTION: ACTION} if joint else {})
         parts = [
-            self.streams.tokens(stream, targets.noisy[name], targets.sigma[name], context, batch)
+            self.streams.tokens(stream, targets.noisy[name], targets.sigma[name], context, batch, name)
             for name, stream in problems.items()
         ]
         if self.first and joint:
             level = torch.zeros(1, device=batch.obs.device)
-            parts.append(self.streams.tokens(self.first, targets.clean[self.first], level, context, batch))
+            parts.append(self.streams.tokens(self.first, targets.clean[self.first], level, context, batch, ACTION))
         at = [*range(len(problems)), *range(len(parts), len(parts) + len(self.streams.more))]
         for name in self.streams.more:
             problems[name] = ACTION
-            parts.append(self.streams.tokens(ACTION, targets.noisy[name], targets.sigma[name], context, batch))
+            parts.append(self.streams.tokens(ACTION, targets.noisy[name], targets.sigma[name], context, batch, name))
         mask_LL = targets.visible(*self.attention_layout(joint))
         if self.history:
             rows = self.history.hide(mask_LL[..., -sum(map(len, parts)) :, :], batch)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from wamkit.nn.backbones.transformer import Read, Trunk, sigma_features
     from wamkit.nn.conditioning import Conditioning, ContextFeatures
     from wamkit.nn.encoders import VisionTeacher
-    from wamkit.nn.heads import ActionChunk, GivenStream, NoisyStream, QueryStream, Stream, masked_mean
+    from wamkit.nn.heads import ActionChunk, GivenStream, NoisyStream, QueryStream, Stream, masked_mean, mean_over_draws
     from wamkit.nn.history import History, present
     from wamkit.nn.normalizer import Normalizer
     from wamkit.nn.tokens import (
@@ -44,7 +44,15 @@ _HOMES = {
     "wamkit.nn.backbones.transformer": ("Read", "Trunk", "sigma_features"),
     "wamkit.nn.conditioning": ("Conditioning", "ContextFeatures"),
     "wamkit.nn.encoders": ("VisionTeacher",),
-    "wamkit.nn.heads": ("ActionChunk", "GivenStream", "NoisyStream", "QueryStream", "Stream", "masked_mean"),
+    "wamkit.nn.heads": (
+        "ActionChunk",
+        "GivenStream",
+        "NoisyStream",
+        "QueryStream",
+        "Stream",
+        "masked_mean",
+        "mean_over_draws",
+    ),
     "wamkit.nn.history": ("History", "present"),
     "wamkit.nn.normalizer": ("Normalizer",),
     "wamkit.nn.tokens": (
@@ -98,6 +106,7 @@ __all__ = [
     "image_positions",
     "joined",
     "masked_mean",
+    "mean_over_draws",
     "present",
     "sigma_features",
     "split",

@@ -112,12 +112,17 @@ class ActionChunk(nn.Module):
         return self.pack(action_BAa, normalizer).masked_fill(~self._evidence(batch), 0)
 
     def tokens(
-        self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch, normalizer: Normalizer
+        self,
+        x_BLc: Float[Tensor, "B L c"],
+        sigma_B: Float[Tensor, " b"],
+        batch: Batch,
+        normalizer: Normalizer,
+        problem: int = 0,
     ) -> Tokens:
         """Noisy actions to tokens, for a denoised stream. Those of `batch.prefix` are the executed actions, without
-        noise. Dimensions that a row's robot lacks are 0, neither noise nor data."""
+        noise. Dimensions that a row's robot lacks are 0, neither noise nor data. problem: as in `decided`."""
         sigma = sigma_B
-        if (decided_BL := self.decided(batch)) is not None:
+        if (decided_BL := self.decided(batch, problem)) is not None:
             x_BLc = torch.where(decided_BL.unsqueeze(2), self.targets(batch.action, batch, normalizer), x_BLc)
             sigma = sigma_B.unsqueeze(1).masked_fill(decided_BL, 0)
         if batch.action_dim_valid is not None:
@@ -125,12 +130,16 @@ class ActionChunk(nn.Module):
             x_BLc = x_BLc.masked_fill(~has, 0)
         return self.stream.tokens(x_BLc, sigma)
 
-    def decided(self, batch: Batch) -> Bool[Tensor, "B L"] | None:
-        """True for tokens that hold steps of `batch.prefix`, whole tokens each; None where there is no prefix."""
+    def decided(self, batch: Batch, problem: int = 0) -> Bool[Tensor, "B L"] | None:
+        """True for tokens that hold steps of `batch.prefix`, whole tokens each; None where there is no prefix.
+
+        problem: which of `Family.problems` the chunk is, where these have prefixes of their own.
+        """
         if batch.prefix is None:
             return None
-        first_L = self.per_token * torch.arange(self.count, device=batch.prefix.device)
-        return first_L < batch.prefix.unsqueeze(1)
+        steps_B = batch.prefix if batch.prefix.dim() == 1 else batch.prefix[:, problem]
+        first_L = self.per_token * torch.arange(self.count, device=steps_B.device)
+        return first_L < steps_B.unsqueeze(1)
 
     def denoise(
         self,
@@ -163,14 +172,23 @@ class ActionChunk(nn.Module):
         """The inverse of `pack`."""
         return normalizer.decode("action", x_BLc.reshape(len(x_BLc), *self.shape))
 
-    def valid(self, batch: Batch) -> Bool[Tensor, "B L c"]:
+    def valid(self, batch: Batch, problem: int = 0) -> Bool[Tensor, "B L c"]:
         """True for values of `pack` that are evidence: steps inside the episode, of rows with actions, in dimensions
-        that the row's robot has, after `batch.prefix`."""
-        decided_BL = self.decided(batch)
+        that the row's robot has, after `batch.prefix`. problem: as in `decided`."""
+        decided_BL = self.decided(batch, problem)
         return self._evidence(batch) if decided_BL is None else self._evidence(batch) & ~decided_BL.unsqueeze(2)
 
     def _evidence(self, batch: Batch) -> Bool[Tensor, "B L c"]:
         return batch.action_mask().reshape(len(batch), self.count, self.channels)
+
+
+def mean_over_draws(
+    errors: Sequence[Float[Tensor, "B L c"]], valid: Sequence[Bool[Tensor, "B L c"]]
+) -> tuple[Float[Tensor, "B L c"], Bool[Tensor, "B L c"]]:
+    """The mean error of each value over the draws in which it is valid, and where it is in any."""
+    count = sum(v.to(errors[0].dtype) for v in valid).clamp(min=1)  # type: ignore[union-attr]
+    total = sum(e.masked_fill(~v, 0) for e, v in zip(errors, valid, strict=True))
+    return total / count, torch.stack(list(valid)).any(0)  # type: ignore[return-value]
 
 
 def masked_mean(error: Tensor, valid: Tensor) -> Float[Tensor, " B"]:

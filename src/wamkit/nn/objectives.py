@@ -22,7 +22,7 @@ from wamkit.nn.attention_mask import ACTION, FUTURE, TEACHER_FORCED, Program, Se
 from wamkit.nn.autoencoders.future import FutureLatents
 from wamkit.nn.backbones.base import Tokens
 from wamkit.nn.flow import corrupt, denoise, hold, shift_sigma, uniform_sigma
-from wamkit.nn.heads import ActionChunk, masked_mean
+from wamkit.nn.heads import ActionChunk, masked_mean, mean_over_draws
 from wamkit.nn.normalizer import Normalizer
 from wamkit.nn.options import JointConfig, TargetConfig
 from wamkit.types import Answer, Batch, Query
@@ -69,12 +69,13 @@ class TrainingTargets:
         """Mean squared errors of the predicted velocities, by name, over the values that each row is evidence for."""
         error = {n: (v - self.velocity[n]).square() for n, v in predicted.items()}
         draws = [error.pop(n) for n in tuple(error) if n.partition(".")[0] == POLICY]
-        error[POLICY] = sum(draws[1:], draws[0]) / len(draws)
+        valid_in = [action.valid(batch, k) for k in range(len(draws) + 1)]
+        error[POLICY], policy_valid = mean_over_draws(draws, valid_in[:-1])
         joint, forward, inverse = (self.is_(q) for q in WORLD[:3])
-        is_demonstration, action_valid = batch.is_demonstration.view(-1, 1, 1), action.valid(batch)
+        is_demonstration = batch.is_demonstration.view(-1, 1, 1)
         valid = {
-            POLICY: action_valid & is_demonstration,
-            ACTION: action_valid & (joint & is_demonstration | inverse),
+            POLICY: policy_valid & is_demonstration,
+            ACTION: valid_in[-1] & (joint & is_demonstration | inverse),
             FUTURE: future.valid(batch) & (~inverse & is_demonstration | forward),
         }
         return {n: masked_mean(error[n], valid[n]) for n in (POLICY, ACTION, FUTURE) if n in error}
@@ -215,11 +216,19 @@ class JointStreams:
         """As the function of this name, with the configured share."""
         return spare_joint(batch, self.config.joint_share, generator, losses)
 
-    def tokens(self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch) -> Tokens:
-        """Noisy values of the stream `name` to tokens."""
+    @property
+    def problems(self) -> int:
+        """Chunks of actions that a row denoises: the policy's draws, and last that of the joint."""
+        return self.config.policy_draws + 1
+
+    def tokens(
+        self, name: str, x: Tensor, sigma: Tensor, context: Sequence[Tokens], batch: Batch, problem: str = POLICY
+    ) -> Tokens:
+        """Noisy values of the stream `name` to tokens. problem: its name, as in `TrainingTargets`."""
         if name == FUTURE:
             return self.future.tokens(x, sigma, context)
-        return self.action.tokens(x, sigma, batch, self.normalizer)
+        at = self.problems - 1 if problem == ACTION else (POLICY, *self.more).index(problem)
+        return self.action.tokens(x, sigma, batch, self.normalizer, at)
 
     def velocity(self, name: str, y: Tensor) -> Tensor:
         """Outputs of the backbone to velocities of the stream `name`."""

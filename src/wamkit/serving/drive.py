@@ -32,7 +32,7 @@ from wamkit.workers import run_parallel
 
 Loop = Literal["wait", "switch", "ensemble", "rtc"]
 SEEDS_PER_JOB = 5
-_LOOPS = 2
+_LOOPS = 3
 """Version of the loops' rules, which finished pieces are kept by."""
 
 
@@ -156,6 +156,7 @@ class Drive:
     steps: up to the first success, or all.   stood: of them, those at which the robot stood still.
     jump: largest change of any dimension of the action from one step to the next, in half ranges of the action space.
     seam: the same at steps at which one chunk took over from another, mean over them; None without any.
+    inside: the same at all other steps, which is how much the motion changes by itself.
     """
 
     task: str
@@ -165,6 +166,7 @@ class Drive:
     stood: int
     jump: float
     seam: float | None = None
+    inside: float | None = None
 
 
 @dataclass(frozen=True)
@@ -206,16 +208,29 @@ def play(job: _Job) -> list[Drive]:
             start = Driving(seed)
             episode = rollout(env, actor, seed=seed, session=start, record_images=False, observers=[seen.append])
             steps = int(episode.success.argmax()) + 1 if episode.succeeded else len(episode)
-            change_T = (np.abs(np.diff(episode.action[:steps], axis=0)) / scale).max(1)
-            jump = float(change_T.max(initial=0))
             came = [t.next_session.queries - (t.next_session.coming is not None) for t in seen[:steps]]
             took_over = [i for i in range(1, steps) if 0 < came[i - 1] < came[i]]
-            seam = float(change_T[np.array(took_over) - 1].mean()) if took_over else None
             stood = seen[steps - 1].next_session.stood
-            found.append(Drive(job.task, seed, bool(episode.succeeded), steps, stood, jump, seam))
+            change = changes(episode.action[:steps], took_over, scale)
+            found.append(Drive(job.task, seed, bool(episode.succeeded), steps, stood, *change))
         return found
     finally:
         env.close()
+
+
+def changes(
+    action_Ta: np.ndarray, took_over: Sequence[int], half_range: np.ndarray
+) -> tuple[float, float | None, float | None]:
+    """Changes of T actions from one step to the next, as in `Drive`: the largest, the mean at the steps `took_over`,
+    and the mean at all others.
+
+    Examples:
+        >>> changes(np.array([[0.0, 0.0], [0.1, 0.2], [0.1, 1.2], [0.5, 1.2]]), [2], np.array([1.0, 2.0]))
+        (0.5, 0.5, 0.25)
+    """
+    change_T = (np.abs(np.diff(action_Ta, axis=0)) / half_range).max(1)
+    at_seam = np.isin(np.arange(1, len(action_Ta)), took_over)
+    return float(change_T.max(initial=0)), _mean(change_T[at_seam]), _mean(change_T[~at_seam])
 
 
 def _asking(policy: Policy) -> Callable[[Observation, int, Ahead | None], np.ndarray]:
@@ -261,13 +276,13 @@ def _read(path: Any) -> list[Drive] | None:
         return None
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return float(np.mean(values)) if values else None
+def _mean(values: Sequence[float] | np.ndarray) -> float | None:
+    return float(np.mean(values)) if len(values) else None
 
 
 def table(found: dict[tuple[Loop, Delay], list[Drive]]) -> list[dict[str, Any]]:
-    """A row for each loop and delay: success with its interval, share of steps stood still, largest jumps, and jumps
-    from chunk to chunk."""
+    """A row for each loop and delay: success with its interval, share of steps stood still, largest jumps, and changes
+    from chunk to chunk and inside of chunks."""
     rows = []
     for (loop, delay), episodes in found.items():
         rate = clopper_pearson(sum(d.success for d in episodes), len(episodes))
@@ -283,6 +298,7 @@ def table(found: dict[tuple[Loop, Delay], list[Drive]]) -> list[dict[str, Any]]:
                 "stood": sum(d.stood for d in episodes) / max(1, sum(d.steps for d in episodes)),
                 "jump": float(np.mean([d.jump for d in episodes])),
                 "seam": _mean([d.seam for d in episodes if d.seam is not None]),
+                "inside": _mean([d.inside for d in episodes if d.inside is not None]),
             }
         )
     return rows

@@ -114,11 +114,14 @@ def check_prefix(model: Family, longest: int) -> None:
         )
 
 
-def with_prefix(batch: Batch, longest: int, generator: torch.Generator) -> Batch:
-    """`batch`, of which half of the rows begin with 1 to `longest` executed actions, which they are given."""
-    B = len(batch)
-    given = torch.rand(B, generator=generator) < 0.5
-    steps = torch.randint(1, longest + 1, (B,), generator=generator)
+def with_prefix(batch: Batch, longest: int, generator: torch.Generator, problems: int = 1) -> Batch:
+    """`batch`, of whose chunks half begin with 1 to `longest` executed actions, which they are given.
+
+    problems: as of `Family`; each draws by itself, so that a row learns with given actions and without.
+    """
+    shape = (len(batch), problems)
+    given = torch.rand(shape, generator=generator) < 0.5
+    steps = torch.randint(1, longest + 1, shape, generator=generator)
     return replace(batch, prefix=(steps * given).to(batch.obs.device))
 
 
@@ -198,7 +201,7 @@ class Strategy:
         seed = np.random.SeedSequence((self.config.seed, step, part)).generate_state(1, np.uint64)[0] >> 1
         generator = torch.Generator().manual_seed(int(seed))
         if self.config.prefix:
-            batch = with_prefix(batch, self.config.prefix, generator)
+            batch = with_prefix(batch, self.config.prefix, generator, self.model.problems)
         with autocast(self.config):
             losses_B = self.model(batch, generator, self.stage.name)
         total = sum(self._weights.get(name, 1.0) * loss_B.sum() for name, loss_B in losses_B.items()) / rows
