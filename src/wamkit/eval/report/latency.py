@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wamkit.eval.outputs import read_result
-from wamkit.eval.results import Row, Table
+from wamkit.eval.results import CLOSED_LOOP, Row, Table
 from wamkit.files import StoreError
 
 NAMES = {
@@ -51,12 +51,12 @@ def tables(home: Path, weights: str) -> list[Table]:
 
 def _table(one: Mapping[str, Any]) -> Table:
     rows = tuple(
-        Row(part, name, f"{times['p50']:.2f} / {times['p95']:.2f} / {times['p99']:.2f}", unit="ms")
+        Row(part, name, times["p50"], unit="ms", note=f"p95 {times['p95']:.2f}, p99 {times['p99']:.2f}")
         for part, name in NAMES.items()
         if (times := one["parts"].get(part))
     )
-    how = f"{_about(one)}. Milliseconds: median, and the 95th and 99th percentile. Made by `wamkit latency`."
-    return Table(f"latency_{one['query']}", f"Latency of a {one['query']} query", how, rows)
+    how = f"{_about(one)}. Medians, with the 95th and 99th percentile. Made by wamkit latency."
+    return Table(f"latency_{one['query']}", f"Latency of a {one['query']} query", how, rows, CLOSED_LOOP)
 
 
 def _about(one: Mapping[str, Any]) -> str:
