@@ -56,9 +56,9 @@ class Args:
     """Training seeds."""
     episodes: int = 20
     """Held-out reset states a task."""
-    steps: int = 2400
+    steps: int = 3000
     """Training steps."""
-    demonstrations: int = 30
+    demonstrations: int = 100
     """Demonstrations a task."""
     data: Path = Path("data/realtime")
     work: Path = Path("runs/realtime")
@@ -102,6 +102,7 @@ def trained(args: Args, name: str, seed: int) -> Run:
             "model.actions_per_token": 1,
             "model.policy_draws": 4,
             "model.joint_share": 0.25,
+            "model.codec_share": 0.15,
             "train.batch_size": 32,
             "train.seed": seed,
             "train.steps": args.steps,

@@ -107,6 +107,20 @@ def test_the_expert_solves_unseen_starts():
         assert env.coverage() > SUCCESS_COVERAGE
 
 
+def test_the_expert_pushes_alike_from_equal_states():
+    """Whatever it is given to draw from: its choice is one that can be learned from the present state."""
+    env, paths = MAKE(), []
+    for draws in (1, 2):
+        env.reset(seed=1_000_002)
+        act, rng = env.expert(), np.random.default_rng(draws)
+        path = []
+        for _ in range(40):
+            path.append(act(rng))
+            env.step(path[-1])
+        paths.append(np.array(path))
+    assert np.array_equal(*paths) and np.ptp(paths[0], axis=0).max() > 50
+
+
 def test_action_noise_is_of_a_size_that_the_expert_stands(tmp_path):
     config = CollectConfig(env="pusht", tasks=("push-t",), episodes=1, off_expert=0, noise=(0.3,), out=tmp_path)
     episode = record(config, plan(config)[0], MAKE(height=8, width=8))
