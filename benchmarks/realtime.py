@@ -56,7 +56,7 @@ class Args:
     """Training seeds."""
     episodes: int = 20
     """Held-out reset states a task."""
-    steps: int = 3000
+    steps: int = 6000
     """Training steps."""
     demonstrations: int = 100
     """Demonstrations a task."""
