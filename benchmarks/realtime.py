@@ -83,7 +83,7 @@ def main(args: Args) -> None:
     for seed in range(args.seeds):
         runs = {name: trained(args, name, seed) for name in ("plain", "prefix")}
         for name, run in runs.items():
-            protocol = Protocol(AT_20_HZ, args.episodes, replan_every=4)
+            protocol = Protocol(AT_20_HZ, args.episodes)
             loops = [loop for which, loop in ROWS.values() if which == name]
             delays = {ms: Delay(ms / 1e3) for ms in DELAYS}
             played = drives(run, protocol, loops, list(delays.values()), processes=args.processes)
@@ -132,7 +132,7 @@ def page(args: Args, found: Mapping[str, Mapping[int, Sequence[Drive]]], seeds: 
     return f"""# What a delay costs, and how chunks are joined
 
 The demo's four MetaWorld tasks, with a loop of 20 Hz: every action lasts 50 ms. `unified`, {many},
-chunks of 16 actions, a query every 4 steps or as soon as the last one is answered; {size}.
+chunks of 16 actions, a query every 8 steps or as soon as the last one is answered; {size}.
 Time is simulated: a query takes the delay, whatever the machine. Brackets: 95 %. Made by
 `python benchmarks/realtime.py`; [what the loops are](../serving.md#how-much-delay-a-policy-bears).
 
