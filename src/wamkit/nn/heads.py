@@ -185,7 +185,14 @@ class ActionChunk(nn.Module):
 def mean_over_draws(
     errors: Sequence[Float[Tensor, "B L c"]], valid: Sequence[Bool[Tensor, "B L c"]]
 ) -> tuple[Float[Tensor, "B L c"], Bool[Tensor, "B L c"]]:
-    """The mean error of each value over the draws in which it is valid, and where it is in any."""
+    """The mean error of each value over the draws in which it is valid, and where it is in any.
+
+    Examples:
+        >>> first, second = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[3.0, 4.0]]])
+        >>> always, late = torch.tensor([[[True, True]]]), torch.tensor([[[False, True]]])
+        >>> mean_over_draws([first, second], [always, late])[0].tolist()
+        [[[1.0, 3.0]]]
+    """
     count = sum(v.to(errors[0].dtype) for v in valid).clamp(min=1)  # type: ignore[union-attr]
     total = sum(e.masked_fill(~v, 0) for e, v in zip(errors, valid, strict=True))
     return total / count, torch.stack(list(valid)).any(0)  # type: ignore[return-value]
