@@ -270,10 +270,15 @@ class ChunkAndState(ActionChunk):
         self.register_buffer("outside", torch.tensor([[0.0, -1.0, -1.0]]), persistent=False)
 
     def tokens(
-        self, x_BLc: Float[Tensor, "B L c"], sigma_B: Float[Tensor, " b"], batch: Batch, normalizer: Normalizer
+        self,
+        x_BLc: Float[Tensor, "B L c"],
+        sigma_B: Float[Tensor, " b"],
+        batch: Batch,
+        normalizer: Normalizer,
+        problem: int = 0,
     ) -> Tokens:
         """As `ActionChunk.tokens`, the state's token last."""
-        run = super().tokens(x_BLc, sigma_B, batch, normalizer)
+        run = super().tokens(x_BLc, sigma_B, batch, normalizer, problem)
         state = self.proprio(normalizer.encode("proprio", batch.proprio)).unsqueeze(1)
         sigma = run.sigma
         if sigma is not None and sigma.dim() == 2:  # the executed ones among the actions are at 0
