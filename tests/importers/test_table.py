@@ -252,7 +252,7 @@ def test_what_is_suggested_is_imported_as_it_stands(groups, tmp_path, capsys, mo
     assert main(["import", "table", "lab.h5", "--suggest"]) == 0
     said, text = capsys.readouterr().out, (tmp_path / "map.toml").read_text()
     assert text in said and 'episodes = "runs/take_*"' in text and 'front = "front"' in text
-    assert 'action = ["cmd"]' in text and '"obs/joint_5", "obs/gripper"]' in text
+    assert 'action = ["cmd"]' in text and '"obs/joint_5", "obs/gripper"]' in text and 'texts = "@goal"' in text
     assert main(["import", "table", "lab.h5", "--suggest"]) == 1 and "is there already" in capsys.readouterr().err
     assert main(["import", "table", "lab.h5", "--out", "out", "--missing-views", "mask"]) == 0
     check(Store.open(tmp_path / "out"), 3)

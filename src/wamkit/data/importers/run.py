@@ -342,7 +342,9 @@ def _encoded(recording: Recording, layout: Layout) -> tuple[dict[str, Encoded], 
             reasons += why
         except MissingView as error:
             if camera not in layout.optional:
-                raise SourceError(f"{error}, or take such episodes without a view by --missing-views mask") from error
+                raise SourceError(
+                    f"{error}, or take such episodes without a view by --missing-views mask and another --out"
+                ) from error
         except StoreError as error:
             raise SourceError(f"episode {name}, camera {camera}: {error}") from error
     return out, reasons

@@ -496,7 +496,7 @@ def _opened(path: Path) -> TableFile:
 GUESSES: Mapping[str, tuple[str, ...]] = {
     "action": ("action", "actions", "control", "command", "cmd"),
     "state": ("qpos", "state", "proprio", "joint", "pos", "pose", "gripper"),
-    "texts": ("language", "instruction", "text", "task", "prompt"),
+    "texts": ("language", "instruction", "text", "task", "prompt", "goal"),
     "timestamps": ("timestamp", "time", "stamp", "clock"),
     "success": ("success", "is_success"),
     "reward": ("reward",),
@@ -534,7 +534,8 @@ def suggest_map(source: Path) -> str:
     else:
         lines.append("fps = 10  # steps a second: say which")
     lines += [f"{key} = {_toml_list(guessed.get(key, []))}" for key in ("state", "action")]
-    lines.append(f'texts = "{guessed["texts"][0]}"' if "texts" in guessed else 'text = ""  # the instruction')
+    texts = guessed.get("texts", []) + [f"@{n}" for n in _opened(files[0]).attributes(group) if _names_a_text(n)]
+    lines.append(f'texts = "{texts[0]}"' if texts else 'text = ""  # the instruction')
     lines += [f'{key} = "{guessed[key][0]}"' for key in ("success", "reward") if key in guessed]
     rest = [n for n in arrays if not any(n in names for names in guessed.values())]
     lines += [f"# not used: {n}, {arrays[n]}" for n in rest[:40]]
@@ -579,7 +580,7 @@ def _guess(arrays: Mapping[str, Declared]) -> dict[str, list[str]]:
         if a.is_images:
             out.setdefault("cameras", []).append(name)
         elif a.kind == "texts":
-            if any(w in last for w in GUESSES["texts"]):
+            if _names_a_text(last):
                 out.setdefault("texts", []).append(name)
         elif last in ("episode_ends", "episode_index"):
             out.setdefault(last, []).append(name)
@@ -592,6 +593,10 @@ def _guess(arrays: Mapping[str, Declared]) -> dict[str, list[str]]:
     if "state" in out:
         out["state"].sort(key=lambda name: "grip" in name)  # as most robots have it
     return out
+
+
+def _names_a_text(name: str) -> bool:
+    return any(w in name.lower() for w in GUESSES["texts"])
 
 
 def _toml_list(names: Sequence[str]) -> str:

@@ -70,6 +70,10 @@ class TableFile(ABC):
     def texts(self, name: str) -> list[str]:
         """The texts of an array, one for each row; one text if it has no axis, or is an attribute ("@name")."""
 
+    def attributes(self, group: str) -> Mapping[str, str]:
+        """Texts that a group holds beside its arrays, by name; "" is the file itself. None in most formats."""
+        return {}
+
     @abstractmethod
     def encoded(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         """Rows of an array of encoded images, one at a time."""
@@ -131,14 +135,21 @@ class Hdf5Table(TableFile):
         with hdf5.opened(self.path) as file:
             if "@" in name:
                 where, _, attribute = name.rpartition("@")
-                holder = hdf5.member(file, where) if where.strip("/") else file
-                value = holder.attrs.get(attribute)
-                if not isinstance(value, (str, bytes)):
+                if attribute not in (held := self._texts_of(file, where)):
                     raise SourceError(f"its attribute '{name}' is no text")
-                return [value if isinstance(value, str) else value.decode()]
+                return [held[attribute]]
             at = self._opaque(file, name, "texts")
             rows = [at[()]] if not at.shape else at[:].reshape(-1).tolist()
             return [x if isinstance(x, str) else bytes(x).decode() for x in rows]
+
+    def attributes(self, group: str) -> Mapping[str, str]:
+        with hdf5.opened(self.path) as file:
+            return self._texts_of(file, group)
+
+    def _texts_of(self, file: Any, group: str) -> dict[str, str]:
+        held = (hdf5.member(file, group) if group.strip("/") else file).attrs
+        found = ((name, held[name]) for name in held)
+        return {n: x if isinstance(x, str) else x.decode() for n, x in found if isinstance(x, (str, bytes))}
 
     def encoded(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         with hdf5.opened(self.path) as file:
@@ -196,11 +207,14 @@ class ZarrTable(TableFile):
         where, mark, attribute = name.rpartition("@")
         if not mark:
             raise SourceError(f"'{name}': texts of zarr stores are read from attributes, as '@{name}'")
-        file = f"{where.strip('/')}/.zattrs".lstrip("/")
-        content = parse_json(self._store.content(file, 1 << 20), file)
-        if not isinstance(content, dict) or not isinstance(value := content.get(attribute), str):
-            raise SourceError(f"{file} has no text '{attribute}'")
-        return [value]
+        if attribute not in (held := self.attributes(where)):
+            raise SourceError(f"there is no text '{attribute}' in {where.strip('/') or 'the store'}'s .zattrs")
+        return [held[attribute]]
+
+    def attributes(self, group: str) -> Mapping[str, str]:
+        file = f"{group.strip('/')}/.zattrs".lstrip("/")
+        content = parse_json(self._store.content(file, 1 << 20), file) if self._store.has(file) else {}
+        return {n: x for n, x in content.items() if isinstance(x, str)} if isinstance(content, dict) else {}
 
     def encoded(self, name: str, start: int, stop: int) -> Iterator[bytes]:
         for t in range(start, stop):
