@@ -39,7 +39,7 @@ section { border-top:1px solid var(--rule); margin-top:56px; padding-top:24px; d
 .body { display:grid; gap:36px; min-width:0; } .body > * { min-width:0; }
 table { border-collapse:collapse; width:100%; font-size:.95rem; }
 th { text-align:left; font-weight:500; font-size:.8rem; color:var(--soft); padding:0 16px 8px 0;
-  vertical-align:bottom; overflow-wrap:anywhere; }
+  vertical-align:bottom; overflow-wrap:anywhere; min-width:5.6em; }
 td { padding:10px 16px 10px 0; border-top:1px solid var(--rule); vertical-align:baseline; }
   tr > :last-child { padding-right:0; }
 td.what { min-width:13rem; } td.what small { display:block; color:var(--soft); font-size:.82rem; line-height:1.4; }
