@@ -19,7 +19,8 @@ PAGE = (Path(__file__).parents[2] / "docs/your-data.md").read_text()
 COMMANDS = re.findall(r"^wamkit (.+)$", PAGE, re.M)
 SMALL = {
     "train": "--model.width 16 --model.depth 1 --model.heads 2 --model.codec-channels 4 --train.steps 4 "
-    "--train.batch-size 4 --train.threads 1 --train.save-every 4 --window.chunk 8 --window.frame-offsets 8",
+    "--train.batch-size 4 --train.threads 1 --train.save-every 4 --window.chunk 8 --window.frame-offsets 8 "
+    "--size 48 64",
     "eval": "--steps 2",
 }
 """Options that make a command quick."""

@@ -100,7 +100,7 @@ class TrainConfig(cfg.Checked):
     drop_view: Annotated[float, cfg.Between(0, 0.9)] = 0.0
     """Augmentation: probability that a view is black, if there are several. One view always stays."""
     prefix: Annotated[int, cfg.Between(0, inf), cfg.AtMost(4096)] = 0
-    """Most first actions of a chunk that half of the rows are given, so that they learn what comes after these: for
+    """Most first actions that half of the chunks are given, so that they learn what comes after these: for
     real-time chunking, where they are decided by then. 0 to give none."""
     weights: tuple[tuple[str, float], ...] = ()
     """Weights of losses by name, 1 by default. A name that the family does not return is an error."""
