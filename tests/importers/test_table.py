@@ -14,9 +14,11 @@ from imagecodecs import jpeg_encode, png_encode
 from lerobot_folders import square_frames, write_video
 
 from wamkit.cli.main import main
+from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import noted
 from wamkit.data.loading.dataset import open_frames
+from wamkit.data.validate import validate
 
 T = 12
 
@@ -125,6 +127,13 @@ def test_groups_of_a_file_with_parts_apart_and_a_camera_that_is_missing_in_some(
     assert abs(shown[:, 0].astype(int) - wanted).mean() < 3  # JPEG, then H.264
     assert abs(shown[:, 1].astype(int) - wanted[:, :, ::-1]).mean() < 3
     assert frames.has_view.tolist() == [[True, True], [True, False], [True, True]]
+    metadata = load_metadata(store.root)
+    assert [(f.name, f.start, f.stop, f.kind) for f in metadata.state] == [
+        ("joints", 0, 6, "joint"), ("gripper", 6, 7, "gripper"),
+    ]  # fmt: skip
+    assert [(f.name, f.start, f.stop) for f in metadata.action] == [("other", 0, 7)]
+    assert metadata.inferred == ("state.joints", "state.gripper", "action.other")
+    assert not [f.message for f in validate(store.root, progress=False) if f.level == "warning"]
     # The same command goes on, another mapping does not.
     assert main(["import", "table", str(groups), "--map", str(tmp_path / "map.toml"), "--out", str(tmp_path / "out"),
                  "--missing-views", "mask"]) == 0  # fmt: skip

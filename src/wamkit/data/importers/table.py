@@ -29,6 +29,7 @@ import numpy as np
 
 from wamkit import config as cfg
 from wamkit.config import Between, Checked, Rate
+from wamkit.data.description import fields_by_name
 from wamkit.data.format.schema import Layout
 from wamkit.data.importers.base import (
     IMPORTERS,
@@ -405,7 +406,8 @@ class Table(Importer):
         )
 
     def metadata(self) -> DatasetMetadata:
-        m = self._map
+        m, layout = self._map, self.layout()
+        parts = {"state": fields_by_name(layout.proprio_names), "action": fields_by_name(layout.action_names)}
         return DatasetMetadata(
             source=f"table, {self.root.name}",
             embodiment="" if m.robot == "none" else m.robot,
@@ -413,6 +415,8 @@ class Table(Importer):
             licence=m.licence,
             offset=1 if m.offset else 0,
             cameras=camera_facts(m.cameras),
+            inferred=tuple(f"{k}.{f.name}" for k, fields in parts.items() for f in fields),
+            **parts,
         )
 
     def episodes(self) -> Sequence[str]:
