@@ -17,6 +17,7 @@ from wamkit.cli.main import main
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.importers.run import noted
+from wamkit.data.importers.table_suggest import suggest_map
 from wamkit.data.loading.dataset import open_frames
 from wamkit.data.validate import validate
 
@@ -286,3 +287,151 @@ def test_links_objects_and_lies_about_sizes_are_refused(tmp_path, capsys):
     assert "tables are .hdf5" in refused(tmp_path / "notes.txt", mapping, tmp_path, capsys)
     video = mapping + '\n[cameras]\ntop = "../{stem}.mp4"'
     assert "leads out" in refused(tmp_path / "odd.npz", video, tmp_path, capsys).replace("outside", "leads out")
+
+
+def levels(n: int, step: int = 6) -> np.ndarray:
+    """Frames (n, 48, 64, 3) of which each is a grey level of its own."""
+    return np.broadcast_to((np.arange(n) * step).astype(np.uint8)[:, None, None, None], (n, 48, 64, 3))
+
+
+def shown(store: Store, step: int = 6) -> list[int]:
+    """The number of the frame that each row of a data set shows, by its grey level."""
+    frames = open_frames(store, (48, 64))[0]
+    means = np.asarray(frames.images[np.arange(store.frames)]).astype(float).mean((1, 2, 3, 4))
+    return np.rint(means / step).astype(int).tolist()
+
+
+def two(path: Path, n: int, **more: np.ndarray) -> Path:
+    """State and action of n rows."""
+    rng = np.random.default_rng(list(str(path).encode()))
+    np.savez(path, q=rng.normal(0, 1, (n, 2)), a=rng.normal(0, 1, (n, 2)), **more)
+    return path
+
+
+ROWS = 'state = ["q"]\naction = ["a"]\ntext = "x"\n'
+TOP = '[cameras]\ntop = "{stem}.mp4"\n'
+
+
+def test_episodes_that_are_rows_of_a_file_show_their_own_part_of_its_video(tmp_path, capsys):
+    source = two(tmp_path / "lab.v2.npz", 30, episode_index=np.repeat([3, 4], 15), ends=np.array([15, 30]))
+    write_video(tmp_path / "lab.v2.mp4", levels(30), 10)
+    index = 'fps = 10\nepisode_index = "episode_index"\n' + ROWS
+    assert shown(imported(source, index + TOP, tmp_path)) == list(range(30))
+    # The same file at half the rate of its rows: every frame is shown twice.
+    (tmp_path / "half").mkdir()
+    two(tmp_path / "half/b.npz", 40, ends=np.array([20, 40]))
+    write_video(tmp_path / "half/b.mp4", levels(20), 5)
+    halved = 'fps = 10\nepisode_ends = "ends"\n' + ROWS + TOP
+    assert shown(imported(tmp_path / "half/b.npz", halved, tmp_path / "half")) == [i // 2 for i in range(40)]
+    with h5py.File(tmp_path / "lab.h5", "w") as file:
+        for e in range(2):
+            file[f"demo_{e}/q"], file[f"demo_{e}/a"] = np.ones((15, 2)), np.ones((15, 2))
+    write_video(tmp_path / "lab.mp4", levels(30), 10)
+    said = refused(tmp_path / "lab.h5", 'fps = 10\nepisodes = "demo_*"\n' + ROWS + TOP, tmp_path, capsys)
+    assert "lab.mp4 is the video of demo_0 and demo_1: put {episode} into the path" in said
+
+
+def test_a_video_with_a_frame_for_each_row_is_read_by_number_whatever_rate_it_states(tmp_path, capsys):
+    for name, rate in (("slow", 10), ("fast", 60)):
+        source = two(tmp_path / f"{name}.npz", 30)
+        write_video(tmp_path / f"{name}.mp4", levels(30), rate)
+        (tmp_path / name).mkdir()
+        assert shown(imported(source, "fps = 30\n" + ROWS + TOP, tmp_path / name)) == list(range(30))
+    write_video(tmp_path / "slow.mp4", levels(40), 10)
+    said = refused(tmp_path / "slow.npz", "fps = 30\n" + ROWS + TOP, tmp_path, capsys)
+    assert "40 frames at 10 a second last 4 s, 30 rows at 30 last 1 s; write it with a frame for each row" in said
+
+
+def test_a_video_alone_has_as_many_steps_as_its_rate_gives(tmp_path):
+    (tmp_path / "in").mkdir()
+    two(tmp_path / "in/a.npz", 30)
+    write_video(tmp_path / "in/a.mp4", levels(30), 30)
+    store = imported(tmp_path / "in", 'fps = 10\ntext = "x"\n' + TOP, tmp_path)
+    assert shown(store) == list(range(0, 30, 3))
+
+
+@pytest.mark.parametrize(("rate", "digits"), [(30, 2), (29.97, 3), (60, 3), (15, 3)])
+def test_the_rate_of_a_clock_that_rounds_is_the_true_one(rate, digits, tmp_path):
+    source = two(tmp_path / "a.npz", 120, t=np.round(np.arange(120) / rate, digits))
+    assert imported(source, 'timestamps = "t"\n' + ROWS, tmp_path).layout.fps == pytest.approx(rate, rel=4e-4)
+
+
+def test_names_with_brackets_units_and_sides_are_kept(tmp_path):
+    names = ["q[0]", "q[1]", "elbow [rad]", "wrist (rad/s)", "gripper", "a"]
+    rows = [",".join(names), *(",".join(str(i * k) for k in range(6)) for i in range(T))]
+    save(tmp_path / "a.csv", "\n".join(rows) + "\n")
+    mapping = f'fps = 10\nstate = {json.dumps(names[:5])}\naction = ["a"]\ntext = "x"'
+    store = imported(tmp_path / "a.csv", mapping, tmp_path)
+    assert store.layout.proprio_names == tuple(names[:5])
+    assert np.array_equal(store.numeric()["observation.state"], np.arange(T)[:, None] * np.arange(5.0))
+    units = {f.name: (f.kind, f.unit, f.representation) for f in load_metadata(store.root).state}
+    assert ("joint", "rad/s", "velocity") in units.values() and ("joint", "rad", "") in units.values()
+    with h5py.File(tmp_path / "arms.h5", "w") as file:
+        for side in ("left", "right"):
+            file[f"{side}/joint_pos_rad"], file[f"{side}/gripper"] = np.ones((T, 3)), np.ones(T)
+        file["a"] = np.ones((T, 8))
+    (tmp_path / "arms").mkdir()
+    both = 'fps = 10\nstate = ["left/*", "right/*"]\naction = ["a"]\ntext = "x"'
+    state = load_metadata(imported(tmp_path / "arms.h5", both, tmp_path / "arms").root).state
+    assert [(f.name, f.unit) for f in state if f.kind == "joint"] == [("left_joints", "rad"), ("right_joints", "rad")]
+    assert [f.name for f in state if f.kind == "gripper"] == ["left_gripper", "right_gripper"]
+
+
+def test_ends_of_episodes_that_do_not_fit_the_rows(tmp_path, capsys):
+    for i, (ends, words) in enumerate(
+        (([9, 19], "'ends' ends at 19, 'a' has 20 rows"), ([10, 30], "ends at 30, 'a' has 20 rows"))
+    ):
+        source = two(tmp_path / f"a{i}.npz", 20, ends=np.array(ends))
+        assert words in refused(source, 'fps = 10\nepisode_ends = "ends"\n' + ROWS, tmp_path, capsys)
+    source = two(tmp_path / "b.npz", 20, ends=np.array([8, 15]), i=np.tile([0, 1], 10))
+    assert "sort the rows by episode" in refused(source, 'fps = 10\nepisode_index = "i"\n' + ROWS, tmp_path, capsys)
+    store = imported(source, 'fps = 10\nepisode_ends = "ends"\n' + ROWS, tmp_path)
+    assert [m.length for m in store.episodes] == [8, 7]
+    assert noted(store.root) == {"1": ["rows 15 to 19 of the file belong to no episode"]}
+
+
+def test_videos_beside_the_file_of_each_episode_and_a_text_for_each(tmp_path, capsys):
+    for e in range(2):
+        (tmp_path / f"in/ep{e}").mkdir(parents=True)
+        two(tmp_path / f"in/ep{e}/data.npz", T)
+        write_video(tmp_path / f"in/ep{e}/top.mp4", levels(T)[:: 1 - 2 * e], 10)
+    mapping = 'fps = 10\nepisodes = "*/data.npz"\n' + ROWS + '[cameras]\ntop = "top.mp4"\n'
+    assert shown(imported(tmp_path / "in", mapping, tmp_path)) == [*range(T), *range(T)[::-1]]
+    source = two(tmp_path / "a.npz", 2 * T, ends=np.array([T, 2 * T]), task=np.array(["reach", "push"]))
+    (tmp_path / "texts").mkdir()
+    mapping = 'fps = 10\nepisode_ends = "ends"\n' + ROWS.replace('text = "x"', 'texts = "task"')
+    assert [m.text for m in imported(source, mapping, tmp_path / "texts").episodes] == ["reach", "push"]
+    source = two(tmp_path / "c.npz", 3 * T, ends=np.array([T, 2 * T, 3 * T]), task=np.array(["reach", "push"]))
+    assert "there must be one for all, or one for each step or episode" in refused(source, mapping, tmp_path, capsys)
+
+
+def test_times_of_day_and_grey_jpegs(tmp_path):
+    rows = ["t,q,a", *(f"2024-01-01 00:00:00.{i:02d}0000,{i},{i}" for i in range(0, 60, 5))]
+    save(tmp_path / "a.csv", "\n".join(rows) + "\n")
+    store = imported(tmp_path / "a.csv", 'timestamps = "t"\nstate = ["q"]\naction = ["a"]\ntext = "x"', tmp_path)
+    assert store.layout.fps == 20
+    with h5py.File(tmp_path / "grey.h5", "w") as file:
+        file["q"], file["a"] = np.ones((T, 2)), np.ones((T, 2))
+        jpeg = file.create_dataset("top", (T,), h5py.vlen_dtype(np.uint8))
+        for t, image in enumerate(levels(T)):
+            jpeg[t] = np.frombuffer(jpeg_encode(np.ascontiguousarray(image[..., 0]), level=95), np.uint8)
+    (tmp_path / "grey").mkdir()
+    store = imported(tmp_path / "grey.h5", "fps = 10\n" + ROWS + '[cameras]\ntop = "top"\n', tmp_path / "grey")
+    assert shown(store) == list(range(T))
+
+
+@pytest.mark.parametrize(
+    ("groups", "pattern"),
+    [
+        (["2024-01-05_10-15-33", "2024-01-05_10-17-02", "2024-01-06_09-00-00"], "*-*-*_*-*-*"),
+        (["ep_0_ok", "ep_1_ok"], "ep_*_ok"),
+        (["monday/take_1", "monday/take_2", "tuesday/take_1"], "*/*"),
+    ],
+)
+def test_a_suggested_pattern_names_all_groups(groups, pattern, tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for e, name in enumerate(groups):
+            file[f"{name}/qpos"], file[f"{name}/action"] = values(e)
+    text = suggest_map(tmp_path / "a.h5")
+    assert f'episodes = "{pattern}"  # {len(groups)} groups' in text
+    assert len(imported(tmp_path / "a.h5", text, tmp_path)) == len(groups)

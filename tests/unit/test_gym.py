@@ -171,6 +171,55 @@ def test_a_wrapped_environment_takes_functions():
         wrap_gym(gymnasium.make("toys/Toy-v0", disable_env_checker=True), state="agent.pos")
 
 
+class Strict(gymnasium.Env):
+    """Refuses actions outside of its own bounds, and says at the end of an episode alone whether it was a success."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    render_mode = "rgb_array"
+
+    def __init__(self, low, high, dtype):
+        self.action_space = gymnasium.spaces.Box(low, high, (2,), dtype)
+        self.observation_space = gymnasium.spaces.Box(-9, 9, (3,))
+        self.acted = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return np.zeros(3), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.acted.append(action.tolist())
+        self.time += 1
+        over = self.time == 5
+        return np.full(3, 1.0 * self.time), 0.0, over, False, {"solved": True} if over else {}
+
+    def render(self):
+        return np.zeros((40, 40, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype", "given", "acted"),
+    [(-0.1, 0.1, np.float64, 1.0, 0.1), (0.7, 0.9, np.float64, -5.0, 0.7), (0, 3, np.int64, 1.8, 2)],
+)
+def test_actions_are_within_the_bounds_of_an_environment_in_its_own_type(low, high, dtype, given, acted):
+    env = wrap_gym(Strict(low, high, dtype), max_steps=20, success="info.solved")
+    env.reset(seed=1)
+    env.step(np.full(2, given, np.float32))
+    assert env.gym.acted[-1] == [acted] * 2
+    if dtype == np.float64:  # an action in float32 of the bound itself is beyond it
+        env.step(env.action_space.high)
+        assert env.gym.acted[-1] == [min(high, float(np.float32(high)))] * 2
+
+
+def test_success_that_info_tells_at_the_end_alone():
+    env = wrap_gym(Strict(-1, 1, np.float32), max_steps=20, success="info.solved")
+    env.reset(seed=1)
+    assert [env.step(np.zeros(2, np.float32))[-1]["success"] for _ in range(5)] == [False] * 4 + [True]
+    with pytest.raises(WamkitError, match="there is no 'info.solve'|solve.*solved"):
+        wrap_gym(Strict(-1, 1, np.float32), max_steps=20, success="info.solve")
+
+
 def test_the_checks_name_what_an_environment_lacks():
     every = ["contract", "determinism", "variety", "render switch", "two at once", "new process"]
     restless = {"id": "toy_gym:toys/Restless-v0", "success": "toy_gym:on_mark", "height": 48, "width": 64}

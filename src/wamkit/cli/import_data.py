@@ -71,7 +71,7 @@ class Suggest(Import):
 
 def _suggest(args: Suggest) -> None:
     from wamkit.data.importers.base import reading
-    from wamkit.data.importers.table import suggest_map
+    from wamkit.data.importers.table_suggest import suggest_map
     from wamkit.files import atomic_write, check_place
 
     if not args.source.exists():

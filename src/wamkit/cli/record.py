@@ -50,7 +50,7 @@ def run(args: Record) -> None:
 
     from wamkit.errors import WamkitError
     from wamkit.files import check_place
-    from wamkit.robots.base import Features, connected, make
+    from wamkit.robots.base import Features, built, connected, make
     from wamkit.robots.keys import NoKeys, terminal_keys
     from wamkit.robots.leaders import Gamepad, Keyboard
     from wamkit.robots.record import RecordConfig, record
@@ -62,7 +62,7 @@ def run(args: Record) -> None:
     robot = make(args.robot, "robot", args.robot_options)
     own = {"keyboard": Keyboard, "gamepad": Gamepad}.get(args.leader)
     if own is not None:
-        leader = own(Features.of(robot).action, **args.leader_options)
+        leader = built(own, f"leader {args.leader}", {**args.leader_options, "names": Features.of(robot).action})
     else:
         leader = make(args.leader, "leader", args.leader_options, robot)
     with terminal_keys() as keys:

@@ -146,7 +146,7 @@ class Gym(Environment):
         action = self._checked_action(action)
         if not self._was_reset:
             raise WamkitError("step before the first reset: call reset(seed=...)")
-        raw, reward, terminated, truncated, told = self.gym.step(action.astype(self.gym.action_space.dtype))
+        raw, reward, terminated, truncated, told = self.gym.step(self._own(action))
         self._steps += 1
         success = self._succeeds(told, float(reward), bool(terminated))
         truncated = bool(truncated) or self._steps >= self._max_steps
@@ -181,6 +181,13 @@ class Gym(Environment):
                 "gymnasium.wrappers.RescaleAction gives"
             )
         return gymnasium.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)
+
+    def _own(self, action: np.ndarray) -> np.ndarray:
+        """An action in the environment's own type, within its own bounds: a float32 one can be just beyond them."""
+        space = self.gym.action_space
+        whole = np.issubdtype(space.dtype, np.integer)
+        wide = np.asarray(action, np.float64)
+        return np.clip(np.rint(wide) if whole else wide, space.low, space.high).astype(space.dtype)
 
     def _rate(self) -> float:
         rate = self.config.fps or self.gym.metadata.get("render_fps")
@@ -223,16 +230,17 @@ class Gym(Environment):
         return {name: x for entry in self._state for name, x in self._part(held, entry).items()}
 
     def _chosen_success(self) -> str:
-        """The rule of success. Raises ConfigError for one that the environment's first step cannot answer."""
+        """The rule of success. Raises ConfigError for one that info does not answer in an episode."""
         rule = self.config.success
         if ":" in rule:
             self._success = named_object(rule, "option success")
             return ""
         if rule == "terminated" or re.fullmatch(r"reward>=-?[\d.]+(e-?\d+)?", rule):
             return rule
-        low, high = self.action_space.low, self.action_space.high
-        told = self.gym.step(((low + high) / 2).astype(self.gym.action_space.dtype))[-1]
         rules = "info.KEY, terminated, reward>=NUMBER, MODULE:FUNCTION"
+        if rule and not rule.startswith("info."):
+            raise ConfigError(f"{self._where}: success {rule!r} is none of {rules}")
+        told = self._played(rule.removeprefix("info."))
         if not rule:
             rule = next((f"info.{k}" for k in _SUCCESS_KEYS if k in told), "")
             if not rule:
@@ -240,10 +248,19 @@ class Gym(Environment):
                     f"{self._where}: nothing says when its task is done; info holds {described(parts(told))}: "
                     f"--options success=RULE, one of {rules}"
                 )
-        if not rule.startswith("info."):
-            raise ConfigError(f"{self._where}: success {rule!r} is none of {rules}")
         part(parts(told), rule.removeprefix("info."), f"{self._where}: success, in info")
         return rule
+
+    def _played(self, key: str) -> dict[str, Any]:
+        """What info says in an episode: in its first step, or up to its end where `key` does not come before."""
+        action = self._own((self.action_space.low + self.action_space.high) / 2)
+        told: dict[str, Any] = {}
+        for _ in range(self._max_steps):
+            *_, terminated, truncated, info = self.gym.step(action)
+            told |= info
+            if terminated or truncated or not key or key in parts(told):
+                break
+        return told
 
     def _succeeds(self, told: Mapping[str, Any], reward: float, terminated: bool) -> bool:
         """Success after a step, or after a reset, whose info need not say."""

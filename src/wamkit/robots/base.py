@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -57,14 +57,19 @@ def make(name: str, what: str, options: Mapping[str, Any], robot: Any = None) ->
     found = named_object(name, what)
     if not callable(found):
         return found
+    if robot is not None and "robot" in inspect.signature(found).parameters:
+        options = {"robot": robot, **options}
+    return built(found, f"{what} {name}", options)
+
+
+def built(kind: Callable[..., Any], what: str, options: Mapping[str, Any]) -> Any:
+    """`kind` called with `options`. Raises RobotError, naming `what`, for whatever it raises."""
     try:
-        if robot is not None and "robot" in inspect.signature(found).parameters:
-            options = {"robot": robot, **options}
-        return found(**options)
+        return kind(**options)
     except WamkitError:
         raise
     except Exception as error:  # drivers raise whatever their libraries do
-        raise RobotError(f"{what} {name} cannot be made: {_said(error)}") from error
+        raise RobotError(f"{what} cannot be made: {_said(error)}") from error
 
 
 def call(robot: Any, method: str, *arguments: Any) -> Any:
@@ -136,6 +141,8 @@ class Features:
         return dict(zip(self.action, map(float, action), strict=True))
 
     def _vector(self, values: Mapping[str, Any], names: Sequence[str], what: str) -> Float32[np.ndarray, " n"]:
+        if not isinstance(values, Mapping):
+            raise RobotError(f"the {what} is {type(values).__name__} instead of a dictionary of values by name")
         found = [_entry(values, name, what) for name in names]
         try:
             out = np.array([float(x) for x in found], np.float32)

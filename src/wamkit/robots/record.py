@@ -128,6 +128,7 @@ def record(
         say(f"episode {len(store)}: {text}" + ("" if config.hands_free else "   (enter begins)"))
         if not config.hands_free and session.until((KEEP, STOP)) == STOP:
             break
+        before = len(store)
         folder = Path(tempfile.mkdtemp(prefix=".recording-", dir=out))
         take = _Take(folder, features)
         try:
@@ -148,7 +149,7 @@ def record(
             else:
                 say("  again" if decision == REPEAT else "  dropped")
         except KeyboardInterrupt:
-            if take.action:
+            if take.action and len(store) == before:  # else it is kept already
                 _append(store, take, text, config, False)
                 store.finalize()
                 say(f"  interrupted: {len(take.action)} steps are kept, marked as no demonstration")
@@ -209,9 +210,10 @@ class _Session:
                 break
             sent = call(self.robot, "send_action", action)
             take.add(state, images, self.features.vector(sent if isinstance(sent, Mapping) else action), seconds)
-            # A step that came late makes the next one earlier, but a robot that stalled does not catch up in a burst.
-            due = max(due + period, self.clock.now() - period)
-            self.clock.sleep(max(0.0, due - self.clock.now()))
+            # A step that came a little late makes the next one earlier; a robot that stalled does not catch up in a burst.
+            due, now = due + period, self.clock.now()
+            due = due if now < due + period / 2 else now
+            self.clock.sleep(max(0.0, due - now))
         if self.config.hands_free:
             return KEEP
         self.say("  that was the longest time: enter keeps it")

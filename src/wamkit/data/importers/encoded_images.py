@@ -15,8 +15,8 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _SCAN = 0xDA
 
 
-def decode_image(data: bytes, what: str) -> UInt8[np.ndarray, "H W 3"]:
-    """Decodes a PNG or JPEG image.
+def decode_image(data: bytes, what: str) -> UInt8[np.ndarray, "H W c"]:
+    """Decodes a PNG or JPEG image; c is 1 for a grey one.
 
     what: its name, for errors.
 
@@ -26,7 +26,7 @@ def decode_image(data: bytes, what: str) -> UInt8[np.ndarray, "H W 3"]:
 
     if data.startswith(_PNG):
         pixels(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), what)
-        return png_decode(data)
+        return _with_channels(png_decode(data))
     if not data.startswith(_JPEG):
         raise SourceError(f"'{what}' is neither PNG nor JPEG")
     sizes = list(_jpeg_sizes(data))
@@ -34,7 +34,11 @@ def decode_image(data: bytes, what: str) -> UInt8[np.ndarray, "H W 3"]:
         raise SourceError(f"'{what}' is a JPEG image that does not state its size: it is damaged")
     for height, width in sizes:
         pixels(height, width, what)
-    return jpeg_decode(data)
+    return _with_channels(jpeg_decode(data))
+
+
+def _with_channels(image: np.ndarray) -> np.ndarray:
+    return image[..., None] if image.ndim == 2 else image
 
 
 def _jpeg_sizes(data: bytes) -> Iterator[tuple[int, int]]:

@@ -46,8 +46,16 @@ from wamkit.data.importers.base import (
     text_of,
     text_spans,
 )
-from wamkit.data.importers.table_files import FORMATS, Declared, TableFile, by_number, is_table, table_file
-from wamkit.data.importers.video_files import ENDINGS, probe_video, read_all_frames, read_frames
+from wamkit.data.importers.table_files import (
+    Declared,
+    TableFile,
+    by_number,
+    is_table,
+    short_names,
+    stem,
+    table_file,
+)
+from wamkit.data.importers.video_files import ENDINGS, frame_count, probe_video, read_all_frames, read_frames
 from wamkit.errors import nearest
 from wamkit.files import visible
 from wamkit.metadata import DatasetMetadata
@@ -62,9 +70,9 @@ UNEVEN = 0.5
 class CameraSource(Checked):
     """The images of one camera.
 
-    key: an array of images, uint8 (T, H, W, 3), or of JPEG or PNG images; or a video file's path relative to the
-        source, in which {stem} stands for the name of the episode's file without ending, and {episode} for that of the
-        episode.
+    key: an array of images, uint8 (T, H, W, 3), or of JPEG or PNG images; or a video file's path, from the folder of
+        the episode's file or from the source, in which {stem} stands for the name of the episode's file without ending,
+        and {episode} for that of the episode. Episodes that are rows of one file may share a video.
     bgr: whether red and blue are swapped, as OpenCV has them.
     upside_down: whether images are turned by 180 degrees.
     """
@@ -145,16 +153,29 @@ def read_map(path: Path) -> TableMap:
 
 @dataclass(frozen=True)
 class _Place:
-    """An episode in its source: a file, the group in it, and the rows, None for all."""
+    """An episode in its source: a file, the group in it, and the rows, None for all.
+
+    order: which one of the `count` episodes in its file, or group, it is.   held: rows of all of these.   note: what
+    someone should look at.
+    """
 
     name: str
     file: Path
     group: str = ""
     rows: tuple[int, int] | None = None
+    order: int = 0
+    count: int = 1
+    held: int = 0
+    note: str = ""
 
     def key(self, key: str) -> str:
         """The full name of an array, or of an attribute."""
         return f"{self.group}/{key}" if self.group and key else key
+
+    def inner(self) -> list[str]:
+        """Names of the arrays in it, without that of the group."""
+        start = f"{self.group}/" if self.group else ""
+        return [name.removeprefix(start) for name in _opened(self.file).arrays() if name.startswith(start)]
 
 
 @dataclass(frozen=True)
@@ -184,7 +205,7 @@ class Table(Importer):
     def _map(self) -> TableMap:
         mapping = read_map(self.options.map)
         # An import goes on under the same mapping alone, so import.json holds what it says.
-        self.options = _ReadOptions(self.options.map, cfg.to_dict(mapping))
+        self.options = _ReadOptions(Path(self.options.map.name), cfg.to_dict(mapping))
         return mapping
 
     @cached_property
@@ -227,23 +248,40 @@ class Table(Importer):
         if not m.episode_ends and not m.episode_index:
             yield whole
             return
-        marks = self._column(whole, m.episode_ends or m.episode_index)
+        key = m.episode_ends or m.episode_index
+        marks = self._column(whole, key)
         if marks.dtype.kind not in "iu" or marks.ndim != 1 or not len(marks):
-            raise SourceError(f"{file}: '{m.episode_ends or m.episode_index}' is no list of whole numbers")
+            raise SourceError(f"{file}: '{key}' is no list of whole numbers")
         if m.episode_ends:
             ends = marks.tolist()
         else:
             ends = [*(np.flatnonzero(np.diff(marks)) + 1).tolist(), len(marks)]
         starts = [0, *ends[:-1]]
         if any(b <= a for a, b in zip(starts, ends, strict=True)):
-            raise SourceError(f"{file}: '{m.episode_ends}' is not a list of ascending row numbers")
+            raise SourceError(f"{file}: '{key}' is not a list of ascending row numbers")
         numbers = range(len(ends)) if m.episode_ends else marks[starts].tolist()
-        single = len({place for place in numbers}) == len(ends)
+        single = len(set(numbers)) == len(ends)
+        if not single and np.median(np.diff([0, *ends])) < 2:
+            raise SourceError(f"{file}: '{key}' changes at every other row; sort the rows by episode")
+        held = len(marks) if m.episode_index else self._length(whole, ends[-1])
+        note = f"rows {ends[-1]} to {held - 1} of the file belong to no episode" if ends[-1] < held else ""
         for i, (a, b) in enumerate(zip(starts, ends, strict=True)):
             number = numbers[i] if single else i
-            yield _Place(
-                f"{base}:{number}" if base != file.name or self.root.is_dir() else str(number), file, group, (a, b)
+            name = f"{base}:{number}" if base != file.name or self.root.is_dir() else str(number)
+            yield _Place(name, file, group, (a, b), i, len(ends), held, note if b == ends[-1] else "")
+
+    def _length(self, place: _Place, end: int) -> int:
+        """Rows of the file. Raises SourceError unless `end` can be the row after the last one of an episode."""
+        m = self._map
+        stored = [c.key for c in m.cameras.values() if not c.is_video]
+        key = self._expanded(place, [*m.action, *m.state, *stored])[0] if m.action or m.state or stored else ""
+        rows = self._declared(place, key).shape[0] if key else end
+        if end > rows or end == rows - 1:
+            raise SourceError(
+                f"{place.file}: '{m.episode_ends}' ends at {end}, '{key}' has {rows} rows; it must hold the row after "
+                "the last one of each episode"
             )
+        return rows
 
     def _column(self, place: _Place, key: str) -> np.ndarray:
         """A whole array, whatever the rows of the episode."""
@@ -254,7 +292,7 @@ class Table(Importer):
         """An array as it is declared. Raises SourceError, with the nearest name, where there is none."""
         arrays = _opened(place.file).arrays()
         if (declared := arrays.get(place.key(key))) is None:
-            inner = [n.removeprefix(f"{place.group}/") for n in arrays if n.startswith(place.group)]
+            inner = place.inner()
             held = ", ".join(by_number(inner)[:8])
             raise SourceError(
                 f"{place.file} (episode {place.name}): there is no '{key}'{nearest(key, inner)}; it holds {held}"
@@ -265,13 +303,12 @@ class Table(Importer):
         """The names of arrays, with those that match a pattern in its place."""
         out = []
         for key in keys:
-            if not any(c in key for c in "*?["):
+            inner = place.inner()
+            if key in inner or not any(c in key for c in "*?["):  # "joint[0]" can be a name
                 out.append(key)
                 continue
-            inner = [
-                n.removeprefix(f"{place.group}/") for n in _opened(place.file).arrays() if n.startswith(place.group)
-            ]
-            found = by_number([n for n in inner if fnmatchcase(n, key) and n.count("/") == key.count("/")])
+            depth = key.count("/") if _opened(place.file).grouped else None
+            found = by_number([n for n in inner if fnmatchcase(n, key) and depth in (None, n.count("/"))])
             if not found:
                 self._declared(place, key)  # raises
             out += found
@@ -296,10 +333,9 @@ class Table(Importer):
 
     def _names(self, place: _Place, keys: Sequence[str], given: Sequence[str], what: str) -> tuple[str, ...]:
         """Names of the dimensions."""
-        out = []
-        for key in self._expanded(place, keys):
+        out, found = [], self._expanded(place, keys)
+        for key, short in zip(found, short_names(found) if _opened(place.file).grouped else found, strict=True):
             size = int(np.prod(self._declared(place, key).shape[1:], dtype=np.int64))
-            short = key.rpartition("/")[2]
             out += [short] if size == 1 else [f"{short}_{i}" for i in range(size)]
         if given and len(given) != len(out):
             raise SourceError(
@@ -313,8 +349,9 @@ class Table(Importer):
         if not m.timestamps:
             assert m.fps is not None  # checked by TableMap
             return m.fps
-        place = next(iter(self._places.values()))
-        step = float(np.median(np.diff(self._times(place))))
+        places = list(self._places.values())[:10]
+        place, found = places[0], [_step(self._times(p)) for p in places]
+        step, doubt = float(np.median([s for s, _ in found])), min(d for _, d in found)
         rate = 1 / step if step > 0 else 0.0
         if not 0.1 <= rate <= 1000:
             raise SourceError(
@@ -326,7 +363,8 @@ class Table(Importer):
                 f"{self.options.map}: fps = {m.fps:g}, but '{m.timestamps}' has {rate:.3g} steps a second; "
                 "leave one out"
             )
-        return m.fps or round(rate, 2)
+        whole = float(round(rate))
+        return m.fps or (whole if abs(rate - whole) <= max(doubt, 5e-4) * rate else round(rate, 2))
 
     def _times(self, place: _Place) -> np.ndarray:
         """Times of the steps, seconds, float64 (T,)."""
@@ -340,12 +378,23 @@ class Table(Importer):
         return (times - times[0]) * UNITS[self._map.time_unit]
 
     def _video(self, place: _Place, camera: CameraSource) -> Path:
+        """The video of an episode: beside its file, or else from the source."""
         try:
-            name = camera.key.format(stem=place.file.name.partition(".")[0], episode=place.name)
+            name = camera.key.format(stem=stem(place.file), episode=place.name)
         except (LookupError, ValueError) as error:
             raise SourceError(f"'{camera.key}': {{stem}} and {{episode}} alone can stand in a video's path") from error
         base = self.root if self.root.is_dir() and not is_table(self.root) else self.root.parent
-        return inside(base, name)
+        beside = inside(base, str(place.file.parent.relative_to(base) / name))
+        return beside if beside.exists() else inside(base, name)
+
+    @cached_property
+    def _shown_by(self) -> Mapping[Path, list[_Place]]:
+        """The episodes of each video."""
+        out: dict[Path, list[_Place]] = {}
+        for place in self._places.values():
+            for video in {self._video(place, c) for c in self._map.cameras.values() if c.is_video}:
+                out.setdefault(video, []).append(place)
+        return out
 
     def _has(self, place: _Place, camera: CameraSource) -> bool:
         if camera.is_video:
@@ -374,11 +423,27 @@ class Table(Importer):
         yield from _opened(place.file).images(place.key(camera.key), start, stop if steps is None else start + steps)
 
     def _video_frames(self, place: _Place, camera: CameraSource, steps: int | None) -> Iterator[np.ndarray]:
-        video = probe_video(self._video(place, camera), place.name)
-        if steps is None or abs(video.fps / self._fps - 1) < 0.01:
-            yield from read_all_frames(video, video.size, steps or 1, place.name)
+        path = self._video(place, camera)
+        first, rows = 0, steps or 1
+        if len(others := self._shown_by[path]) > 1:
+            if place.rows is None or any(p.file != place.file or p.group != place.group for p in others):
+                names = " and ".join(p.name for p in others[:2])
+                raise SourceError(f"{path} is the video of {names}: put {{episode}} into the path of the camera")
+            first, rows = place.rows[0], place.held
+        video = probe_video(path, place.name)
+        lasts, wanted = video.frames / video.fps, rows / self._fps
+        if steps is None:
+            yield from read_all_frames(video, video.size, 1, place.name)
+        elif video.frames in (rows, rows + 1) or abs(video.fps / self._fps - 1) < 0.01:  # a frame for each row
+            yield from read_all_frames(video, video.size, steps, place.name, first)
+        elif not 1 / 1.5 < lasts / wanted < 1.5:
+            raise SourceError(
+                f"{path}: {video.frames} frames at {video.fps:g} a second last {lasts:.3g} s, {rows} rows at "
+                f"{self._fps:g} last {wanted:.3g} s; write it with a frame for each row, or with its true rate"
+            )
         else:
-            yield from read_frames(video, self._fps, video.size, 0.0, (steps - 0.5) / self._fps, place.name)
+            start, stop = first / self._fps, (first + steps - 0.5) / self._fps
+            yield from read_frames(video, self._fps, video.size, start, stop, place.name)
 
     def layout(self) -> Layout:
         m, first = self._map, next(iter(self._places.values()))
@@ -427,7 +492,7 @@ class Table(Importer):
         with reading(place.file, name):
             action, state = self._vector(place, m.action), self._vector(place, m.state)
             T = self._steps(place, action, state)
-            notes = self._clock_notes(place, T)
+            notes = (*self._clock_notes(place, T), *([place.note] if place.note else []))
             text, spans = self._texts(place, T)
             flags = {k: self._vector(place, [key]) for k, key in (("success", m.success), ("reward", m.reward)) if key}
             return Recording(
@@ -452,8 +517,10 @@ class Table(Importer):
         camera = next((c for c in self._map.cameras.values() if self._has(place, c)), None)
         if camera is None:
             raise SourceError(f"{place.file} (episode {place.name}): none of its cameras has images")
+        if place.rows:
+            return place.rows[1] - place.rows[0]
         if camera.is_video:
-            return probe_video(self._video(place, camera), place.name).frames
+            return frame_count(probe_video(self._video(place, camera), place.name), self._fps)
         start, stop = self._rows(place, camera.key)
         return stop - start
 
@@ -475,11 +542,15 @@ class Table(Importer):
         key = f"{place.key(where) if where else place.group}@{attribute}" if mark else place.key(m.texts)
         found = _opened(place.file).texts(key)
         if len(found) > 1 and place.rows:
-            found = found[slice(*place.rows)]
+            one_each = len(found) == place.count and place.count < place.held
+            found = [found[place.order]] if one_each else found[slice(*place.rows)]
         if len(found) == 1 or len(set(found)) == 1:
             return found[0], ()
         if len(found) < T:
-            raise SourceError(f"'{m.texts}' has {len(found)} texts for {T} steps")
+            raise SourceError(
+                f"'{m.texts}' has {len(found)} texts for {T} steps; there must be one for all, or one for each step or "
+                "episode"
+            )
         return found[0], text_spans(found[:T])
 
 
@@ -497,121 +568,12 @@ def _opened(path: Path) -> TableFile:
     return table_file(path)
 
 
-GUESSES: Mapping[str, tuple[str, ...]] = {
-    "action": ("action", "actions", "control", "command", "cmd"),
-    "state": ("qpos", "state", "proprio", "joint", "pos", "pose", "gripper"),
-    "texts": ("language", "instruction", "text", "task", "prompt", "goal"),
-    "timestamps": ("timestamp", "time", "stamp", "clock"),
-    "success": ("success", "is_success"),
-    "reward": ("reward",),
-}
-"""Words in the names of arrays, by the key of the mapping that they suggest; the first key that fits is taken."""
+def _step(times: np.ndarray) -> tuple[float, float]:
+    """Seconds of a usual step, and the share of it that is in doubt.
 
-
-def suggest_map(source: Path) -> str:
-    """A first mapping file for `source`, as TOML with comments. Raises SourceError where it holds no table.
-
-    The arrays are sorted by their names, types and lengths; what is not recognised stands in comments.
+    The mean of the steps near the median: recorders round times, to 0.03 and 0.04 for 1/30.
     """
-    folder = source.is_dir() and not is_table(source)
-    files = [p for p in visible(source, "**/*") if is_table(p)] if folder else [source]
-    if not files:
-        raise SourceError(f"{source}: there is no table in it; tables are {', '.join(FORMATS)}")
-    arrays = dict(_opened(files[0]).arrays())
-    lines = [f"# A first mapping of {source.name}: look through it, then wamkit import table {source.name} --out DATA"]
-    group = ""
-    if folder:
-        patterns = {p.suffix: f"{'**/' if p.parent != source else ''}*{p.suffix}" for p in files}
-        lines.append(f'episodes = "{patterns[files[0].suffix]}"  # {len(files)} files')
-    else:
-        group, pattern = _episode_group(list(arrays))
-        if pattern:
-            lines.append(f'episodes = "{pattern}"  # groups, the first is {group}')
-            arrays = {n.removeprefix(f"{group}/"): a for n, a in arrays.items() if n.startswith(f"{group}/")}
-    guessed = _guess(arrays)
-    for key in ("episode_ends", "episode_index"):
-        if key in guessed:
-            lines.append(f'{key} = "{guessed[key][0]}"')
-    if "timestamps" in guessed:
-        key = guessed["timestamps"][0]
-        lines += [f'timestamps = "{key}"', f'time_unit = "{_unit(files[0], f"{group}/{key}" if group else key)}"']
-    else:
-        lines.append("fps = 10  # steps a second: say which")
-    lines += [f"{key} = {_toml_list(guessed.get(key, []))}" for key in ("state", "action")]
-    texts = guessed.get("texts", []) + [f"@{n}" for n in _opened(files[0]).attributes(group) if _names_a_text(n)]
-    lines.append(f'texts = "{texts[0]}"' if texts else 'text = ""  # the instruction')
-    lines += [f'{key} = "{guessed[key][0]}"' for key in ("success", "reward") if key in guessed]
-    rest = [n for n in arrays if not any(n in names for names in guessed.values())]
-    lines += [f"# not used: {n}, {arrays[n]}" for n in rest[:40]]
-    cameras = guessed.get("cameras", [])
-    videos = [p for p in visible(source if folder else source.parent, "**/*") if p.suffix.lower() in ENDINGS]
-    lines += ["", "[cameras]"] + [f'{_camera(n, cameras)} = "{n}"  # {arrays[n]}' for n in cameras]
-    lines += [
-        f'# camera = "{p.relative_to(source if folder else source.parent)}"  # {{stem}} for the episode\'s file'
-        for p in videos[:4]
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _unit(file: Path, key: str) -> str:
-    """The unit in which times make from 1 to 1000 steps a second; "s" if none does."""
-    times = _opened(file).numbers(key, 0, 1000).reshape(-1).astype(np.float64)
-    step = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-    return next((unit for unit, seconds in UNITS.items() if 1e-3 <= step * seconds <= 1), "s")
-
-
-def _episode_group(names: Sequence[str]) -> tuple[str, str]:
-    """The first of several groups that hold the same arrays, and a pattern for all of them; "" where there are none."""
-    for depth in (1, 2, 3):
-        inner: dict[str, set[str]] = {}
-        for name in names:
-            parts = name.split("/")
-            if len(parts) > depth:
-                inner.setdefault("/".join(parts[:depth]), set()).add("/".join(parts[depth:]))
-        alike = by_number([g for g, held in inner.items() if any(c.isdigit() for c in g.rpartition("/")[2])])
-        if len(alike) > 1 and inner[alike[0]] & inner[alike[1]]:
-            above, _, last = alike[0].rpartition("/")
-            stem = last.rstrip("0123456789")
-            return alike[0], f"{above}/{stem}*" if above else f"{stem}*"
-    return "", ""
-
-
-def _guess(arrays: Mapping[str, Declared]) -> dict[str, list[str]]:
-    """Names of arrays by the key of the mapping that they are taken for."""
-    out: dict[str, list[str]] = {}
-    for name in by_number(list(arrays)):
-        a, last = arrays[name], name.rpartition("/")[2].lower()
-        if a.is_images:
-            out.setdefault("cameras", []).append(name)
-        elif a.kind == "texts":
-            if _names_a_text(last):
-                out.setdefault("texts", []).append(name)
-        elif last in ("episode_ends", "episode_index"):
-            out.setdefault(last, []).append(name)
-        elif a.shape and a.dtype is not None and a.dtype.kind in "biuf" and len(a.shape) <= 3:
-            key = next((k for k, words in GUESSES.items() if k != "texts" and any(w in last for w in words)), "")
-            if key in ("timestamps", "success", "reward") and (len(a.shape) > 1 and a.shape[1] != 1 or key in out):
-                continue
-            if key and not (key in ("state", "action") and a.dtype.kind in "iu" and "index" in last):
-                out.setdefault(key, []).append(name)
-    if "state" in out:
-        out["state"].sort(key=lambda name: "grip" in name)  # as most robots have it
-    return out
-
-
-def _names_a_text(name: str) -> bool:
-    return any(w in name.lower() for w in GUESSES["texts"])
-
-
-def _toml_list(names: Sequence[str]) -> str:
-    return "[" + ", ".join(f'"{n}"' for n in names) + "]"
-
-
-def _camera(name: str, every: Sequence[str]) -> str:
-    """A name for a camera that no other one of `every` gets."""
-    for depth in (1, 2, 3):
-        short = ["_".join(n.split("/")[-depth:]) for n in every]
-        if len(set(short)) == len(short):
-            break
-    clean = "_".join(name.split("/")[-depth:])
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in clean)
+    steps = np.diff(times)
+    median = np.median(steps)
+    usual = near if len(near := steps[abs(steps - median) <= abs(median) / 2]) else steps
+    return float(usual.mean()), float(np.ptp(usual) / max(usual.sum(), 1e-9))

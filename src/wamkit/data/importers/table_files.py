@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -53,7 +53,12 @@ class Declared:
 
 
 class TableFile(ABC):
-    """Arrays by name in the file or store `path`. Names of groups and arrays are joined by "/"."""
+    """Arrays by name in the file or store `path`.
+
+    grouped: whether "/" joins the names of groups and arrays; else it is a letter of a name, as in "rad/s".
+    """
+
+    grouped: ClassVar[bool] = True
 
     def __init__(self, path: Path):
         self.path = path
@@ -268,7 +273,12 @@ class NpzTable(TableFile):
 
 
 class ArrowTable(TableFile):
-    """A parquet or a CSV file: a column is an array, of as many values a row as its lists are long."""
+    """A parquet or a CSV file: a column is an array, of as many values a row as its lists are long.
+
+    Times and durations are numbers of seconds.
+    """
+
+    grouped = False
 
     @cached_property
     def _table(self) -> Any:
@@ -300,6 +310,8 @@ class ArrowTable(TableFile):
                     )
             elif types.is_floating(kind) or types.is_integer(kind) or types.is_boolean(kind):
                 out[name] = Declared((rows,), "numbers", np.dtype(kind.to_pandas_dtype()))
+            elif _of_time(kind):
+                out[name] = Declared((rows,), "numbers", np.dtype(np.float64))
         return out
 
     def arrays(self) -> Mapping[str, Declared]:
@@ -309,6 +321,8 @@ class ArrowTable(TableFile):
         column = self._table.column(name).slice(start, stop - start)
         if column.null_count:
             raise SourceError(f"'{name}' has {column.null_count} empty cells")
+        if _of_time(column.type):
+            return column.to_numpy().astype(np.int64) / _PER_SECOND[column.type.unit]
         if len(self._arrays[name].shape) == 1:
             return column.to_numpy()
         flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -327,6 +341,15 @@ class ArrowTable(TableFile):
             if not isinstance(value, bytes):
                 raise SourceError(f"'{name}' has no image in row {t}")
             yield value
+
+
+_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+
+
+def _of_time(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_timestamp(kind) or types.is_duration(kind)
 
 
 FORMATS: Mapping[str, type[TableFile]] = {
@@ -349,6 +372,12 @@ def table_file(path: Path) -> TableFile:
     raise SourceError(f"{path}: tables are {', '.join(FORMATS)}; convert it to one of these")
 
 
+def stem(path: Path) -> str:
+    """The name of a table without its ending."""
+    name = path.name.removesuffix(".zip") if path.name.endswith(".zarr.zip") else path.name
+    return Path(name).stem
+
+
 def is_table(path: Path) -> bool:
     """True for a file, or a zarr store's folder, that `table_file` reads."""
     return path.suffix.lower() in FORMATS and (path.is_file() or path.suffix == ".zarr")
@@ -357,3 +386,13 @@ def is_table(path: Path) -> bool:
 def by_number(names: Sequence[str]) -> list[str]:
     """Names sorted by the numbers in them: joint_2 before joint_10."""
     return sorted(names, key=lambda n: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", n)])
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names of arrays by as few of their last parts as tell them apart, joined by "_"."""
+    deepest = max((name.count("/") for name in names), default=0) + 1
+    for depth in range(1, deepest + 1):
+        out = ["_".join(name.split("/")[-depth:]) for name in names]
+        if len(set(out)) == len(out):
+            break
+    return out if names else []

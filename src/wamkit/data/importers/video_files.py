@@ -246,12 +246,13 @@ def _timed(container: Any, stream: Any, video: VideoFile, start: float) -> Itera
 
 
 def read_all_frames(
-    video: VideoFile, size: tuple[int, int], count: int, episode: str = ""
+    video: VideoFile, size: tuple[int, int], count: int, episode: str = "", first: int = 0
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The frames of a video in the order of display, whatever their times, for data with a row for each frame.
 
     size: as in `read_frames`.
     count: the number of rows. Frames after the last row are left out: cameras often stop later than the rest.
+    first: number of frames to leave out before.
 
     Raises SourceError for damage, and for fewer frames.
     """
@@ -263,12 +264,13 @@ def read_all_frames(
         stream = _stream(container)
         _careful(stream)
         for number, frame in enumerate(container.decode(stream)):
-            if number >= count:
+            if number >= first + count:
                 break
-            yield resize_and_crop(frame, size, reformatter, video.aspect)
-    if number + 1 < count:
+            if number >= first:
+                yield resize_and_crop(frame, size, reformatter, video.aspect)
+    if number + 1 < first + count:
         where = f"{video.path} (episode {episode})" if episode else str(video.path)
-        raise SourceError(f"{where}: it shows {number + 1} frames for {count} rows; is it cut off?")
+        raise SourceError(f"{where}: it shows {number + 1} frames for {first + count} rows; is it cut off?")
 
 
 _EXACT = 1 << 5 | 1 << 18 | 1 << 14
