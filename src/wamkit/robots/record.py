@@ -210,7 +210,7 @@ class _Session:
                 break
             sent = call(self.robot, "send_action", action)
             take.add(state, images, self.features.vector(sent if isinstance(sent, Mapping) else action), seconds)
-            # A step that came a little late makes the next one earlier; a robot that stalled does not catch up in a burst.
+            # A step a little late makes the next one earlier; a robot that stalled does not catch up in a burst.
             due, now = due + period, self.clock.now()
             due = due if now < due + period / 2 else now
             self.clock.sleep(max(0.0, due - now))

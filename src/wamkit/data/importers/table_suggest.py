@@ -27,7 +27,7 @@ GUESSES: Mapping[str, tuple[str, ...]] = {
 
 
 _OTHER = "[^A-Za-z0-9_-]"
-"""What a name of a camera cannot have."""
+"""Letters that names of cameras do not have."""
 
 
 def suggest_map(source: Path) -> str:
