@@ -17,10 +17,10 @@ import tyro
 
 from wamkit.cli.main import main as wamkit
 from wamkit.eval.evaluate import evaluate
-from wamkit.eval.metrics.intervals import paired_difference, wilson
+from wamkit.eval.metrics.intervals import bootstrap_ratio
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.registry import EvalOptions
-from wamkit.eval.report.overview import read_evaluation
+from wamkit.eval.report.overview import evaluation_under
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
 from wamkit.runs.run import Run
@@ -64,8 +64,8 @@ def main(args: Args) -> None:
                 start = ("--from", args.run) if way == WAYS[0] else ()
                 chosen = ("--train.steps", args.steps, "--train.batch-size", 64, "--train.seed", seed)
                 do("train", "--data", data, *start, *chosen, "--out", out)
-                evaluate(Run.open(out), Protocol(episodes=args.episodes), EvalOptions(0, report=False))
-                success = [record.success for record in read_evaluation(out, "").records]
+                played = evaluate(Run.open(out), Protocol(episodes=args.episodes), EvalOptions(0, report=False))
+                success = [r.success for r in evaluation_under(out, played["protocol"]).records]
                 found.setdefault((many, way), []).append(np.array(success))
         atomic_write(args.out, page(args, found, seed + 1).encode())
     print(f"page: {args.out}")
@@ -81,29 +81,32 @@ def page(args: Args, found: dict[tuple[int, str], list[np.ndarray]], seeds: int)
     """The page in Markdown."""
     rows = []
     for many in args.demonstrations:
-        new, old = (np.concatenate(found[many, way]) for way in WAYS)
-        gain = paired_difference(old, new)
-        each = (", ".join(str(int(x.sum())) for x in found[many, way]) for way in WAYS)
-        rows.append([str(many), *(rate(x) for x in (new, old)), points(gain), *each])
+        new, old = (np.stack(found[many, way]).astype(float) for way in WAYS)
+        each = (", ".join(f"{x.sum():.0f}" for x in found[many, way]) for way in WAYS)
+        rates = [mean(x, (0.0, 1.0)) for x in (new, old)]
+        rows.append([str(many), *(f"{cell(x, '')} %" for x in rates), cell(mean(new - old, (-1.0, 1.0)), "+"), *each])
     head = ["demonstrations", *WAYS, "difference, in points", *(f"{way}, seed by seed" for way in WAYS)]
     return f"""# A model of MetaWorld on another robot
 
 Fetch lifts a block, from few demonstrations. One model starts from the weights of [fifty MetaWorld tasks](mt50.md)
 (`wamkit train --from RUN`), the other one from nothing, with sizes by the [rules](../recipes.md) for these data. Both
 learn from the same demonstrations in {args.steps:,} steps of 64 samples. {seeds} seeds, of demonstrations and training;
-{args.episodes} held-out reset states each. Brackets: 95 %. Made by `python -m benchmarks.finetuning RUN`.
+{args.episodes} held-out reset states each. Brackets: 95 %, over reset states. Made by
+`python -m benchmarks.finetuning RUN`.
 
 {table(head, rows)}
 """
 
 
-def rate(success: np.ndarray) -> str:
-    x = wilson(int(success.sum()), len(success))
-    return f"{100 * x.value:.0f} % [{100 * x.low:.0f}, {100 * x.high:.0f}]"
+def mean(of_seeds: np.ndarray, bounds: tuple[float, float]) -> Interval:
+    """Over seeds and reset states; reset states vary, as every seed acts from the same. of_seeds: (seeds, states)."""
+    state = np.tile(np.arange(of_seeds.shape[1]), len(of_seeds))
+    return bootstrap_ratio(of_seeds.ravel(), np.ones(of_seeds.size), state, seed=0, bounds=bounds)
 
 
-def points(x: Interval) -> str:
-    return f"{100 * x.value:+.0f} [{100 * x.low:+.0f}, {100 * x.high:+.0f}]"
+def cell(x: Interval, sign: str) -> str:
+    """In points. sign: "+" for differences."""
+    return f"{100 * x.value:{sign}.0f} [{100 * x.low:{sign}.0f}, {100 * x.high:{sign}.0f}]"
 
 
 if __name__ == "__main__":

@@ -20,20 +20,30 @@ from benchmarks import rank
 from wamkit.data.format.store import Store
 from wamkit.eval.evaluate import evaluate
 from wamkit.eval.held_out import validation_store
+from wamkit.eval.metrics.action_baselines import nominal
 from wamkit.eval.metrics.intervals import wilson
 from wamkit.eval.metrics.rank_correlation import nested_bootstrap, spearman
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.recorded import evaluate_recorded
 from wamkit.eval.registry import EvalOptions
-from wamkit.eval.report.overview import read_evaluation
+from wamkit.eval.report.overview import evaluation_under
+from wamkit.eval.suites.offline_actions import DRAWS
 from wamkit.experiments.page import table
 from wamkit.files import atomic_write
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Interval
 
-HIGHER = ("open_loop.skill.", "open_loop.moving_gain.", "open_loop.sharpness.")
+HIGHER = ("open_loop.skill.", "open_loop.moving_gain.", "open_loop.psnr.")
 """Beginnings of the figures that are better when higher; of all others lower is taken for better."""
+BEST = {
+    "open_loop.sharpness.": 1.0,
+    "recorded_habits.change": 1.0,
+    "recorded_spread.spread": 1.0,
+    "recorded_spread.inside.50": nominal(DRAWS, 0.5),
+    "recorded_spread.inside.90": nominal(DRAWS, 0.9),
+}
+"""Beginnings of the figures that are better the nearer they are to a value."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,17 @@ class Measured:
 
 def measured(run: Run, recordings: Path, episodes: int) -> Measured:
     """Plays and evaluates one policy."""
-    evaluate(run, Protocol(episodes=episodes), EvalOptions(0, report=False))
-    success = np.array([record.success for record in read_evaluation(run.path, "").records])
+    played = evaluate(run, Protocol(episodes=episodes), EvalOptions(0, report=False))
+    success = np.array([r.success for r in evaluation_under(run.path, played["protocol"]).records])
     summary = evaluate_recorded(run, recordings)
     figures = {r["key"]: (r["name"], float(r["value"])) for r in summary["rows"] if isinstance(r["value"], float)}
     return Measured(run.name, success, figures)
+
+
+def better(key: str, values: np.ndarray) -> np.ndarray:
+    """The values of a figure, turned so that higher is better."""
+    best = next((b for start, b in BEST.items() if key.startswith(start)), None)
+    return -abs(values - best) if best is not None else values if key.startswith(HIGHER) else -values
 
 
 def correlations(policies: list[Measured]) -> list[tuple[str, Interval]]:
@@ -76,8 +92,7 @@ def correlations(policies: list[Measured]) -> list[tuple[str, Interval]]:
     shared = [k for k in policies[0].figures if all(k in p.figures for p in policies)]
     real = np.stack([p.success for p in policies]).astype(float)
     for key in shared:
-        sign = 1.0 if key.startswith(HIGHER) else -1.0
-        values = sign * np.array([[p.figures[key][1]] for p in policies])
+        values = better(key, np.array([[p.figures[key][1]] for p in policies]))
         if not np.isfinite(values).all():
             continue
         try:
@@ -93,7 +108,9 @@ def main(args: Args) -> None:
     policies += [rank.trained(shared, f, f, args.data, seed=1, labelled=10) for f in rank.FAMILIES]
     runs = [Run.open(p) for p in policies[: args.few or None]]
     source = Provenance.of(Store.open(args.data))
-    store = validation_store(args.data, {"": source}, source.env, args.runs / "recordings", args.recordings, seed=1)
+    store = validation_store(
+        args.data, {"its data": source}, source.env, args.runs / "recordings", args.recordings, seed=1
+    )
     found = [measured(run, store.root, args.episodes) for run in runs]
     rows = [[name, f"{c.value:.2f} ({c.low:.2f} to {c.high:.2f})"] for name, c in correlations(found)]
     rates = [(p, wilson(int(p.success.sum()), len(p.success))) for p in found]

@@ -38,7 +38,7 @@ class Args:
 def main(args: Args) -> None:
     run = Run.open(args.run)
     env = run.provenance.env
-    store = validation_store(args.run, run.sources, env, args.run / "eval", args.held_out)
+    store = validation_store(args.run, run.learned_from, env, args.run / "eval", args.held_out)
     model, frames = load(run), open_frames(store.root, run.image_size)[0]
     rows = []
     for text in dict.fromkeys(frames.text):

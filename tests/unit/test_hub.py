@@ -475,7 +475,7 @@ def test_a_mixture_takes_demonstrations_from_the_hub(hub, tmp_path):
     assert main(["train", "--data", "mix.json", "--out", "mixed", *FAST]) == 0
     run = Run.open("mixed")
     assert run.sources["demos"].hub == f"hf://{DATA}@{commit}" and run.described["mixture"]["sources"][0] == source
-    assert np.flatnonzero(unseen(run, Store.open(f"hf://{DATA}"), "demos")).tolist() == [0, 2, 4, 5]
+    assert np.flatnonzero(unseen(run, Store.open(f"hf://{DATA}"))).tolist() == [0, 2, 4, 5]
 
 
 def test_a_data_set_that_cannot_be_used(hub, data, capsys):

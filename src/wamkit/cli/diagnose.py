@@ -113,7 +113,7 @@ def _show_recording(run: Run, args: Diagnose, folder: Path) -> None:
         print(f"no episode is shown: {error}")
         return
     model = acting_model(run)
-    episode = chosen_episode(run, model, store, args.episode, "")
+    episode = chosen_episode(run, model, store, args.episode)
     stem = _check_places(folder, episode, args.stride)
     if not (asked := [q for q in (Query.FORWARD, Query.JOINT) if q in model.queries]):
         print("it imagines no frames, so no episode is shown")

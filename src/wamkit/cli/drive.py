@@ -152,7 +152,7 @@ def run(args: Drive) -> None:
     if args.tasks and not args.env:
         where = replace(where, tasks=args.tasks)
         where.check()
-    check_unseen(path, opened.sources, held_out_seeds(args.episodes), "the evaluation seeds")
+    check_unseen(path, opened.learned_from, held_out_seeds(args.episodes), "the evaluation seeds")
     protocol = Protocol(where, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
     delays = [Delay(ms / 1e3, args.jitter / 1e3) for ms in args.latency]
     rows = table(drives(opened, protocol, loops, delays, processes=args.processes))

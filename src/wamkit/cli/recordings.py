@@ -46,7 +46,7 @@ def recordings(run: Run, data: Path | None) -> Store | None:
     return Store.open(data_folder(data or trained_on(run.path)))
 
 
-def chosen_episode(run: Run, model: Model, store: Store, episode: int | None, embodiment: str) -> int:
+def chosen_episode(run: Run, model: Model, store: Store, episode: int | None) -> int:
     """`episode` of `store`, or the first that `run` was not trained on; says so where it was trained on the one.
 
     Raises EvaluationError where the data have other cameras or vectors than the model.
@@ -54,7 +54,7 @@ def chosen_episode(run: Run, model: Model, store: Store, episode: int | None, em
     from wamkit.eval.recorded import check_shapes, unseen
 
     check_shapes(run, model, store)
-    left = unseen(run, store, embodiment)
+    left = unseen(run, store)
     if episode is None:
         episode = int(left.argmax())
     if episode < len(left) and not left[episode]:

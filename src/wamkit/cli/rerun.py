@@ -75,13 +75,13 @@ def run(args: Rerun) -> None:
     query = _query(args.query, model.queries, model.name)
     store, number = recordings(opened, args.data), args.episode or 0
     if store is not None:
-        number = chosen_episode(opened, model, store, args.episode, embodiment)
+        number = chosen_episode(opened, model, store, args.episode)
     out = _file(args, home(path), number)
     check_output(out, _recording)
     if store is None:
         require_env(opened)
         env = opened.provenance.env
-        store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
+        store = validation_store(path, opened.learned_from, env, opened.home / "eval", args.held_out)
     episode = episode_recording(model, store, opened.image_size, number, query, args.stride, args.seed)
     make_folder(out.parent)
     save_recording(out, episode, f"{opened.digest[:8]}-{number}-{query}-{args.stride}-{args.seed}")

@@ -73,13 +73,13 @@ def run(args: Sample) -> None:
         raise UnsupportedQuery(unsupported(model.name, query))
     store, episode = recordings(opened, args.data), args.episode or 0
     if store is not None:
-        episode = chosen_episode(opened, model, store, args.episode, embodiment)
+        episode = chosen_episode(opened, model, store, args.episode)
     stem = _checked(folder, args, episode)
     make_folder(folder)
     if store is None:
         require_env(opened)
         env = opened.provenance.env
-        store = validation_store(path, opened.sources, env, opened.home / "eval", args.held_out)
+        store = validation_store(path, opened.learned_from, env, opened.home / "eval", args.held_out)
     frames = open_frames(store, opened.image_size)[0]
     answers = query_recording(model, frames, episode, query, stride=args.stride, seed=args.seed)
     archive = io.BytesIO()

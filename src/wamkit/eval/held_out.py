@@ -71,14 +71,13 @@ def acting_model(run: Run, embodiment: str = "") -> Model:
 def check_unseen(run: Path, sources: Mapping[str, Provenance], seeds: Iterable[int], what: str) -> None:
     """Raises WamkitError if one of `seeds` is among those of the training data.
 
-    run: for the message.   sources: origins of all its training data (`Run.sources`).   what: the seeds in words.
+    run: for the message.   sources: origins of all its training data (`Run.learned_from`).   what: the seeds in words.
     """
     seeds = set(seeds)
     for name, source in sources.items():
         if shared := sorted(seeds.intersection(source.seeds)):
-            where = f"the data set '{name}' of its mixture" if name else "its data"
             raise WamkitError(
-                f"{what} {shared[:5]} were trained on: {where} has them, so {run} has seen these reset states; train "
+                f"{what} {shared[:5]} were trained on: {name} has them, so {run} has seen these reset states; train "
                 "without these episodes"
             )
 

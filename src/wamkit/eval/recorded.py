@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from wamkit import config as cfg
 from wamkit.data.format.metadata_io import load_metadata
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
-from wamkit.data.loading.mixture_config import MixtureConfig
 from wamkit.data.loading.windows import Frames
 from wamkit.eval.held_out import acting_model
 from wamkit.eval.outputs import results_folder, write_result
@@ -31,9 +29,9 @@ from wamkit.eval.report.tables import json_row, text_table
 from wamkit.eval.results import Curves, Plot, Report, Worst, made_by, versions
 from wamkit.eval.suites.offline_actions import action_tables, answer_actions, worst_actions
 from wamkit.eval.suites.open_loop import coupling_table, fidelity_table, imagine, worst_demonstrations
-from wamkit.hub.names import hub_name, named, origin
+from wamkit.hub.names import named, origin
 from wamkit.inference.model import Model
-from wamkit.runs.config import held_out_episodes
+from wamkit.runs.learned import seen_by
 from wamkit.runs.run import Run
 from wamkit.types import EvaluationError, Query, Spec
 
@@ -56,7 +54,7 @@ def evaluate_recorded(
     check_shapes(run, model, store)
     spec = model.spec
     every = open_frames(store, (spec.height, spec.width))[0]
-    left = unseen(run, store, embodiment)
+    left = unseen(run, store)
     frames = _held_out(run, model, store, left, every)
     starts = whole_windows(frames, spec, stride)
     if not len(starts):
@@ -139,34 +137,9 @@ def _label(store: Store) -> str:
     return found.repo.replace("/", "--") if found else store.root.name
 
 
-def unseen(run: Run, store: Store, embodiment: str = "") -> Bool[np.ndarray, " E"]:
-    """True for the episodes of `store` that `run` was not trained on.
-
-    A data set with as many frames in as many first episodes as the run's is taken for the same, and may have grown; one
-    on the Hub is the same by its name.
-    """
-    trained = run.sources.get(embodiment, run.provenance) if run.origins else run.provenance
-    lengths = np.array([m.length for m in store.episodes])
-    here, there = origin(store.root), hub_name(trained.hub) if trained.hub else None
-    number = np.arange(len(lengths))  # counted from the first episode that the run had
-    if here is not None and there is not None and here.repo == there.repo:
-        number += (here.episodes or (0, 0))[0] - (there.episodes or (0, 0))[0]
-    elif len(lengths) < trained.episodes or lengths[: trained.episodes].sum() != trained.frames:
-        return np.ones(len(lengths), bool)
-    demonstration, whole = np.array([m.is_demonstration for m in store.episodes]), len(number) and number[0] <= 0
-    if run.embodiments:
-        mixture = cfg.from_dict(MixtureConfig, run.described["mixture"])
-        parts = [s.demonstrations for s in mixture.sources if s.label == embodiment]
-        if not parts or parts[0] is None:
-            return number >= trained.episodes
-        seen = np.flatnonzero(demonstration)[slice(*parts[0])] if whole else np.arange(len(number))
-        return ~np.isin(np.arange(len(number)), seen)
-    chosen = run.config.episodes
-    before = (number >= 0) & (number < trained.episodes) & ~np.isin(number, held_out_episodes(run.described))
-    if chosen.labelled is None or not whole:
-        return ~before
-    demos = np.flatnonzero(demonstration & before)[: chosen.labelled + chosen.action_free]
-    return ~np.isin(np.arange(len(number)), demos)
+def unseen(run: Run, store: Store) -> Bool[np.ndarray, " E"]:
+    """True for the episodes of `store` that the weights of `run` never saw; see `seen_by`."""
+    return ~seen_by(run.described, store)
 
 
 def _demonstrations(frames: Frames, spec: Spec) -> Frames | None:
@@ -177,7 +150,7 @@ def _demonstrations(frames: Frames, spec: Spec) -> Frames | None:
 
 
 def _held_out(run: Run, model: Model, store: Store, left: Bool[np.ndarray, " E"], frames: Frames) -> Frames:
-    """The frames of the episodes that the run was not trained on, without those that show no view of the model.
+    """The frames of the episodes that the run was not trained on, without those that lack views that the model needs.
 
     left: those episodes, see `unseen`.
     """
@@ -186,9 +159,16 @@ def _held_out(run: Run, model: Model, store: Store, left: Bool[np.ndarray, " E"]
             f"{run.label} was trained on all {len(left)} episodes of {named(store.root)}: train with "
             f"--episodes.held-out {max(1, len(left) // 10)} to leave some out, or name other data"
         )
-    if not (shown := left & replace(frames, embodiment=model.embodiment).views_seen().any(1)).any():
-        cameras = ", ".join(model.spec.cameras)
-        raise EvaluationError(f"{store.root}: its held-out episodes show none of the views {cameras}; name other data")
+    seen = replace(frames, embodiment=model.embodiment).views_seen()
+    needed = [c not in run.optional_views for c in model.spec.cameras]
+    if not (shown := left & (seen[:, needed].all(1) if any(needed) else seen.any(1))).any():
+        cameras = ", ".join(c for c, n in zip(model.spec.cameras, needed, strict=True) if n or not any(needed))
+        raise EvaluationError(
+            f"{store.root}: none of its held-out episodes shows the views that {run.label} needs, {cameras}; name "
+            "other data, or train with --train.drop-view"
+        )
+    if lacking := int((left & ~shown).sum()):
+        print(f"note: {lacking} of {int(left.sum())} held-out episodes lack views that {run.label} needs", flush=True)
     return replace(frames, used=shown)
 
 

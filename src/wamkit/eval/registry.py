@@ -86,7 +86,7 @@ class Context:
 
     def check_unseen(self, seeds: Iterable[int], what: str) -> None:
         """Raises WamkitError if one of these reset seeds was trained on."""
-        check_unseen(self.run.path, self.run.sources, seeds, what)
+        check_unseen(self.run.path, self.run.learned_from, seeds, what)
 
     @property
     def acts(self) -> bool:
@@ -107,7 +107,7 @@ class Context:
         """Other validation episodes, `episodes` a task; recorded once and kept. seed: of their reset states."""
         folder = self.options.recordings or self.folder
         run, processes = self.run, self.options.processes
-        store = validation_store(run.path, run.sources, self.env, folder, episodes, processes=processes, seed=seed)
+        store = validation_store(run.path, run.learned_from, self.env, folder, episodes, processes=processes, seed=seed)
         return open_frames(store.root, run.image_size)[0]
 
     def shared(self, name: str, make: Callable[[], T]) -> T:

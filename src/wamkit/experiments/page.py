@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from wamkit.config import ConfigError
-from wamkit.eval.metrics.intervals import bootstrap_ratio, mcnemar, mean_rate
+from wamkit.eval.metrics.intervals import bootstrap_ratio, mean_rate, sign_flip
 from wamkit.eval.protocols import named_protocol
 from wamkit.eval.suites.latency import Load, load_note
 from wamkit.experiments.comparisons import Comparison, Published
@@ -206,7 +206,7 @@ def _paired(comparison: Comparison, rows: Mapping[str, Sequence[Result]]) -> lis
         return []
     text = (
         "Differences in percentage points, on the training seeds that both rows have and the same reset states. In the "
-        "interval reset states vary. Won and lost: states where only one of the two succeeds (exact McNemar p)."
+        "interval, and in the exact p, reset states vary. Won and lost: episodes in which only one of the two succeeds."
     )
     return [text, table(["", "against", "points", "95 %", "won", "lost", "p", "seeds"], body)]
 
@@ -217,11 +217,11 @@ def _difference(own: Sequence[Result], other: Sequence[Result], name: str) -> li
     if not seeds or len({len(x[s]) for x in (a, b) for s in seeds}) > 1:
         return None
     first, second = (np.concatenate([x[s] for s in seeds]) for x in (a, b))
-    state = np.tile(np.arange(len(a[seeds[0]])), len(seeds))
-    gap = bootstrap_ratio(first.astype(float) - second, np.ones(len(first)), state, seed=0, bounds=(-1.0, 1.0))
-    test = mcnemar(first, second)
+    state, more = np.tile(np.arange(len(a[seeds[0]])), len(seeds)), first.astype(int) - second
+    gap = bootstrap_ratio(more.astype(float), np.ones(len(first)), state, seed=0, bounds=(-1.0, 1.0))
+    p_value = sign_flip(np.bincount(state, more).astype(int))
     interval = f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
-    counts = [str(test.first_only), str(test.second_only), f"{test.p_value:.2g}"]
+    counts = [str((more > 0).sum()), str((more < 0).sum()), f"{p_value:.2g}"]
     return [name, f"{100 * gap.value:+.1f}", interval, *counts, str(len(seeds))]
 
 

@@ -211,7 +211,7 @@ def _run_job(job: Job, setup: Setup) -> Result:
         provenance = Provenance.of(Store.open(setup.data))
         store = validation_store(
             setup.data,
-            {"": provenance},
+            {"its data": provenance},
             provenance.env,
             recordings,
             setup.held_out,

@@ -38,6 +38,7 @@ from wamkit.runs.checkpoint import (
 )
 from wamkit.runs.config import RunConfig, config_from_dict, config_to_dict, family_class, home, require_run
 from wamkit.runs.exported import Exported
+from wamkit.runs.learned import origins_of
 from wamkit.runs.plugins import with_maker
 from wamkit.runs.provenance import Provenance
 from wamkit.types import Spec, WamkitError
@@ -166,6 +167,11 @@ class Run:
     def sources(self) -> Mapping[str, Provenance]:
         """Origins of all training data, by the name of the data set; "" for that of a run on one data set."""
         return self.origins or {"": self.provenance}
+
+    @property
+    def learned_from(self) -> Mapping[str, Provenance]:
+        """Origins of all data that its weights learned from, by words: `sources`, and those of runs it started from."""
+        return origins_of(self.described)
 
     def weights(self) -> dict[str, Tensor]:
         """The averaged weights by the model's own names, on the CPU. Raises CheckpointError if they are damaged."""

@@ -1,18 +1,18 @@
 """A trained run as the start of another one, on other data: which of its weights the new model takes over.
 
-Weights of the same name and shape are kept. Tables over places in the image are resized, as vision transformers do
-with their positions (Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.2). Of the layers that read or write the
-vectors of a mixture, the parts of the embodiments that both know are kept, so that a model gains a robot. All others
-start anew. Statistics are those of the new data.
+Weights of the same name and shape are kept. Tables over places in the image are resized, view by view, as vision
+transformers do with their positions (Dosovitskiy et al. 2021, arXiv:2010.11929, section 3.2). Of the layers that read
+or write the vectors of a mixture, the parts of the embodiments that both know are kept, so that a model gains a robot.
+All others start anew. Statistics are those of the new data.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +23,10 @@ from wamkit.runs.run import Run
 from wamkit.types import Spec, WamkitError
 
 How = Literal["kept", "resized", "widened", "new"]
+_PLACES = re.compile(r"(^|\.)(grid|ask|cell|place\d*|future\.stream\.(position|queries))$")
+"""Names of tables over places: rows for the cells of the views, or images of all views side by side."""
+_STATE = re.compile(r"proprio|state|feel")
+"""In names of what reads or writes the proprioception; the actions' have none of these words."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ def transfer(model: Family, source: Run, embodiments: Mapping[str, Embodiment] |
         old = given.get(name)
         if name.startswith("normalizer."):
             continue
-        taken, how = (None, "new") if old is None else _fitted(old, value, source.spec, model.spec, aligned)
+        taken, how = (None, "new") if old is None else _fitted(name, old, value, source.spec, model.spec, aligned)
         if taken is not None:
             own[name] = taken.to(value)
         out.append(Transferred(name, how, tuple(value.shape), () if old is None else tuple(old.shape)))
@@ -92,20 +96,39 @@ def _aligned(old: Mapping[str, Embodiment], new: Mapping[str, Embodiment]) -> bo
     return bool(shared) and shared == old.keys() and all(places(old[n]) == places(new[n]) for n in shared)
 
 
-def _fitted(old: Tensor, new: Tensor, was: Spec, now: Spec, aligned: bool) -> tuple[Tensor | None, How]:
+def _fitted(name: str, old: Tensor, new: Tensor, was: Spec, now: Spec, aligned: bool) -> tuple[Tensor | None, How]:
     """The weights to start from, and how they came about; None for those that start anew."""
+    same_views = was.cameras == now.cameras
+    places = old.ndim == new.ndim and bool(_PLACES.search(name)) and (old.shape != new.shape or not same_views)
+    if places and (resized := _resized(old, new, was, now)) is not None:
+        return (old, "kept") if torch.equal(resized, old) else (resized, "resized")
     if old.shape == new.shape:
         return old, "kept"
-    if old.ndim == new.ndim == 4 and old.shape[:2] == new.shape[:2] and old.shape[0] == 1:
-        return F.interpolate(old, new.shape[2:], mode="bilinear", align_corners=False), "resized"
-    if old.ndim == new.ndim == 2 and old.shape[1] == new.shape[1]:
-        before, after = (_grid(len(x), s) for x, s in ((old, was), (new, now)))
-        if before and after:
-            image = old.T.reshape(1, -1, *before)
-            return F.interpolate(image, after, mode="bilinear", align_corners=False)[0].flatten(1).T, "resized"
     if aligned and old.ndim == new.ndim:
-        return _widened(old, new, was, now)
+        return _widened(name, old, new, was, now)
     return None, "new"
+
+
+def _resized(old: Tensor, new: Tensor, was: Spec, now: Spec) -> Tensor | None:
+    """A table over places for the new views, each from that of the same name, else of the same number, else the first.
+
+    None where it is none for all views.
+    """
+    if image := old.ndim == 4:
+        size, fits = tuple(new.shape[2:]), old.shape[:2] == new.shape[:2] and len(old) == 1
+    else:  # (..., cells, D)
+        before, after = _grid(old.shape[-2], was), _grid(new.shape[-2], now)
+        if before is None or after is None or (*old.shape[:-2], old.shape[-1]) != (*new.shape[:-2], new.shape[-1]):
+            return None
+        size, fits = after, True
+        old = old.transpose(-1, -2).reshape(1, -1, *before)
+    if not fits or old.shape[3] % was.views or size[1] % now.views:
+        return None
+    views, each = old.chunk(was.views, 3), (size[0], size[1] // now.views)
+    known = {camera: view for camera, view in zip(was.cameras, views, strict=True)}
+    chosen = [known.get(c, views[i] if i < was.views else views[0]) for i, c in enumerate(now.cameras)]
+    out = torch.cat([F.interpolate(v, each, mode="bilinear", align_corners=False) for v in chosen], 3)
+    return out if image else out.reshape(*new.shape[:-2], new.shape[-1], -1).transpose(-1, -2)
 
 
 def _grid(cells: int, spec: Spec) -> tuple[int, int] | None:
@@ -117,25 +140,21 @@ def _grid(cells: int, spec: Spec) -> tuple[int, int] | None:
     return spec.height // stride, spec.width * spec.views // stride
 
 
-def _widened(old: Tensor, new: Tensor, was: Spec, now: Spec) -> tuple[Tensor | None, How]:
-    """The new tensor with the parts of the dimensions that the old one had, wherever an axis is one of the vectors'."""
+def _widened(name: str, old: Tensor, new: Tensor, was: Spec, now: Spec) -> tuple[Tensor | None, How]:
+    """The new tensor with the parts of the dimensions that the old one had, where an axis is one of the vectors'."""
     out = new.clone()
     axes = [i for i, (a, b) in enumerate(zip(old.shape, new.shape, strict=True)) if a != b]
-    if len(axes) != 1:
+    of_state = bool(_STATE.search(name))
+    a, b = (was.proprio_dim, now.proprio_dim) if of_state else (was.action_dim, now.action_dim)
+    if len(axes) != 1 or not 0 < a < b:
         return None, "new"
     axis = axes[0]
-    for steps in _steps(old.shape[axis], new.shape[axis], was, now):
-        before, after = (x.movedim(axis, 0).unflatten(0, (steps, -1)) for x in (old, out))
-        after[:, : before.shape[1]] = before
-        return out, "widened"
-    return None, "new"
-
-
-def _steps(old: int, new: int, was: Spec, now: Spec) -> Iterator[int]:
-    """The number of steps in one token, where an axis holds states or actions of so many steps."""
-    for a, b in ((was.action_dim, now.action_dim), (was.proprio_dim, now.proprio_dim)):
-        if a and b > a and old % a == 0 and new % b == 0 and old // a == new // b:
-            yield old // a
+    steps, rest = divmod(old.shape[axis], a)  # of which one token holds the vectors
+    if rest or new.shape[axis] != steps * b:
+        return None, "new"
+    before, after = (x.movedim(axis, 0).unflatten(0, (steps, -1)) for x in (old, out))
+    after[:, : before.shape[1]] = before
+    return out, "widened"
 
 
 def transfer_table(taken: list[Transferred]) -> str:

@@ -38,6 +38,7 @@ from wamkit.nn.backbones.video_model import other_weights, video_model, weights_
 from wamkit.runs.base_model import base_of, video_backbone
 from wamkit.runs.checkpoint import has_checkpoint, newest
 from wamkit.runs.config import EpisodesConfig, RunConfig, family_class, held_out_episodes
+from wamkit.runs.learned import learned_from, seen_by
 from wamkit.runs.plugins import plugins
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run, build, run_to_dict
@@ -70,11 +71,11 @@ class LoadingOptions(Checked):
 class Start:
     """The run whose weights a new run begins with.
 
-    described: its label and the digest of its weights, for the new run's configuration.
+    described: its label, the digest of its weights, and what it learned from, for the new run's configuration.
     run: the run; None where the new run was begun already, so that its weights are not needed.
     """
 
-    described: Mapping[str, str]
+    described: Mapping[str, Any]
     run: Run | None
 
     @classmethod
@@ -84,7 +85,7 @@ class Start:
         if has_checkpoint(out) and begun.get("run") == named(path):
             return cls(begun, None)
         run = Run.open(path)
-        return cls({"run": run.label, "digest": run.digest}, run)
+        return cls({"run": run.label, "digest": run.digest, "learned_from": learned_from(run.described)}, run)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def make_trainer(
         world.check_same({"newest checkpoint": newest(Path(out))})
     if (backbone := video_backbone(run.model)) is not None:
         video_model(backbone)  # a folder that is none is refused before images are decoded
-    opened = (_open_mixture if Path(data).is_file() else _open_store)(run, Path(data), loading, Path(out), world)
+    open_data = _open_mixture if Path(data).is_file() else partial(_open_store, start=start)
+    opened = open_data(run, Path(data), loading, Path(out), world)
     config = run_to_dict(run, opened.spec, opened.statistics, opened.provenance) | opened.facts
     if optional := _optional_views(opened.frames, opened.spec, run.train.drop_view):
         config["optional_views"] = optional
@@ -235,6 +237,7 @@ def _open_store(
     loading: LoadingOptions,
     out: Path,
     world: World = World(),  # noqa: B008 (frozen)
+    start: Start | None = None,
 ) -> _TrainingData:
     store, size = Store.open(path, loading.decoder), run.window.size
     begun = _begun(out).get("provenance", {})
@@ -258,7 +261,7 @@ def _open_store(
     facts: dict[str, Any] = {"metadata": {"": to_dict(described(store))}}
     held_out = None
     if run.episodes.held_out:
-        left_out = _left_out(run, frames, out)
+        left_out = _left_out(run, frames, spec, out, start and seen_by({"start": start.described}, store))
         facts["held_out"] = left_out.tolist()
         held_out, frames = frames.only(left_out), frames.only(np.setdiff1d(frames.chosen(), left_out))
     if run.episodes.labelled is not None:
@@ -275,12 +278,26 @@ def _open_store(
     )
 
 
-def _left_out(run: RunConfig, frames: Frames, out: Path) -> np.ndarray:
-    """The episodes that `run` leaves out, int64: those of the run in `out` where one was begun."""
-    begun = _begun(out)
-    if begun:
+def _left_out(run: RunConfig, frames: Frames, spec: Spec, out: Path, known: np.ndarray | None) -> np.ndarray:
+    """The episodes that `run` leaves out, int64: those of the run in `out` where one was begun.
+
+    Else they are drawn among those that can be evaluated: demonstrations, where there are any, that are as long as a
+    window. known: those of which the weights to start from know already, bool (E,).
+    """
+    if begun := _begun(out):
         return np.array(held_out_episodes(begun), np.int64)
-    return frames.draw(run.episodes.held_out, run.episodes.held_out_seed)
+    count, steps = run.episodes.held_out, max(*spec.frame_offsets, spec.chunk)
+    shows = frames.is_demonstration & frames.has_action
+    fit = frames.only(np.flatnonzero(shows) if shows[frames.chosen()].any() else frames.chosen())
+    fit = fit.only(fit.chosen()[fit.lengths() > steps])
+    fit = fit if known is None else fit.only(np.flatnonzero(~known))
+    if count < len(frames.chosen()) and count > (most := len(fit.chosen())):
+        new = "" if known is None else ", of which the run to start from learned nothing"
+        raise WamkitError(
+            f"held_out = {count}: {most} of {len(frames.chosen())} episodes can be held out: demonstrations of more "
+            f"than {steps} steps{new}; leave out fewer, or evaluate on other data"
+        )
+    return frames.draw(count, run.episodes.held_out_seed, fit.chosen())
 
 
 def _open_mixture(

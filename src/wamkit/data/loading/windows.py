@@ -113,15 +113,17 @@ class Frames:
         number = np.arange(len(self.text))
         return replace(self, used=np.isin(number, self.chosen()) & np.isin(number, np.fromiter(episodes, np.int64)))
 
-    def draw(self, count: int, seed: int) -> np.ndarray:
+    def draw(self, count: int, seed: int, among: np.ndarray | None = None) -> np.ndarray:
         """`count` of the episodes in use, drawn without replacement, int64 ascending.
+
+        among: those to draw from; all in use if not given.
 
         Raises WamkitError where none would be left.
         """
         chosen = self.chosen()
         if count >= len(chosen):
             raise WamkitError(f"held_out = {count}: there are {len(chosen)} episodes, so none is left to learn from")
-        return np.sort(np.random.default_rng(seed).permutation(chosen)[:count])
+        return np.sort(np.random.default_rng(seed).permutation(chosen if among is None else among)[:count])
 
     def labelled(self, labelled: int, action_free: int) -> Frames:
         """The same frames, of which only the first demonstrations are in use.

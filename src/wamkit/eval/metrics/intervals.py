@@ -269,6 +269,43 @@ def paired_ratio(
     return bootstrap_ratio(error, reference, cluster, seed, draws, level, bounds=(0.0, math.inf))
 
 
+def two_sample_ratio(
+    first: Float[np.ndarray, " N"],
+    first_cluster: Integer[np.ndarray, " N"],
+    second: Float[np.ndarray, " M"],
+    second_cluster: Integer[np.ndarray, " M"],
+    level: float = 0.95,
+) -> Interval:
+    """Mean of one sample of positive values over that of another one, both of windows that come in clusters.
+
+    Welch's interval of the difference of logarithms, whose standard errors are those of clustered means (delta method).
+    (0, inf) where either sample is one cluster. Raises EvaluationError unless both means are positive.
+    """
+    parts = [_log_mean(x, c) for x, c in ((first, first_cluster), (second, second_cluster))]
+    difference, errors = parts[0][0] - parts[1][0], np.array([error for _, error, _ in parts])
+    value = math.exp(difference)
+    if not np.isfinite(errors).all():
+        return Interval(value, 0.0, math.inf, level)
+    variance = np.square(errors)
+    freedom = variance.sum() ** 2 / max(
+        sum(v**2 / (n - 1) for v, (_, _, n) in zip(variance, parts, strict=True)), 1e-300
+    )
+    half = float(student.ppf((1 + level) / 2, max(freedom, 1.0))) * math.sqrt(variance.sum())
+    return Interval(value, math.exp(difference - half), math.exp(min(difference + half, 700.0)), level)
+
+
+def _log_mean(values: np.ndarray, cluster: np.ndarray) -> tuple[float, float, int]:
+    """Logarithm of the mean, its standard error over clusters (inf for one), and the number of clusters."""
+    values, mean = np.asarray(values, np.float64), float(np.mean(values)) if len(values) else 0.0
+    if mean <= 0:
+        raise EvaluationError(f"two_sample_ratio needs positive means, not {mean:g}")
+    _, number = np.unique(cluster, return_inverse=True)
+    off = np.bincount(number, values - mean)
+    n = len(off)
+    error = math.sqrt(n / (n - 1) * np.square(off).sum()) / (len(values) * mean) if n > 1 else math.inf
+    return math.log(mean), error, n
+
+
 @dataclass(frozen=True)
 class McNemar:
     """Paired successes on the same reset states: counts of states where only one succeeds, and the exact p-value."""
@@ -291,6 +328,22 @@ def mcnemar(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"]) -> Mc
     only = int((first & ~second).sum()), int((second & ~first).sum())
     p_value = float(binomtest(only[0], sum(only)).pvalue) if sum(only) else 1.0
     return McNemar(*only, p_value)
+
+
+def sign_flip(differences: Integer[np.ndarray, " S"]) -> float:
+    """Exact two-sided p-value of paired differences that are as likely of either sign (Fisher 1935, section 21).
+
+    One whole number for each reset state, the successes of one policy less those of another one over all training
+    seeds: outcomes on the same state are alike, so the sign of their sum is flipped as a whole. With one seed it is
+    McNemar's test.
+    """
+    sizes = [int(abs(d)) for d in differences if d]
+    chance = np.zeros(2 * sum(sizes) + 1)  # of each sum, from the least to the largest
+    chance[len(chance) // 2] = 1.0
+    for size in sizes:
+        chance = (np.roll(chance, size) + np.roll(chance, -size)) / 2
+    sums = abs(np.arange(len(chance)) - len(chance) // 2)
+    return min(1.0, float(chance[sums >= abs(int(np.sum(differences)))].sum()))
 
 
 def paired_difference(first: Bool[np.ndarray, " N"], second: Bool[np.ndarray, " N"], level: float = 0.95) -> Interval:

@@ -88,6 +88,15 @@ def read_evaluation(run: Path, evaluation: str = "") -> Evaluated:
     return _read(run, folder if folder in found else found[0])
 
 
+def evaluation_under(run: Path, protocol: Mapping[str, Any]) -> Evaluated:
+    """The evaluation of `run` under this protocol, as a summary has it. Raises WamkitError as `read_evaluation`."""
+    wanted = json.loads(json.dumps(protocol))
+    found = (f for f in evaluations_of(run) if read_result(f / "summary.json")["protocol"] == wanted)
+    if (folder := next(found, None)) is None:
+        raise WamkitError(f"{run} was not evaluated under this protocol: wamkit eval {run}")
+    return _read(run, folder)
+
+
 def _read(run: Path, folder: Path) -> Evaluated:
     again = f"wamkit eval {run}"
     try:

@@ -103,7 +103,7 @@ def executions(
     on these reset states.
     """
     seeds = _seeds(first, episodes)
-    check_unseen(run.path, run.sources, seeds, "the evaluation seeds")
+    check_unseen(run.path, run.learned_from, seeds, "the evaluation seeds")
     jobs = [(run, env, task, seed, stride) for task in env.tasks for seed in seeds]
     work = run_parallel(
         jobs, _work, processes=processes, desc="execute", unit="episode", describe=lambda j: f"{j[2]}, seed {j[3]}"

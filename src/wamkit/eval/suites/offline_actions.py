@@ -28,7 +28,7 @@ from wamkit.eval.metrics.action_baselines import (
     squared_error,
     standing_still,
 )
-from wamkit.eval.metrics.intervals import bootstrap_ratio, paired_ratio
+from wamkit.eval.metrics.intervals import bootstrap_ratio, paired_ratio, two_sample_ratio
 from wamkit.eval.queries import answerable, query_windows, row_batches, whole_windows, window_seeds
 from wamkit.eval.results import ACTION, Plot, Row, Table, Worst
 from wamkit.inference.model import Model
@@ -283,13 +283,10 @@ def _habits(a: ActionAnswers) -> Table:
 
 
 def _by_heart(own: np.ndarray, episode: np.ndarray, seen: np.ndarray, known: np.ndarray) -> Row | None:
-    """Mean error on unseen over that on seen windows, two samples of episodes; None where the second is 0."""
-    if not seen.sum():
+    """Mean error on unseen over that on seen windows, two samples of episodes; None where either is 0."""
+    if not seen.sum() or not own.sum():
         return None
-    scale = len(own) / len(seen)
-    both = np.concatenate([episode, known + episode.max() + 1])
-    top, bottom = np.concatenate([own, 0 * seen]), np.concatenate([0 * own, seen * scale])
-    found = bootstrap_ratio(top, bottom, both, 0, bounds=(0.0, np.inf))
+    found = two_sample_ratio(own.astype(np.float64), episode, seen.astype(np.float64), known)
     note = "1: as good on what it never saw; far above: it knows its demonstrations by heart"
     return Row("unseen", "error / that on seen episodes", found.value, found, fmt=".2f", note=note)
 

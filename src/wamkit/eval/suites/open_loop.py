@@ -62,9 +62,14 @@ class Imagination:
             self.action_sensitivity.sums[0].sum(1), self.action_sensitivity.sums[1].sum(1), self.episode, seed
         )
 
-    def inverse_over_policy(self, seed: int = 0) -> Interval:
-        """Inverse-dynamics error over policy error, on demonstrations, both against what was executed."""
+    def inverse_over_policy(self, seed: int = 0) -> Interval | None:
+        """Inverse-dynamics error over policy error, on demonstrations, both against what was executed.
+
+        None where no demonstration has actions, or the policy makes no error.
+        """
         rows = self.is_demonstration & np.isfinite(self.action_error["policy"])
+        if not self.action_error["policy"][rows].sum():
+            return None
         return paired_ratio(
             self.action_error["inverse"][rows], self.action_error["policy"][rows], self.episode[rows], seed
         )
@@ -161,6 +166,10 @@ def action_error(actions: np.ndarray, batch: Batch) -> np.ndarray:
 def fidelity_table(model: Model, result: Imagination) -> Table:
     """Quality of imagined futures of demonstrations per query and horizon, and the codec's ceiling."""
     rows = []
+    if not result.is_demonstration.any():
+        return Table(
+            "open_loop", "Is what it imagines right?", "Demonstrations only, of which there are none.", (), VISUAL
+        )
     for query in (q for q in ("joint", "video", "forward", "ceiling") if q in result.fidelity):
         part, episode = result.demonstrations(query)
         for offset in model.spec.frame_offsets:
@@ -208,8 +217,7 @@ def coupling_table(result: Imagination) -> Table:
         note = "error on moving pixels, same noise; below 1 it follows actions"
         name = "forward dynamics, true / shuffled actions"
         rows.append(Row("true_over_shuffled", name, ratio.value, ratio, fmt=".3f", note=note))
-    if {"inverse", "policy"} <= set(result.action_error):
-        ratio = result.inverse_over_policy()
+    if {"inverse", "policy"} <= set(result.action_error) and (ratio := result.inverse_over_policy()) is not None:
         note, name = "against executed actions; below 1 it reads the future", "inverse dynamics / policy, action error"
         rows.append(Row("inverse_over_policy", name, ratio.value, ratio, fmt=".3f", note=note))
     how = "Ratios of two errors on the same windows; intervals resample whole episodes."

@@ -75,7 +75,7 @@ def paired(runs: Sequence[Run], protocol: Protocol, *, processes: int = 2) -> Pa
             f"{runs[0].path} was trained on data that no environment of wamkit made; there is nothing to play in"
         )
     for run in runs:
-        check_unseen(run.path, run.sources, held_out_seeds(protocol.episodes), "the evaluation seeds")
+        check_unseen(run.path, run.learned_from, held_out_seeds(protocol.episodes), "the evaluation seeds")
     played = [
         closed_loop(run, replace(protocol, env=run.provenance.env), processes=processes, desc=run.name) for run in runs
     ]

@@ -112,7 +112,7 @@ def rank(options: Rank) -> Ranking:
     for policy in (*policies, *failing):
         _check_policy(run, world, policy)
     for ranked in (run, *policies):
-        check_unseen(ranked.path, ranked.sources, held_out_seeds(options.episodes), "the evaluation seeds")
+        check_unseen(ranked.path, ranked.learned_from, held_out_seeds(options.episodes), "the evaluation seeds")
     classifier = _classifier(options, env, failing, world)
     training = {"recordings": options.recordings, "classifier_steps": options.classifier_steps}
     weights = {"world": run.digest, "failure_policies": [p.digest for p in failing]}

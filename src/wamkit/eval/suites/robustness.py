@@ -96,7 +96,7 @@ def sweep(
     resolved = replace(protocol, env=env)
     plan(resolved, factors, severities)
     resolved.make_policy(run)
-    check_unseen(run.path, run.sources, held_out_seeds(protocol.episodes), "the evaluation seeds")
+    check_unseen(run.path, run.learned_from, held_out_seeds(protocol.episodes), "the evaluation seeds")
     curves = robustness(run, resolved, factors=factors, severities=severities, processes=processes)
     return RobustnessSweep(run, protocol, resolved, tuple(factors), tuple(severities), curves)
 
