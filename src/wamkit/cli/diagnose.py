@@ -34,6 +34,8 @@ class Diagnose(Options):
     in the data set; the first that the run was not trained on if not given."""
     stride: Count = 4
     """Steps between two queries."""
+    embodiment: str = ""
+    """Of a mixture, the data set whose robot recorded the episode."""
     data: Path | None = None
     """Data set of a recorded episode to show; if not given, the run's own where no environment made it."""
     evaluation: str = ""
@@ -112,7 +114,7 @@ def _show_recording(run: Run, args: Diagnose, folder: Path) -> None:
     except WamkitError as error:
         print(f"no episode is shown: {error}")
         return
-    model = acting_model(run)
+    model = acting_model(run, args.embodiment)
     episode = chosen_episode(run, model, store, args.episode)
     stem = _check_places(folder, episode, args.stride)
     if not (asked := [q for q in (Query.FORWARD, Query.JOINT) if q in model.queries]):

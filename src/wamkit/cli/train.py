@@ -126,7 +126,8 @@ def configured(args: Train, data: Path) -> tuple[RunConfig, LoadingOptions]:
     starts = args.from_ is not None
     config = _started(args.argv) if starts else recipe()
     if isinstance(recipe, FittedRecipe) and not (starts and video_backbone(config.model) is not None):
-        config, told = fitted(_resized(config, size), data, args.out, keep_model=starts)
+        config = dataclasses.replace(_resized(config, size), episodes=args.episodes)
+        config, told = fitted(config, data, args.out, keep_model=starts)
         args = parse_resolved(Train.starting_from(config, args.argv), "train", args.argv)
         print("\n".join(told), flush=True)
     config = dataclasses.replace(config, **{part: getattr(args, part) for part in PARTS})

@@ -62,8 +62,8 @@ def acting_model(run: Run, embodiment: str = "") -> Model:
     model = opened(run, embodiment)
     if model.embodiment is None and run.embodiments:
         raise WamkitError(
-            f"{run.label} was trained on a mixture; say where it acts, and as which of its embodiments: "
-            f"--env NAME --embodiment {'|'.join(run.embodiments)}"
+            f"{run.label} was trained on a mixture; say as which of its embodiments it acts: "
+            f"--embodiment {'|'.join(run.embodiments)}, with --env NAME for a simulator"
         )
     return model
 

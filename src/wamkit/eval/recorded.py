@@ -69,7 +69,7 @@ def evaluate_recorded(
         answers = answer_actions(
             model,
             demonstrations,
-            _demonstrations(replace(every, used=~left), spec),
+            _demonstrations(replace(every, used=seen_by(run.described, store, actions=True)), spec),
             names=(layout.action_names, layout.proprio_names),
             fields=metadata.action if metadata else (),
             stride=stride,

@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from wamkit import old_names
-from wamkit.data.format.store import Store, StoreError
+from wamkit.data.format.store import EpisodeMeta, Store, StoreError
 from wamkit.data.image_transform import sane_size
 from wamkit.data.loading.mixture_config import MixtureConfig
 from wamkit.files import read_json
 from wamkit.runs.checkpoint import has_checkpoint
-from wamkit.runs.config import PARTS, RunConfig, changed, config_from_dict
+from wamkit.runs.config import PARTS, EpisodesConfig, RunConfig, changed, config_from_dict
 
+TOKEN = 16
+"""Side of a token's cell, in pixels; see `_tokens`."""
 PER_CHUNK = 6
 """Chunks that a demonstration is divided into."""
 CELLS = 36
@@ -94,7 +96,7 @@ def fitted(base: RunConfig, data: Path, out: Path, keep_model: bool = False) -> 
         begun = config_from_dict(old_names.run_config(read_json(out / "config.json")))
         if begun.family == base.family:
             return begun, [f"{out} goes on as it was begun"]
-    facts = facts_of(data)
+    facts = facts_of(data, base.episodes)
     config, rules = fit(base, facts, keep_model)
     lines = [f"fitted to {facts}; options on the command line replace what follows"]
     for rule in rules:
@@ -107,32 +109,50 @@ def _words(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def facts_of(data: Path) -> DataFacts:
-    """The facts of a data set, or of all sources of a mixture's file. Reads no images.
+def facts_of(data: Path, episodes: EpisodesConfig | None = None) -> DataFacts:
+    """The facts of what is learned from a data set, or from the sources of a mixture's file. Reads no images.
 
+    episodes: which episodes of a data set are used; all if not given.
     Raises StoreError for bad data, and where there are no episodes.
     """
     if data.is_file():
-        from wamkit.data.loading.mixture import open_sources, read_mixture
+        from wamkit.data.loading.mixture import chosen_episodes, open_sources, read_mixture
 
         mixture = read_mixture(data)
-        return _facts(open_sources(mixture, data.parent), data, mixture)
-    return _facts([Store.open(data)], data)
+        stores = open_sources(mixture, data.parent)
+        used = [[s.episodes[i] for i in chosen_episodes(s, c)] for s, c in zip(stores, mixture.sources, strict=True)]
+        acts = [source.actions for source in mixture.sources]
+        return _facts(stores, used, acts if any(acts) else [True] * len(acts), data, mixture)
+    store = Store.open(data)
+    metas, labelled = store.episodes, None if episodes is None else episodes.labelled
+    if episodes is not None and labelled is not None:
+        metas = tuple(m for m in metas if m.is_demonstration)[: labelled + episodes.action_free]
+    return _facts([store], [metas], [True], data)
 
 
-def _facts(stores: Sequence[Store], data: Path, mixture: MixtureConfig | None = None) -> DataFacts:
-    metas = [m for store in stores for m in store.episodes]
-    shown = [m for m in metas if m.is_demonstration] or metas
-    if not shown:
+def _facts(
+    stores: Sequence[Store],
+    used: Sequence[Sequence[EpisodeMeta]],
+    acts: Sequence[bool],
+    data: Path,
+    mixture: MixtureConfig | None = None,
+) -> DataFacts:
+    """The facts of the episodes `used` of each store. acts: whether actions are learned from it; others give frames."""
+    parts = [(store, metas) for store, metas, a in zip(stores, used, acts, strict=True) if a and metas]
+    every = [m for _, metas in parts for m in metas]
+    if not every:
         raise StoreError(f"{data} holds no episodes: collect some with `wamkit collect --out {data} ...`")
-    layout = stores[0].layout
+    shown = [m for m in every if m.is_demonstration] or every
+    fps, layout = max(parts, key=lambda part: sum(m.length for m in part[1]))[0].layout.fps, stores[0].layout
     height, width = mixture.size if mixture else layout.image_shape[1:]
+    rates = [1.0 if a else fps / store.layout.fps for store, a in zip(stores, acts, strict=True)]
+    frames = sum(m.length * rate for metas, rate in zip(used, rates, strict=True) for m in metas)
     return DataFacts(
         demonstrations=len(shown),
-        frames=sum(m.length for m in metas),
+        frames=round(frames),
         steps=float(np.median([m.length for m in shown])),
         texts=len({m.text for m in shown}),
-        fps=layout.fps,
+        fps=fps,
         views=len(mixture.views if mixture else stores[0].cameras),
         height=height,
         width=width,
@@ -144,7 +164,8 @@ def fit(base: RunConfig, facts: DataFacts, keep_model: bool = False) -> tuple[Ru
 
     Values for which `base` has no option are left out; with `keep_model`, sizes of the model too.
     """
-    size = base.window.size or sane_size(facts.height, facts.width)
+    stride = getattr(base.model, "image_stride", TOKEN) if keep_model else TOKEN
+    size = base.window.size or sane_size(facts.height, facts.width, stride)
     rules = [
         _window(base, facts),
         _size(facts, size),
@@ -159,6 +180,8 @@ def fit(base: RunConfig, facts: DataFacts, keep_model: bool = False) -> tuple[Ru
     has = {f"{part}.{name}" for part in PARTS for name in vars(getattr(base, part))}
     if keep_model:
         has -= {f"model.{name}" for name in ("image_stride", "codec", *WIDTHS, "depth")}
+        # A table of words that learned without it has numbers for words that it never saw.
+        has -= set() if getattr(base.model, "text_dropout", 0.0) else {"model.text_dropout"}
     rules = [Rule({k: v for k, v in rule.options.items() if k in has and v != ()}, rule.reason) for rule in rules]
     rules = [rule for rule in rules if rule.options]
     return changed(base, {k: v for rule in rules for k, v in rule.options.items()}), rules

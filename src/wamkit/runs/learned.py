@@ -38,26 +38,28 @@ def origins_of(described: Mapping[str, Any]) -> dict[str, Provenance]:
     return out
 
 
-def seen_by(described: Mapping[str, Any], store: Store) -> Bool[np.ndarray, " E"]:
-    """True for the episodes of `store` from which the weights of a run learned, as actions or as video.
+def seen_by(described: Mapping[str, Any], store: Store, actions: bool = False) -> Bool[np.ndarray, " E"]:
+    """True for the episodes of `store` from which the weights of a run learned, with `actions` or as video too.
 
     A data set with as many frames in as many first episodes as the run's is taken for the same, and may have grown; one
     on the Hub is the same by its name.
     """
-    return np.any([_seen(part, store) for part in learned_from(described)], 0)
+    return np.any([_seen(part, store, actions) for part in learned_from(described)], 0)
 
 
-def _seen(part: Mapping[str, Any], store: Store) -> Bool[np.ndarray, " E"]:
+def _seen(part: Mapping[str, Any], store: Store, actions: bool) -> Bool[np.ndarray, " E"]:
     """`seen_by` for one run's own data."""
     own = part.get("provenance", {})
     if "mixture" not in part:
         episodes = part.get("episodes", {})
         labelled, more = episodes.get("labelled"), episodes.get("action_free", 0)
-        first = None if labelled is None else slice(labelled + more)
+        first = None if labelled is None else slice(labelled + more * (not actions))
         return _chosen(cfg.from_dict(Provenance, own), store, held_out_episodes(part), first)
     sources, origins = cfg.from_dict(MixtureConfig, part["mixture"]).sources, part.get("origins", {})
-    found = [(cfg.from_dict(Provenance, origins.get(s.label, own)), s.demonstrations) for s in sources]
-    return np.any([_chosen(origin, store, (), chosen and slice(*chosen)) for origin, chosen in found], 0)
+    origin_of = {s.label: cfg.from_dict(Provenance, origins.get(s.label, own)) for s in sources}
+    chosen = [(origin_of[s.label], s.demonstrations) for s in sources if s.actions or not actions]
+    found = [_chosen(trained, store, (), part and slice(*part)) for trained, part in chosen]
+    return np.any(found, 0) if found else np.zeros(len(store), bool)
 
 
 def _chosen(

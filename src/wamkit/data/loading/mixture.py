@@ -194,7 +194,7 @@ def opened_mixture(
     """
     stores = open_sources(config, folder, decoder)
     chosen = [
-        [e for e in _chosen(store, source) if e < (episodes.get(source.label) or len(store))]
+        [e for e in chosen_episodes(store, source) if e < (episodes.get(source.label) or len(store))]
         for store, source in zip(stores, config.sources, strict=True)
     ]
     shares = _shares(config, stores, chosen)
@@ -249,7 +249,7 @@ def _require_meaning(metadata: DatasetMetadata, store: Store) -> None:
             raise StoreError(f"{store.root}: {entry} is not known ({options}); name it by `{command}`")
 
 
-def _chosen(store: Store, source: SourceConfig) -> list[int]:
+def chosen_episodes(store: Store, source: SourceConfig) -> list[int]:
     """The episodes of a data set that its source selects."""
     if source.demonstrations is None:
         return list(range(len(store)))

@@ -26,6 +26,11 @@ HALF = 0.5
 """Share of successful episodes below which a policy fails more often than it succeeds."""
 
 
+IN_CLOSED_LOOP = "wamkit eval with a larger --held-out would tell"
+ON_RECORDINGS = (
+    "more held-out episodes would tell: wamkit train with a larger --episodes.held-out, or wamkit eval --data"
+)
+"""What to do about few validation episodes."""
 EXACT = 1e-6
 """Difference up to which two errors count as the same."""
 
@@ -56,11 +61,14 @@ def symptoms(run: Run, evaluation: str = "") -> list[Symptom]:
     """
     found = [_data(run)]
     if not evaluations_of(home(run.path)):
-        command = f"wamkit eval {run.label}" + ("" if run.provenance.env.env else " --offline")
+        robots = "|".join(run.embodiments)
+        recorded = f" --data DATA --embodiment {robots}" if robots else " --offline"
+        command = f"wamkit eval {run.label}" + ("" if run.provenance.env.env else recorded)
         return [*found, Symptom("evaluation", "unknown", "it was not evaluated", command)]
     summary = read_evaluation(home(run.path), evaluation)
     rows, protocol = summary.figures, summary.summary["protocol"]
-    found += [*action_symptoms(rows), *_images(rows), *_coupling(rows), *_execution(rows)]
+    more = ON_RECORDINGS if "data" in protocol else IN_CLOSED_LOOP
+    found += [*action_symptoms(rows), *_images(rows, more), *_coupling(rows, more), *_execution(rows)]
     return found + _closed_loop(run, rows, protocol)
 
 
@@ -122,7 +130,7 @@ def _against(
         return Symptom(
             "actions", "fault" if bound <= 1 else "undecided", f"its error is that of {other}{meaning}", remedy
         )
-    if few := _few("actions", f"error over that of {other}", row):
+    if few := _few("actions", f"error over that of {other}", row, ON_RECORDINGS):
         return few
     said = f"error {value:.2f} [{low:.2f}, {high:.2f}] of that of {other}"
     if low >= bound:
@@ -165,16 +173,16 @@ def _interval(row: Mapping[str, Any]) -> tuple[float, float, float]:
     return float(value), float("-inf") if low is None else float(low), float("inf") if high is None else float(high)
 
 
-def _few(place: str, name: str, row: Mapping[str, Any]) -> Symptom | None:
+def _few(place: str, name: str, row: Mapping[str, Any], more: str) -> Symptom | None:
     """A figure whose interval has an open end: that of one episode, or of a few that agree."""
     value, low, high = _interval(row)
     if isfinite(low) and isfinite(high):
         return None
     said = f"{name} {value:.2f}; one episode, or few: no interval"
-    return Symptom(place, "unknown", said, "wamkit eval with a larger --held-out would tell")
+    return Symptom(place, "unknown", said, more)
 
 
-def _images(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
+def _images(rows: Mapping[str, Mapping[str, Any]], more: str) -> list[Symptom]:
     """The skill of imagined frames over a copy of the current one, at the nearest and the farthest horizon."""
     skills = {k: r for k, r in rows.items() if k.startswith("open_loop.skill.") and r.get("value") is not None}
     query = next((q for q in ("joint", "video", "forward") if any(f".{q}." in k for k in skills)), "")
@@ -186,7 +194,7 @@ def _images(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
         value, low, high = _interval(skills[key])
         name = f"skill of {query}, {key.rpartition('.')[2]} steps ahead,"
         said = f"{name} {value:.2f} [{low:.2f}, {high:.2f}]"
-        if few := _few("images", name, skills[key]):
+        if few := _few("images", name, skills[key], more):
             out.append(few)
         elif low > 0:
             out.append(Symptom("images", "fine", f"{said}: better than a copy of the current frame"))
@@ -195,8 +203,7 @@ def _images(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
             remedy = "predict less far: --window.frame-offsets" if out and out[0].verdict == "fine" else remedy
             out.append(Symptom("images", "fault", f"{said}: worse than a copy of the current frame", remedy))
         else:
-            remedy = "wamkit eval with a larger --held-out would tell"
-            out.append(Symptom("images", "undecided", f"{said}: no better than a copy, as far as it shows", remedy))
+            out.append(Symptom("images", "undecided", f"{said}: no better than a copy, as far as it shows", more))
     return out
 
 
@@ -217,23 +224,23 @@ _RATIOS = {
 """Ratio of two errors -> its name, the meaning of below 1 and of 1 or more, and what to try."""
 
 
-def _coupling(rows: Mapping[str, Mapping[str, Any]]) -> list[Symptom]:
+def _coupling(rows: Mapping[str, Mapping[str, Any]], more: str) -> list[Symptom]:
     out = []
     for key, (name, right, wrong, remedy) in _RATIOS.items():
         if (row := rows.get(key)) is None or row.get("value") is None:
             continue
         value, low, high = _interval(row)
         said = f"{name} {value:.2f} [{low:.2f}, {high:.2f}]"
-        if few := _few("coupling", name, row):
+        if few := _few("coupling", name, row, more):
             out.append(few)
         elif high < 1:
             out.append(Symptom("coupling", "fine", f"{said}: {right}"))
         elif low >= 1:
             out.append(Symptom("coupling", "fault", f"{said}: {wrong}", remedy))
         else:
-            more = f"wamkit eval with a larger --held-out would tell; if it stays at 1, {remedy}"
             either = f"{wrong}, or {right}, which lowers the error by {1 - low:.0%} at most"
-            out.append(Symptom("coupling", "undecided", f"{said}: {either}", more))
+            tell = f"{more}; if it stays at 1, {remedy}"
+            out.append(Symptom("coupling", "undecided", f"{said}: {either}", tell))
     return out
 
 

@@ -62,10 +62,10 @@ class ActionAnswers:
 
     episode: int64 (W,).   start: int64 (W,), the first row of each window.   text: instructions.
     answer, executed: float (W, A, a).
-    baselines: key of `BASELINES` -> (W, A, a).
+    baselines: key of `BASELINES` -> (W, A, a). NaN where no demonstration has the instruction of the window.
     unit: (a,), deviation of the executed actions; 1 where they never move.   moves: bool (a,).
     last: (W, a), the action before the window.   holds: int64 (a,), see `metrics.action_baselines.holding`.
-    draws, drawn: (K, D, A, a), answers to `drawn` (D,) of the windows.
+    draws, drawn: (K, D, A, a), answers to `drawn` (D,) of the windows; K is 0 for a policy that draws none.
     known: answers, executed chunks and episodes of windows that training saw; None where none are at hand.
     """
 
@@ -89,7 +89,7 @@ class ActionAnswers:
 
     def rmse(self, chunks: Float[np.ndarray, "W A a"]) -> Float[np.ndarray, " a"]:
         """Root of the mean squared error of every dimension, in the robot's units."""
-        return np.sqrt(squared_error(chunks, self.executed, np.ones_like(self.unit)).mean((0, 1)))
+        return np.sqrt(np.nanmean(squared_error(chunks, self.executed, np.ones_like(self.unit)), (0, 1)))
 
 
 def answer_actions(
@@ -126,11 +126,12 @@ def answer_actions(
         "still": still,
         "mean": np.broadcast_to(mean, executed.shape),
         "last": np.broadcast_to(last[:, None], executed.shape),
-        "nearest": np.where((chosen >= 0)[:, None, None], chunks, still),
+        "nearest": np.where((chosen >= 0)[:, None, None], chunks, np.nan),
     }
     drawn = _thinned(np.arange(len(starts)), DRAWN)
     some = windows.rows(torch.from_numpy(drawn))
-    draws = [_asked(model, some, window_seeds(starts[drawn], 1 + k), steps) for k in range(DRAWS)]
+    repeated = range(DRAWS if model.denoises(Query.POLICY) else 0)
+    draws = [_asked(model, some, window_seeds(starts[drawn], 1 + k), steps) for k in repeated]
     known = None
     if seen is not None:
         begun = _thinned(whole_windows(seen, spec, stride), len(starts))
@@ -138,7 +139,7 @@ def answer_actions(
         known = (given, learned.action.numpy(), seen.episode[begun])
     return ActionAnswers(
         unseen.episode[starts], starts, windows.text, answer, executed, baselines, np.where(moves, deviation, 1.0),
-        moves, last, holds, np.stack(draws), drawn, known,
+        moves, last, holds, np.array(draws), drawn, known,
     )  # fmt: skip
 
 
@@ -203,22 +204,26 @@ def action_tables(answers: ActionAnswers, action_names: Sequence[str], fps: floa
         _by_dimension(answers, action_names),
         _by_horizon(answers, fps),
         _habits(answers),
-        _spread(answers),
+        *([_spread(answers)] if len(answers.draws) else []),
     )
 
 
 def _ratio(a: ActionAnswers, error: np.ndarray, usual: np.ndarray, fmt: str = ".3f", **row: str) -> Row | None:
-    """A row of the ratio of two errors of every window; None where the second is 0 throughout."""
-    if not usual.sum():
+    """A row of the ratio of two errors of every window where there is a second; None where that is 0 throughout."""
+    there = np.isfinite(usual)
+    if not usual[there].sum():
         return None
-    found = paired_ratio(error.astype(np.float64), usual.astype(np.float64), a.episode, 0)
+    found = paired_ratio(error[there].astype(np.float64), usual[there].astype(np.float64), a.episode[there], 0)
     return Row(value=found.value, interval=found, fmt=fmt, **row)
 
 
 def _over_baselines(a: ActionAnswers, names: Sequence[str]) -> Table:
     own = a.error(a.answer).mean((1, 2))
+    errors = {key: a.error(a.baselines[key]).mean((1, 2)) for key in BASELINES}
+    shares = {key: np.isfinite(error).mean() for key, error in errors.items()}
+    notes = {k: f"{s:.0%} of the moments have an instruction that was demonstrated" for k, s in shares.items() if s < 1}
     rows = [
-        _ratio(a, own, a.error(a.baselines[key]).mean((1, 2)), key=f"over.{key}", name=f"error / {words}")
+        _ratio(a, own, errors[key], key=f"over.{key}", name=f"error / {words}", note=notes.get(key, ""))
         for key, words in BASELINES.items()
     ]
     fixed = [n for n, moves in zip(names, a.moves, strict=True) if not moves]
@@ -240,7 +245,8 @@ def _held(a: ActionAnswers, names: Sequence[str]) -> str:
 
 def _by_dimension(a: ActionAnswers, names: Sequence[str]) -> Table:
     own, still = (a.error(x).mean(1) for x in (a.answer, a.baselines["still"]))
-    roots = {"": a.rmse(a.answer)} | {words: a.rmse(a.baselines[key]) for key, words in BASELINES.items()}
+    known = {words: a.baselines[key] for key, words in BASELINES.items() if np.isfinite(a.baselines[key]).any()}
+    roots = {"": a.rmse(a.answer)} | {words: a.rmse(chunks) for words, chunks in known.items()}
     rows = []
     for j, i in enumerate(np.flatnonzero(a.moves)):
         others = ", ".join(f"{words} {root[i]:.3g}" for words, root in roots.items() if words)
@@ -309,10 +315,8 @@ def _spread(a: ActionAnswers) -> Table:
     return Table("recorded_spread", "Does it know how sure it is?", how, tuple(rows), ACTION)
 
 
-def worst_actions(
-    answers: ActionAnswers, frames: Frames, names: Sequence[str], view: int = 0
-) -> tuple[list[Worst], list[Plot]]:
-    """The windows with the largest errors, at most one an episode: their images, and their actions as charts."""
+def worst_actions(answers: ActionAnswers, frames: Frames, names: Sequence[str]) -> tuple[list[Worst], list[Plot]]:
+    """The windows with the largest errors, at most one an episode: images of the first view, and actions as charts."""
     if not answers.moves.any():
         return [], []
     error = answers.error(answers.answer)
@@ -325,6 +329,7 @@ def worst_actions(
         row, A = int(answers.start[w]), answers.answer.shape[1]
         first = int(np.searchsorted(frames.episode, e))
         place = f"episode {e}, step {row - first}"
+        view = 0 if frames.has_view is None else int(frames.has_view[e].argmax())
         images = np.asarray(frames.images[np.arange(row, row + A)])[:, view]
         worst.append(Worst(ACTION, answers.text[w], {"recorded": images}, 10.0, place))
         moving = np.flatnonzero(answers.moves)
