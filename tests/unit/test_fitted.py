@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot_folders import Recordings, write_v3
 
 from conftest import POINTS, random_batch
 from wamkit.cli.main import main
 from wamkit.cli.parse import parse
 from wamkit.cli.train import Train, configured
 from wamkit.config import save_json
-from wamkit.data.format.store import StoreError
+from wamkit.data.format.store import Store, StoreError
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.nn.normalizer import Normalizer
-from wamkit.runs.config import changed, config_from_dict, config_to_dict, family_class
+from wamkit.runs.config import EpisodesConfig, changed, config_from_dict, config_to_dict, family_class
 from wamkit.runs.fitted import DataFacts, facts_of, fit
 from wamkit.runs.recipes import RECIPES, FittedRecipe
 from wamkit.types import Spec
@@ -113,6 +114,29 @@ def test_facts_are_those_of_the_data_set_or_of_all_sources_of_a_mixture(data, tm
     save_json(tmp_path / "mixture.json", mixture)
     both = facts_of(tmp_path / "mixture.json")
     assert (both.demonstrations, both.frames, both.height, both.width) == (6, 2 * facts.frames, 32, 48)
+
+
+def test_facts_are_those_of_what_is_learned_from(data, tmp_path):
+    """Chosen demonstrations, at the rate of those with actions; video gives frames alone."""
+    lengths = [m.length for m in Store.open(data).episodes if m.is_demonstration]
+    write_v3(tmp_path / "robot", Recordings(lengths=(20, 30, 40), fps=10))
+    write_v3(tmp_path / "video", Recordings(lengths=(100,) * 5, fps=50))
+    sources = SourceConfig("video", actions=False), SourceConfig("robot", demonstrations=(1, 3))
+    save_json(tmp_path / "mixture.json", MixtureConfig(sources, size=(32, 48)))
+    facts = facts_of(tmp_path / "mixture.json")
+    assert (facts.demonstrations, facts.fps, facts.steps, facts.frames) == (2, 10, 35, 30 + 40 + 500 // 5)
+    few = facts_of(data, EpisodesConfig(labelled=1, action_free=1))
+    assert (few.demonstrations, few.frames) == (2, sum(lengths[:2]))
+
+
+def test_a_model_that_is_kept_keeps_its_cells_and_words():
+    wide = dataclasses.replace(DEMO, views=2, height=720, width=1280)
+    base = changed(RECIPES.get("unified")(), {"model.image_stride": 32, "model.text_dropout": 0.0})
+    found = {k: v for rule in fit(base, wide, keep_model=True)[1] for k, v in rule.options.items()}
+    assert all(side % 32 == 0 for side in found["window.size"]) and given(wide)["window.size"] == (80, 144)
+    assert "model.text_dropout" not in found and "model.image_stride" not in found
+    knows = changed(base, {"model.text_dropout": 0.1})
+    assert any("model.text_dropout" in rule.options for rule in fit(knows, wide, keep_model=True)[1])
 
 
 def test_options_replace_what_is_fitted_even_by_the_usual_value(data, tmp_path, capsys):

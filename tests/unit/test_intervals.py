@@ -18,6 +18,8 @@ from wamkit.eval.metrics.intervals import (
     paired_difference,
     paired_ratio,
     percentile_interval,
+    sign_flip,
+    two_sample_ratio,
     wilson,
 )
 from wamkit.types import UNDEFINED, EvaluationError, Interval
@@ -109,6 +111,35 @@ def test_pairing_beats_not_pairing():
     assert not paired_ratio(reference, reference, episode, seed=0).excludes(1)
     with pytest.raises(EvaluationError, match="negative"):
         paired_ratio(-error, reference, episode, seed=0)
+
+
+def test_signs_of_states_are_flipped_as_a_whole():
+    """With one seed it is McNemar's test; states that go alike in three seeds are no more evidence than in one."""
+    first, second = np.array([1, 1, 1, 1, 1, 0, 0, 1], bool), np.array([0, 0, 0, 0, 0, 1, 0, 1], bool)
+    apart = first.astype(int) - second
+    assert sign_flip(apart) == pytest.approx(mcnemar(first, second).p_value) == pytest.approx(14 / 64)
+    assert sign_flip(3 * apart) == sign_flip(apart) and sign_flip(np.zeros(5, int)) == 1.0
+    assert sign_flip(np.array([2, 1])) == 0.5  # of -3, -1, 1, 3 the first and the last are as far from 0
+    rng = np.random.default_rng(0)
+    found = [sign_flip(3 * rng.integers(-1, 2, 20)) for _ in range(400)]
+    assert np.mean(np.array(found) < 0.05) < 0.05
+
+
+def test_a_ratio_of_two_samples_covers_the_true_one():
+    rng, hits, true = np.random.default_rng(0), 0, 3.0
+
+    def sample(clusters: int, mean: float):
+        cluster = np.repeat(np.arange(clusters), 20)
+        return mean * np.exp(rng.normal(-0.08, 0.4, clusters))[cluster] * rng.exponential(1, len(cluster)), cluster
+
+    for _ in range(400):
+        found = two_sample_ratio(*sample(6, true), *sample(20, 1.0))
+        hits += found.low <= true <= found.high
+    assert hits / 400 == pytest.approx(0.94, abs=0.03) and found.high / found.low < 4
+    one = two_sample_ratio(*sample(1, true), *sample(20, 1.0))
+    assert (one.low, one.high) == (0.0, np.inf)
+    with pytest.raises(EvaluationError, match="positive means"):
+        two_sample_ratio(np.zeros(3), np.arange(3), np.ones(3), np.arange(3))
 
 
 def test_mcnemar_known_answers():

@@ -25,7 +25,7 @@ from wamkit.eval.recorded import evaluate_recorded
 from wamkit.eval.report.symptoms import action_symptoms
 from wamkit.metadata import Field
 from wamkit.runs.run import Run
-from wamkit.types import Sample
+from wamkit.types import Query, Sample
 
 NAMES = ["x", "y", "grip"]
 SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--train.batch-size", "4"]
@@ -162,6 +162,25 @@ def test_a_known_fault_is_named(data, run, monkeypatch, answer, fault):
     if answer is last_again:
         assert figures["recorded.over.still"] == pytest.approx(1)
         assert figures["recorded_habits.change"] == pytest.approx(0, abs=1e-9)
+
+
+def test_what_cannot_be_told_is_left_out(data, run, tmp_path, monkeypatch):
+    """The nearest demonstration of instructions that were never demonstrated, and the spread of a single answer."""
+    lengths, texts = (40,) * 20, tuple(f"do {i}" for i in range(20))
+    alone = write_v3(tmp_path / "alone", Recordings(lengths, texts, dims=3))
+    tables = {row["key"].partition(".")[0] for row in evaluate_recorded(run, data)["rows"]}
+    assert "recorded_spread" in tables and Query.POLICY not in run.family().deterministic
+    monkeypatch.setattr("wamkit.families.bc.BC.deterministic", frozenset(Query))
+    summary = evaluate_recorded(run, alone)
+    keys = {row["key"] for row in summary["rows"]}
+    assert "recorded.over.still" in keys and "recorded.over.nearest" not in keys
+    assert not any(key.startswith("recorded_spread") for key in keys)
+    dimensions = [row for row in summary["rows"] if row["key"].startswith("recorded_dimensions.")]
+    assert len(dimensions) == 3 and not any("nearest" in row["note"] for row in dimensions)
+    few = write_v3(tmp_path / "few", Recordings(lengths, ("do 0",) * 10 + texts[10:], dims=3))
+    (row,) = (r for r in evaluate_recorded(run, few)["rows"] if r["key"] == "recorded.over.nearest")
+    share = np.mean(DRAWN < 10)
+    assert row["note"] == f"{share:.0%} of the moments have an instruction that was demonstrated" and row["value"] > 0
 
 
 def test_the_page_says_its_verdict_and_diagnose_repeats_it(data, run, tmp_path, capsys):

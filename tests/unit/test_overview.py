@@ -12,7 +12,7 @@ import pytest
 
 from conftest import untrained_run
 from wamkit.eval.outputs import results_folder, write_result
-from wamkit.eval.report.overview import overview, read_evaluation
+from wamkit.eval.report.overview import evaluation_under, overview, read_evaluation
 from wamkit.eval.suites.closed_loop import Record, records_file
 from wamkit.runs.exported import export
 from wamkit.runs.run import Run
@@ -169,6 +169,16 @@ def test_evaluations_of_several_protocols_are_kept_and_chosen(tmp_path, capsys):
     overview((a, b), tmp_path / "page.html")
     with pytest.raises(WamkitError, match=rf"has no evaluation 'episodes-5'.*it has \., {other.name}"):
         overview((a, b), tmp_path / "page.html", "episodes-5")
+
+
+def test_an_evaluation_is_found_by_its_protocol(tmp_path):
+    run = evaluated(tmp_path, "a", [True] * 12)
+    other = {**PROTOCOL, "episodes": 3, "tasks": ("reach",)}
+    shutil.move(evaluated(tmp_path, "b", [False] * 3, other) / "eval", run / "eval/later")
+    assert [r.success for r in evaluation_under(run, other).records] == [False] * 3
+    assert len(evaluation_under(run, PROTOCOL).records) == 12
+    with pytest.raises(WamkitError, match="was not evaluated under this protocol"):
+        evaluation_under(run, {**PROTOCOL, "episodes": 4})
 
 
 @pytest.mark.parametrize("name", ["summary.json", "episodes.parquet"])

@@ -13,14 +13,18 @@ import torch
 from lerobot_folders import Recordings, write_v3
 
 from wamkit.cli.main import main
+from wamkit.config import from_dict, to_dict
 from wamkit.data.format.store import Store
 from wamkit.data.loading.dataset import open_frames
-from wamkit.eval.recorded import evaluate_recorded, unseen
+from wamkit.data.loading.mixture_config import MixtureConfig
+from wamkit.eval.recorded import _held_out, evaluate_recorded, unseen
 from wamkit.inference.model import opened
+from wamkit.runs.learned import seen_by
+from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run
 from wamkit.training.launch import make_trainer, train_run
 from wamkit.training.metrics import read_metrics
-from wamkit.types import Sample
+from wamkit.types import EvaluationError, Sample
 
 SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--train.batch-size", "4"]
 SHORT = ["--train.steps", "4", "--train.threads", "1", "--window.chunk", "4", "--window.frame-offsets", "2", "4"]
@@ -83,6 +87,67 @@ def test_the_episodes_drawn_are_not_learned_from(data, run, tmp_path, capsys):
     command = ["train", "--recipe", "metaworld-bc", "--data", str(data), "--out", str(tmp_path / "none"), *SMALL]
     assert main([*command, "--episodes.held-out", "6"]) == 1
     assert "held_out = 6: there are 6 episodes, so none is left" in capsys.readouterr().err
+
+
+def test_what_the_start_of_a_run_learned_from_is_not_unseen(data, run, tmp_path, capsys):
+    """Nor is it left out of another training, which could not make weights forget it."""
+    store, left = Store.open(data), left_out(run)
+    words = ["train", "--data", str(data), "--train.threads", "1", "--train.steps", "2", "--train.batch-size", "4"]
+    every = train(data, tmp_path / "every")
+    again = [*words, "--from", str(every.path), "--episodes.held-out", "2"]
+    assert main([*again, "--out", str(tmp_path / "leak")]) == 1
+    said = capsys.readouterr().err
+    assert "0 of 6 episodes can be held out" in said and "of which the run to start from learned nothing" in said
+    assert main([*again, "--out", str(tmp_path / "b"), "--episodes.held-out", "0"]) == 0
+    assert not unseen(Run.open(tmp_path / "b"), store).any()
+    part = [*words, "--from", str(run.path), "--episodes.held-out", "1"]
+    assert main([*part, "--out", str(tmp_path / "c")]) == 0
+    third = Run.open(tmp_path / "c")
+    assert left_out(third)[0] in left and np.flatnonzero(unseen(third, store)).tolist() == left_out(third)
+    # From there on to other data: the first ones stay known, through two starts.
+    other = write_v3(tmp_path / "other", Recordings(lengths=(30,) * 3))
+    on = ["train", "--data", str(other), "--from", str(third.path), "--out", str(tmp_path / "d"), *words[3:]]
+    assert main(on) == 0
+    last = Run.open(tmp_path / "d")
+    assert np.flatnonzero(unseen(last, store)).tolist() == left_out(third)
+    assert len(last.described["start"]["learned_from"]) == 2 and len(last.learned_from) == 2
+    assert main(on) == 0  # a finished run is known again
+
+
+def test_episodes_that_cannot_be_evaluated_are_not_held_out(tmp_path, capsys):
+    short = write_v3(tmp_path / "short", Recordings(lengths=(4, 20, 3, 20, 4, 20)))
+    assert set(left_out(train(short, tmp_path / "run", "--episodes.held-out", "3"))) == {1, 3, 5}
+    words = ["train", "--recipe", "metaworld-bc", "--data", str(short), "--out", str(tmp_path / "none"), *SMALL, *SHORT]
+    assert main([*words, "--episodes.held-out", "4"]) == 1
+    assert "3 of 6 episodes can be held out: demonstrations of more than 4 steps" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_held_out_episode_without_a_view_that_is_needed_is_left_out_with_a_note(data, run, capsys):
+    store, model = Store.open(data), opened(run, "")
+    frames = open_frames(store, run.image_size)[0]
+    left, has = unseen(run, store), np.ones((6, 1), bool)
+    has[left_out(run)[0]] = False
+    kept = _held_out(run, model, store, left, replace(frames, has_view=has))
+    assert kept.chosen().tolist() == left_out(run)[1:]
+    assert "1 of 2 held-out episodes lack views" in capsys.readouterr().out
+    with pytest.raises(EvaluationError, match="none of its held-out episodes shows the views that .* needs, top"):
+        _held_out(run, model, store, left, replace(frames, has_view=np.zeros((6, 1), bool)))
+
+
+def test_every_source_of_a_mixture_that_is_this_data_set_was_seen(data):
+    """Two demonstrations with actions, and three more as video."""
+    source = {"data": "data", "weight": 0.5, "actions": True}
+    sources = [source | {"demonstrations": [0, 2]}, source | {"demonstrations": [2, 5], "actions": False}]
+    store = Store.open(data)
+    origin = to_dict(Provenance.of(store))
+    mixture = to_dict(from_dict(MixtureConfig, {"sources": sources, "size": [48, 64]}))
+    described = {"provenance": origin, "origins": {"data": origin, "data-video": origin}, "mixture": mixture}
+    assert seen_by(described, store).tolist() == [True] * 5 + [False]
+    assert seen_by(described, store, actions=True).tolist() == [True] * 2 + [False] * 4
+    few = {"provenance": origin, "episodes": {"labelled": 1, "action_free": 2}, "held_out": [0]}
+    assert seen_by(few, store).tolist() == [False, True, True, True, False, False]
+    assert seen_by(few, store, actions=True).tolist() == [False, True, *[False] * 4]
 
 
 def test_a_run_of_before_episodes_were_drawn_left_out_the_last(data, run, tmp_path):

@@ -130,6 +130,14 @@ def test_how_often_it_replans_is_compared_where_both_were_played(run):
     assert [s.verdict for s in symptoms(Run.open(run)) if s.place == "chunk and replan"] == ["undecided"]
 
 
+def test_advice_for_few_recordings_names_what_takes_more_of_them(run):
+    unsure = GOOD | {"open_loop.skill.joint.16": (0.1, -0.2, 0.3), "recorded.over.still": (0.5, None, None)}
+    evaluated(run, unsure, data="data", stride=4)
+    remedies = [s.remedy for s in symptoms(Run.open(run)) if s.verdict in ("undecided", "unknown")]
+    assert sum("--episodes.held-out, or wamkit eval --data" in r for r in remedies) == 2
+    assert not any("larger --held-out" in r for r in remedies)
+
+
 def test_the_command_on_a_run_without_a_simulator_or_an_evaluation(run, capsys):
     assert main(["diagnose", str(run)]) == 0
     said = capsys.readouterr().out

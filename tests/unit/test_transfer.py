@@ -14,8 +14,9 @@ from wamkit.cli.main import main
 from wamkit.config import save_json
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
 from wamkit.runs.run import Run
-from wamkit.runs.transfer import transfer
+from wamkit.runs.transfer import _fitted, transfer
 from wamkit.training.launch import Start, make_trainer
+from wamkit.types import Spec
 
 SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--train.batch-size", "4"]
 SHORT = ["--train.steps", "4", "--train.threads", "1", "--window.chunk", "4", "--window.frame-offsets", "2", "4"]
@@ -89,6 +90,44 @@ def test_a_mixture_gains_a_robot_and_keeps_what_it_knew_of_the_first(home, tmp_p
     before, after = (w["action.stream.head.bias"].unflatten(0, (-1, n)) for w, n in ((old, a), (new, b)))
     assert torch.equal(before, after[..., :a])
     assert torch.equal(old["context.proprio.weight"], new["context.proprio.weight"][:, : source.spec.proprio_dim])
+
+
+def shapes(cameras=("a",), height=64, width=64, proprio=5, action=4) -> Spec:
+    return Spec(cameras, height, width, proprio, action, chunk=16)
+
+
+def test_a_place_in_the_image_is_told_by_its_name_and_taken_view_by_view():
+    """Layers of actions that happen to have as many rows as an image has cells are none."""
+    was, now = shapes(), shapes(("a", "b"), 96, 128, 7, 6)
+    for name in ("action.stream.head.weight", "action.stream.position"):
+        assert _fitted(name, torch.ones(16, 8), torch.zeros(24, 8), was, now, False) == (None, "new")
+    table = torch.arange(16.0)[:, None].expand(16, 8)
+    taken, how = _fitted("context.grid", table, torch.zeros(96, 8), was, now, False)
+    left, right = taken[:, 0].reshape(6, 2, 8).unbind(1)
+    assert how == "resized" and torch.equal(left, right) and left[0, 0] == 0 and left[-1, -1] == 15
+    # Cameras keep their own places in another order, and a new one takes those of its number, or the first's.
+    two, turned = shapes(("a", "b")), shapes(("b", "a", "c"))
+    table = torch.tensor([1.0] * 4 + [2.0] * 4).repeat(4)[:, None].expand(32, 8)
+    taken, how = _fitted("future.stream.position", table, torch.zeros(48, 8), two, turned, False)
+    assert taken[:, 0].reshape(4, 3, 4)[:, :, 0].tolist() == [[2, 1, 1]] * 4
+    image = table[:, :1].T.reshape(1, 1, 4, 8)
+    taken, how = _fitted("codec.place16", image, torch.zeros(1, 1, 4, 12), two, turned, False)
+    assert taken[0, 0, :, ::4].tolist() == [[2, 1, 1]] * 4
+    assert _fitted("context.grid", table, torch.zeros(32, 8), two, two, False)[1] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("was", "now"), [((14, 7), (20, 10)), ((8, 4), (12, 6)), ((4, 1), (8, 2)), ((10, 7), (14, 11))]
+)
+def test_states_and_actions_of_a_mixture_keep_their_columns(was, now):
+    old, new = (shapes(proprio=s, action=a) for s, a in (was, now))
+    columns = torch.arange(float(was[0])).repeat(2, 1)
+    taken, how = _fitted("context.proprio.weight", columns, -torch.ones(2, now[0]), old, new, True)
+    assert how == "widened" and taken[0].tolist() == [*range(was[0]), *[-1] * (now[0] - was[0])]
+    steps = torch.arange(4.0 * was[1]).repeat(2, 1)  # an action token holds four
+    taken, how = _fitted("action.stream.embed.weight", steps, -torch.ones(2, 4 * now[1]), old, new, True)
+    assert taken[0].reshape(4, -1)[:, : was[1]].flatten().tolist() == list(range(4 * was[1]))
+    assert (taken[0].reshape(4, -1)[:, was[1] :] == -1).all()
 
 
 def test_the_command_keeps_the_models_sizes_and_resumes_without_the_other_run(home, tmp_path, capsys):
