@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from wamkit.eval.metrics.action_baselines import (
 )
 from wamkit.eval.recorded import evaluate_recorded
 from wamkit.eval.report.symptoms import action_symptoms
+from wamkit.eval.suites.open_loop import Imagination, coupling_table, fidelity_table
 from wamkit.metadata import Field
 from wamkit.runs.run import Run
 from wamkit.types import Query, Sample
@@ -162,6 +164,16 @@ def test_a_known_fault_is_named(data, run, monkeypatch, answer, fault):
     if answer is last_again:
         assert figures["recorded.over.still"] == pytest.approx(1)
         assert figures["recorded_habits.change"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_ratio_to_an_error_of_nothing_is_left_out():
+    """Actions that never move are answered rightly by every policy."""
+    none = np.zeros(4)
+    found = Imagination(np.arange(4), np.ones(4, bool), {}, None, {"policy": none, "inverse": none})
+    assert found.inverse_over_policy() is None and not coupling_table(found).rows
+    some = replace(found, action_error={"policy": none + 2, "inverse": none + 1})
+    assert some.inverse_over_policy().value == 0.5 and len(coupling_table(some).rows) == 1
+    assert not fidelity_table(None, replace(found, is_demonstration=np.zeros(4, bool))).rows
 
 
 def test_what_cannot_be_told_is_left_out(data, run, tmp_path, monkeypatch):

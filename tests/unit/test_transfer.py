@@ -13,10 +13,12 @@ from lerobot_folders import Recordings, write_v3
 from wamkit.cli.main import main
 from wamkit.config import save_json
 from wamkit.data.loading.mixture_config import MixtureConfig, SourceConfig
+from wamkit.eval.held_out import acting_model
+from wamkit.eval.report.symptoms import symptoms
 from wamkit.runs.run import Run
 from wamkit.runs.transfer import _fitted, transfer
 from wamkit.training.launch import Start, make_trainer
-from wamkit.types import Spec
+from wamkit.types import Spec, WamkitError
 
 SMALL = ["--model.width", "16", "--model.depth", "1", "--model.heads", "2", "--train.batch-size", "4"]
 SHORT = ["--train.steps", "4", "--train.threads", "1", "--window.chunk", "4", "--window.frame-offsets", "2", "4"]
@@ -83,6 +85,9 @@ def test_a_mixture_gains_a_robot_and_keeps_what_it_knew_of_the_first(home, tmp_p
     start = Start.of(source.path, tmp_path / "more")
     model = make_trainer(source.config, tmp_path / "both.json", tmp_path / "more", start=start).model
     old, new = source.weights(), model.state_dict()
+    with pytest.raises(WamkitError, match=r"as which of its embodiments it acts: --embodiment arm, with --env NAME"):
+        acting_model(source)
+    assert symptoms(source)[-1].remedy == f"wamkit eval {source.label} --data DATA --embodiment arm"
     a, b = source.spec.action_dim, model.spec.action_dim
     assert b > a
     before, after = (w["action.stream.embed.weight"].unflatten(1, (-1, n)) for w, n in ((old, a), (new, b)))

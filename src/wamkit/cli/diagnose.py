@@ -35,7 +35,7 @@ class Diagnose(Options):
     stride: Count = 4
     """Steps between two queries."""
     embodiment: str = ""
-    """Of a mixture, the data set whose robot recorded the episode."""
+    """Data set of a mixture whose robot recorded the episode."""
     data: Path | None = None
     """Data set of a recorded episode to show; if not given, the run's own where no environment made it."""
     evaluation: str = ""

@@ -1,4 +1,4 @@
-"""Which episodes the weights of a run learned from: its own, and those of the runs that it started from."""
+"""Episodes from which the weights of a run learned: its own, and those of the runs that it started from."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ IN_CLOSED_LOOP = "wamkit eval with a larger --held-out would tell"
 ON_RECORDINGS = (
     "more held-out episodes would tell: wamkit train with a larger --episodes.held-out, or wamkit eval --data"
 )
-"""What to do about few validation episodes."""
+"""Remedies for few validation episodes."""
 EXACT = 1e-6
 """Difference up to which two errors count as the same."""
 
