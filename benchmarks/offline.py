@@ -86,20 +86,30 @@ def better(key: str, values: np.ndarray) -> np.ndarray:
     return -abs(values - best) if best is not None else values if key.startswith(HIGHER) else -values
 
 
-def correlations(policies: list[Measured]) -> list[tuple[str, Interval]]:
-    """Spearman's correlation of each figure, the better the higher, with success, best first."""
+FEWEST = 12
+"""Policies that must have a figure."""
+
+
+def correlations(policies: list[Measured]) -> list[tuple[str, int, Interval]]:
+    """Name of each figure, number of policies that have it, and the correlation of the two, best first.
+
+    Spearman's, of the figure, the better the higher, with success.
+    """
     out = []
-    shared = [k for k in policies[0].figures if all(k in p.figures for p in policies)]
-    real = np.stack([p.success for p in policies]).astype(float)
-    for key in shared:
-        values = better(key, np.array([[p.figures[key][1]] for p in policies]))
+    names = {key: name for p in policies for key, (name, _) in p.figures.items()}
+    for key, name in names.items():
+        having = [p for p in policies if key in p.figures]
+        if len(having) < FEWEST:
+            continue
+        real = np.stack([p.success for p in having]).astype(float)
+        values = better(key, np.array([[p.figures[key][1]] for p in having]))
         if not np.isfinite(values).all():
             continue
         try:
-            out.append((policies[0].figures[key][0], nested_bootstrap(spearman, values, real, 0)))
+            out.append((name, len(having), nested_bootstrap(spearman, values, real, 0)))
         except EvaluationError:
             continue  # the same for all policies
-    return sorted(out, key=lambda pair: -pair[1].value)
+    return sorted(out, key=lambda row: -row[2].value)
 
 
 def main(args: Args) -> None:
@@ -112,7 +122,8 @@ def main(args: Args) -> None:
         args.data, {"its data": source}, source.env, args.runs / "recordings", args.recordings, seed=1
     )
     found = [measured(run, store.root, args.episodes) for run in runs]
-    rows = [[name, f"{c.value:.2f} ({c.low:.2f} to {c.high:.2f})"] for name, c in correlations(found)]
+    told = correlations(found)
+    rows = [[name, str(many), f"{c.value:.2f} ({c.low:.2f} to {c.high:.2f})"] for name, many, c in told]
     rates = [(p, wilson(int(p.success.sum()), len(p.success))) for p in found]
     ranked = sorted(rates, key=lambda pair: -pair[1].value)
     named = [[p.name, f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})"] for p, r in ranked]
@@ -122,7 +133,9 @@ def main(args: Args) -> None:
         f"closed loop from {args.episodes} other reset states of each of {len(source.env.tasks)} tasks. Spearman's "
         "correlation of each figure, the better the higher, with success; brackets: 95 %, over policies and episodes. "
         "Made by `python -m benchmarks.offline`.",
-        table(["figure", "rank correlation with success"], rows),
+        f"The figure that tells most is **{told[0][0]}**. Figures of one family of policies, or of families that imagine, "
+        "are those of the policies that have them.",
+        table(["figure", "policies", "rank correlation with success"], rows),
         "## The policies",
         table(["policy", "success in the simulator"], named),
     ]

@@ -84,10 +84,12 @@ def bootstrap_ratio(
 
     Without two finite bounds the interval is that of the bootstrap-t: whole clusters are resampled, each draw is
     divided by its own standard error (linearised), and the tails are widened for few clusters (`_tail`); for bounds of
-    (0, inf) on a logarithmic scale. With two, one cluster at each bound is added, as Agresti and Coull add successes
-    and failures, and the interval is Student's: so it keeps a width where all clusters nearly agree. Where they do
-    agree, see `unseen`. A nominal 95 % of both covers 93 % or more of what benchmarks/coverage.py draws, at 8, 28 and
-    100 clusters. Sources: Efron and Tibshirani 1993, section 12.5 (bootstrap-t); Hesterberg 2015 (tails).
+    (0, inf) on a logarithmic scale, from 8 clusters on: with 4 to 7 it is the jackknife's (`_jackknife`), as draws of
+    so few often have next to no spread of their own. With two, one cluster at each bound is added, as Agresti and Coull
+    add successes and failures, and the interval is Student's: so it keeps a width where all clusters nearly agree.
+    Where they do agree, see `unseen`. A nominal 95 % of both covers 93 % or more of what benchmarks/coverage.py draws,
+    at 8, 28 and 100 clusters; at 4 to 7 the jackknife's covers 91 to 98 %. Sources: Efron and Tibshirani 1993, section
+    12.5 (bootstrap-t); Hesterberg 2015 (tails).
 
     One cluster says nothing about spread: the interval is then `bounds`. A draw whose denominator is 0 counts as
     -inf for the lower end and as inf for the upper.
@@ -110,6 +112,8 @@ def bootstrap_ratio(
         return unseen(value, k, level, bounds)
     if np.isfinite(bounds).all():
         low, high = _adjusted(above_K, below_K, level, bounds)
+    elif bounds[0] == 0 and 4 <= k < 8:
+        low, high = _jackknife(above_K, below_K, level)
     else:
         low, high = _bootstrap_t(value, rest_K, below_K, seed, draws, level, positive=bounds[0] == 0)
     return Interval(value, max(min(low, value), bounds[0]), min(max(high, value), bounds[1]), level)
@@ -157,6 +161,22 @@ def _bootstrap_t(
         ends = -error * np.array([t.high, t.low])
         low, high = value * np.exp(ends) if positive else value + ends
     return float(low), float(high)
+
+
+def _jackknife(above_K: np.ndarray, below_K: np.ndarray, level: float) -> tuple[float, float]:
+    """Ends of the interval of a positive ratio by the spread of its logarithm without each of its clusters in turn.
+
+    Student's with k - 3 degrees of freedom, at least 2. Open where one cluster has all of numerator or denominator.
+    Source: Efron and Tibshirani 1993, chapter 11.
+    """
+    k, value = len(above_K), above_K.sum() / below_K.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        left_K = np.log((above_K.sum() - above_K) / (below_K.sum() - below_K))
+    if not np.isfinite(left_K).all():
+        return 0.0, math.inf
+    error = math.sqrt((k - 1) / k * np.square(left_K - left_K.mean()).sum())
+    half = float(student.ppf((1 + level) / 2, max(2, k - 3))) * error
+    return float(value * math.exp(-half)), float(value * math.exp(min(half, 700.0)))
 
 
 def _adjusted(above_K: np.ndarray, below_K: np.ndarray, level: float, bounds: tuple[float, float]) -> tuple[float, ...]:
