@@ -133,8 +133,8 @@ def main(args: Args) -> None:
         f"closed loop from {args.episodes} other reset states of each of {len(source.env.tasks)} tasks. Spearman's "
         "correlation of each figure, the better the higher, with success; brackets: 95 %, over policies and episodes. "
         "Made by `python -m benchmarks.offline`.",
-        f"The figure that tells most is **{told[0][0]}**. Figures of one family of policies, or of families that imagine, "
-        "are those of the policies that have them.",
+        f"The figure that tells most is **{told[0][0]}**. What only some policies have, such as imagined frames, is "
+        "told of these.",
         table(["figure", "policies", "rank correlation with success"], rows),
         "## The policies",
         table(["policy", "success in the simulator"], named),

@@ -125,6 +125,21 @@ def test_signs_of_states_are_flipped_as_a_whole():
     assert np.mean(np.array(found) < 0.05) < 0.05
 
 
+@pytest.mark.parametrize("clusters", [4, 5, 6, 7])
+def test_intervals_of_a_few_clusters_cover_and_stay_of_use(clusters):
+    """By the bootstrap-t, which is for more, those of five reached from a hundredth to a hundred times the ratio."""
+    rng, hits, widths = np.random.default_rng(clusters), [], []
+    for seed in range(400):
+        hard = rng.lognormal(0, 0.5, clusters) * rng.integers(3, 8, clusters)
+        error = 0.8 * hard * rng.lognormal(0, 0.4, clusters)
+        found = paired_ratio(error, hard * rng.lognormal(0, 0.4, clusters), np.arange(clusters), seed, draws=10)
+        hits.append(found.low <= 0.8 <= found.high)
+        widths.append(found.high / found.low)
+    assert 0.93 < np.mean(hits) < 0.99 and np.median(widths) < 12
+    one = paired_ratio(np.eye(clusters)[0], np.ones(clusters), np.arange(clusters), 0)
+    assert (one.low, one.high) == (0.0, np.inf)
+
+
 def test_a_ratio_of_two_samples_covers_the_true_one():
     rng, hits, true = np.random.default_rng(0), 0, 3.0
 
