@@ -20,7 +20,7 @@ from wamkit.types import Query
 
 def observations(run, image=(48, 64)):
     inputs = Inputs.of(Run.open(run))
-    return inputs, [inputs.read(request(inputs, image, seed)) for seed in range(2)]
+    return inputs, [inputs.read(request(inputs, load(run), image, seed)) for seed in range(2)]
 
 
 @pytest.mark.parametrize("query", [Query.POLICY, Query.JOINT, Query.FORWARD, Query.INVERSE])

@@ -11,6 +11,8 @@ import pytest
 import wamkit_client
 from servers import ask, serving
 from wamkit_client import Chunks, Guard, Limits, Runner, Unsafe
+from wamkit_client.protocol import pack
+from websockets.sync.server import serve
 
 H, SIZE = 8, 2
 ACTIONS = {"shape": [H, SIZE], "low": [-1000, -1000], "high": [1000, 1000], "still": [False, False]}
@@ -221,6 +223,110 @@ def test_the_server_is_told_what_was_executed_and_a_copy_of_what_was_seen():
     assert loop.stub.executed == [None, 3, 3] and loop.stub.images == [0, 3, 6]
     assert list(loop.runner.delays) == [2, 2]
     loop.runner.close()
+
+
+def test_what_is_nested_is_copied_too():
+    loop, image = Loop(replan_every=4), np.zeros(3)
+    told = loop.stub
+    told.infer = lambda seen: told.asked.release() or told.let.acquire() and told.images.append(seen["images"]["a"][0])
+    loop.runner.step({"images": {"a": image}})
+    image[:] = 7
+    loop.answer()
+    assert told.images == [0]
+    loop.runner.close()
+
+
+def test_a_loop_that_is_always_too_slow_stops_and_says_why():
+    stopped = []
+    loop = Loop(stop_after=2.0, on_stop=stopped.append)
+    for _ in range(8):
+        assert loop.step(0.5).tolist() == [0, 0]
+        loop.answer() if loop.runner._busy else None
+    (said,) = stopped
+    assert said == "no action for 2.5 s: the loop takes 500 ms a step, not 62; give hz="
+    loop.runner.close()
+
+
+def test_what_the_server_said_is_the_reason_of_a_stop():
+    stopped = []
+    loop = Loop(stop_after=0.5, on_stop=stopped.append)
+    loop.stub.broken = wamkit_client.ServerError("steps: expected a whole number from 1 to 100")
+    for _ in range(12):
+        loop.step()
+        loop.answer() if loop.runner._busy else None
+    assert stopped == ["no action for 0.6 s: the server said, steps: expected a whole number from 1 to 100"]
+    loop.runner.close()
+
+
+@pytest.mark.parametrize(
+    ("told", "named"), [({"fps": 10}, "fps"), ({"actions": {**ACTIONS, "low": [0, 0]}}, "actions")]
+)
+def test_another_model_after_a_lost_connection_is_not_obeyed(told, named):
+    stopped = []
+    loop = Loop(on_stop=stopped.append)
+    loop.step()
+    loop.stub.broken = ConnectionError("lost")
+    loop.stub.reconnect = lambda wait: setattr(loop.stub, "metadata", {"wamkit": METADATA["wamkit"] | told})
+    loop.answer()
+    assert loop.step().tolist() == [0, 0] and stopped == [f"here serves another model now: its {named} differ"]
+    loop.runner.close()
+
+
+def test_an_answer_of_another_size_is_none():
+    loop = Loop(chunking="ensemble")
+    loop.step()
+    loop.stub.infer = lambda seen: {"actions": np.zeros((H, SIZE + 1))}
+    loop.stub.let.release()
+    while loop.runner._busy:
+        time.sleep(0.001)
+    loop.step()
+    while loop.runner._busy:
+        time.sleep(0.001)
+    assert loop.runner.counts.failed >= 1 and loop.runner._said == "actions of shape (8, 3), not (steps, 2)"
+    loop.runner.close()
+
+
+def test_a_server_that_reads_nothing_does_not_hold_its_client():
+    """Neither a query nor, from another thread, closing the connection."""
+    over = threading.Event()
+
+    def silent(connection):
+        connection.send(pack(METADATA))
+        over.wait(30)
+
+    with serve(silent, "127.0.0.1", 0, compression=None, max_queue=1) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url, large = f"ws://127.0.0.1:{server.socket.getsockname()[1]}", {"image": np.zeros((4096, 4096), np.uint8)}
+        try:
+            robot = wamkit_client.connect(url, timeout=0.5, max_bytes=1 << 26)
+            began = time.monotonic()
+            with pytest.raises((TimeoutError, ConnectionError)):
+                robot.infer(large)
+            assert time.monotonic() - began < 5
+            patient = wamkit_client.connect(url, timeout=20)
+            lost = lambda: pytest.raises((ConnectionError, TimeoutError), patient.infer, large)  # noqa: E731
+            asking = threading.Thread(target=lost, daemon=True)
+            asking.start()
+            while not patient._sending:
+                time.sleep(0.01)
+            time.sleep(0.2)
+            began = time.monotonic()
+            patient.close()
+            asking.join(5)
+            assert time.monotonic() - began < 3 and not asking.is_alive()
+        finally:
+            over.set()
+            server.shutdown()
+
+
+def test_no_proxy_is_asked(run, model, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with serving(run, model) as server, wamkit_client.connect(server.url) as robot:
+        assert robot.infer(ask())["actions"].shape == (16, 4)
+        with pytest.raises(
+            wamkit_client.ServerError, match="takes .* bytes, the observation has .*: send smaller images"
+        ):
+            robot.infer({"image": np.zeros(17 << 20, np.uint8)})
 
 
 def test_refusals_are_answered_with_patience():

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import wamkit_client
 import websockets
 import websockets.sync.client as websocket
@@ -33,10 +34,13 @@ from wamkit.inference.policy import Policy
 from wamkit.inference.realtime import Ahead
 from wamkit.metadata import DatasetMetadata, Field
 from wamkit.nn.options import TargetConfig
+from wamkit.nn.tokens import ngram_ids
 from wamkit.serving.engine import Engine, Refused, Request
 from wamkit.serving.inputs import Inputs
+from wamkit.serving.latency import request
 from wamkit.serving.server import example
-from wamkit.types import Query, WamkitError
+from wamkit.serving.sessions import Sessions
+from wamkit.types import ObservationError, Query, Sample, WamkitError
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +357,7 @@ def test_a_model_with_history_is_shown_what_its_session_saw(tmp_path, memory):
         noise = int(np.random.SeedSequence((0, k)).generate_state(1, np.uint64)[0] >> 1)
         expected.append(model.sample(dataclasses.replace(seen[k], past=past), "policy", seed=[noise]).actions)
     with serving(run, model) as server:
-        Engine(model).warm_up(example(server.inputs, model.spec), Query.POLICY, 4)
+        Engine(model).warm_up(example(server.inputs, model), Query.POLICY)
         with wamkit_client.connect(server.url) as robot:
             for k in range(4):
                 with pytest.raises(wamkit_client.ServerError):
@@ -371,8 +375,55 @@ def test_a_model_with_history_is_shown_what_its_session_saw(tmp_path, memory):
 @pytest.mark.parametrize("query", list(Query))
 def test_any_query_may_be_the_first_that_is_served(model, query):
     engine = Engine(model)
-    assert engine.warm_up(example(Inputs(("corner2",), (), 4, 4), model.spec), query, 4) > 0
+    assert engine.warm_up(example(Inputs(("corner2",), (), 4, 4), model), query) > 0
     engine.stop()
+
+
+def test_a_robot_that_asks_between_steps_is_shown_what_was_seen_last_before():
+    """As often as it likes: what it looks back at never begins anew in the middle of an episode."""
+    sessions = Sessions((-16, -8), seed=0)
+    session, sample = sessions.of("robot", "", "go"), Sample(Query.POLICY, None, None, None, ())
+    found, seen = [], []
+    for k, executed in enumerate((0, 8, 8, 9, 8, 3)):  # steps 0, 8, 16, 25, 33, 36
+        step, obs = sessions.observed(session, observed(ask(k)), executed)
+        found.append(
+            [next((i for i, x in enumerate(seen) if x is p or p and p.images is x.images), None) for p in obs.past]
+        )
+        seen.append(obs)
+        sessions.answered(session, step, obs, sample)
+    assert found == [[None, None], [None, 0], [0, 1], [1, 2], [2, 3], [2, 3]] and len(session.seen) <= 4
+
+
+def test_a_late_answer_is_an_error(run, model, monkeypatch):
+    generate = model.family.generate
+    monkeypatch.setattr(model.family, "generate", lambda *args: time.sleep(0.3) or generate(*args))
+    with serving(run, model) as server, wamkit_client.connect(server.url) as robot:
+        with pytest.raises(wamkit_client.ServerError, match="the deadline passed while the request was computed"):
+            robot.infer(ask(wamkit={"deadline_ms": 100}))
+        assert robot.infer(ask())["actions"].shape == (16, 4)
+
+
+def test_what_a_model_is_warmed_up_with_is_near_what_it_learned_from(model, monkeypatch):
+    """Zeros may lie far off: a joint held at 1.57, a state beyond 1e5."""
+    normalizer = model.family.normalizer
+    for name, mean, deviation in (
+        ("proprio", [0.0, 2e5, 1.57, 0], [1, 1, 1e-5, 1]),
+        ("action", [0, 3, 0, 0], [1, 1e-5, 1, 1]),
+    ):
+        monkeypatch.setitem(normalizer._buffers, f"mean_{name}", torch.tensor(mean))
+        monkeypatch.setitem(normalizer._buffers, f"std_{name}", torch.tensor(deviation))
+    state, chunk = model.usual()
+    assert state.tolist() == pytest.approx([0, 2e5, 1.57, 0]) and chunk[7].tolist() == [0, 3, 0, 0]
+    engine, inputs = Engine(model), Inputs(("corner2",), (), 4, 4)
+    assert engine.warm_up(example(inputs, model), Query.FORWARD) > 0
+    assert model.sample(inputs.read(request(inputs, model, (48, 64), 0)), "policy", seed=0).actions.shape == (16, 4)
+    with pytest.raises(ObservationError, match="deviations from"):
+        model.sample(observed(ask()), "policy", seed=0)
+    engine.stop()
+
+
+def test_texts_of_strangers_are_kept_for_a_while_alone():
+    assert ngram_ids.cache_parameters()["maxsize"] <= 1024
 
 
 def test_what_clients_asked_that_have_left_is_not_computed(run, model, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
+import struct
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage
@@ -26,7 +29,8 @@ class Client:
     url: "ws://HOST:PORT", or "wss://" with TLS.
     token: of a server that asks for one.
     wait: seconds to wait for a server that does not answer yet.
-    timeout: seconds to wait for an answer.
+    timeout: seconds to wait for an answer, and for a server that takes nothing.
+    proxy: address of an HTTP proxy; none is asked otherwise, whatever the environment names: robots' servers are near.
     tls: of a server with a certificate of its own, a context that trusts it.
     max_bytes: largest answer that is taken.
     """
@@ -39,16 +43,18 @@ class Client:
         wait: float = 0.0,
         timeout: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        proxy: str | None = None,
         max_bytes: int = MAX_BYTES,
     ):
         self.url, self.timeout, self._max_bytes = url, timeout, max_bytes
-        self._options: dict[str, Any] = {"compression": None, "max_size": max_bytes, "ssl": tls}
+        self._options: dict[str, Any] = {"compression": None, "max_size": max_bytes, "ssl": tls, "proxy": proxy}
         if token:
             self._options["additional_headers"] = {"Authorization": f"Api-Key {token}"}
         self._open = ExitStack()
         self.closed = False
         """True after `close`, until `connect` is called."""
         self._socket: ClientConnection | None = None
+        self._sending = False
         self.metadata: dict[str, Any] = {}
         self.connect(wait)
 
@@ -69,8 +75,9 @@ class Client:
         while True:
             try:
                 limit = max(5.0, until - time.monotonic())
-                socket = self._open.enter_context(_open(self.url, open_timeout=limit, close_timeout=1, **self._options))
-                self.metadata, self._socket = self._read(socket.recv(self.timeout)), socket
+                made = self._open.enter_context(_open(self.url, open_timeout=limit, close_timeout=1, **self._options))
+                _limit_sending(made.socket, self.timeout)
+                self.metadata, self._socket = self._read(made.recv(self.timeout)), made
                 return
             except (OSError, EOFError, InvalidMessage, ConnectionClosed) as error:  # not there yet
                 if time.monotonic() >= until:
@@ -91,8 +98,15 @@ class Client:
         if self._socket is None:
             raise ConnectionError(f"there is no connection to {self.url}: call connect()")
         message = pack(observation)
+        largest = self.metadata.get("wamkit", {}).get("max_bytes")
+        if isinstance(largest, int) and len(message) > largest:
+            raise ServerError(
+                f"{self.url} takes {largest} bytes, the observation has {len(message)}: send smaller images"
+            )
         try:
+            self._sending = True
             self._socket.send(message)
+            self._sending = False
             answer = self._socket.recv(self.timeout)
         except TimeoutError:
             self._drop()
@@ -111,7 +125,10 @@ class Client:
         self._drop()
 
     def _drop(self) -> None:
-        self._socket = None
+        if self._socket is not None and self._sending:  # to a server that does not read: no farewell would come through
+            with suppress(OSError):
+                self._socket.socket.shutdown(socket.SHUT_RDWR)
+        self._socket, self._sending = None, False
         self._open.close()
 
     def _read(self, answer: str | bytes) -> dict[str, Any]:
@@ -128,6 +145,14 @@ class Client:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def _limit_sending(raw: socket.socket, seconds: float) -> None:
+    """Makes sending fail once the other side has taken nothing for so long; receiving has limits of its own."""
+    if os.name == "posix":
+        whole = int(seconds)
+        limit = struct.pack("ll", whole, int(1e6 * (seconds - whole)))
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
 
 def connect(url: str, **options: Any) -> Client:

@@ -7,6 +7,7 @@ step is never taken.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
@@ -109,13 +110,15 @@ class Runner:
         self._step, self._taken = -1, 0
         self._before: float | None = None
         self._acted: float | None = None
-        self._asked = 0
+        self._asked, self._slow = 0, 0.0
+        self._promised = _promised(client.metadata)
+        self._size = shape[1] if shape else len(limits.still)
         # What follows is shared with the thread.
         self._change = threading.Condition()
         self._wanted: tuple[int, dict[str, Any]] | None = None
         self._came: deque[tuple[int, np.ndarray]] = deque()
         self._busy, self._closing, self._dropped = False, False, 0
-        self._next, self._failures = 0, 0
+        self._next, self._failures, self._wrong, self._said = 0, 0, "", ""
         self._answered: int | None = None
         self._thread = threading.Thread(target=self._run, name="wamkit-runner", daemon=True)
         self._thread.start()
@@ -130,13 +133,15 @@ class Runner:
         self._step += 1
         self.counts.steps += 1
         self._notice_gap(now)
+        if self._wrong:
+            self.stop(self._wrong)
         with self._change:
             while self._came:
                 asked, actions = self._came.popleft()
                 self.delays.append(self._step - asked)
                 self._chunks.add(self._asked, actions)
             if not self._busy and self._step >= self._next and not self.stopped:
-                copied = {k: v.copy() if isinstance(v, np.ndarray) else v for k, v in observation.items()}
+                copied = copy.deepcopy(dict(observation))
                 left = self._chunks.ahead(self._taken) if self._chunks.joining == "rtc" else None
                 if left is not None:
                     decided = min(len(left), max(self.delays, default=1))
@@ -184,20 +189,27 @@ class Runner:
         if self._acted is None:
             self._acted = now
         elif now - self._acted > self.stop_after and not self.stopped:
-            self.stop(f"no action for {now - self._acted:.1f} s")
+            why = f": the server said, {self._said}" if self._said else ""
+            if self._slow:
+                why = f": the loop takes {1000 * self._slow:.0f} ms a step, not {1000 * self.period:.0f}; give hz="
+            self.stop(f"no action for {now - self._acted:.1f} s{why}")
         return self.guard.hold()
 
     def _notice_gap(self, now: float) -> None:
         """Drops all plans where the loop, or the clock, was away: the world has moved on since."""
-        if self._before is not None and not 0 <= now - self._before <= 5 * self.period:
+        gap = self._before is not None and not 0 <= now - self._before <= 5 * self.period
+        if self._before is not None and gap:
             self.counts.gaps += 1
             _LOG.warning("a gap of %.3f s between two steps: plans are dropped", now - self._before)
             self._chunks.clear()
             with self._change:
                 self._came.clear()
                 self._next = self._dropped = self._step
-            if self._acted is not None:
+            if self._acted is not None and not self._slow:
                 self._acted = now  # the server was not asked meanwhile
+            self._slow = now - self._before
+        elif self._before is not None:
+            self._slow = 0.0
         self._before = now
 
     def _run(self) -> None:
@@ -228,10 +240,10 @@ class Runner:
             observation["wamkit"] = {"executed": asked - self._answered, **options}
         try:
             actions = np.asarray(self.client.infer(observation)["actions"], np.float32)
-            if actions.ndim != 2 or not len(actions):
-                raise ProtocolError(f"actions of shape {actions.shape}")
+            if actions.ndim != 2 or not len(actions) or actions.shape[1] != self._size:
+                raise ProtocolError(f"actions of shape {actions.shape}, not (steps, {self._size})")
             self.counts.answered += 1
-            self._answered = asked
+            self._answered, self._said = asked, ""
             return actions
         except (ConnectionError, TimeoutError) as error:
             self.counts.failed += 1
@@ -239,6 +251,7 @@ class Runner:
             self._reconnect()
         except Exception as error:  # a thread that ends would leave the robot without answers
             self.counts.failed += 1
+            self._said = str(error)
             _LOG.warning("no answer: %s", error)
         return None
 
@@ -249,9 +262,18 @@ class Runner:
                 self.client.reconnect(wait=1.0)
                 self.counts.reconnected += 1
                 _LOG.warning("connected to %s again", self.client.url)
+                now = _promised(self.client.metadata)
+                if differs := [k for k in now.keys() | self._promised.keys() if now.get(k) != self._promised.get(k)]:
+                    self._wrong = f"{self.client.url} serves another model now: its {', '.join(sorted(differs))} differ"
                 return
             except Exception as error:
                 if str(error) != said:
                     said = str(error)
                     _LOG.warning("%s", said)
                 time.sleep(0.05)
+
+
+def _promised(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What a server says of the meaning of its answers; weights may change, and with them what is not here."""
+    told = metadata.get("wamkit", {})
+    return {key: told[key] for key in ("inputs", "actions", "fps", "chunk", "ahead", "past_offsets") if key in told}

@@ -246,8 +246,9 @@ def _server(args: Drive, query: Query, stack: ExitStack) -> tuple[str, str]:
     embodiment = args.embodiment or opened.provenance.env.embodiment
     model = acting_model(opened, embodiment)
     inputs, engine = Inputs.of(opened, embodiment), Engine(model, max_batch=1)
-    options = ServerOptions(host="127.0.0.1", port=0, queries=(query,))
-    took = engine.warm_up(example(inputs, model.spec), query, inputs.action)
+    steps = max(ServerOptions.max_steps, args.steps or 0)
+    options = ServerOptions(host="127.0.0.1", port=0, queries=(query,), max_steps=steps)
+    took = engine.warm_up(example(inputs, model), query)
     print(f"{opened.label}: {model.name}, step {opened.step}, warmed up in {took:.1f} s")
     server = stack.enter_context(in_background(lambda: PolicyServer(engine, inputs, options, {"run": opened.label})))
     return f"ws://127.0.0.1:{server.port}", ""

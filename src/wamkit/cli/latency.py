@@ -79,7 +79,7 @@ def run(args: Latency) -> None:
     from dataclasses import replace
 
     past = (None,) * len(model.spec.past_offsets)
-    asked = [replace(inputs.read(request(inputs, args.image, seed)), past=past) for seed in range(4)]
+    asked = [replace(inputs.read(request(inputs, model, args.image, seed)), past=past) for seed in range(4)]
     found = []
     for query in queries:
         parts = query_parts(model, asked, query, steps=args.steps, repeats=args.repeats)

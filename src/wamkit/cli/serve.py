@@ -115,7 +115,7 @@ def run(args: Serve) -> None:
     async def serving() -> None:
         server = PolicyServer(engine, inputs, options, facts)
         spec = model.spec
-        took = engine.warm_up(example(inputs, spec), queries[0], inputs.action)
+        took = engine.warm_up(example(inputs, model), queries[0])
         async with server:
             scheme = "ws" if tls is None else "wss"
             print(f"{opened.label}: {model.name}, step {opened.step}, warmed up in {took:.1f} s")

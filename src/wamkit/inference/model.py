@@ -165,6 +165,23 @@ class Model:
             sample = replace(sample, actions=begun(sample.actions, left, begins))
         return sample.row(0) if isinstance(obs, Observation) else sample
 
+    def usual(self) -> tuple[Float32[np.ndarray, " s"], Float32[np.ndarray, "A a"]]:
+        """The middle of what training saw, in the robot's units: a state, and a chunk of one action over and over.
+
+        For queries whose answers do not matter: zeros may lie far from all that a robot does.
+        """
+        spec, middle = self.spec, self.family.normalizer.decode
+        sizes = {"proprio": spec.proprio_dim, "action": spec.action_dim}
+        found = {
+            k: middle(k, torch.zeros(n, device=self._device)).cpu().numpy() if n else np.zeros(0, np.float32)
+            for k, n in sizes.items()
+        }
+        state, chunk = found["proprio"], np.tile(found["action"], (spec.chunk, 1))
+        if self.embodiment is None:
+            return state, chunk
+        state = self.embodiment.decode_state(state)
+        return state, self.embodiment.decode_action(chunk[None], state[None])[0]
+
     @torch.inference_mode()
     def embed(self, obs: Observation | Sequence[Observation]) -> Embedding:
         """Features of one observation or several: what the model makes of it before it answers.

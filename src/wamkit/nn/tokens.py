@@ -131,7 +131,7 @@ class ImageTokens(nn.Module):
         return self.last(self.deeper(self.down(x))).flatten(2).transpose(1, 2)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=1024)  # instructions of strangers may be long, and each another one
 def ngram_ids(text: str, buckets: int) -> tuple[int, ...]:
     """Bucket ids of an instruction's words and word pairs, lower-cased and hashed with CRC-32: any text has ids.
 

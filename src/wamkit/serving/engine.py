@@ -104,14 +104,12 @@ class Engine:
         """Requests in the queue."""
         return len(self._pending)
 
-    def warm_up(self, obs: Observation, query: Query, actions: int) -> float:
+    def warm_up(self, obs: Observation, query: Query) -> float:
         """Answers twice, and once more with actions ahead, so that no client waits for what happens once. Returns
         seconds.
-
-        actions: dimensions of the robot's action, for a query that is given some.
         """
         start, spec = time.monotonic(), self.model.spec
-        chunk = np.zeros((1, spec.chunk, actions), np.float32) if query is Query.FORWARD else None
+        chunk = self.model.usual()[1][None] if query is Query.FORWARD else None
         images = np.asarray(obs.images)
         future = np.stack([images] * len(spec.frame_offsets))[None] if query is Query.INVERSE else None
         for _ in range(2):
@@ -173,9 +171,12 @@ class Engine:
             for request in batch:  # one of them is at fault: the others are answered
                 self._compute([request])
             return
-        took = time.monotonic() - start
+        now = time.monotonic()
         for request, sample in zip(batch, samples, strict=True):
-            request.answer.set_result(Answer(sample, start - request.asked, took, len(batch)))
+            if request.until is not None and request.until <= now:
+                request.answer.set_exception(Refused("the deadline passed while the request was computed"))
+            else:
+                request.answer.set_result(Answer(sample, start - request.asked, now - start, len(batch)))
 
     def _sample(self, batch: Sequence[Request]) -> list[Sample]:
         first = batch[0]

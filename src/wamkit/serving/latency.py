@@ -59,8 +59,7 @@ def query_parts(
     spec = model.spec
     given: dict[str, Any] = {"steps": steps}
     if query is Query.FORWARD:
-        size = spec.action_dim if model.embodiment is None else model.embodiment.own_action_size
-        given["actions"] = np.zeros((spec.chunk, size), np.float32)
+        given["actions"] = model.usual()[1]
     if query is Query.INVERSE:
         given["future"] = np.stack([np.asarray(observations[0].images)] * len(spec.frame_offsets))
     rows, first = list[dict[str, float]](), 0.0
@@ -165,7 +164,7 @@ def transport(model: Model, inputs: Inputs, query: Query, image: tuple[int, int]
     waits = list[float]()
     with in_background(lambda: PolicyServer(engine, inputs, options)) as server:
         with wamkit_client.connect(f"ws://127.0.0.1:{server.port}") as client:
-            requests = [request(inputs, image, seed) for seed in range(4)]
+            requests = [request(inputs, model, image, seed) for seed in range(4)]
             for i in range(-max(2, repeats // 10), repeats):
                 began = time.perf_counter()
                 answer = client.infer(requests[i % len(requests)])
@@ -175,8 +174,8 @@ def transport(model: Model, inputs: Inputs, query: Query, image: tuple[int, int]
     return Times.of(waits)
 
 
-def request(inputs: Inputs, image: tuple[int, int], seed: int) -> dict[str, Any]:
-    """A request of random images (H, W), a state of zeros and an instruction."""
+def request(inputs: Inputs, model: Model, image: tuple[int, int], seed: int) -> dict[str, Any]:
+    """A request of random images (H, W), a usual state and an instruction."""
     rng = np.random.default_rng(seed)
     images = {inputs.keys.image(camera): rng.integers(0, 256, (*image, 3), np.uint8) for camera in inputs.cameras}
-    return {**images, inputs.keys.state[0]: np.zeros(inputs.state, np.float32), inputs.keys.prompt: "open the drawer"}
+    return {**images, inputs.keys.state[0]: model.usual()[0], inputs.keys.prompt: "open the drawer"}

@@ -84,6 +84,8 @@ class ModelLeader:
         self.features, self.text, self.query, self.steps = Features.of(robot), text, query, steps
         self._robot, self._given, self.cameras = robot, client, _check(client.metadata, self.features, query)
         self._client, told = _Watched(client), client.metadata["wamkit"]
+        if steps is not None and steps > told.get("max_steps", steps):
+            raise WamkitError(f"steps = {steps}: the server answers in at most {told['max_steps']} denoising steps")
         names = self.features.action
         known = told["actions"].get("still", [False] * len(names))
         still = [bool(k) or name.endswith(".vel") for k, name in zip(known, names, strict=True)]

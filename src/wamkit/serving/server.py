@@ -30,6 +30,7 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response
 
 from wamkit.inference.checks import unsupported
+from wamkit.inference.model import Model
 from wamkit.inference.realtime import Ahead, checked
 from wamkit.serving.engine import Answer as Answered
 from wamkit.serving.engine import Engine, Refused, Request
@@ -40,7 +41,6 @@ from wamkit.types import (
     Observation,
     ObservationError,
     Query,
-    Spec,
     UnsupportedQuery,
     WamkitError,
     half_chunk,
@@ -257,7 +257,9 @@ class PolicyServer:
         told = self.inputs.described(spec, self.engine.model.action_bounds)
         model = self.engine.model
         more = {"fps": spec.fps, "chunk": spec.chunk, "queries": [str(q) for q in self.options.queries]}
-        more |= {"frame_offsets": list(spec.frame_offsets), "image_size": [spec.height, spec.width]}
+        more |= {"frame_offsets": list(spec.frame_offsets), "past_offsets": list(spec.past_offsets)}
+        more |= {"image_size": [spec.height, spec.width], "max_bytes": self.options.max_bytes}
+        more["max_steps"] = self.options.max_steps
         more["ahead"] = None if model.family.denoised is None else {"learned": model.prefix}
         return {"wamkit": {**told, **more, **facts}}
 
@@ -519,11 +521,11 @@ def _shown(answer: Answered, imagined: bool) -> dict[str, Any]:
     return reply
 
 
-def example(inputs: Inputs, spec: Spec) -> Observation:
-    """An observation to warm up with: black images and a state of zeros, at the beginning of an episode."""
+def example(inputs: Inputs, model: Model) -> Observation:
+    """An observation to warm up with: black images and a usual state, at the beginning of an episode."""
+    spec = model.spec
     images = np.zeros((len(inputs.cameras), 3, spec.height, spec.width), np.uint8)
-    before = (None,) * len(spec.past_offsets)
-    return Observation(images, np.zeros(inputs.state, np.float32), "warm up", before)
+    return Observation(images, model.usual()[0], "warm up", (None,) * len(spec.past_offsets))
 
 
 def _session(request: Mapping[Any, Any]) -> str:

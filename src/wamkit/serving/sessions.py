@@ -93,12 +93,21 @@ class Sessions:
     def observed(self, session: Session, obs: Observation, executed: int) -> tuple[int, Observation]:
         """The step of `obs`, `executed` steps after the last request, and `obs` with what the session saw before it."""
         step = session.step + (executed if session.queries else 0)
-        seen = [session.seen.get(step + offset) for offset in self.past_offsets]
-        return step, replace(obs, past=tuple(seen))
+        return step, replace(obs, past=tuple(_seen(session, step + offset) for offset in self.past_offsets))
 
     def answered(self, session: Session, step: int, obs: Observation, sample: Sample) -> None:
         """Notes an answer: the noise of the next one, and what it looks back at."""
         session.queries, session.step = session.queries + 1, step
         if self.past_offsets:
             session.seen[step] = sample.memory[0] if sample.memory else replace(obs, past=())
-            session.seen = {k: v for k, v in session.seen.items() if k >= step + self.past_offsets[0]}
+            oldest = max((k for k in session.seen if k <= step + self.past_offsets[0]), default=0)
+            session.seen = {k: v for k, v in session.seen.items() if k >= oldest}
+
+
+def _seen(session: Session, step: int) -> Observation | KVMemory | None:
+    """What the session saw at `step`, or last before it; None from before it began, as in training.
+
+    Robots ask when they can, not always as many steps apart as a model looks back.
+    """
+    found = [k for k in session.seen if k <= step]
+    return session.seen[max(found)] if found else None
