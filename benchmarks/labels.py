@@ -35,7 +35,6 @@ from wamkit.files import atomic_write, temporary
 from wamkit.inference.labels import label, label_errors
 from wamkit.metadata import DatasetMetadata
 from wamkit.rollout.collect import CollectConfig, collect
-from wamkit.runs.checkpoint import has_checkpoint
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.recipes import RECIPES
 from wamkit.runs.run import Run
@@ -92,8 +91,7 @@ class Bench:
     def base(self, few: int, seed: int) -> Path:
         """The run of the policy that learned from the demonstrations alone."""
         job = next(j for j in self.jobs if (j.entry.name, j.seed) == (f"{few} demonstrations", seed))
-        if not has_checkpoint(job.folder):
-            train_run(job.config, mixture_of(job, self.setup), job.folder)
+        train_run(job.config, mixture_of(job, self.setup), job.folder)  # goes on, or is finished already
         return job.folder
 
     def own(self, few: int, seed: int) -> Path:
@@ -248,7 +246,12 @@ def main(args: Args) -> None:
         except WamkitError as error:
             print(f"left out: {job.title}: {error}", flush=True)
             continue
-        compare("labels", bench.setup, only=[job.entry.name], seeds=job.seed + 1)
+        try:
+            compare("labels", bench.setup, only=[job.entry.name], seeds=job.seed + 1)
+        except Interrupted:
+            raise
+        except WamkitError as error:  # the row of an earlier seed, say, which was left out
+            print(f"left out: {job.title}: {error}", flush=True)
         publish(bench.setup)
     print(publish(bench.setup))
 

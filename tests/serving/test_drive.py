@@ -104,7 +104,7 @@ def test_displacements_are_known_from_the_metadata():
 
 
 def test_a_family_that_cannot_run_in_real_time_says_so(tmp_path, capsys):
-    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {"max_steps": 8, "repeat": 4}, "query_ar")
+    run = untrained_run(tmp_path / "run", ["drawer-open-v3"], {"max_steps": 8}, "query_ar")
     command = ["drive", str(run), "--latency", "50", "--episodes", "1", "--processes", "1"]
     assert main([*command, "--loops", "rtc"]) == 1
     assert "does not denoise its actions, so 'rtc' cannot join its chunks: leave it out" in capsys.readouterr().err

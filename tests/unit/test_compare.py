@@ -168,6 +168,14 @@ def key_paths(value: Any, path: tuple = ()) -> Iterator[tuple]:
         yield from key_paths(value[key], (*path, key))
 
 
+def test_rows_that_would_share_a_file_are_refused(setup):
+    rows = tuple(
+        dataclasses.replace(SMALL.entries[0], name=n, recipe=r) for n, r in (("a", "bc"), ("b", "metaworld-bc"))
+    )
+    with pytest.raises(WamkitError, match=r"would be written into one file, bc-0.json: leave one of them out"):
+        plan(dataclasses.replace(SMALL, entries=rows), setup)
+
+
 def test_unknown_rows_and_options_are_refused(setup):
     with pytest.raises(WamkitError, match="no row 'bcc'"):
         compare("small", setup, only=("bcc",))

@@ -13,11 +13,14 @@ from tests.unit.test_perceptual import ALEX, saved, weights
 from conftest import untrained_run
 from wamkit.cli import sample
 from wamkit.cli.eval import Eval, _options, _protocol
+from wamkit.cli.main import main
 from wamkit.cli.parse import parse
 from wamkit.config import to_dict
+from wamkit.data.format.store import Store
 from wamkit.envs.spec import EnvSpec
 from wamkit.eval import cache
 from wamkit.eval.evaluate import evaluate
+from wamkit.eval.held_out import validation_store
 from wamkit.eval.protocols import Protocol, named_protocol
 from wamkit.eval.registry import EVALUATIONS, EvalOptions, Evaluation, evaluations
 from wamkit.eval.report.card import command
@@ -62,6 +65,37 @@ def test_evaluation_refuses_arguments_before_any_work(run, arguments, message):
     with pytest.raises(WamkitError, match=message):
         evaluate(Run.open(run), Protocol(**played), EvalOptions(**others))
     assert not (run / "eval").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"repeat": 4}, "steps a second = 80.0, found 20.0; its data are of --options max_steps=3 height=32"),
+        ({"cameras": ["topview"]}, r"cameras = \('corner2',\), found \('topview',\)"),
+        ({"cameras": ["corner2", "gripperPOV"]}, "cameras"),
+    ],
+)
+def test_an_environment_that_does_not_fit_is_refused_before_any_work(run, options, message):
+    elsewhere = Protocol(EnvSpec("metaworld", (TASK,), OPTIONS | options), episodes=1)
+    with pytest.raises(WamkitError, match=f"cannot act in metaworld: it was trained with {message}"):
+        evaluate(Run.open(run), elsewhere, EvalOptions(1, processes=1))
+    assert not (run / "eval/metaworld").exists()
+
+
+def test_recordings_of_other_options_are_kept_apart(run, tmp_path):
+    stores = []
+    for size in (32, 48, 32):
+        env = EnvSpec("reacher", ("reach",), {"height": size, "width": size, "supersample": 1})
+        stores.append(validation_store(run, {}, env, tmp_path, 1, processes=1).root)
+    assert stores[0] == stores[2] == tmp_path / "held-out-1" and stores[1].parent == tmp_path
+    assert stores[1] != stores[0] and Store.open(stores[1]).layout.image_shape == (3, 48, 48)
+
+
+def test_a_task_counts_once():
+    with pytest.raises(WamkitError, match="the task 'reach' is named twice, and would count twice"):
+        EnvSpec("reacher", ("reach", "reach")).check()
+    words = ["eval", "nowhere", "--env", "reacher", "--tasks", "reach", "reach"]
+    assert main(words) == 1
 
 
 def test_encoders_need_images_to_look_at(run, tmp_path):

@@ -214,6 +214,10 @@ def test_data_with_actions_are_labelled_on_request_and_compared(exact, tmp_path,
     with pytest.raises(WamkitError, match="has actions: --replace puts labels in their place"):
         label(exact, demos, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    wide = run_of(tmp_path / "wide", spec=replace(SPEC, action_dim=2))
+    with pytest.raises(WamkitError, match="has 1 action dimensions, .* gives 2"):
+        label(wide, demos, tmp_path / "out", LabelOptions(replace=True))
+    assert not (tmp_path / "out").exists()
     monkeypatch.setattr(Exact, "bias", 3.0)
     made = label(exact, demos, tmp_path / "out", LabelOptions(replace=True))
     assert not load_metadata(made.root).labels.state and not made.layout.expert

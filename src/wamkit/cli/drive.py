@@ -132,7 +132,7 @@ def run(args: Drive) -> None:
     place = home(path) / "drive/summary.json"
     check_place(place)
     from wamkit.envs.base import held_out_seeds
-    from wamkit.eval.held_out import check_unseen, evaluation_env
+    from wamkit.eval.held_out import check_playable, check_unseen, evaluation_env
     from wamkit.eval.outputs import write_result
     from wamkit.inference.model import load
     from wamkit.runs.run import Run
@@ -153,6 +153,7 @@ def run(args: Drive) -> None:
         where = replace(where, tasks=args.tasks)
         where.check()
     check_unseen(path, opened.learned_from, held_out_seeds(args.episodes), "the evaluation seeds")
+    check_playable(opened, where)
     protocol = Protocol(where, args.episodes, args.replan_every, str(Query(args.query)), args.steps)
     delays = [Delay(ms / 1e3, args.jitter / 1e3) for ms in args.latency]
     rows = table(drives(opened, protocol, loops, delays, processes=args.processes))

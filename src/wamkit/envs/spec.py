@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from wamkit.envs.base import ENVIRONMENTS, Environment, check_task, env_config, make_env
+from wamkit.types import WamkitError
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class EnvSpec:
         known = self.known_tasks()
         for task in self.tasks:
             check_task(self.env, task, known)
+        if twice := next((task for task in self.tasks if self.tasks.count(task) > 1), ""):
+            raise WamkitError(f"the task {twice!r} is named twice, and would count twice: name it once")
         env_config(self.env, **{**self.options, "task": (self.tasks or known)[0]})
 
     def known_tasks(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from wamkit import old_names
 from wamkit.envs.base import held_out_seeds
 from wamkit.eval.cache import cached
-from wamkit.eval.held_out import acting_model, evaluation_env
+from wamkit.eval.held_out import acting_model, check_playable, evaluation_env
 from wamkit.eval.outputs import results_folder, weights_of, write_result
 from wamkit.eval.protocols import Protocol, targets_under
 from wamkit.eval.registry import Context, EvalOptions, Evaluation, evaluations
@@ -44,6 +44,8 @@ def evaluate(run: Run, protocol: Protocol | None = None, options: EvalOptions | 
     context = _context(run, requested, options)
     wanted = _wanted(context)
     learning = history(run.path)
+    if context.acts:
+        check_playable(run, context.env)
     seeds = held_out_seeds(requested.episodes)
     context.check_unseen(seeds, "the evaluation seeds")
     settings = {"seeds": seeds, "held_out": options.held_out, "suite": options.suite}

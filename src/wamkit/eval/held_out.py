@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+from wamkit import old_names
+from wamkit.config import digest
 from wamkit.data.format.store import Store
 from wamkit.envs import ENVIRONMENTS
-from wamkit.envs.base import check_task
 from wamkit.envs.spec import EnvSpec
+from wamkit.files import read_json
 from wamkit.inference.model import Model, opened
 from wamkit.registry import RegistryError
-from wamkit.rollout.collect import CollectConfig, collect, plan
+from wamkit.rollout.collect import CollectConfig, check_fits, collect, plan
 from wamkit.runs.plugins import with_maker
 from wamkit.runs.provenance import Provenance
 from wamkit.runs.run import Run
@@ -41,12 +43,20 @@ def evaluation_env(run: Run, given: EnvSpec, keep_rendering: bool = False) -> En
             )
         require_env(run)
         return trained
+    given.check()
     known = given.known_tasks()
-    for task in given.tasks:
-        check_task(given.env, task, known)
     kept = trained.options if keep_rendering and trained.env == given.env else {}
     options = {**{k: kept[k] for k in RENDERING if k in kept}, **given.options}
     return replace(given, tasks=given.tasks or known, options=options)
+
+
+def check_playable(run: Run, env: EnvSpec) -> None:
+    """Raises WamkitError, before anything is played, where `run` does not fit the environment: see `check_fits`."""
+    model, built = acting_model(run, env.embodiment), env.make(env.tasks[0])
+    try:
+        check_fits(run, model, built, env.env)
+    finally:
+        built.close()
 
 
 def require_env(run: Run) -> None:
@@ -106,7 +116,7 @@ def validation_store(
         env=env.env,
         options=env.options,
         tasks=env.tasks,
-        out=folder / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")),
+        out=_free(folder / (f"held-out-{episodes}" + (f"-seed-{seed}" if seed else "")), env),
         episodes=episodes,
         off_expert=1,
         held_out=True,
@@ -118,3 +128,14 @@ def validation_store(
     store = collect(config)
     unseen([m.seed for m in store.episodes])
     return store
+
+
+def _free(folder: Path, env: EnvSpec) -> Path:
+    """`folder`, or one beside it where it holds recordings of another environment, or of other tasks or options."""
+    path = folder / "collect.json"
+    if not path.exists():
+        return folder
+    before = old_names.collected(read_json(path))
+    held = EnvSpec(before.get("env", ""), tuple(before.get("tasks", ())), before.get("options", {}))
+    own = replace(env, embodiment="")
+    return folder if held == own else folder.with_name(f"{folder.name}-{digest([asdict(own)])[:8]}")

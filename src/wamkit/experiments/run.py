@@ -146,7 +146,12 @@ def plan(comparison: Comparison, setup: Setup) -> list[Job]:
     protocol = replace(protocol, episodes=setup.episodes or protocol.episodes)
     facts = cache(partial(facts_of, setup.data))  # read once, and only where a recipe is fitted
     recipes = {entry.recipe: _recipe(entry.recipe, facts) for entry in comparison.entries}
-    return [_job(entry, seed, recipes[entry.recipe], provenance, protocol, setup) for entry, seed in pairs]
+    jobs = [_job(entry, seed, recipes[entry.recipe], provenance, protocol, setup) for entry, seed in pairs]
+    results = [job.result for job in jobs]
+    if same := next((job for job in jobs if results.count(job.result) > 1), None):
+        both = " and ".join(repr(job.title) for job in jobs if job.result == same.result)
+        raise WamkitError(f"{both} would be written into one file, {same.result.name}: leave one of them out")
+    return jobs
 
 
 def read_result(job: Job) -> Result | None:
@@ -224,7 +229,8 @@ def _run_job(job: Job, setup: Setup) -> Result:
     summary = evaluate(run, job.protocol, options)
     env = evaluation_env(run, job.protocol.env, keep_rendering=bool(job.protocol.name))
     model = opened(run, run.provenance.env.embodiment)
-    frames, _ = open_frames(recordings / f"held-out-{setup.held_out}", run.image_size)
+    held = validation_store(run.path, run.learned_from, env, recordings, setup.held_out, processes=setup.processes)
+    frames, _ = open_frames(held.root, run.image_size)
     rows = job.config.train.batch_size
     return Result(
         key=job.key,

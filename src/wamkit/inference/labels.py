@@ -183,13 +183,16 @@ class Reader:
         return known.role if known else ""
 
     def _check_state(self) -> None:
-        """Raises WamkitError where the data have another state than the run takes, or none, or no texts."""
+        """Raises WamkitError where the data have other states or actions than the run, no state, or no texts."""
         root, size, alone = self.store.root, len(self.store.layout.proprio_names), self.model.family.images_alone
         reads = "train --recipe metaworld-inverse gives a run that reads images alone"
         if size not in (0, self.state_size):
             raise WamkitError(f"{root} has {size} state dimensions, {self.run.label} takes {self.state_size}")
         if self.state_size and not size and not alone:
             raise WamkitError(f"{root} has no state, which the '{self.model.name}' {self.run.label} is given: {reads}")
+        acts = len(self.store.layout.action_names)
+        if acts not in (0, self.action_size):
+            raise WamkitError(f"{root} has {acts} action dimensions, {self.run.label} gives {self.action_size}")
         silent = next((m.index for m in self.store.episodes if not m.text.strip()), None)
         if silent is not None and not alone:
             raise WamkitError(f"{root}: episode {silent} has no text, which {self.run.label} is given: {reads}")

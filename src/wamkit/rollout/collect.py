@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -27,7 +28,7 @@ from wamkit.data.format.video import encode_video
 from wamkit.envs import Environment
 from wamkit.envs.base import Expert
 from wamkit.files import read_json
-from wamkit.inference.model import load
+from wamkit.inference.model import Model, load
 from wamkit.inference.policy import Policy, Session
 from wamkit.rollout.loop import Action, Actor, NothingRecorded, rollout
 from wamkit.rollout.plan import COUNTS, CollectConfig, Counts, Job, counts_of, plan
@@ -180,8 +181,18 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
     if model.embodiment is None and run.embodiments:
         known = ", ".join(run.embodiments)
         raise WamkitError(f"{run.path} was trained on a mixture, and collection has no option to choose of {known}")
+    check_fits(run, model, env, name)
+
+
+def check_fits(run: Run, model: Model, env: Environment, name: str) -> None:
+    """Raises WamkitError, before anything is played, for a model that cannot act in this environment.
+
+    name: of the environment. Names of cameras must agree where the run's data came from it; elsewhere their number.
+    """
     spec, space, robot = model.spec, env.observation_space, model.embodiment
     cameras, state, action = (spec.cameras, tuple(env.cameras)), spec.proprio_dim, spec.action_dim
+    if run.provenance.env.env != name:
+        cameras = (len(spec.cameras), len(env.cameras))
     if robot is not None:  # of a mixture: `spec` has the unified sizes, and its views are roles
         seen = max(robot.views) + 1
         cameras, state, action = (seen, min(seen, len(env.cameras))), robot.own_state_size, robot.own_action_size
@@ -191,10 +202,16 @@ def _check_policy(run: Run, env: Environment, name: str) -> None:
         "dimensions of proprioception": (state, space["proprio"].shape[0]),
         "dimensions of actions": (action, env.action_space.shape[0]),
         "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
+        "steps a second": (spec.fps, spec.fps if abs(env.fps / spec.fps - 1) < 0.01 else env.fps),
     }
+    trained = run.provenance.env
+    data = " ".join(f"{k}={json.dumps(v)}" for k, v in trained.options.items()) if trained.env == name else ""
+    more = f"; its data are of --options {data}" if data else ""
     for what, (wanted, found) in pairs.items():
         if wanted != found:
-            raise WamkitError(f"{run.path} cannot act in {name}: it was trained with {what} = {wanted}, found {found}")
+            raise WamkitError(
+                f"{run.label} cannot act in {name}: it was trained with {what} = {wanted}, found {found}{more}"
+            )
 
 
 @functools.lru_cache(maxsize=8)

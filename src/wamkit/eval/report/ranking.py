@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wamkit.data.image_transform import ImageTransform
 from wamkit.eval.metrics.rank_correlation import Agreement
 from wamkit.eval.outputs import results_folder, write_result
 from wamkit.eval.report.page import write_report
@@ -111,12 +112,12 @@ def imagined_successes(outcomes: Sequence[PolicyOutcome], rollouts: PairedRollou
     shown = [first[task] for task in rollouts.env.tasks if task in first]
     if not shown:
         return
-    parts = list(rollouts.imagined_rollouts(most.run))
+    image, parts = ImageTransform.of(rollouts.world.spec), list(rollouts.imagined_rollouts(most.run))
     frames, steps = (np.concatenate([getattr(p, k) for p in parts]) for k in ("frames", "steps"))
     for i, (_, real) in zip(shown, rollouts.simulated_episodes(most.run, shown), strict=True):
         task, seed, now = rollouts.starts[i]
-        imagined = np.concatenate([now.images[None], frames[i]])[: steps[i] // rollouts.replan_every + 3, 0]
-        happened = real[np.minimum(np.arange(len(imagined)), len(real) - 1), 0]
+        imagined = np.concatenate([image(now.images)[None], frames[i]])[: steps[i] // rollouts.replan_every + 3, 0]
+        happened = image(real)[np.minimum(np.arange(len(imagined)), len(real) - 1), 0]
         note = f"seed {seed}; the classifier reads success after {steps[i]} imagined steps"
         columns = {"simulator": happened, "imagined": imagined, "difference": difference(happened, imagined)}
         yield Worst("", f"{most.run.name}, {task}: succeeds in the world model alone", columns, 3.0, note)

@@ -19,7 +19,7 @@ from wamkit.envs import ENVIRONMENTS
 from wamkit.envs.base import Environment, held_out_seeds
 from wamkit.envs.spec import EnvSpec
 from wamkit.errors import nearest
-from wamkit.eval.held_out import acting_model, check_unseen, evaluation_env
+from wamkit.eval.held_out import acting_model, check_playable, check_unseen, evaluation_env
 from wamkit.eval.metrics.intervals import bootstrap_ratio, clopper_pearson, mcnemar, paired_difference, wilson
 from wamkit.eval.protocols import Protocol
 from wamkit.eval.suites.closed_loop import Record, closed_loops
@@ -96,6 +96,7 @@ def sweep(
     resolved = replace(protocol, env=env)
     plan(resolved, factors, severities)
     resolved.make_policy(run)
+    check_playable(run, env)
     check_unseen(run.path, run.learned_from, held_out_seeds(protocol.episodes), "the evaluation seeds")
     curves = robustness(run, resolved, factors=factors, severities=severities, processes=processes)
     return RobustnessSweep(run, protocol, resolved, tuple(factors), tuple(severities), curves)
