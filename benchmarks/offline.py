@@ -124,6 +124,7 @@ def main(args: Args) -> None:
     found = [measured(run, store.root, args.episodes) for run in runs]
     told = correlations(found)
     rows = [[name, str(many), f"{c.value:.2f} ({c.low:.2f} to {c.high:.2f})"] for name, many, c in told]
+    best = next(name for name, many, _ in told if many == len(found))
     rates = [(p, wilson(int(p.success.sum()), len(p.success))) for p in found]
     ranked = sorted(rates, key=lambda pair: -pair[1].value)
     named = [[p.name, f"{r.value:.0%} ({r.low:.0%} to {r.high:.0%})"] for p, r in ranked]
@@ -133,8 +134,9 @@ def main(args: Args) -> None:
         f"closed loop from {args.episodes} other reset states of each of {len(source.env.tasks)} tasks. Spearman's "
         "correlation of each figure, the better the higher, with success; brackets: 95 %, over policies and episodes. "
         "Made by `python -m benchmarks.offline`.",
-        f"The figure that tells most is **{told[0][0]}**. What only some policies have, such as imagined frames, is "
-        "told of these.",
+        f"Of the figures that all policies have, **{best}** tells most. Others, such as those of imagined frames, are told "
+        f"of the policies that have them. {len(rank.SHORT)} of these are one recipe cut short, so that what is told there "
+        "is mostly how long it learned.",
         table(["figure", "policies", "rank correlation with success"], rows),
         "## The policies",
         table(["policy", "success in the simulator"], named),
