@@ -135,8 +135,8 @@ def main(args: Args) -> None:
         "correlation of each figure, the better the higher, with success; brackets: 95 %, over policies and episodes. "
         "Made by `python -m benchmarks.offline`.",
         f"Of the figures that all policies have, **{best}** tells most. Others, such as those of imagined frames, are "
-        f"told of the policies that have them. {len(rank.SHORT)} of these are one recipe cut short, so that what is told "
-        "there is mostly how long it learned.",
+        f"told of the policies that have them. {len(rank.SHORT)} of these are one recipe cut short, so that what is "
+        "told there is mostly how long it learned.",
         table(["figure", "policies", "rank correlation with success"], rows),
         "## The policies",
         table(["policy", "success in the simulator"], named),
