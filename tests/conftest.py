@@ -104,10 +104,12 @@ def untrained_run(
     width: int = 32,
     depth: int = 1,
     past_offsets: tuple[int, ...] = (),
+    fps: float = 80.0,
     **model: Any,
 ) -> Path:
     """A model as it was before its first step, for MetaWorld with 32x32 pixels; `bc` imagines nothing."""
-    spec = Spec(cameras=("corner2",), height=32, width=32, proprio_dim=4, action_dim=4, past_offsets=past_offsets)
+    sizes = {"height": 32, "width": 32, "proprio_dim": 4, "action_dim": 4}
+    spec = Spec(("corner2",), **sizes, past_offsets=past_offsets, fps=fps)
     numbers = {key: {"mean": [0.0] * 4, "std": [1.0] * 4} for key in ("proprio", "action")}
     config = RunConfig(family, family_class(family).Config(width=width, depth=depth, heads=2, **model))
     window = replace(config.window, past_offsets=past_offsets)

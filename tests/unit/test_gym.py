@@ -246,7 +246,7 @@ def test_it_is_collected_and_evaluated_by_commands(tmp_path, capsys):
     assert sum(m.is_demonstration for m in store.episodes) == 2
     given = json.loads((tmp_path / "data/collect.json").read_text())["options"]
     assert EnvSpec("gym", (), given).known_tasks() == ("Toy-v0",) and not EnvSpec("gym", (), given).seeded
-    run = Run.open(untrained_run(tmp_path / "run", ["Toy-v0"], given, env="gym"))
+    run = Run.open(untrained_run(tmp_path / "run", ["Toy-v0"], given, env="gym", fps=20.0))
     summary = evaluate(run, Protocol(episodes=1), EvalOptions(held_out=0, processes=1, report=False))
     assert "other starts, perhaps trained ones" in summary["protocol"]["note"]
     assert "note: Its resets do not follow their seed" in capsys.readouterr().out

@@ -193,16 +193,19 @@ def check_fits(run: Run, model: Model, env: Environment, name: str) -> None:
     cameras, state, action = (spec.cameras, tuple(env.cameras)), spec.proprio_dim, spec.action_dim
     if run.provenance.env.env != name:
         cameras = (len(spec.cameras), len(env.cameras))
+    rate = spec.fps
     if robot is not None:  # of a mixture: `spec` has the unified sizes, and its views are roles
         seen = max(robot.views) + 1
         cameras, state, action = (seen, min(seen, len(env.cameras))), robot.own_state_size, robot.own_action_size
+        name_of = next((n for n, e in run.embodiments.items() if e == robot), "")  # every robot acts at its own rate
+        rate = run.metadata[name_of].rate if name_of in run.metadata else 0.0
     pairs = {
         "cameras": cameras,
         "height and width": ((spec.height, spec.width), space["images"].shape[-2:]) if run.image is None else (0, 0),
         "dimensions of proprioception": (state, space["proprio"].shape[0]),
         "dimensions of actions": (action, env.action_space.shape[0]),
         "scene points per side": (spec.point_grid, env.point_grid if spec.point_grid else 0),
-        "steps a second": (spec.fps, spec.fps if abs(env.fps / spec.fps - 1) < 0.01 else env.fps),
+        "steps a second": (rate, rate if not rate or abs(env.fps / rate - 1) < 0.01 else env.fps),
     }
     trained = run.provenance.env
     data = " ".join(f"{k}={json.dumps(v)}" for k, v in trained.options.items()) if trained.env == name else ""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from wamkit import config as cfg
-from wamkit.data.format.store import Store
 from wamkit.data.loading.mixture_config import MixtureConfig
 from wamkit.hub.names import hub_name, origin
 from wamkit.runs.config import held_out_episodes
 from wamkit.runs.provenance import Provenance
+
+if TYPE_CHECKING:
+    from wamkit.data.format.store import Store  # needs pyarrow, which a model that acts does not
 
 PARTS = ("provenance", "origins", "mixture", "held_out", "episodes")
 """Entries of a run's configuration that describe what it learned from."""

@@ -346,6 +346,8 @@ HELPERS: Mapping[str, str] = {
     "metrics.sequential_tests.episodes_needed": "a forecast; checked by simulation in test_sequential_tests",
     "suites.forecast_vs_execution.execution_videos": "videos for a report",
     "metrics.intervals.paired_difference": "an interval; its coverage is in test_intervals",
+    "metrics.intervals.two_sample_ratio": "an interval; its coverage is in test_intervals",
+    "metrics.intervals.sign_flip": "a p-value; known answers and its guarantee are in test_intervals",
     "suites.counterfactuals.counterfactual_table": "a table of figures that are here",
     "suites.forecast_vs_execution.execution_table": "a table of figures that are here",
     "suites.forecast_consistency.consistency_table": "a table of figures that are here",
