@@ -6,6 +6,8 @@ or write the vectors of a mixture, the parts of the embodiments that both know a
 All others start anew. Statistics are those of the new data.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Mapping
