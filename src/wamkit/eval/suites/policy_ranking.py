@@ -39,7 +39,7 @@ class Rank(Checked):
     count.
     episodes: held-out reset states a task.
     replan_every: executed actions of each chunk; the world model must imagine that many steps ahead.
-    max_steps: of an imagined rollout; as many as an episode has.
+    max_steps: of an imagined rollout; more than an episode in the simulator has gives it more time there.
     recordings: validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half
         as many others calibrate it.
     failure_policies: run folders of other policies, whose episodes also train the classifier.
