@@ -29,7 +29,7 @@ class Rank(Options):
     replan_every: Count = 8
     """Actions taken of each chunk; the world model must predict that many steps ahead."""
     max_steps: Annotated[int, Between(1, inf), AtMost(10**6)] = 200
-    """Steps of an imagined rollout; as many as an episode has."""
+    """Steps of an imagined rollout; more than an episode of the simulator has gives it more time there."""
     recordings: Annotated[int, Between(2, inf), AtMost(10**6)] = 12
     """Validation demonstrations a task that train the classifier, and as many perturbed-expert episodes; half as many
     others calibrate it."""
