@@ -197,20 +197,20 @@ class Runner:
 
     def _notice_gap(self, now: float) -> None:
         """Drops all plans where the loop, or the clock, was away: the world has moved on since."""
-        gap = self._before is not None and not 0 <= now - self._before <= 5 * self.period
-        if self._before is not None and gap:
+        took = self.period if self._before is None else now - self._before
+        self._before = now
+        if 0 <= took <= 5 * self.period:
+            self._slow = 0.0
+        else:
             self.counts.gaps += 1
-            _LOG.warning("a gap of %.3f s between two steps: plans are dropped", now - self._before)
+            _LOG.warning("a gap of %.3f s between two steps: plans are dropped", took)
             self._chunks.clear()
             with self._change:
                 self._came.clear()
                 self._next = self._dropped = self._step
             if self._acted is not None and not self._slow:
                 self._acted = now  # the server was not asked meanwhile
-            self._slow = now - self._before
-        elif self._before is not None:
-            self._slow = 0.0
-        self._before = now
+            self._slow = took
 
     def _run(self) -> None:
         """Asks, in a thread of its own; makes a lost connection anew."""

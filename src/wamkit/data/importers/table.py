@@ -47,6 +47,7 @@ from wamkit.data.importers.base import (
     text_spans,
 )
 from wamkit.data.importers.table_files import (
+    UNITS,
     Declared,
     TableFile,
     by_number,
@@ -61,7 +62,6 @@ from wamkit.files import visible
 from wamkit.metadata import DatasetMetadata
 from wamkit.types import Span
 
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 UNEVEN = 0.5
 """Share of a step by which timestamps may differ from an even clock before an episode gets a note."""
 

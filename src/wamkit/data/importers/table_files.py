@@ -28,6 +28,8 @@ from wamkit.files import file_size, parse_json
 
 ARRAYS = 10_000
 """Arrays of a file that are looked at; a file with more holds no recordings."""
+UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+"""Seconds of a unit of time."""
 Kind = Literal["numbers", "texts", "bytes"]
 
 
@@ -322,7 +324,7 @@ class ArrowTable(TableFile):
         if column.null_count:
             raise SourceError(f"'{name}' has {column.null_count} empty cells")
         if _of_time(column.type):
-            return column.to_numpy().astype(np.int64) / _PER_SECOND[column.type.unit]
+            return column.to_numpy().astype(np.int64) * UNITS[column.type.unit]
         if len(self._arrays[name].shape) == 1:
             return column.to_numpy()
         flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -341,9 +343,6 @@ class ArrowTable(TableFile):
             if not isinstance(value, bytes):
                 raise SourceError(f"'{name}' has no image in row {t}")
             yield value
-
-
-_PER_SECOND = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 
 
 def _of_time(kind: Any) -> bool:

@@ -10,8 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from wamkit.data.importers.base import SourceError
-from wamkit.data.importers.table import UNITS
-from wamkit.data.importers.table_files import FORMATS, Declared, TableFile, by_number, is_table, short_names, table_file
+from wamkit.data.importers.table_files import (
+    FORMATS,
+    UNITS,
+    Declared,
+    TableFile,
+    by_number,
+    is_table,
+    short_names,
+    table_file,
+)
 from wamkit.data.importers.video_files import ENDINGS
 from wamkit.files import visible
 

@@ -319,11 +319,11 @@ def _log_mean(values: np.ndarray, cluster: np.ndarray) -> tuple[float, float, in
     values, mean = np.asarray(values, np.float64), float(np.mean(values)) if len(values) else 0.0
     if mean <= 0:
         raise EvaluationError(f"two_sample_ratio needs positive means, not {mean:g}")
-    _, number = np.unique(cluster, return_inverse=True)
-    off = np.bincount(number, values - mean)
-    n = len(off)
-    error = math.sqrt(n / (n - 1) * np.square(off).sum()) / (len(values) * mean) if n > 1 else math.inf
-    return math.log(mean), error, n
+    _, row = np.unique(cluster, return_inverse=True)
+    rest_K, below_K = np.bincount(row, values - mean), np.bincount(row)
+    k = len(below_K)
+    error = float(_error(np.ones((1, k)), rest_K, below_K)[1][0]) / mean if k > 1 else math.inf
+    return math.log(mean), error, k
 
 
 @dataclass(frozen=True)
